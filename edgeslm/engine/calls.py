@@ -1,0 +1,140 @@
+"""What a task can ask of an engine, and what comes back: plain values that cross the pipe to a worker.
+
+Text that comes from outside is always wrapped in ``Text``: the worker encodes it with special tokens
+switched off, so a message that spells ``<|im_end|>`` stays text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from edgeslm.messages import Truncated
+
+Overflow = Literal["error", "head", "tail", "middle"]
+"""What to keep of a text that is too long: nothing (an error), its head, its tail, or both ends
+without the middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text from outside. ``cut`` marks the one that ``overflow`` may shorten."""
+
+    value: str
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a chat, made of fixed strings and texts from outside."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[str | Text, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A chat up to the model's turn; ``answer_start`` is put in the model's mouth.
+
+    The system turn, if any, comes first; the worker folds it into the first user turn for models whose
+    template has no system role.
+    """
+
+    turns: tuple[Turn, ...]
+    answer_start: str = ""
+    overflow: Overflow = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """A grammar that the output can't leave."""
+
+    kind: Literal["json_schema", "regex", "lark_grammar"]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """``temperature`` 0 is greedy. ``seed`` makes sampling repeatable on one machine."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Decode up to ``max_tokens`` new tokens; ends at the model's end token or a ``stop`` string."""
+
+    prompt: Prompt
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    guide: Guide | None = None
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Probability of each label as the model's whole answer; nothing is decoded."""
+
+    prompt: Prompt
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """One vector a text."""
+
+    texts: tuple[str, ...]
+    overflow: Overflow = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Classify:
+    """Probability of each label by a learned head (``head`` is its folder) on the encoder's embedding."""
+
+    text: str
+    head: str
+    overflow: Overflow = "error"
+
+
+Call = Generate | Score | Embed | Classify
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a call took inside the worker: milliseconds and tokens."""
+
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a call came to. Which field is set follows from the call.
+
+    ``text`` and ``finish_reason`` (``stop`` or ``length``): Generate. ``probabilities``: Score and
+    Classify, in the order of the labels, summing to 1. ``vectors``: Embed.
+    """
+
+    cost: Cost = Cost()
+    text: str = ""
+    finish_reason: str = ""
+    probabilities: tuple[float, ...] = ()
+    vectors: tuple[tuple[float, ...], ...] = ()
+    truncated: Truncated | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a worker says of its model once it is loaded."""
+
+    kind: str
+    context_length: int
+    threads: int
+    load_ms: float
+    versions: dict[str, Any] = field(default_factory=dict)

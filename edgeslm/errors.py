@@ -1,0 +1,132 @@
+"""Every error of the project, in one tree.
+
+::
+
+    EdgeslmError                     one plain sentence for a person
+    ├── ConfigError                  the configuration file; holds every problem found
+    ├── BundleError                  a bundle that is missing, damaged or not understood
+    ├── BrokerError                  the connection to the broker can't be made or kept
+    ├── ExportError                  the build machine: a source or a step of the export
+    └── RequestError                 a request that gets an error result; ``code`` goes on the wire
+        ├── InvalidRequest           invalid_request
+        ├── UnknownTask              unknown_task
+        ├── TooLarge                 too_large: more bytes than the node takes
+        ├── TooLong                  too_long: more tokens than the model takes
+        ├── Busy                     busy: carries ``retry_after_ms``
+        ├── Expired                  expired: the sender no longer waits
+        ├── Cancelled                cancelled
+        ├── TimedOut                 timeout
+        ├── NoMemory                 no_memory
+        ├── ModelUnavailable         model_unavailable
+        ├── Poisoned                 poisoned: it crashed the engine more than once
+        └── InternalError            internal
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EdgeslmError(Exception):
+    """The root: its text is a sentence that says what is wrong and what to change."""
+
+
+class ConfigError(EdgeslmError):
+    """The configuration file is wrong.
+
+    ``problems`` are lines ``file:line: key: sentence``, all that were found.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class BundleError(EdgeslmError):
+    """A bundle can't be used; the sentence names the file."""
+
+
+class BrokerError(EdgeslmError):
+    """The broker can't be reached, refuses us or lacks what is needed."""
+
+
+class ExportError(EdgeslmError):
+    """A model can't be turned into a bundle."""
+
+
+class RequestError(EdgeslmError):
+    """A request that is answered with an error result."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class InvalidRequest(RequestError):
+    code = "invalid_request"
+
+
+class UnknownTask(RequestError):
+    code = "unknown_task"
+
+
+class TooLarge(RequestError):
+    code = "too_large"
+
+
+class TooLong(RequestError):
+    code = "too_long"
+
+
+class Busy(RequestError):
+    code = "busy"
+
+
+class Expired(RequestError):
+    code = "expired"
+
+
+class Cancelled(RequestError):
+    code = "cancelled"
+
+
+class TimedOut(RequestError):
+    code = "timeout"
+
+
+class NoMemory(RequestError):
+    code = "no_memory"
+
+
+class ModelUnavailable(RequestError):
+    code = "model_unavailable"
+
+
+class Poisoned(RequestError):
+    code = "poisoned"
+
+
+class InternalError(RequestError):
+    code = "internal"
+
+
+REQUEST_ERRORS: dict[str, type[RequestError]] = {
+    cls.code: cls
+    for cls in (
+        InvalidRequest,
+        UnknownTask,
+        TooLarge,
+        TooLong,
+        Busy,
+        Expired,
+        Cancelled,
+        TimedOut,
+        NoMemory,
+        ModelUnavailable,
+        Poisoned,
+        InternalError,
+    )
+}
+"""Wire code -> class: how an error crosses the pipe from a worker."""

@@ -1,0 +1,81 @@
+"""The values that flow through everything: a request comes in, chunks and one result go out.
+
+Plain data. Nothing here knows JSON field names (``bus.protocol`` does), topics of a node, or models.
+Times ending in ``_at`` are ``time.monotonic()`` seconds of this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from edgeslm.errors import RequestError
+
+Status = Literal["ok", "abstained", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One piece of work for one task.
+
+    ``input`` is the text, or an object (only ``generate`` with ``messages`` has a use for one).
+    ``id`` is the sender's, or one made here (``named`` tells which): it goes back in the result.
+    ``reply_to`` is the topic of the result and ``correlation`` the MQTT 5 Correlation Data to return.
+    """
+
+    task: str
+    input: str | Mapping[str, Any]
+    id: str
+    reply_to: str
+    named: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    correlation: bytes | None = None
+    priority: int = 5
+    received_at: float = 0.0
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """Why a request failed: a code of the contract and a sentence for a person."""
+
+    code: str
+    message: str
+    retry_after_ms: int | None = None
+
+    @classmethod
+    def of(cls, error: RequestError) -> ErrorBody:
+        return cls(error.code, str(error), error.retry_after_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """An input that was cut: ``kept`` of ``of`` tokens were read."""
+
+    kept: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a request came to; exactly one of ``result`` and ``error`` is set."""
+
+    id: str
+    task: str
+    status: Status
+    result: Mapping[str, Any] | None = None
+    error: ErrorBody | None = None
+    model: str | None = None
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)
+    truncated: Truncated | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of text on its way; ``seq`` counts from 0. Only the final result carries a promise."""
+
+    id: str
+    seq: int
+    text: str
