@@ -4,8 +4,10 @@
 
     EdgeslmError                     one plain sentence for a person
     ├── ConfigError                  the configuration file; holds every problem found
+    ├── TemplateError                a route's template: doesn't compile, or doesn't fit a message
     ├── BundleError                  a bundle that is missing, damaged or not understood
     ├── BrokerError                  the connection to the broker can't be made or kept
+    ├── ProtocolError                bytes from the bus that aren't what their topic says
     ├── ExportError                  the build machine: a source or a step of the export
     └── RequestError                 a request that gets an error result; ``code`` goes on the wire
         ├── InvalidRequest           invalid_request
@@ -42,12 +44,20 @@ class ConfigError(EdgeslmError):
         self.problems = problems
 
 
+class TemplateError(EdgeslmError):
+    """A route's template doesn't compile, or can't be filled in for this message."""
+
+
 class BundleError(EdgeslmError):
     """A bundle can't be used; the sentence names the file."""
 
 
 class BrokerError(EdgeslmError):
     """The broker can't be reached, refuses us or lacks what is needed."""
+
+
+class ProtocolError(EdgeslmError):
+    """Bytes from the bus aren't what their topic says: no result, no state."""
 
 
 class ExportError(EdgeslmError):

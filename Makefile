@@ -1,0 +1,15 @@
+# The same commands for people and CI. Each is a script, which also works where make is missing.
+# Arguments for one: make test ARGS="-k topics"
+.PHONY: demo test check bench
+
+demo:
+	@scripts/demo $(ARGS)
+
+test:
+	@scripts/test $(ARGS)
+
+check:
+	@scripts/check $(ARGS)
+
+bench:
+	@scripts/bench $(ARGS)

@@ -1,0 +1,207 @@
+"""What this board is, read from the kernel's files; nothing is judged here.
+
+Every function takes the root of the file system, so that a folder with the files of another board can stand
+in for it. What can't be read is None or empty: containers and old kernels show less.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ARM_CORES = {
+    ("0x41", "0xd03"): "Cortex-A53",
+    ("0x41", "0xd05"): "Cortex-A55",
+    ("0x41", "0xd07"): "Cortex-A57",
+    ("0x41", "0xd08"): "Cortex-A72",
+    ("0x41", "0xd09"): "Cortex-A73",
+    ("0x41", "0xd0a"): "Cortex-A75",
+    ("0x41", "0xd0b"): "Cortex-A76",
+    ("0x41", "0xd0c"): "Neoverse-N1",
+    ("0x41", "0xd41"): "Cortex-A78",
+    ("0x41", "0xd42"): "Cortex-A78AE",
+    ("0x41", "0xd46"): "Cortex-A510",
+    ("0x41", "0xd47"): "Cortex-A710",
+}
+"""(implementer, part) of /proc/cpuinfo -> name, of the boards that people run this on."""
+
+_FLAGS = {
+    "x86": ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8"),
+    "arm": ("asimd", "asimdhp", "asimddp", "i8mm", "sve"),
+}
+TIME_ERROR = 5
+"""What adjtimex(2) returns while the clock is not synchronised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """``family`` is ``x86``, ``arm`` or empty; ``features`` are those that matter to int4 and int8 kernels."""
+
+    family: str
+    name: str
+    cores: int
+    features: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes; ``limit`` is the control group's, None without one. ``available`` respects it."""
+
+    total: int
+    available: int
+    limit: int | None
+
+
+def read_text(file: Path) -> str | None:
+    """The text of a kernel's file without its last NUL or newline; None if it can't be read."""
+    try:
+        return file.read_bytes().decode(errors="replace").rstrip("\0\n ")
+    except OSError:
+        return None
+
+
+def _read_int(file: Path) -> int | None:
+    text = read_text(file)
+    return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else None
+
+
+def board_name(root: Path) -> str | None:
+    """The device tree's model (ARM boards) or the DMI's vendor and product (PCs)."""
+    if model := read_text(root / "proc/device-tree/model"):
+        return model
+    dmi = root / "sys/class/dmi/id"
+    parts = [read_text(dmi / name) for name in ("sys_vendor", "product_name")]
+    names = [
+        part for part in parts if part and part.lower() not in ("default string", "to be filled by o.e.m.")
+    ]
+    return " ".join(names) or None
+
+
+def read_cpu(root: Path) -> Cpu:
+    """From /proc/cpuinfo."""
+    text = read_text(root / "proc/cpuinfo") or ""
+    values: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            values.setdefault(key.strip(), []).append(value.strip())
+    cores = len(values.get("processor", ()))
+    if "flags" in values:
+        family, flags = "x86", set(values["flags"][0].split())
+        name = values.get("model name", ["unknown"])[0]
+    elif "Features" in values:
+        family, flags = "arm", set(values["Features"][0].split())
+        parts = zip(values.get("CPU implementer", ()), values.get("CPU part", ()), strict=False)
+        name = (
+            " + ".join(dict.fromkeys(ARM_CORES.get(part, f"ARM core {part[1]}") for part in parts)) or "ARM"
+        )
+    else:
+        return Cpu("", "unknown", cores, frozenset())
+    return Cpu(family, name, cores, frozenset(flags.intersection(_FLAGS[family])))
+
+
+def read_memory(root: Path) -> Memory | None:
+    """From /proc/meminfo and the control groups around this process."""
+    text = read_text(root / "proc/meminfo") or ""
+    values = {key: int(kilobytes) * 1024 for key, kilobytes in re.findall(r"(?m)^(\w+): +(\d+) kB", text)}
+    total, available = values.get("MemTotal"), values.get("MemAvailable")
+    if total is None or available is None:
+        return None
+    limit: int | None = None
+    for ceiling, used in _memory_limits(root):
+        if ceiling < total:
+            limit = min(ceiling, limit) if limit is not None else ceiling
+            available = min(available, max(0, ceiling - used))
+    return Memory(total, available, limit)
+
+
+def _memory_limits(root: Path) -> list[tuple[int, int]]:
+    """(limit, used) bytes of every control group that this process is in, versions 2 and 1."""
+    found = []
+    for folder, version in _control_groups(root, "memory"):
+        names = ("memory.max", "memory.current")
+        if version == 1:
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        limit = _read_int(folder / names[0])
+        if limit is not None:
+            found.append((limit, _read_int(folder / names[1]) or 0))
+    return found
+
+
+def cpu_quota(root: Path) -> float | None:
+    """Cores' worth of time that the control groups allow; None without a limit."""
+    quotas = []
+    for folder, version in _control_groups(root, "cpu"):
+        if version == 2:
+            quota, _, period = (read_text(folder / "cpu.max") or "max").partition(" ")
+        else:
+            quota = read_text(folder / "cpu.cfs_quota_us") or "-1"
+            period = read_text(folder / "cpu.cfs_period_us") or ""
+        if quota.isdecimal() and period.isdecimal() and int(period):
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
+
+
+def _control_groups(root: Path, controller: str) -> list[tuple[Path, int]]:
+    """Folders of the control groups around this process, innermost first, with their version."""
+    found: list[tuple[Path, int]] = []
+    for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        if number == "0":
+            top, version = root / "sys/fs/cgroup", 2
+        elif controller in controllers.split(","):
+            top, version = root / "sys/fs/cgroup" / controller, 1
+        else:
+            continue
+        folder = top / name.lstrip("/")
+        while folder != top and top in folder.parents:
+            found.append((folder, version))
+            folder = folder.parent
+        found.append((top, version))
+    return found
+
+
+def temperature_c(root: Path) -> float | None:
+    """The hottest thermal zone, in degrees Celsius."""
+    zones = (root / "sys/class/thermal").glob("thermal_zone*/temp")
+    readings = [reading / 1000 for zone in zones if (reading := _read_int(zone)) is not None]
+    # some zones report a constant far outside what silicon survives when their sensor is off
+    return max((reading for reading in readings if -40 < reading < 150), default=None)
+
+
+def throttling(root: Path) -> tuple[bool, bool]:
+    """(too little voltage was seen, the CPU was slowed down for heat), as far as the kernel shows it."""
+    low_voltage = heat = False
+    for name in (root / "sys/class/hwmon").glob("hwmon*/name"):
+        if read_text(name) == "rpi_volt":
+            low_voltage |= _read_int(name.with_name("in0_lcrit_alarm")) == 1
+    for count in (root / "sys/devices/system/cpu").glob("cpu*/thermal_throttle/*_throttle_count"):
+        heat |= (_read_int(count) or 0) > 0
+    # Raspberry Pi firmware: bit 0 and 16 under-voltage, 1 to 3 and 17 to 19 capped, throttled, soft limit
+    text = read_text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    bits = int(text, 16) if text is not None and re.fullmatch(r"(0x)?[0-9a-fA-F]+", text) else 0
+    return low_voltage or bool(bits & 0x1_0001), heat or bool(bits & 0xE_000E)
+
+
+def governor(root: Path) -> str | None:
+    """The frequency governor of the first core."""
+    return read_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+def clock_synchronised() -> bool | None:
+    """What adjtimex(2) says of this machine's clock; None where the call is not there."""
+    try:
+        adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
+    except (OSError, AttributeError):
+        return None
+    state = int(adjtimex(ctypes.create_string_buffer(512)))  # modes 0: only reads; struct timex is smaller
+    return None if state < 0 else state != TIME_ERROR
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))

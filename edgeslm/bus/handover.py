@@ -1,0 +1,150 @@
+"""From the network thread to the asyncio loop: stamps what arrives, hands it over, waits for nothing else.
+
+The network thread must never do work (keep-alives would be late and the broker would publish the will) and
+must never raise (that would end it). What it does do is to stop reading for a moment when the loop can't
+keep up, so that a flood of large messages waits in the broker and not in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from edgeslm.bus.problems import Problem, Welcome
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import MQTTMessage
+
+    from edgeslm.bus.network import Link
+
+HANDOVER_BYTES = 8 * 1024 * 1024
+"""What may wait for the loop before the network thread stops reading."""
+
+HANDOVER_WAIT_S = 1.0
+"""How long it stops reading at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message from the broker.
+
+    ``size`` is the payload's size in bytes even when ``payload`` was dropped for being over the node's limit.
+    ``expiry_s`` is what is left of the Message Expiry Interval; ``received_at`` is monotonic seconds.
+    ``generation`` and ``mid`` say which message of which connection this is.
+    """
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    dup: bool
+    response_topic: str | None
+    correlation: bytes | None
+    expiry_s: int | None
+    generation: int
+    mid: int
+    size: int
+    received_at: float
+
+
+class Receiver(Protocol):
+    """Called in the loop, in the order in which things happened on the network."""
+
+    def link_up(self, generation: int, link: Link, welcome: Welcome) -> None: ...
+    def delivered(self, delivery: Delivery) -> None: ...
+    def acknowledged(self, generation: int, mid: int, failure: str | None) -> None: ...
+    def subscribed(self, generation: int, mid: int, failures: Sequence[str | None]) -> None: ...
+    def link_down(self, problem: Problem) -> None: ...
+
+
+class Handover:
+    """The ``Listener`` of the network thread. ``most_unsure`` QoS 0 messages may wait for the loop."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, receiver: Receiver, *, packet_limit: int, most_unsure: int
+    ) -> None:
+        self._loop = loop
+        self._receiver = receiver
+        self._packet_limit = packet_limit
+        self._most_unsure = most_unsure
+        self._generation = 0
+        self._room = threading.Condition()
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._is_closed = False
+        self.dropped = 0
+
+    def close(self) -> None:
+        """From now on nothing is handed over."""
+        with self._room:
+            self._is_closed = True
+            self._room.notify_all()
+
+    def welcomed(self, link: Link, welcome: Welcome) -> None:
+        self._generation += 1
+        self._post(self._receiver.link_up, self._generation, link, welcome)
+
+    def acknowledged(self, link: Link, mid: int, failure: str | None) -> None:
+        self._post(self._receiver.acknowledged, self._generation, mid, failure)
+
+    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
+        self._post(self._receiver.subscribed, self._generation, mid, failures)
+
+    def lost(self, problem: Problem) -> None:
+        self._post(self._receiver.link_down, problem)
+
+    def received(self, link: Link, message: MQTTMessage) -> None:
+        delivery = self._stamp(message)
+        weight = len(delivery.payload)
+        with self._room:
+            if delivery.qos == 0 and (self._waiting >= self._most_unsure or self._is_full()):
+                self.dropped += 1
+                return
+            self._room.wait_for(lambda: self._is_closed or not self._is_full(), HANDOVER_WAIT_S)
+            self._waiting += 1
+            self._waiting_bytes += weight
+        self._post(self._deliver, delivery, weight)
+
+    def _is_full(self) -> bool:
+        return self._waiting_bytes > HANDOVER_BYTES
+
+    def _deliver(self, delivery: Delivery, weight: int) -> None:
+        with self._room:
+            self._waiting -= 1
+            self._waiting_bytes -= weight
+            self._room.notify_all()
+        if not self._is_closed:
+            self._receiver.delivered(delivery)
+
+    def _stamp(self, message: MQTTMessage) -> Delivery:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # brokers refuse such topics; the receiver has no use for an empty one
+            topic = ""
+        size = len(message.payload)
+        return Delivery(
+            topic=topic,
+            payload=bytes(message.payload) if size <= self._packet_limit else b"",
+            qos=message.qos,
+            retain=message.retain,
+            dup=message.dup,
+            response_topic=getattr(message.properties, "ResponseTopic", None),
+            correlation=getattr(message.properties, "CorrelationData", None),
+            expiry_s=getattr(message.properties, "MessageExpiryInterval", None),
+            generation=self._generation,
+            mid=message.mid,
+            size=size,
+            received_at=time.monotonic(),
+        )
+
+    def _post(self, call: Callable[..., None], *values: object) -> None:
+        if self._is_closed:
+            return
+        try:
+            self._loop.call_soon_threadsafe(call, *values)
+        except RuntimeError:  # the loop has ended
+            self.close()

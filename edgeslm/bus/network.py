@@ -1,0 +1,357 @@
+"""The network thread: one MQTT 5 connection after the other, each a ``Link``.
+
+Each connection gets a paho client of its own, so that nothing of an old one (packet identifiers above all)
+leaks into the next. Knows no topics and keeps no message. What it sees goes to a ``Listener``, on the
+network thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edgeslm.bus.address import BrokerAddress
+from edgeslm.bus.problems import Problem, Welcome, connection_failure, hang_up, refusal
+from edgeslm.errors import BrokerError
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import SocketLike
+
+log = logging.getLogger("edgeslm.bus")
+
+ANSWER_S = 10.0
+"""How long a broker may take to accept or refuse a connection, and to take a goodbye."""
+
+
+SESSION_EXPIRY_S = 7 * 24 * 3600
+"""How long the broker shall keep the requests of a node that is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker publishes, retained at QoS 1, when the connection breaks."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A topic filter. ``retained`` asks for retained messages when the subscription is new.
+
+    Otherwise a message that somebody left retained on a request topic would run at every reconnect.
+    """
+
+    filter: str
+    qos: int = 1
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is asked of the broker in each CONNECT; sizes in bytes."""
+
+    client_id: str
+    keepalive_s: int
+    session_expiry_s: int
+    receive_maximum: int
+    maximum_packet_size: int
+    will: Will | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message given to the network thread. ``is_out`` says, for QoS 0, whether it left or was lost."""
+
+    mid: int
+    is_out: Callable[[], bool]
+
+
+class Listener(Protocol):
+    """Called on the network thread; must return at once and never raise."""
+
+    def welcomed(self, link: Link, welcome: Welcome) -> None: ...
+    def received(self, link: Link, message: MQTTMessage) -> None: ...
+    def acknowledged(self, link: Link, mid: int, failure: str | None) -> None: ...
+    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None: ...
+    def lost(self, problem: Problem) -> None: ...
+
+
+class Link:
+    """One connection. ``run`` blocks; ``publish``, ``ack``, ``subscribe`` and ``close`` fit any thread.
+
+    :raises BrokerError: a file of the TLS settings can't be used.
+    """
+
+    def __init__(self, address: BrokerAddress, settings: Settings, listener: Listener) -> None:
+        self._address = address
+        self._settings = settings
+        self._listener = listener
+        self._problem: Problem | None = None
+        self.beat_at = time.monotonic()
+        self.was_welcome = False
+        self._client = self._make_client()
+
+    def run(self, stop: threading.Event) -> Problem:
+        """Connects and serves the connection until it ends; returns why it did."""
+        try:
+            problem = self._serve(stop)
+        except Exception as error:
+            log.debug("the network loop ended", exc_info=True)
+            problem = connection_failure(self._address, error)
+        finally:
+            self._client.on_disconnect = None
+            self._client._reset_sockets()  # paho has no public way to hang up without a goodbye
+        return self._problem or problem
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int,
+        retain: bool,
+        correlation: bytes | None = None,
+        expiry_s: int | None = None,
+    ) -> Sent | None:
+        """Hands a message to the network thread; None if it can't go now."""
+        properties = make_properties(
+            PacketTypes.PUBLISH, CorrelationData=correlation, MessageExpiryInterval=expiry_s
+        )
+        try:
+            sent = self._client.publish(topic, payload, qos, retain, properties)
+        except OSError:  # the connection is being closed on the network thread
+            return None
+        return Sent(sent.mid, sent.is_published) if sent.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def ack(self, mid: int) -> None:
+        try:
+            self._client.ack(mid, 1)
+        except OSError:
+            log.debug("an acknowledgement came too late for its connection")
+
+    def subscribe(self, subscriptions: Sequence[Subscription]) -> int | None:
+        """Asks for all of them in one packet: its packet identifier, or None if it can't go now."""
+        wanted = [
+            (one.filter, SubscribeOptions(qos=min(one.qos, 1), retainHandling=1 if one.retained else 2))
+            for one in subscriptions
+        ]
+        try:
+            return self._client.subscribe(wanted)[1]
+        except OSError:
+            return None
+
+    def close(self, *, session_expiry_s: int | None = None) -> None:
+        """Says goodbye: the broker drops the will, and keeps the session as long as was agreed."""
+        properties = make_properties(PacketTypes.DISCONNECT, SessionExpiryInterval=session_expiry_s)
+        try:
+            self._client.disconnect(properties=properties)
+        except OSError:
+            log.debug("a goodbye came too late for its connection")
+
+    def _make_client(self) -> Client:
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._settings.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        client.suppress_exceptions = True  # one that gets out of a callback ends the thread
+        client.max_inflight_messages_set(0)  # the outbox keeps to the broker's Receive Maximum instead
+        client.connect_timeout = ANSWER_S
+        if self._address.username is not None:
+            client.username_pw_set(self._address.username, self._address.password)
+        context = self._address.tls_context()
+        if context is not None:
+            client.tls_set_context(context)
+        if self._settings.will is not None:
+            client.will_set(self._settings.will.topic, self._settings.will.payload, qos=1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_socket_open = send_small_packets_at_once
+        # Once this is set, paho leaves all writing to the network thread.
+        client.on_socket_register_write = lambda client, userdata, sock: None
+        return client
+
+    def _serve(self, stop: threading.Event) -> Problem:
+        properties = make_properties(
+            PacketTypes.CONNECT,
+            SessionExpiryInterval=self._settings.session_expiry_s,
+            ReceiveMaximum=self._settings.receive_maximum,
+            MaximumPacketSize=self._settings.maximum_packet_size,
+        )
+        self._client.connect(
+            self._address.host,
+            self._address.port,
+            keepalive=self._settings.keepalive_s,
+            clean_start=False,
+            properties=properties,
+        )
+        give_up_at = time.monotonic() + ANSWER_S
+        is_closing = False
+        while self._client.socket() is not None:
+            self.beat_at = time.monotonic()
+            if stop.is_set() and not is_closing:
+                is_closing = True
+                give_up_at = self.beat_at + ANSWER_S
+                self.close()
+            if self.beat_at > give_up_at and (is_closing or not self.was_welcome):
+                return Problem(f"The broker at {self._address} doesn't answer; is it an MQTT broker?")
+            if self._client.loop(timeout=0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                break
+        if not self.was_welcome:
+            said = f"The broker at {self._address} hung up without an answer; does it speak MQTT 5?"
+            return Problem(said, unanswered=True)
+        return Problem(f"The connection to the broker at {self._address} was lost.")
+
+    # paho's callbacks, on the network thread
+
+    def _on_connect(
+        self,
+        client: Client,
+        userdata: Any,
+        flags: ConnectFlags,
+        reason: ReasonCode,
+        granted: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._problem = refusal(self._address, reason)
+            return
+        self.was_welcome = True
+        self._listener.welcomed(self, read_welcome(flags.session_present, granted, self._settings))
+
+    def _on_disconnect(
+        self,
+        client: Client,
+        userdata: Any,
+        flags: DisconnectFlags,
+        reason: ReasonCode,
+        granted: Properties | None,
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._problem = hang_up(self._address, self._settings.client_id, reason)
+
+    def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
+        self._listener.received(self, message)
+
+    def _on_publish(
+        self, client: Client, userdata: Any, mid: int, reason: ReasonCode, granted: Properties
+    ) -> None:
+        self._listener.acknowledged(self, mid, reason.getName() if reason.is_failure else None)
+
+    def _on_subscribe(
+        self, client: Client, userdata: Any, mid: int, reasons: list[ReasonCode], granted: Properties
+    ) -> None:
+        self._listener.subscribed(self, mid, [one.getName() if one.is_failure else None for one in reasons])
+
+
+def read_welcome(session_present: bool, granted: Properties | None, asked: Settings) -> Welcome:
+    """The CONNACK's properties, absent ones as the specification says."""
+    return Welcome(
+        session_present=session_present,
+        receive_maximum=getattr(granted, "ReceiveMaximum", 65535),
+        maximum_packet_size=getattr(granted, "MaximumPacketSize", None),
+        maximum_qos=getattr(granted, "MaximumQoS", 2),
+        retain_available=bool(getattr(granted, "RetainAvailable", 1)),
+        wildcards_available=bool(getattr(granted, "WildcardSubscriptionAvailable", 1)),
+        session_expiry_s=getattr(granted, "SessionExpiryInterval", asked.session_expiry_s),
+    )
+
+
+def make_properties(packet_type: int, **values: Any) -> Properties:
+    """MQTT 5 properties by paho's names; None leaves one out."""
+    properties = Properties(packet_type)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        if value is not None:
+            setattr(properties, name, value)
+    return properties
+
+
+def send_small_packets_at_once(client: Client, userdata: Any, sock: SocketLike) -> None:
+    """Switches Nagle's algorithm off: with it, each small packet may wait 40 ms for an acknowledgement."""
+    if isinstance(sock, socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class Network:
+    """Keeps a link up until :meth:`stop`, with a growing, jittered pause between attempts."""
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        settings: Settings,
+        listener: Listener,
+        *,
+        first_pause_s: float,
+        longest_pause_s: float,
+    ) -> None:
+        self._address = address
+        self._settings = settings
+        self._listener = listener
+        self._first_pause_s = first_pause_s
+        self._longest_pause_s = longest_pause_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="edgeslm-bus", daemon=True)
+        self._beat_at = time.monotonic()
+        self._link: Link | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ends the connection with a goodbye; blocks until the thread has ended, and says if it has."""
+        self._stop.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the network thread last went round; connecting may take it 20 s."""
+        link = self._link
+        return time.monotonic() - max(self._beat_at, link.beat_at if link else 0.0)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            began_at = time.monotonic()
+            try:
+                self._link = Link(self._address, self._settings, self._listener)
+                problem = self._link.run(self._stop)
+            except BrokerError as error:
+                problem = Problem(str(error))
+            self._link = None
+            self._listener.lost(problem)
+            if problem.fatal:
+                return
+            # A broker that accepts and hangs up at once must not be asked twice a second for ever.
+            lasted = time.monotonic() - began_at > self._longest_pause_s
+            failures = 0 if lasted else failures + 1
+            self._pause(failures)
+
+    def _pause(self, failures: int) -> None:
+        """Waits half to the whole of a pause that doubles, so that a fleet doesn't return all at once."""
+        longest = min(self._longest_pause_s, self._first_pause_s * 2 ** min(failures, 16))
+        until = time.monotonic() + longest * random.uniform(0.5, 1.0)
+        while (left := until - time.monotonic()) > 0 and not self._stop.wait(min(left, 1.0)):
+            self._beat_at = time.monotonic()

@@ -1,0 +1,104 @@
+"""The topics of one node, and where it may send results.
+
+Pure. The layout is protocol version 1 (``docs/mqtt.md``). Knows no payloads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edgeslm.bus.strict_json import shown
+from edgeslm.errors import InvalidRequest
+from edgeslm.topics import base_topic, matches, topic_name_fault
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Every topic of one node: ``<prefix>/v1/<node>/...``."""
+
+    node: str
+    prefix: str = "edgeslm"
+
+    @property
+    def base(self) -> str:
+        return base_topic(self.prefix, self.node)
+
+    @property
+    def state(self) -> str:
+        return f"{self.base}/state"
+
+    @property
+    def info(self) -> str:
+        return f"{self.base}/info"
+
+    @property
+    def health(self) -> str:
+        return f"{self.base}/health"
+
+    @property
+    def dead(self) -> str:
+        return f"{self.base}/dead"
+
+    @property
+    def cancel(self) -> str:
+        return f"{self.base}/cancel"
+
+    @property
+    def requests_filter(self) -> str:
+        """The filter that catches the requests of every task."""
+        return f"{self.base}/req/+"
+
+    def request(self, task: str) -> str:
+        return f"{self.base}/req/{task}"
+
+    def result(self, task: str) -> str:
+        """Where the result of a request goes that named no reply topic."""
+        return f"{self.base}/res/{task}"
+
+    def event(self, route: str) -> str:
+        return f"{self.base}/event/{route}"
+
+    def task_of(self, topic: str) -> str | None:
+        """The task that a request topic of this node names; None for any other topic."""
+        head = f"{self.base}/req/"
+        task = topic[len(head) :]
+        return task if topic.startswith(head) and task and "/" not in task else None
+
+    @staticmethod
+    def stream(reply_topic: str) -> str:
+        """Where the chunks of a streamed answer go."""
+        return f"{reply_topic}/stream"
+
+    def takes_results(self, topic: str) -> bool:
+        """False for a topic under ``<prefix>/v1`` that means something else than results.
+
+        A result sent to another node's ``req`` or ``cancel`` topic would be a command in our name.
+        """
+        head = base_topic(self.prefix, "")
+        if not topic.startswith(head):
+            return True
+        owner, *levels = topic[len(head) :].split("/")
+        return (levels[1:2] if owner == "pool" else levels[:1]) == ["res"]
+
+
+def check_topic_name(topic: str) -> None:
+    """Whether a client may publish to ``topic``; else InvalidRequest with the reason."""
+    fault = topic_name_fault(topic)
+    if fault:
+        raise InvalidRequest(f"The topic {shown(topic, 100)} {fault}.")
+
+
+def check_reply_topic(topic: str, topics: Topics, allowed: Iterable[str]) -> None:
+    """Whether results may be sent to ``topic``; else InvalidRequest with the reason.
+
+    ``allowed`` are the filters of the configuration's ``replies``.
+    """
+    # The longest name that is made of it, so that a streamed answer can't fail where the result would pass.
+    fault = topic_name_fault(topic) or topic_name_fault(topics.stream(topic))
+    if not fault and not (topics.takes_results(topic) and any(matches(item, topic) for item in allowed)):
+        fault = "isn't one this node may send results to, unless `replies` in its configuration allows it"
+    if fault:
+        raise InvalidRequest(
+            f"The reply topic {shown(topic, 100)} {fault}; use one below {topics.base}/res/."
+        )

@@ -1,0 +1,140 @@
+"""What is on its way to the broker: a queue, the messages in flight, and a bound on both.
+
+Pure: no connection, no thread. MQTT 5 section 4.9: no more messages in flight than the broker's Receive
+Maximum. A message leaves the outbox when the broker has acknowledged it, for better or worse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from edgeslm.errors import BrokerError
+
+PACKET_OVERHEAD_BYTES = 32
+"""Header, lengths and properties of a PUBLISH beside its topic, payload and Correlation Data."""
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """A message to publish. ``done`` are the futures of those who wait; ``expires_at`` is monotonic seconds.
+
+    ``namesakes`` counts QoS 0 messages that got the same packet identifier while this one was in flight;
+    ``size`` is in bytes.
+    """
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    correlation: bytes | None
+    expires_at: float | None
+    done: list[asyncio.Future[None]] = field(default_factory=list)
+    namesakes: int = 0
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        self.size = packet_bytes(self.topic, self.payload, self.correlation)
+
+    def expiry_s(self, now: float) -> int | None:
+        """What is left of the message's life, in whole seconds; 0 when it is over."""
+        return None if self.expires_at is None else max(0, math.ceil(self.expires_at - now))
+
+    def settle(self, error: BrokerError | None = None) -> None:
+        """Tells those who wait."""
+        for future in self.done:
+            if not future.done():
+                if error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(None)
+
+
+def packet_bytes(topic: str, payload: bytes, correlation: bytes | None) -> int:
+    """Size of a PUBLISH packet, at most."""
+    return len(topic.encode()) + len(payload) + len(correlation or b"") + PACKET_OVERHEAD_BYTES
+
+
+class Outbox:
+    """Messages of QoS 1 and 2, first in, first out. ``limit_bytes`` bounds queue and flight together."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._queue: deque[Parcel] = deque()
+        self._in_flight: dict[int, Parcel] = {}
+        self._retained: dict[str, Parcel] = {}
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._queue) + len(self._in_flight)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    def add(self, parcel: Parcel) -> None:
+        """Queues a message; BrokerError if the outbox is full.
+
+        A retained message takes the place of one that still waits for the same topic: hours without a
+        broker leave one ``health`` to send, not hundreds.
+        """
+        older = self._retained.get(parcel.topic) if parcel.retain else None
+        if self.bytes + parcel.size - (older.size if older else 0) > self._limit_bytes:
+            raise BrokerError(
+                f"The broker is slow or away and {self.bytes} bytes wait for it already, which is the limit."
+            )
+        if older:
+            self._queue.remove(older)
+            self.bytes -= older.size
+            parcel.done += older.done
+        self._queue.append(parcel)
+        self.bytes += parcel.size
+        if parcel.retain:
+            self._retained[parcel.topic] = parcel
+
+    def take(self) -> Parcel | None:
+        """The next message to send; ``sent``, ``put_back`` or ``drop`` then says what became of it."""
+        if not self._queue:
+            return None
+        parcel = self._queue.popleft()
+        if self._retained.get(parcel.topic) is parcel:
+            del self._retained[parcel.topic]
+        return parcel
+
+    def sent(self, mid: int, parcel: Parcel) -> None:
+        self._in_flight[mid] = parcel
+
+    def put_back(self, parcel: Parcel) -> None:
+        """To the head of the queue. It can't be replaced any more: a newer one comes after it."""
+        self._queue.appendleft(parcel)
+
+    def drop(self, parcel: Parcel, error: BrokerError | None = None) -> None:
+        """Gives up a message that was taken."""
+        self.bytes -= parcel.size
+        parcel.settle(error)
+
+    def flying(self, mid: int) -> Parcel | None:
+        return self._in_flight.get(mid)
+
+    def mids(self) -> list[int]:
+        """Packet identifiers of what is in flight, the oldest first."""
+        return list(self._in_flight)
+
+    def landed(self, mid: int, error: BrokerError | None = None) -> None:
+        """The broker acknowledged a message, or refused it with ``error``."""
+        self.drop(self._in_flight.pop(mid), error)
+
+    def land_all(self) -> None:
+        """The connection is gone: what was in flight goes back to the head of the queue, in its order."""
+        self._queue.extendleft(reversed(self._in_flight.values()))
+        self._in_flight.clear()
+
+    def clear(self) -> Iterator[Parcel]:
+        """Empties the outbox and hands out what was in it."""
+        self.land_all()
+        while (parcel := self.take()) is not None:
+            self.bytes -= parcel.size
+            yield parcel

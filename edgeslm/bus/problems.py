@@ -1,0 +1,141 @@
+"""What can be wrong between a node and its broker, as sentences that say what to change.
+
+Shared by the daemon's connection, ``edgeslm check --connect`` and the client for apps. Opens no connection.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edgeslm.bus.address import BrokerAddress
+
+SESSION_TAKEN_OVER = 0x8E
+UNSUPPORTED_VERSION = 0x84
+LOGIN_REFUSED = (0x86, 0x87, 0x8C)
+PACKET_REFUSED = (0x81, 0x82, 0x90, 0x95, 0x99, 0x9B)
+"""Reasons for which a broker hangs up over something we sent: sent again, it would hang up again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why there is no connection.
+
+    ``packet_refused``: the broker hung up over something we sent. ``unanswered``: it hung up without a word.
+    ``fatal``: trying again is no use.
+    """
+
+    sentence: str
+    packet_refused: bool = False
+    unanswered: bool = False
+    fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What a broker grants in its CONNACK (MQTT 5 section 3.2.2.3).
+
+    ``maximum_packet_size`` is in bytes, None without limit; ``session_expiry_s`` is what it keeps, not what
+    was asked for.
+    """
+
+    session_present: bool
+    receive_maximum: int
+    maximum_packet_size: int | None
+    maximum_qos: int
+    retain_available: bool
+    wildcards_available: bool
+    session_expiry_s: int
+
+
+def connection_failure(address: BrokerAddress, error: Exception) -> Problem:
+    """Why a connection could not be opened, or broke, from the exception that says so."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Problem(
+            f"The certificate of the broker at {address} isn't trusted ({error.verify_message}); name the "
+            "certificate authority that signed it as ca_file, and connect by a name in the certificate."
+        )
+    if isinstance(error, ssl.SSLError):
+        return Problem(
+            f"No TLS connection to the broker at {address} ({_ssl_reason(error)}); is this its TLS port, and "
+            "does it want a client certificate (cert_file and key_file)?"
+        )
+    if isinstance(error, socket.gaierror):
+        return Problem(
+            f"The broker's host name {address.host!r} isn't known; check the spelling and the DNS."
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return Problem(f"Nothing listens at {address}; is the broker running, and is the port right?")
+    if isinstance(error, TimeoutError):
+        return Problem(f"The broker at {address} doesn't answer; check host, port and firewall.")
+    if isinstance(error, OSError):
+        return Problem(f"The broker at {address} can't be reached ({error.strerror or error}).")
+    return Problem(f"The connection to the broker at {address} broke ({type(error).__name__}).")
+
+
+def _ssl_reason(error: ssl.SSLError) -> str:
+    return (error.reason or str(error)).replace("_", " ").lower()
+
+
+def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
+    """Why a broker refused a connection, from the reason code of its CONNACK."""
+    if reason.value == UNSUPPORTED_VERSION:
+        return Problem(
+            f"The broker at {address} speaks no MQTT 5, which a node needs; use one that does, such as "
+            "mosquitto 1.6 or newer. (Apps and sensors may use MQTT 3.1.1.)",
+            fatal=True,
+        )
+    if reason.value in LOGIN_REFUSED:
+        login = (
+            f"the user {address.username!r} or its password" if address.username else "a login without a user"
+        )
+        return Problem(
+            f"The broker at {address} refuses {login} ({reason.getName()}); check username and "
+            "password_file, and what the broker allows."
+        )
+    return Problem(f"The broker at {address} refuses the connection: {reason.getName()}.")
+
+
+def hang_up(address: BrokerAddress, client_id: str, reason: ReasonCode) -> Problem:
+    """Why a broker ended a connection, from the reason code of its DISCONNECT."""
+    if reason.value == SESSION_TAKEN_OVER:
+        return Problem(
+            f"Another client took over the session {client_id!r} at the broker {address}: two nodes have the "
+            "same name. Give this one another `node`, or stop the other.",
+            fatal=True,
+        )
+    sentence = f"The broker at {address} ended the connection: {reason.getName()}."
+    return Problem(sentence, packet_refused=reason.value in PACKET_REFUSED)
+
+
+def no_mqtt_5(address: BrokerAddress) -> Problem:
+    """The same as a CONNACK with Unsupported Protocol Version, for brokers that only hang up."""
+    return refusal(address, ReasonCode(PacketTypes.CONNACK, identifier=UNSUPPORTED_VERSION))
+
+
+def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) -> list[str]:
+    """What a broker that accepted the connection doesn't give a node."""
+    found = []
+    if welcome.maximum_qos < 1:
+        found.append("The broker offers no QoS 1, so requests and results can be lost; use another broker.")
+    if not welcome.retain_available:
+        found.append("The broker keeps no retained messages, so apps can't see the node's state; allow them.")
+    if not welcome.wildcards_available:
+        found.append("The broker allows no wildcards in subscriptions, so requests can't arrive; allow them.")
+    if welcome.session_expiry_s < session_expiry_s:
+        found.append(
+            f"The broker keeps the node's session for {welcome.session_expiry_s} s instead of "
+            f"{session_expiry_s} s, so requests sent while the node is away longer are lost; raise its limit "
+            "(mosquitto: persistent_client_expiration)."
+        )
+    if welcome.maximum_packet_size is not None and welcome.maximum_packet_size < packet_limit:
+        found.append(
+            f"The broker takes packets of {welcome.maximum_packet_size} bytes and the node's "
+            f"limits.packet_bytes is {packet_limit}; raise the broker's limit (mosquitto: max_packet_size) "
+            "or lower the node's."
+        )
+    return found

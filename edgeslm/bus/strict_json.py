@@ -1,0 +1,123 @@
+"""JSON from outside and to outside: what other programs would trip over is refused or mended here.
+
+Pure. Knows no field names and no topics.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice, pairwise, repeat
+from typing import Any, NoReturn
+
+from edgeslm.errors import InvalidRequest
+
+MAX_DEPTH = 32
+MAX_CONTAINERS = 10_000
+"""Objects and lists in one message: a megabyte of ``[],[],`` would hold the node's loop for a second."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    InvalidRequest for what isn't JSON (not-a-number and infinity included), a name that appears twice in an
+    object, a number outside 64 bits, more than 32 levels, or more than 10,000 objects and lists. Half a
+    surrogate pair becomes U+FFFD, as every UTF-8 encoder would write it.
+    """
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise InvalidRequest(f"The JSON is nested deeper than {MAX_DEPTH} levels.") from None
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"{error.msg} at line {error.lineno}, column {error.colno}.") from None
+    return _tidy(value, MAX_DEPTH, repeat(None, MAX_CONTAINERS), mend=bool(_SURROGATE_ESCAPE.search(text)))
+
+
+def _tidy(value: Any, levels: int, budget: Iterator[None], *, mend: bool) -> Any:
+    if isinstance(value, str):
+        return _mended(value) if mend else value
+    if not isinstance(value, dict | list):
+        return value
+    if not levels:
+        raise InvalidRequest(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
+    if not list(islice(budget, 1)):
+        raise InvalidRequest(f"The JSON has more than {MAX_CONTAINERS} objects and lists.")
+    if isinstance(value, dict):
+        return {
+            _mended(name) if mend else name: _tidy(item, levels - 1, budget, mend=mend)
+            for name, item in value.items()
+        }
+    return [_tidy(item, levels - 1, budget, mend=mend) for item in value]
+
+
+def _mended(text: str) -> str:
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = sorted(name for name, _ in pairs)
+        twice = next(name for name, following in pairwise(names) if name == following)
+        raise InvalidRequest(f"The name {shown(twice)} appears twice in one object; keep one.")
+    return made
+
+
+def _whole_number(digits: str) -> int:
+    # The length first: turning a million digits into a number takes seconds.
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise InvalidRequest("A number is too large; whole numbers must fit into 64 bits.")
+    return int(digits)
+
+
+def _real_number(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise InvalidRequest("A number is too large; numbers must be below 1.8e308.")
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise InvalidRequest(f"{name} isn't a JSON number; leave it out or send null.")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_whole_number, parse_float=_real_number, parse_constant=_no_number
+)
+
+
+def encode_json(value: Mapping[str, Any]) -> bytes:
+    """UTF-8 JSON that every reader takes.
+
+    Infinity and not-a-number become null, half a surrogate pair U+FFFD.
+    """
+    try:
+        text = _dump(value)
+    except ValueError:
+        text = _dump(_finite(value))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _mended(text).encode()
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=dict)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def shown(text: str, most: int = 40) -> str:
+    """A name from outside as it may stand in a message: quoted and cut."""
+    return repr(text if len(text) <= most else text[:most] + "...")

@@ -1,0 +1,266 @@
+"""The command ``edgeslm``: arguments in, exit status out. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm import __version__
+from edgeslm.errors import ConfigError, EdgeslmError
+
+if TYPE_CHECKING:
+    from edgeslm.config import Config
+    from edgeslm.messages import Chunk
+
+EXAMPLES = {
+    "run": "edgeslm run /etc/edgeslm/config.yaml",
+    "check": "edgeslm check config.yaml --connect",
+    "demo": "edgeslm demo",
+    "try": "edgeslm try config.yaml triage 'Spindle 3 smells of burnt oil'",
+    "request": "edgeslm request triage 'Spindle 3 smells of burnt oil' --broker mqtt://localhost --node press-hall-4",
+    "inspect": "edgeslm inspect /var/lib/edgeslm/bundles/smollm2-135m-int4",
+    "doctor": "edgeslm doctor --config config.yaml",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; a failure is one plain sentence on standard error and exit status 1."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except EdgeslmError as error:
+        if arguments.debug:
+            raise
+        print_error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output is gone, as with `| head`; the interpreter must not complain at exit.
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+
+
+def print_error(sentence: str) -> None:
+    print(sentence if "\n" in sentence else f"edgeslm: {sentence}", file=sys.stderr)  # noqa: T201
+
+
+def say(text: str) -> None:
+    """A line of a command's output; flushed, since a pipe's reader waits for it."""
+    print(text, flush=True)  # noqa: T201
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgeslm", description="Small language models on this box, over MQTT.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"edgeslm {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example: {EXAMPLES[name]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("run", _run, "run the daemon in the foreground; SIGTERM drains it")
+    sub.add_argument("config", type=Path)
+
+    sub = add("check", _check, "check a configuration and list every error in it")
+    sub.add_argument("config", type=Path, nargs="?")
+    sub.add_argument("--connect", action="store_true", help="also try the broker")
+    sub.add_argument("--schema", action="store_true", help="print the JSON Schema of the file and do nothing else")
+
+    sub = add("demo", _demo, "show the whole thing on this machine, with real messages")
+    sub.add_argument("--bundle", type=Path, help="decoder bundle of a starter folder")
+
+    sub = add("try", _try, "run one task without a broker")
+    sub.add_argument("config", type=Path)
+    sub.add_argument("task")
+    sub.add_argument("text", nargs="?", default="-", help="the input; - or nothing reads a line each from standard input")
+    sub.add_argument("--options", type=_json_object, default={}, metavar="JSON", help="options of the request")
+
+    sub = add("request", _request, "send one request over MQTT and print its result")
+    sub.add_argument("task")
+    sub.add_argument("text", help="the input; - reads standard input")
+    sub.add_argument("--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
+    sub.add_argument("--node", required=True)
+    sub.add_argument("--prefix", default="edgeslm", help="first level of the node's topics")
+    sub.add_argument("--username")
+    sub.add_argument("--password-file", type=Path)
+    sub.add_argument("--ca-file", type=Path)
+    sub.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds to wait for the result")
+    sub.add_argument("--stream", action="store_true", help="print the text on standard error as it comes")
+    sub.add_argument("--options", type=_json_object, default={}, metavar="JSON", help="options of the request")
+
+    sub = add("inspect", _inspect, "show what a bundle is, its report card and the memory it needs")
+    sub.add_argument("bundle", type=Path)
+    sub.add_argument("--json", action="store_true")
+
+    sub = add("doctor", _doctor, "say what this board is, what fits on it and what is wrong")
+    sub.add_argument("--config", type=Path)
+    sub.add_argument("--json", action="store_true")
+    return parser
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("not a JSON object")
+    return value
+
+
+def _set_up_logging(level: str, debug: bool) -> None:
+    logging.basicConfig(
+        level="DEBUG" if debug else level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from edgeslm.config import load_config
+    from edgeslm.daemon import run
+
+    config = load_config(arguments.config)
+    _set_up_logging(config.log_level, arguments.debug)
+    return asyncio.run(run(config))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from edgeslm.config import config_schema, load_config
+
+    if arguments.schema:
+        say(json.dumps(config_schema(), indent=2))
+        return 0
+    if arguments.config is None:
+        print_error("name the configuration file to check")
+        return 2
+    config = load_config(arguments.config)
+    if arguments.connect:
+        from edgeslm.bus.probe import probe_broker
+
+        probe = probe_broker(config.broker)
+        for line in probe.notes:
+            say(line)
+        if probe.problems:
+            raise ConfigError([f"{arguments.config}: broker: {problem}" for problem in probe.problems])
+    say(f"{arguments.config}: no errors")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from edgeslm.demo import demo
+
+    return demo(arguments.bundle)
+
+
+def _try(arguments: argparse.Namespace) -> int:
+    from edgeslm.config import load_config
+
+    config = load_config(arguments.config)
+    _set_up_logging("warning", arguments.debug)
+    if arguments.text == "-":
+        inputs: Iterator[str] = (line for raw in sys.stdin if (line := raw.rstrip("\n")))
+    else:
+        inputs = iter([arguments.text])
+    return asyncio.run(_try_all(config, arguments.task, inputs, arguments.options))
+
+
+async def _try_all(config: Config, task: str, inputs: Iterator[str], options: dict[str, Any]) -> int:
+    """One result line an input; exit status 1 if any of them is an error."""
+    from edgeslm.bus.options import read_options
+    from edgeslm.bus.protocol import encode_result
+    from edgeslm.messages import Request
+    from edgeslm.service import Service
+
+    needed = config.model_copy(update={"tasks": {task: config.tasks[task]}} if task in config.tasks else {})
+    service = Service(needed)
+    await service.start()
+    try:
+        failed = False
+        for number, text in enumerate(inputs, 1):
+            request = Request(
+                task, text, str(number), "", options=read_options(options), received_at=time.monotonic()
+            )
+            result = await service.submit(request)
+            failed |= result.status == "error"
+            say(encode_result(result).decode())
+        return int(failed)
+    finally:
+        await service.stop()
+
+
+def _request(arguments: argparse.Namespace) -> int:
+    from edgeslm.bus.protocol import encode_result
+    from edgeslm.client import Client
+    from edgeslm.errors import TimedOut
+
+    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    on_chunk = None
+    options = arguments.options
+    if arguments.stream:
+        options = {**options, "stream": True}
+
+        def on_chunk(chunk: Chunk) -> None:
+            print(chunk.text, end="", file=sys.stderr, flush=True)  # noqa: T201
+
+    with Client(
+        arguments.broker,
+        arguments.node,
+        prefix=arguments.prefix,
+        username=arguments.username,
+        password_file=arguments.password_file,
+        ca_file=arguments.ca_file,
+    ) as client:
+        try:
+            result = client.request(
+                arguments.task, text, options=options, timeout=arguments.timeout, on_chunk=on_chunk
+            )
+        except TimedOut as error:
+            print_error(str(error))
+            return 2
+    say(encode_result(result).decode())
+    return int(result.status == "error")
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from edgeslm.bundle import load_bundle, verify_bundle
+    from edgeslm.inspection import describe, render
+
+    bundle = load_bundle(arguments.bundle)
+    verify_bundle(bundle)
+    description = describe(bundle)
+    say(json.dumps(description, indent=2) if arguments.json else render(description))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from edgeslm.config import load_config
+    from edgeslm.doctor import examine, render
+
+    config = load_config(arguments.config) if arguments.config else None
+    findings = examine(config)
+    if arguments.json:
+        say(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        say(render(findings))
+    return int(any(finding.level == "bad" for finding in findings))

@@ -1,0 +1,275 @@
+"""The configuration file: YAML text -> a frozen ``Config``, or every problem in it with its line.
+
+Pure apart from reading the file: no folder, broker or model is looked at, which ``edgeslm doctor`` and the
+start of the daemon do. The sections themselves are in ``edgeslm.sections``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from edgeslm import document
+from edgeslm.consistency import Names, inconsistencies
+from edgeslm.document import Document, Problem, key_name, read_document
+from edgeslm.errors import ConfigError
+from edgeslm.fields import Rate
+from edgeslm.sections import (
+    Broker,
+    Config,
+    Kind,
+    Limits,
+    Model,
+    Option,
+    Overflow,
+    Route,
+    Section,
+    Task,
+)
+
+__all__ = [
+    "Broker",
+    "Config",
+    "Kind",
+    "Limits",
+    "Model",
+    "Option",
+    "Overflow",
+    "Rate",
+    "Route",
+    "Section",
+    "Task",
+    "config_schema",
+    "load_config",
+    "parse_config",
+]
+
+_SECTIONS: dict[str, type[Section]] = {
+    "broker": Broker,
+    "models": Model,
+    "tasks": Task,
+    "routes": Route,
+    "limits": Limits,
+}
+_DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "routes": 3}
+"""How deep a key with a fault is taken out, so that it doesn't hide what is wrong with the others."""
+
+
+def load_config(path: Path) -> Config:
+    """Reads a configuration file. Relative paths in it are taken from its folder.
+
+    :raises ConfigError: with every problem found as ``file:line: key: sentence``.
+    """
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(document.MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError([f"{path}:1: file: there is no such file"]) from None
+    except (OSError, ValueError) as error:
+        fault = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ConfigError([f"{path}:1: file: can't be read: {fault}"]) from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}:{line}: file: not UTF-8 here: save the file as UTF-8"]) from None
+    return parse_config(text, str(path), path.absolute().parent)
+
+
+def parse_config(text: str, where: str = "config", folder: Path | None = None) -> Config:
+    """Reads the text of a configuration; ``where`` is the file's name in problems.
+
+    Relative paths are taken from ``folder`` and stay as they are without one. ``${VAR}`` comes from the
+    environment of the process.
+
+    :raises ConfigError: with every problem found as ``file:line: key: sentence``, in the order of lines.
+    """
+    read = read_document(text)
+    config = _validate(read, folder) if isinstance(read.data, dict) else None
+    if config is None or read.problems:
+        problems = sorted(set(read.problems), key=lambda problem: (problem.line, key_name(problem.path)))
+        raise ConfigError([f"{where}:{p.line}: {key_name(p.path)}: {p.sentence}" for p in problems])
+    return config
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the file, for editors and ``edgeslm check --schema``."""
+    schema = Config.model_json_schema(by_alias=True)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "edgeslm configuration",
+        **{key: value for key, value in schema.items() if key != "title"},
+    }
+
+
+def _validate(read: Document, folder: Path | None) -> Config | None:
+    """Appends to ``read.problems``; the result is None if the sections are not sound."""
+    config, faults = _sections(read.data, folder)
+    sound, indices = config, list(range(len(config.routes) if config else 0))
+    if config is None:
+        rest, indices = _without(read.data, [path for path, _ in faults])
+        sound, _ = _sections(rest, folder)
+    if sound is not None:
+        names = Names(_keys(read.data.get("models")), _keys(read.data.get("tasks")))
+        broken = [path for path, _ in faults]
+        follow = inconsistencies(sound, names, indices)
+        faults += [fault for fault in follow if not any(_related(fault[0], path) for path in broken)]
+    # a text that couldn't be read, as with an unset variable, stands in the data as an empty one
+    unread = [problem.path for problem in read.problems]
+    for path, sentence in faults:
+        if not any(other[: len(path)] == path for other in unread):
+            read.problems.append(Problem(read.line(path), path, sentence))
+    return config
+
+
+def _related(path: document.Path, other: document.Path) -> bool:
+    """Whether one lies within the other: then one fault would only follow from the other."""
+    shorter = min(len(path), len(other))
+    return path[:shorter] == other[:shorter]
+
+
+def _sections(
+    data: dict[str, Any], folder: Path | None
+) -> tuple[Config | None, list[tuple[document.Path, str]]]:
+    try:
+        text = json.dumps(data)
+        return Config.model_validate_json(text, context={"folder": folder}), []
+    except ValidationError as error:
+        faults = []
+        for entry in error.errors(include_url=False):
+            if entry["type"] == "default_factory_not_called":
+                continue
+            path = tuple(part for part in entry["loc"] if part != "[key]")
+            faults.append((path, _plain(entry, path)))
+        return None, faults
+
+
+def _keys(value: Any) -> frozenset[str]:
+    return frozenset(value) if isinstance(value, dict) else frozenset()
+
+
+def _without(data: dict[str, Any], broken: list[document.Path]) -> tuple[dict[str, Any], list[int]]:
+    """The data without its broken keys, and the original positions of the routes that remain.
+
+    Stand-ins fill what is required, so that the rest can still be judged; faults that they cause lie within
+    paths that are known to be broken.
+    """
+    gone = {path[: _DEPTH.get(path[0], 1)] for path in broken}
+    rest = {key: value for key, value in data.items() if (key,) not in gone}
+    rest.setdefault("node", "-")
+    rest["broker"] = {"url": "mqtts://-", **_sound_keys(rest.get("broker"), ("broker",), gone)}
+    rest["models"] = {}  # only their names matter to the rest
+    tasks = rest.get("tasks")
+    rest["tasks"] = {
+        name: _sound_keys(task, ("tasks", name), gone)
+        for name, task in (tasks.items() if isinstance(tasks, dict) else ())
+        if ("tasks", name) not in gone
+    } or {"-": {}}
+    routes = rest.get("routes")
+    indices: list[int] = []
+    rest["routes"] = []
+    for index, route in enumerate(routes if isinstance(routes, list) else ()):
+        if ("routes", index) not in gone:
+            indices.append(index)
+            # `$-` is watched by the stand-in alone: no route can publish there
+            rest["routes"].append({"from": "$-", "task": "-", **_sound_keys(route, ("routes", index), gone)})
+    rest.pop("limits", None)
+    return rest, indices
+
+
+def _sound_keys(section: Any, path: document.Path, gone: set[document.Path]) -> dict[str, Any]:
+    if not isinstance(section, dict):
+        return {}
+    return {key: value for key, value in section.items() if (*path, key) not in gone}
+
+
+def _plain(entry: Any, path: document.Path) -> str:
+    """Pydantic's finding -> a sentence that says what to change. Never repeats a value of ``broker``."""
+    kind, context, value = entry["type"], entry.get("ctx") or {}, entry.get("input")
+    if kind == "missing":
+        return "missing: add it"
+    if kind == "extra_forbidden":
+        return _unknown_key(path)
+    if kind == "value_error":
+        return str(context["error"])
+    if value is None:
+        return "empty: give it a value, or take the key out (a value with # or a leading * & needs quotes)"
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'|(\d+)", context["expected"])
+        return _choice([text or number for text, number in choices], value)
+    if kind == "string_pattern_mismatch":
+        return "no name: use letters, digits, _ . and -, at most 64, a letter or digit first"
+    if sentence := _TYPES.get(kind):
+        return sentence + (_quotes(value) if kind in ("string_type", "path_type") else "")
+    if kind in ("int_type", "float_type", "bool_type"):
+        return _NUMBERS[kind] + (
+            ", without quotes" if isinstance(value, str) and _looks_like(kind, value) else ""
+        )
+    if limit := _LIMITS.get(kind):
+        return limit.format(**context)
+    return str(entry["msg"])
+
+
+_TYPES = {
+    "string_type": "must be a text",
+    "path_type": "must be a path",
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+    "dict_type": "must be a mapping of keys to values",
+    "mapping_type": "must be a mapping of keys to values",
+    "tuple_type": "must be a list, as in [one, two]",
+    "list_type": "must be a list, as in [one, two]",
+}
+_NUMBERS = {
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+}
+_LIMITS = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "string_too_short": "must have at least {min_length} character(s)",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "needs at least {min_length}",
+    "too_long": "must have at most {max_length}",
+}
+
+
+def _quotes(value: object) -> str:
+    return ": put it in quotes" if isinstance(value, bool | int | float) else ""
+
+
+def _looks_like(kind: str, value: str) -> bool:
+    pattern = {"int_type": r"[-+]?\d+", "float_type": r"[-+]?\d+(\.\d*)?", "bool_type": r"true|false"}
+    return re.fullmatch(pattern[kind], value) is not None
+
+
+def _choice(choices: list[str], value: object) -> str:
+    listed = ", ".join(choices)
+    near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
+    return f"must be one of {listed}" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _unknown_key(path: document.Path) -> str:
+    section: type[Section] = Config
+    if len(path) > 1:
+        section = _SECTIONS.get(str(path[0]), Config)
+    key = str(path[-1])
+    if section is Broker and re.search(r"pass|secret|token|credential", key, re.IGNORECASE):
+        return "a secret must not be in this file: put it into a file of its own, named by password_file"
+    known = [field.alias or name for name, field in section.model_fields.items()]
+    near = difflib.get_close_matches(key, known, 1)
+    if near:
+        return f"unknown key: did you mean {near[0]}?"
+    return f"unknown key; known here: {', '.join(known)}"
+
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""All kinds of tasks, in the order of the documentation."""

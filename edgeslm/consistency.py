@@ -1,0 +1,263 @@
+"""What several keys of a configuration can get wrong together.
+
+Takes sections that are sound one by one and finds the rest: names that nothing carries, keys that mean
+nothing to a kind, schemas that aren't JSON Schema, templates that don't compile, routes that feed themselves.
+Looks at no folder and no broker.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgeslm.document import Path
+from edgeslm.errors import TemplateError
+from edgeslm.sections import ALLOWED, POSSIBLE, Broker, Config, Kind, Route, Task
+from edgeslm.topics import NODE_CHANNELS, overlap, topic_name_fault
+
+Fault = tuple[Path, str]
+
+_GENERATION = frozenset({"max_tokens", "temperature", "top_p", "repetition_penalty", "seed", "stop"})
+_KEYS: dict[Kind, frozenset[str]] = {
+    "classify": frozenset({"instruction", "labels", "learned", "examples"}),
+    "extract": frozenset({"instruction", "output_schema", "examples"}) | (_GENERATION - {"stop"}),
+    "answer": frozenset({"instruction", "mode"}) | _GENERATION,
+    "summarize": frozenset({"instruction", "examples"}) | _GENERATION,
+    "generate": frozenset({"instruction", "examples"}) | _GENERATION,
+    "embed": frozenset(),
+}
+"""The keys that mean something to a kind, besides those that all kinds have."""
+_COMMON = frozenset({"kind", "model", "threshold", "overflow", "allow"})
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """All names in the file, those of entries with faults of their own included."""
+
+    models: frozenset[str]
+    tasks: frozenset[str]
+
+
+def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) -> Iterator[Fault]:
+    """Every fault, each with the path of the key to change.
+
+    ``route_indices`` are the positions in the file of ``config.routes``, of which bad ones were taken out.
+    """
+    yield from _broker_faults(config.broker)
+    for name, task in config.tasks.items():
+        if name in names.tasks:  # not a stand-in
+            yield from _task_faults(("tasks", name), task, names)
+    yield from _route_faults(config, names, route_indices)
+
+
+def _broker_faults(broker: Broker) -> Iterator[Fault]:
+    if broker.password_file and not broker.username:
+        yield ("broker", "username"), "missing: a password_file needs a username beside it"
+    if broker.cert_file and not broker.key_file:
+        yield ("broker", "key_file"), "missing: cert_file needs the key that belongs to it"
+    if broker.key_file and not broker.cert_file:
+        yield ("broker", "cert_file"), "missing: key_file needs the certificate that belongs to it"
+    for key in ("ca_file", "cert_file", "key_file"):
+        if getattr(broker, key) and not broker.tls:
+            yield ("broker", key), "certificates need TLS: let url begin with mqtts://"
+
+
+def _near(name: str, known: frozenset[str]) -> str:
+    found = difflib.get_close_matches(name, sorted(known), 1)
+    if found:
+        return f"did you mean {found[0]}?"
+    return f"there is {', '.join(sorted(known)[:10])}" if known else "there is none in this file"
+
+
+def _task_faults(path: Path, task: Task, names: Names) -> Iterator[Fault]:
+    kind = task.kind or ("classify" if task.learned else None)
+    if task.model is not None and task.model not in names.models:
+        yield (*path, "model"), f"no model is called {task.model!r}: {_near(task.model, names.models)}"
+    if kind is None:
+        yield (*path, "kind"), f"missing: add one of {', '.join(ALLOWED)}"
+        return
+    if task.model is None and not task.learned:
+        yield (*path, "model"), f"missing: name the model that does it; {_near('', names.models)}"
+    for key in sorted(task.model_fields_set - _COMMON - _KEYS[kind]):
+        if getattr(task, key) is not None:
+            users = [name for name, keys in _KEYS.items() if key in keys]
+            key = Task.model_fields[key].alias or key
+            yield (*path, key), f"means nothing to {kind} (only to {', '.join(users)}): take it out"
+    for option in task.allow or ():
+        if option not in POSSIBLE[kind]:
+            possible = ", ".join(POSSIBLE[kind])
+            yield (*path, "allow"), f"{option} means nothing to {kind}; possible are {possible}"
+    yield from _example_faults(path, kind, task)
+    if kind == "classify":
+        if task.labels is None and not task.learned:
+            yield (*path, "labels"), "missing: list what to choose from, or give the folder of a learned head"
+        if task.learned and "labels" in (task.allow or ()):
+            yield (*path, "allow"), "labels can't be set by senders here: a learned head knows only its own"
+    elif kind == "extract":
+        if task.output_schema is None:
+            yield (*path, "schema"), "missing: give the JSON Schema of the fields to find"
+        else:
+            yield from _schema_faults((*path, "schema"), dict(task.output_schema))
+
+
+def _example_faults(path: Path, kind: Kind, task: Task) -> Iterator[Fault]:
+    for index, example in enumerate(task.examples):
+        key: Path = (*path, "examples", index, "output")
+        if kind == "extract":
+            if isinstance(example.output, str):
+                yield key, "must be a mapping of the fields to find"
+        elif not isinstance(example.output, str):
+            yield key, "must be a text: only examples of extract have fields"
+        elif kind == "classify" and task.labels is not None and example.output not in task.labels:
+            yield (
+                key,
+                f"{example.output!r} is none of the labels: {_near(example.output, frozenset(task.labels))}",
+            )
+
+
+def _schema_faults(path: Path, schema: dict[str, Any]) -> Iterator[Fault]:
+    from jsonschema import Draft202012Validator  # lazy: only files with an extract task pay for it
+
+    if schema.get("type") != "object":
+        yield (*path, "type"), "must be object: what is extracted is a set of named fields"
+    validator = Draft202012Validator(
+        Draft202012Validator.META_SCHEMA, format_checker=Draft202012Validator.FORMAT_CHECKER
+    )
+    found = False
+    for error in validator.iter_errors(schema):
+        found = True
+        yield (*path, *error.absolute_path), f"not JSON Schema: {_short(error.message)}"
+    if not found:
+        yield from _reference_faults(path, schema, schema)
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= 200 else message[:197] + "..."
+
+
+def _reference_faults(path: Path, schema: Any, root: dict[str, Any]) -> Iterator[Fault]:
+    """References must stay inside the schema: a device fetches nothing."""
+    children: Any = schema.items() if isinstance(schema, dict) else enumerate(schema)
+    for key, value in children:
+        if key == "$ref" and isinstance(value, str) and not _points(value, root):
+            yield (*path, key), f"{value!r} points to nothing inside this schema: write it as #/$defs/NAME"
+        elif isinstance(value, dict | list):
+            yield from _reference_faults((*path, key), value, root)
+
+
+def _points(reference: str, root: Any) -> bool:
+    if reference == "#":
+        return True
+    if not reference.startswith("#/"):
+        return False
+    target = root
+    for part in reference[2:].split("/"):
+        part = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
+            target = target[int(part)]
+        elif isinstance(target, dict) and part in target:
+            target = target[part]
+        else:
+            return False
+    return True
+
+
+def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Iterator[Fault]:
+    seen: set[str] = set()
+    outputs: list[list[str] | None] = []
+    for route, index in zip(config.routes, indices, strict=True):
+        path: Path = ("routes", index)
+        if route.name in seen:
+            yield (*path, "name"), f"another route is called {route.name!r}: choose another name"
+        seen.add(route.name or "")
+        if route.task not in names.tasks:
+            yield (*path, "task"), f"no task is called {route.task!r}: {_near(route.task, names.tasks)}"
+        for channel in NODE_CHANNELS:
+            own = [*config.base.split("/"), channel, "#"]
+            if channel != "event" and overlap(route.source.split("/"), own):
+                yield (
+                    (*path, "from"),
+                    f"would read this node's own {channel} topics: watch something narrower",
+                )
+                break
+        yield from _template_faults(path, route)
+        output = _output(route, config.base)
+        if isinstance(output, str):
+            yield (*path, "to"), output
+        outputs.append(output if isinstance(output, list) else None)
+    yield from _loops(config.routes, indices, outputs)
+
+
+def _template_faults(path: Path, route: Route) -> Iterator[Fault]:
+    from edgeslm import templates  # lazy: only files with routes pay for Jinja2
+
+    for key, source, check in (
+        ("input", route.input, templates.make_input),
+        ("when", route.when, templates.make_condition),
+    ):
+        if source is None:
+            continue
+        try:
+            check(source)
+        except TemplateError as error:
+            yield (*path, key), str(error)
+
+
+def _output(route: Route, base: str) -> list[str] | str:
+    """Levels of the topic that a route publishes to, wildcards for templates; or what is wrong with it."""
+    from edgeslm import templates
+
+    if route.to is None:
+        return [*base.split("/"), "event", route.name or route.task]
+    try:
+        levels = templates.topic_pattern(route.to, route.source)
+    except TemplateError as error:
+        return str(error)
+    if "{" not in route.to and (fault := topic_name_fault(route.to)):
+        return fault
+    for channel in NODE_CHANNELS:
+        own = [*base.split("/"), channel, "#"]
+        literal = re.sub(r"\{.*\}", "", route.to)
+        if channel != "event" and literal.startswith(base + "/") and overlap(levels, own):
+            return f"would write to the node's own {channel} topics: publish somewhere else"
+    return levels
+
+
+def _loops(
+    routes: Sequence[Route], indices: Sequence[int], outputs: list[list[str] | None]
+) -> Iterator[Fault]:
+    """Cycles in which the output of each route can be read by the next."""
+    feeds = [
+        [reader for reader, route in enumerate(routes) if output and overlap(output, route.source.split("/"))]
+        for output in outputs
+    ]
+    reported: set[frozenset[int]] = set()
+    for start in range(len(routes)):
+        cycle = _cycle(start, feeds)
+        if cycle is None or frozenset(cycle) in reported:
+            continue
+        reported.add(frozenset(cycle))
+        key = "to" if routes[start].to else "from"
+        path: Path = ("routes", indices[start], key)
+        if len(cycle) == 1:
+            yield path, f"a loop: what it publishes comes back through its own from ({routes[start].source})"
+        else:
+            names = " -> ".join(str(routes[index].name) for index in (*cycle, start))
+            yield path, f"a loop: the routes {names} feed each other; change the to or from of one of them"
+
+
+def _cycle(start: int, feeds: list[list[int]]) -> list[int] | None:
+    """The shortest way from a route back to itself, breadth first."""
+    ways = [[start]]
+    seen: set[int] = set()
+    for way in ways:
+        for reader in feeds[way[-1]]:
+            if reader == start:
+                return way
+            if reader not in seen:
+                seen.add(reader)
+                ways.append([*way, reader])
+    return None

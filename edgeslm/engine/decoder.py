@@ -1,0 +1,368 @@
+"""Generation and label scoring on onnxruntime-genai.
+
+A *lane* is one generator with what is in its cache. A call takes the lane that shares the longest prefix
+with its prompt, rewinds it there and appends the rest, so a task's fixed instruction is computed once.
+Lanes are made for a number of tokens, not for the whole context: the runtime allocates and zeroes the
+cache up to ``max_length``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime_genai as og
+from tokenizers.decoders import DecodeStream
+
+from edgeslm.bundle import load_bundle, verify_bundle
+from edgeslm.engine.calls import Cost, Generate, Guide, Output, Sampling, Score
+from edgeslm.engine.prompt import ChatTokenizer
+from edgeslm.errors import BundleError, Cancelled, InvalidRequest, TooLong
+
+LANE_STEP = 256
+"""Lanes are rounded up to this many tokens, so that similar requests share one."""
+LANE_BYTES = 64_000_000
+"""What the caches of all lanes may take together; the lane in use always may."""
+
+_PHI3_SWITCH = 4096
+"""Phi-3's LongRoPE changes its factors after this many tokens: a cache can't be rewound across it."""
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """A generator, the ids in its sequence, and what it was made for."""
+
+    generator: Any
+    key: tuple[Guide | None, float]
+    max_length: int
+    tokens: list[int] = field(default_factory=list)
+
+
+class Decoder:
+    """One decoder bundle, loaded.
+
+    :raises BundleError: for a bundle of another kind or one that the runtime can't load.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        bundle = load_bundle(path)
+        if bundle.manifest.kind != "decoder":
+            raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a decoder is needed")
+        verify_bundle(bundle)
+        self.bundle = bundle
+        self.context_length = bundle.manifest.context_length
+        self._chat = ChatTokenizer(path)
+        config_file = path / "genai_config.json"
+        try:
+            self._settings = json.loads(config_file.read_text("utf-8"))["model"]
+            config = og.Config(str(path))
+            options = {"intra_op_num_threads": threads}
+            config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+            self._model = og.Model(config)
+        except Exception as error:  # the runtime raises RuntimeError and others
+            raise BundleError(f"{path}: onnxruntime-genai can't load it: {error}") from None
+        end = self._settings.get("eos_token_id", [])
+        self._end_ids = frozenset(end if isinstance(end, list) else [end])
+        self._rewind_limit = _rewind_limit(self._settings, self.context_length)
+        self._lanes: list[_Lane] = []
+        self._trees: dict[tuple[str, ...], _Branch] = {}
+
+    def close(self) -> None:
+        """Generators must go before the model, or the runtime complains at exit."""
+        self._lanes.clear()
+        del self._model
+
+    def generate(
+        self,
+        call: Generate,
+        emit: Callable[[str], None] = lambda text: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Output:
+        """Decodes; ``emit`` gets the text in pieces when the call asks for a stream.
+
+        :raises TooLong: the prompt and ``max_tokens`` don't fit the context.
+        :raises InvalidRequest: a grammar that can't be compiled.
+        :raises Cancelled: ``cancelled`` became true between two tokens.
+        """
+        ids, truncated = self._chat.encode(call.prompt, self.context_length - call.max_tokens)
+        started = time.perf_counter()
+        lane = self._lane(ids, len(ids) + call.max_tokens, call.guide, call.sampling)
+        try:
+            prefilled, words, finish_reason = self._decode(lane, call, emit, cancelled)
+        except BaseException:
+            self._drop(lane)
+            raise
+        ended = time.perf_counter()
+        return Output(
+            text=words.text,
+            finish_reason=finish_reason,
+            truncated=truncated,
+            cost=Cost(
+                prefill_ms=(prefilled - started) * 1000,
+                decode_ms=(ended - prefilled) * 1000,
+                prompt_tokens=len(ids),
+                completion_tokens=words.count,
+            ),
+        )
+
+    def score(self, call: Score, cancelled: Callable[[], bool] = lambda: False) -> Output:
+        """The model's distribution over ``labels`` when it may say nothing else.
+
+        The labels form a tree of tokens. At each branch the next-token probabilities are restricted to
+        the branch's children and normalised; a label's probability is the product along its path. This is
+        the distribution of constrained decoding, without decoding anything. Labels that differ in their
+        first token cost one forward pass.
+
+        :raises TooLong: the prompt doesn't fit the context.
+        """
+        tree = self._trees.get(call.labels)
+        if tree is None:
+            tree = self._trees[call.labels] = self._label_tree(call.labels)
+        room = self.context_length - tree.depth() - 1
+        ids, truncated = self._chat.encode(call.prompt, room)
+        started = time.perf_counter()
+        lane = self._lane(ids, len(ids) + tree.depth() + 1, None, Sampling())
+        scores = [0.0] * len(call.labels)
+        try:
+            self._walk(lane, tree, len(ids), 0.0, scores, cancelled)
+        except BaseException:
+            self._drop(lane)
+            raise
+        return Output(
+            probabilities=tuple(math.exp(score) for score in scores),
+            truncated=truncated,
+            cost=Cost(prefill_ms=(time.perf_counter() - started) * 1000, prompt_tokens=len(ids)),
+        )
+
+    # -- lanes ---------------------------------------------------------------------------------------
+
+    def _lane(self, ids: Sequence[int], length: int, guide: Guide | None, sampling: Sampling) -> _Lane:
+        """A lane whose cache holds exactly ``ids`` and has room for ``length`` tokens."""
+        if length > self.context_length:
+            raise TooLong(f"{length} tokens are needed and the model's context has {self.context_length}")
+        key = (guide, sampling.repetition_penalty)
+        shared, lane = 0, None
+        if sampling.temperature == 0:
+            for candidate in self._lanes:
+                if candidate.key != key or candidate.max_length < length:
+                    continue
+                common = self._reusable(candidate, ids)
+                if lane is None or common > shared:
+                    shared, lane = common, candidate
+        if lane is None:
+            lane = self._new_lane(length, key, sampling)
+        else:
+            self._lanes.remove(lane)
+            lane.generator.rewind_to(shared)
+        try:
+            lane.generator.append_tokens(np.array(ids[shared:], np.int32))
+        except Exception as error:
+            raise _engine_error(error) from None
+        lane.tokens = list(ids)
+        if sampling.temperature == 0:
+            self._lanes.append(lane)  # the end of the list is the most recently used
+            self._evict()
+        return lane
+
+    def _new_lane(self, length: int, key: tuple[Guide | None, float], sampling: Sampling) -> _Lane:
+        guide, _ = key
+        max_length = min(-(-length // LANE_STEP) * LANE_STEP, self.context_length)
+        params = og.GeneratorParams(self._model)
+        search: dict[str, Any] = {"max_length": max_length, "do_sample": sampling.temperature > 0}
+        if sampling.repetition_penalty != 1.0:
+            search["repetition_penalty"] = sampling.repetition_penalty
+        if sampling.temperature > 0:
+            search |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+            if sampling.seed is not None:
+                search["random_seed"] = sampling.seed
+        params.set_search_options(**search)
+        try:
+            if guide is not None:
+                params.set_guidance(guide.kind, guide.source, False)
+            return _Lane(og.Generator(self._model, params), key, max_length)
+        except Exception as error:
+            if guide is not None:
+                raise InvalidRequest(f"the {guide.kind} can't be compiled to a grammar: {error}") from None
+            raise _engine_error(error) from None
+
+    def _reusable(self, lane: _Lane, ids: Sequence[int]) -> int:
+        """How many leading tokens of the lane's cache serve ``ids``; one must be left to append."""
+        if max(len(lane.tokens), len(ids)) > self._rewind_limit:
+            return 0
+        limit = min(len(lane.tokens), len(ids)) - 1
+        count = 0
+        while count < limit and lane.tokens[count] == ids[count]:
+            count += 1
+        return count
+
+    def _evict(self) -> None:
+        """Oldest lanes go until the rest fits its budget."""
+        per_token = self.bundle.manifest.kv_bytes_per_token
+        while len(self._lanes) > 1 and sum(x.max_length for x in self._lanes) * per_token > LANE_BYTES:
+            del self._lanes[0]
+
+    def _drop(self, lane: _Lane) -> None:
+        if lane in self._lanes:
+            self._lanes.remove(lane)
+
+    # -- generation ----------------------------------------------------------------------------------
+
+    def _decode(
+        self, lane: _Lane, call: Generate, emit: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> tuple[float, _Words, str]:
+        words = _Words(self._chat, call.stop, emit if call.stream else None)
+        prefilled = 0.0
+        while words.count < call.max_tokens:
+            if cancelled():
+                raise Cancelled("cancelled while it was running")
+            lane.generator.generate_next_token()
+            token = int(lane.generator.get_next_tokens()[0])
+            prefilled = prefilled or time.perf_counter()
+            lane.tokens.append(token)
+            if token in self._end_ids:
+                words.finish()
+                return prefilled, words, "stop"
+            if words.add(token):
+                return prefilled, words, "stop"
+            if lane.generator.is_done():
+                break
+        words.finish()
+        return prefilled or time.perf_counter(), words, "length"
+
+    # -- scoring -------------------------------------------------------------------------------------
+
+    def _label_tree(self, labels: Sequence[str]) -> _Branch:
+        root = _Branch()
+        end = min(self._end_ids, default=0)
+        for number, label in enumerate(labels):
+            node = root
+            # The end token closes each path, so that no label is the beginning of another.
+            for token in (*self._chat.encode_text(label), end):
+                node = node.children.setdefault(token, _Branch())
+            node.label = number
+        return root
+
+    def _walk(
+        self,
+        lane: _Lane,
+        node: _Branch,
+        length: int,
+        score: float,
+        scores: list[float],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """Adds up log-probabilities below ``node``, whose path is in the lane's cache of ``length`` tokens."""
+        if cancelled():
+            raise Cancelled("cancelled while it was running")
+        tokens = list(node.children)
+        logits = _last_logits(lane.generator)[tokens]
+        log_probs = logits - np.logaddexp.reduce(logits)
+        for token, log_prob in zip(tokens, log_probs, strict=True):
+            child, path = node.children[token], [token]
+            while len(child.children) == 1:
+                only, child = next(iter(child.children.items()))
+                path.append(only)
+            total = score + float(log_prob)
+            if child.label is not None:
+                scores[child.label] = total
+                continue
+            if len(lane.tokens) > length:
+                lane.generator.rewind_to(length)
+                del lane.tokens[length:]
+            lane.generator.append_tokens(np.array(path, np.int32))
+            lane.tokens += path
+            self._walk(lane, child, length + len(path), total, scores, cancelled)
+
+
+@dataclass(slots=True)
+class _Branch:
+    """A node of the tree of label tokens; ``label`` is the number of the label that ends here."""
+
+    children: dict[int, _Branch] = field(default_factory=dict)
+    label: int | None = None
+
+    def depth(self) -> int:
+        return max((1 + child.depth() for child in self.children.values()), default=0)
+
+
+class _Words:
+    """Token ids to text, piece by piece, up to a stop string; what may become one is held back."""
+
+    def __init__(self, chat: ChatTokenizer, stop: Sequence[str], emit: Callable[[str], None] | None) -> None:
+        self._chat = chat
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stop = [s for s in stop if s]
+        self._emit = emit
+        self._ids: list[int] = []
+        self._sent = 0
+        self.text = ""
+
+    @property
+    def count(self) -> int:
+        return len(self._ids)
+
+    def add(self, token: int) -> bool:
+        """True when a stop string is complete; ``text`` ends before it."""
+        self._ids.append(token)
+        piece = self._stream.step(self._chat.tokenizer, token)
+        if not piece:
+            return False
+        self.text += piece
+        if self._stop:
+            ends = [at for s in self._stop if (at := self.text.find(s)) >= 0]
+            if ends:
+                self.text = self.text[: min(ends)]
+                self._send(len(self.text))
+                return True
+        self._send(len(self.text) - self._held_back())
+        return False
+
+    def finish(self) -> None:
+        self._send(len(self.text))
+
+    def _held_back(self) -> int:
+        """Length of the longest tail of the text that begins a stop string."""
+        longest = max(map(len, self._stop), default=1) - 1
+        for length in range(min(longest, len(self.text)), 0, -1):
+            tail = self.text[-length:]
+            if any(s.startswith(tail) for s in self._stop):
+                return length
+        return 0
+
+    def _send(self, upto: int) -> None:
+        if self._emit is not None and upto > self._sent:
+            self._emit(self.text[self._sent : upto])
+            self._sent = upto
+
+
+def _last_logits(generator: Any) -> npt.NDArray[np.float64]:
+    """Logits [vocabulary] after the last token; the graph may give [1, 1, vocabulary] or all positions."""
+    logits = np.asarray(generator.get_logits())
+    return logits.reshape(-1, logits.shape[-1])[-1].astype(np.float64)
+
+
+def _rewind_limit(settings: dict[str, Any], context_length: int) -> int:
+    """Tokens up to which a cache may be rewound: all, the sliding window, or Phi-3's switch."""
+    window = settings.get("decoder", {}).get("sliding_window") or {}
+    limits = [context_length, window.get("window_size") or context_length]
+    if str(settings.get("type", "")).startswith("phi3") and context_length > _PHI3_SWITCH:
+        limits.append(_PHI3_SWITCH)
+    return min(limits)
+
+
+def _engine_error(error: Exception) -> Exception:
+    if "alloc" in str(error).lower():
+        from edgeslm.errors import NoMemory
+
+        return NoMemory(f"the engine could not allocate memory: {error}")
+    return error

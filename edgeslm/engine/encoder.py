@@ -1,0 +1,157 @@
+"""Embeddings, and classifiers learned on them, on plain onnxruntime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edgeslm.bundle import Bundle, HeadSection, load_bundle, verify_bundle
+from edgeslm.engine.calls import Classify, Cost, Embed, Output, Overflow
+from edgeslm.engine.overflow import fit
+from edgeslm.engine.prompt import load_tokenizer
+from edgeslm.errors import BundleError
+from edgeslm.messages import Truncated
+
+Floats = npt.NDArray[np.float32]
+
+BATCH = 16
+"""Texts a forward pass. Larger ones gain nothing on two cores and cost memory."""
+
+
+class Encoder:
+    """One encoder bundle, loaded.
+
+    :raises BundleError: for a bundle of another kind or one that onnxruntime can't load.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        bundle = load_bundle(path)
+        manifest = bundle.manifest
+        if manifest.kind != "encoder" or manifest.encoder is None or manifest.graphs.encode is None:
+            raise BundleError(f"{path}: a bundle of kind {manifest.kind}, where an encoder is needed")
+        verify_bundle(bundle)
+        self.bundle = bundle
+        self.context_length = manifest.context_length
+        self._section = manifest.encoder
+        self._tokenizer = load_tokenizer(path)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(
+                str(path / manifest.graphs.encode), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises a class of its own for each status code
+            raise BundleError(f"{path / manifest.graphs.encode}: onnxruntime can't load it: {error}") from None
+        self._inputs = {i.name for i in self._session.get_inputs()}
+        self._heads: dict[str, Head] = {}
+
+    def embed(self, texts: Sequence[str], overflow: Overflow) -> tuple[Floats, int, Truncated | None]:
+        """Vectors [n, dimension] float32, the number of tokens read, and what was cut (the last cut one)."""
+        ids, truncated = [], None
+        for text in texts:
+            kept, cut = self._encode(text, overflow)
+            ids.append(kept)
+            truncated = cut or truncated
+        # Sorting by length keeps padding, and so the work, small; the order is restored at the end.
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        vectors = np.empty((len(ids), self._section.dimension), np.float32)
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            vectors[chosen] = self._forward([ids[index] for index in chosen])
+        return vectors, sum(map(len, ids)), truncated
+
+    def run_embed(self, call: Embed) -> Output:
+        vectors, tokens, truncated = self.embed(call.texts, call.overflow)
+        return Output(
+            cost=Cost(prompt_tokens=tokens),
+            vectors=tuple(tuple(map(float, vector)) for vector in vectors),
+            truncated=truncated,
+        )
+
+    def run_classify(self, call: Classify) -> Output:
+        head = self._heads.get(call.head)
+        if head is None:
+            head = self._heads[call.head] = load_head(Path(call.head), self.bundle)
+        vectors, tokens, truncated = self.embed([call.text], call.overflow)
+        return Output(
+            cost=Cost(prompt_tokens=tokens),
+            probabilities=tuple(map(float, head.probabilities(vectors)[0])),
+            truncated=truncated,
+        )
+
+    def _encode(self, text: str, overflow: Overflow) -> tuple[list[int], Truncated | None]:
+        """Ids with the encoder's own first and last token ([CLS], [SEP]) around what was kept."""
+        encoding = self._tokenizer.encode(text)
+        frame = encoding.special_tokens_mask
+        bare = [token for token, special in zip(encoding.ids, frame, strict=True) if not special]
+        kept, truncated = fit(bare, self.context_length - sum(frame), overflow)
+        if truncated is None:
+            return encoding.ids, None
+        lead = frame.index(0)
+        return encoding.ids[:lead] + kept + encoding.ids[lead + len(bare) :], truncated
+
+    def _forward(self, ids: Sequence[Sequence[int]]) -> Floats:
+        width = max(1, max(map(len, ids)))
+        tokens = np.zeros((len(ids), width), np.int64)
+        mask = np.zeros((len(ids), width), np.int64)
+        for row, sequence in enumerate(ids):
+            tokens[row, : len(sequence)] = sequence
+            mask[row, : len(sequence)] = 1
+        feed = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(tokens)}
+        hidden = self._session.run(None, {name: feed[name] for name in self._inputs})[0]
+        if self._section.pooling == "cls":
+            vectors = hidden[:, 0]
+        else:
+            weight = mask[:, :, None].astype(np.float32)
+            vectors = (hidden * weight).sum(axis=1) / np.maximum(weight.sum(axis=1), 1.0)
+        if self._section.normalize:
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return np.asarray(vectors, np.float32)
+
+
+class Head:
+    """A multinomial logistic regression with its temperature (Guo et al. 2017, temperature scaling)."""
+
+    def __init__(self, section: HeadSection, weight: Floats, bias: Floats) -> None:
+        self.labels = section.labels
+        self._weight = weight / section.temperature
+        self._bias = bias / section.temperature
+
+    def probabilities(self, vectors: Floats) -> Floats:
+        """[n, dimension] -> [n, labels], rows summing to 1."""
+        logits = vectors @ self._weight.T + self._bias
+        logits -= logits.max(axis=1, keepdims=True)
+        exp = np.exp(logits)
+        return np.asarray(exp / exp.sum(axis=1, keepdims=True), np.float32)
+
+
+def load_head(path: Path, encoder: Bundle) -> Head:
+    """:raises BundleError: no head, damaged, or learned on another encoder."""
+    bundle = load_bundle(path)
+    section = bundle.manifest.head
+    if section is None:
+        raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a learned head is needed")
+    if section.encoder != encoder.digest:
+        raise BundleError(f"{path}: learned on the encoder {section.encoder}, but this is {encoder.digest}")
+    verify_bundle(bundle)
+    file = path / section.weights
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            weight, bias = arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{file}: {error}") from None
+    shape = (len(section.labels), encoder.manifest.encoder.dimension if encoder.manifest.encoder else 0)
+    if weight.shape != shape or bias.shape != shape[:1]:
+        raise BundleError(f"{file}: weight has shape {weight.shape}, {shape} is needed")
+    return Head(section, weight, bias)

@@ -1,0 +1,166 @@
+"""The engine process: one per loaded model. Calls come in over a pipe, chunks and outputs go back.
+
+It is its own process because onnxruntime-genai's binding holds the interpreter lock for a whole prefill
+(measured: a 10 ms ticker got one tick in 0.52 s), and because a crash or an out-of-memory kill then takes
+one model down and not the connection to the broker. It ends when the pipe closes, whatever it is doing.
+
+Messages, as tuples:
+
+- to the worker: ``("call", number, Call)``, ``("cancel", number)``
+- from it: ``("ready", EngineInfo)`` or ``("refused", sentence)`` once; then ``("chunk", number, text)``,
+  ``("done", number, Output)``, ``("failed", number, code, sentence)``
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm.bundle import load_bundle
+from edgeslm.engine.calls import Call, Classify, Embed, EngineInfo, Generate, Output, Score
+from edgeslm.errors import BundleError, InternalError, RequestError
+
+if TYPE_CHECKING:
+    from edgeslm.engine.decoder import Decoder
+    from edgeslm.engine.encoder import Encoder
+
+log = logging.getLogger("edgeslm.worker")
+
+
+class _Inbox:
+    """Calls in order, and which were cancelled; filled by a thread that reads the pipe."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._calls: queue.SimpleQueue[tuple[int, Call]] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+
+    def start(self) -> None:
+        threading.Thread(target=self._read, name="pipe", daemon=True).start()
+
+    def get(self) -> tuple[int, Call]:
+        return self._calls.get()
+
+    def is_cancelled(self, number: int) -> bool:
+        return number in self._cancelled
+
+    def forget(self, number: int) -> None:
+        self._cancelled.discard(number)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                kind, number, *rest = self._pipe.recv()
+                if kind == "call":
+                    self._calls.put((number, rest[0]))
+                else:
+                    self._cancelled.add(number)
+        except (EOFError, OSError):
+            os._exit(0)  # the parent is gone or done with us: nothing here is worth waiting for
+
+
+class Engine:
+    """A loaded model of either kind behind one method."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        kind = load_bundle(path).manifest.kind
+        self._decoder: Decoder | None = None
+        self._encoder: Encoder | None = None
+        if kind == "decoder":
+            from edgeslm.engine.decoder import Decoder
+
+            self._decoder = Decoder(path, threads)
+            self.context_length = self._decoder.context_length
+        elif kind == "encoder":
+            from edgeslm.engine.encoder import Encoder
+
+            self._encoder = Encoder(path, threads)
+            self.context_length = self._encoder.context_length
+        else:
+            raise BundleError(f"{path}: a bundle of kind {kind} can't be a model of its own")
+        self.kind = kind
+
+    def run(self, call: Call, emit: Any, cancelled: Any) -> Output:
+        """:raises RequestError: what the sender of the request is told."""
+        if isinstance(call, (Generate, Score)):
+            if self._decoder is None:
+                raise InternalError("this model is an encoder and can't generate or score")
+            if isinstance(call, Generate):
+                return self._decoder.generate(call, emit, cancelled)
+            return self._decoder.score(call, cancelled)
+        if self._encoder is None:
+            raise InternalError("this model is a decoder and can't embed")
+        started = time.perf_counter()
+        output = self._encoder.run_embed(call) if isinstance(call, Embed) else self._encoder.run_classify(call)
+        cost = output.cost
+        elapsed = (time.perf_counter() - started) * 1000
+        return Output(
+            cost=type(cost)(prefill_ms=elapsed, prompt_tokens=cost.prompt_tokens),
+            probabilities=output.probabilities,
+            vectors=output.vectors,
+            truncated=output.truncated,
+        )
+
+    def close(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+
+
+def serve(pipe: Connection, path: Path, threads: int) -> None:
+    """Loads the bundle, says so, and answers calls until the pipe closes."""
+    inbox = _Inbox(pipe)
+    inbox.start()
+    started = time.perf_counter()
+    try:
+        engine = Engine(path, threads)
+    except BundleError as error:
+        pipe.send(("refused", str(error)))
+        return
+    load_ms = (time.perf_counter() - started) * 1000
+    pipe.send(("ready", EngineInfo(engine.kind, engine.context_length, threads, load_ms)))
+    while True:
+        number, call = inbox.get()
+        pipe.send(_answer(engine, inbox, pipe, number, call))
+        inbox.forget(number)
+
+
+def _answer(engine: Engine, inbox: _Inbox, pipe: Connection, number: int, call: Call) -> tuple[Any, ...]:
+    try:
+        output = engine.run(
+            call,
+            lambda text: pipe.send(("chunk", number, text)),
+            lambda: inbox.is_cancelled(number),
+        )
+    except RequestError as error:
+        return ("failed", number, error.code, str(error))
+    except MemoryError:
+        return ("failed", number, "no_memory", "the engine ran out of memory on this request")
+    except BundleError as error:
+        return ("failed", number, "model_unavailable", str(error))
+    except Exception as error:
+        # The type alone: an exception's text may quote the message, and texts don't go to logs.
+        log.error("call %d of kind %s failed: %s", number, type(call).__name__, type(error).__name__)
+        log.debug("call %d", number, exc_info=True)
+        return ("failed", number, "internal", f"the engine failed on this request ({type(error).__name__})")
+    return ("done", number, output)
+
+
+def main(argv: list[str]) -> None:
+    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL``, started by ``process``."""
+    # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(level=argv[3], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    serve(Connection(int(argv[0])), Path(argv[1]), int(argv[2]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,171 @@
+"""Types of single keys of the configuration: what is understood, and the sentence if it isn't.
+
+Pure: text in, value or ValueError out. Which keys there are is in ``edgeslm.sections``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    PlainValidator,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from edgeslm.topics import filter_fault, topic_name_fault
+
+
+def topic_prefix(value: str) -> str:
+    if fault := topic_name_fault(value):
+        raise ValueError(fault)
+    return value
+
+
+def _filter(value: str) -> str:
+    if fault := filter_fault(value):
+        raise ValueError(fault)
+    return value
+
+
+def node_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9-]{1,64}", value):
+        raise ValueError("may hold a-z, 0-9 and - only, 1 to 64 of them")
+    if value == "pool":
+        raise ValueError("pool is no node's name, since pools have their topics there: choose another")
+    return value
+
+
+def _file(value: Path, info: ValidationInfo) -> Path:
+    """Relative paths are taken from the folder of the configuration file."""
+    try:
+        value = value.expanduser()
+    except RuntimeError:
+        raise ValueError("~ has no meaning here, as there is no home folder: write the whole path") from None
+    folder = info.context.get("folder") if info.context else None
+    return Path(folder) / value if folder is not None else value
+
+
+def _threads(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and 1 <= value <= 1024):
+        return value
+    raise ValueError("must be auto or a whole number from 1 to 1024")
+
+
+def _labels(value: Any) -> Mapping[str, str]:
+    if isinstance(value, list):
+        if not all(isinstance(label, str) for label in value):
+            raise ValueError("must be texts: put numbers, true and false in quotes")
+        if len(set(value)) < len(value):
+            twice = next(label for label in value if value.count(label) > 1)
+            raise ValueError(f"{twice!r} is there twice: keep one of them")
+        value = dict.fromkeys(value, "")
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping from label to meaning, or a list of labels")
+    for label, meaning in value.items():
+        if not label.strip() or label != label.strip() or not label.isprintable() or len(label) > 200:
+            raise ValueError(f"{label!r} is no label: 1 to 200 printable characters, no space around them")
+        if meaning is not None and not isinstance(meaning, str):
+            raise ValueError(f"the meaning of {label!r} must be a text: put it in quotes")
+    if len(value) < 2:
+        raise ValueError("needs at least two labels to choose from")
+    return {label: meaning or "" for label, meaning in value.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most ``count`` messages in any ``per_s`` seconds."""
+
+    count: int
+    per_s: float
+
+
+MAX_RATE_COUNT = 10_000
+_PERIODS = {"s": 1, "min": 60, "h": 3600}
+
+
+def _rate(value: Any) -> Rate:
+    sentence = "must be a number of messages a second, or a text such as 10/s, 6/min or 100/h"
+    found = re.fullmatch(r"([0-9]{1,5}) ?/ ?(s|min|h)", value) if isinstance(value, str) else None
+    if found:
+        rate = Rate(int(found[1]), _PERIODS[found[2]])
+    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9:
+        ratio = Fraction(value).limit_denominator(3600)
+        rate = Rate(ratio.numerator, ratio.denominator)
+    else:
+        raise ValueError(sentence)
+    if not 1 <= rate.count <= MAX_RATE_COUNT:
+        raise ValueError(f"must allow between 1 and {MAX_RATE_COUNT} messages in its period")
+    return rate
+
+
+def broker_url(value: str) -> str:
+    """Sentences never repeat the address: somebody may have put a password in it."""
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is no address: write mqtt://HOST or mqtts://HOST:PORT") from None
+    if "@" in value:
+        raise ValueError("must not hold a user or password: use username and password_file")
+    if parts.scheme not in ("mqtt", "mqtts"):
+        raise ValueError("must begin with mqtt:// or, with TLS, mqtts://")
+    if not parts.hostname or re.search(r"[\s\\]", value):
+        raise ValueError("names no host: write mqtt://HOST or mqtts://HOST:PORT")
+    if port == 0 or parts.path.strip("/") or parts.query or parts.fragment or "?" in value or "#" in value:
+        raise ValueError("must be a host and a port from 1 to 65535 and nothing after them")
+    return value
+
+
+def _example_output(value: Any) -> str | Mapping[str, Any]:
+    if not isinstance(value, str | dict):
+        raise ValueError("must be a text (numbers in quotes) or a mapping of fields")
+    return value
+
+
+FilePath = Annotated[Path, AfterValidator(_file)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+TopicFilter = Annotated[str, AfterValidator(_filter)]
+Labels = Annotated[
+    Mapping[str, str],
+    PlainValidator(_labels),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "object", "additionalProperties": {"type": ["string", "null"]}, "minProperties": 2},
+                {"type": "array", "items": {"type": "string"}, "minItems": 2, "uniqueItems": True},
+            ]
+        }
+    ),
+]
+Threads = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_threads),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 1024}]}),
+]
+MaxRate = Annotated[
+    Rate,
+    PlainValidator(_rate),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0},
+                {"type": "string", "pattern": r"^[0-9]{1,5} ?/ ?(s|min|h)$"},
+            ]
+        }
+    ),
+]
+ExampleOutput = Annotated[
+    str | Mapping[str, Any],
+    PlainValidator(_example_output),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]}),
+]

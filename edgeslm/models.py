@@ -1,0 +1,104 @@
+"""The models of this node: their bundles, and an engine process for each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeslm.bundle import Bundle, load_bundle, short_digest
+from edgeslm.engine.calls import Call, Output
+from edgeslm.engine.process import EngineCrashed, EngineProcess
+from edgeslm.errors import Poisoned
+
+log = logging.getLogger("edgeslm.models")
+
+ATTEMPTS = 2
+"""A request whose engine crashed gets one more try on a fresh one; then it is taken for the cause."""
+
+
+@dataclass(slots=True)
+class _Model:
+    bundle: Bundle
+    process: EngineProcess
+    starting: asyncio.Task[object] | None = None
+
+
+class Models:
+    """Named models, started together, each started again when its process ended.
+
+    :param bundles: name -> folder.
+    :param threads: name -> threads, 0 for all CPUs.
+    :param make_process: what makes an engine process; tests hand in a fake.
+    :raises BundleError: from the constructor, for a bundle that can't be read.
+    """
+
+    def __init__(
+        self,
+        bundles: Mapping[str, Path],
+        threads: Mapping[str, int],
+        *,
+        make_process: Callable[[Path, int], EngineProcess],
+    ) -> None:
+        self._models = {
+            name: _Model(load_bundle(path), make_process(path, threads.get(name, 0)))
+            for name, path in bundles.items()
+        }
+
+    def bundle(self, name: str) -> Bundle:
+        return self._models[name].bundle
+
+    def label(self, name: str) -> str:
+        """As results name a model: ``small@sha256:1f3a...``."""
+        return f"{name}@{short_digest(self.bundle(name).digest)}"
+
+    def find(self, digest: str) -> str | None:
+        """The model whose bundle has this digest."""
+        return next((name for name, model in self._models.items() if model.bundle.digest == digest), None)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return {name: pid for name, m in self._models.items() if (pid := m.process.pid) is not None}
+
+    @property
+    def all_alive(self) -> bool:
+        return all(model.process.alive for model in self._models.values())
+
+    async def start(self) -> None:
+        """Loads all models side by side.
+
+        :raises BundleError: an engine refuses its bundle.
+        :raises EngineCrashed: an engine ended while loading.
+        """
+        await asyncio.gather(*(self._ensure(model) for model in self._models.values()))
+
+    async def ask(self, name: str, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+        """One engine call; waits for a model that is still loading, retries once after a crash.
+
+        :raises Poisoned: the engine crashed each time.
+        :raises RequestError: what the engine says.
+        """
+        model = self._models[name]
+        for attempt in range(1, ATTEMPTS + 1):
+            await self._ensure(model)
+            try:
+                return await model.process.call(call, on_chunk)
+            except EngineCrashed:
+                log.warning("the engine of model %s crashed on a request (attempt %d)", name, attempt)
+        raise Poisoned(f"the engine crashed {ATTEMPTS} times on this request; it is not tried again")
+
+    async def stop(self) -> None:
+        for model in self._models.values():
+            if model.starting is not None:
+                model.starting.cancel()
+        await asyncio.gather(*(model.process.stop() for model in self._models.values()))
+
+    async def _ensure(self, model: _Model) -> None:
+        """Starts the model's process unless it runs; callers that come meanwhile share one start."""
+        if model.process.alive and (model.starting is None or model.starting.done()):
+            return
+        if model.starting is None or model.starting.done():
+            model.starting = asyncio.create_task(model.process.start())
+        await asyncio.shield(model.starting)

@@ -1,0 +1,85 @@
+"""The figures of ``health``: counted where results pass, read from the kernel where it knows better."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeslm.messages import Result
+
+WINDOW = 1000
+"""Latencies kept for the quantiles."""
+RATE_WINDOW_S = 60.0
+
+
+class Meter:
+    """Counts results; says latency quantiles over the last :data:`WINDOW` and tokens/s over a minute."""
+
+    def __init__(self) -> None:
+        self.statuses: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.session_lost = 0
+        self._latencies_ms: deque[float] = deque(maxlen=WINDOW)
+        self._tokens: deque[tuple[float, int]] = deque(maxlen=WINDOW)
+        self._started = time.monotonic()
+
+    def count(self, result: Result) -> None:
+        key = result.status if result.error is None else result.error.code
+        self.statuses[key] += 1
+        if result.status == "error":
+            return
+        self._latencies_ms.append(result.timings_ms.get("total", 0.0))
+        self._tokens.append((time.monotonic(), sum(result.usage.values())))
+
+    def drop(self, reason: str) -> None:
+        """A message that will get no result, such as one over a route's rate."""
+        self.dropped[reason] += 1
+
+    def figures(self) -> dict[str, Any]:
+        now = time.monotonic()
+        recent = [tokens for at, tokens in self._tokens if now - at <= RATE_WINDOW_S]
+        return {
+            "uptime_s": round(now - self._started),
+            "results": dict(self.statuses),
+            "tokens_per_s": round(sum(recent) / min(RATE_WINDOW_S, max(now - self._started, 1.0)), 1),
+            "latency_ms": quantiles(self._latencies_ms),
+            "dropped": dict(self.dropped),
+            "session_lost": self.session_lost,
+        }
+
+
+def quantiles(values: Iterable[float]) -> dict[str, float]:
+    """``p50``, ``p95`` and ``p99`` by the nearest-rank method; empty without values."""
+    ranked = sorted(values)
+    if not ranked:
+        return {}
+    last = len(ranked) - 1
+    return {f"p{q}": round(ranked[min(last, round(q / 100 * last))], 1) for q in (50, 95, 99)}
+
+
+def memory_bytes(pids: Mapping[str, int], proc: Path = Path("/proc")) -> dict[str, int]:
+    """Resident bytes by name: ``daemon`` is this process, the others the engines."""
+    return {name: rss for name, pid in {"daemon": os.getpid(), **pids}.items() if (rss := _rss(proc / str(pid)))}
+
+
+def _rss(process: Path) -> int:
+    try:
+        pages = int((process / "statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def temperature_c(thermal: Path = Path("/sys/class/thermal")) -> float | None:
+    """The hottest of the kernel's thermal zones; None where it has none."""
+    found = []
+    for zone in thermal.glob("thermal_zone*/temp"):
+        try:
+            found.append(int(zone.read_text()) / 1000)
+        except (OSError, ValueError):
+            continue
+    return max(found, default=None)

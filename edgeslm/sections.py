@@ -1,0 +1,320 @@
+"""The sections of the configuration file: names, types, defaults and meanings, each in one place.
+
+Frozen values that constructors take. ``edgeslm.config`` makes them from YAML, ``docs/config.md`` is tested
+against them. What one key alone can get wrong is checked here; what several keys can, in
+``edgeslm.consistency``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from edgeslm.fields import (
+    ExampleOutput,
+    FilePath,
+    Labels,
+    MaxRate,
+    Name,
+    Threads,
+    TopicFilter,
+    broker_url,
+    node_name,
+    topic_prefix,
+)
+from edgeslm.topics import base_topic
+
+Kind = Literal["classify", "extract", "answer", "summarize", "generate", "embed"]
+Overflow = Literal["error", "head", "tail", "middle"]
+Option = Literal[
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "repetition_penalty",
+    "stop",
+    "seed",
+    "stream",
+    "priority",
+    "deadline_ms",
+    "labels",
+    "schema",
+    "context",
+]
+"""What a request may carry in ``options``, if its task allows it."""
+
+_COMMON: tuple[Option, ...] = ("priority", "deadline_ms")
+_SAMPLING: tuple[Option, ...] = ("max_tokens", "temperature", "top_p", "repetition_penalty", "seed")
+_TEXT: tuple[Option, ...] = (*_SAMPLING, "stop", "stream")
+
+ALLOWED: Mapping[Kind, tuple[Option, ...]] = {
+    "classify": _COMMON,
+    "extract": (*_COMMON, *_SAMPLING),
+    "answer": (*_COMMON, *_TEXT, "context"),
+    "summarize": (*_COMMON, *_TEXT),
+    "generate": (*_COMMON, *_TEXT),
+    "embed": _COMMON,
+}
+"""The options that senders may set when a task has no ``allow``."""
+
+POSSIBLE: Mapping[Kind, tuple[Option, ...]] = {
+    **ALLOWED,
+    "classify": (*ALLOWED["classify"], "labels"),
+    "extract": (*ALLOWED["extract"], "schema"),
+}
+"""The options that mean something to a kind, so that ``allow`` may name them."""
+
+
+class Section(BaseModel):
+    """Common to all sections: nothing unknown, nothing changed later, no silent conversions."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, protected_namespaces=()
+    )
+
+
+class Broker(Section):
+    """The MQTT broker and how to log in. Secrets are in files only."""
+
+    url: Annotated[str, AfterValidator(broker_url)] = Field(
+        description="Address: `mqtt://HOST[:PORT]`, or `mqtts://HOST[:PORT]` with TLS; ports 1883 and 8883"
+    )
+    username: str | None = Field(default=None, min_length=1, description="User name to log in with")
+    password_file: FilePath | None = Field(
+        default=None, description="File whose first line is the password, such as a systemd credential"
+    )
+    ca_file: FilePath | None = Field(
+        default=None, description="Certificates (PEM) to trust for `mqtts`; the system's if left out"
+    )
+    cert_file: FilePath | None = Field(default=None, description="Client certificate (PEM) for mutual TLS")
+    key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")
+    keepalive_s: int = Field(
+        default=30, ge=1, le=65535, description="Seconds of silence before the broker is asked for a sign"
+    )
+
+    @property
+    def _parts(self) -> SplitResult:
+        return urlsplit(self.url)
+
+    @property
+    def tls(self) -> bool:
+        return self._parts.scheme == "mqtts"
+
+    @property
+    def host(self) -> str:
+        return self._parts.hostname or ""
+
+    @property
+    def port(self) -> int:
+        return self._parts.port or (8883 if self.tls else 1883)
+
+
+class Model(Section):
+    """A model to load: one worker process each."""
+
+    bundle: FilePath = Field(description="Folder that `edgeslm-export` wrote")
+    threads: Threads = Field(
+        default="auto", description="CPU threads: `auto` (every core it may use) or a number"
+    )
+
+
+class Example(Section):
+    """A message and what the model should have made of it, shown to it before the real one."""
+
+    input: str = Field(min_length=1, max_length=20_000, description="A message as it comes in")
+    output: ExampleOutput = Field(
+        description="What to make of it: a label, an object with the fields, or the text"
+    )
+
+
+class Task(Section):
+    """One thing that can be asked for: a kind, the model that does it, and what exactly."""
+
+    kind: Kind | None = Field(
+        default=None,
+        description="What to do: `classify`, `extract`, `answer`, `summarize`, `generate` or `embed`; "
+        "only a `learned` task may leave it out",
+    )
+    model: str | None = Field(
+        default=None, description="Which of `models` does it; only a `learned` task may leave it out"
+    )
+    instruction: str | None = Field(
+        default=None, min_length=1, max_length=20_000, description="What the model is told"
+    )
+    labels: Labels | None = Field(
+        default=None, description="What `classify` chooses from: label to meaning, or a list; two or more"
+    )
+    examples: tuple[Example, ...] = Field(
+        default=(), max_length=64, description="Worked examples that the decoder is shown"
+    )
+    output_schema: Mapping[str, Any] | None = Field(
+        default=None, alias="schema", description="JSON Schema (2020-12, type object) that `extract` fills in"
+    )
+    learned: FilePath | None = Field(
+        default=None, description="Folder that `edgeslm-export tune` wrote: brings kind and labels"
+    )
+    mode: Literal["quote", "compose"] = Field(
+        default="quote", description="How `answer` answers: `quote` the context, or `compose` a sentence"
+    )
+    threshold: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Confidence below which the result is `abstained`; 0 never abstains",
+    )
+    overflow: Overflow = Field(
+        default="error",
+        description="A text too long for the model is an `error`, or its `head`, its `tail` or both ends "
+        "without the `middle` are kept",
+    )
+    allow: tuple[Option, ...] | None = Field(
+        default=None, description="Options that senders of requests may set; the default depends on the kind"
+    )
+    max_tokens: int = Field(default=256, ge=1, le=1_000_000, description="Most new tokens in an output")
+    temperature: float = Field(
+        default=0.0, ge=0, le=10, description="Randomness; 0 takes the likeliest token"
+    )
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Sample from the likeliest tokens up to this sum"
+    )
+    repetition_penalty: float = Field(
+        default=1.0, ge=0.1, le=10, description="Above 1, tokens already used are made rarer"
+    )
+    seed: int | None = Field(
+        default=None, ge=0, le=2**31 - 1, description="Makes sampling repeatable on one machine"
+    )
+    stop: tuple[Annotated[str, StringConstraints(min_length=1, max_length=200)], ...] = Field(
+        default=(), max_length=16, description="Texts at which an output ends"
+    )
+
+    @property
+    def allowed(self) -> frozenset[Option]:
+        """The options that senders may set. A learned task without a kind counts as ``classify``."""
+        return frozenset(self.allow if self.allow is not None else ALLOWED[self.kind or "classify"])
+
+
+class Route(Section):
+    """Watch a topic, publish what a task makes of each message."""
+
+    name: Name | None = Field(
+        default=None, description="Name in counters and `event` topics; the task's name, numbered if taken"
+    )
+    source: TopicFilter = Field(alias="from", description="MQTT topic filter to watch")
+    task: str = Field(description="Which of `tasks` reads the messages")
+    input: str | None = Field(
+        default=None,
+        max_length=20_000,
+        description="Template of the text to read; the whole payload if left out",
+    )
+    to: str | None = Field(
+        default=None,
+        max_length=2_000,
+        description="Template of the topic to publish to, else `<base>/event/<name>`",
+    )
+    when: str | None = Field(
+        default=None,
+        max_length=2_000,
+        description="Condition, as `payload.level > 3`; other messages are skipped",
+    )
+    qos: Literal[0, 1, 2] = Field(default=1, description="MQTT quality of service of what is published")
+    retain: bool = Field(
+        default=False, description="Publish retained, so that late subscribers see the last result"
+    )
+    on_change: bool = Field(
+        default=False, description="Publish only what differs from the last result on the same topic"
+    )
+    max_rate: MaxRate | None = Field(
+        default=None,
+        description="Most messages read, a number a second or `6/min`, `100/h`; the rest is dropped",
+    )
+    accept_retained: bool = Field(
+        default=False, description="Also read retained messages, which the broker repeats at every start"
+    )
+
+
+class Limits(Section):
+    """What the node takes at most."""
+
+    queue: int = Field(
+        default=256, ge=1, le=65535, description="Requests held at a time, waiting ones included"
+    )
+    packet_bytes: int = Field(
+        default=1_048_576, ge=1024, le=268_435_455, description="Largest MQTT message that is read, in bytes"
+    )
+    request_timeout_s: float = Field(
+        default=120.0, gt=0, le=86_400, description="Seconds before a request is given up"
+    )
+
+
+def _default_replies(data: dict[str, Any]) -> tuple[str, ...]:
+    prefix = data.get("prefix", DEFAULT_PREFIX)
+    return (f"{prefix}/v1/+/res/#", f"{prefix}/v1/pool/+/res/#")
+
+
+def default_state_dir() -> Path:
+    """``$STATE_DIRECTORY`` (systemd; the first of several), then the XDG state folder."""
+    if folder := os.environ.get("STATE_DIRECTORY", "").split(":")[0]:
+        return Path(folder)
+    if (folder := os.environ.get("XDG_STATE_HOME", "")).startswith("/"):
+        return Path(folder) / "edgeslm"
+    try:
+        return Path.home() / ".local" / "state" / "edgeslm"
+    except RuntimeError:
+        return Path("/var/lib/edgeslm")
+
+
+DEFAULT_PREFIX = "edgeslm"
+
+
+class Config(Section):
+    """The whole file."""
+
+    node: Annotated[str, AfterValidator(node_name)] = Field(
+        description="Name of this node, unique on the broker: `a-z`, `0-9` and `-`",
+        json_schema_extra={"pattern": "^(?!pool$)[a-z0-9-]{1,64}$"},
+    )
+    prefix: Annotated[str, AfterValidator(topic_prefix)] = Field(
+        default=DEFAULT_PREFIX, description="First level (or levels) of the node's topics"
+    )
+    broker: Broker = Field(description="The MQTT broker and how to log in")
+    models: Mapping[Name, Model] = Field(default={}, description="Models to load, by a name of your choice")
+    tasks: Mapping[Name, Task] = Field(
+        min_length=1, description="What can be asked for, by its name in topics"
+    )
+    routes: tuple[Route, ...] = Field(default=(), description="Topics to watch without any client")
+    replies: tuple[TopicFilter, ...] = Field(
+        default_factory=_default_replies,
+        description="Topic filters within which a request may choose its reply topic",
+        json_schema_extra={"default": list(_default_replies({"prefix": DEFAULT_PREFIX}))},
+    )
+    limits: Limits = Field(default=Limits(), description="What the node takes at most")
+    state_dir: FilePath = Field(
+        default_factory=default_state_dir,
+        description="Folder for what must survive a restart",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least important log lines to write; only `debug` may show texts"
+    )
+
+    @field_validator("routes")
+    @classmethod
+    def _name_routes(cls, routes: tuple[Route, ...]) -> tuple[Route, ...]:
+        taken = {route.name for route in routes if route.name}
+        named = []
+        for route in routes:
+            name, number = route.name or route.task, 1
+            while route.name is None and name in taken:
+                number += 1
+                name = f"{route.task}-{number}"
+            taken.add(name)
+            named.append(route.model_copy(update={"name": name}))
+        return tuple(named)
+
+    @property
+    def base(self) -> str:
+        """The topic below which everything of this node lives."""
+        return base_topic(self.prefix, self.node)

@@ -1,0 +1,125 @@
+"""Requests in, results out, without a bus: tasks, models and the scheduler put together.
+
+The daemon puts a bus in front of it, ``edgeslm try`` a terminal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edgeslm.bundle import HeadSection, load_bundle
+from edgeslm.config import Config
+from edgeslm.config import Task as TaskSection
+from edgeslm.engine.process import EngineProcess
+from edgeslm.errors import ConfigError, RequestError, UnknownTask
+from edgeslm.messages import Request, Result
+from edgeslm.models import Models
+from edgeslm.scheduler import OnChunk, Scheduler, error_result
+from edgeslm.tasks import Ask, Outcome, Task, make_task
+
+MakeProcess = Callable[[Path, int], EngineProcess]
+
+
+class Service:
+    """What a configuration can do, once :meth:`start` has loaded its models.
+
+    :raises BundleError: a bundle can't be read.
+    :raises ConfigError: tasks and bundles don't fit together.
+    """
+
+    def __init__(self, config: Config, *, make_process: MakeProcess | None = None) -> None:
+        self.models = Models(
+            {name: Path(model.bundle) for name, model in config.models.items()},
+            {name: 0 if model.threads == "auto" else model.threads for name, model in config.models.items()},
+            make_process=make_process
+            or (lambda bundle, threads: EngineProcess(bundle, threads=threads, log_level=config.log_level.upper())),
+        )
+        self.tasks: dict[str, Task] = {}
+        self._model_of: dict[str, str] = {}
+        problems: list[str] = []
+        for name, section in config.tasks.items():
+            try:
+                self._add_task(name, section)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        self.scheduler = Scheduler(
+            self._run, limit=config.limits.queue, timeout_s=config.limits.request_timeout_s
+        )
+
+    async def start(self) -> None:
+        await self.models.start()
+
+    async def stop(self) -> None:
+        await self.models.stop()
+
+    async def submit(self, request: Request, on_chunk: OnChunk | None = None) -> Result:
+        """Exactly one result; what can be refused without the engine is refused before the queue."""
+        task = self.tasks.get(request.task)
+        try:
+            if task is None:
+                names = ", ".join(sorted(self.tasks))
+                raise UnknownTask(f"there is no task {request.task!r} here; there are: {names}")
+            task.check(request)
+        except RequestError as error:
+            return error_result(request, error)
+        return await self.scheduler.submit(request, on_chunk)
+
+    def model_of(self, task: str) -> str:
+        """Name of the model that serves a task."""
+        return self._model_of[task]
+
+    def _add_task(self, name: str, section: TaskSection) -> None:
+        head: HeadSection | None = None
+        model = section.model
+        if section.learned is not None:
+            head = load_bundle(Path(section.learned)).manifest.head
+            if head is None:
+                raise ConfigError([f"tasks.{name}.learned: {section.learned} holds no learned head"])
+            found = self.models.find(head.encoder)
+            if found is None:
+                raise ConfigError(
+                    [f"tasks.{name}.learned: it was learned on the encoder {head.encoder}; name that bundle in models"]
+                )
+            model = found
+        if model is None:
+            raise ConfigError([f"tasks.{name}.model: missing"])
+        task = make_task(name, section, head)
+        needed = "encoder" if head is not None or task.kind == "embed" else "decoder"
+        if (kind := self.models.bundle(model).manifest.kind) != needed:
+            raise ConfigError([f"tasks.{name}.model: {model} is a bundle of kind {kind}; this task needs a {needed}"])
+        self.tasks[name] = task
+        self._model_of[name] = model
+
+    async def _run(self, request: Request, on_chunk: OnChunk | None) -> Result:
+        started = time.monotonic()
+        model = self._model_of[request.task]
+        outcome = await self.tasks[request.task].run(request, self._ask(model), on_chunk)
+        return self._result(request, outcome, model, started)
+
+    def _ask(self, model: str) -> Ask:
+        async def ask(call: object, on_chunk: OnChunk | None = None) -> object:
+            return await self.models.ask(model, call, on_chunk)  # type: ignore[arg-type]
+
+        return ask  # type: ignore[return-value]
+
+    def _result(self, request: Request, outcome: Outcome, model: str, started: float) -> Result:
+        cost = outcome.cost
+        return Result(
+            id=request.id,
+            task=request.task,
+            status=outcome.status,
+            result=outcome.result,
+            model=self.models.label(model),
+            timings_ms={
+                "queue": (started - request.received_at) * 1000,
+                "prefill": cost.prefill_ms,
+                "decode": cost.decode_ms,
+                "total": (time.monotonic() - request.received_at) * 1000,
+            },
+            usage={"prompt_tokens": cost.prompt_tokens, "completion_tokens": cost.completion_tokens},
+            truncated=outcome.truncated,
+        )

@@ -1,0 +1,25 @@
+"""``embed``: the encoder's vector of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from edgeslm.engine.calls import Embed
+from edgeslm.messages import Request
+from edgeslm.tasks.task import Ask, Outcome, Task
+
+
+class EmbedText(Task):
+    kind = "embed"
+
+    async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
+        output = await ask(Embed((self.text(request),), self.section.overflow))
+        return Outcome.of(output, {"vector": list(output.vectors[0])})
+
+    def result_schema(self) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": {"vector": {"type": "array", "items": {"type": "number"}}},
+            "required": ["vector"],
+        }

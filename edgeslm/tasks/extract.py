@@ -1,0 +1,141 @@
+"""``extract``: fields by a JSON schema. The output can't leave the schema: a grammar guides decoding."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from edgeslm.engine.calls import Generate, Guide, Output, Prompt, Text
+from edgeslm.errors import TooLong
+from edgeslm.messages import Request
+from edgeslm.tasks.task import Ask, Outcome, Task
+
+INSTRUCTION = "Read the message and write its fields as JSON."
+
+STRING_CHARS = 200
+"""Bound on strings that the schema leaves open. An open string can go on for ever in a weak model."""
+ARRAY_ITEMS = 16
+"""The same for arrays."""
+TIGHT_STRING_CHARS = 24
+TIGHT_ARRAY_ITEMS = 4
+"""Bounds of the second try, when the first ran out of tokens before its JSON was closed."""
+
+
+class Extract(Task):
+    kind = "extract"
+
+    async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
+        message = self.text(request)
+        schema = self.option(request, "schema")
+        fields, output = await self._fields(request, ask, message, bounded(schema, STRING_CHARS, ARRAY_ITEMS))
+        if fields is None:
+            fields, output = await self._fields(
+                request, ask, message, bounded(schema, TIGHT_STRING_CHARS, TIGHT_ARRAY_ITEMS)
+            )
+        if fields is None:
+            raise TooLong(
+                f"the fields don't fit {output.cost.completion_tokens} tokens; raise max_tokens, "
+                "or bound the schema with maxLength and maxItems"
+            )
+        return Outcome.of(output, {"fields": fields, "spans": find_spans(fields, message)})
+
+    def result_schema(self) -> dict[str, Any]:
+        span = {"type": "object", "properties": {"start": {"type": "integer"}, "end": {"type": "integer"}}}
+        return {
+            "type": "object",
+            "properties": {
+                "fields": self.section.output_schema or {"type": "object"},
+                "spans": {"type": "object", "additionalProperties": span},
+            },
+            "required": ["fields", "spans"],
+        }
+
+    def option(self, request: Request, name: str) -> Any:
+        if name == "schema":
+            return request.options.get("schema", self.section.output_schema)
+        return super().option(request, name)
+
+    def encode_example(self, output: Any) -> str:
+        return encode_fields(output)
+
+    async def _fields(
+        self, request: Request, ask: Ask, message: str, schema: Mapping[str, Any]
+    ) -> tuple[Any, Output]:
+        """The parsed fields, or None when the tokens ran out before the JSON was closed."""
+        prompt = Prompt(
+            self.turns(self._instruction(schema), Text(message, cut=True)), overflow=self.section.overflow
+        )
+        guide = Guide("json_schema", json.dumps({**schema, "x-guidance": {"whitespace_flexible": False}}))
+        output = await ask(
+            Generate(prompt, self.option(request, "max_tokens"), self.sampling(request), guide)
+        )
+        try:
+            return json.loads(output.text), output
+        except ValueError:
+            return None, output
+
+    def _instruction(self, schema: Mapping[str, Any]) -> str:
+        lines = [self.section.instruction or INSTRUCTION]
+        for name, field in schema.get("properties", {}).items():
+            about = field.get("description", "") if isinstance(field, Mapping) else ""
+            lines.append(f"- {name}: {about}" if about else f"- {name}")
+        return "\n".join(lines)
+
+
+def encode_fields(fields: Any) -> str:
+    """JSON as the grammar writes it: no spaces, so that examples and outputs look alike."""
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+def bounded(schema: Any, string_chars: int, array_items: int) -> Any:
+    """A copy of the schema in which no string and no array is unbounded."""
+    schema = copy.deepcopy(schema)
+    for node in _nodes(schema):
+        kinds = node.get("type", ())
+        kinds = {kinds} if isinstance(kinds, str) else set(kinds)
+        if "string" in kinds and not node.keys() & {"enum", "const", "pattern", "format"}:
+            node["maxLength"] = max(min(node.get("maxLength", string_chars), string_chars), node.get("minLength", 0))
+        if "array" in kinds and "enum" not in node:
+            node["maxItems"] = max(min(node.get("maxItems", array_items), array_items), node.get("minItems", 0))
+        if "object" in kinds and "properties" in node:
+            node.setdefault("additionalProperties", False)
+    return schema
+
+
+def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every subschema, the root included."""
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _nodes(item)
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    for key, value in schema.items():
+        if key in ("properties", "$defs", "definitions", "patternProperties"):
+            for child in value.values() if isinstance(value, dict) else ():
+                yield from _nodes(child)
+        elif key in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties"):
+            yield from _nodes(value)
+
+
+def find_spans(fields: Any, message: str) -> dict[str, dict[str, int]]:
+    """Where strings of the fields stand in the message: dotted path -> character offsets.
+
+    Only what stands there verbatim has a span; the first place counts.
+    """
+    spans: dict[str, dict[str, int]] = {}
+
+    def visit(value: Any, path: str) -> None:
+        if isinstance(value, str) and value and (start := message.find(value)) >= 0:
+            spans[path] = {"start": start, "end": start + len(value)}
+        elif isinstance(value, dict):
+            for key, child in value.items():
+                visit(child, f"{path}.{key}" if path else key)
+        elif isinstance(value, list):
+            for index, child in enumerate(value):
+                visit(child, f"{path}.{index}" if path else str(index))
+
+    visit(fields, "")
+    return spans

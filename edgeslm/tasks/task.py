@@ -1,0 +1,102 @@
+"""What all kinds share: the options of a request over the defaults of its task, and the outcome."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from edgeslm.bundle import HeadSection
+from edgeslm.config import Task as TaskSection
+from edgeslm.engine.calls import Call, Cost, Output, Sampling, Text, Turn
+from edgeslm.errors import InvalidRequest
+from edgeslm.messages import Request, Truncated
+
+
+class Ask(Protocol):
+    """The engine as a task sees it."""
+
+    async def __call__(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A result's body before the parts that the scheduler knows (queue time, model) are added."""
+
+    status: Literal["ok", "abstained"]
+    result: Mapping[str, Any]
+    cost: Cost
+    truncated: Truncated | None = None
+
+    @classmethod
+    def of(cls, output: Output, result: Mapping[str, Any], *, abstained: bool = False) -> Outcome:
+        return cls("abstained" if abstained else "ok", result, output.cost, output.truncated)
+
+
+class Task(ABC):
+    """One entry of ``tasks:``, ready to run."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str, section: TaskSection, head: HeadSection | None = None) -> None:
+        self.name = name
+        self.section = section
+        self.head = head
+
+    @abstractmethod
+    async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
+        """:raises RequestError: what the sender is told."""
+
+    @abstractmethod
+    def result_schema(self) -> dict[str, Any]:
+        """JSON Schema of ``result``, published in ``info``."""
+
+    def check(self, request: Request) -> None:
+        """Refuses what can be refused without the engine, before the request waits in a queue.
+
+        :raises InvalidRequest: an option that senders may not set, or an input of the wrong kind.
+        """
+        allowed = self.section.allowed
+        for option in request.options:
+            if option not in allowed:
+                may = ", ".join(sorted(allowed)) or "none"
+                raise InvalidRequest(
+                    f"task {self.name} does not let senders set the option {option!r} (it allows: {may})"
+                )
+        self.check_input(request)
+
+    def check_input(self, request: Request) -> None:
+        self.text(request)
+
+    def text(self, request: Request) -> str:
+        """The input as text; only ``generate`` reads objects."""
+        if not isinstance(request.input, str):
+            raise InvalidRequest(f"task {self.name} takes a text as its input, not an object")
+        return request.input
+
+    def option(self, request: Request, name: str) -> Any:
+        """The sender's value, else the task's."""
+        if name in request.options:
+            return request.options[name]
+        return getattr(self.section, name)
+
+    def sampling(self, request: Request) -> Sampling:
+        return Sampling(
+            temperature=float(self.option(request, "temperature")),
+            top_p=float(self.option(request, "top_p")),
+            repetition_penalty=float(self.option(request, "repetition_penalty")),
+            seed=self.option(request, "seed"),
+        )
+
+    def turns(self, instruction: str, *user: str | Text) -> tuple[Turn, ...]:
+        """The fixed instruction, the examples as earlier turns, and the user's turn."""
+        shown: list[Turn] = []
+        for example in self.section.examples:
+            shown.append(Turn("user", (example.input,)))
+            shown.append(Turn("assistant", (self.encode_example(example.output),)))
+        return (Turn("system", (instruction,)), *shown, Turn("user", user))
+
+    def encode_example(self, output: Any) -> str:
+        """An example's output as the model would have written it."""
+        return str(output)

@@ -1,0 +1,109 @@
+"""MQTT topics as plain text: checking names and filters, matching, overlap, the topics of a node.
+
+Knows the rules of the MQTT specification (MQTT 5, section 4.7) and nothing of clients, brokers or
+messages. Faults come back as sentences, so that a configuration can collect them and a request can
+raise them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+MAX_TOPIC_BYTES = 65535
+"""MQTT 5, section 1.5.4: a string is at most this long in UTF-8."""
+
+NODE_CHANNELS = ("state", "info", "health", "req", "res", "event", "dead", "cancel", "feedback", "ctl")
+"""First level below a node's base topic, as protocol version 1 names them."""
+
+
+def base_topic(prefix: str, node: str) -> str:
+    """The topic below which everything of one node lives."""
+    return f"{prefix}/v1/{node}"
+
+
+def topic_name_fault(topic: str) -> str | None:
+    """What is wrong with a topic to publish to, as a sentence without the topic; None if it is fine.
+
+    Stricter than MQTT: an empty level, a leading ``$`` and control characters are refused, since they are
+    nearly always a mistake (or an attack) in a topic that was built from data.
+    """
+    if not topic:
+        return "is empty"
+    if "\0" in topic:
+        return "holds a NUL character"
+    if "+" in topic or "#" in topic:
+        return "holds a wildcard (+ or #), which only a subscription may"
+    if topic.startswith("$"):
+        return "begins with $, which belongs to the broker"
+    if "" in topic.split("/"):
+        return "has an empty level: take out the leading, trailing or doubled slash"
+    return _text_fault(topic)
+
+
+def filter_fault(topic_filter: str) -> str | None:
+    """What is wrong with a subscription, as a sentence without the filter; None if it is fine."""
+    if not topic_filter:
+        return "is empty"
+    if "\0" in topic_filter:
+        return "holds a NUL character"
+    levels = topic_filter.split("/")
+    if levels[0] == "$share":
+        return "is a shared subscription, which is not supported: leave out $share and the group"
+    for index, level in enumerate(levels):
+        if "#" in level and (level != "#" or index != len(levels) - 1):
+            return "has a # that is not a whole level at the end, as in factory/#"
+        if "+" in level and level != "+":
+            return "has a + that is not a whole level, as in factory/+/log"
+    return _text_fault(topic_filter)
+
+
+def _text_fault(text: str) -> str | None:
+    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in text):
+        return "holds a control character"
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        return "holds a character that can't be written as UTF-8"
+    if len(encoded) > MAX_TOPIC_BYTES:
+        return f"is longer than {MAX_TOPIC_BYTES} bytes"
+    return None
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Whether a message on ``topic`` reaches a subscription to ``topic_filter``.
+
+    ``a/#`` matches ``a`` too (4.7.1.2), and a leading wildcard never matches ``$...`` (4.7.2).
+    """
+    if topic.startswith("$") and topic_filter[:1] in ("+", "#"):
+        return False
+    wanted, levels = topic_filter.split("/"), topic.split("/")
+    for index, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if index >= len(levels) or level not in ("+", levels[index]):
+            return False
+    return len(wanted) == len(levels)
+
+
+def overlap(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether some topic fits both patterns.
+
+    A pattern is a list of levels in which ``+`` stands for any one level and ``#``, here at any place, for
+    any number of levels, none included. ``topic_filter.split("/")`` is such a pattern.
+    """
+    for first, second in ((one, other), (other, one)):
+        if first and first[0].startswith("$") and second and second[0] in ("+", "#"):
+            return False
+
+    @cache
+    def fits(i: int, j: int) -> bool:
+        if i < len(one) and one[i] == "#":
+            return fits(i + 1, j) or (j < len(other) and fits(i, j + 1))
+        if j < len(other) and other[j] == "#":
+            return fits(i, j + 1) or (i < len(one) and fits(i + 1, j))
+        if i == len(one) or j == len(other):
+            return i == len(one) and j == len(other)
+        return (one[i] == other[j] or "+" in (one[i], other[j])) and fits(i + 1, j + 1)
+
+    return fits(0, 0)

@@ -1,0 +1,146 @@
+"""Heavy steps run in child processes: this starts them, relays their progress and reads their result.
+
+A child keeps torch and the builder out of the command's own process: bad sources fail in a fraction of a
+second, the libraries' chatter is caught, and a step that runs out of memory takes nothing else along.
+
+The child writes JSON lines on its standard output: ``{"progress": [done, total, what]}``, and at the end
+``{"result": {...}}`` or ``{"error": sentence}``. Everything that libraries print goes to standard error.
+Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
+
+from edgeslm.errors import EdgeslmError, ExportError
+
+OnProgress = Callable[[int, int, str], None]
+"""Called with steps done, steps in all and what is being done."""
+
+QUIET_ENVIRONMENT = {
+    # Both inference libraries write device ids and usage files unless this is set before their import.
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+"""Children read local files only; without this transformers asks the hub about some local tokenizers."""
+
+
+def run_child(
+    command: Sequence[str],
+    task: Mapping[str, Any],
+    what: str,
+    *,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Runs ``command`` with ``task`` as JSON on its standard input.
+
+    :param what: the step, as the subject of a sentence ("the conversion").
+    :param debug: let what the libraries print through to standard error.
+    :return: the child's result.
+    :raises ExportError: the child's own sentence, or one that says how it ended.
+    """
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if debug else log,
+            env={**os.environ, **QUIET_ENVIRONMENT, **(environment or {})},
+            text=True,
+        )
+        try:
+            result = _converse(child, task, on_progress)
+            status = child.wait()
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            _close_pipes(child)
+        if result is not None and status == 0:
+            return result
+        raise ExportError(_how_it_ended(what, status, log, debug))
+
+
+def _close_pipes(child: subprocess.Popen[str]) -> None:
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def _converse(
+    child: subprocess.Popen[str], task: Mapping[str, Any], on_progress: OnProgress | None
+) -> dict[str, Any] | None:
+    if child.stdin is None or child.stdout is None:
+        return None
+    try:
+        json.dump(task, child.stdin)
+        child.stdin.close()
+    except BrokenPipeError:
+        return None
+    result: dict[str, Any] | None = None
+    for line in child.stdout:
+        message = json.loads(line)
+        if "error" in message:
+            raise ExportError(message["error"])
+        if "progress" in message and on_progress is not None:
+            on_progress(*message["progress"])
+        result = message.get("result", result)
+    return result
+
+
+def _how_it_ended(what: str, status: int, log: IO[bytes], debug: bool) -> str:
+    if status == -signal.SIGKILL:
+        return f"The system ended {what}, most likely for lack of memory; use a machine with more or a smaller model."
+    if status < 0:
+        return f"Signal {signal.Signals(-status).name} ended {what}; run it again with --debug to see the libraries' output."
+    if debug:
+        return f"It failed at {what}, with exit status {status}; the output above says why."
+    log.seek(0)
+    lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    reason = lines[-1].strip() if lines else f"exit status {status}"
+    return f"It failed at {what}: {reason} (--debug shows everything)."
+
+
+class Reporter:
+    """The child's end: takes over standard output for messages, sends what libraries print to standard error."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        self._send({"progress": [done, total, what]})
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        self._out.write(json.dumps(message) + "\n")
+        self._out.flush()
+
+    def run(self, work: Callable[[dict[str, Any], Reporter], dict[str, Any]]) -> int:
+        """Reads the task, does ``work`` and reports its result or sentence.
+
+        :return: the exit status.
+        """
+        task = json.load(sys.stdin)
+        try:
+            self._send({"result": work(task, self)})
+        except EdgeslmError as error:
+            traceback.print_exc()
+            self._send({"error": str(error)})
+            return 1
+        return 0

@@ -1,0 +1,196 @@
+"""An encoder from source to bundle: optimum exports it, int8 weights, compared with the float model.
+
+optimum runs in its own environment (``environment``); this module orders the steps, reads how the model
+pools its token vectors (sentence-transformers' files) and writes the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgeslm.bundle import EncoderSection, Manifest
+from edgeslm.errors import ExportError
+from edgeslm_export.checkpoint import Origin, bundle_name, read_config
+from edgeslm_export.child import OFFLINE, OnProgress, run_child
+from edgeslm_export.environment import optimum_python
+from edgeslm_export.evaluate import embed_texts, load_encoder, measure_bundle
+from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
+from edgeslm_export.resources import check_resources
+
+RECIPE = "int8-dynamic"
+"""Weights as int8 for each output channel; activations are quantized while running."""
+
+LOWEST_COSINE = 0.9
+"""An export whose worst text is further than this from the float model is a failure."""
+
+_TEXTS = (
+    "The compressor in hall 4 vibrates more than yesterday.",
+    "Ambient temperature 21.4 degrees, humidity 40 percent, no alarm.",
+    "Failed password for invalid user admin from 10.0.0.7 port 51022 ssh2",
+    "Congratulations! You have won a holiday, reply YES to claim your prize now.",
+    "Can you call me when you are at the station?",
+    "Which valve closes the coolant line of the second press?",
+    "Oil pressure low on engine two, stop the machine at once!",
+    "Die Pumpe ist laut und wird heiß.",
+    "turn off the lights in the kitchen",
+    "ERROR 0x80070005: access denied while writing /var/log/app.log",
+    "The invoice of March has not been paid yet, please check the account.",
+    "What is the capital of Norway?",
+    "Shift handover: bearing replaced, belt tension checked, restart at 06:15.",
+    "ok",
+    "A long report about maintenance begins with the date, the place and the names of all who were present, and "
+    "goes on with the state of each machine, the parts that were replaced and those that have to be ordered.",
+    "{'sensor': 'flow-3', 'value': 0.02, 'unit': 'l/s'}",
+)
+
+
+def export_encoder(
+    origin: Origin,
+    out: Path,
+    announce: Callable[[str], None],
+    *,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> tuple[Manifest, dict[str, Any]]:
+    """Makes the bundle ``out`` of ``origin``.
+
+    :param announce: gets a sentence before something is downloaded.
+    :return: its manifest and what was measured when it was loaded again.
+    :raises ExportError: any step that failed; nothing is left behind.
+    """
+    created = created_at(origin.revised)
+    section, context_length = read_pooling(origin.path)
+    with staged(out) as stage:
+        check_resources(origin.weights, origin.weights * 6, stage)
+        python = optimum_python(announce, debug=debug)
+        with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
+            work = Path(name)
+            task = {
+                "source": str(origin.path.resolve()),
+                "out": str(work),
+                "pooling": section.pooling,
+                "normalize": section.normalize,
+                "context_length": context_length,
+                "texts": _TEXTS,
+            }
+            job = str(Path(__file__).with_name("optimum_job.py"))
+            if on_progress:
+                on_progress(0, 4, "loading libraries")
+            run_child(
+                [str(python), "-I", job],
+                task,
+                "optimum's export",
+                on_progress=on_progress,
+                debug=debug,
+                environment=OFFLINE,
+            )
+            (work / "model.onnx").rename(stage / "model.onnx")
+            _save_tokenizer(origin.path, work / "float", stage)
+            reference = (work / "reference.npy").read_bytes()
+        fields = {
+            "name": bundle_name(origin.source.id, "int8"),
+            "kind": "encoder",
+            "architecture": origin.architecture,
+            "source": origin.source,
+            "quantization": {"recipe": RECIPE, "groups": [{"group": "*", "bits": 8, "group_size": 0}]},
+            "context_length": context_length,
+            "graphs": {"encode": "model.onnx"},
+            "encoder": section,
+            "runtime": runtime_versions("onnxruntime"),
+            "created": created,
+        }
+        write_manifest(stage, fields)
+        measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
+        write_report(stage, _report(origin, stage, reference))
+        manifest = write_manifest(stage, fields)
+    return manifest, measured
+
+
+def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
+    """How a checkpoint makes one vector of a text, and how many tokens it reads at most.
+
+    From sentence-transformers' ``modules.json``, pooling ``config.json`` and ``sentence_bert_config.json``;
+    a plain encoder gets the mean of its token vectors, normalized.
+
+    :raises ExportError: a pooling other than the mean or the first token.
+    """
+    config = read_config(folder / "config.json")
+    modules = _optional_json(folder / "modules.json")
+    pooling: dict[str, Any] = {"pooling_mode_mean_tokens": True}
+    normalize = not modules
+    for module in modules or ():
+        kind, path = str(module.get("type", "")), folder / str(module.get("path", ""))
+        if kind.endswith(".Pooling"):
+            pooling = _optional_json(path / "config.json") or pooling
+        normalize = normalize or kind.endswith(".Normalize")
+    modes = [key.removeprefix("pooling_mode_") for key, on in pooling.items() if on is True and "mode" in key]
+    if modes not in (["mean_tokens"], ["cls_token"]):
+        raise ExportError(
+            f"{folder} pools its token vectors by {' and '.join(modes) or 'nothing'}; "
+            "only mean_tokens or cls_token can be exported."
+        )
+    limits = [int(config.get("max_position_embeddings", 512))]
+    if longest := (_optional_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length"):
+        limits.append(int(longest))
+    if "roberta" in str(config.get("model_type")):
+        limits[0] -= 2  # its positions begin after the padding token's
+    dimension = int(config.get("hidden_size") or config["dim"])
+    section = EncoderSection(
+        dimension=dimension,
+        pooling="cls" if modes == ["cls_token"] else "mean",
+        normalize=normalize,
+    )
+    return section, min(limits)
+
+
+def _optional_json(file: Path) -> Any:
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ExportError(f"{file} can't be read as JSON: {error}.") from None
+
+
+def _save_tokenizer(source: Path, exported: Path, stage: Path) -> None:
+    """The checkpoint's own ``tokenizer.json`` if it has one, without the padding and cutting that
+    checkpoints happen to be saved with: the engine decides both."""
+    own = source / "tokenizer.json"
+    tokenizer = json.loads((own if own.is_file() else exported / "tokenizer.json").read_bytes())
+    tokenizer["truncation"] = tokenizer["padding"] = None
+    (stage / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
+    for name in ("tokenizer_config.json", "config.json"):
+        shutil.copyfile(exported / name, stage / name)
+
+
+def _report(origin: Origin, stage: Path, reference: bytes) -> dict[str, Any]:
+    """Likeness with the float model's vectors. :raises ExportError: too far from them."""
+    import io
+
+    import numpy as np
+
+    expected = np.load(io.BytesIO(reference), allow_pickle=False)
+    found = embed_texts(load_encoder(stage, 1), _TEXTS)
+    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
+    cosine = (expected * found).sum(axis=1) / lengths
+    if not cosine.min() >= LOWEST_COSINE:
+        raise ExportError(
+            f"The int8 encoder is too far from the float model: cosine {cosine.min():.3f} on one of "
+            f"{len(_TEXTS)} texts, at least {LOWEST_COSINE} is needed."
+        )
+    size = (stage / "model.onnx").stat().st_size
+    return {
+        "kind": "encoder",
+        "weights": origin.weights,
+        "weight_bytes": size,
+        "bits_per_weight": round(size * 8 / origin.weights, 3),
+        "recipe": RECIPE,
+        "texts": len(_TEXTS),
+        "cosine_to_float": {"mean": round(float(cosine.mean()), 3), "lowest": round(float(cosine.min()), 3)},
+        "loads": True,
+    }

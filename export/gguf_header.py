@@ -1,0 +1,204 @@
+"""The header of a GGUF file, read in a fraction of a second and checked against the file's size.
+
+The ``gguf`` package reads the same with numpy, in seconds for a large vocabulary, and believes every
+length in the file. A source has to be judged before anything slow starts, hence this reader. It knows
+the container (the GGUF specification of ggml, ``docs/gguf.md``, versions 2 and 3), not what a model is.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm.errors import ExportError
+
+MAGIC = b"GGUF"
+_DEFAULT_ALIGNMENT = 32
+_MOST_METADATA, _MOST_TENSORS, _MOST_NESTED = 100_000, 1_000_000, 4
+
+# Metadata value types of the specification: number -> struct format.
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+_STRING, _ARRAY = 8, 9
+
+# ggml tensor types: number -> (elements of a block, bytes of a block).
+_BLOCKS = {
+    0: (1, 4),  # F32
+    1: (1, 2),  # F16
+    2: (32, 18),  # Q4_0
+    3: (32, 20),  # Q4_1
+    6: (32, 22),  # Q5_0
+    7: (32, 24),  # Q5_1
+    8: (32, 34),  # Q8_0
+    9: (32, 36),  # Q8_1
+    10: (256, 84),  # Q2_K
+    11: (256, 110),  # Q3_K
+    12: (256, 144),  # Q4_K
+    13: (256, 176),  # Q5_K
+    14: (256, 210),  # Q6_K
+    15: (256, 292),  # Q8_K
+    16: (256, 66),  # IQ2_XXS
+    17: (256, 74),  # IQ2_XS
+    18: (256, 98),  # IQ3_XXS
+    19: (256, 50),  # IQ1_S
+    20: (32, 18),  # IQ4_NL
+    21: (256, 110),  # IQ3_S
+    22: (256, 82),  # IQ2_S
+    23: (256, 136),  # IQ4_XS
+    24: (1, 1),  # I8
+    25: (1, 2),  # I16
+    26: (1, 4),  # I32
+    27: (1, 8),  # I64
+    28: (1, 8),  # F64
+    29: (256, 56),  # IQ1_M
+    30: (1, 2),  # BF16
+    34: (256, 54),  # TQ1_0
+    35: (256, 66),  # TQ2_0
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTensor:
+    name: str
+    shape: tuple[int, ...]
+    """Fastest dimension first, as ggml writes it."""
+    offset: int
+    """Bytes from the start of the data section."""
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """Metadata and tensor list. An array is represented by its length."""
+
+    metadata: dict[str, Any]
+    tensors: tuple[GgufTensor, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+
+class _Damaged(Exception):
+    """The bytes contradict the format."""
+
+
+class _Cursor:
+    """Reads little-endian values from a buffer and never past its end."""
+
+    def __init__(self, data: mmap.mmap | bytes) -> None:
+        self._data = data
+        self.at = 0
+
+    def take(self, count: int) -> bytes:
+        end = self.at + count
+        if end > len(self._data):
+            raise _Damaged("it ends inside its header")
+        piece = self._data[self.at : end]
+        self.at = end
+        return piece
+
+    def scalar(self, form: str) -> Any:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def string(self) -> str:
+        return self.take(self.scalar("<Q")).decode("utf-8", "replace")
+
+    def skip_array(self, depth: int = 0) -> int:
+        """:return: the number of elements, which are passed over."""
+        kind, count = self.scalar("<I"), self.scalar("<Q")
+        if kind in _SCALARS:
+            self.take(count * struct.calcsize(_SCALARS[kind]))
+        elif kind == _STRING:
+            for _ in range(count):
+                self.take(self.scalar("<Q"))
+        elif kind == _ARRAY and depth < _MOST_NESTED:
+            for _ in range(count):
+                self.skip_array(depth + 1)
+        else:
+            raise _Damaged(f"its header holds a value of the unknown type {kind}")
+        return int(count)
+
+    def value(self) -> Any:
+        kind = self.scalar("<I")
+        if kind in _SCALARS:
+            return self.scalar(_SCALARS[kind])
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            return self.skip_array()
+        raise _Damaged(f"its header holds a value of the unknown type {kind}")
+
+
+def read_gguf_header(file: Path) -> GgufHeader:
+    """Reads metadata and tensor list and checks that the file is as long as they say.
+
+    :raises ExportError: no GGUF file, a version that isn't understood, or a truncated or damaged file.
+    """
+    size = file.stat().st_size
+    if size < len(MAGIC):
+        raise ExportError(f"{file} has only {size} bytes, so it is no GGUF file; download it again.")
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[: len(MAGIC)] != MAGIC:
+            raise ExportError(f"{file} doesn't begin with GGUF, so it is no GGUF file; check the download.")
+        try:
+            header, end = _parse(_Cursor(data))
+        except _Damaged as damage:
+            raise ExportError(
+                f"{file} is truncated or damaged: {damage} ({size:,} bytes); download it again."
+            ) from None
+    if end > size:
+        raise ExportError(
+            f"{file} is truncated: it has {size:,} bytes and its header speaks of {end:,}; download it again."
+        )
+    return header
+
+
+def _parse(cursor: _Cursor) -> tuple[GgufHeader, int]:
+    cursor.take(len(MAGIC))
+    version = cursor.scalar("<I")
+    if version not in (2, 3):
+        raise _Damaged(f"version {version} of the format is not understood, only 2 and 3 are")
+    tensor_count, metadata_count = cursor.scalar("<Q"), cursor.scalar("<Q")
+    if metadata_count > _MOST_METADATA or tensor_count > _MOST_TENSORS:
+        raise _Damaged(f"it speaks of {metadata_count:,} settings and {tensor_count:,} tensors")
+    metadata: dict[str, Any] = {}
+    for _ in range(metadata_count):
+        key = cursor.string()
+        metadata[key] = cursor.value()
+    tensors = tuple([_parse_tensor(cursor) for _ in range(tensor_count)])
+    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise _Damaged("its alignment is no positive number")
+    start = -(-cursor.at // alignment) * alignment
+    end = max((start + tensor.offset + tensor.bytes for tensor in tensors), default=cursor.at)
+    return GgufHeader(metadata, tensors), end
+
+
+def _parse_tensor(cursor: _Cursor) -> GgufTensor:
+    name = cursor.string()
+    dimensions = cursor.scalar("<I")
+    if dimensions > 8:
+        raise _Damaged(f"tensor {name!r} has {dimensions} dimensions")
+    shape = tuple(cursor.scalar("<Q") for _ in range(dimensions))
+    kind, offset = cursor.scalar("<I"), cursor.scalar("<Q")
+    if kind not in _BLOCKS:
+        raise _Damaged(f"tensor {name!r} is of the unknown type {kind}")
+    elements, size = _BLOCKS[kind]
+    return GgufTensor(name, shape, offset, -(-math.prod(shape) // elements) * size)

@@ -1,0 +1,77 @@
+"""Runs inside optimum's environment: float ONNX of an encoder, its int8 form, reference vectors.
+
+Called by path with ``python -I``, since this package isn't installed there; so it imports nothing of it.
+The task comes as JSON on standard input: ``source``, ``out``, ``pooling``, ``normalize``, ``context_length``,
+``texts``. Messages go out as ``child`` describes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+_OUT = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+
+
+def _send(message: dict[str, Any]) -> None:
+    _OUT.write(json.dumps(message) + "\n")
+    _OUT.flush()
+
+
+def run(task: dict[str, Any]) -> dict[str, Any]:
+    """Writes ``float/`` (optimum's export), ``model.onnx`` (int8) and ``reference.npy`` into ``out``.
+
+    Weights are quantized per channel and to seven bits of range: the int8 products of two neighbours then
+    can't saturate on CPUs without VNNI, and it costs no accuracy that can be measured.
+    """
+    import numpy as np
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from optimum.exporters.onnx import main_export
+
+    source, out = task["source"], Path(task["out"])
+    _send({"progress": [1, 4, "exporting"]})
+    main_export(
+        source,
+        out / "float",
+        task="feature-extraction",
+        library_name="transformers",
+        do_validation=False,
+        local_files_only=True,
+    )
+    _send({"progress": [2, 4, "quantizing"]})
+    quantize_dynamic(
+        out / "float" / "model.onnx",
+        out / "model.onnx",
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=True,
+    )
+    _send({"progress": [3, 4, "comparing"]})
+    np.save(out / "reference.npy", _float_vectors(task))
+    return {}
+
+
+def _float_vectors(task: dict[str, Any]) -> Any:
+    """Vectors [texts, dimension] float32 of the original model in PyTorch."""
+    import numpy as np
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(task["source"], local_files_only=True)
+    model = AutoModel.from_pretrained(task["source"], local_files_only=True, dtype=torch.float32).eval()
+    vectors = []
+    with torch.inference_mode():
+        for text in task["texts"]:
+            encoded = tokenizer(text, truncation=True, max_length=task["context_length"], return_tensors="pt")
+            hidden = model(**encoded).last_hidden_state[0]
+            vector = hidden[0] if task["pooling"] == "cls" else hidden.mean(dim=0)
+            vectors.append(vector / vector.norm() if task["normalize"] else vector)
+    return np.asarray(torch.stack(vectors).numpy(), np.float32)
+
+
+if __name__ == "__main__":
+    _send({"result": run(json.load(sys.stdin))})

@@ -1,0 +1,105 @@
+"""A bundle's folder: made beside its place, completed with a manifest, then renamed into place.
+
+Nothing half-written is ever seen under the final name, and the bytes follow from source and recipe
+alone. Knows the manifest (``edgeslm.bundle``), not how the files came about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edgeslm.bundle import MANIFEST, REPORT, FileEntry, Manifest, file_digest
+from edgeslm.errors import ExportError
+
+UNDATED = "1970-01-01T00:00:00Z"
+"""``created`` of a bundle whose source carries no date: folders and GGUF files have none that survives a copy."""
+
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
+
+
+@contextlib.contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` to build in; renamed to ``out`` at the end of the block, removed if it raises.
+
+    What an export that was killed left behind for the same ``out`` is removed first.
+
+    :raises ExportError: ``out`` exists or its parent can't be written.
+    """
+    check_absent(out)
+    parent = out.resolve().parent
+    stage = parent / f".{out.name}.{os.getpid()}.partial"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent, out.name)
+        stage.mkdir()
+    except OSError as error:
+        raise ExportError(f"{parent} can't be written: {error.strerror}.") from None
+    try:
+        yield stage
+        check_absent(out)
+        stage.rename(out)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def check_absent(out: Path) -> None:
+    """:raises ExportError: something is there already."""
+    if out.exists() or out.is_symlink():
+        raise ExportError(f"{out} exists already; name another folder or remove it.")
+
+
+def _sweep(parent: Path, name: str) -> None:
+    for folder in parent.glob(".*.partial"):
+        match = _PARTIAL.fullmatch(folder.name)
+        if match and match["name"] == name and not Path("/proc", match["pid"]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def created_at(revised: str) -> str:
+    """UTC time of a bundle: ``SOURCE_DATE_EPOCH`` (reproducible-builds.org), else the source's revision date.
+
+    :raises ExportError: the variable is set and holds no number.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if not epoch:
+        return revised or UNDATED
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(epoch)))
+    except (ValueError, OverflowError):
+        raise ExportError(f"SOURCE_DATE_EPOCH is {epoch!r}; give seconds since 1970 or unset it.") from None
+
+
+def runtime_versions(*packages: str) -> dict[str, str]:
+    """Installed version of each package."""
+    return {package: version(package) for package in packages}
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Writes ``report.json``. It goes into the digest: only what doesn't depend on the day or the load."""
+    (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
+    """Lists and digests every file of ``folder`` and writes ``manifest.json``.
+
+    :param fields: the manifest without ``files``.
+    """
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    files = tuple(
+        FileEntry(path=name, bytes=(folder / name).stat().st_size, sha256=file_digest(folder / name))
+        for name in names
+        if name != MANIFEST
+    )
+    manifest = Manifest(files=files, **fields)
+    data = manifest.model_dump(mode="json", exclude_none=True)
+    (folder / MANIFEST).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    return manifest

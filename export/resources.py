@@ -1,0 +1,58 @@
+"""Does an export fit this machine? Estimates of disk and memory, compared with what is free.
+
+Estimates lean low, since they refuse the work: what is refused would certainly have failed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from edgeslm.errors import ExportError
+
+# Peak memory of the builder was 0.75 GB of libraries and 8 to 10 bytes a weight; the low end refuses.
+_BYTES_A_WEIGHT = 8
+_LIBRARIES_BYTES = 700_000_000
+
+
+def available_memory() -> int:
+    """Bytes that can be had without killing anything: free memory and swap, or less in a limited container.
+
+    The kernel's ``MemAvailable`` (proc_meminfo) and ``memory.max`` minus ``memory.current`` of cgroup v2.
+    """
+    fields: dict[str, int] = {}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        fields[key] = int(value.split()[0]) * 1024
+    available = fields.get("MemAvailable", 0) + fields.get("SwapFree", 0)
+    try:
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().split("::", 1)[1].strip().lstrip("/")
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+    except (OSError, IndexError, ValueError):
+        return available
+    return available if limit == "max" else min(available, max(0, int(limit) - used))
+
+
+def check_resources(weights: int, disk_bytes: int, folder: Path) -> None:
+    """:param weights: number of parameters. :param disk_bytes: to be written below ``folder``.
+
+    :raises ExportError: too little of either, with the numbers.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < disk_bytes:
+        raise ExportError(
+            f"{folder} has {_gigabytes(free)} free and the export needs about {_gigabytes(disk_bytes)}; "
+            "free some space or write to another disk."
+        )
+    need = _LIBRARIES_BYTES + weights * _BYTES_A_WEIGHT
+    have = available_memory()
+    if have < need:
+        raise ExportError(
+            f"This machine has {_gigabytes(have)} of memory available and exporting {weights / 1e9:.2f} billion "
+            f"weights needs about {_gigabytes(need)}; use a larger machine or a smaller model."
+        )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

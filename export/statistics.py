@@ -1,0 +1,93 @@
+"""Figures about a classifier's probabilities: accuracy with its interval, calibration error, temperature.
+
+Plain numpy; knows nothing of models or files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.integer[Any]]
+
+_BINS = 10
+
+
+def wilson_interval(right: int, rows: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a proportion (Wilson 1927, score interval)."""
+    if rows == 0:
+        return 0.0, 1.0
+    p = right / rows
+    centre = p + z * z / (2 * rows)
+    spread = z * math.sqrt(p * (1 - p) / rows + z * z / (4 * rows * rows))
+    scale = 1 + z * z / rows
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def calibration_error(probabilities: Floats, truth: Integers) -> float:
+    """Expected calibration error over ten equal bins of confidence (Guo et al. 2017, equation 3)."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == truth
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    error = 0.0
+    for number in range(_BINS):
+        inside = bins == number
+        if inside.any():
+            error += abs(right[inside].mean() - confidence[inside].mean()) * inside.mean()
+    return float(error)
+
+
+def softmax(logits: Floats) -> Floats:
+    """Rows [n, labels] that sum to 1."""
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exp / exp.sum(axis=1, keepdims=True))
+
+
+def accuracy_report(probabilities: Floats, truth: Integers, labels: Sequence[str]) -> dict[str, Any]:
+    """``rows``, ``accuracy``, ``interval`` (95 %), ``majority`` (the share of the commonest label),
+    ``calibration_error`` and per label ``rows``, ``precision``, ``recall``.
+
+    :param probabilities: [n, labels]; ``truth``: [n], indices into ``labels``.
+    """
+    guess = probabilities.argmax(axis=1)
+    right = int((guess == truth).sum())
+    by_label = {}
+    for number, label in enumerate(labels):
+        hits = int(((guess == number) & (truth == number)).sum())
+        actual, guessed = int((truth == number).sum()), int((guess == number).sum())
+        by_label[label] = {
+            "rows": actual,
+            "precision": round(hits / guessed, 4) if guessed else None,
+            "recall": round(hits / actual, 4) if actual else None,
+        }
+    return {
+        "rows": len(truth),
+        "accuracy": round(right / len(truth), 4),
+        "interval": [round(end, 4) for end in wilson_interval(right, len(truth))],
+        "majority": round(float(np.bincount(truth).max()) / len(truth), 4),
+        "calibration_error": round(calibration_error(probabilities, truth), 4),
+        "labels": by_label,
+    }
+
+
+def fit_temperature(logits: Floats, truth: Integers) -> float:
+    """The temperature that makes ``softmax(logits / temperature)`` most likely (Guo et al. 2017, section 4.2).
+
+    One number, searched between 0.05 and 20 on a logarithmic scale.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    rows = np.arange(len(truth))
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / math.exp(log_temperature)
+        return float((logsumexp(scaled, axis=1) - scaled[rows, truth]).mean())
+
+    found = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20.0)), method="bounded")
+    return math.exp(float(found.x))

@@ -1,0 +1,161 @@
+"""docs/config.md and the example files agree with the code: keys, types, defaults, meanings, examples."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from edgeslm.config import Broker, Config, Limits, Model, Route, Section, Task, config_schema, parse_config
+from edgeslm.sections import ALLOWED, POSSIBLE, Example
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = (ROOT / "docs/config.md").read_text("utf-8")
+EXAMPLES = sorted((ROOT / "firmware-config/examples").glob("*.yaml"))
+
+SECTIONS: dict[str, type[Section]] = {
+    "The file": Config,
+    "broker": Broker,
+    "models": Model,
+    "tasks": Task,
+    "examples": Example,
+    "routes": Route,
+    "limits": Limits,
+}
+REQUIRED: dict[str, dict[str, Any]] = {
+    "The file": {
+        "node": "n",
+        "broker": {"url": "mqtt://localhost"},
+        "tasks": {"t": {"kind": "embed", "model": "m"}},
+    },
+    "broker": {"url": "mqtt://localhost"},
+    "models": {"bundle": "/b"},
+    "tasks": {},
+    "examples": {"input": "a", "output": "b"},
+    "routes": {"from": "a/b", "task": "t"},
+    "limits": {},
+}
+TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+
+
+def type_in_words(schema: dict[str, Any]) -> str:
+    """A key's JSON Schema -> the words of the column `type`."""
+    if "$ref" in schema:
+        return "mapping"
+    if "anyOf" in schema:
+        words = [type_in_words(part) for part in schema["anyOf"] if part.get("type") != "null"]
+        return " or ".join(dict.fromkeys(words))
+    if "enum" in schema or "const" in schema:
+        choices = schema.get("enum", [schema.get("const")])
+        return ", ".join(f"`{choice}`" for choice in choices)
+    if schema.get("format") == "path":
+        return "path"
+    if schema.get("type") == "array":
+        item = schema.get("items", {})
+        return "list of options" if "enum" in item else f"list of {type_in_words(item)}s"
+    if schema.get("type") == "object":
+        return "mapping"
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
+    word = TYPES[schema["type"]]
+    if low is not None and high is not None:
+        return f"{word}, {'above ' if 'exclusiveMinimum' in schema else ''}{low:g} to {high:.10g}"
+    return word
+
+
+def default_in_words(name: str, section: type[Section], schema: dict[str, Any]) -> str:
+    if section.model_fields[name].is_required():
+        return "required"
+    if "default" not in schema:
+        return "see below"
+    default = schema["default"]
+    if default in (None, [], {}):
+        return "none"
+    if isinstance(default, dict):
+        return "its defaults"
+    text = default if isinstance(default, str) else json.dumps(default)
+    return f"`{text}`"
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """Rows of the first table below a heading: key -> the other cells."""
+    found = re.search(rf"(?ms)^##+ {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", DOCS)
+    assert found, f"no heading {heading}"
+    rows = {}
+    for line in found[1].splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            rows[cells[0].strip("`")] = cells[1:]
+    return rows
+
+
+def properties(section: type[Section]) -> dict[str, tuple[str, dict[str, Any]]]:
+    schema = config_schema()
+    node = schema if section is Config else schema["$defs"][section.__name__]
+    names = {field.alias or name: name for name, field in section.model_fields.items()}
+    return {key: (names[key], value) for key, value in node["properties"].items()}
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_every_key_is_documented_with_type_default_and_meaning(heading: str) -> None:
+    section = SECTIONS[heading]
+    expected = {
+        key: [type_in_words(schema), default_in_words(name, section, schema), schema["description"]]
+        for key, (name, schema) in properties(section).items()
+    }
+    assert {key: cells[:3] for key, cells in table(heading).items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("heading", "key"), [(heading, key) for heading in SECTIONS for key in table(heading)]
+)
+def test_the_example_of_every_key_is_valid(heading: str, key: str) -> None:
+    example = yaml.safe_load(table(heading)[key][3].strip("`"))
+    assert list(example) == [key]
+    SECTIONS[heading].model_validate_json(json.dumps({**REQUIRED[heading], **example}))
+
+
+def test_the_options_of_each_kind_are_documented() -> None:
+    rows = {kind: [re.findall(r"`(\w+)`", cell) for cell in cells] for kind, cells in table("allow").items()}
+    expected = {
+        kind: [list(ALLOWED[kind]), [option for option in POSSIBLE[kind] if option not in ALLOWED[kind]]]
+        for kind in ALLOWED
+    }
+    assert rows == expected
+
+
+def yaml_blocks() -> list[str]:
+    return re.findall(r"(?ms)^```yaml\n(.*?)^```", DOCS)
+
+
+def test_there_are_yaml_blocks_to_check() -> None:
+    assert len(yaml_blocks()) >= 3
+
+
+@pytest.mark.parametrize("block", yaml_blocks())
+def test_every_yaml_block_of_the_docs_parses(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTNAME", "press-hall-4")
+    data = yaml.safe_load(block)
+    if "node" not in data:  # a part of a file: completed with what else it needs
+        missing = {"node": "n", "broker": {"url": "mqtt://localhost"}, "models": {"small": {"bundle": "/b"}}}
+        tasks = {"any": {"kind": "generate", "model": "small"}}
+        for route in data.get("routes", ()):
+            tasks[route["task"]] = {"kind": "generate", "model": "small"}
+        data = {**missing, "tasks": tasks, **data}
+        block = yaml.safe_dump(data)
+    parse_config(block, "docs/config.md")
+
+
+def test_there_are_example_files() -> None:
+    assert [file.name for file in EXAMPLES] == ["home-assistant.yaml", "press-hall.yaml", "sensors.yaml"]
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.name))
+def test_every_example_file_parses_and_fits_the_schema(file: Path) -> None:
+    text = file.read_text("utf-8")
+    parse_config(text, file.name)
+    Draft202012Validator(config_schema()).validate(yaml.safe_load(text))
