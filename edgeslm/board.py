@@ -63,6 +63,10 @@ def read_text(file: Path) -> str | None:
         return None
 
 
+FILLERS = ("default string", "to be filled by o.e.m.", "system product name")
+"""What makers of PCs leave in the DMI when they don't care."""
+
+
 def _read_int(file: Path) -> int | None:
     text = read_text(file)
     return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else None

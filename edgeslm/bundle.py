@@ -85,7 +85,7 @@ class HeadSection(_Section):
     labels: tuple[str, ...]
     encoder: str = Field(description="digest of the encoder bundle, sha256:<hex>")
     weights: str = "head.npz"
-    temperature: float = Field(gt=0)
+    temperature: float = Field(gt=0, allow_inf_nan=False)
     rows: int = Field(description="labelled rows it learned from")
 
 
@@ -132,9 +132,9 @@ def load_bundle(path: Path) -> Bundle:
     :raises BundleError: with a sentence that names the file.
     """
     manifest_path = path / MANIFEST
-    if not path.is_dir():
-        raise BundleError(f"{path}: there is no such folder")
     try:
+        if not path.is_dir():
+            raise BundleError(f"{path}: there is no such folder")
         raw = manifest_path.read_bytes()
     except FileNotFoundError:
         raise BundleError(f"{manifest_path}: missing, so this folder is no bundle") from None
@@ -143,18 +143,22 @@ def load_bundle(path: Path) -> Bundle:
     manifest = parse_manifest(raw, str(manifest_path))
     for entry in manifest.files:
         file = path / entry.path
-        if not file.is_file():
-            raise BundleError(f"{file}: missing, though the manifest lists it")
-        if (size := file.stat().st_size) != entry.bytes:
+        try:
+            if not file.is_file():
+                raise BundleError(f"{file}: missing, though the manifest lists it")
+            size = file.stat().st_size
+        except OSError as error:
+            raise BundleError(f"{file}: {error.strerror}") from None
+        if size != entry.bytes:
             raise BundleError(f"{file}: {size} bytes, the manifest says {entry.bytes}")
     return Bundle(path, manifest, "sha256:" + hashlib.sha256(raw).hexdigest())
 
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:
-    """:raises BundleError: not JSON, an unknown format or field, or a path that leaves the folder."""
+    """:raises BundleError: not JSON, an unknown format or field, or a path that leaves the folder or the list."""
     try:
         data = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: not JSON ({error})") from None
     if not isinstance(data, dict):
         raise BundleError(f"{where}: not a JSON object")
@@ -170,7 +174,22 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         parts = Path(entry.path).parts
         if not parts or Path(entry.path).is_absolute() or ".." in parts:
             raise BundleError(f"{where}: {entry.path!r} is not a path inside the bundle")
+    if manifest.kind in ("encoder", "head") and getattr(manifest, manifest.kind) is None:
+        raise BundleError(f"{where}: of kind {manifest.kind}, but without the section {manifest.kind!r}")
+    if manifest.kind in ("decoder", "encoder") and not manifest.context_length:
+        raise BundleError(f"{where}: context_length is missing")
+    # Only what is listed has a digest, so only that may be loaded.
+    listed = {entry.path for entry in manifest.files}
+    for used in _files_in_use(manifest):
+        if used not in listed:
+            raise BundleError(f"{where}: {used!r} is used but not among its files")
     return manifest
+
+
+def _files_in_use(manifest: Manifest) -> list[str]:
+    graphs = manifest.graphs
+    named = [graphs.generate, graphs.score, graphs.encode, manifest.head.weights if manifest.head else None]
+    return [name for name in named if name is not None]
 
 
 def file_digest(file: Path) -> str:
@@ -186,7 +205,11 @@ def verify_bundle(bundle: Bundle) -> None:
     """
     for entry in bundle.manifest.files:
         file = bundle.path / entry.path
-        if file_digest(file) != entry.sha256:
+        try:
+            digest = file_digest(file)
+        except OSError as error:
+            raise BundleError(f"{file}: {error.strerror}") from None
+        if digest != entry.sha256:
             raise BundleError(f"{file}: its SHA-256 differs from the manifest's; the file was changed or damaged")
 
 

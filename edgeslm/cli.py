@@ -158,7 +158,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.connect:
         from edgeslm.bus.probe import probe_broker
 
-        probe = probe_broker(config.broker)
+        probe = probe_broker(config)
         for line in probe.notes:
             say(line)
         if probe.problems:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from edgeslm import document
-from edgeslm.consistency import Names, inconsistencies
+from edgeslm.consistency import UNKNOWN_FILTER, Names, inconsistencies
 from edgeslm.document import Document, Problem, key_name, read_document
 from edgeslm.errors import ConfigError
 from edgeslm.fields import Rate
@@ -176,8 +176,8 @@ def _without(data: dict[str, Any], broken: list[document.Path]) -> tuple[dict[st
     for index, route in enumerate(routes if isinstance(routes, list) else ()):
         if ("routes", index) not in gone:
             indices.append(index)
-            # `$-` is watched by the stand-in alone: no route can publish there
-            rest["routes"].append({"from": "$-", "task": "-", **_sound_keys(route, ("routes", index), gone)})
+            stand_ins = {"from": UNKNOWN_FILTER, "task": "-"}
+            rest["routes"].append({**stand_ins, **_sound_keys(route, ("routes", index), gone)})
     rest.pop("limits", None)
     return rest, indices
 
@@ -205,7 +205,7 @@ def _plain(entry: Any, path: document.Path) -> str:
     if kind == "string_pattern_mismatch":
         return "no name: use letters, digits, _ . and -, at most 64, a letter or digit first"
     if sentence := _TYPES.get(kind):
-        return sentence + (_quotes(value) if kind in ("string_type", "path_type") else "")
+        return sentence + (_quotes(value) if kind == "string_type" else "")
     if kind in ("int_type", "float_type", "bool_type"):
         return _NUMBERS[kind] + (
             ", without quotes" if isinstance(value, str) and _looks_like(kind, value) else ""
@@ -217,7 +217,6 @@ def _plain(entry: Any, path: document.Path) -> str:
 
 _TYPES = {
     "string_type": "must be a text",
-    "path_type": "must be a path",
     "model_type": "must be a mapping of keys to values",
     "model_attributes_type": "must be a mapping of keys to values",
     "dict_type": "must be a mapping of keys to values",

@@ -8,7 +8,6 @@ Looks at no folder and no broker.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ Fault = tuple[Path, str]
 _GENERATION = frozenset({"max_tokens", "temperature", "top_p", "repetition_penalty", "seed", "stop"})
 _KEYS: dict[Kind, frozenset[str]] = {
     "classify": frozenset({"instruction", "labels", "learned", "examples"}),
-    "extract": frozenset({"instruction", "output_schema", "examples"}) | (_GENERATION - {"stop"}),
+    "extract": frozenset({"instruction", "output_schema", "examples", "verbatim"}) | (_GENERATION - {"stop"}),
     "answer": frozenset({"instruction", "mode"}) | _GENERATION,
     "summarize": frozenset({"instruction", "examples"}) | _GENERATION,
     "generate": frozenset({"instruction", "examples"}) | _GENERATION,
@@ -31,6 +30,10 @@ _KEYS: dict[Kind, frozenset[str]] = {
 }
 """The keys that mean something to a kind, besides those that all kinds have."""
 _COMMON = frozenset({"kind", "model", "threshold", "overflow", "allow"})
+
+
+UNKNOWN_FILTER = "$-"
+"""Stands in for a ``from`` that could not be read; no route publishes there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,7 @@ def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Itera
         output = _output(route, config.base)
         if isinstance(output, str):
             yield (*path, "to"), output
-        outputs.append(output if isinstance(output, list) else None)
+        outputs.append(output if isinstance(output, list) and route.source != UNKNOWN_FILTER else None)
     yield from _loops(config.routes, indices, outputs)
 
 
@@ -213,16 +216,14 @@ def _output(route: Route, base: str) -> list[str] | str:
     if route.to is None:
         return [*base.split("/"), "event", route.name or route.task]
     try:
-        levels = templates.topic_pattern(route.to, route.source)
+        levels = templates.topic_pattern(route.to, "#" if route.source == UNKNOWN_FILTER else route.source)
     except TemplateError as error:
         return str(error)
     if "{" not in route.to and (fault := topic_name_fault(route.to)):
         return fault
-    for channel in NODE_CHANNELS:
-        own = [*base.split("/"), channel, "#"]
-        literal = re.sub(r"\{.*\}", "", route.to)
-        if channel != "event" and literal.startswith(base + "/") and overlap(levels, own):
-            return f"would write to the node's own {channel} topics: publish somewhere else"
+    own = base.split("/")
+    if levels[: len(own)] == own and levels[len(own) : len(own) + 1] != ["event"]:
+        return "would write to the node's own topics: publish somewhere else"
     return levels
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgeslm import __version__
-from edgeslm.bus.client import BusClient, Delivery
+from edgeslm.bus.client import BusClient, Delivery, Subscription
 from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.protocol import (
     Rejected,
@@ -128,11 +128,12 @@ class Daemon:
 
     async def _set_state(self, state: StateName) -> None:
         self._state = state
-        await self._publish_retained(self.topics.state, encode_state(state, self.boot_id))
+        if self._bus.connected:  # else it is announced on the next connect
+            await self._publish_retained(self.topics.state, encode_state(state, self.boot_id))
 
     def _announce(self) -> None:
         """After every CONNACK: subscriptions and everything that is retained, since the broker may be new."""
-        self._bus.subscribe([self.topics.requests_filter, self.topics.cancel, *self._route_filters()])
+        self._bus.subscribe([self.topics.requests_filter, self.topics.cancel, *self._route_subscriptions()])
         for topic, payload in (
             (self.topics.state, encode_state(self._state, self.boot_id)),
             (self.topics.info, encode_document(self.info())),
@@ -140,15 +141,17 @@ class Daemon:
         ):
             self._start(self._publish_retained(topic, payload))
 
-    def _route_filters(self) -> list[str]:
-        return sorted({route.source for route in self.config.routes})
+    def _route_subscriptions(self) -> list[Subscription]:
+        """One a filter; the broker sends retained messages where one of its routes wants them."""
+        wanted: dict[str, bool] = {}
+        for route in self.config.routes:
+            wanted[route.source] = wanted.get(route.source, False) or route.accept_retained
+        return [Subscription(source, retained=retained) for source, retained in wanted.items()]
 
     async def _publish_retained(self, topic: str, payload: bytes) -> None:
-        if not self._bus.connected:
-            return  # announced on the next connect
         try:
-            await asyncio.wait_for(self._bus.publish(topic, payload, qos=1, retain=True), timeout=5)
-        except (BrokerError, TimeoutError) as error:
+            await self._bus.publish(topic, payload, qos=1, retain=True)
+        except BrokerError as error:
             log.warning("%s could not be published: %s", topic, error)
 
     async def _publish_health(self) -> None:
@@ -160,11 +163,13 @@ class Daemon:
         """The node's condition now, with no text of any message."""
         scheduler = self.service.scheduler
         figures = self.meter.figures()
+        figures["dropped"]["qos0"] = self._bus.dropped
         return {
             "state": self._state,
             "queue": scheduler.waiting,
             "in_flight": scheduler.in_flight,
             **figures,
+            "session_lost": self._bus.session_lost,
             "memory_bytes": memory_bytes(self.service.models.pids),
             "temperature_c": temperature_c(),
         }

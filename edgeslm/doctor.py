@@ -55,20 +55,20 @@ def examine(
     *,
     root: Path = Path("/"),
     probe_library: Callable[[str], subprocess.CompletedProcess[str]] | None = None,
-    probe_broker: Callable[[Broker], tuple[list[str], list[str]]] | None = None,
+    probe_broker: Callable[[Config], tuple[list[str], list[str]]] | None = None,
     clock: Callable[[], bool | None] = board.clock_synchronised,
 ) -> list[Finding]:
     """Looks at everything once; takes some seconds, as libraries are loaded and a broker may be asked.
 
-    ``root`` is where /proc and /sys are. Bundles of ``config`` and the given ones, or without any those of the
-    starter folder, are measured against the memory. The probes ask a child process and a broker; tests give
-    others.
+    ``root`` is where /proc and /sys are. Bundles of ``config`` and the given ones, or without any those of
+    the starter folder, are measured against the memory. The probes ask a child process and a broker; tests
+    give others.
     """
     findings = [_board(root), *_cpu(root), *_memory(root), _disk(config), *_heat(root), _clock(clock)]
     findings += [_python(), *_libraries(probe_library or import_in_child), *_pure_libraries()]
     findings += _bundles(config, bundles, board.read_memory(root))
     if config is not None:
-        findings += [*_broker_secrets(config.broker), *_broker(config.broker, probe_broker or _ask_broker)]
+        findings += [*_broker_secrets(config.broker), *_broker(config, probe_broker or _ask_broker)]
     return findings
 
 
@@ -336,19 +336,22 @@ def _broker_secrets(broker: Broker) -> list[Finding]:
     return findings
 
 
-def _ask_broker(broker: Broker) -> tuple[list[str], list[str]]:
+def _ask_broker(config: Config) -> tuple[list[str], list[str]]:
     from edgeslm.bus.probe import probe_broker  # lazy: only with a configuration
 
-    probe = probe_broker(broker)
+    probe = probe_broker(config)
     return list(probe.notes), list(probe.problems)
 
 
-def _broker(broker: Broker, ask: Callable[[Broker], tuple[list[str], list[str]]]) -> list[Finding]:
+def _broker(config: Config, ask: Callable[[Config], tuple[list[str], list[str]]]) -> list[Finding]:
     try:
-        notes, problems = ask(broker)
+        notes, problems = ask(config)
     except EdgeslmError as error:
         notes, problems = [], [str(error)]
     advice = "see that it runs and that url, username and password_file are right"
     if problems:
         return [Finding("broker", "bad", problem, advice) for problem in problems]
-    return [Finding("broker", "ok", note) for note in notes or [f"{broker.host}:{broker.port} answers"]]
+    return [
+        Finding("broker", "ok", note)
+        for note in notes or [f"{config.broker.host}:{config.broker.port} answers"]
+    ]

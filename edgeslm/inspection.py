@@ -15,7 +15,7 @@ CONTEXTS = (512, 2048, 8192)
 def describe(bundle: Bundle) -> dict[str, Any]:
     """Manifest, report card and memory need as plain data.
 
-    :raises BundleError: a report card that isn't JSON.
+    :raises BundleError: a report card that isn't a JSON object.
     """
     manifest = bundle.manifest
     file = bundle.path / REPORT
@@ -23,8 +23,10 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     if file.exists():
         try:
             report = json.loads(file.read_text("utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError, OSError) as error:
             raise BundleError(f"{file}: not JSON ({error})") from None
+        if not isinstance(report, dict):
+            raise BundleError(f"{file}: not a JSON object")
     described: dict[str, Any] = {
         "path": str(bundle.path),
         "digest": bundle.digest,

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgeslm.bundle import Bundle, load_bundle, short_digest
 from edgeslm.engine.calls import Call, Output
 from edgeslm.engine.process import EngineCrashed, EngineProcess
-from edgeslm.errors import Poisoned
+from edgeslm.errors import BundleError, ModelUnavailable, Poisoned
 
 log = logging.getLogger("edgeslm.models")
 
@@ -46,6 +46,7 @@ class Models:
             name: _Model(load_bundle(path), make_process(path, threads.get(name, 0)))
             for name, path in bundles.items()
         }
+        self._stopped = False
 
     def bundle(self, name: str) -> Bundle:
         return self._models[name].bundle
@@ -78,11 +79,15 @@ class Models:
         """One engine call; waits for a model that is still loading, retries once after a crash.
 
         :raises Poisoned: the engine crashed each time.
+        :raises ModelUnavailable: its engine can't be started again, or the node stops.
         :raises RequestError: what the engine says.
         """
         model = self._models[name]
         for attempt in range(1, ATTEMPTS + 1):
-            await self._ensure(model)
+            try:
+                await self._ensure(model)
+            except BundleError as error:  # changed or damaged since the start
+                raise ModelUnavailable(str(error)) from None
             try:
                 return await model.process.call(call, on_chunk)
             except EngineCrashed:
@@ -90,15 +95,25 @@ class Models:
         raise Poisoned(f"the engine crashed {ATTEMPTS} times on this request; it is not tried again")
 
     async def stop(self) -> None:
-        for model in self._models.values():
-            if model.starting is not None:
-                model.starting.cancel()
+        """Ends all engines; calls that run or come from now on fail."""
+        self._stopped = True
+        starting = [model.starting for model in self._models.values() if model.starting is not None]
+        for start in starting:
+            start.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
         await asyncio.gather(*(model.process.stop() for model in self._models.values()))
 
     async def _ensure(self, model: _Model) -> None:
         """Starts the model's process unless it runs; callers that come meanwhile share one start."""
         if model.process.alive and (model.starting is None or model.starting.done()):
             return
+        if self._stopped:
+            raise ModelUnavailable("the node is stopping")
         if model.starting is None or model.starting.done():
             model.starting = asyncio.create_task(model.process.start())
-        await asyncio.shield(model.starting)
+        try:
+            await asyncio.shield(model.starting)
+        except asyncio.CancelledError:
+            if self._stopped:
+                raise ModelUnavailable("the node is stopping") from None
+            raise

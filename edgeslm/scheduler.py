@@ -73,25 +73,29 @@ class Scheduler:
             return error_result(request, Busy(message, retry_after_ms=wait_ms))
         number = next(self._arrivals)
         rank = (-request.priority, request.expires_at or math.inf, number)
-        job = _Job(rank, request, on_chunk, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        job = _Job(rank, request, on_chunk, loop.create_future())
         self._jobs[number] = job
         heapq.heappush(self._waiting, job)
         self._fill_slots()
+        expiry = None
+        if request.expires_at is not None:
+            expiry = loop.call_at(request.expires_at, self._expire, job)  # its clock is time.monotonic() too
         try:
             return await job.result
+        except asyncio.CancelledError:
+            self._cancel(job)  # nobody is left to read the result
+            raise
         finally:
             del self._jobs[number]
+            if expiry is not None:
+                expiry.cancel()
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
         """Cancels every request that ``matches``, waiting or running, and says how many those were."""
         chosen = [job for job in self._jobs.values() if matches(job.request) and not job.result.done()]
         for job in chosen:
-            if job.work is not None:
-                job.work.cancel()
-            else:
-                self._waiting.remove(job)
-                self._finish(job, error_result(job.request, Cancelled("cancelled while it was waiting")))
-        heapq.heapify(self._waiting)
+            self._cancel(job)
         return len(chosen)
 
     async def drain(self, limit_s: float) -> bool:
@@ -101,6 +105,25 @@ class Scheduler:
             return True
         _, left = await asyncio.wait(futures, timeout=limit_s)
         return not left
+
+    def _cancel(self, job: _Job) -> None:
+        if job.work is not None:
+            job.work.cancel()
+        else:
+            self._give_up(job, Cancelled("cancelled while it was waiting"))
+
+    def _expire(self, job: _Job) -> None:
+        """The end of a request that waits; one that runs has its own time-out."""
+        if job.work is None:
+            waited_s = time.monotonic() - job.request.received_at
+            self._give_up(job, Expired(f"it expired after waiting {waited_s:.1f} s"))
+
+    def _give_up(self, job: _Job, error: RequestError) -> None:
+        """Ends a job that has not begun: it waits, or its turn has just come."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+            heapq.heapify(self._waiting)
+        self._finish(job, error_result(job.request, error))
 
     def _fill_slots(self) -> None:
         while self._waiting and len(self._running) < self._slots:
@@ -116,33 +139,37 @@ class Scheduler:
     async def _work(self, job: _Job) -> None:
         now = time.monotonic()
         request = job.request
-        expires_at = request.expires_at or math.inf
-        if expires_at <= now:
-            waited = now - request.received_at
-            self._finish(job, error_result(request, Expired(f"it expired after waiting {waited:.1f} s")))
+        if request.expires_at is not None and request.expires_at <= now:
+            self._expire(job)
+        if job.result.done():
             return
-        left_s = min(self._timeout_s, expires_at - now)
-        job.work = asyncio.ensure_future(self._run(request, job.on_chunk))
+        left_s = min(self._timeout_s, (request.expires_at or math.inf) - now)
+        limit = asyncio.timeout(left_s)
         try:
-            async with asyncio.timeout(left_s):
+            async with limit:
+                job.work = asyncio.ensure_future(self._run(request, job.on_chunk))
                 result = await job.work
             self._service_s += 0.1 * (time.monotonic() - now - self._service_s)
-        except TimeoutError:
-            result = error_result(request, TimedOut(f"not done after {left_s:.1f} s"))
         except asyncio.CancelledError:
             result = error_result(request, Cancelled("cancelled while it was running"))
         except RequestError as error:
             result = error_result(request, error)
         except Exception as error:
-            # The type alone: an exception's text may quote the message, and texts don't go to logs.
-            log.error("request %s of task %s failed: %s", request.id, request.task, type(error).__name__)
-            log.debug("request %s", request.id, exc_info=True)
-            result = error_result(request, InternalError(f"the node failed on it ({type(error).__name__})"))
+            late = limit.expired()
+            why = TimedOut(f"not done after {left_s:.1f} s") if late else _internal(request, error)
+            result = error_result(request, why)
         self._finish(job, result)
 
     def _finish(self, job: _Job, result: Result) -> None:
         if not job.result.done():
             job.result.set_result(result)
+
+
+def _internal(request: Request, error: Exception) -> InternalError:
+    # The type alone: an exception's text may quote the message, and texts don't go to logs.
+    log.error("request %s of task %s failed: %s", request.id, request.task, type(error).__name__)
+    log.debug("request %s", request.id, exc_info=error)
+    return InternalError(f"the node failed on it ({type(error).__name__})")
 
 
 def error_result(request: Request, error: RequestError) -> Result:

@@ -27,7 +27,7 @@ from edgeslm.fields import (
     node_name,
     topic_prefix,
 )
-from edgeslm.topics import base_topic
+from edgeslm.topics import DEFAULT_PREFIX, base_topic
 
 Kind = Literal["classify", "extract", "answer", "summarize", "generate", "embed"]
 Overflow = Literal["error", "head", "tail", "middle"]
@@ -154,6 +154,9 @@ class Task(Section):
     output_schema: Mapping[str, Any] | None = Field(
         default=None, alias="schema", description="JSON Schema (2020-12, type object) that `extract` fills in"
     )
+    verbatim: bool = Field(
+        default=False, description="Strings of `extract` are words of the message, up to four in a row"
+    )
     learned: FilePath | None = Field(
         default=None, description="Folder that `edgeslm-export tune` wrote: brings kind and labels"
     )
@@ -265,9 +268,6 @@ def default_state_dir() -> Path:
         return Path.home() / ".local" / "state" / "edgeslm"
     except RuntimeError:
         return Path("/var/lib/edgeslm")
-
-
-DEFAULT_PREFIX = "edgeslm"
 
 
 class Config(Section):

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgeslm.bundle import HeadSection, load_bundle
 from edgeslm.config import Config
 from edgeslm.config import Task as TaskSection
+from edgeslm.engine.calls import Call, Output
 from edgeslm.engine.process import EngineProcess
 from edgeslm.errors import ConfigError, RequestError, UnknownTask
 from edgeslm.messages import Request, Result
@@ -101,10 +102,10 @@ class Service:
         return self._result(request, outcome, model, started)
 
     def _ask(self, model: str) -> Ask:
-        async def ask(call: object, on_chunk: OnChunk | None = None) -> object:
-            return await self.models.ask(model, call, on_chunk)  # type: ignore[arg-type]
+        async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
+            return await self.models.ask(model, call, on_chunk)
 
-        return ask  # type: ignore[return-value]
+        return ask
 
     def _result(self, request: Request, outcome: Outcome, model: str, started: float) -> Result:
         cost = outcome.cost

@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+DEFAULT_PREFIX = "edgeslm"
+"""First level of every node's topics, unless a site chooses another."""
+
 MAX_TOPIC_BYTES = 65535
 """MQTT 5, section 1.5.4: a string is at most this long in UTF-8."""
+
+MAX_LEVELS = 200
+"""mosquitto ends the connection of a client that names a deeper topic; so it does for the characters that
+MQTT 5, section 1.5.4, advises against. Resent after each reconnect, one such topic would keep a node off the
+bus for good."""
 
 NODE_CHANNELS = ("state", "info", "health", "req", "res", "event", "dead", "cancel", "feedback", "ctl")
 """First level below a node's base topic, as protocol version 1 names them."""
@@ -61,6 +69,10 @@ def filter_fault(topic_filter: str) -> str | None:
 def _text_fault(text: str) -> str | None:
     if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in text):
         return "holds a control character"
+    if any(0xFDD0 <= ord(char) <= 0xFDEF or ord(char) & 0xFFFE == 0xFFFE for char in text):
+        return "holds a code point that is no character"
+    if text.count("/") >= MAX_LEVELS:
+        return f"has more than {MAX_LEVELS} levels"
     try:
         encoded = text.encode()
     except UnicodeEncodeError:

@@ -12,6 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from edgeslm.config import Broker, Config, Limits, Model, Route, Section, Task, config_schema, parse_config
+from edgeslm.sandbox import Sandbox
 from edgeslm.sections import ALLOWED, POSSIBLE, Example
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,8 +86,10 @@ def table(heading: str) -> dict[str, list[str]]:
     """Rows of the first table below a heading: key -> the other cells."""
     found = re.search(rf"(?ms)^##+ {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", DOCS)
     assert found, f"no heading {heading}"
-    rows = {}
+    rows: dict[str, list[str]] = {}
     for line in found[1].splitlines():
+        if not line.startswith("|") and rows:
+            break
         if line.startswith("| `"):
             cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
             rows[cells[0].strip("`")] = cells[1:]
@@ -126,6 +129,13 @@ def test_the_options_of_each_kind_are_documented() -> None:
         for kind in ALLOWED
     }
     assert rows == expected
+
+
+def test_the_filters_of_templates_are_documented() -> None:
+    sentence = re.search(r"(?s)There are the filters (.*?), Jinja's tests", DOCS)
+    assert sentence
+    known = {name for name in Sandbox(str).filters if not name.startswith("_")} - {"d"}
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == known
 
 
 def yaml_blocks() -> list[str]:

@@ -18,6 +18,7 @@ from edgeslm.bus.problems import Problem, Welcome
 
 if TYPE_CHECKING:
     from paho.mqtt.client import MQTTMessage
+    from paho.mqtt.reasoncodes import ReasonCode
 
     from edgeslm.bus.network import Link
 
@@ -88,7 +89,8 @@ class Handover:
         self._generation += 1
         self._post(self._receiver.link_up, self._generation, link, welcome)
 
-    def acknowledged(self, link: Link, mid: int, failure: str | None) -> None:
+    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
+        failure = reason.getName() if reason.is_failure else None
         self._post(self._receiver.acknowledged, self._generation, mid, failure)
 
     def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:

@@ -62,7 +62,10 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is asked of the broker in each CONNECT; sizes in bytes."""
+    """What is asked of the broker in each CONNECT; sizes in bytes.
+
+    ``keeps_session`` False ends the session with a goodbye; a connection that breaks keeps it all the same.
+    """
 
     client_id: str
     keepalive_s: int
@@ -70,6 +73,7 @@ class Settings:
     receive_maximum: int
     maximum_packet_size: int
     will: Will | None = None
+    keeps_session: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class Listener(Protocol):
 
     def welcomed(self, link: Link, welcome: Welcome) -> None: ...
     def received(self, link: Link, message: MQTTMessage) -> None: ...
-    def acknowledged(self, link: Link, mid: int, failure: str | None) -> None: ...
+    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None: ...
     def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None: ...
     def lost(self, problem: Problem) -> None: ...
 
@@ -126,10 +130,14 @@ class Link:
         retain: bool,
         correlation: bytes | None = None,
         expiry_s: int | None = None,
+        response_topic: str | None = None,
     ) -> Sent | None:
         """Hands a message to the network thread; None if it can't go now."""
         properties = make_properties(
-            PacketTypes.PUBLISH, CorrelationData=correlation, MessageExpiryInterval=expiry_s
+            PacketTypes.PUBLISH,
+            CorrelationData=correlation,
+            MessageExpiryInterval=expiry_s,
+            ResponseTopic=response_topic,
         )
         try:
             sent = self._client.publish(topic, payload, qos, retain, properties)
@@ -154,11 +162,13 @@ class Link:
         except OSError:
             return None
 
-    def close(self, *, session_expiry_s: int | None = None) -> None:
-        """Says goodbye: the broker drops the will, and keeps the session as long as was agreed."""
-        properties = make_properties(PacketTypes.DISCONNECT, SessionExpiryInterval=session_expiry_s)
+    def close(self) -> None:
+        """Says goodbye, and the broker drops the will."""
+        expiry_s = None if self._settings.keeps_session else 0
         try:
-            self._client.disconnect(properties=properties)
+            self._client.disconnect(
+                properties=make_properties(PacketTypes.DISCONNECT, SessionExpiryInterval=expiry_s)
+            )
         except OSError:
             log.debug("a goodbye came too late for its connection")
 
@@ -254,7 +264,7 @@ class Link:
     def _on_publish(
         self, client: Client, userdata: Any, mid: int, reason: ReasonCode, granted: Properties
     ) -> None:
-        self._listener.acknowledged(self, mid, reason.getName() if reason.is_failure else None)
+        self._listener.acknowledged(self, mid, reason)
 
     def _on_subscribe(
         self, client: Client, userdata: Any, mid: int, reasons: list[ReasonCode], granted: Properties

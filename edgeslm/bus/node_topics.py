@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgeslm.bus.strict_json import shown
 from edgeslm.errors import InvalidRequest
-from edgeslm.topics import base_topic, matches, topic_name_fault
+from edgeslm.topics import DEFAULT_PREFIX, base_topic, matches, topic_name_fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Topics:
     """Every topic of one node: ``<prefix>/v1/<node>/...``."""
 
     node: str
-    prefix: str = "edgeslm"
+    prefix: str = DEFAULT_PREFIX
 
     @property
     def base(self) -> str:

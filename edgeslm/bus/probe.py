@@ -12,7 +12,7 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
@@ -40,7 +40,8 @@ NAGLE_MS = 30.0
 class Probe:
     """What was found. ``problems`` keep a node from working; ``notes`` are worth knowing.
 
-    ``latency_ms`` is the median from publishing a message to having it back, None without a connection.
+    ``latency_ms`` is the median time of a message to another client and its answer back, None if that wasn't
+    reached.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -60,6 +61,7 @@ def probe_broker(config: Config) -> Probe:
             session_expiry_s=SESSION_EXPIRY_S,
             receive_maximum=config.limits.queue,
             maximum_packet_size=config.limits.packet_bytes,
+            keeps_session=False,
         )
         visit = _Visit(address, settings)
     except BrokerError as error:
@@ -73,38 +75,51 @@ def probe_broker(config: Config) -> Probe:
         probe.problems += shortcomings(
             welcome, session_expiry_s=SESSION_EXPIRY_S, packet_limit=config.limits.packet_bytes
         )
-        _try_topics(visit, topics, probe)
+        _subscribe(visit, [topics.requests_filter, topics.cancel], probe)
+        if not probe.problems:
+            with _Visit(address, replace(settings, client_id=f"{settings.client_id}-echo")) as echo:
+                if echo.welcome() is not None:
+                    _measure(visit, echo, topics, probe)
     if probe.latency_ms is not None:
         probe.notes += _speed_notes(address, probe.latency_ms)
     return probe
 
 
-def _try_topics(visit: _Visit, topics: Topics, probe: Probe) -> None:
-    """Subscribes as a node does, then sends messages to itself on a result topic nobody listens to."""
-    topic = topics.result(f"check-{secrets.token_hex(4)}")
-    wanted = [topics.requests_filter, topics.cancel, topic]
-    for filter_, failure in zip(wanted, visit.subscribe(wanted), strict=False):
+def _subscribe(visit: _Visit, filters: Sequence[str], probe: Probe) -> None:
+    for filter_, failure in zip(filters, visit.subscribe(filters), strict=False):
         if failure:
             probe.problems.append(
                 f"The broker refuses the subscription to {filter_} ({failure}); allow it there."
             )
-    if probe.problems:
-        return
+
+
+def _measure(visit: _Visit, echo: _Visit, topics: Topics, probe: Probe) -> None:
+    """Sends messages to ``echo`` and back, as a request and its result go.
+
+    Both topics are result topics that nobody listens to: a running node must not take them for requests.
+    """
+    name = f"check-{secrets.token_hex(4)}"
+    there, back = topics.result(name), f"{topics.result(name)}/back"
+    _subscribe(echo, [there], probe)
+    _subscribe(visit, [back], probe)
     times = []
     for number in range(ROUND_TRIPS):
+        payload = b"check %d" % number
         began_at = time.perf_counter()
-        failure = visit.round_trip(topic, b"check %d" % number)
-        if failure:
-            probe.problems.append(failure)
+        failure = (
+            visit.send(there, payload) or echo.take(there) or echo.send(back, payload) or visit.take(back)
+        )
+        if failure or probe.problems:
+            probe.problems += [failure] if failure else []
             return
         times.append((time.perf_counter() - began_at) * 1000)
     probe.latency_ms = round(statistics.median(times[ROUND_TRIPS // 2 :]), 2)
 
 
 def _speed_notes(address: BrokerAddress, latency_ms: float) -> list[str]:
-    notes = [f"A message goes to the broker at {address} and back in {latency_ms:g} ms."]
+    notes = [f"A message through the broker at {address} and its answer take {latency_ms:g} ms."]
     network_ms = _network_ms(address)
-    if network_ms is not None and latency_ms - 2 * network_ms > NAGLE_MS:
+    if network_ms is not None and latency_ms - 4 * network_ms > NAGLE_MS:
         notes.append(
             f"The network takes only {network_ms:.1f} ms of that: the broker holds small packets back, about "
             "40 ms each (Nagle's algorithm); switch that off there (mosquitto: set_tcp_nodelay true)."
@@ -172,7 +187,6 @@ class _Visit:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._link.close(session_expiry_s=0)
         self._stop.set()
         self._thread.join(ANSWER_S)
 
@@ -187,12 +201,16 @@ class _Visit:
         failures: Sequence[str | None] | None = self._next("subscribed")
         return failures if failures is not None else [self.problem.sentence] * len(filters)
 
-    def round_trip(self, topic: str, payload: bytes) -> str | None:
-        """Publishes a message and waits until it is here again; a sentence if it doesn't come."""
-        self._link.publish(topic, payload, qos=1, retain=False)
+    def send(self, topic: str, payload: bytes) -> str | None:
+        """Publishes a message; a sentence if that is impossible."""
+        sent = self._link.publish(topic, payload, qos=1, retain=False)
+        return None if sent else f"The connection broke before a message to {topic} could be published."
+
+    def take(self, topic: str) -> str | None:
+        """Waits for a message; a sentence if it doesn't come."""
         message: MQTTMessage | None = self._next("received")
         if message is None:
-            return f"A message published to {topic} didn't come back. {self.problem.sentence}"
+            return f"A message published to {topic} didn't arrive. {self.problem.sentence}"
         self._link.ack(message.mid)
         return None
 
@@ -219,9 +237,9 @@ class _Visit:
     def received(self, link: Link, message: MQTTMessage) -> None:
         self._events.put(("received", message))
 
-    def acknowledged(self, link: Link, mid: int, failure: str | None) -> None:
-        if failure:
-            self._events.put(("lost", Problem(f"The broker refuses it: {failure}; allow it there.")))
+    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
+        if reason.is_failure:
+            self._events.put(("lost", Problem(f"The broker refuses it: {reason.getName()}; allow it there.")))
 
     def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
         self._events.put(("subscribed", failures))

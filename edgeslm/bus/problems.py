@@ -73,7 +73,8 @@ def connection_failure(address: BrokerAddress, error: Exception) -> Problem:
     if isinstance(error, TimeoutError):
         return Problem(f"The broker at {address} doesn't answer; check host, port and firewall.")
     if isinstance(error, OSError):
-        return Problem(f"The broker at {address} can't be reached ({error.strerror or error}).")
+        hint = "; is this its TLS port?" if address.tls else "."
+        return Problem(f"The broker at {address} can't be reached ({error.strerror or error}){hint}")
     return Problem(f"The connection to the broker at {address} broke ({type(error).__name__}).")
 
 

@@ -10,11 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from edgeslm.engine.calls import Call, EngineInfo, Output
+from edgeslm.engine.link import Link
 from edgeslm.errors import REQUEST_ERRORS, BundleError, InternalError, ModelUnavailable
 
 log = logging.getLogger("edgeslm.engine")
@@ -45,15 +45,24 @@ class EngineProcess:
     """
 
     def __init__(
-        self, bundle: Path, *, threads: int = 0, log_level: str = "WARNING", command: Sequence[str] = COMMAND
+        self,
+        bundle: Path,
+        *,
+        threads: int = 0,
+        log_level: str = "WARNING",
+        command: Sequence[str] = COMMAND,
+        stop_grace_s: float = STOP_GRACE_S,
+        cancel_grace_s: float = CANCEL_GRACE_S,
     ) -> None:
         self.bundle = bundle
         self.info: EngineInfo | None = None
         self._threads = threads or len(os.sched_getaffinity(0))
         self._log_level = log_level
         self._command = command
+        self._stop_grace_s = stop_grace_s
+        self._cancel_grace_s = cancel_grace_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
+        self._link: Link | None = None
         self._ready: asyncio.Future[EngineInfo] | None = None
         self._pending: dict[int, _Pending] = {}
         self._abandoned: dict[int, asyncio.TimerHandle] = {}
@@ -65,30 +74,35 @@ class EngineProcess:
 
     @property
     def alive(self) -> bool:
-        return self._pipe is not None
+        return self._link is not None
 
     async def start(self) -> EngineInfo:
         """Starts the worker and waits until its model is loaded.
 
         :raises BundleError: the worker refuses the bundle.
         :raises EngineCrashed: it ended while loading.
+        :raises ModelUnavailable: it can't be started, or is stopped meanwhile.
         """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         try:
-            self._process = subprocess.Popen(
-                [*self._command, str(theirs.fileno()), str(self.bundle), str(self._threads), self._log_level],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                # Read at import by both libraries; the worker sets it too, this covers its children.
-                env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-            )
+            _, link = await loop.create_unix_connection(lambda: Link(self._handle, self._lost), sock=ours)
+            try:
+                self._process = self._spawn(theirs.fileno())
+            except OSError as error:
+                link.close()
+                name = self.bundle.name
+                raise ModelUnavailable(f"the engine of {name} can't be started: {error.strerror}") from None
         finally:
             theirs.close()
-        self._pipe = Connection(ours.detach())
+        self._link = link
         self._ready = loop.create_future()
-        loop.add_reader(self._pipe.fileno(), self._receive)
-        self.info = await self._ready
+        try:
+            self.info = await self._ready
+        except BaseException:
+            self._close(ModelUnavailable("the engine was not started"))
+            self._bury()
+            raise
         return self.info
 
     async def call(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
@@ -98,33 +112,31 @@ class EngineProcess:
 
         :raises RequestError: as the worker says; :class:`EngineCrashed` when it ended meanwhile.
         """
-        if self._pipe is None:
+        if self._link is None:
             raise EngineCrashed(f"the engine of {self.bundle.name} is not running")
         self._number += 1
         number = self._number
-        pending = _Pending(asyncio.get_running_loop().create_future(), on_chunk)
-        self._pending[number] = pending
+        future: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
+        self._link.send(("call", number, call))
+        self._pending[number] = _Pending(future, on_chunk)
         try:
-            self._pipe.send(("call", number, call))
-            return await pending.future
+            return await future
         except asyncio.CancelledError:
             self._abandon(number)
             raise
-        except OSError:
-            raise EngineCrashed(f"the engine of {self.bundle.name} ended") from None
         finally:
             self._pending.pop(number, None)
 
     async def stop(self) -> None:
         """Closes the pipe, which ends the worker; kills it if that takes more than a few seconds."""
-        self._close_pipe(ModelUnavailable("the engine is being stopped"))
+        self._close(ModelUnavailable("the engine is being stopped"))
         process, self._process = self._process, None
         if process is None:
             return
         try:
-            await asyncio.to_thread(process.wait, STOP_GRACE_S)
+            await asyncio.to_thread(process.wait, self._stop_grace_s)
         except subprocess.TimeoutExpired:
-            log.warning("worker %d did not end in %.0f s and is killed", process.pid, STOP_GRACE_S)
+            log.warning("worker %d did not end in %.0f s and is killed", process.pid, self._stop_grace_s)
             process.kill()
             await asyncio.to_thread(process.wait)
 
@@ -133,56 +145,84 @@ class EngineProcess:
         if self._process is not None:
             self._process.kill()
 
+    def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*self._command, str(descriptor), str(self.bundle), str(self._threads), self._log_level],
+            pass_fds=[descriptor],
+            stdin=subprocess.DEVNULL,
+            # Read at import by both libraries; the worker sets it too, this covers its children.
+            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+        )
+
     def _abandon(self, number: int) -> None:
         """Asks the worker to give a call up, and ends it if it hangs instead."""
-        if self._pipe is None:
-            return
-        try:
-            self._pipe.send(("cancel", number))
-        except OSError:
-            return  # its end is noticed by the reader
-        self._abandoned[number] = asyncio.get_running_loop().call_later(CANCEL_GRACE_S, self._end_hung, number)
+        if self._link is not None:
+            self._link.send(("cancel", number))
+            self._watch(number)
+
+    def _watch(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._abandoned[number] = loop.call_later(self._cancel_grace_s, self._end_hung, number)
 
     def _end_hung(self, number: int) -> None:
-        log.error("the engine of %s did not give up call %d and is killed", self.bundle.name, number)
-        self._abandoned.pop(number, None)
-        self.kill()
-
-    def _receive(self) -> None:
-        if self._pipe is None:
+        if number > min([*self._pending, *self._abandoned]):
+            self._watch(number)  # calls run in order, and the turn of this one has not come
             return
-        try:
-            while self._pipe is not None and self._pipe.poll():
-                self._handle(self._pipe.recv())
-        except (EOFError, OSError):
-            # The pipe closes when the process is gone, so this does not wait.
-            status = self._process.wait() if self._process else 0
-            reason = f"signal {-status}" if status < 0 else f"exit status {status}"
-            log.error("the engine of %s ended unexpectedly (%s)", self.bundle.name, reason)
-            self._close_pipe(EngineCrashed(f"the engine of {self.bundle.name} ended unexpectedly ({reason})"))
+        log.error("the engine of %s did not give up call %d and is killed", self.bundle.name, number)
+        del self._abandoned[number]
+        self.kill()
 
     def _handle(self, message: tuple[Any, ...]) -> None:
         kind, *rest = message
-        if kind == "ready" and self._ready is not None and not self._ready.done():
-            self._ready.set_result(rest[0])
-        elif kind == "refused" and self._ready is not None and not self._ready.done():
-            self._close_pipe(BundleError(rest[0]))
-        elif kind != "chunk" and (timer := self._abandoned.pop(rest[0], None)) is not None:
+        if kind in ("ready", "refused"):
+            if self._ready is not None and not self._ready.done():
+                if kind == "ready":
+                    self._ready.set_result(rest[0])
+                else:
+                    self._ready.set_exception(BundleError(rest[0]))
+            return
+        number, *rest = rest
+        if kind != "chunk" and (timer := self._abandoned.pop(number, None)) is not None:
             timer.cancel()
-        elif (pending := self._pending.get(rest[0])) is None or pending.future.done():
-            return  # a chunk of a call that was given up
-        elif kind == "chunk" and pending.on_chunk is not None:
-            pending.on_chunk(rest[1])
+        pending = self._pending.get(number)
+        if pending is None or pending.future.done():
+            return  # of a call that was given up
+        if kind == "chunk":
+            self._pass_on(pending, rest[0])
         elif kind == "done":
-            pending.future.set_result(rest[1])
-        elif kind == "failed":
-            pending.future.set_exception(REQUEST_ERRORS.get(rest[1], InternalError)(rest[2]))
+            pending.future.set_result(rest[0])
+        else:
+            pending.future.set_exception(REQUEST_ERRORS.get(rest[0], InternalError)(rest[1]))
 
-    def _close_pipe(self, error: Exception) -> None:
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            asyncio.get_running_loop().remove_reader(pipe.fileno())
-            pipe.close()
+    def _pass_on(self, pending: _Pending, text: str) -> None:
+        if pending.on_chunk is None:
+            return
+        try:
+            pending.on_chunk(text)
+        except Exception as error:  # chunks carry no promise: the call goes on
+            log.error("a chunk could not be passed on: %s", type(error).__name__)
+
+    def _lost(self) -> None:
+        """The worker closed the pipe: it is gone, or of no more use."""
+        reason = self._bury()
+        log.error("the engine of %s ended unexpectedly (%s)", self.bundle.name, reason)
+        self._close(EngineCrashed(f"the engine of {self.bundle.name} ended unexpectedly ({reason})"))
+
+    def _bury(self) -> str:
+        """Reaps the process and says how it ended. One that still lives is killed, so this does not wait;
+        one that is about to end keeps its own status."""
+        process, self._process = self._process, None
+        if process is None:
+            return "stopped"
+        process.kill()
+        status = process.wait()
+        return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+    def _close(self, error: Exception) -> None:
+        """Closes the pipe; what waits for the worker fails with ``error``."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
         for timer in self._abandoned.values():
             timer.cancel()
         self._abandoned.clear()

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Call, Classify, Embed, EngineInfo, Generate, Output, Score
-from edgeslm.errors import BundleError, InternalError, RequestError
+from edgeslm.errors import BundleError, Cancelled, InternalError, RequestError
 
 if TYPE_CHECKING:
     from edgeslm.engine.decoder import Decoder
@@ -125,20 +125,27 @@ def serve(pipe: Connection, path: Path, threads: int) -> None:
         pipe.send(("refused", str(error)))
         return
     load_ms = (time.perf_counter() - started) * 1000
-    pipe.send(("ready", EngineInfo(engine.kind, engine.context_length, threads, load_ms)))
-    while True:
-        number, call = inbox.get()
-        pipe.send(_answer(engine, inbox, pipe, number, call))
-        inbox.forget(number)
+    try:
+        pipe.send(("ready", EngineInfo(engine.kind, engine.context_length, threads, load_ms)))
+        while True:
+            number, call = inbox.get()
+            pipe.send(_answer(engine, inbox, pipe, number, call))
+            inbox.forget(number)
+    except ConnectionError:
+        os._exit(0)  # the parent closed the pipe, and the reader had no turn to notice it first
 
 
 def _answer(engine: Engine, inbox: _Inbox, pipe: Connection, number: int, call: Call) -> tuple[Any, ...]:
     try:
+        if inbox.is_cancelled(number):
+            raise Cancelled("cancelled while it was waiting")
         output = engine.run(
             call,
             lambda text: pipe.send(("chunk", number, text)),
             lambda: inbox.is_cancelled(number),
         )
+    except ConnectionError:
+        raise
     except RequestError as error:
         return ("failed", number, error.code, str(error))
     except MemoryError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter, deque
@@ -22,7 +23,6 @@ class Meter:
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
-        self.session_lost = 0
         self._latencies_ms: deque[float] = deque(maxlen=WINDOW)
         self._tokens: deque[tuple[float, int]] = deque(maxlen=WINDOW)
         self._started = time.monotonic()
@@ -42,13 +42,15 @@ class Meter:
     def figures(self) -> dict[str, Any]:
         now = time.monotonic()
         recent = [tokens for at, tokens in self._tokens if now - at <= RATE_WINDOW_S]
+        # A busy node has more results a minute than are kept: then what is kept spans less time.
+        full = len(recent) == WINDOW
+        span_s = now - self._tokens[0][0] if full else min(RATE_WINDOW_S, now - self._started)
         return {
             "uptime_s": round(now - self._started),
             "results": dict(self.statuses),
-            "tokens_per_s": round(sum(recent) / min(RATE_WINDOW_S, max(now - self._started, 1.0)), 1),
+            "tokens_per_s": round(sum(recent) / max(span_s, 1.0), 1),
             "latency_ms": quantiles(self._latencies_ms),
             "dropped": dict(self.dropped),
-            "session_lost": self.session_lost,
         }
 
 
@@ -57,8 +59,7 @@ def quantiles(values: Iterable[float]) -> dict[str, float]:
     ranked = sorted(values)
     if not ranked:
         return {}
-    last = len(ranked) - 1
-    return {f"p{q}": round(ranked[min(last, round(q / 100 * last))], 1) for q in (50, 95, 99)}
+    return {f"p{q}": round(ranked[math.ceil(q * len(ranked) / 100) - 1], 1) for q in (50, 95, 99)}
 
 
 def memory_bytes(pids: Mapping[str, int], proc: Path = Path("/proc")) -> dict[str, int]:

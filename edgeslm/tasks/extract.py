@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from edgeslm.engine.calls import Generate, Guide, Output, Prompt, Text
@@ -20,6 +21,9 @@ ARRAY_ITEMS = 16
 """The same for arrays."""
 TIGHT_STRING_CHARS = 24
 TIGHT_ARRAY_ITEMS = 4
+PHRASE_WORDS = 4
+"""Longest run of words that a ``verbatim`` string can be."""
+MOST_PHRASES = 1000
 """Bounds of the second try, when the first ran out of tokens before its JSON was closed."""
 
 
@@ -29,10 +33,13 @@ class Extract(Task):
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
         message = self.text(request)
         schema = self.option(request, "schema")
-        fields, output = await self._fields(request, ask, message, bounded(schema, STRING_CHARS, ARRAY_ITEMS))
+        words = phrases(message) if self.section.verbatim else None
+        fields, output = await self._fields(
+            request, ask, message, bounded(schema, STRING_CHARS, ARRAY_ITEMS, words)
+        )
         if fields is None:
             fields, output = await self._fields(
-                request, ask, message, bounded(schema, TIGHT_STRING_CHARS, TIGHT_ARRAY_ITEMS)
+                request, ask, message, bounded(schema, TIGHT_STRING_CHARS, TIGHT_ARRAY_ITEMS, words)
             )
         if fields is None:
             raise TooLong(
@@ -89,19 +96,55 @@ def encode_fields(fields: Any) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
-def bounded(schema: Any, string_chars: int, array_items: int) -> Any:
-    """A copy of the schema in which no string and no array is unbounded."""
+def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[str] | None = None) -> Any:
+    """A copy of the schema in which no string and no array is unbounded.
+
+    With ``words``, free strings can be nothing but one of them.
+    """
     schema = copy.deepcopy(schema)
     for node in _nodes(schema):
         kinds = node.get("type", ())
         kinds = {kinds} if isinstance(kinds, str) else set(kinds)
         if "string" in kinds and not node.keys() & {"enum", "const", "pattern", "format"}:
-            node["maxLength"] = max(min(node.get("maxLength", string_chars), string_chars), node.get("minLength", 0))
+            least, most = node.get("minLength", 0), min(node.get("maxLength", string_chars), string_chars)
+            fitting = [word for word in words or () if least <= len(word) <= most]
+            if fitting and kinds == {"string"}:
+                node["enum"] = fitting
+            node["maxLength"] = max(most, least)
         if "array" in kinds and "enum" not in node:
             node["maxItems"] = max(min(node.get("maxItems", array_items), array_items), node.get("minItems", 0))
         if "object" in kinds and "properties" in node:
             node.setdefault("additionalProperties", False)
     return schema
+
+
+def phrases(message: str) -> list[str]:
+    """Every run of up to :data:`PHRASE_WORDS` words of the message, without the punctuation around it.
+
+    A long message gets shorter runs, so that there are never more than :data:`MOST_PHRASES`.
+    """
+    words = [match.span() for match in re.finditer(r"\S+", message)]
+    trimmed = [_trim(message, start, end) for start, end in words]
+    found: dict[str, None] = {}
+    for length in range(1, PHRASE_WORDS + 1):
+        runs = {
+            message[first[0] : last[1]]: None
+            for first, last in zip(trimmed, trimmed[length - 1 :], strict=False)
+            if first[0] < last[1]
+        }
+        if len(found) + len(runs) > MOST_PHRASES:
+            break
+        found |= runs
+    return list(found) or [message[start:end] for start, end in words[:MOST_PHRASES]]
+
+
+def _trim(message: str, start: int, end: int) -> tuple[int, int]:
+    """A word's offsets without quotes, brackets and marks around it; a word of marks alone stays."""
+    bare = message[start:end].strip("\"'`()[]{}<>,;:.!?")
+    if not bare:
+        return start, end
+    start = message.index(bare, start)
+    return start, start + len(bare)
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,7 @@
+"""``python -m edgeslm``."""
+
+import sys
+
+from edgeslm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,79 @@
+"""A real mosquitto for tests: on a free port of this machine, with a configuration of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+START_S = 20.0
+
+
+class Mosquitto:
+    """One broker in ``folder``. ``lines`` are added to its configuration, after the listener."""
+
+    def __init__(self, folder: Path, lines: str = "", *, anonymous: bool = True) -> None:
+        self._folder = folder
+        self._lines = lines
+        self._anonymous = anonymous
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """Everything the broker has logged, all its starts together."""
+        return (self._folder / "mosquitto.log").read_text(errors="replace")
+
+    def start(self) -> None:
+        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        if program is None:
+            raise AssertionError("mosquitto isn't installed; install the package, or run scripts/setup test")
+        config = self._folder / "mosquitto.conf"
+        config.write_text(
+            f"listener {self.port} 127.0.0.1\n"
+            f"allow_anonymous {str(self._anonymous).lower()}\n"
+            "set_tcp_nodelay true\n"
+            "log_type all\n" + ("user root\n" if os.geteuid() == 0 else "") + self._lines
+            # Started as root it would become a user who can't read the test's folder.
+        )
+        with (self._folder / "mosquitto.log").open("ab") as log:
+            self._process = subprocess.Popen([program, "-c", str(config)], stdout=log, stderr=log)
+        give_up_at = time.monotonic() + START_S
+        while not _listens(self.port):
+            if self._process.poll() is not None or time.monotonic() > give_up_at:
+                self.stop()
+                raise AssertionError(f"mosquitto didn't start:\n{self.log}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Ends the broker the way an administrator does; it may write its sessions to disk."""
+        self._end("terminate")
+
+    def kill(self) -> None:
+        """Ends the broker the way a power cut does."""
+        self._end("kill")
+
+    def _end(self, how: str) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            getattr(process, how)()
+            process.wait(timeout=START_S)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

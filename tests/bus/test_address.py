@@ -1,0 +1,74 @@
+"""Broker addresses and passwords."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeslm.bus.address import BrokerAddress, read_password
+from edgeslm.errors import BrokerError
+from edgeslm.sections import Broker
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "tls"),
+    [
+        ("mqtt://broker.local", "broker.local", 1883, False),
+        ("mqtts://broker.local", "broker.local", 8883, True),
+        ("mqtt://10.0.0.1:1884/", "10.0.0.1", 1884, False),
+        ("mqtt://[::1]:1885", "::1", 1885, False),
+    ],
+)
+def test_urls(url: str, host: str, port: int, tls: bool) -> None:
+    address = BrokerAddress.parse(url)
+    assert (address.host, address.port, address.tls) == (host, port, tls)
+    assert BrokerAddress.parse(str(address)) == address
+
+
+def test_a_login_in_the_url_is_read_and_never_shown() -> None:
+    address = BrokerAddress.parse("mqtt://ann:s%3Acret@h")
+    assert (address.username, address.password) == ("ann", "s:cret")
+    assert "cret" not in f"{address!r} {address}"
+    assert BrokerAddress.parse("mqtt://ann:a@h", username="bob", password="b").password == "b"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "broker.local", "http://h", "mqtt://", "mqtt://h:99999", "mqtt://h/topic", "mqtt://[::1", "ws://h"],
+)
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(BrokerError, match="The broker's address"):
+        BrokerAddress.parse(url)
+
+
+def test_the_password_is_the_first_line_of_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_bytes("pässwort \r\nsecond line\n".encode())
+    assert read_password(file) == "pässwort "
+    assert read_password(None) is None
+    broker = Broker(url="mqtts://h:1", username="ann", password_file=file)
+    address = BrokerAddress.of(broker)
+    assert (address.host, address.port, address.tls) == ("h", 1, True)
+    assert (address.username, address.password) == ("ann", "pässwort ")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\nsecond", b"\xff"])
+def test_a_bad_password_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(BrokerError, match=f"password file {file}"):
+        read_password(file)
+
+
+def test_bad_tls_files_are_named(tmp_path: Path) -> None:
+    missing = tmp_path / "ca.pem"
+    with pytest.raises(BrokerError, match=f"authority file {missing}"):
+        BrokerAddress.parse("mqtts://h", ca_file=missing).tls_context()
+    missing.write_text("no certificate")
+    with pytest.raises(BrokerError, match=f"authority file {missing}"):
+        BrokerAddress.parse("mqtts://h", ca_file=missing).tls_context()
+    with pytest.raises(BrokerError, match=f"client certificate {missing}"):
+        BrokerAddress.parse("mqtts://h", cert_file=missing).tls_context()
+    assert BrokerAddress.parse("mqtt://h", ca_file=missing).tls_context() is None
