@@ -33,6 +33,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import yaml
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -87,7 +88,7 @@ class Sender:
     def __init__(self, port: int) -> None:
         self._topics = Topics(NODE)
         self._results: queue.SimpleQueue[tuple[str, float, Result]] = queue.SimpleQueue()
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         self._client.max_inflight_messages_set(1000)
         self._client.on_socket_open = _no_delay
         self._client.on_message = self._on_message
@@ -123,7 +124,7 @@ class Sender:
 
     def _send(self, number: int, sent: dict[str, float]) -> None:
         id_ = f"{time.monotonic_ns()}-{number}"
-        properties = Properties(PacketTypes.PUBLISH)
+        properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.ResponseTopic = REPLY
         properties.CorrelationData = id_.encode()
         payload = encode_request(MESSAGES[number % len(MESSAGES)])
@@ -133,14 +134,14 @@ class Sender:
     def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
         at = time.perf_counter()
         if message.topic == self._topics.state:
-            if parse_state(message.payload).state == "online":
+            if parse_state(bytes(message.payload)).state == "online":
                 self._online.set()
             return
-        correlation = message.properties.CorrelationData if message.properties else b""
-        self._results.put((correlation.decode(), at, parse_result(message.payload)))
+        correlation: bytes = getattr(message.properties, "CorrelationData", b"")
+        self._results.put((correlation.decode(), at, parse_result(bytes(message.payload))))
 
 
-def _no_delay(client: Any, userdata: Any, sock: socket.socket) -> None:
+def _no_delay(client: Any, userdata: Any, sock: Any) -> None:
     # Nagle's algorithm against delayed acknowledgements costs 40 ms a hop.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -219,7 +220,10 @@ def summary(samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
         "engine_ms": [s.engine_ms for s in samples],
         "added_ms": [s.added_ms for s in samples],
     }
-    return {"requests_per_s": round(len(samples) / seconds, 1), **{key: quantiles(v) for key, v in rows.items()}}
+    return {
+        "requests_per_s": round(len(samples) / seconds, 1),
+        **{key: quantiles(v) for key, v in rows.items()},
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -247,10 +251,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             sender.run(20, 1)  # warms up: prefix, allocator, branch of every message
             print(f"\n{'in flight':>9} {'req/s':>7}   {'':<14}{'p50':>8}{'p95':>8}{'p99':>8}")
             for in_flight in arguments.clients:
-                figures["in_flight"][in_flight] = measured = summary(*sender.run(arguments.requests, in_flight))
+                figures["in_flight"][in_flight] = measured = summary(
+                    *sender.run(arguments.requests, in_flight)
+                )
                 for number, name in enumerate(("round_trip_ms", "engine_ms", "added_ms")):
                     lead = f"{in_flight:>9} {measured['requests_per_s']:>7}" if not number else " " * 17
-                    print(lead + f"   {name:<14}" + "".join(f"{value:>8}" for value in measured[name].values()))
+                    print(
+                        lead + f"   {name:<14}" + "".join(f"{value:>8}" for value in measured[name].values())
+                    )
             figures["parent_resident_mb"] = round(resident_mb(process.pid), 1)
         starts = [start_to_first_result(arguments.bundle, port, sender) for _ in range(arguments.starts)]
         figures["start_to_first_result_s"] = round(statistics.median(starts), 2)

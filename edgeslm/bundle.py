@@ -90,7 +90,7 @@ class HeadSection(_Section):
 
 
 class Manifest(_Section):
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: str = Field(min_length=1)
     kind: Kind
     architecture: str
@@ -155,7 +155,7 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:
-    """:raises BundleError: not JSON, an unknown format or field, or a path that leaves the folder or the list."""
+    """:raises BundleError: not JSON, an unknown format or field, or a path outside the folder or the list."""
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -210,7 +210,9 @@ def verify_bundle(bundle: Bundle) -> None:
         except OSError as error:
             raise BundleError(f"{file}: {error.strerror}") from None
         if digest != entry.sha256:
-            raise BundleError(f"{file}: its SHA-256 differs from the manifest's; the file was changed or damaged")
+            raise BundleError(
+                f"{file}: its SHA-256 differs from the manifest's; the file was changed or damaged"
+            )
 
 
 def memory_need(manifest: Manifest, tokens: int) -> int:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ EXAMPLES = {
     "check": "edgeslm check config.yaml --connect",
     "demo": "edgeslm demo",
     "try": "edgeslm try config.yaml triage 'Spindle 3 smells of burnt oil'",
-    "request": "edgeslm request triage 'Spindle 3 smells of burnt oil' --broker mqtt://localhost --node press-hall-4",
+    "request": "edgeslm request triage 'Burnt smell' --broker mqtt://localhost --node press-hall-4",
     "inspect": "edgeslm inspect /var/lib/edgeslm/bundles/smollm2-135m-int4",
     "doctor": "edgeslm doctor --config config.yaml",
 }
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output is gone, as with `| head`; the interpreter must not complain at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -84,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("check", _check, "check a configuration and list every error in it")
     sub.add_argument("config", type=Path, nargs="?")
     sub.add_argument("--connect", action="store_true", help="also try the broker")
-    sub.add_argument("--schema", action="store_true", help="print the JSON Schema of the file and do nothing else")
+    sub.add_argument(
+        "--schema", action="store_true", help="print the JSON Schema of the file and do nothing else"
+    )
 
     sub = add("demo", _demo, "show the whole thing on this machine, with real messages")
     sub.add_argument("--bundle", type=Path, help="decoder bundle of a starter folder")
@@ -92,21 +95,31 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("try", _try, "run one task without a broker")
     sub.add_argument("config", type=Path)
     sub.add_argument("task")
-    sub.add_argument("text", nargs="?", default="-", help="the input; - or nothing reads a line each from standard input")
-    sub.add_argument("--options", type=_json_object, default={}, metavar="JSON", help="options of the request")
+    sub.add_argument(
+        "text", nargs="?", default="-", help="the input; - or nothing reads a line each from standard input"
+    )
+    sub.add_argument(
+        "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
+    )
 
     sub = add("request", _request, "send one request over MQTT and print its result")
     sub.add_argument("task")
     sub.add_argument("text", help="the input; - reads standard input")
-    sub.add_argument("--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
+    sub.add_argument(
+        "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
+    )
     sub.add_argument("--node", required=True)
     sub.add_argument("--prefix", default="edgeslm", help="first level of the node's topics")
     sub.add_argument("--username")
     sub.add_argument("--password-file", type=Path)
     sub.add_argument("--ca-file", type=Path)
-    sub.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds to wait for the result")
+    sub.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="seconds to wait for the result"
+    )
     sub.add_argument("--stream", action="store_true", help="print the text on standard error as it comes")
-    sub.add_argument("--options", type=_json_object, default={}, metavar="JSON", help="options of the request")
+    sub.add_argument(
+        "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
+    )
 
     sub = add("inspect", _inspect, "show what a bundle is, its report card and the memory it needs")
     sub.add_argument("bundle", type=Path)

@@ -187,7 +187,9 @@ class Daemon:
                     "kind": task.kind,
                     "model": self.service.model_of(name),
                     "request": self.topics.request(name),
-                    "options": {option: dict(OPTIONS[option].schema) for option in sorted(task.section.allowed)},
+                    "options": {
+                        option: dict(OPTIONS[option].schema) for option in sorted(task.section.allowed)
+                    },
                     "result_schema": task.result_schema(),
                 }
                 for name, task in self.service.tasks.items()
@@ -251,14 +253,18 @@ class Daemon:
         self._bus.ack(delivery)
 
     async def _send(self, request: Request | Rejected, result: Result) -> None:
-        """Publishes a result; one that the broker won't take, or a poisoned request, is also reported dead."""
+        """Publishes a result; one that the broker won't take, and a poisoned request, is reported dead."""
         self.meter.count(result)
         expiry_s = None
         if isinstance(request, Request) and request.expires_at is not None:
             expiry_s = max(1, math.ceil(request.expires_at - time.monotonic()))
         try:
             await self._bus.publish(
-                request.reply_to, encode_result(result), qos=1, correlation=request.correlation, expiry_s=expiry_s
+                request.reply_to,
+                encode_result(result),
+                qos=1,
+                correlation=request.correlation,
+                expiry_s=expiry_s,
             )
         except BrokerError as error:
             log.warning("the result of request %s could not be sent: %s", request.id, error)
@@ -267,7 +273,9 @@ class Daemon:
             if result.error is None or result.error.code != "poisoned":
                 return
         if result.error is not None:
-            dead = encode_dead(id=request.id, task=request.task, reply_to=request.reply_to, error=result.error)
+            dead = encode_dead(
+                id=request.id, task=request.task, reply_to=request.reply_to, error=result.error
+            )
             await self._bus.publish(self.topics.dead, dead, qos=1)
 
     def _chunks_of(self, request: Request) -> Callable[[str], None] | None:
@@ -295,7 +303,9 @@ class Daemon:
         else:
             self.service.scheduler.cancel(
                 lambda request: (
-                    request.correlation == cancel.correlation if cancel.correlation else request.id == cancel.id
+                    request.correlation == cancel.correlation
+                    if cancel.correlation
+                    else request.id == cancel.id
                 )
             )
         self._bus.ack(delivery)
@@ -314,7 +324,9 @@ class Daemon:
             self.meter.drop(work.reason)
             log.debug("route %s skipped a message: %s", route.name, work.sentence)
             return
-        request = Request(work.task, work.input, secrets.token_hex(8), work.topic, received_at=delivery.received_at)
+        request = Request(
+            work.task, work.input, secrets.token_hex(8), work.topic, received_at=delivery.received_at
+        )
         result = await self.service.submit(request)
         self.meter.count(result)
         if not route.wants(work, result):

@@ -54,10 +54,16 @@ def render(described: dict[str, Any]) -> str:
         ("size", f"{described['bytes'] / 1e6:.1f} MB in {len(manifest['files'])} files"),
     ]
     if quantization := manifest.get("quantization"):
-        groups = ", ".join(f"{g['group']} {g['bits']} bits, group {g['group_size']}" for g in quantization["groups"])
-        rows.append(("quantization", f"{quantization['recipe']} ({groups})" if groups else quantization["recipe"]))
+        groups = ", ".join(
+            f"{g['group']} {g['bits']} bits, group {g['group_size']}" for g in quantization["groups"]
+        )
+        rows.append(
+            ("quantization", f"{quantization['recipe']} ({groups})" if groups else quantization["recipe"])
+        )
     if manifest.get("context_length"):
-        rows.append(("context", f"{manifest['context_length']} tokens, {manifest['kv_bytes_per_token']} bytes each"))
+        rows.append(
+            ("context", f"{manifest['context_length']} tokens, {manifest['kv_bytes_per_token']} bytes each")
+        )
     if head := manifest.get("head"):
         rows.append(("labels", ", ".join(head["labels"])))
         rows.append(("learned from", f"{head['rows']} rows on encoder {head['encoder']}"))

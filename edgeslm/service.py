@@ -35,7 +35,11 @@ class Service:
             {name: Path(model.bundle) for name, model in config.models.items()},
             {name: 0 if model.threads == "auto" else model.threads for name, model in config.models.items()},
             make_process=make_process
-            or (lambda bundle, threads: EngineProcess(bundle, threads=threads, log_level=config.log_level.upper())),
+            or (
+                lambda bundle, threads: EngineProcess(
+                    bundle, threads=threads, log_level=config.log_level.upper()
+                )
+            ),
         )
         self.tasks: dict[str, Task] = {}
         self._model_of: dict[str, str] = {}
@@ -82,16 +86,16 @@ class Service:
                 raise ConfigError([f"tasks.{name}.learned: {section.learned} holds no learned head"])
             found = self.models.find(head.encoder)
             if found is None:
-                raise ConfigError(
-                    [f"tasks.{name}.learned: it was learned on the encoder {head.encoder}; name that bundle in models"]
-                )
+                raise ConfigError([f"tasks.{name}.learned: name the encoder bundle {head.encoder} in models"])
             model = found
         if model is None:
             raise ConfigError([f"tasks.{name}.model: missing"])
         task = make_task(name, section, head)
         needed = "encoder" if head is not None or task.kind == "embed" else "decoder"
         if (kind := self.models.bundle(model).manifest.kind) != needed:
-            raise ConfigError([f"tasks.{name}.model: {model} is a bundle of kind {kind}; this task needs a {needed}"])
+            raise ConfigError(
+                [f"tasks.{name}.model: {model} is a bundle of kind {kind}; this task needs a {needed}"]
+            )
         self.tasks[name] = task
         self._model_of[name] = model
 

@@ -16,6 +16,7 @@ from edgeslm.bus.address import BrokerAddress
 
 SESSION_TAKEN_OVER = 0x8E
 UNSUPPORTED_VERSION = 0x84
+RETAIN_NOT_SUPPORTED = 0x9A
 LOGIN_REFUSED = (0x86, 0x87, 0x8C)
 PACKET_REFUSED = (0x81, 0x82, 0x90, 0x95, 0x99, 0x9B)
 """Reasons for which a broker hangs up over something we sent: sent again, it would hang up again."""
@@ -97,6 +98,11 @@ def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
         return Problem(
             f"The broker at {address} refuses {login} ({reason.getName()}); check username and "
             "password_file, and what the broker allows."
+        )
+    if reason.value == RETAIN_NOT_SUPPORTED:
+        return Problem(
+            f"The broker at {address} keeps no retained messages, which the node's state needs; allow them "
+            "(mosquitto: retain_available true)."
         )
     return Problem(f"The broker at {address} refuses the connection: {reason.getName()}.")
 

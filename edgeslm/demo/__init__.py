@@ -59,7 +59,9 @@ def demo(bundle: Path | None) -> int:
     decoder = bundle.absolute() if bundle else starter / DECODER
     for folder in (decoder, starter / ENCODER):
         if not (folder / "manifest.json").exists():
-            raise EdgeslmError(f"there is no bundle at {folder}; this command makes it: edgeslm-export starter {starter}")
+            raise EdgeslmError(
+                f"there is no bundle at {folder}; this command makes it: edgeslm-export starter {starter}"
+            )
     screen = Screen()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="edgeslm-demo-") as name:
@@ -73,7 +75,9 @@ def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path
     taught, aside = load_sms(data)
     logins = load_logins(data, LOGINS)
     screen.title("Teaching")
-    spam = teach(folder, "spam", {"ham": "an ordinary message", "spam": "advertising or fraud"}, taught, encoder)
+    spam = teach(
+        folder, "spam", {"ham": "an ordinary message", "spam": "advertising or fraud"}, taught, encoder
+    )
     notes = teach(folder, "triage", {"normal": "", "warning": "", "critical": ""}, NOTES_TAUGHT, encoder)
     for lesson in (spam, notes):
         screen.line(
@@ -84,7 +88,9 @@ def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path
     with start_broker(folder) as broker, _daemon(folder, broker, decoder, encoder, (spam, notes)) as seconds:
         screen.line(f"  broker {broker.name} at {broker.url}; node {NODE} online in {seconds:.1f} s")
         if not broker.keeps_messages:
-            screen.line("  Note: amqtt gives no guarantee; what it acknowledged can be lost. Install mosquitto.")
+            screen.line(
+                "  Note: amqtt gives no guarantee; what it acknowledged can be lost. Install mosquitto."
+            )
         with Traffic(broker.url, NODE) as traffic:
             rows = [
                 _spam(screen, traffic, aside),
@@ -115,8 +121,12 @@ def _configuration(
             "login": {
                 "kind": "extract",
                 "model": "small",
-                "instruction": "Read the log line and write the address that the client connects from as JSON.",
-                "schema": {"type": "object", "properties": {"host": {"type": "string"}}, "required": ["host"]},
+                "instruction": "Read the log line and write the client's address as JSON.",
+                "schema": {
+                    "type": "object",
+                    "properties": {"host": {"type": "string"}},
+                    "required": ["host"],
+                },
                 "verbatim": True,
                 "max_tokens": 64,
                 "examples": [{"input": line, "output": {"host": host}} for line, host in LOGIN_EXAMPLES],
@@ -145,7 +155,9 @@ def _daemon(
 ) -> Iterator[float]:
     """The real daemon as a process of its own; yields the seconds until it was online."""
     file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(_configuration(folder, broker, decoder, encoder, lessons), sort_keys=False))
+    file.write_text(
+        yaml.safe_dump(_configuration(folder, broker, decoder, encoder, lessons), sort_keys=False)
+    )
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "edgeslm", "run", str(file)], stdin=subprocess.DEVNULL)
     try:
@@ -175,7 +187,9 @@ def _spam(screen: Screen, traffic: Traffic, aside: Sequence[Labelled]) -> tuple[
         screen.progress(f"{SHOWN + answer.number + 1} messages")
     rate = (len(aside) - SHOWN) / (time.monotonic() - began)
     screen.clear()
-    screen.line(f"  {right} of {len(aside)} right ({right / len(aside):.3f}) at {rate:.0f} messages/s over MQTT")
+    screen.line(
+        f"  {right} of {len(aside)} right ({right / len(aside):.3f}) at {rate:.0f} messages/s over MQTT"
+    )
     untaught = aside[:ZERO_SHOT]
     guessed = 0
     answers = traffic.requests("spam-untaught", [row.text for row in untaught], in_flight=IN_FLIGHT)
@@ -185,10 +199,14 @@ def _spam(screen: Screen, traffic: Traffic, aside: Sequence[Labelled]) -> tuple[
     screen.clear()
     common = sum(row.label == "ham" for row in untaught)
     screen.line(
-        f"  the 135 M decoder alone, untaught, as requests to spam-untaught: {guessed} of {len(untaught)} right; "
+        f"  the 135 M decoder alone, untaught: {guessed} of {len(untaught)} right; "
         f"always saying ham gets {common}"
     )
-    return "spam (learned head)", f"{right} of {len(aside)} right", f"untaught decoder {guessed} of {len(untaught)}"
+    return (
+        "spam (learned head)",
+        f"{right} of {len(aside)} right",
+        f"untaught decoder {guessed} of {len(untaught)}",
+    )
 
 
 def _sensors(screen: Screen, traffic: Traffic) -> tuple[str, str, str]:
@@ -206,8 +224,14 @@ def _sensors(screen: Screen, traffic: Traffic) -> tuple[str, str, str]:
     for (_, payload, label), answer in zip(sent, [*routed, *asked], strict=True):
         right += answer.label == label
         screen.message(f"{payload['machine']}: {payload['note']}", answer, label)
-    screen.line(f"  {right} of {len(sent)} right; {len(silent)} report without a note was skipped by the route's `when`")
-    return "triage (learned head)", f"{right} of {len(sent)} right", f"{half} by route, {len(sent) - half} by request"
+    screen.line(
+        f"  {right} of {len(sent)} right; {len(silent)} without a note was skipped by the route's `when`"
+    )
+    return (
+        "triage (learned head)",
+        f"{right} of {len(sent)} right",
+        f"{half} by route, {len(sent) - half} by request",
+    )
 
 
 def _logins(screen: Screen, traffic: Traffic, logins: Sequence[Labelled]) -> tuple[str, str, str] | None:
@@ -248,4 +272,3 @@ def _questions(screen: Screen, traffic: Traffic) -> tuple[str, str, str]:
 def _chain(*parts: Iterator[Answer]) -> Iterator[Answer]:
     for part in parts:
         yield from part
-

@@ -62,12 +62,18 @@ def load_logins(data: Path, count: int) -> list[Labelled]:
 
 
 LOGIN_EXAMPLES: Sequence[tuple[str, str]] = (
-    ("Oct  1 10:22:01 gate sshd[812]: Failed password for root from 203.0.113.7 port 4711 ssh2", "203.0.113.7"),
     (
-        "Mar 30 04:12:59 gate sshd[9931]: Connection closed by invalid user pi 2001:db8::17 port 5022 [preauth]",
+        "Oct  1 10:22:01 gate sshd[812]: Failed password for root from 203.0.113.7 port 4711 ssh2",
+        "203.0.113.7",
+    ),
+    (
+        "Mar 30 04:12:59 gate sshd[9931]: Connection closed by invalid user pi 2001:db8::17 [preauth]",
         "2001:db8::17",
     ),
-    ("Jan  9 23:00:10 gate sshd[77]: error: PAM: Authentication failure for carol from vpn.example.org", "vpn.example.org"),
+    (
+        "Jan  9 23:00:10 gate sshd[77]: error: PAM: Authentication failure for carol from vpn.example.org",
+        "vpn.example.org",
+    ),
 )
 """Shown to the decoder before each line; none of them is in the log."""
 
@@ -121,12 +127,15 @@ SENSORS: Sequence[tuple[dict[str, object], str]] = (
     ({"machine": "mill-3", "oil_c": 44.0, "note": ""}, ""),
     ({"machine": "press-4", "oil_c": 47.3, "note": "cleaned and lubricated as planned"}, "normal"),
     ({"machine": "saw-1", "oil_c": 52.2, "note": "the belt squeaks a little"}, "warning"),
-    ({"machine": "press-2", "oil_c": 70.5, "note": "safety guard is broken, press keeps running"}, "critical"),
+    (
+        {"machine": "press-2", "oil_c": 70.5, "note": "safety guard is broken, press keeps running"},
+        "critical",
+    ),
     ({"machine": "lathe-2", "oil_c": 49.7, "note": "handed over to the late shift, no trouble"}, "normal"),
     ({"machine": "mill-3", "oil_c": 61.0, "note": "light vibration since this morning"}, "warning"),
     ({"machine": "press-1", "oil_c": 88.8, "note": "hose burst, hydraulic oil on the floor"}, "critical"),
 )
-"""Payloads as a machine would publish them, and the label of the note; without a note there is nothing to read."""
+"""Payloads as a machine would publish them, and the label of the note; one has nothing to read."""
 
 
 @dataclass(frozen=True, slots=True)

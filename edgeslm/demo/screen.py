@@ -56,8 +56,10 @@ class Screen:
 
     def _row(self, text: str, label: str, expected: str, sure: str, ms: str) -> str:
         room = max(20, self._width - LABEL - EXPECTED - 5 - 6 - 7)
-        cells = f"  {_cut(text, room):<{room}} {_cut(label, LABEL):<{LABEL}} {_cut(expected, EXPECTED):<{EXPECTED}}"
-        return f"{cells} {sure:>5} {ms:>6}"
+        cells = [(text, room), (label, LABEL), (expected, EXPECTED)]
+        return (
+            "  " + " ".join(f"{_cut(cell, width):<{width}}" for cell, width in cells) + f" {sure:>5} {ms:>6}"
+        )
 
     def _paint(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._terminal else text

@@ -1,4 +1,4 @@
-"""Teaching in front of the user: ``edgeslm-export tune`` on a few labelled messages, as a user would call it."""
+"""Teaching in front of the user: ``edgeslm-export tune`` on a few labelled messages, as users call it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgeslm.errors import EdgeslmError
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What was learned: the folder with the head, from how many rows, how long it took, how good it should be."""
+    """What was learned: the folder with the head, the rows, the time, the accuracy to expect."""
 
     task: str
     folder: Path
@@ -28,7 +28,9 @@ class Lesson:
     accuracy: float
 
 
-def teach(folder: Path, task: str, labels: Mapping[str, str], rows: Sequence[Labelled], encoder: Path) -> Lesson:
+def teach(
+    folder: Path, task: str, labels: Mapping[str, str], rows: Sequence[Labelled], encoder: Path
+) -> Lesson:
     """Learns ``task`` from ``rows`` into a folder below ``folder``.
 
     :raises EdgeslmError: the build machine's part isn't installed here, or it failed.

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from edgeslm.bus.protocol import Topics, encode_request, parse_result, parse_state
 from edgeslm.errors import BrokerError, EdgeslmError, ProtocolError
@@ -60,7 +61,7 @@ class Traffic:
         topics = Topics(node)
 
         def on_message(client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
-            if parse_state(message.payload).state == "online":
+            if parse_state(bytes(message.payload)).state == "online":
                 online.set()
 
         client = _client(url)
@@ -91,7 +92,8 @@ class Traffic:
         of its payload.
         """
         expected = [
-            output.format(topic, **(payload if isinstance(payload, dict) else {})) for topic, payload in messages
+            output.format(topic, **(payload if isinstance(payload, dict) else {}))
+            for topic, payload in messages
         ]
         yield from self._exchange(
             len(messages),
@@ -154,7 +156,7 @@ class Traffic:
     def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
         at = time.perf_counter()
         try:
-            result = parse_result(message.payload)
+            result = parse_result(bytes(message.payload))
         except ProtocolError:
             return  # a message for a route: it fits the subscription too
         self._arrived.put((result.id if message.topic == self._reply else message.topic, result, at))
@@ -163,7 +165,7 @@ class Traffic:
 def _client(url: str) -> mqtt.Client:
     """:raises BrokerError: it can't be reached."""
     parts = urlsplit(url)
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
     client.max_inflight_messages_set(IN_FLIGHT)
     client.on_socket_open = _no_delay
     try:
@@ -173,7 +175,7 @@ def _client(url: str) -> mqtt.Client:
     return client
 
 
-def _no_delay(client: Any, userdata: Any, sock: socket.socket) -> None:
+def _no_delay(client: Any, userdata: Any, sock: Any) -> None:
     # Nagle's algorithm against delayed acknowledgements costs 40 ms a message.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -261,7 +261,7 @@ class Decoder:
         scores: list[float],
         cancelled: Callable[[], bool],
     ) -> None:
-        """Adds up log-probabilities below ``node``, whose path is in the lane's cache of ``length`` tokens."""
+        """Adds up log-probabilities below ``node``; its path ends the lane's cache of ``length`` tokens."""
         if cancelled():
             raise Cancelled("cancelled while it was running")
         tokens = list(node.children)
@@ -348,7 +348,8 @@ class _Words:
 def _last_logits(generator: Any) -> npt.NDArray[np.float64]:
     """Logits [vocabulary] after the last token; the graph may give [1, 1, vocabulary] or all positions."""
     logits = np.asarray(generator.get_logits())
-    return logits.reshape(-1, logits.shape[-1])[-1].astype(np.float64)
+    last: npt.NDArray[np.float64] = logits.reshape(-1, logits.shape[-1])[-1].astype(np.float64)
+    return last
 
 
 def _rewind_limit(settings: dict[str, Any], context_length: int) -> int:

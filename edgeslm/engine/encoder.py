@@ -52,7 +52,9 @@ class Encoder:
                 str(path / manifest.graphs.encode), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime raises a class of its own for each status code
-            raise BundleError(f"{path / manifest.graphs.encode}: onnxruntime can't load it: {error}") from None
+            raise BundleError(
+                f"{path / manifest.graphs.encode}: onnxruntime can't load it: {error}"
+            ) from None
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._heads: dict[str, Head] = {}
 

@@ -226,8 +226,10 @@ class EngineProcess:
         for timer in self._abandoned.values():
             timer.cancel()
         self._abandoned.clear()
-        waiting = [p.future for p in self._pending.values()]
+        waiting: list[asyncio.Future[Any]] = [p.future for p in self._pending.values()]
+        if self._ready is not None:
+            waiting.append(self._ready)
         self._pending.clear()
-        for future in [*waiting, *([self._ready] if self._ready else [])]:
+        for future in waiting:
             if not future.done():
                 future.set_exception(error)

@@ -84,7 +84,9 @@ class ChatTokenizer:
         self.tokenizer = load_tokenizer(folder)
         settings = _read_json(folder / "tokenizer_config.json")
         template_file = folder / "chat_template.jinja"
-        template = template_file.read_text("utf-8") if template_file.exists() else settings.get("chat_template")
+        template = (
+            template_file.read_text("utf-8") if template_file.exists() else settings.get("chat_template")
+        )
         if not isinstance(template, str):
             raise BundleError(f"{folder}: has no chat template (chat_template.jinja)")
         try:
@@ -118,7 +120,9 @@ class ChatTokenizer:
         :raises InvalidRequest: when the model's template refuses the order of the turns.
         """
         texts: list[Text] = []
-        messages = [{"role": turn.role, "content": _fill(turn, texts)} for turn in self._fold_system(prompt.turns)]
+        messages = [
+            {"role": turn.role, "content": _fill(turn, texts)} for turn in self._fold_system(prompt.turns)
+        ]
         try:
             rendered = self.render(messages) + prompt.answer_start
         except jinja2.TemplateError as error:

@@ -64,7 +64,9 @@ def quantiles(values: Iterable[float]) -> dict[str, float]:
 
 def memory_bytes(pids: Mapping[str, int], proc: Path = Path("/proc")) -> dict[str, int]:
     """Resident bytes by name: ``daemon`` is this process, the others the engines."""
-    return {name: rss for name, pid in {"daemon": os.getpid(), **pids}.items() if (rss := _rss(proc / str(pid)))}
+    return {
+        name: rss for name, pid in {"daemon": os.getpid(), **pids}.items() if (rss := _rss(proc / str(pid)))
+    }
 
 
 def _rss(process: Path) -> int:

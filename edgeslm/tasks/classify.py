@@ -59,11 +59,16 @@ class Classify(Task):
         sent = request.options.get("labels")
         if sent is None:
             return dict(self.section.labels or {})
-        return dict(sent) if isinstance(sent, dict) else {label: "" for label in sent}
+        return dict(sent) if isinstance(sent, dict) else dict.fromkeys(sent, "")
 
     def _prompt(self, meanings: dict[str, str], message: str) -> Prompt:
         lines = [f"- {label}: {meaning}" if meaning else f"- {label}" for label, meaning in meanings.items()]
         instruction = "\n".join(
-            [self.section.instruction or INSTRUCTION, "Labels:", *lines, "Answer with one label and nothing else."]
+            [
+                self.section.instruction or INSTRUCTION,
+                "Labels:",
+                *lines,
+                "Answer with one label and nothing else.",
+            ]
         )
         return Prompt(self.turns(instruction, Text(message, cut=True)), overflow=self.section.overflow)

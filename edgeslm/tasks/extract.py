@@ -112,7 +112,9 @@ def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[st
                 node["enum"] = fitting
             node["maxLength"] = max(most, least)
         if "array" in kinds and "enum" not in node:
-            node["maxItems"] = max(min(node.get("maxItems", array_items), array_items), node.get("minItems", 0))
+            node["maxItems"] = max(
+                min(node.get("maxItems", array_items), array_items), node.get("minItems", 0)
+            )
         if "object" in kinds and "properties" in node:
             node.setdefault("additionalProperties", False)
     return schema

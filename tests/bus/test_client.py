@@ -202,23 +202,26 @@ class TestDeliveries:
 
     def test_what_is_not_acknowledged_comes_again_on_the_next_connection(self, broker: Mosquitto) -> None:
         async def main() -> None:
-            async with Wire(broker.port) as wire, two(broker.url) as (_, app):
-                async with Node(wire.url, ["other/req"], client_id="other") as node:
-                    await until(lambda: node.bus.connected)
-                    for payload in (b"done", b"not done"):
-                        await app.bus.publish("other/req", payload, qos=1)
-                    done, open_ = await node.take(), await node.take()
-                    node.bus.ack(done)
-                    await until(lambda: len(pubacks(broker, "other")) == 1)
-                    wire.cut()
-                    again = await node.take()
-                    assert (again.payload, again.dup) == (b"not done", True)
-                    assert again.generation == open_.generation + 1
-                    node.bus.ack(open_)  # of the old connection: does nothing
-                    node.bus.ack(again)
-                    await until(lambda: len(pubacks(broker, "other")) == 2)
-                    assert node.bus.session_lost == 0
-                    assert node.inbox.empty()
+            async with (
+                Wire(broker.port) as wire,
+                two(broker.url) as (_, app),
+                Node(wire.url, ["other/req"], client_id="other") as node,
+            ):
+                await until(lambda: node.bus.connected)
+                for payload in (b"done", b"not done"):
+                    await app.bus.publish("other/req", payload, qos=1)
+                done, open_ = await node.take(), await node.take()
+                node.bus.ack(done)
+                await until(lambda: len(pubacks(broker, "other")) == 1)
+                wire.cut()
+                again = await node.take()
+                assert (again.payload, again.dup) == (b"not done", True)
+                assert again.generation == open_.generation + 1
+                node.bus.ack(open_)  # of the old connection: does nothing
+                node.bus.ack(again)
+                await until(lambda: len(pubacks(broker, "other")) == 2)
+                assert node.bus.session_lost == 0
+                assert node.inbox.empty()
 
         run(main)
 
@@ -339,18 +342,21 @@ class TestPublishes:
 
     def test_what_was_lost_on_the_way_is_sent_again_in_order(self, broker: Mosquitto) -> None:
         async def main() -> None:
-            async with Wire(broker.port) as wire, two(broker.url) as (_, app):
-                async with Node(wire.url, client_id="other") as node:
-                    await until(lambda: node.bus.connected and not node.bus.waiting_bytes)
-                    wire.swallow_up = True
-                    lost = [node.bus.publish("out/a", b"%d" % number, qos=1) for number in range(5)]
-                    await asyncio.sleep(0.1)
-                    wire.cut()
-                    wire.swallow_up = False
-                    lost += [node.bus.publish("out/a", b"%d" % number, qos=1) for number in range(5, 10)]
-                    await asyncio.wait_for(asyncio.gather(*lost), WAIT_S)
-                    payloads = [d.payload for d in [await app.take() for _ in range(app.inbox.qsize())]]
-                    assert [p for p in payloads if p.isdigit()] == [b"%d" % number for number in range(10)]
+            async with (
+                Wire(broker.port) as wire,
+                two(broker.url) as (_, app),
+                Node(wire.url, client_id="other") as node,
+            ):
+                await until(lambda: node.bus.connected and not node.bus.waiting_bytes)
+                wire.swallow_up = True
+                lost = [node.bus.publish("out/a", b"%d" % number, qos=1) for number in range(5)]
+                await asyncio.sleep(0.1)
+                wire.cut()
+                wire.swallow_up = False
+                lost += [node.bus.publish("out/a", b"%d" % number, qos=1) for number in range(5, 10)]
+                await asyncio.wait_for(asyncio.gather(*lost), WAIT_S)
+                payloads = [d.payload for d in [await app.take() for _ in range(app.inbox.qsize())]]
+                assert [p for p in payloads if p.isdigit()] == [b"%d" % number for number in range(10)]
 
         run(main)
 
@@ -551,7 +557,7 @@ class TestConnection:
             async with Node(broker.url) as first:
                 await until(lambda: first.bus.connected)
                 async with Node(broker.url) as second:
-                    with pytest.raises(BrokerError, match="two nodes have the same name.*another `node`"):
+                    with pytest.raises(BrokerError, match="two nodes have the same name"):
                         await asyncio.wait_for(asyncio.shield(first.bus.failed), WAIT_S)
                     await until(lambda: not first.bus.network_alive)
                     await until(lambda: second.bus.connected)
