@@ -38,7 +38,7 @@ TIME_ERROR = 5
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """``family`` is ``x86``, ``arm`` or empty; ``features`` are those that matter to int4 and int8 kernels."""
+    """``family`` is ``x86``, ``arm`` or empty; ``features`` are those that int4 and int8 kernels use."""
 
     family: str
     name: str

@@ -93,7 +93,8 @@ def parse_config(text: str, where: str = "config", folder: Path | None = None) -
     config = _validate(read, folder) if isinstance(read.data, dict) else None
     if config is None or read.problems:
         problems = sorted(set(read.problems), key=lambda problem: (problem.line, key_name(problem.path)))
-        raise ConfigError([f"{where}:{p.line}: {key_name(p.path)}: {p.sentence}" for p in problems])
+        lines = [f"{where}:{p.line}: {key_name(p.path)}: {p.sentence}" for p in problems]
+        raise ConfigError([line.replace("\n", " ") for line in lines])
     return config
 
 

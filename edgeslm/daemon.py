@@ -7,11 +7,13 @@ acknowledgement of the result -> our acknowledgement of the request. Only then d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
 import signal
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +43,8 @@ from edgeslm.service import Service
 log = logging.getLogger("edgeslm.daemon")
 
 HEALTH_EVERY_S = 30.0
+ANNOUNCE_S = 5.0
+"""How long a change of state waits for the broker's acknowledgement."""
 DRAIN_LIMIT_S = 30.0
 """How long a stop waits for what is running; what is left is delivered again at the next start."""
 
@@ -99,6 +103,7 @@ class Daemon:
             loading.cancel()
         finally:
             stopped.cancel()
+            await self._set_state("stopped")  # also when a model can't be loaded: the goodbye drops the will
             await self._bus.stop()
             await self.service.stop()
 
@@ -122,14 +127,15 @@ class Daemon:
             _, left = await asyncio.wait(serving, timeout=DRAIN_LIMIT_S)
             if left:
                 log.warning("%d messages are left; the broker delivers them at the next start", len(left))
-        await self._set_state("stopped")
 
     # -- what is retained ----------------------------------------------------------------------------
 
     async def _set_state(self, state: StateName) -> None:
         self._state = state
         if self._bus.connected:  # else it is announced on the next connect
-            await self._publish_retained(self.topics.state, encode_state(state, self.boot_id))
+            with contextlib.suppress(TimeoutError):  # the broker may be gone without a word: go on
+                async with asyncio.timeout(ANNOUNCE_S):
+                    await self._publish_retained(self.topics.state, encode_state(state, self.boot_id))
 
     def _announce(self) -> None:
         """After every CONNACK: subscriptions and everything that is retained, since the broker may be new."""
@@ -146,7 +152,10 @@ class Daemon:
         wanted: dict[str, bool] = {}
         for route in self.config.routes:
             wanted[route.source] = wanted.get(route.source, False) or route.accept_retained
-        return [Subscription(source, retained=retained) for source, retained in wanted.items()]
+        return [
+            Subscription(source, retained=retained, identifier=subscription_identifier(source))
+            for source, retained in wanted.items()
+        ]
 
     async def _publish_retained(self, topic: str, payload: bytes) -> None:
         try:
@@ -311,7 +320,16 @@ class Daemon:
         self._bus.ack(delivery)
 
     async def _serve_routes(self, delivery: Delivery) -> None:
-        matching = [route for route in self._routes if route.matches(delivery.topic)]
+        # A broker sends one copy for each filter that a topic fits: each is for the routes of its filter alone.
+        matching = [
+            route
+            for route in self._routes
+            if route.matches(delivery.topic)
+            and (
+                not delivery.identifiers
+                or subscription_identifier(route.route.source) in delivery.identifiers
+            )
+        ]
         await asyncio.gather(*(self._serve_route(route, delivery) for route in matching))
         self._bus.ack(delivery)
 
@@ -335,3 +353,12 @@ class Daemon:
             await self._bus.publish(work.topic, encode_result(result), qos=work.qos, retain=work.retain)
         except BrokerError as error:
             log.warning("a result of route %s could not be sent: %s", route.name, error)
+
+
+def subscription_identifier(topic_filter: str) -> int:
+    """1 to 268,435,455 (MQTT 5 section 3.8.2.1.2), the same at every start of the daemon.
+
+    Messages wait in the broker's session with the identifiers of the start before, and the configuration may
+    have changed since.
+    """
+    return zlib.crc32(topic_filter.encode()) % 268_435_455 + 1

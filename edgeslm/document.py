@@ -59,6 +59,8 @@ def key_name(path: Path) -> str:
     """``("routes", 0, "from")`` -> ``routes[0].from``; the top is ``file``."""
     name = ""
     for part in path:
+        if isinstance(part, str) and not (part.isprintable() and len(part) <= 80):
+            part = repr(part[:80])
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
     return name or "file"
 
@@ -88,7 +90,10 @@ def read_document(text: str) -> Document:
     except RecursionError:
         document.problems.append(Problem(1, (), "nested too deep"))
         return document
-    except ValueError:  # PyYAML's scanner turns bad \U escapes and %YAML numbers into plain ValueErrors
+    except (
+        ValueError,
+        OverflowError,
+    ):  # PyYAML's scanner turns bad \U escapes and %YAML numbers into plain ValueErrors
         document.problems.append(Problem(1, (), "not YAML: an escape or number in it can't be read"))
         return document
     if root is None or (isinstance(root, yaml.ScalarNode) and not root.value and root.style is None):

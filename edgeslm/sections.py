@@ -29,6 +29,9 @@ from edgeslm.fields import (
 )
 from edgeslm.topics import DEFAULT_PREFIX, base_topic
 
+MAX_ROUTES = 256
+"""Each is compared with each when loops are looked for."""
+
 Kind = Literal["classify", "extract", "answer", "summarize", "generate", "embed"]
 Overflow = Literal["error", "head", "tail", "middle"]
 Option = Literal[
@@ -285,7 +288,9 @@ class Config(Section):
     tasks: Mapping[Name, Task] = Field(
         min_length=1, description="What can be asked for, by its name in topics"
     )
-    routes: tuple[Route, ...] = Field(default=(), description="Topics to watch without any client")
+    routes: tuple[Route, ...] = Field(
+        default=(), max_length=MAX_ROUTES, description="Topics to watch without any client"
+    )
     replies: tuple[TopicFilter, ...] = Field(
         default_factory=_default_replies,
         description="Topic filters within which a request may choose its reply topic",

@@ -8,7 +8,6 @@ raise them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 DEFAULT_PREFIX = "edgeslm"
 """First level of every node's topics, unless a site chooses another."""
@@ -20,6 +19,9 @@ MAX_LEVELS = 200
 """mosquitto ends the connection of a client that names a deeper topic; so it does for the characters that
 MQTT 5, section 1.5.4, advises against. Resent after each reconnect, one such topic would keep a node off the
 bus for good."""
+
+MAX_LEVELS = 200
+"""mosquitto refuses topics of more levels."""
 
 NODE_CHANNELS = ("state", "info", "health", "req", "res", "event", "dead", "cancel", "feedback", "ctl")
 """First level below a node's base topic, as protocol version 1 names them."""
@@ -79,6 +81,8 @@ def _text_fault(text: str) -> str | None:
         return "holds a character that can't be written as UTF-8"
     if len(encoded) > MAX_TOPIC_BYTES:
         return f"is longer than {MAX_TOPIC_BYTES} bytes"
+    if text.count("/") >= MAX_LEVELS:
+        return f"has more than {MAX_LEVELS} levels"
     return None
 
 
@@ -108,14 +112,18 @@ def overlap(one: Sequence[str], other: Sequence[str]) -> bool:
         if first and first[0].startswith("$") and second and second[0] in ("+", "#"):
             return False
 
-    @cache
-    def fits(i: int, j: int) -> bool:
-        if i < len(one) and one[i] == "#":
-            return fits(i + 1, j) or (j < len(other) and fits(i, j + 1))
-        if j < len(other) and other[j] == "#":
-            return fits(i, j + 1) or (i < len(one) and fits(i + 1, j))
-        if i == len(one) or j == len(other):
-            return i == len(one) and j == len(other)
-        return (one[i] == other[j] or "+" in (one[i], other[j])) and fits(i + 1, j + 1)
-
-    return fits(0, 0)
+    # from the ends to the beginnings: row[j] says whether one[i:] and other[j:] fit
+    row: list[bool] = []
+    for i in range(len(one), -1, -1):
+        below, row = row, [False] * (len(other) + 1)
+        for j in range(len(other), -1, -1):
+            mine, theirs = one[i : i + 1], other[j : j + 1]
+            if not mine and not theirs:
+                row[j] = True
+            elif "#" in mine:
+                row[j] = below[j] or (bool(theirs) and row[j + 1])
+            elif "#" in theirs:
+                row[j] = row[j + 1] or (bool(mine) and below[j])
+            elif mine and theirs:
+                row[j] = (mine == theirs or "+" in (*mine, *theirs)) and below[j + 1]
+    return row[0]

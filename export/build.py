@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from edgeslm_export.checkpoint import read_config
 from edgeslm_export.child import Reporter
 from edgeslm_export.cleaning import make_checkpoint
-from edgeslm_export.checkpoint import read_config
 from edgeslm_export.recipe import find_recipe
 
 _LAYER = re.compile(r"Reading layer (\d+)")

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edgeslm_export.gguf_header import GgufHeader, read_gguf_header
+
 from edgeslm.bundle import Source, file_digest
 from edgeslm.errors import ExportError
-from edgeslm_export.gguf_header import GgufHeader, read_gguf_header
 
 Kind = Literal["decoder", "encoder"]
 
@@ -102,7 +103,9 @@ def examine_local(path: Path, kind: Kind, source: Source | None = None, revised:
     if path.suffix.lower() != ".gguf":
         raise ExportError(f"{path} is neither a checkpoint folder nor a .gguf file; name one of these.")
     if kind == "encoder":
-        raise ExportError(f"{path} is a GGUF file; encoders are exported from a checkpoint folder or a hub id.")
+        raise ExportError(
+            f"{path} is a GGUF file; encoders are exported from a checkpoint folder or a hub id."
+        )
     return _examine_gguf(path, source, revised)
 
 
@@ -158,14 +161,18 @@ def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
     quantization = config.get("quantization_config")
     if isinstance(quantization, dict):
         method = quantization.get("quant_method", "a library")
-        raise ExportError(f"{where} is already quantized by {method}; export the float checkpoint it was made from.")
+        raise ExportError(
+            f"{where} is already quantized by {method}; export the float checkpoint it was made from."
+        )
     return str(architecture)
 
 
 def check_tokenizer_names(names: set[str], where: str) -> None:
     """:raises ExportError: none of the files is a tokenizer."""
     if not names.intersection(_TOKENIZER_FILES):
-        raise ExportError(f"{where} has no tokenizer (tokenizer.json or tokenizer.model); add the model's own.")
+        raise ExportError(
+            f"{where} has no tokenizer (tokenizer.json or tokenizer.model); add the model's own."
+        )
 
 
 def _folder_has_chat_template(path: Path) -> bool:
@@ -213,7 +220,7 @@ def _count_weights(file: Path) -> int:
             header = json.loads(stream.read(length))
             tensors = [entry for name, entry in header.items() if name != "__metadata__"]
             end = max((entry["data_offsets"][1] for entry in tensors), default=0)
-            weights = sum(math.prod(entry["shape"]) for entry in tensors)
+            weights = sum(int(math.prod(entry["shape"])) for entry in tensors)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise damaged from None
     if end + 8 + length != size:
@@ -275,7 +282,7 @@ def _gguf_problems(header: GgufHeader) -> Iterator[str]:
 
 
 def bundle_name(source_id: str, suffix: str) -> str:
-    """A short name for a bundle: ``HuggingFaceTB/SmolLM2-135M-Instruct`` -> ``smollm2-135m-instruct-int4``."""
+    """A short name: ``HuggingFaceTB/SmolLM2-135M-Instruct`` -> ``smollm2-135m-instruct-int4``."""
     stem = source_id.rsplit("/", 1)[-1]
     if stem.lower().endswith(".gguf"):
         stem = _GGUF_QUANTIZATION.sub("", stem[: -len(".gguf")])

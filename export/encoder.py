@@ -13,14 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bundle import EncoderSection, Manifest
-from edgeslm.errors import ExportError
 from edgeslm_export.checkpoint import Origin, bundle_name, read_config
 from edgeslm_export.child import OFFLINE, OnProgress, run_child
 from edgeslm_export.environment import optimum_python
 from edgeslm_export.evaluate import embed_texts, load_encoder, measure_bundle
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.resources import check_resources
+
+from edgeslm.bundle import EncoderSection, Manifest
+from edgeslm.errors import ExportError
 
 RECIPE = "int8-dynamic"
 """Weights as int8 for each output channel; activations are quantized while running."""
@@ -43,8 +44,8 @@ _TEXTS = (
     "What is the capital of Norway?",
     "Shift handover: bearing replaced, belt tension checked, restart at 06:15.",
     "ok",
-    "A long report about maintenance begins with the date, the place and the names of all who were present, and "
-    "goes on with the state of each machine, the parts that were replaced and those that have to be ordered.",
+    "A long report about maintenance begins with the date, the place and the names of all who were "
+    "present, and goes on with the state of each machine, the parts that were replaced and those that have to be ordered.",
     "{'sensor': 'flow-3', 'value': 0.02, 'unit': 'l/s'}",
 )
 

@@ -88,7 +88,7 @@ def borrowed_distributions() -> dict[str, Distribution]:
             found[name] = distribution(name)
         except PackageNotFoundError:
             raise ExportError(
-                f"The package {name} is missing; install the build machine's part: pip install 'edgeslm[export]'."
+                f"The package {name} is missing; pip install 'edgeslm[export]' brings it."
             ) from None
         for text in found[name].requires or ():
             requirement = Requirement(text)
@@ -131,7 +131,9 @@ def _locked(file: Path) -> Iterator[None]:
 
 
 def _run(command: list[str], debug: bool) -> None:
-    done = subprocess.run(command, stdout=sys.stderr if debug else subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, stdout=sys.stderr if debug else subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode != 0:
         lines = (done.stdout or "").strip().splitlines() or ["the output above says why"]
         raise ExportError(f"Optimum's environment can't be made: {lines[-1].strip()}")

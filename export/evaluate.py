@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeslm.bundle import Bundle, load_bundle, verify_bundle
-from edgeslm.errors import EdgeslmError, ExportError
 from edgeslm_export.child import OFFLINE, OnProgress, Reporter, run_child
 from edgeslm_export.rows import LabelledRow
 from edgeslm_export.statistics import accuracy_report
+
+from edgeslm.bundle import Bundle, load_bundle, verify_bundle
+from edgeslm.errors import EdgeslmError, ExportError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,10 +57,14 @@ def measure_bundle(
     """
     task = {"bundle": str(folder.resolve()), "threads": threads or default_threads()}
     command = [sys.executable, "-m", "edgeslm_export.evaluate"]
-    return run_child(command, task, "loading the bundle", on_progress=on_progress, debug=debug, environment=OFFLINE)
+    return run_child(
+        command, task, "loading the bundle", on_progress=on_progress, debug=debug, environment=OFFLINE
+    )
 
 
-def evaluate_head(head: Bundle, encoder: Path, rows: Sequence[LabelledRow], threads: int | None = None) -> dict[str, Any]:
+def evaluate_head(
+    head: Bundle, encoder: Path, rows: Sequence[LabelledRow], threads: int | None = None
+) -> dict[str, Any]:
     """Accuracy of a learned head on labelled rows, through the engine.
 
     :raises ExportError: a label that the head doesn't know, or no rows.
@@ -105,7 +110,12 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float3
 def size_report(bundle: Bundle) -> dict[str, Any]:
     """What the manifest alone tells: ``bytes`` of the bundle, ``kind``, ``name``, ``digest``."""
     manifest = bundle.manifest
-    return {"name": manifest.name, "kind": manifest.kind, "digest": bundle.digest, "bytes": bundle.weight_bytes}
+    return {
+        "name": manifest.name,
+        "kind": manifest.kind,
+        "digest": bundle.digest,
+        "bytes": bundle.weight_bytes,
+    }
 
 
 def evaluate_bundle(
@@ -129,10 +139,14 @@ def evaluate_bundle(
     report = size_report(bundle)
     if bundle.manifest.kind == "head":
         if not rows or encoder is None:
-            raise ExportError(f"{path} is a learned head: name labelled rows and its encoder (--encoder BUNDLE).")
+            raise ExportError(
+                f"{path} is a learned head: name labelled rows and its encoder (--encoder BUNDLE)."
+            )
         return {**report, **evaluate_head(bundle, encoder, rows, threads)}
     if rows is not None:
-        raise ExportError(f"{path} is a bundle of kind {bundle.manifest.kind}; labelled rows are for learned heads.")
+        raise ExportError(
+            f"{path} is a bundle of kind {bundle.manifest.kind}; labelled rows are for learned heads."
+        )
     return {**report, **measure_bundle(path, threads=threads, on_progress=on_progress, debug=debug)}
 
 
@@ -143,8 +157,16 @@ def _measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     folder, threads = Path(task["bundle"]), int(task["threads"])
     reporter.progress(0, 3, "loading")
     kind = load_bundle(folder).manifest.kind
-    report = _measure_decoder(folder, threads, reporter) if kind == "decoder" else _measure_encoder(folder, threads)
-    return {**report, "threads": threads, "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    report = (
+        _measure_decoder(folder, threads, reporter)
+        if kind == "decoder"
+        else _measure_encoder(folder, threads)
+    )
+    return {
+        **report,
+        "threads": threads,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
 
 
 def _measure_decoder(folder: Path, threads: int, reporter: Reporter) -> dict[str, Any]:
@@ -169,7 +191,9 @@ def _measure_decoder(folder: Path, threads: int, reporter: Reporter) -> dict[str
     if not said.cost.completion_tokens:
         raise ExportError("The bundle loads and generates nothing; the source's weights may be damaged.")
     if not all(math.isfinite(probability) for probability in scored.probabilities):
-        raise ExportError("The bundle computes numbers that aren't finite; the source's weights may be damaged.")
+        raise ExportError(
+            "The bundle computes numbers that aren't finite; the source's weights may be damaged."
+        )
     cost = timed.cost
     decoded = max(cost.completion_tokens - 1, 0)
     decoder.close()
@@ -194,7 +218,9 @@ def _measure_encoder(folder: Path, threads: int) -> dict[str, Any]:
     vectors = [embed_texts(encoder, [text]) for text in texts]
     seconds = time.perf_counter() - started
     if not np.isfinite(np.concatenate(vectors)).all():
-        raise ExportError("The bundle computes numbers that aren't finite; the source's weights may be damaged.")
+        raise ExportError(
+            "The bundle computes numbers that aren't finite; the source's weights may be damaged."
+        )
     return {
         "load_ms": round(load_ms, 1),
         "ms_per_text": round(seconds * 1000 / len(texts), 2),

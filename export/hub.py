@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bundle import Source
-from edgeslm.errors import ExportError
 from edgeslm_export.checkpoint import (
     Kind,
     Origin,
@@ -26,6 +24,9 @@ from edgeslm_export.checkpoint import (
 )
 from edgeslm_export.environment import cache_folder
 from edgeslm_export.resources import check_resources
+
+from edgeslm.bundle import Source
+from edgeslm.errors import ExportError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 _SMALL = ("config.json", "tokenizer_config.json")
@@ -72,7 +73,9 @@ def fetch_checkpoint(hub_id: str, kind: Kind, announce: Callable[[str], None]) -
     weights = [name for name in sizes if _SAFETENSORS.fullmatch(name)]
     weights = weights or [name for name in sizes if _PYTORCH.fullmatch(name)]
     if not weights:
-        raise ExportError(f"{hub_id} has no weights (model.safetensors or pytorch_model.bin){_gguf_hint(sizes)}.")
+        raise ExportError(
+            f"{hub_id} has no weights (model.safetensors or pytorch_model.bin){_gguf_hint(sizes)}."
+        )
     wanted = [name for name in sizes if _WANTED.fullmatch(name)] + weights
     total = sum(sizes[name] for name in wanted)
     cache = cache_folder().parent
@@ -94,7 +97,9 @@ def _ask(hub_id: str, question: Callable[[], Any]) -> Any:
     except errors.HFValidationError:
         raise ExportError(f"{hub_id} doesn't exist here and is no hub id (owner/name).") from None
     except errors.GatedRepoError:
-        raise ExportError(f"{hub_id} asks for its terms to be accepted; do that on its page and log in.") from None
+        raise ExportError(
+            f"{hub_id} asks for its terms to be accepted; do that on its page and log in."
+        ) from None
     except errors.RevisionNotFoundError:
         raise ExportError(f"{hub_id}: the model exists and has no such revision.") from None
     except errors.RepositoryNotFoundError:

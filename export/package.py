@@ -21,7 +21,7 @@ from edgeslm.bundle import MANIFEST, REPORT, FileEntry, Manifest, file_digest
 from edgeslm.errors import ExportError
 
 UNDATED = "1970-01-01T00:00:00Z"
-"""``created`` of a bundle whose source carries no date: folders and GGUF files have none that survives a copy."""
+"""``created`` of a bundle whose source has no date: files have none that survives a copy."""
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
 

@@ -18,7 +18,9 @@ class Bar:
             from tqdm import tqdm
 
             shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}"
-            self._bar = tqdm(file=sys.stderr, leave=False, delay=2.0, bar_format=shape, dynamic_ncols=True, total=1)
+            self._bar = tqdm(
+                file=sys.stderr, leave=False, delay=2.0, bar_format=shape, dynamic_ncols=True, total=1
+            )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:

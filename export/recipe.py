@@ -56,7 +56,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="int8",
-            summary="8 bits in groups of 32, embedding in float: close to the original, about three times the size",
+            summary="8 bits in groups of 32, embedding in float: near the original at three times the size",
             precision="int8",
             bits=8,
             group_size=32,

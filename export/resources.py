@@ -26,7 +26,9 @@ def available_memory() -> int:
         fields[key] = int(value.split()[0]) * 1024
     available = fields.get("MemAvailable", 0) + fields.get("SwapFree", 0)
     try:
-        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().split("::", 1)[1].strip().lstrip("/")
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().split("::", 1)[
+            1
+        ].strip().lstrip("/")
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
     except (OSError, IndexError, ValueError):
@@ -49,8 +51,8 @@ def check_resources(weights: int, disk_bytes: int, folder: Path) -> None:
     have = available_memory()
     if have < need:
         raise ExportError(
-            f"This machine has {_gigabytes(have)} of memory available and exporting {weights / 1e9:.2f} billion "
-            f"weights needs about {_gigabytes(need)}; use a larger machine or a smaller model."
+            f"This machine has {_gigabytes(have)} of memory available and exporting {weights / 1e9:.2f} "
+            f"billion weights needs about {_gigabytes(need)}; use a larger machine or a smaller model."
         )
 
 

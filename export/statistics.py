@@ -76,9 +76,9 @@ def accuracy_report(probabilities: Floats, truth: Integers, labels: Sequence[str
 
 
 def fit_temperature(logits: Floats, truth: Integers) -> float:
-    """The temperature that makes ``softmax(logits / temperature)`` most likely (Guo et al. 2017, section 4.2).
+    """The temperature that makes ``softmax(logits / temperature)`` most likely.
 
-    One number, searched between 0.05 and 20 on a logarithmic scale.
+    Temperature scaling (Guo et al. 2017, section 4.2); searched between 0.05 and 20 on a logarithmic scale.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-
-from edgeslm.bundle import Manifest, Source, load_bundle
-from edgeslm.errors import ExportError
 from edgeslm_export.evaluate import embed_texts, load_encoder
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.rows import LabelledRow, load_rows
+
+from edgeslm.bundle import Manifest, Source, load_bundle
+from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """``weight`` [labels, dimension] and ``bias`` [labels], float32; ``logits`` [rows, labels] out of fold."""
+    """``weight`` [labels, dimension], ``bias`` [labels]; ``logits`` [rows, labels] are out of fold."""
 
     weight: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
@@ -77,7 +77,9 @@ def load_task(file: Path) -> Task:
     if not isinstance(name, str) or not name:
         raise ExportError(f"{file} has no name; add name: with the task's name.")
     if kind != "classify":
-        raise ExportError(f"{file}: the task {name} is of kind {kind}; only classify can be learned from labels.")
+        raise ExportError(
+            f"{file}: the task {name} is of kind {kind}; only classify can be learned from labels."
+        )
     if not isinstance(labels, (Mapping, Sequence)) or isinstance(labels, str):
         raise ExportError(f"{file}: labels must be a list, or a mapping of labels to what they mean.")
     wrong = [label for label in labels if not isinstance(label, str)]
@@ -133,9 +135,8 @@ def learn(vectors: npt.NDArray[np.float32], truth: Integers, labels: int) -> Lea
     :param vectors: [rows, dimension]; ``truth``: [rows], indices below ``labels``, each at least twice.
     """
     import numpy as np
-    from sklearn.model_selection import StratifiedKFold
-
     from edgeslm_export.statistics import fit_temperature, softmax
+    from sklearn.model_selection import StratifiedKFold
 
     folds = min(FOLDS, int(np.bincount(truth, minlength=labels).min()))
     splits = list(StratifiedKFold(folds, shuffle=True, random_state=_SEED).split(vectors, truth))
@@ -162,7 +163,9 @@ def learn(vectors: npt.NDArray[np.float32], truth: Integers, labels: int) -> Lea
     )
 
 
-def _fit(vectors: npt.NDArray[np.float32], truth: Integers, strength: float, labels: int) -> tuple[Floats, Floats]:
+def _fit(
+    vectors: npt.NDArray[np.float32], truth: Integers, strength: float, labels: int
+) -> tuple[Floats, Floats]:
     """:return: weight [labels, dimension] and bias [labels]; two labels are given a row each."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
@@ -183,8 +186,8 @@ def _check_counts(rows: Sequence[LabelledRow], labels: Sequence[str], data: Path
     for label in labels:
         if counts[label] < FEWEST_ROWS:
             raise ExportError(
-                f"{data} has {counts[label]} rows with the label {label!r}; add some (at least {FEWEST_ROWS}, "
-                "20 or more to be useful) or take it out of the task."
+                f"{data} has {counts[label]} rows with the label {label!r}; add some (at least "
+                f"{FEWEST_ROWS}, 20 or more to be useful) or take it out of the task."
             )
 
 

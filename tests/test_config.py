@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 
-from edgeslm.config import Config, config_schema, load_config, parse_config
+from edgeslm.bus.options import OPTIONS
+from edgeslm.config import Config, Option, config_schema, load_config, parse_config
 from edgeslm.document import MAX_BYTES
 from edgeslm.errors import ConfigError
 from edgeslm.fields import Rate
@@ -148,6 +149,9 @@ log_level: warn
         ("node: a\x07", "c.yaml:1: file: the character 0x7 can't be in YAML"),
         ("node: " + "[" * 2000, "c.yaml:1: file: nested too deep"),
         ("# " + "x" * MAX_BYTES, f"c.yaml:1: file: longer than {MAX_BYTES} bytes"),
+        ('node: "\\UFFFFFFFF"', "c.yaml:1: file: not YAML: an escape or number in it can't be read"),
+        ('node: "\\ud800"', "c.yaml:1: node: holds a character that can't be written as UTF-8"),
+        ('"a\\nb": 1', "c.yaml:1: 'a\\nb': unknown key"),
         ("a: &a [*a]", "c.yaml:1: file: an anchor that contains itself"),
     ],
 )
@@ -486,6 +490,10 @@ def test_allow_replaces_the_options_of_the_kind() -> None:
     assert parse_config(with_task(kind="answer", model="small", allow=[])).tasks["triage"].allowed == set()
 
 
+def test_every_option_that_a_task_can_allow_is_one_that_requests_can_carry() -> None:
+    assert set(get_args(Option)) <= set(OPTIONS)
+
+
 def test_routes_get_a_name_each() -> None:
     text = with_routes({"from": "a"}, {"from": "b"}, {"from": "c", "name": "triage-2"}, {"from": "d"})
     names = [route.name for route in parse_config(text).routes]
@@ -588,6 +596,11 @@ def test_routes_that_feed_others_are_fine(routes: list[tuple[str, str | None]]) 
 def test_a_broken_route_does_not_make_loops_of_others_up() -> None:
     found = problems(with_routes({"from": 5, "to": "{{ topic_name }}"}, {"from": "a/b", "to": "c", "qos": 9}))
     assert [problem.split(": ")[1] for problem in found] == ["routes[0].from", "routes[1].qos"]
+
+
+def test_there_is_an_end_to_routes_and_levels() -> None:
+    assert any("routes: must have at most 256" in p for p in problems(with_routes(*[{"from": "a"}] * 257)))
+    assert any("more than 200 levels" in p for p in problems(with_routes({"from": "a/" * 200 + "b"})))
 
 
 def test_the_schema_is_json_schema_and_agrees_with_the_parser() -> None:

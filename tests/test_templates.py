@@ -145,7 +145,6 @@ BOMBS = [
     ("{{ payload.a * payload.n }}", {"a": "x", "n": 10**12}),
     ("{{ payload.a * payload.n }}", {"a": [1], "n": 10**12}),
     ("{{ payload.n ** payload.n }}", {"n": 10**9}),
-    ("{{ payload.n ** 60 ** 60 }}", {"n": 3}),
     ("{{ '%*d' % (payload.n, 1) }}", {"n": 10**9}),
     ("{{ payload.a % payload.n }}", {"a": "%999999999d", "n": 1}),
     ("{{ payload.n | round(payload.p) }}", {"n": 5, "p": -(10**9)}),
@@ -153,7 +152,7 @@ BOMBS = [
     ("{{ payload.a | replace('', payload.c) }}", {"a": "x" * 30_000, "c": "y" * 30_000}),
     ("{{ payload.l | join(payload.c) }}", {"l": ["x"] * 30_000, "c": "y" * 30_000}),
     (
-        "{% for a in payload %}{% for b in payload %}{% for c in payload %}{% endfor %}{% endfor %}{% endfor %}",
+        "{% for a in payload %}{% for b in payload %}{{ b }}{% endfor %}{% endfor %}",
         [0] * 900,
     ),
     ("{% for a in payload %}{{ payload | sort | list | length }}{% endfor %}", [0] * 900 + [0] * 50_000),

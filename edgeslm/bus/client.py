@@ -13,6 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeslm.bus.address import BrokerAddress
@@ -160,9 +161,15 @@ class BusClient:
 
         A filter that the broker refuses is logged as an error with the filter.
         """
-        wanted = [Subscription(one) if isinstance(one, str) else one for one in subscriptions]
-        if self._link is not None and wanted and (mid := self._link.subscribe(wanted)) is not None:
-            self._asked_for[mid] = [one.filter for one in wanted]
+        packets: dict[int | None, list[Subscription]] = {}
+        takes_identifiers = self._welcome is not None and self._welcome.identifiers_available
+        for one in subscriptions:
+            wanted = Subscription(one) if isinstance(one, str) else one
+            packets.setdefault(wanted.identifier if takes_identifiers else None, []).append(wanted)
+        for identifier, group in packets.items():
+            group = [replace(one, identifier=identifier) for one in group]
+            if self._link is not None and (mid := self._link.subscribe(group)) is not None:
+                self._asked_for[mid] = [one.filter for one in group]
 
     def publish(
         self,

@@ -35,7 +35,8 @@ class Delivery:
 
     ``size`` is the payload's size in bytes even when ``payload`` was dropped for being over the node's limit.
     ``expiry_s`` is what is left of the Message Expiry Interval; ``received_at`` is monotonic seconds.
-    ``generation`` and ``mid`` say which message of which connection this is.
+    ``generation`` and ``mid`` say which message of which connection this is. ``identifiers`` are those of the
+    subscriptions that brought this copy; empty where none has one, or the broker knows none.
     """
 
     topic: str
@@ -50,6 +51,7 @@ class Delivery:
     mid: int
     size: int
     received_at: float
+    identifiers: tuple[int, ...] = ()
 
 
 class Receiver(Protocol):
@@ -141,6 +143,7 @@ class Handover:
             mid=message.mid,
             size=size,
             received_at=time.monotonic(),
+            identifiers=tuple(getattr(message.properties, "SubscriptionIdentifier", ())),
         )
 
     def _post(self, call: Callable[..., None], *values: object) -> None:

@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeslm.bus.address import BrokerAddress
-from edgeslm.bus.problems import Problem, Welcome, connection_failure, hang_up, refusal
+from edgeslm.bus.problems import Problem, Welcome, connection_failure, hang_up, refusal, silent_refusal
 from edgeslm.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -53,11 +53,14 @@ class Subscription:
     """A topic filter. ``retained`` asks for retained messages when the subscription is new.
 
     Otherwise a message that somebody left retained on a request topic would run at every reconnect.
+    ``identifier`` (1 to 268,435,455) comes back with each message that the filter brings; a broker may send
+    a message once for each filter that it fits (MQTT 5 section 3.3.4).
     """
 
     filter: str
     qos: int = 1
     retained: bool = False
+    identifier: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +155,17 @@ class Link:
             log.debug("an acknowledgement came too late for its connection")
 
     def subscribe(self, subscriptions: Sequence[Subscription]) -> int | None:
-        """Asks for all of them in one packet: its packet identifier, or None if it can't go now."""
+        """Asks for all of them in one packet: its packet identifier, or None if it can't go now.
+
+        One packet has room for one subscription identifier, which is that of the first.
+        """
         wanted = [
             (one.filter, SubscribeOptions(qos=min(one.qos, 1), retainHandling=1 if one.retained else 2))
             for one in subscriptions
         ]
+        properties = make_properties(PacketTypes.SUBSCRIBE, SubscriptionIdentifier=subscriptions[0].identifier)
         try:
-            return self._client.subscribe(wanted)[1]
+            return self._client.subscribe(wanted, properties=properties)[1]
         except OSError:
             return None
 
@@ -227,8 +234,7 @@ class Link:
             if self._client.loop(timeout=0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 break
         if not self.was_welcome:
-            said = f"The broker at {self._address} hung up without an answer; does it speak MQTT 5?"
-            return Problem(said, unanswered=True)
+            return silent_refusal(self._address)
         return Problem(f"The connection to the broker at {self._address} was lost.")
 
     # paho's callbacks, on the network thread
@@ -281,6 +287,7 @@ def read_welcome(session_present: bool, granted: Properties | None, asked: Setti
         maximum_qos=getattr(granted, "MaximumQoS", 2),
         retain_available=bool(getattr(granted, "RetainAvailable", 1)),
         wildcards_available=bool(getattr(granted, "WildcardSubscriptionAvailable", 1)),
+        identifiers_available=bool(getattr(granted, "SubscriptionIdentifierAvailable", 1)),
         session_expiry_s=getattr(granted, "SessionExpiryInterval", asked.session_expiry_s),
     )
 

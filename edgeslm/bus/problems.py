@@ -51,6 +51,7 @@ class Welcome:
     retain_available: bool
     wildcards_available: bool
     session_expiry_s: int
+    identifiers_available: bool = True
 
 
 def connection_failure(address: BrokerAddress, error: Exception) -> Problem:
@@ -105,6 +106,14 @@ def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
             "(mosquitto: retain_available true)."
         )
     return Problem(f"The broker at {address} refuses the connection: {reason.getName()}.")
+
+
+def silent_refusal(address: BrokerAddress) -> Problem:
+    """A broker that hung up instead of answering a CONNECT."""
+    # With TLS 1.3 a client learns only after its handshake that the server misses a certificate.
+    wants = ", and does it want a client certificate (cert_file and key_file)" if address.tls else ""
+    sentence = f"The broker at {address} hung up without an answer; does it speak MQTT 5{wants}?"
+    return Problem(sentence, unanswered=True)
 
 
 def hang_up(address: BrokerAddress, client_id: str, reason: ReasonCode) -> Problem:

@@ -18,7 +18,7 @@ without the middle."""
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text from outside. ``cut`` marks the one that ``overflow`` may shorten."""
+    """A text from outside. ``cut`` marks the one, at most one a prompt, that ``overflow`` may shorten."""
 
     value: str
     cut: bool = False

@@ -2,6 +2,7 @@
 
 A *lane* is one generator with what is in its cache. A call takes the lane that shares the longest prefix
 with its prompt, rewinds it there and appends the rest, so a task's fixed instruction is computed once.
+An answer doesn't depend on which lane it came from (``_reusable`` says how).
 Lanes are made for a number of tokens, not for the whole context: the runtime allocates and zeroes the
 cache up to ``max_length``.
 """
@@ -14,6 +15,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,14 @@ LANE_STEP = 256
 """Lanes are rounded up to this many tokens, so that similar requests share one."""
 LANE_BYTES = 64_000_000
 """What the caches of all lanes may take together; the lane in use always may."""
+MOST_LANES = 8
+"""A generator takes memory beside its cache, most of all with a grammar."""
+WORTH_SHARING = 16
+"""Tokens. With fewer in common (the template's head), another task's lane isn't taken away from it: making
+one costs about as much as computing so many tokens."""
+
+_END = -1
+"""Stands for all end tokens in the tree of labels."""
 
 _PHI3_SWITCH = 4096
 """Phi-3's LongRoPE changes its factors after this many tokens: a cache can't be rewound across it."""
@@ -46,6 +57,8 @@ class _Lane:
     key: tuple[Guide | None, float]
     max_length: int
     tokens: list[int] = field(default_factory=list)
+    prompt_length: int = 0
+    reused: bool = False
 
 
 class Decoder:
@@ -75,7 +88,7 @@ class Decoder:
         self._end_ids = frozenset(end if isinstance(end, list) else [end])
         self._rewind_limit = _rewind_limit(self._settings, self.context_length)
         self._lanes: list[_Lane] = []
-        self._trees: dict[tuple[str, ...], _Branch] = {}
+        self._tree = lru_cache(maxsize=64)(self._label_tree)  # senders may bring labels of their own
 
     def close(self) -> None:
         """Generators must go before the model, or the runtime complains at exit."""
@@ -94,6 +107,11 @@ class Decoder:
         :raises InvalidRequest: a grammar that can't be compiled.
         :raises Cancelled: ``cancelled`` became true between two tokens.
         """
+        if call.max_tokens >= self.context_length:
+            raise TooLong(
+                f"max_tokens is {call.max_tokens} and the model's context has {self.context_length} tokens, "
+                "the input included; ask for fewer"
+            )
         ids, truncated = self._chat.encode(call.prompt, self.context_length - call.max_tokens)
         started = time.perf_counter()
         lane = self._lane(ids, len(ids) + call.max_tokens, call.guide, call.sampling)
@@ -125,14 +143,12 @@ class Decoder:
 
         :raises TooLong: the prompt doesn't fit the context.
         """
-        tree = self._trees.get(call.labels)
-        if tree is None:
-            tree = self._trees[call.labels] = self._label_tree(call.labels)
+        tree = self._tree(call.labels)
         room = self.context_length - tree.depth() - 1
         ids, truncated = self._chat.encode(call.prompt, room)
         started = time.perf_counter()
         lane = self._lane(ids, len(ids) + tree.depth() + 1, None, Sampling())
-        scores = [0.0] * len(call.labels)
+        scores = [-math.inf] * len(call.labels)
         try:
             self._walk(lane, tree, len(ids), 0.0, scores, cancelled)
         except BaseException:
@@ -151,32 +167,37 @@ class Decoder:
         if length > self.context_length:
             raise TooLong(f"{length} tokens are needed and the model's context has {self.context_length}")
         key = (guide, sampling.repetition_penalty)
-        shared, lane = 0, None
-        if sampling.temperature == 0:
-            for candidate in self._lanes:
-                if candidate.key != key or candidate.max_length < length:
-                    continue
-                common = self._reusable(candidate, ids)
-                if lane is None or common > shared:
-                    shared, lane = common, candidate
+        max_length = min(-(-length // LANE_STEP) * LANE_STEP, self.context_length)
+        greedy = sampling.temperature == 0
+        shared, lane = self._longest_shared(ids, length, key) if greedy else (0, None)
         if lane is None:
-            lane = self._new_lane(length, key, sampling)
+            if greedy:
+                self._make_room(max_length)
+            lane = self._new_lane(max_length, key, sampling)
         else:
             self._lanes.remove(lane)
             lane.generator.rewind_to(shared)
+            lane.reused = True
         try:
             lane.generator.append_tokens(np.array(ids[shared:], np.int32))
         except Exception as error:
             raise _engine_error(error) from None
-        lane.tokens = list(ids)
-        if sampling.temperature == 0:
+        lane.tokens, lane.prompt_length = list(ids), len(ids)
+        if greedy:
             self._lanes.append(lane)  # the end of the list is the most recently used
-            self._evict()
         return lane
 
-    def _new_lane(self, length: int, key: tuple[Guide | None, float], sampling: Sampling) -> _Lane:
+    def _longest_shared(
+        self, ids: Sequence[int], length: int, key: tuple[Guide | None, float]
+    ) -> tuple[int, _Lane | None]:
+        fitting = [lane for lane in self._lanes if lane.key == key and lane.max_length >= length]
+        shared, lane = max(
+            ((self._reusable(lane, ids), lane) for lane in fitting), key=itemgetter(0), default=(0, None)
+        )
+        return (shared, lane) if shared >= WORTH_SHARING else (0, None)
+
+    def _new_lane(self, max_length: int, key: tuple[Guide | None, float], sampling: Sampling) -> _Lane:
         guide, _ = key
-        max_length = min(-(-length // LANE_STEP) * LANE_STEP, self.context_length)
         params = og.GeneratorParams(self._model)
         search: dict[str, Any] = {"max_length": max_length, "do_sample": sampling.temperature > 0}
         if sampling.repetition_penalty != 1.0:
@@ -196,20 +217,31 @@ class Decoder:
             raise _engine_error(error) from None
 
     def _reusable(self, lane: _Lane, ids: Sequence[int]) -> int:
-        """How many leading tokens of the lane's cache serve ``ids``; one must be left to append."""
+        """How many leading tokens of the lane's cache serve ``ids``.
+
+        Only what was prefilled, and two tokens are left to append: a step of one token, as in decoding,
+        takes another kernel with other rounding, while prompts in pieces of two or more tokens get the
+        same bits as in one piece (measured). So the same request gets the same answer, whatever came before.
+        """
         if max(len(lane.tokens), len(ids)) > self._rewind_limit:
             return 0
-        limit = min(len(lane.tokens), len(ids)) - 1
+        limit = min(lane.prompt_length, len(ids) - 2)
         count = 0
         while count < limit and lane.tokens[count] == ids[count]:
             count += 1
         return count
 
-    def _evict(self) -> None:
-        """Oldest lanes go until the rest fits its budget."""
+    def _make_room(self, max_length: int) -> None:
+        """Lanes go until a new one fits the budget: the oldest that never served twice, else the oldest.
+
+        So the lanes of requests with a grammar of their own push one another out, not a task's instruction.
+        """
         per_token = self.bundle.manifest.kv_bytes_per_token
-        while len(self._lanes) > 1 and sum(x.max_length for x in self._lanes) * per_token > LANE_BYTES:
-            del self._lanes[0]
+        while self._lanes:
+            total = max_length + sum(lane.max_length for lane in self._lanes)
+            if len(self._lanes) < MOST_LANES and total * per_token <= LANE_BYTES:
+                return
+            self._drop(next((lane for lane in self._lanes if not lane.reused), self._lanes[0]))
 
     def _drop(self, lane: _Lane) -> None:
         if lane in self._lanes:
@@ -243,11 +275,10 @@ class Decoder:
 
     def _label_tree(self, labels: Sequence[str]) -> _Branch:
         root = _Branch()
-        end = min(self._end_ids, default=0)
         for number, label in enumerate(labels):
             node = root
             # The end token closes each path, so that no label is the beginning of another.
-            for token in (*self._chat.encode_text(label), end):
+            for token in (*self._chat.encode_text(label), _END):
                 node = node.children.setdefault(token, _Branch())
             node.label = number
         return root
@@ -265,7 +296,10 @@ class Decoder:
         if cancelled():
             raise Cancelled("cancelled while it was running")
         tokens = list(node.children)
-        logits = _last_logits(lane.generator)[tokens]
+        everything = _last_logits(lane.generator)
+        # A model may end its turn with any of its end tokens (Gemma-2 and Qwen2.5 have two).
+        ends = np.logaddexp.reduce(everything[sorted(self._end_ids)]) if _END in tokens else 0.0
+        logits = np.array([ends if token == _END else everything[token] for token in tokens])
         log_probs = logits - np.logaddexp.reduce(logits)
         for token, log_prob in zip(tokens, log_probs, strict=True):
             child, path = node.children[token], [token]

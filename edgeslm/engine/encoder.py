@@ -57,6 +57,12 @@ class Encoder:
             ) from None
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._heads: dict[str, Head] = {}
+        try:
+            self.embed(["."], "error")
+        except Exception as error:
+            raise BundleError(
+                f"{path}: it doesn't give vectors of {self._section.dimension} numbers: {error}"
+            ) from None
 
     def embed(self, texts: Sequence[str], overflow: Overflow) -> tuple[Floats, int, Truncated | None]:
         """Vectors [n, dimension] float32, the number of tokens read, and what was cut (the last cut one)."""
@@ -151,9 +157,11 @@ def load_head(path: Path, encoder: Bundle) -> Head:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             weight, bias = arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"{file}: {error}") from None
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds
+        raise BundleError(f"{file}: not the arrays of a head: {error}") from None
     shape = (len(section.labels), encoder.manifest.encoder.dimension if encoder.manifest.encoder else 0)
     if weight.shape != shape or bias.shape != shape[:1]:
         raise BundleError(f"{file}: weight has shape {weight.shape}, {shape} is needed")
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise BundleError(f"{file}: holds numbers that are not finite")
     return Head(section, weight, bias)

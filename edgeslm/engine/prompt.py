@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 from edgeslm.engine.calls import Prompt, Text, Turn
 from edgeslm.engine.overflow import fit
-from edgeslm.errors import BundleError, InvalidRequest
+from edgeslm.errors import BundleError, InvalidRequest, TooLong
 from edgeslm.messages import Truncated
 
 _HOLE = "\ue000{}\ue001"
@@ -72,9 +72,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """:raises BundleError: naming the file."""
     file = folder / "tokenizer.json"
     try:
-        return Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
         raise BundleError(f"{file}: {error}") from None
+    tokenizer.no_truncation()  # a file may bring either, and nothing is cut silently
+    tokenizer.no_padding()
+    return tokenizer
 
 
 class ChatTokenizer:
@@ -84,9 +87,13 @@ class ChatTokenizer:
         self.tokenizer = load_tokenizer(folder)
         settings = _read_json(folder / "tokenizer_config.json")
         template_file = folder / "chat_template.jinja"
-        template = (
-            template_file.read_text("utf-8") if template_file.exists() else settings.get("chat_template")
-        )
+        template: object
+        try:
+            template = template_file.read_text("utf-8")
+        except FileNotFoundError:
+            template = settings.get("chat_template")
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{template_file}: {error}") from None
         if not isinstance(template, str):
             raise BundleError(f"{folder}: has no chat template (chat_template.jinja)")
         try:
@@ -94,7 +101,7 @@ class ChatTokenizer:
         except jinja2.TemplateError as error:
             raise BundleError(f"{folder}: its chat template does not compile: {error}") from None
         self._special = {
-            key: value["content"] if isinstance(value, dict) else value
+            key: value.get("content", "") if isinstance(value, dict) else value
             for key, value in settings.items()
             if key.endswith("_token") and isinstance(value, (str, dict))
         }
@@ -125,21 +132,24 @@ class ChatTokenizer:
         ]
         try:
             rendered = self.render(messages) + prompt.answer_start
-        except jinja2.TemplateError as error:
+        except Exception as error:  # jinja2.TemplateError, or what the template's own operations raise
             raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from None
         pieces = _HOLES.split(rendered)
+        if sorted(map(int, pieces[1::2])) != list(range(len(texts))):
+            raise InvalidRequest("the model's chat template doesn't show each of these messages once")
         fixed = [list(self._encode_fixed(piece)) for piece in pieces[::2]]
         outside = [texts[int(number)] for number in pieces[1::2]]
         encoded = [self.encode_text(text.value) for text in outside]
-        room -= sum(map(len, fixed)) + sum(len(e) for t, e in zip(outside, encoded, strict=True) if not t.cut)
+        whole = sum(map(len, fixed)) + sum(len(e) for t, e in zip(outside, encoded, strict=True) if not t.cut)
+        if whole > room:
+            raise TooLong(
+                f"the parts that are never cut have {whole} tokens and there is room for {max(room, 0)}; "
+                "send shorter ones, or ask for fewer max_tokens"
+            )
         truncated = None
-        cuttable = [index for index, text in enumerate(outside) if text.cut]
-        if cuttable:
-            index = cuttable[0]
-            encoded[index], truncated = fit(encoded[index], room, prompt.overflow)
-        elif room < 0:
-            longest = max(encoded, key=len, default=[])
-            fit(longest, len(longest) + room, "error")
+        for index, text in enumerate(outside):
+            if text.cut:
+                encoded[index], truncated = fit(encoded[index], room - whole, prompt.overflow)
         ids = fixed[0]
         for text_ids, piece in zip(encoded, fixed[1:], strict=True):
             ids += text_ids + piece
@@ -154,7 +164,7 @@ class ChatTokenizer:
         probe = [{"role": "system", "content": _HOLE.format(0)}, {"role": "user", "content": _HOLE.format(1)}]
         try:
             return _HOLE.format(0) in self.render(probe)
-        except jinja2.TemplateError:
+        except Exception:  # as in encode
             return False
 
     def _fold_system(self, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
@@ -168,9 +178,9 @@ def _fill(turn: Turn, texts: list[Text]) -> str:
     """The turn's content with a place holder for each text, which is appended to ``texts``."""
     content = []
     for part in turn.parts:
-        if isinstance(part, Text):
+        if isinstance(part, Text) or _HOLES.search(part):
             content.append(_HOLE.format(len(texts)))
-            texts.append(part)
+            texts.append(part if isinstance(part, Text) else Text(part))
         else:
             content.append(part)
     return "".join(content)

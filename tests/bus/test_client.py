@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import re
 import signal
@@ -355,8 +356,11 @@ class TestPublishes:
                 wire.swallow_up = False
                 lost += [node.bus.publish("out/a", b"%d" % number, qos=1) for number in range(5, 10)]
                 await asyncio.wait_for(asyncio.gather(*lost), WAIT_S)
-                payloads = [d.payload for d in [await app.take() for _ in range(app.inbox.qsize())]]
-                assert [p for p in payloads if p.isdigit()] == [b"%d" % number for number in range(10)]
+                payloads: list[bytes] = []
+                while len(payloads) < 10:
+                    delivery = await app.take()
+                    payloads += [delivery.payload] if delivery.topic == "out/a" else []
+                assert payloads == [b"%d" % number for number in range(10)]
 
         run(main)
 
@@ -517,7 +521,7 @@ class TestConnection:
             "async def main():\n"
             "    bus = BusClient(Broker(url=sys.argv[1]), client_id='node', queue=9, packet_bytes=999,\n"
             "        will=('node/state', b'offline'), on_delivery=lambda d: None,\n"
-            "        on_connect=lambda: bus.publish('node/state', b'online', qos=1, retain=True))\n"
+            "        on_connect=lambda: bus.publish('node/state', b'alive', qos=1, retain=True))\n"
             "    await bus.start()\n"
             "    await asyncio.sleep(600)\n"
             "asyncio.run(main())\n"
@@ -530,13 +534,12 @@ class TestConnection:
             async with app:
                 process = subprocess.Popen([sys.executable, "-c", program, broker.url])
                 try:
-                    assert (await app.take()).payload == b"online"
+                    while (await app.take()).payload != b"alive":
+                        pass
                 finally:
                     process.send_signal(signal.SIGKILL)
                     process.wait()
-                while (delivery := await app.take()).payload == b"online":
-                    pass
-                assert delivery.payload == b"offline"
+                assert (await app.take()).payload == b"offline"
             assert retained(broker, "node/state") == b"offline"
 
         run(main)
@@ -606,6 +609,8 @@ class TestConnection:
 
         run(main)
 
+    # paho leaves the socket of a failed handshake to the garbage collector.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_tls_with_certificates_on_both_sides(
         self, make_broker: MakeBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -639,6 +644,7 @@ class TestConnection:
                 await until(lambda: "cert_file and key_file" in caplog.text)
 
         run(main)
+        gc.collect()
 
     def test_an_unreachable_broker_is_said_once(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -654,15 +660,21 @@ class TestConnection:
             "WARNING"
         ]
 
-    def test_a_refused_subscription_is_said(
-        self, make_broker: MakeBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_refused_subscription_is_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1000)
+            writer.write(bytes([0x20, 3, 0, 0, 0]))  # CONNACK
+            subscribe = await reader.read(1000)
+            writer.write(bytes([0x90, 5, *subscribe[2:4], 0, 1, 0x87]))  # SUBACK: QoS 1, not authorized
+            await reader.read()
+            writer.close()
+
         async def main() -> None:
-            acl = tmp_path / "acl"
-            acl.write_text("topic deny node/#\n")
-            broker = make_broker(f"acl_file {acl}\n")
-            async with Node(broker.url, ["node/req/+", "a/b"]):
-                await until(lambda: "refuses the subscription to" in caplog.text)
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+            url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with server, Node(url, ["a/b", "node/req/+"]):
+                await until(lambda: "refuses the subscription to node/req/+: Not authorized" in caplog.text)
+            assert "subscription to a/b" not in caplog.text
 
         run(main)
 
@@ -670,13 +682,15 @@ class TestConnection:
         self, make_broker: MakeBroker, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def main() -> None:
-            broker = make_broker("max_packet_size 4000\nretain_available false\n")
-            async with Node(broker.url) as node:
+            small = make_broker("max_packet_size 4000\n")
+            async with Node(small.url) as node:
                 await until(lambda: node.bus.connected)
+            forgetful = make_broker("retain_available false\n")
+            async with Node(forgetful.url):
+                await until(lambda: "retained messages" in caplog.text)
 
         run(main)
         assert "limits.packet_bytes is 65536" in caplog.text
-        assert "no retained messages" in caplog.text
 
 
 def pubacks(broker: Mosquitto, client_id: str = "node") -> list[int]:
