@@ -103,7 +103,7 @@ def _task_faults(path: Path, task: Task, names: Names) -> Iterator[Fault]:
         if task.output_schema is None:
             yield (*path, "schema"), "missing: give the JSON Schema of the fields to find"
         else:
-            yield from _schema_faults((*path, "schema"), dict(task.output_schema))
+            yield from schema_faults((*path, "schema"), dict(task.output_schema))
 
 
 def _example_faults(path: Path, kind: Kind, task: Task) -> Iterator[Fault]:
@@ -121,7 +121,8 @@ def _example_faults(path: Path, kind: Kind, task: Task) -> Iterator[Fault]:
             )
 
 
-def _schema_faults(path: Path, schema: dict[str, Any]) -> Iterator[Fault]:
+def schema_faults(path: Path, schema: dict[str, Any]) -> Iterator[Fault]:
+    """What keeps ``schema`` from being a JSON Schema of named fields."""
     from jsonschema import Draft202012Validator  # lazy: only files with an extract task pay for it
 
     if schema.get("type") != "object":

@@ -113,6 +113,7 @@ class Service:
 
     def _result(self, request: Request, outcome: Outcome, model: str, started: float) -> Result:
         cost = outcome.cost
+        received_at = request.received_at or started
         return Result(
             id=request.id,
             task=request.task,
@@ -120,10 +121,10 @@ class Service:
             result=outcome.result,
             model=self.models.label(model),
             timings_ms={
-                "queue": (started - request.received_at) * 1000,
+                "queue": (started - received_at) * 1000,
                 "prefill": cost.prefill_ms,
                 "decode": cost.decode_ms,
-                "total": (time.monotonic() - request.received_at) * 1000,
+                "total": (time.monotonic() - received_at) * 1000,
             },
             usage={"prompt_tokens": cost.prompt_tokens, "completion_tokens": cost.completion_tokens},
             truncated=outcome.truncated,

@@ -5,6 +5,7 @@ Runs in the child process of the conversion; imports transformers and torch. Kno
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
     import transformers
     from safetensors.torch import save_file
 
+    _remember_gguf()
     where: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(source.parent, **where)
     _split_digits(tokenizer, source)
@@ -76,6 +78,15 @@ def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
     _complete(fields)
     _write_json(folder / "config.json", fields)
     return tokenizer
+
+
+def _remember_gguf() -> None:
+    """Lets transformers read the file once. It opens it for each step, and makes the same map of names for
+    each module of the model: half of the time of reading a small model."""
+    import gguf
+
+    for name in ("GGUFReader", "get_tensor_name_map"):
+        setattr(gguf, name, functools.cache(getattr(gguf, name)))
 
 
 def _split_digits(tokenizer: Any, source: Path) -> None:

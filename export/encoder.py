@@ -45,7 +45,8 @@ _TEXTS = (
     "Shift handover: bearing replaced, belt tension checked, restart at 06:15.",
     "ok",
     "A long report about maintenance begins with the date, the place and the names of all who were "
-    "present, and goes on with the state of each machine, the parts that were replaced and those that have to be ordered.",
+    "present, and goes on with the state of each "
+    "machine, the parts that were replaced and those that have to be ordered.",
     "{'sensor': 'flow-3', 'value': 0.02, 'unit': 'l/s'}",
 )
 

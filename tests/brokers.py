@@ -44,7 +44,10 @@ class Mosquitto:
             # Started as root it would become a user who can't read the test's folder.
         )
         with (self._folder / "mosquitto.log").open("ab") as log:
-            self._process = subprocess.Popen([program, "-c", str(config)], stdout=log, stderr=log)
+            # In its folder, since it may write mosquitto.db where it stands.
+            self._process = subprocess.Popen(
+                [program, "-c", str(config)], cwd=self._folder, stdout=log, stderr=log
+            )
         give_up_at = time.monotonic() + START_S
         while not _listens(self.port):
             if self._process.poll() is not None or time.monotonic() > give_up_at:

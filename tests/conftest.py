@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,3 +31,14 @@ def make_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
 def broker(make_broker: Callable[..., Mosquitto]) -> Mosquitto:
     """A real broker without any limit that would get in the way."""
     return make_broker()
+
+
+@pytest.fixture(scope="session")
+def starter() -> Path:
+    """The starter models: ``smollm2-135m-int4`` and ``minilm-l6-int8``."""
+    root = Path(__file__).resolve().parent.parent
+    folder = Path(os.environ.get("EDGESLM_STARTER", root / ".edgeslm" / "starter")).absolute()
+    for name in ("smollm2-135m-int4", "minilm-l6-int8"):
+        if not (folder / name / "manifest.json").exists():
+            pytest.fail(f"{folder / name} is missing: make it with `edgeslm-export starter .edgeslm/starter`")
+    return folder

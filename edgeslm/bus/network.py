@@ -1,4 +1,4 @@
-"""The network thread: one MQTT 5 connection after the other, each a ``Link``.
+"""The network thread: one MQTT connection after the other, each a ``Link``. MQTT 5, or 3.1.1 if need be.
 
 Each connection gets a paho client of its own, so that nothing of an old one (packet identifiers above all)
 leaks into the next. Knows no topics and keeps no message. What it sees goes to a ``Listener``, on the
@@ -16,7 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import (
+    MQTT_CLEAN_START_FIRST_ONLY,
+    Client,
+    ConnectFlags,
+    DisconnectFlags,
+    MQTTMessage,
+)
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -24,7 +30,15 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeslm.bus.address import BrokerAddress
-from edgeslm.bus.problems import Problem, Welcome, connection_failure, hang_up, refusal, silent_refusal
+from edgeslm.bus.problems import (
+    Problem,
+    Welcome,
+    connection_failure,
+    hang_up,
+    no_mqtt_5,
+    refusal,
+    silent_refusal,
+)
 from edgeslm.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -35,6 +49,9 @@ log = logging.getLogger("edgeslm.bus")
 ANSWER_S = 10.0
 """How long a broker may take to accept or refuse a connection, and to take a goodbye."""
 
+
+MQTT_311_IN_FLIGHT = 20
+"""Results under way at a time at a broker that can't say how many it takes; mosquitto's own default."""
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
 """How long the broker shall keep the requests of a node that is away."""
@@ -103,10 +120,13 @@ class Link:
     :raises BrokerError: a file of the TLS settings can't be used.
     """
 
-    def __init__(self, address: BrokerAddress, settings: Settings, listener: Listener) -> None:
+    def __init__(
+        self, address: BrokerAddress, settings: Settings, listener: Listener, *, mqtt5: bool = True
+    ) -> None:
         self._address = address
         self._settings = settings
         self._listener = listener
+        self._mqtt5 = mqtt5
         self._problem: Problem | None = None
         self.beat_at = time.monotonic()
         self.was_welcome = False
@@ -136,7 +156,7 @@ class Link:
         response_topic: str | None = None,
     ) -> Sent | None:
         """Hands a message to the network thread; None if it can't go now."""
-        properties = make_properties(
+        properties = self._properties(
             PacketTypes.PUBLISH,
             CorrelationData=correlation,
             MessageExpiryInterval=expiry_s,
@@ -159,11 +179,18 @@ class Link:
 
         One packet has room for one subscription identifier, which is that of the first.
         """
-        wanted = [
-            (one.filter, SubscribeOptions(qos=min(one.qos, 1), retainHandling=1 if one.retained else 2))
+        wanted: list[tuple[str, Any]] = [
+            (
+                one.filter,
+                SubscribeOptions(qos=min(one.qos, 1), retainHandling=1 if one.retained else 2)
+                if self._mqtt5
+                else min(one.qos, 1),
+            )
             for one in subscriptions
         ]
-        properties = make_properties(PacketTypes.SUBSCRIBE, SubscriptionIdentifier=subscriptions[0].identifier)
+        properties = self._properties(
+            PacketTypes.SUBSCRIBE, SubscriptionIdentifier=subscriptions[0].identifier
+        )
         try:
             return self._client.subscribe(wanted, properties=properties)[1]
         except OSError:
@@ -174,7 +201,7 @@ class Link:
         expiry_s = None if self._settings.keeps_session else 0
         try:
             self._client.disconnect(
-                properties=make_properties(PacketTypes.DISCONNECT, SessionExpiryInterval=expiry_s)
+                properties=self._properties(PacketTypes.DISCONNECT, SessionExpiryInterval=expiry_s)
             )
         except OSError:
             log.debug("a goodbye came too late for its connection")
@@ -183,7 +210,9 @@ class Link:
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._settings.client_id,
-            protocol=MQTTProtocolVersion.MQTTv5,
+            # MQTT 5 asks for the old session when it connects, 3.1.1 here.
+            clean_session=None if self._mqtt5 else False,
+            protocol=MQTTProtocolVersion.MQTTv5 if self._mqtt5 else MQTTProtocolVersion.MQTTv311,
             manual_ack=True,
             reconnect_on_failure=False,
         )
@@ -207,8 +236,11 @@ class Link:
         client.on_socket_register_write = lambda client, userdata, sock: None
         return client
 
+    def _properties(self, packet_type: int, **values: Any) -> Properties | None:
+        return make_properties(packet_type, **values) if self._mqtt5 else None
+
     def _serve(self, stop: threading.Event) -> Problem:
-        properties = make_properties(
+        properties = self._properties(
             PacketTypes.CONNECT,
             SessionExpiryInterval=self._settings.session_expiry_s,
             ReceiveMaximum=self._settings.receive_maximum,
@@ -218,7 +250,7 @@ class Link:
             self._address.host,
             self._address.port,
             keepalive=self._settings.keepalive_s,
-            clean_start=False,
+            clean_start=False if self._mqtt5 else MQTT_CLEAN_START_FIRST_ONLY,
             properties=properties,
         )
         give_up_at = time.monotonic() + ANSWER_S
@@ -230,8 +262,12 @@ class Link:
                 give_up_at = self.beat_at + ANSWER_S
                 self.close()
             if self.beat_at > give_up_at and (is_closing or not self.was_welcome):
-                return Problem(f"The broker at {self._address} doesn't answer; is it an MQTT broker?")
-            if self._client.loop(timeout=0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                said = f"The broker at {self._address} doesn't answer; is it an MQTT broker?"
+                return Problem(said, unanswered=True)
+            code = self._client.loop(timeout=0.2)
+            if code == MQTTErrorCode.MQTT_ERR_PROTOCOL and not self._mqtt5 and not self.was_welcome:
+                return no_mqtt_5(self._address)  # paho's way to say that 3.1.1 is refused too
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 break
         if not self.was_welcome:
             return silent_refusal(self._address)
@@ -251,7 +287,8 @@ class Link:
             self._problem = refusal(self._address, reason)
             return
         self.was_welcome = True
-        self._listener.welcomed(self, read_welcome(flags.session_present, granted, self._settings))
+        welcome = read_welcome(flags.session_present, granted, self._settings, mqtt5=self._mqtt5)
+        self._listener.welcomed(self, welcome)
 
     def _on_disconnect(
         self,
@@ -278,11 +315,14 @@ class Link:
         self._listener.subscribed(self, mid, [one.getName() if one.is_failure else None for one in reasons])
 
 
-def read_welcome(session_present: bool, granted: Properties | None, asked: Settings) -> Welcome:
-    """The CONNACK's properties, absent ones as the specification says."""
+def read_welcome(
+    session_present: bool, granted: Properties | None, asked: Settings, *, mqtt5: bool = True
+) -> Welcome:
+    """The CONNACK's properties, absent ones as the specification says; MQTT 3.1.1 has none."""
     return Welcome(
+        mqtt5=mqtt5,
         session_present=session_present,
-        receive_maximum=getattr(granted, "ReceiveMaximum", 65535),
+        receive_maximum=getattr(granted, "ReceiveMaximum", 65535) if mqtt5 else MQTT_311_IN_FLIGHT,
         maximum_packet_size=getattr(granted, "MaximumPacketSize", None),
         maximum_qos=getattr(granted, "MaximumQoS", 2),
         retain_available=bool(getattr(granted, "RetainAvailable", 1)),
@@ -328,6 +368,7 @@ class Network:
         self._thread = threading.Thread(target=self._run, name="edgeslm-bus", daemon=True)
         self._beat_at = time.monotonic()
         self._link: Link | None = None
+        self._mqtt5 = True
 
     def start(self) -> None:
         self._thread.start()
@@ -353,11 +394,16 @@ class Network:
         while not self._stop.is_set():
             began_at = time.monotonic()
             try:
-                self._link = Link(self._address, self._settings, self._listener)
+                self._link = Link(self._address, self._settings, self._listener, mqtt5=self._mqtt5)
                 problem = self._link.run(self._stop)
             except BrokerError as error:
                 problem = Problem(str(error))
             self._link = None
+            if problem.version_refused and self._mqtt5:
+                self._mqtt5 = False
+                continue
+            if problem.unanswered:  # some brokers that know no MQTT 5 choke on it in silence
+                self._mqtt5 = not self._mqtt5
             self._listener.lost(problem)
             if problem.fatal:
                 return

@@ -202,9 +202,14 @@ class _Visit:
         return failures if failures is not None else [self.problem.sentence] * len(filters)
 
     def send(self, topic: str, payload: bytes) -> str | None:
-        """Publishes a message; a sentence if that is impossible."""
-        sent = self._link.publish(topic, payload, qos=1, retain=False)
-        return None if sent else f"The connection broke before a message to {topic} could be published."
+        """Publishes a message and waits until the broker has it; a sentence if it doesn't want it."""
+        self._link.publish(topic, payload, qos=1, retain=False)
+        reason: ReasonCode | None = self._next("acknowledged")
+        if reason is None:
+            return f"A message to {topic} could not be published. {self.problem.sentence}"
+        if reason.is_failure:
+            return f"The broker refuses a message to {topic} ({reason.getName()}); allow it there."
+        return None
 
     def take(self, topic: str) -> str | None:
         """Waits for a message; a sentence if it doesn't come."""
@@ -238,8 +243,7 @@ class _Visit:
         self._events.put(("received", message))
 
     def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
-        if reason.is_failure:
-            self._events.put(("lost", Problem(f"The broker refuses it: {reason.getName()}; allow it there.")))
+        self._events.put(("acknowledged", reason))
 
     def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
         self._events.put(("subscribed", failures))

@@ -27,12 +27,13 @@ class Problem:
     """Why there is no connection.
 
     ``packet_refused``: the broker hung up over something we sent. ``unanswered``: it hung up without a word.
-    ``fatal``: trying again is no use.
+    ``version_refused``: it doesn't speak the version of MQTT. ``fatal``: trying again is no use.
     """
 
     sentence: str
     packet_refused: bool = False
     unanswered: bool = False
+    version_refused: bool = False
     fatal: bool = False
 
 
@@ -51,6 +52,7 @@ class Welcome:
     retain_available: bool
     wildcards_available: bool
     session_expiry_s: int
+    mqtt5: bool = True
     identifiers_available: bool = True
 
 
@@ -88,8 +90,9 @@ def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
     """Why a broker refused a connection, from the reason code of its CONNACK."""
     if reason.value == UNSUPPORTED_VERSION:
         return Problem(
-            f"The broker at {address} speaks no MQTT 5, which a node needs; use one that does, such as "
-            "mosquitto 1.6 or newer. (Apps and sensors may use MQTT 3.1.1.)",
+            f"The broker at {address} speaks no MQTT 5, which a node needs to keep its promise; use one that "
+            "does, such as mosquitto 1.6 or newer. (Apps and sensors may use MQTT 3.1.1.)",
+            version_refused=True,
             fatal=True,
         )
     if reason.value in LOGIN_REFUSED:
@@ -136,6 +139,11 @@ def no_mqtt_5(address: BrokerAddress) -> Problem:
 def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) -> list[str]:
     """What a broker that accepted the connection doesn't give a node."""
     found = []
+    if not welcome.mqtt5:
+        found.append(
+            "The broker speaks only MQTT 3.1.1: a node works there, but without expiry, Response Topic and "
+            "Correlation Data, and nothing is promised; use a broker with MQTT 5, such as mosquitto."
+        )
     if welcome.maximum_qos < 1:
         found.append("The broker offers no QoS 1, so requests and results can be lost; use another broker.")
     if not welcome.retain_available:

@@ -112,6 +112,14 @@ class Cost:
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.prefill_ms + other.prefill_ms,
+            self.decode_ms + other.decode_ms,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Output:

@@ -25,11 +25,11 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and even
 import numpy as np
 import numpy.typing as npt
 import onnxruntime_genai as og
-from tokenizers.decoders import DecodeStream
 
 from edgeslm.bundle import load_bundle, verify_bundle
 from edgeslm.engine.calls import Cost, Generate, Guide, Output, Sampling, Score
 from edgeslm.engine.prompt import ChatTokenizer
+from edgeslm.engine.transcript import Transcript
 from edgeslm.errors import BundleError, Cancelled, InvalidRequest, TooLong
 
 LANE_STEP = 256
@@ -209,7 +209,8 @@ class Decoder:
         params.set_search_options(**search)
         try:
             if guide is not None:
-                params.set_guidance(guide.kind, guide.source, False)
+                kind, source = _grammar(guide)
+                params.set_guidance(kind, source, False)
             return _Lane(og.Generator(self._model, params), key, max_length)
         except Exception as error:
             if guide is not None:
@@ -251,8 +252,8 @@ class Decoder:
 
     def _decode(
         self, lane: _Lane, call: Generate, emit: Callable[[str], None], cancelled: Callable[[], bool]
-    ) -> tuple[float, _Words, str]:
-        words = _Words(self._chat, call.stop, emit if call.stream else None)
+    ) -> tuple[float, Transcript, str]:
+        words = Transcript(self._chat.tokenizer, call.stop, emit if call.stream else None)
         prefilled = 0.0
         while words.count < call.max_tokens:
             if cancelled():
@@ -329,56 +330,6 @@ class _Branch:
         return max((1 + child.depth() for child in self.children.values()), default=0)
 
 
-class _Words:
-    """Token ids to text, piece by piece, up to a stop string; what may become one is held back."""
-
-    def __init__(self, chat: ChatTokenizer, stop: Sequence[str], emit: Callable[[str], None] | None) -> None:
-        self._chat = chat
-        self._stream = DecodeStream(skip_special_tokens=True)
-        self._stop = [s for s in stop if s]
-        self._emit = emit
-        self._ids: list[int] = []
-        self._sent = 0
-        self.text = ""
-
-    @property
-    def count(self) -> int:
-        return len(self._ids)
-
-    def add(self, token: int) -> bool:
-        """True when a stop string is complete; ``text`` ends before it."""
-        self._ids.append(token)
-        piece = self._stream.step(self._chat.tokenizer, token)
-        if not piece:
-            return False
-        self.text += piece
-        if self._stop:
-            ends = [at for s in self._stop if (at := self.text.find(s)) >= 0]
-            if ends:
-                self.text = self.text[: min(ends)]
-                self._send(len(self.text))
-                return True
-        self._send(len(self.text) - self._held_back())
-        return False
-
-    def finish(self) -> None:
-        self._send(len(self.text))
-
-    def _held_back(self) -> int:
-        """Length of the longest tail of the text that begins a stop string."""
-        longest = max(map(len, self._stop), default=1) - 1
-        for length in range(min(longest, len(self.text)), 0, -1):
-            tail = self.text[-length:]
-            if any(s.startswith(tail) for s in self._stop):
-                return length
-        return 0
-
-    def _send(self, upto: int) -> None:
-        if self._emit is not None and upto > self._sent:
-            self._emit(self.text[self._sent : upto])
-            self._sent = upto
-
-
 def _last_logits(generator: Any) -> npt.NDArray[np.float64]:
     """Logits [vocabulary] after the last token; the graph may give [1, 1, vocabulary] or all positions."""
     logits = np.asarray(generator.get_logits())
@@ -393,6 +344,21 @@ def _rewind_limit(settings: dict[str, Any], context_length: int) -> int:
     if str(settings.get("type", "")).startswith("phi3") and context_length > _PHI3_SWITCH:
         limits.append(_PHI3_SWITCH)
     return min(limits)
+
+
+def _grammar(guide: Guide) -> tuple[str, str]:
+    """Kind and source for the runtime: with text beyond ASCII, the same grammar without forced bytes.
+
+    llguidance tokenizes what a grammar forces, and genai gives it U+FFFD for half a character: the forced
+    token then breaks the grammar ("doesn't satisfy the grammar; forced bytes"). Forcing is kept where it is
+    harmless, since it saves steps.
+    """
+    if guide.source.isascii() and "\\u" not in guide.source:
+        return guide.kind, guide.source
+    unforced = '%llguidance {"no_forcing": true}\n'
+    if guide.kind == "json_schema":
+        return "lark_grammar", f"{unforced}start: %json {guide.source}"
+    return guide.kind, unforced + guide.source if guide.kind == "lark_grammar" else guide.source
 
 
 def _engine_error(error: Exception) -> Exception:

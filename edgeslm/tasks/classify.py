@@ -34,7 +34,7 @@ class Classify(Task):
         else:
             meanings = self._meanings(request)
             labels = tuple(meanings)
-            output = await ask(Score(self._prompt(meanings, message), labels))
+            output = await ask(Score(self._prompt(request, meanings, message), labels))
             stage = self.section.model or ""
         scores = dict(zip(labels, output.probabilities, strict=True))
         label = max(scores, key=scores.__getitem__)
@@ -61,14 +61,12 @@ class Classify(Task):
             return dict(self.section.labels or {})
         return dict(sent) if isinstance(sent, dict) else dict.fromkeys(sent, "")
 
-    def _prompt(self, meanings: dict[str, str], message: str) -> Prompt:
+    def _prompt(self, request: Request, meanings: dict[str, str], message: str) -> Prompt:
         lines = [f"- {label}: {meaning}" if meaning else f"- {label}" for label, meaning in meanings.items()]
-        instruction = "\n".join(
-            [
-                self.section.instruction or INSTRUCTION,
-                "Labels:",
-                *lines,
-                "Answer with one label and nothing else.",
-            ]
+        shown = "\n".join(lines)
+        instruction = (
+            f"{self.section.instruction or INSTRUCTION}\nLabels:\n",
+            Text(shown) if "labels" in request.options else shown,
+            "\nAnswer with one label and nothing else.",
         )
         return Prompt(self.turns(instruction, Text(message, cut=True)), overflow=self.section.overflow)

@@ -6,10 +6,12 @@ import copy
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from edgeslm.consistency import schema_faults
 from edgeslm.engine.calls import Generate, Guide, Output, Prompt, Text
-from edgeslm.errors import TooLong
+from edgeslm.errors import InvalidRequest, TooLong
 from edgeslm.messages import Request
 from edgeslm.tasks.task import Ask, Outcome, Task
 
@@ -21,39 +23,47 @@ ARRAY_ITEMS = 16
 """The same for arrays."""
 TIGHT_STRING_CHARS = 24
 TIGHT_ARRAY_ITEMS = 4
+"""Bounds of the second try, when the first ran out of tokens before its JSON was closed."""
+SCHEMA_CHARS = 20_000
+"""Most characters of a schema that a sender brings: checking one takes time that the bus waits for."""
 PHRASE_WORDS = 4
 """Longest run of words that a ``verbatim`` string can be."""
 MOST_PHRASES = 1000
-"""Bounds of the second try, when the first ran out of tokens before its JSON was closed."""
 
 
 class Extract(Task):
     kind = "extract"
 
+    def check_input(self, request: Request) -> None:
+        super().check_input(request)
+        if "schema" in request.options:
+            check_schema(request.options["schema"])
+
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
         message = self.text(request)
         schema = self.option(request, "schema")
         words = phrases(message) if self.section.verbatim else None
-        fields, output = await self._fields(
-            request, ask, message, bounded(schema, STRING_CHARS, ARRAY_ITEMS, words)
-        )
-        if fields is None:
-            fields, output = await self._fields(
-                request, ask, message, bounded(schema, TIGHT_STRING_CHARS, TIGHT_ARRAY_ITEMS, words)
-            )
+        wide = bounded(schema, STRING_CHARS, ARRAY_ITEMS, words)
+        tight = bounded(schema, TIGHT_STRING_CHARS, TIGHT_ARRAY_ITEMS, words)
+        fields, output = await self._fields(request, ask, message, wide)
+        if fields is None and tight != wide:
+            first = output.cost
+            fields, output = await self._fields(request, ask, message, tight)
+            output = replace(output, cost=first + output.cost)
         if fields is None:
             raise TooLong(
-                f"the fields don't fit {output.cost.completion_tokens} tokens; raise max_tokens, "
+                f"the fields don't fit {self.option(request, 'max_tokens')} tokens; raise max_tokens, "
                 "or bound the schema with maxLength and maxItems"
             )
         return Outcome.of(output, {"fields": fields, "spans": find_spans(fields, message)})
 
     def result_schema(self) -> dict[str, Any]:
         span = {"type": "object", "properties": {"start": {"type": "integer"}, "end": {"type": "integer"}}}
+        known = None if "schema" in self.section.allowed else self.section.output_schema
         return {
             "type": "object",
             "properties": {
-                "fields": self.section.output_schema or {"type": "object"},
+                "fields": known or {"type": "object"},
                 "spans": {"type": "object", "additionalProperties": span},
             },
             "required": ["fields", "spans"],
@@ -72,7 +82,8 @@ class Extract(Task):
     ) -> tuple[Any, Output]:
         """The parsed fields, or None when the tokens ran out before the JSON was closed."""
         prompt = Prompt(
-            self.turns(self._instruction(schema), Text(message, cut=True)), overflow=self.section.overflow
+            self.turns(self._instruction(request, schema), Text(message, cut=True)),
+            overflow=self.section.overflow,
         )
         guide = Guide("json_schema", json.dumps({**schema, "x-guidance": {"whitespace_flexible": False}}))
         output = await ask(
@@ -83,12 +94,32 @@ class Extract(Task):
         except ValueError:
             return None, output
 
-    def _instruction(self, schema: Mapping[str, Any]) -> str:
-        lines = [self.section.instruction or INSTRUCTION]
+    def _instruction(self, request: Request, schema: Mapping[str, Any]) -> tuple[str | Text, ...]:
+        lines = []
         for name, field in schema.get("properties", {}).items():
             about = field.get("description", "") if isinstance(field, Mapping) else ""
-            lines.append(f"- {name}: {about}" if about else f"- {name}")
-        return "\n".join(lines)
+            lines.append(f"\n- {name}: {about}" if about else f"\n- {name}")
+        shown = "".join(lines)
+        return (
+            self.section.instruction or INSTRUCTION,
+            Text(shown) if "schema" in request.options else shown,
+        )
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Of a sender; what is JSON Schema but more than the engine can follow, the engine refuses.
+
+    :raises InvalidRequest: not a JSON Schema of named fields.
+    """
+    if len(json.dumps(schema)) > SCHEMA_CHARS:
+        raise InvalidRequest(f"the schema has more than {SCHEMA_CHARS} characters; send a smaller one")
+    try:
+        fault = next(schema_faults((), dict(schema)), None)
+    except RecursionError:
+        fault = ((), "nested too deeply")
+    if fault is not None:
+        path, sentence = fault
+        raise InvalidRequest(f"options.schema: {'.'.join(map(str, path)) or 'the schema'}: {sentence}")
 
 
 def encode_fields(fields: Any) -> str:
@@ -102,6 +133,7 @@ def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[st
     With ``words``, free strings can be nothing but one of them.
     """
     schema = copy.deepcopy(schema)
+    parts = _parts(schema)
     for node in _nodes(schema):
         kinds = node.get("type", ())
         kinds = {kinds} if isinstance(kinds, str) else set(kinds)
@@ -115,7 +147,7 @@ def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[st
             node["maxItems"] = max(
                 min(node.get("maxItems", array_items), array_items), node.get("minItems", 0)
             )
-        if "object" in kinds and "properties" in node:
+        if "object" in kinds and "properties" in node and id(node) not in parts:
             node.setdefault("additionalProperties", False)
     return schema
 
@@ -147,6 +179,16 @@ def _trim(message: str, start: int, end: int) -> tuple[int, int]:
         return start, end
     start = message.index(bare, start)
     return start, start + len(bare)
+
+
+def _parts(schema: Any) -> set[int]:
+    """Ids of the subschemas that describe one object together: none of them may be closed by itself."""
+    parts: set[int] = set()
+    for node in _nodes(schema):
+        combined = [node[key] for key in ("allOf", "anyOf", "oneOf") if key in node]
+        if "allOf" in node or (combined and "properties" in node):
+            parts |= {id(node), *(id(part) for group in combined for part in group)}
+    return parts
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,9 @@ class Summarize(Task):
         output = await ask(
             Generate(
                 Prompt(
-                    self.turns(self.section.instruction or INSTRUCTION, Text(self.text(request), cut=True)),
+                    self.turns(
+                        (self.section.instruction or INSTRUCTION,), Text(self.text(request), cut=True)
+                    ),
                     overflow=self.section.overflow,
                 ),
                 self.option(request, "max_tokens"),

@@ -89,13 +89,16 @@ class Task(ABC):
             seed=self.option(request, "seed"),
         )
 
-    def turns(self, instruction: str, *user: str | Text) -> tuple[Turn, ...]:
-        """The fixed instruction, the examples as earlier turns, and the user's turn."""
+    def turns(self, instruction: tuple[str | Text, ...], *user: str | Text) -> tuple[Turn, ...]:
+        """The instruction, the examples as earlier turns, and the user's turn.
+
+        What a sender brought is a ``Text`` in the instruction too.
+        """
         shown: list[Turn] = []
         for example in self.section.examples:
             shown.append(Turn("user", (example.input,)))
             shown.append(Turn("assistant", (self.encode_example(example.output),)))
-        return (Turn("system", (instruction,)), *shown, Turn("user", user))
+        return (Turn("system", instruction), *shown, Turn("user", user))
 
     def encode_example(self, output: Any) -> str:
         """An example's output as the model would have written it."""

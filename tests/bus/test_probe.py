@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import threading
@@ -84,8 +85,11 @@ def test_a_login_is_refused(make_broker: MakeBroker, tmp_path: Path) -> None:
     assert probe_broker(config(broker.url, username="ann", password_file=secret)).problems == []
 
 
+# paho leaves the socket of a failed handshake to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_plain_port_asked_for_tls(broker: Mosquitto) -> None:
     assert "its TLS port" in problem(broker.url.replace("mqtt:", "mqtts:"))
+    gc.collect()
 
 
 def test_a_missing_password_file(broker: Mosquitto, tmp_path: Path) -> None:
@@ -107,7 +111,7 @@ def test_what_a_node_needs_is_missing(make_broker: MakeBroker, lines: str, says:
 def test_publishing_is_refused(make_broker: MakeBroker, tmp_path: Path) -> None:
     acl = tmp_path / "acl"
     acl.write_text("topic read #\n")
-    assert "The broker refuses it: Not authorized" in problem(make_broker(f"acl_file {acl}\n").url)
+    assert "refuses a message to edgeslm/v1/hall/res/" in problem(make_broker(f"acl_file {acl}\n").url)
 
 
 @pytest.fixture

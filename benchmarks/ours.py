@@ -1,0 +1,64 @@
+"""edgeslm's side of ``engine.py``: a bundle behind the class that production uses, in a process of its own.
+
+Reads one JSON line for each run, ``{"system": ..., "text": ..., "fresh": n, "tokens": n}``, and answers
+with times. ``fresh`` is how many of the prompt's tokens the run before doesn't share: the engine keeps its
+cache, so those are the ones it computes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeslm.engine.calls import Generate, Prompt, Text, Turn
+from edgeslm.engine.decoder import Decoder
+
+
+def prompt_of(system: str, text: str) -> Prompt:
+    """The chat that both engines get; ``system`` differs from run to run, so no cache serves it."""
+    return Prompt(turns=(Turn("system", (system,)), Turn("user", (Text(text),))))
+
+
+def run(decoder: Decoder, system: str, text: str, fresh: int, count: int) -> dict[str, float]:
+    """Milliseconds of the prompt with its first token, and of up to ``count - 1`` more.
+
+    ``first_ms`` also holds the chat template and the tokenizer.
+    """
+    started = time.perf_counter()
+    output = decoder.generate(Generate(prompt_of(system, text), max_tokens=count))
+    total_ms = (time.perf_counter() - started) * 1000
+    cost = output.cost
+    return {
+        "prefill_ms": cost.prefill_ms,
+        "prefill_tokens": fresh,
+        "first_ms": total_ms - cost.decode_ms,
+        "decode_ms": cost.decode_ms,
+        # The end token is computed like any other, but doesn't count as one of the answer's.
+        "decode_tokens": cost.completion_tokens - (output.finish_reason == "length"),
+    }
+
+
+def serve(decoder: Decoder) -> None:
+    """Answers each line on standard input with one on standard output."""
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        times = run(decoder, job["system"], job["text"], job["fresh"], job["tokens"])
+        print(json.dumps(times), flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="edgeslm's side of benchmarks/engine.py.")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args(argv)
+    serve(Decoder(args.bundle, args.threads))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Token ids to text, piece by piece, up to a stop string. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+
+class Transcript:
+    """Token ids to text, piece by piece, up to a stop string; what may become one is held back."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], emit: Callable[[str], None] | None) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stop = [s for s in stop if s]
+        self._emit = emit
+        self._ids: list[int] = []
+        self._sent = 0
+        self.text = ""
+
+    @property
+    def count(self) -> int:
+        return len(self._ids)
+
+    def add(self, token: int) -> bool:
+        """True when a stop string is complete; ``text`` ends before it."""
+        self._ids.append(token)
+        piece = self._stream.step(self._tokenizer, token)
+        if not piece:
+            return False
+        self.text += piece
+        if self._stop:
+            ends = [at for s in self._stop if (at := self.text.find(s)) >= 0]
+            if ends:
+                self.text = self.text[: min(ends)]
+                self._send(len(self.text))
+                return True
+        self._send(len(self.text) - self._held_back())
+        return False
+
+    def finish(self) -> None:
+        self._send(len(self.text))
+
+    def _held_back(self) -> int:
+        """Length of the longest tail of the text that begins a stop string."""
+        longest = max(map(len, self._stop), default=1) - 1
+        for length in range(min(longest, len(self.text)), 0, -1):
+            tail = self.text[-length:]
+            if any(s.startswith(tail) for s in self._stop):
+                return length
+        return 0
+
+    def _send(self, upto: int) -> None:
+        if self._emit is not None and upto > self._sent:
+            self._emit(self.text[self._sent : upto])
+            self._sent = upto

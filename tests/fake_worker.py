@@ -1,0 +1,117 @@
+"""An engine process without an engine: speaks the worker's side of the pipe and does what the input says.
+
+    python tests/fake_worker.py FD BUNDLE THREADS LOG_LEVEL
+
+An input that begins with one of these words is an order; any other is answered at once:
+
+- ``hold FILE``: wait until the file exists, or the call is cancelled
+- ``crash``: end by SIGKILL; ``crash-once FILE``: the same, unless the file exists, which it then does
+- ``fail CODE``: the error result with that code
+
+The variable ``FAKE_LOAD`` names a file without which the model isn't loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from edgeslm.bundle import load_bundle
+from edgeslm.engine.calls import Call, Classify, Cost, Embed, EngineInfo, Generate, Output, Score, Text
+
+COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
+POLL_S = 0.005
+
+
+class Worker:
+    """Calls in order; cancels as they come."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._calls: queue.SimpleQueue[tuple[int, Call]] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+
+    def serve(self, bundle: Path) -> None:
+        threading.Thread(target=self._read, daemon=True).start()
+        if gate := os.environ.get("FAKE_LOAD"):
+            self._wait_for(Path(gate), -1)
+        kind = load_bundle(bundle).manifest.kind
+        self._pipe.send(("ready", EngineInfo(kind, 2048, 1, 0.0)))
+        while True:
+            number, call = self._calls.get()
+            self._pipe.send(self._answer(number, call))
+
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                kind, number, *rest = self._pipe.recv()
+                if kind == "call":
+                    self._calls.put((number, rest[0]))
+                else:
+                    self._cancelled.add(number)
+        os._exit(0)
+
+    def _wait_for(self, file: Path, number: int) -> None:
+        while not file.exists() and number not in self._cancelled:
+            time.sleep(POLL_S)
+
+    def _answer(self, number: int, call: Call) -> tuple[Any, ...]:
+        text = _input_of(call)
+        order, _, rest = text.partition(" ")
+        if order == "hold":
+            self._wait_for(Path(rest), number)
+        elif order == "crash" or (order == "crash-once" and not Path(rest).exists()):
+            if rest:
+                Path(rest).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif order == "fail":
+            return ("failed", number, rest, "The fake engine was told to.")
+        if number in self._cancelled:
+            return ("failed", number, "cancelled", "cancelled while it was running")
+        return ("done", number, self._output(number, call, text))
+
+    def _output(self, number: int, call: Call, text: str) -> Output:
+        if isinstance(call, Score):
+            chosen = next((i for i, label in enumerate(call.labels) if label in text), 0)
+            rest = 0.1 / (len(call.labels) - 1)
+            return Output(COST, probabilities=tuple(0.9 if i == chosen else rest for i in range(len(call.labels))))
+        if isinstance(call, Generate):
+            said = _fields_for(call) if call.guide and call.guide.kind == "json_schema" else text
+            if call.stream:
+                for piece in said.split(" "):
+                    self._pipe.send(("chunk", number, piece + " "))
+            return Output(COST, text=said, finish_reason="stop")
+        if isinstance(call, Embed):
+            return Output(COST, vectors=tuple((0.6, 0.8) for _ in call.texts))
+        return Output(COST, probabilities=(1.0,))
+
+
+def _input_of(call: Call) -> str:
+    """The text that came from outside; the last of them for a prompt."""
+    if isinstance(call, Embed):
+        return call.texts[0]
+    if isinstance(call, Classify):
+        return call.text
+    texts = [part.value for turn in call.prompt.turns for part in turn.parts if isinstance(part, Text)]
+    return texts[-1]
+
+
+def _fields_for(call: Generate) -> str:
+    assert call.guide is not None
+    properties = json.loads(call.guide.source).get("properties", {})
+    return json.dumps(dict.fromkeys(properties, "press-4"))
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    Worker(Connection(int(sys.argv[1]))).serve(Path(sys.argv[2]))

@@ -1,0 +1,108 @@
+"""Stand-ins at the seams: an engine process without a process, an engine without a model, a tokenizer of bytes.
+
+For what needs a real process and a pipe there is ``tests/fake_worker.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from edgeslm.engine.calls import Call, EngineInfo, Output
+from edgeslm.engine.process import EngineCrashed, EngineProcess
+
+OnChunk = Callable[[str], None]
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
+    "+ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+SPECIAL = ("<|im_start|>", "<|im_end|>")
+
+
+class FakeEngine:
+    """What tasks see of an engine: gives the outputs in turn, keeps the calls, emits ``chunks`` first."""
+
+    def __init__(self, *outputs: Output | Exception, chunks: Sequence[str] = ()) -> None:
+        self.calls: list[Call] = []
+        self._outputs: Iterator[Output | Exception] = iter(outputs)
+        self._chunks = chunks
+
+    async def __call__(self, call: Call, on_chunk: OnChunk | None = None) -> Output:
+        self.calls.append(call)
+        for chunk in self._chunks:
+            if on_chunk is not None:
+                on_chunk(chunk)
+        output = next(self._outputs)
+        if isinstance(output, Exception):
+            raise output
+        return output
+
+
+class FakeProcess(EngineProcess):
+    """A worker that is no process. ``on_call`` answers; what it raises, ``EngineCrashed`` too, is raised.
+
+    ``on_start`` is awaited by each start, which fails with what it raises.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        *,
+        on_call: Callable[[Call], Output] = lambda call: Output(),
+        on_start: Callable[[int], object] = lambda number: None,
+    ) -> None:
+        super().__init__(bundle)
+        self.starts = 0
+        self.stops = 0
+        self.calls: list[Call] = []
+        self._on_call = on_call
+        self._on_start = on_start
+        self._up = False
+
+    @property
+    def alive(self) -> bool:
+        return self._up
+
+    @property
+    def pid(self) -> int | None:
+        return 4711 if self._up else None
+
+    async def start(self) -> EngineInfo:
+        self.starts += 1
+        waits = self._on_start(self.starts)
+        if hasattr(waits, "__await__"):
+            await waits
+        self._up = True
+        return EngineInfo("decoder", 2048, 1, 0.0)
+
+    async def call(self, call: Call, on_chunk: OnChunk | None = None) -> Output:
+        self.calls.append(call)
+        try:
+            return self._on_call(call)
+        except EngineCrashed:
+            self._up = False
+            raise
+
+    async def stop(self) -> None:
+        self.stops += 1
+        self._up = False
+
+
+def write_chat_tokenizer(folder: Path, template: str | None = CHATML) -> Path:
+    """The tokenizer files of a bundle in which each byte is a token, besides :data:`SPECIAL`."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({char: number for number, char in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": SPECIAL[1], "bos_token": {"content": SPECIAL[0]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder

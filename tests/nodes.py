@@ -1,0 +1,214 @@
+"""Nodes for tests: the daemon in a thread of this process, or ``edgeslm run`` as a process of its own.
+
+With ``fake`` its engines are :mod:`tests.fake_worker` processes, otherwise the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgeslm.config import load_config
+from edgeslm.daemon import Daemon
+from edgeslm.engine.process import EngineProcess
+from edgeslm.service import Service
+from tests.apps import WAIT_S
+
+BASE = "edgeslm/v1/hall"
+ROOT = Path(__file__).parent.parent
+FAKE_COMMAND = (sys.executable, str(ROOT / "tests/fake_worker.py"))
+
+FAKE_RUN = """
+import functools, sys
+from edgeslm import cli, service
+from tests.nodes import FAKE_COMMAND
+service.EngineProcess = functools.partial(service.EngineProcess, command=FAKE_COMMAND)
+sys.exit(cli.main(["run", sys.argv[1]]))
+"""
+
+
+def write_bundle(folder: Path, kind: str = "decoder") -> Path:
+    """A bundle that only a fake worker can load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = b"weights of a fake " + kind.encode()
+    (folder / "model.onnx").write_bytes(weights)
+    manifest = {
+        "format": 1,
+        "name": f"fake-{kind}",
+        "kind": kind,
+        "architecture": "FakeForCausalLM",
+        "source": {"id": "fake"},
+        "files": [
+            {"path": "model.onnx", "bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
+        ],
+        "context_length": 2048,
+        "kv_bytes_per_token": 64,
+        "created": "2026-01-01T00:00:00Z",
+        **({"encoder": {"dimension": 2}} if kind == "encoder" else {}),
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+TASKS: dict[str, Any] = {
+    "triage": {"kind": "classify", "model": "small", "labels": {"normal": "all is well", "critical": "stop now"}},
+    "strict": {
+        "kind": "classify",
+        "model": "small",
+        "labels": ["normal", "critical"],
+        "threshold": 0.95,
+        "allow": [],
+    },
+    "fields": {
+        "kind": "extract",
+        "model": "small",
+        "schema": {"type": "object", "properties": {"machine": {"type": "string"}}, "required": ["machine"]},
+        "allow": ["schema", "max_tokens"],
+    },
+    "manual": {"kind": "answer", "model": "small"},
+    "brief": {"kind": "summarize", "model": "small"},
+    "say": {"kind": "generate", "model": "small"},
+    "vector": {"kind": "embed", "model": "encoder"},
+}
+
+
+def fake_configuration(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    """All kinds of tasks on two fake bundles in ``folder``."""
+    return {
+        "node": "hall",
+        "broker": {"url": url},
+        "models": {
+            "small": {"bundle": str(write_bundle(folder / "small"))},
+            "encoder": {"bundle": str(write_bundle(folder / "encoder", "encoder"))},
+        },
+        "tasks": TASKS,
+        "state_dir": str(folder / "state"),
+        **changes,
+    }
+
+
+def write_configuration(folder: Path, configuration: Mapping[str, Any]) -> Path:
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(dict(configuration), sort_keys=False))
+    return file
+
+
+class Node:
+    """A daemon with fake engines in a thread; leaving the ``with`` drains it and raises what it failed with."""
+
+    def __init__(self, folder: Path, configuration: Mapping[str, Any]) -> None:
+        config = load_config(write_configuration(folder, configuration))
+        service = Service(
+            config,
+            make_process=lambda bundle, threads: EngineProcess(bundle, threads=threads, command=FAKE_COMMAND),
+        )
+        self._started = threading.Event()
+        self._config, self._service = config, service
+        self._thread = threading.Thread(target=self._run, name="node")
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Node:
+        self._thread.start()
+        assert self._started.wait(WAIT_S)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self.daemon.request_stop)
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive(), "the daemon doesn't end"
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def worker_pids(self) -> dict[str, int]:
+        return self._service.models.pids
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.daemon = Daemon(self._config, self._service)
+        self._started.set()
+        await self.daemon.run()
+
+
+class NodeProcess:
+    """``edgeslm run`` as a process; its words are kept in ``folder``. Killed at the end if it still runs."""
+
+    def __init__(
+        self, folder: Path, configuration: Mapping[str, Any], *, fake: bool = False, **environment: str
+    ) -> None:
+        self.file = write_configuration(folder, configuration)
+        self._words = folder / "words.txt"
+        self._command = [sys.executable, "-m", "edgeslm", "run", str(self.file)]
+        if fake:
+            self._command = [sys.executable, "-c", FAKE_RUN, str(self.file)]
+        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+
+    def __enter__(self) -> NodeProcess:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._process.poll() is None:
+            self.kill()
+
+    def start(self) -> None:
+        with self._words.open("ab") as words:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=self._environment
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def words(self) -> str:
+        """Everything it wrote to standard output and error, all its starts together."""
+        return self._words.read_text()
+
+    @property
+    def worker_pids(self) -> list[int]:
+        return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if parent_of(pid) == self.pid]
+
+    def terminate(self) -> int:
+        """SIGTERM, and the exit status."""
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def wait(self) -> int:
+        return self._process.wait(WAIT_S)
+
+
+def parent_of(pid: int) -> int | None:
+    """Process id of the parent; None when the process is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None

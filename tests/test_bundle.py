@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.bundle import load_bundle, memory_need, parse_manifest, short_digest, verify_bundle
+from edgeslm.errors import BundleError
+
+WEIGHTS = b"four bits each"
+
+
+def entry(path: str, data: bytes = WEIGHTS) -> dict[str, Any]:
+    return {"path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    made = {
+        "format": 1,
+        "name": "tiny",
+        "kind": "decoder",
+        "architecture": "LlamaForCausalLM",
+        "source": {"id": "here"},
+        "files": [entry("model.onnx")],
+        "context_length": 64,
+        "kv_bytes_per_token": 10,
+        "graphs": {"generate": "model.onnx"},
+        "created": "2026-01-01T00:00:00Z",
+        **changes,
+    }
+    return {key: value for key, value in made.items() if value is not None}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    (folder / "model.onnx").write_bytes(WEIGHTS)
+    (folder / "manifest.json").write_text(json.dumps(manifest(**changes)))
+    return folder
+
+
+HEAD = {"task": "t", "labels": ["a", "b"], "encoder": "sha256:0", "temperature": 1.0, "rows": 2}
+ENCODER = {"dimension": 3}
+
+
+def test_loads_and_verifies(tmp_path: Path) -> None:
+    bundle = load_bundle(write(tmp_path))
+    verify_bundle(bundle)
+    raw = (tmp_path / "manifest.json").read_bytes()
+    assert bundle.digest == "sha256:" + hashlib.sha256(raw).hexdigest()
+    assert bundle.weight_bytes == len(WEIGHTS)
+    assert short_digest(bundle.digest) == bundle.digest[:19]
+
+
+def test_files_in_folders_below_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "heads").mkdir()
+    (tmp_path / "heads" / "a").write_bytes(WEIGHTS)
+    bundle = load_bundle(write(tmp_path, files=[entry("model.onnx"), entry("heads/a")]))
+    assert [file.path for file in bundle.manifest.files] == ["model.onnx", "heads/a"]
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="nowhere: there is no such folder"):
+        load_bundle(tmp_path / "nowhere")
+
+
+def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json: missing"):
+        load_bundle(tmp_path)
+
+
+def test_a_manifest_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(BundleError, match=r"manifest\.json: Is a directory"):
+        load_bundle(tmp_path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(BundleError, match=r"model\.onnx: missing"):
+        load_bundle(tmp_path)
+
+
+def test_a_file_that_is_a_folder(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "model.onnx").unlink()
+    (tmp_path / "model.onnx").mkdir()
+    with pytest.raises(BundleError, match=r"model\.onnx: missing"):
+        load_bundle(tmp_path)
+
+
+def test_wrong_size(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(WEIGHTS + b"!")
+    with pytest.raises(BundleError, match=r"model\.onnx: 15 bytes, the manifest says 14"):
+        load_bundle(tmp_path)
+
+
+def test_changed_file_of_the_same_size(tmp_path: Path) -> None:
+    bundle = load_bundle(write(tmp_path))
+    (tmp_path / "model.onnx").write_bytes(WEIGHTS[::-1])
+    with pytest.raises(BundleError, match=r"model\.onnx: its SHA-256 differs"):
+        verify_bundle(bundle)
+
+
+def test_a_file_that_vanishes_before_it_is_verified(tmp_path: Path) -> None:
+    bundle = load_bundle(write(tmp_path))
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(BundleError, match=r"model\.onnx: No such file"):
+        verify_bundle(bundle)
+
+
+def test_a_name_longer_than_the_file_system_takes(tmp_path: Path) -> None:
+    name = "x" * 300
+    with pytest.raises(BundleError, match="File name too long"):
+        load_bundle(write(tmp_path, files=[entry("model.onnx"), entry(name)]))
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "", ".", "..", "a/.."])
+def test_paths_that_leave_the_folder(path: str) -> None:
+    raw = json.dumps(manifest(files=[entry("model.onnx"), entry(path)])).encode()
+    with pytest.raises(BundleError, match="is not a path inside the bundle"):
+        parse_manifest(raw, "m")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"graphs": {"generate": "../other/model.onnx"}},
+        {"graphs": {"generate": "/tmp/model.onnx"}},
+        {"graphs": {"score": "score.onnx"}},
+        {"kind": "encoder", "encoder": ENCODER, "graphs": {"encode": "encode.onnx"}},
+        {"kind": "head", "graphs": None, "head": {**HEAD, "weights": "../head.npz"}},
+    ],
+)
+def test_only_listed_files_are_used(changes: dict[str, Any]) -> None:
+    """What has no digest could be swapped, so it must not be loaded."""
+    with pytest.raises(BundleError, match="is used but not among its files"):
+        parse_manifest(json.dumps(manifest(**changes)).encode(), "m")
+
+
+@pytest.mark.parametrize("found", [0, 2, "1", None, [1]])
+def test_unknown_format(found: Any) -> None:
+    raw = json.dumps({**manifest(), "format": found}).encode()
+    with pytest.raises(BundleError, match="this version reads format 1"):
+        parse_manifest(raw, "m")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"kind": "ghost"}, "kind"),
+        ({"name": ""}, "name"),
+        ({"colour": "blue"}, "colour"),
+        ({"source": None}, "source"),
+        ({"files": [{**entry("model.onnx"), "sha256": "0"}]}, r"files\.0\.sha256"),
+        ({"files": [{**entry("model.onnx"), "bytes": -1}]}, r"files\.0\.bytes"),
+        ({"context_length": None}, "context_length is missing"),
+        ({"kind": "encoder"}, "without the section 'encoder'"),
+        ({"kind": "head", "graphs": None}, "without the section 'head'"),
+        ({"kind": "head", "head": {**HEAD, "temperature": 0}}, r"head\.temperature"),
+    ],
+)
+def test_wrong_fields_are_named(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BundleError, match=sentence):
+        parse_manifest(json.dumps(manifest(**changes)).encode(), "m")
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"format": 1' + b"0" * 5000])
+def test_not_json(raw: bytes) -> None:
+    with pytest.raises(BundleError, match="m: not JSON"):
+        parse_manifest(raw, "m")
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"null", b'"text"', b"1"])
+def test_not_an_object(raw: bytes) -> None:
+    with pytest.raises(BundleError, match="m: not a JSON object"):
+        parse_manifest(raw, "m")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.binary())
+def test_bytes_give_nothing_but_a_bundle_error(raw: bytes) -> None:
+    with pytest.raises(BundleError):
+        parse_manifest(raw, "m")
+
+
+@given(st.dictionaries(st.sampled_from([*manifest(), "head", "encoder", "x"]), json_values, max_size=3))
+def test_any_field_gives_a_manifest_or_a_bundle_error(changes: dict[str, Any]) -> None:
+    try:
+        parse_manifest(json.dumps({**manifest(), **changes}).encode(), "m")
+    except BundleError as error:
+        assert str(error).startswith("m: ")
+
+
+def test_memory_grows_with_the_cache() -> None:
+    files = [entry("model.onnx"), entry("model.onnx.data"), entry("tokenizer.json")]
+    parsed = parse_manifest(json.dumps(manifest(files=files)).encode(), "m")
+    assert memory_need(parsed, 100) - memory_need(parsed, 0) == 1000
+    assert memory_need(parsed, 0) == 2 * 2 * len(WEIGHTS) + 100_000_000

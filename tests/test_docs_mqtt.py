@@ -1,0 +1,299 @@
+"""docs/mqtt.md and docs/asyncapi.yaml say what the code does, and their examples are real."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from jsonschema import Draft7Validator
+
+from edgeslm.bus.options import OPTIONS
+from edgeslm.bus.probe import probe_broker
+from edgeslm.bus.protocol import (
+    PROTOCOL_VERSION,
+    Request,
+    StateName,
+    Topics,
+    encode_result,
+    parse_cancel,
+    parse_chunk,
+    parse_request,
+    parse_result,
+    parse_state,
+)
+from edgeslm.config import parse_config
+from edgeslm.errors import REQUEST_ERRORS
+from edgeslm.sections import ALLOWED, Broker, Limits
+from tests.brokers import Mosquitto
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "mqtt.md").read_text(encoding="utf-8")
+API: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "asyncapi.yaml").read_text(encoding="utf-8"))
+SCHEMAS: dict[str, Any] = API["components"]["schemas"]
+BROKER_FILE = ROOT / "firmware-config" / "mosquitto" / "edgeslm.conf"
+TOPICS = Topics("press-hall-4")
+REPLIES = ("edgeslm/v1/+/res/#", "edgeslm/v1/pool/+/res/#")
+
+BLOCKS = [(info.strip(), text) for info, text in re.findall(r"```([^\n]*)\n(.*?)```", PAGE, re.DOTALL)]
+EXAMPLES = [(info.removeprefix("json").strip(), text) for info, text in BLOCKS if info.startswith("json")]
+
+
+def validator(schema: str) -> Draft7Validator:
+    """Of a schema in asyncapi.yaml; AsyncAPI's schemas are a superset of draft 7."""
+    return Draft7Validator({"$ref": f"#/components/schemas/{schema}", "components": API["components"]})
+
+
+def read_request(payload: bytes, task: str, response_topic: str | None = None) -> Request:
+    request = parse_request(
+        payload,
+        task=task,
+        topics=TOPICS,
+        allowed_replies=REPLIES,
+        packet_limit=Limits().packet_bytes,
+        now=0.0,
+        response_topic=response_topic,
+    )
+    assert isinstance(request, Request), request
+    return request
+
+
+def read_payload(name: str, payload: bytes) -> None:
+    """Through the parser that the other end uses; what has none is only checked against its schema."""
+    if name == "request":
+        read_request(payload, "triage")
+    elif name == "result":
+        assert json.loads(encode_result(parse_result(payload))) == json.loads(payload)
+    elif name == "chunk":
+        parse_chunk(payload)
+    elif name == "cancel":
+        parse_cancel(payload)
+    elif name == "state":
+        parse_state(payload)
+    else:
+        assert name in ("info", "health", "dead")
+
+
+def table(heading: str, column: str) -> dict[str, list[str]]:
+    """The rows of the table below a heading whose first column is ``column``, by their first cell."""
+    section = PAGE[PAGE.index(f"{heading}\n") :]
+    rows = section[section.index(f"| {column} |") :].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+    return {row[0].strip().strip("`"): [cell.strip() for cell in row[1:]] for row in cells}
+
+
+class TestPage:
+    @pytest.mark.parametrize(("name", "text"), EXAMPLES)
+    def test_each_json_example_is_what_it_says(self, name: str, text: str) -> None:
+        validator(name.capitalize()).validate(json.loads(text))
+        read_payload(name, text.encode())
+
+    def test_each_kind_of_message_has_an_example(self) -> None:
+        assert {name for name, _ in EXAMPLES} == {
+            "request",
+            "result",
+            "chunk",
+            "cancel",
+            "state",
+            "info",
+            "health",
+            "dead",
+        }
+
+    def test_the_python_example_is_python(self) -> None:
+        for info, text in BLOCKS:
+            if info == "python":
+                ast.parse(text)
+
+    @pytest.mark.parametrize("command", [text for info, text in BLOCKS if info == "sh"])
+    def test_each_command_publishes_what_a_node_takes(self, command: str) -> None:
+        for line in command.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removesuffix("&"))
+            topic = words[words.index("-t") + 1]
+            if words[0] == "mosquitto_sub":
+                assert topic.startswith(f"{TOPICS.base}/res/")
+                continue
+            payload = words[words.index("-m") + 1].encode()
+            if topic == TOPICS.cancel:
+                parse_cancel(payload)
+                continue
+            task = TOPICS.task_of(topic)
+            assert task
+            response_topic = words[words.index("-e") + 1] if "-e" in words else None
+            if "response-topic" in words:
+                response_topic = words[words.index("response-topic") + 1]
+            read_request(payload, task, response_topic)
+
+    def test_the_table_of_options_is_the_one_of_the_code(self) -> None:
+        assert table("### Options", "option") == {
+            name: [option.wanted, option.meaning] for name, option in OPTIONS.items()
+        }
+
+    def test_each_error_code_is_explained_and_has_an_example(self) -> None:
+        assert set(table("## Errors", "code")) == set(REQUEST_ERRORS)
+        results = [json.loads(text) for name, text in EXAMPLES if name == "result"]
+        assert {result["error"]["code"] for result in results if "error" in result} == set(REQUEST_ERRORS)
+
+    def test_each_kind_of_task_is_explained(self) -> None:
+        assert set(table("## The result", "kind")) == set(ALLOWED)
+
+    def test_the_table_of_topics_is_the_one_of_the_code(self) -> None:
+        topics = Topics("<node>")
+        written = {topic.replace("<base>", topics.base) for topic in table("## Topics", "topic")}
+        assert written == {
+            topics.request("<task>"),
+            topics.result("<task>"),
+            "the reply topic",
+            topics.stream("<reply topic>"),
+            topics.cancel,
+            topics.event("<route>"),
+            topics.dead,
+            topics.state,
+            topics.info,
+            topics.health,
+        }
+
+    def test_the_broker_s_settings_are_those_of_the_file(self) -> None:
+        lines = BROKER_FILE.read_text(encoding="utf-8").splitlines()
+        for settings in table("## The broker", "mosquitto"):
+            for setting in settings.replace("`", "").split(", "):
+                assert setting in lines
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for item in value.values():
+            yield from references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from references(item)
+
+
+def resolve(reference: str) -> Any:
+    found = API
+    for key in reference.removeprefix("#/").split("/"):
+        found = found[key]
+    return found
+
+
+class TestAsyncApi:
+    def test_it_is_version_3_of_asyncapi(self) -> None:
+        assert API["asyncapi"] == "3.0.0"
+        assert {"info", "channels", "operations", "components"} <= set(API)
+        assert API["info"]["title"]
+        assert API["info"]["version"].split(".")[0] == str(PROTOCOL_VERSION)
+
+    def test_every_reference_resolves(self) -> None:
+        found = list(references(API))
+        assert found
+        for reference in found:
+            assert resolve(reference) is not None
+
+    def test_every_part_is_used(self) -> None:
+        used = set(references(API))
+        for kind in ("schemas", "messages", "parameters"):
+            for name in API["components"][kind]:
+                assert f"#/components/{kind}/{name}" in used
+        channels = {operation["channel"]["$ref"] for operation in API["operations"].values()}
+        assert channels | {"#/channels/reply"} == {f"#/channels/{name}" for name in API["channels"]}
+
+    @pytest.mark.parametrize("name", sorted(SCHEMAS))
+    def test_every_schema_is_a_schema(self, name: str) -> None:
+        Draft7Validator.check_schema(SCHEMAS[name])
+
+    @pytest.mark.parametrize("name", sorted(API["components"]["messages"]))
+    def test_every_example_fits_its_schema(self, name: str) -> None:
+        message = API["components"]["messages"][name]
+        schema = message["payload"].get("$ref", "").rsplit("/", 1)[-1]
+        assert message["examples"]
+        for example in message["examples"]:
+            payload = example["payload"]
+            if schema:
+                validator(schema).validate(payload)
+                read_payload(name, json.dumps(payload).encode())
+            else:
+                Draft7Validator(message["payload"]).validate(payload)
+                read_request(payload.encode(), "triage")
+            if "headers" in example:
+                validator(message["headers"]["$ref"].rsplit("/", 1)[-1]).validate(example["headers"])
+
+    def test_addresses_are_those_of_the_code(self) -> None:
+        topics = Topics("{node}")
+        assert {name: channel["address"] for name, channel in API["channels"].items()} == {
+            "request": topics.request("{task}"),
+            "result": topics.result("{task}"),
+            "reply": None,
+            "stream": topics.stream("{reply}"),
+            "event": topics.event("{route}"),
+            "cancel": topics.cancel,
+            "state": topics.state,
+            "info": topics.info,
+            "health": topics.health,
+            "dead": topics.dead,
+        }
+
+    def test_each_parameter_of_an_address_is_declared(self) -> None:
+        for channel in API["channels"].values():
+            wanted = set(re.findall(r"{(\w+)}", channel["address"] or ""))
+            assert set(channel.get("parameters", {})) == wanted
+
+    def test_options_are_those_of_the_code(self) -> None:
+        assert SCHEMAS["Options"]["properties"] == {name: option.schema for name, option in OPTIONS.items()}
+
+    def test_codes_states_and_kinds_are_those_of_the_code(self) -> None:
+        assert SCHEMAS["Error"]["properties"]["code"]["enum"] == list(REQUEST_ERRORS)
+        assert tuple(SCHEMAS["State"]["properties"]["state"]["enum"]) == get_args(StateName)
+        task = SCHEMAS["Info"]["properties"]["tasks"]["additionalProperties"]
+        assert task["properties"]["kind"]["enum"] == list(ALLOWED)
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            {"id": "1", "task": "t", "status": "ok"},
+            {"id": "1", "task": "t", "status": "error"},
+            {
+                "id": "1",
+                "task": "t",
+                "status": "error",
+                "result": {},
+                "error": {"code": "busy", "message": ""},
+            },
+            {"id": "1", "task": "t", "status": "error", "error": {"code": "unheard_of", "message": ""}},
+        ],
+    )
+    def test_the_schema_of_results_refuses_what_is_none(self, payload: dict[str, Any]) -> None:
+        assert not validator("Result").is_valid(payload)
+
+
+def test_the_broker_s_configuration_works(make_broker: Callable[..., Mosquitto], tmp_path: Path) -> None:
+    """Included from a file like Debian's, with listener and password file of this test."""
+    passwords = tmp_path / "edgeslm.passwd"
+    passwords.write_text("press-hall-4:\n")
+    settings = BROKER_FILE.read_text(encoding="utf-8")
+    settings = settings.replace("listener 1883\n", "").replace(
+        "/etc/mosquitto/edgeslm.passwd", str(passwords)
+    )
+    settings = settings.replace("allow_anonymous false\n", "")
+    folder = tmp_path / "conf.d"
+    folder.mkdir()
+    (folder / "edgeslm.conf").write_text(settings)
+    lines = f"persistence true\npersistence_location {tmp_path}/\ninclude_dir {folder}\n"
+    broker = make_broker(lines)
+    config = parse_config(
+        "node: press-hall-4\n"
+        f"broker: {{url: '{broker.url}'}}\n"
+        "models: {small: {bundle: /srv/small}}\n"
+        "tasks: {triage: {kind: classify, model: small, labels: [a, b]}}\n"
+    )
+    assert isinstance(config.broker, Broker)
+    probe = probe_broker(config)
+    assert probe.problems == []
+    assert len(probe.notes) == 1

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.bundle import load_bundle
+from edgeslm.errors import BundleError
+from edgeslm.inspection import describe, render
+
+
+def write(folder: Path, report: str | None = None, **changes: Any) -> Path:
+    weights = b"0" * 1_000_000
+    (folder / "model.onnx").write_bytes(weights)
+    manifest = {
+        "format": 1,
+        "name": "tiny",
+        "kind": "decoder",
+        "architecture": "LlamaForCausalLM",
+        "source": {"id": "here", "revision": "r1", "licence": "apache-2.0"},
+        "files": [
+            {"path": "model.onnx", "bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
+        ],
+        "quantization": {"recipe": "int4", "groups": [{"group": "*", "bits": 4, "group_size": 32}]},
+        "context_length": 1000,
+        "kv_bytes_per_token": 1000,
+        "runtime": {"onnxruntime": "1.32.0"},
+        "created": "2026-01-01T00:00:00Z",
+        **changes,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    if report is not None:
+        (folder / "report.json").write_text(report)
+    return folder
+
+
+def test_describes_the_memory_up_to_the_context(tmp_path: Path) -> None:
+    described = describe(load_bundle(write(tmp_path)))
+    assert described["memory_bytes"] == {"512": 102_512_000, "1000": 103_000_000}
+    assert described["report"] is None
+    json.dumps(described)
+
+
+def test_renders_one_fact_a_line(tmp_path: Path) -> None:
+    report = json.dumps({"kl": 0.3, "accuracy": {"spam": 0.97}, "loads": True, "note": "fine"})
+    text = render(describe(load_bundle(write(tmp_path, report))))
+    for line in (
+        "kind          decoder (LlamaForCausalLM)",
+        "source        here r1",
+        "licence       apache-2.0",
+        "size          1.0 MB in 1 files",
+        "quantization  int4 (* 4 bits, group 32)",
+        "context       1000 tokens, 1000 bytes each",
+        "memory        about 103 MB with 1000 tokens",
+        "made for      onnxruntime 1.32.0",
+        "report card",
+        "  accuracy",
+        "    spam                    0.97",
+        "  loads                   true",
+        "  note                    fine",
+    ):
+        assert line in text.splitlines()
+
+
+def test_a_head_shows_its_labels_and_no_memory(tmp_path: Path) -> None:
+    head = {
+        "task": "topic",
+        "labels": ["a", "b"],
+        "encoder": "sha256:0",
+        "weights": "model.onnx",
+        "temperature": 1.5,
+        "rows": 200,
+    }
+    described = describe(load_bundle(write(tmp_path, kind="head", head=head, context_length=0)))
+    assert "memory_bytes" not in described
+    assert "labels        a, b" in render(described).splitlines()
+    assert "learned from  200 rows on encoder sha256:0" in render(described).splitlines()
+
+
+def test_what_is_unknown_is_said(tmp_path: Path) -> None:
+    text = render(describe(load_bundle(write(tmp_path, source={"id": ""}, quantization={"recipe": "int8"}))))
+    assert "source        unknown" in text
+    assert "licence       unknown" in text
+    assert "quantization  int8\n" in text
+
+
+@pytest.mark.parametrize("report", ["{", "[1]", "null", "\ud800", "[" * 100_000])
+def test_a_report_that_is_no_object(tmp_path: Path, report: str) -> None:
+    write(tmp_path)
+    (tmp_path / "report.json").write_text(report, errors="surrogatepass")
+    with pytest.raises(BundleError, match=r"report\.json: not"):
+        describe(load_bundle(tmp_path))

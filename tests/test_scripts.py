@@ -1,0 +1,357 @@
+"""The scripts behind ``make``: their syntax, and what set-up does on machines that lack things.
+
+Set-up runs for real in a copy, with a Python whose venv and pip only write down what they were asked; so
+nothing here needs a network.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
+COMMANDS = ["demo", "test", "check", "bench"]
+
+FAKE_PYTHON = f"""#!/bin/sh
+# Stands for the system's Python and for the one of the environment that it makes.
+case "$1 $2" in
+    "-m venv")
+        echo "venv" >>"$CALLS"
+        mkdir -p "$3/bin"
+        cp "$0" "$3/bin/python"
+        printf '#!/bin/sh\\necho "export $*" >>"$CALLS"\\n' >"$3/bin/edgeslm-export"
+        for bundle in smollm2-135m-int4 minilm-l6-int8; do
+            echo "mkdir -p $PWD/.edgeslm/starter/$bundle && echo >$PWD/.edgeslm/starter/$bundle/manifest.json"
+        done >>"$3/bin/edgeslm-export"
+        chmod +x "$3/bin/edgeslm-export"
+        ;;
+    "-m pip")
+        shift 3
+        echo "pip $*" >>"$CALLS"
+        while [ $# -gt 0 ]; do
+            if [ "$1" = --report ]; then echo "{{\\"name\\": \\"${{TORCH_BRINGS:-sympy}}\\"}}" >"$2"; fi
+            case $1 in .*)
+                [ -z "${{PIP_FAILS:-}}" ] || {{ echo "ERROR: $PIP_FAILS" && exit 1; }}
+                echo "  Downloading big_thing-1.5-cp311-manylinux.whl (123.4 MB)"
+                echo "Installing collected packages: big_thing"
+                sleep "${{PIP_TAKES:-0}}"
+                ;;
+            esac
+            shift
+        done
+        ;;
+    *'version("torch")') exit 1 ;;
+    *ensurepip*) [ ! -e "$HOME/no-ensurepip" ] ;;
+    *) exec {sys.executable} "$@" ;;
+esac
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A clone, the programs that it finds first, and what those were asked."""
+
+    clone: Path
+    programs: Path
+    home: Path
+
+    def program(self, name: str, text: str) -> None:
+        path = self.programs / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("EDGESLM_", "PIP_"))
+        }
+        return kept | {
+            "PATH": f"{self.programs}:{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "CALLS": str(self.home / "calls"),
+            **more,
+        }
+
+    def setup(self, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.clone / "scripts" / "setup", command],
+            env=self.environment(**environment),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def calls(self) -> list[str]:
+        """What was asked since the last look."""
+        file = self.home / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    made = Machine(tmp_path / "clone", tmp_path / "programs", tmp_path / "home")
+    for folder in (made.clone, made.programs, made.home):
+        folder.mkdir()
+    shutil.copytree(ROOT / "scripts", made.clone / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", made.clone)
+    made.program("python3", FAKE_PYTHON)
+    return made
+
+
+def with_user(machine: Machine, user: int) -> None:
+    machine.program("id", f"#!/bin/sh\necho {user}\n")
+    machine.program("apt-get", '#!/bin/sh\necho "apt-get $*" >>"$CALLS"\nrm -f "$HOME/no-ensurepip"\n')
+
+
+# --- what is there ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_posix_shell(path: Path) -> None:
+    assert path.read_text().startswith("#!/bin/sh\n")
+    assert path.stat().st_mode & stat.S_IXUSR, f"{path} isn't executable"
+    done = subprocess.run(["sh", "-n", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shellcheck_finds_nothing() -> None:
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert shellcheck is not None, "shellcheck is missing: pip install 'edgeslm[dev]'"
+    done = subprocess.run([shellcheck, *SCRIPTS, ROOT / ".ci" / "run"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_makefile_only_calls_scripts() -> None:
+    recipes = re.findall(r"^(\w+):\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [target for target, _ in recipes] == COMMANDS
+    for target, recipe in recipes:
+        assert recipe == f"\t@scripts/{target} $(ARGS)\n"
+        assert (ROOT / "scripts" / target).is_file()
+
+
+def test_ci_runs_what_people_run() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [line for line in lines if line.startswith("make ")] == ["make check", "make test"]
+
+
+def test_scripts_run_from_any_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "setup", "everything"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "usage: scripts/setup check|demo|test|bench\n"
+
+
+# --- the environment -------------------------------------------------------------------------------
+
+
+def test_a_second_run_does_nothing_and_says_nothing(machine: Machine) -> None:
+    first = machine.setup("test")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert "big_thing 1.5 (123.4 MB)" in first.stdout
+    assert sum(call.startswith("export starter") for call in machine.calls()) == 1
+    for command in ("test", "check", "bench"):
+        again = machine.setup(command)
+        assert (again.returncode, again.stdout, again.stderr, machine.calls()) == (0, "", "", [])
+
+
+def test_check_is_light(machine: Machine) -> None:
+    machine.setup("check")
+    calls = machine.calls()
+    assert calls[-1] == "pip --no-build-isolation --editable .[dev]"
+    assert not any("torch" in call or call.startswith("export") for call in calls)
+
+
+def test_what_is_there_stays_there(machine: Machine) -> None:
+    machine.setup("demo")
+    machine.calls()
+    machine.setup("check")
+    assert machine.calls()[-1] == "pip --no-build-isolation --editable .[dev,export]"
+
+
+def test_new_dependencies_are_installed_into_the_same_environment(machine: Machine) -> None:
+    machine.setup("check")
+    machine.calls()
+    with (machine.clone / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    done = machine.setup("check")
+    assert done.returncode == 0, done.stderr
+    calls = machine.calls()
+    assert "venv" not in calls and calls[-1].startswith("pip --no-build-isolation")
+
+
+def test_an_interrupted_installation_is_made_again(machine: Machine) -> None:
+    machine.setup("check")
+    machine.calls()
+    (machine.clone / ".venv" / "setup-unfinished").touch()
+    assert machine.setup("check").returncode == 0
+    assert "venv" in machine.calls()
+    assert not (machine.clone / ".venv" / "setup-unfinished").exists()
+
+
+def test_a_clone_that_was_moved_makes_its_environment_again(machine: Machine, tmp_path: Path) -> None:
+    machine.setup("check")
+    machine.calls()
+    moved = Machine(machine.clone.rename(tmp_path / "moved"), machine.programs, machine.home)
+    assert moved.setup("check").returncode == 0
+    assert "venv" in moved.calls()
+
+
+def test_two_at_once_make_it_once(machine: Machine) -> None:
+    command = [machine.clone / "scripts" / "setup", "check"]
+    both = [
+        subprocess.Popen(command, env=machine.environment(PIP_TAKES="1"), stdout=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    assert [process.wait() for process in both] == [0, 0]
+    assert machine.calls().count("venv") == 1
+
+
+def test_a_second_set_up_says_that_it_waits(machine: Machine) -> None:
+    state = machine.clone / ".edgeslm"
+    state.mkdir()
+    with (state / "setup.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = subprocess.Popen(
+            [machine.clone / "scripts" / "setup", "check"],
+            env=machine.environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert second.stdout is not None
+        assert second.stdout.readline() == "setup: another set-up is at work in this clone; waiting for it\n"
+        assert machine.calls() == []
+    assert second.communicate()[0] and second.returncode == 0
+
+
+def test_what_pip_refuses_is_said_in_a_line_and_tried_again(machine: Machine) -> None:
+    done = machine.setup("check", PIP_FAILS="No matching distribution found for numpy")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "setup: pip could not install the Python packages: ERROR: No matching distribution found for numpy "
+        "(all of its output: .edgeslm/setup.log)\n"
+    )
+    machine.calls()
+    assert machine.setup("check").returncode == 0
+    assert "venv" not in machine.calls()
+
+
+# --- torch and the disk ----------------------------------------------------------------------------
+
+
+def test_cuda_is_announced_before_it_comes(machine: Machine) -> None:
+    machine.program("df", "#!/bin/sh\nprintf 'x\\nx x x 99000000\\n'\n")
+    done = machine.setup("test", TORCH_BRINGS="nvidia-cublas")
+    before, _, after = done.stdout.partition("big_thing")
+    assert "about 3 GB to download" in before and "EDGESLM_TORCH_INDEX" in before and after
+
+
+def test_torch_alone_comes_from_the_index_that_is_named_for_it(machine: Machine) -> None:
+    done = machine.setup("test", EDGESLM_TORCH_INDEX="https://index.example/cpu")
+    assert "about 400 MB to download" in done.stdout
+    asked = [call for call in machine.calls() if "index.example" in call]
+    assert [call.split()[-1].split(">")[0] for call in asked] == ["torch", "torch"]
+    assert asked[-1].startswith("pip --index-url https://index.example/cpu torch")
+
+
+@pytest.mark.parametrize("brings", ["nvidia-cublas", "sympy"])
+def test_too_little_disk_is_said_before_anything_large_comes(machine: Machine, brings: str) -> None:
+    machine.program("df", "#!/bin/sh\nprintf 'x\\nx x x 2048000\\n'\n")
+    done = machine.setup("test", TORCH_BRINGS=brings)
+    assert done.returncode == 1
+    assert "this disk has 2000 MB free and the set-up needs about" in done.stderr
+    assert not any("--editable" in call for call in machine.calls())
+
+
+# --- machines that lack things ---------------------------------------------------------------------
+
+
+def test_a_python_that_is_too_old_is_named(machine: Machine) -> None:
+    machine.program("old-python", "#!/bin/sh\nexit 1\n")
+    done = machine.setup("check", EDGESLM_PYTHON=str(machine.programs / "old-python"))
+    assert done.returncode == 1
+    assert re.fullmatch(r"setup: EDGESLM_PYTHON=\S+ is no Python 3\.11 or newer\.\n", done.stderr)
+
+
+def test_another_python_that_is_named_makes_the_environment_again(machine: Machine) -> None:
+    machine.setup("check")
+    machine.calls()
+    other = FAKE_PYTHON.replace(
+        "    *) exec", "    *platform*) echo cpython 3.99.0 x86_64 True ;;\n    *) exec"
+    )
+    machine.program("other python", other)
+    named = {"EDGESLM_PYTHON": str(machine.programs / "other python")}
+    assert "Python 3.99.0" in machine.setup("check", **named).stdout
+    assert machine.setup("check", **named).stdout == ""
+
+
+def test_an_older_python3_is_passed_over(machine: Machine) -> None:
+    machine.program("python3", "#!/bin/sh\nexit 1\n")
+    machine.program("python3.13", FAKE_PYTHON)
+    assert machine.setup("check").returncode == 0
+    assert "venv" in machine.calls()
+
+
+def test_a_user_is_told_the_one_line(machine: Machine) -> None:
+    with_user(machine, 1000)
+    (machine.home / "no-ensurepip").touch()
+    done = machine.setup("check")
+    name = f"python3.{sys.version_info.minor}-venv"
+    assert done.returncode == 1
+    assert done.stderr == (
+        "setup: some system packages are missing; run this line, then this command again: "
+        f"sudo apt-get update && sudo apt-get install -y --no-install-recommends {name}\n"
+    )
+    assert machine.calls() == []
+
+
+def test_root_gets_the_packages(machine: Machine) -> None:
+    with_user(machine, 0)
+    (machine.home / "no-ensurepip").touch()
+    done = machine.setup("check")
+    assert done.returncode == 0, done.stderr
+    name = f"python3.{sys.version_info.minor}-venv"
+    asked = [call for call in machine.calls() if call.startswith("apt-get")]
+    assert asked[0].endswith(" update")
+    assert asked[1].endswith(f" install -y --no-install-recommends {name}")
+
+
+@pytest.fixture
+def brokerless(machine: Machine) -> Machine:
+    """A machine without mosquitto: these tests run where it is, so set-up looks for another name."""
+    script = machine.clone / "scripts" / "setup"
+    script.write_text(script.read_text().replace("mosquitto", "nosuchbroker"))
+    return machine
+
+
+def test_the_demo_of_a_user_without_mosquitto_takes_amqtt(brokerless: Machine) -> None:
+    with_user(brokerless, 1000)
+    assert brokerless.setup("demo").returncode == 0
+    assert "pip --no-build-isolation --editable .[export,demo-broker]" in brokerless.calls()
+
+
+def test_the_demo_of_root_installs_mosquitto(brokerless: Machine) -> None:
+    with_user(brokerless, 0)
+    assert brokerless.setup("demo").returncode == 0
+    calls = brokerless.calls()
+    assert any(call.endswith("install -y --no-install-recommends nosuchbroker") for call in calls)
+    assert "pip --no-build-isolation --editable .[export]" in calls
+
+
+def test_the_tests_of_a_user_without_mosquitto_name_the_one_line(brokerless: Machine) -> None:
+    with_user(brokerless, 1000)
+    done = brokerless.setup("test")
+    assert done.returncode == 1
+    assert done.stderr.endswith("--no-install-recommends nosuchbroker nosuchbroker-clients\n")
+    assert brokerless.calls() == []

@@ -1,0 +1,259 @@
+"""The house rules that a machine can check: who imports whom, sizes, and what no file may hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FOUNDATION = {
+    *("errors", "topics", "messages", "bundle"),
+    *("document", "fields", "sandbox", "templates", "sections", "consistency", "config"),
+}
+"""Values, configuration and errors. They see one another, in a circle never, and nothing else."""
+
+LAYERS = (
+    FOUNDATION,
+    {"engine", "bus", "routes", "board", "inspection"},
+    {"tasks"},
+    {"scheduler", "models", "observe"},
+    {"service", "client", "doctor"},
+    {"daemon", "demo"},
+    {"cli"},
+    {"__main__"},
+)
+"""Each sees what stands in the lines above it; those in one line, but for the foundation, not each other."""
+
+NO_BUS = {"engine", "tasks", "scheduler", "models", "observe", "service", "routes"}
+"""What computes knows no bus: requests and results are values."""
+
+ONLY_IN = {
+    "onnxruntime": {"engine"},
+    "onnxruntime_genai": {"engine"},
+    "numpy": {"engine"},
+    "tokenizers": {"engine"},
+    "paho": {"bus", "client", "demo"},  # the demo plays the sensors and apps of others
+}
+"""Libraries that stay behind one door."""
+
+WORKER_ONLY = {"onnxruntime", "onnxruntime_genai", "numpy", "tokenizers"}
+BUILD_MACHINE_ONLY = {"torch", "transformers", "onnx", "onnx_ir", "gguf", "accelerate", "sklearn", "optimum"}
+
+EXPORT_SEES = {"edgeslm.bundle", "edgeslm.errors", "edgeslm.config"}
+
+INSTALLED_AS = {"yaml": "pyyaml", "paho": "paho-mqtt"}
+
+MODULES = sorted((ROOT / "edgeslm").rglob("*.py"))
+EXPORT_MODULES = sorted((ROOT / "export").rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    if parts[0] == "export":
+        parts[0] = "edgeslm_export"
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, *, typing_too: bool = True) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of every import of a file, those inside functions included.
+
+    ``from package import module`` gives ``package.module``, so that a submodule is seen; a name that is no
+    module does no harm, since only prefixes count.
+    """
+    tree = ast.parse(path.read_text(), str(path))
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and not typing_too and "TYPE_CHECKING" in ast.unparse(node.test):
+            skipped.update(inner for statement in node.body for inner in ast.walk(statement))
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def unit(name: str) -> str | None:
+    """The part of ``edgeslm`` that a dotted name belongs to; None for the package itself and for others."""
+    parts = name.split(".")
+    if parts[0] != "edgeslm" or len(parts) == 1:
+        return None
+    there = ROOT / "edgeslm" / parts[1]
+    return parts[1] if there.is_dir() or there.with_suffix(".py").is_file() else None
+
+
+def layer(part: str) -> int:
+    return next(number for number, parts in enumerate(LAYERS) if part in parts)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_every_module_has_a_layer(path: Path) -> None:
+    own = unit(module_name(path))
+    assert own is None or any(own in parts for parts in LAYERS), (
+        f"{own} stands in no layer: give it one in tests/test_structure.py and in ARCHITECTURE.md"
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_point_down(path: Path) -> None:
+    own = unit(module_name(path))
+    if own is None:
+        return
+    wrong = []
+    for line, name in imports(path):
+        other = unit(name)
+        if other is None or other == own:
+            continue
+        same_foundation = own in FOUNDATION and other in FOUNDATION
+        if not same_foundation and layer(other) >= layer(own):
+            wrong.append(f"{path}:{line}: {own} may not see {name}")
+        if other == "bus" and own in NO_BUS:
+            wrong.append(f"{path}:{line}: {own} computes and may not see {name}")
+        if other == "engine" and own == "tasks" and not name.startswith("edgeslm.engine.calls"):
+            wrong.append(f"{path}:{line}: a task sees the engine's calls and nothing else of it, not {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_libraries_stay_behind_one_door(path: Path) -> None:
+    own = unit(module_name(path))
+    wrong = []
+    for line, name in imports(path):
+        library = name.split(".")[0]
+        if library in ("export", "edgeslm_export") or library in BUILD_MACHINE_ONLY:
+            wrong.append(f"{path}:{line}: {name} belongs to the build machine")
+        if library in ONLY_IN and own not in ONLY_IN[library]:
+            wrong.append(f"{path}:{line}: only {' and '.join(sorted(ONLY_IN[library]))} may import {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", EXPORT_MODULES, ids=module_name)
+def test_export_sees_only_the_contract(path: Path) -> None:
+    wrong = []
+    for line, name in imports(path):
+        seen = unit(name)
+        if seen is None or f"edgeslm.{seen}" in EXPORT_SEES:
+            continue
+        if seen == "engine" and path.name == "evaluate.py":
+            continue
+        wrong.append(f"{path}:{line}: the build machine may not see {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_import_circles() -> None:
+    names = {module_name(path): path for path in [*MODULES, *EXPORT_MODULES]}
+    arrows = {name: _arrows(name, path, set(names)) for name, path in names.items()}
+    done: set[str] = set()
+
+    def follow(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"a circle of imports: {' -> '.join([*way[way.index(name) :], name])}"
+        if name not in done:
+            for other in sorted(arrows[name]):
+                follow(other, (*way, name))
+            done.add(name)
+
+    for name in names:
+        follow(name, ())
+
+
+def _arrows(own: str, path: Path, known: set[str]) -> set[str]:
+    found = set()
+    for _, name in imports(path, typing_too=False):
+        while name and name not in known:
+            name = name.rpartition(".")[0]
+        # A package's __init__ lists its modules; that they are in the package is no arrow back.
+        if name and name != own and not own.startswith(f"{name}."):
+            found.add(name)
+    return found
+
+
+def test_the_parent_never_imports_what_belongs_to_a_worker() -> None:
+    """Not even through a library: the binding holds the interpreter lock, and the memory is for the model."""
+    parts = [name for path in MODULES if (name := module_name(path)).count(".") == 1]
+    parts = [name for name in parts if name != "edgeslm.__main__"] + [
+        "edgeslm.bus.client",
+        "edgeslm.engine.process",
+    ]
+    forbidden = sorted(WORKER_ONLY | BUILD_MACHINE_ONLY)
+    code = (
+        f"import importlib, sys\nfor name in {parts!r}: importlib.import_module(name)\n"
+        f"print(*[name for name in {forbidden!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_a_device_installs_what_it_imports_and_nothing_of_the_build_machine() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[<>=!~\[ ]", line, maxsplit=1)[0] for line in project["dependencies"]}
+    used = {name.split(".")[0] for path in MODULES for _, name in imports(path)}
+    used -= {"edgeslm", "__future__", *sys.stdlib_module_names}
+    assert {INSTALLED_AS.get(name, name.replace("_", "-")) for name in used} == declared
+    assert not declared & {name.replace("_", "-") for name in BUILD_MACHINE_ONLY}
+
+
+@pytest.mark.parametrize(
+    "path", [*MODULES, *EXPORT_MODULES, *sorted((ROOT / "benchmarks").glob("*.py"))], ids=module_name
+)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 450, f"{path} has grown too long: what in it is a thing of its own?"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= 75, f"{path}:{node.lineno}: {node.name} has {lines} lines: split it"
+
+
+@pytest.mark.parametrize("path", [*MODULES, *EXPORT_MODULES], ids=module_name)
+def test_modules_say_what_they_hold(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), f"{path} needs a docstring"
+    assert path.stem not in ("utils", "common", "helpers", "const", "types"), (
+        f"{path} needs a name that says something"
+    )
+
+
+# --- what no file may hold -------------------------------------------------------------------------
+
+HOSTS = [  # put together here, since this file is among those that are searched
+    ".".join(parts)
+    for parts in (("pypi", "org"), ("pythonhosted", "org"), ("deb", "debian", "org"), ("npmjs", "org"))
+] + [".".join(("download", "pytorch", "org"))]
+
+
+def tracked_files() -> list[Path]:
+    """What a commit would hold; of a tree without git, everything but hidden folders' files."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return [
+            path
+            for path in sorted(ROOT.glob("[!.]*/**/*"))
+            if path.is_file() and "__pycache__" not in path.parts
+        ]
+    return [path for name in done.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_file_names_a_registry_host_or_a_path_of_a_machine() -> None:
+    folders = {f"{ROOT}/", f"{Path.home()}/", *(f"/{name}/" for name in ("root", "work"))}
+    forbidden = [*HOSTS, *(folder for folder in folders if len(folder) > 4)]
+    pattern = re.compile(
+        "|".join(
+            rf"(?<![\w.~-]){re.escape(text)}" if text[0] == "/" else re.escape(text) for text in forbidden
+        )
+    )
+    found = []
+    for path in tracked_files():
+        text = path.read_bytes().decode(errors="replace")
+        found += [f"{path}: {match.group()}" for match in pattern.finditer(text)]
+    assert not found, "\n".join(found)
