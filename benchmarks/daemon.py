@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import queue
-import shutil
 import signal
 import socket
 import statistics
@@ -38,6 +37,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgeslm.bus.protocol import Topics, encode_request, parse_result, parse_state
+from edgeslm.demo.broker import start_broker
 from edgeslm.messages import Result
 from edgeslm.observe.health import quantiles
 
@@ -147,39 +147,6 @@ def _no_delay(client: Any, userdata: Any, sock: Any) -> None:
 
 
 @contextmanager
-def broker() -> Iterator[int]:
-    """A mosquitto on a free port of the loopback interface, with the settings that the project ships."""
-    if shutil.which("mosquitto") is None and not Path("/usr/sbin/mosquitto").exists():
-        raise SystemExit("mosquitto is missing: apt-get install mosquitto")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "mosquitto.conf"
-        file.write_text(
-            f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
-            "max_inflight_messages 256\nmax_queued_messages 10000\n"
-        )
-        command = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
-        process = subprocess.Popen([command, "-c", str(file)], stderr=subprocess.DEVNULL)
-        try:
-            wait_for_port(port)
-            yield port
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def wait_for_port(port: int) -> None:
-    for _ in range(200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise SystemExit("the broker did not start")
-
-
-@contextmanager
 def daemon(bundle: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """``edgeslm run`` in a process of its own; stopped with SIGTERM, which must end it with status 0."""
     config = {
@@ -244,7 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     print("  ".join(f"{key} {value}" for key, value in card.items()))
     figures: dict[str, Any] = {"in_flight": {}}
-    with broker() as port:
+    with tempfile.TemporaryDirectory() as folder, start_broker(Path(folder)) as broker:
+        port = broker.port
         sender = Sender(port)
         with daemon(arguments.bundle, port) as process:
             sender.wait_online()
