@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -18,8 +19,9 @@ from edgeslm import __version__
 from edgeslm.errors import ConfigError, EdgeslmError
 
 if TYPE_CHECKING:
+    from edgeslm.bus.protocol import Rejected
     from edgeslm.config import Config
-    from edgeslm.messages import Chunk
+    from edgeslm.messages import Chunk, Request
 
 EXAMPLES = {
     "run": "edgeslm run /etc/edgeslm/config.yaml",
@@ -32,6 +34,10 @@ EXAMPLES = {
 }
 
 
+MOST_SECONDS = 7 * 24 * 3600
+"""Longest time-out of a request: as long as a broker keeps it for a node that is away."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; a failure is one plain sentence on standard error and exit status 1."""
     arguments = _parser().parse_args(argv)
@@ -40,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgeslmError as error:
         if arguments.debug:
             raise
-        print_error(str(error))
+        if isinstance(error, ConfigError):
+            print(error, file=sys.stderr)  # noqa: T201  # file:line: first in each line, as editors read it
+        else:
+            print_error(str(error))
         return 1
     except KeyboardInterrupt:
         return 130
@@ -48,10 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output is gone, as with `| head`; the interpreter must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if arguments.debug:
+            raise
+        print_error(f"{type(error).__name__}: {error} (--debug shows where it comes from)")
+        return 1
 
 
 def print_error(sentence: str) -> None:
-    print(sentence if "\n" in sentence else f"edgeslm: {sentence}", file=sys.stderr)  # noqa: T201
+    print(f"edgeslm: {sentence}", file=sys.stderr)  # noqa: T201
 
 
 def say(text: str) -> None:
@@ -114,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--password-file", type=Path)
     sub.add_argument("--ca-file", type=Path)
     sub.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="seconds to wait for the result"
+        "--timeout", type=_seconds, default=60.0, metavar="S", help="seconds to wait for the result"
     )
     sub.add_argument("--stream", action="store_true", help="print the text on standard error as it comes")
     sub.add_argument(
@@ -134,10 +148,17 @@ def _parser() -> argparse.ArgumentParser:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("not a JSON object")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"not a number of seconds above 0, at most {MOST_SECONDS}")
     return value
 
 
@@ -170,12 +191,14 @@ def _check(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     if arguments.connect:
         from edgeslm.bus.probe import probe_broker
+        from edgeslm.document import read_document
 
         probe = probe_broker(config)
         for line in probe.notes:
             say(line)
         if probe.problems:
-            raise ConfigError([f"{arguments.config}: broker: {problem}" for problem in probe.problems])
+            number = read_document(arguments.config.read_text("utf-8-sig")).line(("broker",))
+            raise ConfigError([f"{arguments.config}:{number}: broker: {one}" for one in probe.problems])
     say(f"{arguments.config}: no errors")
     return 0
 
@@ -192,17 +215,15 @@ def _try(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     _set_up_logging("warning", arguments.debug)
     if arguments.text == "-":
-        inputs: Iterator[str] = (line for raw in sys.stdin if (line := raw.rstrip("\n")))
+        inputs: Iterator[bytes] = (line for raw in sys.stdin.buffer if (line := raw.rstrip(b"\r\n")))
     else:
-        inputs = iter([arguments.text])
+        inputs = iter([os.fsencode(arguments.text)])
     return asyncio.run(_try_all(config, arguments.task, inputs, arguments.options))
 
 
-async def _try_all(config: Config, task: str, inputs: Iterator[str], options: dict[str, Any]) -> int:
-    """One result line an input; exit status 1 if any of them is an error."""
-    from edgeslm.bus.options import read_options
-    from edgeslm.bus.protocol import encode_result
-    from edgeslm.messages import Request
+async def _try_all(config: Config, task: str, inputs: Iterator[bytes], options: dict[str, Any]) -> int:
+    """One result line an input, what the daemon would answer; exit status 1 if any of them is an error."""
+    from edgeslm.bus.protocol import Rejected, encode_result, error_result
     from edgeslm.service import Service
 
     needed = config.model_copy(update={"tasks": {task: config.tasks[task]}} if task in config.tasks else {})
@@ -211,10 +232,11 @@ async def _try_all(config: Config, task: str, inputs: Iterator[str], options: di
     try:
         failed = False
         for number, text in enumerate(inputs, 1):
-            request = Request(
-                task, text, str(number), "", options=read_options(options), received_at=time.monotonic()
-            )
-            result = await service.submit(request)
+            request = _parse_input(config, task, text, options, number)
+            if isinstance(request, Rejected):
+                result = error_result(request.id, request.task, request.error)
+            else:
+                result = await service.submit(request)
             failed |= result.status == "error"
             say(encode_result(result).decode())
         return int(failed)
@@ -222,12 +244,36 @@ async def _try_all(config: Config, task: str, inputs: Iterator[str], options: di
         await service.stop()
 
 
+def _parse_input(
+    config: Config, task: str, text: bytes, options: dict[str, Any], number: int
+) -> Request | Rejected:
+    """A request as the bus would bring it; ``number`` becomes its id."""
+    from edgeslm.bus.protocol import Topics, encode_request, parse_request
+
+    with contextlib.suppress(UnicodeDecodeError):  # goes on as it is and is refused
+        text = encode_request(text.decode(), options=options)
+    return parse_request(
+        text,
+        task=task,
+        topics=Topics(config.node, config.prefix),
+        allowed_replies=(),
+        packet_limit=config.limits.packet_bytes,
+        now=time.monotonic(),
+        correlation=str(number).encode(),
+    )
+
+
 def _request(arguments: argparse.Namespace) -> int:
     from edgeslm.bus.protocol import encode_result
     from edgeslm.client import Client
-    from edgeslm.errors import TimedOut
+    from edgeslm.errors import InvalidRequest, TimedOut
 
-    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    text = arguments.text
+    if text == "-":
+        try:
+            text = sys.stdin.buffer.read().decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"The input isn't UTF-8 (byte {error.start} is wrong).") from None
     on_chunk = None
     options = arguments.options
     if arguments.stream:
@@ -251,6 +297,8 @@ def _request(arguments: argparse.Namespace) -> int:
         except TimedOut as error:
             print_error(str(error))
             return 2
+    if arguments.stream:
+        print(file=sys.stderr)  # noqa: T201
     say(encode_result(result).decode())
     return int(result.status == "error")
 

@@ -14,7 +14,7 @@ import secrets
 import signal
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from edgeslm import __version__
@@ -224,16 +224,37 @@ class Daemon:
         if self._stopping.is_set():
             return  # not acknowledged: the broker delivers it at the next start
         if (task := self.topics.task_of(delivery.topic)) is not None:
-            self._start(self._serve_request(delivery, task))
+            self._acknowledge_after([self._serve_request(delivery, task)], delivery)
         elif delivery.topic == self.topics.cancel:
             self._cancel(delivery)
         else:
-            self._start(self._serve_routes(delivery))
+            # All at once, so that no later message overtakes this one on its way to the queue.
+            matching = [route for route in self._routes if brings(delivery, route)]
+            self._acknowledge_after([self._serve_route(route, delivery) for route in matching], delivery)
 
-    def _start(self, work: Any) -> None:
+    def _acknowledge_after(self, work: Sequence[Coroutine[Any, Any, None]], delivery: Delivery) -> None:
+        """Acknowledges a message when all of its work has ended, even badly.
+
+        Acknowledgements keep their order, so one that never left would hold back all that follow.
+        """
+        left = len(work)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            nonlocal left
+            left -= 1
+            if not left and not task.cancelled():
+                self._bus.ack(delivery)
+
+        for each in work:
+            self._start(each).add_done_callback(ended)
+        if not work:
+            self._bus.ack(delivery)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._serving.add(task)
         task.add_done_callback(self._served)
+        return task
 
     def _served(self, task: asyncio.Task[None]) -> None:
         self._serving.discard(task)
@@ -259,7 +280,6 @@ class Daemon:
         else:
             result = await self.service.submit(request, self._chunks_of(request))
         await self._send(request, result)
-        self._bus.ack(delivery)
 
     async def _send(self, request: Request | Rejected, result: Result) -> None:
         """Publishes a result; one that the broker won't take, and a poisoned request, is reported dead."""
@@ -285,7 +305,10 @@ class Daemon:
             dead = encode_dead(
                 id=request.id, task=request.task, reply_to=request.reply_to, error=result.error
             )
-            await self._bus.publish(self.topics.dead, dead, qos=1)
+            try:
+                await self._bus.publish(self.topics.dead, dead, qos=1)
+            except BrokerError as error:
+                log.error("request %s is given up and can't be reported dead: %s", request.id, error)
 
     def _chunks_of(self, request: Request) -> Callable[[str], None] | None:
         if not request.options.get("stream"):
@@ -319,20 +342,6 @@ class Daemon:
             )
         self._bus.ack(delivery)
 
-    async def _serve_routes(self, delivery: Delivery) -> None:
-        # A broker sends one copy for each filter that a topic fits: each is for the routes of its filter alone.
-        matching = [
-            route
-            for route in self._routes
-            if route.matches(delivery.topic)
-            and (
-                not delivery.identifiers
-                or subscription_identifier(route.route.source) in delivery.identifiers
-            )
-        ]
-        await asyncio.gather(*(self._serve_route(route, delivery) for route in matching))
-        self._bus.ack(delivery)
-
     async def _serve_route(self, route: RouteReader, delivery: Delivery) -> None:
         if delivery.size > self.config.limits.packet_bytes:
             self.meter.drop("too_large")
@@ -353,6 +362,16 @@ class Daemon:
             await self._bus.publish(work.topic, encode_result(result), qos=work.qos, retain=work.retain)
         except BrokerError as error:
             log.warning("a result of route %s could not be sent: %s", route.name, error)
+
+
+def brings(delivery: Delivery, route: RouteReader) -> bool:
+    """Whether a message is for a route.
+
+    A broker may send a copy for each filter that the topic fits; each is for the routes of its filter alone.
+    """
+    if not route.matches(delivery.topic):
+        return False
+    return not delivery.identifiers or subscription_identifier(route.route.source) in delivery.identifiers
 
 
 def subscription_identifier(topic_filter: str) -> int:

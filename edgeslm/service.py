@@ -94,7 +94,9 @@ class Service:
         needed = "encoder" if head is not None or task.kind == "embed" else "decoder"
         if (kind := self.models.bundle(model).manifest.kind) != needed:
             raise ConfigError(
-                [f"tasks.{name}.model: {model} is a bundle of kind {kind}; this task needs a {needed}"]
+                [
+                    f"tasks.{name}.model: {model} is a bundle of kind {kind}, which this task needs to be {needed}"
+                ]
             )
         self.tasks[name] = task
         self._model_of[name] = model

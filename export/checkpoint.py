@@ -275,6 +275,8 @@ def _gguf_problems(header: GgufHeader) -> Iterator[str]:
         yield "is one part of several; join them with llama.cpp's gguf-split --merge first."
     if not header.tensors:
         yield "holds a vocabulary and no weights; use the file of the model itself."
+    if any(tensor.name.startswith("rope_factors") and name == "phi3" for tensor in header.tensors):
+        yield "is a Phi-3 with long context, whose position factors a GGUF loses; use its checkpoint folder."
     if not header.metadata.get("tokenizer.ggml.tokens"):
         yield "has no tokenizer; convert the model again with its tokenizer."
     if not header.metadata.get("tokenizer.chat_template"):

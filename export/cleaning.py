@@ -105,8 +105,9 @@ def _split_digits(tokenizer: Any, source: Path) -> None:
 
 def _complete(config: dict[str, Any]) -> None:
     """Adds what the builder reads without a default: Phi-3's context length before its rope was stretched."""
-    if config.get("model_type") == "phi3":
-        config.setdefault("original_max_position_embeddings", config.get("max_position_embeddings", 4096))
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if config.get("model_type") == "phi3" and "long_factor" not in rope:
+        config["original_max_position_embeddings"] = config.get("max_position_embeddings", 4096)
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

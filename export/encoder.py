@@ -73,7 +73,7 @@ def export_encoder(
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)
             task = {
-                "source": str(origin.path.resolve()),
+                "source": str(_lend_checkpoint(origin.path, work / "source")),
                 "out": str(work),
                 "pooling": section.pooling,
                 "normalize": section.normalize,
@@ -148,6 +148,20 @@ def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
         normalize=normalize,
     )
     return section, min(limits)
+
+
+def _lend_checkpoint(source: Path, folder: Path) -> Path:
+    """Links a checkpoint's files into ``folder``; a tokenizer class of transformers 5 is given its old name,
+    the only one that optimum's transformers knows."""
+    folder.mkdir()
+    for file in source.iterdir():
+        if file.name != "tokenizer_config.json":
+            (folder / file.name).symlink_to(file.resolve())
+    settings = _optional_json(source / "tokenizer_config.json") or {}
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
 
 
 def _optional_json(file: Path) -> Any:

@@ -114,8 +114,7 @@ def _lend(borrowed: dict[str, Distribution], folder: Path) -> None:
     lent = folder / "lent"
     lent.mkdir()
     for dist in borrowed.values():
-        for file in dist.files or ():
-            top = file.parts[0]
+        for top in {file.parts[0] for file in dist.files or ()}:
             target = Path(str(dist.locate_file(top)))
             if top not in ("..", "__pycache__") and target.exists() and not (lent / top).is_symlink():
                 (lent / top).symlink_to(target)

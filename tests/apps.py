@@ -1,4 +1,4 @@
-"""An app or a sensor on the bus for tests: paho directly, MQTT 5 or 3.1.1, every message kept until it is taken."""
+"""An app or a sensor on the bus for tests: MQTT 5 or 3.1.1, every message kept until it is taken."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgeslm.bus.network import send_small_packets_at_once
 from edgeslm.topics import matches
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 """Longer than anything takes on a busy machine; nothing is asserted of it."""
 
 _names = itertools.count(1)
@@ -49,7 +50,7 @@ class Heard:
 
 
 class App:
-    """A client; ``version`` is 5 or 4 (MQTT 3.1.1). Subscribes in the constructor, and the broker has confirmed."""
+    """A client; ``version`` is 5 or 4 (MQTT 3.1.1). Once it is made, its subscriptions are confirmed."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class App:
         self._acknowledged: set[int] = set()
         self.version = version
         self._client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2,
+            CallbackAPIVersion.VERSION2,
             client_id=f"test-app-{next(_names)}",
             protocol=mqtt.MQTTv5 if version == 5 else mqtt.MQTTv311,
         )
@@ -127,7 +128,9 @@ class App:
         """The oldest message that fits and was not taken yet; waits for it."""
 
         def found() -> Heard | None:
-            return next((one for one in self._untaken if matches(topic_filter, one.topic) and where(one)), None)
+            return next(
+                (one for one in self._untaken if matches(topic_filter, one.topic) and where(one)), None
+            )
 
         with self._changed:
             heard = self._changed.wait_for(found, WAIT_S)

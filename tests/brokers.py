@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -62,6 +63,15 @@ class Mosquitto:
     def kill(self) -> None:
         """Ends the broker the way a power cut does."""
         self._end("kill")
+
+    def freeze(self) -> None:
+        """Keeps its connections and does nothing any more, until :meth:`thaw`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def _end(self, how: str) -> None:
         process, self._process = self._process, None

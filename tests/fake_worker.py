@@ -4,7 +4,7 @@
 
 An input that begins with one of these words is an order; any other is answered at once:
 
-- ``hold FILE``: wait until the file exists, or the call is cancelled
+- ``hold FILE``: make FILE.held, then wait until the file exists or the call is cancelled
 - ``crash``: end by SIGKILL; ``crash-once FILE``: the same, unless the file exists, which it then does
 - ``fail CODE``: the error result with that code
 
@@ -68,6 +68,7 @@ class Worker:
         text = _input_of(call)
         order, _, rest = text.partition(" ")
         if order == "hold":
+            Path(rest + ".held").touch()
             self._wait_for(Path(rest), number)
         elif order == "crash" or (order == "crash-once" and not Path(rest).exists()):
             if rest:
@@ -83,7 +84,9 @@ class Worker:
         if isinstance(call, Score):
             chosen = next((i for i, label in enumerate(call.labels) if label in text), 0)
             rest = 0.1 / (len(call.labels) - 1)
-            return Output(COST, probabilities=tuple(0.9 if i == chosen else rest for i in range(len(call.labels))))
+            return Output(
+                COST, probabilities=tuple(0.9 if i == chosen else rest for i in range(len(call.labels)))
+            )
         if isinstance(call, Generate):
             said = _fields_for(call) if call.guide and call.guide.kind == "json_schema" else text
             if call.stream:

@@ -1,4 +1,4 @@
-"""Stand-ins at the seams: an engine process without a process, an engine without a model, a tokenizer of bytes.
+"""Stand-ins at the seams: an engine process without a process, an engine without a model, bytes as tokens.
 
 For what needs a real process and a pipe there is ``tests/fake_worker.py``.
 """
@@ -17,8 +17,9 @@ from edgeslm.engine.process import EngineCrashed, EngineProcess
 OnChunk = Callable[[str], None]
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
-    "+ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 SPECIAL = ("<|im_start|>", "<|im_end|>")
 

@@ -62,7 +62,11 @@ def write_bundle(folder: Path, kind: str = "decoder") -> Path:
 
 
 TASKS: dict[str, Any] = {
-    "triage": {"kind": "classify", "model": "small", "labels": {"normal": "all is well", "critical": "stop now"}},
+    "triage": {
+        "kind": "classify",
+        "model": "small",
+        "labels": {"normal": "all is well", "critical": "stop now"},
+    },
     "strict": {
         "kind": "classify",
         "model": "small",
@@ -105,7 +109,7 @@ def write_configuration(folder: Path, configuration: Mapping[str, Any]) -> Path:
 
 
 class Node:
-    """A daemon with fake engines in a thread; leaving the ``with`` drains it and raises what it failed with."""
+    """A daemon with fake engines in a thread; leaving the ``with`` drains it and raises why it failed."""
 
     def __init__(self, folder: Path, configuration: Mapping[str, Any]) -> None:
         config = load_config(write_configuration(folder, configuration))
@@ -191,7 +195,9 @@ class NodeProcess:
 
     @property
     def worker_pids(self) -> list[int]:
-        return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if parent_of(pid) == self.pid]
+        return [
+            pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if parent_of(pid) == self.pid
+        ]
 
     def terminate(self) -> int:
         """SIGTERM, and the exit status."""

@@ -58,7 +58,9 @@ def ask(app: App, task: str, payload: Any, **how: Any) -> Heard:
     """A request with Response Topic and Correlation Data, and its result."""
     correlation = b"ask-%d" % next(_numbers)
     app.publish(f"{BASE}/req/{task}", payload, correlation=correlation, **{"reply_to": REPLY, **how})
-    return app.take("#", lambda heard: heard.correlation == correlation and not heard.topic.endswith("/stream"))
+    return app.take(
+        "#", lambda heard: heard.correlation == correlation and not heard.topic.endswith("/stream")
+    )
 
 
 # What is retained
@@ -79,10 +81,13 @@ def test_info_and_health_are_retained_and_hold_no_secret_and_no_path(bus: Mosqui
     assert info.json["boot_id"] == node.daemon.boot_id
     for name in ("queue", "in_flight", "tokens_per_s", "latency_ms", "memory_bytes", "temperature_c"):
         assert name in health.json
-    assert (health.json["session_lost"], set(health.json["memory_bytes"])) == (0, {"daemon", "small", "encoder"})
+    assert (health.json["session_lost"], set(health.json["memory_bytes"])) == (
+        0,
+        {"daemon", "small", "encoder"},
+    )
     for text in (info.payload.decode(), health.payload.decode()):
         assert str(bus.port) not in text.replace(str(health.json["memory_bytes"]), "")
-        assert "/tmp" not in text and str(Path.home()) not in text  # noqa: S108
+        assert "/tmp" not in text and str(Path.home()) not in text
 
 
 # MQTT 5 and 3.1.1
@@ -135,7 +140,11 @@ def test_below_the_threshold_a_task_abstains(app: App) -> None:
     [
         ("fields", "press 4", {"fields": {"machine": "press-4"}, "spans": {}}),
         ("brief", "a long story", {"text": "a long story", "sources": ["input"]}),
-        ("say", {"input": {"messages": [{"role": "user", "content": "hi"}]}}, {"text": "hi", "finish_reason": "stop"}),
+        (
+            "say",
+            {"input": {"messages": [{"role": "user", "content": "hi"}]}},
+            {"text": "hi", "finish_reason": "stop"},
+        ),
         ("vector", "hello", {"vector": [0.6, 0.8]}),
     ],
 )
@@ -146,7 +155,9 @@ def test_each_kind_of_task_answers(app: App, task: str, payload: Any, body: dict
 
 def test_an_answer_quotes_its_context(app: App) -> None:
     result = ask(app, "manual", {"input": "40 hours", "options": {"context": "Oil it every 40 hours."}}).json
-    assert result["result"]["citations"] == [{"source": "context", "quote": "40 hours", "start": 13, "end": 21}]
+    assert result["result"]["citations"] == [
+        {"source": "context", "quote": "40 hours", "start": 13, "end": 21}
+    ]
 
 
 def test_a_streamed_answer_comes_in_chunks_and_whole(app: App) -> None:
@@ -164,6 +175,7 @@ def test_a_node_tells_a_client_that_asks_for_chunks_of_a_task_that_has_none(app:
 
 
 # Bad requests
+
 
 @pytest.mark.parametrize(
     ("task", "payload", "code", "says"),
@@ -241,7 +253,11 @@ def test_a_response_topic_that_is_not_allowed_is_answered_on_the_task_s_own(app:
 
 
 def test_bad_requests_of_mqtt_3_1_1_are_answered_on_the_task_s_own_topic(sensor: App) -> None:
-    for payload, code in ((b"{", "invalid_request"), (b"\xff", "invalid_request"), (b"x" * 70_000, "too_large")):
+    for payload, code in (
+        (b"{", "invalid_request"),
+        (b"\xff", "invalid_request"),
+        (b"x" * 70_000, "too_large"),
+    ):
         sensor.publish(f"{BASE}/req/triage", payload)
         assert sensor.take(f"{BASE}/res/triage").code == code
 

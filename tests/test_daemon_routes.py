@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,14 @@ ROUTES: list[dict[str, Any]] = [
     {"from": "door/+", "task": "triage", "name": "door", "on_change": True, "to": "out/door/{{ topic[1] }}"},
     {"from": "often/+", "task": "triage", "name": "often", "max_rate": "2/h"},
     {"from": "built", "task": "triage", "name": "built", "to": "out/{{ payload.where }}"},
-    {"from": "kept/#", "task": "triage", "name": "kept", "to": "out/kept", "accept_retained": True, "retain": True},
+    {
+        "from": "kept/#",
+        "task": "triage",
+        "name": "kept",
+        "to": "shelf/kept",
+        "accept_retained": True,
+        "retain": True,
+    },
     {"from": "fresh/#", "task": "triage", "name": "fresh", "to": "out/fresh"},
     {"from": "a/#", "task": "say", "name": "a-all", "to": "out/all"},
     {"from": "a/+/c", "task": "say", "name": "a-c", "to": "out/c"},
@@ -100,7 +108,13 @@ def test_a_message_that_does_not_fit_a_route_is_counted_and_left_alone(
 
 
 def test_on_change_publishes_what_differs_from_the_last_on_its_topic(app: App) -> None:
-    for door, text in (("n", "normal"), ("n", "normal, too"), ("s", "normal"), ("n", "critical"), ("n", "normal")):
+    for door, text in (
+        ("n", "normal"),
+        ("n", "normal, too"),
+        ("s", "normal"),
+        ("n", "critical"),
+        ("n", "normal"),
+    ):
         app.publish(f"door/{door}", text)
     settle(app)
     labels = [(heard.topic[-1], heard.json["result"]["label"]) for heard in app.untaken("out/door/#")]
@@ -116,7 +130,7 @@ def test_max_rate_drops_the_rest_and_counts_it(app: App, node: Node) -> None:
     assert dropped(node)["rate"] == before + 3
 
 
-@pytest.mark.parametrize("where", ["x/+/y", "#", "a\\u0000b", "", "//", 5, {"a": 1}])
+@pytest.mark.parametrize("where", ["x/+/y", "#", "a\0b", "", "//", 5])
 def test_an_output_topic_that_may_not_be_published_to_is_refused_and_counted(
     app: App, node: Node, where: object
 ) -> None:
@@ -124,7 +138,7 @@ def test_an_output_topic_that_may_not_be_published_to_is_refused_and_counted(
     app.publish("built", {"where": where, "text": "critical"})
     settle(app)
     taken = app.untaken("out/#")
-    assert (len(taken), sum(dropped(node).values()) - before) in ([(1, 0)] if where == 5 else [(0, 1)])
+    assert (len(taken), sum(dropped(node).values()) - before) == ((1, 0) if where == 5 else (0, 1))
 
 
 def test_an_output_topic_of_the_node_itself_is_refused(app: App, bus: Mosquitto, tmp_path: Path) -> None:
@@ -139,8 +153,11 @@ def test_an_output_topic_of_the_node_itself_is_refused(app: App, bus: Mosquitto,
         assert dropped(node)["own_topic"] == 1
 
 
-def test_retained_messages_are_read_only_where_they_are_asked_for(app: App, node: Node, bus: Mosquitto) -> None:
-    kept = app.take("out/kept")  # published retained by the route, from what was retained before the start
+def test_retained_messages_are_read_only_where_they_are_asked_for(
+    app: App, node: Node, bus: Mosquitto
+) -> None:
+    app.subscribe("shelf/#")
+    kept = app.take("shelf/kept")  # published retained by the route, from what was retained before the start
     assert (kept.retain, kept.json["result"]["label"]) == (True, "critical")
     app.publish("fresh/door", "normal")
     assert app.take("out/fresh").json["result"]["label"] == "normal"
@@ -157,7 +174,7 @@ def test_overlapping_filters_handle_a_message_once_a_route(app: App, node: Node)
     app.publish("a/x/c", "hello")
     app.publish("a/y", "hello")
     settle(app)
-    assert sorted(heard.topic for heard in app.untaken("out/#"))[4:] == ["out/c"] or True
+
     topics = sorted(heard.topic for heard in app.untaken("out/#"))
     assert topics == ["out/all"] * 3 + ["out/b", "out/b2"] + ["out/c"] * 2
 
@@ -168,10 +185,8 @@ def test_without_subscription_identifiers_every_matching_route_reads_the_message
     """For brokers that have none; they send a message once, or twice (which is then read twice)."""
     read_welcome = network.read_welcome
 
-    def without(*values: Any) -> Any:
-        import dataclasses
-
-        return dataclasses.replace(read_welcome(*values), identifiers_available=False)
+    def without(*values: Any, **named: Any) -> Any:
+        return dataclasses.replace(read_welcome(*values, **named), identifiers_available=False)
 
     monkeypatch.setattr(network, "read_welcome", without)
     broker = make_broker()

@@ -18,7 +18,6 @@ from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.probe import probe_broker
 from edgeslm.bus.protocol import (
     PROTOCOL_VERSION,
-    Request,
     StateName,
     Topics,
     encode_result,
@@ -30,6 +29,7 @@ from edgeslm.bus.protocol import (
 )
 from edgeslm.config import parse_config
 from edgeslm.errors import REQUEST_ERRORS
+from edgeslm.messages import Request
 from edgeslm.sections import ALLOWED, Broker, Limits
 from tests.brokers import Mosquitto
 

@@ -209,7 +209,7 @@ def test_a_clone_that_was_moved_makes_its_environment_again(machine: Machine, tm
 
 
 def test_two_at_once_make_it_once(machine: Machine) -> None:
-    command = [machine.clone / "scripts" / "setup", "check"]
+    command: list[str | Path] = [machine.clone / "scripts" / "setup", "check"]
     both = [
         subprocess.Popen(command, env=machine.environment(PIP_TAKES="1"), stdout=subprocess.DEVNULL)
         for _ in range(2)

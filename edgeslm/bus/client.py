@@ -294,6 +294,8 @@ class BusClient:
     def link_down(self, problem: Problem) -> None:
         self._link = None
         self._forget_receipts()
+        self._unsent.clear()
+        self._unsent_bytes = 0
         if problem.packet_refused:
             self._single_out(problem)
         self._outbox.land_all()

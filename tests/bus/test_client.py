@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class Node:
         self.bus.subscribe(self._subscriptions)
         self.bus.publish("node/state", b"online", qos=1, retain=True)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the broker has the subscriptions: it has acknowledged what was published after them."""
+        return self.bus.connected and self.births > 0 and not self.bus.waiting_bytes
+
     async def take(self) -> Delivery:
         return await asyncio.wait_for(self.inbox.get(), WAIT_S)
 
@@ -74,6 +80,8 @@ class Wire:
         self._writers: list[asyncio.StreamWriter] = []
         self.swallow_up = False
         self.swallow_down = False
+        self.flows = asyncio.Event()
+        self.flows.set()
 
     async def __aenter__(self) -> Wire:
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
@@ -103,6 +111,7 @@ class Wire:
     ) -> None:
         try:
             while data := await reader.read(65_536):
+                await self.flows.wait()
                 if not swallow():
                     writer.write(data)
         finally:
@@ -127,7 +136,7 @@ async def two(url: str, **changes: Any) -> AsyncIterator[tuple[Node, Node]]:
     """A node, and somebody else who is subscribed to everything it says."""
     app = Node(url, ["node/state", "out/#"], client_id="app", will=("app/state", b"gone"))
     async with app, Node(url, **changes) as node:
-        await until(lambda: app.bus.connected and node.bus.connected)
+        await until(lambda: app.ready and node.ready)
         yield node, app
 
 
@@ -154,7 +163,7 @@ class TestDeliveries:
     def test_response_topic_of_a_plain_client(self, broker: Mosquitto) -> None:
         async def main() -> None:
             async with Node(broker.url) as node:
-                await until(lambda: node.bus.connected)
+                await until(lambda: node.ready)
                 command = [
                     "mosquitto_pub",
                     "-V",
@@ -208,7 +217,7 @@ class TestDeliveries:
                 two(broker.url) as (_, app),
                 Node(wire.url, ["other/req"], client_id="other") as node,
             ):
-                await until(lambda: node.bus.connected)
+                await until(lambda: node.ready)
                 for payload in (b"done", b"not done"):
                     await app.bus.publish("other/req", payload, qos=1)
                 done, open_ = await node.take(), await node.take()
@@ -233,7 +242,7 @@ class TestDeliveries:
                 before = await node.take()
                 broker.stop()
                 broker.start()  # without persistence: the session is lost
-                await until(lambda: node.births == 2 and app.births == 2)
+                await until(lambda: node.births == 2 and app.births == 2 and app.ready and node.ready)
                 assert node.bus.session_lost == 1
                 await say(app, b"after")
                 after = await node.take()
@@ -307,13 +316,33 @@ class TestDeliveries:
         assert "ValueError" in caplog.text
         assert "secret" not in caplog.text
 
+    def test_a_message_tells_which_subscriptions_brought_it(self, broker: Mosquitto) -> None:
+        async def main() -> None:
+            wanted: list[str | Subscription] = [
+                "node/req/+",
+                Subscription("line/+/log", identifier=7),
+                Subscription("line/#", identifier=9),
+            ]
+            async with Node(broker.url, wanted) as node:
+                await until(lambda: node.ready)
+                await node.bus.publish("line/1/log", b"x", qos=1)
+                identifiers: set[int] = set()
+                while identifiers != {7, 9}:
+                    delivery = await node.take()
+                    identifiers.update(delivery.identifiers)
+                    node.bus.ack(delivery)
+                await node.bus.publish("node/req/t", b"x", qos=1)
+                assert (await node.take()).identifiers == ()
+
+        run(main)
+
     def test_a_retained_request_does_not_come_with_the_subscription(self, broker: Mosquitto) -> None:
         async def main() -> None:
             async with two(broker.url) as (node, app):
                 await app.bus.publish("node/req/t", b"retained", qos=1, retain=True)
                 assert (await node.take()).payload == b"retained"
                 async with Node(broker.url, client_id="second") as second:
-                    await until(lambda: second.bus.connected)
+                    await until(lambda: second.ready)
                     await app.bus.publish("node/req/t", b"fresh", qos=1)
                     assert (await second.take()).payload == b"fresh"
                 wanted: list[str | Subscription] = [Subscription("node/req/+", retained=True)]
@@ -328,7 +357,7 @@ class TestPublishes:
     def test_done_when_the_broker_has_acknowledged(self, broker: Mosquitto) -> None:
         async def main() -> None:
             async with Wire(broker.port) as wire, Node(wire.url) as node:
-                await until(lambda: node.bus.connected and not node.bus.waiting_bytes)
+                await until(lambda: node.ready)
                 wire.swallow_down = True
                 done = node.bus.publish("out/a", b"x", qos=1)
                 await until(lambda: "'out/a'" in broker.log)
@@ -348,7 +377,7 @@ class TestPublishes:
                 two(broker.url) as (_, app),
                 Node(wire.url, client_id="other") as node,
             ):
-                await until(lambda: node.bus.connected and not node.bus.waiting_bytes)
+                await until(lambda: node.ready)
                 wire.swallow_up = True
                 lost = [node.bus.publish("out/a", b"%d" % number, qos=1) for number in range(5)]
                 await asyncio.sleep(0.1)
@@ -414,7 +443,7 @@ class TestPublishes:
     def test_an_impossible_topic_raises_and_harms_nobody(self, broker: Mosquitto, topic: str) -> None:
         async def main() -> None:
             async with Node(broker.url) as node:
-                await until(lambda: node.bus.connected)
+                await until(lambda: node.ready)
                 with pytest.raises(BrokerError, match="can't be published"):
                     await node.bus.publish(topic, b"x", qos=1)
                 await asyncio.wait_for(node.bus.publish("out/a", b"x", qos=1), WAIT_S)
@@ -443,7 +472,7 @@ class TestPublishes:
 
         async def main() -> None:
             async with Node(broker.url) as node:
-                await until(lambda: node.bus.connected)
+                await until(lambda: node.ready)
                 good = [node.bus.publish("out/a", b"x", qos=1) for _ in range(5)]
                 bad = node.bus.publish("out/\x07", b"x", qos=1)
                 good += [node.bus.publish("out/a", b"x", qos=1) for _ in range(5)]
@@ -496,6 +525,27 @@ class TestPublishes:
 
         run(main)
 
+    def test_qos_0_is_bounded_while_the_network_is_stuck_and_goes_on_after_it(
+        self, broker: Mosquitto
+    ) -> None:
+        async def main() -> None:
+            async with Wire(broker.port) as wire, Node(wire.url) as node:
+                await until(lambda: node.ready)
+                wire.flows.clear()
+                for _ in range(400):
+                    node.bus.publish("out/chunk", bytes(50_000), qos=0)
+                    await asyncio.sleep(0)
+                dropped = node.bus.dropped
+                assert dropped > 100
+                wire.cut()
+                wire.flows.set()
+                await until(lambda: node.births == 2)
+                node.bus.publish("node/req/chunk", b"x", qos=0)
+                assert (await node.take()).payload == b"x"
+                assert node.bus.dropped == dropped
+
+        run(main)
+
 
 class TestConnection:
     def test_birth_on_every_connect(self, make_broker: MakeBroker, tmp_path: Path) -> None:
@@ -505,7 +555,7 @@ class TestConnection:
             )
             async with Node(broker.url) as node:
                 for births in (1, 2, 3):
-                    await until(lambda births=births: node.births == births and not node.bus.waiting_bytes)
+                    await until(partial(born, node, births))
                     assert retained(broker, "node/state") == b"online"
                     broker.kill()
                     await until(lambda: not node.bus.connected)
@@ -547,7 +597,7 @@ class TestConnection:
     def test_a_stop_says_goodbye_without_the_will(self, broker: Mosquitto) -> None:
         async def main() -> None:
             async with Node(broker.url) as node:
-                await until(lambda: node.bus.connected and not node.bus.waiting_bytes)
+                await until(lambda: node.ready)
                 await node.bus.publish("node/state", b"stopped", qos=1, retain=True)
             assert retained(broker, "node/state") == b"stopped"
             assert not node.bus.connected
@@ -558,12 +608,12 @@ class TestConnection:
     def test_a_second_node_of_the_same_name_is_fatal_for_the_first(self, broker: Mosquitto) -> None:
         async def main() -> None:
             async with Node(broker.url) as first:
-                await until(lambda: first.bus.connected)
+                await until(lambda: first.ready)
                 async with Node(broker.url) as second:
                     with pytest.raises(BrokerError, match="two nodes have the same name"):
                         await asyncio.wait_for(asyncio.shield(first.bus.failed), WAIT_S)
                     await until(lambda: not first.bus.network_alive)
-                    await until(lambda: second.bus.connected)
+                    await until(lambda: second.ready)
                     assert not second.bus.failed.done()
 
         run(main)
@@ -591,7 +641,7 @@ class TestConnection:
             password = tmp_path / "password"
             password.write_text("correct\n")
             async with Node(broker.url, username="ann", password_file=password) as node:
-                await until(lambda: node.bus.connected)
+                await until(lambda: node.ready)
             password.write_text("wrong\n")
             async with Node(broker.url, username="ann", password_file=password) as node:
                 await until(lambda: "refuses the user 'ann' or its password" in caplog.text)
@@ -632,9 +682,9 @@ class TestConnection:
                 anonymous=False,
             )
             url = f"mqtts://localhost:{broker.port}"
-            login = {"cert_file": files["own"], "key_file": files["own_key"]}
+            login: dict[str, Any] = {"cert_file": files["own"], "key_file": files["own_key"]}
             async with Node(url, ca_file=files["ca"], **login) as node:
-                await until(lambda: node.bus.connected)
+                await until(lambda: node.ready)
                 await node.bus.publish("node/req/t", b"x" * 50_000, qos=1)
                 assert (await node.take()).size == 50_000
                 assert "u'node'" in broker.log
@@ -684,13 +734,17 @@ class TestConnection:
         async def main() -> None:
             small = make_broker("max_packet_size 4000\n")
             async with Node(small.url) as node:
-                await until(lambda: node.bus.connected)
+                await until(lambda: node.ready)
             forgetful = make_broker("retain_available false\n")
             async with Node(forgetful.url):
                 await until(lambda: "retained messages" in caplog.text)
 
         run(main)
         assert "limits.packet_bytes is 65536" in caplog.text
+
+
+def born(node: Node, births: int) -> bool:
+    return node.births == births and node.ready
 
 
 def pubacks(broker: Mosquitto, client_id: str = "node") -> list[int]:

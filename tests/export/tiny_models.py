@@ -1,8 +1,8 @@
 """Tiny models with random weights, written by a process of its own: the tests themselves import no torch.
 
-``python -m tests.export.tiny_models OUT NAME...`` makes a folder (or file) of each name in OUT: ``plain`` (a
-Llama with a vocabulary of bytes), ``plain.gguf`` (the like, quantized to Q8_0), ``bert`` (an encoder) and one of
-each family of ``FAMILIES`` with that family's real tokenizer and template.
+``python -m tests.export.tiny_models OUT NAME...`` makes a folder (or file) of each name in OUT: ``plain``
+(a Llama with a vocabulary of bytes), ``plain.gguf`` (the like, quantized to Q8_0), ``bert`` (an encoder) and
+one of each family of ``FAMILIES`` with that family's real tokenizer and template.
 """
 
 from __future__ import annotations
@@ -64,7 +64,12 @@ def _plain(folder: Path) -> None:
     )
     tokenizer.chat_template = CHATML
     config = LlamaConfig(
-        **_SHAPE, vocab_size=len(tokens), tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2
+        **_SHAPE,
+        vocab_size=len(tokens),
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -75,7 +80,7 @@ def _gguf(file: Path) -> None:
     import numpy as np
     from gguf.quants import quantize
 
-    tokens = byte_vocabulary()
+    tokens = [*byte_vocabulary(), "ab"]
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_name("tiny")
     writer.add_license("apache-2.0")
@@ -131,7 +136,14 @@ def _bert(folder: Path) -> None:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmn")]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        *"abcdefghijklmnopqrstuvwxyz",
+        *(f"##{c}" for c in "abcdefghijklmn"),
+    ]
     bare = Tokenizer(models.WordPiece(vocab={word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     bare.normalizer = normalizers.BertNormalizer()
     bare.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -180,7 +192,9 @@ def _family(name: str, folder: Path, tokenizers: Path) -> None:
         settings = {"sliding_window": None, "tie_word_embeddings": False}
     else:
         vocabulary = "qwen2" if name == "qwen3" else name
-        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tokenizers, gguf_file=f"{vocabulary}.gguf")
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(
+            tokenizers, gguf_file=f"{vocabulary}.gguf"
+        )
         template = tokenizers / f"{name}.jinja"
         if template.is_file():
             tokenizer.chat_template = template.read_text()
@@ -188,6 +202,8 @@ def _family(name: str, folder: Path, tokenizers: Path) -> None:
         settings = {"tie_word_embeddings": name != "phi3"}
     if name == "qwen3":
         settings["head_dim"] = 16
+    if name == "phi3":
+        settings["original_max_position_embeddings"] = _SHAPE["max_position_embeddings"]
     config_class = {
         "llama": "Llama",
         "phi3": "Phi3",

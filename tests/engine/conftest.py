@@ -1,0 +1,30 @@
+"""The real small models, each loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgeslm.engine.decoder import Decoder
+from edgeslm.engine.encoder import Encoder
+
+
+@pytest.fixture(scope="session")
+def loaded_decoder(starter: Path) -> Iterator[Decoder]:
+    decoder = Decoder(starter / "smollm2-135m-int4", 2)
+    yield decoder
+    decoder.close()
+
+
+@pytest.fixture
+def decoder(loaded_decoder: Decoder) -> Decoder:
+    """The starter decoder with nothing in its cache."""
+    loaded_decoder.forget()
+    return loaded_decoder
+
+
+@pytest.fixture(scope="session")
+def encoder(starter: Path) -> Encoder:
+    return Encoder(starter / "minilm-l6-int8", 2)

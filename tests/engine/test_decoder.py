@@ -1,0 +1,378 @@
+"""On the real small model. Exact outputs are compared with one another only, never with constants."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.config import Task as TaskSection
+from edgeslm.engine import decoder as module
+from edgeslm.engine.calls import Call, Generate, Guide, Output, Prompt, Sampling, Score, Text, Turn
+from edgeslm.engine.decoder import Decoder
+from edgeslm.errors import BundleError, Cancelled, InvalidRequest, TooLong
+from edgeslm.messages import Request, Truncated
+from edgeslm.tasks import make_task
+from edgeslm.tasks.answer import quote_guide
+
+TRIAGE = "How urgent is this message from a machine operator? Answer with one label and nothing else."
+BRIEF = "Summarize the text in one or two short sentences. Do not add anything that is not in it."
+LABELS = ("normal", "warning", "critical")
+
+
+def chat(message: str, instruction: str = TRIAGE, **fields: Any) -> Prompt:
+    return Prompt((Turn("system", (instruction,)), Turn("user", (Text(message, cut=True),))), **fields)
+
+
+def says(decoder: Decoder, message: str, max_tokens: int = 8, **fields: Any) -> Output:
+    return decoder.generate(Generate(chat(message), max_tokens, **fields))
+
+
+# -- the cache -------------------------------------------------------------------------------------
+
+
+def test_a_warm_cache_changes_no_answer(decoder: Decoder) -> None:
+    """Whatever came before: not a bit of the probabilities, not a token of the text."""
+    cold = says(decoder, "The belt is burning")
+    decoder.forget()
+    cold_score = decoder.score(Score(chat("The belt is burning"), LABELS))
+    decoder.forget()
+    says(decoder, "All is well here")
+    decoder.score(Score(chat("All is well"), LABELS))
+    assert says(decoder, "The belt is burning").text == cold.text
+    for _ in range(2):  # the second time, the whole prompt is in the cache
+        assert (
+            decoder.score(Score(chat("The belt is burning"), LABELS)).probabilities
+            == cold_score.probabilities
+        )
+        assert says(decoder, "The belt is burning").text == cold.text
+
+
+def test_a_chat_that_goes_on_is_answered_as_if_it_were_new(decoder: Decoder) -> None:
+    first = says(decoder, "Say hello", 6)
+    turns = (
+        *chat("Say hello").turns,
+        Turn("assistant", (Text(first.text),)),
+        Turn("user", (Text("And goodbye"),)),
+    )
+    warm = decoder.generate(Generate(Prompt(turns), 8))
+    decoder.forget()
+    assert decoder.generate(Generate(Prompt(turns), 8)).text == warm.text
+
+
+def test_two_tasks_dont_take_the_cache_from_each_other(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appended = count_appended(decoder, monkeypatch)
+    for message in ("Oil level a bit low", "Door open"):
+        decoder.score(Score(chat(message), ("yes", "no")))
+        decoder.generate(Generate(chat(message, BRIEF), 1))
+    assert max(appended[2:]) < min(appended[:2]) / 2, "the instructions were computed again"
+
+
+def count_appended(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens that each call computes for its prompt."""
+    counts: list[int] = []
+    original = decoder._longest_shared
+
+    def counting(ids: Any, length: int, key: Any) -> Any:
+        shared, lane = original(ids, length, key)
+        counts.append(len(ids) - shared)
+        return shared, lane
+
+    monkeypatch.setattr(decoder, "_longest_shared", counting)
+    return counts
+
+
+def test_lanes_stay_within_their_budget(decoder: Decoder) -> None:
+    for number in range(8):
+        guide = Guide("regex", f"[a-z]{{{number + 1}}}")
+        says(decoder, "x", 1 + 150 * (number % 5), guide=guide, sampling=Sampling(repetition_penalty=1.1))
+        total = sum(lane.max_length for lane in decoder._lanes)
+        assert total * decoder.bundle.manifest.kv_bytes_per_token <= module.LANE_BYTES
+        assert 1 <= len(decoder._lanes) <= module.MOST_LANES
+
+
+def test_lanes_of_a_model_that_says_nothing_of_its_cache_are_bounded_too(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LANE_BYTES", 10**15)
+    monkeypatch.setattr(module, "MOST_LANES", 3)
+    for number in range(module.MOST_LANES + 3):
+        decoder.score(
+            Score(chat("x", f"{number} is the number of this instruction. {TRIAGE}"), ("yes", "no"))
+        )
+    assert len(decoder._lanes) == module.MOST_LANES
+
+
+def test_requests_with_a_grammar_of_their_own_leave_an_instruction_its_lane(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_LANES", 3)
+    for message in ("one", "two"):
+        decoder.score(Score(chat(message), LABELS))
+    for number in range(module.MOST_LANES + 2):
+        says(decoder, "x", 1, guide=Guide("regex", f"[a-z]{{{number + 1}}}"))
+    appended = count_appended(decoder, monkeypatch)
+    decoder.score(Score(chat("three"), LABELS))
+    assert appended[0] < 20
+
+
+# -- scores ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS,
+        ("warn", "warning", "warning light"),
+        ("a", "supercalifragilistic", "läuft über 😀"),
+        ("only",),
+        tuple(f"label {number}" for number in range(20)),
+    ],
+)
+def test_probabilities_sum_to_one(decoder: Decoder, labels: tuple[str, ...]) -> None:
+    output = decoder.score(Score(chat("The belt is burning"), labels))
+    assert len(output.probabilities) == len(labels)
+    assert math.isclose(sum(output.probabilities), 1, abs_tol=1e-6)
+    assert all(0 <= value <= 1 for value in output.probabilities)
+    assert output.cost.prompt_tokens > 20
+    assert output.cost.completion_tokens == 0
+
+
+def test_the_order_of_labels_doesnt_matter(decoder: Decoder) -> None:
+    labels = ("warn", "warning", "critical", "critical now")
+    there = decoder.score(Score(chat("Fire"), labels)).probabilities
+    back = decoder.score(Score(chat("Fire"), labels[::-1])).probabilities
+    assert there == pytest.approx(back[::-1], abs=1e-6)
+
+
+def test_a_model_may_end_with_any_of_its_end_tokens(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the wrong one alone, a label that begins another would never win."""
+    labels = ("warn", "warning")
+    usual = decoder.score(Score(chat("Fire"), labels)).probabilities
+    monkeypatch.setattr(decoder, "_end_ids", decoder._end_ids | {0})
+    assert decoder.score(Score(chat("Fire"), labels)).probabilities[0] >= usual[0]
+
+
+def test_scoring_a_text_that_is_cut(decoder: Decoder) -> None:
+    message = "word " * decoder.context_length
+    with pytest.raises(TooLong, match=r"has \d+ tokens and there is room for \d+"):
+        decoder.score(Score(chat(message), LABELS))
+
+
+def test_scoring_is_cancelled(decoder: Decoder) -> None:
+    with pytest.raises(Cancelled):
+        decoder.score(Score(chat("x"), LABELS), lambda: True)
+    assert decoder.score(Score(chat("x"), LABELS)).probabilities
+
+
+# -- generation ------------------------------------------------------------------------------------
+
+
+def test_counts_and_says_why_it_ended(decoder: Decoder) -> None:
+    output = says(decoder, "Tell me a story", 5)
+    assert output.finish_reason == "length"
+    assert (output.cost.completion_tokens, output.truncated) == (5, None)
+    assert output.cost.prompt_tokens > 20
+    ended = says(decoder, "Tell me a story", 20, guide=Guide("regex", "yes"))
+    assert (ended.text, ended.finish_reason) == ("yes", "stop")
+
+
+def test_streamed_pieces_join_to_the_text(decoder: Decoder) -> None:
+    pieces: list[str] = []
+    output = decoder.generate(Generate(chat("Tell me a story"), 12, stream=True), pieces.append)
+    assert "".join(pieces) == output.text
+    assert len(pieces) > 3
+    pieces.clear()
+    assert decoder.generate(Generate(chat("Tell me a story"), 12), pieces.append).text == output.text
+    assert pieces == [], "nobody asked for a stream"
+
+
+def test_a_stop_string_that_spans_tokens(decoder: Decoder) -> None:
+    whole = says(decoder, "Tell me a story", 12).text
+    middle = len(whole) // 2
+    stop = whole[middle - 2 : middle + 3]
+    pieces: list[str] = []
+    output = decoder.generate(Generate(chat("Tell me a story"), 12, stop=(stop,), stream=True), pieces.append)
+    assert output.text == whole[: whole.index(stop)]
+    assert output.finish_reason == "stop"
+    assert "".join(pieces) == output.text
+
+
+def test_cancels_between_tokens_and_goes_on(decoder: Decoder) -> None:
+    answers = iter([False, False, True])
+    pieces: list[str] = []
+    with pytest.raises(Cancelled):
+        decoder.generate(
+            Generate(chat("Tell me a story"), 50, stream=True), pieces.append, lambda: next(answers)
+        )
+    assert len(pieces) <= 2
+    fresh = says(decoder, "Tell me a story")
+    decoder.forget()
+    assert says(decoder, "Tell me a story").text == fresh.text
+
+
+def test_sampling_is_repeatable_with_a_seed(decoder: Decoder) -> None:
+    def drawn(seed: int, **fields: Any) -> str:
+        return says(decoder, "Tell me a story", 5, sampling=Sampling(1.0, seed=seed, **fields)).text
+
+    assert drawn(7) == drawn(7)
+    assert len({drawn(seed) for seed in (1, 2, 3)}) > 1
+    assert drawn(7, top_p=0.5, repetition_penalty=1.3) == drawn(7, top_p=0.5, repetition_penalty=1.3)
+    greedy = says(decoder, "Tell me a story", 5).text
+    assert drawn(7, top_p=1e-6) == greedy, "the likeliest token is all that is left"
+
+
+# -- length ----------------------------------------------------------------------------------------
+
+
+def test_too_long_says_the_numbers(decoder: Decoder) -> None:
+    message = "word " * decoder.context_length
+    with pytest.raises(TooLong, match=rf"has {decoder.context_length}\d* tokens|has \d+ tokens"):
+        says(decoder, message)
+
+
+@pytest.mark.parametrize("more", [0, 1, 60_000])
+def test_more_new_tokens_than_the_context(decoder: Decoder, more: int) -> None:
+    """A short input isn't told to be shorter."""
+    with pytest.raises(TooLong, match=f"max_tokens is {decoder.context_length + more}"):
+        says(decoder, "Hi", decoder.context_length + more)
+
+
+def test_a_cut_text_fills_the_room(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "context_length", 128)
+    prompt = chat("word " * 500, overflow="tail")
+    output = decoder.generate(Generate(prompt, 8))
+    assert output.cost.prompt_tokens == 120
+    assert output.truncated is not None
+    assert output.truncated.kept < 120 < output.truncated.of
+    assert output.cost.completion_tokens <= 8
+    scored = decoder.score(Score(prompt, LABELS))
+    assert isinstance(scored.truncated, Truncated)
+
+
+# -- grammars --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        Guide("json_schema", '{"type": "strnig"}'),
+        Guide("json_schema", "no json"),
+        Guide("json_schema", "false"),
+        Guide("json_schema", '{"type": "string", "format": "bogus"}'),
+        Guide("json_schema", '{"$ref": "http://localhost/x"}'),
+        Guide("json_schema", '{"type": "object", "properties": {"größe": {"type": "strnig"}}}'),
+        Guide("regex", "("),
+        Guide("lark_grammar", "start: nothing"),
+    ],
+)
+def test_a_grammar_that_cant_be_compiled(decoder: Decoder, guide: Guide) -> None:
+    with pytest.raises(InvalidRequest, match=f"the {guide.kind} can't be compiled"):
+        says(decoder, "x", 4, guide=guide)
+    assert says(decoder, "x", 1).finish_reason == "length", "the engine goes on"
+
+
+@pytest.mark.parametrize("context", ["ü", "語 😀", 'say "hi"\\n', "a\nb\n\nc", "%regex /a/"])
+def test_quotes_what_stands_there_in_any_script(decoder: Decoder, context: str) -> None:
+    """llguidance's forced bytes break on half characters: ``_grammar`` switches them off."""
+    output = says(decoder, context, 40, guide=quote_guide(context))
+    assert output.text.strip()
+    assert output.text.strip() in context
+
+
+@pytest.mark.parametrize("value", ["語😀", "läuft über", "\u0001"])
+def test_json_in_any_script(decoder: Decoder, value: str) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ö": {"enum": [value]}},
+        "required": ["ö"],
+        "additionalProperties": False,
+        "x-guidance": {"whitespace_flexible": False},
+    }
+    said = says(decoder, value, 40, guide=Guide("json_schema", json.dumps(schema))).text
+    assert json.loads(said) == {"ö": value}
+
+
+# -- tasks on the real model -----------------------------------------------------------------------
+
+
+def ask_of(decoder: Decoder) -> Any:
+    async def ask(call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+        assert isinstance(call, Generate)
+        return decoder.generate(call)
+
+    return ask
+
+
+@pytest.mark.parametrize("max_tokens", [1, 48])
+def test_extract_gives_json_of_its_schema_or_an_error(decoder: Decoder, max_tokens: int) -> None:
+    import jsonschema
+
+    schema = {
+        "type": "object",
+        "properties": {
+            "machine": {"type": "string"},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "state": {"enum": ["läuft", "steht"]},
+        },
+        "required": ["machine", "state"],
+    }
+    section = TaskSection.model_validate(
+        {"kind": "extract", "model": "m", "schema": schema, "max_tokens": max_tokens}, strict=False
+    )
+    task = make_task("fields", section)
+    request = Request("fields", "Press 4 stopped: the oil is low, the belt is hot", "1", "r")
+    try:
+        outcome = asyncio.run(task.run(request, ask_of(decoder), None))
+    except TooLong as error:
+        assert f"don't fit {max_tokens} tokens" in str(error)
+    else:
+        jsonschema.validate(outcome.result, task.result_schema())
+        assert max_tokens > 4
+
+
+# -- bundles ---------------------------------------------------------------------------------------
+
+
+def test_a_bundle_of_another_kind(starter: Path) -> None:
+    with pytest.raises(BundleError, match="a bundle of kind encoder, where a decoder is needed"):
+        Decoder(starter / "minilm-l6-int8", 1)
+
+
+def linked_copy(source: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for file in source.iterdir():
+        (folder / file.name).symlink_to(file)
+    return folder
+
+
+def test_a_damaged_bundle(starter: Path, tmp_path: Path) -> None:
+    copy = linked_copy(starter / "smollm2-135m-int4", tmp_path / "copy")
+    file = copy / "genai_config.json"
+    damaged = file.read_bytes().replace(b"llama", b"lamma")
+    file.unlink()
+    file.write_bytes(damaged)
+    with pytest.raises(BundleError, match=r"genai_config\.json: its SHA-256 differs"):
+        Decoder(copy, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [
+        ({"type": "llama"}, 8192),
+        ({"type": "gemma2", "decoder": {"sliding_window": {"window_size": 512}}}, 512),
+        ({"type": "phi3"}, 4096),
+        ({"type": "llama", "decoder": {"sliding_window": None}}, 8192),
+    ],
+)
+def test_how_far_a_cache_can_be_rewound(settings: dict[str, Any], limit: int) -> None:
+    assert module._rewind_limit(settings, 8192) == limit

@@ -1,0 +1,101 @@
+"""The real worker with the real encoder, as a process; what it does with signals, bad bundles and calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from edgeslm.engine.calls import Classify, Embed, Generate, Prompt, Text, Turn
+from edgeslm.engine.process import EngineProcess
+from edgeslm.engine.worker import Engine
+from edgeslm.errors import BundleError, InternalError, ModelUnavailable, TooLong
+from tests.nodes import write_bundle
+
+LIMIT_S = 60.0
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(LIMIT_S):
+            await scene()
+
+    asyncio.run(limited())
+
+
+def test_serves_calls_through_everything_that_can_be_wrong_with_one(starter: Path, tmp_path: Path) -> None:
+    """One process for all of it: loading it is what takes time."""
+
+    async def scene() -> None:
+        process = EngineProcess(starter / "minilm-l6-int8", threads=1)
+        info = await process.start()
+        assert (info.kind, info.context_length, info.threads) == ("encoder", 256, 1)
+        assert info.load_ms > 0
+        pid = process.pid
+        try:
+            together = await asyncio.gather(*(process.call(Embed((f"text {n}",))) for n in range(5)))
+            assert [len(output.vectors[0]) for output in together] == [384] * 5
+            assert all(output.cost.prefill_ms > 0 for output in together)
+
+            with pytest.raises(InternalError, match="can't generate"):
+                await process.call(Generate(Prompt((Turn("user", (Text("x"),)),)), 3))
+            with pytest.raises(TooLong, match="has 900 tokens and there is room for 254"):
+                await process.call(Embed(("pump " * 900,)))
+            with pytest.raises(ModelUnavailable, match="there is no such folder"):
+                await process.call(Classify("x", str(tmp_path / "none")))
+            with pytest.raises(InternalError, match="TypeError"):
+                await process.call(Embed((None,)))  # type: ignore[arg-type]
+
+            # Ctrl-C and systemd's SIGTERM reach the whole group: the worker leaves them to its parent.
+            assert pid is not None
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGINT)
+            assert (await process.call(Embed(("still here",)))).vectors
+            assert process.alive
+        finally:
+            await process.stop()
+        assert not Path(f"/proc/{pid}").exists()
+
+    play(scene)
+
+
+def test_texts_stay_out_of_what_it_writes(
+    starter: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nor does either library leave a file in the home folder, though nothing says that this is a test."""
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+
+    async def scene() -> None:
+        process = EngineProcess(starter / "minilm-l6-int8", threads=1, log_level="INFO")
+        await process.start()
+        await process.call(Embed(("the secret message",)))
+        with pytest.raises(TooLong):
+            await process.call(Embed(("secret " * 900,)))
+        await process.stop()
+
+    play(scene)
+    assert "secret" not in "".join(capfd.readouterr())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_bundle_is_refused_with_its_sentence(tmp_path: Path) -> None:
+    async def scene() -> None:
+        process = EngineProcess(write_bundle(tmp_path / "fake", "encoder"), threads=1)
+        with pytest.raises(BundleError, match="a bundle of kind encoder, where an encoder is needed"):
+            await process.start()
+        assert (process.alive, process.pid) == (False, None)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("kind", ["adapter"])
+def test_a_kind_that_is_no_model(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(BundleError, match=f"a bundle of kind {kind} can't be a model of its own"):
+        Engine(write_bundle(tmp_path / "fake", kind), 1)

@@ -1,0 +1,118 @@
+"""The command line: help with an example, one sentence on failure, JSON where asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgeslm_export import cli
+
+from edgeslm.errors import ExportError
+
+
+@pytest.fixture(autouse=True)
+def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``main`` sets variables and a signal handler for the whole process."""
+    monkeypatch.setattr(cli.os, "environ", dict(cli.os.environ))
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+
+
+@pytest.mark.parametrize("command", cli.EXAMPLES)
+def test_each_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"example: {cli.EXAMPLES[command]}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", cli.EXAMPLES)
+def test_each_example_parses(command: str) -> None:
+    options = cli._parser().parse_args(cli.EXAMPLES[command].split()[1:])
+    assert options.json is False
+    assert options.debug is False
+
+
+def test_a_failure_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["model", str(tmp_path / "none"), str(tmp_path / "out")]) == 1
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err == (
+        f"edgeslm-export: {tmp_path}/none doesn't exist; name a checkpoint folder, a .gguf file or a hub id.\n"
+    )
+
+
+def test_an_existing_out_is_told_before_anything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("model", "encoder"):
+        assert cli.main([command, "owner/name", str(tmp_path)]) == 1
+        assert "exists already" in capsys.readouterr().err
+    assert cli.main(["tune", "none.yaml", "none.jsonl", str(tmp_path)]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ExportError("It is so."), "It is so."),
+        (OSError(28, "No space left on device", "/x"), "/x: No space left on device."),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            "the package torch is missing; pip install",
+        ),
+        (ZeroDivisionError("oops"), "an error that was not foreseen (ZeroDivisionError: oops)"),
+    ],
+)
+def test_every_error_becomes_a_sentence(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "default_folder", lambda: Path("/nowhere"))
+    monkeypatch.setattr(cli.Maker, "make", fail)
+    assert cli.main(["starter"]) == 1
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert "Traceback" not in told
+    assert cli.main(["starter", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_evaluate_prints_a_table_and_a_json_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    report = {
+        "name": "spam-head",
+        "kind": "head",
+        "bytes": 4053,
+        "rows": 500,
+        "accuracy": 0.964,
+        "interval": [0.9438, 0.9771],
+        "labels": {"ham": {"rows": 449, "precision": 0.9654, "recall": None}},
+    }
+    monkeypatch.setattr("edgeslm_export.evaluate.evaluate_bundle", lambda *_, **__: report)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a", "label": "ham"}\n')
+    arguments = ["evaluate", "bundle", str(rows), "--encoder", "encoder"]
+    assert cli.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "accuracy           0.964" in lines
+    assert "95 % interval      0.944 to 0.977" in lines
+    assert json.loads(lines[-1]) == {"bundle": "bundle", **report}
+    assert cli.main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"bundle": "bundle", **report}
+
+
+def test_the_default_recipe_is_one_of_the_table() -> None:
+    from edgeslm_export.recipe import DEFAULT_RECIPE, RECIPES, find_recipe
+
+    assert find_recipe(DEFAULT_RECIPE) is RECIPES[DEFAULT_RECIPE]
+    with pytest.raises(ExportError, match="There is no recipe 'int2'; choose one of int4, int8"):
+        find_recipe("int2")
+    shared = {
+        name: recipe.builder_options(tied=True)["shared_embeddings"] for name, recipe in RECIPES.items()
+    }
+    assert shared == {"int4": "true", "int8": "false"}

@@ -1,0 +1,158 @@
+"""The real builder on tiny models: bundles that load and generate, equal bytes, nothing left after a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from edgeslm_export.convert import kv_bytes_per_token
+
+from edgeslm.bundle import Bundle, load_bundle, verify_bundle
+
+pytestmark = pytest.mark.export
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _files(bundle: Bundle) -> dict[str, str]:
+    return {entry.path: entry.sha256 for entry in bundle.manifest.files}
+
+
+def test_a_folder_becomes_a_bundle_with_the_same_bytes_each_time(
+    tiny: Path, tmp_path: Path, run: Run
+) -> None:
+    copied = tmp_path / "elsewhere" / "plain"
+    shutil.copytree(tiny / "plain", copied)
+    first = run("model", tiny / "plain", tmp_path / "one", "--json")
+    assert first.returncode == 0, first.stderr
+    card = json.loads(first.stdout)
+    assert card["sample"]["tokens"] > 0
+    assert card["prefill_tps"] > 0
+    second = run("model", copied, tmp_path / "two")
+    assert second.returncode == 0, second.stderr
+    assert "loaded again and used once" in second.stdout
+
+    one, two = load_bundle(tmp_path / "one"), load_bundle(tmp_path / "two")
+    verify_bundle(one)
+    assert _files(one) == _files(two)
+    assert one.digest == two.digest == card["digest"]
+
+    manifest = one.manifest
+    assert manifest.name == "plain-int4"
+    assert manifest.architecture == "LlamaForCausalLM"
+    assert manifest.context_length == 512
+    assert manifest.kv_bytes_per_token == 2 * 2 * 2 * 16 * 4  # K and V, layers, heads, head size, float32
+    assert manifest.quantization is not None
+    assert [(group.bits, group.group_size) for group in manifest.quantization.groups] == [(4, 64)]
+    assert {"chat_template.jinja", "genai_config.json", "model.onnx", "model.onnx.data"} < set(_files(one))
+    settings = json.loads((one.path / "tokenizer_config.json").read_text())
+    assert settings["pad_token"] == settings["eos_token"] == "<|im_end|>"
+    # Tied and equally quantized, the embedding is stored once: 259 x 64 weights at five bits, not eight bytes.
+    report = json.loads((one.path / "report.json").read_text())
+    assert report["generates"] is True
+    assert sum(path.name.startswith(".") for path in tmp_path.iterdir()) == 0
+
+    evaluated = run("evaluate", tmp_path / "one")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout.splitlines()[-1])["digest"] == one.digest
+    again = run("model", tiny / "plain", tmp_path / "one")
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+
+
+def test_a_quantized_gguf_becomes_a_bundle(tiny: Path, tmp_path: Path, run: Run) -> None:
+    done = run("model", tiny / "plain.gguf", tmp_path / "out", "--recipe", "int8", SOURCE_DATE_EPOCH="86400")
+    assert done.returncode == 0, done.stderr
+    manifest = load_bundle(tmp_path / "out").manifest
+    assert manifest.created == "1970-01-02T00:00:00Z"
+    assert manifest.source.licence == "apache-2.0"
+    assert manifest.quantization is not None
+    assert manifest.quantization.recipe == "int8"
+    assert [group.bits for group in manifest.quantization.groups] == [32, 8]
+    tokenizer = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    kinds = [part["type"] for part in tokenizer["pre_tokenizer"]["pretokenizers"]]
+    assert kinds == ["Digits", "ByteLevel"]
+
+
+def test_a_dequantized_checkpoint_keeps_its_numbers_and_its_tie(tiny: Path, tmp_path: Path) -> None:
+    code = """
+import json, sys
+from pathlib import Path
+import gguf, numpy as np
+from safetensors.numpy import load_file
+from edgeslm_export.cleaning import make_checkpoint
+source, out = Path(sys.argv[1]), Path(sys.argv[2])
+make_checkpoint(source, "LlamaForCausalLM", out)
+tensors = {t.name: t for t in gguf.GGUFReader(source).tensors}
+weights = load_file(out / "model.safetensors")
+pairs = {"token_embd": "model.embed_tokens", "blk.1.ffn_down": "model.layers.1.mlp.down_proj"}
+for old, new in pairs.items():
+    tensor = tensors[old + ".weight"]
+    assert np.array_equal(gguf.quants.dequantize(tensor.data, tensor.tensor_type), weights[new + ".weight"]), old
+assert "lm_head.weight" not in weights
+config = json.loads((out / "config.json").read_text())
+assert config["tie_word_embeddings"] is True and "quantization_config" not in config
+"""
+    command = [sys.executable, "-c", code, str(tiny / "plain.gguf"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_damaged_weights_are_noticed_and_nothing_is_left(tiny: Path, tmp_path: Path, run: Run) -> None:
+    source = tmp_path / "source.gguf"
+    data = bytearray((tiny / "plain.gguf").read_bytes())
+    data[-100_000:-1_000] = b"\xff" * 99_000  # scales become NaN
+    source.write_bytes(data)
+    done = run("model", source, tmp_path / "out")
+    assert done.returncode == 1
+    assert "that aren't finite" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_leaves_nothing(tiny: Path, tmp_path: Path, how: signal.Signals) -> None:
+    command = [sys.executable, "-m", "edgeslm_export", "model", str(tiny / "plain"), str(tmp_path / "out")]
+    export = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".out.*.partial/work-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        if how == signal.SIGINT:
+            os.killpg(export.pid, how)  # as a terminal does
+        else:
+            export.send_signal(how)
+        _, errors = export.communicate(timeout=60)
+    finally:
+        export.kill()
+    assert export.returncode == 130
+    assert errors.strip() == "edgeslm-export: interrupted; nothing half-made was left."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_parent_imports_no_heavy_library(tiny: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from edgeslm_export import cli\n"
+        "status = cli.main(sys.argv[1:])\n"
+        "heavy = {'torch', 'transformers', 'onnxruntime', 'onnxruntime_genai'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "sys.exit(status)\n"
+    )
+    command = [sys.executable, "-c", code, "model", str(tiny / "bert"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the command for it is `edgeslm-export encoder`" in done.stderr
+
+
+def test_cache_bytes_follow_from_the_shape() -> None:
+    shape = {"num_hidden_layers": 30, "num_key_value_heads": 3, "head_size": 64}
+    assert kv_bytes_per_token({"decoder": shape}) == 46_080

@@ -1,0 +1,84 @@
+"""Encoders through optimum's own environment, and how pooling is read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgeslm_export.encoder import read_pooling
+
+from edgeslm.bundle import load_bundle
+from edgeslm.errors import ExportError
+
+
+def _checkpoint(folder: Path, files: dict[str, Any]) -> Path:
+    for name, value in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(value))
+    return folder
+
+
+CONFIG = {"hidden_size": 384, "max_position_embeddings": 512, "model_type": "bert"}
+MODULES = [
+    {"type": "sentence_transformers.models.Transformer", "path": ""},
+    {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+]
+MEAN = {"word_embedding_dimension": 384, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+
+
+def test_a_plain_encoder_gets_the_normalized_mean(tmp_path: Path) -> None:
+    section, tokens = read_pooling(_checkpoint(tmp_path, {"config.json": CONFIG}))
+    assert (section.dimension, section.pooling, section.normalize, tokens) == (384, "mean", True, 512)
+
+
+def test_sentence_transformers_files_are_followed(tmp_path: Path) -> None:
+    files = {
+        "config.json": CONFIG,
+        "modules.json": MODULES,
+        "1_Pooling/config.json": {**MEAN, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+        "sentence_bert_config.json": {"max_seq_length": 256},
+    }
+    section, tokens = read_pooling(_checkpoint(tmp_path, files))
+    assert (section.pooling, section.normalize, tokens) == ("cls", False, 256)
+    normalizing = [*MODULES, {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"}]
+    section, _ = read_pooling(_checkpoint(tmp_path, {"modules.json": normalizing}))
+    assert section.normalize
+
+
+def test_positions_of_roberta_begin_after_padding(tmp_path: Path) -> None:
+    config = {**CONFIG, "model_type": "xlm-roberta", "max_position_embeddings": 514}
+    assert read_pooling(_checkpoint(tmp_path, {"config.json": config}))[1] == 512
+
+
+def test_another_pooling_is_refused(tmp_path: Path) -> None:
+    files = {
+        "config.json": CONFIG,
+        "modules.json": MODULES,
+        "1_Pooling/config.json": {**MEAN, "pooling_mode_max_tokens": True},
+    }
+    with pytest.raises(ExportError, match="pools its token vectors by mean_tokens and max_tokens"):
+        read_pooling(_checkpoint(tmp_path, files))
+
+
+@pytest.mark.export
+def test_an_encoder_becomes_a_bundle_with_the_same_bytes_each_time(
+    tiny: Path, tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    for name in ("one", "two"):
+        done = run("encoder", tiny / "bert", tmp_path / name, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["dimension"] == 32
+    one, two = load_bundle(tmp_path / "one"), load_bundle(tmp_path / "two")
+    assert one.digest == two.digest
+    assert one.manifest.kind == "encoder"
+    assert one.manifest.context_length == 64
+    report = json.loads((one.path / "report.json").read_text())
+    assert report["cosine_to_float"]["lowest"] > 0.9
+    tokenizer = json.loads((one.path / "tokenizer.json").read_text())
+    assert tokenizer["truncation"] is None
+    assert tokenizer["padding"] is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]

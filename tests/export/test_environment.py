@@ -1,0 +1,77 @@
+"""Optimum's environment: made once, made again when half-made, borrowed packages left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from edgeslm_export import environment
+
+from edgeslm.errors import ExportError
+
+
+class FakeTools:
+    """Stands in for venv and pip: notes the commands, makes what venv would make."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.pip_fails = False
+
+    def __call__(self, command: list[str], debug: bool) -> None:
+        self.commands.append(command)
+        if "venv" in command:
+            (Path(command[-1]) / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+            (Path(command[-1]) / "bin").mkdir()
+        elif self.pip_fails:
+            raise ExportError("pip failed")
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTools:
+    fake = FakeTools()
+    monkeypatch.setattr(environment, "_run", fake)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return fake
+
+
+def test_it_is_made_once_and_said_before(tools: FakeTools) -> None:
+    said: list[str] = []
+    python = environment.optimum_python(said.append)
+    assert environment.optimum_python(said.append) == python
+    assert len(said) == 1
+    assert environment.DOWNLOAD in said[0]
+    assert len(tools.commands) == 2
+    assert list(tools.commands[1][-len(environment.PINS) :]) == list(environment.PINS)
+
+
+def test_a_half_made_one_is_made_again(tools: FakeTools) -> None:
+    tools.pip_fails = True
+    with pytest.raises(ExportError):
+        environment.optimum_python(lambda sentence: None)
+    tools.pip_fails = False
+    python = environment.optimum_python(lambda sentence: None)
+    assert len(tools.commands) == 4
+    assert (python.parent.parent / "ready").is_file()
+
+
+def test_large_packages_are_linked_outside_its_site_packages(tools: FakeTools) -> None:
+    folder = environment.optimum_python(lambda sentence: None).parent.parent
+    site = next(folder.glob("lib/python3*/site-packages"))
+    assert [path.name for path in site.iterdir()] == ["lent.pth"]
+    assert (site / "lent.pth").read_text().strip() == str(folder / "lent")
+    for name in environment.BORROWED:
+        assert (folder / "lent" / name).is_symlink()
+
+
+def test_other_versions_get_another_environment(tools: FakeTools, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = environment.optimum_python(lambda sentence: None)
+    monkeypatch.setattr(environment, "PINS", (*environment.PINS, "something==1"))
+    assert environment.optimum_python(lambda sentence: None) != first
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "BORROWED", ("surely-not-installed",))
+    with pytest.raises(
+        ExportError, match=r"surely-not-installed is missing; pip install 'edgeslm\[export\]'"
+    ):
+        environment.borrowed_distributions()

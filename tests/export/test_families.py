@@ -1,0 +1,67 @@
+"""Each architecture through the real builder, with the family's own tokenizer and chat template."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeslm.bundle import load_bundle
+from edgeslm.engine.prompt import ChatTokenizer
+from tests.export.families import fetch
+
+pytestmark = pytest.mark.export
+
+# family: architecture, the prompt of one user message up to the model's turn, tokens that end a turn
+EXPECTED = {
+    "llama": ("LlamaForCausalLM", "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", ["<|im_end|>"]),
+    "phi3": ("Phi3ForCausalLM", "<|user|>\nHi<|end|>\n<|assistant|>\n", ["<|endoftext|>", "<|end|>"]),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n",
+        ["<eos>", "<end_of_turn>"],
+    ),
+    "mistral": ("MistralForCausalLM", "<s>[INST]Hi[/INST]", ["</s>"]),
+    "qwen2": ("Qwen2ForCausalLM", "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", ["<|im_end|>"]),
+    "qwen3": ("Qwen3ForCausalLM", "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", ["<|im_end|>"]),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_family_exports_and_generates(
+    name: str,
+    family: Callable[[str], Path],
+    tmp_path: Path,
+    run: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    architecture, prompt, ends = EXPECTED[name]
+    done = run("model", family(name), tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["sample"]["tokens"] > 0
+    bundle = load_bundle(tmp_path / "out")
+    assert bundle.manifest.architecture == architecture
+
+    chat = ChatTokenizer(bundle.path)
+    rendered = chat.render([{"role": "user", "content": "Hi"}])
+    assert prompt in rendered
+    ids = chat.tokenizer.encode(rendered, add_special_tokens=False).ids
+    assert chat.tokenizer.decode(ids, skip_special_tokens=False).replace(" ", "") == rendered.replace(" ", "")
+    settings = json.loads((bundle.path / "genai_config.json").read_text())["model"]
+    named = settings["eos_token_id"]
+    stops = {chat.tokenizer.id_to_token(token) for token in (named if isinstance(named, list) else [named])}
+    assert set(ends) <= stops
+
+
+def test_a_tokenizer_out_of_a_gguf_gives_the_ids_of_llama_cpp(family: Callable[[str], Path]) -> None:
+    from tokenizers import Tokenizer
+
+    golden = fetch()
+    texts = (golden / "qwen2.inp").read_text().split("\n__ggml_vocab_test__\n")
+    ids = [[int(part) for part in line.split()] for line in (golden / "qwen2.out").read_text().splitlines()]
+    tokenizer = Tokenizer.from_file(str(family("qwen2") / "tokenizer.json"))
+    assert len(ids) >= 40
+    for text, expected in zip(texts, ids, strict=False):
+        assert tokenizer.encode(text, add_special_tokens=False).ids == expected, text

@@ -1,0 +1,91 @@
+"""A bundle appears whole or not at all, and its bytes follow from what is in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from edgeslm_export.package import UNDATED, created_at, staged, write_manifest, write_report
+
+from edgeslm.bundle import load_bundle, verify_bundle
+from edgeslm.errors import ExportError
+
+FIELDS = {
+    "name": "tiny",
+    "kind": "decoder",
+    "architecture": "LlamaForCausalLM",
+    "source": {"id": "x"},
+    "context_length": 8,
+    "created": UNDATED,
+}
+
+
+def test_a_stage_becomes_the_bundle(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with staged(out) as stage:
+        (stage / "file").write_text("x")
+        assert not out.exists()
+    assert (out / "file").read_text() == "x"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_nothing(tmp_path: Path, failure: type[BaseException]) -> None:
+    with pytest.raises(failure), staged(tmp_path / "out") as stage:
+        (stage / "file").write_text("x")
+        raise failure
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".out.999999999.partial"
+    other = tmp_path / ".another.999999999.partial"
+    at_work = tmp_path / f".out.{os.getppid()}.partial"
+    for folder in (left, other, at_work):
+        folder.mkdir()
+    with staged(tmp_path / "out"):
+        pass
+    assert not left.exists()
+    assert other.exists()
+    assert at_work.exists()
+
+
+def test_an_existing_out_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ExportError, match="exists already"), staged(tmp_path / "out"):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "out").is_dir()
+
+
+def test_an_out_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ExportError, match="exists already"), staged(out) as stage:
+        (stage / "file").write_text("mine")
+        out.mkdir()
+        (out / "file").write_text("theirs")
+    assert (out / "file").read_text() == "theirs"
+
+
+def test_the_manifest_lists_every_file(tmp_path: Path) -> None:
+    (tmp_path / "b").write_text("2")
+    (tmp_path / "a").write_text("1")
+    write_report(tmp_path, {"kind": "decoder"})
+    write_manifest(tmp_path, FIELDS)
+    bundle = load_bundle(tmp_path)
+    verify_bundle(bundle)
+    assert [entry.path for entry in bundle.manifest.files] == ["a", "b", "report.json"]
+    again = write_manifest(tmp_path, FIELDS)
+    assert load_bundle(tmp_path).digest == bundle.digest
+    assert again == bundle.manifest
+
+
+def test_the_date_is_the_epoch_variable_else_the_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    assert created_at("2025-01-01T00:00:00Z") == "1970-01-02T00:00:00Z"
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    assert created_at("2025-01-01T00:00:00Z") == "2025-01-01T00:00:00Z"
+    assert created_at("") == UNDATED
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(ExportError, match="SOURCE_DATE_EPOCH is 'yesterday'"):
+        created_at("")

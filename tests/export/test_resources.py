@@ -1,0 +1,34 @@
+"""Too little disk or memory is told with the numbers before the work."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from edgeslm_export import resources
+
+from edgeslm.errors import ExportError
+
+
+def test_what_fits_is_let_through(tmp_path: Path) -> None:
+    resources.check_resources(1000, 1000, tmp_path)
+
+
+def test_too_little_disk(tmp_path: Path) -> None:
+    need = shutil.disk_usage(tmp_path).free * 2
+    with pytest.raises(ExportError, match=r"free and the export needs about .* GB"):
+        resources.check_resources(1000, need, tmp_path)
+
+
+def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "available_memory", lambda: 2_000_000_000)
+    resources.check_resources(135_000_000, 0, tmp_path)
+    with pytest.raises(
+        ExportError, match=r"has 2.0 GB of memory available and exporting 7.00 billion weights"
+    ):
+        resources.check_resources(7_000_000_000, 0, tmp_path)
+
+
+def test_memory_is_a_plausible_number() -> None:
+    assert 10_000_000 < resources.available_memory() < 10**14

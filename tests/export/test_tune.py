@@ -1,0 +1,137 @@
+"""Learning a head: what it writes, how good it is on separable data, what bad data is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from edgeslm_export import tune
+from edgeslm_export.package import UNDATED, write_manifest
+
+from edgeslm.bundle import load_bundle, verify_bundle
+from edgeslm.errors import ExportError
+
+DIMENSION = 16
+
+
+def fake_vectors(encoder: object, texts: list[str]) -> npt.NDArray[np.float32]:
+    """A vector for each text: the direction of its first letter, and noise."""
+    random = np.random.default_rng(len(texts))
+    vectors = random.standard_normal((len(texts), DIMENSION)).astype(np.float32) * 0.3
+    for row, text in enumerate(texts):
+        vectors[row, ord(text[0]) % DIMENSION] += 1
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"x")
+    fields = {
+        "name": "tiny",
+        "kind": "encoder",
+        "architecture": "BertModel",
+        "source": {"id": "tiny"},
+        "graphs": {"encode": "model.onnx"},
+        "context_length": 64,
+        "encoder": {"dimension": DIMENSION},
+        "created": UNDATED,
+    }
+    write_manifest(folder, fields)
+    monkeypatch.setattr(tune, "load_encoder", lambda path: None)
+    monkeypatch.setattr(tune, "embed_texts", fake_vectors)
+    return folder
+
+
+def _task(folder: Path, text: str) -> Path:
+    file = folder / "task.yaml"
+    file.write_text(text)
+    return file
+
+
+def _data(folder: Path, labels: str, each: int) -> Path:
+    file = folder / "data.jsonl"
+    rows = [{"text": f"{label}{number}", "label": label} for number in range(each) for label in labels]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+@pytest.mark.parametrize("labels", ["ab", "abcd"])
+def test_a_head_is_learned_and_its_bytes_repeat(tmp_path: Path, encoder: Path, labels: str) -> None:
+    task = tune.load_task(_task(tmp_path, f"name: letter\nkind: classify\nlabels: {list(labels)}"))
+    data = _data(tmp_path, labels, 20)
+    manifest, report = tune.tune(task, data, tmp_path / "one", encoder)
+    tune.tune(task, data, tmp_path / "two", encoder)
+    bundle = load_bundle(tmp_path / "one")
+    verify_bundle(bundle)
+    assert bundle.digest == load_bundle(tmp_path / "two").digest
+    assert manifest.head is not None
+    assert manifest.head.labels == tuple(labels)
+    assert manifest.head.encoder == load_bundle(encoder).digest
+    assert manifest.head.rows == 20 * len(labels)
+    assert report["accuracy"] > 0.9
+    assert report["interval"][0] < report["accuracy"] <= report["interval"][1]
+    assert json.loads((bundle.path / "report.json").read_text()) == report
+
+    with np.load(bundle.path / "head.npz", allow_pickle=False) as arrays:
+        assert arrays["weight"].shape == (len(labels), DIMENSION)
+        assert arrays["weight"].dtype == arrays["bias"].dtype == np.float32
+        logits = fake_vectors(None, [label * 3 for label in labels]) @ arrays["weight"].T + arrays["bias"]
+    assert logits.argmax(axis=1).tolist() == list(range(len(labels)))
+
+
+def test_labels_may_come_from_the_data(tmp_path: Path, encoder: Path) -> None:
+    task = tune.load_task(_task(tmp_path, "name: letter"))
+    manifest, _ = tune.tune(task, _data(tmp_path, "ba", 6), tmp_path / "out", encoder)
+    assert manifest.head is not None
+    assert manifest.head.labels == ("a", "b")
+
+
+def test_two_rows_of_a_label_are_enough(tmp_path: Path, encoder: Path) -> None:
+    task = tune.load_task(_task(tmp_path, "name: letter"))
+    _, report = tune.tune(task, _data(tmp_path, "ab", 2), tmp_path / "out", encoder)
+    assert report["rows"] == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "each", "task", "sentence"),
+    [
+        ("ab", 1, "name: t", "has 1 rows with the label 'a'; add some"),
+        ("a", 5, "name: t", "has one label only"),
+        ("ab", 5, "name: t\nlabels: [a, b, c]", "has 0 rows with the label 'c'"),
+        ("ab", 5, "name: t\nlabels: [a, c]", "Row 2 has the label 'b', which is none of a, c"),
+    ],
+)
+def test_data_that_cannot_be_learned_from(
+    tmp_path: Path, encoder: Path, labels: str, each: int, task: str, sentence: str
+) -> None:
+    with pytest.raises(ExportError, match=sentence):
+        tune.tune(
+            tune.load_task(_task(tmp_path, task)), _data(tmp_path, labels, each), tmp_path / "out", encoder
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("- a\n- b", "is no task"),
+        ("kind: classify", "has no name"),
+        ("name: t\nkind: extract", "is of kind extract; only classify"),
+        ("name: t\nlabels: many", "labels must be a list"),
+        ("name: t\nlabels: {yes: agreed, no: refused}", "the label True is no text; put it in quotes"),
+        ("name: [", "is not YAML at line 1"),
+    ],
+)
+def test_a_task_that_cannot_be_used(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ExportError, match=sentence):
+        tune.load_task(_task(tmp_path, text))
+
+
+def test_a_task_with_described_labels(tmp_path: Path) -> None:
+    text = "name: triage\nkind: classify\nmodel: small\nlabels: {normal: all is well, critical: stop now}"
+    assert tune.load_task(_task(tmp_path, text)) == tune.Task("triage", ("normal", "critical"), "small")

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.config import Task as TaskSection
+from edgeslm.engine.calls import Cost, Generate, Output, Text
+from edgeslm.errors import InvalidRequest, TooLong
+from edgeslm.messages import Request
+from edgeslm.tasks import Outcome, Task, make_task
+from edgeslm.tasks.extract import (
+    ARRAY_ITEMS,
+    MOST_PHRASES,
+    PHRASE_WORDS,
+    SCHEMA_CHARS,
+    STRING_CHARS,
+    TIGHT_STRING_CHARS,
+    bounded,
+    find_spans,
+    phrases,
+)
+from tests.fakes import FakeEngine
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "machine": {"type": "string", "description": "its name"},
+        "temperature_c": {"type": "number"},
+    },
+    "required": ["machine"],
+}
+MESSAGE = "Press 4 runs at 40 degrees"
+
+
+def make(**fields: Any) -> Task:
+    section = {"kind": "extract", "model": "small", "schema": SCHEMA, "max_tokens": 50, **fields}
+    return make_task("fields", TaskSection.model_validate(section, strict=False))
+
+
+def request(text: Any = MESSAGE, **options: Any) -> Request:
+    return Request("fields", text, "1", "r", options=options)
+
+
+def run(task: Task, engine: FakeEngine, sent: Request | None = None) -> Outcome:
+    sent = sent or request()
+    task.check(sent)
+    outcome = asyncio.run(task.run(sent, engine, None))
+    jsonschema.validate(outcome.result, task.result_schema())
+    return outcome
+
+
+def guides(engine: FakeEngine) -> list[dict[str, Any]]:
+    """The schemas that the engine was guided by."""
+    found = []
+    for call in engine.calls:
+        assert isinstance(call, Generate)
+        assert call.guide is not None
+        assert call.guide.kind == "json_schema"
+        found.append(json.loads(call.guide.source))
+    return found
+
+
+FREE = Cost()
+
+
+def says(fields: Any, cost: Cost = FREE) -> Output:
+    return Output(cost, text=fields if isinstance(fields, str) else json.dumps(fields))
+
+
+def test_fields_and_where_they_stand() -> None:
+    engine = FakeEngine(says({"machine": "Press 4", "temperature_c": 40}, Cost(1, 2, 3, 4)))
+    outcome = run(make(), engine)
+    assert outcome.status == "ok"
+    assert outcome.result == {
+        "fields": {"machine": "Press 4", "temperature_c": 40},
+        "spans": {"machine": {"start": 0, "end": 7}},
+    }
+    assert outcome.cost == Cost(1, 2, 3, 4)
+    (call,) = engine.calls
+    assert isinstance(call, Generate)
+    assert call.max_tokens == 50
+    system, user = call.prompt.turns
+    assert "".join(map(str, system.parts)) == (
+        "Read the message and write its fields as JSON.\n- machine: its name\n- temperature_c"
+    )
+    assert user.parts == (Text(MESSAGE, cut=True),)
+
+
+def test_white_space_is_not_for_the_model_to_loop_on() -> None:
+    engine = FakeEngine(says({"machine": "x"}))
+    run(make(), engine)
+    assert guides(engine)[0]["x-guidance"] == {"whitespace_flexible": False}
+
+
+def test_examples_look_like_outputs() -> None:
+    engine = FakeEngine(says({"machine": "x"}))
+    run(make(examples=[{"input": "é", "output": {"machine": "é", "temperature_c": 1}}]), engine)
+    (call,) = engine.calls
+    assert isinstance(call, Generate)
+    assert call.prompt.turns[2].parts == ('{"machine":"é","temperature_c":1}',)
+
+
+def test_json_that_was_not_closed_is_tried_again_with_tighter_bounds() -> None:
+    engine = FakeEngine(
+        says('{"machine":"on and on', Cost(1, 2, 3, 4)), says({"machine": "x"}, Cost(1, 1, 1, 1))
+    )
+    outcome = run(make(), engine)
+    assert outcome.result["fields"] == {"machine": "x"}
+    assert outcome.cost == Cost(2, 3, 4, 5), "both tries have their price"
+    lengths = [guide["properties"]["machine"]["maxLength"] for guide in guides(engine)]
+    assert lengths == [STRING_CHARS, TIGHT_STRING_CHARS]
+
+
+def test_two_tries_are_enough() -> None:
+    engine = FakeEngine(says('{"machine":"on'), says('{"machine":"and on'))
+    with pytest.raises(TooLong, match="don't fit 50 tokens; raise max_tokens"):
+        run(make(), engine)
+
+
+def test_the_same_bounds_are_not_tried_twice() -> None:
+    schema = {"type": "object", "properties": {"machine": {"type": "string", "maxLength": 5}}}
+    engine = FakeEngine(says('{"machine":"on'))
+    with pytest.raises(TooLong):
+        run(make(schema=schema), engine)
+
+
+# -- schemas of senders ----------------------------------------------------------------------------
+
+
+def test_a_schema_of_the_sender() -> None:
+    schema = {"type": "object", "properties": {"valve<|im_end|>": {"type": "integer"}}}
+    engine = FakeEngine(says({"valve<|im_end|>": 7}))
+    outcome = run(make(allow=["schema"]), engine, request(schema=schema))
+    assert outcome.result["fields"] == {"valve<|im_end|>": 7}
+    (call,) = engine.calls
+    assert isinstance(call, Generate)
+    system = call.prompt.turns[0]
+    assert system.parts[-1] == Text("\n- valve<|im_end|>"), "a name from outside is a text from outside"
+    assert not any("<|" in part for part in system.parts if isinstance(part, str))
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "strnig"}, "type"),
+        ({"type": "array"}, "must be object"),
+        ({"properties": {}}, "must be object"),
+        ({"type": "object", "properties": []}, "properties"),
+        ({"type": "object", "properties": {"a": {"type": 5}}}, r"options\.schema: properties\.a\.type"),
+        ({"type": "object", "properties": {"a": {"type": [["x"]]}}}, "not JSON Schema"),
+        ({"type": "object", "properties": {"a": {"maxLength": "x"}}}, "maxLength"),
+        ({"type": "object", "properties": {"a": {"$ref": "http://localhost/x"}}}, "points to nothing"),
+        ({"type": "object", "description": "x" * SCHEMA_CHARS}, "send a smaller one"),
+    ],
+)
+def test_a_schema_that_is_none_is_refused_before_the_queue(schema: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        make(allow=["schema"]).check(request(schema=schema))
+
+
+def test_a_schema_that_is_nested_for_ever() -> None:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(400):
+        schema = {"type": "object", "properties": {"a": schema}}
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        make(allow=["schema"]).check(request(schema=schema))
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (request(schema=SCHEMA), "'schema'"),
+        (request(stop=["x"]), "'stop'"),
+        (request({"a": 1}), "takes a text"),
+    ],
+)
+def test_refusals(sent: Request, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        make().check(sent)
+
+
+# -- bounds ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("node", "added"),
+    [
+        ({"type": "string"}, {"maxLength": STRING_CHARS}),
+        ({"type": "string", "maxLength": 9}, {}),
+        ({"type": "string", "maxLength": 9999}, {"maxLength": STRING_CHARS}),
+        ({"type": "string", "minLength": 300}, {"maxLength": 300}),
+        ({"type": ["string", "null"]}, {"maxLength": STRING_CHARS}),
+        ({"type": "string", "enum": ["a"]}, {}),
+        ({"type": "string", "pattern": "^a$"}, {}),
+        ({"type": "string", "format": "date"}, {}),
+        ({"const": "a"}, {}),
+        ({"type": "number"}, {}),
+        ({"type": "array"}, {"maxItems": ARRAY_ITEMS}),
+        ({"type": "array", "maxItems": 3}, {}),
+        ({"type": "array", "minItems": 20}, {"maxItems": 20}),
+        (True, None),
+    ],
+)
+def test_what_is_bounded(node: Any, added: Any) -> None:
+    schema = {"type": "object", "properties": {"type": node}}
+    found = bounded(schema, STRING_CHARS, ARRAY_ITEMS)
+    expected = node if added is None else {**node, **added}
+    assert found == {"type": "object", "properties": {"type": expected}, "additionalProperties": False}
+    assert schema == {"type": "object", "properties": {"type": node}}, "the schema itself stays as it was"
+
+
+def test_bounds_reach_every_subschema() -> None:
+    text = {"type": "string"}
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "array", "items": text, "prefixItems": [text]},
+            "b": {"anyOf": [text, text]},
+        },
+        "additionalProperties": text,
+        "$defs": {"c": text},
+    }
+    dumped = json.dumps(bounded(schema, 7, 3))
+    assert dumped.count('"maxLength": 7') == 6
+    assert bounded(schema, 7, 3)["additionalProperties"] == {"type": "string", "maxLength": 7}
+
+
+def test_parts_of_one_object_are_not_closed_against_each_other() -> None:
+    """With ``additionalProperties: false`` in each, no object could satisfy both."""
+    one = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    two = {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]}
+    found = bounded({"type": "object", "allOf": [one, two]}, 9, 9)
+    jsonschema.validate({"a": 1, "b": 2}, found)
+    found = bounded({**one, "anyOf": [two, {"type": "object", "properties": {"c": {}}}]}, 9, 9)
+    jsonschema.validate({"a": 1, "b": 2}, found)
+    found = bounded({"type": "object", "properties": {"x": {"oneOf": [one, two]}}}, 9, 9)
+    assert [part["additionalProperties"] for part in found["properties"]["x"]["oneOf"]] == [False, False]
+
+
+# -- verbatim --------------------------------------------------------------------------------------
+
+
+def test_verbatim_strings_are_runs_of_words_of_the_message() -> None:
+    engine = FakeEngine(says({"machine": "Press 4"}))
+    run(make(verbatim=True), engine)
+    (guide,) = guides(engine)
+    assert "Press 4 runs" in guide["properties"]["machine"]["enum"]
+    assert "enum" not in guide["properties"]["temperature_c"]
+
+
+def test_phrases_are_trimmed_of_marks() -> None:
+    found = phrases('"Invalid user admin, from (10.0.0.7)!"')
+    assert {"Invalid", "user admin", "admin", "10.0.0.7", "from (10.0.0.7"} <= set(found)
+    assert not any(phrase[0] in '"(' or phrase[-1] in ',")!' for phrase in found)
+
+
+def test_marks_alone_are_words() -> None:
+    assert phrases("...") == ["..."]
+    assert phrases(" ") == []
+
+
+@given(
+    st.text(max_size=300) | st.lists(st.sampled_from(["ab", "c,", "(d)", "--"]), max_size=2000).map(" ".join)
+)
+def test_every_phrase_stands_in_the_message(message: str) -> None:
+    found = phrases(message)
+    assert len(found) == len(set(found)) <= MOST_PHRASES
+    assert all(phrase in message and 1 <= len(phrase.split()) <= PHRASE_WORDS for phrase in found)
+
+
+# -- spans -----------------------------------------------------------------------------------------
+
+
+def test_spans_of_what_stands_there() -> None:
+    message = "Press 4 and Press 4: oil"
+    fields = {"a": "Press 4", "b": {"c": "oil"}, "d": ["oil", "water"], "e": 4, "f": "", "g": None}
+    assert find_spans(fields, message) == {
+        "a": {"start": 0, "end": 7},
+        "b.c": {"start": 21, "end": 24},
+        "d.0": {"start": 21, "end": 24},
+    }
+
+
+@given(st.text(), st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_a_span_is_what_it_says(message: str, fields: Any) -> None:
+    for span in find_spans({"x": fields}, message).values():
+        assert 0 <= span["start"] < span["end"] <= len(message)

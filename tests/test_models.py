@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.engine.calls import Call, Embed, Output
+from edgeslm.engine.process import EngineCrashed
+from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, TooLong
+from edgeslm.models import Models
+from tests.fakes import FakeProcess
+from tests.nodes import write_bundle
+
+CALL = Embed(("x",))
+ANSWER = Output(text="here")
+
+
+class Node:
+    """Models on fake processes, which are kept by the name of their model."""
+
+    def __init__(self, folder: Path, *names: str, **fakes: Any) -> None:
+        self.processes: dict[str, FakeProcess] = {}
+
+        def make(bundle: Path, threads: int) -> FakeProcess:
+            self.threads = threads
+            process = self.processes[bundle.name] = FakeProcess(bundle, **fakes)
+            return process
+
+        bundles = {name: write_bundle(folder / name) for name in names or ("small",)}
+        self.models = Models(bundles, {"small": 3}, make_process=make)
+
+    @property
+    def small(self) -> FakeProcess:
+        return self.processes["small"]
+
+
+def raises(*errors: Exception | None) -> Callable[[Call], Output]:
+    """An answer to each call: an error is raised, None answers."""
+    left = list(errors)
+
+    def answer(call: Call) -> Output:
+        error = left.pop(0)
+        if error is not None:
+            raise error
+        return ANSWER
+
+    return answer
+
+
+def test_names_and_labels(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    bundle = node.models.bundle("small")
+    assert node.models.find(bundle.digest) == "small"
+    assert node.models.find("sha256:0") is None
+    assert node.models.label("small") == f"small@{bundle.digest[:19]}"
+    assert node.threads == 3
+    assert node.models.pids == {}
+
+
+def test_a_missing_bundle_is_an_error_at_once(tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        Models({"a": tmp_path / "none"}, {}, make_process=lambda path, threads: FakeProcess(path))
+
+
+def test_starts_all_and_stops_all(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, "small", "large", on_call=raises(None))
+        assert (node.models.all_alive, node.models.pids) == (False, {})
+        await node.models.start()
+        assert (node.models.all_alive, node.models.pids) == (True, {"small": 4711, "large": 4711})
+        assert await node.models.ask("large", CALL) == ANSWER
+        assert node.processes["large"].calls == [CALL]
+        await node.models.stop()
+        assert (node.models.all_alive, node.models.pids) == (False, {})
+        assert [process.stops for process in node.processes.values()] == [1, 1]
+
+    asyncio.run(scene())
+
+
+def test_a_crash_is_tried_once_more_on_a_fresh_engine(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, on_call=raises(EngineCrashed("gone"), None))
+        assert await node.models.ask("small", CALL) == ANSWER
+        assert node.small.starts == 2
+
+    asyncio.run(scene())
+
+
+def test_a_second_crash_is_poison_and_the_next_request_is_served(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, on_call=raises(EngineCrashed("gone"), EngineCrashed("gone"), None))
+        with pytest.raises(Poisoned):
+            await node.models.ask("small", CALL)
+        assert node.small.starts == 2, "not tried a third time"
+        assert await node.models.ask("small", CALL) == ANSWER
+
+    asyncio.run(scene())
+
+
+def test_what_the_engine_refuses_is_not_tried_again(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, on_call=raises(TooLong("too long")))
+        with pytest.raises(TooLong):
+            await node.models.ask("small", CALL)
+        assert node.small.starts == 1
+
+    asyncio.run(scene())
+
+
+def test_callers_share_one_start(tmp_path: Path) -> None:
+    async def scene() -> None:
+        loaded = asyncio.Event()
+        node = Node(tmp_path, on_start=lambda number: loaded.wait(), on_call=lambda call: ANSWER)
+        asks = [asyncio.create_task(node.models.ask("small", CALL)) for _ in range(3)]
+        asks.append(asyncio.create_task(node.models.ask("small", CALL)))
+        await asyncio.sleep(0)
+        asks[0].cancel()  # one of them goes away: the start goes on for the others
+        await asyncio.sleep(0)
+        loaded.set()
+        assert await asyncio.gather(*asks[1:]) == [ANSWER] * 3
+        assert node.small.starts == 1
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("error", [EngineCrashed("it ended while loading"), BundleError("m: changed")])
+def test_a_model_that_cant_start_again_is_unavailable_until_it_can(tmp_path: Path, error: Exception) -> None:
+    def start(number: int) -> None:
+        if number == 2:
+            raise error
+
+    async def scene() -> None:
+        node = Node(tmp_path, on_start=start, on_call=raises(EngineCrashed("gone"), None))
+        with pytest.raises(ModelUnavailable, match=str(error)):
+            await node.models.ask("small", CALL)
+        assert await node.models.ask("small", CALL) == ANSWER
+
+    asyncio.run(scene())
+
+
+def test_a_refused_bundle_stops_the_start(tmp_path: Path) -> None:
+    def start(number: int) -> None:
+        raise BundleError("m: damaged")
+
+    async def scene() -> None:
+        with pytest.raises(BundleError, match="damaged"):
+            await Node(tmp_path, on_start=start).models.start()
+
+    asyncio.run(scene())
+
+
+def test_stop_while_loading_ends_the_callers_and_starts_nothing_more(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, on_start=lambda number: asyncio.Event().wait())
+        ask = asyncio.create_task(node.models.ask("small", CALL))
+        await asyncio.sleep(0.01)
+        await node.models.stop()
+        with pytest.raises(ModelUnavailable, match="stopping"):
+            await ask
+        with pytest.raises(ModelUnavailable, match="stopping"):
+            await node.models.ask("small", CALL)
+        assert (node.small.starts, node.small.stops) == (1, 1)
+
+    asyncio.run(scene())

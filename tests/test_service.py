@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import textwrap
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.config import parse_config
+from edgeslm.engine.calls import Call, Classify, Cost, Embed, Output, Score
+from edgeslm.errors import BundleError, ConfigError, TooLong
+from edgeslm.messages import Request, Truncated
+from edgeslm.service import Service
+from tests.fakes import FakeProcess
+from tests.nodes import write_bundle
+
+COST = Cost(20.0, 3.0, 61, 2)
+
+CONFIG = """
+node: hall
+broker: {{url: mqtt://localhost}}
+models:
+  small: {{bundle: {folder}/small, threads: 3}}
+  encoder: {{bundle: {folder}/encoder}}
+tasks:
+  triage: {{kind: classify, model: small, labels: [normal, critical]}}
+  vector: {{kind: embed, model: encoder}}
+"""
+
+
+def write_head(folder: Path, encoder: str) -> Path:
+    write_bundle(folder, "head")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["head"] = {
+        "task": "topic",
+        "labels": ["spam", "ham"],
+        "encoder": encoder,
+        "weights": "model.onnx",
+        "temperature": 1.0,
+        "rows": 9,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def make_service(folder: Path, more: str = "", on_call: Callable[[Call], Output] | None = None) -> Service:
+    write_bundle(folder / "small")
+    write_bundle(folder / "encoder", "encoder")
+    text = CONFIG.format(folder=folder) + textwrap.indent(textwrap.dedent(more), "  ")
+    return Service(
+        parse_config(text),
+        make_process=lambda path, threads: FakeProcess(path, on_call=on_call or (lambda call: Output())),
+    )
+
+
+def request(task: str, text: Any = "x", **fields: Any) -> Request:
+    return Request(task, text, "7", "r", received_at=time.monotonic(), **fields)
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(scene())  # type: ignore[arg-type]
+
+
+def test_a_request_becomes_a_result(tmp_path: Path) -> None:
+    calls: list[Call] = []
+
+    def answer(call: Call) -> Output:
+        calls.append(call)
+        return Output(COST, probabilities=(0.25, 0.75), truncated=Truncated(3, 9))
+
+    async def scene() -> None:
+        service = make_service(tmp_path, on_call=answer)
+        await service.start()
+        result = await service.submit(request("triage"))
+        await service.stop()
+        assert (result.id, result.task, result.status) == ("7", "triage", "ok")
+        assert result.result == {
+            "label": "critical",
+            "confidence": 0.75,
+            "scores": {"normal": 0.25, "critical": 0.75},
+            "stage": "small",
+        }
+        assert result.model == service.models.label("small")
+        assert result.usage == {"prompt_tokens": 61, "completion_tokens": 2}
+        assert result.truncated == Truncated(3, 9)
+        assert list(result.timings_ms) == ["queue", "prefill", "decode", "total"]
+        assert (result.timings_ms["prefill"], result.timings_ms["decode"]) == (20.0, 3.0)
+        assert 0 <= result.timings_ms["queue"] <= result.timings_ms["total"]
+        assert isinstance(calls[0], Score)
+
+    play(scene)
+
+
+def test_a_request_without_a_time_of_receipt_has_sound_timings(tmp_path: Path) -> None:
+    async def scene() -> None:
+        service = make_service(tmp_path, on_call=lambda call: Output(vectors=((1.0,),)))
+        result = await service.submit(Request("vector", "x", "7", "r"))
+        assert result.timings_ms["queue"] == 0
+        assert result.timings_ms["total"] < 60_000
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "words"),
+    [
+        (request("nothing"), "unknown_task", "there is no task 'nothing' here; there are: triage, vector"),
+        (request("triage", {"a": 1}), "invalid_request", "takes a text"),
+        (request("triage", options={"max_tokens": 3}), "invalid_request", "'max_tokens'"),
+    ],
+)
+def test_what_needs_no_engine_is_refused_before_the_queue(
+    tmp_path: Path, sent: Request, code: str, words: str
+) -> None:
+    async def scene() -> None:
+        service = make_service(tmp_path)
+        result = await service.submit(sent)
+        assert result.error is not None
+        assert result.error.code == code
+        assert words in result.error.message
+        assert service.models.pids == {}, "no engine was started for it"
+
+    play(scene)
+
+
+def test_an_error_of_the_engine_is_the_result(tmp_path: Path) -> None:
+    def answer(call: Call) -> Output:
+        raise TooLong("9 tokens and room for 3")
+
+    async def scene() -> None:
+        result = await make_service(tmp_path, on_call=answer).submit(request("triage"))
+        assert result.error is not None
+        assert (result.error.code, result.error.message) == ("too_long", "9 tokens and room for 3")
+
+    play(scene)
+
+
+def test_a_learned_task_finds_its_encoder(tmp_path: Path) -> None:
+    def answer(call: Call) -> Output:
+        assert isinstance(call, Classify)
+        assert call.head == str(tmp_path / "learned")
+        return Output(probabilities=(0.9, 0.1))
+
+    async def scene() -> None:
+        digest = make_service(tmp_path).models.bundle("encoder").digest
+        write_head(tmp_path / "learned", digest)
+        service = make_service(tmp_path, f"topic: {{learned: {tmp_path}/learned}}\n", answer)
+        assert service.model_of("topic") == "encoder"
+        assert service.tasks["topic"].kind == "classify"
+        result = await service.submit(request("topic"))
+        assert result.result is not None
+        assert (result.result["label"], result.result["stage"]) == ("spam", "learned")
+
+    play(scene)
+
+
+def test_everything_that_doesnt_fit_is_said_at_once(tmp_path: Path) -> None:
+    write_head(tmp_path / "learned", "sha256:0")
+    write_bundle(tmp_path / "plain")
+    more = f"""
+    topic: {{learned: {tmp_path}/learned}}
+    odd: {{learned: {tmp_path}/plain}}
+    swapped: {{kind: embed, model: small}}
+    other: {{kind: generate, model: encoder}}
+    """
+    with pytest.raises(ConfigError) as caught:
+        make_service(tmp_path, more)
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == [
+        "tasks.topic.learned",
+        "tasks.odd.learned",
+        "tasks.swapped.model",
+        "tasks.other.model",
+    ]
+    assert caught.value.problems[2].endswith("a bundle of kind decoder, which this task needs to be encoder")
+
+
+def test_a_learned_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="none: there is no such folder"):
+        make_service(tmp_path, f"topic: {{learned: {tmp_path}/none}}\n")
+
+
+def test_each_task_kind_is_served(tmp_path: Path) -> None:
+    """One of each through the whole service: its result fits the schema that ``info`` publishes."""
+    import jsonschema
+
+    more = """
+    fields: {kind: extract, model: small, schema: {type: object, properties: {a: {type: string}}}}
+    manual: {kind: answer, model: small}
+    brief: {kind: summarize, model: small}
+    say: {kind: generate, model: small}
+    """
+
+    def answer(call: Call) -> Output:
+        if isinstance(call, Score):
+            return Output(COST, probabilities=(0.5, 0.5))
+        if isinstance(call, Embed):
+            return Output(COST, vectors=((0.0, 1.0),))
+        guided = getattr(call, "guide", None) is not None and call.guide.kind == "json_schema"  # type: ignore[union-attr]
+        return Output(COST, text='{"a":"x"}' if guided else "oil", finish_reason="stop")
+
+    async def scene() -> None:
+        service = make_service(tmp_path, more, answer)
+        for name, task in service.tasks.items():
+            options = {"context": "the oil level"} if name == "manual" else {}
+            result = await service.submit(request(name, options=options))
+            assert result.status == "ok", (name, result.error)
+            jsonschema.validate(result.result, task.result_schema())
+
+    play(scene)
