@@ -18,19 +18,20 @@ import json
 import os
 import platform
 import random
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import llama
 import ours
+from figures import Measured, Memory, compare, parse_memory, report, table
 
 from edgeslm.bundle import load_bundle, short_digest
 from edgeslm.engine.prompt import ChatTokenizer
@@ -39,16 +40,15 @@ PROMPT_TOKENS: Final = 512
 NEW_TOKENS: Final = 64
 SERVED: Final = 4
 """Runs before memory is read; the first also warms up."""
-TARGETS: Final = {"prefill": 1.2, "decode": 1.0, "pss": 1.1}
-"""Of the rival's figure: at least, at least, at most."""
 SETTLE_S: Final = 0.05
 """Between turns: threads that wait for work spin for a while, and would take the next engine's time."""
 _HERE = Path(__file__).parent
-_WORDS = (
+_TEXT = (
     "the pump valve motor sensor line shift oil heat press drive belt gear shaft water air hall door level "
     "temperature pressure speed report check clean open close start stop change before after under over new "
     "old left right first last day night hour minute normal high low and with for from"
-).split()
+)
+_WORDS = _TEXT.split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +58,6 @@ class Job:
     system: str
     text: str
     ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Megabytes (2^20 bytes) of a process that has served."""
-
-    pss: float
-    anonymous: float
-    peak: float
-
-
-@dataclass(slots=True)
-class Measured:
-    """What was seen of one engine, a value for each turn."""
-
-    name: str
-    memory: Memory | None = None
-    prefill: list[float] = field(default_factory=list)
-    decode: list[float] = field(default_factory=list)
-    first_ms: list[float] = field(default_factory=list)
-
-    def add(self, times: dict[str, float]) -> None:
-        self.prefill.append(times["prefill_tokens"] / times["prefill_ms"] * 1000)
-        self.decode.append(times["decode_tokens"] / times["decode_ms"] * 1000)
-        self.first_ms.append(times["first_ms"])
 
 
 class Child:
@@ -96,6 +71,7 @@ class Child:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        self._requests, self._answers = _pipes(self._process)
         os.sched_setaffinity(self._process.pid, cpus)
         self._last: tuple[int, ...] = ()
         self._answer()
@@ -104,9 +80,8 @@ class Child:
         fresh = len(job.ids) - shared(job.ids, self._last)
         self._last = job.ids
         request = {"system": job.system, "text": job.text, "ids": job.ids, "fresh": fresh, "tokens": count}
-        assert self._process.stdin is not None  # noqa: S101
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
         return self._answer()
 
     def memory(self) -> Memory:
@@ -116,19 +91,23 @@ class Child:
         )
 
     def close(self) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101
-        self._process.stdin.close()
+        self._requests.close()
         self._process.wait(30)
-        self._process.stdout.close()
+        self._answers.close()
 
     def _answer(self) -> dict[str, float]:
-        assert self._process.stdout is not None  # noqa: S101
         # A library that greets on standard output is passed over.
-        for line in self._process.stdout:
+        for line in self._answers:
             if line.startswith("{"):
                 answer: dict[str, float] = json.loads(line)
                 return answer
         raise SystemExit(f"{self._process.args!r} ended; run it by hand to see why")
+
+
+def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    if process.stdin is None or process.stdout is None:
+        raise RuntimeError("the process was started without pipes")
+    return process.stdin, process.stdout
 
 
 Maker = Callable[[], Child]
@@ -151,16 +130,6 @@ def shared(ids: Sequence[int], other: Sequence[int]) -> int:
             break
         count += 1
     return count
-
-
-def parse_memory(rollup: str, status: str) -> Memory:
-    """From the texts of ``/proc/PID/smaps_rollup`` and ``/proc/PID/status``, whose numbers are kB."""
-    kb = {}
-    for line in (rollup + status).splitlines():
-        name, _, value = line.partition(":")
-        if value.strip().endswith("kB"):
-            kb[name] = int(value.split()[0])
-    return Memory(pss=kb["Pss"] / 1024, anonymous=kb["Anonymous"] / 1024, peak=kb["VmHWM"] / 1024)
 
 
 def make_jobs(encode: Callable[[str, str], list[int]], tokens: int, count: int) -> list[Job]:
@@ -200,104 +169,6 @@ def measure(makers: dict[str, Maker], jobs: Sequence[Job], new_tokens: int) -> l
                     results[name].add(times)
             order = [*order[1:], order[0]]
     return list(results.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """Ours to the rival's: the median of the turns and the quartiles around it."""
-
-    rival: str
-    value: float
-    low: float
-    high: float
-
-
-def paired(mine: Sequence[float], theirs: Sequence[float], rival: str) -> Ratio:
-    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
-    low, value, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    return Ratio(rival, value, low, high)
-
-
-def compare(mine: Measured, rivals: Sequence[Measured]) -> dict[str, Ratio]:
-    """Each quantity against the rival that is best at it."""
-    prefill = max(rivals, key=lambda r: statistics.median(r.prefill))
-    decode = max(rivals, key=lambda r: statistics.median(r.decode))
-    with_memory = [(r.memory.pss, r.name) for r in rivals if r.memory is not None]
-    pss, smallest = min(with_memory)
-    share = (mine.memory.pss if mine.memory is not None else 0.0) / pss
-    return {
-        "prefill": paired(mine.prefill, prefill.prefill, prefill.name),
-        "decode": paired(mine.decode, decode.decode, decode.name),
-        "pss": Ratio(smallest, share, share, share),
-    }
-
-
-def reached(name: str, ratio: Ratio) -> bool:
-    return ratio.value <= TARGETS[name] if name == "pss" else ratio.value >= TARGETS[name]
-
-
-def spread(values: Sequence[float]) -> float:
-    """Distance of the quartiles over the median: how noisy the machine was."""
-    if len(values) < 2:
-        return 0.0
-    low, middle, high = statistics.quantiles(values, n=4)
-    return (high - low) / middle
-
-
-def table(results: Sequence[Measured], ratios: dict[str, Ratio]) -> str:
-    """Lines for people; speeds are medians, with the spread of the quartiles behind."""
-    head = ("", "prefill tok/s", "decode tok/s", "first token ms", "PSS MB", "anonymous MB", "peak MB")
-    rows = [head]
-    for r in results:
-        memory = r.memory or Memory(0, 0, 0)
-        rows.append(
-            (
-                r.name,
-                f"{statistics.median(r.prefill):.0f} ±{spread(r.prefill) / 2:.0%}",
-                f"{statistics.median(r.decode):.1f} ±{spread(r.decode) / 2:.0%}",
-                f"{statistics.median(r.first_ms):.0f}",
-                *(f"{value:.0f}" for value in (memory.pss, memory.anonymous, memory.peak)),
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ["  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows]
-    for name, ratio in ratios.items():
-        bound = "at most" if name == "pss" else "at least"
-        lines.append(
-            f"{name}: {ratio.value:.2f} times {ratio.rival} ({ratio.low:.2f} to {ratio.high:.2f}), "
-            f"wanted {bound} {TARGETS[name]}: {'reached' if reached(name, ratio) else 'MISSED'}"
-        )
-    return "\n".join(lines)
-
-
-def report(card: dict[str, Any], results: Sequence[Measured], ratios: dict[str, Ratio]) -> dict[str, Any]:
-    """The JSON line: rounded, every unit in its key."""
-    engines = {}
-    for r in results:
-        engines[r.name] = {
-            "prefill_tok_s": round(statistics.median(r.prefill), 1),
-            "decode_tok_s": round(statistics.median(r.decode), 1),
-            "first_token_ms": round(statistics.median(r.first_ms), 1),
-            "prefill_spread": round(spread(r.prefill), 3),
-            "decode_spread": round(spread(r.decode), 3),
-        }
-        if r.memory is not None:
-            engines[r.name] |= {
-                "pss_mb": round(r.memory.pss, 1),
-                "anonymous_mb": round(r.memory.anonymous, 1),
-                "peak_rss_mb": round(r.memory.peak, 1),
-            }
-    compared = {
-        name: {
-            "rival": ratio.rival,
-            "ratio": round(ratio.value, 3),
-            "quartiles": [round(ratio.low, 3), round(ratio.high, 3)],
-            "wanted": TARGETS[name],
-            "reached": reached(name, ratio),
-        }
-        for name, ratio in ratios.items()
-    }
-    return {"benchmark": "engine", **card, "engines": engines, "ratios": compared}
 
 
 def cost_card(args: argparse.Namespace, rival: str | None) -> dict[str, Any]:
@@ -341,7 +212,9 @@ def q4_0_file(args: argparse.Namespace) -> Path:
     return folder / f"{args.bundle.resolve().name}.q4_0.gguf"
 
 
-def rival_makers(args: argparse.Namespace, room: int, cpus: set[int], say: Callable[[str], None]) -> dict[str, Maker]:
+def rival_makers(
+    args: argparse.Namespace, room: int, cpus: set[int], say: Callable[[str], None]
+) -> dict[str, Maker]:
     """llama.cpp with and without flash attention; empty, with the reason said, when it can't run."""
     if llama.installed_version() is None:
         say(f"llama.cpp is not installed (pip install 'edgeslm[bench]' brings {llama.PACKAGE}): ours alone.")
@@ -356,9 +229,9 @@ def rival_makers(args: argparse.Namespace, room: int, cpus: set[int], say: Calla
         except RuntimeError as error:
             say(f"{error}: ours alone.")
             return {}
-    command = [str(_HERE / "llama.py"), "serve", str(file), "--threads", str(args.threads), "--room", str(room)]
+    serve = [str(_HERE / "llama.py"), "serve", str(file), f"--threads={args.threads}", f"--room={room}"]
     return {
-        f"llama.cpp Q4_0, fa {fa}": lambda fa=fa: Child([*command, "--flash-attention", fa], cpus)  # type: ignore[misc]
+        f"llama.cpp Q4_0, fa {fa}": partial(Child, [*serve, f"--flash-attention={fa}"], cpus)
         for fa in ("on", "off")
     }
 
@@ -403,13 +276,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     cpus = set(sorted(os.sched_getaffinity(0))[: args.threads])
     room = -(-(args.prompt_tokens + args.new_tokens) // 256) * 256  # what ours sets aside as well
     mine = [str(_HERE / "ours.py"), str(args.bundle), "--threads", str(args.threads)]
-    makers: dict[str, Maker] = {"edgeslm": lambda: Child(mine, cpus)}
+    makers: dict[str, Maker] = {"edgeslm": partial(Child, mine, cpus)}
     makers |= rival_makers(args, room, cpus, say)
     results = measure(makers, jobs, args.new_tokens)
     ratios = compare(results[0], results[1:]) if len(results) > 1 else {}
     say("")
     say(table(results, ratios))
-    print(json.dumps(report(card, results, ratios)))
+    print(json.dumps({"benchmark": "engine", **card, **report(results, ratios)}))
 
 
 if __name__ == "__main__":

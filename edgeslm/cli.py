@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
 from edgeslm.errors import ConfigError, EdgeslmError
+from edgeslm.topics import DEFAULT_PREFIX
 
 if TYPE_CHECKING:
     from edgeslm.bus.protocol import Rejected
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
     )
     sub.add_argument("--node", required=True)
-    sub.add_argument("--prefix", default="edgeslm", help="first level of the node's topics")
+    sub.add_argument("--prefix", default=DEFAULT_PREFIX, help="first level of the node's topics")
     sub.add_argument("--username")
     sub.add_argument("--password-file", type=Path)
     sub.add_argument("--ca-file", type=Path)

@@ -94,9 +94,7 @@ class Service:
         needed = "encoder" if head is not None or task.kind == "embed" else "decoder"
         if (kind := self.models.bundle(model).manifest.kind) != needed:
             raise ConfigError(
-                [
-                    f"tasks.{name}.model: {model} is a bundle of kind {kind}, which this task needs to be {needed}"
-                ]
+                [f"tasks.{name}.model: {model} is of kind {kind}; this task needs kind {needed}"]
             )
         self.tasks[name] = task
         self._model_of[name] = model

@@ -25,10 +25,13 @@ from edgeslm.errors import EdgeslmError, ExportError
 OnProgress = Callable[[int, int, str], None]
 """Called with steps done, steps in all and what is being done."""
 
-QUIET_ENVIRONMENT = {
+TELEMETRY_OFF = {
     # Both inference libraries write device ids and usage files unless this is set before their import.
     "ORT_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+_QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
@@ -61,7 +64,7 @@ def run_child(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if debug else log,
-            env={**os.environ, **QUIET_ENVIRONMENT, **(environment or {})},
+            env={**os.environ, **TELEMETRY_OFF, **_QUIET, **(environment or {})},
             text=True,
         )
         try:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeslm_export.child import QUIET_ENVIRONMENT
+from edgeslm_export.child import TELEMETRY_OFF
 from edgeslm_export.progress import Bar
 from edgeslm_export.recipe import DEFAULT_RECIPE, RECIPES
 from edgeslm_export.starter import ENCODER, PARTS, Maker, default_folder
@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     :return: the exit status: 0, 1 after a failure that was told in a sentence, 130 after Ctrl-C.
     """
-    os.environ.update({**QUIET_ENVIRONMENT, **os.environ})
+    os.environ.update(TELEMETRY_OFF)
+    if not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

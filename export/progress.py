@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+import threading
 from types import TracebackType
 from typing import Any
+
+_DELAY_S = 2.0
+_TICK_S = 0.5
 
 
 class Bar:
@@ -12,30 +16,43 @@ class Bar:
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._ended = threading.Event()
+        self._drawing = threading.Lock()
 
     def __enter__(self) -> Bar:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
             shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}"
-            self._bar = tqdm(
-                file=sys.stderr, leave=False, delay=2.0, bar_format=shape, dynamic_ncols=True, total=1
-            )
+            # tqdm draws when it is told something; the delay keeps its first drawing back.
+            self._bar = tqdm(file=sys.stderr, leave=False, delay=_DELAY_S, bar_format=shape, total=1)
+            threading.Thread(target=self._tick, name="progress", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._ended.set()
         if self._bar is not None:
-            self._bar.close()
+            with self._drawing:
+                self._bar.close()
 
     def __call__(self, done: int, total: int, what: str) -> None:
         if self._bar is not None:
-            self._bar.total = total
-            self._bar.n = done
-            self._bar.set_description(what)
+            self._bar.total, self._bar.n = total, done
+            self._bar.set_description_str(what, refresh=False)
 
     def say(self, sentence: str) -> None:
         """A line of its own above the bar."""
-        if self._bar is not None:
-            self._bar.clear()
-        sys.stderr.write(sentence + "\n")
-        sys.stderr.flush()
+        with self._drawing:
+            if self._bar is not None:
+                self._bar.clear()
+            sys.stderr.write(sentence + "\n")
+            sys.stderr.flush()
+
+    def _tick(self) -> None:
+        """Draws twice a second, so that the time goes on while a long step says nothing."""
+        if self._ended.wait(_DELAY_S):
+            return
+        while not self._ended.wait(_TICK_S):
+            with self._drawing:
+                if not self._ended.is_set():
+                    self._bar.refresh()

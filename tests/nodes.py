@@ -23,7 +23,7 @@ from edgeslm.config import load_config
 from edgeslm.daemon import Daemon
 from edgeslm.engine.process import EngineProcess
 from edgeslm.service import Service
-from tests.apps import WAIT_S
+from tests.apps import WAIT_S, App, Heard
 
 BASE = "edgeslm/v1/hall"
 ROOT = Path(__file__).parent.parent
@@ -97,6 +97,28 @@ def fake_configuration(url: str, folder: Path, **changes: Any) -> dict[str, Any]
             "encoder": {"bundle": str(write_bundle(folder / "encoder", "encoder"))},
         },
         "tasks": TASKS,
+        "state_dir": str(folder / "state"),
+        **changes,
+    }
+
+
+def real_configuration(url: str, starter: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    """All kinds of tasks on the two models of the starter folder, with short outputs."""
+    return {
+        "node": "hall",
+        "broker": {"url": url},
+        "models": {
+            "small": {"bundle": str(starter / "smollm2-135m-int4")},
+            "encoder": {"bundle": str(starter / "minilm-l6-int8")},
+        },
+        "tasks": {
+            "triage": TASKS["triage"],
+            "fields": {**TASKS["fields"], "max_tokens": 32, "verbatim": True},
+            "manual": {**TASKS["manual"], "max_tokens": 16},
+            "brief": {**TASKS["brief"], "max_tokens": 8},
+            "say": {**TASKS["say"], "max_tokens": 8},
+            "vector": TASKS["vector"],
+        },
         "state_dir": str(folder / "state"),
         **changes,
     }
@@ -184,6 +206,16 @@ class NodeProcess:
                 self._command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=self._environment
             )
 
+    def wait_online(self, app: App) -> Heard:
+        """The state that says so; ``app`` must listen to it. Fails with the node's words if it ends first."""
+
+        def is_online() -> bool:
+            assert self._process.poll() is None, self.words
+            return any(heard.json["state"] == "online" for heard in app.untaken(f"{BASE}/state"))
+
+        app.wait_until(is_online, "the node is online")
+        return app.take_state(BASE, "online")
+
     @property
     def pid(self) -> int:
         return self._process.pid
@@ -195,9 +227,8 @@ class NodeProcess:
 
     @property
     def worker_pids(self) -> list[int]:
-        return [
-            pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if parent_of(pid) == self.pid
-        ]
+        processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+        return [pid for pid in processes if parent_of(pid) == self.pid]
 
     def terminate(self) -> int:
         """SIGTERM, and the exit status."""

@@ -247,6 +247,14 @@ def test_what_pip_refuses_is_said_in_a_line_and_tried_again(machine: Machine) ->
     assert "venv" not in machine.calls()
 
 
+def test_a_missing_network_is_named(machine: Machine) -> None:
+    done = machine.setup("check", PIP_FAILS="connection broken by 'NewConnectionError(...)'")
+    assert done.stderr == (
+        "setup: pip can't reach the package index; check the network and pip's settings "
+        "(all of its output: .edgeslm/setup.log)\n"
+    )
+
+
 # --- torch and the disk ----------------------------------------------------------------------------
 
 

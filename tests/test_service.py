@@ -175,7 +175,7 @@ def test_everything_that_doesnt_fit_is_said_at_once(tmp_path: Path) -> None:
         "tasks.swapped.model",
         "tasks.other.model",
     ]
-    assert caught.value.problems[2].endswith("a bundle of kind decoder, which this task needs to be encoder")
+    assert caught.value.problems[2].endswith("small is of kind decoder; this task needs kind encoder")
 
 
 def test_a_learned_folder_that_is_none(tmp_path: Path) -> None:

@@ -540,8 +540,8 @@ class TestPublishes:
                 wire.cut()
                 wire.flows.set()
                 await until(lambda: node.births == 2)
-                node.bus.publish("node/req/chunk", b"x", qos=0)
-                assert (await node.take()).payload == b"x"
+                node.bus.publish("node/req/chunk", bytes(50_000), qos=0)
+                assert (await node.take()).size == 50_000
                 assert node.bus.dropped == dropped
 
         run(main)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.export.tiny_models import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,14 +29,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``family(name)``: a tiny model with the family's real tokenizer and chat template."""
-    folder = tmp_path_factory.mktemp("families")
-
-    def make(name: str) -> Path:
-        return _make(folder, name) / name
-
-    return make
+def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model of each family, with its real tokenizer and chat template."""
+    return _make(tmp_path_factory.mktemp("families"), *FAMILIES)
 
 
 @pytest.fixture
@@ -41,8 +39,6 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
     """``run("model", ...)``: the command in a process of its own; ``environment`` adds to this one's."""
 
     def call(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        import os
-
         command = [sys.executable, "-m", "edgeslm_export", *map(str, arguments)]
         return subprocess.run(
             command, capture_output=True, text=True, check=False, env={**os.environ, **environment}

@@ -48,13 +48,11 @@ def test_a_complete_folder_is_taken(folder: Path) -> None:
     assert origin.revised == ""
 
 
-def _edit(name: str, value: Any) -> Callable[[Path], None]:
-    return lambda folder: (
-        (folder / name).write_text(value if isinstance(value, str) else json.dumps(value)) and None
-    )
+def _edit(name: str, value: Any) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(value if isinstance(value, str) else json.dumps(value))
 
 
-def _remove(name: str) -> Callable[[Path], None]:
+def _remove(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
 
 
@@ -82,7 +80,7 @@ def _remove(name: str) -> Callable[[Path], None]:
         (_remove("model.safetensors"), "no weights"),
         (lambda folder: _safetensors(folder / "model.safetensors", cut=1), "truncated or damaged"),
         (
-            lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 40) and None,
+            lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 40),
             "truncated or damaged",
         ),
         (
@@ -92,7 +90,7 @@ def _remove(name: str) -> Callable[[Path], None]:
         (_edit("model.safetensors.index.json", []), "no index of weights"),
     ],
 )
-def test_a_bad_folder_gets_one_sentence(folder: Path, spoil: Callable[[Path], None], sentence: str) -> None:
+def test_a_bad_folder_gets_one_sentence(folder: Path, spoil: Callable[[Path], object], sentence: str) -> None:
     spoil(folder)
     with pytest.raises(ExportError, match=sentence) as caught:
         examine_local(folder, "decoder")
@@ -107,7 +105,7 @@ def test_an_encoder_needs_no_chat_template(folder: Path) -> None:
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"x")
-    with pytest.raises(ExportError, match="neither a checkpoint folder nor a .gguf file"):
+    with pytest.raises(ExportError, match=r"neither a checkpoint folder nor a \.gguf file"):
         examine_local(tmp_path / "model.bin", "decoder")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from edgeslm.errors import ExportError
 @pytest.fixture(autouse=True)
 def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """``main`` sets variables and a signal handler for the whole process."""
-    monkeypatch.setattr(cli.os, "environ", dict(cli.os.environ))
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
 
 
 @pytest.mark.parametrize("command", cli.EXAMPLES)
@@ -38,9 +39,8 @@ def test_a_failure_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.main(["model", str(tmp_path / "none"), str(tmp_path / "out")]) == 1
     streams = capsys.readouterr()
     assert streams.out == ""
-    assert streams.err == (
-        f"edgeslm-export: {tmp_path}/none doesn't exist; name a checkpoint folder, a .gguf file or a hub id.\n"
-    )
+    wanted = "name a checkpoint folder, a .gguf file or a hub id"
+    assert streams.err == f"edgeslm-export: {tmp_path}/none doesn't exist; {wanted}.\n"
 
 
 def test_an_existing_out_is_told_before_anything_else(
@@ -72,7 +72,7 @@ def test_every_error_becomes_a_sentence(
         raise error
 
     monkeypatch.setattr(cli, "default_folder", lambda: Path("/nowhere"))
-    monkeypatch.setattr(cli.Maker, "make", fail)
+    monkeypatch.setattr("edgeslm_export.starter.Maker.make", fail)
     assert cli.main(["starter"]) == 1
     told = capsys.readouterr().err
     assert sentence in told

@@ -33,12 +33,12 @@ EXPECTED = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_family_exports_and_generates(
     name: str,
-    family: Callable[[str], Path],
+    families: Path,
     tmp_path: Path,
     run: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     architecture, prompt, ends = EXPECTED[name]
-    done = run("model", family(name), tmp_path / "out", "--json")
+    done = run("model", families / name, tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["sample"]["tokens"] > 0
     bundle = load_bundle(tmp_path / "out")
@@ -55,13 +55,13 @@ def test_a_family_exports_and_generates(
     assert set(ends) <= stops
 
 
-def test_a_tokenizer_out_of_a_gguf_gives_the_ids_of_llama_cpp(family: Callable[[str], Path]) -> None:
+def test_a_tokenizer_out_of_a_gguf_gives_the_ids_of_llama_cpp(families: Path) -> None:
     from tokenizers import Tokenizer
 
     golden = fetch()
     texts = (golden / "qwen2.inp").read_text().split("\n__ggml_vocab_test__\n")
     ids = [[int(part) for part in line.split()] for line in (golden / "qwen2.out").read_text().splitlines()]
-    tokenizer = Tokenizer.from_file(str(family("qwen2") / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(families / "qwen2" / "tokenizer.json"))
     assert len(ids) >= 40
     for text, expected in zip(texts, ids, strict=False):
         assert tokenizer.encode(text, add_special_tokens=False).ids == expected, text

