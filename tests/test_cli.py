@@ -123,7 +123,7 @@ def test_tracebacks_come_with_debug_alone(tmp_path: Path) -> None:
 
 def test_an_error_nobody_thought_of_is_a_sentence_too(edgeslm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(bundle: Path) -> None:
-        raise PermissionError(13, "Permission denied", "/root/x")
+        raise PermissionError(13, "Permission denied", "/etc/x")
 
     monkeypatch.setattr("edgeslm.bundle.load_bundle", fail)
     done = edgeslm("inspect", "x")

