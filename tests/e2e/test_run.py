@@ -45,9 +45,7 @@ class Hall:
 
     def send(self, task: str, payload: bytes, **how: Any) -> Heard:
         correlation = os.urandom(8)
-        self.app.publish(
-            f"{BASE}/req/{task}", payload, correlation=correlation, **{"reply_to": REPLY, **how}
-        )
+        self.app.publish(f"{BASE}/req/{task}", payload, correlation=correlation, **{"reply_to": REPLY, **how})
         return self.app.take(
             f"{BASE}/res/#", lambda one: one.correlation == correlation and not one.topic.endswith("/stream")
         )
@@ -170,7 +168,11 @@ def test_embed_gives_a_vector_of_length_1(hall: Hall) -> None:
         ("say", json.dumps({"input": "x", "options": {MARKER: 1}}).encode(), "invalid_request"),
         ("triage", json.dumps({"input": MARKER, "options": {"stop": MARKER}}).encode(), "invalid_request"),
         ("say", json.dumps({"input": MARKER, "options": {"max_tokens": 60_000}}).encode(), "too_long"),
-        ("fields", json.dumps({"input": MARKER, "options": {"schema": BAD_SCHEMA}}).encode(), "invalid_request"),
+        (
+            "fields",
+            json.dumps({"input": MARKER, "options": {"schema": BAD_SCHEMA}}).encode(),
+            "invalid_request",
+        ),
         (
             "fields",
             json.dumps({"input": MARKER, "options": {"schema": {"type": MARKER}}}).encode(),
