@@ -1,4 +1,4 @@
-"""``edgeslm run`` with the real models on a real broker: every kind of task, and what must not be seen of it."""
+"""``edgeslm run`` with the real models on a real broker: every kind of task, and what must not be seen."""
 
 from __future__ import annotations
 
@@ -270,9 +270,15 @@ def test_tls_with_user_and_password_from_files(
     app = App(broker.port, f"{BASE}/#", username="hall", password="correct horse", ca_file=ca_file)
     with app, NodeProcess(tmp_path, configuration) as node:
         node.wait_online(app)
+        command = [sys.executable, "-m", "edgeslm", "request", "triage", "smoke", "--broker", url]
+        options = {
+            "--node": "hall",
+            "--username": "hall",
+            "--password-file": password_file,
+            "--ca-file": ca_file,
+        }
         done = subprocess.run(
-            [sys.executable, "-m", "edgeslm", "request", "triage", "smoke", "--broker", url, "--node", "hall"]
-            + ["--username", "hall", "--password-file", str(password_file), "--ca-file", str(ca_file)],
+            [*command, *(str(part) for option in options.items() for part in option)],
             capture_output=True,
             text=True,
             check=False,
