@@ -186,10 +186,8 @@ class Client:
                 if on_chunk is not None:
                     on_chunk(parse_chunk(event.payload))
         except queue.Empty:
-            state = self._desk.node_state or "has never said a word here"
-            raise TimedOut(
-                f"No result came within {timeout:g} s; the node {self._node!r} is {state}."
-            ) from None
+            state = f"is {self._desk.node_state}" if self._desk.node_state else "has never said a word here"
+            raise TimedOut(f"No result came within {timeout:g} s; the node {self._node!r} {state}.") from None
         finally:
             self._desk.forget(correlation)
 

@@ -126,7 +126,14 @@ def test_damaged_weights_are_noticed_and_nothing_is_left(tiny: Path, tmp_path: P
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_export_leaves_nothing(tiny: Path, tmp_path: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "edgeslm_export", "model", str(tiny / "plain"), str(tmp_path / "out")]
-    export = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # Started in the background, as in some CI, this process ignores SIGINT and its children would too.
+    export = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob(".out.*.partial/work-*")) and time.monotonic() < deadline:
