@@ -61,6 +61,7 @@ def configuration(url: str, starter: Path, learned: Path, state: Path) -> dict[s
             "say": {**small, "kind": "generate", "max_tokens": 6},
             "vector": {"kind": "embed", "model": "encoder", "overflow": "head"},
         },
+        "limits": {"request_timeout_s": 60},
         "state_dir": str(state),
         "log_level": "warning",
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,19 @@ class Labelled:
 def load_sms(data: Path) -> tuple[list[Labelled], list[Labelled]]:
     """:data:`TAUGHT` messages to learn from and :data:`HELD_ASIDE` others to measure on."""
     file = data / "sms-spam.csv"
+    labels: dict[str, str] = {}
     try:
         with file.open(encoding="utf-8", newline="") as stream:
-            texts = {row["text"]: "spam" if row["spam"] == "1" else "ham" for row in csv.DictReader(stream)}
-    except (OSError, KeyError) as error:
+            for row in csv.DictReader(stream):
+                # Whoever made the file lost some quotation marks: there, one row holds many messages, each
+                # with its label before it.
+                label = "spam" if row["spam"] == "1" else "ham"
+                first, *others = re.split(r"\n(ham|spam)\t", row["text"] or "")
+                labels[first] = label
+                labels |= dict(zip(others[1::2], others[::2], strict=True))
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise EdgeslmError(f"{file}: can't be read ({error}); make the starter folder again") from None
-    rows = [Labelled(text, label) for text, label in texts.items() if text.strip()]
+    rows = [Labelled(text, label) for text, label in labels.items() if text.strip()]
     random.Random(SEED).shuffle(rows)
     return rows[:TAUGHT], rows[TAUGHT : TAUGHT + HELD_ASIDE]
 
