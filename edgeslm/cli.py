@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -172,6 +173,8 @@ def _set_up_logging(level: str, debug: bool) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    # Until the daemon takes over there is nothing to drain.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     from edgeslm.config import load_config
     from edgeslm.daemon import run
 

@@ -235,7 +235,8 @@ class Daemon:
         if (task := self.topics.task_of(delivery.topic)) is not None:
             self._acknowledge_after([self._serve_request(delivery, task)], delivery)
         elif delivery.topic == self.topics.cancel:
-            self._cancel(delivery)
+            # As a task too: the request that it means may have come just before and not have begun.
+            self._acknowledge_after([self._cancel(delivery)], delivery)
         else:
             # All at once, so that no later message overtakes this one on its way to the queue.
             matching = [route for route in self._routes if brings(delivery, route)]
@@ -336,20 +337,18 @@ class Daemon:
     async def _publish_chunk(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
         await self._bus.publish(topic, payload, qos=0, correlation=correlation)
 
-    def _cancel(self, delivery: Delivery) -> None:
+    async def _cancel(self, delivery: Delivery) -> None:
         try:
             cancel = parse_cancel(delivery.payload, delivery.correlation)
         except InvalidRequest as error:
-            log.warning("a message on %s could not be read: %s", self.topics.cancel, error)
-        else:
-            self.service.scheduler.cancel(
-                lambda request: (
-                    request.correlation == cancel.correlation
-                    if cancel.correlation
-                    else request.id == cancel.id
-                )
+            log.warning("a message on %s names no request", self.topics.cancel)
+            log.debug("a message on %s names no request: %s", self.topics.cancel, error)
+            return
+        self.service.scheduler.cancel(
+            lambda request: (
+                request.correlation == cancel.correlation if cancel.correlation else request.id == cancel.id
             )
-        self._bus.ack(delivery)
+        )
 
     async def _serve_route(self, route: RouteReader, delivery: Delivery) -> None:
         if delivery.size > self.config.limits.packet_bytes:

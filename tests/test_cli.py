@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -147,6 +148,15 @@ def test_ctrl_c_is_status_130(edgeslm: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("edgeslm.config.load_config", interrupt)
     assert edgeslm("check", "c.yaml").status == 130
+
+
+def test_sigterm_before_the_daemon_is_up_is_status_0(edgeslm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeslm.config.load_config", lambda path: signal.raise_signal(signal.SIGTERM))
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert edgeslm("run", "c.yaml").status == 0
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 # check

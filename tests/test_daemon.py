@@ -313,10 +313,25 @@ def test_a_running_request_is_cancelled(app: App, tmp_path: Path, by_id: bool) -
     assert ask(app, "say", "next").json["result"]["text"] == "next"
 
 
-@pytest.mark.parametrize("payload", [b"", b"{", b"\xff", b'{"id": 5}', b'{"id": "nobody"}', b"[]"])
-def test_a_cancel_that_means_nothing_is_left_alone(app: App, payload: bytes) -> None:
+@pytest.mark.parametrize(
+    "payload", [b"", b"{", b"\xff", b'{"id": 5}', b'{"id": "nobody"}', b"[]", b'{"marker": 1, "marker": 2}']
+)
+def test_a_cancel_that_means_nothing_is_left_alone(
+    app: App, payload: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     app.publish(f"{BASE}/cancel", payload)
     assert ask(app, "triage", "fine").json["status"] == "ok"
+    assert "marker" not in caplog.text
+
+
+def test_a_cancel_right_behind_its_request_finds_it(app: App, tmp_path: Path) -> None:
+    """Both may wait for the loop together; the request has not begun by then."""
+    for number in range(100):
+        correlation = b"both-%d" % number
+        text = f"hold {tmp_path / 'never'}"
+        app.publish(f"{BASE}/req/triage", text, qos=0, reply_to=REPLY, correlation=correlation)
+        app.publish(f"{BASE}/cancel", b"", qos=0, correlation=correlation)
+        assert app.take(REPLY, lambda one: one.correlation == correlation).code == "cancelled"  # noqa: B023
 
 
 def test_a_full_queue_is_busy_and_says_when_to_try_again(app: App, sensor: App, gate: Path) -> None:

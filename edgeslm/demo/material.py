@@ -6,6 +6,7 @@ comment that says which host it is about). The operator notes and the questions 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import random
@@ -58,7 +59,8 @@ def load_logins(data: Path, count: int) -> list[Labelled]:
     about: dict[str, object] = {}
     for line in file.read_text("utf-8", errors="replace").splitlines():
         if line.startswith("# failJSON:"):
-            about = json.loads(line.partition(":")[2])
+            with contextlib.suppress(ValueError):
+                about = json.loads(line.partition(":")[2])
         elif line and not line.startswith("#"):
             host = about.get("host")
             if about.get("match") and isinstance(host, str) and host in line and len(line) < 200:
