@@ -78,9 +78,7 @@ def board_name(root: Path) -> str | None:
         return model
     dmi = root / "sys/class/dmi/id"
     parts = [read_text(dmi / name) for name in ("sys_vendor", "product_name")]
-    names = [
-        part for part in parts if part and part.lower() not in ("default string", "to be filled by o.e.m.")
-    ]
+    names = [part for part in parts if part and part.lower() not in FILLERS]
     return " ".join(names) or None
 
 

@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -269,7 +269,3 @@ def _unknown_key(path: document.Path) -> str:
     if near:
         return f"unknown key: did you mean {near[0]}?"
     return f"unknown key; known here: {', '.join(known)}"
-
-
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""All kinds of tasks, in the order of the documentation."""

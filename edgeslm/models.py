@@ -63,10 +63,6 @@ class Models:
     def pids(self) -> dict[str, int]:
         return {name: pid for name, m in self._models.items() if (pid := m.process.pid) is not None}
 
-    @property
-    def all_alive(self) -> bool:
-        return all(model.process.alive for model in self._models.values())
-
     async def start(self) -> None:
         """Loads all models side by side.
 

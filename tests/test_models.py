@@ -68,13 +68,13 @@ def test_a_missing_bundle_is_an_error_at_once(tmp_path: Path) -> None:
 def test_starts_all_and_stops_all(tmp_path: Path) -> None:
     async def scene() -> None:
         node = Node(tmp_path, "small", "large", on_call=raises(None))
-        assert (node.models.all_alive, node.models.pids) == (False, {})
+        assert node.models.pids == {}
         await node.models.start()
-        assert (node.models.all_alive, node.models.pids) == (True, {"small": 4711, "large": 4711})
+        assert node.models.pids == {"small": 4711, "large": 4711}
         assert await node.models.ask("large", CALL) == ANSWER
         assert node.processes["large"].calls == [CALL]
         await node.models.stop()
-        assert (node.models.all_alive, node.models.pids) == (False, {})
+        assert node.models.pids == {}
         assert [process.stops for process in node.processes.values()] == [1, 1]
 
     asyncio.run(scene())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import json
 import random
 import re
@@ -66,10 +67,50 @@ def load_logins(data: Path, count: int) -> list[Labelled]:
             if about.get("match") and isinstance(host, str) and host in line and len(line) < 200:
                 rows[line] = host
             about = {}
-    lines = [Labelled(line, host) for line, host in rows.items()]
+    lines = [Labelled(line, host) for line, host in rows.items() if _digest(line) not in CHOSEN_ON]
     random.Random(SEED).shuffle(lines)
     return lines[:count]
 
+
+def _digest(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()[:8]
+
+
+CHOSEN_ON = frozenset(
+    {
+        "015b0333",
+        "0732972b",
+        "08f6c818",
+        "0c41d142",
+        "0d4856bc",
+        "10306161",
+        "1e509355",
+        "2457c97a",
+        "2b38fb14",
+        "3549897f",
+        "3bea7dee",
+        "3d542c49",
+        "5c3eb825",
+        "5e2d6e22",
+        "6d7bcc7e",
+        "6f02e4b8",
+        "750d1a37",
+        "81783fce",
+        "8f8e9223",
+        "99298be8",
+        "a17f05f2",
+        "ae301fed",
+        "b8aad106",
+        "cfc352bd",
+        "d8de17af",
+        "dfdabc91",
+        "e2838eb1",
+        "e7165282",
+        "f2835c8b",
+        "fb86c658",
+    }
+)
+"""Lines (first digits of their SHA-256) on which instruction and examples were chosen: not to measure on."""
 
 LOGIN_EXAMPLES: Sequence[tuple[str, str]] = (
     (
@@ -131,21 +172,26 @@ NOTES_TAUGHT: Sequence[Labelled] = tuple(
 )
 
 SENSORS: Sequence[tuple[dict[str, object], str]] = (
-    ({"machine": "press-4", "oil_c": 46.1, "note": "order finished, all parts good"}, "normal"),
-    ({"machine": "lathe-2", "oil_c": 58.9, "note": "coolant nearly empty"}, "warning"),
-    ({"machine": "press-1", "oil_c": 91.4, "note": "smoke and a burning smell from the motor"}, "critical"),
+    ({"machine": "press-4", "oil_c": 46.1, "note": "first article approved by quality"}, "normal"),
+    ({"machine": "lathe-2", "oil_c": 58.9, "note": "chuck jaws show wear, order new ones"}, "warning"),
+    ({"machine": "press-1", "oil_c": 91.4, "note": "flames at the control box"}, "critical"),
     ({"machine": "mill-3", "oil_c": 44.0, "note": ""}, ""),
-    ({"machine": "press-4", "oil_c": 47.3, "note": "cleaned and lubricated as planned"}, "normal"),
-    ({"machine": "saw-1", "oil_c": 52.2, "note": "the belt squeaks a little"}, "warning"),
+    ({"machine": "saw-1", "oil_c": 47.3, "note": "pallet swapped, running to plan"}, "normal"),
+    ({"machine": "robot-5", "oil_c": 52.2, "note": "gripper loses a part about once an hour"}, "warning"),
     (
-        {"machine": "press-2", "oil_c": 70.5, "note": "safety guard is broken, press keeps running"},
+        {"machine": "press-2", "oil_c": 70.5, "note": "ram came down although nobody pressed start"},
         "critical",
     ),
-    ({"machine": "lathe-2", "oil_c": 49.7, "note": "handed over to the late shift, no trouble"}, "normal"),
-    ({"machine": "mill-3", "oil_c": 61.0, "note": "light vibration since this morning"}, "warning"),
-    ({"machine": "press-1", "oil_c": 88.8, "note": "hose burst, hydraulic oil on the floor"}, "critical"),
+    ({"machine": "lathe-2", "oil_c": 49.7, "note": "night shift: nothing to report"}, "normal"),
+    ({"machine": "mill-3", "oil_c": 61.0, "note": "fan is louder than last week"}, "warning"),
+    ({"machine": "crane-1", "oil_c": 38.2, "note": "rope is torn, load hangs over the aisle"}, "critical"),
+    ({"machine": "robot-5", "oil_c": 50.3, "note": "backup of the programs made"}, "normal"),
+    ({"machine": "saw-1", "oil_c": 55.6, "note": "cut is slightly off, blade may be blunt"}, "warning"),
+    ({"machine": "oven-2", "oil_c": 64.9, "note": "worker collapsed next to the oven"}, "critical"),
 )
-"""Payloads as a machine would publish them, and the label of the note; one has nothing to read."""
+"""Payloads as a machine would publish them, and the label of the note; one has nothing to read.
+
+Written after the taught notes and before any model saw them, and left as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,25 +204,31 @@ class Question:
 
 
 _MANUAL = (
-    "The press must be oiled every 40 hours with ISO VG 46 oil.",
-    "The red button on the left side stops the machine at once.",
-    "The hydraulic pressure must stay between 120 and 160 bar.",
-    "If the yellow lamp blinks, the filter is blocked and must be replaced.",
-    "Spare filters are kept in cabinet 7.",
-    "Only trained staff may open the rear door.",
-    "The coolant tank holds 85 litres.",
+    "The compressor switches on at 6 bar and off at 9 bar.",
+    "Condensate is drained every Friday.",
+    "The dryer stands behind the workshop.",
+    "Its filter lasts 2000 hours.",
+    "The safety valve was tested in March by the inspector.",
+    "In a power failure the diesel pump starts by itself.",
+    "Its tank is filled by the night watchman.",
+    "The spare key hangs in the porter's office.",
+    "Hose couplings are blue for air and yellow for gas.",
+    "Leaks are reported to Ms. Novak.",
 )
 
+# Written before any of them was put to a model, and left as they are: what is reached is what is printed.
 QUESTIONS: Sequence[Question] = tuple(
     Question(text, " ".join(_MANUAL[first : first + 3]), gold)
     for text, first, gold in (
-        ("How often must the press be oiled?", 0, "40 hours"),
-        ("Which oil does the press need?", 0, "ISO VG 46"),
-        ("What does the red button do?", 0, "stops the machine"),
-        ("What must the hydraulic pressure be?", 1, "120 and 160 bar"),
-        ("What does it mean when the yellow lamp blinks?", 2, "filter is blocked"),
-        ("Where are the spare filters?", 3, "cabinet 7"),
-        ("Who may open the rear door?", 4, "trained staff"),
-        ("How much does the coolant tank hold?", 4, "85 litres"),
+        ("At what pressure does the compressor switch off?", 0, "9 bar"),
+        ("When is condensate drained?", 0, "every Friday"),
+        ("Where does the dryer stand?", 1, "behind the workshop"),
+        ("How long does the filter last?", 2, "2000 hours"),
+        ("Who tested the safety valve?", 3, "the inspector"),
+        ("What happens in a power failure?", 4, "diesel pump starts"),
+        ("Who fills the tank?", 5, "night watchman"),
+        ("Where is the spare key?", 6, "porter's office"),
+        ("What colour are the couplings for gas?", 7, "yellow"),
+        ("To whom are leaks reported?", 7, "Novak"),
     )
 )

@@ -6,8 +6,8 @@ switched off, so a message that spells ``<|im_end|>`` stays text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from edgeslm.messages import Truncated
 
@@ -34,14 +34,13 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A chat up to the model's turn; ``answer_start`` is put in the model's mouth.
+    """A chat up to the model's turn.
 
     The system turn, if any, comes first; the worker folds it into the first user turn for models whose
     template has no system role.
     """
 
     turns: tuple[Turn, ...]
-    answer_start: str = ""
     overflow: Overflow = "error"
 
 
@@ -145,4 +144,3 @@ class EngineInfo:
     context_length: int
     threads: int
     load_ms: float
-    versions: dict[str, Any] = field(default_factory=dict)

@@ -131,7 +131,7 @@ class ChatTokenizer:
             {"role": turn.role, "content": _fill(turn, texts)} for turn in self._fold_system(prompt.turns)
         ]
         try:
-            rendered = self.render(messages) + prompt.answer_start
+            rendered = self.render(messages)
         except Exception as error:  # jinja2.TemplateError, or what the template's own operations raise
             raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from None
         pieces = _HOLES.split(rendered)
