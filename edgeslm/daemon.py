@@ -1,7 +1,6 @@
-"""The daemon: bus, service and routes put together; the order of start, stop and drain.
+"""The daemon: bus, journal, pipeline and service put together; the order of start, stop and drain.
 
-A request travels in one direction: bytes -> ``bus.protocol`` -> ``service`` -> bytes -> the broker's
-acknowledgement of the result -> our acknowledgement of the request. Only then does the broker forget it.
+It announces the node and keeps what is retained. What becomes of a message is the pipeline's business.
 """
 
 from __future__ import annotations
@@ -10,35 +9,22 @@ import asyncio
 import contextlib
 import ctypes
 import logging
-import math
 import secrets
 import signal
-import time
-import zlib
-from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 from edgeslm import __version__
-from edgeslm.bus.client import BusClient, Delivery, Subscription
+from edgeslm.bus.client import BusClient
+from edgeslm.bus.database import Database
+from edgeslm.bus.journal import Journal
 from edgeslm.bus.options import OPTIONS
-from edgeslm.bus.protocol import (
-    Rejected,
-    StateName,
-    Topics,
-    encode_chunk,
-    encode_dead,
-    encode_document,
-    encode_result,
-    encode_state,
-    error_result,
-    parse_cancel,
-    parse_request,
-)
+from edgeslm.bus.protocol import StateName, Topics, encode_document, encode_state
+from edgeslm.bus.spool import Spool
 from edgeslm.config import Config
-from edgeslm.errors import BrokerError, InvalidRequest
-from edgeslm.messages import Chunk, Request, Result
+from edgeslm.errors import BrokerError
 from edgeslm.observe.health import Meter, memory_bytes, temperature_c
-from edgeslm.routes import RouteReader, Skip
+from edgeslm.pipeline import Pipeline
 from edgeslm.service import Service
 
 log = logging.getLogger("edgeslm.daemon")
@@ -81,26 +67,44 @@ class Daemon:
         self.meter = Meter()
         self.boot_id = secrets.token_hex(8)
         self._state: StateName = "starting"
-        self._routes = [RouteReader(route, self.topics.base) for route in config.routes]
         self._stopping = asyncio.Event()
-        self._serving: set[asyncio.Task[None]] = set()
+        self._announcing: set[asyncio.Task[None]] = set()
+        self._sessions_lost = 0
         self._bus = BusClient(
             config.broker,
             client_id=f"{config.prefix}-{config.node}",
             queue=config.limits.queue,
             packet_bytes=config.limits.packet_bytes,
             will=(self.topics.state, encode_state("offline", self.boot_id)),
-            on_delivery=self._on_delivery,
-            on_connect=self._announce,
+            on_delivery=lambda delivery: self._pipeline.deliver(delivery),
+            on_connect=self._connected,
+            on_disconnect=lambda: self._pipeline.disconnected(),
+        )
+        limits = config.limits
+        self._database = Database(Path(config.state_dir) / f"journal-{config.node}.sqlite")
+        self._journal = Journal(
+            self._database, window_s=limits.repeat_window_s, limit_bytes=limits.journal_bytes
+        )
+        self._pipeline = Pipeline(
+            config,
+            service,
+            self._bus,
+            topics=self.topics,
+            journal=self._journal,
+            spool=Spool(self._database, limit_bytes=limits.journal_bytes),
+            meter=self.meter,
         )
 
     def request_stop(self) -> None:
         self._stopping.set()
+        self._pipeline.close()
 
     async def run(self) -> None:
         """Connects, loads, serves until a stop is requested or something fatal happens, drains."""
+        self._database.open()
         stopped = asyncio.create_task(self._stopping.wait())
         try:
+            self._pipeline.open()
             await self._bus.start()
             loading = asyncio.create_task(self._load())
             ticking = asyncio.create_task(self._publish_health())
@@ -115,6 +119,8 @@ class Daemon:
             await self._set_state("stopped")  # also when a model can't be loaded: the goodbye drops the will
             await self._bus.stop()
             await self.service.stop()
+            self._journal.retry()
+            self._database.close()
 
     @staticmethod
     async def _first_of(*futures: asyncio.Future[Any]) -> None:
@@ -131,11 +137,8 @@ class Daemon:
     async def _drain(self) -> None:
         log.info("draining")
         await self._set_state("draining")
-        serving = set(self._serving)
-        if serving:
-            _, left = await asyncio.wait(serving, timeout=DRAIN_LIMIT_S)
-            if left:
-                log.warning("%d messages are left; the broker delivers them at the next start", len(left))
+        if left := await self._pipeline.drain(DRAIN_LIMIT_S):
+            log.warning("%d messages are left; they are delivered at the next start", left)
 
     # -- what is retained ----------------------------------------------------------------------------
 
@@ -146,25 +149,22 @@ class Daemon:
                 async with asyncio.timeout(ANNOUNCE_S):
                     await self._publish_retained(self.topics.state, encode_state(state, self.boot_id))
 
-    def _announce(self) -> None:
+    def _connected(self) -> None:
         """After every CONNACK: subscriptions and everything that is retained, since the broker may be new."""
-        self._bus.subscribe([self.topics.requests_filter, self.topics.cancel, *self._route_subscriptions()])
+        if not self._bus.resumed:
+            if self._journal.epoch:
+                self._sessions_lost += 1
+                log.warning("the broker has lost the node's session, and the requests that waited in it")
+            self._journal.begin_session()
+        self._bus.subscribe(self._pipeline.subscriptions)
         for topic, payload in (
             (self.topics.state, encode_state(self._state, self.boot_id)),
             (self.topics.info, encode_document(self.info())),
             (self.topics.health, encode_document(self.health())),
         ):
-            self._start(self._publish_retained(topic, payload))
-
-    def _route_subscriptions(self) -> list[Subscription]:
-        """One a filter; the broker sends retained messages where one of its routes wants them."""
-        wanted: dict[str, bool] = {}
-        for route in self.config.routes:
-            wanted[route.source] = wanted.get(route.source, False) or route.accept_retained
-        return [
-            Subscription(source, retained=retained, identifier=subscription_identifier(source))
-            for source, retained in wanted.items()
-        ]
+            task = asyncio.create_task(self._publish_retained(topic, payload))
+            self._announcing.add(task)
+            task.add_done_callback(self._announcing.discard)
 
     async def _publish_retained(self, topic: str, payload: bytes) -> None:
         try:
@@ -175,6 +175,7 @@ class Daemon:
     async def _publish_health(self) -> None:
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
+            self._journal.retry()
             await self._publish_retained(self.topics.health, encode_document(self.health()))
 
     def health(self) -> dict[str, Any]:
@@ -187,7 +188,7 @@ class Daemon:
             "queue": scheduler.waiting,
             "in_flight": scheduler.in_flight,
             **figures,
-            "session_lost": self._bus.session_lost,
+            "session_lost": self._sessions_lost,
             "memory_bytes": memory_bytes(self.service.models.pids),
             "temperature_c": temperature_c(),
         }
@@ -226,166 +227,3 @@ class Daemon:
             },
             "limits": config.limits.model_dump(),
         }
-
-    # -- messages ------------------------------------------------------------------------------------
-
-    def _on_delivery(self, delivery: Delivery) -> None:
-        if self._stopping.is_set():
-            return  # not acknowledged: the broker delivers it at the next start
-        if (task := self.topics.task_of(delivery.topic)) is not None:
-            self._acknowledge_after([self._serve_request(delivery, task)], delivery)
-        elif delivery.topic == self.topics.cancel:
-            # As a task too: the request that it means may have come just before and not have begun.
-            self._acknowledge_after([self._cancel(delivery)], delivery)
-        else:
-            # All at once, so that no later message overtakes this one on its way to the queue.
-            matching = [route for route in self._routes if brings(delivery, route)]
-            self._acknowledge_after([self._serve_route(route, delivery) for route in matching], delivery)
-
-    def _acknowledge_after(self, work: Sequence[Coroutine[Any, Any, None]], delivery: Delivery) -> None:
-        """Acknowledges a message when all of its work has ended, even badly.
-
-        Acknowledgements keep their order, so one that never left would hold back all that follow.
-        """
-        left = len(work)
-
-        def ended(task: asyncio.Task[None]) -> None:
-            nonlocal left
-            left -= 1
-            if not left and not task.cancelled():
-                self._bus.ack(delivery)
-
-        for each in work:
-            self._start(each).add_done_callback(ended)
-        if not work:
-            self._bus.ack(delivery)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._serving.add(task)
-        task.add_done_callback(self._served)
-        return task
-
-    def _served(self, task: asyncio.Task[None]) -> None:
-        self._serving.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a message was not served to its end: %s", type(error).__name__)
-            log.debug("a message was not served to its end", exc_info=error)
-
-    async def _serve_request(self, delivery: Delivery, task: str) -> None:
-        request = parse_request(
-            delivery.payload,
-            task=task,
-            topics=self.topics,
-            allowed_replies=self.config.replies,
-            packet_limit=self.config.limits.packet_bytes,
-            now=delivery.received_at,
-            response_topic=delivery.response_topic,
-            correlation=delivery.correlation,
-            expiry_s=delivery.expiry_s,
-            size=delivery.size,
-        )
-        if isinstance(request, Rejected):
-            result = error_result(request.id, request.task, request.error)
-        else:
-            result = await self.service.submit(request, self._chunks_of(request))
-        await self._send(request, result)
-
-    async def _send(self, request: Request | Rejected, result: Result) -> None:
-        """Publishes a result; one that the broker won't take, and a poisoned request, is reported dead."""
-        self.meter.count(result)
-        expiry_s = None
-        if isinstance(request, Request) and request.expires_at is not None:
-            expiry_s = max(1, math.ceil(request.expires_at - time.monotonic()))
-        try:
-            await self._bus.publish(
-                request.reply_to,
-                encode_result(result),
-                qos=1,
-                correlation=request.correlation,
-                expiry_s=expiry_s,
-            )
-        except BrokerError as error:
-            log.warning("the result of request %s could not be sent: %s", request.id, error)
-            result = error_result(request.id, request.task, InvalidRequest(str(error)))
-        else:
-            if result.error is None or result.error.code != "poisoned":
-                return
-        if result.error is not None:
-            dead = encode_dead(
-                id=request.id, task=request.task, reply_to=request.reply_to, error=result.error
-            )
-            try:
-                await self._bus.publish(self.topics.dead, dead, qos=1)
-            except BrokerError as error:
-                log.error("request %s is given up and can't be reported dead: %s", request.id, error)
-
-    def _chunks_of(self, request: Request) -> Callable[[str], None] | None:
-        if not request.options.get("stream"):
-            return None
-        topic = self.topics.stream(request.reply_to)
-        count = 0
-
-        def send(text: str) -> None:
-            nonlocal count
-            chunk = encode_chunk(Chunk(request.id, count, text))
-            self._start(self._publish_chunk(topic, chunk, request.correlation))
-            count += 1
-
-        return send
-
-    async def _publish_chunk(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
-        await self._bus.publish(topic, payload, qos=0, correlation=correlation)
-
-    async def _cancel(self, delivery: Delivery) -> None:
-        try:
-            cancel = parse_cancel(delivery.payload, delivery.correlation)
-        except InvalidRequest as error:
-            log.warning("a message on %s names no request", self.topics.cancel)
-            log.debug("a message on %s names no request: %s", self.topics.cancel, error)
-            return
-        self.service.scheduler.cancel(
-            lambda request: (
-                request.correlation == cancel.correlation if cancel.correlation else request.id == cancel.id
-            )
-        )
-
-    async def _serve_route(self, route: RouteReader, delivery: Delivery) -> None:
-        if delivery.size > self.config.limits.packet_bytes:
-            self.meter.drop("too_large")
-            return
-        work = route.consider(delivery.topic, delivery.payload, delivery.retain, delivery.received_at)
-        if isinstance(work, Skip):
-            self.meter.drop(work.reason)
-            log.debug("route %s skipped a message: %s", route.name, work.sentence)
-            return
-        request = Request(
-            work.task, work.input, secrets.token_hex(8), work.topic, received_at=delivery.received_at
-        )
-        result = await self.service.submit(request)
-        self.meter.count(result)
-        if not route.wants(work, result):
-            return
-        try:
-            await self._bus.publish(work.topic, encode_result(result), qos=work.qos, retain=work.retain)
-        except BrokerError as error:
-            log.warning("a result of route %s could not be sent: %s", route.name, error)
-
-
-def brings(delivery: Delivery, route: RouteReader) -> bool:
-    """Whether a message is for a route.
-
-    A broker may send a copy for each filter that the topic fits; each is for the routes of its filter alone.
-    """
-    if not route.matches(delivery.topic):
-        return False
-    return not delivery.identifiers or subscription_identifier(route.route.source) in delivery.identifiers
-
-
-def subscription_identifier(topic_filter: str) -> int:
-    """1 to 268,435,455 (MQTT 5 section 3.8.2.1.2), the same at every start of the daemon.
-
-    Messages wait in the broker's session with the identifiers of the start before, and the configuration may
-    have changed since.
-    """
-    return zlib.crc32(topic_filter.encode()) % 268_435_455 + 1

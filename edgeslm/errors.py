@@ -7,6 +7,7 @@
     ├── TemplateError                a route's template: doesn't compile, or doesn't fit a message
     ├── BundleError                  a bundle that is missing, damaged or not understood
     ├── BrokerError                  the connection to the broker can't be made or kept
+    ├── JournalError                 what must survive a restart can't be written: a full disk
     ├── ProtocolError                bytes from the bus that aren't what their topic says
     ├── ExportError                  the build machine: a source or a step of the export
     └── RequestError                 a request that gets an error result; ``code`` goes on the wire
@@ -54,6 +55,10 @@ class BundleError(EdgeslmError):
 
 class BrokerError(EdgeslmError):
     """The broker can't be reached, refuses us or lacks what is needed."""
+
+
+class JournalError(EdgeslmError):
+    """What must survive a restart can't be written down."""
 
 
 class ProtocolError(EdgeslmError):

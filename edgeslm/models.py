@@ -71,8 +71,16 @@ class Models:
         """
         await asyncio.gather(*(self._ensure(model) for model in self._models.values()))
 
-    async def ask(self, name: str, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+    async def ask(
+        self,
+        name: str,
+        call: Call,
+        on_chunk: Callable[[str], None] | None = None,
+        on_try: Callable[[int], None] | None = None,
+    ) -> Output:
         """One engine call; waits for a model that is still loading, retries once after a crash.
+
+        ``on_try`` is called with 1 or 2 when the engine is ready for the try; what it raises is raised.
 
         :raises Poisoned: the engine crashed each time.
         :raises ModelUnavailable: its engine can't be started again, or the node stops.
@@ -84,6 +92,8 @@ class Models:
                 await self._ensure(model)
             except BundleError as error:  # changed or damaged since the start
                 raise ModelUnavailable(str(error)) from None
+            if on_try is not None:
+                on_try(attempt)
             try:
                 return await model.process.call(call, on_chunk)
             except EngineCrashed:

@@ -21,10 +21,15 @@ from edgeslm.messages import ErrorBody, Request, Result
 log = logging.getLogger("edgeslm.scheduler")
 
 OnChunk = Callable[[str], None]
-Run = Callable[[Request, OnChunk | None], Awaitable[Result]]
+OnStart = Callable[[], None]
+Run = Callable[[Request, OnChunk | None, OnStart | None], Awaitable[Result]]
 
 FIRST_GUESS_S = 0.5
-"""Service time assumed before the first request was measured."""
+"""Time of a request assumed for ``retry_after_ms`` before one of its task was measured."""
+
+MOST_PASSED_OVER = 8
+"""So many others may go before the request that has waited longest, then it is its turn: a flood of high
+priorities delays the low ones and doesn't starve them."""
 
 
 @dataclass(order=True, slots=True)
@@ -34,6 +39,7 @@ class _Job:
     rank: tuple[int, float, int]
     request: Request = field(compare=False)
     on_chunk: OnChunk | None = field(compare=False)
+    on_start: OnStart | None = field(compare=False)
     result: asyncio.Future[Result] = field(compare=False)
     work: asyncio.Task[Result] | None = field(compare=False, default=None)
 
@@ -53,28 +59,39 @@ class Scheduler:
         self._running: set[asyncio.Task[None]] = set()
         self._jobs: dict[int, _Job] = {}
         self._arrivals = itertools.count()
-        self._service_s = FIRST_GUESS_S
+        self._passed_over = 0
+        self._service_s: dict[str, float] = {}
+        self.moved_at = time.monotonic()
+        """When work last went forward: a request begun or done, a piece of text."""
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
 
     @property
+    def wait_s(self) -> float:
+        """How long the queue may take, by the requests before."""
+        return sum(self._guess_s(job.request, FIRST_GUESS_S) for job in self._waiting) / self._slots
+
+    @property
     def in_flight(self) -> int:
         return len(self._running)
 
-    async def submit(self, request: Request, on_chunk: OnChunk | None = None) -> Result:
-        """Waits its turn and runs; never raises for the request's sake: errors are results."""
-        if request.expires_at is not None and request.expires_at <= time.monotonic():
-            return error_result(request, Expired("it had expired when it arrived"))
-        if len(self._waiting) >= self._limit:
-            wait_ms = math.ceil(len(self._waiting) * self._service_s / self._slots * 1000)
-            message = f"{len(self._waiting)} requests are waiting, which is the limit; try again later"
-            return error_result(request, Busy(message, retry_after_ms=wait_ms))
+    async def submit(
+        self, request: Request, on_chunk: OnChunk | None = None, on_start: OnStart | None = None
+    ) -> Result:
+        """Waits its turn and runs; never raises for the request's sake: errors are results.
+
+        ``on_start`` goes to ``run``, which calls it before each try.
+        """
         number = next(self._arrivals)
         rank = (-request.priority, request.expires_at or math.inf, number)
+        try:
+            self._admit(request, rank)
+        except RequestError as error:
+            return error_result(request, error)
         loop = asyncio.get_running_loop()
-        job = _Job(rank, request, on_chunk, loop.create_future())
+        job = _Job(rank, request, on_chunk, on_start, loop.create_future())
         self._jobs[number] = job
         heapq.heappush(self._waiting, job)
         self._fill_slots()
@@ -90,6 +107,29 @@ class Scheduler:
             del self._jobs[number]
             if expiry is not None:
                 expiry.cancel()
+
+    def _admit(self, request: Request, rank: tuple[int, float, int]) -> None:
+        """:raises RequestError: it would only wait in vain."""
+        now = time.monotonic()
+        if request.expires_at is not None and request.expires_at <= now:
+            raise Expired("it had expired when it arrived")
+        if len(self._waiting) >= self._limit:
+            message = f"{len(self._waiting)} requests are waiting, which is the limit; try again later"
+            raise Busy(message, retry_after_ms=math.ceil(self.wait_s * 1000))
+        if request.expires_at is None or not self._waiting:
+            return
+        # Nothing is known of tasks that were never run, and a guess would refuse what can be done in time.
+        wait_s = sum(self._guess_s(job.request) for job in self._waiting if job.rank < rank) / self._slots
+        if now + wait_s > request.expires_at:
+            message = (
+                f"its turn would come in about {wait_s:.1f} s, and it expires in "
+                f"{request.expires_at - now:.1f} s; allow more time, or try again later"
+            )
+            raise Busy(message, retry_after_ms=math.ceil(wait_s * 1000))
+
+    def _guess_s(self, request: Request, unknown_s: float = 0.0) -> float:
+        """How long a request may run, by those of its task before it."""
+        return self._service_s.get(request.task, unknown_s)
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
         """Cancels every request that ``matches``, waiting or running, and says how many those were."""
@@ -127,10 +167,21 @@ class Scheduler:
 
     def _fill_slots(self) -> None:
         while self._waiting and len(self._running) < self._slots:
-            job = heapq.heappop(self._waiting)
+            job = self._next()
             task = asyncio.create_task(self._work(job))
             self._running.add(task)
             task.add_done_callback(self._slot_freed)
+
+    def _next(self) -> _Job:
+        oldest = min(self._waiting, key=lambda job: job.rank[2])
+        if oldest is self._waiting[0] or self._passed_over < MOST_PASSED_OVER:
+            job = heapq.heappop(self._waiting)
+            self._passed_over = 0 if job is oldest else self._passed_over + 1
+            return job
+        self._passed_over = 0
+        self._waiting.remove(oldest)
+        heapq.heapify(self._waiting)
+        return oldest
 
     def _slot_freed(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -139,17 +190,19 @@ class Scheduler:
     async def _work(self, job: _Job) -> None:
         now = time.monotonic()
         request = job.request
-        if request.expires_at is not None and request.expires_at <= now:
-            self._expire(job)
+        self.moved_at = now
+        if request.expires_at is not None and now + self._guess_s(request) / 2 > request.expires_at:
+            self._expire(job)  # half of what is usual, since that varies with the text
         if job.result.done():
             return
         left_s = min(self._timeout_s, (request.expires_at or math.inf) - now)
         limit = asyncio.timeout(left_s)
         try:
             async with limit:
-                job.work = asyncio.ensure_future(self._run(request, job.on_chunk))
+                job.work = asyncio.ensure_future(self._run(request, self._noted(job.on_chunk), job.on_start))
                 result = await job.work
-            self._service_s += 0.1 * (time.monotonic() - now - self._service_s)
+            took_s = time.monotonic() - now
+            self._service_s[request.task] = self._guess_s(request, took_s) * 0.9 + took_s * 0.1
         except asyncio.CancelledError:
             result = error_result(request, Cancelled("cancelled while it was running"))
         except RequestError as error:
@@ -160,7 +213,19 @@ class Scheduler:
             result = error_result(request, why)
         self._finish(job, result)
 
+    def _noted(self, on_chunk: OnChunk | None) -> OnChunk | None:
+        """Pieces of text are progress."""
+        if on_chunk is None:
+            return None
+
+        def pass_on(text: str) -> None:
+            self.moved_at = time.monotonic()
+            on_chunk(text)
+
+        return pass_on
+
     def _finish(self, job: _Job, result: Result) -> None:
+        self.moved_at = time.monotonic()
         if not job.result.done():
             job.result.set_result(result)
 

@@ -248,11 +248,29 @@ class Limits(Section):
     queue: int = Field(
         default=256, ge=1, le=65535, description="Requests held at a time, waiting ones included"
     )
+    queue_bytes: int = Field(
+        default=33_554_432,
+        ge=1024,
+        le=2**31,
+        description="Bytes of the messages held at a time; more are `busy`",
+    )
     packet_bytes: int = Field(
         default=1_048_576, ge=1024, le=268_435_455, description="Largest MQTT message that is read, in bytes"
     )
     request_timeout_s: float = Field(
         default=120.0, gt=0, le=86_400, description="Seconds before a request is given up"
+    )
+    repeat_window_s: float = Field(
+        default=3600.0,
+        ge=0,
+        le=31_536_000,
+        description="Seconds for which an answered request is remembered, so that a repeat isn't run again",
+    )
+    journal_bytes: int = Field(
+        default=67_108_864,
+        ge=65_536,
+        le=268_435_455,
+        description="Size of the journal in bytes; beyond it the oldest requests are forgotten",
     )
 
 
@@ -297,6 +315,10 @@ class Config(Section):
         json_schema_extra={"default": list(_default_replies({"prefix": DEFAULT_PREFIX}))},
     )
     limits: Limits = Field(default=Limits(), description="What the node takes at most")
+    durability: Literal["broker", "spool"] = Field(
+        default="broker",
+        description="Who keeps a message until it is answered: the `broker`, or the `spool` on this disk",
+    )
     state_dir: FilePath = Field(
         default_factory=default_state_dir,
         description="Folder for what must survive a restart",

@@ -17,7 +17,7 @@ from edgeslm.engine.process import EngineProcess
 from edgeslm.errors import ConfigError, RequestError, UnknownTask
 from edgeslm.messages import Request, Result
 from edgeslm.models import Models
-from edgeslm.scheduler import OnChunk, Scheduler, error_result
+from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
 from edgeslm.tasks import Ask, Outcome, Task, make_task
 
 MakeProcess = Callable[[Path, int], EngineProcess]
@@ -61,8 +61,13 @@ class Service:
     async def stop(self) -> None:
         await self.models.stop()
 
-    async def submit(self, request: Request, on_chunk: OnChunk | None = None) -> Result:
-        """Exactly one result; what can be refused without the engine is refused before the queue."""
+    async def submit(
+        self, request: Request, on_chunk: OnChunk | None = None, on_start: OnStart | None = None
+    ) -> Result:
+        """Exactly one result; what can be refused without the engine is refused before the queue.
+
+        ``on_start`` is called before each try of running it, and may refuse it with a RequestError.
+        """
         task = self.tasks.get(request.task)
         try:
             if task is None:
@@ -71,7 +76,7 @@ class Service:
             task.check(request)
         except RequestError as error:
             return error_result(request, error)
-        return await self.scheduler.submit(request, on_chunk)
+        return await self.scheduler.submit(request, on_chunk, on_start)
 
     def model_of(self, task: str) -> str:
         """Name of the model that serves a task."""
@@ -99,15 +104,24 @@ class Service:
         self.tasks[name] = task
         self._model_of[name] = model
 
-    async def _run(self, request: Request, on_chunk: OnChunk | None) -> Result:
+    async def _run(self, request: Request, on_chunk: OnChunk | None, on_start: OnStart | None) -> Result:
         started = time.monotonic()
         model = self._model_of[request.task]
-        outcome = await self.tasks[request.task].run(request, self._ask(model), on_chunk)
+        outcome = await self.tasks[request.task].run(request, self._ask(model, on_start), on_chunk)
         return self._result(request, outcome, model, started)
 
-    def _ask(self, model: str) -> Ask:
+    def _ask(self, model: str, on_start: OnStart | None) -> Ask:
+        has_begun = False
+
+        def on_try(attempt: int) -> None:
+            """A task may ask the engine several times: that is one start, unless the engine crashes."""
+            nonlocal has_begun
+            if on_start is not None and (attempt > 1 or not has_begun):
+                on_start()
+            has_begun = True
+
         async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
-            return await self.models.ask(model, call, on_chunk)
+            return await self.models.ask(model, call, on_chunk, on_try)
 
         return ask
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from edgeslm.bus.handover import Delivery
 from edgeslm.engine.calls import Call, EngineInfo, Output
 from edgeslm.engine.process import EngineCrashed, EngineProcess
 
@@ -91,6 +93,34 @@ class FakeProcess(EngineProcess):
     async def stop(self) -> None:
         self.stops += 1
         self._up = False
+
+
+class FakeClock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_delivery(payload: bytes = b"text", **fields: Any) -> Delivery:
+    """A request to the task ``triage`` as it comes from the broker."""
+    known: dict[str, Any] = {
+        "topic": "edgeslm/v1/hall/req/triage",
+        "qos": 1,
+        "retain": False,
+        "dup": False,
+        "response_topic": None,
+        "correlation": None,
+        "expiry_s": None,
+        "generation": 1,
+        "mid": 7,
+        "size": len(payload),
+        "received_at": 5.0,
+    }
+    return Delivery(payload=payload, **{**known, **fields})
 
 
 def write_chat_tokenizer(folder: Path, template: str | None = CHATML) -> Path:

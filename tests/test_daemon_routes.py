@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgeslm.bus import network
-from edgeslm.daemon import subscription_identifier
+from edgeslm.pipeline import subscription_identifier
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, Node, fake_configuration
@@ -70,10 +71,14 @@ def app(bus: Mosquitto, node: Node) -> Iterator[App]:
         yield app
 
 
+_numbers = itertools.count()
+
+
 def settle(app: App) -> None:
     """Until everything that was published before is done: the engine works in the order of arrival."""
-    app.publish(f"{BASE}/req/triage", "x", correlation=b"settled")
-    app.take(f"{BASE}/res/triage", lambda heard: heard.correlation == b"settled")
+    name = b"settled-%d" % next(_numbers)
+    app.publish(f"{BASE}/req/triage", "x", correlation=name)
+    app.take(f"{BASE}/res/triage", lambda heard: heard.correlation == name)
 
 
 def dropped(node: Node) -> dict[str, int]:

@@ -37,7 +37,7 @@ class Work:
     def gate(self, name: str) -> asyncio.Event:
         return self._gates.setdefault(name, asyncio.Event())
 
-    async def run(self, request: Request, on_chunk: OnChunk | None) -> Result:
+    async def run(self, request: Request, on_chunk: OnChunk | None, on_start: object = None) -> Result:
         self.begun.append(request.id)
         try:
             await self.gate(request.id).wait()
@@ -66,7 +66,7 @@ def code(result: Result) -> str | None:
 
 def test_runs_and_hands_on_chunks() -> None:
     async def scene() -> None:
-        async def run(request: Request, on_chunk: OnChunk | None) -> Result:
+        async def run(request: Request, on_chunk: OnChunk | None, on_start: object) -> Result:
             assert on_chunk is not None
             on_chunk("piece")
             return ok(request)
@@ -174,7 +174,7 @@ def test_deadline_of_the_request_ends_the_work() -> None:
 
 
 def test_a_timeout_inside_the_work_is_not_the_nodes() -> None:
-    async def run(request: Request, on_chunk: OnChunk | None) -> Result:
+    async def run(request: Request, on_chunk: OnChunk | None, on_start: object) -> Result:
         raise TimeoutError
 
     async def scene() -> None:
@@ -254,7 +254,7 @@ def test_a_full_queue_is_busy_and_says_when_to_come_again() -> None:
 
 
 def test_an_error_of_the_request_is_its_result() -> None:
-    async def run(request: Request, on_chunk: OnChunk | None) -> Result:
+    async def run(request: Request, on_chunk: OnChunk | None, on_start: object) -> Result:
         raise InvalidRequest("say it otherwise")
 
     async def scene() -> None:
@@ -269,7 +269,7 @@ def test_an_error_of_the_request_is_its_result() -> None:
 def test_a_bug_is_internal_and_its_text_stays_out_of_logs_and_results(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def run(request: Request, on_chunk: OnChunk | None) -> Result:
+    async def run(request: Request, on_chunk: OnChunk | None, on_start: object) -> Result:
         raise KeyError("the secret message")
 
     async def scene() -> None:
@@ -312,7 +312,7 @@ def test_whatever_happens_each_request_has_one_result(seed: int) -> None:
     """Random priorities, deadlines, ways to end, cancels and senders that go away."""
     dice = random.Random(seed)
 
-    async def run(request: Request, on_chunk: OnChunk | None) -> Result:
+    async def run(request: Request, on_chunk: OnChunk | None, on_start: object) -> Result:
         way = dice.randrange(5)
         if way == 0:
             raise InvalidRequest("no")

@@ -26,6 +26,8 @@ LAYERS = (
     {"tasks"},
     {"scheduler", "models", "observe"},
     {"service", "client", "doctor"},
+    {"outgoing"},
+    {"pipeline"},
     {"daemon", "demo"},
     {"cli"},
     {"__main__"},

@@ -20,14 +20,14 @@ from edgeslm.bus.address import BrokerAddress
 from edgeslm.bus.handover import Delivery, Handover
 from edgeslm.bus.network import SESSION_EXPIRY_S, Link, Network, Settings, Subscription, Will
 from edgeslm.bus.node_topics import check_topic_name
-from edgeslm.bus.outbox import Outbox, Parcel
+from edgeslm.bus.outbox import Outbox, OutboxFull, Parcel
 from edgeslm.bus.problems import Problem, Welcome, shortcomings
 from edgeslm.errors import BrokerError, InvalidRequest
 
 if TYPE_CHECKING:
     from edgeslm.sections import Broker
 
-__all__ = ["BusClient", "Delivery", "Subscription"]
+__all__ = ["BusClient", "Delivery", "OutboxFull", "Subscription"]
 
 log = logging.getLogger("edgeslm.bus")
 
@@ -45,7 +45,8 @@ class BusClient:
     ``queue`` is the Receive Maximum: so many QoS 1 deliveries may be unacknowledged at a time.
     ``packet_bytes`` is the largest payload that is handed on. ``will`` is the topic and payload of the
     retained last will. ``on_delivery`` gets every message; ``on_connect`` is called after every CONNACK, to
-    subscribe and to publish what is retained, since the broker may have lost both. Both run in the loop.
+    subscribe and to publish what is retained, since the broker may have lost both; ``on_disconnect`` when a
+    connection has ended or could not be made. All run in the loop.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class BusClient:
         will: tuple[str, bytes],
         on_delivery: Callable[[Delivery], None],
         on_connect: Callable[[], None],
+        on_disconnect: Callable[[], None] = lambda: None,
         session_expiry_s: int = SESSION_EXPIRY_S,
         outbox_bytes: int = 16 * 1024 * 1024,
         first_pause_s: float = 0.5,
@@ -75,6 +77,7 @@ class BusClient:
         self._packet_limit = packet_bytes
         self._on_delivery = on_delivery
         self._on_connect = on_connect
+        self._on_disconnect = on_disconnect
         self._pauses_s = first_pause_s, longest_pause_s
         self._outbox = Outbox(outbox_bytes)
         self._handover: Handover | None = None
@@ -133,6 +136,11 @@ class BusClient:
     @property
     def connected(self) -> bool:
         return self._link is not None
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the broker still had the node's session when the connection was made."""
+        return self._welcome is not None and self._welcome.session_present
 
     @property
     def network_alive(self) -> bool:
@@ -201,6 +209,8 @@ class BusClient:
             else:
                 self._outbox.add(parcel)
                 self._send_waiting()
+        except OutboxFull as error:
+            parcel.settle(error)
         except (BrokerError, InvalidRequest) as error:
             parcel.settle(BrokerError(f"The message can't be published. {error}"))
         return done
@@ -302,6 +312,7 @@ class BusClient:
         level = logging.WARNING if problem.sentence != self._last_problem else logging.DEBUG
         log.log(level, "%s", problem.sentence)
         self._last_problem = problem.sentence
+        self._guarded(self._on_disconnect)
         if problem.fatal and not self._failed.done():
             self._failed.set_exception(BrokerError(problem.sentence))
 

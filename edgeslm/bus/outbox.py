@@ -18,6 +18,10 @@ PACKET_OVERHEAD_BYTES = 32
 """Header, lengths and properties of a PUBLISH beside its topic, payload and Correlation Data."""
 
 
+class OutboxFull(BrokerError):
+    """So much waits for the broker that there is no room for a message; there may be later."""
+
+
 @dataclass(slots=True, eq=False)
 class Parcel:
     """A message to publish. ``done`` are the futures of those who wait; ``expires_at`` is monotonic seconds.
@@ -83,7 +87,7 @@ class Outbox:
         """
         older = self._retained.get(parcel.topic) if parcel.retain else None
         if self.bytes + parcel.size - (older.size if older else 0) > self._limit_bytes:
-            raise BrokerError(
+            raise OutboxFull(
                 f"The broker is slow or away and {self.bytes} bytes wait for it already, which is the limit."
             )
         if older:

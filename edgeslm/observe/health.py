@@ -23,6 +23,7 @@ class Meter:
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
+        self.repeats: Counter[str] = Counter({"attached": 0, "resent": 0})
         self._latencies_ms: deque[float] = deque(maxlen=WINDOW)
         self._tokens: deque[tuple[float, int]] = deque(maxlen=WINDOW)
         self._started = time.monotonic()
@@ -51,6 +52,7 @@ class Meter:
             "tokens_per_s": round(sum(recent) / max(span_s, 1.0), 1),
             "latency_ms": quantiles(self._latencies_ms),
             "dropped": dict(self.dropped),
+            "repeats": dict(self.repeats),
         }
 
 

@@ -1,0 +1,207 @@
+"""The SQLite file behind journal and spool: opened by one daemon alone, set aside when it is damaged.
+
+What it promises: a write outlives the end of the process as soon as the call returns (it is in the kernel's
+hands then). A power cut may take the last writes, never the file: WAL with ``synchronous=NORMAL``
+(sqlite.org/wal.html, section 3.2). A transaction that asks for it is synced to the disk before it returns.
+
+Its clock runs only while the node does, so that no jump of the wall clock can age an entry.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from edgeslm.errors import JournalError
+
+log = logging.getLogger("edgeslm.bus")
+
+FORMAT = 1
+PAGE_BYTES = 1024
+"""Each change writes whole pages; small ones spare an SD card (a row has some 500 bytes)."""
+WAL_PAGES = 2000
+"""So many pages are written before they move to the main file, which syncs both."""
+RETRY_S = 1.0
+"""How long a disk that refused a write is left alone."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS session (epoch INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS requests (
+    id INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE,
+    at REAL NOT NULL,
+    attempts INTEGER NOT NULL,
+    result BLOB
+);
+CREATE TABLE IF NOT EXISTS spool (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key BLOB UNIQUE,
+    at REAL NOT NULL,
+    topic TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    retain INTEGER NOT NULL,
+    response_topic TEXT,
+    correlation BLOB,
+    expiry_s INTEGER,
+    size INTEGER NOT NULL,
+    identifiers TEXT NOT NULL
+);
+"""
+
+
+class Database:
+    """The file, which need not exist. One thread at a time."""
+
+    def __init__(self, file: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.file = file
+        self.clock = clock
+        self.problem: str | None = None
+        """Why nothing can be written, as long as that lasts."""
+        self.writes = 0
+        self._db: sqlite3.Connection | None = None
+        self._base = 0.0
+        self._failed_at: float | None = None
+
+    def open(self) -> None:
+        """Opens the file. One that is damaged is set aside, and everything begins anew.
+
+        :raises JournalError: the folder can't be written to, or another daemon uses the file.
+        """
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._connect()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                self._set_aside()
+                self._connect()
+        except (OSError, sqlite3.Error) as error:
+            self.close()
+            raise JournalError(self._why_not_open(error)) from None
+        row = self.read("SELECT max(at) FROM (SELECT at FROM requests UNION ALL SELECT at FROM spool)")
+        self._base = (float(row[0] or 0.0) if row else 0.0) - self.clock()
+
+    def close(self) -> None:
+        if self._db is not None:
+            with suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+
+    @property
+    def now(self) -> float:
+        """Seconds for which nodes have run with this file."""
+        return self._base + self.clock()
+
+    @property
+    def used_bytes(self) -> int:
+        pages = self.opened.execute("PRAGMA page_count").fetchone()[0]
+        free = self.opened.execute("PRAGMA freelist_count").fetchone()[0]
+        return int(pages - free) * PAGE_BYTES
+
+    @property
+    def opened(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise sqlite3.ProgrammingError("the journal is closed")
+        return self._db
+
+    def read(self, statement: str, *values: Any) -> Any:
+        """The first row; None if there is none, or if it can't be read, which costs a second run at most."""
+        try:
+            return self.opened.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            log.warning("the journal can't be read (%s)", error)
+            return None
+
+    def write(self, statement: str, *values: Any) -> None:
+        """:raises JournalError: it can't be written."""
+        with self.writing() as db:
+            db.execute(statement, values)
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """:raises JournalError: what is done inside can't be written."""
+        try:
+            yield self.opened
+        except sqlite3.Error as error:
+            raise JournalError(self._refused(error)) from None
+        if self.problem is not None:
+            log.warning("the journal can be written again")
+        self.problem = self._failed_at = None
+        self.writes += 1
+
+    @contextmanager
+    def synced(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that is on the disk when it ends.
+
+        :raises JournalError: it isn't.
+        """
+        with self.writing() as db:
+            db.execute("PRAGMA synchronous = FULL")
+            try:
+                db.execute("BEGIN")
+                yield db
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                db.execute("PRAGMA synchronous = NORMAL")
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the disk refused a write a moment ago and is left alone."""
+        return self._failed_at is not None and self.clock() - self._failed_at < RETRY_S
+
+    def _connect(self) -> None:
+        # Statements are few and short, so each is its own transaction unless it says BEGIN.
+        self._db = db = sqlite3.connect(self.file, isolation_level=None, timeout=1.0)
+        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        # One process: no shared memory beside the file, no lock to take for each statement.
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+        db.execute(f"PRAGMA journal_size_limit = {2 * WAL_PAGES * PAGE_BYTES}")
+        db.execute("PRAGMA cache_size = -1024")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, FORMAT):
+            raise sqlite3.DatabaseError(f"format {version}")
+        db.executescript(_TABLES)
+        if version == 0:
+            db.execute("INSERT INTO session SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM session)")
+            db.execute(f"PRAGMA user_version = {FORMAT}")
+
+    def _set_aside(self) -> None:
+        self.close()
+        aside = self.file.with_suffix(".damaged")
+        self.file.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            Path(f"{self.file}{suffix}").unlink(missing_ok=True)
+        log.error("the journal %s is damaged; it is kept as %s and begun anew", self.file.name, aside.name)
+
+    def _refused(self, error: sqlite3.Error) -> str:
+        if self.problem is None:
+            log.error("the journal can't be written (%s); new requests are answered busy", error)
+        self._failed_at = self.clock()
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
+            error, sqlite3.OperationalError | sqlite3.ProgrammingError
+        ):
+            with suppress(sqlite3.Error, OSError):  # the next try says if that was of use
+                self._set_aside()
+                self._connect()
+        self.problem = f"The journal can't be written ({error}); make room for {self.file.name}."
+        return self.problem
+
+    def _why_not_open(self, error: Exception) -> str:
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            return (
+                f"The journal {self.file} is in use: another daemon runs with this node's name and "
+                "state_dir. Give this one another `node` or `state_dir`, or stop the other."
+            )
+        why = error.strerror if isinstance(error, OSError) else error
+        return f"The journal {self.file} can't be used ({why}); name a folder to write to as state_dir."

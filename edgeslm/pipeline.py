@@ -1,0 +1,429 @@
+"""The way of a message: from its delivery to the acknowledgement of its result, once.
+
+::
+
+    delivery -> Request -> known? -> scheduler, engine -> journal -> result's PUBACK -> request's PUBACK
+                             | answered before: the stored result again
+                             | being answered: waits for that
+                             | ended the engine three times: poisoned, reported dead
+
+A request is acknowledged last, so the broker keeps it until then. What the node holds when the connection
+breaks goes to the spool, since a broker that was killed may have forgotten it. Knows no life cycle: the
+daemon starts and stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+import zlib
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from edgeslm.bus.client import BusClient, Delivery, Subscription
+from edgeslm.bus.journal import Journal, delivery_key, reader_key, request_key
+from edgeslm.bus.protocol import (
+    Rejected,
+    Topics,
+    encode_result,
+    error_result,
+    parse_cancel,
+    parse_request,
+)
+from edgeslm.bus.spool import Spool
+from edgeslm.config import Config
+from edgeslm.errors import BrokerError, Busy, InvalidRequest, JournalError, Poisoned
+from edgeslm.messages import Request, Result
+from edgeslm.observe.health import Meter
+from edgeslm.outgoing import Outgoing
+from edgeslm.routes import RouteReader, Skip
+from edgeslm.service import Service
+
+log = logging.getLogger("edgeslm.pipeline")
+
+MOST_TRIES = 3
+"""A request that ended the engine, or the whole daemon, so often is not run again."""
+TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_memory"})
+"""Errors that another try may mend: they are not remembered."""
+FULL_DISK_RETRY_MS = 5000
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A message that isn't acknowledged. ``key`` names it in the journal, unless it came at QoS 0.
+
+    ``left`` counts what still works on it; ``spooled`` is its number in the spool; ``unsure`` came at QoS 0.
+    """
+
+    delivery: Delivery
+    key: bytes | None
+    left: int = 0
+    spooled: int | None = None
+    unsure: bool = False
+
+
+class _Tries:
+    """How often a request was run, written down before it is run again."""
+
+    def __init__(self, journal: Journal, key: bytes | None, before: int) -> None:
+        self._journal = journal
+        self._key = key
+        self._before = before
+        self._count = before
+
+    def start(self) -> None:
+        """:raises RequestError: it may not be run."""
+        if self._count >= MOST_TRIES:
+            raise Poisoned(f"the engine ended {MOST_TRIES} times while it ran this request")
+        if self._key is not None:
+            try:
+                self._journal.begin(self._key, self._count + 1)
+            except JournalError as error:
+                raise Busy(
+                    f"the node can't take requests now: {error}", retry_after_ms=FULL_DISK_RETRY_MS
+                ) from None
+        self._count += 1
+
+    def end(self, result: Result, payload: bytes) -> None:
+        if self._key is None or (self._count == 0 and result.error is not None):
+            return
+        transient = result.error is not None and result.error.code in TRANSIENT
+        if not transient:
+            self._journal.finish(self._key, self._count, payload)
+        elif self._count > self._before:
+            self._journal.finish(self._key, self._before, None)
+
+    def withdraw(self) -> None:
+        """The run was broken off by the node itself, which is not the request's fault."""
+        if self._key is not None and self._count > self._before:
+            self._journal.finish(self._key, self._before, None)
+
+
+class Pipeline:
+    """Serves what the bus delivers. ``meter`` counts what becomes of it."""
+
+    def __init__(
+        self,
+        config: Config,
+        service: Service,
+        bus: BusClient,
+        *,
+        topics: Topics,
+        journal: Journal,
+        spool: Spool,
+        meter: Meter,
+    ) -> None:
+        self._config = config
+        self._service = service
+        self._topics = topics
+        self._meter = meter
+        self._journal = journal
+        self._spool = spool
+        self._bus = bus
+        self._outgoing = Outgoing(bus, topics)
+        self._routes = [RouteReader(route, topics.base) for route in config.routes]
+        self._held: dict[_Held, None] = {}
+        self._held_bytes = 0
+        self._unsure = 0
+        self._flights: dict[bytes, asyncio.Future[None]] = {}
+        self._arrivals: list[Delivery] = []
+        self._last_spooled = 0
+        self._from_spool: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def subscriptions(self) -> list[str | Subscription]:
+        """What to subscribe to. One a filter; the broker sends retained messages where a route wants them."""
+        wanted: dict[str, bool] = {}
+        for route in self._config.routes:
+            wanted[route.source] = wanted.get(route.source, False) or route.accept_retained
+        return [
+            self._topics.requests_filter,
+            self._topics.cancel,
+            *(
+                Subscription(source, retained=retained, identifier=subscription_identifier(source))
+                for source, retained in wanted.items()
+            ),
+        ]
+
+    def open(self) -> None:
+        """Begins with what the spool holds from before."""
+        self._feed()
+
+    def close(self) -> None:
+        """Takes nothing more: what comes now is not acknowledged, so it is delivered at the next start."""
+        self._closed = True
+
+    async def drain(self, limit_s: float) -> int:
+        """Waits for what is being served; how many messages are left after ``limit_s``."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=limit_s)
+        return len(self._tasks)
+
+    # In
+
+    def deliver(self, delivery: Delivery) -> None:
+        if self._closed:
+            return
+        if delivery.topic == self._topics.cancel:
+            self._hold(_Held(delivery, None), [self._cancel(delivery)])
+        elif self._config.durability == "spool" and delivery.qos:
+            if not self._arrivals:  # all that come in this turn of the loop are synced at once
+                asyncio.get_running_loop().call_soon(self._spool_arrivals)
+            self._arrivals.append(delivery)
+        else:
+            self._take(delivery)
+
+    def disconnected(self) -> None:
+        """Keeps what is held, since the broker may come back without it."""
+        loose = [held for held in self._held if held.key is not None and held.spooled is None]
+        if not loose:
+            return
+        try:
+            numbers = self._spool.add([(held.delivery, held.key) for held in loose])
+        except JournalError as error:
+            log.warning("%d messages are kept in memory only: %s", len(loose), error)
+            return
+        for held, number in zip(loose, numbers, strict=True):
+            held.spooled = number
+            self._from_spool.add(number)
+
+    def _spool_arrivals(self) -> None:
+        arrivals, self._arrivals = self._arrivals, []
+        try:
+            self._spool.add([(one, self._key(one)) for one in arrivals])
+        except JournalError:  # then the broker keeps them, as without a spool
+            for delivery in arrivals:
+                self._take(delivery)
+            return
+        for delivery in arrivals:
+            self._bus.ack(delivery)
+        self._feed()
+
+    def _feed(self) -> None:
+        """Takes messages from the spool, as many as may be held at a time."""
+        while len(self._held) < self._config.limits.queue and not self._closed:
+            spooled = self._spool.next(self._last_spooled)
+            if spooled is None:
+                return
+            self._last_spooled = spooled.id
+            if spooled.id not in self._from_spool:
+                self._from_spool.add(spooled.id)
+                self._take(spooled.delivery, spooled.key, spooled.id)
+
+    def _key(self, delivery: Delivery) -> bytes | None:
+        return delivery_key(self._journal.epoch, delivery) if delivery.qos else None
+
+    def _take(self, delivery: Delivery, key: bytes | None = None, spooled: int | None = None) -> None:
+        key = key or self._key(delivery)
+        held = _Held(delivery, key, spooled=spooled, unsure=key is None)
+        if (task := self._topics.task_of(delivery.topic)) is not None:
+            self._hold(held, [self._serve_request(held, task)])
+        else:
+            # All at once, so that no later message overtakes this one on its way to the queue.
+            self._hold(held, [self._serve_route(r, held) for r in self._routes if brings(delivery, r)])
+
+    def _hold(self, held: _Held, work: list[Coroutine[Any, Any, None]]) -> None:
+        """Acknowledges a message when all of its work has ended, even badly.
+
+        Acknowledgements keep their order, so one that never left would hold back all that follow.
+        """
+        held.left = len(work)
+        self._held[held] = None
+        self._held_bytes += len(held.delivery.payload)
+        self._unsure += held.unsure
+
+        def ended(task: asyncio.Task[None]) -> None:
+            held.left -= 1
+            if not held.left:
+                self._release(held, answered=not task.cancelled())
+
+        for each in work:
+            self._start(each).add_done_callback(ended)
+        if not work:
+            self._release(held, answered=True)
+
+    def _release(self, held: _Held, *, answered: bool) -> None:
+        del self._held[held]
+        self._held_bytes -= len(held.delivery.payload)
+        self._unsure -= held.unsure
+        if answered:
+            self._bus.ack(held.delivery)
+            if held.spooled is not None:
+                self._from_spool.discard(held.spooled)
+                self._spool.remove(held.spooled)
+                self._feed()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a message was not served to its end: %s", type(error).__name__)
+            log.debug("a message was not served to its end", exc_info=error)
+
+    # Requests
+
+    async def _serve_request(self, held: _Held, task: str) -> None:
+        delivery = held.delivery
+        request = parse_request(
+            delivery.payload,
+            task=task,
+            topics=self._topics,
+            allowed_replies=self._config.replies,
+            packet_limit=self._config.limits.packet_bytes,
+            now=delivery.received_at,
+            response_topic=delivery.response_topic,
+            correlation=delivery.correlation,
+            expiry_s=delivery.expiry_s,
+            size=delivery.size,
+        )
+        if isinstance(request, Rejected):
+            refused = error_result(request.id, request.task, request.error)
+            self._meter.count(refused)
+            await self._outgoing.send(request, refused, encode_result(refused))
+            return
+        key = held.key
+        if request.named:
+            name = request.correlation or request.id.encode()
+            key = request_key(request.reply_to, name, task, delivery.payload)
+        if key is not None and (flight := self._flights.get(key)) is not None:
+            self._meter.repeats["attached"] += 1
+            await asyncio.shield(flight)
+            return
+        with self._flight(key):
+            known = self._journal.find(key) if key is not None and (request.named or delivery.dup) else None
+            if known is not None and known.result is not None:
+                self._meter.repeats["resent"] += 1
+                await self._outgoing.resend(request, known.result)
+                return
+            tries = _Tries(self._journal, key, known.attempts if known else 0)
+            result = self._refuse(request, held)
+            if result is not None:
+                self._meter.count(result)
+                await self._outgoing.send(request, result, encode_result(result))
+            else:
+                await self._outgoing.send(request, *await self._run(request, tries))
+
+    @contextmanager
+    def _flight(self, key: bytes | None) -> Iterator[None]:
+        """While a request is being answered, its repeats wait for that."""
+        if key is None:
+            yield
+            return
+        landed = asyncio.get_running_loop().create_future()
+        self._flights[key] = landed
+        try:
+            yield
+        finally:
+            del self._flights[key]
+            landed.set_result(None)
+
+    def _refuse(self, request: Request, held: _Held) -> Result | None:
+        """The answer to one message too many."""
+        limits = self._config.limits
+        if held.unsure and self._unsure > unsure_limit(limits.queue):
+            why = f"{self._unsure - 1} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
+        elif self._held_bytes > limits.queue_bytes:
+            why = (
+                f"the messages that wait have {self._held_bytes} bytes and {limits.queue_bytes} is the limit"
+            )
+        else:
+            return None
+        wait_ms = math.ceil(self._service.scheduler.wait_s * 1000)
+        return error_result(request.id, request.task, Busy(why, retry_after_ms=wait_ms))
+
+    async def _run(self, request: Request, tries: _Tries) -> tuple[Result, bytes]:
+        try:
+            result = await self._service.submit(request, self._outgoing.chunks_of(request), tries.start)
+        except asyncio.CancelledError:
+            tries.withdraw()
+            raise
+        self._meter.count(result)
+        payload = encode_result(result)
+        tries.end(result, payload)
+        return result, payload
+
+    async def _cancel(self, delivery: Delivery) -> None:
+        """A task too: the request that it means may have come just before and not have begun."""
+        try:
+            cancel = parse_cancel(delivery.payload, delivery.correlation)
+        except InvalidRequest as error:
+            log.warning("a message on %s names no request", self._topics.cancel)
+            log.debug("a message on %s names no request: %s", self._topics.cancel, error)
+            return
+        self._service.scheduler.cancel(
+            lambda request: (
+                request.correlation == cancel.correlation if cancel.correlation else request.id == cancel.id
+            )
+        )
+
+    # Routes
+
+    async def _serve_route(self, route: RouteReader, held: _Held) -> None:
+        delivery = held.delivery
+        if delivery.size > self._config.limits.packet_bytes:
+            self._meter.drop("too_large")
+            return
+        work = route.consider(delivery.topic, delivery.payload, delivery.retain, delivery.received_at)
+        if isinstance(work, Skip):
+            self._meter.drop(work.reason)
+            log.debug("route %s skipped a message: %s", route.name, work.sentence)
+            return
+        request = Request(
+            work.task, work.input, secrets.token_hex(8), work.topic, received_at=delivery.received_at
+        )
+        if held.unsure and self._unsure > unsure_limit(self._config.limits.queue):
+            self._meter.drop("busy")
+            return
+        key = reader_key(held.key, route.name) if held.key is not None else None
+        if key is not None and (flight := self._flights.get(key)) is not None:
+            await asyncio.shield(flight)
+            return
+        with self._flight(key):
+            known = self._journal.find(key) if key is not None and delivery.dup else None
+            payload = known.result if known is not None else None
+            if payload is None:
+                tries = _Tries(self._journal, key, known.attempts if known else 0)
+                result, payload = await self._run(request, tries)
+                if result.error is not None and result.error.code == "poisoned":
+                    await self._outgoing.report_dead(request, result.error)
+                if not route.wants(work, result):
+                    return
+            try:
+                await self._outgoing.publish(work.topic, payload, qos=work.qos, retain=work.retain)
+            except BrokerError as error:
+                log.warning("a result of route %s could not be sent: %s", route.name, error)
+
+
+def unsure_limit(queue: int) -> int:
+    """How many requests of QoS 0 may wait: a part of the queue, since nothing holds their senders back."""
+    return max(1, queue // 4)
+
+
+def brings(delivery: Delivery, route: RouteReader) -> bool:
+    """Whether a message is for a route.
+
+    A broker may send a copy for each filter that the topic fits; each is for the routes of its filter alone.
+    """
+    if not route.matches(delivery.topic):
+        return False
+    return not delivery.identifiers or subscription_identifier(route.route.source) in delivery.identifiers
+
+
+def subscription_identifier(topic_filter: str) -> int:
+    """1 to 268,435,455 (MQTT 5 section 3.8.2.1.2), the same at every start of the daemon.
+
+    Messages wait in the broker's session with the identifiers of the start before, and the configuration may
+    have changed since.
+    """
+    return zlib.crc32(topic_filter.encode()) % 268_435_455 + 1

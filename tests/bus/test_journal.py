@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.bus.database import Database
+from edgeslm.bus.journal import Entry, Journal, delivery_key, reader_key, request_key
+from tests.fakes import FakeClock, make_delivery
+
+KEY, OTHER = b"k" * 16, b"o" * 16
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def database(tmp_path: Path, clock: FakeClock) -> Iterator[Database]:
+    database = Database(tmp_path / "state" / "journal-hall.sqlite", clock=clock)
+    database.open()
+    yield database
+    database.close()
+
+
+def make(database: Database, **changes: Any) -> Journal:
+    return Journal(database, **{"window_s": 60.0, "limit_bytes": 1_000_000, **changes})
+
+
+@pytest.fixture
+def journal(database: Database) -> Journal:
+    return make(database)
+
+
+def restart(database: Database) -> Journal:
+    database.close()
+    database.open()
+    return make(database)
+
+
+# Keys
+
+
+def test_the_same_request_has_the_same_key() -> None:
+    key = request_key("r", b"42", "t", b"x")
+    assert key == request_key("r", b"42", "t", b"x")
+    others = [request_key(*other) for other in (("q", b"42", "t", b"x"), ("r", b"43", "t", b"x"))]
+    others += [request_key("r", b"42", "u", b"x"), request_key("r", b"42", "t", b"y")]
+    others += [request_key("r4", b"2", "t", b"x")]
+    assert len({key, *others}) == 6
+
+
+def test_a_message_is_named_by_session_packet_identifier_and_content() -> None:
+    key = delivery_key(1, make_delivery())
+    assert key == delivery_key(1, make_delivery(dup=True, generation=9, received_at=6.0, expiry_s=3))
+    others = [
+        delivery_key(2, make_delivery()),
+        delivery_key(1, make_delivery(mid=8)),
+        delivery_key(1, make_delivery(b"y")),
+    ]
+    others += [delivery_key(1, make_delivery(topic="t")), delivery_key(1, make_delivery(response_topic="r"))]
+    others += [reader_key(key, "a"), reader_key(key, "b")]
+    assert len({key, *others}) == 8
+
+
+# Requests
+
+
+def test_a_request_is_remembered_over_a_restart(
+    journal: Journal, database: Database, clock: FakeClock
+) -> None:
+    assert journal.find(KEY) is None
+    journal.begin(KEY, 1)
+    assert journal.find(KEY) == Entry(1, None)
+    journal.finish(KEY, 1, b"answer")
+    journal.begin(OTHER, 1)
+    journal = restart(database)
+    assert journal.find(KEY) == Entry(1, b"answer")
+    assert journal.find(OTHER) == Entry(1, None)
+    journal.begin(OTHER, 2)
+    assert journal.find(OTHER) == Entry(2, None)
+    journal.finish(OTHER, 0, None)
+    assert journal.find(OTHER) is None
+
+
+def test_a_request_begun_anew_has_no_result(journal: Journal) -> None:
+    """A packet identifier that is in use again, with the same text."""
+    journal.finish(KEY, 1, b"answer")
+    journal.begin(KEY, 1)
+    assert journal.find(KEY) == Entry(1, None)
+
+
+def test_requests_are_forgotten_after_the_window(journal: Journal, clock: FakeClock) -> None:
+    journal.finish(KEY, 1, b"answer")
+    clock.now += 59
+    assert journal.find(KEY) is not None
+    clock.now += 2
+    assert journal.find(KEY) is None
+
+
+def test_the_window_does_not_run_while_the_node_is_down(
+    journal: Journal, database: Database, clock: FakeClock
+) -> None:
+    """Nor does it follow the wall clock, which may jump."""
+    journal.finish(KEY, 1, b"answer")
+    clock.now += 10
+    journal.finish(OTHER, 1, b"answer")
+    database.close()
+    clock.now = 5.0  # another boot of the machine
+    journal = restart(database)
+    clock.now += 49
+    assert journal.find(KEY) is not None
+    clock.now += 2
+    assert (journal.find(KEY), journal.find(OTHER)) == (None, Entry(1, b"answer"))
+
+
+def test_old_requests_leave_the_file(journal: Journal, database: Database, clock: FakeClock) -> None:
+    for number in range(300):
+        journal.finish(b"%016d" % number, 1, b"answer")
+    clock.now += 100
+    for number in range(300, 600):
+        journal.finish(b"%016d" % number, 1, b"answer")
+    assert database.read("SELECT count(*), max(at) - min(at) FROM requests") == (300, 0.0)
+
+
+def test_the_size_is_bounded_and_the_newest_are_kept(database: Database) -> None:
+    journal = make(database, limit_bytes=200_000)
+    for number in range(5000):
+        key = b"%016d" % number
+        journal.begin(key, 1)
+        journal.finish(key, 1, b"a" * 400)
+    assert journal.find(b"%016d" % 4999) is not None
+    assert journal.find(b"%016d" % 0) is None
+    database.close()
+    assert database.file.stat().st_size < 800_000
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["begin", "finish", "forget", "restart"]))))
+def test_it_remembers_what_a_dictionary_would(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, str]]
+) -> None:
+    database = Database(tmp_path_factory.mktemp("model") / "journal.sqlite")
+    database.open()
+    journal, model = make(database), dict[bytes, Entry]()
+    for number, (which, what) in enumerate(steps):
+        key = bytes([which]) * 16
+        tries = model[key].attempts if key in model else 0
+        if what == "begin":
+            journal.begin(key, tries + 1)
+            model[key] = Entry(tries + 1, None)
+        elif what == "finish":
+            journal.finish(key, tries, b"%d" % number)
+            model[key] = Entry(tries, b"%d" % number)
+        elif what == "forget":
+            journal.finish(key, 0, None)
+            model.pop(key, None)
+        else:
+            journal = restart(database)
+        for one in range(4):
+            assert journal.find(bytes([one]) * 16) == model.get(bytes([one]) * 16)
+
+
+# The broker's session
+
+
+def test_sessions_are_numbered_over_restarts(journal: Journal, database: Database, clock: FakeClock) -> None:
+    assert journal.epoch == 0
+    journal.begin_session()
+    journal.begin_session()
+    journal = restart(database)
+    assert journal.epoch == 2
+
+
+# A full disk
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from edgeslm.bus.database import Database
+from edgeslm.bus.journal import Journal
+from edgeslm.errors import JournalError
+
+now = 0.0
+database = Database(Path(sys.argv[1]), clock=lambda: now)
+database.open()
+journal = Journal(database, window_s=60, limit_bytes=10**8)
+journal.begin(b"1" * 16, 1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # as a full disk: nothing grows
+journal.finish(b"1" * 16, 1, b"a" * 10_000)
+assert database.problem and "make room" in database.problem, database.problem
+assert journal.find(b"1" * 16).result == b"a" * 10_000, "a result is lost"
+try:
+    journal.begin(b"2" * 16, 1)
+except JournalError as error:
+    print(error)
+else:
+    raise AssertionError("a request was begun that can't be remembered")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+now += 0.1
+try:
+    journal.begin(b"2" * 16, 1)
+except JournalError:
+    now += 1.0  # the disk was left alone for a moment
+journal.begin(b"2" * 16, 1)
+assert database.problem is None
+database.close()
+database.open()
+assert journal.find(b"1" * 16).result == b"a" * 10_000, "what was kept in memory was not written"
+assert journal.find(b"2" * 16).attempts == 1
+"""
+
+
+def test_a_full_disk_loses_nothing_and_is_recovered_from(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "journal.sqlite")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "make room for journal.sqlite" in done.stdout
