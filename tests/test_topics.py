@@ -79,7 +79,9 @@ def test_a_pattern_may_have_many_levels_in_the_middle() -> None:
     assert not overlap(["a", "+", "#", "z"], ["b", "#"])
 
 
-@pytest.mark.parametrize("topic", ["a", "a/b", "a b/ü", "edgeslm/v1/n/res/t", "a/$b", "x" * 65535])
+@pytest.mark.parametrize(
+    "topic", ["a", "a/b", "a b/ü", "edgeslm/v1/n/res/t", "a/$b", "x" * 65535, "~\xa0\ufdcf\ufdf0\ufffd"]
+)
 def test_names_that_may_be_published_to(topic: str) -> None:
     assert topic_name_fault(topic) is None
 
@@ -97,6 +99,15 @@ def test_names_that_may_be_published_to(topic: str) -> None:
         ("a//b", "empty level"),
         ("a\nb", "control character"),
         ("a\x85", "control character"),
+        ("a\x1f", "control character"),
+        ("a\x7f", "control character"),
+        ("a\x9f", "control character"),
+        ("a\ufdd0", "no character"),
+        ("a\ufdef", "no character"),
+        ("a\ufffe", "no character"),
+        ("a\U0001ffff", "no character"),
+        ("a\U0010fffe", "no character"),
+        ("a/" * 200 + "a", "more than 200 levels"),
         ("a\ud800", "UTF-8"),
         ("ü" * 40_000, "longer than"),
     ],
