@@ -7,14 +7,16 @@ network thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
+import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from paho.mqtt.client import (
     MQTT_CLEAN_START_FIRST_ONLY,
@@ -30,6 +32,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeslm.bus.address import BrokerAddress
+from edgeslm.bus.buffered_socket import BufferedSocket
 from edgeslm.bus.problems import (
     Problem,
     Welcome,
@@ -49,6 +52,11 @@ log = logging.getLogger("edgeslm.bus")
 ANSWER_S = 10.0
 """How long a broker may take to accept or refuse a connection, and to take a goodbye."""
 
+TURN_S = 0.2
+"""How long the network thread waits when there is nothing to do."""
+
+READING_S = 0.05
+"""How long it reads before it looks after the rest, while the broker sends without a pause."""
 
 MQTT_311_IN_FLIGHT = 20
 """Results under way at a time at a broker that can't say how many it takes; mosquitto's own default."""
@@ -130,6 +138,7 @@ class Link:
         self._problem: Problem | None = None
         self.beat_at = time.monotonic()
         self.was_welcome = False
+        self._alarm = Alarm()
         self._client = self._make_client()
 
     def run(self, stop: threading.Event) -> Problem:
@@ -142,6 +151,7 @@ class Link:
         finally:
             self._client.on_disconnect = None
             self._client._reset_sockets()  # paho has no public way to hang up without a goodbye
+            self._alarm.close()
         return self._problem or problem
 
     def publish(
@@ -207,7 +217,7 @@ class Link:
             log.debug("a goodbye came too late for its connection")
 
     def _make_client(self) -> Client:
-        client = Client(
+        client = BufferedClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._settings.client_id,
             # MQTT 5 asks for the old session when it connects, 3.1.1 here.
@@ -231,9 +241,8 @@ class Link:
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
-        client.on_socket_open = send_small_packets_at_once
-        # Once this is set, paho leaves all writing to the network thread.
-        client.on_socket_register_write = lambda client, userdata, sock: None
+        # Once this is set, paho leaves all writing to the network thread; it is called once for several.
+        client.on_socket_register_write = lambda client, userdata, sock: self._alarm.ring()
         return client
 
     def _properties(self, packet_type: int, **values: Any) -> Properties | None:
@@ -255,7 +264,7 @@ class Link:
         )
         give_up_at = time.monotonic() + ANSWER_S
         is_closing = False
-        while self._client.socket() is not None:
+        while (sock := cast(BufferedSocket | None, self._client.socket())) is not None:
             self.beat_at = time.monotonic()
             if stop.is_set() and not is_closing:
                 is_closing = True
@@ -264,7 +273,7 @@ class Link:
             if self.beat_at > give_up_at and (is_closing or not self.was_welcome):
                 said = f"The broker at {self._address} doesn't answer; is it an MQTT broker?"
                 return Problem(said, unanswered=True)
-            code = self._client.loop(timeout=0.2)
+            code = self._turn(sock)
             if code == MQTTErrorCode.MQTT_ERR_PROTOCOL and not self._mqtt5 and not self.was_welcome:
                 return no_mqtt_5(self._address)  # paho's way to say that 3.1.1 is refused too
             if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -272,6 +281,29 @@ class Link:
         if not self.was_welcome:
             return silent_refusal(self._address)
         return Problem(f"The connection to the broker at {self._address} was lost.")
+
+    def _turn(self, sock: BufferedSocket) -> MQTTErrorCode:
+        """Waits for something to do and does it: as paho's own ``loop``, but for many packets at a time."""
+        writes = [sock] if self._client.want_write() or sock.unsent else []
+        wait_s = 0.0 if sock.pending() else TURN_S
+        readable, _, _ = select.select([sock.fileno(), self._alarm.fileno()], writes, [], wait_s)
+        if self._alarm.fileno() in readable:
+            self._alarm.quiet()
+        if sock.fileno() in readable or sock.pending():
+            until = time.monotonic() + READING_S
+            while not (code := self._client.loop_read()) and sock.pending() and time.monotonic() < until:
+                continue
+            if code:
+                return code
+        if self._client.socket() is None:
+            return MQTTErrorCode.MQTT_ERR_CONN_LOST
+        if code := self._client.loop_write():
+            return code
+        try:
+            sock.flush()
+        except OSError:
+            return MQTTErrorCode.MQTT_ERR_CONN_LOST
+        return self._client.loop_misc()
 
     # paho's callbacks, on the network thread
 
@@ -339,6 +371,39 @@ def make_properties(packet_type: int, **values: Any) -> Properties:
         if value is not None:
             setattr(properties, name, value)
     return properties
+
+
+class BufferedClient(Client):
+    """A paho client whose socket is a ``BufferedSocket`` that sends small packets at once."""
+
+    def _create_socket(self) -> SocketLike:  # paho has no public way to bring a socket of one's own
+        sock = cast(socket.socket, super()._create_socket())
+        send_small_packets_at_once(self, None, sock)
+        return BufferedSocket(sock)
+
+
+class Alarm:
+    """Wakes a thread out of ``select``. ``ring`` fits any thread and never waits, even when all is over."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self._theirs.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def ring(self) -> None:
+        with contextlib.suppress(OSError):
+            self._theirs.send(b"!")
+
+    def quiet(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._ours.recv(4096)
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
 
 
 def send_small_packets_at_once(client: Client, userdata: Any, sock: SocketLike) -> None:
