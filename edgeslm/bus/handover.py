@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -75,6 +76,8 @@ class Handover:
         self._packet_limit = packet_limit
         self._most_unsure = most_unsure
         self._generation = 0
+        self._mail: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
+        self._is_called = False
         self._room = threading.Condition()
         self._waiting = 0
         self._waiting_bytes = 0
@@ -108,7 +111,8 @@ class Handover:
             if delivery.qos == 0 and (self._waiting >= self._most_unsure or self._is_full()):
                 self.dropped += 1
                 return
-            self._room.wait_for(lambda: self._is_closed or not self._is_full(), HANDOVER_WAIT_S)
+            if self._is_full():
+                self._room.wait_for(lambda: self._is_closed or not self._is_full(), HANDOVER_WAIT_S)
             self._waiting += 1
             self._waiting_bytes += weight
         self._post(self._deliver, delivery, weight)
@@ -147,9 +151,24 @@ class Handover:
         )
 
     def _post(self, call: Callable[..., None], *values: object) -> None:
+        """Calls the loop once for all that comes until it looks: to wake it costs more than the rest."""
         if self._is_closed:
             return
+        self._mail.append((call, values))
+        if self._is_called:
+            return
+        self._is_called = True
         try:
-            self._loop.call_soon_threadsafe(call, *values)
+            self._loop.call_soon_threadsafe(self._take_in)
         except RuntimeError:  # the loop has ended
             self.close()
+
+    def _take_in(self) -> None:
+        self._is_called = False  # first: what comes from now on calls again
+        for _ in range(len(self._mail)):
+            call, values = self._mail.popleft()
+            try:
+                call(*values)
+            except Exception as error:  # of one message; the others are not to wait for the next call
+                context = {"message": "the bus could not take something in", "exception": error}
+                self._loop.call_exception_handler(context)

@@ -108,6 +108,52 @@ def test_nothing_is_handed_over_after_close_or_to_an_ended_loop() -> None:
     assert receiver.got == []
 
 
+def test_many_messages_wake_the_loop_once_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        receiver = Receiver()
+        loop = asyncio.get_running_loop()
+        handover = Handover(loop, receiver, packet_limit=9, most_unsure=9)
+        calls = 0
+        wake = loop.call_soon_threadsafe
+
+        def counted(*values: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return wake(*values)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        for round_ in (1, 2):
+            for number in range(5):
+                handover.received(LINK, message(b"%d" % number))
+            await asyncio.sleep(0)
+            assert calls == round_
+        assert [delivery.payload for delivery in receiver.got] == [b"0", b"1", b"2", b"3", b"4"] * 2
+
+    asyncio.run(main())
+
+
+def test_what_can_not_be_taken_in_does_not_hold_back_the_rest() -> None:
+    class Picky(Receiver):
+        def delivered(self, delivery: Delivery) -> None:
+            super().delivered(delivery)
+            if delivery.payload == b"bad":
+                raise ValueError
+
+    async def main() -> None:
+        receiver = Picky()
+        loop = asyncio.get_running_loop()
+        told: list[object] = []
+        loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+        handover = Handover(loop, receiver, packet_limit=9, most_unsure=9)
+        handover.received(LINK, message(b"bad"))
+        handover.received(LINK, message(b"good"))
+        await asyncio.sleep(0)
+        assert [delivery.payload for delivery in receiver.got] == [b"bad", b"good"]
+        assert [type(error) for error in told] == [ValueError]
+
+    asyncio.run(main())
+
+
 def test_a_topic_that_is_no_utf8_comes_as_an_empty_one() -> None:
     async def main() -> None:
         receiver = Receiver()
