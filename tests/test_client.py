@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,118 +11,12 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bus.client import BusClient, Delivery
-from edgeslm.bus.protocol import (
-    Rejected,
-    Topics,
-    encode_chunk,
-    encode_result,
-    encode_state,
-    error_result,
-    parse_request,
-)
+from edgeslm.bus.protocol import encode_result
 from edgeslm.client import Client
 from edgeslm.errors import BrokerError, ProtocolError, RequestError, TimedOut, TooLarge
 from edgeslm.messages import Chunk, Request, Result
-from edgeslm.sections import Broker
 from tests.brokers import Mosquitto, free_port
-
-REPLIES = ("edgeslm/v1/+/res/#",)
-
-
-class SmallNode:
-    """A node whose tasks are ``echo``, ``stream``, ``silent`` and ``garbage``; it has a thread of its own."""
-
-    def __init__(self, url: str, name: str = "hall", *, replies: tuple[str, ...] = REPLIES) -> None:
-        self.topics = Topics(name)
-        self.requests: list[Request | Rejected] = []
-        self.deliveries: list[Delivery] = []
-        self._url = url
-        self._replies = replies
-        self._ready = threading.Event()
-        self._asked = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()))
-
-    def __enter__(self) -> SmallNode:
-        self._thread.start()
-        assert self._ready.wait(30)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._loop.close()
-
-    def wait_for_request(self) -> None:
-        assert self._asked.wait(30)
-
-    def publish(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
-        """From any thread."""
-
-        def publish() -> None:
-            self._bus.publish(topic, payload, qos=1, correlation=correlation)
-
-        self._loop.call_soon_threadsafe(publish)
-
-    async def _run(self) -> None:
-        self._bus = BusClient(
-            Broker(url=self._url),
-            client_id=self.topics.node,
-            queue=64,
-            packet_bytes=100_000,
-            will=(self.topics.state, encode_state("offline", "b")),
-            on_delivery=self._answer,
-            on_connect=self._announce,
-            first_pause_s=0.05,
-            longest_pause_s=0.2,
-        )
-        await self._bus.start()
-        await self._stop.wait()
-        await self._bus.publish(self.topics.state, encode_state("stopped", "b"), qos=1, retain=True)
-        await self._bus.stop()
-
-    def _announce(self) -> None:
-        self._bus.subscribe([self.topics.requests_filter])
-        online = self._bus.publish(self.topics.state, encode_state("online", "b"), qos=1, retain=True)
-        online.add_done_callback(lambda done: self._ready.set())
-
-    def _answer(self, delivery: Delivery) -> None:
-        self.deliveries.append(delivery)
-        request = parse_request(
-            delivery.payload,
-            task=self.topics.task_of(delivery.topic) or "",
-            topics=self.topics,
-            allowed_replies=self._replies,
-            packet_limit=100_000,
-            now=delivery.received_at,
-            response_topic=delivery.response_topic,
-            correlation=delivery.correlation,
-            expiry_s=delivery.expiry_s,
-            size=delivery.size,
-        )
-        self.requests.append(request)
-        self._bus.ack(delivery)
-        self._asked.set()
-        if request.task == "silent":
-            return
-        if isinstance(request, Rejected):
-            payload = encode_result(error_result(request.id, request.task, request.error))
-        else:
-            payload = self._payload(request)
-        self._bus.publish(request.reply_to, payload, qos=1, correlation=request.correlation)
-
-    def _payload(self, request: Request) -> bytes:
-        if request.task == "garbage":
-            return b"no result"
-        if request.task == "stream":
-            for seq, text in enumerate(str(request.input).split()):
-                chunk = encode_chunk(Chunk(request.id, seq, text))
-                self._bus.publish(
-                    Topics.stream(request.reply_to), chunk, qos=0, correlation=request.correlation
-                )
-        return encode_result(Result(request.id, request.task, "ok", {"text": request.input}))
+from tests.small_nodes import SmallNode
 
 
 @pytest.fixture
@@ -280,4 +172,4 @@ def test_it_needs_nothing_of_what_a_node_needs() -> None:
 
 def test_it_is_small_enough_to_describe() -> None:
     public: dict[str, Any] = {name: value for name, value in vars(Client).items() if not name.startswith("_")}
-    assert set(public) == {"open", "close", "request", "node_state"}
+    assert set(public) == {"open", "close", "request", "request_async", "node_state"}

@@ -1,0 +1,127 @@
+"""A small node for tests of the client: answers without a model, and as badly as a test wants it to."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from edgeslm.bus.client import BusClient, Delivery
+from edgeslm.bus.protocol import (
+    Rejected,
+    Topics,
+    encode_chunk,
+    encode_result,
+    encode_state,
+    error_result,
+    parse_request,
+)
+from edgeslm.errors import Busy
+from edgeslm.messages import Chunk, Request, Result
+from edgeslm.sections import Broker
+
+REPLIES = ("edgeslm/v1/+/res/#",)
+
+
+class SmallNode:
+    """A node with a thread of its own. It knows no repeats; what it does is up to the task:
+
+    - ``echo``: the input as result; ``stream``: in words before that; ``garbage``: what is no result
+    - ``silent``: nothing; ``second``: as ``stream``, but the first delivery gets its first two words only
+    - ``busy-once``: busy for a tenth of a second; ``busy``: busy for an hour
+    """
+
+    def __init__(self, url: str, name: str = "hall", *, replies: tuple[str, ...] = REPLIES) -> None:
+        self.topics = Topics(name)
+        self.requests: list[Request | Rejected] = []
+        self.deliveries: list[Delivery] = []
+        self._url = url
+        self._replies = replies
+        self._ready = threading.Event()
+        self._asked = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()))
+
+    def __enter__(self) -> SmallNode:
+        self._thread.start()
+        assert self._ready.wait(30)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._loop.close()
+
+    def wait_for_request(self) -> None:
+        assert self._asked.wait(30)
+
+    def publish(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
+        """From any thread."""
+
+        def publish() -> None:
+            self._bus.publish(topic, payload, qos=1, correlation=correlation)
+
+        self._loop.call_soon_threadsafe(publish)
+
+    async def _run(self) -> None:
+        self._bus = BusClient(
+            Broker(url=self._url),
+            client_id=self.topics.node,
+            queue=64,
+            packet_bytes=100_000,
+            will=(self.topics.state, encode_state("offline", "b")),
+            on_delivery=self._answer,
+            on_connect=self._announce,
+            first_pause_s=0.05,
+            longest_pause_s=0.2,
+        )
+        await self._bus.start()
+        await self._stop.wait()
+        await self._bus.publish(self.topics.state, encode_state("stopped", "b"), qos=1, retain=True)
+        await self._bus.stop()
+
+    def _announce(self) -> None:
+        self._bus.subscribe([self.topics.requests_filter])
+        online = self._bus.publish(self.topics.state, encode_state("online", "b"), qos=1, retain=True)
+        online.add_done_callback(lambda done: self._ready.set())
+
+    def _answer(self, delivery: Delivery) -> None:
+        self.deliveries.append(delivery)
+        request = parse_request(
+            delivery.payload,
+            task=self.topics.task_of(delivery.topic) or "",
+            topics=self.topics,
+            allowed_replies=self._replies,
+            packet_limit=100_000,
+            now=delivery.received_at,
+            response_topic=delivery.response_topic,
+            correlation=delivery.correlation,
+            expiry_s=delivery.expiry_s,
+            size=delivery.size,
+        )
+        self.requests.append(request)
+        self._bus.ack(delivery)
+        self._asked.set()
+        payload = self._payload(request)
+        if payload is not None:
+            self._bus.publish(request.reply_to, payload, qos=1, correlation=request.correlation)
+
+    def _payload(self, request: Request | Rejected) -> bytes | None:
+        if isinstance(request, Rejected):
+            return encode_result(error_result(request.id, request.task, request.error))
+        is_first = [one.correlation for one in self.requests].count(request.correlation) == 1
+        if request.task == "garbage":
+            return b"no result"
+        if request.task == "busy" or (request.task == "busy-once" and is_first):
+            busy = Busy("too much", retry_after_ms=100 if request.task == "busy-once" else 3_600_000)
+            return encode_result(error_result(request.id, request.task, busy))
+        if request.task in ("stream", "second"):
+            words = str(request.input).split()
+            for seq, text in enumerate(words[:2] if request.task == "second" and is_first else words):
+                chunk = encode_chunk(Chunk(request.id, seq, text))
+                self._bus.publish(
+                    Topics.stream(request.reply_to), chunk, qos=0, correlation=request.correlation
+                )
+        if request.task == "silent" or (request.task == "second" and is_first):
+            return None
+        return encode_result(Result(request.id, request.task, "ok", {"text": request.input}))
