@@ -434,6 +434,7 @@ class Network:
         self._beat_at = time.monotonic()
         self._link: Link | None = None
         self._mqtt5 = True
+        self._had_mqtt5 = False
 
     def start(self) -> None:
         self._thread.start()
@@ -461,13 +462,15 @@ class Network:
             try:
                 self._link = Link(self._address, self._settings, self._listener, mqtt5=self._mqtt5)
                 problem = self._link.run(self._stop)
+                self._had_mqtt5 = self._had_mqtt5 or (self._link.was_welcome and self._mqtt5)
             except BrokerError as error:
                 problem = Problem(str(error))
             self._link = None
             if problem.version_refused and self._mqtt5:
                 self._mqtt5 = False
                 continue
-            if problem.unanswered:  # some brokers that know no MQTT 5 choke on it in silence
+            # Some brokers that know no MQTT 5 choke on it in silence; one that has spoken it was only killed.
+            if problem.unanswered and not self._had_mqtt5:
                 self._mqtt5 = not self._mqtt5
             self._listener.lost(problem)
             if problem.fatal:
