@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgeslm.observe.liveness import MARGIN_S, NETWORK_SILENT_S, Liveness
+
+STEP_S = 140.0
+LIMIT_S = STEP_S + MARGIN_S
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("edgeslm.observe.liveness.time.monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def look(liveness: Liveness, **changes: Any) -> str | None:
+    values: dict[str, Any] = {"network_alive": True, "network_silent_s": 0.1, "unfinished": 0}
+    return liveness.fault(**{**values, **changes})
+
+
+def test_an_idle_node_is_alive_for_ever(clock: Clock) -> None:
+    liveness = Liveness(longest_step_s=STEP_S)
+    for _ in range(5):
+        clock.now += 10 * LIMIT_S
+        assert look(liveness) is None
+
+
+def test_a_request_that_comes_after_hours_has_its_whole_time(clock: Clock) -> None:
+    liveness = Liveness(longest_step_s=STEP_S)
+    clock.now += 7200
+    assert look(liveness) is None
+    clock.now += LIMIT_S
+    assert look(liveness, unfinished=1) is None
+    clock.now += 1
+    assert look(liveness, unfinished=1) is not None
+
+
+def test_work_that_moves_is_alive_and_work_that_does_not_is_not(clock: Clock) -> None:
+    liveness = Liveness(longest_step_s=STEP_S)
+    for _ in range(5):
+        clock.now += STEP_S
+        liveness.moved()
+        clock.now += MARGIN_S - 1
+        assert look(liveness, unfinished=3) is None
+    clock.now += STEP_S + 2
+    sentence = look(liveness, unfinished=3)
+    assert sentence is not None and sentence.startswith("3 requests")
+    liveness.moved()
+    assert look(liveness, unfinished=3) is None
+
+
+def test_the_network_thread_must_live_and_go_round(clock: Clock) -> None:
+    liveness = Liveness(longest_step_s=STEP_S)
+    assert look(liveness, network_silent_s=NETWORK_SILENT_S) is None
+    assert "stuck" in str(look(liveness, network_silent_s=NETWORK_SILENT_S + 1))
+    assert "ended" in str(look(liveness, network_alive=False))
