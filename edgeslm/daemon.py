@@ -22,8 +22,11 @@ from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.protocol import StateName, Topics, encode_document, encode_state
 from edgeslm.bus.spool import Spool
 from edgeslm.config import Config
+from edgeslm.engine.process import CANCEL_GRACE_S, STOP_GRACE_S
 from edgeslm.errors import BrokerError
 from edgeslm.observe.health import Meter, memory_bytes, temperature_c
+from edgeslm.observe.liveness import Liveness
+from edgeslm.observe.systemd import ServiceManager
 from edgeslm.pipeline import Pipeline
 from edgeslm.service import Service
 
@@ -65,6 +68,8 @@ class Daemon:
         self.service = service
         self.topics = Topics(config.node, config.prefix)
         self.meter = Meter()
+        self.manager = ServiceManager()
+        self.liveness = Liveness(longest_step_s=config.limits.request_timeout_s + CANCEL_GRACE_S)
         self.boot_id = secrets.token_hex(8)
         self._state: StateName = "starting"
         self._stopping = asyncio.Event()
@@ -106,6 +111,7 @@ class Daemon:
         try:
             self._pipeline.open()
             await self._bus.start()
+            watching = asyncio.create_task(self.manager.watch(self._fault))
             loading = asyncio.create_task(self._load())
             ticking = asyncio.create_task(self._publish_health())
             await self._first_of(stopped, loading)
@@ -114,6 +120,7 @@ class Daemon:
             await self._drain()
             ticking.cancel()
             loading.cancel()
+            watching.cancel()
         finally:
             stopped.cancel()
             await self._set_state("stopped")  # also when a model can't be loaded: the goodbye drops the will
@@ -132,10 +139,12 @@ class Daemon:
         await self.service.start()
         log.info("models loaded: %s", ", ".join(self.config.models))
         await self._set_state("online")
+        self.manager.ready("online")
         await self._publish_retained(self.topics.health, encode_document(self.health()))
 
     async def _drain(self) -> None:
         log.info("draining")
+        self.manager.stopping("draining", within_s=DRAIN_LIMIT_S + 2 * ANNOUNCE_S + STOP_GRACE_S)
         await self._set_state("draining")
         if left := await self._pipeline.drain(DRAIN_LIMIT_S):
             log.warning("%d messages are left; they are delivered at the next start", left)
@@ -177,6 +186,14 @@ class Daemon:
             await asyncio.sleep(HEALTH_EVERY_S)
             self._journal.retry()
             await self._publish_retained(self.topics.health, encode_document(self.health()))
+
+    def _fault(self) -> str | None:
+        scheduler = self.service.scheduler
+        return self.liveness.fault(
+            network_alive=self._bus.network_alive,
+            network_silent_s=self._bus.network_silent_s,
+            unfinished=scheduler.waiting + scheduler.in_flight,
+        )
 
     def health(self) -> dict[str, Any]:
         """The node's condition now, with no text of any message."""
