@@ -88,13 +88,15 @@ class BusClient:
         self._generation = 0
         self._receipts: deque[int] = deque()
         self._acked: set[int] = set()
-        self._asked_for: dict[int, list[str]] = {}
+        self._asked_for: dict[int, list[Subscription]] = {}
         self._unsent: deque[tuple[Callable[[], bool], int]] = deque()
         self._unsent_bytes = 0
         self._one_at_a_time = False
         self._last_problem = ""
         self.session_lost = 0
         """How often the broker had forgotten a session that this process had."""
+        self.shortcomings: list[str] = []
+        """What the broker doesn't give a node, as sentences; of the last connection."""
         self._unsent_dropped = 0
 
     async def start(self) -> None:
@@ -167,7 +169,7 @@ class BusClient:
     def subscribe(self, subscriptions: Iterable[str | Subscription]) -> None:
         """Subscribes on this connection; call it from ``on_connect``. A plain filter gets QoS 1.
 
-        A filter that the broker refuses is logged as an error with the filter.
+        A filter that the broker refuses is logged as an error with the filter, unless it is optional.
         """
         packets: dict[int | None, list[Subscription]] = {}
         takes_identifiers = self._welcome is not None and self._welcome.identifiers_available
@@ -177,7 +179,7 @@ class BusClient:
         for identifier, group in packets.items():
             group = [replace(one, identifier=identifier) for one in group]
             if self._link is not None and (mid := self._link.subscribe(group)) is not None:
-                self._asked_for[mid] = [one.filter for one in group]
+                self._asked_for[mid] = group
 
     def publish(
         self,
@@ -294,9 +296,10 @@ class BusClient:
         self._welcome = welcome
         self._forget_receipts()
         log.info("connected to the broker%s", ", session resumed" if welcome.session_present else "")
-        for sentence in shortcomings(
+        self.shortcomings = shortcomings(
             welcome, session_expiry_s=self._settings.session_expiry_s, packet_limit=self._packet_limit
-        ):
+        )
+        for sentence in self.shortcomings:
             log.warning("%s", sentence)
         self._guarded(self._on_connect)
         self._send_waiting()
@@ -341,9 +344,13 @@ class BusClient:
     def subscribed(self, generation: int, mid: int, failures: Sequence[str | None]) -> None:
         if generation != self._generation:
             return
-        for filter_, failure in zip(self._asked_for.pop(mid, []), failures, strict=False):
-            if failure:
-                log.error("the broker refuses the subscription to %s: %s; allow it there", filter_, failure)
+        for one, failure in zip(self._asked_for.pop(mid, []), failures, strict=False):
+            if failure and one.optional:
+                log.debug("the broker refuses the subscription to %s: %s", one.filter, failure)
+            elif failure:
+                log.error(
+                    "the broker refuses the subscription to %s: %s; allow it there", one.filter, failure
+                )
 
     def _single_out(self, problem: Problem) -> None:
         """Sends one message at a time, until the one is found for which the broker hangs up."""

@@ -79,13 +79,17 @@ class Subscription:
 
     Otherwise a message that somebody left retained on a request topic would run at every reconnect.
     ``identifier`` (1 to 268,435,455) comes back with each message that the filter brings; a broker may send
-    a message once for each filter that it fits (MQTT 5 section 3.3.4).
+    a message once for each filter that it fits (MQTT 5 section 3.3.4). ``every_time`` asks for retained
+    messages on each connection, also in a session that has the subscription already. One that is ``optional``
+    may be refused: then there is nothing to say about it.
     """
 
     filter: str
     qos: int = 1
     retained: bool = False
     identifier: int | None = None
+    every_time: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +196,7 @@ class Link:
         wanted: list[tuple[str, Any]] = [
             (
                 one.filter,
-                SubscribeOptions(qos=min(one.qos, 1), retainHandling=1 if one.retained else 2)
+                SubscribeOptions(qos=min(one.qos, 1), retainHandling=_retain_handling(one))
                 if self._mqtt5
                 else min(one.qos, 1),
             )
@@ -345,6 +349,13 @@ class Link:
         self, client: Client, userdata: Any, mid: int, reasons: list[ReasonCode], granted: Properties
     ) -> None:
         self._listener.subscribed(self, mid, [one.getName() if one.is_failure else None for one in reasons])
+
+
+def _retain_handling(subscription: Subscription) -> int:
+    """MQTT 5 section 3.8.3.1: 0 always, 1 if the subscription is new, 2 never."""
+    if subscription.every_time:
+        return 0
+    return 1 if subscription.retained else 2
 
 
 def read_welcome(

@@ -12,6 +12,11 @@ from edgeslm.bus.strict_json import shown
 from edgeslm.errors import InvalidRequest
 from edgeslm.topics import DEFAULT_PREFIX, base_topic, matches, topic_name_fault
 
+BROKER_DROPPED = "$SYS/broker/publish/messages/dropped"
+"""Where mosquitto tells how many messages it has dropped since it started, those of all its clients together:
+a whole number as text, retained, again when it has changed (``sys_interval``, 10 s). Other brokers have no
+such topic, or let nobody read it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Topics:

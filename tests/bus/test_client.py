@@ -20,7 +20,9 @@ import trustme
 
 from edgeslm.bus import client as client_module
 from edgeslm.bus.client import BusClient, Delivery, Subscription
+from edgeslm.bus.node_topics import BROKER_DROPPED
 from edgeslm.errors import BrokerError
+from edgeslm.observe.alerts import Alerts
 from edgeslm.sections import Broker
 from tests.brokers import Mosquitto
 
@@ -715,16 +717,23 @@ class TestConnection:
             await reader.read(1000)
             writer.write(bytes([0x20, 3, 0, 0, 0]))  # CONNACK
             subscribe = await reader.read(1000)
-            writer.write(bytes([0x90, 5, *subscribe[2:4], 0, 1, 0x87]))  # SUBACK: QoS 1, not authorized
+            # SUBACK: QoS 1, and twice not authorized
+            writer.write(bytes([0x90, 6, *subscribe[2:4], 0, 1, 0x87, 0x87]))
             await reader.read()
             writer.close()
 
         async def main() -> None:
             server = await asyncio.start_server(serve, "127.0.0.1", 0)
             url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            async with server, Node(url, ["a/b", "node/req/+"]):
+            wanted: list[str | Subscription] = [
+                "a/b",
+                Subscription(BROKER_DROPPED, optional=True),
+                "node/req/+",
+            ]
+            async with server, Node(url, wanted):
                 await until(lambda: "refuses the subscription to node/req/+: Not authorized" in caplog.text)
             assert "subscription to a/b" not in caplog.text
+            assert BROKER_DROPPED not in caplog.text, "it was optional"
 
         run(main)
 
@@ -735,12 +744,55 @@ class TestConnection:
             small = make_broker("max_packet_size 4000\n")
             async with Node(small.url) as node:
                 await until(lambda: node.ready)
+                assert ["max_packet_size" in sentence for sentence in node.bus.shortcomings] == [True]
             forgetful = make_broker("retain_available false\n")
             async with Node(forgetful.url):
                 await until(lambda: "retained messages" in caplog.text)
 
         run(main)
         assert "limits.packet_bytes is 65536" in caplog.text
+
+    def test_the_broker_s_own_drops_are_seen_on_each_connection(self, make_broker: MakeBroker) -> None:
+        """Those for a node that was away too: its session has the subscription, yet the count comes."""
+
+        async def main() -> None:
+            broker = make_broker("sys_interval 1\nmax_queued_messages 5\n")
+            wanted: list[str | Subscription] = [
+                "node/req/+",
+                Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True),
+            ]
+            async with Node(broker.url, wanted) as node:
+                count = await node.take()
+                assert (count.topic, count.payload, count.retain) == (BROKER_DROPPED, b"0", True)
+            async with Node(broker.url, ["other"], client_id="app", will=("app/state", b"")) as app:
+                await until(lambda: app.ready)
+                for number in range(20):
+                    await app.bus.publish(f"node/req/{number}", b"", qos=1)
+                await until(lambda: retained(broker, BROKER_DROPPED) != b"0")
+            async with Node(broker.url, wanted) as node:
+                alerts = Alerts()
+                while not alerts.sentences():
+                    alerts.see_broker_dropped((await node.take()).payload)
+                assert "dropped 15 messages" in alerts.sentences()[0]
+
+        run(main)
+
+    def test_a_broker_that_shows_its_drops_to_nobody_is_no_matter(
+        self, make_broker: MakeBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        rights = tmp_path / "rights"
+        rights.write_text("topic readwrite node/#\n")
+
+        async def main() -> None:
+            broker = make_broker(f"acl_file {rights}\n")
+            dropped = Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True)
+            async with Node(broker.url, ["node/req/+", dropped]) as node:
+                await until(lambda: node.ready)
+                await node.bus.publish("node/req/t", b"works", qos=1)
+                assert (await node.take()).payload == b"works"
+
+        run(main)
+        assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def born(node: Node, births: int) -> bool:
