@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm import __version__
-from edgeslm.bus.client import BusClient
+from edgeslm.bus.client import BusClient, Delivery, Subscription
 from edgeslm.bus.database import Database
 from edgeslm.bus.journal import Journal
+from edgeslm.bus.node_topics import BROKER_DROPPED
 from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.protocol import StateName, Topics, encode_document, encode_state
 from edgeslm.bus.spool import Spool
 from edgeslm.config import Config
 from edgeslm.engine.process import CANCEL_GRACE_S, STOP_GRACE_S
 from edgeslm.errors import BrokerError
+from edgeslm.observe.alerts import Alerts
 from edgeslm.observe.health import Meter, memory_bytes, temperature_c
 from edgeslm.observe.liveness import Liveness
 from edgeslm.observe.systemd import ServiceManager
@@ -68,6 +70,7 @@ class Daemon:
         self.service = service
         self.topics = Topics(config.node, config.prefix)
         self.meter = Meter()
+        self.alerts = Alerts()
         self.manager = ServiceManager()
         self.liveness = Liveness(longest_step_s=config.limits.request_timeout_s + CANCEL_GRACE_S)
         self.boot_id = secrets.token_hex(8)
@@ -81,7 +84,7 @@ class Daemon:
             queue=config.limits.queue,
             packet_bytes=config.limits.packet_bytes,
             will=(self.topics.state, encode_state("offline", self.boot_id)),
-            on_delivery=lambda delivery: self._pipeline.deliver(delivery),
+            on_delivery=self._delivered,
             on_connect=self._connected,
             on_disconnect=lambda: self._pipeline.disconnected(),
         )
@@ -166,6 +169,8 @@ class Daemon:
                 log.warning("the broker has lost the node's session, and the requests that waited in it")
             self._journal.begin_session()
         self._bus.subscribe(self._pipeline.subscriptions)
+        # Every time: what the broker dropped for a node that was away is told by the retained count alone.
+        self._bus.subscribe([Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True)])
         for topic, payload in (
             (self.topics.state, encode_state(self._state, self.boot_id)),
             (self.topics.info, encode_document(self.info())),
@@ -174,6 +179,11 @@ class Daemon:
             task = asyncio.create_task(self._publish_retained(topic, payload))
             self._announcing.add(task)
             task.add_done_callback(self._announcing.discard)
+
+    def _delivered(self, delivery: Delivery) -> None:
+        if delivery.topic == BROKER_DROPPED:
+            self.alerts.see_broker_dropped(delivery.payload)
+        self._pipeline.deliver(delivery)
 
     async def _publish_retained(self, topic: str, payload: bytes) -> None:
         try:
@@ -193,6 +203,7 @@ class Daemon:
             network_alive=self._bus.network_alive,
             network_silent_s=self._bus.network_silent_s,
             unfinished=scheduler.waiting + scheduler.in_flight,
+            moved_at=scheduler.moved_at,
         )
 
     def health(self) -> dict[str, Any]:
@@ -205,9 +216,14 @@ class Daemon:
             "queue": scheduler.waiting,
             "in_flight": scheduler.in_flight,
             **figures,
+            "broker_dropped": self.alerts.broker_dropped,
             "session_lost": self._sessions_lost,
             "memory_bytes": memory_bytes(self.service.models.pids),
             "temperature_c": temperature_c(),
+            "alerts": self.alerts.sentences(
+                session_lost=self._sessions_lost,
+                standing=[self._fault(), self._database.problem, *self._bus.shortcomings],
+            ),
         }
 
     def info(self) -> dict[str, Any]:

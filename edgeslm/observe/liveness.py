@@ -15,25 +15,27 @@ MARGIN_S = 30.0
 
 
 class Liveness:
-    """``longest_step_s`` is how long the work of a healthy node may go without :meth:`moved`."""
+    """``longest_step_s`` is how long the work of a healthy node may go without moving."""
 
     def __init__(self, *, longest_step_s: float) -> None:
         self._limit_s = longest_step_s + MARGIN_S
         self._moved_at = time.monotonic()
 
     def moved(self) -> None:
-        """A request was finished, whatever its result; a piece of an answer came; an engine was started."""
+        """Something went forward that is no request's, such as the start of an engine."""
         self._moved_at = time.monotonic()
 
-    def fault(self, *, network_alive: bool, network_silent_s: float, unfinished: int) -> str | None:
+    def fault(
+        self, *, network_alive: bool, network_silent_s: float, unfinished: int, moved_at: float = 0.0
+    ) -> str | None:
         """Why the node is not alive, in a sentence; None if it is. Ask every few seconds.
 
-        ``unfinished`` counts the requests that wait or run. One that comes to an idle node counts from the
+        ``unfinished`` counts the requests that wait or run; ``moved_at`` is when one of them went forward
+        (begun, finished whatever its result, a piece of an answer), in monotonic seconds. One that comes to an idle node counts from the
         last look at it, so the looks must be closer together than :data:`MARGIN_S`.
         """
         now = time.monotonic()
-        if not unfinished:
-            self._moved_at = now
+        self._moved_at = max(self._moved_at, now if not unfinished else moved_at)
         if not network_alive:
             return "The network thread has ended."
         if network_silent_s > NETWORK_SILENT_S:

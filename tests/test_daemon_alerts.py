@@ -1,0 +1,57 @@
+"""What the broker drops is said in ``health``. Real broker, fake engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeslm import daemon as daemon_module
+from edgeslm.bus.node_topics import BROKER_DROPPED
+from tests.apps import App
+from tests.brokers import Mosquitto
+from tests.nodes import BASE, Node, fake_configuration
+
+MakeBroker = Callable[..., Mosquitto]
+
+
+def test_what_the_broker_drops_is_an_alert_in_health(
+    make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_module, "HEALTH_EVERY_S", 0.05)
+    gate = tmp_path / "gate"
+    broker = make_broker("sys_interval 1\nmax_queued_messages 5\n")
+    configuration = fake_configuration(broker.url, tmp_path, limits={"queue": 1})
+    with App(broker.port, f"{BASE}/#", BROKER_DROPPED) as app:
+        app.take(BROKER_DROPPED)  # a broker that has just started has not told it yet
+        with Node(tmp_path, configuration):
+            check_alert(app, gate)
+
+
+def check_alert(app: App, gate: Path) -> None:
+    app.take_state(BASE, "online")
+    calm = app.take(f"{BASE}/health").json
+    assert (calm["broker_dropped"], calm["alerts"]) == (0, [])
+    app.publish(f"{BASE}/req/say", f"hold {gate}")  # so that the others wait at the broker
+    app.wait_until(gate.with_name("gate.held").exists, "the request runs")
+    for number in range(20):
+        app.publish(f"{BASE}/req/say", f"number {number}")
+    health = app.take(f"{BASE}/health", lambda heard: bool(heard.json["broker_dropped"])).json
+    assert 10 <= health["broker_dropped"] <= 15
+    assert ["max_queued_messages" in alert for alert in health["alerts"]] == [True]
+    gate.touch()
+
+
+def test_a_node_whose_broker_tells_it_nothing_is_calm(make_broker: MakeBroker, tmp_path: Path) -> None:
+    rights = tmp_path / "rights"
+    rights.write_text("topic readwrite edgeslm/#\n")
+    broker = make_broker(f"acl_file {rights}\n")
+    with (
+        App(broker.port, f"{BASE}/#") as app,
+        Node(tmp_path, fake_configuration(broker.url, tmp_path)) as node,
+    ):
+        app.take_state(BASE, "online")
+        app.publish(f"{BASE}/req/say", "fine")
+        assert app.take(f"{BASE}/res/say").json["status"] == "ok"
+        assert node.daemon.health()["alerts"] == []
