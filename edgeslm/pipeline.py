@@ -57,6 +57,7 @@ class _Held:
     """A message that isn't acknowledged. ``key`` names it in the journal, unless it came at QoS 0.
 
     ``left`` counts what still works on it; ``spooled`` is its number in the spool; ``unsure`` came at QoS 0.
+    ``refusal`` says why it is one too many.
     """
 
     delivery: Delivery
@@ -64,6 +65,7 @@ class _Held:
     left: int = 0
     spooled: int | None = None
     unsure: bool = False
+    refusal: str | None = None
 
 
 class _Tries:
@@ -222,11 +224,20 @@ class Pipeline:
     def _take(self, delivery: Delivery, key: bytes | None = None, spooled: int | None = None) -> None:
         key = key or self._key(delivery)
         held = _Held(delivery, key, spooled=spooled, unsure=key is None)
+        held.refusal = self._why_full(held)
         if (task := self._topics.task_of(delivery.topic)) is not None:
             self._hold(held, [self._serve_request(held, task)])
         else:
             # All at once, so that no later message overtakes this one on its way to the queue.
             self._hold(held, [self._serve_route(r, held) for r in self._routes if brings(delivery, r)])
+
+    def _why_full(self, held: _Held) -> str | None:
+        limits = self._config.limits
+        if held.unsure and self._unsure >= limits.queue_unsure:
+            return f"{self._unsure} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
+        if self._held and self._held_bytes + len(held.delivery.payload) > limits.queue_bytes:
+            return f"{self._held_bytes} bytes are waiting and {limits.queue_bytes} are the limit"
+        return None
 
     def _hold(self, held: _Held, work: list[Coroutine[Any, Any, None]]) -> None:
         """Acknowledges a message when all of its work has ended, even badly.
@@ -307,12 +318,7 @@ class Pipeline:
                 await self._outgoing.resend(request, known.result)
                 return
             tries = _Tries(self._journal, key, known.attempts if known else 0)
-            result = self._refuse(request, held)
-            if result is not None:
-                self._meter.count(result)
-                await self._outgoing.send(request, result, encode_result(result))
-            else:
-                await self._outgoing.send(request, *await self._run(request, tries))
+            await self._outgoing.send(request, *await self._run(request, tries, held.refusal))
 
     @contextmanager
     def _flight(self, key: bytes | None) -> Iterator[None]:
@@ -328,23 +334,14 @@ class Pipeline:
             del self._flights[key]
             landed.set_result(None)
 
-    def _refuse(self, request: Request, held: _Held) -> Result | None:
-        """The answer to one message too many."""
-        limits = self._config.limits
-        if held.unsure and self._unsure > unsure_limit(limits.queue):
-            why = f"{self._unsure - 1} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
-        elif self._held_bytes > limits.queue_bytes:
-            why = (
-                f"the messages that wait have {self._held_bytes} bytes and {limits.queue_bytes} is the limit"
-            )
-        else:
-            return None
-        wait_ms = math.ceil(self._service.scheduler.wait_s * 1000)
-        return error_result(request.id, request.task, Busy(why, retry_after_ms=wait_ms))
-
-    async def _run(self, request: Request, tries: _Tries) -> tuple[Result, bytes]:
+    async def _run(self, request: Request, tries: _Tries, refusal: str | None = None) -> tuple[Result, bytes]:
         try:
-            result = await self._service.submit(request, self._outgoing.chunks_of(request), tries.start)
+            if refusal is None:
+                chunks = self._outgoing.chunks_of(request)
+                result = await self._service.submit(request, chunks, tries.start)
+            else:
+                busy = Busy(refusal, retry_after_ms=math.ceil(self._service.scheduler.wait_s * 1000))
+                result = error_result(request.id, request.task, busy)
         except asyncio.CancelledError:
             tries.withdraw()
             raise
@@ -382,7 +379,7 @@ class Pipeline:
         request = Request(
             work.task, work.input, secrets.token_hex(8), work.topic, received_at=delivery.received_at
         )
-        if held.unsure and self._unsure > unsure_limit(self._config.limits.queue):
+        if held.unsure and held.refusal is not None:
             self._meter.drop("busy")
             return
         key = reader_key(held.key, route.name) if held.key is not None else None
@@ -403,11 +400,6 @@ class Pipeline:
                 await self._outgoing.publish(work.topic, payload, qos=work.qos, retain=work.retain)
             except BrokerError as error:
                 log.warning("a result of route %s could not be sent: %s", route.name, error)
-
-
-def unsure_limit(queue: int) -> int:
-    """How many requests of QoS 0 may wait: a part of the queue, since nothing holds their senders back."""
-    return max(1, queue // 4)
 
 
 def brings(delivery: Delivery, route: RouteReader) -> bool:

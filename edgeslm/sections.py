@@ -273,6 +273,11 @@ class Limits(Section):
         description="Size of the journal in bytes; beyond it the oldest requests are forgotten",
     )
 
+    @property
+    def queue_unsure(self) -> int:
+        """Messages of QoS 0 held at a time, beside ``queue``: nothing holds their senders back."""
+        return max(1, self.queue // 4)
+
 
 def _default_replies(data: dict[str, Any]) -> tuple[str, ...]:
     prefix = data.get("prefix", DEFAULT_PREFIX)

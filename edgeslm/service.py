@@ -51,8 +51,9 @@ class Service:
                 problems += error.problems
         if problems:
             raise ConfigError(problems)
+        limits = config.limits
         self.scheduler = Scheduler(
-            self._run, limit=config.limits.queue, timeout_s=config.limits.request_timeout_s
+            self._run, limit=limits.queue + limits.queue_unsure, timeout_s=limits.request_timeout_s
         )
 
     async def start(self) -> None:

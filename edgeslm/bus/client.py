@@ -93,8 +93,6 @@ class BusClient:
         self._unsent_bytes = 0
         self._one_at_a_time = False
         self._last_problem = ""
-        self.session_lost = 0
-        """How often the broker had forgotten a session that this process had."""
         self.shortcomings: list[str] = []
         """What the broker doesn't give a node, as sentences; of the last connection."""
         self._unsent_dropped = 0
@@ -288,9 +286,6 @@ class BusClient:
     # The receiver's side of the handover: called in the loop, in the order of the network
 
     def link_up(self, generation: int, link: Link, welcome: Welcome) -> None:
-        if self._generation and not welcome.session_present:
-            self.session_lost += 1
-            log.warning("the broker has lost the node's session, and the requests that waited in it")
         self._generation = generation
         self._link = link
         self._welcome = welcome

@@ -21,18 +21,14 @@ class Liveness:
         self._limit_s = longest_step_s + MARGIN_S
         self._moved_at = time.monotonic()
 
-    def moved(self) -> None:
-        """Something went forward that is no request's, such as the start of an engine."""
-        self._moved_at = time.monotonic()
-
     def fault(
-        self, *, network_alive: bool, network_silent_s: float, unfinished: int, moved_at: float = 0.0
+        self, *, network_alive: bool, network_silent_s: float, unfinished: int, moved_at: float
     ) -> str | None:
         """Why the node is not alive, in a sentence; None if it is. Ask every few seconds.
 
         ``unfinished`` counts the requests that wait or run; ``moved_at`` is when one of them went forward
-        (begun, finished whatever its result, a piece of an answer), in monotonic seconds. One that comes to an idle node counts from the
-        last look at it, so the looks must be closer together than :data:`MARGIN_S`.
+        (begun, finished, a piece of an answer), in monotonic seconds. One that comes to an
+        idle node counts from the last look at it, so the looks must be closer together than :data:`MARGIN_S`.
         """
         now = time.monotonic()
         self._moved_at = max(self._moved_at, now if not unfinished else moved_at)

@@ -22,8 +22,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def look(liveness: Liveness, **changes: Any) -> str | None:
-    values: dict[str, Any] = {"network_alive": True, "network_silent_s": 0.1, "unfinished": 0}
-    return liveness.fault(**{**values, **changes})
+    values: dict[str, Any] = {
+        "network_alive": True,
+        "network_silent_s": 0.1,
+        "unfinished": 0,
+        "moved_at": 0.0,
+    }
+    return liveness.fault(**values)
 
 
 def test_an_idle_node_is_alive_for_ever(clock: Clock) -> None:
@@ -47,14 +52,13 @@ def test_work_that_moves_is_alive_and_work_that_does_not_is_not(clock: Clock) ->
     liveness = Liveness(longest_step_s=STEP_S)
     for _ in range(5):
         clock.now += STEP_S
-        liveness.moved()
+        moved_at = clock.now
         clock.now += MARGIN_S - 1
-        assert look(liveness, unfinished=3) is None
+        assert look(liveness, unfinished=3, moved_at=moved_at) is None
     clock.now += STEP_S + 2
-    sentence = look(liveness, unfinished=3)
+    sentence = look(liveness, unfinished=3, moved_at=moved_at)
     assert sentence is not None and sentence.startswith("3 requests")
-    liveness.moved()
-    assert look(liveness, unfinished=3) is None
+    assert look(liveness, unfinished=3, moved_at=clock.now) is None
 
 
 def test_the_network_thread_must_live_and_go_round(clock: Clock) -> None:
