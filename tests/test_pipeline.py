@@ -1,0 +1,311 @@
+"""Real broker, real pipe, fake engine: a message that comes again, and one that is held in a crash."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.bus.database import Database
+from tests.apps import App
+from tests.brokers import Mosquitto
+from tests.nodes import BASE, Node, NodeProcess, fake_configuration
+
+MakeBroker = Callable[..., Mosquitto]
+REPLY = f"{BASE}/res/triage/desk"
+TRIAGE = f"{BASE}/req/triage"
+SAVING = "persistence true\nautosave_interval 1\nautosave_on_changes true\n"
+
+
+@pytest.fixture
+def node(broker: Mosquitto, tmp_path: Path) -> Iterator[Node]:
+    with Node(tmp_path, fake_configuration(broker.url, tmp_path)) as node:
+        yield node
+
+
+@pytest.fixture
+def app(broker: Mosquitto, node: Node) -> Iterator[App]:
+    with App(broker.port, f"{BASE}/#", "out/#") as app:
+        app.take_state(BASE, "online")
+        yield app
+
+
+def held(tmp_path: Path, name: str = "gate") -> tuple[str, Path, Path]:
+    """The text of a request that keeps the engine busy, its gate, and what appears once it does."""
+    gate = tmp_path / name
+    return f"hold {gate}", gate, Path(f"{gate}.held")
+
+
+def begun(file: Path, app: App) -> None:
+    app.wait_until(file.exists, "the engine works on it")
+    file.unlink()
+
+
+def results(app: App) -> list[Any]:
+    """Those of the reply topic that have come when a later request is answered."""
+    app.publish(TRIAGE, {"input": "x", "id": f"last-{id(object())}", "reply_to": f"{BASE}/res/triage/last"})
+    app.take(f"{BASE}/res/triage/last")
+    return app.untaken(REPLY)
+
+
+# Repeats
+
+
+@pytest.mark.parametrize("how", ["correlation", "id"])
+def test_an_answered_request_is_not_run_again_and_its_result_comes_again(
+    app: App, node: Node, tmp_path: Path, how: str
+) -> None:
+    once = tmp_path / "once"
+    text = f"crash-once {once}"  # a second run would find the file
+    payloads = set()
+    for _ in range(3):
+        if how == "id":
+            app.publish(TRIAGE, {"input": text, "id": "42", "reply_to": REPLY})
+        else:
+            app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"42")
+        heard = app.take(REPLY)
+        assert (heard.json["id"], heard.json["status"]) == ("42", "ok")
+        payloads.add(heard.payload)
+        once.unlink(missing_ok=True)
+    assert len(payloads) == 1
+    assert node.daemon.health()["repeats"] == {"attached": 0, "resent": 2}
+
+
+def test_a_repeat_of_a_running_request_waits_for_its_result(app: App, node: Node, tmp_path: Path) -> None:
+    text, gate, working = held(tmp_path)
+    app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"42")
+    begun(working, app)
+    for _ in range(3):
+        app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"42")
+    app.wait_until(lambda: node.daemon.health()["repeats"]["attached"] == 3, "the repeats are attached")
+    gate.touch()
+    assert [heard.json["status"] for heard in results(app)] == ["ok"]
+    assert not working.exists(), "it was run twice"
+
+
+def test_what_differs_is_another_request(app: App) -> None:
+    other = f"{BASE}/res/triage/other"
+    asked = [(REPLY, b"1", "x"), (REPLY, b"2", "x"), (REPLY, b"1", "y"), (other, b"1", "x")]
+    for reply_to, correlation, text in asked:
+        app.publish(TRIAGE, text, reply_to=reply_to, correlation=correlation)
+    results(app)
+    assert len(app.untaken(REPLY)) + len(app.untaken(other)) == 4
+
+
+def test_requests_without_a_name_are_never_repeats(app: App, node: Node) -> None:
+    for _ in range(3):
+        app.publish(TRIAGE, "all fine", reply_to=REPLY)
+    assert len({heard.json["id"] for heard in results(app)}) == 3
+    assert node.daemon.health()["repeats"] == {"attached": 0, "resent": 0}
+
+
+def test_an_error_that_may_pass_is_not_remembered(app: App, node: Node) -> None:
+    for code in ("no_memory", "model_unavailable"):
+        for _ in range(2):
+            app.publish(TRIAGE, f"fail {code}", reply_to=REPLY, correlation=code.encode())
+            assert app.take(REPLY).code == code
+    assert node.daemon.health()["repeats"] == {"attached": 0, "resent": 0}
+
+
+# The daemon ends
+
+
+def test_an_answered_request_is_remembered_over_kill_9(broker: Mosquitto, tmp_path: Path) -> None:
+    with (
+        App(broker.port, f"{BASE}/#") as app,
+        NodeProcess(tmp_path, fake_configuration(broker.url, tmp_path), fake=True) as node,
+    ):
+        node.wait_online(app)
+        app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
+        first = app.take(REPLY)
+        node.kill()
+        node.start()
+        node.wait_online(app)
+        app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
+        assert app.take(REPLY).payload == first.payload
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_request_in_whose_run_the_daemon_ends_three_times_is_poisoned(
+    broker: Mosquitto, tmp_path: Path, named: bool
+) -> None:
+    text, _, working = held(tmp_path)
+    with (
+        App(broker.port, f"{BASE}/#") as app,
+        NodeProcess(tmp_path, fake_configuration(broker.url, tmp_path), fake=True) as node,
+    ):
+        node.wait_online(app)
+        app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"42" if named else None)
+        for _ in range(3):
+            begun(working, app)
+            node.kill()
+            node.start()
+        assert app.take(REPLY).code == "poisoned"
+        assert app.take(f"{BASE}/dead").json["reason"] == "poisoned"
+        assert not working.exists(), "it was run a fourth time"
+        app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"next")
+        assert app.take(REPLY, lambda heard: heard.correlation == b"next").json["status"] == "ok"
+
+
+def test_an_orderly_stop_is_not_held_against_a_request(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeslm.daemon.DRAIN_LIMIT_S", 0.1)
+    text, gate, working = held(tmp_path)
+    with App(broker.port, f"{BASE}/#") as app:
+        for attempt in range(5):
+            with Node(tmp_path, fake_configuration(broker.url, tmp_path)):
+                if not attempt:
+                    app.take_state(BASE, "online")
+                    app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"42")
+                begun(working, app)
+        gate.touch()
+        with Node(tmp_path, fake_configuration(broker.url, tmp_path)):
+            assert app.take(REPLY).json["status"] == "ok"
+
+
+def test_a_message_of_a_route_that_is_delivered_again_is_run_once_more_and_poisoned_in_the_end(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    text, _, working = held(tmp_path)
+    routes = [{"from": "plant/log", "task": "triage", "to": "out/label"}]
+    with (
+        App(broker.port, f"{BASE}/#", "out/#") as app,
+        NodeProcess(tmp_path, fake_configuration(broker.url, tmp_path, routes=routes), fake=True) as node,
+    ):
+        node.wait_online(app)
+        app.publish("plant/log", text)
+        for _ in range(3):
+            begun(working, app)
+            node.kill()
+            node.start()
+        assert app.take("out/label").code == "poisoned"
+        assert app.take(f"{BASE}/dead").json["reply_to"] == "out/label"
+
+
+# The broker ends
+
+
+def test_what_the_node_holds_outlives_a_broker_that_forgets_and_then_the_daemon(
+    make_broker: MakeBroker, tmp_path: Path
+) -> None:
+    broker = make_broker()  # keeps nothing over its end
+    text, gate, working = held(tmp_path)
+    with NodeProcess(tmp_path, fake_configuration(broker.url, tmp_path), fake=True) as node:
+        with App(broker.port, f"{BASE}/#") as app:
+            node.wait_online(app)
+            app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"runs")
+            app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"waits")
+            begun(working, app)
+        broker.kill()
+        broker.start()
+        with App(broker.port, f"{BASE}/#") as app:
+            node.wait_online(app)
+            node.kill()
+            node.start()
+            begun(working, app)
+            gate.touch()
+            assert {app.take(REPLY).correlation for _ in range(2)} == {b"runs", b"waits"}
+            assert results(app) == []
+
+
+def test_a_result_that_was_ready_while_the_broker_was_away_comes_once(
+    make_broker: MakeBroker, tmp_path: Path
+) -> None:
+    broker = make_broker(SAVING)
+    text, gate, working = held(tmp_path)
+    with NodeProcess(tmp_path, fake_configuration(broker.url, tmp_path), fake=True) as node:
+        with App(broker.port, f"{BASE}/#") as app:
+            node.wait_online(app)
+            app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"42")
+            begun(working, app)
+        broker.kill()
+        gate.touch()
+        broker.start()
+        with App(broker.port, f"{BASE}/#") as app:
+            assert app.take(REPLY).json["status"] == "ok"
+            node.wait_online(app)
+            assert results(app) == []
+
+
+# The spool
+
+
+def test_with_a_spool_a_message_is_acknowledged_at_once_and_outlives_broker_and_daemon(
+    make_broker: MakeBroker, tmp_path: Path
+) -> None:
+    broker = make_broker()  # keeps nothing over its end
+    text, gate, working = held(tmp_path)
+    routes = [{"from": "plant/log", "task": "triage", "to": "out/label"}]
+    configuration = fake_configuration(
+        broker.url, tmp_path, durability="spool", routes=routes, limits={"queue": 2}
+    )
+    with NodeProcess(tmp_path, configuration, fake=True) as node:
+        with App(broker.port, f"{BASE}/#", "out/#") as app:
+            node.wait_online(app)
+            app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"0")
+            for number in range(1, 6):  # more than the Receive Maximum
+                app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"%d" % number)
+            app.publish("plant/log", "critical")
+            begun(working, app)
+            app.wait_until(lambda: "PUBACK" in broker.log, "the messages are acknowledged")
+            app.wait_until(lambda: puback_count(broker) == 7, "the messages are acknowledged")
+        node.kill()
+        broker.kill()
+        broker.start()
+        gate.touch()
+        with App(broker.port, f"{BASE}/#", "out/#") as app:
+            node.start()
+            assert {app.take(REPLY).correlation for _ in range(6)} == {b"%d" % n for n in range(6)}
+            assert app.take("out/label").json["result"]["label"] == "critical"
+            node.wait_online(app)
+            assert results(app) == []
+        assert node.terminate() == 0
+    database = sqlite3.connect(next((tmp_path / "state").glob("*.sqlite")))
+    assert database.execute("SELECT count(*) FROM spool").fetchone() == (0,)
+    database.close()
+
+
+def puback_count(broker: Mosquitto) -> int:
+    return sum("Received PUBACK from edgeslm-hall" in line for line in broker.log.splitlines())
+
+
+# The disk
+
+
+def test_while_the_disk_is_full_requests_are_busy_and_nothing_that_runs_is_lost(
+    app: App, node: Node, tmp_path: Path
+) -> None:
+    text, gate, working = held(tmp_path)
+    app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"runs")
+    begun(working, app)
+    full = True
+
+    class FullDisk(Database):
+        @property
+        def opened(self) -> sqlite3.Connection:
+            if full:
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().opened
+
+    node.daemon._database.__class__ = FullDisk
+    gate.touch()
+    assert app.take(REPLY).json["status"] == "ok"
+    app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"new")
+    heard = app.take(REPLY)
+    assert (heard.code, heard.json["error"]["retry_after_ms"]) == ("busy", 5000)
+    assert any("make room" in sentence for sentence in node.daemon.health()["alerts"])
+    full = False
+
+    def answered() -> bool:
+        app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"new")
+        return app.take(REPLY).code is None
+
+    app.wait_until(answered, "requests are taken again")
+    assert not any("make room" in sentence for sentence in node.daemon.health()["alerts"])
+    app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"runs")
+    assert app.take(REPLY).correlation == b"runs"
+    assert not working.exists(), "its result was not kept"
