@@ -42,6 +42,7 @@ from edgeslm.bus.problems import (
     refusal,
     silent_refusal,
 )
+from edgeslm.bus.publish_properties import PublishProperties
 from edgeslm.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -170,12 +171,7 @@ class Link:
         response_topic: str | None = None,
     ) -> Sent | None:
         """Hands a message to the network thread; None if it can't go now."""
-        properties = self._properties(
-            PacketTypes.PUBLISH,
-            CorrelationData=correlation,
-            MessageExpiryInterval=expiry_s,
-            ResponseTopic=response_topic,
-        )
+        properties = PublishProperties(expiry_s, response_topic, correlation) if self._mqtt5 else None
         try:
             sent = self._client.publish(topic, payload, qos, retain, properties)
         except OSError:  # the connection is being closed on the network thread
