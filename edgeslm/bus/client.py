@@ -84,6 +84,7 @@ class BusClient:
         self._network: Network | None = None
         self._link: Link | None = None
         self._welcome: Welcome | None = None
+        self._loop: asyncio.AbstractEventLoop  # asking for it is a system call before Python 3.12
         self._failed: asyncio.Future[None]
         self._generation = 0
         self._receipts: deque[int] = deque()
@@ -99,7 +100,7 @@ class BusClient:
 
     async def start(self) -> None:
         """Starts connecting and returns; BrokerError if the password file can't be read."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
         self._failed.add_done_callback(_look_at)
         self._handover = Handover(
@@ -196,8 +197,7 @@ class BusClient:
         retained message takes the place of a waiting one, an expired one counts as done) and QoS 0 is
         dropped. QoS 0 is done at once. QoS 2 is resent like QoS 1 after a reconnect: at least once.
         """
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_look_at)
+        done: asyncio.Future[None] = self._loop.create_future()
         expires_at = time.monotonic() + expiry_s if expiry_s is not None else None
         parcel = Parcel(topic, payload, qos, retain, correlation, expires_at, [done])
         try:

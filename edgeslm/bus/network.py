@@ -143,8 +143,8 @@ class Link:
         self._problem: Problem | None = None
         self.beat_at = time.monotonic()
         self.was_welcome = False
-        self._alarm = Alarm()
         self._client = self._make_client()
+        self._alarm = Alarm()
 
     def run(self, stop: threading.Event) -> Problem:
         """Connects and serves the connection until it ends; returns why it did."""

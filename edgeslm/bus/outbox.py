@@ -7,12 +7,15 @@ Maximum. A message leaves the outbox when the broker has acknowledged it, for be
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edgeslm.errors import BrokerError
+
+log = logging.getLogger("edgeslm.bus")
 
 PACKET_OVERHEAD_BYTES = 32
 """Header, lengths and properties of a PUBLISH beside its topic, payload and Correlation Data."""
@@ -49,10 +52,13 @@ class Parcel:
 
     def settle(self, error: BrokerError | None = None) -> None:
         """Tells those who wait."""
+        if error:
+            log.debug("not published: %s", error)
         for future in self.done:
             if not future.done():
                 if error:
                     future.set_exception(error)
+                    future.exception()  # marks it as seen, for those who don't wait
                 else:
                     future.set_result(None)
 

@@ -35,7 +35,10 @@ def parse_json(text: str) -> Any:
         raise InvalidRequest(f"The JSON is nested deeper than {MAX_DEPTH} levels.") from None
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"{error.msg} at line {error.lineno}, column {error.colno}.") from None
-    return _tidy(value, MAX_DEPTH, repeat(None, MAX_CONTAINERS), mend=bool(_SURROGATE_ESCAPE.search(text)))
+    mend = _SURROGATE_ESCAPE.search(text) is not None
+    if not mend and text.count("{") + text.count("[") <= MAX_DEPTH:
+        return value  # too few brackets to be too deep or too many
+    return _tidy(value, MAX_DEPTH, repeat(None, MAX_CONTAINERS), mend=mend)
 
 
 def _tidy(value: Any, levels: int, budget: Iterator[None], *, mend: bool) -> Any:
@@ -91,23 +94,22 @@ _DECODER = json.JSONDecoder(
 )
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=dict)
+
+
 def encode_json(value: Mapping[str, Any]) -> bytes:
     """UTF-8 JSON that every reader takes.
 
     Infinity and not-a-number become null, half a surrogate pair U+FFFD.
     """
     try:
-        text = _dump(value)
+        text = _ENCODER.encode(value)
     except ValueError:
-        text = _dump(_finite(value))
+        text = _ENCODER.encode(_finite(value))
     try:
         return text.encode()
     except UnicodeEncodeError:
         return _mended(text).encode()
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=dict)
 
 
 def _finite(value: Any) -> Any:
