@@ -62,6 +62,11 @@ READING_S = 0.05
 MQTT_311_IN_FLIGHT = 20
 """Results under way at a time at a broker that can't say how many it takes; mosquitto's own default."""
 
+PATIENCE = 4
+"""A connection that lasted so many times the pause that would follow it ended by no fault of ours: the pauses
+start small again. So a network that breaks often is waited for a fifth of the time at most, and a broker that
+accepts and hangs up at once is not asked twice a second for ever."""
+
 SESSION_EXPIRY_S = 7 * 24 * 3600
 """How long the broker shall keep the requests of a node that is away."""
 
@@ -466,10 +471,12 @@ class Network:
         failures = 0
         while not self._stop.is_set():
             began_at = time.monotonic()
+            was_welcome = False
             try:
                 self._link = Link(self._address, self._settings, self._listener, mqtt5=self._mqtt5)
                 problem = self._link.run(self._stop)
-                self._had_mqtt5 = self._had_mqtt5 or (self._link.was_welcome and self._mqtt5)
+                was_welcome = self._link.was_welcome
+                self._had_mqtt5 = self._had_mqtt5 or (was_welcome and self._mqtt5)
             except BrokerError as error:
                 problem = Problem(str(error))
             self._link = None
@@ -482,14 +489,16 @@ class Network:
             self._listener.lost(problem)
             if problem.fatal:
                 return
-            # A broker that accepts and hangs up at once must not be asked twice a second for ever.
-            lasted = time.monotonic() - began_at > self._longest_pause_s
-            failures = 0 if lasted else failures + 1
+            failures += 1
+            if was_welcome and time.monotonic() - began_at > PATIENCE * self._longest_pause(failures):
+                failures = 0
             self._pause(failures)
 
     def _pause(self, failures: int) -> None:
         """Waits half to the whole of a pause that doubles, so that a fleet doesn't return all at once."""
-        longest = min(self._longest_pause_s, self._first_pause_s * 2 ** min(failures, 16))
-        until = time.monotonic() + longest * random.uniform(0.5, 1.0)
+        until = time.monotonic() + self._longest_pause(failures) * random.uniform(0.5, 1.0)
         while (left := until - time.monotonic()) > 0 and not self._stop.wait(min(left, 1.0)):
             self._beat_at = time.monotonic()
+
+    def _longest_pause(self, failures: int) -> float:
+        return min(self._longest_pause_s, self._first_pause_s * 2 ** min(failures, 16))

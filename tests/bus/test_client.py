@@ -20,6 +20,7 @@ import trustme
 
 from edgeslm.bus import client as client_module
 from edgeslm.bus.client import BusClient, Delivery, Subscription
+from edgeslm.bus.network import PATIENCE, Network
 from edgeslm.bus.node_topics import BROKER_DROPPED
 from edgeslm.errors import BrokerError
 from edgeslm.observe.alerts import Alerts
@@ -564,6 +565,23 @@ class TestConnection:
                     broker.start()
 
         run(main)
+
+    def test_a_network_that_breaks_often_is_not_waited_for_longer_each_time(
+        self, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        paused: list[int] = []
+        monkeypatch.setattr(Network, "_pause", lambda self, failures: paused.append(failures))
+
+        async def main() -> None:
+            async with Wire(broker.port) as wire, Node(wire.url, first_pause_s=0.001) as node:
+                for births in (1, 2, 3):
+                    await until(partial(born, node, births))
+                    await asyncio.sleep(4 * PATIENCE * 0.001)
+                    wire.cut()
+                    await until(lambda births=births: len(paused) >= births)
+
+        run(main)
+        assert paused[:3] == [0, 0, 0]
 
     def test_the_will_is_published_when_the_process_is_killed(self, broker: Mosquitto) -> None:
         program = (
