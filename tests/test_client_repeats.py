@@ -15,10 +15,12 @@ from edgeslm.bus import network
 from edgeslm.bus.client import Delivery
 from edgeslm.bus.protocol import encode_state
 from edgeslm.client import Client
+from edgeslm.daemon import Daemon
 from edgeslm.errors import BrokerError, TimedOut
 from edgeslm.messages import Chunk
 from tests.apps import App
 from tests.brokers import Mosquitto
+from tests.nodes import BASE, Node, fake_configuration
 from tests.small_nodes import SmallNode
 
 MakeBroker = Callable[..., Mosquitto]
@@ -33,7 +35,7 @@ def node(broker: Mosquitto) -> Iterator[SmallNode]:
 
 
 @pytest.fixture
-def client(broker: Mosquitto, node: SmallNode) -> Iterator[Client]:
+def client(broker: Mosquitto) -> Iterator[Client]:
     with Client(broker.url, "hall", repeat_after_s=0.2) as client:
         yield client
 
@@ -165,14 +167,11 @@ def test_a_node_that_does_not_come_back(broker: Mosquitto) -> None:
 
 def test_a_broker_that_does_not_come_back(broker: Mosquitto, client: Client) -> None:
     broker.kill()
-    try:
-        with pytest.raises(TimedOut, match=r"within 2 s: there is no connection\. Nothing listens at mqtt"):
-            client.request("echo", "a", timeout=2)
-    finally:
-        broker.start()  # the node wants to say goodbye
+    with pytest.raises(TimedOut, match=r"within 2 s: there is no connection\. Nothing listens at mqtt"):
+        client.request("echo", "a", timeout=2)
 
 
-def test_a_broker_that_is_frozen(broker: Mosquitto, client: Client) -> None:
+def test_a_broker_that_is_frozen(broker: Mosquitto, node: SmallNode, client: Client) -> None:
     assert client.request("echo", "a", timeout=30).status == "ok"
     broker.freeze()
     try:
@@ -185,6 +184,7 @@ def test_a_broker_that_is_frozen(broker: Mosquitto, client: Client) -> None:
 
 def test_a_broker_that_is_frozen_during_a_connect_is_asked_in_mqtt_5_again(
     broker: Mosquitto,
+    node: SmallNode,
     client: Client,
     pool: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
@@ -249,3 +249,42 @@ def test_a_loop_that_is_gone_disturbs_nobody(broker: Mosquitto, node: SmallNode,
 
     asyncio.run(leave())
     assert client.request("echo", "a", timeout=30).status == "ok"
+
+
+# The daemon
+
+
+@pytest.fixture
+def daemon(broker: Mosquitto, tmp_path: Path) -> Iterator[Daemon]:
+    with (
+        App(broker.port, f"{BASE}/state") as app,
+        Node(tmp_path, fake_configuration(broker.url, tmp_path)) as node,
+    ):
+        app.take_state(BASE, "online")
+        yield node.daemon
+
+
+def test_the_daemon_does_not_run_repeats(
+    broker: Mosquitto, daemon: Daemon, client: Client, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    gate = tmp_path / "gate"
+    with App(broker.port) as app:
+        waiting = pool.submit(client.request, "say", f"hold {gate}", timeout=60)
+        app.wait_until(lambda: daemon.meter.repeats["attached"] >= 2, "the request was repeated")
+        gate.touch()
+        assert waiting.result(60).status == "ok"
+    assert daemon.meter.statuses == {"ok": 1}
+
+
+def test_the_daemon_runs_a_request_once_over_a_broker_that_forgets_it(
+    broker: Mosquitto, daemon: Daemon, client: Client, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    gate = tmp_path / "gate"
+    with App(broker.port) as app:
+        waiting = pool.submit(client.request, "say", f"hold {gate}", timeout=60)
+        app.wait_until(Path(f"{gate}.held").exists, "the request is running")
+    broker.kill()
+    gate.touch()
+    broker.start()
+    assert waiting.result(60).status == "ok"
+    assert daemon.meter.statuses == {"ok": 1}
