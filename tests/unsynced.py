@@ -1,0 +1,319 @@
+"""What a power cut leaves on the disk: a process is recorded with strace, then its files are made up without
+what was never synced.
+
+A kill loses nothing that was written, since the kernel has it. A power cut does. The rules are those that a
+program may rely on (fsync(2), rename(2)), so this is the worst that a disk and its file system may do:
+
+- The content of a file is sure as of its last fsync or fdatasync; of what was written since, any 512 byte
+  sector may be there or not.
+- A name that was made, changed or removed is sure once its folder was synced; a new file is also sure to
+  have its name once it was synced itself, as on ext4, XFS, Btrfs and F2FS. Of changes since, any first few
+  may be there. With ``ordered``, any sync makes sure of all names before it, as the journals of ext4 and
+  XFS do.
+
+Memory that a file is mapped to isn't seen; SQLite without a -shm file has none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SECTOR = 512
+CALLS = (
+    "openat,write,writev,pwrite64,ftruncate,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,"
+    # What the disk doesn't know how to follow; their use is an error.
+    "?open,?creat,truncate,fallocate,pwritev,pwritev2,copy_file_range,sendfile,link,linkat"
+)
+
+
+class CannotTrace(Exception):
+    """This machine doesn't let one process watch another; the message says why."""
+
+
+def record(command: Sequence[str], folder: Path) -> list[Call]:
+    """Runs a command to its end; what it did to files, in order.
+
+    :raises CannotTrace: strace isn't allowed to.
+    :raises subprocess.CalledProcessError: the command failed.
+    """
+    with watched(command, folder) as process:
+        output, _ = process.communicate(timeout=120)
+    if process.returncode != 0:
+        raise subprocess.CalledProcessError(process.returncode, command, output)
+    return read_record(folder)
+
+
+def watched(command: Sequence[str], folder: Path) -> subprocess.Popen[str]:
+    """Starts a command under strace; :func:`read_record` reads what it did, also while it runs.
+
+    :raises CannotTrace: strace isn't allowed to.
+    """
+    program = shutil.which("strace")
+    if program is None:
+        raise AssertionError("strace isn't installed; install the package, or run scripts/setup test")
+    tried = subprocess.run([program, "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        raise CannotTrace(f"strace may not trace here: {tried.stderr.strip() or tried.stdout.strip()}")
+    options = ["-f", "-y", "-xx", "-s", "16777216", "-e", f"trace={CALLS}", "-o", str(folder / "strace.out")]
+    return subprocess.Popen(
+        [program, *options, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def read_record(folder: Path) -> list[Call]:
+    with (folder / "strace.out").open(encoding="ascii") as lines:
+        return list(parse(lines))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call that succeeded: its strings, and the files of its descriptors, in order."""
+
+    name: str
+    texts: tuple[bytes, ...]
+    paths: tuple[Path, ...]
+    numbers: tuple[int, ...]
+    flags: frozenset[str]
+    result: int
+    started: int
+    """Number of the line with which it began; what other threads did since wasn't there for it."""
+
+
+_BEGIN = re.compile(r"(?:\[pid +)?(\d*)\]? *(\w+)\((.*)$")
+_RESUMED = re.compile(r"(?:\[pid +)?(\d*)\]? *<\.\.\. (\w+) resumed>(.*)$")
+_TOKEN = re.compile(
+    r'"(?P<text>(?:\\x[0-9a-f]{2})*)"(?P<cut>\.\.\.)?'
+    r"|<(?P<path>(?:\\x[0-9a-f]{2})+)>"
+    r"|(?P<word>\w+)"
+)
+
+
+def parse(lines: Iterable[str]) -> Iterator[Call]:
+    """The calls of a record, at the line where each ended; those that failed are left out."""
+    begun: dict[str, tuple[int, str, str]] = {}
+    for number, line in enumerate(lines):
+        text = line.rstrip("\n")
+        if match := _RESUMED.match(text):
+            process, name, rest = match.groups()
+            if process not in begun:
+                continue
+            started, _, first = begun.pop(process)
+        elif match := _BEGIN.match(text):
+            process, name, rest = match.groups()
+            started, first = number, ""
+            if rest.endswith("<unfinished ...>"):
+                begun[process] = (number, name, rest.removesuffix("<unfinished ...>"))
+                continue
+        else:
+            continue  # a signal, an exit
+        call = _call(name, first + rest, started)
+        if call is not None:
+            yield call
+
+
+def _call(name: str, text: str, started: int) -> Call | None:
+    arguments, _, outcome = text.rpartition(" = ")
+    result = re.match(r"(0x[0-9a-f]+|-?\d+)", outcome)
+    if result is None or int(result[0], 0) < 0:
+        return None
+    texts, paths, numbers, flags = [], [], [], set()
+    for token in _TOKEN.finditer(arguments):
+        if token["text"] is not None:
+            if token["cut"]:
+                raise ValueError(f"strace cut the data of {name} short")
+            texts.append(bytes.fromhex(token["text"].replace("\\x", "")))
+        elif token["path"]:
+            paths.append(Path(os.fsdecode(bytes.fromhex(token["path"].replace("\\x", "")))))
+        elif token["word"].isdigit():
+            numbers.append(int(token["word"]))
+        else:
+            flags.add(token["word"])
+    return Call(
+        name, tuple(texts), tuple(paths), tuple(numbers), frozenset(flags), int(result[0], 0), started
+    )
+
+
+@dataclass
+class _Write:
+    """Data at an offset, or with None a new length. ``at`` is the line of its call."""
+
+    at: int
+    offset: int
+    data: bytes | None
+
+
+@dataclass
+class _File:
+    synced: bytes = b""
+    pending: list[_Write] = field(default_factory=list)
+    length: int = 0
+    position: int = 0
+
+    def sync(self, started: int) -> None:
+        content = bytearray(self.synced)
+        while self.pending and self.pending[0].at <= started:
+            _put(content, self.pending.pop(0))
+        self.synced = bytes(content)
+
+    def after_cut(self, keeps: Callable[[], bool]) -> bytes:
+        content = bytearray(self.synced)
+        for write in self.pending:
+            if write.data is None:
+                if keeps():
+                    _put(content, write)
+                continue
+            for begin in range(0, len(write.data), SECTOR):
+                if keeps():
+                    piece = write.data[begin : begin + SECTOR]
+                    _put(content, _Write(write.at, write.offset + begin, piece))
+        return bytes(content)
+
+
+def _put(content: bytearray, write: _Write) -> None:
+    if write.data is None:
+        del content[write.offset :]
+        content.extend(bytes(write.offset - len(content)))
+        return
+    content.extend(bytes(max(0, write.offset - len(content))))
+    content[write.offset : write.offset + len(write.data)] = write.data
+
+
+class Disk:
+    """The files in ``folder`` as calls change them, and what would be left of them.
+
+    ``now`` are the names of this moment, which is what a kill leaves.
+    """
+
+    def __init__(self, folder: Path, *, ordered: bool = False) -> None:
+        self._folder = folder
+        self._ordered = ordered
+        self.now: dict[Path, _File] = {}
+        self._sure: dict[Path, _File] = {}
+        self._changes: list[tuple[int, Path, _File | None]] = []
+
+    def apply(self, call: Call) -> None:
+        """:raises ValueError: a call on these files that this class doesn't understand."""
+        act = getattr(self, f"_{call.name}", None)
+        if act is not None:
+            act(call)
+        elif any(self._has(path) for path in (*call.paths, *self._paths(call))):
+            raise ValueError(f"{call.name} isn't understood here")
+
+    def after_kill(self) -> dict[Path, bytes]:
+        return {path: file.after_cut(lambda: True) for path, file in self.now.items()}
+
+    def after_cut(self, keeps: Callable[[], bool] = lambda: False) -> dict[Path, bytes]:
+        """After a power cut; ``keeps`` is asked about each thing that may be there or not."""
+        names = dict(self._sure)
+        for _, path, file in self._changes:
+            if not keeps():
+                break
+            _rename_to(names, path, file)
+        return {path: file.after_cut(keeps) for path, file in names.items()}
+
+    def _has(self, path: Path) -> bool:
+        return self._folder in path.parents
+
+    def _paths(self, call: Call) -> list[Path]:
+        """Of the strings of a call, relative ones from the folder that it names, or this one."""
+        base = call.paths[0] if call.paths else self._folder
+        return [base / os.fsdecode(text) for text in call.texts]
+
+    def _openat(self, call: Call) -> None:
+        path = self._paths(call)[0]
+        if not self._has(path) or path.is_dir():
+            return
+        file = self.now.get(path)
+        if file is None:
+            if "O_CREAT" not in call.flags:
+                return
+            file = _File()
+            self._change(call, path, file)
+        elif "O_TRUNC" in call.flags:
+            file.pending.append(_Write(call.started, 0, None))
+            file.length = 0
+        file.position = file.length if "O_APPEND" in call.flags else 0
+
+    def _write(self, call: Call) -> None:
+        if (file := self.now.get(call.paths[0])) is not None:
+            self._put(call, file, file.position)
+            file.position += call.result
+
+    _writev = _write
+
+    def _pwrite64(self, call: Call) -> None:
+        if (file := self.now.get(call.paths[0])) is not None:
+            self._put(call, file, call.numbers[-1])
+
+    def _put(self, call: Call, file: _File, offset: int) -> None:
+        data = b"".join(call.texts)[: call.result]
+        file.pending.append(_Write(call.started, offset, data))
+        file.length = max(file.length, offset + len(data))
+
+    def _ftruncate(self, call: Call) -> None:
+        if (file := self.now.get(call.paths[0])) is not None:
+            file.length = call.numbers[-1]
+            file.pending.append(_Write(call.started, file.length, None))
+
+    def _fsync(self, call: Call) -> None:
+        synced = call.paths[0]
+        if synced != self._folder and not self._has(synced):
+            return
+        file = self.now.get(synced)
+        if file is not None:
+            file.sync(call.started)
+        waiting: list[tuple[int, Path, _File | None]] = []
+        for started, path, made in self._changes:
+            own = made is file and made is not None
+            if started <= call.started and (self._ordered or own or path.parent == synced):
+                _rename_to(self._sure, path, made)
+                # What this name was before can't come back.
+                waiting = [change for change in waiting if change[1] != path]
+            else:
+                waiting.append((started, path, made))
+        self._changes = waiting
+
+    _fdatasync = _fsync
+
+    def _rename(self, call: Call) -> None:
+        bases = call.paths if len(call.paths) == 2 else (self._folder, self._folder)
+        old, new = (base / os.fsdecode(text) for base, text in zip(bases, call.texts, strict=True))
+        if (file := self.now.get(old)) is not None:
+            self._change(call, new, file)
+
+    _renameat = _renameat2 = _rename
+
+    def _unlink(self, call: Call) -> None:
+        path = self._paths(call)[0]
+        if path in self.now:
+            self._change(call, path, None)
+
+    _unlinkat = _unlink
+
+    def _change(self, call: Call, path: Path, file: _File | None) -> None:
+        _rename_to(self.now, path, file)
+        self._changes.append((call.started, path, file))
+
+
+def _rename_to(names: dict[Path, _File], path: Path, file: _File | None) -> None:
+    """In one step: the file has this name and no other; None removes the name."""
+    for old in [one for one, there in names.items() if there is file]:
+        del names[old]
+    names.pop(path, None)
+    if file is not None:
+        names[path] = file
+
+
+def write_files(files: dict[Path, bytes], folder: Path, to: Path) -> None:
+    """Puts files of ``folder`` into another one, which is emptied first."""
+    shutil.rmtree(to, ignore_errors=True)
+    for path, content in files.items():
+        place = to / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
