@@ -346,7 +346,7 @@ def parse_result(payload: bytes) -> Result:
         error=_read_error(error) if status == "error" else None,
         model=fields["model"] if isinstance(fields.get("model"), str) else None,
         timings_ms=_numbers(fields.get("timings_ms")),
-        usage={name: int(value) for name, value in _numbers(fields.get("usage")).items()},
+        usage=_counts(fields.get("usage")),
         truncated=_read_truncated(fields.get("truncated")),
     )
 
@@ -363,9 +363,14 @@ def _numbers(value: Any) -> dict[str, float]:
     return {name: n for name, n in items if isinstance(n, int | float) and not isinstance(n, bool)}
 
 
+def _counts(value: Any) -> dict[str, int]:
+    """Whole numbers, without what only a float can hold: 1e308 could not be written again."""
+    return {name: int(n) for name, n in _numbers(value).items() if abs(n) < 2**63}
+
+
 def _read_truncated(value: Any) -> Truncated | None:
-    numbers = _numbers(value)
-    return Truncated(int(numbers["kept"]), int(numbers["of"])) if {"kept", "of"} <= numbers.keys() else None
+    counts = _counts(value)
+    return Truncated(counts["kept"], counts["of"]) if {"kept", "of"} <= counts.keys() else None
 
 
 def encode_chunk(chunk: Chunk) -> bytes:

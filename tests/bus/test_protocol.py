@@ -431,6 +431,15 @@ class TestResults:
         )
         assert parse_result(payload) == Result("1", "t", "ok", {})
 
+    def test_a_count_beyond_64_bits_is_ignored_like_one_that_is_no_number(self) -> None:
+        payload = (
+            b'{"id": "1", "task": "t", "status": "ok", "result": {}, "usage": {"x": 1e308, "y": 7.0},'
+            b' "truncated": {"kept": 1, "of": 1e30}}'
+        )
+        result = parse_result(payload)
+        assert result == Result("1", "t", "ok", {}, usage={"y": 7})
+        assert parse_result(encode_result(result)) == result
+
 
 class TestTheRest:
     @given(names, st.integers(0, 2**40), st.text(st.characters(codec="utf-8")))
