@@ -110,6 +110,7 @@ class Daemon:
     async def run(self) -> None:
         """Connects, loads, serves until a stop is requested or something fatal happens, drains."""
         self._database.open()
+        self._journal.open()
         stopped = asyncio.create_task(self._stopping.wait())
         try:
             self._pipeline.open()
@@ -129,7 +130,7 @@ class Daemon:
             await self._set_state("stopped")  # also when a model can't be loaded: the goodbye drops the will
             await self._bus.stop()
             await self.service.stop()
-            self._journal.retry()
+            self._journal.close()
             self._database.close()
 
     @staticmethod

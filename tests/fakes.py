@@ -5,6 +5,7 @@ For what needs a real process and a pipe there is ``tests/fake_worker.py``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -103,6 +104,11 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def make_key(number: int) -> bytes:
+    """As keys of the journal are: 16 bytes that look random."""
+    return hashlib.sha256(b"%d" % number).digest()[:16]
 
 
 def make_delivery(payload: bytes = b"text", **fields: Any) -> Delivery:

@@ -22,9 +22,9 @@ from edgeslm.errors import JournalError
 log = logging.getLogger("edgeslm.bus")
 
 FORMAT = 1
-PAGE_BYTES = 1024
-"""Each change writes whole pages; small ones spare an SD card (a row has some 500 bytes)."""
-WAL_PAGES = 2000
+PAGE_BYTES = 512
+"""Each change writes whole pages; small ones spare an SD card (a row has some 400 bytes)."""
+WAL_PAGES = 4000
 """So many pages are written before they move to the main file, which syncs both."""
 RETRY_S = 1.0
 """How long a disk that refused a write is left alone."""
@@ -33,7 +33,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS session (epoch INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS requests (
     id INTEGER PRIMARY KEY,
-    key BLOB NOT NULL UNIQUE,
+    key BLOB NOT NULL,
     at REAL NOT NULL,
     attempts INTEGER NOT NULL,
     result BLOB
@@ -62,7 +62,6 @@ class Database:
         self.clock = clock
         self.problem: str | None = None
         """Why nothing can be written, as long as that lasts."""
-        self.writes = 0
         self._db: sqlite3.Connection | None = None
         self._base = 0.0
         self._failed_at: float | None = None
@@ -116,12 +115,23 @@ class Database:
             return self.opened.execute(statement, values).fetchone()
         except sqlite3.Error as error:
             log.warning("the journal can't be read (%s)", error)
+            self._begin_anew_if_damaged(error)
             return None
 
-    def write(self, statement: str, *values: Any) -> None:
-        """:raises JournalError: it can't be written."""
+    def rows(self, statement: str) -> Iterator[Any]:
+        """All rows; those before a damaged page."""
+        try:
+            yield from self.opened.execute(statement)
+        except sqlite3.Error as error:
+            log.warning("the journal can't be read (%s)", error)
+
+    def write(self, statement: str, *values: Any) -> int:
+        """Returns the number of the row that was inserted last.
+
+        :raises JournalError: it can't be written.
+        """
         with self.writing() as db:
-            db.execute(statement, values)
+            return db.execute(statement, values).lastrowid or 0
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -133,7 +143,6 @@ class Database:
         if self.problem is not None:
             log.warning("the journal can be written again")
         self.problem = self._failed_at = None
-        self.writes += 1
 
     @contextmanager
     def synced(self) -> Iterator[sqlite3.Connection]:
@@ -176,6 +185,14 @@ class Database:
             db.execute("INSERT INTO session SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM session)")
             db.execute(f"PRAGMA user_version = {FORMAT}")
 
+    def _begin_anew_if_damaged(self, error: sqlite3.Error) -> None:
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
+            error, sqlite3.OperationalError | sqlite3.ProgrammingError
+        ):
+            with suppress(sqlite3.Error, OSError):  # the next try says if that was of use
+                self._set_aside()
+                self._connect()
+
     def _set_aside(self) -> None:
         self.close()
         aside = self.file.with_suffix(".damaged")
@@ -188,12 +205,7 @@ class Database:
         if self.problem is None:
             log.error("the journal can't be written (%s); new requests are answered busy", error)
         self._failed_at = self.clock()
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
-            error, sqlite3.OperationalError | sqlite3.ProgrammingError
-        ):
-            with suppress(sqlite3.Error, OSError):  # the next try says if that was of use
-                self._set_aside()
-                self._connect()
+        self._begin_anew_if_damaged(error)
         self.problem = f"The journal can't be written ({error}); make room for {self.file.name}."
         return self.problem
 

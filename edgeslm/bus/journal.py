@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from array import array
+from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import dataclass
 
 from edgeslm.bus.database import Database
 from edgeslm.bus.handover import Delivery
+from edgeslm.bus.marks import Marks
 from edgeslm.errors import JournalError
 
-PRUNE_EVERY = 256
+PRUNE_EVERY = 1024
 """Writes between two looks at the size."""
-PRUNE_ROWS = 2000
+PRUNE_ROWS = 4096
 """Most rows that one look removes, so that it never takes long."""
 
 
@@ -63,39 +66,106 @@ def _digest(*parts: bytes) -> bytes:
     return digest.digest()[:16]
 
 
+class _Index:
+    """Row numbers by key, at 16 bytes each: a dictionary would take ten times that.
+
+    In memory, since one in the file would write a page at random for each request.
+    """
+
+    def __init__(self) -> None:
+        self._heads = [array("Q") for _ in range(256)]
+        self._rows = [array("Q") for _ in range(256)]
+
+    def get(self, key: bytes) -> int | None:
+        heads, rows, head, place = self._find(key)
+        return rows[place] if place < len(heads) and heads[place] == head else None
+
+    def put(self, key: bytes, row: int) -> None:
+        heads, rows, head, place = self._find(key)
+        if place < len(heads) and heads[place] == head:
+            rows[place] = row
+        else:
+            heads.insert(place, head)
+            rows.insert(place, row)
+
+    def drop_up_to(self, last: int) -> None:
+        """Forgets the rows up to ``last``."""
+        for bucket, rows in enumerate(self._rows):
+            kept = [place for place, row in enumerate(rows) if row > last]
+            if len(kept) < len(rows):
+                heads = self._heads[bucket]
+                self._heads[bucket] = array("Q", (heads[place] for place in kept))
+                self._rows[bucket] = array("Q", (rows[place] for place in kept))
+
+    def _find(self, key: bytes) -> tuple[array[int], array[int], int, int]:
+        heads, head = self._heads[key[0]], int.from_bytes(key[1:9], "big")
+        return heads, self._rows[key[0]], head, bisect_left(heads, head)
+
+
 class Journal:
-    """The requests in ``database``, which is opened and closed elsewhere.
+    """The requests in ``database``, which must be open; it is closed elsewhere.
 
     ``window_s`` is how long an answered request is remembered, ``limit_bytes`` how large the file may grow:
     the oldest entries make room. A disk that is full or broken is told of by :class:`JournalError` where a
     request would be begun; results that can't be written are kept in memory until they can be.
+
+    Rows are only added at the end and removed at the start; the newest row of a key counts.
     """
 
     def __init__(self, database: Database, *, window_s: float, limit_bytes: int) -> None:
         self._database = database
         self._window_s = window_s
         self._limit_bytes = limit_bytes
+        self._index = _Index()
+        self._marks: Marks | None = None
         self._unsaved: dict[bytes, Entry] = {}
         self._epoch: int | None = None
+
+    def open(self) -> None:
+        """Reads what there is. What was being run when the last process ended has one try more.
+
+        :raises JournalError: the file of the marks can't be used.
+        """
+        for row, key in self._database.rows("SELECT id, key FROM requests ORDER BY id"):
+            self._index.put(key, row)
+        file = self._database.file.with_suffix(".running")
+        try:
+            self._marks = Marks(file)
+        except OSError as error:
+            raise JournalError(
+                f"The file {file} can't be used ({error.strerror}); make room for it."
+            ) from None
+        for key in self._marks.left:
+            known = self.find(key)
+            self.finish(key, known.attempts + 1 if known else 1, None)
+
+    def close(self) -> None:
+        self.retry()
+        if self._marks is not None:
+            self._marks.close()
+            self._marks = None
 
     def find(self, key: bytes) -> Entry | None:
         """What is known of a request; nothing if it is older than the window."""
         if (unsaved := self._unsaved.get(key)) is not None:
             return unsaved
-        row = self._database.read(
-            "SELECT attempts, result FROM requests WHERE key = ? AND at > ?", key, self._oldest
-        )
-        return Entry(row[0], row[1]) if row else None
+        if (row := self._index.get(key)) is None:
+            return None
+        found = self._database.read("SELECT key, at, attempts, result FROM requests WHERE id = ?", row)
+        return Entry(found[2], found[3]) if found and found[0] == key and found[1] > self._oldest else None
 
     def begin(self, key: bytes, attempts: int) -> None:
-        """Writes down that a request is being run for the ``attempts``-th time, before it is.
+        """Marks that a request is being run for the ``attempts``-th time, before it is.
 
-        :raises JournalError: it can't be written, so it must not be run.
+        :raises JournalError: nothing can be written now, so it must not be run.
         """
         if self._database.problem is not None:
             self._retry()
-        self._write(key, Entry(attempts, None))
-        self._unsaved.pop(key, None)
+        if attempts > 1:
+            self._write(key, Entry(attempts - 1, None))
+            self._unsaved.pop(key, None)
+        if self._marks is not None:
+            self._marks.set(key)
 
     def finish(self, key: bytes, attempts: int, result: bytes | None) -> None:
         """Writes down what a request came to; without ``result`` only how often it was tried.
@@ -103,10 +173,13 @@ class Journal:
         Never fails: what the disk doesn't take is kept in memory.
         """
         entry = Entry(attempts, result)
-        try:
-            self._write(key, entry)
-        except JournalError:
-            self._unsaved[key] = entry
+        if entry != Entry(0, None) or self._index.get(key) is not None:
+            try:
+                self._write(key, entry)
+            except JournalError:
+                self._unsaved[key] = entry
+        if self._marks is not None:
+            self._marks.clear(key)
 
     def retry(self) -> None:
         """Tries again what the disk refused, if it did and a moment has passed."""
@@ -133,21 +206,15 @@ class Journal:
         return self._database.now - self._window_s
 
     def _write(self, key: bytes, entry: Entry) -> None:
-        if entry == Entry(0, None):
-            self._database.write("DELETE FROM requests WHERE key = ?", key)
-        else:
-            # REPLACE puts a row that is begun anew to the end, since the oldest rows go first.
-            self._database.write(
-                "INSERT OR REPLACE INTO requests (key, at, attempts, result) VALUES (?, ?, ?, ?)"
-                if entry.result is None
-                else "INSERT INTO requests (key, at, attempts, result) VALUES (?, ?, ?, ?) ON CONFLICT (key)"
-                " DO UPDATE SET attempts = excluded.attempts, result = excluded.result",
-                key,
-                self._database.now,
-                entry.attempts,
-                entry.result,
-            )
-        if self._database.writes % PRUNE_EVERY == 0:
+        row = self._database.write(
+            "INSERT INTO requests (key, at, attempts, result) VALUES (?, ?, ?, ?)",
+            key,
+            self._database.now,
+            entry.attempts,
+            entry.result,
+        )
+        self._index.put(key, row)
+        if row % PRUNE_EVERY == 0:
             with suppress(sqlite3.Error):
                 self._prune()
 
@@ -157,6 +224,7 @@ class Journal:
             raise JournalError(self._database.problem or "The journal can't be written.")
         with suppress(sqlite3.Error):
             self._prune()  # what is too old makes room in a file that can't grow
+        self._database.write("UPDATE session SET epoch = ?", self.epoch)  # shows if it can be written
         for key, entry in list(self._unsaved.items()):
             self._write(key, entry)
             del self._unsaved[key]
@@ -169,4 +237,6 @@ class Journal:
         if self._database.used_bytes > self._limit_bytes:
             old = max(old, min(len(rows), 2 * PRUNE_EVERY))
         if old:
-            db.execute("DELETE FROM requests WHERE id <= ?", (rows[old - 1][0],))
+            last = rows[old - 1][0]
+            db.execute("DELETE FROM requests WHERE id <= ?", (last,))
+            self._index.drop_up_to(last)

@@ -501,4 +501,4 @@ class Network:
             self._beat_at = time.monotonic()
 
     def _longest_pause(self, failures: int) -> float:
-        return min(self._longest_pause_s, self._first_pause_s * 2 ** min(failures, 16))
+        return min(self._longest_pause_s, self._first_pause_s * 2.0 ** min(failures, 16))
