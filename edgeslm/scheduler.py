@@ -12,6 +12,7 @@ import itertools
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ log = logging.getLogger("edgeslm.scheduler")
 OnChunk = Callable[[str], None]
 OnStart = Callable[[], None]
 Run = Callable[[Request, OnChunk | None, OnStart | None], Awaitable[Result]]
+
+WHILE_RUNNING = "cancelled while it was running"
 
 FIRST_GUESS_S = 0.5
 """Time of a request assumed for ``retry_after_ms`` before one of its task was measured."""
@@ -41,7 +44,12 @@ class _Job:
     on_chunk: OnChunk | None = field(compare=False)
     on_start: OnStart | None = field(compare=False)
     result: asyncio.Future[Result] = field(compare=False)
-    work: asyncio.Task[Result] | None = field(compare=False, default=None)
+    work: asyncio.Task[None] | None = field(compare=False, default=None)
+    begun: bool = field(compare=False, default=False)
+
+    @property
+    def waits(self) -> bool:
+        return self.work is None and not self.result.done()
 
 
 class Scheduler:
@@ -56,6 +64,7 @@ class Scheduler:
         self._timeout_s = timeout_s
         self._slots = slots
         self._waiting: list[_Job] = []
+        self._arrived: deque[_Job] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._jobs: dict[int, _Job] = {}
         self._arrivals = itertools.count()
@@ -94,6 +103,7 @@ class Scheduler:
         job = _Job(rank, request, on_chunk, on_start, loop.create_future())
         self._jobs[number] = job
         heapq.heappush(self._waiting, job)
+        self._arrived.append(job)
         self._fill_slots()
         expiry = None
         if request.expires_at is not None:
@@ -147,14 +157,14 @@ class Scheduler:
         return not left
 
     def _cancel(self, job: _Job) -> None:
-        if job.work is not None:
+        if job.work is not None and job.begun:
             job.work.cancel()
         else:
             self._give_up(job, Cancelled("cancelled while it was waiting"))
 
     def _expire(self, job: _Job) -> None:
         """The end of a request that waits; one that runs has its own time-out."""
-        if job.work is None:
+        if not job.begun:
             waited_s = time.monotonic() - job.request.received_at
             self._give_up(job, Expired(f"it expired after waiting {waited_s:.1f} s"))
 
@@ -168,12 +178,13 @@ class Scheduler:
     def _fill_slots(self) -> None:
         while self._waiting and len(self._running) < self._slots:
             job = self._next()
-            task = asyncio.create_task(self._work(job))
-            self._running.add(task)
-            task.add_done_callback(self._slot_freed)
+            job.work = asyncio.create_task(self._work(job))
+            self._running.add(job.work)
 
     def _next(self) -> _Job:
-        oldest = min(self._waiting, key=lambda job: job.rank[2])
+        while not self._arrived[0].waits:
+            self._arrived.popleft()
+        oldest = self._arrived[0]
         if oldest is self._waiting[0] or self._passed_over < MOST_PASSED_OVER:
             job = heapq.heappop(self._waiting)
             self._passed_over = 0 if job is oldest else self._passed_over + 1
@@ -183,35 +194,49 @@ class Scheduler:
         heapq.heapify(self._waiting)
         return oldest
 
-    def _slot_freed(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._fill_slots()
-
     async def _work(self, job: _Job) -> None:
+        try:
+            result = await self._result_of(job)
+            if result is not None:
+                self._finish(job, result)
+        finally:
+            if job.work is not None:
+                self._running.discard(job.work)
+            self._fill_slots()
+
+    async def _result_of(self, job: _Job) -> Result | None:
+        """None if the job was given up between its turn and its start."""
         now = time.monotonic()
         request = job.request
         self.moved_at = now
         if request.expires_at is not None and now + self._guess_s(request) / 2 > request.expires_at:
             self._expire(job)  # half of what is usual, since that varies with the text
         if job.result.done():
-            return
+            return None
+        job.begun = True
         left_s = min(self._timeout_s, (request.expires_at or math.inf) - now)
-        limit = asyncio.timeout(left_s)
+        is_late = False
+
+        def time_out() -> None:
+            nonlocal is_late
+            is_late = True
+            self._cancel(job)
+
+        limit = asyncio.get_running_loop().call_later(left_s, time_out)
         try:
-            async with limit:
-                job.work = asyncio.ensure_future(self._run(request, self._noted(job.on_chunk), job.on_start))
-                result = await job.work
+            result = await self._run(request, self._noted(job.on_chunk), job.on_start)
             took_s = time.monotonic() - now
             self._service_s[request.task] = self._guess_s(request, took_s) * 0.9 + took_s * 0.1
         except asyncio.CancelledError:
-            result = error_result(request, Cancelled("cancelled while it was running"))
+            why = TimedOut(f"not done after {left_s:.1f} s") if is_late else Cancelled(WHILE_RUNNING)
+            result = error_result(request, why)
         except RequestError as error:
             result = error_result(request, error)
         except Exception as error:
-            late = limit.expired()
-            why = TimedOut(f"not done after {left_s:.1f} s") if late else _internal(request, error)
-            result = error_result(request, why)
-        self._finish(job, result)
+            result = error_result(request, _internal(request, error))
+        finally:
+            limit.cancel()
+        return result
 
     def _noted(self, on_chunk: OnChunk | None) -> OnChunk | None:
         """Pieces of text are progress."""
