@@ -35,6 +35,8 @@ from edgeslm.service import Service
 log = logging.getLogger("edgeslm.daemon")
 
 HEALTH_EVERY_S = 30.0
+KEEP_AFTER_S = 1.0
+"""How long a message may wait for its answer before it is written down here too."""
 ANNOUNCE_S = 5.0
 """How long a change of state waits for the broker's acknowledgement."""
 DRAIN_LIMIT_S = 30.0
@@ -86,7 +88,7 @@ class Daemon:
             will=(self.topics.state, encode_state("offline", self.boot_id)),
             on_delivery=self._delivered,
             on_connect=self._connected,
-            on_disconnect=lambda: self._pipeline.disconnected(),
+            on_disconnect=lambda: self._pipeline.keep(),
         )
         limits = config.limits
         self._database = Database(Path(config.state_dir) / f"journal-{config.node}.sqlite")
@@ -118,11 +120,13 @@ class Daemon:
             watching = asyncio.create_task(self.manager.watch(self._fault))
             loading = asyncio.create_task(self._load())
             ticking = asyncio.create_task(self._publish_health())
+            keeping = asyncio.create_task(self._keep_what_waits())
             await self._first_of(stopped, loading)
             if not self._stopping.is_set():
                 await self._first_of(stopped, self._bus.failed)
             await self._drain()
             ticking.cancel()
+            keeping.cancel()
             loading.cancel()
             watching.cancel()
         finally:
@@ -197,6 +201,11 @@ class Daemon:
             await asyncio.sleep(HEALTH_EVERY_S)
             self._journal.retry()
             await self._publish_retained(self.topics.health, encode_document(self.health()))
+
+    async def _keep_what_waits(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_AFTER_S)
+            self._pipeline.keep(older_than_s=KEEP_AFTER_S)
 
     def _fault(self) -> str | None:
         scheduler = self.service.scheduler

@@ -64,12 +64,19 @@ class Models:
         return {name: pid for name, m in self._models.items() if (pid := m.process.pid) is not None}
 
     async def start(self) -> None:
-        """Loads all models side by side.
+        """Loads all models side by side. An engine that ends while it loads is started once more.
 
         :raises BundleError: an engine refuses its bundle.
         :raises EngineCrashed: an engine ended while loading.
         """
-        await asyncio.gather(*(self._ensure(model) for model in self._models.values()))
+        await asyncio.gather(*(self._load(model) for model in self._models.values()))
+
+    async def _load(self, model: _Model) -> None:
+        try:
+            await self._ensure(model)
+        except EngineCrashed as error:  # the kernel may have taken it for want of memory
+            log.warning("%s; it is started once more", error)
+            await self._ensure(model)
 
     async def ask(
         self,

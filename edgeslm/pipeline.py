@@ -18,6 +18,7 @@ import asyncio
 import logging
 import math
 import secrets
+import time
 import zlib
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -54,18 +55,27 @@ FULL_DISK_RETRY_MS = 5000
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A message that isn't acknowledged. ``key`` names it in the journal, unless it came at QoS 0.
+    """A message that isn't acknowledged. ``epoch`` is the broker's session that it came in.
 
     ``left`` counts what still works on it; ``spooled`` is its number in the spool; ``unsure`` came at QoS 0.
-    ``refusal`` says why it is one too many.
+    ``refusal`` says why it is one too many. ``is_request`` is false for what needs no answer.
     """
 
     delivery: Delivery
-    key: bytes | None
+    epoch: int
+    name: bytes | None = None
     left: int = 0
+    is_request: bool = False
     spooled: int | None = None
     unsure: bool = False
     refusal: str | None = None
+
+    @property
+    def key(self) -> bytes | None:
+        """Its name in the journal if its sender gave it none; nothing is remembered of what came at QoS 0."""
+        if self.name is None and not self.unsure:
+            self.name = delivery_key(self.epoch, self.delivery)
+        return self.name
 
 
 class _Tries:
@@ -173,17 +183,27 @@ class Pipeline:
         if self._closed:
             return
         if delivery.topic == self._topics.cancel:
-            self._hold(_Held(delivery, None), [self._cancel(delivery)])
+            self._hold(_Held(delivery, self._journal.epoch), [self._cancel(delivery)])
         elif self._config.durability == "spool" and delivery.qos:
             if not self._arrivals:  # all that come in this turn of the loop are synced at once
                 asyncio.get_running_loop().call_soon(self._spool_arrivals)
             self._arrivals.append(delivery)
         else:
-            self._take(delivery)
+            self._take(_Held(delivery, self._journal.epoch, unsure=not delivery.qos))
 
-    def disconnected(self) -> None:
-        """Keeps what is held, since the broker may come back without it."""
-        loose = [held for held in self._held if held.key is not None and held.spooled is None]
+    def keep(self, older_than_s: float = 0.0) -> None:
+        """Writes to the spool what has been held for so long.
+
+        A broker that is killed may come back without what it had delivered, mosquitto does; should the node
+        end too before it has answered, nobody would know of it.
+        """
+        since = time.monotonic() - older_than_s
+        loose = []
+        for held in self._held:  # the oldest first
+            if held.delivery.received_at > since:
+                break
+            if held.is_request and held.spooled is None and not held.unsure:
+                loose.append(held)
         if not loose:
             return
         try:
@@ -197,11 +217,12 @@ class Pipeline:
 
     def _spool_arrivals(self) -> None:
         arrivals, self._arrivals = self._arrivals, []
+        epoch = self._journal.epoch
         try:
-            self._spool.add([(one, self._key(one)) for one in arrivals])
+            self._spool.add([(one, delivery_key(epoch, one)) for one in arrivals])
         except JournalError:  # then the broker keeps them, as without a spool
             for delivery in arrivals:
-                self._take(delivery)
+                self._take(_Held(delivery, epoch))
             return
         for delivery in arrivals:
             self._bus.ack(delivery)
@@ -209,22 +230,22 @@ class Pipeline:
 
     def _feed(self) -> None:
         """Takes messages from the spool, as many as may be held at a time."""
-        while len(self._held) < self._config.limits.queue and not self._closed:
+        limits = self._config.limits
+        while len(self._held) < limits.queue and self._held_bytes < limits.queue_bytes and not self._closed:
             spooled = self._spool.next(self._last_spooled)
             if spooled is None:
                 return
             self._last_spooled = spooled.id
             if spooled.id not in self._from_spool:
                 self._from_spool.add(spooled.id)
-                self._take(spooled.delivery, spooled.key, spooled.id)
+                name = spooled.key or reader_key(b"spool", str(spooled.id))
+                self._take(_Held(spooled.delivery, self._journal.epoch, name, spooled=spooled.id))
 
-    def _key(self, delivery: Delivery) -> bytes | None:
-        return delivery_key(self._journal.epoch, delivery) if delivery.qos else None
-
-    def _take(self, delivery: Delivery, key: bytes | None = None, spooled: int | None = None) -> None:
-        key = key or self._key(delivery)
-        held = _Held(delivery, key, spooled=spooled, unsure=key is None)
-        held.refusal = self._why_full(held)
+    def _take(self, held: _Held) -> None:
+        delivery = held.delivery
+        held.is_request = True
+        if held.spooled is None:
+            held.refusal = self._why_full(held)
         if (task := self._topics.task_of(delivery.topic)) is not None:
             self._hold(held, [self._serve_request(held, task)])
         else:

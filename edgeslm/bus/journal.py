@@ -137,7 +137,8 @@ class Journal:
             ) from None
         for key in self._marks.left:
             known = self.find(key)
-            self.finish(key, known.attempts + 1 if known else 1, None)
+            if known is None or known.result is None:  # else the process ended between answer and mark
+                self.finish(key, known.attempts + 1 if known else 1, None)
 
     def close(self) -> None:
         self.retry()
