@@ -130,7 +130,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--password-file", type=Path)
     sub.add_argument("--ca-file", type=Path)
     sub.add_argument(
-        "--timeout", type=_seconds, default=60.0, metavar="S", help="seconds to wait for the result"
+        "--timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds to wait for the result; until then the request is sent again when it may be lost",
     )
     sub.add_argument("--stream", action="store_true", help="print the text on standard error as it comes")
     sub.add_argument(
@@ -272,6 +276,8 @@ def _request(arguments: argparse.Namespace) -> int:
     from edgeslm.client import Client
     from edgeslm.errors import InvalidRequest, TimedOut
 
+    # What is wrong with the connection is said while it is being mended.
+    logging.basicConfig(format="edgeslm: %(message)s", level="DEBUG" if arguments.debug else "WARNING")
     text = arguments.text
     if text == "-":
         try:
@@ -295,14 +301,16 @@ def _request(arguments: argparse.Namespace) -> int:
         ca_file=arguments.ca_file,
     ) as client:
         try:
-            result = client.request(
-                arguments.task, text, options=options, timeout=arguments.timeout, on_chunk=on_chunk
-            )
+            try:
+                result = client.request(
+                    arguments.task, text, options=options, timeout=arguments.timeout, on_chunk=on_chunk
+                )
+            finally:
+                if arguments.stream:
+                    print(file=sys.stderr)  # noqa: T201
         except TimedOut as error:
             print_error(str(error))
             return 2
-    if arguments.stream:
-        print(file=sys.stderr)  # noqa: T201
     say(encode_result(result).decode())
     return int(result.status == "error")
 

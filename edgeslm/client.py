@@ -119,8 +119,8 @@ class Client:
         """Disconnects; requests that still wait raise BrokerError."""
         network, self._network = self._network, None
         if network is not None:
-            network.stop(5.0)
             self._desk.close(BrokerError("The client was closed before the result came."))
+            network.stop(5.0)
 
     @property
     def node_state(self) -> str | None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,26 @@ def test_request_streams_on_standard_error(edgeslm: Any, broker: Mosquitto, node
     assert done.status == 0
     assert done.err == "one two three \n"
     assert done.results[0]["result"]["text"] == "one two three"
+
+
+def test_request_survives_a_broker_that_is_killed_and_says_so(broker: Mosquitto, tmp_path: Path) -> None:
+    with (
+        App(broker.port, f"{BASE}/state") as app,
+        Node(tmp_path, fake_configuration(broker.url, tmp_path)),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        app.take_state(BASE, "online")
+        gate = tmp_path / "gate"
+        where = ("--broker", broker.url, "--node", "hall")
+        asking = pool.submit(as_process, "request", "say", f"hold {gate}", *where)
+        app.wait_until(Path(f"{gate}.held").exists, "the request is running")
+        broker.kill()
+        broker.start()
+        gate.touch()
+        done = asking.result()
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["status"] == "ok"
+    assert done.stderr.startswith("edgeslm: The connection to the broker at mqtt://127.0.0.1:")
 
 
 def test_request_options(edgeslm: Any, broker: Mosquitto, node: Node) -> None:

@@ -270,7 +270,8 @@ class Desk:
     def lost(self, problem: Problem) -> None:
         with self._changed:
             is_news = self._problem is None or self._problem.sentence != problem.sentence
-            log.log(logging.WARNING if is_news and self._inboxes else logging.DEBUG, "%s", problem.sentence)
+            if is_news and self._inboxes and self._closed is None:
+                log.warning("%s", problem.sentence)
             self._link, self._problem = None, problem
             if problem.packet_refused:
                 self._single_out(problem)
