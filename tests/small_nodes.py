@@ -109,7 +109,7 @@ class SmallNode:
     def _payload(self, request: Request | Rejected) -> bytes | None:
         if isinstance(request, Rejected):
             return encode_result(error_result(request.id, request.task, request.error))
-        is_first = [one.correlation for one in self.requests].count(request.correlation) == 1
+        is_first = [one.id for one in self.requests].count(request.id) == 1
         if request.task == "garbage":
             return b"no result"
         if request.task == "busy" or (request.task == "busy-once" and is_first):

@@ -193,6 +193,9 @@ def test_a_broker_that_is_frozen_during_a_connect_is_asked_in_mqtt_5_again(
     """It must not be taken for an old one that knows only MQTT 3.1.1: repeats and promises would be over."""
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(network, "ANSWER_S", 0.3)
+    assert client.request("echo", "a", timeout=30).status == "ok"
+    while client.node_state is None:  # else nobody listening would be taken for a mistake in the name
+        time.sleep(0.01)
     broker.kill()
     broker.start()
     broker.freeze()

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import shlex
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
+from edgeslm.bus.errand import FIRST_INTERVAL_S, LONGEST_INTERVAL_S, NOBODY_INTERVAL_S
 from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.probe import probe_broker
 from edgeslm.bus.protocol import (
@@ -32,6 +34,7 @@ from edgeslm.errors import REQUEST_ERRORS
 from edgeslm.messages import Request
 from edgeslm.sections import ALLOWED, Broker, Limits
 from tests.brokers import Mosquitto
+from tests.small_nodes import SmallNode
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "mqtt.md").read_text(encoding="utf-8")
@@ -129,6 +132,29 @@ class TestPage:
             if "response-topic" in words:
                 response_topic = words[words.index("response-topic") + 1]
             read_request(payload, task, response_topic)
+
+    @pytest.mark.parametrize(("task", "deliveries"), [("echo", 1), ("second", 2), ("busy-once", 2)])
+    def test_the_loop_repeats_until_it_has_its_result(
+        self, broker: Mosquitto, task: str, deliveries: int
+    ) -> None:
+        (script,) = [text for info, text in BLOCKS if info == "sh loop"]
+        assert "for seconds in 5 " in script
+        for written, meant in (
+            ("-h broker.local", f"-h 127.0.0.1 -p {broker.port}"),
+            ("/triage", f"/{task}"),
+            ("for seconds in 5 ", "for seconds in 1 1 1 "),
+        ):
+            script = script.replace(written, meant)
+        with SmallNode(broker.url, "press-hall-4") as node:
+            done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=True)
+        assert parse_result(done.stdout.encode()).result == {"text": "Spindle 3 smells of burnt oil"}
+        assert len(node.deliveries) == deliveries
+        assert len({one.payload for one in node.deliveries}) == 1
+
+    def test_the_client_s_intervals_are_those_of_the_page(self) -> None:
+        assert f"after {FIRST_INTERVAL_S:g} seconds" in PAGE
+        assert f"up to {LONGEST_INTERVAL_S:g} seconds" in PAGE
+        assert f"every {NOBODY_INTERVAL_S:g} seconds" in PAGE
 
     def test_the_table_of_options_is_the_one_of_the_code(self) -> None:
         assert table("### Options", "option") == {
