@@ -143,7 +143,8 @@ class Client:
         text; pieces may be missing, the result is whole.
 
         :raises TimedOut: no result came in time; the node has been told not to start after that.
-        :raises BrokerError: the broker refuses the request, or no node of that name was ever there.
+        :raises BrokerError: the broker refuses the request; no node of that name was ever there, or it said
+            goodbye and the broker keeps nothing for it; the client was closed.
         :raises ProtocolError: what came is no result.
         :raises RequestError: what can't be sent: a task that is no topic level, more than the broker takes.
         """

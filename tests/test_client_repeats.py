@@ -106,6 +106,17 @@ def test_many_requests_over_a_broker_that_is_killed_again_and_again(
         assert len({one.correlation for one in node.deliveries}) == 120
 
 
+def test_no_more_is_under_way_than_the_broker_takes(
+    make_broker: MakeBroker, pool: ThreadPoolExecutor
+) -> None:
+    """One that is strict about it would hang up (MQTT 5 section 4.9)."""
+    broker = make_broker("max_inflight_messages 2\n")
+    with SmallNode(broker.url) as node, Client(broker.url, "hall") as client:
+        waiting = [pool.submit(client.request, "echo", "a", timeout=60) for _ in range(200)]
+        assert {one.result(60).status for one in waiting} == {"ok"}
+        assert len(node.deliveries) == 200
+
+
 def test_busy_is_asked_again(client: Client, node: SmallNode) -> None:
     assert client.request("busy-once", "a", timeout=60).status == "ok"
     assert_same(node.deliveries)

@@ -32,6 +32,7 @@ from edgeslm.bus.protocol import (
 from edgeslm.config import parse_config
 from edgeslm.errors import REQUEST_ERRORS
 from edgeslm.messages import Request
+from edgeslm.pipeline import TRANSIENT
 from edgeslm.sections import ALLOWED, Broker, Limits
 from tests.brokers import Mosquitto
 from tests.small_nodes import SmallNode
@@ -155,6 +156,12 @@ class TestPage:
         assert f"after {FIRST_INTERVAL_S:g} seconds" in PAGE
         assert f"up to {LONGEST_INTERVAL_S:g} seconds" in PAGE
         assert f"every {NOBODY_INTERVAL_S:g} seconds" in PAGE
+
+    def test_what_a_node_remembers_is_what_the_page_says(self) -> None:
+        section = " ".join(PAGE.partition("## Sending until")[2].partition("\n## ")[0].split())
+        forgotten = section.rpartition(" aren't remembered")[0].rpartition(". ")[2]
+        assert set(re.findall(r"`(\w+)`", forgotten)) == TRANSIENT
+        assert Limits().repeat_window_s == 3600 and "an hour by default" in section
 
     def test_the_table_of_options_is_the_one_of_the_code(self) -> None:
         assert table("### Options", "option") == {

@@ -120,6 +120,8 @@ class Desk:
             askers.discard(letter.correlation)
             if not askers:
                 self._askers.pop(letter.reply_to, None)
+            with contextlib.suppress(ValueError):
+                self._want_room.remove(letter.correlation)
             self._offer_room()
 
     def close(self, error: BrokerError) -> None:

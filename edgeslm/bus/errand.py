@@ -258,8 +258,9 @@ class Errand:
                 raise BrokerError(f"The broker refuses the request: {acknowledged.name}.")
         elif not self._nobody_listens:
             self._was_accepted = True
-        elif self._was_accepted or self._node_state() not in (None, "stopped", "offline"):
-            # The broker has forgotten the node for a moment: it was killed, and the node will be back.
+        elif self._was_accepted or self._node_state() not in (None, "stopped"):
+            # The broker was killed and has forgotten the node, which will be back. So will one that is
+            # `offline`: a broker that wakes up may publish the wills of connections long given up.
             self._next_at = now + NOBODY_INTERVAL_S * self._jitter(1 - JITTER, 1 + JITTER)
         else:
             raise BrokerError(

@@ -183,6 +183,17 @@ def test_no_more_is_under_way_than_the_broker_takes(desk: Desk) -> None:
     assert first.take() == []
 
 
+def test_room_is_not_offered_to_who_has_left(desk: Desk) -> None:
+    link = connect(desk, receive_maximum=1)
+    waiters = [Waiter(desk, str(number)) for number in range(3)]
+    desk.subscribed(link, 2, [None] * 3)
+    assert [desk.send(one.letter, 60) for one in waiters] == [1, None, None]
+    desk.forget(waiters[1].letter)
+    waiters[2].take()
+    desk.acknowledged(link, 1, SUCCESS)
+    assert waiters[2].take() == [Room()]
+
+
 def test_a_letter_for_which_the_broker_hangs_up_is_found(desk: Desk) -> None:
     link = connect(desk, at_once=True)
     good, bad = Waiter(desk, "good"), Waiter(desk, "bad")
