@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 START_S = 20.0
+CONFIGURATIONS = Path(__file__).parent.parent / "firmware-config" / "mosquitto"
 
 
 class Mosquitto:
@@ -56,12 +57,17 @@ class Mosquitto:
                 raise AssertionError(f"mosquitto didn't start:\n{self.log}")
             time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         """Ends the broker the way an administrator does; it may write its sessions to disk."""
         self._end("terminate")
 
     def kill(self) -> None:
-        """Ends the broker the way a power cut does."""
+        """Ends the broker at once; what it wrote stays, since the kernel has it: no power cut."""
         self._end("kill")
 
     def freeze(self) -> None:
@@ -78,6 +84,23 @@ class Mosquitto:
         if process is not None:
             getattr(process, how)()
             process.wait(timeout=START_S)
+
+
+def shipped_lines(profile: str, folder: Path) -> str:
+    """One of the shipped configurations, ``strict`` or ``balanced``, for a :class:`Mosquitto` in ``folder``.
+
+    Its listener and its login are left out, and its database is in the folder.
+    """
+    settings = (CONFIGURATIONS / f"{profile}.conf").read_text(encoding="utf-8")
+    for line, here in (
+        ("listener 1883\n", ""),
+        ("password_file /etc/mosquitto/edgeslm.passwd\n", ""),
+        ("allow_anonymous false\n", ""),
+        ("# persistence_location /var/lib/mosquitto/\n", f"persistence_location {folder}/\n"),
+    ):
+        assert settings.count(line) == 1
+        settings = settings.replace(line, here)
+    return settings
 
 
 def free_port() -> int:

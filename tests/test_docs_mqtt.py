@@ -17,7 +17,6 @@ from jsonschema import Draft7Validator
 
 from edgeslm.bus.errand import FIRST_INTERVAL_S, LONGEST_INTERVAL_S, NOBODY_INTERVAL_S
 from edgeslm.bus.options import OPTIONS
-from edgeslm.bus.probe import probe_broker
 from edgeslm.bus.protocol import (
     PROTOCOL_VERSION,
     StateName,
@@ -29,19 +28,17 @@ from edgeslm.bus.protocol import (
     parse_result,
     parse_state,
 )
-from edgeslm.config import parse_config
 from edgeslm.errors import REQUEST_ERRORS
 from edgeslm.messages import Request
 from edgeslm.pipeline import TRANSIENT
-from edgeslm.sections import ALLOWED, Broker, Limits
-from tests.brokers import Mosquitto
+from edgeslm.sections import ALLOWED, Limits
+from tests.brokers import CONFIGURATIONS, Mosquitto
 from tests.small_nodes import SmallNode
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "mqtt.md").read_text(encoding="utf-8")
 API: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "asyncapi.yaml").read_text(encoding="utf-8"))
 SCHEMAS: dict[str, Any] = API["components"]["schemas"]
-BROKER_FILE = ROOT / "firmware-config" / "mosquitto" / "edgeslm.conf"
 TOPICS = Topics("press-hall-4")
 REPLIES = ("edgeslm/v1/+/res/#", "edgeslm/v1/pool/+/res/#")
 
@@ -192,11 +189,19 @@ class TestPage:
             topics.health,
         }
 
-    def test_the_broker_s_settings_are_those_of_the_file(self) -> None:
-        lines = BROKER_FILE.read_text(encoding="utf-8").splitlines()
-        for settings in table("## The broker", "mosquitto"):
-            for setting in settings.replace("`", "").split(", "):
-                assert setting in lines
+    def test_the_broker_s_settings_are_those_of_the_files(self) -> None:
+        files = {
+            name: (CONFIGURATIONS / f"{name}.conf").read_text(encoding="utf-8").splitlines()
+            for name in ("strict", "balanced")
+        }
+        for settings, (why, *_) in table("## The broker", "mosquitto").items():
+            named = [name for name in files if why.startswith(f"`{name}`:")]
+            for name in named or files:
+                assert set(settings.replace("`", "").split(", ")) <= set(files[name])
+
+    def test_the_broker_s_files_are_there(self) -> None:
+        named = {name.strip("`") for name in table("## The broker", "file")}
+        assert named == {file.name for file in CONFIGURATIONS.glob("*.conf")}
 
 
 def references(value: Any) -> Iterator[str]:
@@ -304,29 +309,3 @@ class TestAsyncApi:
     )
     def test_the_schema_of_results_refuses_what_is_none(self, payload: dict[str, Any]) -> None:
         assert not validator("Result").is_valid(payload)
-
-
-def test_the_broker_s_configuration_works(make_broker: Callable[..., Mosquitto], tmp_path: Path) -> None:
-    """Included from a file like Debian's, with listener and password file of this test."""
-    passwords = tmp_path / "edgeslm.passwd"
-    passwords.write_text("press-hall-4:\n")
-    settings = BROKER_FILE.read_text(encoding="utf-8")
-    settings = settings.replace("listener 1883\n", "").replace(
-        "/etc/mosquitto/edgeslm.passwd", str(passwords)
-    )
-    settings = settings.replace("allow_anonymous false\n", "")
-    folder = tmp_path / "conf.d"
-    folder.mkdir()
-    (folder / "edgeslm.conf").write_text(settings)
-    lines = f"persistence true\npersistence_location {tmp_path}/\ninclude_dir {folder}\n"
-    broker = make_broker(lines)
-    config = parse_config(
-        "node: press-hall-4\n"
-        f"broker: {{url: '{broker.url}'}}\n"
-        "models: {small: {bundle: /srv/small}}\n"
-        "tasks: {triage: {kind: classify, model: small, labels: [a, b]}}\n"
-    )
-    assert isinstance(config.broker, Broker)
-    probe = probe_broker(config)
-    assert probe.problems == []
-    assert len(probe.notes) == 1

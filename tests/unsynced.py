@@ -19,8 +19,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,36 +39,48 @@ class CannotTrace(Exception):
 
 
 def record(command: Sequence[str], folder: Path) -> list[Call]:
-    """Runs a command to its end; what it did to files, in order.
+    """Runs a command to its end; what it did to files, in order. The record itself goes into ``folder``.
 
     :raises CannotTrace: strace isn't allowed to.
     :raises subprocess.CalledProcessError: the command failed.
     """
-    with watched(command, folder) as process:
-        output, _ = process.communicate(timeout=120)
-    if process.returncode != 0:
-        raise subprocess.CalledProcessError(process.returncode, command, output)
-    return read_record(folder)
+    subprocess.run([*_strace(folder), *command], check=True, timeout=120)
+    return _read_record(folder)
 
 
-def watched(command: Sequence[str], folder: Path) -> subprocess.Popen[str]:
-    """Starts a command under strace; :func:`read_record` reads what it did, also while it runs.
+@contextmanager
+def watching(process_id: int, folder: Path) -> Iterator[list[Call]]:
+    """What a running process does to files inside of the ``with``; the list is there behind it.
 
     :raises CannotTrace: strace isn't allowed to.
     """
+    calls: list[Call] = []
+    command = [*_strace(folder), "-p", str(process_id)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+        assert strace.stderr is not None
+        attached = strace.stderr.readline()
+        if "attached" not in attached:
+            raise CannotTrace(f"strace may not trace here: {attached.strip()}")
+        try:
+            yield calls
+        finally:
+            strace.send_signal(signal.SIGINT)  # it lets go of the process
+            strace.wait(timeout=60)
+    calls += _read_record(folder)
+
+
+def _strace(folder: Path) -> list[str]:
     program = shutil.which("strace")
     if program is None:
         raise AssertionError("strace isn't installed; install the package, or run scripts/setup test")
     tried = subprocess.run([program, "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
     if tried.returncode != 0:
-        raise CannotTrace(f"strace may not trace here: {tried.stderr.strip() or tried.stdout.strip()}")
-    options = ["-f", "-y", "-xx", "-s", "16777216", "-e", f"trace={CALLS}", "-o", str(folder / "strace.out")]
-    return subprocess.Popen(
-        [program, *options, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        raise CannotTrace(f"strace may not trace here: {tried.stderr.strip()}")
+    options = ["-f", "-y", "-xx", "-s", "16777216", "-e", f"trace={CALLS}"]
+    return [program, *options, "-o", str(folder / "strace.out")]
 
 
-def read_record(folder: Path) -> list[Call]:
+def _read_record(folder: Path) -> list[Call]:
     with (folder / "strace.out").open(encoding="ascii") as lines:
         return list(parse(lines))
 
