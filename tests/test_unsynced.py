@@ -117,6 +117,8 @@ class TestData:
         found = disk(opened(FILE), appended(FILE, b"abcd"), synced(FILE), f"7 ftruncate(3{at(FILE)}, 2) = 0")
         assert found.after_cut() == {FILE: b"abcd"}
         assert found.after_kill() == {FILE: b"ab"}
+        found = disk(opened(FILE), f"7 fallocate(3{at(FILE)}, 0, 0, 3) = 0")
+        assert found.after_kill() == {FILE: bytes(3)}
 
 
 class TestNames:
@@ -153,9 +155,10 @@ class TestNames:
         elsewhere = Path("/srv/other/a")
         assert disk(opened(elsewhere), appended(elsewhere, b"x"), synced(elsewhere)).after_kill() == {}
 
-    def test_what_it_does_not_understand_is_an_error(self) -> None:
-        with pytest.raises(ValueError, match="fallocate isn't understood"):
-            disk(opened(FILE), f"7 fallocate(3{at(FILE)}, 0, 0, 4096) = 0")
+    @pytest.mark.parametrize("call", ["fallocate(3{}, FALLOC_FL_KEEP_SIZE, 0, 9)", "pwritev(3{}, [], 0, 0)"])
+    def test_what_it_does_not_understand_is_an_error(self, call: str) -> None:
+        with pytest.raises(ValueError, match="isn't understood here"):
+            disk(opened(FILE), f"7 {call.format(at(FILE))} = 0")
 
 
 PROGRAM = """

@@ -11,7 +11,7 @@ program may rely on (fsync(2), rename(2)), so this is the worst that a disk and 
   may be there. With ``ordered``, any sync makes sure of all names before it, as the journals of ext4 and
   XFS do.
 
-Memory that a file is mapped to isn't seen; SQLite without a -shm file has none.
+What is written to memory that a file is mapped to isn't seen.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from pathlib import Path
 
 SECTOR = 512
 CALLS = (
-    "openat,write,writev,pwrite64,ftruncate,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,"
+    "openat,write,writev,pwrite64,ftruncate,fallocate,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,"
     # What the disk doesn't know how to follow; their use is an error.
-    "?open,?creat,truncate,fallocate,pwritev,pwritev2,copy_file_range,sendfile,link,linkat"
+    "?open,?creat,truncate,pwritev,pwritev2,copy_file_range,sendfile,link,linkat"
 )
 
 
@@ -273,6 +273,17 @@ class Disk:
     def _ftruncate(self, call: Call) -> None:
         if (file := self.now.get(call.paths[0])) is not None:
             file.length = call.numbers[-1]
+            file.pending.append(_Write(call.started, file.length, None))
+
+    def _fallocate(self, call: Call) -> None:
+        path = call.paths[0]
+        if not self._has(path):
+            return
+        if len(call.numbers) != 4 or call.numbers[1] != 0:
+            raise ValueError("fallocate with a mode isn't understood here")
+        _, _, offset, length = call.numbers
+        if (file := self.now.get(path)) is not None and offset + length > file.length:
+            file.length = offset + length
             file.pending.append(_Write(call.started, file.length, None))
 
     def _fsync(self, call: Call) -> None:

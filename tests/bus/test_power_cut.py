@@ -18,7 +18,7 @@ from edgeslm.bus import database as database_module
 from edgeslm.bus.database import Database
 from edgeslm.bus.journal import Journal
 from edgeslm.bus.spool import Spool
-from tests.fakes import make_delivery
+from tests.fakes import make_delivery, make_key
 from tests.unsynced import Call, CannotTrace, Disk, record, write_files
 
 ENTRIES = 60
@@ -28,35 +28,37 @@ WAL_PAGES = 40
 Files = dict[Path, bytes]
 
 
-def key_of(number: int) -> bytes:
-    return number.to_bytes(16, "big")
-
-
 def open_database(folder: Path) -> Database:
     database = Database(folder / "journal-hall.sqlite")
     database.open()
     return database
 
 
+def open_journal(database: Database) -> Journal:
+    journal = Journal(database, window_s=3600, limit_bytes=1_000_000)
+    journal.open()
+    return journal
+
+
 def write_journal(folder: Path, done: Callable[[], None]) -> None:
-    journal = Journal(open_database(folder), window_s=3600, limit_bytes=1_000_000)
+    journal = open_journal(open_database(folder))
     for number in range(ENTRIES):
-        journal.begin(key_of(number), 1)
-        journal.finish(key_of(number), 1, b"result %d" % number)
+        journal.begin(make_key(number), 1)
+        journal.finish(make_key(number), 1, b"result %d" % number)
         done()
 
 
 def write_spool(folder: Path, done: Callable[[], None]) -> None:
     """Every second message is answered: what is removed is not synced, so it may come back."""
     database = open_database(folder)
-    journal = Journal(database, window_s=3600, limit_bytes=1_000_000)
+    journal = open_journal(database)
     spool = Spool(database, limit_bytes=1_000_000)
     for number in range(ENTRIES):
-        (spooled,) = spool.add([(make_delivery(b"text %d" % number, mid=number + 1), key_of(number))])
+        (spooled,) = spool.add([(make_delivery(b"text %d" % number, mid=number + 1), make_key(number))])
         done()
         if number % 2:
-            journal.begin(key_of(number), 1)
-            journal.finish(key_of(number), 1, b"result %d" % number)
+            journal.begin(make_key(number), 1)
+            journal.finish(make_key(number), 1, b"result %d" % number)
             spool.remove(spooled)
 
 
@@ -109,8 +111,8 @@ def reopened(files: Files, place: Path) -> Database:
 
 def results(database: Database) -> list[bytes | None]:
     """What the journal has, in order; None for a request that is begun or unknown."""
-    journal = Journal(database, window_s=3600, limit_bytes=1_000_000)
-    entries = [journal.find(key_of(number)) for number in range(ENTRIES)]
+    with closing(open_journal(database)) as journal:
+        entries = [journal.find(make_key(number)) for number in range(ENTRIES)]
     return [entry.result if entry else None for entry in entries]
 
 
