@@ -28,6 +28,9 @@ class BufferedSocket:
     def setblocking(self, flag: bool) -> None:
         self._socket.setblocking(flag)
 
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self._socket.setsockopt(level, option, value)
+
     @property
     def unsent(self) -> int:
         """Bytes that wait for :meth:`flush`."""

@@ -7,7 +7,6 @@ network thread.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import select
@@ -33,6 +32,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeslm.bus.address import BrokerAddress
 from edgeslm.bus.buffered_socket import BufferedSocket
+from edgeslm.bus.packets import SentProperties
+from edgeslm.bus.paho_client import Alarm, PahoClient
 from edgeslm.bus.problems import (
     Problem,
     Welcome,
@@ -42,7 +43,6 @@ from edgeslm.bus.problems import (
     refusal,
     silent_refusal,
 )
-from edgeslm.bus.publish_properties import PublishProperties
 from edgeslm.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Link:
         response_topic: str | None = None,
     ) -> Sent | None:
         """Hands a message to the network thread; None if it can't go now."""
-        properties = PublishProperties(expiry_s, response_topic, correlation) if self._mqtt5 else None
+        properties = SentProperties(expiry_s, response_topic, correlation) if self._mqtt5 else None
         try:
             sent = self._client.publish(topic, payload, qos, retain, properties)
         except OSError:  # the connection is being closed on the network thread
@@ -222,7 +222,7 @@ class Link:
             log.debug("a goodbye came too late for its connection")
 
     def _make_client(self) -> Client:
-        client = BufferedClient(
+        client = PahoClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._settings.client_id,
             # MQTT 5 asks for the old session when it connects, 3.1.1 here.
@@ -246,6 +246,7 @@ class Link:
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
+        client.on_socket_open = send_small_packets_at_once
         # Once this is set, paho leaves all writing to the network thread; it is called once for several.
         client.on_socket_register_write = lambda client, userdata, sock: self._alarm.ring()
         return client
@@ -385,42 +386,9 @@ def make_properties(packet_type: int, **values: Any) -> Properties:
     return properties
 
 
-class BufferedClient(Client):
-    """A paho client whose socket is a ``BufferedSocket`` that sends small packets at once."""
-
-    def _create_socket(self) -> SocketLike:  # paho has no public way to bring a socket of one's own
-        sock = cast(socket.socket, super()._create_socket())
-        send_small_packets_at_once(self, None, sock)
-        return BufferedSocket(sock)
-
-
-class Alarm:
-    """Wakes a thread out of ``select``. ``ring`` fits any thread and never waits, even when all is over."""
-
-    def __init__(self) -> None:
-        self._ours, self._theirs = socket.socketpair()
-        self._ours.setblocking(False)
-        self._theirs.setblocking(False)
-
-    def fileno(self) -> int:
-        return self._ours.fileno()
-
-    def ring(self) -> None:
-        with contextlib.suppress(OSError):
-            self._theirs.send(b"!")
-
-    def quiet(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._ours.recv(4096)
-
-    def close(self) -> None:
-        self._ours.close()
-        self._theirs.close()
-
-
 def send_small_packets_at_once(client: Client, userdata: Any, sock: SocketLike) -> None:
     """Switches Nagle's algorithm off: with it, each small packet may wait 40 ms for an acknowledgement."""
-    if isinstance(sock, socket.socket):
+    if isinstance(sock, socket.socket | BufferedSocket):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 

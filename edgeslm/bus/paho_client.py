@@ -1,0 +1,75 @@
+"""paho's client with the parts of it that a busy node waits for done otherwise: its socket, and two packets.
+
+paho has no public way to do either; it calls these methods by name, so that a version which calls them
+something else does its own slower work instead. ``tests/bus/test_paho_client.py`` tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING, cast
+
+from paho.mqtt.client import PUBACK, PUBLISH, Client
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edgeslm.bus.buffered_socket import BufferedSocket
+from edgeslm.bus.packets import ReceivedProperties, read_publish, read_success
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import SocketLike
+
+KIND = 0xF0
+"""The bits of a packet's first byte that say what it is."""
+
+SUCCESS = ReasonCode(PacketTypes.PUBACK, "Success")
+NO_PROPERTIES = ReceivedProperties({})
+
+
+class PahoClient(Client):
+    """Its socket is a ``BufferedSocket``; with MQTT 5, plain requests and PUBACKs are read by ``packets``."""
+
+    def _create_socket(self) -> SocketLike:
+        return BufferedSocket(cast(socket.socket, super()._create_socket()))
+
+    def _packet_handle(self) -> MQTTErrorCode:
+        first, body = self._in_packet["command"], self._in_packet["packet"]
+        if self._protocol == MQTTProtocolVersion.MQTTv5:
+            if first & KIND == PUBLISH and (message := read_publish(first, body)) is not None:
+                self._handle_on_message(message)
+                return MQTTErrorCode.MQTT_ERR_SUCCESS  # acknowledged later: manual_ack
+            if first & KIND == PUBACK and (mid := read_success(body)) is not None:
+                return self._succeeded(mid)
+        return super()._packet_handle()
+
+    def _succeeded(self, mid: int) -> MQTTErrorCode:
+        with self._out_message_mutex:
+            if mid in self._out_messages:  # else it was acknowledged twice
+                return self._do_on_publish(mid, SUCCESS, NO_PROPERTIES)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+class Alarm:
+    """Wakes a thread out of ``select``. ``ring`` fits any thread and never waits, even when all is over."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self._theirs.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def ring(self) -> None:
+        with contextlib.suppress(OSError):
+            self._theirs.send(b"!")
+
+    def quiet(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._ours.recv(4096)
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
