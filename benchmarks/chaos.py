@@ -1,0 +1,305 @@
+"""Kills daemon, engine, broker and network while requests are under way, and counts: is one lost?
+
+    python benchmarks/chaos.py --requests 10000 --daemon-kills 50 --broker-kills 10 --cuts 20
+    python benchmarks/chaos.py --starter .edgeslm/starter --requests 500 --daemon-kills 10 --worker-kills 10
+    python benchmarks/chaos.py --profile balanced --repeat --requests 2000 --broker-kills 10
+
+Senders of both protocol versions and the node each reach a real mosquitto, which runs a shipped
+configuration, through a proxy that can reset connections or let nothing pass. At seeded random points
+something is killed with SIGKILL and started again, or the network is cut, while at least 16 requests are
+acknowledged and unanswered. The engine is a fake one that takes some milliseconds and crashes by itself now
+and then, or with ``--starter`` the real one.
+
+A request counts as sent when the broker has acknowledged it. At the end all results are waited for; then
+nothing may be left behind: as many requests as the node takes at a time are answered, ``health`` says that
+nothing waits, and the broker holds no message that the node has not acknowledged. Ends with status 1 on one
+lost request, too many duplicates or a stuck slot. A table first, one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from chaos_events import QUIET_S, Chaos, Stage, make_plan
+from chaos_proxy import Proxy
+from chaos_senders import DROPPED, TOPICS, Ledger, Sender, Watcher, make_client, start_client
+from chaos_victims import CLIENT_ID, Broker, NodeUnderTest
+
+LISTEN_S = 2.0
+"""How long to listen for results that come twice, after the last that was expected."""
+WINDOW_OF_NODE = 256
+"""The node's default for limits.queue, and so its Receive Maximum."""
+
+
+def run_load(stage: Stage, chaos: Chaos, count: int, window: int) -> None:
+    """Keeps ``window`` requests unanswered until ``count`` are sent; returns when all has been waited for."""
+    ledger = stage.ledger
+    repeating = threading.Event()
+
+    def repeat() -> None:
+        while not repeating.wait(0.25):
+            for sender in stage.senders:
+                sender.repeat_late()
+
+    repeater = threading.Thread(target=repeat, name="repeater", daemon=True)
+    repeater.start()
+    chaos.start()
+    try:
+        for number in range(count):
+            if not ledger.wait_while_news(lambda: ledger.unanswered < window, QUIET_S):
+                return
+            if chaos.error is not None:
+                raise chaos.error
+            stage.send(number)
+        chaos.join()
+        if chaos.error is not None:
+            raise chaos.error
+        ledger.wait_while_news(lambda: ledger.unanswered == 0 and ledger.acknowledged == count, QUIET_S)
+        time.sleep(LISTEN_S)
+    finally:
+        repeating.set()
+        repeater.join()
+
+
+def stuck_slots(stage: Stage, count: int) -> dict[str, Any]:
+    """What is left behind after all has been answered; every figure must be 0 or true."""
+    ledger, watcher = stage.ledger, stage.watcher
+    for number in range(
+        count, count + WINDOW_OF_NODE
+    ):  # more than the node takes at a time can't wait unseen
+        stage.send(number)
+    ledger.wait_while_news(
+        lambda: all(ledger.entries[n].is_answered for n in range(count, count + WINDOW_OF_NODE)), QUIET_S
+    )
+    unanswered = sum(not ledger.entries[n].is_answered for n in range(count, count + WINDOW_OF_NODE))
+    # Health comes at once with a new connection, which also brings what was not acknowledged on the old one.
+    stage.node_network.cut()
+    seen = watcher.count(TOPICS.health)
+    watcher.wait_for(lambda: watcher.count(TOPICS.health) > seen, QUIET_S)
+    time.sleep(LISTEN_S)
+    stage.node_network.cut()
+    seen = watcher.count(TOPICS.health)
+    watcher.wait_for(lambda: watcher.count(TOPICS.health) > seen, QUIET_S)
+    health = watcher.latest(TOPICS.health) or {}
+    status = stage.node.stop()
+    return {
+        "unanswered_after": unanswered,
+        "queue": health.get("queue"),
+        "in_flight": health.get("in_flight"),
+        "unacknowledged_at_broker": left_in_session(stage.broker.port),
+        "exit_status": status,
+    }
+
+
+def left_in_session(port: int) -> int:
+    """How many messages the broker holds for the node: it hands them to whoever has the node's client id."""
+    client = make_client(CLIENT_ID, True)
+    client.manual_ack_set(True)
+    came: list[str] = []
+    connected = threading.Event()
+    resumed: list[bool] = []
+
+    def on_connect(client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        resumed.append(flags.session_present)
+        connected.set()
+
+    client.on_connect = on_connect
+    client.on_message = lambda client, userdata, message: came.append(message.topic)
+    start_client(client, port, True)
+    if not connected.wait(30) or not resumed[0]:
+        raise SystemExit("the broker has no session of the node at the end")
+    time.sleep(1.0)
+    client.disconnect()
+    client.loop_stop()
+    return len(came)
+
+
+def perform(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    dice = random.Random(arguments.seed)
+    wanted = {
+        "daemon": arguments.daemon_kills,
+        "worker": arguments.worker_kills,
+        "broker": arguments.broker_kills,
+        "network": arguments.cuts,
+    }
+    plan = make_plan(arguments.requests, wanted, dice)
+    broker = Broker(folder / "broker", arguments.profile)
+    broker.start()
+    proxies = [Proxy(broker.port), Proxy(broker.port)]
+    node = NodeUnderTest(
+        folder / "node",
+        proxies[0].port,
+        starter=arguments.starter,
+        service_ms=arguments.service_ms,
+        crash_every=arguments.crash_every,
+    )
+    ledger = Ledger()
+    watcher = Watcher(broker.port, ledger)
+    stage = Stage(ledger, broker, node, proxies[0], proxies[1], watcher)
+    node.start()
+    try:
+        is_online = lambda: (watcher.latest(TOPICS.state) or {}).get("state") == "online"  # noqa: E731
+        if not watcher.wait_for(is_online, 60):
+            raise SystemExit(f"the node did not come online: {node.words.read_text()[-500:]}")
+        repeat_s = arguments.repeat_s if arguments.repeat else None
+        for number in range(arguments.senders):
+            stage.senders.append(
+                Sender(proxies[1].port, f"s{number}", ledger, mqtt5=number % 2 == 0, repeat_s=repeat_s)
+            )
+        chaos = Chaos(stage, plan, dice)
+        began = time.monotonic()
+        run_load(stage, chaos, arguments.requests, arguments.window)
+        seconds = time.monotonic() - began
+        counted = figures(stage, chaos, seconds)
+        counted["stuck"] = stuck_slots(stage, arguments.requests)
+        counted["dropped_by_broker"] = watcher.latest(DROPPED)
+        return counted
+    finally:
+        for sender in stage.senders:
+            sender.close()
+        watcher.close()
+        if node.is_alive:
+            node.kill()
+        for proxy in proxies:
+            proxy.stop()
+        broker.stop()
+
+
+def figures(stage: Stage, chaos: Chaos, seconds: float) -> dict[str, Any]:
+    entries = stage.ledger.entries
+    lost = [n for n, one in entries.items() if one.acknowledged_at is not None and not one.is_answered]
+    for number in lost:
+        print(f"lost: {story_of(number, stage, chaos)}", file=sys.stderr)
+    results = sum(len(one.codes) for one in entries.values())
+    twice = sum(max(0, len(one.codes) - 1) for one in entries.values())
+    kills: dict[str, dict[str, Any]] = {}
+    ends = [one.at for one in chaos.happened[1:]] + [math.inf]
+    for one, end in zip(chaos.happened, ends, strict=True):
+        row = kills.setdefault(one.kind, {"times": 0, "in_flight": [], "duplicates_after": 0})
+        row["times"] += 1
+        row["in_flight"].append(one.in_flight)
+        row["duplicates_after"] += sum(one.at <= at < end for at in stage.ledger.twice_at)
+    return {
+        "sent": stage.ledger.acknowledged,
+        "not_acknowledged": len(entries) - stage.ledger.acknowledged,
+        "unrouted": stage.ledger.unrouted,
+        "refused": dict(stage.ledger.refused),
+        "repeats": sum(sender.repeats for sender in stage.senders),
+        "results": results,
+        "lost": len(lost),
+        "duplicates": twice,
+        "redelivered_by_broker": stage.ledger.redelivered,
+        "duplicates_percent": round(100 * twice / max(1, len(entries)), 2),
+        "strays": stage.ledger.strays,
+        "statuses": dict(Counter(code for one in entries.values() for code in one.codes).most_common()),
+        "dead": sum(one.is_dead for one in entries.values()),
+        "kills": kills,
+        "seconds": round(seconds, 1),
+        "requests_per_s": round(len(entries) / seconds, 1),
+    }
+
+
+def story_of(number: int, stage: Stage, chaos: Chaos) -> str:
+    """When it was sent, and what happened just before and after its acknowledgement."""
+    entry = stage.ledger.entries[number]
+    at = entry.acknowledged_at or math.inf
+    near = [f"{one.kind} {1000 * (one.at - at):+.0f} ms" for one in chaos.happened if abs(one.at - at) < 5]
+    version_ = "5" if number % len(stage.senders) % 2 == 0 else "3.1.1"
+    return (
+        f"request {number} of a sender of MQTT {version_}, acknowledged {1000 * (at - entry.sent_at):.0f} ms "
+        f"after it was sent; around that: {', '.join(near) or 'nothing'}"
+    )
+
+
+def verdict(counted: dict[str, Any], most_duplicates: float) -> list[str]:
+    """What is wrong, in sentences."""
+    stuck = counted["stuck"]
+    said = [
+        (counted["lost"], f"{counted['lost']} requests are lost"),
+        (counted["not_acknowledged"], f"{counted['not_acknowledged']} requests were never acknowledged"),
+        (counted["unrouted"], f"{counted['unrouted']} requests found no session of the node"),
+        (counted["duplicates_percent"] > most_duplicates, f"{counted['duplicates_percent']} % came twice"),
+        (stuck["unanswered_after"], f"{stuck['unanswered_after']} of the last requests were not answered"),
+        (stuck["queue"] != 0 or stuck["in_flight"] != 0, "health says that something still waits"),
+        (stuck["unacknowledged_at_broker"], f"{stuck['unacknowledged_at_broker']} slots are stuck"),
+        (stuck["exit_status"], f"the daemon ended with status {stuck['exit_status']}"),
+    ]
+    return [sentence for wrong, sentence in said if wrong]
+
+
+def print_table(counted: dict[str, Any]) -> None:
+    print()
+    for key, value in counted.items():
+        if key == "kills":
+            for kind, one in value.items():
+                then = f"least in flight {min(one['in_flight'])}, {one['duplicates_after']} duplicates after"
+                print(f"{kind:<24}{one['times']:>7}   {then}")
+        elif key == "stuck":
+            for name, what in value.items():
+                print(f"{name:<24}{what!s:>7}   at the end")
+        else:
+            print(f"{key:<24}{value!s:>7}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--requests", type=int, default=10000)
+    parser.add_argument("--daemon-kills", type=int, default=0)
+    parser.add_argument("--worker-kills", type=int, default=0)
+    parser.add_argument("--broker-kills", type=int, default=0)
+    parser.add_argument("--cuts", type=int, default=0, help="of the network: resets and silences")
+    parser.add_argument("--profile", choices=["strict", "balanced"], default="strict")
+    parser.add_argument("--repeat", action="store_true", help="senders repeat until they have the result")
+    parser.add_argument("--repeat-s", type=float, default=3.0, help="how long they wait before that")
+    parser.add_argument("--starter", type=Path, help="use the real engine with the models of this folder")
+    parser.add_argument("--service-ms", type=float, default=8.0, help="of the fake engine")
+    parser.add_argument("--crash-every", type=float, default=1000, help="calls to a crash of the fake engine")
+    parser.add_argument("--senders", type=int, default=8)
+    parser.add_argument("--window", type=int, default=64, help="unanswered requests at a time")
+    parser.add_argument("--most-duplicates", type=float, default=1.0, help="percent")
+    parser.add_argument("--seed", type=int, help="of everything random; printed if it isn't given")
+    parser.add_argument("--keep", type=Path, help="where the files of the run shall stay")
+    arguments = parser.parse_args(argv)
+    if arguments.seed is None:
+        arguments.seed = random.SystemRandom().randrange(2**31)
+    card = {
+        "cpus": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "edgeslm": version("edgeslm"),
+        "engine": "real" if arguments.starter else "fake",
+        "profile": arguments.profile,
+        "repeating": arguments.repeat,
+        "seed": arguments.seed,
+    }
+    print("  ".join(f"{key} {value}" for key, value in card.items()) + "\n", flush=True)
+    if arguments.keep:
+        arguments.keep.mkdir(parents=True)
+        counted = perform(arguments, arguments.keep.resolve())
+    else:
+        with tempfile.TemporaryDirectory(prefix="edgeslm-chaos-") as folder:
+            counted = perform(arguments, Path(folder))
+    print_table(counted)
+    wrong = verdict(counted, arguments.most_duplicates)
+    for sentence in wrong:
+        print(f"failed: {sentence} (seed {arguments.seed})", file=sys.stderr)
+    print(json.dumps({**card, **counted, "passed": not wrong}))
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

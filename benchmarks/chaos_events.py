@@ -1,0 +1,135 @@
+"""What happens to whom and when: the plan of a chaos run, and the thread that carries it out."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from chaos_proxy import Proxy
+from chaos_senders import Ledger, Sender, Watcher
+from chaos_victims import Broker, NodeUnderTest
+
+QUIET_S = 60.0
+"""After so long without any news, what is missing counts as lost."""
+LEAST_IN_FLIGHT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One kill: after how many results, and after which further pause."""
+
+    after: int
+    kind: str
+    pause_s: float
+
+
+@dataclass(slots=True)
+class Happened:
+    kind: str
+    at: float
+    in_flight: int
+
+
+@dataclass
+class Stage:
+    """All that takes part in a run."""
+
+    ledger: Ledger
+    broker: Broker
+    node: NodeUnderTest
+    node_network: Proxy
+    sender_network: Proxy
+    watcher: Watcher
+    senders: list[Sender] = field(default_factory=list)
+
+    def send(self, number: int) -> None:
+        self.senders[number % len(self.senders)].send(number)
+
+
+def make_plan(count: int, wanted: Mapping[str, int], dice: random.Random) -> list[Event]:
+    """When what happens. Points are numbers of results, so a slow machine sees the same run; none is in the
+    first or last twentieth, where too little is in flight."""
+    kinds = [kind for kind, times in wanted.items() for _ in range(times)]
+    points = sorted(dice.randrange(count // 20, count - count // 20 + 1) for _ in kinds)
+    dice.shuffle(kinds)
+    return [Event(point, kind, dice.uniform(0, 0.5)) for point, kind in zip(points, kinds, strict=True)]
+
+
+class Chaos(threading.Thread):
+    """Carries a plan out. ``error`` is what stopped it, if something did."""
+
+    def __init__(self, stage: Stage, plan: Sequence[Event], dice: random.Random) -> None:
+        super().__init__(name="chaos", daemon=True)
+        self._stage = stage
+        self._plan = plan
+        self._dice = dice
+        self.happened: list[Happened] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            for event in self._plan:
+                self._wait_for(event)
+                self._do(event.kind)
+        except BaseException as error:
+            self.error = error
+
+    def _wait_for(self, event: Event) -> None:
+        """The pause is there because results come in bursts: a kill must not come just when they do."""
+        ledger = self._stage.ledger
+        for after, pause_s in ((event.after, event.pause_s), (0, 0.0)):
+            if not ledger.wait_while_news(lambda after=after: self._is_time(after), QUIET_S):  # type: ignore[misc]
+                raise SystemExit(
+                    f"{ledger.answered} results, {ledger.in_flight} in flight, then nothing for {QUIET_S:g} s"
+                )
+            time.sleep(pause_s)
+
+    def _is_time(self, after: int) -> bool:
+        ledger = self._stage.ledger
+        return ledger.answered >= after and ledger.in_flight >= LEAST_IN_FLIGHT
+
+    def _do(self, kind: str) -> None:
+        stage, dice = self._stage, self._dice
+        how = kind
+        in_flight, at = stage.ledger.in_flight, time.monotonic()
+        if kind == "daemon":
+            stage.node.kill()
+            time.sleep(dice.uniform(0, 0.3))
+            stage.node.start()
+        elif kind == "worker":
+            while not stage.node.kill_worker():
+                time.sleep(0.01)  # the daemon is just starting it
+                in_flight, at = stage.ledger.in_flight, time.monotonic()
+        elif kind == "broker":
+            stage.broker.kill()
+            time.sleep(dice.uniform(0, 0.3))
+            stage.broker.start()
+        else:
+            how = self._break_network()
+        self.happened.append(Happened(how, at, in_flight))
+        print(f"{how:<26} {in_flight:>4} in flight   after {stage.ledger.answered} results", flush=True)
+
+    def _break_network(self) -> str:
+        dice = self._dice
+        whose, proxies = dice.choice(
+            [
+                ("node", [self._stage.node_network]),
+                ("senders", [self._stage.sender_network]),
+                ("all", [self._stage.node_network, self._stage.sender_network]),
+            ]
+        )
+        if dice.random() < 0.5:
+            for proxy in proxies:
+                proxy.cut()
+            return f"network reset, {whose}"
+        for proxy in proxies:
+            proxy.close()
+        time.sleep(dice.uniform(0.3, 5.0))  # shorter and longer than what the keep-alives bear
+        for proxy in proxies:
+            if dice.random() < 0.5:
+                proxy.cut()
+            proxy.open()
+        return f"network silent, {whose}"

@@ -1,0 +1,159 @@
+"""What chaos.py kills: a real mosquitto with a shipped configuration, and ``edgeslm run``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from chaos_senders import NODE, TASK, TOPICS
+from fake_engine import write_bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGURATIONS = ROOT / "firmware-config/mosquitto"
+START_S = 60.0
+
+OF_THE_PLACE = ("listener", "password_file", "allow_anonymous", "persistence_location", "acl_file")
+"""Settings of a profile that belong to where it runs, which this file replaces."""
+
+
+def profile_lines(profile: str) -> str:
+    """The settings of ``firmware-config/mosquitto/<profile>.conf`` that decide what is kept."""
+    file = CONFIGURATIONS / f"{profile}.conf"
+    text = (file if file.exists() else CONFIGURATIONS / "edgeslm.conf").read_text()
+    if profile == "balanced" and not file.exists():
+        text = re.sub(r"^autosave_on_changes .*$", "autosave_on_changes false", text, flags=re.MULTILINE)
+    settings = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return "\n".join(line for line in settings if line.split()[0] not in OF_THE_PLACE) + "\n"
+
+
+class Broker:
+    """mosquitto in ``folder``, where its database stays between starts."""
+
+    def __init__(self, folder: Path, profile: str) -> None:
+        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        if program is None:
+            raise SystemExit("mosquitto is missing: apt-get install mosquitto")
+        folder.mkdir()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._log = folder / "mosquitto.log"
+        file = folder / "mosquitto.conf"
+        file.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence_location {folder}/\n"
+            # Started as root it would become a user who can't write there.
+            + ("user root\n" if os.geteuid() == 0 else "")
+            + profile_lines(profile)
+        )
+        self._command = [program, "-c", str(file)]
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        give_up_at = time.monotonic() + START_S
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            if self._process.poll() is not None or time.monotonic() > give_up_at:
+                raise SystemExit(f"mosquitto didn't start: {self._log.read_text(errors='replace')[-500:]}")
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(START_S)
+
+
+class NodeUnderTest:
+    """``edgeslm run`` on the broker at ``port``, with fake engines or with the models of ``starter``."""
+
+    def __init__(
+        self, folder: Path, port: int, *, starter: Path | None, service_ms: float, crash_every: float
+    ) -> None:
+        folder.mkdir()
+        bundle = starter / "smollm2-135m-int4" if starter else write_bundle(folder / "bundle")
+        self._file = folder / "config.yaml"
+        self._file.write_text(yaml.safe_dump(configuration(bundle, port, folder / "state")))
+        self.words = folder / "words.txt"
+        program = [str(Path(__file__).with_name("fake_engine.py")), "run"]
+        self._command = [sys.executable, *(["-m", "edgeslm", "run"] if starter else program), str(self._file)]
+        # The package beside this file, installed or not; PYTHONPATH is for a clone that isn't.
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
+            "FAKE_SERVICE_MS": str(service_ms),
+            "FAKE_CRASH_EVERY": str(crash_every),
+        }
+
+    def start(self) -> None:
+        with self.words.open("ab") as words:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=self._environment
+            )
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def kill_worker(self) -> bool:
+        """Whether there was one."""
+        workers = list(children(self._process.pid))
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        return bool(workers)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(START_S)
+
+
+def configuration(bundle: Path, port: int, state: Path) -> dict[str, Any]:
+    return {
+        "node": NODE,
+        "broker": {"url": f"mqtt://127.0.0.1:{port}", "keepalive_s": 2},
+        "models": {"small": {"bundle": str(bundle.resolve())}},
+        "tasks": {
+            TASK: {
+                "kind": "classify",
+                "model": "small",
+                "instruction": "How urgent is this message from a machine operator?",
+                "labels": {"normal": "all is well", "warning": "look at it", "critical": "stop now"},
+            }
+        },
+        "state_dir": str(state),
+        "log_level": "info",
+    }
+
+
+CLIENT_ID = f"{TOPICS.base.split('/')[0]}-{NODE}"
+"""The node's own, for who looks into its session."""
+
+
+def children(pid: int) -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue  # it has ended meanwhile
+            if parent == pid:
+                yield int(entry.name)

@@ -1,0 +1,88 @@
+"""``edgeslm run`` with engines that take a settable time and sometimes crash, and such an engine.
+
+    python benchmarks/fake_engine.py run CONFIG            # the daemon, its engines being this file
+    python benchmarks/fake_engine.py FD BUNDLE THREADS LOG_LEVEL
+
+It scores the labels of ``classify`` and nothing else. ``FAKE_SERVICE_MS`` is how long a call takes (default
+0), ``FAKE_CRASH_EVERY`` how many calls come to one that ends the process by SIGKILL in its middle (default:
+none).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from edgeslm.engine.calls import Cost, EngineInfo, Output, Score
+
+
+def run(config: str) -> int:
+    from edgeslm import cli, service
+    from edgeslm.engine.process import EngineProcess
+
+    command = (sys.executable, str(Path(__file__).resolve()))
+    slow = functools.partial(EngineProcess, command=command)
+    service.EngineProcess = slow  # type: ignore[attr-defined, assignment]
+    return cli.main(["run", config])
+
+
+def serve(pipe: Connection) -> None:
+    service_s = float(os.environ.get("FAKE_SERVICE_MS", "0")) / 1000
+    crash_every = float(os.environ.get("FAKE_CRASH_EVERY", "inf"))
+    pipe.send(("ready", EngineInfo("decoder", 2048, 1, 0.0)))
+    while True:
+        try:
+            kind, number, *rest = pipe.recv()
+        except (EOFError, OSError):
+            return
+        if kind != "call":
+            continue  # a cancel: what it means is over by now
+        crashes = random.random() * crash_every < 1
+        time.sleep(service_s / 2 if crashes else service_s)
+        if crashes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        call = rest[0]
+        if isinstance(call, Score):
+            left = 0.1 / max(1, len(call.labels) - 1)
+            probabilities = (0.9, *(left for _ in call.labels[1:]))
+            cost = Cost(prefill_ms=service_s * 1000, prompt_tokens=7)
+            pipe.send(("done", number, Output(cost, probabilities=probabilities)))
+        else:
+            pipe.send(("failed", number, "internal", "The fake engine only scores labels."))
+
+
+def write_bundle(folder: Path) -> Path:
+    """A bundle that only this engine can load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = b"weights of a fake"
+    (folder / "model.onnx").write_bytes(weights)
+    digest = hashlib.sha256(weights).hexdigest()
+    manifest = {
+        "format": 1,
+        "name": "fake-decoder",
+        "kind": "decoder",
+        "architecture": "FakeForCausalLM",
+        "source": {"id": "fake"},
+        "files": [{"path": "model.onnx", "bytes": len(weights), "sha256": digest}],
+        "context_length": 2048,
+        "kv_bytes_per_token": 64,
+        "created": "2026-01-01T00:00:00Z",
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "run":
+        sys.exit(run(sys.argv[2]))
+    for signal_number in (signal.SIGINT, signal.SIGTERM):  # the parent decides
+        signal.signal(signal_number, signal.SIG_IGN)
+    serve(Connection(int(sys.argv[1])))
