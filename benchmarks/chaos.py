@@ -41,6 +41,8 @@ from chaos_victims import CLIENT_ID, Broker, NodeUnderTest
 
 LISTEN_S = 2.0
 """How long to listen for results that come twice, after the last that was expected."""
+KILLED = "ended unexpectedly (signal 9)"
+"""What a daemon may end with: its engine was killed while it was being loaded."""
 WINDOW_OF_NODE = 256
 """The node's default for limits.queue, and so its Receive Maximum."""
 
@@ -172,8 +174,7 @@ def perform(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for sender in stage.senders:
             sender.close()
         watcher.close()
-        if node.is_alive:
-            node.kill()
+        node.close()
         for proxy in proxies:
             proxy.stop()
         broker.stop()
@@ -208,6 +209,7 @@ def figures(stage: Stage, chaos: Chaos, seconds: float) -> dict[str, Any]:
         "statuses": dict(Counter(code for one in entries.values() for code in one.codes).most_common()),
         "dead": sum(one.is_dead for one in entries.values()),
         "kills": kills,
+        "ended_by_itself": stage.node.ended,
         "seconds": round(seconds, 1),
         "requests_per_s": round(len(entries) / seconds, 1),
     }
@@ -233,6 +235,7 @@ def verdict(counted: dict[str, Any], most_duplicates: float) -> list[str]:
         (counted["not_acknowledged"], f"{counted['not_acknowledged']} requests were never acknowledged"),
         (counted["unrouted"], f"{counted['unrouted']} requests found no session of the node"),
         (counted["duplicates_percent"] > most_duplicates, f"{counted['duplicates_percent']} % came twice"),
+        *((KILLED not in words, f"the daemon ended: {words}") for words in counted["ended_by_itself"]),
         (stuck["unanswered_after"], f"{stuck['unanswered_after']} of the last requests were not answered"),
         (stuck["queue"] != 0 or stuck["in_flight"] != 0, "health says that something still waits"),
         (stuck["unacknowledged_at_broker"], f"{stuck['unacknowledged_at_broker']} slots are stuck"),
@@ -287,12 +290,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "seed": arguments.seed,
     }
     print("  ".join(f"{key} {value}" for key, value in card.items()) + "\n", flush=True)
+    began = time.monotonic()
     if arguments.keep:
         arguments.keep.mkdir(parents=True)
         counted = perform(arguments, arguments.keep.resolve())
     else:
         with tempfile.TemporaryDirectory(prefix="edgeslm-chaos-") as folder:
             counted = perform(arguments, Path(folder))
+    counted["seconds_in_all"] = round(time.monotonic() - began, 1)
     print_table(counted)
     wrong = verdict(counted, arguments.most_duplicates)
     for sentence in wrong:

@@ -50,8 +50,9 @@ class Proxy:
 
     def _run(self, listener: socket.socket) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(asyncio.start_server(self._accept, sock=listener))
+        server = self._loop.run_until_complete(asyncio.start_server(self._accept, sock=listener))
         self._loop.run_forever()
+        server.close()
         self._reset_all()
         self._loop.run_until_complete(asyncio.sleep(0.05))
         for pump in self._pumps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,31 +101,61 @@ class NodeUnderTest:
             "FAKE_CRASH_EVERY": str(crash_every),
         }
 
+        self.ended: list[str] = []
+        """Its last words each time that it ended by itself; then it is started again, as systemd does."""
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._wanted = threading.Event()
+        self._closed = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor.start()
+
     def start(self) -> None:
+        with self._lock:
+            self._launch()
+            self._wanted.set()
+
+    def kill(self) -> None:
+        with self._lock:
+            self._wanted.clear()
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        self._closed.set()
+        self._supervisor.join()
+
+    def _launch(self) -> None:
         with self.words.open("ab") as words:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=self._environment
             )
 
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+    def _supervise(self) -> None:
+        while not self._closed.wait(0.1):
+            with self._lock:
+                if self._wanted.is_set() and self._process is not None and self._process.poll() is not None:
+                    self.ended.append(self.words.read_text().rstrip().rpartition("\n")[2])
+                    self._launch()
 
     def kill_worker(self) -> bool:
         """Whether there was one."""
-        workers = list(children(self._process.pid))
+        workers = list(children(self._process.pid)) if self._process is not None else []
         for pid in workers:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         return bool(workers)
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
-        self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(START_S)
+        with self._lock:
+            self._wanted.clear()
+            if self._process is None:
+                return 0
+            self._process.send_signal(signal.SIGTERM)
+            return self._process.wait(START_S)
 
 
 def configuration(bundle: Path, port: int, state: Path) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""The short form of ``benchmarks/chaos.py``: a few kills of everything, and no request is lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.nodes import ROOT
+
+pytestmark = pytest.mark.e2e
+
+
+def chaos(*arguments: str) -> dict[str, object]:
+    """The figures of a run that has passed."""
+    script = ROOT / "benchmarks/chaos.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert isinstance(figures, dict)
+    return figures
+
+
+def test_no_request_is_lost_while_daemon_engine_broker_and_network_are_killed() -> None:
+    # So short a run is all kills: of the results under way at each of them, some must come twice.
+    figures = chaos(
+        *("--requests", "300", "--daemon-kills", "2", "--worker-kills", "1", "--broker-kills", "1"),
+        *("--cuts", "2", "--service-ms", "4", "--seed", "20", "--most-duplicates", "100"),
+    )
+    assert (figures["sent"], figures["lost"]) == (300, 0)
+    assert figures["stuck"] == {
+        "unanswered_after": 0,
+        "queue": 0,
+        "in_flight": 0,
+        "unacknowledged_at_broker": 0,
+        "exit_status": 0,
+    }
+
+
+def test_senders_that_repeat_lose_nothing_to_a_broker_that_forgets_a_second() -> None:
+    figures = chaos(
+        *("--profile", "balanced", "--repeat", "--repeat-s", "1", "--requests", "200", "--broker-kills", "2"),
+        *("--service-ms", "4", "--seed", "1", "--most-duplicates", "100"),
+    )
+    assert (figures["sent"], figures["lost"]) == (200, 0)
