@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from paho.mqtt.client import (
     MQTT_CLEAN_START_FIRST_ONLY,
@@ -32,7 +31,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeslm.bus.address import BrokerAddress
 from edgeslm.bus.buffered_socket import BufferedSocket
-from edgeslm.bus.packets import SentProperties
+from edgeslm.bus.packets import SentProperties, make_properties
 from edgeslm.bus.paho_client import Alarm, PahoClient
 from edgeslm.bus.problems import (
     Problem,
@@ -52,12 +51,6 @@ log = logging.getLogger("edgeslm.bus")
 
 ANSWER_S = 10.0
 """How long a broker may take to accept or refuse a connection, and to take a goodbye."""
-
-TURN_S = 0.2
-"""How long the network thread waits when there is nothing to do."""
-
-READING_S = 0.05
-"""How long it reads before it looks after the rest, while the broker sends without a pause."""
 
 GATHER_FROM = 8
 """With more unacknowledged messages than this, the network thread lets things gather before each turn."""
@@ -231,7 +224,7 @@ class Link:
         except OSError:
             log.debug("a goodbye came too late for its connection")
 
-    def _make_client(self) -> Client:
+    def _make_client(self) -> PahoClient:
         client = PahoClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._settings.client_id,
@@ -280,7 +273,7 @@ class Link:
         )
         give_up_at = time.monotonic() + ANSWER_S
         is_closing = False
-        while (sock := cast(BufferedSocket | None, self._client.socket())) is not None:
+        while self._client.socket() is not None:
             self.beat_at = time.monotonic()
             if stop.is_set() and not is_closing:
                 is_closing = True
@@ -289,7 +282,9 @@ class Link:
             if self.beat_at > give_up_at and (is_closing or not self.was_welcome):
                 said = f"The broker at {self._address} doesn't answer; is it an MQTT broker?"
                 return Problem(said, unanswered=True)
-            code = self._turn(sock)
+            if self._received - self._acknowledged > GATHER_FROM:
+                time.sleep(GATHER_S)
+            code = self._client.turn(self._alarm)
             if code == MQTTErrorCode.MQTT_ERR_PROTOCOL and not self._mqtt5 and not self.was_welcome:
                 return no_mqtt_5(self._address)  # paho's way to say that 3.1.1 is refused too
             if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -297,31 +292,6 @@ class Link:
         if not self.was_welcome:
             return silent_refusal(self._address)
         return Problem(f"The connection to the broker at {self._address} was lost.")
-
-    def _turn(self, sock: BufferedSocket) -> MQTTErrorCode:
-        """Waits for something to do and does it: as paho's own ``loop``, but for many packets at a time."""
-        if self._received - self._acknowledged > GATHER_FROM:
-            time.sleep(GATHER_S)
-        writes = [sock] if self._client.want_write() or sock.unsent else []
-        wait_s = 0.0 if sock.pending() else TURN_S
-        readable, _, _ = select.select([sock.fileno(), self._alarm.fileno()], writes, [], wait_s)
-        if self._alarm.fileno() in readable:
-            self._alarm.quiet()
-        if sock.fileno() in readable or sock.pending():
-            until = time.monotonic() + READING_S
-            while not (code := self._client.loop_read()) and sock.pending() and time.monotonic() < until:
-                continue
-            if code:
-                return code
-        if self._client.socket() is None:
-            return MQTTErrorCode.MQTT_ERR_CONN_LOST
-        if code := self._client.loop_write():
-            return code
-        try:
-            sock.flush()
-        except OSError:
-            return MQTTErrorCode.MQTT_ERR_CONN_LOST
-        return self._client.loop_misc()
 
     # paho's callbacks, on the network thread
 
@@ -388,15 +358,6 @@ def read_welcome(
         identifiers_available=bool(getattr(granted, "SubscriptionIdentifierAvailable", 1)),
         session_expiry_s=getattr(granted, "SessionExpiryInterval", asked.session_expiry_s),
     )
-
-
-def make_properties(packet_type: int, **values: Any) -> Properties:
-    """MQTT 5 properties by paho's names; None leaves one out."""
-    properties = Properties(packet_type)  # type: ignore[no-untyped-call]
-    for name, value in values.items():
-        if value is not None:
-            setattr(properties, name, value)
-    return properties
 
 
 def send_small_packets_at_once(client: Client, userdata: Any, sock: SocketLike) -> None:

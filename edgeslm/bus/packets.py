@@ -8,6 +8,7 @@ paho, so that there is one judge of what is malformed.
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
@@ -23,6 +24,15 @@ _NAMES = {
 }
 _SHORT = struct.Struct("!H")
 _LONG = struct.Struct("!L")
+
+
+def make_properties(packet_type: int, **values: Any) -> Properties:
+    """MQTT 5 properties by paho's names; None leaves one out."""
+    properties = Properties(packet_type)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        if value is not None:
+            setattr(properties, name, value)
+    return properties
 
 
 class SentProperties(Properties):

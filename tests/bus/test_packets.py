@@ -12,8 +12,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 
-from edgeslm.bus.network import make_properties
-from edgeslm.bus.packets import SentProperties, read_publish, read_success
+from edgeslm.bus.packets import SentProperties, make_properties, read_publish, read_success
 
 TOPICS = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=200)
 V5 = MQTTProtocolVersion.MQTTv5
