@@ -176,6 +176,16 @@ class TestFiles:
         assert probe.problems == []
 
 
+def test_the_node_says_how_many_requests_it_takes_at_a_time(make_broker: MakeBroker) -> None:
+    """Not max_inflight_messages, which is for what clients send, and for MQTT 3.1.1."""
+    broker = make_broker("max_inflight_messages 5\n")
+    with node_at(broker) as node:
+        node.subscribe()
+        numbers = [str(number) for number in range(20)]
+        publish(broker, *numbers)
+        assert node.take_until("19") == numbers[:-1]
+
+
 class TestKill:
     def test_strict_keeps_what_waits_for_a_node_that_is_away(self, start: Callable[[str], Mosquitto]) -> None:
         broker = start("strict")

@@ -23,7 +23,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edgeslm.bus.address import BrokerAddress
 from edgeslm.bus.network import ANSWER_S, SESSION_EXPIRY_S, Link, Settings, Subscription
 from edgeslm.bus.node_topics import Topics
-from edgeslm.bus.problems import Problem, Welcome, no_mqtt_5, shortcomings
+from edgeslm.bus.problems import Problem, Welcome, no_mqtt_5, reservations, shortcomings
 from edgeslm.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def probe_broker(config: Config) -> Probe:
                     _measure(visit, echo, topics, probe)
     if probe.latency_ms is not None:
         probe.notes += _speed_notes(address, probe.latency_ms)
+        probe.notes += reservations(welcome, queue=config.limits.queue)
     return probe
 
 
@@ -180,7 +181,7 @@ class _Visit:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgeslm-probe", daemon=True)
         self._events: queue.Queue[tuple[str, Any]] = queue.Queue()
-        self.problem = Problem("The broker took the connection and then said nothing.")
+        self.problem = Problem("The broker took the connection and then said nothing.", unanswered=True)
 
     def __enter__(self) -> _Visit:
         self._thread.start()

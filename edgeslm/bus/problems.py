@@ -145,16 +145,27 @@ def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) 
             "Correlation Data, and nothing is promised; use a broker with MQTT 5, such as mosquitto."
         )
     if welcome.maximum_qos < 1:
-        found.append("The broker offers no QoS 1, so requests and results can be lost; use another broker.")
+        found.append(
+            "The broker offers no QoS 1, so requests and results can be lost; allow it "
+            "(mosquitto: max_qos 2)."
+        )
     if not welcome.retain_available:
-        found.append("The broker keeps no retained messages, so apps can't see the node's state; allow them.")
+        found.append(
+            "The broker keeps no retained messages, so apps can't see the node's state; allow them "
+            "(mosquitto: retain_available true)."
+        )
     if not welcome.wildcards_available:
         found.append("The broker allows no wildcards in subscriptions, so requests can't arrive; allow them.")
-    if welcome.session_expiry_s < session_expiry_s:
+    if welcome.session_expiry_s == 0:
+        found.append(
+            "The broker keeps no session for the node, so requests sent while it is away, and those it had "
+            f"in hand when a connection broke, are lost; allow sessions of {session_expiry_s} s there."
+        )
+    elif welcome.session_expiry_s < session_expiry_s:
         found.append(
             f"The broker keeps the node's session for {welcome.session_expiry_s} s instead of "
             f"{session_expiry_s} s, so requests sent while the node is away longer are lost; raise its limit "
-            "(mosquitto: persistent_client_expiration)."
+            "for sessions."
         )
     if welcome.maximum_packet_size is not None and welcome.maximum_packet_size < packet_limit:
         found.append(
@@ -162,4 +173,21 @@ def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) 
             f"limits.packet_bytes is {packet_limit}; raise the broker's limit (mosquitto: max_packet_size) "
             "or lower the node's."
         )
+    return found
+
+
+def reservations(welcome: Welcome, *, queue: int) -> list[str]:
+    """What is no obstacle and worth knowing: slower than it could be, or not to be seen by a client."""
+    found = []
+    if welcome.mqtt5 and welcome.receive_maximum < queue:
+        found.append(
+            f"The broker takes {welcome.receive_maximum} messages of a client at a time (Receive Maximum) "
+            f"and limits.queue is {queue}: more results than that wait in the node. That costs only speed; "
+            "where it matters, raise it there (mosquitto: max_inflight_messages)."
+        )
+    found.append(
+        "Not to be seen from here: whether the broker keeps sessions and messages over its own restart, and "
+        "for how long (mosquitto: persistence, autosave_interval, persistent_client_expiration). "
+        "docs/mqtt.md names the settings that do."
+    )
     return found

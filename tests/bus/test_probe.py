@@ -37,6 +37,12 @@ def problem(url: str, **broker: Any) -> str:
     return problems[0]
 
 
+def notes(url: str) -> list[str]:
+    probe = probe_broker(config(url))
+    assert probe.problems == []
+    return probe.notes
+
+
 def test_a_good_broker(broker: Mosquitto) -> None:
     probe = probe_broker(config(broker.url))
     assert probe.problems == []
@@ -101,7 +107,7 @@ def test_a_missing_password_file(broker: Mosquitto, tmp_path: Path) -> None:
     [
         ("retain_available false\n", "no retained messages"),
         ("max_packet_size 20000\n", "limits.packet_bytes is 1048576"),
-        ("max_qos 0\n", "no QoS 1"),
+        ("max_qos 0\n", "max_qos 2"),
     ],
 )
 def test_what_a_node_needs_is_missing(make_broker: MakeBroker, lines: str, says: str) -> None:
@@ -160,6 +166,48 @@ def test_an_old_broker_that_only_hangs_up(answers: Answers) -> None:
 def test_something_else_than_a_broker(answers: Answers) -> None:
     assert "hung up without an answer" in problem(answers(lambda connect: b""))
     assert "broker" in problem(answers(lambda connect: b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+
+
+def test_an_old_broker_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As amqtt: it ignores a CONNECT of MQTT 5 and keeps the connection."""
+    monkeypatch.setattr("edgeslm.bus.probe.ANSWER_S", 0.5)
+    monkeypatch.setattr("edgeslm.bus.network.ANSWER_S", 0.5)
+    waiting = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                waiting.append(connection)
+                if not is_mqtt_5(connection.recv(1000)):
+                    connection.sendall(CONNACK_311)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        assert "speaks no MQTT 5" in problem(f"mqtt://127.0.0.1:{listener.getsockname()[1]}")
+        server.join()
+    for connection in waiting:
+        connection.close()
+
+
+def test_no_session_is_kept(answers: Answers) -> None:
+    connack = bytes([0x20, 10, 0, 0, 7, 0x11, 0, 0, 0, 0, 0x24, 0])
+    problems = probe_broker(config(answers(lambda connect: connack))).problems
+    assert any("keeps no session for the node" in one for one in problems)
+
+
+def test_what_the_broker_takes_at_a_time_is_told(make_broker: MakeBroker) -> None:
+    lines = "max_inflight_messages {}\n"
+    assert any("takes 20 messages" in note for note in notes(make_broker(lines.format(20)).url))
+    assert not any(
+        "messages of a client at a time" in note for note in notes(make_broker(lines.format(256)).url)
+    )
+
+
+def test_what_can_t_be_seen_is_said(make_broker: MakeBroker) -> None:
+    """mosquitto keeps sessions for as long as it likes and grants what was asked for."""
+    broker = make_broker("persistence false\npersistent_client_expiration 1h\n")
+    assert any("persistent_client_expiration" in note for note in notes(broker.url))
 
 
 def test_a_session_that_is_not_kept_long_enough(answers: Answers) -> None:
