@@ -32,7 +32,7 @@ TOPICS = Topics(NODE)
 KEEPALIVE_S = 2
 """So that a black hole is noticed within the run."""
 SESSION_S = 3600
-PRIORITIES = (None,)
+PRIORITIES: tuple[int | None, ...] = (None,)
 """Most senders state none."""
 
 
@@ -287,7 +287,7 @@ def make_client(name: str, mqtt5: bool) -> mqtt.Client:
         protocol=mqtt.MQTTv5 if mqtt5 else mqtt.MQTTv311,
     )
     client.max_inflight_messages_set(1000)
-    client.reconnect_delay_set(0.1, 1)
+    client.reconnect_delay_set(1, 1)
     client.on_socket_open = send_small_packets_at_once
     return client
 

@@ -593,7 +593,7 @@ class TestConnection:
                     await until(partial(born, node, births))
                     await asyncio.sleep(4 * PATIENCE * 0.001)
                     wire.cut()
-                    await until(lambda births=births: len(paused) >= births)
+                    await until(partial(as_long_as, paused, births))
 
         run(main)
         assert paused[:3] == [0, 0, 0]
@@ -826,6 +826,10 @@ class TestConnection:
 
         run(main)
         assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def as_long_as(values: list[int], length: int) -> bool:
+    return len(values) >= length
 
 
 def born(node: Node, births: int) -> bool:

@@ -96,7 +96,10 @@ def test_a_request_that_runs_longer_than_the_keep_alive_does_not_cost_the_connec
     with App(broker.port, f"{BASE}/#") as app, Node(tmp_path, configuration):
         app.take_state(BASE, "online")
         gate = hold(app, tmp_path, "slow")
-        pings = lambda: broker.log.count("Received PINGREQ from edgeslm-hall")  # noqa: E731
+
+        def pings() -> int:
+            return broker.log.count("Received PINGREQ from edgeslm-hall")
+
         enough = pings() + 3  # twice the time after which the broker gives up a client that is silent
         app.wait_until(lambda: pings() >= enough, "the network thread speaks while the engine works")
         gate.touch()
