@@ -53,8 +53,8 @@ class Node:
         self._wait(lambda: self._answers == 1)
 
     def subscribe(self) -> None:
-        self._client.subscribe(TOPIC, 1)
         answers = self._answers
+        self._client.subscribe(TOPIC, 1)
         self._wait(lambda: self._answers > answers)
 
     def take_until(self, text: str) -> list[str]:

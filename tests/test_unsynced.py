@@ -66,11 +66,16 @@ class TestParse:
             f'7 unlink("{quoted(b"/x")}") = -1 ENOENT (No such file or directory)',
             "7 --- SIGCHLD {si_signo=SIGCHLD, si_pid=9} ---",
             "7 +++ exited with 0 +++",
+            f'7 write(2{at(FILE)}, "{quoted(b"x")}", 1 <detached ...>',
         ]
         assert list(parse(lines)) == []
 
     def test_a_call_that_others_interrupt_began_when_it_began(self) -> None:
-        lines = [f"7 fsync(3{at(FILE)} <unfinished ...>", appended(FILE, b"x"), "7 <... fsync resumed>) = 0"]
+        lines = [
+            f"7 fsync(3{at(FILE)} <unfinished ...>",
+            appended(FILE, b"x"),
+            "7 <... fsync resumed>)       = 0",
+        ]
         lines[1] = lines[1].replace("7", "8", 1)
         assert [(call.name, call.started) for call in parse(lines)] == [("write", 1), ("fsync", 0)]
 

@@ -132,12 +132,12 @@ def parse(lines: Iterable[str]) -> Iterator[Call]:
 
 
 def _call(name: str, text: str, started: int) -> Call | None:
-    arguments, _, outcome = text.rpartition(" = ")
-    result = re.match(r"(0x[0-9a-f]+|-?\d+)", outcome)
-    if result is None or int(result[0], 0) < 0:
+    # strace pads short lines, and may let go in the middle of a call.
+    whole = re.match(r"(.*)\) += (0x[0-9a-f]+|-?\d+)", text)
+    if whole is None or (result := int(whole[2], 0)) < 0:
         return None
     texts, paths, numbers, flags = [], [], [], set()
-    for token in _TOKEN.finditer(arguments):
+    for token in _TOKEN.finditer(whole[1]):
         if token["text"] is not None:
             if token["cut"]:
                 raise ValueError(f"strace cut the data of {name} short")
@@ -148,9 +148,7 @@ def _call(name: str, text: str, started: int) -> Call | None:
             numbers.append(int(token["word"]))
         else:
             flags.add(token["word"])
-    return Call(
-        name, tuple(texts), tuple(paths), tuple(numbers), frozenset(flags), int(result[0], 0), started
-    )
+    return Call(name, tuple(texts), tuple(paths), tuple(numbers), frozenset(flags), result, started)
 
 
 @dataclass
