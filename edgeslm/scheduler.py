@@ -182,9 +182,9 @@ class Scheduler:
             self._running.add(job.work)
 
     def _next(self) -> _Job:
-        while not self._arrived[0].waits:
+        while self._arrived and not self._arrived[0].waits:
             self._arrived.popleft()
-        oldest = self._arrived[0]
+        oldest = self._arrived[0] if self._arrived else self._waiting[0]
         if oldest is self._waiting[0] or self._passed_over < MOST_PASSED_OVER:
             job = heapq.heappop(self._waiting)
             self._passed_over = 0 if job is oldest else self._passed_over + 1

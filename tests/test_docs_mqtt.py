@@ -309,3 +309,13 @@ class TestAsyncApi:
     )
     def test_the_schema_of_results_refuses_what_is_none(self, payload: dict[str, Any]) -> None:
         assert not validator("Result").is_valid(payload)
+
+
+def test_each_promise_names_tests_that_exist() -> None:
+    promised = set(re.findall(r"`(test_\w+)`", PAGE))
+    written = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))
+    }
+    assert promised and promised <= written

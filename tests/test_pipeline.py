@@ -212,6 +212,28 @@ def test_what_the_node_holds_outlives_a_broker_that_forgets_and_then_the_daemon(
             assert results(app) == []
 
 
+def test_what_waits_longer_than_a_second_outlives_broker_and_daemon_together(
+    make_broker: MakeBroker, tmp_path: Path
+) -> None:
+    broker = make_broker()  # keeps nothing over its end
+    text, gate, working = held(tmp_path)
+    journal = tmp_path / "state" / "journal-hall.sqlite-wal"
+    with NodeProcess(tmp_path, fake_configuration(broker.url, tmp_path), fake=True) as node:
+        with App(broker.port, f"{BASE}/#") as app:
+            node.wait_online(app)
+            app.publish(TRIAGE, text, reply_to=REPLY)  # without a name
+            app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"waits")
+            begun(working, app)
+            app.wait_until(lambda: text.encode() in journal.read_bytes(), "it is written down")
+        node.kill()
+        broker.kill()
+        broker.start()
+        gate.touch()
+        with App(broker.port, f"{BASE}/#") as app:
+            node.start()
+            assert {app.take(REPLY).correlation for _ in range(2)} == {None, b"waits"}
+
+
 def test_a_result_that_was_ready_while_the_broker_was_away_comes_once(
     make_broker: MakeBroker, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request, Result
-from edgeslm.scheduler import OnChunk, Scheduler, error_result
+from edgeslm.scheduler import MOST_PASSED_OVER, OnChunk, Scheduler, error_result
 
 GIVE_UP_S = 20.0
 """Far more than any wait below: a test that hangs says so."""
@@ -101,6 +101,75 @@ def test_priority_then_deadline_then_arrival() -> None:
             tasks.append(asyncio.create_task(scheduler.submit(one)))
         await asyncio.gather(*tasks)
         assert work.begun == ["first", "high", "soon", "late", "plain", "plain too", "low"]
+
+    play(scene)
+
+
+def test_a_flood_of_high_priorities_does_not_starve_the_low_ones() -> None:
+    async def scene() -> None:
+        work = Work()
+        scheduler = Scheduler(work.run, limit=99, timeout_s=9)
+        names = ["first", "low", *(f"high {number}" for number in range(30))]
+        tasks = []
+        for name in names:
+            work.gate(name).set()
+            one = request(name, priority=0 if name == "low" else 9)
+            tasks.append(asyncio.create_task(scheduler.submit(one)))
+        await asyncio.gather(*tasks)
+        assert work.begun.index("low") == MOST_PASSED_OVER + 1
+
+    play(scene)
+
+
+async def measured(scheduler: Scheduler, work: Work, took_s: float) -> None:
+    """Lets the scheduler know how long the task takes."""
+    one = asyncio.create_task(scheduler.submit(request("measured")))
+    await asyncio.sleep(took_s)
+    work.gate("measured").set()
+    assert (await one).status == "ok"
+
+
+def test_what_would_only_expire_is_busy_at_once() -> None:
+    async def scene() -> None:
+        work = Work()
+        scheduler = Scheduler(work.run, limit=99, timeout_s=900)
+        await measured(scheduler, work, 0.05)
+        tasks = [asyncio.create_task(scheduler.submit(request(f"r{number}"))) for number in range(21)]
+        await settle()
+        late = await scheduler.submit(request("late", priority=0, expires_at=time.monotonic() + 0.2))
+        assert code(late) == "busy"
+        assert late.error is not None and (late.error.retry_after_ms or 0) >= 1000
+        first = request("first", expires_at=time.monotonic() + 900, priority=9)
+        tasks.append(asyncio.create_task(scheduler.submit(first)))
+        for name in ["first", *(f"r{number}" for number in range(21))]:
+            work.gate(name).set()
+        assert {(await task).status for task in tasks} == {"ok"}
+
+    play(scene)
+
+
+def test_of_a_task_that_was_never_run_nothing_is_foretold() -> None:
+    async def scene() -> None:
+        work = Work()
+        scheduler = Scheduler(work.run, limit=99, timeout_s=900)
+        tasks = [asyncio.create_task(scheduler.submit(request(name))) for name in "abc"]
+        await settle()
+        late = asyncio.create_task(scheduler.submit(request("late", expires_at=time.monotonic() + 0.05)))
+        assert code(await late) == "expired"
+        for name in "abc":
+            work.gate(name).set()
+        await asyncio.gather(*tasks)
+
+    play(scene)
+
+
+def test_what_can_t_be_done_in_the_time_left_is_not_begun() -> None:
+    async def scene() -> None:
+        work = Work()
+        scheduler = Scheduler(work.run, limit=99, timeout_s=900)
+        await measured(scheduler, work, 0.5)
+        assert code(await scheduler.submit(request("hasty", expires_at=time.monotonic() + 0.1))) == "expired"
+        assert work.begun == ["measured"]
 
     play(scene)
 
