@@ -1,6 +1,6 @@
 # The same commands for people and CI. Each is a script, which also works where make is missing.
 # Arguments for one: make test ARGS="-k topics"
-.PHONY: demo test check bench
+.PHONY: demo test check bench chaos
 
 demo:
 	@scripts/demo $(ARGS)
@@ -13,3 +13,6 @@ check:
 
 bench:
 	@scripts/bench $(ARGS)
+
+chaos:
+	@scripts/chaos $(ARGS)

@@ -19,6 +19,7 @@ lost request, too many duplicates or a stuck slot. A table first, one JSON line 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -48,7 +49,8 @@ WINDOW_OF_NODE = 256
 
 
 def run_load(stage: Stage, chaos: Chaos, count: int, window: int) -> None:
-    """Keeps ``window`` requests unanswered until ``count`` are sent; returns when all has been waited for."""
+    """Keeps ``window`` requests unanswered until ``count`` are sent and nothing more is to be killed; returns
+    when all results have been waited for."""
     ledger = stage.ledger
     repeating = threading.Event()
 
@@ -61,33 +63,33 @@ def run_load(stage: Stage, chaos: Chaos, count: int, window: int) -> None:
     repeater.start()
     chaos.start()
     try:
-        for number in range(count):
+        for number in itertools.count():
+            if number >= count and not chaos.is_alive():
+                break
             if not ledger.wait_while_news(lambda: ledger.unanswered < window, QUIET_S):
-                return
+                break
             if chaos.error is not None:
                 raise chaos.error
             stage.send(number)
         chaos.join()
         if chaos.error is not None:
             raise chaos.error
-        ledger.wait_while_news(lambda: ledger.unanswered == 0 and ledger.acknowledged == count, QUIET_S)
+        ledger.wait_while_news(lambda: ledger.is_settled, QUIET_S)
         time.sleep(LISTEN_S)
     finally:
         repeating.set()
         repeater.join()
 
 
-def stuck_slots(stage: Stage, count: int) -> dict[str, Any]:
-    """What is left behind after all has been answered; every figure must be 0 or true."""
+def stuck_slots(stage: Stage) -> dict[str, Any]:
+    """What is left behind after all has been answered; every figure must be 0."""
     ledger, watcher = stage.ledger, stage.watcher
-    for number in range(
-        count, count + WINDOW_OF_NODE
-    ):  # more than the node takes at a time can't wait unseen
+    count = len(ledger.entries)
+    more = range(count, count + WINDOW_OF_NODE)  # as many as the node takes at a time
+    for number in more:
         stage.send(number)
-    ledger.wait_while_news(
-        lambda: all(ledger.entries[n].is_answered for n in range(count, count + WINDOW_OF_NODE)), QUIET_S
-    )
-    unanswered = sum(not ledger.entries[n].is_answered for n in range(count, count + WINDOW_OF_NODE))
+    ledger.wait_while_news(lambda: all(ledger.entries[number].is_answered for number in more), QUIET_S)
+    unanswered = sum(not ledger.entries[number].is_answered for number in more)
     # Health comes at once with a new connection, which also brings what was not acknowledged on the old one.
     stage.node_network.cut()
     seen = watcher.count(TOPICS.health)
@@ -167,7 +169,7 @@ def perform(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         run_load(stage, chaos, arguments.requests, arguments.window)
         seconds = time.monotonic() - began
         counted = figures(stage, chaos, seconds)
-        counted["stuck"] = stuck_slots(stage, arguments.requests)
+        counted["stuck"] = stuck_slots(stage)
         counted["dropped_by_broker"] = watcher.latest(DROPPED)
         return counted
     finally:
@@ -190,10 +192,10 @@ def figures(stage: Stage, chaos: Chaos, seconds: float) -> dict[str, Any]:
     kills: dict[str, dict[str, Any]] = {}
     ends = [one.at for one in chaos.happened[1:]] + [math.inf]
     for one, end in zip(chaos.happened, ends, strict=True):
-        row = kills.setdefault(one.kind, {"times": 0, "in_flight": [], "duplicates_after": 0})
+        row = kills.setdefault(one.kind, {"times": 0, "in_flight": [], "duplicates_after": []})
         row["times"] += 1
         row["in_flight"].append(one.in_flight)
-        row["duplicates_after"] += sum(one.at <= at < end for at in stage.ledger.twice_at)
+        row["duplicates_after"].append(sum(one.at <= at < end for at in stage.ledger.twice_at))
     return {
         "sent": stage.ledger.acknowledged,
         "not_acknowledged": len(entries) - stage.ledger.acknowledged,
@@ -249,8 +251,8 @@ def print_table(counted: dict[str, Any]) -> None:
     for key, value in counted.items():
         if key == "kills":
             for kind, one in value.items():
-                then = f"least in flight {min(one['in_flight'])}, {one['duplicates_after']} duplicates after"
-                print(f"{kind:<24}{one['times']:>7}   {then}")
+                then = f"{sum(one['duplicates_after'])} duplicates after"
+                print(f"{kind:<24}{one['times']:>7}   least in flight {min(one['in_flight'])}, {then}")
         elif key == "stuck":
             for name, what in value.items():
                 print(f"{name:<24}{what!s:>7}   at the end")

@@ -79,6 +79,11 @@ class Ledger:
         """Requests that the broker has acknowledged and that have no result yet."""
         return self._acknowledged_unanswered
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether every request has been acknowledged and answered."""
+        return self.answered == self.acknowledged == len(self.entries)
+
     def begin(self, number: int) -> None:
         with self._changed:
             self.entries[number] = Entry(time.monotonic())

@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
-COMMANDS = ["demo", "test", "check", "bench"]
+COMMANDS = ["demo", "test", "check", "bench", "chaos"]
 
 FAKE_PYTHON = f"""#!/bin/sh
 # Stands for the system's Python and for the one of the environment that it makes.
