@@ -96,7 +96,7 @@ class Models:
         model = self._models[name]
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                await self._ensure(model)
+                await self._load(model)
             except BundleError as error:  # changed or damaged since the start
                 raise ModelUnavailable(str(error)) from None
             if on_try is not None:

@@ -123,6 +123,8 @@ class Scheduler:
         now = time.monotonic()
         if request.expires_at is not None and request.expires_at <= now:
             raise Expired("it had expired when it arrived")
+        if self._is_hopeless(request, now):
+            raise Expired("it takes longer than the time that is left")
         if len(self._waiting) >= self._limit:
             message = f"{len(self._waiting)} requests are waiting, which is the limit; try again later"
             raise Busy(message, retry_after_ms=math.ceil(self.wait_s * 1000))
@@ -136,6 +138,15 @@ class Scheduler:
                 f"{request.expires_at - now:.1f} s; allow more time, or try again later"
             )
             raise Busy(message, retry_after_ms=math.ceil(wait_s * 1000))
+
+    def _is_hopeless(self, request: Request, now: float) -> bool:
+        """Whether it would expire while it runs; by half of what is usual, since that varies with the text."""
+        guess_s = self._guess_s(request)
+        if request.expires_at is None or now + guess_s / 2 <= request.expires_at:
+            return False
+        # One slow run, such as the first, which waits for the model, must not refuse all others for ever.
+        self._service_s[request.task] = guess_s * 0.8
+        return True
 
     def _guess_s(self, request: Request, unknown_s: float = 0.0) -> float:
         """How long a request may run, by those of its task before it."""
@@ -209,8 +220,8 @@ class Scheduler:
         now = time.monotonic()
         request = job.request
         self.moved_at = now
-        if request.expires_at is not None and now + self._guess_s(request) / 2 > request.expires_at:
-            self._expire(job)  # half of what is usual, since that varies with the text
+        if self._is_hopeless(request, now):
+            self._expire(job)
         if job.result.done():
             return None
         job.begun = True

@@ -126,10 +126,28 @@ def test_callers_share_one_start(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-@pytest.mark.parametrize("error", [EngineCrashed("it ended while loading"), BundleError("m: changed")])
-def test_a_model_that_cant_start_again_is_unavailable_until_it_can(tmp_path: Path, error: Exception) -> None:
+def test_an_engine_that_ends_while_it_loads_is_started_once_more(tmp_path: Path) -> None:
     def start(number: int) -> None:
-        if number == 2:
+        if number == 1:
+            raise EngineCrashed("it ended while loading")
+
+    async def scene() -> None:
+        node = Node(tmp_path, on_start=start)
+        await node.models.start()
+        assert (node.small.starts, node.small.alive) == (2, True)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("error", "starts"),
+    [(EngineCrashed("it ended while loading"), (2, 3)), (BundleError("m: changed"), (2,))],
+)
+def test_a_model_that_cant_start_again_is_unavailable_until_it_can(
+    tmp_path: Path, error: Exception, starts: tuple[int, ...]
+) -> None:
+    def start(number: int) -> None:
+        if number in starts:
             raise error
 
     async def scene() -> None:

@@ -174,6 +174,21 @@ def test_what_can_t_be_done_in_the_time_left_is_not_begun() -> None:
     play(scene)
 
 
+def test_one_slow_run_does_not_refuse_all_others_for_ever() -> None:
+    async def scene() -> None:
+        work = Work()
+        scheduler = Scheduler(work.run, limit=99, timeout_s=900)
+        await measured(scheduler, work, 0.5)
+        work.gate("hasty").set()
+        for _ in range(20):
+            result = await scheduler.submit(request("hasty", expires_at=time.monotonic() + 0.1))
+            if code(result) is None:
+                return
+        raise AssertionError("nothing measures it again")
+
+    play(scene)
+
+
 def test_at_most_so_many_run_at_once() -> None:
     async def scene() -> None:
         work = Work()

@@ -52,12 +52,16 @@ log = logging.getLogger("edgeslm.bus")
 ANSWER_S = 10.0
 """How long a broker may take to accept or refuse a connection, and to take a goodbye."""
 
-GATHER_FROM = 8
-"""With more unacknowledged messages than this, the network thread lets things gather before each turn."""
+GATHER_RATE = 300
+"""With more messages a second than this, the network thread lets things gather before each turn: a turn for
+every packet takes the interpreter lock from the event loop each time. Below it nothing may wait: what is
+published and not acknowledged when something breaks comes twice."""
 
 GATHER_S = 0.002
-"""How long. A turn for every packet takes the interpreter lock from the event loop each time; who waits
-behind eight others doesn't notice."""
+"""How long."""
+
+GATHER_LOOK_S = 0.1
+"""How often the rate is looked at."""
 
 MQTT_311_IN_FLIGHT = 20
 """Results under way at a time at a broker that can't say how many it takes; mosquitto's own default."""
@@ -148,8 +152,7 @@ class Link:
         self._problem: Problem | None = None
         self.beat_at = time.monotonic()
         self.was_welcome = False
-        self._received = 0  # counted by the network thread alone, what is acknowledged by another alone
-        self._acknowledged = 0
+        self._received = 0
         self._client = self._make_client()
         self._alarm = Alarm()
 
@@ -186,7 +189,6 @@ class Link:
         return Sent(sent.mid, sent.is_published) if sent.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
     def ack(self, mid: int) -> None:
-        self._acknowledged += 1
         try:
             self._client.ack(mid, 1)
         except OSError:
@@ -272,7 +274,8 @@ class Link:
             properties=properties,
         )
         give_up_at = time.monotonic() + ANSWER_S
-        is_closing = False
+        is_closing = gathers = False
+        looked_at, received = self.beat_at, 0
         while self._client.socket() is not None:
             self.beat_at = time.monotonic()
             if stop.is_set() and not is_closing:
@@ -282,7 +285,10 @@ class Link:
             if self.beat_at > give_up_at and (is_closing or not self.was_welcome):
                 said = f"The broker at {self._address} doesn't answer; is it an MQTT broker?"
                 return Problem(said, unanswered=True)
-            if self._received - self._acknowledged > GATHER_FROM:
+            if (since_s := self.beat_at - looked_at) > GATHER_LOOK_S:
+                gathers = self._received - received > GATHER_RATE * since_s
+                looked_at, received = self.beat_at, self._received
+            if gathers:
                 time.sleep(GATHER_S)
             code = self._client.turn(self._alarm)
             if code == MQTTErrorCode.MQTT_ERR_PROTOCOL and not self._mqtt5 and not self.was_welcome:

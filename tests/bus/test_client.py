@@ -19,7 +19,6 @@ import pytest
 import trustme
 
 from edgeslm.bus import client as client_module
-from edgeslm.bus import network as network_module
 from edgeslm.bus.client import BusClient, Delivery, Subscription
 from edgeslm.bus.network import PATIENCE, Network
 from edgeslm.bus.node_topics import BROKER_DROPPED
@@ -217,7 +216,7 @@ class TestDeliveries:
     def test_a_node_with_much_to_do_still_sends_and_keeps_the_order(self, broker: Mosquitto) -> None:
         async def main() -> None:
             async with two(broker.url) as (node, app):
-                many = 4 * network_module.GATHER_FROM
+                many = 50
                 await asyncio.gather(*(say(app, b"%d" % number) for number in range(many)))
                 deliveries = [await node.take() for _ in range(many)]
                 await asyncio.wait_for(node.bus.publish("out/a", b"x", qos=1), WAIT_S)

@@ -28,7 +28,7 @@ def look(liveness: Liveness, **changes: Any) -> str | None:
         "unfinished": 0,
         "moved_at": 0.0,
     }
-    return liveness.fault(**values)
+    return liveness.fault(**{**values, **changes})
 
 
 def test_an_idle_node_is_alive_for_ever(clock: Clock) -> None:
