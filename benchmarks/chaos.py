@@ -161,9 +161,15 @@ def perform(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             raise SystemExit(f"the node did not come online: {node.words.read_text()[-500:]}")
         repeat_s = arguments.repeat_s if arguments.repeat else None
         for number in range(arguments.senders):
-            stage.senders.append(
-                Sender(proxies[1].port, f"s{number}", ledger, mqtt5=number % 2 == 0, repeat_s=repeat_s)
+            sender = Sender(
+                proxies[1].port,
+                f"s{number}",
+                ledger,
+                mqtt5=number % 2 == 0,
+                repeat_s=repeat_s,
+                priorities=arguments.priorities,
             )
+            stage.senders.append(sender)
         chaos = Chaos(stage, plan, dice)
         began = time.monotonic()
         run_load(stage, chaos, arguments.requests, arguments.window)
@@ -276,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--senders", type=int, default=8)
     parser.add_argument("--window", type=int, default=64, help="unanswered requests at a time")
     parser.add_argument("--most-duplicates", type=float, default=1.0, help="percent")
+    parser.add_argument("--priorities", action="store_true", help="two of five requests state one")
     parser.add_argument("--seed", type=int, help="of everything random; printed if it isn't given")
     parser.add_argument("--keep", type=Path, help="where the files of the run shall stay")
     arguments = parser.parse_args(argv)

@@ -32,8 +32,8 @@ TOPICS = Topics(NODE)
 KEEPALIVE_S = 2
 """So that a black hole is noticed within the run."""
 SESSION_S = 3600
-PRIORITIES: tuple[int | None, ...] = (None,)
-"""Most senders state none."""
+PRIORITIES: tuple[int | None, ...] = (None, None, None, 9, 0)
+"""What the requests state, in turns, with ``--priorities``."""
 
 
 @dataclass(slots=True)
@@ -141,12 +141,20 @@ class Sender:
     """One client. ``repeat_s``: an acknowledged request without a result is sent again after that long."""
 
     def __init__(
-        self, port: int, name: str, ledger: Ledger, *, mqtt5: bool, repeat_s: float | None = None
+        self,
+        port: int,
+        name: str,
+        ledger: Ledger,
+        *,
+        mqtt5: bool,
+        repeat_s: float | None = None,
+        priorities: bool = False,
     ) -> None:
         self.reply_to = f"{TOPICS.result(TASK)}/{name}"
         self._mqtt5 = mqtt5
         self._ledger = ledger
         self._repeat_s = repeat_s
+        self._priorities = PRIORITIES if priorities else (None,)
         self._lock = threading.RLock()
         self._numbers: dict[int, int] = {}
         self._early: dict[int, Any] = {}
@@ -187,7 +195,7 @@ class Sender:
 
     def _payload(self, number: int) -> bytes:
         fields: dict[str, Any] = {"input": f"press {number % 7}: note {number}"}
-        priority = PRIORITIES[number % len(PRIORITIES)]
+        priority = self._priorities[number % len(self._priorities)]
         if priority is not None:
             fields["options"] = {"priority": priority}
         if not self._mqtt5:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import socket
@@ -30,10 +29,7 @@ OF_THE_PLACE = ("listener", "password_file", "allow_anonymous", "persistence_loc
 
 def profile_lines(profile: str) -> str:
     """The settings of ``firmware-config/mosquitto/<profile>.conf`` that decide what is kept."""
-    file = CONFIGURATIONS / f"{profile}.conf"
-    text = (file if file.exists() else CONFIGURATIONS / "edgeslm.conf").read_text()
-    if profile == "balanced" and not file.exists():
-        text = re.sub(r"^autosave_on_changes .*$", "autosave_on_changes false", text, flags=re.MULTILINE)
+    text = (CONFIGURATIONS / f"{profile}.conf").read_text()
     settings = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return "\n".join(line for line in settings if line.split()[0] not in OF_THE_PLACE) + "\n"
 
