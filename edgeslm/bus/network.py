@@ -67,9 +67,9 @@ MQTT_311_IN_FLIGHT = 20
 """Results under way at a time at a broker that can't say how many it takes; mosquitto's own default."""
 
 PATIENCE = 4
-"""A connection that lasted so many times the pause that would follow it ended by no fault of ours: the pauses
-start small again. So a network that breaks often is waited for a fifth of the time at most, and a broker that
-accepts and hangs up at once is not asked twice a second for ever."""
+"""A connection that lasted so many times the first pause has worked: the pauses start small again. A network
+that breaks often must not end in a minute's silence each time; a broker that accepts and hangs up at once is
+asked less and less."""
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
 """How long the broker shall keep the requests of a node that is away."""
@@ -438,7 +438,7 @@ class Network:
             if problem.fatal:
                 return
             failures += 1
-            if was_welcome and time.monotonic() - began_at > PATIENCE * self._longest_pause(failures):
+            if was_welcome and time.monotonic() - began_at > PATIENCE * self._first_pause_s:
                 failures = 0
             self._pause(failures)
 
