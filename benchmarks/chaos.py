@@ -277,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeat", action="store_true", help="senders repeat until they have the result")
     parser.add_argument("--repeat-s", type=float, default=3.0, help="how long they wait before that")
     parser.add_argument("--starter", type=Path, help="use the real engine with the models of this folder")
-    parser.add_argument("--service-ms", type=float, default=8.0, help="of the fake engine")
+    parser.add_argument("--service-ms", type=float, default=12.0, help="of the fake engine")
     parser.add_argument("--crash-every", type=float, default=1000, help="calls to a crash of the fake engine")
     parser.add_argument("--senders", type=int, default=8)
     parser.add_argument("--window", type=int, default=64, help="unanswered requests at a time")
