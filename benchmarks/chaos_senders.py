@@ -11,6 +11,7 @@ copies.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections import Counter
@@ -137,8 +138,18 @@ class Ledger:
         self._changed.notify_all()
 
 
+@dataclass(slots=True)
+class _Open:
+    """What a sender repeats: ``wait_s`` after its last acknowledgement, so at ``due_at`` (monotonic)."""
+
+    payload: bytes
+    wait_s: float
+    due_at: float = math.inf
+
+
 class Sender:
-    """One client. ``repeat_s``: an acknowledged request without a result is sent again after that long."""
+    """One client. ``repeat_s``: an acknowledged request without a result is sent again after that long, then
+    after twice as long, and so on."""
 
     def __init__(
         self,
@@ -158,7 +169,7 @@ class Sender:
         self._lock = threading.RLock()
         self._numbers: dict[int, int] = {}
         self._early: dict[int, Any] = {}
-        self._open: dict[int, tuple[float, bytes]] = {}
+        self._open: dict[int, _Open] = {}
         self.repeats = 0
         self._client = make_client(f"chaos-{name}", mqtt5)
         self._client.on_connect = self._on_connect
@@ -184,14 +195,11 @@ class Sender:
         if self._repeat_s is None or not self._client.is_connected():
             return
         with self._lock:
-            late = [
-                (number, payload)
-                for number, (at, payload) in self._open.items()
-                if time.monotonic() - at > self._repeat_s
-            ]
-        for number, payload in late:
+            late = [(number, one) for number, one in self._open.items() if time.monotonic() > one.due_at]
+        for number, one in late:
             self.repeats += 1
-            self._publish(number, payload)
+            one.wait_s *= 2
+            self._publish(number, one.payload)
 
     def _payload(self, number: int) -> bytes:
         fields: dict[str, Any] = {"input": f"press {number % 7}: note {number}"}
@@ -210,7 +218,8 @@ class Sender:
             properties.CorrelationData = str(number).encode()
         with self._lock:
             if self._repeat_s is not None:
-                self._open[number] = (float("inf"), payload)  # paho repeats it until it is acknowledged
+                one = self._open.setdefault(number, _Open(payload, self._repeat_s))
+                one.due_at = math.inf  # paho repeats it until it is acknowledged
         mid = self._client.publish(TOPICS.request(TASK), payload, qos=1, properties=properties).mid
         with self._lock:
             reason = self._early.pop(mid, None)
@@ -221,8 +230,8 @@ class Sender:
 
     def _acknowledged(self, number: int, reason: Any) -> None:
         with self._lock:
-            if number in self._open:
-                self._open[number] = (time.monotonic(), self._open[number][1])
+            if (one := self._open.get(number)) is not None:
+                one.due_at = time.monotonic() + one.wait_s
         self._ledger.acknowledge(number, reason)
 
     # paho's callbacks, on its thread
