@@ -49,6 +49,7 @@ class Worker:
         while True:
             number, call = self._calls.get()
             self._pipe.send(self._answer(number, call))
+            self._cancelled -= {late for late in list(self._cancelled) if late <= number}
 
     def _read(self) -> None:
         with contextlib.suppress(EOFError, OSError):

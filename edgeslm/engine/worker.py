@@ -53,7 +53,8 @@ class _Inbox:
         return number in self._cancelled
 
     def forget(self, number: int) -> None:
-        self._cancelled.discard(number)
+        """A call was answered. Calls run in order, so cancels that came too late for theirs go too."""
+        self._cancelled -= {late for late in list(self._cancelled) if late <= number}
 
     def _read(self) -> None:
         try:
