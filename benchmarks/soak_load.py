@@ -31,6 +31,8 @@ REPLY = f"{TOPICS.base}/res/soak/app"
 IN_FLIGHT = 32
 WAIT_S = 120.0
 QUIET_S = 1.0
+FILLERS = 1_000_000_000
+"""Numbers of requests from here on fill the daemon before anything counts."""
 WORDS = [
     "spindle",
     "press",
@@ -140,6 +142,16 @@ class Load:
                 self._send(self.sent)
                 self.sent += 1
             self._take(WAIT_S)
+
+    def fill(self, count: int) -> None:
+        """Short embeddings, which cost an engine little, until what the daemon keeps of requests is full."""
+        for number in range(FILLERS, FILLERS + count):
+            self._open[number] = Plan("vector", b'{"input": "filler %d"}' % number)
+            self._publish(number, self._open[number])
+            while len(self._open) >= IN_FLIGHT:
+                self._take(WAIT_S)
+        self.settle()
+        self._statuses.clear()
 
     def settle(self) -> None:
         """Until all is answered and nothing more comes."""
