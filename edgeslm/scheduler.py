@@ -140,7 +140,7 @@ class Scheduler:
             raise Busy(message, retry_after_ms=math.ceil(wait_s * 1000))
 
     def _is_hopeless(self, request: Request, now: float) -> bool:
-        """Whether it would expire while it runs; by half of what is usual, since that varies with the text."""
+        """Whether it would expire while it runs; by half of what is usual, since texts vary."""
         guess_s = self._guess_s(request)
         if request.expires_at is None or now + guess_s / 2 <= request.expires_at:
             return False

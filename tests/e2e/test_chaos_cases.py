@@ -155,8 +155,9 @@ def test_a_clock_that_jumps_by_an_hour_changes_nothing(
         node.kill()
         node.start()
         node.wait_online(app)
-        ask(app, "before")
-        assert app.take(REPLY).payload == before, "also at a start with the new time"
+        ask(app, "before")  # others may come twice, from before the kill
+        again = app.take(REPLY, lambda heard: heard.correlation == b"before")
+        assert again.payload == before, "also at a start with the new time"
         assert Path(f"{shift}.used").exists(), "nobody looked at the clock"
         assert node.terminate() == 0
 
