@@ -52,8 +52,10 @@ class Service:
         if problems:
             raise ConfigError(problems)
         limits = config.limits
+        # The messages held at a time are bounded before; one that several routes read is as many requests.
+        held = limits.queue + limits.queue_unsure
         self.scheduler = Scheduler(
-            self._run, limit=limits.queue + limits.queue_unsure, timeout_s=limits.request_timeout_s
+            self._run, limit=held * max(1, len(config.routes)), timeout_s=limits.request_timeout_s
         )
 
     async def start(self) -> None:

@@ -186,6 +186,21 @@ def test_a_message_of_a_route_that_is_delivered_again_is_run_once_more_and_poiso
         assert app.take(f"{BASE}/dead").json["reply_to"] == "out/label"
 
 
+def test_no_result_is_lost_when_several_routes_read_a_full_queue(broker: Mosquitto, tmp_path: Path) -> None:
+    text, gate, working = held(tmp_path)
+    routes = [{"from": "plant/log", "task": "triage", "to": f"out/{number}"} for number in range(3)]
+    configuration = fake_configuration(broker.url, tmp_path, routes=routes, limits={"queue": 4})
+    with Node(tmp_path, configuration), App(broker.port, f"{BASE}/#", "out/#") as app:
+        app.take_state(BASE, "online")
+        app.publish(TRIAGE, text, reply_to=REPLY)
+        begun(working, app)
+        for number in range(10):
+            app.publish("plant/log", f"{number}")
+        gate.touch()
+        statuses = [app.take(f"out/{number % 3}").json["status"] for number in range(30)]
+    assert statuses == ["ok"] * 30
+
+
 # The broker ends
 
 
