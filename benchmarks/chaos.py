@@ -153,7 +153,7 @@ def perform(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     ledger = Ledger()
     watcher = Watcher(broker.port, ledger)
-    stage = Stage(ledger, broker, node, proxies[0], proxies[1], watcher)
+    stage = Stage(ledger, broker, node, proxies[0], proxies[1], watcher, arguments.repeat)
     node.start()
     try:
         is_online = lambda: (watcher.latest(TOPICS.state) or {}).get("state") == "online"  # noqa: E731
@@ -235,13 +235,16 @@ def story_of(number: int, stage: Stage, chaos: Chaos) -> str:
     )
 
 
-def verdict(counted: dict[str, Any], most_duplicates: float) -> list[str]:
-    """What is wrong, in sentences."""
+def verdict(counted: dict[str, Any], most_duplicates: float, *, repeating: bool) -> list[str]:
+    """What is wrong, in sentences. A broker that forgot the node's session costs a sender a repeat."""
     stuck = counted["stuck"]
     said = [
         (counted["lost"], f"{counted['lost']} requests are lost"),
         (counted["not_acknowledged"], f"{counted['not_acknowledged']} requests were never acknowledged"),
-        (counted["unrouted"], f"{counted['unrouted']} requests found no session of the node"),
+        (
+            counted["unrouted"] and not repeating,
+            f"{counted['unrouted']} requests found no session of the node",
+        ),
         (counted["duplicates_percent"] > most_duplicates, f"{counted['duplicates_percent']} % came twice"),
         *((KILLED not in words, f"the daemon ended: {words}") for words in counted["ended_by_itself"]),
         (stuck["unanswered_after"], f"{stuck['unanswered_after']} of the last requests were not answered"),
@@ -308,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             counted = perform(arguments, Path(folder))
     counted["seconds_in_all"] = round(time.monotonic() - began, 1)
     print_table(counted)
-    wrong = verdict(counted, arguments.most_duplicates)
+    wrong = verdict(counted, arguments.most_duplicates, repeating=arguments.repeat)
     for sentence in wrong:
         print(f"failed: {sentence} (seed {arguments.seed})", file=sys.stderr)
     print(json.dumps({**card, **counted, "passed": not wrong}))

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from chaos_proxy import Proxy
-from chaos_senders import Ledger, Sender, Watcher
+from chaos_senders import TOPICS, Ledger, Sender, Watcher
 from chaos_victims import Broker, NodeUnderTest
 
 QUIET_S = 60.0
@@ -43,7 +44,14 @@ class Stage:
     node_network: Proxy
     sender_network: Proxy
     watcher: Watcher
+    repeating: bool
     senders: list[Sender] = field(default_factory=list)
+
+    def node_is_connected(self) -> bool:
+        """Only then is nothing lost with a killed broker: what mosquitto has acknowledged and not saved yet,
+        a connected node has received. Senders that repeat don't need that."""
+        state = self.watcher.latest(TOPICS.state) or {}
+        return state.get("state") in ("starting", "online")
 
     def send(self, number: int) -> None:
         self.senders[number % len(self.senders)].send(number)
@@ -80,16 +88,22 @@ class Chaos(threading.Thread):
     def _wait_for(self, event: Event) -> None:
         """The pause is there because results come in bursts: a kill must not come just when they do."""
         ledger = self._stage.ledger
-        for after, pause_s in ((event.after, event.pause_s), (0, 0.0)):
-            if not ledger.wait_while_news(lambda after=after: self._is_time(after), QUIET_S):  # type: ignore[misc]
+        is_time = partial(self._is_time, event)
+        for pause_s in (event.pause_s, 0.0):
+            if not ledger.wait_while_news(is_time, QUIET_S):
                 raise SystemExit(
                     f"{ledger.answered} results, {ledger.in_flight} in flight, then nothing for {QUIET_S:g} s"
                 )
             time.sleep(pause_s)
 
-    def _is_time(self, after: int) -> bool:
-        ledger = self._stage.ledger
-        return ledger.answered >= after and ledger.in_flight >= LEAST_IN_FLIGHT
+    def _is_time(self, event: Event) -> bool:
+        stage = self._stage
+        needs_node = event.kind == "broker" and not stage.repeating
+        return (
+            stage.ledger.answered >= event.after
+            and stage.ledger.in_flight >= LEAST_IN_FLIGHT
+            and (stage.node_is_connected() or not needs_node)
+        )
 
     def _do(self, kind: str) -> None:
         stage, dice = self._stage, self._dice
