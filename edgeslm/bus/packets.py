@@ -3,6 +3,9 @@
 paho makes its tables of properties anew for each packet and searches them by name: 26 us to write a result's
 properties, 80 us to read a request and the acknowledgement of its result. What isn't plain here is left to
 paho, so that there is one judge of what is malformed.
+
+A sender's texts are not judged while they are read: paho ends the connection over a U+FEFF in a User Property,
+and the broker, which may pass it on, delivers the message again on the next connection, and the next.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers
 
 MESSAGE_EXPIRY_INTERVAL, RESPONSE_TOPIC, CORRELATION_DATA, SUBSCRIPTION_IDENTIFIER = 0x02, 0x08, 0x09, 0x0B
+PAYLOAD_FORMAT_INDICATOR, CONTENT_TYPE, USER_PROPERTY = 0x01, 0x03, 0x26
 """MQTT 5 section 2.2.2.2."""
+
+_UNREAD_STRINGS = {CONTENT_TYPE: 1, USER_PROPERTY: 2}
 
 _NAMES = {
     MESSAGE_EXPIRY_INTERVAL: "MessageExpiryInterval",
@@ -79,8 +85,8 @@ class ReceivedProperties(Properties):
 def read_publish(first: int, body: bytes | bytearray) -> MQTTMessage | None:
     """The message of a PUBLISH packet of MQTT 5, from its first byte and what follows its length.
 
-    None for one that is left to paho: QoS 2, malformed, without a topic, or with properties beside Message
-    Expiry Interval, Response Topic (of printable ASCII), Correlation Data and Subscription Identifiers.
+    None for one that is left to paho: QoS 2, malformed, without a topic, or with a property that no broker
+    sends unasked. Payload Format Indicator, Content Type and User Properties are passed over.
     """
     qos = first >> 1 & 3
     if qos > 1:
@@ -120,6 +126,14 @@ def _read_properties(body: bytes | bytearray, at: int) -> tuple[dict[str, object
             identifiers.append(identifier)
             values["SubscriptionIdentifier"] = identifiers
             continue
+        if kind == PAYLOAD_FORMAT_INDICATOR:
+            at += 2
+            continue
+        if kind in _UNREAD_STRINGS:
+            at += 1
+            for _ in range(_UNREAD_STRINGS[kind]):
+                at += 2 + _SHORT.unpack_from(body, at)[0]
+            continue
         name = _NAMES.get(kind)
         if name is None or name in values:
             raise ValueError
@@ -130,7 +144,7 @@ def _read_properties(body: bytes | bytearray, at: int) -> tuple[dict[str, object
         start = at + 3
         at = start + _SHORT.unpack_from(body, at + 1)[0]
         value = bytes(body[start:at])
-        values[name] = _plain(value) if kind == RESPONSE_TOPIC else value
+        values[name] = _topic(value) if kind == RESPONSE_TOPIC else value
     if at > end:
         raise ValueError
     return values, end
@@ -148,12 +162,12 @@ def _read_variable(body: bytes | bytearray, at: int) -> tuple[int, int]:
     return value, at + 1
 
 
-def _plain(text: bytes) -> str:
-    """ValueError for what may not be a topic."""
-    plain = text.decode("ascii")
-    if not plain.isprintable():
-        raise ValueError
-    return plain
+def _topic(text: bytes) -> str:
+    """A Response Topic, for others to judge; empty, which none may be, if it is no text."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def read_success(body: bytes | bytearray) -> int | None:
