@@ -208,8 +208,8 @@ class Pipeline:
             return
         try:
             numbers = self._spool.add([(held.delivery, held.key) for held in loose])
-        except JournalError as error:
-            log.warning("%d messages are kept in memory only: %s", len(loose), error)
+        except JournalError as error:  # said already where it was found
+            log.debug("%d messages are kept in memory only: %s", len(loose), error)
             return
         for held, number in zip(loose, numbers, strict=True):
             held.spooled = number
