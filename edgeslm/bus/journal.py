@@ -8,21 +8,26 @@ entries, their requests are delivered and run once more. Knows no JSON and no co
 from __future__ import annotations
 
 import hashlib
+import math
 import sqlite3
 from array import array
 from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import dataclass
 
-from edgeslm.bus.database import Database
+from edgeslm.bus.database import PAGE_BYTES, Database
 from edgeslm.bus.handover import Delivery
 from edgeslm.bus.marks import Marks
 from edgeslm.errors import JournalError
 
 PRUNE_EVERY = 1024
-"""Writes between two looks at the size."""
+"""Rows between two looks for old ones."""
 PRUNE_ROWS = 4096
 """Most rows that one look removes, so that it never takes long."""
+ROW_BYTES = 60
+"""What a row takes beside its result."""
+KEPT = 0.9
+"""When there are too many bytes, this part of them stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,14 @@ def _digest(*parts: bytes) -> bytes:
     for part in parts:
         digest.update(len(part).to_bytes(4, "big") + part)
     return digest.digest()[:16]
+
+
+_SIZE = "coalesce(length(result), 0)"
+
+
+def row_bytes(result: int) -> int:
+    """What a row with a result of so many bytes takes in the file: whole pages."""
+    return PAGE_BYTES * math.ceil((result + ROW_BYTES) / PAGE_BYTES)
 
 
 class _Index:
@@ -119,6 +132,7 @@ class Journal:
         self._index = _Index()
         self._marks: Marks | None = None
         self._unsaved: dict[bytes, Entry] = {}
+        self._bytes = 0
         self._epoch: int | None = None
 
     def open(self) -> None:
@@ -126,8 +140,9 @@ class Journal:
 
         :raises JournalError: the file of the marks can't be used.
         """
-        for row, key in self._database.rows("SELECT id, key FROM requests ORDER BY id"):
+        for row, key, size in self._database.rows(f"SELECT id, key, {_SIZE} FROM requests ORDER BY id"):
             self._index.put(key, row)
+            self._bytes += row_bytes(size)
         file = self._database.file.with_suffix(".running")
         try:
             self._marks = Marks(file)
@@ -153,7 +168,10 @@ class Journal:
         if (row := self._index.get(key)) is None:
             return None
         found = self._database.read("SELECT key, at, attempts, result FROM requests WHERE id = ?", row)
-        return Entry(found[2], found[3]) if found and found[0] == key and found[1] > self._oldest else None
+        if not found or found[0] != key:
+            return None
+        # Tries are remembered however short the window is: they keep a request from ending the node for ever.
+        return Entry(found[2], found[3]) if found[3] is None or found[1] > self._oldest else None
 
     def begin(self, key: bytes, attempts: int) -> None:
         """Marks that a request is being run for the ``attempts``-th time, before it is.
@@ -215,7 +233,8 @@ class Journal:
             entry.result,
         )
         self._index.put(key, row)
-        if row % PRUNE_EVERY == 0:
+        self._bytes += row_bytes(len(entry.result or b""))
+        if row % PRUNE_EVERY == 0 or self._bytes > self._limit_bytes:
             with suppress(sqlite3.Error):
                 self._prune()
 
@@ -231,13 +250,18 @@ class Journal:
             del self._unsaved[key]
 
     def _prune(self) -> None:
-        """Removes entries that are older than the window, and the oldest if the file is too large."""
+        """Removes entries that are older than the window, and the oldest if there are too many bytes."""
         db = self._database.opened
-        rows = db.execute("SELECT id, at FROM requests ORDER BY id LIMIT ?", (PRUNE_ROWS,)).fetchall()
-        old = next((number for number, (_, at) in enumerate(rows) if at > self._oldest), len(rows))
-        if self._database.used_bytes > self._limit_bytes:
-            old = max(old, min(len(rows), 2 * PRUNE_EVERY))
-        if old:
-            last = rows[old - 1][0]
+        excess = self._bytes - KEPT * self._limit_bytes if self._bytes > self._limit_bytes else 0
+        freed = last = 0
+        for row, at, size in db.execute(
+            f"SELECT id, at, {_SIZE} FROM requests ORDER BY id LIMIT {PRUNE_ROWS}"
+        ).fetchall():
+            if at > self._oldest and freed >= excess:
+                break
+            freed += row_bytes(size)
+            last = row
+        if last:
             db.execute("DELETE FROM requests WHERE id <= ?", (last,))
+            self._bytes -= freed
             self._index.drop_up_to(last)

@@ -4,8 +4,8 @@ paho makes its tables of properties anew for each packet and searches them by na
 properties, 80 us to read a request and the acknowledgement of its result. What isn't plain here is left to
 paho, so that there is one judge of what is malformed.
 
-A sender's texts are not judged while they are read: paho ends the connection over a U+FEFF in a User Property,
-and the broker, which may pass it on, delivers the message again on the next connection, and the next.
+A sender's texts are not judged while they are read: paho ends the connection over a U+FEFF in a User
+Property, and the broker, which may pass it on, delivers the message again on the next connection, for ever.
 """
 
 from __future__ import annotations

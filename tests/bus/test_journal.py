@@ -135,16 +135,26 @@ def test_old_requests_leave_the_file(journal: Journal, database: Database, clock
     assert database.read("SELECT count(*), max(at) - min(at) FROM requests") == (300, 0.0)
 
 
-def test_the_size_is_bounded_and_the_newest_are_kept(database: Database) -> None:
+@pytest.mark.parametrize(("count", "size"), [(5000, 400), (100, 50_000), (5000, 0)])
+def test_the_size_is_bounded_and_the_newest_are_kept(database: Database, count: int, size: int) -> None:
     journal = make(database, limit_bytes=200_000)
-    for number in range(5000):
-        key = make_key(number)
-        journal.begin(key, 1)
-        journal.finish(key, 1, b"a" * 400)
-    assert journal.find(make_key(4999)) is not None
+    for number in range(count):
+        journal.finish(make_key(number), 1, b"a" * size)
+    assert journal.find(make_key(count - 1)) is not None
     assert journal.find(make_key(0)) is None
+    restart(database)
     database.close()
-    assert database.file.stat().st_size < 800_000
+    assert database.file.stat().st_size < 500_000
+
+
+def test_tries_are_remembered_without_a_window(database: Database) -> None:
+    journal = make(database, window_s=0.0)
+    journal.begin(KEY, 1)
+    journal.finish(OTHER, 1, b"answer")
+    database.close()
+    database.open()
+    journal = make(database, window_s=0.0)
+    assert (journal.find(KEY), journal.find(OTHER)) == (Entry(1, None), None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["begin", "finish", "forget", "restart"]))))
