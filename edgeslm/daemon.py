@@ -131,6 +131,7 @@ class Daemon:
             watching.cancel()
         finally:
             stopped.cancel()
+            self._pipeline.abandon()  # before the bus gives up results, which a route would take for an end
             await self._set_state("stopped")  # also when a model can't be loaded: the goodbye drops the will
             await self._bus.stop()
             await self.service.stop()

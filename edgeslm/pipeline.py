@@ -58,7 +58,8 @@ class _Held:
     """A message that isn't acknowledged. ``epoch`` is the broker's session that it came in.
 
     ``left`` counts what still works on it; ``spooled`` is its number in the spool; ``unsure`` came at QoS 0.
-    ``refusal`` says why it is one too many. ``is_request`` is false for what needs no answer.
+    ``refusal`` says why it is one too many. ``is_request`` is false for what needs no answer;
+    ``is_broken_off`` is true if some of the work was cancelled, which is no answer.
     """
 
     delivery: Delivery
@@ -66,6 +67,7 @@ class _Held:
     name: bytes | None = None
     left: int = 0
     is_request: bool = False
+    is_broken_off: bool = False
     spooled: int | None = None
     unsure: bool = False
     refusal: str | None = None
@@ -177,6 +179,12 @@ class Pipeline:
             await asyncio.wait(set(self._tasks), timeout=limit_s)
         return len(self._tasks)
 
+    def abandon(self) -> None:
+        """Breaks off what is left: it is not answered, so broker and spool keep it for the next start."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
     # In
 
     def deliver(self, delivery: Delivery) -> None:
@@ -272,8 +280,9 @@ class Pipeline:
 
         def ended(task: asyncio.Task[None]) -> None:
             held.left -= 1
+            held.is_broken_off = held.is_broken_off or task.cancelled()
             if not held.left:
-                self._release(held, answered=not task.cancelled())
+                self._release(held, answered=not held.is_broken_off)
 
         for each in work:
             self._start(each).add_done_callback(ended)

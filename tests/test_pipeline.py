@@ -306,6 +306,29 @@ def test_with_a_spool_a_message_is_acknowledged_at_once_and_outlives_broker_and_
     database.close()
 
 
+def test_a_result_of_a_route_that_can_not_be_sent_before_the_end_stays_in_the_spool(
+    make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeslm.daemon.DRAIN_LIMIT_S", 0.1)
+    broker = make_broker()
+    text, gate, working = held(tmp_path)
+    routes = [{"from": "plant/log", "task": "triage", "to": "out/label"}]
+    configuration = fake_configuration(broker.url, tmp_path, durability="spool", routes=routes)
+    with Node(tmp_path, configuration) as node:
+        with App(broker.port, f"{BASE}/#") as app:
+            app.take_state(BASE, "online")
+            app.publish("plant/log", text)
+            begun(working, app)
+            app.wait_until(lambda: puback_count(broker) == 1, "the message is acknowledged")
+        broker.kill()
+        app.wait_until(lambda: not node.daemon._bus.connected, "the node has noticed")
+        gate.touch()
+        app.wait_until(lambda: node.daemon._bus.waiting_bytes > 0, "the result waits for the broker")
+    broker.start()
+    with App(broker.port, f"{BASE}/#", "out/#") as app, Node(tmp_path, configuration):
+        assert app.take("out/label").json["status"] == "ok"
+
+
 def puback_count(broker: Mosquitto) -> int:
     return sum("Received PUBACK from edgeslm-hall" in line for line in broker.log.splitlines())
 
