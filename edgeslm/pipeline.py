@@ -147,6 +147,7 @@ class Pipeline:
         self._arrivals: list[Delivery] = []
         self._last_spooled = 0
         self._from_spool: set[int] = set()
+        self._is_feeding = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -238,16 +239,24 @@ class Pipeline:
 
     def _feed(self) -> None:
         """Takes messages from the spool, as many as may be held at a time."""
+        if self._is_feeding:  # a message that nobody reads is done with before the next is taken
+            return
         limits = self._config.limits
-        while len(self._held) < limits.queue and self._held_bytes < limits.queue_bytes and not self._closed:
-            spooled = self._spool.next(self._last_spooled)
-            if spooled is None:
-                return
-            self._last_spooled = spooled.id
-            if spooled.id not in self._from_spool:
-                self._from_spool.add(spooled.id)
-                name = spooled.key or reader_key(b"spool", str(spooled.id))
-                self._take(_Held(spooled.delivery, self._journal.epoch, name, spooled=spooled.id))
+        self._is_feeding = True
+        try:
+            while (
+                len(self._held) < limits.queue and self._held_bytes < limits.queue_bytes and not self._closed
+            ):
+                spooled = self._spool.next(self._last_spooled)
+                if spooled is None:
+                    return
+                self._last_spooled = spooled.id
+                if spooled.id not in self._from_spool:
+                    self._from_spool.add(spooled.id)
+                    name = spooled.key or reader_key(b"spool", str(spooled.id))
+                    self._take(_Held(spooled.delivery, self._journal.epoch, name, spooled=spooled.id))
+        finally:
+            self._is_feeding = False
 
     def _take(self, held: _Held) -> None:
         delivery = held.delivery

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from edgeslm.bus.database import Database
+from edgeslm.bus.spool import Spool
 from tests.apps import App
 from tests.brokers import Mosquitto
+from tests.fakes import make_delivery
 from tests.nodes import BASE, Node, NodeProcess, fake_configuration
 
 MakeBroker = Callable[..., Mosquitto]
@@ -304,6 +306,17 @@ def test_with_a_spool_a_message_is_acknowledged_at_once_and_outlives_broker_and_
     database = sqlite3.connect(next((tmp_path / "state").glob("*.sqlite")))
     assert database.execute("SELECT count(*) FROM spool").fetchone() == (0,)
     database.close()
+
+
+def test_spooled_messages_that_nobody_reads_any_more_are_forgotten(broker: Mosquitto, tmp_path: Path) -> None:
+    database = Database(tmp_path / "state" / "journal-hall.sqlite")
+    database.open()
+    spool = Spool(database, limit_bytes=10_000_000)
+    spool.add([(make_delivery(topic="of/a/route/that/is/gone"), None)] * 1_500)
+    spool.add([(make_delivery(correlation=b"last", response_topic=REPLY), None)])
+    database.close()
+    with App(broker.port, f"{BASE}/#") as app, Node(tmp_path, fake_configuration(broker.url, tmp_path)):
+        assert app.take(REPLY).correlation == b"last"
 
 
 def test_a_result_of_a_route_that_can_not_be_sent_before_the_end_stays_in_the_spool(
