@@ -7,14 +7,18 @@ holds when the connection breaks, since a broker that was killed may come back w
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from edgeslm.bus.database import Database
 from edgeslm.bus.handover import Delivery
 from edgeslm.errors import JournalError
+
+log = logging.getLogger("edgeslm.bus")
 
 _COLUMNS = "key, at, topic, payload, retain, response_topic, correlation, expiry_s, size, identifiers"
 
@@ -76,10 +80,21 @@ class Spool:
         return int(row.lastrowid or 0)
 
     def next(self, after: int) -> Spooled | None:
-        """The oldest message behind number ``after``, its expiry shortened by its time here."""
-        row = self._database.read(f"SELECT id, {_COLUMNS} FROM spool WHERE id > ? ORDER BY id LIMIT 1", after)
-        if row is None:
-            return None
+        """The oldest message behind number ``after``, its expiry shortened by its time here.
+
+        One that can't be read, a bit of it fell over say, is passed over: it is no reason to keep the others.
+        """
+        while (found := self._database.read("SELECT min(id) FROM spool WHERE id > ?", after)) and found[0]:
+            after = int(found[0])
+            row = self._database.read(f"SELECT id, {_COLUMNS} FROM spool WHERE id = ?", after)
+            try:
+                return self._read(row)
+            except (TypeError, ValueError):
+                log.error("message %d of the spool can't be read; it is left there, unanswered", after)
+        return None
+
+    def _read(self, row: Any) -> Spooled:
+        """ValueError or TypeError: it is not as it was written."""
         number, key, at, topic, payload, retain, response_topic, correlation, expiry_s, size, identifiers = (
             row
         )

@@ -81,3 +81,15 @@ def test_a_full_spool_leaves_messages_to_the_broker(database: Database) -> None:
     with pytest.raises(JournalError, match="limit"):
         for _ in range(20):
             spool.add([(make_delivery(b"x" * 10_000), None)])
+
+
+@pytest.mark.parametrize("damage", ["topic = CAST(x'ff' AS TEXT)", "identifiers = '['", "expiry_s = 'x'"])
+def test_a_message_that_can_not_be_read_does_not_keep_the_others(
+    spool: Spool, database: Database, damage: str
+) -> None:
+    spool.add([(make_delivery(text, expiry_s=9), None) for text in (b"one", b"two", b"three")])
+    database.write(f"UPDATE spool SET {damage} WHERE id < 3")
+    readable = spool.next(0)
+    assert readable is not None
+    assert (readable.id, readable.delivery.payload) == (3, b"three")
+    assert spool.next(3) is None
