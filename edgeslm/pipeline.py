@@ -37,20 +37,15 @@ from edgeslm.bus.protocol import (
 )
 from edgeslm.bus.spool import Spool
 from edgeslm.config import Config
-from edgeslm.errors import BrokerError, Busy, InvalidRequest, JournalError, Poisoned
+from edgeslm.errors import BrokerError, Busy, InvalidRequest, JournalError
 from edgeslm.messages import Request, Result
 from edgeslm.observe.health import Meter
 from edgeslm.outgoing import Outgoing
 from edgeslm.routes import RouteReader, Skip
 from edgeslm.service import Service
+from edgeslm.tries import Tries
 
 log = logging.getLogger("edgeslm.pipeline")
-
-MOST_TRIES = 3
-"""A request that ended the engine, or the whole daemon, so often is not run again."""
-TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_memory"})
-"""Errors that another try may mend: they are not remembered."""
-FULL_DISK_RETRY_MS = 5000
 
 
 @dataclass(slots=True, eq=False)
@@ -78,43 +73,6 @@ class _Held:
         if self.name is None and not self.unsure:
             self.name = delivery_key(self.epoch, self.delivery)
         return self.name
-
-
-class _Tries:
-    """How often a request was run, written down before it is run again."""
-
-    def __init__(self, journal: Journal, key: bytes | None, before: int) -> None:
-        self._journal = journal
-        self._key = key
-        self._before = before
-        self._count = before
-
-    def start(self) -> None:
-        """:raises RequestError: it may not be run."""
-        if self._count >= MOST_TRIES:
-            raise Poisoned(f"the engine ended {MOST_TRIES} times while it ran this request")
-        if self._key is not None:
-            try:
-                self._journal.begin(self._key, self._count + 1)
-            except JournalError as error:
-                raise Busy(
-                    f"the node can't take requests now: {error}", retry_after_ms=FULL_DISK_RETRY_MS
-                ) from None
-        self._count += 1
-
-    def end(self, result: Result, payload: bytes) -> None:
-        if self._key is None or (self._count == 0 and result.error is not None):
-            return
-        transient = result.error is not None and result.error.code in TRANSIENT
-        if not transient:
-            self._journal.finish(self._key, self._count, payload)
-        elif self._count > self._before:
-            self._journal.finish(self._key, self._before, None)
-
-    def withdraw(self) -> None:
-        """The run was broken off by the node itself, which is not the request's fault."""
-        if self._key is not None and self._count > self._before:
-            self._journal.finish(self._key, self._before, None)
 
 
 class Pipeline:
@@ -356,7 +314,7 @@ class Pipeline:
                 self._meter.repeats["resent"] += 1
                 await self._outgoing.resend(request, known.result)
                 return
-            tries = _Tries(self._journal, key, known.attempts if known else 0)
+            tries = Tries(self._journal, key, known.attempts if known else 0)
             await self._outgoing.send(request, *await self._run(request, tries, held.refusal))
 
     @contextmanager
@@ -373,7 +331,7 @@ class Pipeline:
             del self._flights[key]
             landed.set_result(None)
 
-    async def _run(self, request: Request, tries: _Tries, refusal: str | None = None) -> tuple[Result, bytes]:
+    async def _run(self, request: Request, tries: Tries, refusal: str | None = None) -> tuple[Result, bytes]:
         try:
             if refusal is None:
                 chunks = self._outgoing.chunks_of(request)
@@ -429,7 +387,7 @@ class Pipeline:
             known = self._journal.find(key) if key is not None and delivery.dup else None
             payload = known.result if known is not None else None
             if payload is None:
-                tries = _Tries(self._journal, key, known.attempts if known else 0)
+                tries = Tries(self._journal, key, known.attempts if known else 0)
                 result, payload = await self._run(request, tries)
                 if result.error is not None and result.error.code == "poisoned":
                     await self._outgoing.report_dead(request, result.error)

@@ -30,8 +30,8 @@ from edgeslm.bus.protocol import (
 )
 from edgeslm.errors import REQUEST_ERRORS
 from edgeslm.messages import Request
-from edgeslm.pipeline import TRANSIENT
 from edgeslm.sections import ALLOWED, Limits
+from edgeslm.tries import TRANSIENT
 from tests.brokers import CONFIGURATIONS, Mosquitto
 from tests.small_nodes import SmallNode
 

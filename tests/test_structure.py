@@ -26,7 +26,7 @@ LAYERS = (
     {"tasks"},
     {"scheduler", "models", "observe"},
     {"service", "client", "doctor"},
-    {"outgoing"},
+    {"outgoing", "tries"},
     {"pipeline"},
     {"daemon", "demo"},
     {"cli"},

@@ -32,7 +32,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edgeslm.bus.address import BrokerAddress
 from edgeslm.bus.buffered_socket import BufferedSocket
 from edgeslm.bus.packets import SentProperties, make_properties
-from edgeslm.bus.paho_client import Alarm, PahoClient
+from edgeslm.bus.paho_client import Alarm, Pace, PahoClient
 from edgeslm.bus.problems import (
     Problem,
     Welcome,
@@ -51,17 +51,6 @@ log = logging.getLogger("edgeslm.bus")
 
 ANSWER_S = 10.0
 """How long a broker may take to accept or refuse a connection, and to take a goodbye."""
-
-GATHER_RATE = 300
-"""With more messages a second than this, the network thread lets things gather before each turn: a turn for
-every packet takes the interpreter lock from the event loop each time. Below it nothing may wait: what is
-published and not acknowledged when something breaks comes twice."""
-
-GATHER_S = 0.002
-"""How long."""
-
-GATHER_LOOK_S = 0.1
-"""How often the rate is looked at."""
 
 MQTT_311_IN_FLIGHT = 20
 """Results under way at a time at a broker that can't say how many it takes; mosquitto's own default."""
@@ -274,8 +263,8 @@ class Link:
             properties=properties,
         )
         give_up_at = time.monotonic() + ANSWER_S
-        is_closing = gathers = False
-        looked_at, received = self.beat_at, 0
+        is_closing = False
+        pace = Pace()
         while self._client.socket() is not None:
             self.beat_at = time.monotonic()
             if stop.is_set() and not is_closing:
@@ -285,11 +274,7 @@ class Link:
             if self.beat_at > give_up_at and (is_closing or not self.was_welcome):
                 said = f"The broker at {self._address} doesn't answer; is it an MQTT broker?"
                 return Problem(said, unanswered=True)
-            if (since_s := self.beat_at - looked_at) > GATHER_LOOK_S:
-                gathers = self._received - received > GATHER_RATE * since_s
-                looked_at, received = self.beat_at, self._received
-            if gathers:
-                time.sleep(GATHER_S)
+            pace.keep(self._received)
             code = self._client.turn(self._alarm)
             if code == MQTTErrorCode.MQTT_ERR_PROTOCOL and not self._mqtt5 and not self.was_welcome:
                 return no_mqtt_5(self._address)  # paho's way to say that 3.1.1 is refused too

@@ -36,6 +36,14 @@ SUCCESS = ReasonCode(PacketTypes.PUBACK, "Success")
 NO_PROPERTIES = ReceivedProperties({})
 
 
+GATHER_RATE = 300
+"""Messages a second from which on they gather."""
+GATHER_S = 0.002
+"""How long."""
+GATHER_LOOK_S = 0.1
+"""How often the rate is looked at."""
+
+
 class Alarm:
     """Wakes a thread out of ``select``. ``ring`` fits any thread and never waits, even when all is over."""
 
@@ -58,6 +66,28 @@ class Alarm:
     def close(self) -> None:
         self._ours.close()
         self._theirs.close()
+
+
+class Pace:
+    """Lets messages gather before a turn while many come.
+
+    A turn for every packet takes the interpreter lock from the event loop each time. With few messages
+    nothing may wait: what is published and not acknowledged when something breaks comes twice.
+    """
+
+    def __init__(self) -> None:
+        self._looked_at = time.monotonic()
+        self._received = 0
+        self._gathers = False
+
+    def keep(self, received: int) -> None:
+        """Waits a moment, or not; ``received`` counts messages since the connection was made."""
+        now = time.monotonic()
+        if (since_s := now - self._looked_at) > GATHER_LOOK_S:
+            self._gathers = received - self._received > GATHER_RATE * since_s
+            self._looked_at, self._received = now, received
+        if self._gathers:
+            time.sleep(GATHER_S)
 
 
 class PahoClient(Client):
