@@ -56,9 +56,7 @@ MQTT_311_IN_FLIGHT = 20
 """Results under way at a time at a broker that can't say how many it takes; mosquitto's own default."""
 
 PATIENCE = 4
-"""A connection that lasted so many times the first pause has worked: the pauses start small again. A network
-that breaks often must not end in a minute's silence each time; a broker that accepts and hangs up at once is
-asked less and less."""
+"""A connection that lasted so many first pauses has worked: the next pauses start small again."""
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
 """How long the broker shall keep the requests of a node that is away."""
