@@ -63,7 +63,7 @@ def make_plan(count: int, wanted: Mapping[str, int], dice: random.Random) -> lis
     kinds = [kind for kind, times in wanted.items() for _ in range(times)]
     points = sorted(dice.randrange(count // 20, count - count // 20 + 1) for _ in kinds)
     dice.shuffle(kinds)
-    return [Event(point, kind, dice.uniform(0, 0.5)) for point, kind in zip(points, kinds, strict=True)]
+    return [Event(point, kind, dice.uniform(0, 1.0)) for point, kind in zip(points, kinds, strict=True)]
 
 
 class Chaos(threading.Thread):
