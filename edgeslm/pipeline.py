@@ -47,6 +47,9 @@ from edgeslm.tries import Tries
 
 log = logging.getLogger("edgeslm.pipeline")
 
+MOST_REFUSED = 4
+"""Messages of QoS 0 beyond ``queue_unsure`` are told that it is busy; beyond so many times that, nothing."""
+
 
 @dataclass(slots=True, eq=False)
 class _Held:
@@ -150,7 +153,10 @@ class Pipeline:
         if self._closed:
             return
         if delivery.topic == self._topics.cancel:
+            self._spool_arrivals()  # what it means may be among them
             self._hold(_Held(delivery, self._journal.epoch), [self._cancel(delivery)])
+        elif not delivery.qos and self._unsure >= MOST_REFUSED * self._config.limits.queue_unsure:
+            self._meter.drop("busy")  # nothing holds a flood back, and answers have to be held too
         elif self._config.durability == "spool" and delivery.qos:
             if not self._arrivals:  # all that come in this turn of the loop are synced at once
                 asyncio.get_running_loop().call_soon(self._spool_arrivals)
@@ -184,6 +190,8 @@ class Pipeline:
 
     def _spool_arrivals(self) -> None:
         arrivals, self._arrivals = self._arrivals, []
+        if not arrivals:
+            return
         epoch = self._journal.epoch
         try:
             self._spool.add([(one, delivery_key(epoch, one)) for one in arrivals])

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from edgeslm.bus.handover import Delivery
 from edgeslm.config import load_config
 from edgeslm.daemon import Daemon
 from edgeslm.engine.process import EngineProcess
@@ -151,6 +152,15 @@ class Node:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+    def deliver(self, *deliveries: Delivery) -> None:
+        """As if they had come from the broker, all in one turn of the loop."""
+
+        def deliver() -> None:
+            for delivery in deliveries:
+                self.daemon._delivered(delivery)
+
+        self._loop.call_soon_threadsafe(deliver)
 
     def stop(self) -> None:
         if self._thread.is_alive():

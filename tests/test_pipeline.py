@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,56 @@ def test_a_result_of_a_route_that_can_not_be_sent_before_the_end_stays_in_the_sp
 
 def puback_count(broker: Mosquitto) -> int:
     return sum("Received PUBACK from edgeslm-hall" in line for line in broker.log.splitlines())
+
+
+def test_a_cancel_finds_the_request_that_came_just_before_it(broker: Mosquitto, tmp_path: Path) -> None:
+    configuration = fake_configuration(broker.url, tmp_path, durability="spool")
+    text, gate, working = held(tmp_path)
+    with App(broker.port, f"{BASE}/#") as app, Node(tmp_path, configuration) as node:
+        app.take_state(BASE, "online")
+        app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"runs")
+        begun(working, app)
+        now = time.monotonic()
+        node.deliver(
+            make_delivery(mid=100, response_topic=REPLY, correlation=b"42", received_at=now),
+            make_delivery(mid=101, topic=f"{BASE}/cancel", correlation=b"42", received_at=now),
+        )
+        assert app.take(REPLY).code == "cancelled"
+        gate.touch()
+
+
+# Too much
+
+
+def test_each_route_of_a_topic_has_room_for_all_that_the_queue_holds(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    routes = [{"name": f"r{n}", "from": "plant/log", "task": "triage", "to": f"out/{n}"} for n in range(3)]
+    text, gate, working = held(tmp_path)
+    configuration = fake_configuration(broker.url, tmp_path, routes=routes, limits={"queue": 4})
+    with App(broker.port, f"{BASE}/#", "out/#") as app, Node(tmp_path, configuration):
+        app.take_state(BASE, "online")
+        app.publish("plant/log", text)
+        begun(working, app)
+        for _ in range(6):
+            app.publish("plant/log", "critical")
+        gate.touch()
+        assert {app.take("out/#").code for _ in range(7 * 3)} == {None}
+
+
+def test_a_flood_at_qos_0_is_dropped_when_even_its_refusals_pile_up(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    configuration = fake_configuration(broker.url, tmp_path, limits={"queue": 4})
+    with App(broker.port, f"{BASE}/#") as app, Node(tmp_path, configuration) as node:
+        app.take_state(BASE, "online")
+        broker.freeze()
+        flood = make_delivery(qos=0, mid=0, correlation=b"flood", received_at=time.monotonic())
+        node.deliver(*[flood] * 1_000)
+        app.wait_until(lambda: node.daemon.health()["dropped"].get("busy", 0) > 900, "they are dropped")
+        broker.thaw()
+        app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
+        assert app.take(REPLY).json["status"] == "ok"
 
 
 # The disk
