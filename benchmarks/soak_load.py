@@ -144,9 +144,11 @@ class Load:
             self._take(WAIT_S)
 
     def fill(self, count: int) -> None:
-        """Short embeddings, which cost an engine little, until what the daemon keeps of requests is full."""
+        """Embeddings, which cost an engine little, until what the daemon keeps of requests is full."""
         for number in range(FILLERS, FILLERS + count):
-            self._open[number] = Plan("vector", b'{"input": "filler %d"}' % number)
+            pick = random.Random(number)
+            words = text(pick, 400 if number % 20 == 0 else 20)
+            self._open[number] = Plan("vector", json.dumps({"input": words}).encode())
             self._publish(number, self._open[number])
             while len(self._open) >= IN_FLIGHT:
                 self._take(WAIT_S)
