@@ -42,6 +42,7 @@ from edgeslm.bus.problems import (
     refusal,
     silent_refusal,
 )
+from edgeslm.bus.version import is_old_broker
 from edgeslm.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -414,9 +415,9 @@ class Network:
             if problem.version_refused and self._mqtt5:
                 self._mqtt5 = False
                 continue
-            # Some brokers that know no MQTT 5 choke on it in silence; one that has spoken it was only killed.
             if problem.unanswered and not self._had_mqtt5:
-                self._mqtt5 = not self._mqtt5
+                self._beat_at = time.monotonic()
+                self._mqtt5 = not is_old_broker(self._address)
             self._listener.lost(problem)
             if problem.fatal:
                 return

@@ -83,6 +83,7 @@ class Wire:
         self._writers: list[asyncio.StreamWriter] = []
         self.swallow_up = False
         self.swallow_down = False
+        self.taken = 0
         self.flows = asyncio.Event()
         self.flows.set()
 
@@ -104,6 +105,7 @@ class Wire:
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._port)
         self._writers += [writer, back]
+        self.taken += 1
         up = self._pump(reader, back, lambda: self.swallow_up)
         down = self._pump(there, writer, lambda: self.swallow_down)
         with contextlib.suppress(OSError):
@@ -650,6 +652,21 @@ class TestConnection:
                     await until(lambda: not first.bus.network_alive)
                     await until(lambda: second.ready)
                     assert not second.bus.failed.done()
+
+        run(main)
+
+    def test_a_network_that_breaks_in_the_first_connect_does_not_cost_mqtt_5(self, broker: Mosquitto) -> None:
+        """It would cost the Response Topics of all requests that wait in the session."""
+
+        async def main() -> None:
+            async with Wire(broker.port) as wire:
+                wire.swallow_up = True
+                async with Node(wire.url) as node:
+                    await until(lambda: wire.taken)
+                    wire.swallow_up = False
+                    wire.cut()
+                    await until(lambda: node.ready)
+                    assert node.bus._welcome is not None and node.bus._welcome.mqtt5
 
         run(main)
 
