@@ -151,7 +151,9 @@ class Daemon:
             future.result()  # raises what it failed with
 
     async def _load(self) -> None:
+        self.service.scheduler.pause()  # a model may load for longer than a request may run
         await self.service.start()
+        self.service.scheduler.resume()
         log.info("models loaded: %s", ", ".join(self.config.models))
         await self._set_state("online")
         self.manager.ready("online")
@@ -220,7 +222,7 @@ class Daemon:
         return self.liveness.fault(
             network_alive=self._bus.network_alive,
             network_silent_s=self._bus.network_silent_s,
-            unfinished=scheduler.waiting + scheduler.in_flight,
+            unfinished=0 if self._state == "starting" else scheduler.waiting + scheduler.in_flight,
             moved_at=scheduler.moved_at,
         )
 

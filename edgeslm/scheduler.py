@@ -69,6 +69,7 @@ class Scheduler:
         self._jobs: dict[int, _Job] = {}
         self._arrivals = itertools.count()
         self._passed_over = 0
+        self._paused = False
         self._service_s: dict[str, float] = {}
         self.moved_at = time.monotonic()
         """When work last went forward: a request begun or done, a piece of text."""
@@ -152,6 +153,14 @@ class Scheduler:
         """How long a request may run, by those of its task before it."""
         return self._service_s.get(request.task, unknown_s)
 
+    def pause(self) -> None:
+        """From now on requests wait, which isn't counted as the time of their run."""
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._fill_slots()
+
     def cancel(self, matches: Callable[[Request], bool]) -> int:
         """Cancels every request that ``matches``, waiting or running, and says how many those were."""
         chosen = [job for job in self._jobs.values() if matches(job.request) and not job.result.done()]
@@ -187,7 +196,7 @@ class Scheduler:
         self._finish(job, error_result(job.request, error))
 
     def _fill_slots(self) -> None:
-        while self._waiting and len(self._running) < self._slots:
+        while self._waiting and len(self._running) < self._slots and not self._paused:
             job = self._next()
             job.work = asyncio.create_task(self._work(job))
             self._running.add(job.work)

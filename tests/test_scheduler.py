@@ -233,6 +233,21 @@ def test_expires_while_it_waits_and_not_only_when_its_turn_comes() -> None:
     play(scene)
 
 
+def test_while_it_is_paused_requests_wait_and_their_time_is_not_counted() -> None:
+    async def scene() -> None:
+        work = Work()
+        scheduler = Scheduler(work.run, limit=9, timeout_s=0.05)
+        scheduler.pause()
+        waiting = asyncio.create_task(scheduler.submit(request("a")))
+        hasty = await scheduler.submit(request("b", expires_at=time.monotonic() + 0.1))
+        assert (code(hasty), work.begun) == ("expired", [])
+        work.gate("a").set()
+        scheduler.resume()
+        assert (await waiting).status == "ok"
+
+    play(scene)
+
+
 def test_timeout_of_the_node_ends_the_work() -> None:
     async def scene() -> None:
         work = Work()
