@@ -159,6 +159,7 @@ class Scheduler:
 
     def resume(self) -> None:
         self._paused = False
+        self.moved_at = time.monotonic()
         self._fill_slots()
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
