@@ -200,6 +200,8 @@ class Pipeline:
                 self._take(_Held(delivery, epoch))
             return
         for delivery in arrivals:
+            if not delivery.dup:
+                self._journal.forget(delivery_key(epoch, delivery))
             self._bus.ack(delivery)
         self._feed()
 

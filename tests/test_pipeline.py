@@ -347,6 +347,19 @@ def puback_count(broker: Mosquitto) -> int:
     return sum("Received PUBACK from edgeslm-hall" in line for line in broker.log.splitlines())
 
 
+def test_a_packet_identifier_that_is_used_again_does_not_make_a_repeat(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    configuration = fake_configuration(broker.url, tmp_path, durability="spool")
+    with App(broker.port, f"{BASE}/#") as app, Node(tmp_path, configuration) as node:
+        app.take_state(BASE, "online")
+        ids = set()
+        for _ in range(3):
+            node.deliver(make_delivery(mid=1, received_at=time.monotonic()))
+            ids.add(app.take(f"{BASE}/res/triage").json["id"])
+        assert len(ids) == 3
+
+
 def test_a_cancel_finds_the_request_that_came_just_before_it(broker: Mosquitto, tmp_path: Path) -> None:
     configuration = fake_configuration(broker.url, tmp_path, durability="spool")
     text, gate, working = held(tmp_path)

@@ -195,10 +195,16 @@ class Journal:
         if entry != Entry(0, None) or self._index.get(key) is not None:
             try:
                 self._write(key, entry)
+                self._unsaved.pop(key, None)
             except JournalError:
                 self._unsaved[key] = entry
         if self._marks is not None:
             self._marks.clear(key)
+
+    def forget(self, key: bytes) -> None:
+        """``key`` names another message from now on: a packet identifier that is in use again."""
+        if self.find(key) is not None:
+            self.finish(key, 0, None)
 
     def retry(self) -> None:
         """Tries again what the disk refused, if it did and a moment has passed."""
