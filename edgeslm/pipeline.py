@@ -37,7 +37,7 @@ from edgeslm.bus.protocol import (
 )
 from edgeslm.bus.spool import Spool
 from edgeslm.config import Config
-from edgeslm.errors import BrokerError, Busy, InvalidRequest, JournalError
+from edgeslm.errors import BrokerError, Busy, InternalError, InvalidRequest, JournalError
 from edgeslm.messages import Request, Result
 from edgeslm.observe.health import Meter
 from edgeslm.outgoing import Outgoing
@@ -293,6 +293,9 @@ class Pipeline:
 
     async def _serve_request(self, held: _Held, task: str) -> None:
         delivery = held.delivery
+        if delivery.retain:  # MQTT 3.1.1 brings it again with each subscription
+            self._meter.drop("retained")
+            return
         request = parse_request(
             delivery.payload,
             task=task,
@@ -312,7 +315,8 @@ class Pipeline:
             return
         key = held.key
         if request.named:
-            name = request.correlation or request.id.encode()
+            name = request.correlation
+            name = b"correlation " + name if name else b"id " + request.id.encode()
             key = request_key(request.reply_to, name, task, delivery.payload)
         if key is not None and (flight := self._flights.get(key)) is not None:
             self._meter.repeats["attached"] += 1
@@ -325,7 +329,15 @@ class Pipeline:
                 await self._outgoing.resend(request, known.result)
                 return
             tries = Tries(self._journal, key, known.attempts if known else 0)
-            await self._outgoing.send(request, *await self._run(request, tries, held.refusal))
+            try:
+                result, payload = await self._run(request, tries, held.refusal)
+            except Exception as error:  # a mistake of ours; the sender must not wait for ever
+                log.error("request %s failed: %s", request.id, type(error).__name__)
+                log.debug("request %s", request.id, exc_info=error)
+                why = InternalError(f"the node failed on it ({type(error).__name__})")
+                result = error_result(request.id, request.task, why)
+                payload = encode_result(result)
+            await self._outgoing.send(request, result, payload)
 
     @contextmanager
     def _flight(self, key: bytes | None) -> Iterator[None]:
@@ -397,8 +409,12 @@ class Pipeline:
             known = self._journal.find(key) if key is not None and delivery.dup else None
             payload = known.result if known is not None else None
             if payload is None:
-                tries = Tries(self._journal, key, known.attempts if known else 0)
-                result, payload = await self._run(request, tries)
+                attempts = known.attempts if known else 0
+                result, payload = await self._run(request, Tries(self._journal, key, attempts))
+                # Nobody sends a route's message again: it waits, here and at the broker, for room.
+                while result.error is not None and result.error.code == "busy" and not held.unsure:
+                    await asyncio.sleep((result.error.retry_after_ms or 0) / 1000)
+                    result, payload = await self._run(request, Tries(self._journal, key, attempts))
                 if result.error is not None and result.error.code == "poisoned":
                     await self._outgoing.report_dead(request, result.error)
                 if not route.wants(work, result):

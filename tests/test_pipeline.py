@@ -113,6 +113,15 @@ def test_an_error_that_may_pass_is_not_remembered(app: App, node: Node) -> None:
     assert node.daemon.health()["repeats"] == {"attached": 0, "resent": 0}
 
 
+def test_a_mistake_of_the_node_is_answered_too(app: App, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*values: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("edgeslm.pipeline.Tries.end", fail)
+    app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
+    assert app.take(REPLY).code == "internal"
+
+
 # The daemon ends
 
 
@@ -413,29 +422,58 @@ def test_a_flood_at_qos_0_is_dropped_when_even_its_refusals_pile_up(
 # The disk
 
 
+class FullDisk(Database):
+    full: bool
+
+    @property
+    def opened(self) -> sqlite3.Connection:
+        if self.full:
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().opened
+
+
+def fill_disk(node: Node) -> FullDisk:
+    database = node.daemon._database
+    database.__class__ = FullDisk
+    assert isinstance(database, FullDisk)
+    database.full = True
+    return database
+
+
+def test_a_message_of_a_route_waits_for_a_disk_with_room(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeslm.tries.FULL_DISK_RETRY_MS", 50)
+    routes = [{"from": "plant/log", "task": "triage", "to": "out/label"}]
+    with (
+        Node(tmp_path, fake_configuration(broker.url, tmp_path, routes=routes)) as node,
+        App(broker.port, f"{BASE}/#", "out/#") as app,
+    ):
+        app.take_state(BASE, "online")
+        disk = fill_disk(node)
+        app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"first")  # its result is kept in memory
+        assert app.take(REPLY).code is None
+        app.publish("plant/log", "critical")
+        app.wait_until(lambda: node.daemon.health()["results"].get("busy", 0) > 1, "it is tried again")
+        assert app.untaken("out/#") == []
+        disk.full = False
+        assert app.take("out/label").json["result"]["label"] == "critical"
+
+
 def test_while_the_disk_is_full_requests_are_busy_and_nothing_that_runs_is_lost(
     app: App, node: Node, tmp_path: Path
 ) -> None:
     text, gate, working = held(tmp_path)
     app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"runs")
     begun(working, app)
-    full = True
-
-    class FullDisk(Database):
-        @property
-        def opened(self) -> sqlite3.Connection:
-            if full:
-                raise sqlite3.OperationalError("database or disk is full")
-            return super().opened
-
-    node.daemon._database.__class__ = FullDisk
+    disk = fill_disk(node)
     gate.touch()
     assert app.take(REPLY).json["status"] == "ok"
     app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"new")
     heard = app.take(REPLY)
     assert (heard.code, heard.json["error"]["retry_after_ms"]) == ("busy", 5000)
     assert any("make room" in sentence for sentence in node.daemon.health()["alerts"])
-    full = False
+    disk.full = False
 
     def answered() -> bool:
         app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"new")

@@ -187,7 +187,7 @@ class Database:
 
     def _begin_anew_if_damaged(self, error: sqlite3.Error) -> None:
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(
-            error, sqlite3.OperationalError | sqlite3.ProgrammingError
+            error, sqlite3.OperationalError | sqlite3.ProgrammingError | sqlite3.IntegrityError
         ):
             with suppress(sqlite3.Error, OSError):  # the next try says if that was of use
                 self._set_aside()

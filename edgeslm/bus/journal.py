@@ -178,7 +178,7 @@ class Journal:
 
         :raises JournalError: nothing can be written now, so it must not be run.
         """
-        if self._database.problem is not None:
+        if self._database.problem is not None or self._unsaved:
             self._retry()
         if attempts > 1:
             self._write(key, Entry(attempts - 1, None))
@@ -208,7 +208,7 @@ class Journal:
 
     def retry(self) -> None:
         """Tries again what the disk refused, if it did and a moment has passed."""
-        if self._database.problem is not None:
+        if self._database.problem is not None or self._unsaved:
             with suppress(JournalError):
                 self._retry()
 

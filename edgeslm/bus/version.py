@@ -1,8 +1,8 @@
 """Which MQTT a broker speaks that took a connection and gave no answer to MQTT 5.
 
 Some old brokers do that. So does every broker that is killed, frozen or cut off at that moment, and a node
-that took one of these for an old one would come back without Response Topic and Correlation Data: the requests
-of its own session would be answered where nobody listens. So silence alone says nothing.
+that took one of these for an old one would come back without Response Topic and Correlation Data: the
+requests of its own session would be answered where nobody listens. So silence alone says nothing.
 """
 
 from __future__ import annotations
