@@ -89,12 +89,14 @@ class Chaos(threading.Thread):
         """The pause is there because results come in bursts: a kill must not come just when they do."""
         ledger = self._stage.ledger
         is_time = partial(self._is_time, event)
-        for pause_s in (event.pause_s, 0.0):
+        while True:
             if not ledger.wait_while_news(is_time, QUIET_S):
                 raise SystemExit(
                     f"{ledger.answered} results, {ledger.in_flight} in flight, then nothing for {QUIET_S:g} s"
                 )
-            time.sleep(pause_s)
+            time.sleep(event.pause_s)
+            if is_time():
+                return
 
     def _is_time(self, event: Event) -> bool:
         stage = self._stage
