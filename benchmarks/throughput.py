@@ -49,11 +49,7 @@ START_S = 30.0
 WARM_UP = 500
 PROFILE_LINES = 25
 
-PROFILES: Mapping[str, Mapping[str, str]] = {
-    "strict": {"autosave_on_changes": "true", "autosave_interval": "1"},
-    "balanced": {"autosave_on_changes": "false", "autosave_interval": "1"},
-}
-"""What a profile changes of ``edgeslm.conf``, until each has a file of its own."""
+PROFILES = ("strict", "balanced")
 
 NOT_HERE = ("listener", "password_file", "allow_anonymous", "acl_file", "persistence_location", "include_dir")
 """Settings of a shipped file that name a place on the device."""
@@ -61,17 +57,13 @@ NOT_HERE = ("listener", "password_file", "allow_anonymous", "acl_file", "persist
 
 def broker_settings(profile: str, port: int, folder: Path) -> str:
     """The shipped settings of a profile, on a port of this machine and without passwords."""
-    own = SHIPPED / f"{profile}.conf"
-    changes = {} if own.is_file() else PROFILES[profile]
-    shipped = (own if own.is_file() else SHIPPED / "edgeslm.conf").read_text().splitlines()
     lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", f"persistence_location {folder}/"]
     if os.geteuid() == 0:
         lines.append("user root")  # else it becomes a user who may not write there
-    for line in shipped:
-        name = line.partition(" ")[0]
-        if line.strip() and not line.startswith("#") and name not in (*NOT_HERE, *changes):
+    for line in (SHIPPED / f"{profile}.conf").read_text().splitlines():
+        if line.strip() and not line.startswith("#") and line.partition(" ")[0] not in NOT_HERE:
             lines.append(line)
-    return "\n".join([*lines, *(f"{name} {value}" for name, value in changes.items())]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +279,7 @@ def print_profile(file: Path) -> None:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--profile", nargs="+", choices=tuple(PROFILES), default=["balanced", "strict"])
+    parser.add_argument("--profile", nargs="+", choices=PROFILES, default=["balanced", "strict"])
     parser.add_argument("--engine", nargs="+", choices=("parent", "pipe"), default=["parent", "pipe"])
     parser.add_argument("--in-flight", type=int, nargs="+", default=[256, 16, 1])
     parser.add_argument("--requests", type=int, default=5000, help="a run; a tenth with one in flight")
