@@ -192,6 +192,10 @@ class Database:
             with suppress(sqlite3.Error, OSError):  # the next try says if that was of use
                 self._set_aside()
                 self._connect()
+                # Numbers of messages that were in the old file are still held: the new ones lie above them.
+                self.opened.execute(
+                    "INSERT INTO sqlite_sequence (name, seq) VALUES ('spool', ?)", (int(time.time()),)
+                )
 
     def _set_aside(self) -> None:
         self.close()

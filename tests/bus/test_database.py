@@ -10,8 +10,9 @@ import pytest
 
 from edgeslm.bus.database import Database
 from edgeslm.bus.journal import Entry, Journal
+from edgeslm.bus.spool import Spool
 from edgeslm.errors import JournalError
-from tests.fakes import FakeClock, make_key
+from tests.fakes import FakeClock, make_delivery, make_key
 
 KEY, OTHER = b"k" * 16, b"o" * 16
 
@@ -70,6 +71,8 @@ def test_a_file_damaged_while_it_runs_is_set_aside(file: Path) -> None:
     journal.begin(KEY, 1)
     journal.finish(KEY, 1, b"answer")
     assert (journal.find(KEY), database.problem) == (Entry(1, b"answer"), None)
+    (number,) = Spool(database, limit_bytes=1_000_000).add([(make_delivery(), None)])
+    assert number > 1_000_000, "a number of the old file is used again"
     database.close()
 
 
