@@ -161,7 +161,7 @@ def bad_plans() -> Iterator[Plan]:
             "invalid_request",
             options("login", schema={"type": "object", "properties": {"a": {"type": "colour"}}}),
         ),
-        ("expired", "expired", options("login", deadline_ms=1, priority=0)),
+        ("expired", "expired", options("triage", deadline_ms=1, priority=0)),
         (
             "wildcard reply topic",
             "invalid_request",
@@ -186,7 +186,7 @@ def make_plans(count: int, bad: int, data: Path) -> list[Plan]:
     good, wrong = good_plans(data), bad_plans()
     plans = [next(wrong) for _ in range(bad)] + [next(good) for _ in range(count - bad)]
     random.Random(SEED).shuffle(plans)
-    # What must expire while it waits needs others ahead of it.
+    # What must expire comes when the node knows how long its task takes.
     late = [plan for plan in plans[:IN_FLIGHT] + plans[-IN_FLIGHT:] if plan.code == "expired"]
     rest = [plan for plan in plans if not any(plan is one for one in late)]
     middle = len(rest) // 2
