@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from edgeslm_export import cli
+from edgeslm_export.commands import starter
 
 from edgeslm.errors import ExportError
 
@@ -20,17 +21,17 @@ def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signal.signal", lambda *_: None)
 
 
-@pytest.mark.parametrize("command", cli.EXAMPLES)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_each_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
     assert ended.value.code == 0
-    assert f"example: {cli.EXAMPLES[command]}" in capsys.readouterr().out
+    assert f"example: {cli.COMMANDS[command].EXAMPLE}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", cli.EXAMPLES)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_each_example_parses(command: str) -> None:
-    options = cli._parser().parse_args(cli.EXAMPLES[command].split()[1:])
+    options = cli._parser().parse_args(cli.COMMANDS[command].EXAMPLE.split()[1:])
     assert options.json is False
     assert options.debug is False
 
@@ -71,7 +72,7 @@ def test_every_error_becomes_a_sentence(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "default_folder", lambda: Path("/nowhere"))
+    monkeypatch.setattr(starter, "default_folder", lambda: Path("/nowhere"))
     monkeypatch.setattr("edgeslm_export.starter.Maker.make", fail)
     assert cli.main(["starter"]) == 1
     told = capsys.readouterr().err
