@@ -46,14 +46,15 @@ class _Check:
 
     def verdicts(self) -> list[Verdict]:
         """Waits for them. :raises BundleError: the check itself failed."""
-        try:
-            answers, words = self._child.communicate(self._task, self._timeout_s)
-        except subprocess.TimeoutExpired:
-            raise BundleError(
-                f"the check of signatures was ended after {self._timeout_s:.0f} s; is the disk slow?"
-            ) from None
-        finally:
-            self.end()
+        with self._child:
+            try:
+                answers, words = self._child.communicate(self._task, self._timeout_s)
+            except subprocess.TimeoutExpired:
+                raise BundleError(
+                    f"the check of signatures was ended after {self._timeout_s:.0f} s; is the disk slow?"
+                ) from None
+            finally:
+                self.end()
         status, lines = self._child.returncode, answers.splitlines()
         if status != 0 or len(lines) != self._count:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"

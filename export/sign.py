@@ -37,31 +37,39 @@ def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Bun
         raise ExportError(f"{key}: {_why_no_key(error)}.") from None
     # By default what git keeps would be left out of the signature.
     config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False))
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder.resolve().parent, prefix=f".{folder.name}.") as draft:
-            config.sign(folder.resolve(), draft.name)
-            Path(draft.name).chmod(0o644)
-            Path(draft.name).replace(folder / SIGNATURE)
-            Path(draft.name).touch()  # for the block's end to remove
-    except OSError as error:
-        raise ExportError(f"{folder / SIGNATURE} can't be written: {error.strerror}.") from None
+    with tempfile.TemporaryDirectory() as scratch:
+        config.sign(folder.resolve(), Path(scratch) / SIGNATURE)
+        signature = (Path(scratch) / SIGNATURE).read_bytes()
+    _put(folder / SIGNATURE, signature)
     return bundle
 
 
+def _put(file: Path, data: bytes) -> None:
+    """Whole or not at all, so that an earlier signature isn't lost to a full disk."""
+    draft = file.with_name(f".{file.name}.draft")
+    try:
+        try:
+            draft.write_bytes(data)
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise ExportError(f"{file} can't be written: {error.strerror}.") from None
+
+
 def _why_no_key(error: Exception) -> str:
-    if isinstance(error, TypeError):  # cryptography's, for a passphrase too few or too many
-        return (
-            "the key has a passphrase; name a file with it in --passphrase-file"
-            if ("not given" in str(error))
-            else "the key has no passphrase; leave --passphrase-file out"
-        )
+    """From what cryptography raises."""
+    if isinstance(error, TypeError) and "not given" in str(error):
+        return "the key has a passphrase; name a file with it in --passphrase-file"
+    if isinstance(error, TypeError):
+        return "the key has no passphrase; leave --passphrase-file out"
     if "password" in str(error).lower():
         return "the passphrase is wrong"
     return "no private key (PEM) on the curve P-256, P-384 or P-521; make one with --make-key"
 
 
 def make_key(key: Path) -> Path:
-    """A new key pair on the curve P-256: the private key in ``key``, for its owner alone, the public one beside.
+    """A new key pair on the curve P-256: the private key in ``key``, for its owner alone, and the public one.
 
     :return: the file of the public key.
     :raises ExportError: one of the files exists, or can't be written.
@@ -79,11 +87,12 @@ def make_key(key: Path) -> Path:
     )
     if public == key:
         raise ExportError(f"{key}: the private key needs another suffix than {PUBLIC_SUFFIX}; name it .key.")
+    for file in (key, public):  # neither is made without the other
+        if file.exists() or file.is_symlink():
+            raise ExportError(f"{file} exists already; name another file or remove it.")
     for file, data, mode in ((key, private_bytes, 0o600), (public, public_bytes, 0o644)):
         try:
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        except FileExistsError:
-            raise ExportError(f"{file} exists already; name another file or remove it.") from None
         except OSError as error:
             raise ExportError(f"{file} can't be written: {error.strerror}.") from None
         with os.fdopen(descriptor, "wb") as stream:
