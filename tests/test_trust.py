@@ -23,7 +23,7 @@ NO_CHILD = (sys.executable, "-c", "raise SystemExit('asked again')")
 NO_LIBRARY = (
     sys.executable,
     "-c",
-    "import sys; sys.modules['model_signing'] = None; from edgeslm import signature; sys.exit(signature.main())",
+    "import sys; sys.modules['model_signing'] = None; from edgeslm import signature; signature.main()",
 )
 
 
