@@ -15,7 +15,6 @@ import base64
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -106,34 +105,38 @@ def check_bundle(folder: Path, keys: Sequence[Path]) -> Verdict:
     file = folder / SIGNATURE
     try:
         bundle = load_bundle(folder)
-        raw = read_signature(folder)
+        try:
+            raw = read_signature(folder)
+        except FileNotFoundError:
+            return Verdict("unsigned", f"{file}: missing, so the bundle is not signed")
         statement = parse_statement(raw, str(file))
         key = _signer(bundle, raw, statement, keys)
         _compare(bundle, statement)
-    except FileNotFoundError:
-        return Verdict("unsigned", f"{file}: missing, so the bundle is not signed")
     except BundleError as error:
         return Verdict("refused", str(error))
+    except OSError as error:  # a file that goes away meanwhile
+        return Verdict("refused", f"{error.filename or folder}: {error.strerror}")
     return Verdict("signed", "", str(key), bundle.digest, f"sha256:{sha256(raw).hexdigest()}")
 
 
 def _signer(bundle: Bundle, raw: bytes, statement: Statement, keys: Sequence[Path]) -> Path:
     """The key that made the signature, when every file is what was signed."""
-    with tempfile.NamedTemporaryFile() as copy:  # what is checked is what was parsed
+    # What is checked is what was parsed; in memory, since there may be no disk to write to.
+    with os.fdopen(os.memfd_create(SIGNATURE), "wb") as copy:
         copy.write(raw)
         copy.flush()
         for key in keys:
             try:
-                _verify(
-                    bundle.path.resolve(), Path(copy.name), key
-                )  # the library refuses a folder that is a link
+                # The library refuses a folder that is a link.
+                _verify(bundle.path.resolve(), Path(f"/proc/self/fd/{copy.fileno()}"), key)
             except (BundleError, ModuleNotFoundError):
                 raise
             except Exception as error:
                 if str(error).startswith("Signature mismatch"):  # the key's, but of other files
                     raise BundleError(_difference(bundle, statement)) from None
                 if not (str(error).startswith("Key mismatch") or type(error).__name__ == "InvalidSignature"):
-                    raise BundleError(f"{bundle.path / SIGNATURE}: can't be checked: {error}") from None
+                    reason = next(iter(str(error).splitlines()), type(error).__name__)
+                    raise BundleError(f"{bundle.path / SIGNATURE}: can't be checked: {reason}") from None
             else:
                 return key
     raise BundleError(_wrong_key(bundle.path / SIGNATURE, statement, keys))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -257,6 +258,43 @@ def test_a_signature_that_claims_another_key(signed: Path, signer: Signer) -> No
     verdict = check_bundle(signed, [signer.public])
     assert verdict.status == "refused"
     assert "model.sig: not made with the key" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda signature: signature.update(mediaType="text/plain"),
+        lambda signature: signature["dsseEnvelope"].update(signatures=[]),
+        lambda signature: signature["dsseEnvelope"].update(payloadType=7),
+    ],
+)
+def test_a_signature_that_the_library_cant_read(
+    signed: Path, signer: Signer, change: Callable[[dict[str, Any]], None]
+) -> None:
+    change_signature(signed, change)
+    verdict = check_bundle(signed, [signer.public])
+    assert verdict.status == "refused"
+    assert "model.sig: " in verdict.sentence and "\n" not in verdict.sentence
+
+
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=200)
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_no_other_byte_of_a_signature_makes_it_say_something_else(
+    signed: Path, signer: Signer, place: float, byte: int
+) -> None:
+    file = signed / "model.sig"
+    raw = file.read_bytes()
+    changed = bytearray(raw)
+    changed[int(place * len(raw))] = byte
+    file.write_bytes(changed)
+    try:
+        verdict = check_bundle(signed, [signer.public])
+    finally:
+        file.write_bytes(raw)
+    if verdict.status == "signed":  # bytes that are not signed over, such as the names of unknown fields
+        assert parse_statement(changed, "m").digests == parse_statement(raw, "m").digests
+    else:
+        assert (verdict.status, "\n" in verdict.sentence) == ("refused", False)
 
 
 @pytest.mark.parametrize("left_out", ["model.onnx", "manifest.json"])
