@@ -2,16 +2,19 @@
 
 A bundle is a folder that never changes once made: ``manifest.json``, the model, its tokenizer files and
 ``report.json``. The manifest lists every other file with size and SHA-256, so the digest of the manifest
-is the identity of the bundle. This module reads, verifies and does the memory arithmetic; it knows no
-inference library.
+is the identity of the bundle. ``model.sig`` alone is not listed: a signature of that identity comes after it.
+This module reads, verifies and does the memory arithmetic; it knows no inference library and no signature.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +23,7 @@ from edgeslm.errors import BundleError
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"
+SIGNATURE = "model.sig"
 FORMAT = 1
 
 Kind = Literal["decoder", "encoder", "adapter", "head"]
@@ -126,32 +130,82 @@ def short_digest(digest: str) -> str:
     return digest[: len("sha256:") + 12]
 
 
-def load_bundle(path: Path) -> Bundle:
-    """Reads the manifest and checks that every file is there with its size.
+def load_bundle(path: Path, digest: str | None = None) -> Bundle:
+    """Reads the manifest and checks that the folder holds what it lists: plain files of these sizes, no more.
 
+    A file that isn't listed has no digest, and loaders of tokenizers take what lies there under a known name.
+    Links lead to what may change without the bundle. The folder itself may be one.
+
+    :param digest: what the bundle must be, as it was seen before.
     :raises BundleError: with a sentence that names the file.
     """
     manifest_path = path / MANIFEST
     try:
         if not path.is_dir():
             raise BundleError(f"{path}: there is no such folder")
+        _check_plain(manifest_path, manifest_path.lstat())
         raw = manifest_path.read_bytes()
     except FileNotFoundError:
         raise BundleError(f"{manifest_path}: missing, so this folder is no bundle") from None
     except OSError as error:
         raise BundleError(f"{manifest_path}: {error.strerror}") from None
-    manifest = parse_manifest(raw, str(manifest_path))
-    for entry in manifest.files:
-        file = path / entry.path
+    bundle = Bundle(
+        path, parse_manifest(raw, str(manifest_path)), "sha256:" + hashlib.sha256(raw).hexdigest()
+    )
+    if digest is not None and bundle.digest != digest:
+        raise BundleError(f"{manifest_path}: another bundle than at the start; restart to use it")
+    _check_folder(bundle)
+    return bundle
+
+
+def _check_folder(bundle: Bundle) -> None:
+    expected = {entry.path: entry.bytes for entry in bundle.manifest.files}
+    found = dict(_walk(bundle.path))
+    for name in expected:
+        file = bundle.path / name
         try:
-            if not file.is_file():
-                raise BundleError(f"{file}: missing, though the manifest lists it")
-            size = file.stat().st_size
+            os.lstat(file)
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleError(f"{file}: missing, though the manifest lists it") from None
         except OSError as error:
             raise BundleError(f"{file}: {error.strerror}") from None
-        if size != entry.bytes:
-            raise BundleError(f"{file}: {size} bytes, the manifest says {entry.bytes}")
-    return Bundle(path, manifest, "sha256:" + hashlib.sha256(raw).hexdigest())
+    for name, status in sorted(found.items()):
+        file = bundle.path / name
+        _check_plain(file, status)
+        if name in (MANIFEST, SIGNATURE):
+            continue
+        if name not in expected:
+            raise BundleError(f"{file}: not listed in the manifest; take it out of the bundle")
+        if status.st_size != expected[name]:
+            raise BundleError(f"{file}: {status.st_size} bytes, the manifest says {expected[name]}")
+    if missing := sorted(set(expected) - set(found)):
+        raise BundleError(f"{bundle.path / missing[0]}: missing, though the manifest lists it")
+
+
+def _check_plain(file: Path, status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise BundleError(f"{file}: a link, where a bundle has plain files; copy the bundle again")
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no plain file"
+        raise BundleError(f"{file}: {kind}, where a bundle has a plain file; copy the bundle again")
+
+
+def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below ``folder`` but plain folders, by its path in the bundle; no link is followed.
+
+    :raises BundleError: a folder that can't be read.
+    """
+    try:
+        with os.scandir(folder / inside) as entries:
+            for entry in entries:
+                name = f"{inside}{entry.name}"
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    yield from _walk(folder, f"{name}/")
+                else:
+                    yield name, status
+    except OSError as error:
+        raise BundleError(f"{error.filename or folder / inside}: {error.strerror}") from None
 
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:
@@ -171,9 +225,11 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         key = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{where}: {key}: {first['msg']}") from None
     for entry in manifest.files:
-        parts = Path(entry.path).parts
-        if not parts or Path(entry.path).is_absolute() or ".." in parts:
+        inside = PurePosixPath(entry.path)
+        if not inside.parts or inside.is_absolute() or ".." in inside.parts or str(inside) != entry.path:
             raise BundleError(f"{where}: {entry.path!r} is not a path inside the bundle")
+        if entry.path in (MANIFEST, SIGNATURE):
+            raise BundleError(f"{where}: lists {entry.path}, which is made after its list of files")
     if manifest.kind in ("encoder", "head") and getattr(manifest, manifest.kind) is None:
         raise BundleError(f"{where}: of kind {manifest.kind}, but without the section {manifest.kind!r}")
     if manifest.kind in ("decoder", "encoder") and not manifest.context_length:

@@ -143,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("inspect", _inspect, "show what a bundle is, its report card and the memory it needs")
     sub.add_argument("bundle", type=Path)
+    sub.add_argument("--key", type=Path, action="append", default=[], help="public key that must have signed")
     sub.add_argument("--json", action="store_true")
 
     sub = add("doctor", _doctor, "say what this board is, what fits on it and what is wrong")
@@ -321,9 +322,22 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     bundle = load_bundle(arguments.bundle)
     verify_bundle(bundle)
-    description = describe(bundle)
+    description = describe(bundle, _signature(arguments.bundle, arguments.key))
     say(json.dumps(description, indent=2) if arguments.json else render(description))
     return 0
+
+
+def _signature(bundle: Path, keys: Sequence[Path]) -> str:
+    """What can be said of a bundle's signature. :raises BundleError: it is not one by ``keys``."""
+    from edgeslm.errors import BundleError
+    from edgeslm.trust import check_bundles, describe_signature
+
+    if not keys:
+        return describe_signature(bundle)
+    (verdict,) = check_bundles([bundle], keys)
+    if verdict.status in ("unsigned", "refused"):
+        raise BundleError(verdict.sentence)
+    return f"by {verdict.key}" if verdict.status == "signed" else f"not verifiable here: {verdict.sentence}"
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

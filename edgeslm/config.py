@@ -29,6 +29,7 @@ from edgeslm.sections import (
     Overflow,
     Route,
     Section,
+    Signing,
     Task,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "Rate",
     "Route",
     "Section",
+    "Signing",
     "Task",
     "config_schema",
     "load_config",
@@ -55,6 +57,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "tasks": Task,
     "routes": Route,
     "limits": Limits,
+    "signing": Signing,
 }
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "routes": 3}
 """How deep a key with a fault is taken out, so that it doesn't hide what is wrong with the others."""

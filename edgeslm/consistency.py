@@ -50,6 +50,8 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
     ``route_indices`` are the positions in the file of ``config.routes``, of which bad ones were taken out.
     """
     yield from _broker_faults(config.broker)
+    if config.signing.require_signature and not config.signing.keys:
+        yield ("signing", "keys"), "missing: list the public keys of those whose bundles may run here"
     for name, task in config.tasks.items():
         if name in names.tasks:  # not a stand-in
             yield from _task_faults(("tasks", name), task, names)

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Literal
 
 from edgeslm import board
-from edgeslm.bundle import Bundle, load_bundle, memory_need
+from edgeslm.bundle import SIGNATURE, Bundle, load_bundle, memory_need
 from edgeslm.config import Broker, Config
 from edgeslm.errors import BundleError, EdgeslmError
 from edgeslm.sections import default_state_dir
+from edgeslm.trust import check_bundles, describe_signature
 
 Level = Literal["ok", "warn", "bad"]
 
@@ -68,6 +69,7 @@ def examine(
     findings += [_python(), *_libraries(probe_library or import_in_child), *_pure_libraries()]
     findings += _bundles(config, bundles, board.read_memory(root))
     if config is not None:
+        findings += _signatures(config)
         findings += [*_broker_secrets(config.broker), *_broker(config, probe_broker or _ask_broker)]
     return findings
 
@@ -275,7 +277,7 @@ def starter_dir() -> Path:
 
 
 def _bundles(config: Config | None, given: Sequence[Path], memory: board.Memory | None) -> list[Finding]:
-    configured = {f"model {name}": model.bundle for name, model in config.models.items()} if config else {}
+    configured = config.bundles if config else {}
     others = {f"bundle {path.name}": path for path in given}
     starter = sorted(starter_dir().glob("*/manifest.json")) if not configured and not others else []
     others |= {f"bundle {file.parent.name}": file.parent for file in starter}
@@ -292,7 +294,7 @@ def _bundles(config: Config | None, given: Sequence[Path], memory: board.Memory 
         need = _need(bundle)
         total += need if subject in configured else 0
         findings.append(_fits(subject, need, memory, "take a smaller model"))
-    if len(configured) > 1 and total:
+    if config is not None and len(config.models) > 1 and total:
         findings.append(
             _fits("all models", total + DAEMON_BYTES, memory, "leave out a model, or take smaller ones")
         )
@@ -312,6 +314,35 @@ def _fits(subject: str, need: int, memory: board.Memory | None, advice: str) -> 
     return Finding(
         subject, "warn", f"{text}, more than is available now", f"stop other programs, or {advice}"
     )
+
+
+def _signatures(config: Config) -> list[Finding]:
+    """What a start of the daemon would find, asked anew: nothing that is remembered counts."""
+    signing = config.signing
+    if not signing.keys:
+        return [
+            Finding(f"signature {name}", "ok", describe_signature(path))
+            for name, path in config.bundles.items()
+            if (path / SIGNATURE).exists()
+        ]
+    try:
+        verdicts = check_bundles(list(config.bundles.values()), signing.keys)
+    except BundleError as error:
+        return [Finding("signatures", "bad", str(error), "see that there is memory for the check")]
+    level: Level = "bad" if signing.require_signature else "warn"
+    findings = []
+    for (name, path), verdict in zip(config.bundles.items(), verdicts, strict=True):
+        subject = f"signature {name}"
+        if verdict.status == "signed":
+            findings.append(Finding(subject, "ok", f"{path} is signed by {verdict.key}"))
+        elif verdict.status == "unverifiable":
+            text = f"{path} is not verifiable: {verdict.sentence.partition(':')[0]}"
+            findings.append(Finding(subject, level, text, "pip install 'edgeslm[verify]'"))
+        else:
+            text = f"not signed: {verdict.sentence}" if verdict.status == "unsigned" else verdict.sentence
+            advice = "sign it with edgeslm-export sign, or name the key that did in signing.keys"
+            findings.append(Finding(subject, level, text, advice))
+    return findings
 
 
 def _broker_secrets(broker: Broker) -> list[Finding]:

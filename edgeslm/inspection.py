@@ -12,8 +12,8 @@ CONTEXTS = (512, 2048, 8192)
 """Token counts for which the memory need is shown, as far as the model's context goes."""
 
 
-def describe(bundle: Bundle) -> dict[str, Any]:
-    """Manifest, report card and memory need as plain data.
+def describe(bundle: Bundle, signature: str | None = None) -> dict[str, Any]:
+    """Manifest, report card and memory need as plain data; ``signature`` is what is known of it, in words.
 
     :raises BundleError: a report card that isn't a JSON object.
     """
@@ -32,6 +32,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "digest": bundle.digest,
         "bytes": bundle.weight_bytes,
         "manifest": manifest.model_dump(mode="json", exclude_none=True),
+        "signature": signature,
         "report": report,
     }
     if manifest.kind in ("decoder", "encoder"):
@@ -53,6 +54,8 @@ def render(described: dict[str, Any]) -> str:
         ("created", manifest["created"]),
         ("size", f"{described['bytes'] / 1e6:.1f} MB in {len(manifest['files'])} files"),
     ]
+    if described["signature"]:
+        rows.append(("signature", described["signature"]))
     if quantization := manifest.get("quantization"):
         groups = ", ".join(
             f"{g['group']} {g['bits']} bits, group {g['group_size']}" for g in quantization["groups"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeslm.bundle import Bundle, load_bundle, short_digest
+from edgeslm.bundle import Bundle, short_digest
 from edgeslm.engine.calls import Call, Output
 from edgeslm.engine.process import EngineCrashed, EngineProcess
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned
@@ -32,6 +32,7 @@ class Models:
     :param bundles: name -> folder.
     :param threads: name -> threads, 0 for all CPUs.
     :param make_process: what makes an engine process; tests hand in a fake.
+    :param load: reads a bundle; from then on no other is run in its place.
     :raises BundleError: from the constructor, for a bundle that can't be read.
     """
 
@@ -41,11 +42,14 @@ class Models:
         threads: Mapping[str, int],
         *,
         make_process: Callable[[Path, int], EngineProcess],
+        load: Callable[[Path], Bundle],
     ) -> None:
         self._models = {
-            name: _Model(load_bundle(path), make_process(path, threads.get(name, 0)))
+            name: _Model(load(path), make_process(path, threads.get(name, 0)))
             for name, path in bundles.items()
         }
+        for model in self._models.values():
+            model.process.digest = model.bundle.digest
         self._stopped = False
 
     def bundle(self, name: str) -> Bundle:

@@ -279,6 +279,17 @@ class Limits(Section):
         return max(1, self.queue // 4)
 
 
+class Signing(Section):
+    """Whose bundles this node trusts."""
+
+    require_signature: bool = Field(
+        default=False, description="Refuse every bundle that none of `keys` has signed"
+    )
+    keys: tuple[FilePath, ...] = Field(
+        default=(), description="Public keys (PEM, P-256, P-384 or P-521) whose signatures count"
+    )
+
+
 def _default_replies(data: dict[str, Any]) -> tuple[str, ...]:
     prefix = data.get("prefix", DEFAULT_PREFIX)
     return (f"{prefix}/v1/+/res/#", f"{prefix}/v1/pool/+/res/#")
@@ -320,6 +331,7 @@ class Config(Section):
         json_schema_extra={"default": list(_default_replies({"prefix": DEFAULT_PREFIX}))},
     )
     limits: Limits = Field(default=Limits(), description="What the node takes at most")
+    signing: Signing = Field(default=Signing(), description="Whose bundles this node trusts")
     durability: Literal["broker", "spool"] = Field(
         default="broker",
         description="Who keeps a message until it is answered: the `broker`, or the `spool` on this disk",
@@ -345,6 +357,13 @@ class Config(Section):
             taken.add(name)
             named.append(route.model_copy(update={"name": name}))
         return tuple(named)
+
+    @property
+    def bundles(self) -> dict[str, Path]:
+        """Every bundle that the file names, by what it is there."""
+        models = {f"model {name}": model.bundle for name, model in self.models.items()}
+        learned = {f"task {name}": task.learned for name, task in self.tasks.items() if task.learned}
+        return {**models, **learned}
 
     @property
     def base(self) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edgeslm.bundle import HeadSection, load_bundle
+from edgeslm.bundle import HeadSection
 from edgeslm.config import Config
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Output
@@ -19,6 +19,7 @@ from edgeslm.messages import Request, Result
 from edgeslm.models import Models
 from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
 from edgeslm.tasks import Ask, Outcome, Task, make_task
+from edgeslm.trust import Trust
 
 MakeProcess = Callable[[Path, int], EngineProcess]
 
@@ -31,6 +32,7 @@ class Service:
     """
 
     def __init__(self, config: Config, *, make_process: MakeProcess | None = None) -> None:
+        self._trust = Trust(config.signing, config.state_dir)
         self.models = Models(
             {name: Path(model.bundle) for name, model in config.models.items()},
             {name: 0 if model.threads == "auto" else model.threads for name, model in config.models.items()},
@@ -40,6 +42,7 @@ class Service:
                     bundle, threads=threads, log_level=config.log_level.upper()
                 )
             ),
+            load=self._trust.load,
         )
         self.tasks: dict[str, Task] = {}
         self._model_of: dict[str, str] = {}
@@ -59,6 +62,8 @@ class Service:
         )
 
     async def start(self) -> None:
+        """:raises BundleError: a bundle isn't signed though it must be, or an engine refuses it."""
+        await self._trust.check()  # before anything of a bundle runs
         await self.models.start()
 
     async def stop(self) -> None:
@@ -87,9 +92,11 @@ class Service:
 
     def _add_task(self, name: str, section: TaskSection) -> None:
         head: HeadSection | None = None
+        head_digest: str | None = None
         model = section.model
         if section.learned is not None:
-            head = load_bundle(Path(section.learned)).manifest.head
+            bundle = self._trust.load(Path(section.learned))
+            head, head_digest = bundle.manifest.head, bundle.digest
             if head is None:
                 raise ConfigError([f"tasks.{name}.learned: {section.learned} holds no learned head"])
             found = self.models.find(head.encoder)
@@ -98,7 +105,7 @@ class Service:
             model = found
         if model is None:
             raise ConfigError([f"tasks.{name}.model: missing"])
-        task = make_task(name, section, head)
+        task = make_task(name, section, head, head_digest)
         needed = "encoder" if head is not None or task.kind == "embed" else "decoder"
         if (kind := self.models.bundle(model).manifest.kind) != needed:
             raise ConfigError(

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from edgeslm_export.child import TELEMETRY_OFF
-from edgeslm_export.commands import encoder, evaluate, model, starter, tune
+from edgeslm_export.commands import encoder, evaluate, model, sign, starter, tune, verify
 
 from edgeslm.errors import EdgeslmError
 
@@ -23,6 +23,8 @@ COMMANDS: Mapping[str, ModuleType] = {
     "encoder": encoder,
     "tune": tune,
     "evaluate": evaluate,
+    "sign": sign,
+    "verify": verify,
     "starter": starter,
 }
 

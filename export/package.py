@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bundle import MANIFEST, REPORT, FileEntry, Manifest, file_digest
+from edgeslm.bundle import MANIFEST, REPORT, SIGNATURE, FileEntry, Manifest, file_digest
 from edgeslm.errors import ExportError
 
 UNDATED = "1970-01-01T00:00:00Z"
@@ -97,7 +97,7 @@ def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
     files = tuple(
         FileEntry(path=name, bytes=(folder / name).stat().st_size, sha256=file_digest(folder / name))
         for name in names
-        if name != MANIFEST
+        if name not in (MANIFEST, SIGNATURE)
     )
     manifest = Manifest(files=files, **fields)
     data = manifest.model_dump(mode="json", exclude_none=True)

@@ -74,7 +74,7 @@ def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
 
 def test_a_manifest_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").mkdir()
-    with pytest.raises(BundleError, match=r"manifest\.json: Is a directory"):
+    with pytest.raises(BundleError, match=r"manifest\.json: a folder"):
         load_bundle(tmp_path)
 
 

@@ -18,9 +18,11 @@ import pytest
 
 from edgeslm import cli
 from edgeslm.engine.process import EngineProcess
+from edgeslm.signature import Verdict
 from tests.apps import App
 from tests.brokers import Mosquitto, free_port
 from tests.nodes import BASE, FAKE_COMMAND, Node, fake_configuration, write_bundle, write_configuration
+from tests.signers import Signer
 
 COMMANDS = ("run", "check", "demo", "try", "request", "inspect", "doctor")
 
@@ -404,6 +406,30 @@ def test_inspect_finds_a_changed_file(edgeslm: Any, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes().upper())
     done = edgeslm("inspect", bundle)
     assert done.status == 1 and "SHA-256 differs" in done.err
+
+
+def test_inspect_says_what_is_known_of_the_signature(edgeslm: Any, tmp_path: Path) -> None:
+    bundle, signer, other = write_bundle(tmp_path / "small"), Signer(tmp_path), Signer(tmp_path, "other")
+    assert "signature     not signed\n" in edgeslm("inspect", bundle).out
+    done = edgeslm("inspect", bundle, "--key", signer.public)
+    assert done.status == 1 and "model.sig: missing, so the bundle is not signed" in done.err
+    signer.sign(bundle)
+    assert "not verified, as no key was named\n" in edgeslm("inspect", bundle).out
+    done = edgeslm("inspect", bundle, "--key", other.public, "--key", signer.public)
+    assert done.status == 0 and f"signature     by {signer.public}\n" in done.out
+    assert edgeslm("inspect", bundle, "--key", other.public).status == 1
+    described = json.loads(edgeslm("inspect", bundle, "--key", signer.public, "--json").out)
+    assert described["signature"] == f"by {signer.public}"
+
+
+def test_inspect_without_the_library_still_inspects(
+    edgeslm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = Verdict("unverifiable", "the package model_signing is missing: pip install it")
+    monkeypatch.setattr("edgeslm.trust.check_bundles", lambda bundles, keys: [missing])
+    done = edgeslm("inspect", write_bundle(tmp_path / "small"), "--key", "any.pub")
+    assert done.status == 0
+    assert "signature     not verifiable here: the package model_signing is missing" in done.out
 
 
 def test_doctor_for_people_and_for_programs(edgeslm: Any) -> None:

@@ -16,6 +16,7 @@ from edgeslm.service import Service
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, Node, NodeProcess, fake_configuration, parent_of
+from tests.signers import Signer
 
 MakeBroker = Callable[..., Mosquitto]
 STATE = f"{BASE}/state"
@@ -274,3 +275,27 @@ def test_a_request_of_which_nothing_can_be_reported_frees_its_place_too(
         app.publish(f"{BASE}/req/say", "fine")
         assert app.take(f"{BASE}/res/say").json["status"] == "ok"
     assert "request a is given up and can't be reported dead" in caplog.text
+
+
+def test_a_node_that_requires_signatures(broker: Mosquitto, tmp_path: Path) -> None:
+    signer = Signer(tmp_path)
+    signing = {"require_signature": True, "keys": [str(signer.public)]}
+    configuration = fake_configuration(broker.url, tmp_path, signing=signing)
+    signer.sign(tmp_path / "small")
+    signer.sign(tmp_path / "encoder")
+    with App(broker.port, STATE) as app, NodeProcess(tmp_path, configuration, fake=True) as node:
+        node.wait_online(app)
+        assert node.terminate() == 0
+        app.take_state(BASE, "stopped")
+        (tmp_path / "encoder" / "extra.json").write_text("{}")
+        node.start()
+        assert node.wait() == 1
+        assert f"edgeslm: {tmp_path}/encoder/extra.json: not listed in the manifest" in node.words
+        (tmp_path / "encoder" / "extra.json").unlink()
+        (tmp_path / "encoder" / "model.sig").unlink()
+        node.start()
+        app.take_state(BASE, "starting")
+        assert node.wait() == 1
+        app.take_state(BASE, "stopped")
+        assert f"edgeslm: {tmp_path}/encoder/model.sig: missing, so the bundle is not signed" in node.words
+        assert "Traceback" not in node.words

@@ -11,7 +11,18 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from edgeslm.config import Broker, Config, Limits, Model, Route, Section, Task, config_schema, parse_config
+from edgeslm.config import (
+    Broker,
+    Config,
+    Limits,
+    Model,
+    Route,
+    Section,
+    Signing,
+    Task,
+    config_schema,
+    parse_config,
+)
 from edgeslm.sandbox import Sandbox
 from edgeslm.sections import ALLOWED, POSSIBLE, Example
 
@@ -27,6 +38,7 @@ SECTIONS: dict[str, type[Section]] = {
     "examples": Example,
     "routes": Route,
     "limits": Limits,
+    "signing": Signing,
 }
 REQUIRED: dict[str, dict[str, Any]] = {
     "The file": {
@@ -40,6 +52,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "examples": {"input": "a", "output": "b"},
     "routes": {"from": "a/b", "task": "t"},
     "limits": {},
+    "signing": {"keys": ["/k"]},
 }
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 

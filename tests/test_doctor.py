@@ -16,7 +16,10 @@ import pytest
 from edgeslm import board, doctor
 from edgeslm.config import Config, parse_config
 from edgeslm.doctor import Finding, examine, render
-from edgeslm.errors import BrokerError
+from edgeslm.errors import BrokerError, BundleError
+from edgeslm.sections import Signing
+from edgeslm.signature import Verdict
+from tests.signers import Signer
 
 PI_4_CPU = "".join(
     f"""processor\t: {core}
@@ -403,3 +406,52 @@ def test_no_colours_without_a_terminal_or_when_unwanted(monkeypatch: pytest.Monk
     assert "\x1b" in render(findings)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in render(findings)
+
+
+def signing_config(bundle: Path, *keys: Path, required: bool = False) -> Config:
+    signing = {"require_signature": required, "keys": [str(key) for key in keys]}
+    config = config_with({"small": bundle})
+    return config.model_copy(update={"signing": Signing.model_validate_json(json.dumps(signing))})
+
+
+def test_signatures_are_told_in_plain_words(n100: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "small", 0)
+    signer, other = Signer(tmp_path), Signer(tmp_path, "other")
+    assert "signature model small" not in look(n100, signing_config(bundle))
+    finding = look(n100, signing_config(bundle, signer.public))["signature model small"]
+    assert (finding.level, finding.text.partition(":")[0]) == ("warn", "not signed")
+    finding = look(n100, signing_config(bundle, signer.public, required=True))["signature model small"]
+    assert (finding.level, finding.text.partition(":")[0]) == ("bad", "not signed")
+    signer.sign(bundle)
+    finding = look(n100, signing_config(bundle))["signature model small"]
+    assert finding.level == "ok" and "not verified, as no key was named" in finding.text
+    finding = look(n100, signing_config(bundle, signer.public, required=True))["signature model small"]
+    assert finding == Finding("signature model small", "ok", f"{bundle} is signed by {signer.public}")
+    finding = look(n100, signing_config(bundle, other.public, required=True))["signature model small"]
+    assert finding.level == "bad" and "not made with the key" in finding.text
+
+
+@pytest.mark.parametrize(("required", "level"), [(True, "bad"), (False, "warn")])
+def test_signatures_without_the_library(
+    n100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: bool, level: str
+) -> None:
+    missing = Verdict("unverifiable", "the package model_signing is missing: pip install it")
+    monkeypatch.setattr(doctor, "check_bundles", lambda bundles, keys: [missing])
+    bundle = make_bundle(tmp_path / "small", 0)
+    finding = look(n100, signing_config(bundle, tmp_path / "a.pub", required=required))[
+        "signature model small"
+    ]
+    assert (finding.level, finding.advice) == (level, "pip install 'edgeslm[verify]'")
+    assert finding.text == f"{bundle} is not verifiable: the package model_signing is missing"
+
+
+def test_a_check_of_signatures_that_fails(
+    n100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise BundleError("the check of signatures ended unexpectedly (signal 9): no word")
+
+    monkeypatch.setattr(doctor, "check_bundles", fail)
+    bundle = make_bundle(tmp_path / "small", 0)
+    finding = look(n100, signing_config(bundle, tmp_path / "a.pub"))["signatures"]
+    assert finding.level == "bad" and "signal 9" in finding.text

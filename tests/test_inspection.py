@@ -13,8 +13,11 @@ from edgeslm.inspection import describe, render
 
 
 def write(folder: Path, report: str | None = None, **changes: Any) -> Path:
-    weights = b"0" * 1_000_000
-    (folder / "model.onnx").write_bytes(weights)
+    files = {"model.onnx": b"0" * 1_000_000}
+    if report is not None:
+        files["report.json"] = report.encode(errors="surrogatepass")
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
     manifest = {
         "format": 1,
         "name": "tiny",
@@ -22,7 +25,8 @@ def write(folder: Path, report: str | None = None, **changes: Any) -> Path:
         "architecture": "LlamaForCausalLM",
         "source": {"id": "here", "revision": "r1", "licence": "apache-2.0"},
         "files": [
-            {"path": "model.onnx", "bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
+            {"path": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in files.items()
         ],
         "quantization": {"recipe": "int4", "groups": [{"group": "*", "bits": 4, "group_size": 32}]},
         "context_length": 1000,
@@ -32,8 +36,6 @@ def write(folder: Path, report: str | None = None, **changes: Any) -> Path:
         **changes,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    if report is not None:
-        (folder / "report.json").write_text(report)
     return folder
 
 
@@ -51,7 +53,7 @@ def test_renders_one_fact_a_line(tmp_path: Path) -> None:
         "kind          decoder (LlamaForCausalLM)",
         "source        here r1",
         "licence       apache-2.0",
-        "size          1.0 MB in 1 files",
+        "size          1.0 MB in 2 files",
         "quantization  int4 (* 4 bits, group 32)",
         "context       1000 tokens, 1000 bytes each",
         "memory        about 103 MB with 1000 tokens",
@@ -89,7 +91,6 @@ def test_what_is_unknown_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("report", ["{", "[1]", "null", "\ud800", "[" * 100_000])
 def test_a_report_that_is_no_object(tmp_path: Path, report: str) -> None:
-    write(tmp_path)
-    (tmp_path / "report.json").write_text(report, errors="surrogatepass")
+    bundle = load_bundle(write(tmp_path, report))
     with pytest.raises(BundleError, match=r"report\.json: not"):
-        describe(load_bundle(tmp_path))
+        describe(bundle)

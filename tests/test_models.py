@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Call, Embed, Output
 from edgeslm.engine.process import EngineCrashed
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, TooLong
@@ -30,7 +31,7 @@ class Node:
             return process
 
         bundles = {name: write_bundle(folder / name) for name in names or ("small",)}
-        self.models = Models(bundles, {"small": 3}, make_process=make)
+        self.models = Models(bundles, {"small": 3}, make_process=make, load=load_bundle)
 
     @property
     def small(self) -> FakeProcess:
@@ -57,12 +58,18 @@ def test_names_and_labels(tmp_path: Path) -> None:
     assert node.models.find("sha256:0") is None
     assert node.models.label("small") == f"small@{bundle.digest[:19]}"
     assert node.threads == 3
+    assert node.small.digest == bundle.digest, "the worker is told which bundle it must find"
     assert node.models.pids == {}
 
 
 def test_a_missing_bundle_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
-        Models({"a": tmp_path / "none"}, {}, make_process=lambda path, threads: FakeProcess(path))
+        Models(
+            {"a": tmp_path / "none"},
+            {},
+            make_process=lambda path, threads: FakeProcess(path),
+            load=load_bundle,
+        )
 
 
 def test_starts_all_and_stops_all(tmp_path: Path) -> None:

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
+from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.config import parse_config
 from edgeslm.engine.calls import Call, Classify, Cost, Embed, Output, Score
 from edgeslm.errors import BundleError, ConfigError, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.service import Service
+from edgeslm.trust import Trust
 from tests.fakes import FakeProcess
 from tests.nodes import write_bundle
+from tests.signers import Signer
 
 COST = Cost(20.0, 3.0, 61, 2)
 
@@ -47,10 +50,12 @@ def write_head(folder: Path, encoder: str) -> Path:
     return folder
 
 
-def make_service(folder: Path, more: str = "", on_call: Callable[[Call], Output] | None = None) -> Service:
+def make_service(
+    folder: Path, more: str = "", on_call: Callable[[Call], Output] | None = None, sections: str = ""
+) -> Service:
     write_bundle(folder / "small")
     write_bundle(folder / "encoder", "encoder")
-    text = CONFIG.format(folder=folder) + textwrap.indent(textwrap.dedent(more), "  ")
+    text = CONFIG.format(folder=folder) + textwrap.indent(textwrap.dedent(more), "  ") + sections
     return Service(
         parse_config(text),
         make_process=lambda path, threads: FakeProcess(path, on_call=on_call or (lambda call: Output())),
@@ -143,6 +148,7 @@ def test_a_learned_task_finds_its_encoder(tmp_path: Path) -> None:
     def answer(call: Call) -> Output:
         assert isinstance(call, Classify)
         assert call.head == str(tmp_path / "learned")
+        assert call.digest == load_bundle(tmp_path / "learned").digest
         return Output(probabilities=(0.9, 0.1))
 
     async def scene() -> None:
@@ -156,6 +162,50 @@ def test_a_learned_task_finds_its_encoder(tmp_path: Path) -> None:
         assert (result.result["label"], result.result["stage"]) == ("spam", "learned")
 
     play(scene)
+
+
+def test_where_signatures_are_required_every_bundle_needs_one(tmp_path: Path) -> None:
+    """Models and learned heads; no engine runs before all are found good."""
+    signer = Signer(tmp_path)
+    encoder = make_service(tmp_path).models.bundle("encoder").digest
+    folders = [tmp_path / "small", tmp_path / "encoder", write_head(tmp_path / "learned", encoder)]
+    more = f"topic: {{learned: {tmp_path}/learned}}\n"
+    sections = f"state_dir: {tmp_path}/state\nsigning: {{require_signature: true, keys: [{signer.public}]}}\n"
+
+    async def scene() -> None:
+        for folder in folders:
+            service = make_service(tmp_path, more, sections=sections)
+            with pytest.raises(
+                BundleError, match=f"{folder}/model.sig: missing, so the bundle is not signed"
+            ):
+                await service.start()
+            assert service.models.pids == {}
+            signer.sign(folder)
+        service = make_service(tmp_path, more, sections=sections)
+        await service.start()
+        assert set(service.models.pids) == {"small", "encoder"}
+        await service.stop()
+
+    play(scene)
+
+
+def test_all_bundles_of_a_configuration_are_those_that_a_service_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that doctor speaks of the same ones."""
+    loaded: list[Path] = []
+
+    class Spy(Trust):
+        def load(self, path: Path) -> Bundle:
+            loaded.append(path)
+            return super().load(path)
+
+    write_head(tmp_path / "learned", make_service(tmp_path).models.bundle("encoder").digest)
+    monkeypatch.setattr("edgeslm.service.Trust", Spy)
+    more = f"topic: {{learned: {tmp_path}/learned}}\n"
+    make_service(tmp_path, more)
+    text = CONFIG.format(folder=tmp_path) + textwrap.indent(more, "  ")
+    assert sorted(loaded) == sorted(parse_config(text).bundles.values())
 
 
 def test_everything_that_doesnt_fit_is_said_at_once(tmp_path: Path) -> None:

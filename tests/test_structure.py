@@ -22,8 +22,8 @@ FOUNDATION = {
 
 LAYERS = (
     FOUNDATION,
-    {"engine", "bus", "routes", "board", "inspection"},
-    {"tasks"},
+    {"engine", "bus", "routes", "board", "inspection", "signature"},
+    {"tasks", "trust"},
     {"scheduler", "models", "observe"},
     {"service", "client", "doctor"},
     {"outgoing", "tries"},
@@ -42,16 +42,24 @@ ONLY_IN = {
     "onnxruntime_genai": {"engine"},
     "numpy": {"engine"},
     "tokenizers": {"engine"},
+    "model_signing": {"signature"},  # runs in a process of its own
     "paho": {"bus", "client", "demo"},  # the demo plays the sensors and apps of others
 }
 """Libraries that stay behind one door."""
 
 WORKER_ONLY = {"onnxruntime", "onnxruntime_genai", "numpy", "tokenizers"}
+SIGNATURE_ONLY = {"model_signing", "cryptography", "sigstore", "OpenSSL"}
+"""Only the process that checks signatures loads them."""
 BUILD_MACHINE_ONLY = {"torch", "transformers", "onnx", "onnx_ir", "gguf", "accelerate", "sklearn", "optimum"}
 
-EXPORT_SEES = {"edgeslm.bundle", "edgeslm.errors", "edgeslm.config"}
+EXPORT_SEES = {"edgeslm.bundle", "edgeslm.errors", "edgeslm.config", "edgeslm.trust"}
+
+LOAD_BUNDLES = {"bundle", "engine", "signature", "trust", "inspection", "doctor", "cli"}
+"""What loads bundles past ``Trust.load``: it runs nothing of them, or was told the digest."""
 
 INSTALLED_AS = {"yaml": "pyyaml", "paho": "paho-mqtt"}
+OPTIONAL = {"model_signing"}
+"""What the extra ``verify`` brings."""
 
 MODULES = sorted((ROOT / "edgeslm").rglob("*.py"))
 EXPORT_MODULES = sorted((ROOT / "export").rglob("*.py"))
@@ -138,6 +146,14 @@ def test_libraries_stay_behind_one_door(path: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_bundles_go_through_one_door(path: Path) -> None:
+    """What runs bundles takes them from ``Trust.load``, or their signatures would not be asked for."""
+    if unit(module_name(path)) not in LOAD_BUNDLES:
+        wrong = [f"{path}:{line}" for line, name in imports(path) if name == "edgeslm.bundle.load_bundle"]
+        assert not wrong, "load bundles with Trust.load: " + ", ".join(wrong)
+
+
 @pytest.mark.parametrize("path", EXPORT_MODULES, ids=module_name)
 def test_export_sees_only_the_contract(path: Path) -> None:
     wrong = []
@@ -185,7 +201,7 @@ def test_the_parent_never_imports_what_belongs_to_a_worker() -> None:
         "edgeslm.bus.client",
         "edgeslm.engine.process",
     ]
-    forbidden = sorted(WORKER_ONLY | BUILD_MACHINE_ONLY)
+    forbidden = sorted(WORKER_ONLY | SIGNATURE_ONLY | BUILD_MACHINE_ONLY)
     code = (
         f"import importlib, sys\nfor name in {parts!r}: importlib.import_module(name)\n"
         f"print(*[name for name in {forbidden!r} if name in sys.modules])"
@@ -199,9 +215,14 @@ def test_a_device_installs_what_it_imports_and_nothing_of_the_build_machine() ->
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[<>=!~\[ ]", line, maxsplit=1)[0] for line in project["dependencies"]}
     used = {name.split(".")[0] for path in MODULES for _, name in imports(path)}
-    used -= {"edgeslm", "__future__", *sys.stdlib_module_names}
+    used -= {"edgeslm", "__future__", *sys.stdlib_module_names} | OPTIONAL
     assert {INSTALLED_AS.get(name, name.replace("_", "-")) for name in used} == declared
     assert not declared & {name.replace("_", "-") for name in BUILD_MACHINE_ONLY}
+    extras = project["optional-dependencies"]
+    assert {
+        re.split(r"[<>=]", line, maxsplit=1)[0].replace("-", "_") for line in extras["verify"]
+    } >= OPTIONAL
+    assert set(extras["verify"]) <= set(extras["export"])
 
 
 @pytest.mark.parametrize(

@@ -92,11 +92,15 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Classify:
-    """Probability of each label by a learned head (``head`` is its folder) on the encoder's embedding."""
+    """Probability of each label by a learned head (``head`` is its folder) on the encoder's embedding.
+
+    ``digest`` is what the head's bundle must be, if that is known.
+    """
 
     text: str
     head: str
     overflow: Overflow = "error"
+    digest: str | None = None
 
 
 Call = Generate | Score | Embed | Classify

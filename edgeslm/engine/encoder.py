@@ -89,7 +89,7 @@ class Encoder:
     def run_classify(self, call: Classify) -> Output:
         head = self._heads.get(call.head)
         if head is None:
-            head = self._heads[call.head] = load_head(Path(call.head), self.bundle)
+            head = self._heads[call.head] = load_head(Path(call.head), self.bundle, call.digest)
         vectors, tokens, truncated = self.embed([call.text], call.overflow)
         return Output(
             cost=Cost(prompt_tokens=tokens),
@@ -138,9 +138,9 @@ class Head:
         return np.asarray(exp / exp.sum(axis=1, keepdims=True), np.float32)
 
 
-def load_head(path: Path, encoder: Bundle) -> Head:
-    """:raises BundleError: no head, damaged, or learned on another encoder."""
-    bundle = load_bundle(path)
+def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
+    """:raises BundleError: no head, damaged, learned on another encoder, or not the one of ``digest``."""
+    bundle = load_bundle(path, digest)
     section = bundle.manifest.head
     if section is None:
         raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a learned head is needed")

@@ -55,6 +55,8 @@ class EngineProcess:
         cancel_grace_s: float = CANCEL_GRACE_S,
     ) -> None:
         self.bundle = bundle
+        self.digest: str | None = None
+        """What the bundle must be; the worker refuses another one in its place."""
         self.info: EngineInfo | None = None
         self._threads = threads or len(os.sched_getaffinity(0))
         self._log_level = log_level
@@ -146,8 +148,9 @@ class EngineProcess:
             self._process.kill()
 
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
+        arguments = [str(descriptor), str(self.bundle), str(self._threads), self._log_level]
         return subprocess.Popen(
-            [*self._command, str(descriptor), str(self.bundle), str(self._threads), self._log_level],
+            [*self._command, *arguments, *([self.digest] if self.digest else [])],
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
             # Read at import by both libraries; the worker sets it too, this covers its children.

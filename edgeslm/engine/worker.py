@@ -69,10 +69,10 @@ class _Inbox:
 
 
 class Engine:
-    """A loaded model of either kind behind one method."""
+    """A loaded model of either kind behind one method; ``digest`` is what its bundle must be."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        kind = load_bundle(path).manifest.kind
+    def __init__(self, path: Path, threads: int, digest: str | None = None) -> None:
+        kind = load_bundle(path, digest).manifest.kind
         self._decoder: Decoder | None = None
         self._encoder: Encoder | None = None
         if kind == "decoder":
@@ -117,13 +117,13 @@ class Engine:
             self._decoder.close()
 
 
-def serve(pipe: Connection, path: Path, threads: int) -> None:
+def serve(pipe: Connection, path: Path, threads: int, digest: str | None = None) -> None:
     """Loads the bundle, says so, and answers calls until the pipe closes."""
     inbox = _Inbox(pipe)
     inbox.start()
     started = time.perf_counter()
     try:
-        engine = Engine(path, threads)
+        engine = Engine(path, threads, digest)
     except BundleError as error:
         pipe.send(("refused", str(error)))
         return
@@ -164,12 +164,12 @@ def _answer(engine: Engine, inbox: _Inbox, pipe: Connection, number: int, call: 
 
 
 def main(argv: list[str]) -> None:
-    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL``, started by ``process``."""
+    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL [DIGEST]``, started by ``process``."""
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=argv[3], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    serve(Connection(int(argv[0])), Path(argv[1]), int(argv[2]))
+    serve(Connection(int(argv[0])), Path(argv[1]), int(argv[2]), next(iter(argv[4:]), None))
 
 
 if __name__ == "__main__":

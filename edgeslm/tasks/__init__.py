@@ -22,7 +22,9 @@ _KINDS: dict[str, type[Task]] = {
 }
 
 
-def make_task(name: str, section: TaskSection, head: HeadSection | None = None) -> Task:
+def make_task(
+    name: str, section: TaskSection, head: HeadSection | None = None, head_digest: str | None = None
+) -> Task:
     """The task that ``section`` describes; ``head`` is what its ``learned`` folder brings."""
     kind = section.kind or "classify"  # a learned task may leave its kind out, and only classify is learned
-    return _KINDS[kind](name, section, head)
+    return _KINDS[kind](name, section, head, head_digest)

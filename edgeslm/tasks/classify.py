@@ -29,7 +29,8 @@ class Classify(Task):
         message = self.text(request)
         if self.head is not None and self.section.learned is not None:
             labels = self.head.labels
-            output = await ask(ClassifyCall(message, str(self.section.learned), self.section.overflow))
+            folder = str(self.section.learned)
+            output = await ask(ClassifyCall(message, folder, self.section.overflow, self.head_digest))
             stage = "learned"
         else:
             meanings = self._meanings(request)

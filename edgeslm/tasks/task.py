@@ -35,14 +35,22 @@ class Outcome:
 
 
 class Task(ABC):
-    """One entry of ``tasks:``, ready to run."""
+    """One entry of ``tasks:``, ready to run. ``head`` is what its ``learned`` folder brings, a bundle of
+    ``head_digest``."""
 
     kind: ClassVar[str]
 
-    def __init__(self, name: str, section: TaskSection, head: HeadSection | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        section: TaskSection,
+        head: HeadSection | None = None,
+        head_digest: str | None = None,
+    ) -> None:
         self.name = name
         self.section = section
         self.head = head
+        self.head_digest = head_digest
 
     @abstractmethod
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:

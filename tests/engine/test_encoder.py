@@ -6,12 +6,14 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Classify, Embed
 from edgeslm.engine.encoder import Encoder, load_head
 from edgeslm.errors import BundleError, TooLong
@@ -194,6 +196,16 @@ def test_a_changed_head(encoder: Encoder, tmp_path: Path) -> None:
         load_head(head, encoder.bundle)
 
 
+def test_another_head_in_its_place(encoder: Encoder, tmp_path: Path) -> None:
+    """What was seen at the start, and found signed, is what is loaded."""
+    head = write_head(tmp_path / "h", encoder.bundle.digest, arrays())
+    digest = load_bundle(head).digest
+    load_head(head, encoder.bundle, digest)
+    (head / "manifest.json").write_text((head / "manifest.json").read_text() + "\n")
+    with pytest.raises(BundleError, match=r"manifest\.json: another bundle than at the start"):
+        load_head(head, encoder.bundle, digest)
+
+
 # -- bundles ---------------------------------------------------------------------------------------
 
 
@@ -207,9 +219,8 @@ def test_a_bundle_of_another_kind(starter: Path, tmp_path: Path, encoder: Encode
 def changed_copy(source: Path, folder: Path, **changes: Any) -> Path:
     folder.mkdir()
     for file in source.iterdir():
-        (folder / file.name).symlink_to(file)
+        shutil.copyfile(file, folder / file.name)
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").unlink()
     (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
     return folder
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Classify, Embed, Generate, Prompt, Text, Turn
 from edgeslm.engine.process import EngineProcess
 from edgeslm.engine.worker import Engine
@@ -91,6 +92,21 @@ def test_a_bad_bundle_is_refused_with_its_sentence(tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="a bundle of kind encoder, where an encoder is needed"):
             await process.start()
         assert (process.alive, process.pid) == (False, None)
+
+    play(scene)
+
+
+def test_another_bundle_than_at_the_start_is_refused(starter: Path) -> None:
+    """What was found signed is told to the worker by its digest."""
+
+    async def scene() -> None:
+        process = EngineProcess(starter / "minilm-l6-int8", threads=1)
+        process.digest = load_bundle(process.bundle).digest
+        await process.start()
+        await process.stop()
+        process.digest = "sha256:0"
+        with pytest.raises(BundleError, match=r"manifest\.json: another bundle than at the start"):
+            await process.start()
 
     play(scene)
 

@@ -1,0 +1,196 @@
+"""Which bundles this node may run: the one door through which it loads them, and what it remembers of them.
+
+A signature is checked in a child process (``edgeslm.signature``), once for each manifest, signature and key:
+that it is good stays true. That the files are those of the manifest is checked by the engine at every load,
+which is told the digest that was found good here. Knows no cryptography.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeslm.bundle import SIGNATURE, Bundle, file_digest, load_bundle
+from edgeslm.errors import BundleError
+from edgeslm.sections import Signing
+from edgeslm.signature import Verdict, parse_statement, read_signature
+
+log = logging.getLogger("edgeslm.trust")
+
+COMMAND: tuple[str, ...] = (sys.executable, "-m", "edgeslm.signature")
+RECORD = "signatures.json"
+REMEMBERED = 256
+"""Bundles in the record; the oldest go first."""
+TIMEOUT_S = 120.0
+SLOWEST_BYTES_PER_S = 5_000_000
+"""An SD card that is busy with other things; each file is read once."""
+
+
+class _Check:
+    """A child process that checks bundles against keys."""
+
+    def __init__(self, bundles: Sequence[Path], keys: Sequence[Path], command: Sequence[str]) -> None:
+        self._count = len(bundles)
+        self._task = json.dumps({"bundles": list(map(str, bundles)), "keys": list(map(str, keys))})
+        self._timeout_s = TIMEOUT_S + sum(map(_bytes_below, bundles)) / SLOWEST_BYTES_PER_S
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def verdicts(self) -> list[Verdict]:
+        """Waits for them. :raises BundleError: the check itself failed."""
+        with self._child:
+            try:
+                answers, words = self._child.communicate(self._task, self._timeout_s)
+            except subprocess.TimeoutExpired:
+                raise BundleError(
+                    f"the check of signatures was ended after {self._timeout_s:.0f} s; is the disk slow?"
+                ) from None
+            finally:
+                self.end()
+        status, lines = self._child.returncode, answers.splitlines()
+        if status != 0 or len(lines) != self._count:
+            how = f"signal {-status}" if status < 0 else f"exit status {status}"
+            last = words.strip().splitlines()[-1:] or ["no word"]
+            raise BundleError(f"the check of signatures ended unexpectedly ({how}): {last[0][:300]}")
+        return [Verdict(**json.loads(line)) for line in lines]
+
+    def end(self) -> None:
+        """Ends the child if it still runs; from any thread, which makes :meth:`verdicts` return."""
+        if self._child.poll() is None:
+            self._child.kill()
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
+
+
+def check_bundles(
+    bundles: Sequence[Path], keys: Sequence[Path], *, command: Sequence[str] = COMMAND
+) -> list[Verdict]:
+    """A verdict for each bundle; blocks for a second or more.
+
+    :raises BundleError: the check itself failed: out of memory, or hanging.
+    """
+    return _Check(bundles, keys, command).verdicts()
+
+
+def describe_signature(bundle: Path) -> str:
+    """What a bundle's signature says of itself, without any key to check it with."""
+    try:
+        statement = parse_statement(read_signature(bundle), str(bundle / SIGNATURE))
+    except FileNotFoundError:
+        return "not signed"
+    except BundleError as error:
+        return str(error)
+    by = f"by a key with the SHA-256 {statement.key[:16]}..., " if statement.key else ""
+    return f"signed {by}not verified, as no key was named"
+
+
+class Trust:
+    """The door: bundles are loaded here, and :meth:`check` must have passed before anything of them runs.
+
+    :param state_dir: where it is remembered what was checked.
+    """
+
+    def __init__(self, signing: Signing, state_dir: Path, *, command: Sequence[str] = COMMAND) -> None:
+        self._signing = signing
+        self._record = state_dir / RECORD
+        self._command = command
+        self._loaded: list[Bundle] = []
+
+    def load(self, path: Path) -> Bundle:
+        """:raises BundleError: as ``load_bundle``."""
+        bundle = load_bundle(path)
+        self._loaded.append(bundle)
+        return bundle
+
+    async def check(self) -> None:
+        """Sees that every bundle loaded so far is signed, where that is required.
+
+        :raises BundleError: one isn't, or it can't be told; the sentence names the file.
+        """
+        if not self._signing.require_signature:
+            return
+        keys = {_key_digest(key): key for key in self._signing.keys}
+        known = self._remembered()
+        unknown = [bundle for bundle in self._loaded if known.get(bundle.digest) not in _marks(bundle, keys)]
+        if not unknown:
+            return
+        check = _Check([bundle.path for bundle in unknown], list(keys.values()), self._command)
+        try:
+            verdicts = await asyncio.to_thread(check.verdicts)
+        except asyncio.CancelledError:
+            check.end()
+            raise
+        digests = {str(key): digest for digest, key in keys.items()}
+        refused = []
+        for bundle, verdict in zip(unknown, verdicts, strict=True):
+            if verdict.status != "signed":
+                refused.append(verdict.sentence)
+            elif verdict.bundle != bundle.digest:
+                refused.append(f"{bundle.path}: was replaced while it was checked; start again")
+            else:
+                log.info("%s is signed by %s", bundle.path, verdict.key)
+                known[bundle.digest] = _mark(verdict.signature, digests[verdict.key])
+        self._remember(known)
+        if refused:
+            raise BundleError("; ".join(refused) + " (signing.require_signature is set)")
+
+    def _remembered(self) -> dict[str, str]:
+        """Digest of the manifest -> mark. What others could have written is not believed."""
+        try:
+            with self._record.open("rb") as stream:
+                status = os.fstat(stream.fileno())
+                known = json.load(stream)
+        except (OSError, ValueError, RecursionError):
+            return {}
+        if status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
+            log.warning(
+                "%s can be written by others and is not believed: signatures are checked again", self._record
+            )
+            return {}
+        if not isinstance(known, dict) or not all(isinstance(mark, str) for mark in known.values()):
+            return {}
+        return known
+
+    def _remember(self, known: dict[str, str]) -> None:
+        kept = dict(list(known.items())[-REMEMBERED:])
+        draft = self._record.with_name(f"{RECORD}.{os.getpid()}")
+        try:
+            self._record.parent.mkdir(parents=True, exist_ok=True)
+            draft.unlink(missing_ok=True)
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+                json.dump(kept, stream, indent=1)
+            draft.replace(self._record)
+        except OSError as error:
+            log.warning(
+                "%s can't be written (%s): signatures are checked at every start", self._record, error
+            )
+
+
+def _mark(signature: str, key: str) -> str:
+    return f"{signature} {key}"
+
+
+def _marks(bundle: Bundle, keys: dict[str, Path]) -> set[str]:
+    """What the record says of a bundle that was found good with its present signature and one of ``keys``."""
+    try:
+        signature = f"sha256:{file_digest(bundle.path / SIGNATURE)}"
+    except OSError:
+        return set()
+    return {_mark(signature, key) for key in keys}
+
+
+def _key_digest(key: Path) -> str:
+    try:
+        return "sha256:" + hashlib.sha256(key.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BundleError(f"signing.keys: {key}: {error.strerror}") from None

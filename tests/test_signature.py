@@ -1,0 +1,405 @@
+"""What is done to a signed bundle, and that each is refused with a sentence that names the file."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.bundle import load_bundle, verify_bundle
+from edgeslm.errors import BundleError
+from edgeslm.signature import LARGEST_BYTES, Verdict, check_bundle, parse_statement
+from tests.signers import Signer, write_files, write_manifest
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
+    return Signer(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def signed(tmp_path: Path, signer: Signer) -> Path:
+    return signer.sign(write_files(tmp_path / "bundle"))
+
+
+def test_a_signed_bundle_is_known_by_its_key(signed: Path, signer: Signer, tmp_path: Path) -> None:
+    other = Signer(tmp_path, "other")
+    verdict = check_bundle(signed, [other.public, signer.public])
+    assert (verdict.status, verdict.sentence, verdict.key) == ("signed", "", str(signer.public))
+    assert verdict.bundle == load_bundle(signed).digest
+
+
+def test_a_signature_changes_nothing_in_the_manifest(tmp_path: Path, signer: Signer) -> None:
+    bundle = write_files(tmp_path / "bundle")
+    before = load_bundle(bundle)
+    signer.sign(bundle)
+    assert load_bundle(bundle) == before
+    verify_bundle(before)
+    signer.sign(bundle)  # once more, in place of the first
+    assert check_bundle(bundle, [signer.public]).status == "signed"
+    assert load_bundle(bundle) == before
+
+
+def test_a_bundle_may_be_moved_renamed_and_reached_by_a_link(
+    signed: Path, signer: Signer, tmp_path: Path
+) -> None:
+    moved = signed.rename(tmp_path / "renamed")
+    link = tmp_path / "current"
+    link.symlink_to(moved)
+    assert check_bundle(link, [signer.public]).status == "signed"
+
+
+def test_the_librarys_own_command_agrees(signed: Path, signer: Signer) -> None:
+    command = [sys.executable, "-m", "model_signing", "verify", "key", str(signed)]
+    command += ["--signature", str(signed / "model.sig"), "--public_key", str(signer.public)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- tampering -------------------------------------------------------------------------------------------
+
+
+def edit(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def act(bundle: Path) -> None:
+        (bundle / name).write_bytes(change((bundle / name).read_bytes()))
+
+    return act
+
+
+def add(name: str, data: bytes = b"more") -> Callable[[Path], None]:
+    def act(bundle: Path) -> None:
+        (bundle / name).parent.mkdir(exist_ok=True)
+        (bundle / name).write_bytes(data)
+
+    return act
+
+
+def link(name: str) -> Callable[[Path], None]:
+    """The same content, but outside of the bundle."""
+
+    def act(bundle: Path) -> None:
+        outside = bundle.parent / "outside"
+        (bundle / name).rename(outside)
+        (bundle / name).symlink_to(outside)
+
+    return act
+
+
+def link_inside(bundle: Path) -> None:
+    (bundle / "heads/two.npz").unlink()
+    (bundle / "heads/two.npz").symlink_to("one.npz")
+
+
+def dangling(bundle: Path) -> None:
+    (bundle / "tokenizer.json").unlink()
+    (bundle / "tokenizer.json").symlink_to("gone")
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda bundle: (bundle / name).unlink()
+
+
+def rename(name: str, other: str) -> Callable[[Path], None]:
+    def act(bundle: Path) -> None:
+        (bundle / name).rename(bundle / other)
+
+    return act
+
+
+def swap(bundle: Path) -> None:
+    """Two files of one size."""
+    one, two = bundle / "heads/one.npz", bundle / "heads/two.npz"
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+
+
+def folder_for_file(bundle: Path) -> None:
+    (bundle / "tokenizer.json").unlink()
+    (bundle / "tokenizer.json").mkdir()
+
+
+def pipe_for_file(name: str) -> Callable[[Path], None]:
+    def act(bundle: Path) -> None:
+        (bundle / name).unlink(missing_ok=True)
+        os.mkfifo(bundle / name)
+
+    return act
+
+
+def consistent(change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """The manifest is made to fit afterwards."""
+
+    def act(bundle: Path) -> None:
+        change(bundle)
+        write_manifest(bundle)
+
+    return act
+
+
+def new_manifest(bundle: Path) -> None:
+    write_manifest(bundle, name="another")
+
+
+TAMPERING: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a byte changed": (edit("model.onnx.data", lambda data: b"W" + data[1:]), "model.onnx.data"),
+    "truncated": (edit("model.onnx.data", lambda data: data[:-1]), "model.onnx.data"),
+    "extended": (edit("model.onnx.data", lambda data: data + b"\0"), "model.onnx.data"),
+    "emptied": (edit("tokenizer.json", lambda data: b""), "tokenizer.json"),
+    "removed": (remove("model.onnx"), "model.onnx"),
+    "renamed": (rename("tokenizer.json", "Tokenizer.json"), "tokenizer.json"),
+    "two of one size swapped": (swap, "heads/one.npz"),
+    "the report changed": (edit("report.json", lambda data: data.replace(b"1", b"0")), "report.json"),
+    "a file added": (add("chat_template.jinja"), "chat_template.jinja"),
+    "an empty file added": (add("added_tokens.json", b""), "added_tokens.json"),
+    "a file added in a new folder": (add("extra/notes.txt"), "extra/notes.txt"),
+    "a file added in a known folder": (add("heads/three.npz"), "heads/three.npz"),
+    "a hidden file added": (add(".hidden"), ".hidden"),
+    "a file of git added": (add(".gitattributes"), ".gitattributes"),
+    "a file in a folder of git added": (add(".git/config"), ".git/config"),
+    "a link to the same content": (link("model.onnx.data"), "model.onnx.data"),
+    "a link inside the bundle": (link_inside, "heads/two.npz"),
+    "a link to nothing": (dangling, "tokenizer.json"),
+    "a folder that is a link": (link("heads"), "heads"),
+    "the manifest a link": (link("manifest.json"), "manifest.json"),
+    "the signature a link": (link("model.sig"), "model.sig"),
+    "a folder for a file": (folder_for_file, "tokenizer.json"),
+    "a pipe for a file": (pipe_for_file("tokenizer.json"), "tokenizer.json"),
+    "a pipe for the manifest": (pipe_for_file("manifest.json"), "manifest.json"),
+    "a pipe added": (pipe_for_file("pipe"), "pipe"),
+    "the manifest changed": (new_manifest, "manifest.json"),
+    "the manifest removed": (remove("manifest.json"), "manifest.json"),
+    "a file and the manifest changed": (
+        consistent(edit("model.onnx.data", lambda data: data[::-1])),
+        "manifest.json: not the file that was signed, as are model.onnx.data",
+    ),
+    "a file added and listed": (consistent(add("extra.bin")), "as are extra.bin"),
+    "a file removed and no longer listed": (consistent(remove("heads/two.npz")), "as are heads/two.npz"),
+    "the signature removed": (remove("model.sig"), "model.sig"),
+    "the signature emptied": (edit("model.sig", lambda data: b""), "model.sig"),
+    "the signature truncated": (edit("model.sig", lambda data: data[:-9]), "model.sig"),
+    "the signature too large": (edit("model.sig", lambda data: data + b" " * LARGEST_BYTES), "model.sig"),
+}
+
+
+@pytest.mark.parametrize("kind", TAMPERING)
+def test_every_tampering_is_refused_and_names_the_file(kind: str, signed: Path, signer: Signer) -> None:
+    tamper, named = TAMPERING[kind]
+    tamper(signed)
+    verdict = check_bundle(signed, [signer.public])
+    assert verdict.status == ("unsigned" if kind == "the signature removed" else "refused")
+    assert named in verdict.sentence
+    assert str(signed) in verdict.sentence and "\n" not in verdict.sentence
+    assert (verdict.key, verdict.bundle, verdict.signature) == ("", "", "")
+
+
+def test_the_signature_of_another_key(signed: Path, signer: Signer, tmp_path: Path) -> None:
+    other = Signer(tmp_path, "other")
+    other.sign(signed)
+    verdict = check_bundle(signed, [signer.public])
+    assert verdict.status == "refused"
+    assert f"{signed / 'model.sig'}: not made with the key {signer.public}" in verdict.sentence
+
+
+def test_the_signature_of_another_bundle(signed: Path, signer: Signer, tmp_path: Path) -> None:
+    other = write_files(tmp_path / "other", name="other")
+    (other / "model.onnx").write_bytes(b"another graph")
+    write_manifest(other)
+    shutil.copy(signer.sign(other) / "model.sig", signed / "model.sig")
+    verdict = check_bundle(signed, [signer.public])
+    assert verdict.status == "refused"
+    assert "manifest.json: not the file that was signed, as are model.onnx" in verdict.sentence
+    assert "its model.sig is another bundle's" in verdict.sentence
+
+
+def change_signature(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    file = bundle / "model.sig"
+    signature = json.loads(file.read_text())
+    change(signature)
+    file.write_text(json.dumps(signature))
+
+
+def test_a_statement_that_was_made_to_fit(signed: Path, signer: Signer) -> None:
+    """Files, manifest and the list in the signature agree; only the signature over that list doesn't."""
+    consistent(edit("model.onnx", lambda data: data[::-1]))(signed)
+    manifest = load_bundle(signed)
+
+    def fit(signature: dict[str, Any]) -> None:
+        statement = json.loads(base64.b64decode(signature["dsseEnvelope"]["payload"]))
+        digests = {entry.path: entry.sha256 for entry in manifest.manifest.files}
+        digests["manifest.json"] = manifest.digest.removeprefix("sha256:")
+        for resource in statement["predicate"]["resources"]:
+            resource["digest"] = digests[resource["name"]]
+        payload = base64.b64encode(json.dumps(statement).encode()).decode()
+        signature["dsseEnvelope"]["payload"] = payload
+
+    change_signature(signed, fit)
+    verdict = check_bundle(signed, [signer.public])
+    assert verdict.status == "refused"
+    assert "model.sig: damaged, as its content does not fit its signature" in verdict.sentence
+
+
+def test_a_signature_that_claims_another_key(signed: Path, signer: Signer) -> None:
+    def claim(signature: dict[str, Any]) -> None:
+        signature["verificationMaterial"]["publicKey"]["hint"] = "0" * 64
+
+    change_signature(signed, claim)
+    verdict = check_bundle(signed, [signer.public])
+    assert verdict.status == "refused"
+    assert "model.sig: not made with the key" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda signature: signature.update(mediaType="text/plain"),
+        lambda signature: signature["dsseEnvelope"].update(signatures=[]),
+        lambda signature: signature["dsseEnvelope"].update(payloadType=7),
+    ],
+)
+def test_a_signature_that_the_library_cant_read(
+    signed: Path, signer: Signer, change: Callable[[dict[str, Any]], None]
+) -> None:
+    change_signature(signed, change)
+    verdict = check_bundle(signed, [signer.public])
+    assert verdict.status == "refused"
+    assert "model.sig: " in verdict.sentence and "\n" not in verdict.sentence
+
+
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=200)
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_no_other_byte_of_a_signature_makes_it_say_something_else(
+    signed: Path, signer: Signer, place: float, byte: int
+) -> None:
+    file = signed / "model.sig"
+    raw = file.read_bytes()
+    changed = bytearray(raw)
+    changed[int(place * len(raw))] = byte
+    file.write_bytes(changed)
+    try:
+        verdict = check_bundle(signed, [signer.public])
+    finally:
+        file.write_bytes(raw)
+    if verdict.status == "signed":  # bytes that are not signed over, such as the names of unknown fields
+        assert parse_statement(bytes(changed), "m").digests == parse_statement(raw, "m").digests
+    else:
+        assert (verdict.status, "\n" in verdict.sentence) == ("refused", False)
+
+
+@pytest.mark.parametrize("left_out", ["model.onnx", "manifest.json"])
+def test_a_signature_that_leaves_a_file_out(tmp_path: Path, signer: Signer, left_out: str) -> None:
+    """The library's own command can be told to, and its check then lets the file be anything."""
+    bundle = write_files(tmp_path / "bundle")
+    command = [sys.executable, "-m", "model_signing", "sign", "key", str(bundle)]
+    command += ["--signature", str(bundle / "model.sig"), "--private_key", str(signer.key)]
+    command += ["--ignore-paths", str(bundle / left_out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    verdict = check_bundle(bundle, [signer.public])
+    assert verdict.status == "refused"
+    assert f"{bundle / left_out}: not covered by model.sig" in verdict.sentence
+
+
+def test_a_damaged_bundle_that_was_signed_as_it_is(tmp_path: Path, signer: Signer) -> None:
+    from model_signing import hashing, signing
+
+    bundle = write_files(tmp_path / "bundle")
+    edit("model.onnx", lambda data: data[::-1])(bundle)
+    config = signing.Config().use_elliptic_key_signer(private_key=signer.key)
+    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=["model.sig"], ignore_git_paths=False))
+    config.sign(bundle, bundle / "model.sig")
+    verdict = check_bundle(bundle, [signer.public])
+    assert verdict.status == "refused"
+    assert f"{bundle / 'model.onnx'}: signed with other content than the manifest lists" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no key", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"]
+)
+def test_a_key_that_is_none(signed: Path, tmp_path: Path, content: bytes) -> None:
+    key = tmp_path / "bad.pub"
+    key.write_bytes(content)
+    verdict = check_bundle(signed, [key])
+    assert verdict == Verdict("refused", f"{key}: no public key (PEM) on the curve P-256, P-384 or P-521")
+
+
+def test_a_private_key_in_place_of_a_public_one(signed: Path, signer: Signer) -> None:
+    assert "factory.key: no public key" in check_bundle(signed, [signer.key]).sentence
+
+
+def test_a_missing_key(signed: Path, tmp_path: Path) -> None:
+    verdict = check_bundle(signed, [tmp_path / "no.pub"])
+    assert verdict == Verdict("refused", f"{tmp_path / 'no.pub'}: No such file or directory")
+
+
+# --- what is read before anything is checked ------------------------------------------------------------
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.binary())
+def test_any_bytes_give_a_statement_or_a_bundle_error(raw: bytes) -> None:
+    with pytest.raises(BundleError, match=r"^m: no signature of model signing"):
+        parse_statement(raw, "m")
+
+
+@given(
+    st.dictionaries(st.sampled_from(["predicate", "predicateType"]), json_values),
+    st.dictionaries(st.sampled_from(["serialization", "resources"]), json_values),
+    st.dictionaries(st.sampled_from(["dsseEnvelope", "verificationMaterial"]), json_values),
+)
+def test_any_field_gives_a_statement_or_a_bundle_error(
+    fields: dict[str, Any], predicate: dict[str, Any], outer: dict[str, Any]
+) -> None:
+    resource = {"name": "a", "algorithm": "sha256", "digest": "00"}
+    statement = {
+        "predicateType": "https://model_signing/signature/v1.0",
+        "predicate": {"serialization": {"method": "files"}, "resources": [resource], **predicate},
+        **fields,
+    }
+    payload = base64.b64encode(json.dumps(statement).encode()).decode()
+    signature = {
+        "dsseEnvelope": {"payload": payload},
+        "verificationMaterial": {"publicKey": {"hint": "ab"}},
+        **outer,
+    }
+    try:
+        parsed = parse_statement(json.dumps(signature).encode(), "m")
+    except BundleError as error:
+        assert str(error).startswith("m: ")
+    else:
+        assert all(isinstance(name, str) for name in parsed.digests)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"method": "shards"}, {"predicateType": "https://model_signing/Digests/v0.1"}, {"algorithm": "blake3"}],
+)
+def test_other_ways_to_sign_are_told_apart(changes: dict[str, str]) -> None:
+    statement = {
+        "predicateType": changes.get("predicateType", "https://model_signing/signature/v1.0"),
+        "predicate": {
+            "serialization": {"method": changes.get("method", "files")},
+            "resources": [{"name": "a", "algorithm": changes.get("algorithm", "sha256"), "digest": "00"}],
+        },
+    }
+    payload = base64.b64encode(json.dumps(statement).encode()).decode()
+    raw = json.dumps({"dsseEnvelope": {"payload": payload}, "verificationMaterial": {}}).encode()
+    with pytest.raises(BundleError, match="signs in another way than files by SHA-256"):
+        parse_statement(raw, "m")
