@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from edgeslm_export import golden
 from edgeslm_export.checkpoint import read_config
 from edgeslm_export.child import Reporter
 from edgeslm_export.cleaning import make_checkpoint
@@ -49,7 +51,8 @@ def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     reporter.progress(1, 10, "reading the checkpoint")
     folder = work / "checkpoint"
-    make_checkpoint(source, task["architecture"], folder)
+    tokenizer = make_checkpoint(source, task["architecture"], folder)
+    golden.write_record(tokenizer, source, work)
     config = read_config(folder / "config.json")
     options = recipe.builder_options(tied=bool(config.get("tie_word_embeddings", True)))
     layers = int(config["num_hidden_layers"])
@@ -58,6 +61,7 @@ def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     with contextlib.redirect_stdout(_Watcher(reporter, layers)):
         parsed = parse_extra_options(None, str(folder), str(out), recipe.precision, "cpu", cache, pairs)
         create_model(None, str(folder), str(out), recipe.precision, "cpu", cache, **parsed)
+    shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # the builder's may be made anew
     return {"layers": layers}
 
 

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from edgeslm_export import golden
 from edgeslm_export.checkpoint import Origin, bundle_name
 from edgeslm_export.child import OFFLINE, OnProgress, run_child
 from edgeslm_export.evaluate import measure_bundle
@@ -43,11 +44,12 @@ def export_model(
         check_resources(origin.weights, _disk_need(origin, recipe), stage)
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as work:
             _build(origin, stage, Path(work), recipe, on_progress, debug)
+            same = golden.check(Path(work), stage)
         config = json.loads((stage / "genai_config.json").read_bytes())["model"]
         fields = _manifest_fields(origin, recipe, config, created)
         write_manifest(stage, fields)
         measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
-        write_report(stage, _report(origin, recipe, stage))
+        write_report(stage, {**_report(origin, recipe, stage), "golden": same})
         manifest = write_manifest(stage, fields)
     return manifest, measured
 

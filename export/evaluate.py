@@ -1,6 +1,6 @@
 """The report card: does a bundle work, how large and how fast is it, how often is its head right.
 
-The only module of this package that imports the engine: what is measured is what a device runs. Decoders
+This module and ``golden`` import the engine: what is measured is what a device runs. Decoders
 and encoders are loaded in a child process (``python -m edgeslm_export.evaluate``), so that peak memory is
 theirs and a crash is a sentence.
 """
