@@ -71,11 +71,16 @@ class Graphs(_Section):
 
 
 class EncoderSection(_Section):
-    """How an encoder's token vectors become one vector."""
+    """How an encoder's token vectors become one vector.
+
+    ``prompts`` are words that the model was trained to find before a text, by their purpose
+    (``{"query": "query: ", "passage": "passage: "}``); whoever embeds a text puts them there.
+    """
 
     dimension: int
     pooling: Literal["mean", "cls"] = "mean"
     normalize: bool = True
+    prompts: dict[str, str] | None = None
 
 
 class HeadSection(_Section):

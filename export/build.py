@@ -16,6 +16,7 @@ import importlib
 import io
 import itertools
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,7 @@ def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     with contextlib.redirect_stdout(_Watcher(reporter, layers)), _codes_for_weights(folder, codes):
         parsed = parse_extra_options(None, str(folder), str(out), "int4", "cpu", cache, pairs)
         create_model(None, str(folder), str(out), "int4", "cpu", cache, **parsed)
+    shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # the builder's may be made anew
     return {"layers": layers}
 
 

@@ -64,6 +64,7 @@ ENCODERS = (
     "DistilBertModel",
     "ElectraModel",
     "MPNetModel",
+    "ModernBertModel",
     "RobertaModel",
     "XLMRobertaModel",
 )

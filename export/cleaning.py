@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,37 @@ from edgeslm.errors import ExportError
 _TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot_id|>", "<|end_of_turn|>", "<|end_of_role|>")
 
 
-def make_checkpoint(source: Path, architecture: str, folder: Path) -> None:
+def make_checkpoint(source: Path, architecture: str, folder: Path) -> Any:
     """Writes ``config.json``, ``generation_config.json``, the tokenizer and the weights into ``folder``.
 
     Weights of a folder are linked, not copied; those of a GGUF are dequantized to float32. Tied
     embeddings stay tied.
 
+    :return: transformers' tokenizer of the source.
     :raises ExportError: weights that aren't finite, or a tokenizer without a fast form.
     """
     folder.mkdir(parents=True)
     tokenizer = _from_gguf(source, architecture, folder) if source.is_file() else _from_folder(source, folder)
     _save_tokenizer(tokenizer, folder)
+    if own := own_tokenizer_file(tokenizer, source):
+        shutil.copyfile(own, folder / own.name)
     _name_turn_ends(tokenizer, folder)
+    return tokenizer
+
+
+def own_tokenizer_file(tokenizer: Any, source: Path) -> Path | None:
+    """The source's ``tokenizer.json``, if it knows every token that transformers knows.
+
+    It is what the publisher tested, and transformers 5 doesn't read all of it: a tokenizer whose class it
+    knows (Qwen2, Gemma, GPT-2) is made anew from the vocabulary, with the class's own normalizer.
+    """
+    from tokenizers import Tokenizer
+
+    own = source / "tokenizer.json"
+    if not own.is_file():
+        return None
+    known = Tokenizer.from_file(str(own)).get_vocab(with_added_tokens=True)
+    return own if tokenizer.get_vocab().items() <= known.items() else None
 
 
 def _from_folder(source: Path, folder: Path) -> Any:

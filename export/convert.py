@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeslm_export import golden
 from edgeslm_export.checkpoint import Origin, bundle_name
 from edgeslm_export.child import OFFLINE, OnProgress, run_child
 from edgeslm_export.corpus import Corpus
@@ -80,7 +81,8 @@ def export_model(
             best = work.search() if recipe.placing == "measured" else work.attempt(work.by_rule())
             for file in sorted(work.bundle.iterdir()):
                 file.rename(stage / file.name)
-            report = work.report(best)
+            same = golden.check(Path(name), stage)
+            report = {**work.report(best), "golden": same}
         for needed in _NEEDED:
             if not (stage / needed).is_file():
                 raise ExportError(f"The conversion wrote no {needed}; run it again with --debug.")

@@ -1,4 +1,4 @@
-"""An encoder from source to bundle: optimum exports it, int8 weights, compared with the float model.
+"""An encoder from source to bundle: optimum exports it, int8 or float, compared with the float model.
 
 optimum runs in its own environment (``environment``); this module orders the steps, reads how the model
 pools its token vectors (sentence-transformers' files) and writes the manifest.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,46 +16,24 @@ from typing import Any
 
 from edgeslm_export.checkpoint import Origin, bundle_name, read_config
 from edgeslm_export.child import OFFLINE, OnProgress, run_child
+from edgeslm_export.encoder_recipe import DEFAULT_RECIPE, RECIPES, EncoderRecipe
 from edgeslm_export.environment import optimum_python
 from edgeslm_export.evaluate import embed_texts, load_encoder, measure_bundle
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.resources import check_resources
+from edgeslm_export.similarity import TEXTS, similarity
 
 from edgeslm.bundle import EncoderSection, Manifest
 from edgeslm.errors import ExportError
 
-RECIPE = "int8-dynamic"
-"""Weights as int8 for each output channel; activations are quantized while running."""
-
-LOWEST_COSINE = 0.9
-"""An export whose worst text is further than this from the float model is a failure."""
-
-_TEXTS = (
-    "The compressor in hall 4 vibrates more than yesterday.",
-    "Ambient temperature 21.4 degrees, humidity 40 percent, no alarm.",
-    "Failed password for invalid user admin from 10.0.0.7 port 51022 ssh2",
-    "Congratulations! You have won a holiday, reply YES to claim your prize now.",
-    "Can you call me when you are at the station?",
-    "Which valve closes the coolant line of the second press?",
-    "Oil pressure low on engine two, stop the machine at once!",
-    "Die Pumpe ist laut und wird heiß.",
-    "turn off the lights in the kitchen",
-    "ERROR 0x80070005: access denied while writing /var/log/app.log",
-    "The invoice of March has not been paid yet, please check the account.",
-    "What is the capital of Norway?",
-    "Shift handover: bearing replaced, belt tension checked, restart at 06:15.",
-    "ok",
-    "A long report about maintenance begins with the date, the place and the names of all who were "
-    "present, and goes on with the state of each "
-    "machine, the parts that were replaced and those that have to be ordered.",
-    "{'sensor': 'flow-3', 'value': 0.02, 'unit': 'l/s'}",
-)
+_MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 def export_encoder(
     origin: Origin,
     out: Path,
     announce: Callable[[str], None],
+    recipe: str = DEFAULT_RECIPE,
     *,
     on_progress: OnProgress | None = None,
     debug: bool = False,
@@ -62,10 +41,12 @@ def export_encoder(
     """Makes the bundle ``out`` of ``origin``.
 
     :param announce: gets a sentence before something is downloaded.
+    :param recipe: a key of ``RECIPES``.
     :return: its manifest and what was measured when it was loaded again.
     :raises ExportError: any step that failed; nothing is left behind.
     """
     created = created_at(origin.revised)
+    chosen = RECIPES[recipe]
     section, context_length = read_pooling(origin.path)
     with staged(out) as stage:
         check_resources(origin.weights, origin.weights * 6, stage)
@@ -78,7 +59,7 @@ def export_encoder(
                 "pooling": section.pooling,
                 "normalize": section.normalize,
                 "context_length": context_length,
-                "texts": _TEXTS,
+                "texts": TEXTS,
             }
             job = str(Path(__file__).with_name("optimum_job.py"))
             if on_progress:
@@ -91,15 +72,22 @@ def export_encoder(
                 debug=debug,
                 environment=OFFLINE,
             )
-            (work / "model.onnx").rename(stage / "model.onnx")
+            if chosen.bits == 8:
+                _quantize(work / "float" / "model.onnx", stage / "model.onnx", on_progress, debug)
+            else:
+                for file in sorted((work / "float").glob("model.onnx*")):  # above 2 GB the weights lie apart
+                    file.rename(stage / file.name)
             _save_tokenizer(origin.path, work / "float", stage)
             reference = (work / "reference.npy").read_bytes()
         fields = {
-            "name": bundle_name(origin.source.id, "int8"),
+            "name": bundle_name(origin.source.id, recipe),
             "kind": "encoder",
             "architecture": origin.architecture,
             "source": origin.source,
-            "quantization": {"recipe": RECIPE, "groups": [{"group": "*", "bits": 8, "group_size": 0}]},
+            "quantization": {
+                "recipe": chosen.stored,
+                "groups": [{"group": "*", "bits": chosen.bits, "group_size": 0}],
+            },
             "context_length": context_length,
             "graphs": {"encode": "model.onnx"},
             "encoder": section,
@@ -108,9 +96,15 @@ def export_encoder(
         }
         write_manifest(stage, fields)
         measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
-        write_report(stage, _report(origin, stage, reference))
+        write_report(stage, _report(origin, stage, chosen, reference))
         manifest = write_manifest(stage, fields)
     return manifest, measured
+
+
+def _quantize(source: Path, out: Path, on_progress: OnProgress | None, debug: bool) -> None:
+    task = {"source": str(source), "out": str(out)}
+    command = [sys.executable, "-m", "edgeslm_export.encoder_quantize"]
+    run_child(command, task, "the quantization", on_progress=on_progress, debug=debug)
 
 
 def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
@@ -119,17 +113,24 @@ def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
     From sentence-transformers' ``modules.json``, pooling ``config.json`` and ``sentence_bert_config.json``;
     a plain encoder gets the mean of its token vectors, normalized.
 
-    :raises ExportError: a pooling other than the mean or the first token.
+    ``config_sentence_transformers.json`` has the words that some models want before a text ("query: ").
+
+    :raises ExportError: a pooling other than the mean or the first token, or a layer after it.
     """
     config = read_config(folder / "config.json")
     modules = _optional_json(folder / "modules.json")
     pooling: dict[str, Any] = {"pooling_mode_mean_tokens": True}
     normalize = not modules
     for module in modules or ():
-        kind, path = str(module.get("type", "")), folder / str(module.get("path", ""))
-        if kind.endswith(".Pooling"):
+        kind, path = str(module.get("type", "")).rpartition(".")[2], folder / str(module.get("path", ""))
+        if kind not in _MODULES:
+            raise ExportError(
+                f"{folder} goes on with a {kind} module after the transformer, which can't be exported; "
+                f"those that can: {', '.join(_MODULES)}."
+            )
+        if kind == "Pooling":
             pooling = _optional_json(path / "config.json") or pooling
-        normalize = normalize or kind.endswith(".Normalize")
+        normalize = normalize or kind == "Normalize"
     modes = [key.removeprefix("pooling_mode_") for key, on in pooling.items() if on is True and "mode" in key]
     if modes not in (["mean_tokens"], ["cls_token"]):
         raise ExportError(
@@ -146,8 +147,14 @@ def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
         dimension=dimension,
         pooling="cls" if modes == ["cls_token"] else "mean",
         normalize=normalize,
+        prompts=_prompts(folder),
     )
     return section, min(limits)
+
+
+def _prompts(folder: Path) -> dict[str, str] | None:
+    prompts = (_optional_json(folder / "config_sentence_transformers.json") or {}).get("prompts") or {}
+    return {str(name): str(words) for name, words in prompts.items() if words} or None
 
 
 def _lend_checkpoint(source: Path, folder: Path) -> Path:
@@ -184,29 +191,28 @@ def _save_tokenizer(source: Path, exported: Path, stage: Path) -> None:
         shutil.copyfile(exported / name, stage / name)
 
 
-def _report(origin: Origin, stage: Path, reference: bytes) -> dict[str, Any]:
+def _report(origin: Origin, stage: Path, recipe: EncoderRecipe, reference: bytes) -> dict[str, Any]:
     """Likeness with the float model's vectors. :raises ExportError: too far from them."""
     import io
 
     import numpy as np
 
     expected = np.load(io.BytesIO(reference), allow_pickle=False)
-    found = embed_texts(load_encoder(stage, 1), _TEXTS)
-    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-    cosine = (expected * found).sum(axis=1) / lengths
-    if not cosine.min() >= LOWEST_COSINE:
+    figures = similarity(expected, embed_texts(load_encoder(stage, 1), TEXTS))
+    lowest = figures["cosine_to_float"]["lowest"]
+    if not lowest >= recipe.lowest_cosine:
         raise ExportError(
-            f"The int8 encoder is too far from the float model: cosine {cosine.min():.3f} on one of "
-            f"{len(_TEXTS)} texts, at least {LOWEST_COSINE} is needed."
+            f"The {recipe.stored} encoder is too far from the float model: cosine {lowest:.4f} on one of "
+            f"{len(TEXTS)} texts, at least {recipe.lowest_cosine} is needed."
         )
-    size = (stage / "model.onnx").stat().st_size
+    size = sum(file.stat().st_size for file in stage.glob("model.onnx*"))
     return {
         "kind": "encoder",
         "weights": origin.weights,
         "weight_bytes": size,
         "bits_per_weight": round(size * 8 / origin.weights, 3),
-        "recipe": RECIPE,
-        "texts": len(_TEXTS),
-        "cosine_to_float": {"mean": round(float(cosine.mean()), 3), "lowest": round(float(cosine.min()), 3)},
+        "recipe": recipe.stored,
+        "texts": len(TEXTS),
+        **figures,
         "loads": True,
     }

@@ -1,12 +1,13 @@
 """The report card: does a bundle work, how large and how fast is it, how often is its head right.
 
-The only module of this package that imports the engine: what is measured is what a device runs. Decoders
+This module and ``golden`` import the engine: what is measured is what a device runs. Decoders
 and encoders are loaded in a child process (``python -m edgeslm_export.evaluate``), so that peak memory is
 theirs and a crash is a sentence.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import resource
@@ -20,7 +21,7 @@ from edgeslm_export.child import OFFLINE, OnProgress, Reporter, run_child
 from edgeslm_export.rows import LabelledRow
 from edgeslm_export.statistics import accuracy_report
 
-from edgeslm.bundle import Bundle, load_bundle, verify_bundle
+from edgeslm.bundle import REPORT, Bundle, load_bundle, verify_bundle
 from edgeslm.errors import EdgeslmError, ExportError
 
 if TYPE_CHECKING:
@@ -118,6 +119,13 @@ def size_report(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def _kept_figures(path: Path) -> dict[str, Any]:
+    """What the export compared with the float model, which isn't here any more: from ``report.json``."""
+    file = path / REPORT
+    kept = json.loads(file.read_bytes()) if file.is_file() else {}
+    return {key: kept[key] for key in ("cosine_to_float", "rank_agreement", "golden") if key in kept}
+
+
 def evaluate_bundle(
     path: Path,
     *,
@@ -147,6 +155,7 @@ def evaluate_bundle(
         raise ExportError(
             f"{path} is a bundle of kind {bundle.manifest.kind}; labelled rows are for learned heads."
         )
+    report |= _kept_figures(path)
     return {**report, **measure_bundle(path, threads=threads, on_progress=on_progress, debug=debug)}
 
 

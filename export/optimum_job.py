@@ -1,4 +1,4 @@
-"""Runs inside optimum's environment: float ONNX of an encoder, its int8 form, reference vectors.
+"""Runs inside optimum's environment: float ONNX of an encoder and reference vectors.
 
 Called by path with ``python -I``, since this package isn't installed there; so it imports nothing of it.
 The task comes as JSON on standard input: ``source``, ``out``, ``pooling``, ``normalize``, ``context_length``,
@@ -23,13 +23,8 @@ def _send(message: dict[str, Any]) -> None:
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
-    """Writes ``float/`` (optimum's export), ``model.onnx`` (int8) and ``reference.npy`` into ``out``.
-
-    Weights are quantized per channel and to seven bits of range: the int8 products of two neighbours then
-    can't saturate on CPUs without VNNI, and it costs no accuracy that can be measured.
-    """
+    """Writes ``float/`` (optimum's export) and ``reference.npy`` into ``out``."""
     import numpy as np
-    from onnxruntime.quantization import QuantType, quantize_dynamic
     from optimum.exporters.onnx import main_export
 
     source, out = task["source"], Path(task["out"])
@@ -42,15 +37,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         do_validation=False,
         local_files_only=True,
     )
-    _send({"progress": [2, 4, "quantizing"]})
-    quantize_dynamic(
-        out / "float" / "model.onnx",
-        out / "model.onnx",
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,
-    )
-    _send({"progress": [3, 4, "comparing"]})
+    _send({"progress": [2, 4, "comparing"]})
     np.save(out / "reference.npy", _float_vectors(task))
     return {}
 
@@ -67,7 +54,8 @@ def _float_vectors(task: dict[str, Any]) -> Any:
     with torch.inference_mode():
         for text in task["texts"]:
             encoded = tokenizer(text, truncation=True, max_length=task["context_length"], return_tensors="pt")
-            hidden = model(**encoded).last_hidden_state[0]
+            inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+            hidden = model(**inputs).last_hidden_state[0]
             vector = hidden[0] if task["pooling"] == "cls" else hidden.mean(dim=0)
             vectors.append(vector / vector.norm() if task["normalize"] else vector)
     return np.asarray(torch.stack(vectors).numpy(), np.float32)

@@ -43,12 +43,14 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         8-bit grid already, with the format), ``losses`` (name: a list of [bits, group size, nats a token])
         if ``formats`` are given in the task and the model fits memory.
     """
+    from edgeslm_export import golden
     from edgeslm_export.cleaning import make_checkpoint
 
     work = Path(task["work"])
     folder = work / "checkpoint"
     reporter.progress(0, 100, "reading the checkpoint")
-    make_checkpoint(Path(task["source"]), task["architecture"], folder)
+    tokenizer = make_checkpoint(Path(task["source"]), task["architecture"], folder)
+    golden.write_record(tokenizer, Path(task["source"]), work)
     _set_threads()
     from edgeslm_export.layers import LayeredModel
 

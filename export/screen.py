@@ -38,6 +38,13 @@ _ROWS = (
     ("kl_p999", "its worst 0.1 %", "over {:.2f} nats"),
     ("same_top1", "same likeliest token", "{:.1%}"),
     ("perplexity_ratio", "perplexity", "{:.4f} times the float model's"),
+    ("golden", "golden set", "{0[differing]} of {0[texts]} texts and {0[chats]} chats differ"),
+    ("cosine_to_float", "cosine to float", "{0[mean]:.4f} on average, {0[lowest]:.4f} the lowest"),
+    (
+        "rank_agreement",
+        "same ranking",
+        "{0[spearman]:.4f}, nearest {0[nearest]:.3f}, five {0[nearest_5]:.3f}",
+    ),
     ("load_ms", "load", "{:.0f} ms"),
     ("prefill_tps", "prefill", "{:.0f} tokens/s"),
     ("decode_tps", "decode", "{:.0f} tokens/s"),

@@ -161,7 +161,7 @@ def test_export_sees_only_the_contract(path: Path) -> None:
         seen = unit(name)
         if seen is None or f"edgeslm.{seen}" in EXPORT_SEES:
             continue
-        if seen == "engine" and path.name == "evaluate.py":
+        if seen == "engine" and path.name in ("evaluate.py", "golden.py"):
             continue
         wrong.append(f"{path}:{line}: the build machine may not see {name}")
     assert not wrong, "\n".join(wrong)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.export.tiny_encoders import ENCODERS
 from tests.export.tiny_models import FAMILIES
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model of each family, with its real tokenizer and chat template."""
     return _make(tmp_path_factory.mktemp("families"), *FAMILIES)
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny encoder of each kind of ``tiny_encoders``."""
+    return _make(tmp_path_factory.mktemp("encoders"), *ENCODERS)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from edgeslm_export.encoder import read_pooling
 
 from edgeslm.bundle import load_bundle
 from edgeslm.errors import ExportError
+from tests.export.tiny_encoders import PROMPTS
 
 
 def _checkpoint(folder: Path, files: dict[str, Any]) -> Path:
@@ -62,6 +63,65 @@ def test_another_pooling_is_refused(tmp_path: Path) -> None:
     }
     with pytest.raises(ExportError, match="pools its token vectors by mean_tokens and max_tokens"):
         read_pooling(_checkpoint(tmp_path, files))
+
+
+def test_a_layer_after_pooling_is_refused(tmp_path: Path) -> None:
+    modules = [*MODULES, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]
+    files = {"config.json": CONFIG, "modules.json": modules, "1_Pooling/config.json": MEAN}
+    with pytest.raises(ExportError, match="goes on with a Dense module after the transformer"):
+        read_pooling(_checkpoint(tmp_path, files))
+
+
+def test_words_before_a_text_are_read(tmp_path: Path) -> None:
+    prompts = {"query": "query: ", "passage": "passage: ", "none": ""}
+    files = {"config.json": CONFIG, "config_sentence_transformers.json": {"prompts": prompts}}
+    section, _ = read_pooling(_checkpoint(tmp_path, files))
+    assert section.prompts == {"query": "query: ", "passage": "passage: "}
+
+
+KINDS = {
+    # kind: architecture, pooling, longest text, words before a text
+    "bge": ("BertModel", "cls", 128, None),
+    "e5": ("XLMRobertaModel", "mean", 128, PROMPTS),
+    "modernbert": ("ModernBertModel", "mean", 256, None),
+}
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("recipe", ["int8", "float"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_encoder_exports(
+    kind: str,
+    recipe: str,
+    encoders: Path,
+    tmp_path: Path,
+    run: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = run("encoder", encoders / kind, tmp_path / "out", "--recipe", recipe)
+    assert done.returncode == 0, done.stderr
+    bundle = load_bundle(tmp_path / "out")
+    manifest = bundle.manifest
+    assert manifest.encoder is not None
+    assert manifest.quantization is not None
+    architecture, pooling, tokens, prompts = KINDS[kind]
+    assert manifest.architecture == architecture
+    assert (manifest.encoder.pooling, manifest.context_length) == (pooling, tokens)
+    assert manifest.encoder.prompts == prompts
+    assert manifest.encoder.normalize
+    assert [group.bits for group in manifest.quantization.groups] == [8 if recipe == "int8" else 32]
+    assert manifest.name == f"{kind}-{recipe}"
+
+    report = json.loads((bundle.path / "report.json").read_text())
+    cosine, ranking = report["cosine_to_float"], report["rank_agreement"]
+    assert 0.99 < cosine["lowest"] <= cosine["mean"] <= 1
+    assert 0.9 < ranking["spearman"] <= 1
+    if recipe == "float":
+        assert cosine["lowest"] >= 0.9999
+        assert ranking["nearest"] > 0.9
+    evaluated = run("evaluate", bundle.path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout.splitlines()[-1])["rank_agreement"] == ranking
+    assert "same ranking" in evaluated.stdout
 
 
 @pytest.mark.export

@@ -43,6 +43,9 @@ def test_a_family_exports_and_generates(
     assert json.loads(done.stdout)["sample"]["tokens"] > 0
     bundle = load_bundle(tmp_path / "out")
     assert bundle.manifest.architecture == architecture
+    report = json.loads((bundle.path / "report.json").read_text())
+    assert report["golden"]["differing"] == 0
+    assert report["golden"]["texts"] > 50
 
     chat = ChatTokenizer(bundle.path)
     rendered = chat.render([{"role": "user", "content": "Hi"}])

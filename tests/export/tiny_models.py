@@ -1,8 +1,8 @@
 """Tiny models with random weights, written by a process of its own: the tests themselves import no torch.
 
 ``python -m tests.export.tiny_models OUT NAME...`` makes a folder (or file) of each name in OUT: ``plain``
-(a Llama with a vocabulary of bytes), ``plain.gguf`` (the like, quantized to Q8_0), ``bert`` (an encoder) and
-one of each family of ``FAMILIES`` with that family's real tokenizer and template.
+(a Llama with a vocabulary of bytes), ``plain.gguf`` (the like, quantized to Q8_0), ``bert`` (an encoder),
+those of ``tiny_encoders`` and one of each family of ``FAMILIES`` with its real tokenizer and template.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+
+from tests.export import tiny_encoders
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -46,6 +48,8 @@ def make(name: str, out: Path, tokenizers: Path | None) -> None:
         _gguf(out / name)
     elif name == "bert":
         _bert(out / name)
+    elif name in tiny_encoders.ENCODERS:
+        tiny_encoders.make(name, out / name)
     else:
         assert tokenizers is not None
         _family(name, out / name, tokenizers)

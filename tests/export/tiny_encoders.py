@@ -1,0 +1,124 @@
+"""Tiny encoders with random weights in the form of published embedding models; see ``tiny_models``.
+
+``bge``: BERT, the first token's vector. ``e5``: XLM-RoBERTa, the mean, words before each text.
+``modernbert``: ModernBERT with a byte-level BPE. All with sentence-transformers' files.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ENCODERS = ("bge", "e5", "modernbert")
+PROMPTS = {"query": "query: ", "passage": "passage: "}
+_SHAPE: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+_WORDS = (
+    "the",
+    "pump",
+    "press",
+    "valve",
+    "oil",
+    "compressor",
+    "machine",
+    "is",
+    "hot",
+    "loud",
+    "stopped",
+    "alarm",
+)
+
+
+def make(name: str, folder: Path) -> None:
+    pooling = "cls" if name == "bge" else "mean"
+    {"bge": _bge, "e5": _e5, "modernbert": _modernbert}[name](folder)
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]
+    modes = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"}
+    settings = {"prompts": PROMPTS if name == "e5" else {"query": "", "document": ""}}
+    (folder / "1_Pooling").mkdir()
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, **modes}))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+
+
+def _bge(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{c}" for c in letters), *_WORDS]
+    words = list(dict.fromkeys(words))
+    bare = Tokenizer(models.WordPiece(vocab={word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    bare.normalizer = normalizers.BertNormalizer()
+    bare.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    bare.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    config = BertConfig(**_SHAPE, vocab_size=len(words), max_position_embeddings=128)
+    BertModel(config).save_pretrained(folder)
+    _save(bare, folder, pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]")
+
+
+def _e5(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(f"▁{word}", -3.0) for word in _WORDS]
+    pieces += [
+        (letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?!"
+    ]
+    bare = Tokenizer(models.Unigram(pieces, unk_id=3))
+    bare.pre_tokenizer = pre_tokenizers.Metaspace()
+    bare.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    config = XLMRobertaConfig(
+        **_SHAPE, vocab_size=len(pieces), max_position_embeddings=130, type_vocab_size=1, pad_token_id=1
+    )
+    XLMRobertaModel(config).save_pretrained(folder)
+    _save(bare, folder, pad="<pad>", unk="<unk>", cls="<s>", sep="</s>")
+
+
+def _modernbert(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import ModernBertConfig, ModernBertModel
+
+    tokens = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", *sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "Ġth"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    bare = Tokenizer(models.BPE(vocab=vocabulary, merges=[("t", "h"), ("Ġ", "th")], unk_token="[UNK]"))
+    bare.normalizer = normalizers.NFC()
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    bare.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    config = ModernBertConfig(
+        **{**_SHAPE, "num_hidden_layers": 4},  # global attention in every third, a window in the others
+        vocab_size=len(tokens),
+        max_position_embeddings=256,
+        global_attn_every_n_layers=3,
+        local_attention=16,
+        pad_token_id=3,
+        cls_token_id=1,
+        sep_token_id=2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    ModernBertModel(config).save_pretrained(folder)
+    _save(bare, folder, pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]")
+
+
+def _save(bare: Any, folder: Path, *, pad: str, unk: str, cls: str, sep: str) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(
+        tokenizer_object=bare, pad_token=pad, unk_token=unk, cls_token=cls, sep_token=sep
+    ).save_pretrained(folder)
