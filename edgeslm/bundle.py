@@ -63,6 +63,9 @@ class Graphs(_Section):
 
     generate: str | None = None
     score: str | None = None
+    adapters: str | None = Field(
+        default=None, description="`generate` with inputs for LoRA matrices, of rank 0 unless an adapter is set"
+    )
     encode: str | None = None
 
 
@@ -89,6 +92,18 @@ class HeadSection(_Section):
     rows: int = Field(description="labelled rows it learned from")
 
 
+class AdapterSection(_Section):
+    """LoRA matrices for the graph ``adapters`` of one decoder bundle.
+
+    ``weights`` names an ``.onnx_adapter`` file: float32, by the names of the graph's inputs, scaled.
+    """
+
+    base: str = Field(description="digest of the decoder bundle, sha256:<hex>")
+    weights: str = "adapter.onnx_adapter"
+    rank: int = Field(ge=1, description="the largest of its ranks")
+    targets: tuple[str, ...]
+
+
 class Manifest(_Section):
     format: Literal[1] = 1
     name: str = Field(min_length=1)
@@ -102,6 +117,7 @@ class Manifest(_Section):
     graphs: Graphs = Graphs()
     encoder: EncoderSection | None = None
     head: HeadSection | None = None
+    adapter: AdapterSection | None = None
     runtime: dict[str, str] = Field(default_factory=dict)
     created: str = Field(description="UTC time, ISO 8601: SOURCE_DATE_EPOCH, else the source's revision date")
 
@@ -174,7 +190,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         parts = Path(entry.path).parts
         if not parts or Path(entry.path).is_absolute() or ".." in parts:
             raise BundleError(f"{where}: {entry.path!r} is not a path inside the bundle")
-    if manifest.kind in ("encoder", "head") and getattr(manifest, manifest.kind) is None:
+    if manifest.kind in ("encoder", "head", "adapter") and getattr(manifest, manifest.kind) is None:
         raise BundleError(f"{where}: of kind {manifest.kind}, but without the section {manifest.kind!r}")
     if manifest.kind in ("decoder", "encoder") and not manifest.context_length:
         raise BundleError(f"{where}: context_length is missing")
@@ -188,7 +204,8 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
 
 def _files_in_use(manifest: Manifest) -> list[str]:
     graphs = manifest.graphs
-    named = [graphs.generate, graphs.score, graphs.encode, manifest.head.weights if manifest.head else None]
+    named = [graphs.generate, graphs.score, graphs.adapters, graphs.encode]
+    named += [section.weights for section in (manifest.head, manifest.adapter) if section is not None]
     return [name for name in named if name is not None]
 
 

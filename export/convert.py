@@ -15,6 +15,7 @@ from typing import Any
 from edgeslm_export.checkpoint import Origin, bundle_name
 from edgeslm_export.child import OFFLINE, OnProgress, run_child
 from edgeslm_export.evaluate import measure_bundle
+from edgeslm_export.lora_graph import GRAPH, write_lora_graph
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.recipe import Recipe
 from edgeslm_export.resources import check_resources
@@ -45,6 +46,8 @@ def export_model(
             _build(origin, stage, Path(work), recipe, on_progress, debug)
         config = json.loads((stage / "genai_config.json").read_bytes())["model"]
         fields = _manifest_fields(origin, recipe, config, created)
+        if write_lora_graph(stage):
+            fields["graphs"]["adapters"] = GRAPH
         write_manifest(stage, fields)
         measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
         write_report(stage, _report(origin, recipe, stage))
