@@ -51,8 +51,10 @@ class InstantEngine(EngineProcess):
 
 
 ENGINES: dict[str, MakeProcess] = {
-    "parent": lambda bundle, threads: InstantEngine(bundle),
-    "pipe": lambda bundle, threads: EngineProcess(bundle, command=(sys.executable, str(FAKE_WORKER))),
+    "parent": lambda bundle, threads, adapters: InstantEngine(bundle),
+    "pipe": lambda bundle, threads, adapters: EngineProcess(
+        bundle, command=(sys.executable, str(FAKE_WORKER))
+    ),
 }
 
 

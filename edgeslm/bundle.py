@@ -64,7 +64,8 @@ class Graphs(_Section):
     generate: str | None = None
     score: str | None = None
     adapters: str | None = Field(
-        default=None, description="`generate` with inputs for LoRA matrices, of rank 0 unless an adapter is set"
+        default=None,
+        description="`generate` with inputs for LoRA matrices, of rank 0 unless an adapter is set",
     )
     encode: str | None = None
 
@@ -168,6 +169,26 @@ def load_bundle(path: Path) -> Bundle:
         if size != entry.bytes:
             raise BundleError(f"{file}: {size} bytes, the manifest says {entry.bytes}")
     return Bundle(path, manifest, "sha256:" + hashlib.sha256(raw).hexdigest())
+
+
+def load_adapter(path: Path, base: Bundle) -> Bundle:
+    """An adapter bundle, for the decoder bundle ``base``.
+
+    :raises BundleError: no adapter, or of another base; or a base whose graph takes none.
+    """
+    bundle = load_bundle(path)
+    if bundle.manifest.adapter is None:
+        raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where an adapter is needed")
+    if base.manifest.graphs.adapters is None:
+        raise BundleError(
+            f"{base.path}: it has no graph that takes adapters; export it again with this version of edgeslm"
+        )
+    if bundle.manifest.adapter.base != base.digest:
+        raise BundleError(
+            f"{path}: made for the base {short_digest(bundle.manifest.adapter.base)}, and {base.path} is "
+            f"{short_digest(base.digest)}; make it anew with edgeslm-export adapter --base {base.path}"
+        )
+    return bundle
 
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:

@@ -163,6 +163,9 @@ class Task(Section):
     learned: FilePath | None = Field(
         default=None, description="Folder that `edgeslm-export tune` wrote: brings kind and labels"
     )
+    adapter: FilePath | None = Field(
+        default=None, description="Adapter bundle that `edgeslm-export adapter` made for the model's bundle"
+    )
     mode: Literal["quote", "compose"] = Field(
         default="quote", description="How `answer` answers: `quote` the context, or `compose` a sentence"
     )

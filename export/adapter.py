@@ -75,12 +75,12 @@ def check_base(lora: Lora, base: Bundle, branches: Sequence[Branch]) -> None:
             )
         if any((layer, _BLOCKS[block], part) not in known for part in _parts(matrix)):
             there = ", ".join(sorted({part for _, _, part in known}))
-            raise ExportError(f"{lora.path} adds to {block}.{matrix}; {base.path} takes additions to {there}.")
+            raise ExportError(
+                f"{lora.path} adds to {block}.{matrix}; {base.path} takes additions to {there}."
+            )
 
 
-def arrange(
-    lora: Lora, branches: Sequence[Branch], head_sizes: Mapping[str, int]
-) -> dict[str, Floats]:
+def arrange(lora: Lora, branches: Sequence[Branch], head_sizes: Mapping[str, int]) -> dict[str, Floats]:
     """Graph inputs by name, for the branches that the adapter adds to.
 
     Modules that are packed into one product share a branch: their A stand side by side and B is zero but for
@@ -108,9 +108,7 @@ def arrange(
     return values
 
 
-def _blocks(
-    lora: Lora, branch: Branch, head_sizes: Mapping[str, int]
-) -> list[tuple[Pair, slice, slice]]:
+def _blocks(lora: Lora, branch: Branch, head_sizes: Mapping[str, int]) -> list[tuple[Pair, slice, slice]]:
     """The pairs that add to a branch, with the outputs that are meant in the pair's B and in the branch."""
     parts = _parts(branch.matrix)
     widths = {
@@ -120,13 +118,15 @@ def _blocks(
     offsets = _offsets(parts, widths)
     block = next(name for name, short in _BLOCKS.items() if short == branch.block)
     blocks = []
-    for matrix in {part: None for part in (branch.matrix, *parts, *PACKED)}:
+    for matrix in dict.fromkeys((branch.matrix, *parts, *PACKED)):
         pair = lora.pairs.get((branch.layer, block, matrix))
         own = _parts(matrix)
         if pair is None or not set(own) & set(parts):
             continue
         # Of a packed pair whose parts are products of their own, the widths come from their branches.
-        inner = _offsets(own, {part: widths.get(part) or head_sizes.get(part, branch.outputs) for part in own})
+        inner = _offsets(
+            own, {part: widths.get(part) or head_sizes.get(part, branch.outputs) for part in own}
+        )
         outputs = inner[own[-1]].stop
         if pair.a.shape[1] != branch.inputs or pair.b.shape[0] != outputs:
             raise ExportError(

@@ -96,7 +96,9 @@ def load_lora(path: Path) -> Lora:
     config = _load_config(path)
     for key, (unused, what) in _REFUSED.items():
         if config.get(key, unused) not in (unused, None, False, [], {}):
-            raise ExportError(f"{path / CONFIG}: the adapter has {what}; train it as plain LoRA without {key}.")
+            raise ExportError(
+                f"{path / CONFIG}: the adapter has {what}; train it as plain LoRA without {key}."
+            )
     start = str(config.get("init_lora_weights", "")).lower()
     if start.startswith(_CHANGES_BASE):
         raise ExportError(
@@ -107,7 +109,9 @@ def load_lora(path: Path) -> Lora:
     pairs = {}
     for (layer, block, matrix), (module, found) in halves.items():
         if found.keys() != {"A", "B"}:
-            raise ExportError(f"{path / WEIGHTS}: {module} has lora_{next(iter(found))} without its counterpart.")
+            raise ExportError(
+                f"{path / WEIGHTS}: {module} has lora_{next(iter(found))} without its counterpart."
+            )
         a, b = found["A"], found["B"]
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
             raise ExportError(
@@ -138,7 +142,9 @@ def _load_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ExportError(f"{file}: not a JSON object.")
     if config.get("peft_type") != "LORA":
-        raise ExportError(f"{file}: peft_type is {config.get('peft_type')!r}; only LORA adapters can be swapped.")
+        raise ExportError(
+            f"{file}: peft_type is {config.get('peft_type')!r}; only LORA adapters can be swapped."
+        )
     return config
 
 

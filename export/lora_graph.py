@@ -88,7 +88,9 @@ def add_branches(model: Any) -> list[Branch]:
         node.output[0] = f"{name}/base"
         nodes += [
             helper.make_node("MatMul", [node.input[0], branch.a], [f"{name}/A/output_0"], f"{name}/A/MatMul"),
-            helper.make_node("MatMul", [f"{name}/A/output_0", branch.b], [f"{name}/B/output_0"], f"{name}/B/MatMul"),
+            helper.make_node(
+                "MatMul", [f"{name}/A/output_0", branch.b], [f"{name}/B/output_0"], f"{name}/B/MatMul"
+            ),
             helper.make_node("Add", [node.output[0], f"{name}/B/output_0"], [out], f"{name}/Add"),
         ]
         rank = f"rank of {branch.path}"

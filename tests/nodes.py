@@ -138,7 +138,9 @@ class Node:
         config = load_config(write_configuration(folder, configuration))
         service = Service(
             config,
-            make_process=lambda bundle, threads: EngineProcess(bundle, threads=threads, command=FAKE_COMMAND),
+            make_process=lambda bundle, threads, adapters: EngineProcess(
+                bundle, threads=threads, command=FAKE_COMMAND
+            ),
         )
         self._started = threading.Event()
         self._config, self._service = config, service

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,15 @@ class Node:
     def __init__(self, folder: Path, *names: str, **fakes: Any) -> None:
         self.processes: dict[str, FakeProcess] = {}
 
-        def make(bundle: Path, threads: int) -> FakeProcess:
-            self.threads = threads
+        def make(bundle: Path, threads: int, adapters: Sequence[Path]) -> FakeProcess:
+            self.threads, self.adapters = threads, adapters
             process = self.processes[bundle.name] = FakeProcess(bundle, **fakes)
             return process
 
         bundles = {name: write_bundle(folder / name) for name in names or ("small",)}
-        self.models = Models(bundles, {"small": 3}, make_process=make)
+        self.models = Models(
+            bundles, {"small": 3}, adapters={"small": [folder / "adapter"]}, make_process=make
+        )
 
     @property
     def small(self) -> FakeProcess:
@@ -57,12 +59,13 @@ def test_names_and_labels(tmp_path: Path) -> None:
     assert node.models.find("sha256:0") is None
     assert node.models.label("small") == f"small@{bundle.digest[:19]}"
     assert node.threads == 3
+    assert node.adapters == [tmp_path / "adapter"]
     assert node.models.pids == {}
 
 
 def test_a_missing_bundle_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
-        Models({"a": tmp_path / "none"}, {}, make_process=lambda path, threads: FakeProcess(path))
+        Models({"a": tmp_path / "none"}, {}, make_process=lambda path, threads, adapters: FakeProcess(path))
 
 
 def test_starts_all_and_stops_all(tmp_path: Path) -> None:

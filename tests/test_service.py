@@ -53,7 +53,9 @@ def make_service(folder: Path, more: str = "", on_call: Callable[[Call], Output]
     text = CONFIG.format(folder=folder) + textwrap.indent(textwrap.dedent(more), "  ")
     return Service(
         parse_config(text),
-        make_process=lambda path, threads: FakeProcess(path, on_call=on_call or (lambda call: Output())),
+        make_process=lambda path, threads, adapters: FakeProcess(
+            path, on_call=on_call or (lambda call: Output())
+        ),
     )
 
 

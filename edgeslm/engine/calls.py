@@ -72,6 +72,8 @@ class Generate:
     guide: Guide | None = None
     stop: tuple[str, ...] = ()
     stream: bool = False
+    adapter: str | None = None
+    """Folder of an adapter bundle that the engine was started with; None computes with the base alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Score:
 
     prompt: Prompt
     labels: tuple[str, ...]
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class EngineProcess:
     """One worker process with one loaded model; lives on one event loop.
 
     :param threads: for the model; 0 takes every CPU that this process may use.
+    :param adapters: adapter bundles that calls to it may name.
     :param command: what to run instead of this Python, for an emulator or a test.
     """
 
@@ -49,6 +50,7 @@ class EngineProcess:
         bundle: Path,
         *,
         threads: int = 0,
+        adapters: Sequence[Path] = (),
         log_level: str = "WARNING",
         command: Sequence[str] = COMMAND,
         stop_grace_s: float = STOP_GRACE_S,
@@ -57,6 +59,7 @@ class EngineProcess:
         self.bundle = bundle
         self.info: EngineInfo | None = None
         self._threads = threads or len(os.sched_getaffinity(0))
+        self._adapters = tuple(map(str, adapters))
         self._log_level = log_level
         self._command = command
         self._stop_grace_s = stop_grace_s
@@ -147,7 +150,10 @@ class EngineProcess:
 
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [*self._command, str(descriptor), str(self.bundle), str(self._threads), self._log_level],
+            [
+                *(*self._command, str(descriptor), str(self.bundle), str(self._threads), self._log_level),
+                *self._adapters,
+            ],
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
             # Read at import by both libraries; the worker sets it too, this covers its children.

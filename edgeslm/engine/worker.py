@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,14 +72,14 @@ class _Inbox:
 class Engine:
     """A loaded model of either kind behind one method."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, adapters: Sequence[Path] = ()) -> None:
         kind = load_bundle(path).manifest.kind
         self._decoder: Decoder | None = None
         self._encoder: Encoder | None = None
         if kind == "decoder":
             from edgeslm.engine.decoder import Decoder
 
-            self._decoder = Decoder(path, threads)
+            self._decoder = Decoder(path, threads, adapters)
             self.context_length = self._decoder.context_length
         elif kind == "encoder":
             from edgeslm.engine.encoder import Encoder
@@ -117,13 +118,13 @@ class Engine:
             self._decoder.close()
 
 
-def serve(pipe: Connection, path: Path, threads: int) -> None:
+def serve(pipe: Connection, path: Path, threads: int, adapters: Sequence[Path] = ()) -> None:
     """Loads the bundle, says so, and answers calls until the pipe closes."""
     inbox = _Inbox(pipe)
     inbox.start()
     started = time.perf_counter()
     try:
-        engine = Engine(path, threads)
+        engine = Engine(path, threads, adapters)
     except BundleError as error:
         pipe.send(("refused", str(error)))
         return
@@ -164,12 +165,12 @@ def _answer(engine: Engine, inbox: _Inbox, pipe: Connection, number: int, call: 
 
 
 def main(argv: list[str]) -> None:
-    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL``, started by ``process``."""
+    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL [ADAPTER...]``, started by ``process``."""
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=argv[3], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    serve(Connection(int(argv[0])), Path(argv[1]), int(argv[2]))
+    serve(Connection(int(argv[0])), Path(argv[1]), int(argv[2]), [Path(path) for path in argv[4:]])
 
 
 if __name__ == "__main__":

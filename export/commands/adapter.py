@@ -14,7 +14,10 @@ EXAMPLE = "edgeslm-export adapter lora/fields adapters/fields --base smollm2-135
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "lora", type=Path, metavar="LORA_DIR", help="folder with adapter_config.json and adapter_model.safetensors"
+        "lora",
+        type=Path,
+        metavar="LORA_DIR",
+        help="folder with adapter_config.json and adapter_model.safetensors",
     )
     command.add_argument("out", type=Path, metavar="OUT", help="the bundle folder to make")
     command.add_argument(
