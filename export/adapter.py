@@ -1,4 +1,4 @@
-"""A PEFT LoRA to a bundle of kind ``adapter``: matrices as the base's LoRA graph takes them, in one mapped file.
+"""A PEFT LoRA to a bundle of kind ``adapter``: matrices as the base's LoRA graph takes them, in one file.
 
 The weights stay float32. The bundle names its base by digest and works with no other; ``lora`` reads the
 folder, ``lora_graph`` says what the base takes.
@@ -53,7 +53,7 @@ def export_adapter(
     with staged(out) as stage:
         write_adapter(values, stage / FILE)
         write_report(stage, _report(lora, stage / FILE))
-        manifest = write_manifest(stage, _manifest_fields(lora, bundle, out.name, created))
+        manifest = write_manifest(stage, _manifest_fields(lora, bundle, created))
         measured = measure_adapter(base, stage, on_progress=on_progress, debug=debug)
     return manifest, measured
 
@@ -130,8 +130,8 @@ def _blocks(lora: Lora, branch: Branch, head_sizes: Mapping[str, int]) -> list[t
         outputs = inner[own[-1]].stop
         if pair.a.shape[1] != branch.inputs or pair.b.shape[0] != outputs:
             raise ExportError(
-                f"{lora.path} adds to {block}.{matrix} of layer {branch.layer} with {pair.a.shape[1]} inputs and "
-                f"{pair.b.shape[0]} outputs, the base has {branch.inputs} and {outputs}; "
+                f"{lora.path} adds to {block}.{matrix} of layer {branch.layer} with {pair.a.shape[1]} inputs "
+                f"and {pair.b.shape[0]} outputs, the base has {branch.inputs} and {outputs}; "
                 "name the base that it was trained on."
             )
         blocks += [(pair, inner[part], offsets[part]) for part in own if part in offsets]
@@ -190,13 +190,13 @@ def _report(lora: Lora, file: Path) -> dict[str, Any]:
     }
 
 
-def _manifest_fields(lora: Lora, base: Bundle, name: str, created: str) -> dict[str, Any]:
-    revision = f"sha256:{file_digest(lora.path / WEIGHTS)}"
+def _manifest_fields(lora: Lora, base: Bundle, created: str) -> dict[str, Any]:
+    name, revision = lora.path.resolve().name, f"sha256:{file_digest(lora.path / WEIGHTS)}"
     return {
         "name": name,
         "kind": "adapter",
         "architecture": base.manifest.architecture,
-        "source": Source(id=lora.path.resolve().name, revision=revision),
+        "source": Source(id=name, revision=revision),
         "adapter": {"base": base.digest, "weights": FILE, "rank": lora.rank, "targets": lora.targets},
         "runtime": runtime_versions("onnxruntime", "onnxruntime-genai"),
         "created": created,

@@ -55,7 +55,8 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """One module's addition ``scale * B A x``: ``a`` float32 [rank, inputs], ``b`` float32 [outputs, rank]."""
+    """One module's addition ``scale * B A x``: ``a`` float32 [rank, inputs], ``b`` float32
+    [outputs, rank]."""
 
     a: Floats
     b: Floats
@@ -102,7 +103,7 @@ def load_lora(path: Path) -> Lora:
     start = str(config.get("init_lora_weights", "")).lower()
     if start.startswith(_CHANGES_BASE):
         raise ExportError(
-            f"{path / CONFIG}: init_lora_weights {start!r} changed the base's own weights; convert the adapter "
+            f"{path / CONFIG}: init_lora_weights {start!r} changed the base's own weights; convert it "
             "with PEFT's path_initial_model_for_weight_conversion first."
         )
     halves = _load_halves(path / WEIGHTS)
@@ -115,7 +116,7 @@ def load_lora(path: Path) -> Lora:
         a, b = found["A"], found["B"]
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
             raise ExportError(
-                f"{path / WEIGHTS}: {module} has matrices of {list(a.shape)} and {list(b.shape)}, which don't fit."
+                f"{path / WEIGHTS}: {module} has A {list(a.shape)} and B {list(b.shape)}, which don't fit."
             )
         pairs[layer, block, matrix] = Pair(a, b, _scale(config, module, a.shape[0], path))
     if not pairs:
@@ -164,7 +165,7 @@ def _load_halves(file: Path) -> dict[tuple[int, str, str], tuple[str, dict[str, 
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, Floats]]:
-    """Names and float32 values. Read without torch, which takes seconds to import; numpy knows no bfloat16."""
+    """Names and float32 values. Read without torch, slow to import; numpy knows no bfloat16."""
     import numpy as np
     from safetensors import SafetensorError, deserialize
 
@@ -188,12 +189,12 @@ def _tensors(file: Path) -> Iterator[tuple[str, Floats]]:
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int, path: Path) -> float:
-    """``alpha / r``, or ``alpha / sqrt(r)`` for rank-stabilised LoRA (arXiv:2312.03732), as PEFT computes it."""
+    """``alpha / r``, or ``alpha / sqrt(r)`` for rank-stabilised LoRA (arXiv:2312.03732), as in PEFT."""
     wanted = _pattern_value(config.get("rank_pattern") or {}, module, config.get("r"))
     alpha = _pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
     if wanted != rank or not isinstance(alpha, int | float):
         raise ExportError(
-            f"{path / CONFIG}: says rank {wanted} and alpha {alpha} for {module}, whose matrices have rank {rank}."
+            f"{path / CONFIG}: says rank {wanted}, alpha {alpha} for {module}; its matrices have rank {rank}."
         )
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 

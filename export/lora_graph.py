@@ -1,10 +1,10 @@
 """The second graph of a decoder bundle: the first one with an empty low-rank branch at each matrix product.
 
-``model_lora.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``, so it costs the size of its nodes and
-no weights. Beside each product ``x W`` of a layer it computes ``x A B`` and adds it (LoRA, arXiv:2106.09685).
-A and B are graph inputs with empty initial values: of rank 0, until an adapter brings its own. Works on finished
-graphs of onnxruntime-genai's builder, float or quantized (``MatMul`` or ``MatMulNBits``), by the names of their
-nodes; knows no adapter's format.
+``model_lora.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``, so it costs the size of its nodes
+and no weights. Beside each product ``x W`` of a layer it computes ``x A B`` and adds it (LoRA,
+arXiv:2106.09685). A and B are graph inputs with empty initial values: of rank 0, until an adapter brings its
+own. Works on finished graphs of onnxruntime-genai's builder, float or quantized (``MatMul`` or
+``MatMulNBits``), by the names of their nodes; knows no adapter's format.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def load_branches(graph: Path) -> list[Branch]:
 def add_branches(model: Any) -> list[Branch]:
     """Adds a branch to each matrix product of the layers of ``model`` (an ``onnx.ModelProto``), in place.
 
-    Three nodes a product, packed ones included: each node costs about a microsecond a token, which is what a
-    small model feels. An empty B has one column, not ``outputs``: the sum of nothing then is one zero a token,
-    and not a matrix of them that has to be written and read.
+    Three nodes a product, packed ones included: each node costs about a microsecond a token, which is what
+    a small model feels. An empty B has one column, not ``outputs``: the sum of nothing then is one zero a
+    token, and not a matrix of them that has to be written and read.
     """
     from onnx import TensorProto, helper
 

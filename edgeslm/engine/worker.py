@@ -165,7 +165,7 @@ def _answer(engine: Engine, inbox: _Inbox, pipe: Connection, number: int, call: 
 
 
 def main(argv: list[str]) -> None:
-    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL [ADAPTER...]``, started by ``process``."""
+    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL [ADAPTER...]``; see ``process``."""
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
