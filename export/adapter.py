@@ -45,17 +45,22 @@ def export_adapter(
     """
     bundle = load_bundle(base)
     verify_bundle(bundle)
-    branches = _branches(bundle)
+    branches = load_base(bundle)
     lora = load_lora(folder)
     check_base(lora, bundle, branches)
-    values = arrange(lora, branches, _head_sizes(bundle))
-    created = created_at("")
+    values = arrange(lora, branches, head_sizes(bundle))
     with staged(out) as stage:
-        write_adapter(values, stage / FILE)
-        write_report(stage, _report(lora, stage / FILE))
-        manifest = write_manifest(stage, _manifest_fields(lora, bundle, created))
+        manifest = write_bundle(stage, lora, bundle, values)
         measured = measure_adapter(base, stage, on_progress=on_progress, debug=debug)
     return manifest, measured
+
+
+def write_bundle(folder: Path, lora: Lora, base: Bundle, values: Mapping[str, Floats]) -> Manifest:
+    """Writes the files of an adapter bundle into an empty folder."""
+    created = created_at("")
+    write_adapter(values, folder / FILE)
+    write_report(folder, _report(lora, folder / FILE))
+    return write_manifest(folder, _manifest_fields(lora, base, created))
 
 
 def check_base(lora: Lora, base: Bundle, branches: Sequence[Branch]) -> None:
@@ -163,7 +168,11 @@ def write_adapter(values: Mapping[str, Floats], file: Path) -> None:
     adapter.export_adapter(str(file))
 
 
-def _branches(base: Bundle) -> list[Branch]:
+def load_base(base: Bundle) -> list[Branch]:
+    """Where an adapter can add to a base.
+
+    :raises ExportError: it is no decoder, or its graph takes no adapters.
+    """
     manifest = base.manifest
     if manifest.kind != "decoder":
         raise ExportError(f"{base.path} is a bundle of kind {manifest.kind}; an adapter adds to a decoder.")
@@ -172,7 +181,8 @@ def _branches(base: Bundle) -> list[Branch]:
     return load_branches(base.path / manifest.graphs.adapters)
 
 
-def _head_sizes(base: Bundle) -> dict[str, int]:
+def head_sizes(base: Bundle) -> dict[str, int]:
+    """Outputs of the queries, keys and values of all heads."""
     decoder = json.loads((base.path / "genai_config.json").read_bytes())["model"]["decoder"]
     size = int(decoder["head_size"])
     queries, keys = int(decoder["num_attention_heads"]) * size, int(decoder["num_key_value_heads"]) * size

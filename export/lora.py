@@ -110,9 +110,7 @@ def load_lora(path: Path) -> Lora:
     pairs = {}
     for (layer, block, matrix), (module, found) in halves.items():
         if found.keys() != {"A", "B"}:
-            raise ExportError(
-                f"{path / WEIGHTS}: {module} has lora_{next(iter(found))} without its counterpart."
-            )
+            raise ExportError(f"{path / WEIGHTS}: {module} has only lora_{next(iter(found))} of its two.")
         a, b = found["A"], found["B"]
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
             raise ExportError(
