@@ -386,6 +386,8 @@ def test_files_that_can_t_be_read(tmp_path: Path) -> None:
         ({"kind": "embed", "model": "small", "allow": ["stream"]}, "allow: stream means nothing to embed"),
         ({"kind": "generate", "learned": "/x"}, "learned: means nothing to generate (only to classify)"),
         ({"learned": "/x", "allow": ["labels"]}, "allow: labels can't be set by senders here"),
+        ({"kind": "embed", "model": "small", "adapter": "/x"}, "adapter: means nothing to embed"),
+        ({"learned": "/x", "adapter": "/y"}, "adapter: means nothing here: a learned head"),
         ({"kind": "generate", "model": "small", "allow": ["strem"]}, "allow[0]: must be one of max_tokens"),
         ({"kind": "generate", "model": "small", "threshold": 1.5}, "threshold: must be at most 1"),
         ({"kind": "generate", "model": "small", "top_p": 0}, "top_p: must be more than 0"),
