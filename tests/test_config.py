@@ -395,7 +395,7 @@ def test_files_that_can_t_be_read(tmp_path: Path) -> None:
             {"kind": "generate", "model": "small", "overflow": "tial"},
             "overflow: must be one of error, head, tail",
         ),
-        ({"kind": "generate", "model": "small", "adapter": "/a"}, "adapter: unknown key"),
+        ({"kind": "generate", "model": "small", "stages": ["a"]}, "stages: unknown key"),
         ({"kind": "generate", "model": "small", "stop": [""]}, "stop[0]: must have at least 1 character"),
         ({"kind": "extract", "model": "small"}, "schema: missing"),
         ({"kind": "extract", "model": "small", "schema": {}}, "schema.type: must be object"),

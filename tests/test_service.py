@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from edgeslm.bundle import load_bundle
 from edgeslm.config import parse_config
-from edgeslm.engine.calls import Call, Classify, Cost, Embed, Output, Score
+from edgeslm.engine.calls import Call, Classify, Cost, Embed, Generate, Output, Score
 from edgeslm.errors import BundleError, ConfigError, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.service import Service
