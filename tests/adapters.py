@@ -51,8 +51,9 @@ def make_lora(folder: Path, seed: int, rank: int = 4, strength: float = 0.3) -> 
 def make_adapter(folder: Path, base: Path, seed: int, rank: int = 4) -> Path:
     """An adapter bundle; without the trial run of ``export_adapter``, which loads the base each time."""
     from edgeslm_export import adapter
+    from edgeslm_export.lora import load_lora
 
-    lora = adapter.load_lora(make_lora(folder.with_name(f"{folder.name}.lora"), seed, rank))
+    lora = load_lora(make_lora(folder.with_name(f"{folder.name}.lora"), seed, rank))
     bundle = load_bundle(base)
     values = adapter.arrange(lora, adapter.load_base(bundle), adapter.head_sizes(bundle))
     folder.mkdir()

@@ -222,9 +222,8 @@ def test_each_task_kind_is_served(tmp_path: Path) -> None:
 
 
 def write_adapter(folder: Path, base: str) -> Path:
-    manifest = json.loads((write_bundle(folder) / "manifest.json").read_text())
-    manifest |= {"kind": "adapter", "context_length": 0}
-    manifest["adapter"] = {"base": base, "weights": "model.onnx", "rank": 4, "targets": ["q_proj"]}
+    manifest = json.loads((write_bundle(folder, "adapter") / "manifest.json").read_text())
+    manifest["adapter"]["base"] = base
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
