@@ -24,7 +24,8 @@ from edgeslm.config import Config, load_config
 from edgeslm.daemon import Daemon
 from edgeslm.engine.calls import Call, Cost, EngineInfo, Output, Score
 from edgeslm.engine.process import EngineProcess
-from edgeslm.service import MakeProcess, Service
+from edgeslm.models import MakeProcess
+from edgeslm.service import Service
 
 FAKE_WORKER = Path(__file__).parents[1] / "tests" / "fake_worker.py"
 COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
@@ -51,8 +52,10 @@ class InstantEngine(EngineProcess):
 
 
 ENGINES: dict[str, MakeProcess] = {
-    "parent": lambda bundle, threads: InstantEngine(bundle),
-    "pipe": lambda bundle, threads: EngineProcess(bundle, command=(sys.executable, str(FAKE_WORKER))),
+    "parent": lambda bundle, threads, adapters: InstantEngine(bundle),
+    "pipe": lambda bundle, threads, adapters: EngineProcess(
+        bundle, command=(sys.executable, str(FAKE_WORKER))
+    ),
 }
 
 

@@ -67,6 +67,10 @@ class Graphs(_Section):
 
     generate: str | None = None
     score: str | None = None
+    adapters: str | None = Field(
+        default=None,
+        description="`generate` with inputs for LoRA matrices, of rank 0 unless an adapter is set",
+    )
     encode: str | None = None
 
 
@@ -98,6 +102,18 @@ class HeadSection(_Section):
     rows: int = Field(description="labelled rows it learned from")
 
 
+class AdapterSection(_Section):
+    """LoRA matrices for the graph ``adapters`` of one decoder bundle.
+
+    ``weights`` names an ``.onnx_adapter`` file: float32, by the names of the graph's inputs, scaled.
+    """
+
+    base: str = Field(description="digest of the decoder bundle, sha256:<hex>")
+    weights: str = "adapter.onnx_adapter"
+    rank: int = Field(ge=1, description="the largest of its ranks")
+    targets: tuple[str, ...]
+
+
 class Manifest(_Section):
     format: Literal[1] = 1
     name: str = Field(min_length=1)
@@ -111,6 +127,7 @@ class Manifest(_Section):
     graphs: Graphs = Graphs()
     encoder: EncoderSection | None = None
     head: HeadSection | None = None
+    adapter: AdapterSection | None = None
     runtime: dict[str, str] = Field(default_factory=dict)
     created: str = Field(description="UTC time, ISO 8601: SOURCE_DATE_EPOCH, else the source's revision date")
 
@@ -213,6 +230,28 @@ def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]
         raise BundleError(f"{error.filename or folder / inside}: {error.strerror}") from None
 
 
+def check_adapter(adapter: Bundle, base: Bundle) -> Bundle:
+    """``adapter``, if it is one for the decoder bundle ``base``.
+
+    :raises BundleError: no adapter, or of another base; or a base whose graph takes none.
+    """
+    if adapter.manifest.adapter is None:
+        raise BundleError(
+            f"{adapter.path}: a bundle of kind {adapter.manifest.kind}, where an adapter is needed"
+        )
+    if base.manifest.graphs.adapters is None:
+        raise BundleError(
+            f"{base.path}: it has no graph that takes adapters; export it again with this version of edgeslm"
+        )
+    if adapter.manifest.adapter.base != base.digest:
+        raise BundleError(
+            f"{adapter.path}: made for the base {short_digest(adapter.manifest.adapter.base)}, and "
+            f"{base.path} is {short_digest(base.digest)}; "
+            f"make it anew with edgeslm-export adapter --base {base.path}"
+        )
+    return adapter
+
+
 def parse_manifest(raw: bytes, where: str) -> Manifest:
     """:raises BundleError: not JSON, an unknown format or field, or a path outside the folder or the list."""
     try:
@@ -235,7 +274,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
             raise BundleError(f"{where}: {entry.path!r} is not a path inside the bundle")
         if entry.path in (MANIFEST, SIGNATURE):
             raise BundleError(f"{where}: lists {entry.path}, which is made after its list of files")
-    if manifest.kind in ("encoder", "head") and getattr(manifest, manifest.kind) is None:
+    if manifest.kind in ("encoder", "head", "adapter") and getattr(manifest, manifest.kind) is None:
         raise BundleError(f"{where}: of kind {manifest.kind}, but without the section {manifest.kind!r}")
     if manifest.kind in ("decoder", "encoder") and not manifest.context_length:
         raise BundleError(f"{where}: context_length is missing")
@@ -249,7 +288,8 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
 
 def _files_in_use(manifest: Manifest) -> list[str]:
     graphs = manifest.graphs
-    named = [graphs.generate, graphs.score, graphs.encode, manifest.head.weights if manifest.head else None]
+    named = [graphs.generate, graphs.score, graphs.adapters, graphs.encode]
+    named += [section.weights for section in (manifest.head, manifest.adapter) if section is not None]
     return [name for name in named if name is not None]
 
 

@@ -21,11 +21,12 @@ Fault = tuple[Path, str]
 
 _GENERATION = frozenset({"max_tokens", "temperature", "top_p", "repetition_penalty", "seed", "stop"})
 _KEYS: dict[Kind, frozenset[str]] = {
-    "classify": frozenset({"instruction", "labels", "learned", "examples"}),
-    "extract": frozenset({"instruction", "output_schema", "examples", "verbatim"}) | (_GENERATION - {"stop"}),
-    "answer": frozenset({"instruction", "mode"}) | _GENERATION,
-    "summarize": frozenset({"instruction", "examples"}) | _GENERATION,
-    "generate": frozenset({"instruction", "examples"}) | _GENERATION,
+    "classify": frozenset({"instruction", "labels", "learned", "examples", "adapter"}),
+    "extract": frozenset({"instruction", "output_schema", "examples", "verbatim", "adapter"})
+    | (_GENERATION - {"stop"}),
+    "answer": frozenset({"instruction", "mode", "adapter"}) | _GENERATION,
+    "summarize": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
+    "generate": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
     "embed": frozenset(),
 }
 """The keys that mean something to a kind, besides those that all kinds have."""
@@ -99,6 +100,8 @@ def _task_faults(path: Path, task: Task, names: Names) -> Iterator[Fault]:
     if kind == "classify":
         if task.labels is None and not task.learned:
             yield (*path, "labels"), "missing: list what to choose from, or give the folder of a learned head"
+        if task.learned and task.adapter:
+            yield (*path, "adapter"), "means nothing here: a learned head computes on an encoder; take it out"
         if task.learned and "labels" in (task.allow or ()):
             yield (*path, "allow"), "labels can't be set by senders here: a learned head knows only its own"
     elif kind == "extract":

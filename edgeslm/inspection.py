@@ -70,6 +70,9 @@ def render(described: dict[str, Any]) -> str:
     if head := manifest.get("head"):
         rows.append(("labels", ", ".join(head["labels"])))
         rows.append(("learned from", f"{head['rows']} rows on encoder {head['encoder']}"))
+    if adapter := manifest.get("adapter"):
+        rows.append(("adds to", f"{', '.join(adapter['targets'])}, rank {adapter['rank']}"))
+        rows.append(("base", adapter["base"]))
     for tokens, need in described.get("memory_bytes", {}).items():
         rows.append(("memory", f"about {need / 1e6:.0f} MB with {tokens} tokens"))
     rows += [("made for", f"{name} {version}") for name, version in manifest["runtime"].items()]

@@ -163,6 +163,9 @@ class Task(Section):
     learned: FilePath | None = Field(
         default=None, description="Folder that `edgeslm-export tune` wrote: brings kind and labels"
     )
+    adapter: FilePath | None = Field(
+        default=None, description="Adapter bundle that `edgeslm-export adapter` made for the model's bundle"
+    )
     mode: Literal["quote", "compose"] = Field(
         default="quote", description="How `answer` answers: `quote` the context, or `compose` a sentence"
     )
@@ -363,7 +366,10 @@ class Config(Section):
         """Every bundle that the file names, by what it is there."""
         models = {f"model {name}": model.bundle for name, model in self.models.items()}
         learned = {f"task {name}": task.learned for name, task in self.tasks.items() if task.learned}
-        return {**models, **learned}
+        adapters = {
+            f"adapter of task {name}": task.adapter for name, task in self.tasks.items() if task.adapter
+        }
+        return {**models, **learned, **adapters}
 
     @property
     def base(self) -> str:

@@ -6,22 +6,20 @@ The daemon puts a bus in front of it, ``edgeslm try`` a terminal.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from edgeslm.bundle import HeadSection
+from edgeslm.bundle import Bundle, HeadSection, check_adapter, short_digest
 from edgeslm.config import Config
 from edgeslm.config import Task as TaskSection
-from edgeslm.engine.calls import Call, Output
+from edgeslm.engine.calls import Call, Generate, Output, Score
 from edgeslm.engine.process import EngineProcess
-from edgeslm.errors import ConfigError, RequestError, UnknownTask
+from edgeslm.errors import BundleError, ConfigError, RequestError, UnknownTask
 from edgeslm.messages import Request, Result
-from edgeslm.models import Models
+from edgeslm.models import MakeProcess, Models
 from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
 from edgeslm.tasks import Ask, Outcome, Task, make_task
 from edgeslm.trust import Trust
-
-MakeProcess = Callable[[Path, int], EngineProcess]
 
 
 class Service:
@@ -36,15 +34,17 @@ class Service:
         self.models = Models(
             {name: Path(model.bundle) for name, model in config.models.items()},
             {name: 0 if model.threads == "auto" else model.threads for name, model in config.models.items()},
+            adapters=_adapters_by_model(config),
             make_process=make_process
             or (
-                lambda bundle, threads: EngineProcess(
-                    bundle, threads=threads, log_level=config.log_level.upper()
+                lambda bundle, threads, adapters: EngineProcess(
+                    bundle, threads=threads, adapters=adapters, log_level=config.log_level.upper()
                 )
             ),
             load=self._trust.load,
         )
         self.tasks: dict[str, Task] = {}
+        self._adapters: dict[str, Bundle] = {}
         self._model_of: dict[str, str] = {}
         problems: list[str] = []
         for name, section in config.tasks.items():
@@ -111,16 +111,24 @@ class Service:
             raise ConfigError(
                 [f"tasks.{name}.model: {model} is of kind {kind}; this task needs kind {needed}"]
             )
+        if section.adapter is not None:
+            try:
+                adapter = check_adapter(self._trust.load(Path(section.adapter)), self.models.bundle(model))
+            except BundleError as error:
+                raise ConfigError([f"tasks.{name}.adapter: {error}"]) from None
+            self.models.expect_adapter(model, adapter)
+            self._adapters[name] = adapter
         self.tasks[name] = task
         self._model_of[name] = model
 
     async def _run(self, request: Request, on_chunk: OnChunk | None, on_start: OnStart | None) -> Result:
         started = time.monotonic()
         model = self._model_of[request.task]
-        outcome = await self.tasks[request.task].run(request, self._ask(model, on_start), on_chunk)
+        outcome = await self.tasks[request.task].run(request, self._ask(request.task, on_start), on_chunk)
         return self._result(request, outcome, model, started)
 
-    def _ask(self, model: str, on_start: OnStart | None) -> Ask:
+    def _ask(self, task: str, on_start: OnStart | None) -> Ask:
+        model, adapter = self._model_of[task], self._adapters.get(task)
         has_begun = False
 
         def on_try(attempt: int) -> None:
@@ -131,9 +139,16 @@ class Service:
             has_begun = True
 
         async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
+            if adapter is not None and isinstance(call, Generate | Score):
+                call = replace(call, adapter=str(adapter.path))
             return await self.models.ask(model, call, on_chunk, on_try)
 
         return ask
+
+    def _label(self, task: str, model: str) -> str:
+        """What computed a result: ``small@sha256:1f3a...``, and ``+sha256:9c2b...`` for the adapter."""
+        adapter = self._adapters.get(task)
+        return self.models.label(model) + (f"+{short_digest(adapter.digest)}" if adapter else "")
 
     def _result(self, request: Request, outcome: Outcome, model: str, started: float) -> Result:
         cost = outcome.cost
@@ -143,7 +158,7 @@ class Service:
             task=request.task,
             status=outcome.status,
             result=outcome.result,
-            model=self.models.label(model),
+            model=self._label(request.task, model),
             timings_ms={
                 "queue": (started - received_at) * 1000,
                 "prefill": cost.prefill_ms,
@@ -153,3 +168,12 @@ class Service:
             usage={"prompt_tokens": cost.prompt_tokens, "completion_tokens": cost.completion_tokens},
             truncated=outcome.truncated,
         )
+
+
+def _adapters_by_model(config: Config) -> dict[str, list[Path]]:
+    """Folders of the adapters of all tasks, by the name of their model."""
+    adapters: dict[str, list[Path]] = {}
+    for task in config.tasks.values():
+        if task.adapter is not None and task.model is not None:
+            adapters.setdefault(task.model, []).append(Path(task.adapter))
+    return adapters

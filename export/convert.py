@@ -25,6 +25,7 @@ from edgeslm_export.evaluate import measure_bundle
 from edgeslm_export.formats import Format
 from edgeslm_export.gguf_header import read_gguf_header
 from edgeslm_export.goal import Attempt, Goal, Search, formats_in_use
+from edgeslm_export.lora_graph import GRAPH, write_lora_graph
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.placement import Placement, Unit
 from edgeslm_export.recipe import Recipe, builder_options, choices_of, formats_by_rule, units_of
@@ -88,6 +89,8 @@ def export_model(
                 raise ExportError(f"The conversion wrote no {needed}; run it again with --debug.")
         config = json.loads((stage / "genai_config.json").read_bytes())["model"]
         fields = _manifest_fields(origin, recipe, best.placement.formats, config, created)
+        if write_lora_graph(stage):
+            fields["graphs"]["adapters"] = GRAPH
         write_manifest(stage, fields)
         measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
         weight_bytes = sum(file.stat().st_size for file in stage.glob("model.onnx*"))

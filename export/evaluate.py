@@ -63,6 +63,25 @@ def measure_bundle(
     )
 
 
+def measure_adapter(
+    base: Path, adapter: Path, *, on_progress: OnProgress | None = None, debug: bool = False
+) -> dict[str, Any]:
+    """Loads a base with an adapter bundle in a fresh process and generates with and without the adapter.
+
+    :return: ``load_ms``, ``peak_rss_bytes``, ``threads`` and ``sample``.
+    :raises ExportError: they don't load, or compute no numbers.
+    """
+    task = {
+        "bundle": str(base.resolve()),
+        "adapter": str(adapter.resolve()),
+        "threads": default_threads(),
+    }
+    command = [sys.executable, "-m", "edgeslm_export.evaluate"]
+    return run_child(
+        command, task, "loading the adapter", on_progress=on_progress, debug=debug, environment=OFFLINE
+    )
+
+
 def evaluate_head(
     head: Bundle, encoder: Path, rows: Sequence[LabelledRow], threads: int | None = None
 ) -> dict[str, Any]:
@@ -165,12 +184,12 @@ def evaluate_bundle(
 def _measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     folder, threads = Path(task["bundle"]), int(task["threads"])
     reporter.progress(0, 3, "loading")
-    kind = load_bundle(folder).manifest.kind
-    report = (
-        _measure_decoder(folder, threads, reporter)
-        if kind == "decoder"
-        else _measure_encoder(folder, threads)
-    )
+    if "adapter" in task:
+        report = _measure_adapter(folder, task["adapter"], threads, reporter)
+    elif load_bundle(folder).manifest.kind == "decoder":
+        report = _measure_decoder(folder, threads, reporter)
+    else:
+        report = _measure_encoder(folder, threads)
     return {
         **report,
         "threads": threads,
@@ -211,6 +230,30 @@ def _measure_decoder(folder: Path, threads: int, reporter: Reporter) -> dict[str
         "prompt_tokens": cost.prompt_tokens,
         "prefill_tps": round(cost.prompt_tokens * 1000 / cost.prefill_ms, 1),
         "decode_tps": round(decoded * 1000 / cost.decode_ms, 1) if decoded and cost.decode_ms else None,
+        "sample": {"prompt": _QUESTION, "text": said.text, "tokens": said.cost.completion_tokens},
+    }
+
+
+def _measure_adapter(folder: Path, adapter: str, threads: int, reporter: Reporter) -> dict[str, Any]:
+    from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
+    from edgeslm.engine.decoder import Decoder
+
+    started = time.perf_counter()
+    question = Prompt((Turn("user", (Text(_QUESTION),)),))
+    try:
+        decoder = Decoder(folder, threads, {Path(adapter): None})
+        load_ms = (time.perf_counter() - started) * 1000
+        reporter.progress(1, 3, "generating")
+        said = decoder.generate(Generate(question, _NEW_TOKENS, adapter=adapter))
+        scored = decoder.score(Score(question, ("yes", "no"), adapter=adapter))
+        plain = decoder.score(Score(question, ("yes", "no")))
+    except EdgeslmError as error:
+        raise ExportError(f"The adapter doesn't work: {error}") from None
+    if not all(math.isfinite(number) for number in (*scored.probabilities, *plain.probabilities)):
+        raise ExportError("Base and adapter compute numbers that aren't finite; its weights may be damaged.")
+    decoder.close()
+    return {
+        "load_ms": round(load_ms, 1),
         "sample": {"prompt": _QUESTION, "text": said.text, "tokens": said.cost.completion_tokens},
     }
 

@@ -39,6 +39,13 @@ sys.exit(cli.main(["run", sys.argv[1]]))
 """
 
 
+SECTIONS: dict[str, Any] = {
+    "encoder": {"encoder": {"dimension": 2}},
+    "adapter": {"adapter": {"base": "sha256:0", "weights": "model.onnx", "rank": 4, "targets": ["q_proj"]}},
+}
+"""What a manifest of a kind must have beside the common fields."""
+
+
 def write_bundle(folder: Path, kind: str = "decoder") -> Path:
     """A bundle that only a fake worker can load."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +63,7 @@ def write_bundle(folder: Path, kind: str = "decoder") -> Path:
         "context_length": 2048,
         "kv_bytes_per_token": 64,
         "created": "2026-01-01T00:00:00Z",
-        **({"encoder": {"dimension": 2}} if kind == "encoder" else {}),
+        **SECTIONS.get(kind, {}),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
@@ -138,7 +145,9 @@ class Node:
         config = load_config(write_configuration(folder, configuration))
         service = Service(
             config,
-            make_process=lambda bundle, threads: EngineProcess(bundle, threads=threads, command=FAKE_COMMAND),
+            make_process=lambda bundle, threads, adapters: EngineProcess(
+                bundle, threads=threads, command=FAKE_COMMAND
+            ),
         )
         self._started = threading.Event()
         self._config, self._service = config, service

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,19 @@ class Node:
     def __init__(self, folder: Path, *names: str, **fakes: Any) -> None:
         self.processes: dict[str, FakeProcess] = {}
 
-        def make(bundle: Path, threads: int) -> FakeProcess:
-            self.threads = threads
+        def make(bundle: Path, threads: int, adapters: Sequence[Path]) -> FakeProcess:
+            self.threads, self.adapters = threads, adapters
             process = self.processes[bundle.name] = FakeProcess(bundle, **fakes)
             return process
 
         bundles = {name: write_bundle(folder / name) for name in names or ("small",)}
-        self.models = Models(bundles, {"small": 3}, make_process=make, load=load_bundle)
+        self.models = Models(
+            bundles,
+            {"small": 3},
+            adapters={"small": [folder / "adapter"]},
+            make_process=make,
+            load=load_bundle,
+        )
 
     @property
     def small(self) -> FakeProcess:
@@ -59,6 +65,7 @@ def test_names_and_labels(tmp_path: Path) -> None:
     assert node.models.label("small") == f"small@{bundle.digest[:19]}"
     assert node.threads == 3
     assert node.small.digest == bundle.digest, "the worker is told which bundle it must find"
+    assert node.adapters == [tmp_path / "adapter"]
     assert node.models.pids == {}
 
 
@@ -67,7 +74,7 @@ def test_a_missing_bundle_is_an_error_at_once(tmp_path: Path) -> None:
         Models(
             {"a": tmp_path / "none"},
             {},
-            make_process=lambda path, threads: FakeProcess(path),
+            make_process=lambda path, threads, adapters: FakeProcess(path),
             load=load_bundle,
         )
 

@@ -12,7 +12,7 @@ import pytest
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.config import parse_config
-from edgeslm.engine.calls import Call, Classify, Cost, Embed, Output, Score
+from edgeslm.engine.calls import Call, Classify, Cost, Embed, Generate, Output, Score
 from edgeslm.errors import BundleError, ConfigError, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.service import Service
@@ -51,14 +51,20 @@ def write_head(folder: Path, encoder: str) -> Path:
 
 
 def make_service(
-    folder: Path, more: str = "", on_call: Callable[[Call], Output] | None = None, sections: str = ""
+    folder: Path,
+    more: str = "",
+    on_call: Callable[[Call], Output] | None = None,
+    sections: str = "",
+    config: str = CONFIG,
 ) -> Service:
     write_bundle(folder / "small")
     write_bundle(folder / "encoder", "encoder")
-    text = CONFIG.format(folder=folder) + textwrap.indent(textwrap.dedent(more), "  ") + sections
+    text = config.format(folder=folder) + textwrap.indent(textwrap.dedent(more), "  ") + sections
     return Service(
         parse_config(text),
-        make_process=lambda path, threads: FakeProcess(path, on_call=on_call or (lambda call: Output())),
+        make_process=lambda path, threads, adapters: FakeProcess(
+            path, on_call=on_call or (lambda call: Output())
+        ),
     )
 
 
@@ -261,3 +267,69 @@ def test_each_task_kind_is_served(tmp_path: Path) -> None:
             jsonschema.validate(result.result, task.result_schema())
 
     play(scene)
+
+
+def write_adapter(folder: Path, base: str) -> Path:
+    manifest = json.loads((write_bundle(folder, "adapter") / "manifest.json").read_text())
+    manifest["adapter"]["base"] = base
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def write_base(folder: Path) -> str:
+    """A base that takes adapters; its digest."""
+    manifest = json.loads((write_bundle(folder) / "manifest.json").read_text())
+    manifest["graphs"] = {"generate": "model.onnx", "adapters": "model.onnx"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return load_bundle(folder).digest
+
+
+def test_each_call_of_a_task_names_its_adapter_and_results_too(tmp_path: Path) -> None:
+    seen = []
+
+    def answer(call: Call) -> Output:
+        assert isinstance(call, Generate | Score)
+        seen.append(call.adapter)
+        return Output(text="here", finish_reason="stop", probabilities=(0.9, 0.1))
+
+    async def scene() -> None:
+        adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "ready"))
+        more = f"""
+        say: {{kind: generate, model: ready, adapter: {adapter}}}
+        plain: {{kind: generate, model: ready}}
+        label: {{kind: classify, model: ready, labels: [a, b], adapter: {adapter}}}
+        """
+        config = CONFIG.replace("  encoder:", "  ready: {{bundle: {folder}/ready}}\n  encoder:")
+        service = make_service(tmp_path, more, answer, config)
+        results = [await service.submit(request(task)) for task in ("say", "plain", "label")]
+        assert seen == [str(adapter), None, str(adapter)]
+        base = service.models.label("ready")
+        digest = load_bundle(adapter).digest[:19]
+        assert [result.model for result in results] == [f"{base}+{digest}", base, f"{base}+{digest}"]
+
+    play(scene)
+
+
+def test_adapters_that_dont_fit_are_said_at_once(tmp_path: Path) -> None:
+    digest = write_base(tmp_path / "ready")
+    more = f"""
+    none: {{kind: generate, model: ready, adapter: {tmp_path}/nothing}}
+    base: {{kind: generate, model: ready, adapter: {tmp_path}/ready}}
+    other: {{kind: generate, model: ready, adapter: {write_adapter(tmp_path / "other", "sha256:0")}}}
+    old: {{kind: generate, model: small, adapter: {write_adapter(tmp_path / "good", digest)}}}
+    """
+    config = CONFIG.replace("  encoder:", "  ready: {{bundle: {folder}/ready}}\n  encoder:")
+    with pytest.raises(ConfigError) as caught:
+        make_service(tmp_path, more, config=config)
+    sentences = (
+        "there is no such folder",
+        "where an adapter is needed",
+        "made for the base",
+        "export it again",
+    )
+    assert len(caught.value.problems) == 4
+    for problem, task, sentence in zip(
+        caught.value.problems, ("none", "base", "other", "old"), sentences, strict=True
+    ):
+        assert problem.startswith(f"tasks.{task}.adapter: ")
+        assert sentence in problem

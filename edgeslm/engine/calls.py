@@ -6,7 +6,10 @@ switched off, so a message that spells ``<|im_end|>`` stays text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from edgeslm.messages import Truncated
@@ -14,6 +17,15 @@ from edgeslm.messages import Truncated
 Overflow = Literal["error", "head", "tail", "middle"]
 """What to keep of a text that is too long: nothing (an error), its head, its tail, or both ends
 without the middle."""
+
+
+ANY = "-"
+"""On the worker's command line: in the place of a digest, no certain bundle is asked for."""
+
+Adapters = Mapping[Path, str | None]
+"""Folders of adapter bundles, each with the digest that its bundle must have, or None."""
+
+NO_ADAPTERS: Adapters = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,8 @@ class Generate:
     guide: Guide | None = None
     stop: tuple[str, ...] = ()
     stream: bool = False
+    adapter: str | None = None
+    """Folder of an adapter bundle that the engine was started with; None computes with the base alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,7 @@ class Score:
 
     prompt: Prompt
     labels: tuple[str, ...]
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

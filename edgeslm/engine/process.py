@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeslm.engine.calls import Call, EngineInfo, Output
+from edgeslm.engine.calls import ANY, Call, EngineInfo, Output
 from edgeslm.engine.link import Link
 from edgeslm.errors import REQUEST_ERRORS, BundleError, InternalError, ModelUnavailable
 
@@ -41,6 +41,7 @@ class EngineProcess:
     """One worker process with one loaded model; lives on one event loop.
 
     :param threads: for the model; 0 takes every CPU that this process may use.
+    :param adapters: adapter bundles that calls to it may name.
     :param command: what to run instead of this Python, for an emulator or a test.
     """
 
@@ -49,6 +50,7 @@ class EngineProcess:
         bundle: Path,
         *,
         threads: int = 0,
+        adapters: Sequence[Path] = (),
         log_level: str = "WARNING",
         command: Sequence[str] = COMMAND,
         stop_grace_s: float = STOP_GRACE_S,
@@ -57,8 +59,11 @@ class EngineProcess:
         self.bundle = bundle
         self.digest: str | None = None
         """What the bundle must be; the worker refuses another one in its place."""
+        self.adapter_digests: dict[Path, str] = {}
+        """The same for adapters."""
         self.info: EngineInfo | None = None
         self._threads = threads or len(os.sched_getaffinity(0))
+        self._adapters = tuple(adapters)
         self._log_level = log_level
         self._command = command
         self._stop_grace_s = stop_grace_s
@@ -147,10 +152,16 @@ class EngineProcess:
         if self._process is not None:
             self._process.kill()
 
+    def _adapters_expected(self) -> list[str]:
+        """Folder and digest of each adapter, one after the other."""
+        return [
+            part for path in self._adapters for part in (str(path), self.adapter_digests.get(Path(path), ANY))
+        ]
+
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
         arguments = [str(descriptor), str(self.bundle), str(self._threads), self._log_level]
         return subprocess.Popen(
-            [*self._command, *arguments, *([self.digest] if self.digest else [])],
+            [*self._command, *arguments, self.digest or ANY, *self._adapters_expected()],
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
             # Read at import by both libraries; the worker sets it too, this covers its children.

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.bundle import load_bundle
-from edgeslm.engine.calls import Call, Embed, EngineInfo, Generate, Output, Score
+from edgeslm.engine.calls import ANY, NO_ADAPTERS, Adapters, Call, Embed, EngineInfo, Generate, Output, Score
 from edgeslm.errors import BundleError, Cancelled, InternalError, RequestError
 
 if TYPE_CHECKING:
@@ -71,14 +71,16 @@ class _Inbox:
 class Engine:
     """A loaded model of either kind behind one method; ``digest`` is what its bundle must be."""
 
-    def __init__(self, path: Path, threads: int, digest: str | None = None) -> None:
+    def __init__(
+        self, path: Path, threads: int, digest: str | None = None, adapters: Adapters = NO_ADAPTERS
+    ) -> None:
         kind = load_bundle(path, digest).manifest.kind
         self._decoder: Decoder | None = None
         self._encoder: Encoder | None = None
         if kind == "decoder":
             from edgeslm.engine.decoder import Decoder
 
-            self._decoder = Decoder(path, threads)
+            self._decoder = Decoder(path, threads, adapters)
             self.context_length = self._decoder.context_length
         elif kind == "encoder":
             from edgeslm.engine.encoder import Encoder
@@ -117,13 +119,15 @@ class Engine:
             self._decoder.close()
 
 
-def serve(pipe: Connection, path: Path, threads: int, digest: str | None = None) -> None:
+def serve(
+    pipe: Connection, path: Path, threads: int, digest: str | None = None, adapters: Adapters = NO_ADAPTERS
+) -> None:
     """Loads the bundle, says so, and answers calls until the pipe closes."""
     inbox = _Inbox(pipe)
     inbox.start()
     started = time.perf_counter()
     try:
-        engine = Engine(path, threads, digest)
+        engine = Engine(path, threads, digest, adapters)
     except BundleError as error:
         pipe.send(("refused", str(error)))
         return
@@ -164,12 +168,17 @@ def _answer(engine: Engine, inbox: _Inbox, pipe: Connection, number: int, call: 
 
 
 def main(argv: list[str]) -> None:
-    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL [DIGEST]``, started by ``process``."""
+    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL DIGEST [ADAPTER DIGEST]...``
+
+    Started by ``process``; a DIGEST of ``ANY`` asks for no certain bundle.
+    """
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=argv[3], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    serve(Connection(int(argv[0])), Path(argv[1]), int(argv[2]), next(iter(argv[4:]), None))
+    digest, *rest = [None if part == ANY else part for part in argv[4:]] or [None]
+    adapters = {Path(str(path)): expected for path, expected in zip(rest[::2], rest[1::2], strict=True)}
+    serve(Connection(int(argv[0])), Path(argv[1]), int(argv[2]), digest, adapters)
 
 
 if __name__ == "__main__":

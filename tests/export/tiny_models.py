@@ -21,7 +21,7 @@ CHATML = (
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 FAMILIES = ("llama", "phi3", "gemma2", "mistral", "qwen2", "qwen3")
-_SHAPE: dict[str, Any] = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
@@ -55,9 +55,10 @@ def make(name: str, out: Path, tokenizers: Path | None) -> None:
         _family(name, out / name, tokenizers)
 
 
-def _plain(folder: Path) -> None:
+def byte_tokenizer() -> Any:
+    """A transformers tokenizer of that vocabulary, with ChatML as its template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     tokens = byte_vocabulary()
     bare = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=[]))
@@ -67,16 +68,22 @@ def _plain(folder: Path) -> None:
         tokenizer_object=bare, unk_token=SPECIAL[0], bos_token=SPECIAL[1], eos_token=SPECIAL[2]
     )
     tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def _plain(folder: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
-        **_SHAPE,
-        vocab_size=len(tokens),
+        **SHAPE,
+        vocab_size=len(byte_vocabulary()),
         tie_word_embeddings=True,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
 
 
 def _gguf(file: Path) -> None:
@@ -88,12 +95,12 @@ def _gguf(file: Path) -> None:
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_name("tiny")
     writer.add_license("apache-2.0")
-    writer.add_context_length(_SHAPE["max_position_embeddings"])
-    writer.add_embedding_length(_SHAPE["hidden_size"])
-    writer.add_block_count(_SHAPE["num_hidden_layers"])
-    writer.add_feed_forward_length(_SHAPE["intermediate_size"])
-    writer.add_head_count(_SHAPE["num_attention_heads"])
-    writer.add_head_count_kv(_SHAPE["num_key_value_heads"])
+    writer.add_context_length(SHAPE["max_position_embeddings"])
+    writer.add_embedding_length(SHAPE["hidden_size"])
+    writer.add_block_count(SHAPE["num_hidden_layers"])
+    writer.add_feed_forward_length(SHAPE["intermediate_size"])
+    writer.add_head_count(SHAPE["num_attention_heads"])
+    writer.add_head_count_kv(SHAPE["num_key_value_heads"])
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(16)
     writer.add_layer_norm_rms_eps(1e-5)
@@ -114,10 +121,10 @@ def _gguf(file: Path) -> None:
         kind = gguf.GGMLQuantizationType.Q8_0
         writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
 
-    width, inner = _SHAPE["hidden_size"], _SHAPE["intermediate_size"]
+    width, inner = SHAPE["hidden_size"], SHAPE["intermediate_size"]
     matrix("token_embd.weight", len(tokens), width)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
-    for layer in range(_SHAPE["num_hidden_layers"]):
+    for layer in range(SHAPE["num_hidden_layers"]):
         for name, rows, columns in (
             ("attn_q", width, width),
             ("attn_k", width // 2, width),
@@ -207,7 +214,7 @@ def _family(name: str, folder: Path, tokenizers: Path) -> None:
     if name == "qwen3":
         settings["head_dim"] = 16
     if name == "phi3":
-        settings["original_max_position_embeddings"] = _SHAPE["max_position_embeddings"]
+        settings["original_max_position_embeddings"] = SHAPE["max_position_embeddings"]
     config_class = {
         "llama": "Llama",
         "phi3": "Phi3",
@@ -217,7 +224,7 @@ def _family(name: str, folder: Path, tokenizers: Path) -> None:
         "qwen3": "Qwen3",
     }[name]
     config = getattr(transformers, f"{config_class}Config")(
-        **{**_SHAPE, **settings},
+        **{**SHAPE, **settings},
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

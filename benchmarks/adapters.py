@@ -1,0 +1,259 @@
+"""What adapters cost: the graph that takes them against the plain one, and the memory of one and of ten.
+
+    python benchmarks/adapters.py [--bundle DIR] [--rounds 5] [--turns 3] [--rank 16] [--json]
+
+Each round is a process of its own that loads, in random order, the plain graph twice (its ratio to itself is
+the error of the method: where a model's weights come to lie in memory is worth some percent), the graph that
+takes adapters without one and with one. All take turns, 128 prompt tokens or one new token each. Adapters are
+random, on every linear layer. Table first, then one JSON line; ``--json`` prints that line alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from edgeslm_export import adapter as export
+from edgeslm_export import starter
+from edgeslm_export.lora import WEIGHTS, Lora, Pair
+from edgeslm_export.lora_graph import GRAPH, load_branches, write_lora_graph
+from edgeslm_export.package import write_manifest
+from figures import parse_memory
+
+from edgeslm.bundle import Bundle, load_bundle, short_digest
+
+PROMPT_TOKENS: Final = 512
+CHUNK: Final = 128
+NEW_TOKENS: Final = 64
+COUNTS: Final = (0, 1, 10)
+
+
+def make_ready(bundle: Path, folder: Path) -> Path:
+    """The bundle itself, or a copy with a graph that takes adapters when an older version made it."""
+    manifest = load_bundle(bundle).manifest
+    if manifest.graphs.adapters is not None:
+        return bundle
+    shutil.copytree(bundle, folder)
+    write_lora_graph(folder)
+    fields = manifest.model_dump(mode="json", exclude_none=True)
+    del fields["files"]
+    write_manifest(folder, {**fields, "graphs": {**fields["graphs"], "adapters": GRAPH}})
+    return folder
+
+
+def make_adapter(base: Bundle, folder: Path, rank: int, seed: int) -> Path:
+    """A random adapter on each part of each matrix product."""
+    rng = np.random.default_rng(seed)
+    branches, heads = export.load_base(base), export.head_sizes(base)
+    pairs = {}
+    for branch in branches:
+        parts = export.PACKED.get(branch.matrix, (branch.matrix,))
+        for part in parts:
+            outputs = heads.get(part, branch.outputs // len(parts)) if len(parts) > 1 else branch.outputs
+            a = rng.standard_normal((rank, branch.inputs), np.float32) * np.float32(0.01)
+            b = rng.standard_normal((outputs, rank), np.float32) * np.float32(0.01)
+            block = "self_attn" if branch.block == "attn" else branch.block
+            pairs[branch.layer, block, part] = Pair(a, b, 1.0)
+    folder.mkdir()
+    (folder / WEIGHTS).touch()  # its digest names the source
+    lora = Lora(folder, pairs, "", "")
+    values = export.arrange(lora, branches, heads)
+    out = folder / "bundle"
+    out.mkdir()
+    export.write_bundle(out, lora, base, values)
+    return out
+
+
+# -- the child's side ------------------------------------------------------------------------------
+
+
+def time_round(task: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Medians of the ratios to the plain graph, of one fresh process."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime_genai as og
+
+    def load(graph: str) -> Any:
+        config = og.Config(task["bundle"])
+        session = {"intra_op_num_threads": task["threads"], "session.intra_op.spin_duration_us": "1000"}
+        decoder = {"session_options": session, "filename": graph}
+        config.overlay(json.dumps({"model": {"decoder": decoder}, "search": {"chunk_size": CHUNK}}))
+        return og.Model(config)
+
+    graphs = load_bundle(Path(task["bundle"])).manifest.graphs
+    names = {
+        "plain": graphs.generate,
+        "again": graphs.generate,
+        "empty": graphs.adapters,
+        "rank": graphs.adapters,
+    }
+    order = list(names)
+    random.shuffle(order)
+    models = {name: load(str(names[name])) for name in order}
+    adapters = og.Adapters(models["rank"])
+    adapters.load(task["adapter"], "one")
+    generators = {}
+    for name, model in models.items():
+        params = og.GeneratorParams(model)
+        length = PROMPT_TOKENS + NEW_TOKENS
+        params.set_search_options(max_length=length, min_length=length)
+        generators[name] = og.Generator(model, params)
+    generators["rank"].set_active_adapter(adapters, "one")
+    ids = np.random.default_rng(1).integers(100, 10_000, PROMPT_TOKENS).astype(np.int32)
+    spent: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "decode": []} for name in names}
+    for turn in range(task["turns"] + 1):
+        for generator in generators.values():
+            generator.rewind_to(0)
+        for kind, steps in (("prefill", PROMPT_TOKENS // CHUNK), ("decode", NEW_TOKENS - 1)):
+            for step in range(steps):
+                random.shuffle(order)
+                for name in order:
+                    started = time.perf_counter()
+                    if kind == "prefill":
+                        generators[name].append_tokens(ids[step * CHUNK : (step + 1) * CHUNK])
+                    else:
+                        generators[name].generate_next_token()
+                    if turn:  # the first warms up
+                        spent[name][kind].append(time.perf_counter() - started)
+    ratios = {
+        name: {kind: _median_ratio(times, spent["plain"][kind]) for kind, times in kinds.items()}
+        for name, kinds in spent.items()
+    }
+    del generator
+    generators.clear()
+    return ratios
+
+
+def _median_ratio(mine: Sequence[float], plain: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(mine, plain, strict=True))
+
+
+def weigh(task: dict[str, Any]) -> dict[str, float]:
+    """Memory of a process that has served 256 tokens with each of its adapters."""
+    from edgeslm.engine.calls import Generate, Prompt, Text, Turn
+    from edgeslm.engine.decoder import Decoder
+
+    adapters = [Path(path) for path in task["adapters"]]
+    decoder = Decoder(Path(task["bundle"]), task["threads"], dict.fromkeys(adapters))
+    prompt = Prompt((Turn("user", (Text("pump valve motor sensor " * 60),)),))
+    for name in map(str, adapters) if adapters else [None]:
+        decoder.forget()
+        decoder.generate(Generate(prompt, 8, adapter=name))
+    own = Path("/proc/self")
+    memory = parse_memory((own / "smaps_rollup").read_text(), (own / "status").read_text())
+    decoder.close()
+    return {"pss_mb": memory.pss, "anonymous_mb": memory.anonymous, "peak_mb": memory.peak}
+
+
+def in_child(what: str, task: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", what]
+    done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+# -- the run ---------------------------------------------------------------------------------------
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = make_ready(options.bundle, folder / "base")
+        base = load_bundle(path)
+        adapters = [
+            make_adapter(base, folder / f"a{seed}", options.rank, seed) for seed in range(max(COUNTS))
+        ]
+        file = adapters[0] / export.FILE
+        task = {"bundle": str(path), "threads": options.threads, "turns": options.turns}
+        rounds = [in_child("time", {**task, "adapter": str(file)}) for _ in range(options.rounds)]
+        memory = {
+            str(count): in_child("weigh", {**task, "adapters": [str(one) for one in adapters[:count]]})
+            for count in COUNTS
+        }
+        return {
+            "bundle": base.manifest.name,
+            "digest": short_digest(base.digest),
+            "branches": len(load_branches(path / str(base.manifest.graphs.adapters))),
+            "rank": options.rank,
+            "adapter_mb": round(file.stat().st_size / 2**20, 2),
+            "ratios": {
+                name: {kind: _spread([one[name][kind] for one in rounds]) for kind in ("prefill", "decode")}
+                for name in ("again", "empty", "rank")
+            },
+            "memory": {count: {key: round(mb, 1) for key, mb in m.items()} for count, m in memory.items()},
+        }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(values), 4),
+        "lowest": round(min(values), 4),
+        "highest": round(max(values), 4),
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    names = {
+        "again": "plain graph, loaded again",
+        "empty": "takes adapters, none set",
+        "rank": f"rank {report['rank']} on every layer",
+    }
+    lines = [f"{'time to the plain graph':28}{'prefill':>24}{'decode':>24}"]
+    for key, name in names.items():
+        cells = [report["ratios"][key][kind] for kind in ("prefill", "decode")]
+        shown = [f"{c['median']:.3f} ({c['lowest']:.3f} to {c['highest']:.3f})" for c in cells]
+        lines.append(f"{name:28}{shown[0]:>24}{shown[1]:>24}")
+    lines += ["", f"{'adapters loaded':28}{'PSS MB':>12}{'anonymous MB':>14}{'peak MB':>12}"]
+    for count, memory in report["memory"].items():
+        cells = [memory[key] for key in ("pss_mb", "anonymous_mb", "peak_mb")]
+        lines.append(f"{count:28}{cells[0]:12.0f}{cells[1]:14.0f}{cells[2]:12.0f}")
+    lines.append(f"an adapter's file: {report['adapter_mb']} MB")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=starter.default_folder() / starter.MODEL)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5, help="fresh processes (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=3, help="prompts a round (default: %(default)s)")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--json", action="store_true", help="print the JSON line alone")
+    parser.add_argument("--child", choices=("time", "weigh"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        work = time_round if options.child == "time" else weigh
+        print(json.dumps(work(json.load(sys.stdin))))
+        return
+    card = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {options.threads} threads",
+        "versions": {name: version(name) for name in ("edgeslm", "onnxruntime", "onnxruntime-genai")},
+        "prompt_tokens": PROMPT_TOKENS,
+        "new_tokens": NEW_TOKENS,
+    }
+    report = measure(options)
+    if not options.json:
+        print(f"{report['bundle']} {report['digest']}; {card['machine']}; {card['versions']}")
+        print(table(report))
+    print(json.dumps({"benchmark": "adapters", **card, **report}))
+
+
+if __name__ == "__main__":
+    main()
