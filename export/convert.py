@@ -36,7 +36,7 @@ from edgeslm.errors import ExportError
 
 _NEEDED = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
 
-CALIBRATION_TOKENS = 16_384
+CALIBRATION_TOKENS = 12_288
 EVALUATION_TOKENS = 4_096
 _REFERENCE_BYTES = 1_000_000_000
 """The float model's logits on disk: a large vocabulary is measured on fewer tokens."""
@@ -89,7 +89,7 @@ def export_model(
                 raise ExportError(f"The conversion wrote no {needed}; run it again with --debug.")
         config = json.loads((stage / "genai_config.json").read_bytes())["model"]
         fields = _manifest_fields(origin, recipe, best.placement.formats, config, created)
-        if write_lora_graph(stage):
+        if (stage / GRAPH).is_file():
             fields["graphs"]["adapters"] = GRAPH
         write_manifest(stage, fields)
         measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
@@ -204,6 +204,7 @@ class _Work:
         self._run(
             "build", "the conversion", {"formats": formats, "options": options, "out": str(self.bundle)}
         )
+        write_lora_graph(self.bundle)
         self._made_of = placement.formats
         size = sum(file.stat().st_size for file in self.bundle.iterdir()) + self._found["report_bytes"]
         self._fidelity: dict[str, Any] = {}

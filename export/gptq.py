@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the Hessian, as in the paper."""
-_CANDIDATES = 12
+_CANDIDATES = 8
 _SMALLEST = 0.75
 """Scales from this share of the one that just covers the group."""
 _BLOCK = 128

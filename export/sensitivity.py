@@ -47,13 +47,20 @@ def fisher(
                 embedded = model.model.model.embed_tokens(batch).detach().requires_grad_(True)
                 embedded.register_hook(meters[EMBEDDING].embedded(batch))
                 logits = model.model(inputs_embeds=embedded, use_cache=False).logits.flatten(0, 1)
-                drawn = torch.multinomial(logits.detach().softmax(dim=1), 1, generator=generator)[:, 0]
+                drawn = _draw(logits.detach(), generator)
                 torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()
             del logits, embedded
     finally:
         for handle in handles:
             handle.remove()
     return {name: meter.losses(ids.numel()) for name, meter in meters.items()}
+
+
+def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A token for each row [rows, vocabulary], by its probability: several times as fast as ``multinomial``."""
+    below = logits.softmax(dim=1).cumsum_(dim=1)
+    at = torch.rand(len(logits), 1, generator=generator) * below[:, -1:]
+    return torch.searchsorted(below, at)[:, 0].clamp_(max=logits.shape[1] - 1)
 
 
 class _Meter:
