@@ -67,6 +67,8 @@ def render(described: dict[str, Any]) -> str:
         rows.append(
             ("context", f"{manifest['context_length']} tokens, {manifest['kv_bytes_per_token']} bytes each")
         )
+    if prompts := manifest.get("encoder", {}).get("prompts"):
+        rows.append(("before texts", ", ".join(f"{name} {words!r}" for name, words in prompts.items())))
     if head := manifest.get("head"):
         rows.append(("labels", ", ".join(head["labels"])))
         rows.append(("learned from", f"{head['rows']} rows on encoder {head['encoder']}"))

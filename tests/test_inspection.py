@@ -94,3 +94,10 @@ def test_a_report_that_is_no_object(tmp_path: Path, report: str) -> None:
     bundle = load_bundle(write(tmp_path, report))
     with pytest.raises(BundleError, match=r"report\.json: not"):
         describe(bundle)
+        describe(load_bundle(tmp_path))
+
+
+def test_words_that_an_encoder_wants_before_a_text_are_shown(tmp_path: Path) -> None:
+    encoder = {"dimension": 32, "prompts": {"query": "query: ", "passage": "passage: "}}
+    described = describe(load_bundle(write(tmp_path, kind="encoder", encoder=encoder)))
+    assert "before texts  query 'query: ', passage 'passage: '" in render(described)

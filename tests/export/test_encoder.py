@@ -113,7 +113,7 @@ def test_each_kind_of_encoder_exports(
 
     report = json.loads((bundle.path / "report.json").read_text())
     cosine, ranking = report["cosine_to_float"], report["rank_agreement"]
-    assert 0.99 < cosine["lowest"] <= cosine["mean"] <= 1
+    assert 0.9 < cosine["lowest"] <= cosine["mean"] <= 1
     assert 0.9 < ranking["spearman"] <= 1
     if recipe == "float":
         assert cosine["lowest"] >= 0.9999

@@ -17,6 +17,7 @@ _SHAPE: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 64,
+    "initializer_range": 0.3,  # wide enough that texts get vectors of their own
 }
 _WORDS = (
     "the",
