@@ -153,7 +153,9 @@ def time_branches(task: dict[str, Any]) -> dict[str, float]:
     from onnx import TensorProto, helper
 
     graph = Path(task["bundle"]) / str(load_bundle(Path(task["bundle"])).manifest.graphs.adapters)
-    nodes, inputs, values, last = [], {}, [], {}
+    nodes, values = [], []
+    inputs: dict[str, int] = {}
+    last: dict[int, str] = {}
     for branch in load_branches(graph):
         x, y, path = f"x{branch.inputs}", last.get(branch.outputs, f"y{branch.outputs}"), branch.path
         last[branch.outputs] = f"{path}.out"
