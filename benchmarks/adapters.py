@@ -5,7 +5,8 @@
 Each round is a process of its own that loads, in random order, the plain graph twice (its ratio to itself is
 the error of the method: where a model's weights come to lie in memory is worth some percent), the graph that
 takes adapters without one and with one. All take turns, 128 prompt tokens or one new token each. Adapters are
-random, on every linear layer. Table first, then one JSON line; ``--json`` prints that line alone.
+random, on every linear layer. A graph of the empty branches alone is timed too: what they take by themselves,
+whatever lies where. Table first, then one JSON line; ``--json`` prints that line alone.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ def time_round(task: dict[str, Any]) -> dict[str, dict[str, float]]:
         name: {kind: _median_ratio(times, spent["plain"][kind]) for kind, times in kinds.items()}
         for name, kinds in spent.items()
     }
+    ratios["ms"] = {kind: float(np.quantile(times, 0.1)) * 1000 for kind, times in spent["plain"].items()}
     del generator
     generators.clear()
     return ratios
@@ -139,6 +141,59 @@ def time_round(task: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def _median_ratio(mine: Sequence[float], plain: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(mine, plain, strict=True))
+
+
+def time_branches(task: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds that all empty branches take by themselves: a tenth of the runs was faster.
+
+    The caches are emptied before each run, as the weights of the other nodes do it between the branches.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    graph = Path(task["bundle"]) / str(load_bundle(Path(task["bundle"])).manifest.graphs.adapters)
+    nodes, values = [], []
+    inputs: dict[str, int] = {}
+    last: dict[int, str] = {}
+    for branch in load_branches(graph):
+        x, y, path = f"x{branch.inputs}", last.get(branch.outputs, f"y{branch.outputs}"), branch.path
+        last[branch.outputs] = f"{path}.out"
+        inputs |= {x: branch.inputs, f"y{branch.outputs}": branch.outputs}
+        nodes += [
+            helper.make_node("MatMul", [x, branch.a], [f"{path}.low"]),
+            helper.make_node("MatMul", [f"{path}.low", branch.b], [f"{path}.added"]),
+            helper.make_node("Add", [y, f"{path}.added"], [f"{path}.out"]),
+        ]
+        values += [(name, shape) for name, shape in ((branch.a, [branch.inputs, 0]), (branch.b, [0, 1]))]
+    infos = [
+        helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, "n", size]) for x, size in inputs.items()
+    ]
+    infos += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name, _ in values]
+    empty = [helper.make_tensor(name, TensorProto.FLOAT, shape, []) for name, shape in values]
+    outs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in last.values()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "branches", infos, outs, empty),
+        opset_imports=[helper.make_opsetid("", 22)],
+        ir_version=10,
+    )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = task["threads"], 3
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    return {
+        kind: _tenth_ms(session, {x: np.zeros((1, tokens, size), np.float32) for x, size in inputs.items()})
+        for kind, tokens in (("prefill", CHUNK), ("decode", 1))
+    }
+
+
+def _tenth_ms(session: Any, feeds: dict[str, Any]) -> float:
+    times, weights = [], np.ones(64_000_000 // 4, np.float32)
+    for _ in range(200):
+        weights.sum()
+        started = time.perf_counter()
+        session.run(None, feeds)
+        times.append(time.perf_counter() - started)
+    return float(np.quantile(times, 0.1)) * 1000
 
 
 def weigh(task: dict[str, Any]) -> dict[str, float]:
@@ -181,6 +236,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         file = adapters[0] / export.FILE
         task = {"bundle": str(path), "threads": options.threads, "turns": options.turns}
         rounds = [in_child("time", {**task, "adapter": str(file)}) for _ in range(options.rounds)]
+        alone = in_child("branches", task)
+        # Both as the fastest tenth: what other work on the machine takes is in neither.
+        plain_ms = {kind: min(one["ms"][kind] for one in rounds) for kind in alone}
         memory = {
             str(count): in_child("weigh", {**task, "adapters": [str(one) for one in adapters[:count]]})
             for count in COUNTS
@@ -195,6 +253,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 name: {kind: _spread([one[name][kind] for one in rounds]) for kind in ("prefill", "decode")}
                 for name in ("again", "empty", "rank")
             },
+            "branches_ms": {kind: round(ms, 3) for kind, ms in alone.items()},
+            "plain_ms": {kind: round(ms, 2) for kind, ms in plain_ms.items()},
+            "branches_share": {kind: round(alone[kind] / plain_ms[kind], 4) for kind in alone},
             "memory": {count: {key: round(mb, 1) for key, mb in m.items()} for count, m in memory.items()},
         }
 
@@ -218,6 +279,11 @@ def table(report: dict[str, Any]) -> str:
         cells = [report["ratios"][key][kind] for kind in ("prefill", "decode")]
         shown = [f"{c['median']:.3f} ({c['lowest']:.3f} to {c['highest']:.3f})" for c in cells]
         lines.append(f"{name:28}{shown[0]:>24}{shown[1]:>24}")
+    for kind, size in (("prefill", f"{CHUNK} prompt tokens"), ("decode", "a new token")):
+        share, ms, plain = (report[key][kind] for key in ("branches_share", "branches_ms", "plain_ms"))
+        lines.append(
+            f"empty branches alone: {ms:.2f} ms for {size}, {share:.1%} of the plain graph's {plain:.1f}"
+        )
     lines += ["", f"{'adapters loaded':28}{'PSS MB':>12}{'anonymous MB':>14}{'peak MB':>12}"]
     for count, memory in report["memory"].items():
         cells = [memory[key] for key in ("pss_mb", "anonymous_mb", "peak_mb")]
@@ -236,10 +302,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="prompts a round (default: %(default)s)")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
-    parser.add_argument("--child", choices=("time", "weigh"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("time", "branches", "weigh"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        work = time_round if options.child == "time" else weigh
+        work = {"time": time_round, "branches": time_branches, "weigh": weigh}[options.child]
         print(json.dumps(work(json.load(sys.stdin))))
         return
     card = {
