@@ -1,7 +1,7 @@
 """How close logits are to those of a float model, and the logits of a bundle at every position.
 
-The figures are those of llama.cpp's ``llama-perplexity --kl-divergence``. A bundle is read as the engine reads
-a prompt: in pieces, through onnxruntime-genai. It knows no text, no GGUF and no table.
+The figures are those of llama.cpp's ``llama-perplexity --kl-divergence``. A bundle is read as the engine
+reads a prompt: in pieces, through onnxruntime-genai. It knows no text, no GGUF and no table.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Comparison:
             self.excess.append(p[at, following] - q[at, following])
 
     def figures(self) -> dict[str, Any]:
-        """``tokens``, ``kl_mean``, ``kl_p999``, ``same_top1``, ``perplexity_ratio`` to the float model and its
-        standard error ``perplexity_ratio_se`` (delta method on paired differences)."""
+        """``tokens``, ``kl_mean``, ``kl_p999``, ``same_top1``, ``perplexity_ratio`` to the float model and
+        its standard error ``perplexity_ratio_se`` (delta method on paired differences)."""
         divergences, excess = np.concatenate(self.divergences), np.concatenate(self.excess)
         ratio = math.exp(float(excess.mean()))
         error = float(excess.std(ddof=1)) / math.sqrt(len(excess)) if len(excess) > 1 else math.inf

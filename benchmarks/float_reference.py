@@ -49,7 +49,9 @@ class FloatModel:
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """[tokens, vocabulary] of one sequence, read from an empty cache."""
         with self._torch.inference_mode():
-            logits: npt.NDArray[np.float32] = self._model(self._torch.tensor([list(tokens)])).logits[0].numpy()
+            logits: npt.NDArray[np.float32] = (
+                self._model(self._torch.tensor([list(tokens)])).logits[0].numpy()
+            )
         return logits
 
     def importance(self, sequences: Sequence[Sequence[int]]) -> dict[str, npt.NDArray[np.float32]]:

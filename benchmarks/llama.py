@@ -18,6 +18,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -33,7 +34,16 @@ if TYPE_CHECKING:
 PACKAGE = "llama-cpp-python"
 BATCH = 512
 """``n_batch`` and ``n_ubatch``; the second is llama.cpp's default too."""
-FILE_TYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18}
+FILE_TYPES = {
+    "Q4_0": 2,
+    "Q4_1": 3,
+    "Q8_0": 7,
+    "Q4_K_S": 14,
+    "Q4_K_M": 15,
+    "Q5_K_S": 16,
+    "Q5_K_M": 17,
+    "Q6_K": 18,
+}
 """``LLAMA_FTYPE_MOSTLY_...`` of ``llama.h``: the mixtures that people download."""
 
 
@@ -44,9 +54,10 @@ def installed_version() -> str | None:
     return importlib.metadata.version(PACKAGE)
 
 
-def make_file(source: Path, out: Path, kind: str = "Q4_0") -> None:
+def make_file(source: Path, out: Path, kind: str = "Q4_0", importance: Path | None = None) -> None:
     """Quantizes ``source`` to ``kind``, unless ``out`` is there already; half a file is never left.
 
+    :param importance: what ``save_importance`` wrote.
     :raises RuntimeError: the library could not read or write it.
     """
     if out.exists():
@@ -54,6 +65,7 @@ def make_file(source: Path, out: Path, kind: str = "Q4_0") -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_suffix(".part")
     command = [sys.executable, __file__, "quantize", str(source), str(part), "--type", kind]
+    command += ["--importance", str(importance)] if importance else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         part.unlink(missing_ok=True)
@@ -77,11 +89,37 @@ def quantize(source: Path, out: Path, threads: int, kind: str, importance: Impor
     parameters.allow_requantize = True
     if importance:
         floats = ctypes.POINTER(ctypes.c_float)
-        entries = [(name.encode(), values.ctypes.data_as(floats), len(values)) for name, values in importance.items()]
-        parameters.imatrix = (llama.llama_model_imatrix_data * (len(entries) + 1))(*entries)  # ends with a null
+        entries = [
+            (name.encode(), values.ctypes.data_as(floats), len(values)) for name, values in importance.items()
+        ]
+        parameters.imatrix = (llama.llama_model_imatrix_data * (len(entries) + 1))(
+            *entries
+        )  # ends with a null
     code = llama.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(parameters))
     if code != 0:
         raise RuntimeError(f"the quantizer said {code}")
+
+
+def save_importance(importance: Importance, file: Path) -> None:
+    """Writes the ``.npz`` that ``quantize --importance`` takes."""
+    import numpy as np
+
+    np.savez(file, allow_pickle=False, **importance)
+
+
+def _load_importance(file: Path) -> Importance:
+    import numpy as np
+
+    with np.load(file) as arrays:
+        return {name: np.ascontiguousarray(arrays[name], np.float32) for name in arrays.files}
+
+
+def tensor_types(gguf: Path) -> list[str]:
+    """The type of each tensor of two dimensions. A width that the blocks of a type don't divide gets another
+    one than the file is named for."""
+    from gguf import GGUFReader
+
+    return [tensor.tensor_type.name for tensor in GGUFReader(gguf).tensors if len(tensor.shape) > 1]
 
 
 def all_logits(
@@ -94,11 +132,13 @@ def all_logits(
     import numpy as np
 
     engine = Engine(gguf, threads, max(map(len, sequences)), flash_attention=True)
-    for sequence in sequences:
-        engine.clear()
-        yield np.concatenate(
-            [engine.logits(sequence[at : at + BATCH], at) for at in range(0, len(sequence), BATCH)]
-        )
+    try:
+        for sequence in sequences:
+            engine.clear()
+            starts = range(0, len(sequence), BATCH)
+            yield np.concatenate([engine.logits(sequence[at : at + BATCH], at) for at in starts])
+    finally:
+        engine.close()
 
 
 class Engine:
@@ -178,6 +218,7 @@ class Engine:
 
 def _library() -> Any:
     llama = importlib.import_module("llama_cpp")
+    logging.getLogger(PACKAGE).setLevel(logging.ERROR)  # the package prints what the library says by this
     llama.llama_backend_init()
     return llama
 
@@ -197,7 +238,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     making.add_argument("source", type=Path)
     making.add_argument("out", type=Path)
     making.add_argument("--type", choices=FILE_TYPES, default="Q4_0")
-    making.add_argument("--importance", type=Path, help="an .npz with the mean square of each matrix's inputs")
+    making.add_argument(
+        "--importance", type=Path, help="an .npz with the mean square of each matrix's inputs"
+    )
     serving = commands.add_parser("serve", help="answer JSON lines on standard input")
     serving.add_argument("gguf", type=Path)
     serving.add_argument("--threads", type=int, required=True)

@@ -11,7 +11,6 @@ It knows GGUF names of Llama-like decoders (norms without an offset), and no eng
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -54,20 +53,39 @@ def move(name: str, values: Weights, scales: Scales) -> Weights:
 
     :param values: [width] of a norm or [outputs, inputs] of a matrix.
     """
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return values
     if name in scales:
         return values * scales[name]
-    block, kind = match.groups()
-    if kind not in _NORM_OF:
-        return values
     # Rows of queries and keys lie in another order in a GGUF than in a checkpoint; columns don't.
-    return values / scales[f"{block}.{_NORM_OF[kind]}.weight"]
+    return values / scales[norm] if (norm := _norm_before(name)) in scales else values
+
+
+def move_squares(name: str, squares: Weights, scales: Scales) -> Weights:
+    """What the copy sees as mean squares [inputs] of the inputs of the matrix ``name``."""
+    return squares * scales[norm] ** 2 if (norm := _norm_before(name)) in scales else squares
+
+
+def _norm_before(name: str) -> str:
+    """Name of the norm whose output the matrix ``name`` reads, or ""."""
+    match = _NAME.fullmatch(name)
+    if match is None or match[2] not in _NORM_OF:
+        return ""
+    return f"{match[1]}.{_NORM_OF[match[2]]}.weight"
+
+
+def scales_of(gguf: Path) -> Scales:
+    """The factors for a file of this shape."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(gguf).fields
+    architecture = fields["general.architecture"].contents()
+    blocks, width = (
+        int(fields[f"{architecture}.{key}"].contents()) for key in ("block_count", "embedding_length")
+    )
+    return draw_scales(blocks, width)
 
 
 def write_floats(source: Path, out: Path, scales: Scales | None = None) -> None:
-    """Writes ``source`` dequantized to F32, moved by ``scales`` when there are any; half a file is never left."""
+    """Writes ``source`` dequantized to F32, moved by ``scales`` when there are any."""
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
@@ -78,18 +96,6 @@ def write_floats(source: Path, out: Path, scales: Scales | None = None) -> None:
     _write(reader, tensors, out)
 
 
-def write_moved(source: Path, out: Path) -> None:
-    """Writes the copy of ``source`` that is moved off the grid."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(source)
-    architecture = reader.fields["general.architecture"].contents()
-    blocks, width = (
-        int(reader.fields[f"{architecture}.{key}"].contents()) for key in ("block_count", "embedding_length")
-    )
-    write_floats(source, out, draw_scales(blocks, width))
-
-
 def _write(reader: Any, tensors: Iterable[tuple[str, Weights]], out: Path) -> None:
     import numpy as np
     from gguf import GGUFValueType, GGUFWriter, LlamaFileType
@@ -97,7 +103,10 @@ def _write(reader: Any, tensors: Iterable[tuple[str, Weights]], out: Path) -> No
     part = out.with_suffix(".part")
     writer = GGUFWriter(part, arch=reader.fields["general.architecture"].contents())
     for field in reader.fields.values():
-        if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", "general.file_type"):
+        if not field.name.startswith("GGUF.") and field.name not in (
+            "general.architecture",
+            "general.file_type",
+        ):
             element = field.types[1] if field.types[0] == GGUFValueType.ARRAY else None
             writer.add_key_value(field.name, field.contents(), field.types[0], element)
     writer.add_file_type(LlamaFileType.ALL_F32)
@@ -108,12 +117,3 @@ def _write(reader: Any, tensors: Iterable[tuple[str, Weights]], out: Path) -> No
     writer.write_tensors_to_file()
     writer.close()
     part.replace(out)
-
-
-def tensor_types(gguf: Path) -> dict[str, int]:
-    """How many tensors of each type a GGUF really holds, the matrices first: a width that a type's blocks
-    don't divide gets another type than the file's name says."""
-    from gguf import GGUFReader
-
-    counted = Counter(tensor.tensor_type.name for tensor in GGUFReader(gguf).tensors)
-    return dict(sorted(counted.items(), key=lambda item: (item[0].startswith("F"), -item[1])))
