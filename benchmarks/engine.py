@@ -33,6 +33,7 @@ import llama
 import ours
 from edgeslm_export import starter
 from figures import Measured, Memory, compare, parse_memory, report, table
+from machine import processor
 
 from edgeslm.bundle import load_bundle, short_digest
 from edgeslm.engine.prompt import ChatTokenizer
@@ -187,7 +188,7 @@ def cost_card(args: argparse.Namespace, rival: str | None) -> dict[str, Any]:
         "threads": args.threads,
         "repeat": args.repeat,
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "kernel": platform.release(),
@@ -195,17 +196,6 @@ def cost_card(args: argparse.Namespace, rival: str | None) -> dict[str, Any]:
         **{name: version(name) for name in ("edgeslm", "onnxruntime-genai", "onnxruntime")},
         "llama.cpp": rival,
     }
-
-
-def _processor() -> str:
-    """Its name and the instruction sets that decide over quantized speed."""
-    text = Path("/proc/cpuinfo").read_text()
-    fields = dict(part.split(":", 1) for part in text.split("\n\n", 1)[0].splitlines() if ":" in part)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    have = (fields.get("flags") or fields.get("Features") or "").split()
-    sets = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")
-    name = fields.get("model name") or fields.get("CPU part") or platform.processor()
-    return f"{name} ({' '.join(s for s in sets if s in have) or 'baseline'})"
 
 
 def q4_0_file(args: argparse.Namespace) -> Path:
@@ -240,7 +230,7 @@ def rival_makers(
     if not file.exists():
         try:
             with source_weights(args, say) as source:
-                llama.make_q4_0(source, file)
+                llama.make_file(source, file)
         except (RuntimeError, EdgeslmError) as error:
             say(f"{error}: ours alone.")
             return {}

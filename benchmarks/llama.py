@@ -1,11 +1,11 @@
-"""llama.cpp, the engine that people on small boards use today: the rival of ``engine.py``.
+"""llama.cpp, the engine that people on small boards use today: the rival of ``engine.py`` and ``quality.py``.
 
 Set up as a good user would: a native build (what ``pip install llama-cpp-python`` makes), weights mapped,
 batches of 512, the threads of the other side, flash attention on or off as told. It is driven through the
 library's own functions, since the package's ``Llama`` class keeps every logit in Python. Run by
-``engine.py`` in a process of its own; on its own it also makes the Q4_0 file:
+``engine.py`` in a process of its own; on its own it also quantizes:
 
-    python benchmarks/llama.py quantize SOURCE.gguf OUT.gguf
+    python benchmarks/llama.py quantize SOURCE.gguf OUT.gguf --type Q4_0
 
 It knows no bundle and nothing of edgeslm.
 """
@@ -18,19 +18,33 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 PACKAGE = "llama-cpp-python"
 BATCH = 512
 """``n_batch`` and ``n_ubatch``; the second is llama.cpp's default too."""
-_Q4_0 = 2
-"""``LLAMA_FTYPE_MOSTLY_Q4_0`` of ``llama.h``."""
+FILE_TYPES = {
+    "Q4_0": 2,
+    "Q4_1": 3,
+    "Q8_0": 7,
+    "Q4_K_S": 14,
+    "Q4_K_M": 15,
+    "Q5_K_S": 16,
+    "Q5_K_M": 17,
+    "Q6_K": 18,
+}
+"""``LLAMA_FTYPE_MOSTLY_...`` of ``llama.h``: the mixtures that people download."""
 
 
 def installed_version() -> str | None:
@@ -40,33 +54,91 @@ def installed_version() -> str | None:
     return importlib.metadata.version(PACKAGE)
 
 
-def make_q4_0(source: Path, out: Path) -> None:
-    """Requantizes ``source`` to Q4_0, unless ``out`` is there already; half a file is never left.
+def make_file(source: Path, out: Path, kind: str = "Q4_0", importance: Path | None = None) -> None:
+    """Quantizes ``source`` to ``kind``, unless ``out`` is there already; half a file is never left.
 
+    :param importance: what ``save_importance`` wrote.
     :raises RuntimeError: the library could not read or write it.
     """
     if out.exists():
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_suffix(".part")
-    command = [sys.executable, __file__, "quantize", str(source), str(part)]
+    command = [sys.executable, __file__, "quantize", str(source), str(part), "--type", kind]
+    command += ["--importance", str(importance)] if importance else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         part.unlink(missing_ok=True)
-        raise RuntimeError(f"llama.cpp could not make a Q4_0 file of {source}: {done.stderr[-500:]}")
+        raise RuntimeError(f"llama.cpp could not make a {kind} file of {source}: {done.stderr[-500:]}")
     part.replace(out)
 
 
-def quantize(source: Path, out: Path, threads: int) -> None:
-    """The library's quantizer, allowed to start from quantized weights."""
+Importance = Mapping[str, "npt.NDArray[np.float32]"]
+"""Mean square of each input of a matrix, by its name in the GGUF: what ``llama-imatrix`` measures."""
+
+
+def quantize(source: Path, out: Path, threads: int, kind: str, importance: Importance | None = None) -> None:
+    """The library's quantizer, allowed to start from quantized weights.
+
+    :raises RuntimeError: it failed.
+    """
     llama = _library()
     parameters = llama.llama_model_quantize_default_params()
-    parameters.ftype = _Q4_0
+    parameters.ftype = FILE_TYPES[kind]
     parameters.nthread = threads
     parameters.allow_requantize = True
+    if importance:
+        floats = ctypes.POINTER(ctypes.c_float)
+        entries = [
+            (name.encode(), values.ctypes.data_as(floats), len(values)) for name, values in importance.items()
+        ]
+        parameters.imatrix = (llama.llama_model_imatrix_data * (len(entries) + 1))(
+            *entries
+        )  # ends with a null
     code = llama.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(parameters))
     if code != 0:
         raise RuntimeError(f"the quantizer said {code}")
+
+
+def save_importance(importance: Importance, file: Path) -> None:
+    """Writes the ``.npz`` that ``quantize --importance`` takes."""
+    import numpy as np
+
+    np.savez(file, allow_pickle=False, **importance)
+
+
+def _load_importance(file: Path) -> Importance:
+    import numpy as np
+
+    with np.load(file) as arrays:
+        return {name: np.ascontiguousarray(arrays[name], np.float32) for name in arrays.files}
+
+
+def tensor_types(gguf: Path) -> list[str]:
+    """The type of each tensor of two dimensions. A width that the blocks of a type don't divide gets another
+    one than the file is named for."""
+    from gguf import GGUFReader
+
+    return [tensor.tensor_type.name for tensor in GGUFReader(gguf).tensors if len(tensor.shape) > 1]
+
+
+def all_logits(
+    gguf: Path, sequences: Sequence[Sequence[int]], threads: int
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Logits [tokens, vocabulary] of every position of each sequence, which starts with an empty cache.
+
+    Settings are the library's own (half-precision cache), with flash attention.
+    """
+    import numpy as np
+
+    engine = Engine(gguf, threads, max(map(len, sequences)), flash_attention=True)
+    try:
+        for sequence in sequences:
+            engine.clear()
+            starts = range(0, len(sequence), BATCH)
+            yield np.concatenate([engine.logits(sequence[at : at + BATCH], at) for at in starts])
+    finally:
+        engine.close()
 
 
 class Engine:
@@ -89,7 +161,7 @@ class Engine:
     def run(self, ids: Sequence[int], count: int) -> dict[str, float]:
         """Milliseconds of the prompt with its first token, and of ``count - 1`` more."""
         llama = self._llama
-        llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
+        self.clear()
         started = time.perf_counter()
         for at in range(0, len(ids), BATCH):
             self._decode(ids[at : at + BATCH])
@@ -108,6 +180,35 @@ class Engine:
             "decode_tokens": count - 1,
         }
 
+    def clear(self) -> None:
+        """Empties the cache."""
+        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+
+    def logits(self, ids: Sequence[int], at: int) -> npt.NDArray[np.float32]:
+        """Appends ``ids`` at position ``at``. :return: their logits [tokens, vocabulary], a copy."""
+        import numpy as np
+
+        llama = self._llama
+        batch = llama.llama_batch_init(len(ids), 0, 1)
+        batch.n_tokens = len(ids)
+        for i, token in enumerate(ids):
+            batch.token[i], batch.pos[i] = token, at + i
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+            batch.logits[i] = True
+        code = llama.llama_decode(self._context, batch)
+        llama.llama_batch_free(batch)
+        if code != 0:
+            raise RuntimeError("llama.cpp could not decode")
+        vocabulary = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self._model))
+        shape = (len(ids), vocabulary)
+        return np.ctypeslib.as_array(llama.llama_get_logits(self._context), shape).copy()
+
+    def close(self) -> None:
+        """Frees context and weights."""
+        self._llama.llama_sampler_free(self._sampler)
+        self._llama.llama_free(self._context)
+        self._llama.llama_model_free(self._model)
+
     def _decode(self, ids: Sequence[int]) -> None:
         tokens = (self._llama.llama_token * len(ids))(*ids)
         batch = self._llama.llama_batch_get_one(tokens, len(ids))
@@ -117,6 +218,7 @@ class Engine:
 
 def _library() -> Any:
     llama = importlib.import_module("llama_cpp")
+    logging.getLogger(PACKAGE).setLevel(logging.ERROR)  # the package prints what the library says by this
     llama.llama_backend_init()
     return llama
 
@@ -132,9 +234,13 @@ def serve(engine: Engine) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="llama.cpp's side of benchmarks/engine.py.")
     commands = parser.add_subparsers(dest="command", required=True)
-    making = commands.add_parser("quantize", help="make a Q4_0 file of another GGUF")
+    making = commands.add_parser("quantize", help="make a smaller GGUF of another")
     making.add_argument("source", type=Path)
     making.add_argument("out", type=Path)
+    making.add_argument("--type", choices=FILE_TYPES, default="Q4_0")
+    making.add_argument(
+        "--importance", type=Path, help="an .npz with the mean square of each matrix's inputs"
+    )
     serving = commands.add_parser("serve", help="answer JSON lines on standard input")
     serving.add_argument("gguf", type=Path)
     serving.add_argument("--threads", type=int, required=True)
@@ -142,7 +248,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     serving.add_argument("--flash-attention", choices=("on", "off"), required=True)
     args = parser.parse_args(argv)
     if args.command == "quantize":
-        quantize(args.source, args.out, os.cpu_count() or 1)
+        importance = _load_importance(args.importance) if args.importance else None
+        quantize(args.source, args.out, os.cpu_count() or 1, args.type, importance)
         return
     serve(Engine(args.gguf, args.threads, args.room, args.flash_attention == "on"))
 

