@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from edgeslm_export.child import TELEMETRY_OFF
-from edgeslm_export.commands import encoder, evaluate, model, starter, tune
+from edgeslm_export.commands import encoder, evaluate, model, plan, starter, tune
 
 from edgeslm.errors import EdgeslmError
 
 COMMANDS: Mapping[str, ModuleType] = {
+    "plan": plan,
     "model": model,
     "encoder": encoder,
     "tune": tune,

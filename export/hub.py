@@ -53,6 +53,23 @@ def resolve_source(src: str, kind: Kind, announce: Callable[[str], None]) -> Ori
     return fetch_checkpoint(src, kind, announce)
 
 
+def fetch_config(src: str) -> dict[str, Any]:
+    """``config.json`` of a hub id, and nothing else of it.
+
+    :raises ExportError: no network, no such model, no access, or no config.json.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    if src.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(src) or src.lower().endswith(".gguf"):
+        raise ExportError(f"{src} doesn't exist; name a checkpoint folder, a .gguf file or a hub id.")
+    repo, _, revision = src.partition("@")
+    try:
+        file = _ask(src, lambda: hf_hub_download(repo, "config.json", revision=revision or None))
+    except errors.EntryNotFoundError:
+        raise ExportError(f"{src} has no config.json, so it is no checkpoint.") from None
+    return read_config(Path(file))
+
+
 def fetch_checkpoint(hub_id: str, kind: Kind, announce: Callable[[str], None]) -> Origin:
     """Downloads a checkpoint into the hub's own cache.
 
@@ -96,6 +113,8 @@ def _ask(hub_id: str, question: Callable[[], Any]) -> Any:
         return question()
     except errors.HFValidationError:
         raise ExportError(f"{hub_id} doesn't exist here and is no hub id (owner/name).") from None
+    except errors.EntryNotFoundError:
+        raise
     except errors.GatedRepoError:
         raise ExportError(
             f"{hub_id} asks for its terms to be accepted; do that on its page and log in."

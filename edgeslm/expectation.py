@@ -1,0 +1,142 @@
+"""What to expect of a bundle on this board: the board measured, the bundle's shape found out, both put together.
+
+The arithmetic is ``edgeslm.arithmetic``'s and shared with the build machine; this module feeds it on a device.
+Knows no configuration and judges nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm import board as hardware
+from edgeslm.arithmetic import (
+    FLOAT,
+    REST,
+    Footprint,
+    Format,
+    Formats,
+    decode_tps,
+    footprint,
+    memory_bytes,
+    prefill_tps,
+)
+from edgeslm.bundle import REPORT, Bundle
+from edgeslm.errors import BoardError
+from edgeslm.profiles import THIS, Board
+from edgeslm.shape import EMBEDDING, Shape
+
+MEASURE_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """At ``context`` tokens: memory of the engine's process, tokens/s of a prompt so long and after it."""
+
+    context: int
+    memory_bytes: int
+    prefill_tps: float
+    decode_tps: float
+
+
+def expect(foot: Footprint, board: Board, context: int) -> Expectation:
+    return Expectation(
+        context,
+        memory_bytes(foot, context),
+        prefill_tps(foot, board, context),
+        decode_tps(foot, board, context),
+    )
+
+
+def measure_board(threads: int | None = None, root: Path = Path("/")) -> Board:
+    """The machine at hand, measured in a process of its own in two or three seconds.
+
+    :param threads: by default one for each core that this process may use.
+    :raises BoardError: the measurement failed.
+    """
+    threads = threads or hardware.usable_cores()
+    command = [sys.executable, "-m", "edgeslm.engine.gauge", str(threads)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=MEASURE_TIMEOUT_S, check=False
+        )
+        figures = json.loads(done.stdout) if done.returncode == 0 else None
+    except (subprocess.TimeoutExpired, ValueError):
+        done, figures = None, None
+    if not isinstance(figures, dict):
+        lines = done.stderr.strip().splitlines() if done is not None else []
+        raise BoardError(
+            f"The speed of this machine can't be measured: {lines[-1][:200] if lines else 'no answer in time'}."
+        )
+    memory = hardware.read_memory(root)
+    return Board(
+        name=THIS,
+        title=hardware.board_name(root) or hardware.read_cpu(root).name,
+        cores=threads,
+        memory_bytes=(memory.limit or memory.total) if memory else 0,
+        read_gbs=figures["read_gbs"],
+        int4_gflops=figures["int4_gflops"],
+        int8_gflops=figures["int8_gflops"],
+    )
+
+
+def bundle_footprint(bundle: Bundle) -> Footprint | None:
+    """From the manifest, ``genai_config.json`` and the report card; None where these don't say enough.
+
+    What they leave open (the width of the MLP, whether the embedding is shared) follows from the number of
+    weights and from the size of the files: of the possible shapes the one that comes nearest is taken.
+    """
+    try:
+        settings = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]
+        weights = json.loads((bundle.path / REPORT).read_text("utf-8"))["weights"]
+        formats = _formats(bundle)
+        size = sum(file.bytes for file in bundle.manifest.files if file.path.endswith(".data"))
+        shapes = list(_possible(settings, int(weights), bundle))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        return None
+    prints = [footprint(shape, formats) for shape in shapes]
+    nearest = min(prints, key=lambda foot: abs(foot.weight_bytes - size), default=None)
+    return nearest if nearest and 0.8 < nearest.weight_bytes / size < 1.25 else None
+
+
+def _formats(bundle: Bundle) -> Formats:
+    formats: dict[str, Format] = {REST: FLOAT}
+    quantization = bundle.manifest.quantization
+    for group in quantization.groups if quantization else ():
+        name = EMBEDDING if group.group == "model.embed_tokens" else group.group
+        formats[name] = FLOAT if group.bits >= 16 else Format(group.bits, group.group_size)
+    return formats
+
+
+def _possible(settings: Mapping[str, Any], weights: int, bundle: Bundle) -> Iterator[Shape]:
+    decoder = settings["decoder"]
+    hidden, vocab, layers = decoder["hidden_size"], settings["vocab_size"], decoder["num_hidden_layers"]
+    heads, kv_heads, head_dim = (
+        decoder["num_attention_heads"],
+        decoder["num_key_value_heads"],
+        decoder["head_size"],
+    )
+    attention = 2 * (heads + kv_heads) * head_dim * hidden
+    window = decoder.get("sliding_window") or {}
+    for tied in (True, False):
+        inner = ((weights - vocab * hidden * (2 - tied)) / layers - attention) / (3 * hidden)
+        if inner >= 1:
+            yield Shape(
+                architecture=bundle.manifest.architecture,
+                layers=layers,
+                hidden=hidden,
+                inner=round(inner),
+                vocab=vocab,
+                heads=heads,
+                kv_heads=kv_heads,
+                head_dim=head_dim,
+                tied=tied,
+                context_length=bundle.manifest.context_length,
+                window=window.get("window_size") or 0,
+                windowed_layers=len(window.get("layers", ())),
+            )
