@@ -1,7 +1,7 @@
-"""What to expect of a bundle on this board: the board measured, the bundle's shape found out, both put together.
+"""What to expect of a bundle on this board: the board is measured, the bundle's shape found out.
 
-The arithmetic is ``edgeslm.arithmetic``'s and shared with the build machine; this module feeds it on a device.
-Knows no configuration and judges nothing.
+The arithmetic is ``edgeslm.arithmetic``'s, shared with the build machine; this module feeds it on a device.
+It knows no configuration and judges nothing.
 """
 
 from __future__ import annotations
@@ -70,9 +70,8 @@ def measure_board(threads: int | None = None, root: Path = Path("/")) -> Board:
         done, figures = None, None
     if not isinstance(figures, dict):
         lines = done.stderr.strip().splitlines() if done is not None else []
-        raise BoardError(
-            f"The speed of this machine can't be measured: {lines[-1][:200] if lines else 'no answer in time'}."
-        )
+        reason = lines[-1][:200] if lines else "no answer in time"
+        raise BoardError(f"The speed of this machine can't be measured: {reason}.")
     memory = hardware.read_memory(root)
     return Board(
         name=THIS,
@@ -82,6 +81,7 @@ def measure_board(threads: int | None = None, root: Path = Path("/")) -> Board:
         read_gbs=figures["read_gbs"],
         int4_gflops=figures["int4_gflops"],
         int8_gflops=figures["int8_gflops"],
+        busy=bool(figures["busy"]),
     )
 
 
@@ -124,13 +124,13 @@ def _possible(settings: Mapping[str, Any], weights: int, bundle: Bundle) -> Iter
     attention = 2 * (heads + kv_heads) * head_dim * hidden
     window = decoder.get("sliding_window") or {}
     for tied in (True, False):
-        inner = ((weights - vocab * hidden * (2 - tied)) / layers - attention) / (3 * hidden)
+        inner = ((weights - vocab * hidden * (2 - tied)) // layers - attention) // (3 * hidden)
         if inner >= 1:
             yield Shape(
                 architecture=bundle.manifest.architecture,
                 layers=layers,
                 hidden=hidden,
-                inner=round(inner),
+                inner=max(1, inner // 8 * 8),  # norms and biases were counted too and add one or two
                 vocab=vocab,
                 heads=heads,
                 kv_heads=kv_heads,

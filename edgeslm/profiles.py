@@ -32,6 +32,8 @@ class Board:
     int8_gflops: float
     estimated: tuple[str, ...] = ()
     """Names of the figures that nobody measured."""
+    busy: bool = False
+    """Others computed while it was measured, so it can do more than this."""
 
 
 class _Figure(BaseModel):

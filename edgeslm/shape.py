@@ -53,7 +53,7 @@ FAMILIES: Mapping[str, Family] = {
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """``count`` matrices of one kind, each [rows, columns]; groups of a quantized one lie along its columns."""
+    """``count`` matrices of one kind, each [rows, columns]; quantization groups lie along the columns."""
 
     group: str
     rows: int
@@ -146,7 +146,7 @@ class _Reader:
             value = default
         if value is None:
             raise ShapeError(
-                f"{self._where} says nothing of {key}, so nothing can be predicted; take the model's own file."
+                f"{self._where} says nothing of {key}, so nothing can be predicted; take the model's own."
             )
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**40:
             raise ShapeError(f"{self._where} has {value!r} as {key}, where a positive whole number belongs.")
@@ -172,7 +172,8 @@ def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
     if family is None:
         known = ", ".join(sorted(family.removesuffix("ForCausalLM") for family in FAMILIES))
         raise ShapeError(
-            f"{where} has the architecture {name or 'of no name'}, whose sizes aren't known; known are {known}."
+            f"{where} has the architecture {name or 'of no name'}, whose sizes aren't known; "
+            f"known are {known}."
         )
     read = _Reader(config, where)
     hidden, heads, layers = map(read.number, ("hidden_size", "num_attention_heads", "num_hidden_layers"))

@@ -58,16 +58,16 @@ def fetch_config(src: str) -> dict[str, Any]:
 
     :raises ExportError: no network, no such model, no access, or no config.json.
     """
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download
 
     if src.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(src) or src.lower().endswith(".gguf"):
         raise ExportError(f"{src} doesn't exist; name a checkpoint folder, a .gguf file or a hub id.")
     repo, _, revision = src.partition("@")
-    try:
-        file = _ask(src, lambda: hf_hub_download(repo, "config.json", revision=revision or None))
-    except errors.EntryNotFoundError:
-        raise ExportError(f"{src} has no config.json, so it is no checkpoint.") from None
-    return read_config(Path(file))
+    info = _ask(src, lambda: HfApi().model_info(repo, revision=revision or None))
+    sizes = {file.rfilename: 0 for file in info.siblings or ()}
+    if "config.json" not in sizes:
+        raise ExportError(f"{src} has no config.json{_gguf_hint(sizes)}, so it is no checkpoint.")
+    return read_config(Path(_ask(src, lambda: hf_hub_download(repo, "config.json", revision=info.sha))))
 
 
 def fetch_checkpoint(hub_id: str, kind: Kind, announce: Callable[[str], None]) -> Origin:
@@ -113,8 +113,6 @@ def _ask(hub_id: str, question: Callable[[], Any]) -> Any:
         return question()
     except errors.HFValidationError:
         raise ExportError(f"{hub_id} doesn't exist here and is no hub id (owner/name).") from None
-    except errors.EntryNotFoundError:
-        raise
     except errors.GatedRepoError:
         raise ExportError(
             f"{hub_id} asks for its terms to be accepted; do that on its page and log in."

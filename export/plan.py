@@ -23,6 +23,8 @@ from edgeslm.profiles import Board
 from edgeslm.shape import EMBEDDING, Shape, read_shape
 
 DEFAULT_CONTEXT = 2048
+SLOW_TPS = 3
+"""Tokens/s below which nobody wants to wait for text."""
 SYSTEM_BYTES = 500_000_000
 """What the system and the daemon keep of a board's memory."""
 
@@ -110,7 +112,7 @@ def formats_of(recipe: Recipe) -> Formats:
 def make_plan(
     src: str, shape: Shape, board: Board, recipes: Sequence[str], context: int | None = None
 ) -> Plan:
-    """:param recipes: names; none for all of them. :param context: tokens; by default 2048 or what the model has.
+    """:param recipes: names; none for all of them. :param context: tokens; by default 2048, or the model's.
 
     :raises ExportError: an unknown recipe, or a context that the model doesn't have.
     """
@@ -141,24 +143,24 @@ def _advice(rows: tuple[Row, ...], board: Board, shape: Shape, tokens: int) -> s
         if cache > over and (left := (cache - over) // shape.kv_bytes_per_token) >= 256:
             return f"Doesn't fit: {_gb(over)} too much even as {row.recipe}; --context {left} would fit."
         return (
-            f"Doesn't fit: even as {row.recipe} it needs {_gb(row.expectation.memory_bytes)} and the board has "
-            f"{_gb(room)} beside the system; take a smaller model or a board with more memory."
+            f"Doesn't fit: even as {row.recipe} it needs {_gb(row.expectation.memory_bytes)} and the board "
+            f"has {_gb(room)} beside the system; take a smaller model or a board with more memory."
         )
     fast = max(fitting, key=lambda row: row.expectation.decode_tps)
     good = max(fitting, key=lambda row: row.file_bytes)
     speed = fast.expectation.decode_tps
-    if speed < 3:
-        advice = f"It fits as {fast.recipe}, but {speed:.1f} tokens/s suits labels and fields, not text to wait for."
-    elif good is not fast and good.expectation.decode_tps >= 0.5 * speed:
-        advice = (
-            f"Take {good.recipe} where answers matter most: it fits and keeps "
-            f"{good.expectation.decode_tps / speed:.0%} of {fast.recipe}'s decode speed; else {fast.recipe}."
+    if speed < SLOW_TPS:
+        return (
+            f"It fits as {fast.recipe}, but {speed:.1f} tokens/s suit labels and fields, not text that "
+            "somebody waits for."
         )
-    else:
-        advice = (
-            f"Take {fast.recipe}: {_gb(fast.expectation.memory_bytes)} of {_gb(room)}, {speed:.0f} tokens/s."
+    if good is not fast and good.expectation.decode_tps >= 0.5 * speed:
+        share = good.expectation.decode_tps / speed
+        return (
+            f"Take {good.recipe} where answers matter most: it fits and keeps {share:.0%} of {fast.recipe}'s "
+            f"decode speed; else {fast.recipe}."
         )
-    return advice
+    return f"Take {fast.recipe}: {_gb(fast.expectation.memory_bytes)} of {_gb(room)}, {speed:.0f} tokens/s."
 
 
 def _gb(size: int) -> str:
@@ -181,6 +183,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "int4_gflops": board.int4_gflops,
             "int8_gflops": board.int8_gflops,
             "estimated": list(board.estimated),
+            "busy": board.busy,
         },
         "recipes": [
             {
@@ -202,7 +205,10 @@ def plan_lines(plan: Plan) -> list[str]:
     """The plan as a table for a person."""
     shape, board = plan.shape, plan.board
     room = board.memory_bytes - SYSTEM_BYTES
-    guessed = f" ({', '.join(board.estimated)} estimated)" if board.estimated else ""
+    words = {"read_gbs": "reading", "int4_gflops": "4 bits", "int8_gflops": "8 bits"}
+    notes = [f"{words[figure]} estimated" for figure in board.estimated]
+    notes += ["others computed meanwhile, it can do more"] if board.busy else []
+    guessed = f" ({', '.join(notes)})" if notes else ""
     lines = [
         f"{plan.source}: {shape.architecture}, {shape.weights / 1e6:,.0f} million weights, "
         f"{shape.kv_bytes_per_token / 1024:.0f} KiB of cache a token",
@@ -210,7 +216,8 @@ def plan_lines(plan: Plan) -> list[str]:
         f"  reads {board.read_gbs:.1f} GB/s, computes {board.int4_gflops:.0f} (4 bits) and "
         f"{board.int8_gflops:.0f} (8 bits) GFLOPS{guessed}; {_gb(room)} of memory beside the system",
         "",
-        f"{'recipe':12} {'file MB':>8} {'memory MB':>10} {'fits':>5} {'prefill tok/s':>14} {'decode tok/s':>13}",
+        f"{'recipe':12} {'file MB':>8} {'memory MB':>10} {'fits':>5} {'prefill tok/s':>14} "
+        f"{'decode tok/s':>13}",
     ]
     for row in plan.rows:
         expected = row.expectation

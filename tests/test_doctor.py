@@ -17,6 +17,7 @@ from edgeslm import board, doctor
 from edgeslm.config import Config, parse_config
 from edgeslm.doctor import Finding, examine, render
 from edgeslm.errors import BrokerError
+from edgeslm.profiles import Board
 
 PI_4_CPU = "".join(
     f"""processor\t: {core}
@@ -91,6 +92,9 @@ def child(status: int, errors: str = "") -> Callable[[str], subprocess.Completed
     return lambda name: subprocess.CompletedProcess([name], status, "", errors)
 
 
+MACHINE = Board("this", "a test", 4, 8 * 10**9, 15.0, 200.0, 200.0)
+
+
 def look(root: Path, config: Config | None = None, bundles: tuple[Path, ...] = ()) -> dict[str, Finding]:
     """Findings by subject; a board whose libraries load, whose clock is right and whose broker answers."""
     found = examine(
@@ -100,6 +104,7 @@ def look(root: Path, config: Config | None = None, bundles: tuple[Path, ...] = (
         probe_library=child(0),
         probe_broker=lambda config: (["answers in 1 ms"], []),
         clock=lambda: True,
+        measure=lambda: MACHINE,
     )
     assert all(finding.advice for finding in found if finding.level != "ok")
     assert not any(finding.advice for finding in found if finding.level == "ok")

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FOUNDATION = {
-    *("errors", "topics", "messages", "bundle"),
+    *("errors", "topics", "messages", "bundle", "shape", "profiles", "arithmetic"),
     *("document", "fields", "sandbox", "templates", "sections", "consistency", "config"),
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""
@@ -23,7 +23,7 @@ FOUNDATION = {
 LAYERS = (
     FOUNDATION,
     {"engine", "bus", "routes", "board", "inspection"},
-    {"tasks"},
+    {"tasks", "expectation"},
     {"scheduler", "models", "observe"},
     {"service", "client", "doctor"},
     {"outgoing", "tries"},
@@ -49,7 +49,10 @@ ONLY_IN = {
 WORKER_ONLY = {"onnxruntime", "onnxruntime_genai", "numpy", "tokenizers"}
 BUILD_MACHINE_ONLY = {"torch", "transformers", "onnx", "onnx_ir", "gguf", "accelerate", "sklearn", "optimum"}
 
-EXPORT_SEES = {"edgeslm.bundle", "edgeslm.errors", "edgeslm.config"}
+EXPORT_SEES = {
+    *("edgeslm.bundle", "edgeslm.errors", "edgeslm.config"),
+    *("edgeslm.shape", "edgeslm.profiles", "edgeslm.arithmetic", "edgeslm.expectation"),
+}
 
 INSTALLED_AS = {"yaml": "pyyaml", "paho": "paho-mqtt"}
 
