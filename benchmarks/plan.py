@@ -1,4 +1,4 @@
-"""What ``edgeslm-export plan`` predicts, against a model of full size with random weights that is exported and run.
+"""What ``edgeslm-export plan`` predicts, against a full-size model with random weights, exported and run.
 
     python benchmarks/plan.py [qwen2.5-0.5b phi-3-mini ...] [--threads N] [--context N] [--work DIR]
 

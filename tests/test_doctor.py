@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 from edgeslm import board, doctor
 from edgeslm.config import Config, parse_config
 from edgeslm.doctor import Finding, examine, render
-from edgeslm.errors import BrokerError
+from edgeslm.errors import BoardError, BrokerError
 from edgeslm.profiles import Board
 
 PI_4_CPU = "".join(
@@ -228,7 +230,7 @@ def test_little_memory_now_and_at_all(n100: Path) -> None:
 
 
 def test_bundles_are_measured_against_the_memory(pi_4: Path, tmp_path: Path) -> None:
-    small, large = make_bundle(tmp_path / "small", 86), make_bundle(tmp_path / "large", 700)
+    small, large = make_bundle(tmp_path / "small", 86), make_bundle(tmp_path / "large", 930)
     huge, broken = make_bundle(tmp_path / "huge", 3000), tmp_path / "broken"
     found = look(pi_4, bundles=(small, large, huge, broken))
     assert [found[f"bundle {name}"].level for name in ("small", "large", "huge", "broken")] == [
@@ -237,7 +239,7 @@ def test_bundles_are_measured_against_the_memory(pi_4: Path, tmp_path: Path) -> 
         "bad",
         "bad",
     ]
-    assert found["bundle small"].text == "needs about 366 MB at 2048 tokens"
+    assert found["bundle small"].text == "needs about 323 MB at 2048 tokens"
 
 
 def test_bundles_of_the_starter_folder_are_found(pi_4: Path, tmp_path: Path) -> None:
@@ -246,7 +248,7 @@ def test_bundles_of_the_starter_folder_are_found(pi_4: Path, tmp_path: Path) -> 
 
 
 def test_models_of_a_configuration_must_fit_together(pi_4: Path, tmp_path: Path) -> None:
-    config = config_with({"a": make_bundle(tmp_path / "a", 300), "b": make_bundle(tmp_path / "b", 300)})
+    config = config_with({"a": make_bundle(tmp_path / "a", 420), "b": make_bundle(tmp_path / "b", 420)})
     found = look(pi_4, config)
     assert (found["model a"].level, found["model b"].level, found["all models"].level) == ("ok", "ok", "warn")
     assert found["broker"] == Finding("broker", "ok", "answers in 1 ms")
@@ -408,3 +410,37 @@ def test_no_colours_without_a_terminal_or_when_unwanted(monkeypatch: pytest.Monk
     assert "\x1b" in render(findings)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in render(findings)
+
+
+def test_a_known_model_is_told_with_its_speed(n100: Path, starter: Path) -> None:
+    found = look(n100, bundles=(starter / "smollm2-135m-int4",))
+    assert found["speed"].text == "reads 15.0 GB/s, computes 200 GFLOPS with 4-bit weights on 4 cores"
+    text = found["bundle smollm2-135m-int4"].text
+    assert re.fullmatch(r"needs about 3\d\d MB at 2048 tokens, reads \d+ and writes \d+ tokens/s there", text)
+
+
+def test_a_busy_machine_is_told(n100: Path, starter: Path) -> None:
+    found = examine(
+        bundles=(starter / "smollm2-135m-int4",),
+        root=n100,
+        probe_library=child(0),
+        clock=lambda: True,
+        measure=lambda: replace(MACHINE, busy=True),
+    )
+    assert "other programs computed meanwhile" in next(f.text for f in found if f.subject == "speed")
+
+
+def test_a_board_that_can_not_be_measured_still_tells_the_memory(n100: Path, starter: Path) -> None:
+    def fail() -> Board:
+        raise BoardError("The speed of this machine can't be measured: no engine.")
+
+    found = examine(
+        bundles=(starter / "smollm2-135m-int4",),
+        root=n100,
+        probe_library=child(0),
+        clock=lambda: True,
+        measure=fail,
+    )
+    told = {finding.subject: finding for finding in found}
+    assert told["speed"].level == "warn"
+    assert told["bundle smollm2-135m-int4"].text.endswith("at 2048 tokens")
