@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from edgeslm_export.starter import Maker, Package
+from edgeslm_export.packages import Package
+from edgeslm_export.starter import Maker
 
 CHUNK: Final = 512
 """Tokens that are read from an empty cache, and what llama.cpp's own measurement takes by default."""

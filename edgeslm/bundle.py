@@ -19,6 +19,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgeslm.arithmetic import rough_memory_bytes
 from edgeslm.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -317,10 +318,10 @@ def verify_bundle(bundle: Bundle) -> None:
 
 
 def memory_need(manifest: Manifest, tokens: int) -> int:
-    """Bytes to expect for a loaded model with room for ``tokens`` in its cache.
+    """Bytes to expect for a loaded model with room for ``tokens`` in its cache, from the sizes of its files.
 
-    Weights are counted twice, since the runtime keeps a repacked copy beside the mapped file, plus the
-    runtime's own 100 MB; measured on SmolLM2-135M (78 MB file, 247 MB peak).
+    ``edgeslm.expectation`` is more exact where the model's shape is known.
     """
     weights = sum(f.bytes for f in manifest.files if f.path.endswith((".onnx", ".data")))
-    return 2 * weights + manifest.kv_bytes_per_token * tokens + 100_000_000
+    tokenizer = sum(f.bytes for f in manifest.files if f.path == "tokenizer.json")
+    return rough_memory_bytes(weights, tokenizer, manifest.kv_bytes_per_token * tokens)

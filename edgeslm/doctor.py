@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +21,9 @@ from typing import Literal
 from edgeslm import board
 from edgeslm.bundle import SIGNATURE, Bundle, load_bundle, memory_need
 from edgeslm.config import Broker, Config
-from edgeslm.errors import BundleError, EdgeslmError
+from edgeslm.errors import BoardError, BundleError, EdgeslmError
+from edgeslm.expectation import Expectation, bundle_footprint, expect, measure_board
+from edgeslm.profiles import Board
 from edgeslm.sections import default_state_dir
 from edgeslm.trust import check_bundles, describe_signature
 
@@ -58,16 +60,17 @@ def examine(
     probe_library: Callable[[str], subprocess.CompletedProcess[str]] | None = None,
     probe_broker: Callable[[Config], tuple[list[str], list[str]]] | None = None,
     clock: Callable[[], bool | None] = board.clock_synchronised,
+    measure: Callable[[], Board] = measure_board,
 ) -> list[Finding]:
     """Looks at everything once; takes some seconds, as libraries are loaded and a broker may be asked.
 
     ``root`` is where /proc and /sys are. Bundles of ``config`` and the given ones, or without any those of
-    the starter folder, are measured against the memory. The probes ask a child process and a broker; tests
-    give others.
+    the starter folder, are measured against the memory, and what the board was measured to do says how fast
+    they will be. The probes ask a child process and a broker; tests give others.
     """
     findings = [_board(root), *_cpu(root), *_memory(root), _disk(config), *_heat(root), _clock(clock)]
     findings += [_python(), *_libraries(probe_library or import_in_child), *_pure_libraries()]
-    findings += _bundles(config, bundles, board.read_memory(root))
+    findings += _bundles(config, bundles, board.read_memory(root), measure)
     if config is not None:
         findings += _signatures(config)
         findings += [*_broker_secrets(config.broker), *_broker(config, probe_broker or _ask_broker)]
@@ -276,24 +279,33 @@ def starter_dir() -> Path:
         return Path("/nonexistent")
 
 
-def _bundles(config: Config | None, given: Sequence[Path], memory: board.Memory | None) -> list[Finding]:
+def _bundles(
+    config: Config | None,
+    given: Sequence[Path],
+    memory: board.Memory | None,
+    measure: Callable[[], Board],
+) -> list[Finding]:
     configured = config.bundles if config else {}
     others = {f"bundle {path.name}": path for path in given}
     starter = sorted(starter_dir().glob("*/manifest.json")) if not configured and not others else []
     others |= {f"bundle {file.parent.name}": file.parent for file in starter}
-    findings, total = [], 0
+    findings: list[Finding] = []
+    models: dict[str, Bundle] = {}
     for subject, path in {**configured, **others}.items():
         try:
-            bundle = load_bundle(path)
+            models[subject] = load_bundle(path)
         except BundleError as error:
             advice = "make it with edgeslm-export, or copy it again"
             findings.append(Finding(subject, "bad", str(error), advice))
-            continue
-        if bundle.manifest.kind not in ("decoder", "encoder"):
-            continue
-        need = _need(bundle)
+    models = {name: model for name, model in models.items() if model.manifest.kind in ("decoder", "encoder")}
+    speed, expected = _expectations(models, measure)
+    findings = [*speed, *findings]
+    total = 0
+    for subject, bundle in models.items():
+        expectation = expected.get(subject)
+        need = expectation.memory_bytes if expectation else _need(bundle)
         total += need if subject in configured else 0
-        findings.append(_fits(subject, need, memory, "take a smaller model"))
+        findings.append(_fits(subject, need, memory, "take a smaller model", expectation))
     if config is not None and len(config.models) > 1 and total:
         findings.append(
             _fits("all models", total + DAEMON_BYTES, memory, "leave out a model, or take smaller ones")
@@ -301,18 +313,52 @@ def _bundles(config: Config | None, given: Sequence[Path], memory: board.Memory 
     return findings
 
 
+def _expectations(
+    models: Mapping[str, Bundle], measure: Callable[[], Board]
+) -> tuple[list[Finding], dict[str, Expectation]]:
+    """The board is only measured if there is a model whose shape is known."""
+    prints = {subject: bundle_footprint(bundle) for subject, bundle in models.items()}
+    known = {subject: foot for subject, foot in prints.items() if foot is not None}
+    if not known:
+        return [], {}
+    try:
+        machine = measure()
+    except BoardError as error:
+        return [Finding("speed", "warn", str(error), "see whether the engine loads")], {}
+    text = (
+        f"reads {machine.read_gbs:.1f} GB/s, computes {machine.int4_gflops:.0f} GFLOPS with 4-bit weights"
+        f" on {machine.cores} cores"
+    )
+    if machine.busy:
+        text += "; other programs computed meanwhile, it can do more"
+    expected = {
+        subject: expect(foot, machine, min(TOKENS, foot.shape.context_length))
+        for subject, foot in known.items()
+    }
+    return [Finding("speed", "ok", text)], expected
+
+
 def _need(bundle: Bundle) -> int:
     return memory_need(bundle.manifest, min(TOKENS, bundle.manifest.context_length))
 
 
-def _fits(subject: str, need: int, memory: board.Memory | None, advice: str) -> Finding:
-    text = f"needs about {_megabytes(need)} at {TOKENS} tokens"
+def _fits(
+    subject: str,
+    need: int,
+    memory: board.Memory | None,
+    advice: str,
+    expected: Expectation | None = None,
+) -> Finding:
+    text = f"needs about {_megabytes(need)} at {expected.context if expected else TOKENS} tokens"
+    if memory is not None and need > (memory.limit or memory.total):
+        return Finding(subject, "bad", f"{text}, more than there is", advice)
+    if expected is not None:
+        speeds = f"reads {expected.prefill_tps:.0f} and writes {expected.decode_tps:.0f} tokens/s there"
+        text = f"{text}, {speeds}"
     if memory is None or need <= memory.available:
         return Finding(subject, "ok", text)
-    if need > (memory.limit or memory.total):
-        return Finding(subject, "bad", f"{text}, more than there is", advice)
     return Finding(
-        subject, "warn", f"{text}, more than is available now", f"stop other programs, or {advice}"
+        subject, "warn", f"{text}; more than is available now", f"stop other programs, or {advice}"
     )
 
 

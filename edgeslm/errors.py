@@ -9,6 +9,8 @@
     ├── BrokerError                  the connection to the broker can't be made or kept
     ├── JournalError                 what must survive a restart can't be written: a full disk
     ├── ProtocolError                bytes from the bus that aren't what their topic says
+    ├── ShapeError                   a config from which a model's sizes can't be told
+    ├── BoardError                   a board profile that isn't there or can't be read or measured
     ├── ExportError                  the build machine: a source or a step of the export
     └── RequestError                 a request that gets an error result; ``code`` goes on the wire
         ├── InvalidRequest           invalid_request
@@ -63,6 +65,14 @@ class JournalError(EdgeslmError):
 
 class ProtocolError(EdgeslmError):
     """Bytes from the bus aren't what their topic says: no result, no state."""
+
+
+class ShapeError(EdgeslmError):
+    """The sizes of a model can't be told from its config."""
+
+
+class BoardError(EdgeslmError):
+    """There is no such board profile, or it can't be read, or this machine can't be measured."""
 
 
 class ExportError(EdgeslmError):

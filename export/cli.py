@@ -14,11 +14,22 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from edgeslm_export.child import TELEMETRY_OFF
-from edgeslm_export.commands import adapter, encoder, evaluate, model, sign, starter, tune, verify
+from edgeslm_export.commands import (
+    adapter,
+    encoder,
+    evaluate,
+    model,
+    plan,
+    sign,
+    starter,
+    tune,
+    verify,
+)
 
 from edgeslm.errors import EdgeslmError
 
 COMMANDS: Mapping[str, ModuleType] = {
+    "plan": plan,
     "model": model,
     "encoder": encoder,
     "adapter": adapter,

@@ -53,6 +53,23 @@ def resolve_source(src: str, kind: Kind, announce: Callable[[str], None]) -> Ori
     return fetch_checkpoint(src, kind, announce)
 
 
+def fetch_config(src: str) -> dict[str, Any]:
+    """``config.json`` of a hub id, and nothing else of it.
+
+    :raises ExportError: no network, no such model, no access, or no config.json.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    if src.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(src) or src.lower().endswith(".gguf"):
+        raise ExportError(f"{src} doesn't exist; name a checkpoint folder, a .gguf file or a hub id.")
+    repo, _, revision = src.partition("@")
+    info = _ask(src, lambda: HfApi().model_info(repo, revision=revision or None))
+    sizes = {file.rfilename: 0 for file in info.siblings or ()}
+    if "config.json" not in sizes:
+        raise ExportError(f"{src} has no config.json{_gguf_hint(sizes)}, so it is no checkpoint.")
+    return read_config(Path(_ask(src, lambda: hf_hub_download(repo, "config.json", revision=info.sha))))
+
+
 def fetch_checkpoint(hub_id: str, kind: Kind, announce: Callable[[str], None]) -> Origin:
     """Downloads a checkpoint into the hub's own cache.
 

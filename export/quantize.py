@@ -25,8 +25,8 @@ from edgeslm_export.matrices import Quantized, recover
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 TOP = "top"
 """The file in ``codes/`` with what is in no layer: embedding and head."""
-_LAYER_BYTES = 12_000
-"""Of the graph's nodes and names, a layer."""
+_LAYER_BYTES = 24_000
+"""Of the nodes and names of both graphs, a layer."""
 _REPORT_BYTES = 40_000
 """Of manifest and report card, at most."""
 _EXACT = (Format(4, 32), Format(8, 32))

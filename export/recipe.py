@@ -33,6 +33,7 @@ class Recipe:
     summary: str
     smallest: Format
     head: Format
+    average_bits: float
     placing: Placing = "same"
     better: Format | None = None
     choices: tuple[Format, ...] = ()
@@ -56,12 +57,14 @@ RECIPES: dict[str, Recipe] = {
             summary="4 bits, rounded: made in seconds, the smallest, loses most",
             smallest=Format(4, 64),
             head=Format(4, 64),
+            average_bits=4,
         ),
         Recipe(
             name="int4-mixed",
             summary="4 bits by GPTQ, 8 bits for the head and, by a rule, where it usually matters",
             smallest=Format(4, 32),
             head=Format(8, 64),
+            average_bits=4.8,
             placing="rule",
             better=Format(8, 64),
             calibrated=True,
@@ -71,12 +74,14 @@ RECIPES: dict[str, Recipe] = {
             summary="8 bits: near the original at twice the size",
             smallest=Format(8, 64),
             head=Format(8, 64),
+            average_bits=8,
         ),
         Recipe(
             name="auto",
             summary="4 bits by GPTQ, 8 bits where that buys most by measurement; as small as --max-kl allows",
             smallest=Format(4, 32),
             head=Format(8, 64),
+            average_bits=5.1,
             placing="measured",
             better=Format(8, 64),
             choices=(Format(4, 32), Format(4, 64)),

@@ -57,7 +57,7 @@ def fisher(
 
 
 def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A token for each row [rows, vocabulary], by its probability: several times as fast as ``multinomial``."""
+    """A token for each row [rows, vocabulary], by its probability; several times as fast as multinomial."""
     below = logits.softmax(dim=1).cumsum_(dim=1)
     at = torch.rand(len(logits), 1, generator=generator) * below[:, -1:]
     return torch.searchsorted(below, at)[:, 0].clamp_(max=logits.shape[1] - 1)

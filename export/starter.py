@@ -119,7 +119,7 @@ class Maker:
                 id="all-MiniLM-L6-v2", revision=f"sha256:{MINILM.member_sha256}", licence="apache-2.0"
             )
             origin = examine_local(unpacked.path / MINILM.folder, "encoder", source, unpacked.dated)
-            self.announce(f"Making {out} from {source.id}: half some minutes.")
+            self.announce(f"Making {out} from {source.id}: half a minute or so.")
             export_encoder(origin, out, self.announce, on_progress=self.on_progress, debug=self.debug)
         return out
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -16,7 +18,8 @@ import pytest
 from edgeslm import board, doctor
 from edgeslm.config import Config, parse_config
 from edgeslm.doctor import Finding, examine, render
-from edgeslm.errors import BrokerError, BundleError
+from edgeslm.errors import BoardError, BrokerError, BundleError
+from edgeslm.profiles import Board
 from edgeslm.sections import Signing
 from edgeslm.signature import Verdict
 from tests.signers import Signer
@@ -94,6 +97,9 @@ def child(status: int, errors: str = "") -> Callable[[str], subprocess.Completed
     return lambda name: subprocess.CompletedProcess([name], status, "", errors)
 
 
+MACHINE = Board("this", "a test", 4, 8 * 10**9, 15.0, 200.0, 200.0)
+
+
 def look(root: Path, config: Config | None = None, bundles: tuple[Path, ...] = ()) -> dict[str, Finding]:
     """Findings by subject; a board whose libraries load, whose clock is right and whose broker answers."""
     found = examine(
@@ -103,6 +109,7 @@ def look(root: Path, config: Config | None = None, bundles: tuple[Path, ...] = (
         probe_library=child(0),
         probe_broker=lambda config: (["answers in 1 ms"], []),
         clock=lambda: True,
+        measure=lambda: MACHINE,
     )
     assert all(finding.advice for finding in found if finding.level != "ok")
     assert not any(finding.advice for finding in found if finding.level == "ok")
@@ -226,7 +233,7 @@ def test_little_memory_now_and_at_all(n100: Path) -> None:
 
 
 def test_bundles_are_measured_against_the_memory(pi_4: Path, tmp_path: Path) -> None:
-    small, large = make_bundle(tmp_path / "small", 86), make_bundle(tmp_path / "large", 700)
+    small, large = make_bundle(tmp_path / "small", 86), make_bundle(tmp_path / "large", 930)
     huge, broken = make_bundle(tmp_path / "huge", 3000), tmp_path / "broken"
     found = look(pi_4, bundles=(small, large, huge, broken))
     assert [found[f"bundle {name}"].level for name in ("small", "large", "huge", "broken")] == [
@@ -235,7 +242,7 @@ def test_bundles_are_measured_against_the_memory(pi_4: Path, tmp_path: Path) -> 
         "bad",
         "bad",
     ]
-    assert found["bundle small"].text == "needs about 366 MB at 2048 tokens"
+    assert found["bundle small"].text == "needs about 323 MB at 2048 tokens"
 
 
 def test_bundles_of_the_starter_folder_are_found(pi_4: Path, tmp_path: Path) -> None:
@@ -244,7 +251,7 @@ def test_bundles_of_the_starter_folder_are_found(pi_4: Path, tmp_path: Path) -> 
 
 
 def test_models_of_a_configuration_must_fit_together(pi_4: Path, tmp_path: Path) -> None:
-    config = config_with({"a": make_bundle(tmp_path / "a", 300), "b": make_bundle(tmp_path / "b", 300)})
+    config = config_with({"a": make_bundle(tmp_path / "a", 420), "b": make_bundle(tmp_path / "b", 420)})
     found = look(pi_4, config)
     assert (found["model a"].level, found["model b"].level, found["all models"].level) == ("ok", "ok", "warn")
     assert found["broker"] == Finding("broker", "ok", "answers in 1 ms")
@@ -455,3 +462,37 @@ def test_a_check_of_signatures_that_fails(
     bundle = make_bundle(tmp_path / "small", 0)
     finding = look(n100, signing_config(bundle, tmp_path / "a.pub"))["signatures"]
     assert finding.level == "bad" and "signal 9" in finding.text
+
+
+def test_a_known_model_is_told_with_its_speed(n100: Path, starter: Path) -> None:
+    found = look(n100, bundles=(starter / "smollm2-135m-int4",))
+    assert found["speed"].text == "reads 15.0 GB/s, computes 200 GFLOPS with 4-bit weights on 4 cores"
+    text = found["bundle smollm2-135m-int4"].text
+    assert re.fullmatch(r"needs about 3\d\d MB at 2048 tokens, reads \d+ and writes \d+ tokens/s there", text)
+
+
+def test_a_busy_machine_is_told(n100: Path, starter: Path) -> None:
+    found = examine(
+        bundles=(starter / "smollm2-135m-int4",),
+        root=n100,
+        probe_library=child(0),
+        clock=lambda: True,
+        measure=lambda: replace(MACHINE, busy=True),
+    )
+    assert "other programs computed meanwhile" in next(f.text for f in found if f.subject == "speed")
+
+
+def test_a_board_that_can_not_be_measured_still_tells_the_memory(n100: Path, starter: Path) -> None:
+    def fail() -> Board:
+        raise BoardError("The speed of this machine can't be measured: no engine.")
+
+    found = examine(
+        bundles=(starter / "smollm2-135m-int4",),
+        root=n100,
+        probe_library=child(0),
+        clock=lambda: True,
+        measure=fail,
+    )
+    told = {finding.subject: finding for finding in found}
+    assert told["speed"].level == "warn"
+    assert told["bundle smollm2-135m-int4"].text.endswith("at 2048 tokens")

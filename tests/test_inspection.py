@@ -41,7 +41,7 @@ def write(folder: Path, report: str | None = None, **changes: Any) -> Path:
 
 def test_describes_the_memory_up_to_the_context(tmp_path: Path) -> None:
     described = describe(load_bundle(write(tmp_path)))
-    assert described["memory_bytes"] == {"512": 102_512_000, "1000": 103_000_000}
+    assert described["memory_bytes"] == {"512": 102_012_000, "1000": 102_500_000}
     assert described["report"] is None
     json.dumps(described)
 
@@ -56,7 +56,7 @@ def test_renders_one_fact_a_line(tmp_path: Path) -> None:
         "size          1.0 MB in 2 files",
         "quantization  int4 (* 4 bits, group 32)",
         "context       1000 tokens, 1000 bytes each",
-        "memory        about 103 MB with 1000 tokens",
+        "memory        about 102 MB with 1000 tokens",
         "made for      onnxruntime 1.32.0",
         "report card",
         "  accuracy",

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FOUNDATION = {
-    *("errors", "topics", "messages", "bundle"),
+    *("errors", "topics", "messages", "bundle", "shape", "profiles", "arithmetic"),
     *("document", "fields", "sandbox", "templates", "sections", "consistency", "config"),
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""
@@ -23,7 +23,7 @@ FOUNDATION = {
 LAYERS = (
     FOUNDATION,
     {"engine", "bus", "routes", "board", "inspection", "signature"},
-    {"tasks", "trust"},
+    {"tasks", "trust", "expectation"},
     {"scheduler", "models", "observe"},
     {"service", "client", "doctor"},
     {"outgoing", "tries"},
@@ -52,7 +52,10 @@ SIGNATURE_ONLY = {"model_signing", "cryptography", "sigstore", "OpenSSL"}
 """Only the process that checks signatures loads them."""
 BUILD_MACHINE_ONLY = {"torch", "transformers", "onnx", "onnx_ir", "gguf", "accelerate", "sklearn", "optimum"}
 
-EXPORT_SEES = {"edgeslm.bundle", "edgeslm.errors", "edgeslm.config", "edgeslm.trust"}
+EXPORT_SEES = {
+    *("edgeslm.bundle", "edgeslm.errors", "edgeslm.config", "edgeslm.trust"),
+    *("edgeslm.shape", "edgeslm.profiles", "edgeslm.arithmetic", "edgeslm.expectation"),
+}
 
 LOAD_BUNDLES = {"bundle", "engine", "signature", "trust", "inspection", "doctor", "cli"}
 """What loads bundles past ``Trust.load``: it runs nothing of them, or was told the digest."""

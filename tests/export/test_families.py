@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from edgeslm_export.plan import formats_of
+from edgeslm_export.recipe import find_recipe
 
+from edgeslm.arithmetic import footprint
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.prompt import ChatTokenizer
+from edgeslm.shape import read_shape
 from tests.export.families import fetch
 
 pytestmark = pytest.mark.export
@@ -46,6 +50,12 @@ def test_a_family_exports_and_generates(
     report = json.loads((bundle.path / "report.json").read_text())
     assert report["golden"]["differing"] == 0
     assert report["golden"]["texts"] > 50
+
+    shape = read_shape(json.loads((families / name / "config.json").read_text()))
+    predicted = footprint(shape, formats_of(find_recipe("int4"))).weight_bytes
+    # The exporter leaves out biases that are zero, as those of a fresh random model are.
+    zeros = 4 * shape.weights_by_group()["biases"]
+    assert predicted - zeros == (bundle.path / "model.onnx.data").stat().st_size
 
     chat = ChatTokenizer(bundle.path)
     rendered = chat.render([{"role": "user", "content": "Hi"}])

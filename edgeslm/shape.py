@@ -1,0 +1,234 @@
+"""The shape of a decoder: how many weights of which kind, from its config alone.
+
+Holds what a published ``config.json`` says about sizes and what the families differ in. Knows neither how
+weights are stored nor how fast anything is (``arithmetic``), and reads no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgeslm.errors import ShapeError
+
+EMBEDDING = "embedding"
+HEAD = "head"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What the config of a family leaves to its code (transformers' ``modeling_*.py``).
+
+    ``qkv_bias`` None follows the config's ``attention_bias``. ``own_head_dim`` and ``own_kv_heads`` say that
+    the key must be there, since its absence would mean a number that only that code knows.
+    """
+
+    tied: bool = False
+    qkv_bias: bool | None = None
+    output_bias: bool = True
+    norms: int = 2
+    qk_norm: bool = False
+    own_head_dim: bool = False
+    own_kv_heads: bool = False
+    window_every: int = 0
+    """Without ``layer_types``: one layer in so many sees everything, the others a window; 0 is all alike."""
+
+
+FAMILIES: Mapping[str, Family] = {
+    "LlamaForCausalLM": Family(),
+    "MistralForCausalLM": Family(qkv_bias=False, own_kv_heads=True, window_every=-1),
+    "Qwen2ForCausalLM": Family(qkv_bias=True, output_bias=False, own_kv_heads=True),
+    "Qwen3ForCausalLM": Family(qk_norm=True, own_head_dim=True, own_kv_heads=True),
+    "Phi3ForCausalLM": Family(qkv_bias=False, window_every=-1),
+    "GemmaForCausalLM": Family(tied=True, own_head_dim=True, own_kv_heads=True),
+    "Gemma2ForCausalLM": Family(tied=True, norms=4, own_head_dim=True, own_kv_heads=True, window_every=2),
+    "Gemma3ForCausalLM": Family(
+        tied=True, norms=4, qk_norm=True, own_head_dim=True, own_kv_heads=True, window_every=6
+    ),
+    "GraniteForCausalLM": Family(),
+    "SmolLM3ForCausalLM": Family(tied=True, own_kv_heads=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """``count`` matrices of one kind, each [rows, columns]; quantization groups lie along the columns."""
+
+    group: str
+    rows: int
+    columns: int
+    count: int
+
+    @property
+    def weights(self) -> int:
+        return self.rows * self.columns * self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a decoder. ``windowed_layers`` keep ``window`` tokens in reach, the others all."""
+
+    architecture: str
+    layers: int
+    hidden: int
+    inner: int
+    vocab: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    tied: bool
+    context_length: int
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    norms: int = 2
+    qk_norm: bool = False
+    window: int = 0
+    windowed_layers: int = 0
+    rotary_dim: int = 0
+    short_context: int = 0
+    """Phi-3's LongRoPE: rows of the second table of positions."""
+
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Every matrix that a token is multiplied with. The exporter joins q, k and v, and gate and up."""
+        width = self.heads * self.head_dim
+        joined = width + 2 * self.kv_heads * self.head_dim
+        return (
+            Matrix("attention_qkv", joined, self.hidden, self.layers),
+            Matrix("attention_output", self.hidden, width, self.layers),
+            Matrix("mlp_gate_up", 2 * self.inner, self.hidden, self.layers),
+            Matrix("mlp_down", self.hidden, self.inner, self.layers),
+            Matrix(HEAD, self.vocab, self.hidden, 1),
+        )
+
+    def weights_by_group(self) -> dict[str, int]:
+        """Number of weights a group, as a checkpoint stores them: a tied head has none of its own."""
+        groups = {matrix.group: matrix.weights for matrix in self.matrices()}
+        groups[EMBEDDING] = self.vocab * self.hidden
+        if self.tied:
+            groups[HEAD] = 0
+        norms = self.layers * (self.norms * self.hidden + (2 * self.head_dim if self.qk_norm else 0))
+        groups["norms"] = norms + self.hidden
+        joined = (self.heads + 2 * self.kv_heads) * self.head_dim
+        groups["biases"] = self.layers * (
+            self.qkv_bias * joined
+            + self.output_bias * self.hidden
+            + self.mlp_bias * (2 * self.inner + self.hidden)
+        )
+        return groups
+
+    @property
+    def weights(self) -> int:
+        return sum(self.weights_by_group().values())
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of all layers, float32, as the engine keeps them; a window is not taken off."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * 4
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Cache for so many tokens; layers with a window need no more than the window."""
+        layer = 2 * self.kv_heads * self.head_dim * 4
+        near = min(tokens, self.window) if self.window else tokens
+        return layer * ((self.layers - self.windowed_layers) * tokens + self.windowed_layers * near)
+
+
+class _Reader:
+    """Takes positive numbers out of a config, naming the key that is missing or wrong."""
+
+    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+        self._config, self._where = config, where
+
+    def number(self, key: str, default: int | None = None) -> int:
+        value = self._config.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise ShapeError(
+                f"{self._where} says nothing of {key}, so nothing can be predicted; take the model's own."
+            )
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**40:
+            raise ShapeError(f"{self._where} has {value!r} as {key}, where a positive whole number belongs.")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._config.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise ShapeError(f"{self._where} has {value!r} as {key}, where true or false belongs.")
+        return value
+
+
+def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
+    """:param config: a published ``config.json``. :param where: its name in error messages.
+
+    :raises ShapeError: an architecture whose sizes aren't known here, a missing key, a value that can't be.
+    """
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    family = FAMILIES.get(name) if isinstance(name, str) else None
+    if family is None:
+        known = ", ".join(sorted(family.removesuffix("ForCausalLM") for family in FAMILIES))
+        raise ShapeError(
+            f"{where} has the architecture {name or 'of no name'}, whose sizes aren't known; "
+            f"known are {known}."
+        )
+    read = _Reader(config, where)
+    hidden, heads, layers = map(read.number, ("hidden_size", "num_attention_heads", "num_hidden_layers"))
+    kv_heads = read.number("num_key_value_heads", None if family.own_kv_heads else heads)
+    if heads % kv_heads:
+        raise ShapeError(
+            f"{where} has {heads} attention heads for {kv_heads} key-value heads, which don't divide them."
+        )
+    if config.get("head_dim") is None and not family.own_head_dim and hidden % heads:
+        raise ShapeError(f"{where} has a hidden_size of {hidden}, which {heads} heads don't divide.")
+    head_dim = read.number("head_dim", None if family.own_head_dim else hidden // heads)
+    context = read.number("max_position_embeddings")
+    window, windowed = _windows(config, family, layers, read)
+    bias = read.flag("attention_bias", False) if family.qkv_bias is None else family.qkv_bias
+    scaled = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    long_rope = isinstance(scaled, dict) and "short_factor" in scaled
+    return Shape(
+        architecture=str(name),
+        layers=layers,
+        hidden=hidden,
+        inner=read.number("intermediate_size"),
+        vocab=read.number("vocab_size"),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        tied=read.flag("tie_word_embeddings", family.tied),
+        context_length=context,
+        qkv_bias=bias,
+        output_bias=bias and family.output_bias,
+        mlp_bias=read.flag("mlp_bias", False),
+        norms=family.norms,
+        qk_norm=family.qk_norm,
+        window=window,
+        windowed_layers=windowed,
+        rotary_dim=_rotary_dim(config, head_dim),
+        short_context=read.number("original_max_position_embeddings", 4096) if long_rope else 0,
+    )
+
+
+def _windows(config: Mapping[str, Any], family: Family, layers: int, read: _Reader) -> tuple[int, int]:
+    """(tokens of the window, layers that have it)."""
+    off = config.get("sliding_window") is None or config.get("use_sliding_window") is False
+    if off:
+        return 0, 0
+    window = read.number("sliding_window")
+    kinds = config.get("layer_types")
+    if isinstance(kinds, list):
+        return window, min(layers, sum(kind == "sliding_attention" for kind in kinds))
+    every = family.window_every
+    return (window, layers if every < 0 else layers - layers // every) if every else (0, 0)
+
+
+def _rotary_dim(config: Mapping[str, Any], head_dim: int) -> int:
+    nested = config.get("rope_parameters")
+    share = config.get("partial_rotary_factor")
+    if share is None and isinstance(nested, dict):
+        share = nested.get("partial_rotary_factor")
+    return int(head_dim * share) if isinstance(share, int | float) and 0 < share <= 1 else head_dim

@@ -1,0 +1,68 @@
+"""What to expect of real bundles on this board."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeslm.arithmetic import Format, footprint
+from edgeslm.bundle import load_bundle
+from edgeslm.errors import BoardError
+from edgeslm.expectation import bundle_footprint, expect, measure_board
+from edgeslm.profiles import Board
+from edgeslm.shape import read_shape
+from tests.published_configs import PUBLISHED
+
+BOARD = Board("b", "a board", 4, 8 * 10**9, 15.0, 200.0, 220.0)
+
+
+def test_the_shape_of_a_bundle_is_found_out(starter: Path) -> None:
+    found = bundle_footprint(load_bundle(starter / "smollm2-135m-int4"))
+    assert found is not None
+    published = footprint(read_shape(PUBLISHED["SmolLM2-135M"][0]), {"*": Format(4, 64)})
+    assert found.shape.inner == 1536
+    assert found.shape.tied
+    assert found.token_bytes == published.token_bytes
+    assert found.weight_bytes == pytest.approx(published.weight_bytes, rel=0.01)
+    expected = expect(found, BOARD, 512)
+    assert expected.memory_bytes > found.weight_bytes
+    assert expected.prefill_tps > expected.decode_tps > 0
+
+
+def test_a_bundle_that_says_too_little_has_no_footprint(starter: Path) -> None:
+    assert bundle_footprint(load_bundle(starter / "minilm-l6-int8")) is None
+
+
+def test_this_machine_is_measured_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = '{"read_gbs": 12.5, "int4_gflops": 100.0, "int8_gflops": 120.0, "threads": 2, "busy": true}'
+    calls = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0, answer, "")
+
+    monkeypatch.setattr("edgeslm.expectation.subprocess.run", run)
+    board = measure_board(2)
+    assert calls == [[sys.executable, "-m", "edgeslm.engine.gauge", "2"]]
+    assert (board.name, board.read_gbs, board.int4_gflops, board.busy) == ("this", 12.5, 100.0, True)
+    assert board.memory_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("status", "out", "errors", "sentence"),
+    [
+        (-4, "", "", "no answer in time"),
+        (1, "", "Traceback\nImportError: no engine\n", "ImportError: no engine"),
+        (0, "nonsense", "", "no answer in time"),
+    ],
+)
+def test_a_failed_measurement_is_a_sentence(
+    status: int, out: str, errors: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = subprocess.CompletedProcess(["gauge"], status, out, errors)
+    monkeypatch.setattr("edgeslm.expectation.subprocess.run", lambda *_, **__: done)
+    with pytest.raises(BoardError, match=sentence):
+        measure_board(1)

@@ -1,0 +1,80 @@
+"""Board profiles: every one loads, names its sources, and is in an installation and in the document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeslm import profiles
+from edgeslm.errors import BoardError
+from edgeslm.profiles import board_names, load_board, load_sources
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES = ("read_gbs", "int4_gflops", "int8_gflops")
+
+
+def test_the_boards_there_are() -> None:
+    expected = ["generic-x86", "jetson-orin-cpu", "n100", "pi4-4gb", "pi5-4gb", "pi5-8gb", "rk3588"]
+    assert board_names() == expected
+
+
+@pytest.mark.parametrize("name", board_names())
+def test_a_profile_is_whole(name: str) -> None:
+    board, sources = load_board(name), load_sources(name)
+    assert board.name == name
+    assert 1 <= board.cores <= 16
+    assert 2e9 <= board.memory_bytes <= 64e9
+    assert all(len(sources[figure]) > 10 for figure in FIGURES)
+    assert not board.busy
+
+
+@pytest.mark.parametrize("name", board_names())
+def test_the_document_says_what_the_profile_says(name: str) -> None:
+    text = (ROOT / "docs/boards.md").read_text("utf-8")
+    board = load_board(name)
+    cells = [f"`{name}`"]
+    for figure in FIGURES:
+        mark = " (e)" if figure in board.estimated else ""
+        cells.append(f"{getattr(board, figure):g}{mark}")
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` "))
+    found = [cell.strip() for cell in row.strip("|").split("|")]
+    assert [found[0], *found[3:6]] == cells
+    for source in load_sources(name).values():
+        assert source in text
+
+
+def test_an_unknown_board_lists_those_there_are() -> None:
+    with pytest.raises(BoardError, match=r"no board 'pi6'; choose one of generic-x86, .*rk3588, this"):
+        load_board("pi6")
+
+
+def test_a_name_is_no_path() -> None:
+    with pytest.raises(BoardError, match="There is no board"):
+        load_board("../boards/pi5-8gb")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("title: [", "can't be read as YAML"),
+        ("title: a board\ncores: 0\n", "cores: Input should be greater than 0"),
+        ("- 1\n", "Input should be a valid dictionary"),
+    ],
+)
+def test_a_broken_profile_is_a_sentence(
+    text: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.setattr(profiles, "boards_folder", lambda: tmp_path)
+    with pytest.raises(BoardError, match=problem):
+        load_board("mine")
+
+
+def test_an_installation_gets_the_profiles() -> None:
+    import tomllib
+
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "edgeslm.boards" in tool["packages"]
+    assert tool["package-dir"]["edgeslm.boards"] == "firmware-config/boards"
+    assert tool["package-data"]["edgeslm.boards"] == ["*.yaml"]
