@@ -1,4 +1,4 @@
-"""Quantized matrices: the layout is what onnxruntime computes with; what lies on a grid comes back exactly."""
+"""Quantized matrices: the layout is the runtime's own; what lies on a grid comes back exactly."""
 
 from __future__ import annotations
 
