@@ -23,7 +23,7 @@ OVERHEAD = 5_000
 
 
 class FakeBuilder:
-    """What is built diverges by ``factor`` times the estimate, and takes ``extra`` bytes more than thought."""
+    """What is built diverges ``factor`` times the estimate and takes ``extra`` bytes more than thought."""
 
     def __init__(self, factor: float, extra: int = 0) -> None:
         self.factor, self.extra = factor, extra
