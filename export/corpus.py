@@ -118,22 +118,29 @@ def token_rows(
     Each begins as the tokenizer begins a text. One shorter sequence is given when there is not enough for
     any.
 
-    :param chats: every third one is a conversation through the chat template instead.
+    :param chats: about a third are conversations through the chat template.
     """
     start = _start(tokenizer)
     wanted = -(-tokens // length)
-    rows: list[list[int]] = []
+    plain: list[list[int]] = []
+    talks: list[list[int]] = []
     tails: list[int] = []
     for text in texts:
-        if len(rows) >= wanted:
+        if len(plain) + len(talks) >= wanted:
             break
-        if chats and len(rows) % _CHAT_EVERY == _CHAT_EVERY - 1:
-            rows += _cut(_conversation(tokenizer, text), [], length)[:1]
         body = tokenizer(text, add_special_tokens=False).input_ids
-        rows += _cut(body, start, length)
-        tails += body[-(len(body) % (length - len(start))) :]
-    if len(rows) < wanted:
-        rows += _cut(tails, start, length)
+        plain += _cut(body, start, length)
+        tails += body[len(body) // (length - len(start)) * (length - len(start)) :]
+        if chats and (due := len(plain) // (_CHAT_EVERY - 1) - len(talks)) > 0:
+            talks += _cut(_conversation(tokenizer, text), [], length)[:due]
+    if len(plain) + len(talks) < wanted:
+        plain += _cut(tails, start, length)
+    rows = []
+    for row in plain:
+        if talks and len(rows) % _CHAT_EVERY == _CHAT_EVERY - 1:
+            rows.append(talks.pop(0))
+        rows.append(row)
+    rows += talks
     if not rows and tails:
         rows = [start + tails]
     return rows[:wanted]

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from edgeslm_export.formats import Format
 from edgeslm_export.matrices import Quantized
 
+from edgeslm.errors import ExportError
+
 if TYPE_CHECKING:
     import torch
 
@@ -44,8 +46,15 @@ def compensate(weight: torch.Tensor, hessian: torch.Tensor, form: Format) -> Qua
 
     :param weight: [rows, columns] float32. :param hessian: [columns, columns] float32, the sum of ``x x^T``
         over the calibration inputs ``x`` of this matrix.
+    :raises ExportError: a Hessian that isn't finite.
     """
     import torch
+
+    if not torch.isfinite(hessian).all():
+        raise ExportError(
+            "The model computes numbers that aren't finite when it reads the calibration text: "
+            "take the recipe int8, which needs none, or another checkpoint."
+        )
 
     work = weight.clone()
     rows, columns = work.shape

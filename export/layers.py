@@ -8,20 +8,24 @@ is recorded once from the model's own forward. Knows nothing of quantization.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from edgeslm_export.checkpoint import read_config, weight_files
+from edgeslm_export.checkpoint import weight_files
 from edgeslm_export.corpus import BATCH
+
+from edgeslm.errors import ExportError
 
 
 class LayeredModel:
-    """The checkpoint folder ``folder`` (as ``cleaning`` makes it) as a causal model without its weights.
+    """The checkpoint folder ``folder`` (as ``cleaning`` makes it) as a causal model, filled by layers.
 
-    ``model`` is the transformers model on the meta device, ``layers`` its decoder layers. Without
-    ``matrices`` only its small parameters are ever filled.
+    ``model`` is the transformers model: norms, embedding and head in float32, its decoder ``layers`` on the
+    meta device. Without ``matrices`` only small parameters are ever filled.
+
+    :raises ExportError: weights that are missing or aren't finite, here and whenever a layer is loaded.
     """
 
     def __init__(self, folder: Path, *, matrices: bool = True) -> None:
@@ -37,7 +41,7 @@ class LayeredModel:
         self.layers = self.model.model.layers
         self._files = _Tensors(folder)
         self._skipped = () if matrices else (torch.nn.Linear, torch.nn.Embedding)
-        self.tied = bool(read_config(folder / "config.json").get("tie_word_embeddings", True))
+        self.tied = bool(self.config.tie_word_embeddings)
         for name, module in self.model.named_modules():
             if not name.startswith("model.layers.") and name not in ("", "model"):
                 self._fill(module, name)
@@ -48,7 +52,9 @@ class LayeredModel:
         for name, parameter in module.named_parameters(recurse=False):
             if name == "weight" and isinstance(module, self._skipped):
                 continue
-            if parameter.is_meta and f"{prefix}.{name}" in self._files:
+            if (prefix, name) == ("lm_head", "weight") and self.tied:
+                continue
+            if parameter.is_meta:
                 value = torch.nn.Parameter(self._files.load(f"{prefix}.{name}"), requires_grad=False)
                 setattr(module, name, value)
 
@@ -90,16 +96,21 @@ class LayeredModel:
             recorded.append(arguments)
             return hidden
 
+        with self._replaced(passing), torch.inference_mode():
+            self.model.model(input_ids=ids, use_cache=False)
+        return first[0], recorded
+
+    @contextlib.contextmanager
+    def _replaced(self, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+        """All layers compute ``forward`` meanwhile."""
         originals = [layer.forward for layer in self.layers]
         for layer in self.layers:
-            layer.forward = passing
+            layer.forward = forward
         try:
-            with torch.inference_mode():
-                self.model.model(input_ids=ids, use_cache=False)
+            yield
         finally:
             for layer, original in zip(self.layers, originals, strict=True):
                 layer.forward = original
-        return first[0], recorded
 
     def run(self, number: int, hidden: torch.Tensor, calls: list[dict[str, Any]]) -> torch.Tensor:
         """The layer over hidden states [sequences, tokens, width], a batch at a time; it has to be
@@ -112,14 +123,15 @@ class LayeredModel:
         return torch.cat(outputs)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """From the last layer's output: final norm, head and what the family does to logits (Gemma's cap)."""
-        normed = self.model.model.norm(hidden)
-        logits: torch.Tensor = self.model.lm_head(normed)
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        if cap:
-            logits = torch.tanh(logits / cap) * cap
-        scaling = getattr(self.config, "logits_scaling", None)
-        return logits / scaling if scaling else logits
+        """From the last layer's output: final norm, head and what the family does to logits (Gemma's cap).
+
+        The model's own forward computes them, with layers that pass ``hidden`` on: families call their norm
+        by different names.
+        """
+        ids = torch.zeros(hidden.shape[:2], dtype=torch.long)
+        with self._replaced(lambda *_, **__: hidden), torch.inference_mode():
+            logits: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
+        return logits
 
 
 def _cut(arguments: dict[str, Any], sequences: int) -> dict[str, Any]:
@@ -149,11 +161,14 @@ class _Tensors:
             else:
                 self._where.update(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._where
-
     def load(self, name: str) -> torch.Tensor:
         """A copy in float32."""
+        if name not in self._where:
+            raise ExportError(f"The checkpoint has no weights {name}; download it again.")
         where = self._where[name]
         tensor = where if isinstance(where, torch.Tensor) else where.get_tensor(name)
+        if not torch.isfinite(tensor).all():
+            raise ExportError(
+                f"The checkpoint is damaged: {name} holds numbers that aren't finite; download it again."
+            )
         return tensor.to(torch.float32, copy=True).contiguous()

@@ -22,6 +22,8 @@ from edgeslm_export.corpus import BATCH
 from edgeslm_export.formats import Format
 from edgeslm_export.matrices import Quantized, recover
 
+from edgeslm.errors import ExportError
+
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 TOP = "top"
 """The file in ``codes/`` with what is in no layer: embedding and head."""
@@ -88,6 +90,11 @@ def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) ->
         texts, tokens = task["texts"][part], task["tokens"][part]
         rows = token_rows(tokenizer, texts, tokens, length=longest, chats=chats)
         length = len(rows[0]) if rows else 0
+        if tokens and length < 2:  # a divergence needs a token, a perplexity one that follows
+            raise ExportError(
+                f"The text for {part} has {length} tokens; take a longer text, some pages of what the model "
+                "will read."
+            )
         np.save(work / f"{part}.npy", np.asarray(rows, np.int32).reshape(len(rows), length))
 
 

@@ -45,7 +45,7 @@ def make(name: str, out: Path, tokenizers: Path | None) -> None:
     if name == "plain":
         _plain(out / name)
     elif name == "plain.gguf":
-        _gguf(out / name)
+        write_gguf(out / name, "Q8_0")
     elif name == "bert":
         _bert(out / name)
     elif name in tiny_encoders.ENCODERS:
@@ -60,8 +60,8 @@ def byte_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokens = byte_vocabulary()
-    bare = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=[]))
+    vocabulary = {token: number for number, token in enumerate(byte_vocabulary())}
+    bare = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bare.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
@@ -72,21 +72,14 @@ def byte_tokenizer() -> Any:
 
 
 def _plain(folder: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        **SHAPE,
-        vocab_size=len(byte_vocabulary()),
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
+    tokenizer = byte_tokenizer()
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    decoder("llama", vocab_size=len(tokenizer), tie_word_embeddings=True, **tokens).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
-def _gguf(file: Path) -> None:
+def write_gguf(file: Path, kind: str) -> None:
+    """A Llama whose matrices are all quantized to ``kind``, a type of ggml."""
     import gguf
     import numpy as np
     from gguf.quants import quantize
@@ -118,8 +111,8 @@ def _gguf(file: Path) -> None:
 
     def matrix(name: str, rows: int, columns: int) -> None:
         values = random.standard_normal((rows, columns), np.float32) * 0.05
-        kind = gguf.GGMLQuantizationType.Q8_0
-        writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
+        ggml = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(name, quantize(values, ggml), raw_dtype=ggml)
 
     width, inner = SHAPE["hidden_size"], SHAPE["intermediate_size"]
     matrix("token_embd.weight", len(tokens), width)
@@ -187,7 +180,6 @@ def _family(name: str, folder: Path, tokenizers: Path) -> None:
         shutil.copyfile(tokenizers / "gemma2.json", folder / "tokenizer.json")
         shutil.copyfile(tokenizers / "gemma2.config.json", folder / "tokenizer_config.json")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        settings = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64}
     elif name == "mistral":
         # Only the sentencepiece file, as old checkpoints have it: the export makes tokenizer.json of it.
         shutil.copyfile(tokenizers / "mistral.model", folder / "tokenizer.model")
@@ -200,7 +192,7 @@ def _family(name: str, folder: Path, tokenizers: Path) -> None:
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config))
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        settings = {"sliding_window": None, "tie_word_embeddings": False}
+        settings = {"tie_word_embeddings": False}
     else:
         vocabulary = "qwen2" if name == "qwen3" else name
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(
@@ -211,26 +203,25 @@ def _family(name: str, folder: Path, tokenizers: Path) -> None:
             tokenizer.chat_template = template.read_text()
         tokenizer.save_pretrained(folder)
         settings = {"tie_word_embeddings": name != "phi3"}
-    if name == "qwen3":
-        settings["head_dim"] = 16
-    if name == "phi3":
-        settings["original_max_position_embeddings"] = SHAPE["max_position_embeddings"]
-    config_class = {
-        "llama": "Llama",
-        "phi3": "Phi3",
-        "gemma2": "Gemma2",
-        "mistral": "Mistral",
-        "qwen2": "Qwen2",
-        "qwen3": "Qwen3",
-    }[name]
-    config = getattr(transformers, f"{config_class}Config")(
-        **{**SHAPE, **settings},
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    getattr(transformers, f"{config_class}ForCausalLM")(config).save_pretrained(folder)
+    tokens = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+    decoder(name, vocab_size=len(tokenizer), **tokens, **settings).save_pretrained(folder)
+
+
+_OWN: dict[str, dict[str, Any]] = {
+    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64},
+    "mistral": {"sliding_window": None},
+    "phi3": {"original_max_position_embeddings": SHAPE["max_position_embeddings"]},
+    "qwen3": {"head_dim": 16},
+}
+
+
+def decoder(name: str, **settings: Any) -> Any:
+    """A model of a family with random weights; ``settings`` go into its configuration."""
+    import transformers
+
+    family = name[0].upper() + name[1:]
+    config = getattr(transformers, f"{family}Config")(**{**SHAPE, **_OWN.get(name, {}), **settings})
+    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
 
 
 if __name__ == "__main__":

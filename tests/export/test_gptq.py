@@ -1,0 +1,162 @@
+"""Rounding and GPTQ on random matrices: what is lost, and that odd calibration inputs do no harm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from edgeslm_export.formats import Format
+from edgeslm_export.gptq import compensate, find_scales, round_to_nearest
+from edgeslm_export.matrices import Quantized
+
+from edgeslm.errors import ExportError
+
+torch.set_num_threads(1)  # what is so small is only slowed down by more
+
+FOUR, EIGHT = Format(4, 32), Format(8, 64)
+FORMATS = [FOUR, Format(4, 64), Format(4, 128), EIGHT]
+
+
+def _matrix(rows: int, columns: int, size: float = 0.05, seed: int = 0) -> Any:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * size
+
+
+def _inputs(count: int, columns: int, directions: int, seed: int = 1) -> Any:
+    """Inputs that lie near ``directions`` directions, as a layer's do."""
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(count, directions, generator=generator) @ torch.randn(
+        directions, columns, generator=generator
+    )
+    return mixed + 0.05 * torch.randn(count, columns, generator=generator)
+
+
+def _loss(made: Quantized, weight: Any, hessian: Any) -> float:
+    """The squared error of the product with the calibration inputs: ``tr(D H D^T)``."""
+    error = (torch.from_numpy(made.weights()) - weight).double()
+    return float((error @ hessian.double() * error).sum())
+
+
+def _check(made: Quantized, weight: Any, form: Format) -> None:
+    assert made.codes.dtype == np.int8
+    assert made.scales.dtype == np.float16
+    assert made.codes.shape == tuple(weight.shape)
+    assert made.scales.shape == (weight.shape[0], form.groups(weight.shape[1]))
+    assert form.lowest <= made.codes.min() <= made.codes.max() <= form.highest
+    assert np.isfinite(made.weights()).all()
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+@pytest.mark.parametrize("columns", [128, 200])
+def test_gptq_loses_less_than_rounding_on_correlated_inputs(form: Format, columns: int) -> None:
+    weight, x = _matrix(48, columns), _inputs(600, columns, 20)
+    hessian = x.T @ x
+    rounded, compensated = round_to_nearest(weight, form), compensate(weight, hessian, form)
+    _check(rounded, weight, form)
+    _check(compensated, weight, form)
+    assert _loss(compensated, weight, hessian) < 0.5 * _loss(rounded, weight, hessian)
+
+
+def test_rounding_is_as_close_as_the_grid_allows() -> None:
+    weight = _matrix(16, 96)
+    made = round_to_nearest(weight, FOUR)
+    scales = torch.from_numpy(np.abs(made.scales.astype(np.float32))).repeat_interleave(32, dim=1)
+    error = (torch.from_numpy(made.weights()) - weight).abs()
+    inside = (made.codes > FOUR.lowest) & (made.codes < FOUR.highest)
+    assert (error <= scales / 2 + 1e-6)[torch.from_numpy(inside)].all()
+    assert float(error.square().mean().sqrt()) < 0.1 * float(weight.square().mean().sqrt())
+
+
+def test_scales_are_what_float16_can_hold() -> None:
+    found = find_scales(_matrix(8, 100), FOUR, torch.rand(100))
+    assert found.shape == (8, 4)
+    assert found.dtype == torch.float32
+    assert torch.equal(found.to(torch.float16).to(torch.float32), found)
+
+
+def test_scales_follow_the_columns_that_count() -> None:
+    weight = _matrix(8, 32)
+    weight[:, 0] = 0.5  # an outlier that nothing ever reads
+    importance = torch.ones(32)
+    importance[0] = 0
+    plain, informed = find_scales(weight, FOUR, None), find_scales(weight, FOUR, importance)
+    assert (informed.abs() <= plain.abs()).all()
+    assert (informed.abs() < plain.abs()).any()
+
+
+@pytest.mark.parametrize("form", [FOUR, Format(4, 64), EIGHT], ids=str)
+def test_a_matrix_on_the_grid_comes_back_as_it_is(form: Format) -> None:
+    random = np.random.default_rng(3)
+    codes = random.integers(form.lowest, form.highest + 1, (12, 128)).astype(np.int8)
+    codes[:, :: form.group_size] = form.lowest  # a group that uses the whole range
+    codes[4, :: form.group_size] = form.highest
+    codes[4][codes[4] == form.lowest] = 0
+    scales = random.standard_normal((12, form.groups(128))).astype(np.float16)
+    weight = torch.from_numpy(Quantized(codes, scales, form).weights())
+    x = _inputs(300, 128, 10)
+    for made in (round_to_nearest(weight, form), compensate(weight, x.T @ x, form)):
+        assert np.array_equal(made.weights(), weight.numpy())
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 5])
+def test_fewer_inputs_than_columns_do_no_harm(tokens: int) -> None:
+    weight, x = _matrix(16, 128), _inputs(tokens, 128, 3)
+    made = compensate(weight, x.T @ x, FOUR)
+    _check(made, weight, FOUR)
+    if tokens:
+        hessian = x.T @ x
+        assert _loss(made, weight, hessian) <= _loss(round_to_nearest(weight, FOUR), weight, hessian)
+
+
+def test_inputs_that_are_all_the_same_do_no_harm() -> None:
+    weight, x = _matrix(8, 512), torch.randn(1, 512).expand(4000, 512)
+    hessian = x.T @ x
+    made = compensate(weight, hessian, FOUR)
+    _check(made, weight, FOUR)
+    assert _loss(made, weight, hessian) < _loss(round_to_nearest(weight, FOUR), weight, hessian)
+
+
+def test_columns_that_nothing_reads_become_zero() -> None:
+    weight, x = _matrix(16, 96), _inputs(400, 96, 10)
+    x[:, [3, 40]] = 0
+    x[:, 64:] = 0  # a whole group
+    made = compensate(weight, x.T @ x, FOUR)
+    _check(made, weight, FOUR)
+    assert not made.weights()[:, [3, 40, *range(64, 96)]].any()
+
+
+def test_one_huge_input_does_not_spoil_the_others() -> None:
+    weight, x = _matrix(16, 128), _inputs(400, 128, 10)
+    x[:, 17] *= 1e3  # as the residual streams of real models have them
+    hessian = x.T @ x
+    made = compensate(weight, hessian, FOUR)
+    _check(made, weight, FOUR)
+    assert _loss(made, weight, hessian) < _loss(round_to_nearest(weight, FOUR), weight, hessian)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-12, 1e-6, 1e8, 1e18])
+def test_the_size_of_the_inputs_changes_nothing(size: float) -> None:
+    weight, x = _matrix(16, 64), _inputs(400, 64, 10)
+    hessian = x.T @ x
+    made, scaled = compensate(weight, hessian, FOUR), compensate(weight, hessian * size, FOUR)
+    assert _loss(scaled, weight, hessian) == pytest.approx(_loss(made, weight, hessian), rel=0.05)
+
+
+@pytest.mark.parametrize("size", [0, 1e-30, 1e-9, 1e-6, 1e3, 3e5])
+def test_tiny_and_large_weights_are_as_close_as_float16_allows(size: float) -> None:
+    weight, x = _matrix(8, 64, size), _inputs(300, 64, 10)
+    for made in (round_to_nearest(weight, FOUR), compensate(weight, x.T @ x, FOUR)):
+        _check(made, weight, FOUR)
+        error = float((torch.from_numpy(made.weights()) - weight).abs().max())
+        assert error <= 1e-6 + float(weight.abs().max())
+        if 1e-6 < size < 1e5:
+            assert error < 0.5 * float(weight.abs().max())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_inputs_that_are_not_finite_are_refused_and_not_tried_for_ever(value: float) -> None:
+    hessian = torch.eye(32)
+    hessian[3, 3] = value
+    with pytest.raises(ExportError, match="aren't finite"):
+        compensate(_matrix(4, 32), hessian, FOUR)

@@ -1,0 +1,107 @@
+"""Recipes: what shares a format, the fixed rule, and what a measured recipe may choose."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from edgeslm_export.formats import Format
+from edgeslm_export.recipe import (
+    DEFAULT_RECIPE,
+    RECIPES,
+    builder_options,
+    choices_of,
+    find_recipe,
+    formats_by_rule,
+    units_of,
+)
+
+from edgeslm.errors import ExportError
+
+MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+LLAMA = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", *MLP)
+PHI3 = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+
+
+def _names(own: tuple[str, ...], layers: int) -> list[str]:
+    return [*(f"model.layers.{layer}.{name}" for layer in range(layers) for name in own), "lm_head"]
+
+
+def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ExportError, match="no recipe 'int3'; choose one of int4, int4-mixed, int8, auto"):
+        find_recipe("int3")
+    assert find_recipe(DEFAULT_RECIPE) is RECIPES[DEFAULT_RECIPE]
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_recipe_is_what_the_kernels_take_fast(recipe: object) -> None:
+    assert recipe in RECIPES.values()
+    for value in (getattr(recipe, field) for field in ("smallest", "head", "better")):
+        assert value is None or (value.bits in (4, 8) and value.group_size in (32, 64, 128))
+
+
+def test_the_builder_is_told_the_group_size() -> None:
+    options = builder_options(RECIPES["int4"])
+    assert options["block_size"] == "64"
+    assert options["prune_lm_head"] == "true"
+
+
+def test_matrices_that_become_one_share_a_unit() -> None:
+    units = units_of(_names(LLAMA, 2))
+    assert len(units) == 2 * 4 + 1
+    assert units[0] == tuple(f"model.layers.0.self_attn.{part}_proj" for part in "qkv")
+    assert ("model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj") in units
+    assert ("model.layers.1.mlp.down_proj",) in units
+    assert ("lm_head",) in units
+    assert sorted(name for unit in units for name in unit) == sorted(_names(LLAMA, 2))
+    assert all(len(unit) == 1 for unit in units_of(_names(PHI3, 2)))
+
+
+def test_eight_bits_go_by_the_rule_of_llama_cpp() -> None:
+    recipe = RECIPES["int4-mixed"]
+    formats = formats_by_rule(recipe, _names(LLAMA, 24), 24)
+    better = {
+        int(name.split(".")[2])
+        for name, form in formats.items()
+        if name.endswith("down_proj") and form == recipe.better
+    }
+    # llama-quant.cpp: i < n/8 || i >= 7*n/8 || (i - n/8) % 3 == 2
+    assert better == {0, 1, 2, 5, 8, 11, 14, 17, 20, 21, 22, 23}
+    assert formats["model.layers.0.self_attn.q_proj"] == recipe.better  # shares its format with v_proj
+    assert formats["model.layers.0.self_attn.o_proj"] == recipe.smallest
+    assert formats["model.layers.0.mlp.gate_proj"] == recipe.smallest
+    assert formats["lm_head"] == recipe.head
+
+
+def test_the_rule_knows_a_family_that_stores_fused_matrices() -> None:
+    recipe = RECIPES["int4-mixed"]
+    formats = formats_by_rule(recipe, _names(PHI3, 8), 8)
+    assert formats["model.layers.0.self_attn.qkv_proj"] == recipe.better
+    assert formats["model.layers.1.self_attn.qkv_proj"] == recipe.smallest
+
+
+@pytest.mark.parametrize("name", ["int4", "int8"])
+def test_recipes_without_a_rule_store_all_alike(name: str) -> None:
+    recipe = RECIPES[name]
+    names = [*_names(LLAMA, 8), "model.embed_tokens"]
+    assert set(formats_by_rule(recipe, names, 8).values()) == {recipe.smallest, recipe.head}
+
+
+def test_a_wider_group_and_eight_bits_are_derived_from_what_was_measured() -> None:
+    found = choices_of(RECIPES["auto"], {Format(4, 32): 0.1, Format(4, 64): 0.15})
+    assert found[Format(4, 128)] == pytest.approx(0.225)
+    assert found[Format(8, 64)] == pytest.approx(0.15 * (15 / 255) ** 2)
+    assert (found[Format(4, 32)], found[Format(4, 64)]) == (0.1, 0.15)
+
+
+def test_a_wider_group_is_never_taken_for_better() -> None:
+    found = choices_of(RECIPES["auto"], {Format(4, 32): 0.2, Format(4, 64): 0.15})
+    assert found[Format(4, 128)] == 0.15
+    assert choices_of(RECIPES["auto"], {Format(4, 32): 0.0, Format(4, 64): 0.0})[Format(4, 128)] == 0
+
+
+def test_one_measured_format_gives_eight_bits_alone() -> None:
+    recipe = dataclasses.replace(RECIPES["auto"], better=Format(8, 128))
+    found = choices_of(recipe, {Format(4, 32): 0.1})
+    assert found.keys() == {Format(4, 32), Format(8, 128)}
+    assert found[Format(8, 128)] == pytest.approx(0.1 * (15 / 255) ** 2)
