@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ __all__ = [
     "Task",
     "config_schema",
     "load_config",
+    "load_task",
     "parse_config",
 ]
 
@@ -68,6 +70,42 @@ def load_config(path: Path) -> Config:
 
     :raises ConfigError: with every problem found as ``file:line: key: sentence``.
     """
+    text = _read_text(path)
+    return parse_config(text, str(path), path.absolute().parent)
+
+
+def load_task(path: Path, kind: Kind, defaults: Mapping[str, Any]) -> tuple[str, Task]:
+    """Reads a file with one entry of ``tasks:`` and its ``name``, as the build machine's commands take it.
+
+    Which model does it is said by the command, so ``model`` isn't looked at.
+
+    :param kind: of a task that doesn't name its own. :param defaults: keys that a task of this kind may
+        leave out, with what stands in.
+    :raises ConfigError: with every problem found as ``file:line: key: sentence``.
+    """
+    read = read_document(_read_text(path))
+    name, task = None, None
+    if isinstance(read.data, dict):
+        entry = dict(read.data)
+        name = entry.pop("name", None)
+        if not isinstance(name, str):
+            read.problems.append(Problem(read.line(("name",)), ("name",), "missing: give the task a name"))
+            name = "task"
+        if entry.get("kind", kind) == kind:
+            entry = {"kind": kind, **defaults, **entry}
+        entry["model"] = "model"
+        whole = {"node": "-", "broker": {"url": "mqtts://-"}, "models": {"model": {"bundle": "-"}}}
+        lines = {("tasks", name, *key): line for key, line in read.lines.items()}
+        inner = Document({**whole, "tasks": {name: entry}}, lines)
+        config = _validate(inner, path.absolute().parent)
+        read.problems += [Problem(p.line, p.path[2:] or ("name",), p.sentence) for p in inner.problems]
+        task = config.tasks[name] if config is not None else None
+    if task is None or name is None or read.problems:
+        raise _config_error(read, str(path))
+    return name, task
+
+
+def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             raw = stream.read(document.MAX_BYTES + 1)
@@ -77,11 +115,10 @@ def load_config(path: Path) -> Config:
         fault = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise ConfigError([f"{path}:1: file: can't be read: {fault}"]) from None
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}:{line}: file: not UTF-8 here: save the file as UTF-8"]) from None
-    return parse_config(text, str(path), path.absolute().parent)
 
 
 def parse_config(text: str, where: str = "config", folder: Path | None = None) -> Config:
@@ -95,10 +132,14 @@ def parse_config(text: str, where: str = "config", folder: Path | None = None) -
     read = read_document(text)
     config = _validate(read, folder) if isinstance(read.data, dict) else None
     if config is None or read.problems:
-        problems = sorted(set(read.problems), key=lambda problem: (problem.line, key_name(problem.path)))
-        lines = [f"{where}:{p.line}: {key_name(p.path)}: {p.sentence}" for p in problems]
-        raise ConfigError([line.replace("\n", " ") for line in lines])
+        raise _config_error(read, where)
     return config
+
+
+def _config_error(read: Document, where: str) -> ConfigError:
+    problems = sorted(set(read.problems), key=lambda problem: (problem.line, key_name(problem.path)))
+    lines = [f"{where}:{p.line}: {key_name(p.path)}: {p.sentence}" for p in problems]
+    return ConfigError([line.replace("\n", " ") for line in lines])
 
 
 def config_schema() -> dict[str, Any]:

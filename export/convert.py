@@ -23,12 +23,12 @@ from edgeslm_export.child import OFFLINE, OnProgress, run_child
 from edgeslm_export.corpus import Corpus
 from edgeslm_export.evaluate import measure_bundle
 from edgeslm_export.formats import Format
-from edgeslm_export.gguf_header import read_gguf_header
 from edgeslm_export.goal import Attempt, Goal, Search, formats_in_use
 from edgeslm_export.lora_graph import GRAPH, write_lora_graph
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.placement import Placement, Unit
 from edgeslm_export.recipe import Recipe, builder_options, choices_of, formats_by_rule, units_of
+from edgeslm_export.reference import REFERENCE_BYTES, UNQUANTIZED, gguf_types, study_task
 from edgeslm_export.resources import MEASURING_BYTES_A_WEIGHT, bytes_a_weight, check_resources
 
 from edgeslm.bundle import Manifest
@@ -37,10 +37,6 @@ from edgeslm.errors import ExportError
 _NEEDED = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
 
 CALIBRATION_TOKENS = 12_288
-EVALUATION_TOKENS = 4_096
-_REFERENCE_BYTES = 1_000_000_000
-"""The float model's logits on disk: a large vocabulary is measured on fewer tokens."""
-_UNQUANTIZED = {"F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,28 +123,16 @@ class _Work:
 
     def study(self) -> None:
         """Checkpoint, tokens, reference, and what the source's matrices are and cost."""
-        corpus, recipe, origin = self._order.corpus, self._order.recipe, self._origin
-        self._quantized_as = _gguf_types(origin)
-        self._found = self._run(
-            "quantize",
-            "reading the source",
-            {
-                "step": "study",
-                "source": str(origin.path.resolve()),
-                "architecture": origin.architecture,
-                "quantized_source": bool(self._quantized_as.keys() - _UNQUANTIZED),
-                "texts": {
-                    "calibration": corpus.calibration if corpus else (),
-                    "evaluation": corpus.evaluation if corpus else (),
-                },
-                "tokens": {
-                    "calibration": CALIBRATION_TOKENS if corpus and recipe.calibrated else 0,
-                    "evaluation": EVALUATION_TOKENS if corpus else 0,
-                },
-                "reference_bytes": _REFERENCE_BYTES,
-                "formats": [[form.bits, form.group_size] for form in recipe.choices],
-            },
+        recipe, origin = self._order.recipe, self._origin
+        self._quantized_as = gguf_types(origin)
+        task = study_task(
+            origin,
+            self._order.corpus,
+            calibration_tokens=CALIBRATION_TOKENS if recipe.calibrated else 0,
+            formats=recipe.choices,
+            find_exact=bool(self._quantized_as.keys() - UNQUANTIZED),
         )
+        self._found = self._run("quantize", "reading the source", task)
         self._exact = {name: Format(*pair) for name, pair in self._found["exact"].items()}
 
     def by_rule(self) -> Placement:
@@ -224,20 +208,13 @@ class _Work:
             card["placing"] = {"measure": "Fisher information", "builds": self._made}
         if self._quantized_as:
             card["source_tensors"] = self._quantized_as
-            card["source_was_quantized"] = bool(self._quantized_as.keys() - _UNQUANTIZED)
+            card["source_was_quantized"] = bool(self._quantized_as.keys() - UNQUANTIZED)
             card["taken_over_without_loss"] = self._taken_over
         if corpus is not None:
             if recipe.calibrated:
                 card["calibration"] = f"{corpus.name}, {CALIBRATION_TOKENS:,} tokens at most"
             card["fidelity"] = {"text": corpus.name, **self._fidelity}
         return card
-
-
-def _gguf_types(origin: Origin) -> dict[str, int]:
-    """Tensors of a GGUF by type, the commonest first; nothing for a folder."""
-    if not origin.is_gguf:
-        return {}
-    return dict(Counter(tensor.kind for tensor in read_gguf_header(origin.path).tensors).most_common())
 
 
 def kv_bytes_per_token(config: dict[str, Any]) -> int:
@@ -255,7 +232,7 @@ def _disk_need(origin: Origin, recipe: Recipe) -> int:
     """Bytes written at most: a GGUF's weights as float32, a byte a code, the graph, the float model's
     logits."""
     checkpoint = origin.weights * 4 if origin.is_gguf else 0
-    return checkpoint + origin.weights * (1 + recipe.bits) // 8 + origin.weights + _REFERENCE_BYTES
+    return checkpoint + origin.weights * (1 + recipe.bits) // 8 + origin.weights + REFERENCE_BYTES
 
 
 def _manifest_fields(

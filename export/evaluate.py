@@ -1,8 +1,10 @@
-"""The report card: does a bundle work, how large and how fast is it, how often is its head right.
+"""The report card: does a bundle work, how large and fast is it, how often is it right, how near to its
+float original.
 
 This module and ``golden`` import the engine: what is measured is what a device runs. Decoders
 and encoders are loaded in a child process (``python -m edgeslm_export.evaluate``), so that peak memory is
-theirs and a crash is a sentence.
+theirs and a crash is a sentence. What rows are asked and how answers count is in ``exam``, the comparison
+with the float model in ``reference``.
 """
 
 from __future__ import annotations
@@ -13,12 +15,16 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeslm_export.checkpoint import Origin
 from edgeslm_export.child import OFFLINE, OnProgress, Reporter, run_child
-from edgeslm_export.rows import LabelledRow
+from edgeslm_export.corpus import Corpus
+from edgeslm_export.reference import compare
+from edgeslm_export.rows import LabelledRow, load_answers, load_rows
 from edgeslm_export.statistics import accuracy_report
 
 from edgeslm.bundle import REPORT, Bundle, load_bundle, verify_bundle
@@ -27,6 +33,7 @@ from edgeslm.errors import EdgeslmError, ExportError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from edgeslm_export.exam import Exam
 
     from edgeslm.engine.encoder import Encoder
 
@@ -56,11 +63,33 @@ def measure_bundle(
         ``decode_tps`` and ``sample``; of an encoder ``texts_per_s``, ``ms_per_text``.
     :raises ExportError: it doesn't load, or doesn't do its work.
     """
-    task = {"bundle": str(folder.resolve()), "threads": threads or default_threads()}
+    return _in_child({"step": "measure"}, folder, threads, "loading the bundle", on_progress, debug)
+
+
+def examine_bundle(
+    folder: Path,
+    exam: Exam,
+    *,
+    threads: int | None = None,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> dict[str, Any]:
+    """Puts labelled rows to a decoder bundle, in a fresh process. :return: see ``exam.take_exam``."""
+    task = {"step": "examine", "exam": exam.encode()}
+    return _in_child(task, folder, threads, "asking the bundle", on_progress, debug)
+
+
+def _in_child(
+    task: dict[str, Any],
+    folder: Path,
+    threads: int | None,
+    what: str,
+    on_progress: OnProgress | None,
+    debug: bool,
+) -> dict[str, Any]:
+    task = {**task, "bundle": str(folder.resolve()), "threads": threads or default_threads()}
     command = [sys.executable, "-m", "edgeslm_export.evaluate"]
-    return run_child(
-        command, task, "loading the bundle", on_progress=on_progress, debug=debug, environment=OFFLINE
-    )
+    return run_child(command, task, what, on_progress=on_progress, debug=debug, environment=OFFLINE)
 
 
 def measure_adapter(
@@ -71,15 +100,8 @@ def measure_adapter(
     :return: ``load_ms``, ``peak_rss_bytes``, ``threads`` and ``sample``.
     :raises ExportError: they don't load, or compute no numbers.
     """
-    task = {
-        "bundle": str(base.resolve()),
-        "adapter": str(adapter.resolve()),
-        "threads": default_threads(),
-    }
-    command = [sys.executable, "-m", "edgeslm_export.evaluate"]
-    return run_child(
-        command, task, "loading the adapter", on_progress=on_progress, debug=debug, environment=OFFLINE
-    )
+    task = {"step": "measure", "adapter": str(adapter.resolve())}
+    return _in_child(task, base, None, "loading the adapter", on_progress, debug)
 
 
 def evaluate_head(
@@ -145,40 +167,112 @@ def _kept_figures(path: Path) -> dict[str, Any]:
     return {key: kept[key] for key in ("cosine_to_float", "rank_agreement", "golden") if key in kept}
 
 
+def stated_fidelity(bundle: Bundle) -> dict[str, Any] | None:
+    """What the bundle's own report card says of its likeness to the float model, if anything."""
+    try:
+        card = json.loads((bundle.path / REPORT).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    stated = card.get("fidelity") if isinstance(card, dict) else None
+    return stated if isinstance(stated, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for beside size and speed.
+
+    ``data`` are labelled rows, for a decoder with a ``task`` file or without one, for a head with its
+    ``encoder`` bundle. ``reference`` is the float original of a decoder, compared on each of ``corpora``.
+    """
+
+    data: Path | None = None
+    task: Path | None = None
+    encoder: Path | None = None
+    reference: Origin | None = None
+    corpora: Sequence[Corpus] = ()
+
+
 def evaluate_bundle(
     path: Path,
+    wanted: Wanted,
     *,
-    rows: Sequence[LabelledRow] | None = None,
-    encoder: Path | None = None,
     threads: int | None = None,
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> dict[str, Any]:
     """The report card of a bundle of any kind.
 
-    :param rows: labelled rows, for a head.
-    :param encoder: the encoder bundle of a head.
-    :raises ExportError: rows for a bundle that takes none, or a head without rows or encoder.
+    :raises ExportError: something is wanted that this kind of bundle can't give, or a head without rows or
+        encoder.
     :raises BundleError: a damaged bundle.
     """
     bundle = load_bundle(path)
+    kind = bundle.manifest.kind
+    _check_wanted(path, kind, wanted)
     verify_bundle(bundle)
     report = size_report(bundle)
-    if bundle.manifest.kind == "head":
-        if not rows or encoder is None:
+    if kind == "head":
+        if wanted.data is None or wanted.encoder is None:
             raise ExportError(
                 f"{path} is a learned head: name labelled rows and its encoder (--encoder BUNDLE)."
             )
-        return {**report, **evaluate_head(bundle, encoder, rows, threads)}
-    if rows is not None:
-        raise ExportError(
-            f"{path} is a bundle of kind {bundle.manifest.kind}; labelled rows are for learned heads."
+        return {**report, **evaluate_head(bundle, wanted.encoder, load_rows(wanted.data), threads)}
+    exam = None
+    if wanted.data is not None:
+        from edgeslm_export.exam import make_exam
+
+        exam = make_exam(wanted.data, load_answers(wanted.data), wanted.task)
+    if stated := stated_fidelity(bundle):
+        report["stated"] = stated
+    report |= measure_bundle(path, threads=threads, on_progress=on_progress, debug=debug)
+    if wanted.reference is not None:
+        report["fidelity"] = compare(
+            bundle, wanted.reference, wanted.corpora, threads=threads, on_progress=on_progress, debug=debug
         )
     report |= _kept_figures(path)
-    return {**report, **measure_bundle(path, threads=threads, on_progress=on_progress, debug=debug)}
+    if exam is not None:
+        report |= examine_bundle(path, exam, threads=threads, on_progress=on_progress, debug=debug)
+    return report
+
+
+def _check_wanted(path: Path, kind: str, wanted: Wanted) -> None:
+    if kind != "decoder":
+        what = f"{path} is a bundle of kind {kind}"
+        if wanted.reference is not None:
+            raise ExportError(f"{what}; only decoders are compared with a float model (--reference).")
+        if wanted.task is not None:
+            raise ExportError(f"{what}; a task (--task) is for decoders, a head brings its own.")
+    if kind not in ("decoder", "head") and wanted.data is not None:
+        raise ExportError(f"{what}; labelled rows are for decoders and learned heads.")
+    if wanted.task is not None and wanted.data is None:
+        raise ExportError("A task (--task) says how rows are read: name the rows too.")
 
 
 # --- the child -------------------------------------------------------------------------------------
+
+
+def _examine(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    from edgeslm_export.exam import Exam, take_exam
+
+    from edgeslm.engine.calls import Call, Generate, Output, Score
+    from edgeslm.engine.decoder import Decoder
+
+    reporter.progress(0, 1, "loading")
+    decoder = Decoder(Path(task["bundle"]), int(task["threads"]))
+
+    async def ask(call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+        if isinstance(call, Score):
+            return decoder.score(call)
+        if isinstance(call, Generate):
+            return decoder.generate(call)
+        raise ExportError(f"A decoder doesn't do {type(call).__name__}.")
+
+    try:
+        return take_exam(
+            Exam.parse(task["exam"]), ask, lambda done, of: reporter.progress(done, of, "asking row by row")
+        )
+    finally:
+        decoder.close()
 
 
 def _measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
@@ -282,4 +376,5 @@ def _measure_encoder(folder: Path, threads: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(Reporter().run(_measure))
+    STEPS = {"measure": _measure, "examine": _examine}
+    sys.exit(Reporter().run(lambda task, reporter: STEPS[task["step"]](task, reporter)))

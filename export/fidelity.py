@@ -87,15 +87,19 @@ def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
     return wide
 
 
-def bundle_logits(folder: Path, sequences: Sequence[Sequence[int]], threads: int) -> Iterator[Logits]:
+def bundle_logits(
+    folder: Path, sequences: Sequence[Sequence[int]], threads: int, scratch: Path | None = None
+) -> Iterator[Logits]:
     """Logits [tokens, vocabulary] float32 of each sequence, read from an empty cache.
 
     A bundle's graph computes the last position alone; here it is read with the others' too
     (``every_position``).
+
+    :param scratch: a folder to work in; by default the one that the bundle is in.
     """
     import onnxruntime_genai as og
 
-    with every_position(folder) as whole:
+    with every_position(folder, scratch or folder.parent) as whole:
         config = og.Config(str(whole))
         options = {"intra_op_num_threads": threads}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
@@ -115,15 +119,15 @@ def bundle_logits(folder: Path, sequences: Sequence[Sequence[int]], threads: int
 
 
 @contextlib.contextmanager
-def every_position(folder: Path) -> Iterator[Path]:
-    """A copy of a model folder whose graph gives the logits of all positions; the weights are shared by a
-    link.
+def every_position(folder: Path, scratch: Path) -> Iterator[Path]:
+    """A copy of a model folder, in ``scratch``, whose graph gives the logits of all positions; the weights
+    are shared by a link.
 
     The builder's ``prune_lm_head`` puts a Gather and an Unsqueeze before the head: they are taken out.
     """
     import onnx
 
-    with tempfile.TemporaryDirectory(prefix=".logits-", dir=folder.parent) as name:
+    with tempfile.TemporaryDirectory(prefix=".logits-", dir=scratch) as name:
         copy = Path(name)
         for file in folder.iterdir():
             if file.is_file() and file.name != "model.onnx":
@@ -167,7 +171,7 @@ def measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     length = sequences.shape[1]
     rows = [row.tolist() for row in sequences]
     for number, (tokens, logits) in enumerate(
-        zip(rows, bundle_logits(Path(task["bundle"]), rows, threads), strict=True)
+        zip(rows, bundle_logits(Path(task["bundle"]), rows, threads, work), strict=True)
     ):
         reporter.progress(number, len(rows), "comparing with the float model")
         comparison.add(reference[number * length : (number + 1) * length], logits, tokens)

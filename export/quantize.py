@@ -39,7 +39,7 @@ _EXACT = (Format(4, 32), Format(8, 32))
 
 
 def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Makes the clean checkpoint, tokens and reference logits.
+    """Makes the clean checkpoint, tokens and reference logits; a checkpoint that is there is used again.
 
     :return: ``matrices`` (name: rows, columns), ``tied``, ``exact`` (names whose weights lie on a 4- or
         8-bit grid already, with the format), ``losses`` (name: a list of [bits, group size, nats a token])
@@ -51,8 +51,9 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     work = Path(task["work"])
     folder = work / "checkpoint"
     reporter.progress(0, 100, "reading the checkpoint")
-    tokenizer = make_checkpoint(Path(task["source"]), task["architecture"], folder)
-    golden.write_record(tokenizer, Path(task["source"]), work)
+    if not folder.is_dir():
+        tokenizer = make_checkpoint(Path(task["source"]), task["architecture"], folder)
+        golden.write_record(tokenizer, Path(task["source"]), work)
     _set_threads()
     from edgeslm_export.layers import LayeredModel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeslm.bundle import Manifest, load_bundle
@@ -51,11 +51,17 @@ _ROWS = (
     ("ms_per_text", "a text", "{:.2f} ms"),
     ("peak_rss_bytes", "peak memory", "{:,} bytes"),
     ("threads", "threads", "{}"),
+    ("task", "task", "{0[name]} ({0[kind]})"),
     ("rows", "rows", "{}"),
     ("accuracy", "accuracy", "{:.3f}"),
     ("interval", "95 % interval", "{0[0]:.3f} to {0[1]:.3f}"),
     ("majority", "commonest label", "{:.3f}"),
     ("calibration_error", "calibration error", "{:.3f}"),
+    ("valid", "valid JSON", "{:.3f}"),
+    ("valid_interval", "95 % interval", "{0[0]:.3f} to {0[1]:.3f}"),
+    ("exact", "all fields right", "{:.3f}"),
+    ("exact_interval", "95 % interval", "{0[0]:.3f} to {0[1]:.3f}"),
+    ("ms_per_row", "a row", "{:.1f} ms"),
 )
 
 
@@ -66,16 +72,73 @@ def print_table(card: Mapping[str, Any]) -> None:
     if sample := card.get("sample"):
         print_line(f"{'asked':20} {sample['prompt']}")
         print_line(f"{'said':20} {' '.join(sample['text'].split())}")
+    if card.get("fidelity") or card.get("stated"):
+        print_fidelity(card.get("fidelity") or (), card.get("stated"))
     if labels := card.get("labels"):
         print_labels(labels)
+    if fields := card.get("fields"):
+        print_columns(
+            ("field", "rows", "right", "95 % interval"),
+            [
+                (name, str(of["rows"]), _share(of["share"]), "{:.3f} to {:.3f}".format(*of["interval"]))
+                for name, of in fields.items()
+            ],
+        )
 
 
 def print_labels(labels: Mapping[str, Mapping[str, Any]]) -> None:
-    width = max(5, *(len(label) for label in labels))
-    print_line(f"{'label':{width}}  rows  precision  recall")
-    for label, figures in labels.items():
-        precision, recall = (_share(figures[key]) for key in ("precision", "recall"))
-        print_line(f"{label:{width}}  {figures['rows']:4}  {precision:>9}  {recall:>6}")
+    print_columns(
+        ("label", "rows", "precision", "recall"),
+        [
+            (label, str(of["rows"]), _share(of["precision"]), _share(of["recall"]))
+            for label, of in labels.items()
+        ],
+    )
+
+
+def print_fidelity(measured: Sequence[Mapping[str, Any]], stated: Mapping[str, Any] | None) -> None:
+    """How far a decoder is from its float model: a row a text, what its report card says last."""
+    rows = [_fidelity_row(row["text"], row) for row in measured]
+    if stated is not None:
+        rows.append(_fidelity_row(f"{stated.get('text', 'a text')}, as its report.json says", stated))
+    print_columns(
+        (
+            "against the float model, on",
+            "tokens",
+            "nats a token",
+            "worst 0.1 %",
+            "same top-1",
+            "perplexity ratio",
+        ),
+        rows,
+    )
+
+
+def _fidelity_row(text: str, of: Mapping[str, Any]) -> tuple[str, ...]:
+    def shown(key: str, form: str) -> str:
+        return "-" if of.get(key) is None else form.format(of[key])
+
+    error = shown("perplexity_ratio_se", " ± {:.4f}")
+    return (
+        text,
+        shown("tokens", "{:,}"),
+        shown("kl_mean", "{:.4f}"),
+        shown("kl_p999", "over {:.2f}"),
+        shown("same_top1", "{:.1%}"),
+        shown("perplexity_ratio", "{:.4f}") + error.removeprefix("-"),
+    )
+
+
+def print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """An empty line, then a table: its first column to the left, figures to the right."""
+    widths = [max(len(row[place]) for row in [heads, *rows]) for place in range(len(heads))]
+    print_line("")
+    for row in [heads, *rows]:
+        first, *rest = (
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print_line("  ".join([first, *rest]))
 
 
 def _share(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeslm_export.progress import Bar
 from edgeslm_export.screen import print_json, print_table
@@ -12,14 +13,42 @@ from edgeslm_export.starter import default_folder
 from edgeslm.bundle import load_bundle
 from edgeslm.errors import EdgeslmError, ExportError
 
+if TYPE_CHECKING:
+    from edgeslm_export.checkpoint import Origin
+    from edgeslm_export.corpus import Corpus
+
 SUMMARY = "the report card of a bundle"
-EXAMPLE = "edgeslm-export evaluate learned/spam held-aside.jsonl --encoder minilm-l6-int8"
+EXAMPLE = (
+    "edgeslm-export evaluate smollm2-135m held-aside.jsonl --reference HuggingFaceTB/SmolLM2-135M-Instruct"
+)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
+    """BUNDLE, what it is asked, and what it is compared with."""
     command.add_argument("bundle", type=Path, metavar="BUNDLE")
     command.add_argument(
-        "data", type=Path, nargs="?", metavar="DATA", help="labelled rows, for a learned head"
+        "data",
+        type=Path,
+        nargs="?",
+        metavar="DATA",
+        help='rows with what is right: {"text", "label"}, or for a decoder {"text", "fields"}',
+    )
+    command.add_argument(
+        "--task",
+        type=Path,
+        metavar="TASK.yaml",
+        help="one entry of `tasks:` with its name: how a decoder is asked (default: by what DATA has)",
+    )
+    command.add_argument(
+        "--reference",
+        metavar="SRC",
+        help="the float model that a decoder was made of (hub id, folder or .gguf), to compare with",
+    )
+    command.add_argument(
+        "--text",
+        type=Path,
+        metavar="FILE",
+        help="compare on the last fifth of this text too, which an export doesn't calibrate on",
     )
     command.add_argument(
         "--encoder", type=Path, metavar="BUNDLE", help="a head's encoder (default: looked for nearby)"
@@ -29,23 +58,49 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Shows the report card."""
-    from edgeslm_export.evaluate import evaluate_bundle
-    from edgeslm_export.rows import load_rows
+    from edgeslm_export.evaluate import Wanted, evaluate_bundle
 
-    rows = load_rows(options.data) if options.data else None
-    encoder = options.encoder or _find_encoder(options.bundle)
+    if options.text is not None and options.reference is None:
+        raise ExportError(
+            "A text (--text) is for comparing with the float model: name it with --reference SRC."
+        )
     with Bar() as bar:
+        wanted = Wanted(
+            data=options.data,
+            task=options.task,
+            encoder=options.encoder or _find_encoder(options.bundle),
+            reference=_origin(options, bar),
+            corpora=_corpora(options, bar),
+        )
         report = evaluate_bundle(
-            options.bundle,
-            rows=rows,
-            encoder=encoder,
-            threads=options.threads,
-            on_progress=bar,
-            debug=options.debug,
+            options.bundle, wanted, threads=options.threads, on_progress=bar, debug=options.debug
         )
     if not options.json:
         print_table(report)
     print_json({"bundle": str(options.bundle), **report})
+
+
+def _origin(options: argparse.Namespace, bar: Bar) -> Origin | None:
+    from edgeslm_export.hub import resolve_source
+
+    return resolve_source(options.reference, "decoder", bar.say) if options.reference else None
+
+
+def _corpora(options: argparse.Namespace, bar: Bar) -> list[Corpus]:
+    """The public text and the user's own; where the public one can't be had, the own one alone."""
+    from edgeslm_export.corpus import own_corpus, public_corpus
+    from edgeslm_export.packages import Packages
+
+    if options.reference is None:
+        return []
+    own = [own_corpus(options.text)] if options.text else []
+    try:
+        return [public_corpus(Packages(bar.say, bar, debug=options.debug)), *own]
+    except ExportError as error:
+        if not own:
+            raise ExportError(f"{error} Or name a text of your own with --text.") from None
+        bar.say(f"{error} Only {options.text} is measured on.")
+        return own
 
 
 def _find_encoder(head: Path) -> Path | None:

@@ -1,0 +1,236 @@
+"""Labelled rows put to a decoder the way a device does it: through the tasks that production runs.
+
+``make_exam`` reads what is asked and checks the rows against it; ``take_exam`` asks row after row and
+counts. The engine is a function here (``ask``), which ``evaluate`` brings; prompts, grammars and second tries
+are those of ``edgeslm.tasks``. Knows no files of models.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.rows import FieldsRow, LabelledRow, refuse_rows
+from edgeslm_export.statistics import accuracy_report, share
+from pydantic import ValidationError
+
+from edgeslm.config import Kind, load_task
+from edgeslm.config import Task as TaskSection
+from edgeslm.errors import ExportError, RequestError
+from edgeslm.messages import Request
+from edgeslm.tasks import Ask, Outcome, Task, make_task
+
+Rows = Sequence[LabelledRow] | Sequence[FieldsRow]
+OnRow = Callable[[int, int], None]
+"""Called with rows done and rows in all."""
+
+_TYPES = {str: "string", int: "number", float: "number", bool: "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """``section`` is the task as the configuration has it; all rows are of its kind."""
+
+    name: str
+    section: TaskSection
+    rows: Rows
+
+    def encode(self) -> dict[str, Any]:
+        """As plain data, for a child process."""
+        section = self.section.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        answers = [row.label if isinstance(row, LabelledRow) else row.fields for row in self.rows]
+        rows = [[row.number, row.text, answer] for row, answer in zip(self.rows, answers, strict=True)]
+        return {"name": self.name, "section": section, "rows": rows}
+
+    @classmethod
+    def parse(cls, plain: Mapping[str, Any]) -> Exam:
+        section = TaskSection.model_validate_json(json.dumps(plain["section"]))
+        kind: Any = LabelledRow if section.kind == "classify" else FieldsRow
+        return cls(plain["name"], section, [kind(*row) for row in plain["rows"]])
+
+
+def make_exam(data: Path, rows: Rows, task_file: Path | None) -> Exam:
+    """:param task_file: one entry of ``tasks:`` with its ``name``; labels or schema that it leaves out, as
+        all without a file, come from the rows.
+
+    :raises ConfigError: a task that isn't sound.
+    :raises ExportError: rows that don't fit it.
+    """
+    labelled = isinstance(rows[0], LabelledRow)
+    kind: Kind = "classify" if labelled else "extract"
+    if task_file is None:
+        name, section = "evaluation", _section(data, {"kind": kind, **_from_rows(rows)})
+    else:
+        name, section = load_task(task_file, kind, _defaults(rows, task_file))
+    have = "a label" if labelled else "fields"
+    if section.learned is not None:
+        raise ExportError(
+            f"{task_file}: the task is learned; evaluate its head, or take out `learned` to ask the decoder."
+        )
+    if section.kind != kind:
+        raise ExportError(
+            f"{task_file}: the task is of kind {section.kind} and the rows of {data} have {have}; "
+            "rows with a label are for classify, rows with fields for extract."
+        )
+    known = section.labels if labelled else (section.output_schema or {}).get("properties")
+    _check_answers(data, rows, known or {})
+    if labelled and len(section.labels or ()) < 2:
+        raise ExportError(f"{data} has one label only; name all labels in a task (--task TASK.yaml).")
+    return Exam(name, section, rows)
+
+
+def _section(data: Path, entry: Mapping[str, Any]) -> TaskSection:
+    try:
+        return TaskSection.model_validate(entry)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ExportError(f"{data}: the rows make no task: {reason}.") from None
+
+
+def take_exam(exam: Exam, ask: Ask, on_row: OnRow = lambda done, of: None) -> dict[str, Any]:
+    """Puts every row to the task.
+
+    :return: ``task``, ``rows``, ``ms_per_row`` (prompt, engine and parsing, the first row's one warm-up not
+        counted), and the figures of its kind: those of ``accuracy_report``, or ``valid`` (share of outputs
+        that are JSON by the schema), ``exact`` (share of rows with every field right) and ``fields``, each
+        with its interval.
+    :raises ExportError: a row that the model can't be asked.
+    """
+    import asyncio
+
+    return asyncio.run(_take(exam, ask, on_row))
+
+
+async def _take(exam: Exam, ask: Ask, on_row: OnRow) -> dict[str, Any]:
+    task = make_task(exam.name, exam.section)
+    await _outcome(task, exam.rows[0], ask)
+    started = time.perf_counter()
+    outcomes = []
+    for number, row in enumerate(exam.rows):
+        on_row(number, len(exam.rows))
+        outcomes.append(await _outcome(task, row, ask))
+    seconds = time.perf_counter() - started
+    figures = _classified if exam.section.kind == "classify" else _extracted
+    return {
+        "task": {"name": exam.name, "kind": exam.section.kind},
+        "rows": len(exam.rows),
+        **figures(exam, outcomes),
+        "ms_per_row": round(seconds * 1000 / len(exam.rows), 2),
+    }
+
+
+async def _outcome(task: Task, row: LabelledRow | FieldsRow, ask: Ask) -> Outcome | None:
+    """None where the task itself gave up, as when its JSON wasn't closed within ``max_tokens``."""
+
+    async def asked(call: Any, on_chunk: Callable[[str], None] | None = None) -> Any:
+        try:
+            return await ask(call, on_chunk)
+        except RequestError as error:
+            raise ExportError(f"Row {row.number} can't be put to the model: {error}.") from None
+
+    try:
+        return await task.run(Request(task.name, row.text, str(row.number), ""), asked, None)
+    except RequestError:
+        return None
+
+
+def _classified(exam: Exam, outcomes: Sequence[Outcome | None]) -> dict[str, Any]:
+    import numpy as np
+
+    labels = tuple(exam.section.labels or ())
+    scores = [outcome.result["scores"] for outcome in outcomes if outcome is not None]
+    probabilities = np.array([[score[label] for label in labels] for score in scores])
+    truth = np.array([labels.index(row.label) for row in exam.rows if isinstance(row, LabelledRow)])
+    return accuracy_report(probabilities, truth, labels)
+
+
+def _extracted(exam: Exam, outcomes: Sequence[Outcome | None]) -> dict[str, Any]:
+    import jsonschema
+
+    schema = dict(exam.section.output_schema or {})
+    check = jsonschema.Draft202012Validator(schema)
+    found = [outcome.result["fields"] if outcome is not None else None for outcome in outcomes]
+    wanted = [row.fields for row in exam.rows if isinstance(row, FieldsRow)]
+    names = list(dict.fromkeys([*schema.get("properties", {}), *(name for row in wanted for name in row)]))
+    right = {
+        name: [
+            isinstance(got, dict) and _same(got.get(name), row.get(name))
+            for got, row in zip(found, wanted, strict=True)
+        ]
+        for name in names
+    }
+    valid = share([got is not None and check.is_valid(got) for got in found])
+    exact = share([all(column) for column in zip(*right.values(), strict=True)])
+    return {
+        "valid": valid["share"],
+        "valid_interval": valid["interval"],
+        "exact": exact["share"],
+        "exact_interval": exact["interval"],
+        "fields": {
+            name: {"rows": sum(row.get(name) is not None for row in wanted), **share(column)}
+            for name, column in right.items()
+        },
+    }
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """As JSON values: 81 is 81.0 and not true; a missing field is null; space around a text doesn't count."""
+    if isinstance(found, bool) or isinstance(wanted, bool):
+        return found is wanted
+    if isinstance(found, str) and isinstance(wanted, str):
+        return found.strip() == wanted.strip()
+    return bool(found == wanted)
+
+
+# --- what the rows say of the task -------------------------------------------------------------------
+
+
+def _from_rows(rows: Rows) -> dict[str, Any]:
+    labels = sorted({row.label for row in rows if isinstance(row, LabelledRow)})
+    if not labels:
+        return {"schema": _schema([row.fields for row in rows if isinstance(row, FieldsRow)])}
+    if len(labels) < 2:
+        raise ExportError(f"All rows have the label {labels[0]!r}; name all labels in a task (--task FILE).")
+    return {"labels": labels}
+
+
+def _defaults(rows: Rows, task_file: Path) -> dict[str, Any]:
+    """The same where a task's file may have its own: what the rows can't say then isn't a fault yet."""
+    try:
+        return _from_rows(rows)
+    except ExportError:
+        return {}
+
+
+def _schema(fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Texts, numbers and truth values by what the rows have; required is what all rows have."""
+    properties: dict[str, dict[str, str]] = {}
+    for row in fields:
+        for name, value in row.items():
+            kind = _TYPES.get(type(value))
+            if value is None:
+                continue
+            if kind is None or properties.setdefault(name, {"type": kind}) != {"type": kind}:
+                raise ExportError(
+                    f"The rows' field {name!r} isn't one kind of text, number or truth value; "
+                    "give its schema in a task (--task FILE)."
+                )
+    required = [name for name in properties if all(row.get(name) is not None for row in fields)]
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _check_answers(data: Path, rows: Rows, known: Mapping[str, Any]) -> None:
+    """:param known: labels or fields that the task has; none: any."""
+    problems = []
+    listed = ", ".join(known)
+    for row in rows:
+        if isinstance(row, LabelledRow):
+            if row.label not in known:
+                problems.append(f"Row {row.number} has the label {row.label!r}, which is none of {listed}.")
+        elif known and (odd := [name for name in row.fields if name not in known]):
+            problems.append(f"Row {row.number} has the field {odd[0]!r}; the task's schema has {listed}.")
+    refuse_rows(data, problems)
