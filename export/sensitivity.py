@@ -4,7 +4,8 @@ Second order in the error (the Fisher information is the Hessian of the divergen
 ``g`` the gradient of ``log p(y)`` in a matrix's output, ``y`` drawn from the model itself, and ``d`` its
 error there, the matrix adds ``E[(g . d)^2] / 2`` nats a token (Kirkpatrick et al. 2017, section 2.1; for
 quantization Kim et al. 2023, arXiv 2306.07629). One backward pass through activations alone; the whole
-model has to fit. Where it doesn't, ``layerwise`` takes each matrix's relative output error instead.
+model has to fit. Errors at several positions are taken as independent, so what attention adds up is
+underestimated: values most, five times in a tiny model's last layer.
 """
 
 from __future__ import annotations

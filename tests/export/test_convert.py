@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from edgeslm_export.convert import kv_bytes_per_token
+from edgeslm_export.checkpoint import examine_local
+from edgeslm_export.convert import Order, export_model, kv_bytes_per_token
+from edgeslm_export.goal import Goal
+from edgeslm_export.recipe import find_recipe
 
 from edgeslm.bundle import Bundle, load_bundle, verify_bundle
+from edgeslm.errors import ExportError
 
 pytestmark = pytest.mark.export
 MANUAL = "".join(
@@ -94,6 +99,73 @@ def test_a_quantized_gguf_becomes_a_bundle(tiny: Path, tmp_path: Path, run: Run)
     tokenizer = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
     kinds = [part["type"] for part in tokenizer["pre_tokenizer"]["pretokenizers"]]
     assert kinds == ["Digits", "ByteLevel"]
+
+
+def test_an_export_over_its_divergence_fails_with_the_numbers_and_leaves_nothing(
+    tiny: Path, tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "made" / "out"
+    out.parent.mkdir()
+    text = tmp_path / "manual.txt"
+    text.write_text(MANUAL)
+    limit = ("--recipe", "int4", "--max-kl", "1e-9", "--calibration", text)
+    done = run("model", tiny / "plain", out, *limit)
+    assert done.returncode == 1
+    numbers = r"is 0\.\d+ nats a token, where --max-kl allows 1e-09 \([\d,]+ bytes\)"
+    assert re.search(numbers, done.stderr), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", ["int8", "auto"])
+def test_too_few_bytes_are_refused_with_the_numbers(
+    recipe: str, tiny: Path, tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "made" / "out"
+    out.parent.mkdir()
+    text = tmp_path / "manual.txt"
+    text.write_text(MANUAL)
+    done = run(
+        "model", tiny / "plain", out, "--recipe", recipe, "--max-bytes", "50000", "--calibration", text
+    )
+    assert done.returncode == 1
+    assert re.search(r"has [\d,]{6,} bytes and --max-bytes allows 50,000; allow more", done.stderr), (
+        done.stderr
+    )
+    assert done.stderr.count("\n") == 1
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_calibrated_recipe_without_text_is_refused(tiny: Path, tmp_path: Path) -> None:
+    origin = examine_local(tiny / "plain", "decoder")
+    for order in (Order(find_recipe("int4-mixed")), Order(find_recipe("int8"), Goal(max_kl=0.1))):
+        with pytest.raises(ExportError, match=f"The recipe {order.recipe.name} needs text.*--calibration"):
+            export_model(origin, tmp_path / "out", order)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_package_index_the_way_out_is_named(tiny: Path, tmp_path: Path, run: Run) -> None:
+    nowhere = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    done = run("model", tiny / "plain", tmp_path / "out", "--recipe", "int4-mixed", **nowhere)
+    assert done.returncode == 1
+    assert "Or name a text of your own with --calibration." in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = run("model", tiny / "plain", tmp_path / "out", "--recipe", "int8", **nowhere)
+    assert done.returncode == 0, done.stderr
+    assert "made without measuring its likeness" in done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "fidelity" not in report
+
+
+def test_a_quantized_gguf_is_taken_over_and_the_report_says_so(tiny: Path, tmp_path: Path, run: Run) -> None:
+    text = tmp_path / "manual.txt"
+    text.write_text(MANUAL)
+    done = run("model", tiny / "plain.gguf", tmp_path / "out", "--recipe", "int8", "--calibration", text)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["source_was_quantized"] is True
+    assert report["source_tensors"]["Q8_0"] == report["taken_over_without_loss"] == 2 * 7 + 1
+    assert report["formats"] == {"8 bits, groups of 32": 2 * 7 + 1}
 
 
 def test_a_dequantized_checkpoint_keeps_its_numbers_and_its_tie(tiny: Path, tmp_path: Path) -> None:

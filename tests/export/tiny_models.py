@@ -220,8 +220,9 @@ def decoder(name: str, **settings: Any) -> Any:
     import transformers
 
     family = name[0].upper() + name[1:]
-    config = getattr(transformers, f"{family}Config")(**{**SHAPE, **_OWN.get(name, {}), **settings})
-    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    model_class = getattr(transformers, f"{family}ForCausalLM")
+    config = model_class.config_class(**{**SHAPE, **_OWN.get(name, {}), **settings})
+    return model_class(config).eval()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+"""Wheels as containers of data: what is unpacked, how long a wheel stays, and what is refused.
+
+The commands of pip are in ``test_starter``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+from edgeslm_export.packages import Package, Packages
+
+from edgeslm.errors import ExportError
+
+FILES = {"data/part/text.txt": b"some text", "data/part/more.txt": b"more", "data/never.py": b"exit()"}
+
+
+def _package(folder: Path) -> Package:
+    """A wheel in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = folder / "data-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in FILES.items():
+            archive.writestr(zipfile.ZipInfo(name, (2024, 2, 29, 23, 59, 58)), content)
+    return Package(
+        requirement="data==1.0",
+        wheel=wheel.name,
+        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        bytes=wheel.stat().st_size,
+        folder="data/part/",
+        member="data/part/text.txt",
+        member_sha256=hashlib.sha256(FILES["data/part/text.txt"]).hexdigest(),
+    )
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "edgeslm"
+
+
+@pytest.fixture
+def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(self: Packages, package: Package, downloads: Path) -> None:
+        raise AssertionError("pip was called")
+
+    monkeypatch.setattr(Packages, "_download", download)
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_only_the_folder_is_unpacked_and_only_while_it_is_used(cache: Path, tmp_path: Path) -> None:
+    package = _package(tmp_path / "wheels")
+    with Packages([].append, folder=tmp_path / "wheels").unpacked(package) as unpacked:
+        assert unpacked.dated == "2024-02-29T23:59:58Z"
+        assert (unpacked.path / package.member).read_bytes() == b"some text"
+        found = {str(file.relative_to(unpacked.path)) for file in unpacked.path.rglob("*") if file.is_file()}
+        assert found == {"data/part/text.txt", "data/part/more.txt"}
+    assert not unpacked.path.exists()
+    assert (tmp_path / "wheels" / package.wheel).is_file()  # the user's own folder is left alone
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_a_downloaded_wheel_stays_until_it_was_used_well(cache: Path) -> None:
+    package = _package(cache / "downloads")
+    with pytest.raises(RuntimeError), Packages([].append).unpacked(package):
+        raise RuntimeError
+    assert (cache / "downloads" / package.wheel).is_file()
+    with Packages([].append).unpacked(package):
+        pass
+    assert not (cache / "downloads" / package.wheel).exists()
+
+
+def test_a_damaged_download_is_fetched_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = _package(cache / "downloads")
+    wheel = cache / "downloads" / package.wheel
+    good = wheel.read_bytes()
+    wheel.write_bytes(good[:-10])
+
+    def download(self: Packages, package: Package, downloads: Path) -> None:
+        (downloads / package.wheel).write_bytes(good)
+
+    monkeypatch.setattr(Packages, "_download", download)
+    said: list[str] = []
+    with Packages(said.append).unpacked(package) as unpacked:
+        assert (unpacked.path / package.member).is_file()
+    assert said == ["Downloading data==1.0: 0 MB."]
+
+
+@pytest.mark.usefixtures("cache", "no_pip")
+def test_a_folder_without_the_wheel_is_refused(tmp_path: Path) -> None:
+    package = _package(tmp_path / "wheels")
+    with pytest.raises(ExportError, match=r"has no data-1\.0-py3-none-any\.whl; put it there"):
+        Packages([].append, folder=tmp_path).fetch(package)
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_a_member_that_is_another_is_refused_and_nothing_is_left(cache: Path, tmp_path: Path) -> None:
+    package = dataclasses.replace(_package(tmp_path / "wheels"), member_sha256="0" * 64)
+    with (
+        pytest.raises(ExportError, match=r"data/part/text\.txt of .* has another SHA-256"),
+        Packages([].append, folder=tmp_path / "wheels").unpacked(package),
+    ):
+        raise AssertionError("what was not expected was handed out")
+    assert list(cache.iterdir()) == []
