@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from edgeslm.bundle import REPORT, Bundle, memory_need
@@ -80,8 +81,71 @@ def render(described: dict[str, Any]) -> str:
     rows += [("made for", f"{name} {version}") for name, version in manifest["runtime"].items()]
     lines = [f"{key:<14}{value}" for key, value in rows]
     if described["report"]:
-        lines += ["", "report card", *_report_lines(described["report"], "  ")]
+        lines += ["", "report card", *_card_lines(described["report"])]
     return "\n".join(lines)
+
+
+def _card_lines(card: dict[str, Any]) -> list[str]:
+    """What is known of a report card in words; what isn't, as it stands there."""
+    lines: list[str] = []
+    rest = dict(card)
+    for name, keys, sentences in _CARD:
+        try:
+            said = sentences(card) if keys[0] in card else []
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue  # of another version: shown as it stands
+        for key in keys if said else ():
+            rest.pop(key, None)
+        lines += [f"  {'' if number else name:<24}{line}" for number, line in enumerate(said)]
+    return lines + _report_lines(rest, "  ")
+
+
+def _fidelity(card: dict[str, Any]) -> list[str]:
+    of = card["fidelity"]
+    return [
+        f"on {of['tokens']:,} tokens of {of['text']}",
+        f"divergence {of['kl_mean']:.4f} nats a token, over {of['kl_p999']:.2f} in the worst 0.1 %",
+        f"same likeliest token {of['same_top1']:.1%}",
+        f"perplexity {of['perplexity']:.2f}, {of['perplexity_ratio']:.4f} ± {of['perplexity_ratio_se']:.4f} "
+        "times the float model's",
+    ]
+
+
+def _formats(card: dict[str, Any]) -> list[str]:
+    return [f"{number:,} with {form}" for form, number in card["formats"].items()]
+
+
+def _source_types(card: dict[str, Any]) -> list[str]:
+    lines = [", ".join(f"{number:,} of {kind}" for kind, number in card["source_tensors"].items())]
+    if card.get("source_was_quantized"):
+        kept = card.get("taken_over_without_loss", 0)
+        lines.append(f"quantized already; {kept:,} matrices were taken over without loss")
+    return lines
+
+
+def _accuracy(card: dict[str, Any]) -> list[str]:
+    low, high = card["interval"]
+    return [f"{card['accuracy']:.3f}, 95 % interval {low:.3f} to {high:.3f}"]
+
+
+_CARD: tuple[tuple[str, tuple[str, ...], Callable[[dict[str, Any]], list[str]]], ...] = (
+    ("against the float model", ("fidelity",), _fidelity),
+    ("matrices", ("formats",), _formats),
+    ("quantized by", ("method",), lambda card: [str(card["method"])] if "formats" in card else []),
+    (
+        "bits placed by",
+        ("placing",),
+        lambda card: [f"{card['placing']['measure']}, in {card['placing']['builds']} builds"],
+    ),
+    ("calibrated on", ("calibration",), lambda card: [str(card["calibration"])]),
+    (
+        "tensors of the source",
+        ("source_tensors", "source_was_quantized", "taken_over_without_loss"),
+        _source_types,
+    ),
+    ("accuracy", ("accuracy", "interval"), _accuracy),
+)
+"""What is told in words, in the order it is shown: its name, the keys it takes up, the lines."""
 
 
 def _report_lines(report: Any, indent: str) -> list[str]:

@@ -171,8 +171,13 @@ def _extracted(exam: Exam, outcomes: Sequence[Outcome | None]) -> dict[str, Any]
         "exact": exact["share"],
         "exact_interval": exact["interval"],
         "fields": {
-            name: {"rows": sum(row.get(name) is not None for row in wanted), **share(column)}
+            name: {
+                "rows": sum(row.get(name) is not None for row in wanted),
+                "accuracy": figures["share"],
+                "interval": figures["interval"],
+            }
             for name, column in right.items()
+            for figures in [share(column)]
         },
     }
 

@@ -80,7 +80,7 @@ def print_table(card: Mapping[str, Any]) -> None:
         print_columns(
             ("field", "rows", "right", "95 % interval"),
             [
-                (name, str(of["rows"]), _share(of["share"]), "{:.3f} to {:.3f}".format(*of["interval"]))
+                (name, str(of["rows"]), _share(of["accuracy"]), "{:.3f} to {:.3f}".format(*of["interval"]))
                 for name, of in fields.items()
             ],
         )
