@@ -159,7 +159,7 @@ def test_every_position_gives_the_last_logits_of_the_pruned_graph(case: str, wor
         wanted = {i.name: inputs.get(i.name, cache) for i in session.get_inputs()}
         return session.run(["logits"], wanted)[0]
 
-    with fidelity.every_position(bundle) as whole:
+    with fidelity.every_position(bundle, bundle.parent) as whole:
         every = run(whole)
     assert not whole.exists()
     last = run(bundle)
