@@ -135,7 +135,7 @@ def token_rows(
             talks += _cut(_conversation(tokenizer, text), [], length)[:due]
     if len(plain) + len(talks) < wanted:
         plain += _cut(tails, start, length)
-    rows = []
+    rows: list[list[int]] = []
     for row in plain:
         if talks and len(rows) % _CHAT_EVERY == _CHAT_EVERY - 1:
             rows.append(talks.pop(0))
