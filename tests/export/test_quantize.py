@@ -47,17 +47,17 @@ CASES: dict[str, tuple[str, dict[str, Any], Format, Format]] = {
     "biased": ("qwen2", {"tie_word_embeddings": False}, Format(4, 32), Format(8, 32)),
 }
 MAKE = """
-import sys, json
-sys.argv, (paths) = sys.argv[:1], sys.argv[1:]
+import json, sys
 import edgeslm_export.build as build
-build._ACCURACY_LEVEL = int(paths.pop(0))
 
 class FakeReporter:
     def progress(self, *_): pass
 
-for path in paths:
+for path in sys.argv[1:]:
     with open(path) as file:
-        build.build(json.load(file), FakeReporter())
+        task = json.load(file)
+    build._ACCURACY_LEVEL = task["level"]
+    build.build(task, FakeReporter())
 """
 
 
@@ -99,7 +99,7 @@ def _source(name: str, folder: Path, **settings: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def works(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A work folder of each case, with ``bundle`` (its products in float32)."""
+    """A work folder of each case, with ``bundle`` (products in float32); ``fast`` has them in int8."""
     folders, tasks = {}, []
     for case, (name, settings, layers, top) in CASES.items():
         work = folders[case] = tmp_path_factory.mktemp(case)
@@ -111,11 +111,12 @@ def works(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         task = {"work": str(work), "formats": pairs, "exact": [], "compensate": case != "biased"}
         assert quantize(task, FakeReporter()) == {"exact": 0}  # type: ignore[arg-type]
         options = {"prune_lm_head": "true", "fuse_mlp_gate_up": "true", "block_size": str(layers.group_size)}
-        (work / "task.json").write_text(
-            json.dumps({**task, "options": {"accuracy_level": "4", **options}, "out": str(work / "bundle")})
-        )
-        tasks.append(str(work / "task.json"))
-    command = [sys.executable, "-c", MAKE, "1", *tasks]
+        task["options"] = {"accuracy_level": "4", **options}
+        for level, out in ((1, "bundle"), (4, "fast")) if case == "tied" else ((1, "bundle"),):
+            file = work / ("task.json" if level == 1 else "fast.json")
+            file.write_text(json.dumps({**task, "level": level, "out": str(work / out)}))
+            tasks.append(str(file))
+    command = [sys.executable, "-c", MAKE, *tasks]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -144,6 +145,17 @@ def test_the_graph_computes_the_model_that_its_codes_are(case: str, works: dict[
         expected = _dequantized(works[case]).model(torch.tensor([tokens])).logits[0].numpy()
     assert logits.shape == expected.shape
     assert np.abs(logits - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_products_with_int8_activations_are_near(works: dict[str, Path]) -> None:
+    tokens = np.load(works["tied"] / "evaluation.npy")[0][:200].tolist()
+    (exact,) = fidelity.bundle_logits(works["tied"] / "bundle", [tokens], threads=1)
+    (fast,) = fidelity.bundle_logits(works["tied"] / "fast", [tokens], threads=1)
+    comparison = fidelity.Comparison()
+    comparison.add(exact, fast, tokens)
+    figures = comparison.figures()
+    assert figures["kl_mean"] < 0.05
+    assert figures["same_top1"] > 0.8
 
 
 @pytest.mark.parametrize("case", ["tied", "fused"])

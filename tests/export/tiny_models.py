@@ -1,4 +1,4 @@
-"""Tiny models with random weights, written by a process of its own: the tests themselves import no torch.
+"""Tiny models with random weights, written by a process of its own, or made in place with ``decoder``.
 
 ``python -m tests.export.tiny_models OUT NAME...`` makes a folder (or file) of each name in OUT: ``plain``
 (a Llama with a vocabulary of bytes), ``plain.gguf`` (the like, quantized to Q8_0), ``bert`` (an encoder),
