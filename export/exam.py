@@ -24,7 +24,7 @@ from edgeslm.errors import ExportError, RequestError
 from edgeslm.messages import Request
 from edgeslm.tasks import Ask, Outcome, Task, make_task
 
-Rows = Sequence[LabelledRow] | Sequence[FieldsRow]
+Rows = Sequence[LabelledRow | FieldsRow]
 OnRow = Callable[[int, int], None]
 """Called with rows done and rows in all."""
 
