@@ -67,6 +67,50 @@ def test_renders_one_fact_a_line(tmp_path: Path) -> None:
         assert line in text.splitlines()
 
 
+def test_the_likeness_to_the_float_model_is_told_in_words(tmp_path: Path) -> None:
+    card = {
+        "formats": {"4 bits, groups of 32": 118},
+        "method": "GPTQ",
+        "placing": {"measure": "Fisher information", "builds": 3},
+        "calibration": "WikiText-2, 16,384 tokens at most",
+        "source_tensors": {"Q4_1": 210, "F32": 61},
+        "source_was_quantized": True,
+        "taken_over_without_loss": 12,
+        "fidelity": {
+            "text": "WikiText-2",
+            "tokens": 4096,
+            "kl_mean": 0.08012,
+            "kl_p999": 2.1,
+            "same_top1": 0.857,
+            "perplexity": 20.47,
+            "perplexity_ratio": 1.0359,
+            "perplexity_ratio_se": 0.0031,
+        },
+        "accuracy": 0.964,
+        "interval": [0.9438, 0.9771],
+    }
+    text = render(describe(load_bundle(write(tmp_path, json.dumps(card)))))
+    assert text.partition("report card\n")[2].splitlines() == [
+        "  against the float model on 4,096 tokens of WikiText-2",
+        "                          divergence 0.0801 nats a token, over 2.10 in the worst 0.1 %",
+        "                          same likeliest token 85.7%",
+        "                          perplexity 20.47, 1.0359 ± 0.0031 times the float model's",
+        "  matrices                118 with 4 bits, groups of 32",
+        "  quantized by            GPTQ",
+        "  bits placed by          Fisher information, in 3 builds",
+        "  calibrated on           WikiText-2, 16,384 tokens at most",
+        "  tensors of the source   210 of Q4_1, 61 of F32",
+        "                          quantized already; 12 matrices were taken over without loss",
+        "  accuracy                0.964, 95 % interval 0.944 to 0.977",
+    ]
+
+
+@pytest.mark.parametrize("fidelity", [{}, [], "x", {"tokens": "many"}, None])
+def test_a_likeness_of_another_shape_is_shown_as_it_stands(tmp_path: Path, fidelity: object) -> None:
+    text = render(describe(load_bundle(write(tmp_path, json.dumps({"fidelity": fidelity})))))
+    assert "\n  fidelity" in text
+
+
 def test_a_head_shows_its_labels_and_no_memory(tmp_path: Path) -> None:
     head = {
         "task": "topic",

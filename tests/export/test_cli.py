@@ -83,7 +83,7 @@ def test_every_error_becomes_a_sentence(
 
 
 def test_evaluate_prints_a_table_and_a_json_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = {
         "name": "spam-head",
@@ -95,9 +95,7 @@ def test_evaluate_prints_a_table_and_a_json_line(
         "labels": {"ham": {"rows": 449, "precision": 0.9654, "recall": None}},
     }
     monkeypatch.setattr("edgeslm_export.evaluate.evaluate_bundle", lambda *_, **__: report)
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"text": "a", "label": "ham"}\n')
-    arguments = ["evaluate", "bundle", str(rows), "--encoder", "encoder"]
+    arguments = ["evaluate", "bundle", "rows.jsonl", "--encoder", "encoder"]
     assert cli.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "accuracy             0.964" in lines
@@ -105,6 +103,31 @@ def test_evaluate_prints_a_table_and_a_json_line(
     assert json.loads(lines[-1]) == {"bundle": "bundle", **report}
     assert cli.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"bundle": "bundle", **report}
+
+
+def test_the_likeness_is_a_row_a_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {
+        "text": "WikiText-2",
+        "tokens": 4096,
+        "kl_mean": 0.08,
+        "kl_p999": 2.1,
+        "same_top1": 0.857,
+        "perplexity_ratio": 1.0359,
+        "perplexity_ratio_se": 0.003,
+    }
+    report = {"name": "tiny", "stated": {"text": "a book", "kl_mean": 0.1}, "fidelity": [figures]}
+    monkeypatch.setattr("edgeslm_export.evaluate.evaluate_bundle", lambda *_, **__: report)
+    assert cli.main(["evaluate", "bundle", "--encoder", "encoder"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["WikiText-2", "4,096", "0.0800", "over", "2.10", "85.7%", "1.0359", "±", "0.0030"] in lines
+    assert ["a", "book,", "as", "its", "report.json", "says", "-", "0.1000", "-", "-", "-"] in lines
+
+
+def test_a_text_needs_a_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "bundle", "--text", "manual.txt"]) == 1
+    assert "name it with --reference SRC" in capsys.readouterr().err
 
 
 def test_the_default_recipe_is_one_of_the_table() -> None:

@@ -76,9 +76,21 @@ def test_a_folder_becomes_a_bundle_with_the_same_bytes_each_time(
     assert b"model.embed_tokens.weight" not in graph
     assert sum(path.name.startswith(".") for path in tmp_path.iterdir()) == 0
 
-    evaluated = run("evaluate", tmp_path / "one")
+    compared = ("--reference", tiny / "plain", "--text", text)
+    nowhere = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PIP_NO_INDEX": "1"}  # so no public text
+    evaluated = run("evaluate", tmp_path / "one", *compared, **nowhere)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert json.loads(evaluated.stdout.splitlines()[-1])["digest"] == one.digest
+    shown = json.loads(evaluated.stdout.splitlines()[-1])
+    assert shown["digest"] == one.digest
+    assert shown["stated"] == report["fidelity"]
+    (likeness,) = shown["fidelity"]
+    assert likeness["text"] == report["fidelity"]["text"]
+    assert likeness["kl_mean"] == pytest.approx(report["fidelity"]["kl_mean"], rel=0.02)
+    assert list((tmp_path / "cache" / "edgeslm").iterdir()) == []
+    other = run("evaluate", tmp_path / "one", "--reference", tiny / "plain.gguf", "--text", text, **nowhere)
+    assert other.returncode == 1
+    assert "259 tokens in its vocabulary" in other.stderr
+    assert other.stderr.splitlines()[-1].endswith("name the float model that the bundle was made of.")
     again = run("model", tiny / "plain", tmp_path / "one", "--recipe", "int4")
     assert again.returncode == 1
     assert "exists already" in again.stderr

@@ -8,17 +8,26 @@ from edgeslm_export.statistics import (
     accuracy_report,
     calibration_error,
     fit_temperature,
+    share_interval,
     softmax,
-    wilson_interval,
 )
 
 
-def test_the_interval_is_wilsons() -> None:
-    # Brown, Cai and DasGupta 2001 discuss it; for 10 of 10 the lower end is n / (n + z^2).
-    low, high = wilson_interval(10, 10)
-    assert low == pytest.approx(10 / (10 + 1.96**2))
-    assert high == 1.0
-    assert wilson_interval(0, 0) == (0.0, 1.0)
+def test_the_interval_is_that_of_draws_with_replacement() -> None:
+    hits = np.arange(400) < 300
+    low, high = share_interval(hits)
+    deviation = (0.75 * 0.25 / 400) ** 0.5  # the normal approximation is close at so many rows
+    assert low == pytest.approx(0.75 - 1.96 * deviation, abs=0.006)
+    assert high == pytest.approx(0.75 + 1.96 * deviation, abs=0.006)
+    assert share_interval(hits) == (low, high)
+
+
+def test_rows_that_are_all_alike_have_the_exact_bound() -> None:
+    # Of ten right in ten, 0.025 is the chance at a true share of 0.6915.
+    low, high = share_interval([True] * 10)
+    assert (round(low, 4), high) == (0.6915, 1.0)
+    assert share_interval([False] * 10) == (0.0, pytest.approx(1 - low))
+    assert share_interval([]) == (0.0, 1.0)
 
 
 def test_calibration_error_of_known_bins() -> None:

@@ -1,0 +1,162 @@
+"""Labelled rows for decoders: the task they make, production's prompts, how answers count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgeslm_export.exam import Exam, make_exam, take_exam
+from edgeslm_export.rows import load_answers
+
+from edgeslm.engine.calls import Call, Generate, Output, Score
+from edgeslm.errors import ConfigError, ExportError, TooLong
+
+
+def write(folder: Path, *rows: object) -> Path:
+    file = folder / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def made(folder: Path, *rows: object, task: str = "") -> Exam:
+    data = write(folder, *rows)
+    file = folder / "task.yaml"
+    file.write_text(task)
+    return make_exam(data, load_answers(data), file if task else None)
+
+
+class FakeDecoder:
+    """Answers by what ``answer`` says; keeps the calls."""
+
+    def __init__(self, answer: Callable[[Call], Output]) -> None:
+        self.calls: list[Call] = []
+        self._answer = answer
+
+    async def __call__(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+        self.calls.append(call)
+        return self._answer(call)
+
+
+def text_of(call: Call) -> str:
+    assert isinstance(call, Score | Generate)
+    return "".join(part if isinstance(part, str) else part.value for part in call.prompt.turns[-1].parts)
+
+
+LABELLED = [{"text": "fire", "label": "bad"}, {"text": "sun", "label": "good"}, {"text": "x", "label": "bad"}]
+FIELDS = [
+    {"text": "M3 at 81", "fields": {"machine": "M3", "heat": 81}},
+    {"text": "M4 at 7", "fields": {"machine": "M4", "heat": 7}},
+    {"text": "M5", "fields": {"machine": "M5"}},
+]
+
+
+def test_labels_are_scored_with_productions_prompt(tmp_path: Path) -> None:
+    exam = made(tmp_path, *LABELLED, task="name: t\ninstruction: How is it?\nlabels: {good: fine, bad: not}")
+    exam = Exam.parse(json.loads(json.dumps(exam.encode())))  # as it comes to the child
+    decoder = FakeDecoder(
+        lambda call: Output(probabilities=(0.1, 0.9) if text_of(call) == "fire" else (0.8, 0.2))
+    )
+    report = take_exam(exam, decoder)
+    call = decoder.calls[0]
+    assert isinstance(call, Score)
+    assert call.labels == ("good", "bad")
+    instruction = "".join(map(str, call.prompt.turns[0].parts))
+    assert "How is it?" in instruction
+    assert "- bad: not" in instruction
+    assert report["task"] == {"name": "t", "kind": "classify"}
+    assert report["accuracy"] == pytest.approx(2 / 3, abs=1e-4)
+    assert report["interval"] == [0.0, 1.0]
+    assert report["labels"]["bad"]["recall"] == 0.5
+    assert report["ms_per_row"] >= 0
+    assert len(decoder.calls) == 4  # the first row warms up
+
+
+def test_labels_come_from_the_rows(tmp_path: Path) -> None:
+    assert dict(made(tmp_path, *LABELLED).section.labels or {}) == {"bad": "", "good": ""}
+    assert dict(made(tmp_path, *LABELLED, task="name: t").section.labels or {}) == {"bad": "", "good": ""}
+
+
+def test_fields_are_counted_one_by_one(tmp_path: Path) -> None:
+    exam = made(tmp_path, *FIELDS)
+    assert exam.section.output_schema == {
+        "type": "object",
+        "properties": {"machine": {"type": "string"}, "heat": {"type": "number"}},
+        "required": ["machine"],
+    }
+    said = {
+        "M3 at 81": '{"machine": " M3", "heat": 81.0}',  # right: the same values
+        "M4 at 7": '{"machine": "M4", "heat": 8}',
+        "M5": '{"machine": "M',  # never closed
+    }
+    exam = Exam.parse(json.loads(json.dumps(exam.encode())))
+    report = take_exam(exam, FakeDecoder(lambda call: Output(text=said[text_of(call)])))
+    assert report["valid"] == pytest.approx(2 / 3, abs=1e-4)
+    assert report["exact"] == pytest.approx(1 / 3, abs=1e-4)
+    assert report["fields"]["machine"] == {"rows": 3, "accuracy": 0.6667, "interval": [0.0, 1.0]}
+    assert report["fields"]["heat"]["accuracy"] == pytest.approx(1 / 3, abs=1e-4)
+    assert report["fields"]["heat"]["rows"] == 2
+
+
+def test_a_truth_value_is_no_number(tmp_path: Path) -> None:
+    exam = made(tmp_path, {"text": "a", "fields": {"n": 1}})
+    report = take_exam(exam, FakeDecoder(lambda call: Output(text='{"n": true}')))
+    assert report["exact"] == 0.0
+    assert report["valid"] == 0.0
+
+
+def test_a_row_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    def refuse(call: Call) -> Output:
+        raise TooLong("the text has 900 tokens and the model's context 512")
+
+    with pytest.raises(ExportError, match="Row 1 can't be put to the model: the text has 900 tokens"):
+        take_exam(made(tmp_path, *LABELLED), FakeDecoder(refuse))
+
+
+@pytest.mark.parametrize(
+    ("rows", "task", "sentence"),
+    [
+        ([*LABELLED, FIELDS[0]], "", "Row 4 has fields, and this file's first row has a label"),
+        ([*FIELDS, LABELLED[0]], "", "Row 4 has a label, and this file's first row has fields"),
+        ([{"text": "a", "fields": {}}], "", "Row 1 has empty fields"),
+        ([{"text": "a", "fields": 3}], "", "Row 1 has fields that are no JSON object"),
+        (
+            [{"text": "a", "fields": {"x": [1]}}],
+            "",
+            "field 'x' isn't one kind of text, number or truth value",
+        ),
+        (LABELLED[:1], "", "All rows have the label 'bad'"),
+        (LABELLED, "name: t\nlabels: [bad, ugly]", "Row 2 has the label 'good', which is none of bad, ugly"),
+        (FIELDS, "name: t\nkind: classify\nlabels: [a, b]", "kind classify and the rows of .* have fields"),
+        (LABELLED, "name: t\nlearned: there", "the task is learned; evaluate its head"),
+        (
+            FIELDS,
+            "name: t\nschema: {type: object, properties: {machine: {type: string}}}",
+            "Row 1 has the field 'heat'; the task's schema has machine",
+        ),
+        (
+            [{"text": "a", "label": " x"}, {"text": "b", "label": "y"}],
+            "",
+            "the rows make no task: ' x' is no label",
+        ),
+    ],
+)
+def test_rows_that_do_not_fit(tmp_path: Path, rows: list[Any], task: str, sentence: str) -> None:
+    with pytest.raises(ExportError, match=sentence):
+        made(tmp_path, *rows, task=task)
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        ("kind: classify", "task.yaml:1: name: missing: give the task a name"),
+        ("name: t\nlables: [a, b]", "task.yaml:2: lables: unknown key: did you mean labels"),
+        ("name: t\n\nlabels: [a]", "task.yaml:3: labels: needs at least two labels"),
+        ("- a", "task.yaml:1: file: not a mapping"),
+    ],
+)
+def test_a_task_that_is_not_sound(tmp_path: Path, task: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        made(tmp_path, *LABELLED, task=task)
