@@ -28,18 +28,21 @@ _IN_GGUF: Final = {
 
 
 class FloatModel:
-    """A checkpoint folder, loaded in float32."""
+    """A Llama's GGUF, made a checkpoint in ``folder`` as an export makes it, loaded in float32."""
 
-    def __init__(self, checkpoint: Path, threads: int) -> None:
+    def __init__(self, gguf: Path, folder: Path, threads: int) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
         import torch
         import transformers
+        from edgeslm_export.cleaning import make_checkpoint
 
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
+        make_checkpoint(gguf, ARCHITECTURE, folder)
+        self.tokenizer = folder / "tokenizer.json"
         self._torch = torch
         self._model = transformers.AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=torch.float32, local_files_only=True
+            folder, dtype=torch.float32, local_files_only=True
         ).eval()
 
     @property

@@ -182,13 +182,12 @@ def matrix_types(folder: Path) -> dict[str, int]:
 
 def read_texts(run: Measurement, args: argparse.Namespace, work: Path, types: Sequence[str]) -> None:
     """Fills ``run.texts`` with the float model's logits, and measures importance when ``types`` ask."""
-    from edgeslm_export.cleaning import make_checkpoint
-    from float_reference import ARCHITECTURE, FloatModel
+    from float_reference import FloatModel
     from tokenizers import Tokenizer
 
     run.say("Reading with the float model.")
-    make_checkpoint(float_file(run.folder, "starter"), ARCHITECTURE, work / "checkpoint")
-    tokenizer = Tokenizer.from_file(str(work / "checkpoint" / "tokenizer.json"))
+    model = FloatModel(float_file(run.folder, "starter"), work / "checkpoint", run.threads)
+    tokenizer = Tokenizer.from_file(str(model.tokenizer))
 
     def encode(text: str) -> list[int]:
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
@@ -199,7 +198,6 @@ def read_texts(run: Measurement, args: argparse.Namespace, work: Path, types: Se
         sequences = {name: wikitext.read_sequences(file, encode, args.tokens) for name, file in files.items()}
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    model = FloatModel(work / "checkpoint", run.threads)
     for name, chunks in sequences.items():
         run.texts[name] = Text(chunks, _mapped_logits(model, chunks, work / f"{name}.f32"))
     if any(kind.endswith(IMPORTANCE) for kind in types):
@@ -285,6 +283,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"--types: there is no {kind}; choose of {', '.join(llama.FILE_TYPES)}")
     if args.tokens < wikitext.CHUNK:
         parser.error(f"--tokens must be at least {wikitext.CHUNK}")
+    if args.text is not None and not args.text.is_file():
+        parser.error(f"--text: {args.text} is no file")
     if args.threads < 1:
         parser.error("--threads must be at least 1")
     return args
