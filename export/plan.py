@@ -152,7 +152,7 @@ def _advice(rows: tuple[Row, ...], board: Board, shape: Shape, tokens: int) -> s
             f"It fits as {fast.recipe}, but {speed:.1f} tokens/s suit labels and fields, not text that "
             "somebody waits for."
         )
-    if good is not fast and good.expectation.decode_tps >= 0.5 * speed:
+    if good is not fast and good.expectation.decode_tps >= max(SLOW_TPS, speed / 2):
         share = good.expectation.decode_tps / speed
         return (
             f"Take {good.recipe} where answers matter most: it fits and keeps {share:.0%} of {fast.recipe}'s "
