@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,20 +88,18 @@ def measure_board(threads: int | None = None, root: Path = Path("/")) -> Board:
 def bundle_footprint(bundle: Bundle) -> Footprint | None:
     """From the manifest, ``genai_config.json`` and the report card; None where these don't say enough.
 
-    What they leave open (the width of the MLP, whether the embedding is shared) follows from the number of
-    weights and from the size of the files: of the possible shapes the one that comes nearest is taken.
+    What they leave open, the width of the MLP, follows from the number of weights.
     """
     try:
         settings = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]
-        weights = json.loads((bundle.path / REPORT).read_text("utf-8"))["weights"]
+        card = json.loads((bundle.path / REPORT).read_text("utf-8"))
         formats = _formats(bundle, int(settings["decoder"]["num_hidden_layers"]))
         size = sum(file.bytes for file in bundle.manifest.files if file.path.endswith(".data"))
-        shapes = list(_possible(settings, int(weights), bundle))
+        shape = _shape(settings, int(card["weights"]), bool(card["tied_embedding"]), bundle)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
         return None
-    prints = [footprint(shape, formats) for shape in shapes]
-    nearest = min(prints, key=lambda foot: abs(foot.weight_bytes - size), default=None)
-    return nearest if nearest and 0.8 < nearest.weight_bytes / size < 1.25 else None
+    found = footprint(shape, formats) if shape else None
+    return found if found and 0.8 < found.weight_bytes / size < 1.25 else None
 
 
 _GROUPS = {
@@ -133,7 +131,7 @@ def _formats(bundle: Bundle, layers: int) -> Formats:
     return formats
 
 
-def _possible(settings: Mapping[str, Any], weights: int, bundle: Bundle) -> Iterator[Shape]:
+def _shape(settings: Mapping[str, Any], weights: int, tied: bool, bundle: Bundle) -> Shape | None:
     decoder = settings["decoder"]
     hidden, vocab, layers = decoder["hidden_size"], settings["vocab_size"], decoder["num_hidden_layers"]
     heads, kv_heads, head_dim = (
@@ -143,20 +141,20 @@ def _possible(settings: Mapping[str, Any], weights: int, bundle: Bundle) -> Iter
     )
     attention = 2 * (heads + kv_heads) * head_dim * hidden
     window = decoder.get("sliding_window") or {}
-    for tied in (True, False):
-        inner = ((weights - vocab * hidden * (2 - tied)) // layers - attention) // (3 * hidden)
-        if inner >= 1:
-            yield Shape(
-                architecture=bundle.manifest.architecture,
-                layers=layers,
-                hidden=hidden,
-                inner=max(1, inner // 8 * 8),  # norms and biases were counted too and add one or two
-                vocab=vocab,
-                heads=heads,
-                kv_heads=kv_heads,
-                head_dim=head_dim,
-                tied=tied,
-                context_length=bundle.manifest.context_length,
-                window=window.get("window_size") or 0,
-                windowed_layers=len(window.get("layers", ())),
-            )
+    inner = ((weights - vocab * hidden * (2 - tied)) // layers - attention) // (3 * hidden)
+    if inner < 1:
+        return None
+    return Shape(
+        architecture=bundle.manifest.architecture,
+        layers=layers,
+        hidden=hidden,
+        inner=max(1, inner // 8 * 8),  # norms and biases were counted too and add one or two
+        vocab=vocab,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        tied=tied,
+        context_length=bundle.manifest.context_length,
+        window=window.get("window_size") or 0,
+        windowed_layers=len(window.get("layers", ())),
+    )

@@ -27,7 +27,8 @@ from edgeslm_export.checkpoint import read_config
 from edgeslm_export.child import Reporter
 from edgeslm_export.formats import Format
 from edgeslm_export.matrices import Quantized
-from edgeslm_export.quantize import EMBEDDING, HEAD, load_codes
+from edgeslm_export.quantize import load_codes
+from edgeslm_export.recipe import EMBEDDING, HEAD
 
 _LAYER = re.compile(r"Reading layer (\d+)")
 _ACCURACY_LEVEL = 4

@@ -27,7 +27,7 @@ from edgeslm_export.goal import Attempt, Goal, Search, formats_in_use
 from edgeslm_export.lora_graph import GRAPH, write_lora_graph
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.placement import Placement, Unit
-from edgeslm_export.recipe import Recipe, builder_options, choices_of, formats_by_rule, units_of
+from edgeslm_export.recipe import EMBEDDING, Recipe, builder_options, choices_of, formats_by_rule, units_of
 from edgeslm_export.reference import REFERENCE_BYTES, UNQUANTIZED, gguf_types, study_task
 from edgeslm_export.resources import MEASURING_BYTES_A_WEIGHT, bytes_a_weight, check_resources
 
@@ -201,6 +201,7 @@ class _Work:
         recipe, corpus = self._order.recipe, self._order.corpus
         card: dict[str, Any] = {
             "recipe": recipe.name,
+            "tied_embedding": EMBEDDING not in self._found["matrices"],
             "formats": formats_in_use(list(best.placement.formats.values())),
             "method": "GPTQ" if recipe.calibrated else "rounding",
         }

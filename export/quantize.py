@@ -21,10 +21,10 @@ from edgeslm_export.child import Reporter
 from edgeslm_export.corpus import BATCH
 from edgeslm_export.formats import Format
 from edgeslm_export.matrices import Quantized, recover
+from edgeslm_export.recipe import EMBEDDING, HEAD
 
 from edgeslm.errors import ExportError
 
-HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 TOP = "top"
 """The file in ``codes/`` with what is in no layer: embedding and head."""
 _LAYER_BYTES = 24_000

@@ -94,6 +94,8 @@ DEFAULT_RECIPE = "auto"
 DEFAULT_MAX_KL = 0.1
 """What ``auto`` aims at when no limit is given, in nats a token: about what llama.cpp's Q4_K_M loses."""
 
+HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
+"""Names of the output head and, where it is a matrix of its own, the embedding."""
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Matrices that read the same input and become one in the graph: they share a format."""
 

@@ -16,8 +16,8 @@ import torch
 from edgeslm_export.formats import Format
 from edgeslm_export.gptq import round_to_nearest
 from edgeslm_export.layers import LayeredModel
+from edgeslm_export.recipe import EMBEDDING
 
-EMBEDDING = "model.embed_tokens"
 _SEQUENCES = 4
 """A backward pass keeps the activations of all layers: about 0.5 GB for a small model."""
 _SEED = 0

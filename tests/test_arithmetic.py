@@ -42,25 +42,27 @@ shapes = st.builds(
 
 def test_a_matrix_in_the_file() -> None:
     matrix = Matrix("mlp_down", 10, 128, 2)
-    assert Format(4, 64).stored_bytes(matrix) == 20 * 2 * (32 + 4)
-    assert Format(4, 64, zero_points=True).stored_bytes(matrix) == 20 * (2 * (32 + 4) + 1)
-    assert Format(4, 64, scale_bytes=2).stored_bytes(matrix) == 20 * 2 * (32 + 2)
-    assert Format(8, 128).stored_bytes(matrix) == 20 * (128 + 4)
+    assert Format(4, 64).stored_bytes(matrix) == 20 * 2 * (32 + 2)
+    assert Format(4, 64, zero_points=True).stored_bytes(matrix) == 20 * (2 * (32 + 2) + 1)
+    assert Format(4, 64, scale_bytes=4).stored_bytes(matrix) == 20 * 2 * (32 + 4)
+    assert Format(5.5, 64).stored_bytes(matrix) == 20 * 2 * (44 + 2)
+    assert Format(8, 128).stored_bytes(matrix) == 20 * (128 + 2)
     assert FLOAT.stored_bytes(matrix) == 20 * 128 * 4
 
 
 def test_a_row_is_padded_to_whole_groups() -> None:
-    assert Format(4, 64).stored_bytes(Matrix("m", 10, 65, 1)) == 10 * 2 * (32 + 4)
+    assert Format(4, 64).stored_bytes(Matrix("m", 10, 65, 1)) == 10 * 2 * (32 + 2)
 
 
 def test_full_size_qwen_as_it_was_exported() -> None:
-    """286,528,000 bytes of model.onnx.data, made with the recipe int4."""
-    assert footprint(QWEN, INT4).weight_bytes == 286_528_000
+    """286,528,000 bytes of model.onnx.data, made when scales took four bytes."""
+    wide = {"*": Format(4, 64, scale_bytes=4)}
+    assert footprint(QWEN, wide).weight_bytes == 286_528_000
 
 
-def test_an_untied_embedding_stays_float() -> None:
+def test_an_untied_embedding_is_stored_as_its_group_says() -> None:
     untied = footprint(replace(QWEN, tied=False), INT4).weight_bytes
-    assert untied - footprint(QWEN, INT4).weight_bytes == QWEN.vocab * QWEN.hidden * 4
+    assert untied - footprint(QWEN, INT4).weight_bytes == QWEN.vocab * QWEN.hidden // 64 * (32 + 2)
 
 
 def test_only_an_equally_quantized_embedding_is_shared() -> None:
@@ -90,7 +92,7 @@ def test_a_pi_5_as_published() -> None:
     """llama.cpp, Qwen2.5-0.5B Q4_0: prefill 290, decode 34 tokens/s."""
     board, foot = load_board("pi5-8gb"), footprint(QWEN, INT4)
     assert prefill_tps(foot, board, 128) == pytest.approx(290, rel=0.2)
-    assert decode_tps(foot, board, 128) == pytest.approx(34, rel=0.35)  # ours reads a fifth fewer bytes
+    assert decode_tps(foot, board, 128) == pytest.approx(34, rel=0.4)  # ours reads a quarter fewer bytes
 
 
 @given(shapes, st.integers(1, 100_000))

@@ -300,7 +300,7 @@ def test_each_call_of_a_task_names_its_adapter_and_results_too(tmp_path: Path) -
         label: {{kind: classify, model: ready, labels: [a, b], adapter: {adapter}}}
         """
         config = CONFIG.replace("  encoder:", "  ready: {{bundle: {folder}/ready}}\n  encoder:")
-        service = make_service(tmp_path, more, answer, config)
+        service = make_service(tmp_path, more, answer, config=config)
         results = [await service.submit(request(task)) for task in ("say", "plain", "label")]
         assert seen == [str(adapter), None, str(adapter)]
         base = service.models.label("ready")

@@ -190,7 +190,7 @@ def test_a_message_that_comes_in_pieces_doesnt_stop_the_loop(bundle: Path) -> No
 def test_a_cancelled_call_is_given_up_and_the_next_is_served(bundle: Path) -> None:
     async def scene() -> None:
         async with running(fake(bundle)) as process:
-            call = asyncio.create_task(process.call(order(f"hold {bundle}/never")))
+            call = asyncio.create_task(process.call(order(f"hold {bundle}-never")))
             await asyncio.sleep(0.02)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -249,7 +249,7 @@ def test_a_crash_fails_every_call_and_it_can_be_started_again(bundle: Path) -> N
         async with running(fake(bundle)) as process:
             pid = process.pid
             assert pid is not None
-            calls = [asyncio.create_task(process.call(order(f"hold {bundle}/never"))) for _ in range(3)]
+            calls = [asyncio.create_task(process.call(order(f"hold {bundle}-never"))) for _ in range(3)]
             await asyncio.sleep(0.02)
             os.kill(pid, signal.SIGKILL)
             for call in calls:
@@ -383,7 +383,7 @@ def test_a_start_that_is_cancelled_leaves_no_worker(bundle: Path) -> None:
 def test_stop_fails_what_runs_and_may_be_called_twice(bundle: Path) -> None:
     async def scene() -> None:
         async with running(fake(bundle)) as process:
-            call = asyncio.create_task(process.call(order(f"hold {bundle}/never")))
+            call = asyncio.create_task(process.call(order(f"hold {bundle}-never")))
             await asyncio.sleep(0.02)
             await process.stop()
             with pytest.raises(ModelUnavailable, match="being stopped") as caught:

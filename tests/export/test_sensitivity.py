@@ -8,7 +8,8 @@ import torch
 from edgeslm_export.formats import Format
 from edgeslm_export.gptq import round_to_nearest
 from edgeslm_export.layers import LayeredModel
-from edgeslm_export.sensitivity import EMBEDDING, Losses, fisher
+from edgeslm_export.recipe import EMBEDDING
+from edgeslm_export.sensitivity import Losses, fisher
 from scipy.stats import spearmanr
 
 from tests.export.tiny_models import decoder
