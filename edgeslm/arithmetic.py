@@ -109,7 +109,7 @@ def footprint(shape: Shape, formats: Formats) -> Footprint:
     resident = sum(format_of(formats, m.group).resident_bytes(m) for m in matrices)
     embedding = Matrix(EMBEDDING, shape.vocab, shape.hidden, 1)
     head = format_of(formats, HEAD)
-    shared = shape.tied and format_of(formats, EMBEDDING) == head
+    shared = shape.tied
     embedding_bytes = 0 if shared else format_of(formats, EMBEDDING).stored_bytes(embedding)
     # A shared one is kept a second time, in the layout that looking up needs; of a float one only the rows
     # that were asked for are ever read.

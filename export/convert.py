@@ -36,7 +36,7 @@ from edgeslm.errors import ExportError
 
 _NEEDED = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
 
-CALIBRATION_TOKENS = 12_288
+CALIBRATION_TOKENS = 16_384
 
 
 @dataclass(frozen=True, slots=True)

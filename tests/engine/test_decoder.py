@@ -159,8 +159,10 @@ def test_a_model_may_end_with_any_of_its_end_tokens(
 ) -> None:
     """With the wrong one alone, a label that begins another would never win."""
     labels = ("warn", "warning")
+    decoder.forget()
     usual = decoder.score(Score(chat("Fire"), labels)).probabilities
     monkeypatch.setattr(decoder, "_end_ids", decoder._end_ids | {0})
+    decoder.forget()  # both from an empty cache: after a rewind some processors add up in another order
     assert decoder.score(Score(chat("Fire"), labels)).probabilities[0] >= usual[0]
 
 

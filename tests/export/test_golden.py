@@ -144,8 +144,8 @@ def test_an_export_that_differs_fails_with_the_numbers_and_leaves_nothing(
             return {"exact": 0}
         out = Path(task["out"])
         _bundle_of(llama, out)
-        for name in ("model.onnx", "genai_config.json"):
-            (out / name).write_text("{}")
+        (out / "model.onnx").write_bytes(b"")
+        (out / "genai_config.json").write_text("{}")
         tamper(out)
         return {}
 
