@@ -20,8 +20,10 @@ def test_the_starter_model_on_a_few_rows(starter: Path, tmp_path: Path) -> None:
         "name: triage\nkind: classify\ninstruction: How urgent is this message?\n"
         "labels: {normal: all is well, critical: stop now}\n"
     )
-    command = [sys.executable, "-m", "edgeslm_export", "evaluate", starter / "smollm2-135m-int4", data]
-    done = subprocess.run([*command, "--task", task], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "edgeslm_export", "evaluate", str(starter / "smollm2-135m-int4")]
+    done = subprocess.run(
+        [*command, str(data), "--task", str(task)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["task"] == {"name": "triage", "kind": "classify"}

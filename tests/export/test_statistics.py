@@ -26,7 +26,7 @@ def test_rows_that_are_all_alike_have_the_exact_bound() -> None:
     # Of ten right in ten, 0.025 is the chance at a true share of 0.6915.
     low, high = share_interval([True] * 10)
     assert (round(low, 4), high) == (0.6915, 1.0)
-    assert share_interval([False] * 10) == (0.0, pytest.approx(1 - low))
+    assert share_interval([False] * 10) == pytest.approx((0.0, 1 - low))
     assert share_interval([]) == (0.0, 1.0)
 
 
