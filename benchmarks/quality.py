@@ -6,10 +6,10 @@
 
 There are two weights: the starter's, and a copy that computes the same and lies off the 4-bit grid
 (``offgrid.py``). ``--weights`` makes both as GGUFs to export and stops. A bundle of either is known by its
-manifest and stands among llama.cpp's files of the same weights. The text is the beginning of
-WikiText-2's test split and, with ``--text``, of a file of yours; everything is held against one float model
-(``float_reference.py``). llama.cpp with unquantized weights is a row too: its divergence is what the
-comparison itself is off by, and above a bound the run ends.
+manifest, or said to be (``moved=BUNDLE``), and stands among llama.cpp's files of the same weights. The text
+is the beginning of WikiText-2's test split and, with ``--text``, of a file of yours; everything is held
+against one float model (``float_reference.py``). llama.cpp with unquantized weights is a row too: its
+divergence is what the comparison itself is off by, and above a bound the run ends.
 
 The cost card first, then a table, then one JSON line. ``--json`` prints that line alone.
 """
@@ -37,7 +37,7 @@ from fidelity import Comparison, bundle_logits
 from losses import Row, by_frequency, compare, report, table
 from machine import processor
 
-from edgeslm.bundle import file_digest, load_bundle, verify_bundle
+from edgeslm.bundle import Manifest, file_digest, load_bundle, verify_bundle
 from edgeslm.errors import EdgeslmError
 
 if TYPE_CHECKING:
@@ -136,27 +136,45 @@ def make_weights(folder: Path, maker: starter.Maker) -> None:
             offgrid.write_floats(source, float_file(folder, copy), scales)
 
 
-def copy_of(bundle: Path, folder: Path) -> str:
-    """Which of the two weights a bundle was made of, by the digest in its manifest.
+def which(named: str, folder: Path) -> tuple[str, Path]:
+    """Copy and folder of an argument: ``BUNDLE``, or ``moved=BUNDLE`` for one that was made of the same
+    weights in another file.
 
-    :raises SystemExit: neither, or it is no sound decoder bundle.
+    :raises SystemExit: see ``copy_of``.
     """
+    copy, equals, path = named.partition("=")
+    if equals and copy in COPIES:
+        check_decoder(Path(path))
+        return copy, Path(path)
+    return copy_of(Path(named), folder), Path(named)
+
+
+def check_decoder(bundle: Path) -> Manifest:
+    """:raises SystemExit: it is no sound decoder bundle."""
     try:
         loaded = load_bundle(bundle)
         verify_bundle(loaded)
     except EdgeslmError as error:
         raise SystemExit(str(error)) from None
-    manifest = loaded.manifest
-    if manifest.kind != "decoder":
-        raise SystemExit(f"{bundle} is a bundle of kind {manifest.kind}; name decoders.")
+    if loaded.manifest.kind != "decoder":
+        raise SystemExit(f"{bundle} is a bundle of kind {loaded.manifest.kind}; name decoders.")
+    return loaded.manifest
+
+
+def copy_of(bundle: Path, folder: Path) -> str:
+    """Which of the two weights a bundle was made of, by the digest in its manifest.
+
+    :raises SystemExit: neither, or it is no sound decoder bundle.
+    """
+    manifest = check_decoder(bundle)
     if manifest.source.revision == f"sha256:{starter.SMOLLM2.member_sha256}":
         return "starter"
     for copy in COPIES:
         if manifest.source.revision == f"sha256:{file_digest(float_file(folder, copy))}":
             return copy
     raise SystemExit(
-        f"{bundle} was made of {manifest.source.id}; only bundles of the starter's GGUF or of the files that "
-        f"'{Path(__file__).name} weights' makes can be compared."
+        f"{bundle} was made of {manifest.source.id}, neither the starter's GGUF nor a file that --weights "
+        f"makes; write {'= or '.join(COPIES)}= before its name if it holds the same weights."
     )
 
 
@@ -262,7 +280,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="What quantization costs: bundles beside llama.cpp's files of the same weights.",
         epilog="Example: python benchmarks/quality.py .edgeslm/starter/smollm2-135m-int4",
     )
-    parser.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE")
+    parser.add_argument("bundles", nargs="*", metavar="BUNDLE")
     parser.add_argument("--weights", action="store_true", help="make the two GGUFs, say where, and stop")
     parser.add_argument("--text", type=Path, help="a text file of yours, measured too")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of each text (default %(default)s)")
@@ -292,7 +310,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def measure(args: argparse.Namespace, maker: starter.Maker, say: Say) -> None:
     wikitext.fetch(args.folder, maker)
-    bundles = [(copy_of(bundle, args.folder), bundle) for bundle in args.bundles]
+    bundles = [which(bundle, args.folder) for bundle in args.bundles]
     rivals = args.types if llama.installed_version() else []
     if not rivals:
         say(f"llama.cpp is not installed (pip install 'edgeslm[bench]' brings {llama.PACKAGE}): ours alone.")

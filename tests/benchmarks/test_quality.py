@@ -313,10 +313,14 @@ def test_a_bundle_is_known_by_what_it_was_made_of(scripts: dict[str, ModuleType]
         "starter",
         "moved",
     ]
-    with pytest.raises(SystemExit, match=r"was made of some\.gguf; only bundles of"):
+    with pytest.raises(SystemExit, match=r"was made of some\.gguf, neither"):
         quality.copy_of(_bundle(tmp_path / "d", "sha256:0"), tmp_path)
     with pytest.raises(SystemExit, match=r"manifest\.json"):
         quality.copy_of(tmp_path, tmp_path)
+    assert quality.which(f"moved={tmp_path / 'd'}", tmp_path) == ("moved", tmp_path / "d")
+    assert quality.which(str(of_moved), tmp_path) == ("moved", of_moved)
+    with pytest.raises(SystemExit, match=r"manifest\.json"):
+        quality.which(f"moved={tmp_path}", tmp_path)
 
 
 @pytest.mark.parametrize(
