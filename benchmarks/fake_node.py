@@ -52,9 +52,9 @@ class InstantEngine(EngineProcess):
 
 
 ENGINES: dict[str, MakeProcess] = {
-    "parent": lambda bundle, threads, adapters: InstantEngine(bundle),
+    "parent": lambda bundle, threads, adapters: InstantEngine(bundle.path),
     "pipe": lambda bundle, threads, adapters: EngineProcess(
-        bundle, command=(sys.executable, str(FAKE_WORKER))
+        bundle.path, command=(sys.executable, str(FAKE_WORKER))
     ),
 }
 

@@ -335,9 +335,9 @@ def _signature(bundle: Path, keys: Sequence[Path]) -> str:
     if not keys:
         return describe_signature(bundle)
     (verdict,) = check_bundles([bundle], keys)
-    if verdict.status in ("unsigned", "refused"):
+    if verdict.status != "signed":
         raise BundleError(verdict.sentence)
-    return f"by {verdict.key}" if verdict.status == "signed" else f"not verifiable here: {verdict.sentence}"
+    return f"by {verdict.key}"
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

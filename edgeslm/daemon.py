@@ -258,6 +258,7 @@ class Daemon:
                 name: {
                     "kind": task.kind,
                     "model": self.service.model_of(name),
+                    **({"adapter": adapter.digest} if (adapter := self.service.adapter_of(name)) else {}),
                     "request": self.topics.request(name),
                     "options": {
                         option: dict(OPTIONS[option].schema) for option in sorted(task.section.allowed)

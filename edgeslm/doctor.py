@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Literal
 
 from edgeslm import board
-from edgeslm.bundle import SIGNATURE, Bundle, load_bundle, memory_need
+from edgeslm.bundle import Bundle, load_bundle, memory_need
 from edgeslm.config import Broker, Config
 from edgeslm.errors import BoardError, BundleError, EdgeslmError
 from edgeslm.expectation import Expectation, bundle_footprint, expect, measure_board
 from edgeslm.profiles import Board
 from edgeslm.sections import default_state_dir
-from edgeslm.trust import check_bundles, describe_signature
+from edgeslm.trust import NOT_SIGNED, check_bundles, describe_signature
 
 Level = Literal["ok", "warn", "bad"]
 
@@ -38,6 +38,8 @@ TOKENS = 2048
 
 MB = 1_000_000
 DAEMON_BYTES = 60 * MB
+MEASURING_BYTES = 400 * MB
+"""What measuring the board takes for two seconds."""
 SMALLEST_MODEL_BYTES = 300 * MB
 """What SmolLM2-135M in int4 takes at its peak."""
 
@@ -213,7 +215,7 @@ def import_in_child(distribution: str) -> subprocess.CompletedProcess[str]:
     """
     module = distribution.replace("-", "_")
     return subprocess.run(
-        [sys.executable, "-c", f"import {module}"],
+        [sys.executable, "-P", "-c", f"import {module}"],
         env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -298,7 +300,7 @@ def _bundles(
             advice = "make it with edgeslm-export, or copy it again"
             findings.append(Finding(subject, "bad", str(error), advice))
     models = {name: model for name, model in models.items() if model.manifest.kind in ("decoder", "encoder")}
-    speed, expected = _expectations(models, measure)
+    speed, expected = _expectations(models, measure, memory)
     findings = [*speed, *findings]
     total = 0
     for subject, bundle in models.items():
@@ -314,13 +316,16 @@ def _bundles(
 
 
 def _expectations(
-    models: Mapping[str, Bundle], measure: Callable[[], Board]
+    models: Mapping[str, Bundle], measure: Callable[[], Board], memory: board.Memory | None
 ) -> tuple[list[Finding], dict[str, Expectation]]:
     """The board is only measured if there is a model whose shape is known."""
     prints = {subject: bundle_footprint(bundle) for subject, bundle in models.items()}
     known = {subject: foot for subject, foot in prints.items() if foot is not None}
     if not known:
         return [], {}
+    if memory is not None and memory.available < MEASURING_BYTES:
+        text = f"not measured: it takes {_megabytes(MEASURING_BYTES)}, more than is available now"
+        return [Finding("speed", "warn", text, "stop other programs to see tokens/s")], {}
     try:
         machine = measure()
     except BoardError as error:
@@ -366,10 +371,9 @@ def _signatures(config: Config) -> list[Finding]:
     """What a start of the daemon would find, asked anew: nothing that is remembered counts."""
     signing = config.signing
     if not signing.keys:
+        described = {name: describe_signature(path) for name, path in config.bundles.items()}
         return [
-            Finding(f"signature {name}", "ok", describe_signature(path))
-            for name, path in config.bundles.items()
-            if (path / SIGNATURE).exists()
+            Finding(f"signature {name}", "ok", text) for name, text in described.items() if text != NOT_SIGNED
         ]
     try:
         verdicts = check_bundles(list(config.bundles.values()), signing.keys)

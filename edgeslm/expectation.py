@@ -7,6 +7,7 @@ It knows no configuration and judges nothing.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -60,18 +61,20 @@ def measure_board(threads: int | None = None, root: Path = Path("/")) -> Board:
     :raises BoardError: the measurement failed.
     """
     threads = threads or hardware.usable_cores()
-    command = [sys.executable, "-m", "edgeslm.engine.gauge", str(threads)]
+    command = [sys.executable, "-P", "-m", "edgeslm.engine.gauge", str(threads)]
+    failed = "The speed of this machine can't be measured"
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=MEASURE_TIMEOUT_S, check=False
         )
-        figures = json.loads(done.stdout) if done.returncode == 0 else None
-    except (subprocess.TimeoutExpired, ValueError):
-        done, figures = None, None
-    if not isinstance(figures, dict):
-        lines = done.stderr.strip().splitlines() if done is not None else []
-        reason = lines[-1][:200] if lines else "no answer in time"
-        raise BoardError(f"The speed of this machine can't be measured: {reason}.")
+    except subprocess.TimeoutExpired:
+        raise BoardError(f"{failed}: no answer in {MEASURE_TIMEOUT_S:.0f} s.") from None
+    except OSError as error:
+        raise BoardError(f"{failed}: {error.strerror}.") from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [_how_it_ended(done.returncode)]
+        raise BoardError(f"{failed}: {lines[-1][:200]}.")
+    figures = json.loads(done.stdout)
     memory = hardware.read_memory(root)
     return Board(
         name=THIS,
@@ -85,6 +88,10 @@ def measure_board(threads: int | None = None, root: Path = Path("/")) -> Board:
     )
 
 
+def _how_it_ended(status: int) -> str:
+    return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
 def bundle_footprint(bundle: Bundle) -> Footprint | None:
     """From the manifest, ``genai_config.json`` and the report card; None where these don't say enough.
 
@@ -96,17 +103,17 @@ def bundle_footprint(bundle: Bundle) -> Footprint | None:
         formats = _formats(bundle, int(settings["decoder"]["num_hidden_layers"]))
         size = sum(file.bytes for file in bundle.manifest.files if file.path.endswith(".data"))
         shape = _shape(settings, int(card["weights"]), bool(card["tied_embedding"]), bundle)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        found = footprint(shape, formats) if shape else None
+        return found if found and 0.8 < found.weight_bytes / size < 1.25 else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None
-    found = footprint(shape, formats) if shape else None
-    return found if found and 0.8 < found.weight_bytes / size < 1.25 else None
 
 
 _GROUPS = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "qkv_proj"), "attention_qkv"),
     **dict.fromkeys(("o_proj", "dense"), "attention_output"),
-    **dict.fromkeys(("gate_proj", "up_proj", "gate_up_proj", "fc1"), "mlp_gate_up"),
-    **dict.fromkeys(("down_proj", "fc2"), "mlp_down"),
+    **dict.fromkeys(("gate_proj", "up_proj", "gate_up_proj", "fc1", "w1", "w3"), "mlp_gate_up"),
+    **dict.fromkeys(("down_proj", "fc2", "w2"), "mlp_down"),
     "lm_head": HEAD,
     "embed_tokens": EMBEDDING,
 }

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from edgeslm.bundle import Bundle, short_digest
-from edgeslm.engine.calls import Call, Output
+from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Call, Output
 from edgeslm.engine.process import EngineCrashed, EngineProcess
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned
 
 log = logging.getLogger("edgeslm.models")
 
-MakeProcess = Callable[[Path, int, Sequence[Path]], EngineProcess]
+MakeProcess = Callable[[Bundle, int, Adapters], EngineProcess]
 """Of a bundle, its threads and its adapters."""
 
 ATTEMPTS = 2
@@ -35,7 +35,7 @@ class Models:
 
     :param bundles: name -> folder.
     :param threads: name -> threads, 0 for all CPUs.
-    :param adapters: name -> folders of adapter bundles that its calls may name.
+    :param adapters: name -> the adapter bundles that its calls may name, with their digests.
     :param make_process: what makes an engine process of bundle, threads and adapters; tests hand in a fake.
     :param load: reads a bundle; from then on no other is run in its place.
     :raises BundleError: from the constructor, for a bundle that can't be read.
@@ -46,24 +46,19 @@ class Models:
         bundles: Mapping[str, Path],
         threads: Mapping[str, int],
         *,
-        adapters: Mapping[str, Sequence[Path]] = MappingProxyType({}),
+        adapters: Mapping[str, Adapters] = MappingProxyType({}),
         make_process: MakeProcess,
         load: Callable[[Path], Bundle],
     ) -> None:
-        self._models = {
-            name: _Model(load(path), make_process(path, threads.get(name, 0), adapters.get(name, ())))
-            for name, path in bundles.items()
-        }
-        for model in self._models.values():
-            model.process.digest = model.bundle.digest
+        self._models = {}
+        for name, path in bundles.items():
+            bundle = load(path)
+            process = make_process(bundle, threads.get(name, 0), adapters.get(name, NO_ADAPTERS))
+            self._models[name] = _Model(bundle, process)
         self._stopped = False
 
     def bundle(self, name: str) -> Bundle:
         return self._models[name].bundle
-
-    def expect_adapter(self, name: str, adapter: Bundle) -> None:
-        """From now on the model's process refuses another bundle in the place of this adapter."""
-        self._models[name].process.adapter_digests[adapter.path] = adapter.digest
 
     def label(self, name: str) -> str:
         """As results name a model: ``small@sha256:1f3a...``."""

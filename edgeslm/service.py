@@ -31,22 +31,26 @@ class Service:
 
     def __init__(self, config: Config, *, make_process: MakeProcess | None = None) -> None:
         self._trust = Trust(config.signing, config.state_dir)
+        problems: list[str] = []
+        self._adapters = self._load_adapters(config, problems)
         self.models = Models(
             {name: Path(model.bundle) for name, model in config.models.items()},
             {name: 0 if model.threads == "auto" else model.threads for name, model in config.models.items()},
-            adapters=_adapters_by_model(config),
+            adapters=self._adapters_by_model(config),
             make_process=make_process
             or (
                 lambda bundle, threads, adapters: EngineProcess(
-                    bundle, threads=threads, adapters=adapters, log_level=config.log_level.upper()
+                    bundle.path,
+                    digest=bundle.digest,
+                    threads=threads,
+                    adapters=adapters,
+                    log_level=config.log_level.upper(),
                 )
             ),
             load=self._trust.load,
         )
         self.tasks: dict[str, Task] = {}
-        self._adapters: dict[str, Bundle] = {}
         self._model_of: dict[str, str] = {}
-        problems: list[str] = []
         for name, section in config.tasks.items():
             try:
                 self._add_task(name, section)
@@ -86,9 +90,31 @@ class Service:
             return error_result(request, error)
         return await self.scheduler.submit(request, on_chunk, on_start)
 
+    def adapter_of(self, task: str) -> Bundle | None:
+        """The adapter that a task's calls go through."""
+        return self._adapters.get(task)
+
     def model_of(self, task: str) -> str:
         """Name of the model that serves a task."""
         return self._model_of[task]
+
+    def _load_adapters(self, config: Config, problems: list[str]) -> dict[str, Bundle]:
+        """The adapters of all tasks, by task."""
+        adapters = {}
+        for name, task in config.tasks.items():
+            if task.adapter is not None:
+                try:
+                    adapters[name] = self._trust.load(Path(task.adapter))
+                except BundleError as error:
+                    problems.append(f"tasks.{name}.adapter: {error}")
+        return adapters
+
+    def _adapters_by_model(self, config: Config) -> dict[str, dict[Path, str | None]]:
+        found: dict[str, dict[Path, str | None]] = {}
+        for name, adapter in self._adapters.items():
+            if (model := config.tasks[name].model) is not None:
+                found.setdefault(model, {})[adapter.path] = adapter.digest
+        return found
 
     def _add_task(self, name: str, section: TaskSection) -> None:
         head: HeadSection | None = None
@@ -111,13 +137,11 @@ class Service:
             raise ConfigError(
                 [f"tasks.{name}.model: {model} is of kind {kind}; this task needs kind {needed}"]
             )
-        if section.adapter is not None:
+        if name in self._adapters:
             try:
-                adapter = check_adapter(self._trust.load(Path(section.adapter)), self.models.bundle(model))
+                check_adapter(self._adapters[name], self.models.bundle(model))
             except BundleError as error:
                 raise ConfigError([f"tasks.{name}.adapter: {error}"]) from None
-            self.models.expect_adapter(model, adapter)
-            self._adapters[name] = adapter
         self.tasks[name] = task
         self._model_of[name] = model
 
@@ -168,12 +192,3 @@ class Service:
             usage={"prompt_tokens": cost.prompt_tokens, "completion_tokens": cost.completion_tokens},
             truncated=outcome.truncated,
         )
-
-
-def _adapters_by_model(config: Config) -> dict[str, list[Path]]:
-    """Folders of the adapters of all tasks, by the name of their model."""
-    adapters: dict[str, list[Path]] = {}
-    for task in config.tasks.values():
-        if task.adapter is not None and task.model is not None:
-            adapters.setdefault(task.model, []).append(Path(task.adapter))
-    return adapters

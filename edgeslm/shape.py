@@ -127,12 +127,6 @@ class Shape:
         """Keys and values of all layers, float32, as the engine keeps them; a window is not taken off."""
         return 2 * self.layers * self.kv_heads * self.head_dim * 4
 
-    def kv_bytes(self, tokens: int) -> int:
-        """Cache for so many tokens; layers with a window need no more than the window."""
-        layer = 2 * self.kv_heads * self.head_dim * 4
-        near = min(tokens, self.window) if self.window else tokens
-        return layer * ((self.layers - self.windowed_layers) * tokens + self.windowed_layers * near)
-
 
 class _Reader:
     """Takes positive numbers out of a config, naming the key that is missing or wrong."""

@@ -8,6 +8,7 @@ which is told the digest that was found good here. Knows no cryptography.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -24,8 +25,9 @@ from edgeslm.signature import Verdict, parse_statement, read_signature
 
 log = logging.getLogger("edgeslm.trust")
 
-COMMAND: tuple[str, ...] = (sys.executable, "-m", "edgeslm.signature")
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "edgeslm.signature")
 RECORD = "signatures.json"
+NOT_SIGNED = "not signed"
 REMEMBERED = 256
 """Bundles in the record; the oldest go first."""
 TIMEOUT_S = 120.0
@@ -37,12 +39,15 @@ class _Check:
     """A child process that checks bundles against keys."""
 
     def __init__(self, bundles: Sequence[Path], keys: Sequence[Path], command: Sequence[str]) -> None:
+        """:raises BundleError: it can't be started."""
         self._count = len(bundles)
         self._task = json.dumps({"bundles": list(map(str, bundles)), "keys": list(map(str, keys))})
         self._timeout_s = TIMEOUT_S + sum(map(_bytes_below, bundles)) / SLOWEST_BYTES_PER_S
-        self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        pipe = subprocess.PIPE
+        try:
+            self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        except OSError as error:
+            raise BundleError(f"the check of signatures can't be started: {error.strerror}") from None
 
     def verdicts(self) -> list[Verdict]:
         """Waits for them. :raises BundleError: the check itself failed."""
@@ -69,7 +74,12 @@ class _Check:
 
 
 def _bytes_below(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
+    """What the check will read; files that can't be looked at are its own to complain of."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size
+    return total
 
 
 def check_bundles(
@@ -87,7 +97,7 @@ def describe_signature(bundle: Path) -> str:
     try:
         statement = parse_statement(read_signature(bundle), str(bundle / SIGNATURE))
     except FileNotFoundError:
-        return "not signed"
+        return NOT_SIGNED
     except BundleError as error:
         return str(error)
     by = f"by a key with the SHA-256 {statement.key[:16]}..., " if statement.key else ""
@@ -121,7 +131,8 @@ class Trust:
             return
         keys = {_key_digest(key): key for key in self._signing.keys}
         known = self._remembered()
-        unknown = [bundle for bundle in self._loaded if known.get(bundle.digest) not in _marks(bundle, keys)]
+        loaded = {(bundle.path, bundle.digest): bundle for bundle in self._loaded}.values()
+        unknown = [bundle for bundle in loaded if known.get(bundle.digest) not in _marks(bundle, keys)]
         if not unknown:
             return
         check = _Check([bundle.path for bundle in unknown], list(keys.values()), self._command)

@@ -195,8 +195,6 @@ def _report(lora: Lora, file: Path) -> dict[str, Any]:
         "rank": lora.rank,
         "weights": sum(pair.a.size + pair.b.size for pair in lora.pairs.values()),
         "weight_bytes": file.stat().st_size,
-        "loads": True,
-        "generates": True,
     }
 
 

@@ -80,6 +80,22 @@ def run_child(
         raise ExportError(_how_it_ended(what, status, log, debug))
 
 
+def run_module(
+    module: str,
+    task: Mapping[str, Any],
+    what: str,
+    *,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> dict[str, Any]:
+    """``run_child`` for a module of this package, which reads local files only.
+
+    The working directory is kept off its module path (-P): people export in folders that they downloaded.
+    """
+    command = [sys.executable, "-P", "-m", f"edgeslm_export.{module}"]
+    return run_child(command, task, what, on_progress=on_progress, debug=debug, environment=OFFLINE)
+
+
 def _close_pipes(child: subprocess.Popen[str]) -> None:
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any
 
 from edgeslm_export import golden
 from edgeslm_export.checkpoint import Origin, bundle_name
-from edgeslm_export.child import OFFLINE, OnProgress, run_child
+from edgeslm_export.child import OnProgress, run_module
 from edgeslm_export.corpus import Corpus
 from edgeslm_export.evaluate import measure_bundle
 from edgeslm_export.formats import Format
@@ -69,37 +68,48 @@ def export_model(
             "name some with --calibration."
         )
     with staged(out) as stage:
-        need = MEASURING_BYTES_A_WEIGHT if recipe.placing == "measured" else bytes_a_weight(origin.is_gguf)
+        need = (
+            MEASURING_BYTES_A_WEIGHT if recipe.placing == "measured" else bytes_a_weight(gguf=origin.is_gguf)
+        )
         hint = "take the recipe int4-mixed, which measures nothing," if recipe.placing == "measured" else ""
         check_resources(origin.weights, _disk_need(origin, recipe), stage, need, hint)
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = _Work(Path(name), origin, order, on_progress, debug)
             work.study()
-            best = work.search() if recipe.placing == "measured" else work.attempt(work.by_rule())
-            for file in sorted(work.bundle.iterdir()):
+            built = work.search() if recipe.placing == "measured" else work.build(work.by_rule())
+            for file in sorted(built.folder.iterdir()):
                 file.rename(stage / file.name)
-            same = golden.check(Path(name), stage)
-            report = {**work.report(best), "golden": same}
+            report = work.report(built)
         for needed in _NEEDED:
             if not (stage / needed).is_file():
                 raise ExportError(f"The conversion wrote no {needed}; run it again with --debug.")
         config = json.loads((stage / "genai_config.json").read_bytes())["model"]
-        fields = _manifest_fields(origin, recipe, best.placement.formats, config, created)
+        fields = _manifest_fields(origin, recipe, built.attempt.placement.formats, config, created)
         if (stage / GRAPH).is_file():
             fields["graphs"]["adapters"] = GRAPH
-        write_manifest(stage, fields)
-        measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
         weight_bytes = sum(file.stat().st_size for file in stage.glob("model.onnx*"))
         sizes = {
             "weights": origin.weights,
             "weight_bytes": weight_bytes,
             "bits_per_weight": round(weight_bytes * 8 / origin.weights, 3),
         }
-        write_report(stage, {"kind": "decoder", **sizes, **report, "loads": True, "generates": True})
+        write_report(stage, {"kind": "decoder", **sizes, **report})
         manifest = write_manifest(stage, fields)
         size = sum(file.stat().st_size for file in stage.iterdir())
-        order.goal.check(None if best.kl == float("inf") else best.kl, size)
-    return manifest, {**measured, **report.get("fidelity", {})}
+        order.goal.check(built.fidelity.get("kl_mean"), size)
+        measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
+    return manifest, {**measured, **built.fidelity}
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A placement that was built: its model folder, what was measured on it, and how many matrices were the
+    source's own."""
+
+    attempt: Attempt
+    folder: Path
+    fidelity: dict[str, Any]
+    taken_over: int
 
 
 class _Work:
@@ -110,16 +120,12 @@ class _Work:
     ) -> None:
         self._folder, self._origin, self._order = folder, origin, order
         self._on_progress, self._debug = on_progress, debug
-        self.bundle = folder / "bundle"
         self._made = 0
-        self._made_of: dict[str, Format] | None = None
+        self._golden: dict[str, int] = {}
 
     def _run(self, module: str, what: str, task: Mapping[str, Any]) -> dict[str, Any]:
-        command = [sys.executable, "-m", f"edgeslm_export.{module}"]
         task = {"work": str(self._folder), **task}
-        return run_child(
-            command, task, what, on_progress=self._on_progress, debug=self._debug, environment=OFFLINE
-        )
+        return run_module(module, task, what, on_progress=self._on_progress, debug=self._debug)
 
     def study(self) -> None:
         """Checkpoint, tokens, reference, and what the source's matrices are and cost."""
@@ -145,15 +151,19 @@ class _Work:
                 formats.update(dict.fromkeys(unit, exact))
         return Placement(formats, sum(form.bytes(*shapes[name]) for name, form in formats.items()), 0.0)
 
-    def search(self) -> Attempt:
-        """Attempts until one is as small as the goal allows; the best one's files are in ``bundle``."""
+    def search(self) -> _Built:
+        """Builds until one is as small as the goal allows; the best one."""
         search = Search(self._units(), self._order.goal, self._found["other_bytes"])
+        best: _Built | None = None
         while (placement := search.propose()) is not None:
-            search.attempts.append(self.attempt(placement))
-        best = search.best()
-        self._order.goal.check(best.kl, best.size)
-        if best.placement.formats != self._made_of:
-            self.attempt(best.placement)
+            built = self.build(placement)
+            search.attempts.append(built.attempt)
+            worse, best = (best, built) if search.best() is built.attempt else (built, best)
+            if worse is not None:
+                shutil.rmtree(worse.folder)
+        if best is None:
+            raise ExportError("No placement was proposed.")
+        self._order.goal.check(best.attempt.kl, best.attempt.size)
         return best
 
     def _units(self) -> list[Unit]:
@@ -176,33 +186,32 @@ class _Work:
         own = {self._exact.get(name) for name in unit}
         return own.pop() if len(own) == 1 else None
 
-    def attempt(self, placement: Placement) -> Attempt:
-        """Quantizes, builds and measures."""
-        formats = {name: [form.bits, form.group_size] for name, form in placement.formats.items()}
-        for stale in ("codes", "bundle"):
-            shutil.rmtree(self._folder / stale, ignore_errors=True)
+    def build(self, placement: Placement) -> _Built:
+        """Quantizes, builds and measures. The first build is held to the golden set before it is measured."""
         self._made += 1
+        folder = self._folder / f"bundle-{self._made}"
+        formats = {name: [form.bits, form.group_size] for name, form in placement.formats.items()}
+        shutil.rmtree(self._folder / "codes", ignore_errors=True)
         task = {"formats": formats, "exact": list(self._exact), "compensate": self._order.recipe.calibrated}
-        self._taken_over = self._run("quantize", "quantizing", {"step": "quantize", **task})["exact"]
-        options = builder_options(self._order.recipe)
-        self._run(
-            "build", "the conversion", {"formats": formats, "options": options, "out": str(self.bundle)}
-        )
-        write_lora_graph(self.bundle)
-        self._made_of = placement.formats
-        size = sum(file.stat().st_size for file in self.bundle.iterdir()) + self._found["report_bytes"]
-        self._fidelity: dict[str, Any] = {}
+        taken_over = self._run("quantize", "quantizing", {"step": "quantize", **task})["exact"]
+        graph = {"formats": formats, "options": builder_options(self._order.recipe), "out": str(folder)}
+        self._run("build", "the conversion", graph)
+        write_lora_graph(folder)
+        self._golden = self._golden or golden.check(self._folder, folder)
+        size = sum(file.stat().st_size for file in folder.iterdir()) + self._found["report_bytes"]
+        fidelity: dict[str, Any] = {}
         if self._order.corpus is not None:
-            self._fidelity = self._run("fidelity", "measuring the bundle", {"bundle": str(self.bundle)})
-        return Attempt(placement, self._fidelity.get("kl_mean", float("inf")), size)
+            fidelity = self._run("fidelity", "measuring the bundle", {"bundle": str(folder)})
+        attempt = Attempt(placement, fidelity.get("kl_mean", float("inf")), size)
+        return _Built(attempt, folder, fidelity, taken_over)
 
-    def report(self, best: Attempt) -> dict[str, Any]:
+    def report(self, built: _Built) -> dict[str, Any]:
         """The report card, but for sizes: nothing that depends on the day or the load."""
         recipe, corpus = self._order.recipe, self._order.corpus
         card: dict[str, Any] = {
             "recipe": recipe.name,
             "tied_embedding": EMBEDDING not in self._found["matrices"],
-            "formats": formats_in_use(list(best.placement.formats.values())),
+            "formats": formats_in_use(list(built.attempt.placement.formats.values())),
             "method": "GPTQ" if recipe.calibrated else "rounding",
         }
         if recipe.placing == "measured":
@@ -210,12 +219,12 @@ class _Work:
         if self._quantized_as:
             card["source_tensors"] = self._quantized_as
             card["source_was_quantized"] = bool(self._quantized_as.keys() - UNQUANTIZED)
-            card["taken_over_without_loss"] = self._taken_over
+            card["taken_over_without_loss"] = built.taken_over
         if corpus is not None:
             if recipe.calibrated:
                 card["calibration"] = f"{corpus.name}, {CALIBRATION_TOKENS:,} tokens at most"
-            card["fidelity"] = {"text": corpus.name, **self._fidelity}
-        return card
+            card["fidelity"] = {"text": corpus.name, **built.fidelity}
+        return {**card, "golden": self._golden}
 
 
 def kv_bytes_per_token(config: dict[str, Any]) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def public_corpus(packages: Packages) -> Corpus:
             folder.mkdir(parents=True, exist_ok=True)
             for part in _PIECES:
                 raw = gzip.decompress((unpacked.path / WIKITEXT.folder / f"{part}.raw.gz").read_bytes())
-                partial = folder / f".{part}.txt"
+                partial = folder / f".{part}.{os.getpid()}.txt"
                 partial.write_text(_natural(raw.decode("utf-8")), "utf-8")
                 partial.rename(folder / f"{part}.txt")
     train, test = ((folder / f"{part}.txt").read_text("utf-8") for part in _PIECES)
@@ -113,7 +114,8 @@ def _spread(text: str, pieces: int) -> tuple[str, ...]:
 def token_rows(
     tokenizer: Any, texts: Sequence[str], tokens: int, *, length: int = SEQUENCE, chats: bool = False
 ) -> list[list[int]]:
-    """Sequences of ``length`` token ids, as many as make ``tokens``, fewer when the texts end.
+    """Sequences of ``length`` token ids from all over ``texts``, as many as make ``tokens``, fewer when they
+    end.
 
     Each begins as the tokenizer begins a text. One shorter sequence is given when there is not enough for
     any.
@@ -122,28 +124,53 @@ def token_rows(
     """
     start = _start(tokenizer)
     wanted = -(-tokens // length)
-    plain: list[list[int]] = []
-    talks: list[list[int]] = []
-    tails: list[int] = []
-    for text in texts:
-        if len(plain) + len(talks) >= wanted:
-            break
-        body = tokenizer(text, add_special_tokens=False).input_ids
-        plain += _cut(body, start, length)
-        tails += body[len(body) // (length - len(start)) * (length - len(start)) :]
-        if chats and (due := len(plain) // (_CHAT_EVERY - 1) - len(talks)) > 0:
-            talks += _cut(_conversation(tokenizer, text), [], length)[:due]
-    if len(plain) + len(talks) < wanted:
-        plain += _cut(tails, start, length)
+    step = max(1, len(texts) // max(1, wanted))
+    # Each text once before any is used again, and from all over them where there are more than are wanted.
+    readers = [
+        _Reader(tokenizer, texts[number], start, length)
+        for number in sorted(range(len(texts)), key=lambda number: (number % step, number))
+    ]
     rows: list[list[int]] = []
-    for row in plain:
-        if talks and len(rows) % _CHAT_EVERY == _CHAT_EVERY - 1:
-            rows.append(talks.pop(0))
-        rows.append(row)
-    rows += talks
+    while len(rows) < wanted and any(reader.left for reader in readers):
+        for reader in readers:
+            if len(rows) < wanted and reader.left:
+                talk = chats and len(rows) % _CHAT_EVERY == _CHAT_EVERY - 1
+                rows += reader.take(talk)
+    tails = [token for reader in readers if reader.opened for token in reader.tail]
+    if len(rows) < wanted:
+        rows += _cut(tails, start, length)
     if not rows and tails:
         rows = [start + tails]
     return rows[:wanted]
+
+
+class _Reader:
+    """One text, given away a sequence at a time; tokenized when it is first asked."""
+
+    def __init__(self, tokenizer: Any, text: str, start: list[int], length: int) -> None:
+        self._tokenizer, self._text, self._start, self._length = tokenizer, text, start, length
+        self._plain: list[list[int]] = []
+        self.tail: list[int] = []
+        self.opened = False
+
+    @property
+    def left(self) -> bool:
+        """Whether there may be another sequence."""
+        return not self.opened or bool(self._plain)
+
+    def take(self, talk: bool) -> list[list[int]]:
+        """The next sequence, if there is one; a conversation made of the whole text for ``talk``."""
+        if not self.opened:
+            body = self._tokenizer(self._text, add_special_tokens=False).input_ids
+            self._plain = _cut(body, self._start, self._length)
+            room = self._length - len(self._start)
+            self.tail = body[len(body) // room * room :]
+            self.opened = True
+        if talk and (talks := _cut(_conversation(self._tokenizer, self._text), [], self._length)):
+            del self._plain[:1]
+            return talks[:1]
+        taken, self._plain = self._plain[:1], self._plain[1:]
+        return taken
 
 
 def _start(tokenizer: Any) -> list[int]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from edgeslm_export.checkpoint import Origin, bundle_name, read_config
-from edgeslm_export.child import OFFLINE, OnProgress, run_child
+from edgeslm_export.child import OFFLINE, OnProgress, run_child, run_module
 from edgeslm_export.encoder_recipe import DEFAULT_RECIPE, RECIPES, EncoderRecipe
 from edgeslm_export.environment import optimum_python
 from edgeslm_export.evaluate import embed_texts, load_encoder, measure_bundle
@@ -27,6 +26,10 @@ from edgeslm.bundle import EncoderSection, Manifest
 from edgeslm.errors import ExportError
 
 _MODULES = ("Transformer", "Pooling", "Normalize")
+
+
+_BYTES_A_WEIGHT = 5
+"""PyTorch's model and its graph, both in float32, overlap for a moment."""
 
 
 def export_encoder(
@@ -49,7 +52,7 @@ def export_encoder(
     chosen = RECIPES[recipe]
     section, context_length = read_pooling(origin.path)
     with staged(out) as stage:
-        check_resources(origin.weights, origin.weights * 6, stage)
+        check_resources(origin.weights, origin.weights * 6, stage, _BYTES_A_WEIGHT)
         python = optimum_python(announce, debug=debug)
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)
@@ -94,17 +97,16 @@ def export_encoder(
             "runtime": runtime_versions("onnxruntime"),
             "created": created,
         }
-        write_manifest(stage, fields)
-        measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
+        write_manifest(stage, fields)  # the engine reads bundles only, and the report compares its vectors
         write_report(stage, _report(origin, stage, chosen, reference))
         manifest = write_manifest(stage, fields)
+        measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
     return manifest, measured
 
 
 def _quantize(source: Path, out: Path, on_progress: OnProgress | None, debug: bool) -> None:
     task = {"source": str(source), "out": str(out)}
-    command = [sys.executable, "-m", "edgeslm_export.encoder_quantize"]
-    run_child(command, task, "the quantization", on_progress=on_progress, debug=debug)
+    run_module("encoder_quantize", task, "the quantization", on_progress=on_progress, debug=debug)
 
 
 def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
@@ -214,5 +216,4 @@ def _report(origin: Origin, stage: Path, recipe: EncoderRecipe, reference: bytes
         "recipe": recipe.stored,
         "texts": len(TEXTS),
         **figures,
-        "loads": True,
     }

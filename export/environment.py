@@ -65,9 +65,9 @@ def optimum_python(announce: Callable[[str], None], *, debug: bool = False) -> P
             f"Making optimum's environment once in {folder} (it needs transformers below 4.58, "
             f"the builder needs 5): {DOWNLOAD} to download."
         )
-        _run([sys.executable, "-m", "venv", "--without-pip", str(folder)], debug)
+        _run([sys.executable, "-P", "-m", "venv", "--without-pip", str(folder)], debug)
         _lend(borrowed, folder)
-        install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *PINS]
+        install = [sys.executable, "-P", "-m", "pip", "--python", str(python), "install", "--quiet", *PINS]
         _run(install, debug)
         (folder / _READY).write_text("\n".join(PINS) + "\n")
     return python

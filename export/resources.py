@@ -13,7 +13,7 @@ from edgeslm.errors import ExportError
 _FOLDER_BYTES_A_WEIGHT = 2
 _GGUF_BYTES_A_WEIGHT = 6
 MEASURING_BYTES_A_WEIGHT = 12
-"""Measuring what each matrix costs holds all weights in float32 and, for three formats, their errors."""
+"""Measuring what each matrix costs holds all weights in float32 and, for two formats, their errors."""
 _LIBRARIES_BYTES = 700_000_000
 
 
@@ -38,7 +38,7 @@ def available_memory() -> int:
     return available if limit == "max" else min(available, max(0, int(limit) - used))
 
 
-def bytes_a_weight(gguf: bool) -> int:
+def bytes_a_weight(*, gguf: bool) -> int:
     """Memory of an export that doesn't measure.
 
     A folder is read a layer at a time, and its codes, a byte a weight, are in memory once when the graph is
@@ -48,7 +48,7 @@ def bytes_a_weight(gguf: bool) -> int:
 
 
 def check_resources(
-    weights: int, disk_bytes: int, folder: Path, memory_a_weight: int = _GGUF_BYTES_A_WEIGHT, hint: str = ""
+    weights: int, disk_bytes: int, folder: Path, memory_a_weight: int, hint: str = ""
 ) -> None:
     """:param weights: number of parameters. :param disk_bytes: to be written below ``folder``.
     :param hint: what else could be done, before "use a larger machine".

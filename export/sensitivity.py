@@ -18,8 +18,8 @@ from edgeslm_export.gptq import round_to_nearest
 from edgeslm_export.layers import LayeredModel
 from edgeslm_export.recipe import EMBEDDING
 
-_SEQUENCES = 4
-"""A backward pass keeps the activations of all layers: about 0.5 GB for a small model."""
+_SEQUENCES = 1
+"""At a time: a backward pass keeps the activations of all layers, and logits several times over."""
 _SEED = 0
 
 Losses = dict[str, dict[Format, float]]
@@ -34,19 +34,21 @@ def fisher(
     """
     for number in range(len(model.layers)):
         model.load_layer(number)
+    embedding = model.model.model.embed_tokens
     meters = {
         name: _Meter(module.weight, formats)
-        for name, module in {**model.matrices(), EMBEDDING: model.model.model.embed_tokens}.items()
+        for name, module in {**model.matrices(), EMBEDDING: embedding}.items()
     }
     handles = [module.register_forward_hook(meters[name].watch) for name, module in model.matrices().items()]
+    scale = float(getattr(embedding, "scalar_embed_scale", 1.0))  # Gemma's lookup multiplies what it finds
     generator = torch.Generator().manual_seed(_SEED)
     batches = ids.split(_SEQUENCES)
     try:
         for step, batch in enumerate(batches):
             on_step(step, len(batches))
             with torch.enable_grad():
-                embedded = model.model.model.embed_tokens(batch).detach().requires_grad_(True)
-                embedded.register_hook(meters[EMBEDDING].embedded(batch))
+                embedded = embedding(batch).detach().requires_grad_(True)
+                embedded.register_hook(meters[EMBEDDING].embedded(batch, scale))
                 logits = model.model(inputs_embeds=embedded, use_cache=False).logits.flatten(0, 1)
                 drawn = _draw(logits.detach(), generator)
                 torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()
@@ -69,7 +71,7 @@ class _Meter:
 
     def __init__(self, weight: torch.Tensor, formats: Sequence[Format]) -> None:
         self._sums = dict.fromkeys(formats, 0.0)
-        # Half precision is enough for an error, and three of them take less than the weights twice.
+        # Half precision is enough for an error, and two of them take no more than the weights.
         self._errors = {
             form: (torch.from_numpy(round_to_nearest(weight, form).weights()) - weight).bfloat16()
             for form in formats
@@ -85,10 +87,12 @@ class _Meter:
 
         output.register_hook(meet)
 
-    def embedded(self, ids: torch.Tensor) -> Callable[[torch.Tensor], None]:
+    def embedded(self, ids: torch.Tensor, scale: float) -> Callable[[torch.Tensor], None]:
         def meet(gradient: torch.Tensor) -> None:
             for form, error in self._errors.items():
-                self._sums[form] += float((gradient * error[ids].float()).sum(dim=2).square().sum()) / 2
+                self._sums[form] += (
+                    float((gradient * error[ids].float() * scale).sum(dim=2).square().sum()) / 2
+                )
 
         return meet
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeslm_export.child import OnProgress
+from edgeslm_export.encoder_recipe import DEFAULT_RECIPE, RECIPES
 from edgeslm_export.packages import Package, Packages, Unpacked
 
 from edgeslm.bundle import Source, file_digest, load_bundle, verify_bundle
 from edgeslm.errors import BundleError, ExportError
 
 MODEL = "smollm2-135m-int4"
-MODEL_BYTES = 105_000_000
+MODEL_RECIPE, MODEL_BYTES = "auto", 105_000_000
 ENCODER = "minilm-l6-int8"
 SMS = "data/sms-spam.csv"
 SSHD = "data/sshd.log"
@@ -92,7 +93,7 @@ class Maker:
 
     def make_model(self, out: Path) -> Path:
         """SmolLM2-135M-Instruct in the bytes of llama.cpp's Q4_K_M, each spent where it buys most."""
-        if is_made(out, SMOLLM2):
+        if is_made(out, SMOLLM2, MODEL_RECIPE):
             return out
         from edgeslm_export.checkpoint import examine_local
         from edgeslm_export.convert import Order, export_model
@@ -103,13 +104,15 @@ class Maker:
         with self.unpacked(SMOLLM2) as unpacked:
             origin = examine_local(unpacked.path / SMOLLM2.member, "decoder", revised=unpacked.dated)
             self.announce(f"Making {out} from {origin.source.id}: some minutes.")
-            order = Order(find_recipe("auto"), Goal(max_bytes=MODEL_BYTES), public_corpus(self._source()))
+            order = Order(
+                find_recipe(MODEL_RECIPE), Goal(max_bytes=MODEL_BYTES), public_corpus(self._source())
+            )
             export_model(origin, out, order, on_progress=self.on_progress, debug=self.debug)
         return out
 
     def make_encoder(self, out: Path) -> Path:
         """all-MiniLM-L6-v2 with int8 weights."""
-        if is_made(out, MINILM):
+        if is_made(out, MINILM, RECIPES[DEFAULT_RECIPE].stored):
             return out
         from edgeslm_export.checkpoint import examine_local
         from edgeslm_export.encoder import export_encoder
@@ -161,8 +164,8 @@ class Maker:
         return Packages(self.announce, self.on_progress, self.packages, self.debug)
 
 
-def is_made(out: Path, package: Package) -> bool:
-    """The bundle is there, every byte as its manifest says, and made of this package.
+def is_made(out: Path, package: Package, recipe: str) -> bool:
+    """The bundle is there, every byte as its manifest says, and made of this package with this recipe.
 
     :raises ExportError: something else, or something damaged, is in its place.
     """
@@ -175,6 +178,9 @@ def is_made(out: Path, package: Package) -> bool:
         raise ExportError(f"{error}; remove {out} to have it made again.") from None
     if bundle.manifest.source.revision != f"sha256:{package.member_sha256}":
         raise ExportError(f"{out} was made of {bundle.manifest.source.id}; remove it or name another folder.")
+    stored = bundle.manifest.quantization
+    if stored is None or stored.recipe != recipe:
+        raise ExportError(f"{out} is of an earlier version; remove it to have it made again.")
     return True
 
 

@@ -146,7 +146,7 @@ class Node:
         service = Service(
             config,
             make_process=lambda bundle, threads, adapters: EngineProcess(
-                bundle, threads=threads, command=FAKE_COMMAND
+                bundle.path, threads=threads, command=FAKE_COMMAND
             ),
         )
         self._started = threading.Event()

@@ -116,11 +116,11 @@ def test_a_file_that_vanishes_before_it_is_verified(tmp_path: Path) -> None:
 
 def test_a_name_longer_than_the_file_system_takes(tmp_path: Path) -> None:
     name = "x" * 300
-    with pytest.raises(BundleError, match="File name too long"):
+    with pytest.raises(BundleError, match="missing, though the manifest lists it"):
         load_bundle(write(tmp_path, files=[entry("model.onnx"), entry(name)]))
 
 
-@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "", ".", "..", "a/.."])
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "", ".", "..", "a/..", "a\0b"])
 def test_paths_that_leave_the_folder(path: str) -> None:
     raw = json.dumps(manifest(files=[entry("model.onnx"), entry(path)])).encode()
     with pytest.raises(BundleError, match="is not a path inside the bundle"):

@@ -422,14 +422,15 @@ def test_inspect_says_what_is_known_of_the_signature(edgeslm: Any, tmp_path: Pat
     assert described["signature"] == f"by {signer.public}"
 
 
-def test_inspect_without_the_library_still_inspects(
+def test_inspect_with_a_key_fails_where_nothing_could_be_checked(
     edgeslm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = Verdict("unverifiable", "the package model_signing is missing: pip install it")
     monkeypatch.setattr("edgeslm.trust.check_bundles", lambda bundles, keys: [missing])
     done = edgeslm("inspect", write_bundle(tmp_path / "small"), "--key", "any.pub")
-    assert done.status == 0
-    assert "signature     not verifiable here: the package model_signing is missing" in done.out
+    assert done.status == 1
+    assert "the package model_signing is missing" in done.err
+    assert edgeslm("inspect", tmp_path / "small").status == 0, "without a key nothing is promised"
 
 
 def test_doctor_for_people_and_for_programs(edgeslm: Any) -> None:

@@ -496,3 +496,10 @@ def test_a_board_that_can_not_be_measured_still_tells_the_memory(n100: Path, sta
     told = {finding.subject: finding for finding in found}
     assert told["speed"].level == "warn"
     assert told["bundle smollm2-135m-int4"].text.endswith("at 2048 tokens")
+
+
+def test_a_board_short_of_memory_is_not_measured(n100: Path, starter: Path) -> None:
+    (n100 / "proc/meminfo").write_text("MemTotal: 500000 kB\nMemAvailable: 300000 kB\n")
+    found = look(n100, bundles=(starter / "smollm2-135m-int4",))
+    assert (found["speed"].level, found["speed"].text[:12]) == ("warn", "not measured")
+    assert "tokens/s" not in found["bundle smollm2-135m-int4"].text

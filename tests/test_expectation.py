@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +49,7 @@ def test_this_machine_is_measured_in_a_child(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("edgeslm.expectation.subprocess.run", run)
     board = measure_board(2)
-    assert calls == [[sys.executable, "-m", "edgeslm.engine.gauge", "2"]]
+    assert calls == [[sys.executable, "-P", "-m", "edgeslm.engine.gauge", "2"]]
     assert (board.name, board.read_gbs, board.int4_gflops, board.busy) == ("this", 12.5, 100.0, True)
     assert board.memory_bytes > 0
 
@@ -55,9 +57,9 @@ def test_this_machine_is_measured_in_a_child(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("status", "out", "errors", "sentence"),
     [
-        (-4, "", "", "no answer in time"),
+        (-4, "", "", "ended by SIGILL"),
         (1, "", "Traceback\nImportError: no engine\n", "ImportError: no engine"),
-        (0, "nonsense", "", "no answer in time"),
+        (3, "", "", "exit status 3"),
     ],
 )
 def test_a_failed_measurement_is_a_sentence(
@@ -67,3 +69,28 @@ def test_a_failed_measurement_is_a_sentence(
     monkeypatch.setattr("edgeslm.expectation.subprocess.run", lambda *_, **__: done)
     with pytest.raises(BoardError, match=sentence):
         measure_board(1)
+
+
+def test_a_measurement_that_hangs_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(command: list[str], timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr("edgeslm.expectation.subprocess.run", hang)
+    with pytest.raises(BoardError, match=r"no answer in \d+ s"):
+        measure_board(1)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [[], [{"group": "*", "bits": 4, "group_size": 0}], [{"group": "x", "bits": 4, "group_size": 32}]],
+)
+def test_a_bundle_that_makes_no_sense_has_no_footprint(
+    groups: list[dict[str, object]], starter: Path, tmp_path: Path
+) -> None:
+    """It ended doctor with a ZeroDivisionError."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(starter / "smollm2-135m-int4", folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["quantization"]["groups"] = groups
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert bundle_footprint(load_bundle(folder)) is None

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeslm.bundle import load_bundle
-from edgeslm.engine.calls import Call, Embed, Output
+from edgeslm.bundle import Bundle, load_bundle
+from edgeslm.engine.calls import Adapters, Call, Embed, Output
 from edgeslm.engine.process import EngineCrashed
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, TooLong
 from edgeslm.models import Models
@@ -25,16 +25,16 @@ class Node:
     def __init__(self, folder: Path, *names: str, **fakes: Any) -> None:
         self.processes: dict[str, FakeProcess] = {}
 
-        def make(bundle: Path, threads: int, adapters: Sequence[Path]) -> FakeProcess:
-            self.threads, self.adapters = threads, adapters
-            process = self.processes[bundle.name] = FakeProcess(bundle, **fakes)
+        def make(bundle: Bundle, threads: int, adapters: Adapters) -> FakeProcess:
+            self.made_of, self.threads, self.adapters = bundle, threads, adapters
+            process = self.processes[bundle.path.name] = FakeProcess(bundle.path, **fakes)
             return process
 
         bundles = {name: write_bundle(folder / name) for name in names or ("small",)}
         self.models = Models(
             bundles,
             {"small": 3},
-            adapters={"small": [folder / "adapter"]},
+            adapters={"small": {folder / "adapter": "sha256:a"}},
             make_process=make,
             load=load_bundle,
         )
@@ -64,8 +64,8 @@ def test_names_and_labels(tmp_path: Path) -> None:
     assert node.models.find("sha256:0") is None
     assert node.models.label("small") == f"small@{bundle.digest[:19]}"
     assert node.threads == 3
-    assert node.small.digest == bundle.digest, "the worker is told which bundle it must find"
-    assert node.adapters == [tmp_path / "adapter"]
+    assert node.made_of == bundle, "its digest goes to the worker with it"
+    assert node.adapters == {tmp_path / "adapter": "sha256:a"}
     assert node.models.pids == {}
 
 
@@ -74,7 +74,7 @@ def test_a_missing_bundle_is_an_error_at_once(tmp_path: Path) -> None:
         Models(
             {"a": tmp_path / "none"},
             {},
-            make_process=lambda path, threads, adapters: FakeProcess(path),
+            make_process=lambda bundle, threads, adapters: FakeProcess(bundle.path),
             load=load_bundle,
         )
 

@@ -105,6 +105,8 @@ def machine(tmp_path: Path) -> Machine:
         folder.mkdir()
     shutil.copytree(ROOT / "scripts", made.clone / "scripts")
     shutil.copy(ROOT / "pyproject.toml", made.clone)
+    (made.clone / "export").mkdir()
+    shutil.copy(ROOT / "export" / "starter.py", made.clone / "export")
     made.program("python3", FAKE_PYTHON)
     return made
 
@@ -363,3 +365,13 @@ def test_the_tests_of_a_user_without_mosquitto_name_the_one_line(brokerless: Mac
     assert done.returncode == 1
     assert done.stderr.endswith("--no-install-recommends nosuchbroker nosuchbroker-clients\n")
     assert brokerless.calls() == []
+
+
+def test_a_starter_of_an_earlier_version_is_made_anew(machine: Machine) -> None:
+    assert machine.setup("demo").returncode == 0
+    bundle = machine.clone / ".edgeslm" / "starter" / "smollm2-135m-int4"
+    (bundle / "old").touch()
+    with (machine.clone / "export" / "starter.py").open("a") as file:
+        file.write("# another recipe\n")
+    assert machine.setup("demo").returncode == 0
+    assert bundle.is_dir() and not (bundle / "old").exists()

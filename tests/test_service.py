@@ -62,8 +62,8 @@ def make_service(
     text = config.format(folder=folder) + textwrap.indent(textwrap.dedent(more), "  ") + sections
     return Service(
         parse_config(text),
-        make_process=lambda path, threads, adapters: FakeProcess(
-            path, on_call=on_call or (lambda call: Output())
+        make_process=lambda bundle, threads, adapters: FakeProcess(
+            bundle.path, on_call=on_call or (lambda call: Output())
         ),
     )
 
@@ -171,25 +171,30 @@ def test_a_learned_task_finds_its_encoder(tmp_path: Path) -> None:
 
 
 def test_where_signatures_are_required_every_bundle_needs_one(tmp_path: Path) -> None:
-    """Models and learned heads; no engine runs before all are found good."""
+    """Models, learned heads and adapters; no engine runs before all are found good."""
     signer = Signer(tmp_path)
     encoder = make_service(tmp_path).models.bundle("encoder").digest
-    folders = [tmp_path / "small", tmp_path / "encoder", write_head(tmp_path / "learned", encoder)]
-    more = f"topic: {{learned: {tmp_path}/learned}}\n"
+    adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "ready"))
+    models = [tmp_path / name for name in ("small", "ready", "encoder")]
+    folders = [adapter, *models, write_head(tmp_path / "learned", encoder)]
+    more = (
+        f"topic: {{learned: {tmp_path}/learned}}\nsay: {{kind: generate, model: ready, adapter: {adapter}}}\n"
+    )
+    config = CONFIG.replace("  encoder:", "  ready: {{bundle: {folder}/ready}}\n  encoder:")
     sections = f"state_dir: {tmp_path}/state\nsigning: {{require_signature: true, keys: [{signer.public}]}}\n"
 
     async def scene() -> None:
         for folder in folders:
-            service = make_service(tmp_path, more, sections=sections)
+            service = make_service(tmp_path, more, sections=sections, config=config)
             with pytest.raises(
                 BundleError, match=f"{folder}/model.sig: missing, so the bundle is not signed"
             ):
                 await service.start()
             assert service.models.pids == {}
             signer.sign(folder)
-        service = make_service(tmp_path, more, sections=sections)
+        service = make_service(tmp_path, more, sections=sections, config=config)
         await service.start()
-        assert set(service.models.pids) == {"small", "encoder"}
+        assert set(service.models.pids) == {"small", "ready", "encoder"}
         await service.stop()
 
     play(scene)
@@ -208,9 +213,13 @@ def test_all_bundles_of_a_configuration_are_those_that_a_service_loads(
 
     write_head(tmp_path / "learned", make_service(tmp_path).models.bundle("encoder").digest)
     monkeypatch.setattr("edgeslm.service.Trust", Spy)
-    more = f"topic: {{learned: {tmp_path}/learned}}\n"
-    make_service(tmp_path, more)
-    text = CONFIG.format(folder=tmp_path) + textwrap.indent(more, "  ")
+    adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "ready"))
+    more = (
+        f"topic: {{learned: {tmp_path}/learned}}\nsay: {{kind: generate, model: ready, adapter: {adapter}}}\n"
+    )
+    config = CONFIG.replace("  encoder:", "  ready: {{bundle: {folder}/ready}}\n  encoder:")
+    make_service(tmp_path, more, config=config)
+    text = config.format(folder=tmp_path) + textwrap.indent(more, "  ")
     assert sorted(loaded) == sorted(parse_config(text).bundles.values())
 
 

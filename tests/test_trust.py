@@ -16,6 +16,7 @@ from edgeslm.errors import BundleError
 from edgeslm.sections import Signing
 from edgeslm.signature import Verdict
 from edgeslm.trust import COMMAND, RECORD, Trust, check_bundles, describe_signature
+from tests.nodes import write_bundle
 from tests.signers import Signer, write_files, write_manifest
 
 NO_CHILD = (sys.executable, "-c", "raise SystemExit('asked again')")
@@ -247,3 +248,15 @@ def test_what_a_signature_says_of_itself(tmp_path: Path, signed: Path) -> None:
     assert describe_signature(signed).endswith(
         "model.sig: no signature of model signing; sign the bundle again"
     )
+
+
+def test_files_of_the_working_directory_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cd BUNDLE; edgeslm inspect . --key ...` ran a base64.py of the bundle and believed what it said."""
+    bundle = write_bundle(tmp_path / "small")
+    for module in ("base64", "json", "edgeslm"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    (verdict,) = check_bundles([bundle], [Signer(tmp_path).public])
+    assert verdict.status == "unsigned"

@@ -159,7 +159,9 @@ def _daemon(
         yaml.safe_dump(_configuration(folder, broker, decoder, encoder, lessons), sort_keys=False)
     )
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "edgeslm", "run", str(file)], stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "edgeslm", "run", str(file)], stdin=subprocess.DEVNULL
+    )
     try:
         Traffic.wait_online(broker.url, NODE, process)
         yield time.monotonic() - started

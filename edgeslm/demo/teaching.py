@@ -43,7 +43,7 @@ def teach(
     description.write_text(yaml.safe_dump({"name": task, "kind": "classify", "labels": dict(labels)}))
     data = folder / f"{task}.jsonl"
     data.write_text("".join(json.dumps({"text": row.text, "label": row.label}) + "\n" for row in rows))
-    command = [sys.executable, "-m", "edgeslm_export", "tune", str(description), str(data), str(out)]
+    command = [sys.executable, "-P", "-m", "edgeslm_export", "tune", str(description), str(data), str(out)]
     started = time.monotonic()
     done = subprocess.run(
         [*command, "--encoder", str(encoder), "--json"], capture_output=True, text=True, check=False

@@ -2,7 +2,7 @@
 
 A *lane* is one generator with what is in its cache. A call takes the lane that shares the longest prefix
 with its prompt, rewinds it there and appends the rest, so a task's fixed instruction is computed once.
-An answer doesn't depend on which lane it came from (``_reusable`` says how).
+How much an answer depends on which lane it came from is the processor's matter (``_reusable``).
 Lanes are made for a number of tokens, not for the whole context: the runtime allocates and zeroes the
 cache up to ``max_length``.
 """
@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime_genai as og
 
+from edgeslm.arithmetic import PREFILL_CHUNK
 from edgeslm.bundle import check_adapter, load_bundle, verify_bundle
 from edgeslm.engine.adapters import LoadedAdapters
 from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Guide, Output, Sampling, Score
@@ -45,9 +46,6 @@ one costs about as much as computing so many tokens."""
 
 _END = -1
 """Stands for all end tokens in the tree of labels."""
-
-PREFILL_CHUNK = 128
-"""Prompt tokens a forward pass: activations of longer ones cost memory (24 MB at 512) and gain no speed."""
 
 PREFILL_PIECE = 512
 """Prompt tokens between two looks at whether the call was cancelled: a second or two of work."""
@@ -73,15 +71,17 @@ class _Lane:
 
 
 class Decoder:
-    """One decoder bundle, loaded.
+    """One decoder bundle, loaded; ``digest`` is what it must be.
 
     :param adapters: adapter bundles that calls may name. With any, the graph that takes adapters is loaded
         instead of the plain one, which is a little faster.
     :raises BundleError: for a bundle of another kind or one that the runtime can't load.
     """
 
-    def __init__(self, path: Path, threads: int, adapters: Adapters = NO_ADAPTERS) -> None:
-        bundle = load_bundle(path)
+    def __init__(
+        self, path: Path, threads: int, adapters: Adapters = NO_ADAPTERS, *, digest: str | None = None
+    ) -> None:
+        bundle = load_bundle(path, digest)
         if bundle.manifest.kind != "decoder":
             raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a decoder is needed")
         for adapter, expected in adapters.items():  # what a manifest shows is said before the base is loaded
@@ -278,8 +278,9 @@ class Decoder:
         """How many leading tokens of the lane's cache serve ``ids``.
 
         Only what was prefilled, and two tokens are left to append: a step of one token, as in decoding,
-        takes another kernel with other rounding, while prompts in pieces of two or more tokens get the
-        same bits as in one piece (measured). So the same request gets the same answer, whatever came before.
+        takes another kernel with other rounding. Pieces of two or more tokens get the same bits as the whole
+        on processors with AVX2, so there the same request gets the same answer, whatever came before; with
+        AVX-512 sums are made in another order for few rows (measured: probabilities of labels move by 0.02).
         """
         if max(len(lane.tokens), len(ids)) > self._rewind_limit:
             return 0

@@ -23,13 +23,13 @@ Floats = npt.NDArray[np.float32]
 
 
 class Encoder:
-    """One encoder bundle, loaded.
+    """One encoder bundle, loaded; ``digest`` is what it must be.
 
     :raises BundleError: for a bundle of another kind or one that onnxruntime can't load.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
-        bundle = load_bundle(path)
+    def __init__(self, path: Path, threads: int, *, digest: str | None = None) -> None:
+        bundle = load_bundle(path, digest)
         manifest = bundle.manifest
         if manifest.kind != "encoder" or manifest.encoder is None or manifest.graphs.encode is None:
             raise BundleError(f"{path}: a bundle of kind {manifest.kind}, where an encoder is needed")

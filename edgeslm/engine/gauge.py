@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from edgeslm.arithmetic import PREFILL_CHUNK
+
 GROUP_SIZE = 64
 _ROWS, _WIDE, _NARROW = 2048, 8192, 2048
 _MATRICES = 8
 """Of 2048 x 8192 at 4 bits: 75 MB, more than the caches of the boards this is for."""
-_PROMPT_ROWS = 128
-"""Tokens that the engine computes at once (``decoder.PREFILL_CHUNK``)."""
 _FLOAT, _UINT8, _INT = 1, 2, 2  # TensorProto.FLOAT, .UINT8, AttributeProto.INT
 
 
@@ -120,8 +120,8 @@ def figures(threads: int, budget_s: float) -> dict[str, float]:
     seconds = best_seconds(_product(_ROWS, _WIDE, 4, _MATRICES, 1, threads), threads, budget_s)
     found["read_gbs"] = _MATRICES * _ROWS * _WIDE * (4 / 8 + 4 / GROUP_SIZE) / seconds / 1e9
     for bits in (4, 8):
-        product = _product(_ROWS, _NARROW, bits, 1, _PROMPT_ROWS, threads)
-        operations = 2 * _PROMPT_ROWS * _ROWS * _NARROW
+        product = _product(_ROWS, _NARROW, bits, 1, PREFILL_CHUNK, threads)
+        operations = 2 * PREFILL_CHUNK * _ROWS * _NARROW
         found[f"int{bits}_gflops"] = operations / best_seconds(product, threads, budget_s) / 1e9
     return found
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeslm.engine.calls import ANY, Call, EngineInfo, Output
+from edgeslm.engine.calls import ANY, NO_ADAPTERS, Adapters, Call, EngineInfo, Output
 from edgeslm.engine.link import Link
 from edgeslm.errors import REQUEST_ERRORS, BundleError, InternalError, ModelUnavailable
 
 log = logging.getLogger("edgeslm.engine")
 
-COMMAND: tuple[str, ...] = (sys.executable, "-m", "edgeslm.engine.worker")
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "edgeslm.engine.worker")
+"""-P keeps the working directory off the module path: a file in a bundle must never be imported."""
 
 STOP_GRACE_S = 5.0
 """How long a worker may take to end by itself."""
@@ -41,7 +42,8 @@ class EngineProcess:
     """One worker process with one loaded model; lives on one event loop.
 
     :param threads: for the model; 0 takes every CPU that this process may use.
-    :param adapters: adapter bundles that calls to it may name.
+    :param digest: what the bundle must be, None for any; the worker refuses another one in its place.
+    :param adapters: adapter bundles that calls to it may name, with what they must be.
     :param command: what to run instead of this Python, for an emulator or a test.
     """
 
@@ -50,20 +52,18 @@ class EngineProcess:
         bundle: Path,
         *,
         threads: int = 0,
-        adapters: Sequence[Path] = (),
+        digest: str | None = None,
+        adapters: Adapters = NO_ADAPTERS,
         log_level: str = "WARNING",
         command: Sequence[str] = COMMAND,
         stop_grace_s: float = STOP_GRACE_S,
         cancel_grace_s: float = CANCEL_GRACE_S,
     ) -> None:
         self.bundle = bundle
-        self.digest: str | None = None
-        """What the bundle must be; the worker refuses another one in its place."""
-        self.adapter_digests: dict[Path, str] = {}
-        """The same for adapters."""
+        self.digest = digest
         self.info: EngineInfo | None = None
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._adapters = tuple(adapters)
+        self._adapters = adapters
         self._log_level = log_level
         self._command = command
         self._stop_grace_s = stop_grace_s
@@ -152,16 +152,11 @@ class EngineProcess:
         if self._process is not None:
             self._process.kill()
 
-    def _adapters_expected(self) -> list[str]:
-        """Folder and digest of each adapter, one after the other."""
-        return [
-            part for path in self._adapters for part in (str(path), self.adapter_digests.get(Path(path), ANY))
-        ]
-
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
         arguments = [str(descriptor), str(self.bundle), str(self._threads), self._log_level]
+        adapters = [part for path, digest in self._adapters.items() for part in (str(path), digest or ANY)]
         return subprocess.Popen(
-            [*self._command, *arguments, self.digest or ANY, *self._adapters_expected()],
+            [*self._command, *arguments, self.digest or ANY, *adapters],
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
             # Read at import by both libraries; the worker sets it too, this covers its children.

@@ -74,18 +74,22 @@ class Engine:
     def __init__(
         self, path: Path, threads: int, digest: str | None = None, adapters: Adapters = NO_ADAPTERS
     ) -> None:
-        kind = load_bundle(path, digest).manifest.kind
+        # Where a link leads is settled once, so that switching it meanwhile changes nothing; and each of the
+        # readers below is told what it must find.
+        path = path.resolve()
+        bundle = load_bundle(path, digest)
+        kind = bundle.manifest.kind
         self._decoder: Decoder | None = None
         self._encoder: Encoder | None = None
         if kind == "decoder":
             from edgeslm.engine.decoder import Decoder
 
-            self._decoder = Decoder(path, threads, adapters)
+            self._decoder = Decoder(path, threads, adapters, digest=bundle.digest)
             self.context_length = self._decoder.context_length
         elif kind == "encoder":
             from edgeslm.engine.encoder import Encoder
 
-            self._encoder = Encoder(path, threads)
+            self._encoder = Encoder(path, threads, digest=bundle.digest)
             self.context_length = self._encoder.context_length
         else:
             raise BundleError(f"{path}: a bundle of kind {kind} can't be a model of its own")

@@ -10,6 +10,22 @@ import argparse
 from pathlib import Path
 
 
+def positive(text: str) -> float:
+    """An argparse type: a number above 0 that isn't infinite. ``nan`` is none."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return number
+
+
+def whole(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return number
+
+
 def add_source(command: argparse.ArgumentParser) -> None:
     """SRC and OUT, as every command has them that makes a bundle of a model."""
     command.add_argument(

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeslm_export.commands import whole
 from edgeslm_export.progress import Bar
 from edgeslm_export.screen import print_json, print_table
 from edgeslm_export.starter import default_folder
@@ -53,7 +54,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--encoder", type=Path, metavar="BUNDLE", help="a head's encoder (default: looked for nearby)"
     )
-    command.add_argument("--threads", type=int, help="threads of the inference (default: one a core)")
+    command.add_argument("--threads", type=whole, help="threads of the inference (default: one a core)")
 
 
 def run(options: argparse.Namespace) -> None:

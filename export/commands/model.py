@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeslm_export.commands import add_source
+from edgeslm_export.commands import add_source, positive, whole
 from edgeslm_export.progress import Bar
 from edgeslm_export.recipe import DEFAULT_MAX_KL, DEFAULT_RECIPE, RECIPES
 from edgeslm_export.screen import print_bundle
@@ -32,12 +32,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--max-kl",
-        type=float,
+        type=positive,
         metavar="X",
         help="most divergence from the float model, in nats a token: an export over it fails "
         f"(auto without a limit: {DEFAULT_MAX_KL})",
     )
-    command.add_argument("--max-bytes", type=int, metavar="N", help="most bytes of the bundle")
+    command.add_argument("--max-bytes", type=whole, metavar="N", help="most bytes of the bundle")
     command.add_argument(
         "--calibration",
         type=Path,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.engine.calls import Classify, Embed, Generate, Prompt, Text, Turn
 from edgeslm.engine.process import EngineProcess
 from edgeslm.engine.worker import Engine
@@ -100,11 +101,11 @@ def test_another_bundle_than_at_the_start_is_refused(starter: Path) -> None:
     """What was found signed is told to the worker by its digest."""
 
     async def scene() -> None:
-        process = EngineProcess(starter / "minilm-l6-int8", threads=1)
-        process.digest = load_bundle(process.bundle).digest
+        folder = starter / "minilm-l6-int8"
+        process = EngineProcess(folder, digest=load_bundle(folder).digest, threads=1)
         await process.start()
         await process.stop()
-        process.digest = "sha256:0"
+        process = EngineProcess(folder, digest="sha256:0", threads=1)
         with pytest.raises(BundleError, match=r"manifest\.json: another bundle than at the start"):
             await process.start()
 
@@ -115,3 +116,30 @@ def test_another_bundle_than_at_the_start_is_refused(starter: Path) -> None:
 def test_a_kind_that_is_no_model(tmp_path: Path, kind: str) -> None:
     with pytest.raises(BundleError, match=f"a bundle of kind {kind} can't be a model of its own"):
         Engine(write_bundle(tmp_path / "fake", kind), 1)
+
+
+@pytest.mark.parametrize("model", ["smollm2-135m-int4", "minilm-l6-int8"])
+def test_a_bundle_that_is_swapped_while_it_is_read_is_refused(
+    model: str, starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine reads a bundle twice: the second reading must find what the first one did."""
+    folder, current = tmp_path / "other", tmp_path / "current"
+    shutil.copytree(starter / model, folder)
+    current.symlink_to(starter / model)
+    digest = load_bundle(starter / model).digest
+
+    def read_and_swap(path: Path, expected: str | None = None) -> Bundle:
+        bundle = load_bundle(path, expected)
+        (folder / "manifest.json").write_text((folder / "manifest.json").read_text() + "\n")
+        current.unlink()
+        current.symlink_to(folder)
+        return bundle
+
+    monkeypatch.setattr("edgeslm.engine.worker.load_bundle", read_and_swap)
+    engine = Engine(current, 1, digest)
+    loaded = engine._decoder or engine._encoder
+    assert loaded is not None
+    assert loaded.bundle.digest == digest, "the link was settled before"
+    engine.close()
+    with pytest.raises(BundleError, match="another bundle than at the start"):
+        Engine(current, 1, digest)

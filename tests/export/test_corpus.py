@@ -134,7 +134,14 @@ def test_the_public_text_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.Mo
 def test_each_sequence_begins_as_the_tokenizer_begins_a_text() -> None:
     rows = token_rows(FakeTokenizer(1, 2), ["abcdefgh", "ijkl"], 20, length=5)
     assert [row[:2] for row in rows] == [[1, 2]] * 4
-    assert [_text(row[2:]) for row in rows] == ["abc", "def", "ijk", "ghl"]  # what is left over comes last
+    assert [_text(row[2:]) for row in rows] == ["abc", "ijk", "def", "ghl"]  # what is left over comes last
+
+
+def test_sequences_come_from_all_over_the_texts() -> None:
+    """They came from the first eleven of ninety-six pieces."""
+    texts = [chr(200 + number) * 20 for number in range(96)]
+    rows = token_rows(FakeTokenizer(), texts, 32 * 10, length=10)
+    assert [ord(_text(row)[0]) - 200 for row in rows] == list(range(0, 96, 3))
 
 
 def test_a_text_that_is_used_up_to_its_end_is_not_given_twice() -> None:

@@ -46,7 +46,7 @@ def test_the_estimate_is_corrected_by_what_was_built(factor: float, max_kl: floa
     best = search.best()
     assert best.kl <= max_kl
     everything_small = sum(unit.loss[FOUR] for unit in UNITS) * factor
-    if everything_small > max_kl:  # then it isn't much better, and so not much larger, than asked for
+    if everything_small > 0.9 * max_kl:  # then it isn't much better, and so not much larger, than asked for
         assert best.kl > 0.7 * max_kl - factor * max(unit.loss[FOUR] for unit in UNITS)
     else:
         assert best.placement.bytes == SMALLEST

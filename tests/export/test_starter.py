@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from edgeslm_export import starter
+from edgeslm_export.convert import Order
 from edgeslm_export.package import staged, write_manifest
 from edgeslm_export.packages import Package, Packages
 from edgeslm_export.starter import ENCODER, MODEL, SMS, SSHD, Maker
@@ -27,6 +28,7 @@ class FakeBuild:
 
     def __call__(self, origin: Any, out: Path, *more: object, **options: object) -> None:
         self.made.append(out)
+        recipe = more[0].recipe.name if isinstance(more[0], Order) else "int8-rows"
         with staged(out) as stage:
             (stage / "model.onnx").write_bytes(b"graph")
             fields = {
@@ -34,6 +36,7 @@ class FakeBuild:
                 "kind": "decoder",
                 "architecture": origin.architecture,
                 "source": origin.source,
+                "quantization": {"recipe": recipe},
                 "context_length": 8,
                 "created": origin.revised,
             }
@@ -144,7 +147,9 @@ def test_what_is_damaged_or_another_is_not_touched(tmp_path: Path, packages: Pat
         maker.make_model(out)
     encoder = maker.make_encoder(tmp_path / "other")
     with pytest.raises(ExportError, match="was made of all-MiniLM-L6-v2"):
-        starter.is_made(encoder, dataclasses.replace(starter.SMOLLM2, member_sha256="0" * 64))
+        starter.is_made(encoder, dataclasses.replace(starter.SMOLLM2, member_sha256="0" * 64), "int8-rows")
+    with pytest.raises(ExportError, match="is of an earlier version; remove it to have it made again"):
+        starter.is_made(encoder, starter.MINILM, "int8-of-old")
 
 
 def test_a_wheel_with_another_digest_is_refused(tmp_path: Path, packages: Path, build: FakeBuild) -> None:
