@@ -45,6 +45,9 @@ CASES: dict[str, tuple[str, dict[str, Any], Format, Format]] = {
     ),
     "fused": ("phi3", {"tie_word_embeddings": False}, Format(8, 64), Format(4, 32)),
     "biased": ("qwen2", {"tie_word_embeddings": False}, Format(4, 32), Format(8, 32)),
+    "scaled": ("gemma2", {"tie_word_embeddings": True}, Format(4, 32), Format(8, 64)),
+    "normed": ("qwen3", {"tie_word_embeddings": True}, Format(4, 64), Format(8, 64)),
+    "untied": ("mistral", {"tie_word_embeddings": False}, Format(4, 32), Format(4, 64)),
 }
 MAKE = """
 import json, sys
