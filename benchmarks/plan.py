@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +24,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
+
+from figures import parse_memory
+from machine import processor
 
 from edgeslm.arithmetic import decode_tps, footprint, memory_bytes, prefill_tps
 from edgeslm.expectation import measure_board
@@ -189,14 +190,13 @@ def measure(bundle: Path, threads: int, context: int) -> dict[str, float]:
             tokens = output.cost.prompt_tokens
             prefill.append(tokens / (middle - started))
             decode.append(max(1, again.cost.completion_tokens) / (clock() - middle))
-    status = Path("/proc/self/status").read_text()
-    rollup = Path("/proc/self/smaps_rollup").read_text()
+    memory = parse_memory(Path("/proc/self/smaps_rollup").read_text(), Path("/proc/self/status").read_text())
     return {
         "prompt_tokens": tokens,
         "prefill_tps": max(prefill),
         "decode_tps": max(decode),
-        "peak_bytes": int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) * 1024,
-        "pss_bytes": int(re.findall(r"(?m)^Pss:\s+(\d+)", rollup)[0]) * 1024,
+        "peak_bytes": int(memory.peak * 2**20),
+        "pss_bytes": int(memory.pss * 2**20),
     }
 
 
@@ -299,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := [name for name in args.models if name not in MODELS]:
         parser.error(f"there is no model {unknown[0]!r}; choose of {', '.join(MODELS)}")
     versions = {name: version(name) for name in ("onnxruntime", "onnxruntime-genai")}
-    machine = {"cpu": platform.processor() or platform.machine(), "threads": args.threads, **versions}
+    machine = {"cpu": processor(), "threads": args.threads, **versions}
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="edgeslm-plan-") as scratch:
         work = args.work or Path(scratch)

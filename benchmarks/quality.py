@@ -104,7 +104,7 @@ class Measurement:
         )
 
     def add_bundle(self, copy: str, folder: Path) -> Row:
-        size = sum((folder / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
+        size = sum(file.stat().st_size for file in folder.iterdir())  # a GGUF has its tokenizer in it too
         return self.add(
             copy,
             folder.resolve().name,

@@ -27,7 +27,6 @@ def test_the_starter_model_on_a_few_rows(starter: Path, tmp_path: Path) -> None:
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["task"] == {"name": "triage", "kind": "classify"}
     assert report["rows"] == 3
-    assert report["accuracy"] in (0.0, 0.3333, 0.6667, 1.0)
     assert report["interval"][0] <= report["accuracy"] <= report["interval"][1]
     assert set(report["labels"]) == {"normal", "critical"}
     assert report["decode_tps"] > 0

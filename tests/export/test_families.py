@@ -34,6 +34,15 @@ EXPECTED = {
 }
 
 
+RECIPE = {
+    **dict.fromkeys(("llama", "phi3", "gemma2"), "auto"),
+    "mistral": "int4-mixed",
+    "qwen2": "int4",
+    "qwen3": "int8",
+}
+"""Each recipe meets tied and untied embeddings, fused and split matrices somewhere in the six."""
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_family_exports_and_generates(
     name: str,
@@ -42,7 +51,7 @@ def test_a_family_exports_and_generates(
     run: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     architecture, prompt, ends = EXPECTED[name]
-    done = run("model", families / name, tmp_path / "out", "--json")
+    done = run("model", families / name, tmp_path / "out", "--recipe", RECIPE[name], "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["sample"]["tokens"] > 0
     bundle = load_bundle(tmp_path / "out")
@@ -52,10 +61,14 @@ def test_a_family_exports_and_generates(
     assert report["golden"]["texts"] > 50
 
     shape = read_shape(json.loads((families / name / "config.json").read_text()))
-    predicted = footprint(shape, formats_of(find_recipe("int4"))).weight_bytes
+    predicted = footprint(shape, formats_of(find_recipe(RECIPE[name]))).weight_bytes
     # The exporter leaves out biases that are zero, as those of a fresh random model are.
     zeros = 4 * shape.weights_by_group()["biases"]
-    assert predicted - zeros == pytest.approx((bundle.path / "model.onnx.data").stat().st_size, rel=0.02)
+    found = (bundle.path / "model.onnx.data").stat().st_size
+    if RECIPE[name] in ("auto", "int4-mixed"):  # planned with an average of bits
+        assert predicted - zeros == pytest.approx(found, rel=0.2)
+    else:
+        assert predicted - zeros == found
 
     chat = ChatTokenizer(bundle.path)
     rendered = chat.render([{"role": "user", "content": "Hi"}])

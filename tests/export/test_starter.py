@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ from edgeslm_export import starter
 from edgeslm_export.convert import Order
 from edgeslm_export.package import staged, write_manifest
 from edgeslm_export.packages import Package, Packages
-from edgeslm_export.starter import ENCODER, MODEL, SMS, SSHD, Maker
+from edgeslm_export.starter import ENCODER, MODEL, MODEL_BYTES, SMS, SSHD, Maker
 
 from edgeslm.errors import ExportError
 
@@ -228,3 +229,14 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(folder / name) for name in (MODEL, ENCODER, SMS, SSHD)]
     assert done.stderr == ""
+
+
+def test_the_real_starter_is_small_and_near_its_original(starter: Path) -> None:
+    """What its own report card says: measured when it was made, with a wide margin."""
+    folder = starter / MODEL
+    report = json.loads((folder / "report.json").read_text())
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= MODEL_BYTES
+    assert report["recipe"] == "auto"
+    assert report["fidelity"]["tokens"] == 4096
+    assert report["fidelity"]["kl_mean"] < 0.1
+    assert report["golden"]["differing"] == 0
