@@ -1,4 +1,4 @@
-"""A decoder from source to bundle: study, place bits, quantize, build, measure, put in place.
+"""A decoder from source to bundle: study, quantize, place bits, build, measure, put in place.
 
 The steps that need torch or the inference library run in children (``quantize``, ``build``, ``fidelity``,
 ``evaluate``); this module orders them, decides with what they found, and writes the manifest. Knows no hub:
@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def export_model(
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = _Work(Path(name), origin, order, on_progress, debug)
             work.study()
-            built = work.search() if recipe.placing == "measured" else work.build(work.by_rule())
+            built = work.search() if recipe.placing == "measured" else work.by_rule()
             for file in sorted(built.folder.iterdir()):
                 file.rename(stage / file.name)
             report = work.report(built)
@@ -103,13 +103,11 @@ def export_model(
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """A placement that was built: its model folder, what was measured on it, and how many matrices were the
-    source's own."""
+    """A placement that was built: its model folder, and what was measured on it."""
 
     attempt: Attempt
     folder: Path
     fidelity: dict[str, Any]
-    taken_over: int
 
 
 class _Work:
@@ -141,18 +139,34 @@ class _Work:
         self._found = self._run("quantize", "reading the source", task)
         self._exact = {name: Format(*pair) for name, pair in self._found["exact"].items()}
 
-    def by_rule(self) -> Placement:
-        """The placement of a recipe that doesn't measure."""
+    def _quantize(self, formats: Mapping[str, Sequence[Format]]) -> dict[str, Any]:
+        """Makes the codes of every matrix in all of its ``formats``."""
+        return self._run(
+            "quantize",
+            "quantizing",
+            {
+                "step": "quantize",
+                "formats": {name: _pairs(several) for name, several in formats.items()},
+                "exact": self._found["exact"],
+                "compensate": self._order.recipe.calibrated,
+            },
+        )
+
+    def by_rule(self) -> _Built:
+        """What a recipe that doesn't measure builds."""
         shapes = self._found["matrices"]
         formats = formats_by_rule(self._order.recipe, shapes, self._found["layers"])
         for unit in units_of(shapes):  # what the source has in so few bits stays as it is
             exact = self._exact_format(unit)
             if exact is not None and exact.bits <= formats[unit[0]].bits:
                 formats.update(dict.fromkeys(unit, exact))
-        return Placement(formats, sum(form.bytes(*shapes[name]) for name, form in formats.items()), 0.0)
+        self._quantize({name: [form] for name, form in formats.items()})
+        return self.build(
+            Placement(formats, sum(form.bytes(*shapes[name]) for name, form in formats.items()), 0.0)
+        )
 
     def search(self) -> _Built:
-        """Builds until one is as small as the goal allows; the best one."""
+        """Quantizes in all formats, then builds until one is as small as the goal allows; the best one."""
         search = Search(self._units(), self._order.goal, self._found["other_bytes"])
         best: _Built | None = None
         while (placement := search.propose()) is not None:
@@ -167,19 +181,25 @@ class _Work:
         return best
 
     def _units(self) -> list[Unit]:
-        shapes, losses = self._found["matrices"], self._found["losses"]
-        units = []
-        for names in units_of(shapes):
-            total: dict[Format, float] = {}
+        shapes = self._found["matrices"]
+        units = units_of(shapes)
+        choices: dict[str, list[Format]] = {}
+        for names in units:
+            may = choices_of(self._order.recipe, names[0], shapes[names[0]][1])
+            exact = self._exact_format(names)
+            choices.update(dict.fromkeys(names, [*may, exact] if exact and exact not in may else may))
+        losses = {**self._found["losses"], **self._quantize(choices)["losses"]}
+        made = []
+        for names in units:
+            total = dict.fromkeys(choices[names[0]], 0.0)
             for name in names:
                 for bits, group_size, loss in losses[name]:
-                    form = Format(int(bits), int(group_size))
-                    total[form] = total.get(form, 0.0) + loss
-            choices = choices_of(self._order.recipe, total)
+                    if (form := Format(int(bits), int(group_size))) in total:
+                        total[form] += loss
             if (exact := self._exact_format(names)) is not None:
-                choices[exact] = 0.0
-            units.append(Unit({name: tuple(shapes[name]) for name in names}, choices))
-        return units
+                total[exact] = 0.0
+            made.append(Unit({name: tuple(shapes[name]) for name in names}, total))
+        return made
 
     def _exact_format(self, unit: tuple[str, ...]) -> Format | None:
         """The format in which the source has all of a unit already, to the last bit."""
@@ -187,13 +207,10 @@ class _Work:
         return own.pop() if len(own) == 1 else None
 
     def build(self, placement: Placement) -> _Built:
-        """Quantizes, builds and measures. The first build is held to the golden set before it is measured."""
+        """Builds and measures. The first build is held to the golden set before it is measured."""
         self._made += 1
         folder = self._folder / f"bundle-{self._made}"
-        formats = {name: [form.bits, form.group_size] for name, form in placement.formats.items()}
-        shutil.rmtree(self._folder / "codes", ignore_errors=True)
-        task = {"formats": formats, "exact": list(self._exact), "compensate": self._order.recipe.calibrated}
-        taken_over = self._run("quantize", "quantizing", {"step": "quantize", **task})["exact"]
+        formats = dict(zip(placement.formats, _pairs(placement.formats.values()), strict=True))
         graph = {"formats": formats, "options": builder_options(self._order.recipe), "out": str(folder)}
         self._run("build", "the conversion", graph)
         write_lora_graph(folder)
@@ -203,7 +220,7 @@ class _Work:
         if self._order.corpus is not None:
             fidelity = self._run("fidelity", "measuring the bundle", {"bundle": str(folder)})
         attempt = Attempt(placement, fidelity.get("kl_mean", float("inf")), size)
-        return _Built(attempt, folder, fidelity, taken_over)
+        return _Built(attempt, folder, fidelity)
 
     def report(self, built: _Built) -> dict[str, Any]:
         """The report card, but for sizes: nothing that depends on the day or the load."""
@@ -219,12 +236,19 @@ class _Work:
         if self._quantized_as:
             card["source_tensors"] = self._quantized_as
             card["source_was_quantized"] = bool(self._quantized_as.keys() - UNQUANTIZED)
-            card["taken_over_without_loss"] = built.taken_over
+            card["taken_over_without_loss"] = sum(
+                self._exact.get(name) == form for name, form in built.attempt.placement.formats.items()
+            )
         if corpus is not None:
             if recipe.calibrated:
                 card["calibration"] = f"{corpus.name}, {CALIBRATION_TOKENS:,} tokens at most"
             card["fidelity"] = {"text": corpus.name, **built.fidelity}
         return {**card, "golden": self._golden}
+
+
+def _pairs(formats: Iterable[Format]) -> list[list[int]]:
+    """As a task has them."""
+    return [[form.bits, form.group_size] for form in formats]
 
 
 def kv_bytes_per_token(config: dict[str, Any]) -> int:
@@ -239,10 +263,11 @@ def kv_bytes_per_token(config: dict[str, Any]) -> int:
 
 
 def _disk_need(origin: Origin, recipe: Recipe) -> int:
-    """Bytes written at most: a GGUF's weights as float32, a byte a code, the graph, the float model's
-    logits."""
+    """Bytes written at most: a GGUF's weights as float32, a byte a code in each format, the graph, the float
+    model's logits."""
     checkpoint = origin.weights * 4 if origin.is_gguf else 0
-    return checkpoint + origin.weights * (1 + recipe.bits) // 8 + origin.weights + REFERENCE_BYTES
+    codes = origin.weights * max(1, len(recipe.choices))
+    return checkpoint + origin.weights * (1 + recipe.bits) // 8 + codes + REFERENCE_BYTES
 
 
 def _manifest_fields(

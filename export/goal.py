@@ -13,11 +13,11 @@ from edgeslm_export.placement import Placement, Unit, place
 
 from edgeslm.errors import ExportError
 
-_AIM = 0.92
+_AIM = 0.97
 """Share of the wanted divergence that is aimed at: an estimate is off by a few percent."""
-_NEAR = 0.8
+_NEAR = 0.93
 """An attempt that reached the goal with no less than this share of it is small enough."""
-MOST_ATTEMPTS = 3
+MOST_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class Attempt:
 class Search:
     """Proposes placements until one is as small as the goal allows.
 
-    The estimates of single matrices don't add up exactly, and GPTQ makes them smaller: each attempt says by
-    which factor, and the next is proposed with it.
+    The estimates of single matrices don't add up exactly, and int8 activations lose something too: the first
+    attempt says by which factor they are off, two say by how much at first and by which factor from there.
 
     :param overhead: bytes of a bundle that are no matrices.
     """
@@ -73,10 +73,8 @@ class Search:
         if len(self.attempts) >= MOST_ATTEMPTS or self._good_enough():
             return None
         last = self.attempts[-1] if self.attempts else None
-        factor = last.kl / last.placement.loss if last and last.placement.loss > 0 else 1.0
         overhead = last.size - last.placement.bytes if last else self.overhead
-        aim = self.goal.max_kl * _AIM / factor if factor > 0 else 0.0
-        enough = aim if aim < float("inf") else 0.0
+        enough = self._loss_for(self.goal.max_kl * _AIM) if self.goal.max_kl < float("inf") else 0.0
         placement = place(self.units, most_bytes=self.goal.max_bytes - overhead, enough=enough)
         if placement is None:
             least = overhead + sum(min(unit.bytes(form) for form in unit.loss) for unit in self.units)
@@ -86,6 +84,17 @@ class Search:
             )
         seen = [attempt.placement.formats for attempt in self.attempts]
         return None if placement.formats in seen else placement
+
+    def _loss_for(self, kl: float) -> float:
+        """The estimate at which ``kl`` is to be expected, by what was built."""
+        points = [(attempt.placement.loss, attempt.kl) for attempt in self.attempts[-2:]]
+        if len(points) == 2:
+            (one, first), (other, second) = points
+            if (slope := (second - first) / (other - one) if other != one else 0.0) > 0:
+                return max(0.0, other + (kl - second) / slope)
+        if points and points[-1][0] > 0 and points[-1][1] > 0:
+            return kl * points[-1][0] / points[-1][1]
+        return kl if not points else 0.0
 
     def _good_enough(self) -> bool:
         if not self.attempts:

@@ -1,10 +1,10 @@
 """The child processes that see float weights: ``study`` a source, then ``quantize`` it into codes and scales.
 
 ``python -m edgeslm_export.quantize`` with a task on standard input (see ``child``); ``step`` names which.
-Between the two, ``convert`` decides with what was found which matrix gets how many bits. Everything goes
-through a work folder: ``checkpoint/`` (``cleaning``), ``calibration.npy`` and ``evaluation.npy`` (token
-ids), ``reference.npy`` (the float model's logits, float16), ``codes/`` (a file a layer: ``codes`` int8,
-``scales`` float16).
+Where measuring decides, each matrix is quantized once in every format that it may get, and ``convert`` places
+bits with what that cost. Everything goes through a work folder: ``checkpoint/`` (``cleaning``),
+``calibration.npy`` and ``evaluation.npy`` (token ids), ``reference.npy`` (the float model's logits, float16),
+``gradients.npz`` (``sensitivity``), ``codes/`` (a file a layer: ``codes`` int8, ``scales`` float16).
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ _REPORT_BYTES = 40_000
 """Of manifest and report card, at most."""
 _EXACT = (Format(4, 32), Format(8, 32))
 """Formats that are looked for in the weights: ggml's Q4_0 and Q8_0."""
+_MEASURED_EVERY = 4
+"""One sequence in so many is measured on: a mean needs fewer tokens than a Hessian."""
+_VALUES = ("v_proj", "qkv_proj")
+_GRADIENTS = "gradients.npz"
 
 
 # --- study -------------------------------------------------------------------------------------------
@@ -42,8 +46,8 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Makes the clean checkpoint, tokens and reference logits; a checkpoint that is there is used again.
 
     :return: ``matrices`` (name: rows, columns), ``tied``, ``exact`` (names whose weights lie on a 4- or
-        8-bit grid already, with the format), ``losses`` (name: a list of [bits, group size, nats a token])
-        if ``formats`` are given in the task and the model fits memory.
+        8-bit grid already, with the format), ``losses`` of embedding and head (name: a list of [bits, group
+        size, nats a token]) if ``formats`` are given in the task; the model has to fit memory then.
     """
     from edgeslm_export import golden
     from edgeslm_export.cleaning import make_checkpoint
@@ -179,16 +183,16 @@ def _measure_losses(
     model: Any, work: Path, formats: Sequence[Format], reporter: Reporter
 ) -> dict[str, list[list[float]]]:
     import torch
-    from edgeslm_export.sensitivity import fisher
+    from edgeslm_export.sensitivity import measure_sensitivity
 
-    ids = torch.from_numpy(np.load(work / "calibration.npy")).long()
-    ids = ids[::2]  # a mean needs fewer tokens than a Hessian
-    losses = fisher(
-        model,
-        ids,
-        formats,
-        lambda done, of: reporter.progress(22 + 75 * done // of, 100, "measuring sensitivity"),
-    )
+    ids = torch.from_numpy(np.load(work / "calibration.npy")).long()[::_MEASURED_EVERY]
+
+    def on_step(done: int, of: int) -> None:
+        reporter.progress(22 + 75 * done // of, 100, "measuring sensitivity")
+
+    found = measure_sensitivity(model, ids, formats, on_step)
+    np.savez(work / _GRADIENTS, **{name: lengths.numpy() for name, lengths in found.gradients.items()})
+    losses = found.losses
     if model.tied:  # one matrix, read in two places
         for form, loss in losses.pop(EMBEDDING).items():
             losses[HEAD][form] += loss
@@ -202,10 +206,11 @@ def _measure_losses(
 
 
 def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Writes ``codes/``. With ``compensate`` each layer is calibrated on what the quantized layers before
-    give.
+    """Writes ``codes/``: each matrix in each of its ``formats``. With ``compensate`` a layer is calibrated on
+    what the quantized layers before it give, those with the first format of each matrix.
 
-    :return: ``exact``: how many matrices were taken over without loss.
+    :return: ``losses`` of the layers' matrices (name: a list of [bits, group size, nats a token]), if
+        gradients were measured.
     """
     import torch
     from edgeslm_export.gptq import round_to_nearest
@@ -213,60 +218,79 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     _set_threads()
     work = Path(task["work"])
-    formats = {name: Format(*pair) for name, pair in task["formats"].items()}
-    writer = _Writer(work / "codes", frozenset(task["exact"]))
+    formats = {name: [Format(*pair) for pair in pairs] for name, pairs in task["formats"].items()}
+    exact = {name: Format(*pair) for name, pair in task["exact"].items()}
+    codes = work / "codes"
+    codes.mkdir(exist_ok=True)
+    losses: dict[str, list[list[float]]] = {}
     model = LayeredModel(work / "checkpoint")
+
+    def rounded(name: str, weight: Any) -> Made:
+        return {
+            (name, form): _taken_over(weight, form, exact.get(name)) or round_to_nearest(weight, form)
+            for form in formats[name]
+        }
+
     with torch.inference_mode():
         top = {HEAD: model.model.lm_head, EMBEDDING: model.model.model.embed_tokens}
-        made = {}
-        for name in top.keys() & formats.keys():
-            weight = top[name].weight
-            made[name] = writer.exact(name, weight, formats[name]) or round_to_nearest(weight, formats[name])
-        writer.write(TOP, made)
-        read = made.get(EMBEDDING, made[HEAD] if model.tied else None)
+        made: Made = {}
+        for name in sorted(top.keys() & formats.keys()):
+            made |= rounded(name, top[name].weight)
+        _write(codes / TOP, made)
         if task["compensate"]:
+            read = EMBEDDING if EMBEDDING in formats else HEAD if model.tied else None
             if read is not None:
-                model.model.model.embed_tokens.weight.copy_(torch.from_numpy(read.weights()))
-            ids = torch.from_numpy(np.load(work / "calibration.npy")).long()
-            stream = _Stream(model, ids)
+                model.model.model.embed_tokens.weight.copy_(_first(made, read, formats))
+            stream = _Stream(model, torch.from_numpy(np.load(work / "calibration.npy")).long())
+            gradients = dict(np.load(work / _GRADIENTS)) if (work / _GRADIENTS).is_file() else None
         for number in range(len(model.layers)):
             reporter.progress(number, len(model.layers), "quantizing")
             with model.borrowed(number) as layer:
                 prefix = f"model.layers.{number}."
+                own = {
+                    name: layer.get_submodule(name.removeprefix(prefix))
+                    for name in formats
+                    if name.startswith(prefix)
+                }
                 if task["compensate"]:
-                    made = _compensated(stream, number, layer, prefix, formats, writer)
+                    made = {}
+                    for stage in stream.stages(number, own):
+                        made |= _compensated(stream, number, stage, formats, exact, gradients, losses)
                     stream.advance(number)
                 else:
-                    made = {
-                        name: writer.exact(name, weight, formats[name])
-                        or round_to_nearest(weight, formats[name])
-                        for name in formats
-                        if name.startswith(prefix)
-                        for weight in [layer.get_submodule(name.removeprefix(prefix)).weight]
-                    }
-                writer.write(str(number), made)
-    return {"exact": writer.taken_over}
+                    made = {}
+                    for name, matrix in own.items():
+                        made |= rounded(name, matrix.weight)
+                _write(codes / str(number), made)
+    return {"losses": losses}
 
 
-class _Writer:
-    """Puts quantized matrices into ``codes/``."""
+Made = dict[tuple[str, Format], Quantized]
+"""What was made of matrices, by name and format."""
 
-    def __init__(self, folder: Path, exact: frozenset[str]) -> None:
-        self._folder, self._exact = folder, exact
-        self.taken_over = 0
-        folder.mkdir(exist_ok=True)
 
-    def exact(self, name: str, weight: Any, form: Format) -> Quantized | None:
-        """The codes that the source has, if it was found to have them in this format."""
-        found = recover(weight.detach().numpy(), form) if name in self._exact else None
-        self.taken_over += found is not None
-        return found
+def _taken_over(weight: Any, form: Format, exact: Format | None) -> Quantized | None:
+    """The codes that the source has, if it was found to have them in this format."""
+    return recover(weight.detach().numpy(), form) if form == exact else None
 
-    def write(self, file: str, made: Mapping[str, Quantized]) -> None:
-        arrays: dict[str, Any] = {}
-        for name, matrix in made.items():
-            arrays[f"{name}.codes"], arrays[f"{name}.scales"] = matrix.codes, matrix.scales
-        np.savez(self._folder / f"{file}.npz", **arrays)
+
+def _first(made: Made, name: str, formats: Mapping[str, Sequence[Format]]) -> Any:
+    """The weights that what comes after is calibrated with."""
+    import torch
+
+    return torch.from_numpy(made[name, formats[name][0]].weights())
+
+
+def _key(name: str, form: Format) -> str:
+    return f"{name}.{form.bits}-{form.group_size}"
+
+
+def _write(file: Path, made: Made) -> None:
+    arrays: dict[str, Any] = {}
+    for (name, form), matrix in made.items():
+        key = _key(name, form)
+        arrays[f"{key}.codes"], arrays[f"{key}.scales"] = matrix.codes, matrix.scales
+    np.savez(file.with_suffix(".npz"), **arrays)
 
 
 class _Stream:
@@ -280,10 +304,8 @@ class _Stream:
     def advance(self, number: int) -> None:
         self.hidden = self.model.run(number, self.hidden, self._calls)
 
-    def stages(self, number: int, layer: Any) -> list[list[str]]:
+    def stages(self, number: int, matrices: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The layer's matrices in the order they are used, those that read the same input together."""
-        import torch
-
         order: list[tuple[str, int]] = []
         keep = []  # or a freed input's address is given to another
 
@@ -294,31 +316,26 @@ class _Stream:
 
             return hook
 
-        linear = [(name, part) for name, part in layer.named_modules() if isinstance(part, torch.nn.Linear)]
-        with _hooked([part.register_forward_pre_hook(note(name)) for name, part in linear]):
+        with _hooked([part.register_forward_pre_hook(note(name)) for name, part in matrices.items()]):
             self.model.run(number, self.hidden[:1], self._calls)
-        stages: dict[int, list[str]] = {}
+        stages: dict[int, dict[str, Any]] = {}
         for name, address in order:
-            stages.setdefault(address, []).append(name)
+            stages.setdefault(address, {})[name] = matrices[name]
         return list(stages.values())
 
-    def hessian(self, number: int, matrix: Any) -> Any:
-        """Sum of ``x x^T`` over the inputs of ``matrix``, a linear layer of this layer."""
-        import torch
-
-        columns = matrix.weight.shape[1]
-        total = torch.zeros(columns, columns)
+    def inputs(self, number: int, matrix: Any) -> Iterator[Any]:
+        """What ``matrix``, a linear layer of this layer, reads: [sequences, tokens, columns], in batches."""
+        seen: list[Any] = []
 
         def hook(_: Any, inputs: tuple[Any, ...]) -> None:
-            read = inputs[0].reshape(-1, columns)
-            total.addmm_(read.T, read)
+            seen.append(inputs[0])
             raise _Seen
 
         with _hooked([matrix.register_forward_pre_hook(hook)]):
             for batch in self.hidden.split(BATCH):
                 with contextlib.suppress(_Seen):
                     self.model.run(number, batch, self._calls)
-        return total
+                yield seen.pop()
 
 
 class _Seen(Exception):
@@ -335,39 +352,72 @@ def _hooked(handles: list[Any]) -> Iterator[None]:
 
 
 def _compensated(
-    stream: _Stream, number: int, layer: Any, prefix: str, formats: Mapping[str, Format], writer: _Writer
-) -> dict[str, Quantized]:
-    """The layer's matrices, each calibrated after those before it were replaced; the layer computes with
-    them."""
+    stream: _Stream,
+    number: int,
+    stage: Mapping[str, Any],
+    formats: Mapping[str, Sequence[Format]],
+    exact: Mapping[str, Format],
+    gradients: Mapping[str, Any] | None,
+    losses: dict[str, list[list[float]]],
+) -> Made:
+    """Quantizes matrices that read the same input. The model computes with them from then on; what each
+    format costs is added to ``losses``."""
     import torch
-    from edgeslm_export.gptq import compensate, round_to_nearest
+    from edgeslm_export.gptq import Calibration
+    from edgeslm_export.sensitivity import added_divergence
 
-    made = {}
-    for stage in stream.stages(number, layer):
-        hessian = None
-        for name in stage:
-            matrix, form = layer.get_submodule(name), formats[prefix + name]
-            quantized = writer.exact(prefix + name, matrix.weight, form)
-            if quantized is None and form.bits >= 8:  # nothing left to compensate
-                quantized = round_to_nearest(matrix.weight, form)
-            if quantized is None:
-                if hessian is None:
-                    hessian = stream.hessian(number, matrix)
-                quantized = compensate(matrix.weight, hessian, form)
-            made[prefix + name] = quantized
-        for name in stage:
-            layer.get_submodule(name).weight.copy_(torch.from_numpy(made[prefix + name].weights()))
+    hessian, read = _hessian(stream, number, stage, gradients is not None)
+    calibration = Calibration(hessian)
+    made: Made = {}
+    for name, matrix in stage.items():
+        for form in formats[name]:
+            quantized = _taken_over(matrix.weight, form, exact.get(name))
+            quantized = quantized or calibration.compensate(matrix.weight, form)
+            made[name, form] = quantized
+            if gradients is not None:
+                error = torch.from_numpy(quantized.weights()) - matrix.weight
+                loss = added_divergence(read, error, torch.from_numpy(gradients[name]).flatten())
+                losses.setdefault(name, []).append([form.bits, form.group_size, loss])
+    for name, matrix in stage.items():
+        matrix.weight.copy_(_first(made, name, formats))
     return made
 
 
+def _hessian(stream: _Stream, number: int, stage: Mapping[str, Any], keep: bool) -> tuple[Any, Any]:
+    """The sum of ``x x^T`` over what a stage reads, and if asked, the inputs [tokens, columns] of the
+    sequences that are measured on.
+
+    Where values are made, the first token of a sequence counts as much as all others: so much attention rests
+    on it (attention sinks: Xiao et al. 2023, arXiv 2309.17453) that 19 parts in 20 of the squared gradient of
+    most layers' values are there in SmolLM2-135M. Counted once, its value costs more after GPTQ than after
+    rounding.
+    """
+    import torch
+
+    first, *_ = stage.values()
+    columns = first.weight.shape[1]
+    total, at = torch.zeros(columns, columns), 0
+    kept: list[Any] = []
+    for batch in stream.inputs(number, first):
+        if keep:
+            kept.extend(batch[row] for row in range(len(batch)) if (at + row) % _MEASURED_EVERY == 0)
+        at += len(batch)
+        if any(name.endswith(_VALUES) for name in stage):
+            batch = batch.clone()
+            batch[:, 0] *= batch.shape[1] ** 0.5
+        flat = batch.reshape(-1, columns)
+        total.addmm_(flat.T, flat)
+    return total, torch.cat(kept) if keep else None
+
+
 def load_codes(folder: Path, formats: Mapping[str, Format]) -> Iterator[tuple[str, Quantized]]:
-    """Everything in ``codes/``."""
+    """Every matrix of ``codes/`` in the format that it has in ``formats``."""
     for file in sorted(folder.glob("*.npz")):
         with np.load(file, allow_pickle=False) as arrays:
-            for key in arrays.files:
-                if key.endswith(".codes"):
-                    name = key.removesuffix(".codes")
-                    yield name, Quantized(arrays[key], arrays[f"{name}.scales"], formats[name])
+            for name, form in formats.items():
+                key = _key(name, form)
+                if f"{key}.codes" in arrays:
+                    yield name, Quantized(arrays[f"{key}.codes"], arrays[f"{key}.scales"], form)
 
 
 def _set_threads() -> None:

@@ -7,7 +7,7 @@ Knows sizes and names, not how a build is run. onnxruntime calls the group size 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,8 +24,8 @@ class Recipe:
 
     ``smallest`` is the format of matrix products, ``head`` that of the output head and the embedding (one
     matrix where they are tied). ``placing`` says which matrices get ``better`` instead: none (``same``),
-    those of a fixed rule, or those where measuring says that it buys most (``measured``, which also chooses
-    among ``choices``). ``calibrated`` recipes spread rounding errors by GPTQ, the others round to the
+    those of a fixed rule (``rule``); or every matrix gets that of the ``choices`` which measuring says buys
+    most (``measured``). ``calibrated`` recipes spread rounding errors by GPTQ, the others round to the
     nearest code.
     """
 
@@ -83,8 +83,7 @@ RECIPES: dict[str, Recipe] = {
             head=Format(8, 64),
             average_bits=5.1,
             placing="measured",
-            better=Format(8, 64),
-            choices=(Format(4, 32), Format(4, 64)),
+            choices=(Format(4, 32), Format(4, 64), Format(4, 128), Format(8, 64)),
             calibrated=True,
         ),
     )
@@ -159,19 +158,13 @@ def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Forma
     return recipe.better if matters and own & {"v_proj", "qkv_proj", "down_proj", "w2"} else recipe.smallest
 
 
-def choices_of(recipe: Recipe, losses: Mapping[Format, float]) -> dict[Format, float]:
-    """What a measured recipe may choose for a unit, with the divergence of each format.
-
-    :param losses: measured, for ``recipe.choices``. Doubling the group once more is taken to cost the
-        same factor again. Eight bits have 255 steps where four have 15: their error is (15 / 255)^2 of
-        it, too little to measure beside it.
-    """
-    found = dict(losses)
-    sizes = sorted(form.group_size for form in losses)
-    if len(sizes) > 1:
-        small, large = losses[Format(4, sizes[-2])], losses[Format(4, sizes[-1])]
-        found[Format(4, 2 * sizes[-1])] = large * max(1.0, large / small if small else 1.0)
-    if recipe.better is not None:
-        near = Format(4, recipe.better.group_size)
-        found[recipe.better] = losses.get(near, max(losses.values())) * (15 / 255) ** 2
-    return found
+def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:
+    """What a measured recipe may choose for a matrix. The first is what the layers behind it are calibrated
+    with. Larger groups that save nothing, since ``columns`` don't divide by them, are left out."""
+    useful: list[Format] = []
+    for form in sorted(recipe.choices, key=lambda form: (form.bits, form.group_size)):
+        finer = [other for other in useful if other.bits == form.bits]
+        if all(form.bytes(1, columns) < other.bytes(1, columns) for other in finer):
+            useful.append(form)
+    first = recipe.head if name in (HEAD, EMBEDDING) else recipe.smallest
+    return sorted(useful, key=lambda form: form != first)

@@ -12,8 +12,8 @@ from edgeslm.errors import ExportError
 
 _FOLDER_BYTES_A_WEIGHT = 2
 _GGUF_BYTES_A_WEIGHT = 6
-MEASURING_BYTES_A_WEIGHT = 12
-"""Measuring what each matrix costs holds all weights in float32 and, for two formats, their errors."""
+MEASURING_BYTES_A_WEIGHT = 8
+"""Measuring what each matrix costs holds all weights in float32 and, for each format, the head's errors."""
 _LIBRARIES_BYTES = 700_000_000
 
 

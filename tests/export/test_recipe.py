@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from edgeslm_export.formats import Format
 from edgeslm_export.recipe import (
@@ -86,21 +84,16 @@ def test_recipes_without_a_rule_store_all_alike(name: str) -> None:
     assert set(formats_by_rule(recipe, names, 8).values()) == {recipe.smallest, recipe.head}
 
 
-def test_a_wider_group_and_eight_bits_are_derived_from_what_was_measured() -> None:
-    found = choices_of(RECIPES["auto"], {Format(4, 32): 0.1, Format(4, 64): 0.15})
-    assert found[Format(4, 128)] == pytest.approx(0.225)
-    assert found[Format(8, 64)] == pytest.approx(0.15 * (15 / 255) ** 2)
-    assert (found[Format(4, 32)], found[Format(4, 64)]) == (0.1, 0.15)
+def test_a_measured_recipe_chooses_among_all_that_save_something() -> None:
+    four, eight = [Format(4, size) for size in (32, 64, 128)], Format(8, 64)
+    assert choices_of(RECIPES["auto"], "model.layers.0.mlp.down_proj", 1536) == [*four, eight]
+    assert choices_of(RECIPES["auto"], "model.layers.0.mlp.up_proj", 576) == [
+        *four[:2],
+        eight,
+    ]  # 5 * 128 > 576
+    assert choices_of(RECIPES["auto"], "model.layers.0.mlp.up_proj", 32) == [four[0], eight]
 
 
-def test_a_wider_group_is_never_taken_for_better() -> None:
-    found = choices_of(RECIPES["auto"], {Format(4, 32): 0.2, Format(4, 64): 0.15})
-    assert found[Format(4, 128)] == 0.15
-    assert choices_of(RECIPES["auto"], {Format(4, 32): 0.0, Format(4, 64): 0.0})[Format(4, 128)] == 0
-
-
-def test_one_measured_format_gives_eight_bits_alone() -> None:
-    recipe = dataclasses.replace(RECIPES["auto"], better=Format(8, 128))
-    found = choices_of(recipe, {Format(4, 32): 0.1})
-    assert found.keys() == {Format(4, 32), Format(8, 128)}
-    assert found[Format(8, 128)] == pytest.approx(0.1 * (15 / 255) ** 2)
+@pytest.mark.parametrize("name", ["lm_head", "model.embed_tokens"])
+def test_layers_are_calibrated_behind_an_embedding_of_eight_bits(name: str) -> None:
+    assert choices_of(RECIPES["auto"], name, 576)[0] == RECIPES["auto"].head

@@ -8,8 +8,8 @@ import torch
 from edgeslm_export.formats import Format
 from edgeslm_export.gptq import round_to_nearest
 from edgeslm_export.layers import LayeredModel
-from edgeslm_export.recipe import EMBEDDING
-from edgeslm_export.sensitivity import Losses, fisher
+from edgeslm_export.recipe import EMBEDDING, HEAD
+from edgeslm_export.sensitivity import Sensitivity, added_divergence, measure_sensitivity
 from scipy.stats import spearmanr
 
 from tests.export.tiny_models import decoder
@@ -34,11 +34,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LayeredModel:
 
 
 @pytest.fixture(scope="module")
-def losses(model: LayeredModel) -> Losses:
+def found(model: LayeredModel) -> Sensitivity:
     steps: list[tuple[int, int]] = []
-    found = fisher(model, IDS, FORMATS, lambda done, of: steps.append((done, of)))
+    found = measure_sensitivity(model, IDS, FORMATS, lambda done, of: steps.append((done, of)))
     assert steps == [(step, len(IDS)) for step in range(len(IDS))]
     return found
+
+
+def _estimated(model: LayeredModel, found: Sensitivity, name: str, form: Format) -> float:
+    if name in found.losses:
+        return found.losses[name][form]
+    module, seen = model.model.get_submodule(name), []
+    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, -2)))
+    with torch.inference_mode():
+        model.model(IDS)
+    handle.remove()
+    error = torch.from_numpy(round_to_nearest(module.weight, form).weights()) - module.weight
+    return added_divergence(seen[0], error.detach(), found.gradients[name].flatten())
 
 
 def _measured(model: LayeredModel, name: str, form: Format) -> float:
@@ -53,24 +65,27 @@ def _measured(model: LayeredModel, name: str, form: Format) -> float:
     return float((p.exp() * (p - q)).sum(dim=-1).mean())
 
 
-def test_the_estimate_is_near_what_is_measured_and_ranks_alike(model: LayeredModel, losses: Losses) -> None:
-    estimated, measured, cases = [], [], []
-    for name, by_format in losses.items():
-        assert by_format.keys() == set(FORMATS)
-        for form, loss in by_format.items():
-            cases.append((name, form))
-            estimated.append(loss)
-            measured.append(_measured(model, name, form))
-    ratios = dict(zip(cases, np.array(estimated) / np.array(measured), strict=True))
+def test_the_estimate_is_near_what_is_measured_and_ranks_alike(
+    model: LayeredModel, found: Sensitivity
+) -> None:
+    names = [*model.matrices(), EMBEDDING]
+    cases = [(name, form) for name in names for form in FORMATS]
+    estimated = np.array([_estimated(model, found, *case) for case in cases])
+    measured = np.array([_measured(model, *case) for case in cases])
+    ratios = dict(zip(cases, estimated / measured, strict=True))
     assert all(0.1 < ratio < 4 for ratio in ratios.values()), ratios  # values in the last layer are the 0.1
     assert 0.5 < np.median(list(ratios.values())) < 2
     assert spearmanr(estimated, measured).statistic > 0.9
 
 
-def test_every_matrix_is_measured_the_embedding_too(model: LayeredModel, losses: Losses) -> None:
-    assert losses.keys() == {*model.matrices(), EMBEDDING}
-    assert all(loss[Format(8, 64)] < 0.05 * loss[Format(4, 32)] for loss in losses.values())
+def test_every_matrix_is_measured_the_embedding_too(model: LayeredModel, found: Sensitivity) -> None:
+    assert found.losses.keys() == {HEAD, EMBEDDING}
+    assert found.losses.keys() | found.gradients.keys() == {*model.matrices(), EMBEDDING}
+    assert all(lengths.shape == IDS.shape for lengths in found.gradients.values())
+    assert all(loss[Format(8, 64)] < 0.05 * loss[Format(4, 32)] for loss in found.losses.values())
 
 
-def test_the_same_tokens_give_the_same_losses(model: LayeredModel, losses: Losses) -> None:
-    assert fisher(model, IDS, FORMATS, lambda *_: None) == losses
+def test_the_same_tokens_give_the_same_losses(model: LayeredModel, found: Sensitivity) -> None:
+    again = measure_sensitivity(model, IDS, FORMATS, lambda *_: None)
+    assert again.losses == found.losses
+    assert all(torch.equal(again.gradients[name], found.gradients[name]) for name in found.gradients)
