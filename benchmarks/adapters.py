@@ -3,10 +3,9 @@
     python benchmarks/adapters.py [--bundle DIR] [--rounds 5] [--turns 3] [--rank 16] [--json]
 
 Each round is a process of its own that loads, in random order, the plain graph twice (its ratio to itself is
-the error of the method: where a model's weights come to lie in memory is worth some percent), the graph that
-takes adapters without one and with one. All take turns, 128 prompt tokens or one new token each. Adapters are
-random, on every linear layer. A graph of the empty branches alone is timed too: what they take by themselves,
-whatever lies where. Table first, then one JSON line; ``--json`` prints that line alone.
+the error of the method), the graph that takes adapters without one and with one. All take turns (``turns``).
+Adapters are random, on every linear layer. A graph of the empty branches alone is timed too: what they
+take by themselves, whatever lies where. Table first, then one JSON line; ``--json`` prints that line alone.
 """
 
 from __future__ import annotations
@@ -17,12 +16,9 @@ import os
 import platform
 import random
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -34,12 +30,21 @@ from edgeslm_export.lora import WEIGHTS, Lora, Pair
 from edgeslm_export.lora_graph import GRAPH, load_branches, write_lora_graph
 from edgeslm_export.package import write_manifest
 from figures import parse_memory
+from turns import (
+    CHUNK,
+    NEW_TOKENS,
+    PROMPT_TOKENS,
+    fastest_ms,
+    in_child,
+    load_graph,
+    make_generator,
+    ratios_to,
+    spread,
+    take_turns,
+)
 
 from edgeslm.bundle import Bundle, load_bundle, short_digest
 
-PROMPT_TOKENS: Final = 512
-CHUNK: Final = 128
-NEW_TOKENS: Final = 64
 COUNTS: Final = (0, 1, 10)
 
 
@@ -84,16 +89,6 @@ def make_adapter(base: Bundle, folder: Path, rank: int, seed: int) -> Path:
 
 def time_round(task: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Medians of the ratios to the plain graph, of one fresh process."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime_genai as og
-
-    def load(graph: str) -> Any:
-        config = og.Config(task["bundle"])
-        session = {"intra_op_num_threads": task["threads"], "session.intra_op.spin_duration_us": "1000"}
-        decoder = {"session_options": session, "filename": graph}
-        config.overlay(json.dumps({"model": {"decoder": decoder}, "search": {"chunk_size": CHUNK}}))
-        return og.Model(config)
-
     graphs = load_bundle(Path(task["bundle"])).manifest.graphs
     names = {
         "plain": graphs.generate,
@@ -103,44 +98,16 @@ def time_round(task: dict[str, Any]) -> dict[str, dict[str, float]]:
     }
     order = list(names)
     random.shuffle(order)
-    models = {name: load(str(names[name])) for name in order}
+    models = {name: load_graph(task["bundle"], str(names[name]), task["threads"]) for name in order}
+    import onnxruntime_genai as og
+
     adapters = og.Adapters(models["rank"])
     adapters.load(task["adapter"], "one")
-    generators = {}
-    for name, model in models.items():
-        params = og.GeneratorParams(model)
-        length = PROMPT_TOKENS + NEW_TOKENS
-        params.set_search_options(max_length=length, min_length=length)
-        generators[name] = og.Generator(model, params)
+    generators = {name: make_generator(model) for name, model in models.items()}
     generators["rank"].set_active_adapter(adapters, "one")
-    ids = np.random.default_rng(1).integers(100, 10_000, PROMPT_TOKENS).astype(np.int32)
-    spent: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "decode": []} for name in names}
-    for turn in range(task["turns"] + 1):
-        for generator in generators.values():
-            generator.rewind_to(0)
-        for kind, steps in (("prefill", PROMPT_TOKENS // CHUNK), ("decode", NEW_TOKENS - 1)):
-            for step in range(steps):
-                random.shuffle(order)
-                for name in order:
-                    started = time.perf_counter()
-                    if kind == "prefill":
-                        generators[name].append_tokens(ids[step * CHUNK : (step + 1) * CHUNK])
-                    else:
-                        generators[name].generate_next_token()
-                    if turn:  # the first warms up
-                        spent[name][kind].append(time.perf_counter() - started)
-    ratios = {
-        name: {kind: _median_ratio(times, spent["plain"][kind]) for kind, times in kinds.items()}
-        for name, kinds in spent.items()
-    }
-    ratios["ms"] = {kind: float(np.quantile(times, 0.1)) * 1000 for kind, times in spent["plain"].items()}
-    del generator
+    spent = take_turns(generators, task["turns"])
     generators.clear()
-    return ratios
-
-
-def _median_ratio(mine: Sequence[float], plain: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(mine, plain, strict=True))
+    return {**ratios_to("plain", spent), "ms": fastest_ms(spent["plain"])}
 
 
 def time_branches(task: dict[str, Any]) -> dict[str, float]:
@@ -213,15 +180,6 @@ def weigh(task: dict[str, Any]) -> dict[str, float]:
     return {"pss_mb": memory.pss, "anonymous_mb": memory.anonymous, "peak_mb": memory.peak}
 
 
-def in_child(what: str, task: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", what]
-    done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
 # -- the run ---------------------------------------------------------------------------------------
 
 
@@ -235,12 +193,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         ]
         file = adapters[0] / export.FILE
         task = {"bundle": str(path), "threads": options.threads, "turns": options.turns}
-        rounds = [in_child("time", {**task, "adapter": str(file)}) for _ in range(options.rounds)]
-        alone = in_child("branches", task)
+        rounds = [in_child(__file__, "time", {**task, "adapter": str(file)}) for _ in range(options.rounds)]
+        alone = in_child(__file__, "branches", task)
         # Both as the fastest tenth: what other work on the machine takes is in neither.
         plain_ms = {kind: min(one["ms"][kind] for one in rounds) for kind in alone}
         memory = {
-            str(count): in_child("weigh", {**task, "adapters": [str(one) for one in adapters[:count]]})
+            str(count): in_child(
+                __file__, "weigh", {**task, "adapters": [str(one) for one in adapters[:count]]}
+            )
             for count in COUNTS
         }
         return {
@@ -250,7 +210,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "rank": options.rank,
             "adapter_mb": round(file.stat().st_size / 2**20, 2),
             "ratios": {
-                name: {kind: _spread([one[name][kind] for one in rounds]) for kind in ("prefill", "decode")}
+                name: {kind: spread([one[name][kind] for one in rounds]) for kind in ("prefill", "decode")}
                 for name in ("again", "empty", "rank")
             },
             "branches_ms": {kind: round(ms, 3) for kind, ms in alone.items()},
@@ -258,14 +218,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "branches_share": {kind: round(alone[kind] / plain_ms[kind], 4) for kind in alone},
             "memory": {count: {key: round(mb, 1) for key, mb in m.items()} for count, m in memory.items()},
         }
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 4),
-        "lowest": round(min(values), 4),
-        "highest": round(max(values), 4),
-    }
 
 
 def table(report: dict[str, Any]) -> str:
