@@ -43,7 +43,10 @@ def time_round(task: dict[str, Any]) -> dict[str, Any]:
     """Median ratios of the times of one fresh process, and the base's own times."""
     names = list(task["bundles"])
     random.shuffle(names)
-    models = {name: load_graph(*task["bundles"][name], task["threads"]) for name in names}
+    models = {}
+    for name in names:
+        folder, graph = task["bundles"][name]
+        models[name] = load_graph(folder, graph, task["threads"])
     generators = {name: make_generator(model) for name, model in models.items()}
     spent = take_turns(generators, task["turns"])
     generators.clear()

@@ -91,7 +91,7 @@ RECIPES: dict[str, Recipe] = {
 
 DEFAULT_RECIPE = "auto"
 DEFAULT_MAX_KL = 0.05
-"""What ``auto`` aims at when no limit is given, in nats a token: less than llama.cpp's Q4_K_M loses on SmolLM2."""
+"""What ``auto`` aims at without a limit, in nats a token: less than llama.cpp's Q4_K_M loses on SmolLM2."""
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 """Names of the output head and, where it is a matrix of its own, the embedding."""
