@@ -188,6 +188,8 @@ class _Work:
             may = choices_of(self._order.recipe, names[0], shapes[names[0]][1])
             exact = self._exact_format(names)
             choices.update(dict.fromkeys(names, [*may, exact] if exact and exact not in may else may))
+        sizes = (min(form.bytes(*shapes[name]) for form in may) for name, may in choices.items())
+        self._order.goal.check_least(self._found["other_bytes"] + sum(sizes))
         losses = {**self._found["losses"], **self._quantize(choices)["losses"]}
         made = []
         for names in units:

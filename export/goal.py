@@ -40,6 +40,14 @@ class Goal:
                 f"{self.max_kl:g} ({size:,} bytes); allow more, or more bytes, or take the recipe int8."
             )
 
+    def check_least(self, least: int) -> None:
+        """:raises ExportError: the smallest bundle there can be, by estimate, is too large already."""
+        if least > self.max_bytes:
+            raise ExportError(
+                f"The smallest bundle of this model has about {least:,} bytes and --max-bytes allows "
+                f"{self.max_bytes:,.0f}; allow more, or take a smaller model."
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -74,16 +82,11 @@ class Search:
             return None
         last = self.attempts[-1] if self.attempts else None
         overhead = last.size - last.placement.bytes if last else self.overhead
+        self.goal.check_least(overhead + sum(min(map(unit.bytes, unit.loss)) for unit in self.units))
         enough = self._loss_for(self.goal.max_kl * _AIM) if self.goal.max_kl < float("inf") else 0.0
         placement = place(self.units, most_bytes=self.goal.max_bytes - overhead, enough=enough)
-        if placement is None:
-            least = overhead + sum(min(unit.bytes(form) for form in unit.loss) for unit in self.units)
-            raise ExportError(
-                f"The smallest bundle of this model has about {least:,} bytes and --max-bytes allows "
-                f"{self.goal.max_bytes:,.0f}; allow more, or take a smaller model."
-            )
         seen = [attempt.placement.formats for attempt in self.attempts]
-        return None if placement.formats in seen else placement
+        return None if placement is None or placement.formats in seen else placement
 
     def _loss_for(self, kl: float) -> float:
         """The estimate at which ``kl`` is to be expected, by what was built."""
