@@ -71,7 +71,7 @@ def export_model(
         need = (
             MEASURING_BYTES_A_WEIGHT if recipe.placing == "measured" else bytes_a_weight(gguf=origin.is_gguf)
         )
-        hint = "take the recipe int4-mixed, which measures nothing," if recipe.placing == "measured" else ""
+        hint = "take the recipe int4-mixed, which takes no gradients," if recipe.placing == "measured" else ""
         check_resources(origin.weights, _disk_need(origin, recipe), stage, need, hint)
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = _Work(Path(name), origin, order, on_progress, debug)
