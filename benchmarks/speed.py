@@ -59,7 +59,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         bundle = load_bundle(folder)
         if bundle.manifest.graphs.generate is None:
             raise SystemExit(f"{folder} is a bundle of kind {bundle.manifest.kind}; name decoders.")
-        name = f"{folder.resolve().name} {short_digest(bundle.digest)}"
+        name = f"{folder} {short_digest(bundle.digest)}"
         bundles[name] = [str(folder), bundle.manifest.graphs.generate]
         sizes[name] = sum(file.stat().st_size for file in folder.iterdir())
     base = next(iter(bundles))

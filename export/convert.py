@@ -28,7 +28,7 @@ from edgeslm_export.package import created_at, runtime_versions, staged, write_m
 from edgeslm_export.placement import Placement, Unit
 from edgeslm_export.recipe import EMBEDDING, Recipe, builder_options, choices_of, formats_by_rule, units_of
 from edgeslm_export.reference import REFERENCE_BYTES, UNQUANTIZED, gguf_types, study_task
-from edgeslm_export.resources import MEASURING_BYTES_A_WEIGHT, bytes_a_weight, check_resources
+from edgeslm_export.resources import bytes_a_weight, check_resources
 
 from edgeslm.bundle import Manifest
 from edgeslm.errors import ExportError
@@ -68,9 +68,7 @@ def export_model(
             "name some with --calibration."
         )
     with staged(out) as stage:
-        need = (
-            MEASURING_BYTES_A_WEIGHT if recipe.placing == "measured" else bytes_a_weight(gguf=origin.is_gguf)
-        )
+        need = bytes_a_weight(gguf=origin.is_gguf, measured=recipe.placing == "measured")
         hint = "take the recipe int4-mixed, which takes no gradients," if recipe.placing == "measured" else ""
         check_resources(origin.weights, _disk_need(origin, recipe), stage, need, hint)
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
@@ -265,7 +263,7 @@ def kv_bytes_per_token(config: dict[str, Any]) -> int:
 
 
 def _disk_need(origin: Origin, recipe: Recipe) -> int:
-    """Bytes written at most: a GGUF's weights as float32, a byte a code in each format, the graph, the float
+    """Bytes written, about: a GGUF's weights as float32, a byte a code in each format, the graph, the float
     model's logits."""
     checkpoint = origin.weights * 4 if origin.is_gguf else 0
     codes = origin.weights * max(1, len(recipe.choices))

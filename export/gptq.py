@@ -31,6 +31,8 @@ _SMALLEST = 0.75
 _BLOCK = 128
 _BLOCK_WEIGHTS = 262_144
 """What a cache holds; and a vocabulary's matrix several times over would not fit memory."""
+_BLOCK_SYSTEMS = 1 << 24
+"""Of the refit's systems, which lose more by reading the Hessian for each block than by leaving the cache."""
 _MOST_DAMPED = 8
 _RIDGE = 1e-4
 """How strongly refitted scales hold to those before, as a share of the system's mean diagonal."""
@@ -87,7 +89,7 @@ class Calibration:
         if self._unused.all():
             return Quantized(codes.to(torch.int8).numpy(), scales.to(torch.float16).numpy(), form)
         groups = form.groups(work.shape[1])
-        blocks = _row_blocks(work, groups * groups)
+        blocks = _row_blocks(work, groups * groups, _BLOCK_SYSTEMS)
         scales = torch.cat([self._refit(work[r], codes[r], scales[r], form) for r in blocks])
         codes = self._descend(work, codes, scales, form)
         codes[:, self._unused] = 0
@@ -135,9 +137,11 @@ class Calibration:
         hold = _RIDGE * system.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
         hold[hold <= 0] = 1.0
         system.diagonal(dim1=1, dim2=2).add_(hold)
-        found, failed = torch.linalg.solve_ex(system, (wanted + hold * scales)[..., None])
-        found = found[..., 0].to(torch.float16).to(torch.float32)
+        # Not by LU: MKL's, of batches of 150 or more groups on several threads, fails or never ends.
+        factor, failed = torch.linalg.cholesky_ex(system)
+        found = torch.cholesky_solve((wanted + hold * scales)[..., None], factor)[..., 0]
         found[found.abs() < _TINY] = _TINY
+        found = found.to(torch.float16).to(torch.float32)
         usable = torch.isfinite(found) & (failed == 0)[:, None]
         return torch.where(usable, found, scales)
 
@@ -178,12 +182,12 @@ def find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | N
     return torch.cat([_find_scales(weight[rows], form, importance) for rows in _row_blocks(weight)])
 
 
-def _row_blocks(weight: torch.Tensor, numbers: int | None = None) -> list[slice]:
-    """Rows of ``_BLOCK_WEIGHTS`` numbers at a time.
+def _row_blocks(weight: torch.Tensor, numbers: int | None = None, most: int = _BLOCK_WEIGHTS) -> list[slice]:
+    """Rows of ``most`` numbers at a time.
 
     :param numbers: what a row takes, if not its columns.
     """
-    rows = max(1, _BLOCK_WEIGHTS // (numbers or weight.shape[1]))
+    rows = max(1, most // (numbers or weight.shape[1]))
     return [slice(start, start + rows) for start in range(0, weight.shape[0], rows)]
 
 

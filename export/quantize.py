@@ -21,7 +21,7 @@ from edgeslm_export.child import Reporter
 from edgeslm_export.corpus import BATCH
 from edgeslm_export.formats import Format
 from edgeslm_export.matrices import Quantized, recover
-from edgeslm_export.recipe import EMBEDDING, HEAD
+from edgeslm_export.recipe import EMBEDDING, HEAD, VALUES
 
 from edgeslm.errors import ExportError
 
@@ -35,7 +35,6 @@ _EXACT = (Format(4, 32), Format(8, 32))
 """Formats that are looked for in the weights: ggml's Q4_0 and Q8_0."""
 _MEASURED_EVERY = 4
 """One sequence in so many is measured on: a mean needs fewer tokens than a Hessian."""
-_VALUES = ("v_proj", "qkv_proj")
 _GRADIENTS = "gradients.npz"
 
 
@@ -368,6 +367,7 @@ def _compensated(
 
     hessian, read = _hessian(stream, number, stage, gradients is not None)
     calibration = Calibration(hessian)
+    del hessian  # the calibration has its own
     made: Made = {}
     for name, matrix in stage.items():
         for form in formats[name]:
@@ -400,9 +400,9 @@ def _hessian(stream: _Stream, number: int, stage: Mapping[str, Any], keep: bool)
     kept: list[Any] = []
     for batch in stream.inputs(number, first):
         if keep:
-            kept.extend(batch[row] for row in range(len(batch)) if (at + row) % _MEASURED_EVERY == 0)
+            kept.extend(batch[row].clone() for row in range(len(batch)) if (at + row) % _MEASURED_EVERY == 0)
         at += len(batch)
-        if any(name.endswith(_VALUES) for name in stage):
+        if any(name.endswith(VALUES) for name in stage):
             batch = batch.clone()
             batch[:, 0] *= batch.shape[1] ** 0.5
         flat = batch.reshape(-1, columns)

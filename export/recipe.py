@@ -98,6 +98,9 @@ HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 """Matrices that read the same input and become one in the graph: they share a format."""
 
+VALUES = ("v_proj", "qkv_proj")
+"""Matrices that make values, alone or with queries and keys."""
+
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
@@ -155,7 +158,7 @@ def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Forma
         return recipe.smallest
     number, own = int(match[1]), {name.rpartition(".")[2] for name in unit}
     matters = number < layers // 8 or number >= 7 * layers // 8 or (number - layers // 8) % 3 == 2
-    return recipe.better if matters and own & {"v_proj", "qkv_proj", "down_proj", "w2"} else recipe.smallest
+    return recipe.better if matters and own & {*VALUES, "down_proj", "w2"} else recipe.smallest
 
 
 def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:

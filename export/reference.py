@@ -48,8 +48,8 @@ def study_task(
 ) -> dict[str, Any]:
     """The order of the ``study`` step: checkpoint, tokens, what the float model says.
 
-    :param formats: what every matrix would lose in each is measured. :param find_exact: look for matrices
-        that the source has on a grid already.
+    :param formats: gradients are measured, and what embedding and head would lose in each. :param find_exact:
+        look for matrices that the source has on a grid already.
     """
     return {
         "step": "study",

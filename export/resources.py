@@ -12,8 +12,9 @@ from edgeslm.errors import ExportError
 
 _FOLDER_BYTES_A_WEIGHT = 2
 _GGUF_BYTES_A_WEIGHT = 6
-MEASURING_BYTES_A_WEIGHT = 8
-"""Measuring what each matrix costs holds all weights in float32 and, for each format, the head's errors."""
+_MEASURING_BYTES_A_WEIGHT = 5
+"""Measuring what each matrix costs holds all weights in float32, a sequence's activations, which are some
+hundred MB a billion weights and more, and the head's errors in each format."""
 _LIBRARIES_BYTES = 700_000_000
 
 
@@ -38,13 +39,14 @@ def available_memory() -> int:
     return available if limit == "max" else min(available, max(0, int(limit) - used))
 
 
-def bytes_a_weight(*, gguf: bool) -> int:
-    """Memory of an export that doesn't measure.
+def bytes_a_weight(*, gguf: bool, measured: bool = False) -> int:
+    """Memory of an export.
 
     A folder is read a layer at a time, and its codes, a byte a weight, are in memory once when the graph is
-    written. A GGUF is dequantized as a whole, by transformers.
+    written. A GGUF is dequantized as a whole, by transformers. ``measured``: gradients are taken.
     """
-    return _GGUF_BYTES_A_WEIGHT if gguf else _FOLDER_BYTES_A_WEIGHT
+    read = _GGUF_BYTES_A_WEIGHT if gguf else _FOLDER_BYTES_A_WEIGHT
+    return max(read, _MEASURING_BYTES_A_WEIGHT) if measured else read
 
 
 def check_resources(

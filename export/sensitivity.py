@@ -103,7 +103,7 @@ def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _errors(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, torch.Tensor]:
-    """Half precision is enough for an error, and two of them take no more than the weights."""
+    """Half precision is enough for an error, and half of the weights' bytes for each format."""
     return {
         form: (torch.from_numpy(round_to_nearest(weight, form).weights()) - weight).bfloat16()
         for form in formats

@@ -76,7 +76,7 @@ def test_a_table_says_faster_as_more_than_one(speed: ModuleType) -> None:
     assert "1.250 (1.200 to 1.300)" in shown
 
 
-def test_what_is_no_decoder_is_refused(
+def test_what_is_no_bundle_is_refused(
     speed: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["speed.py", str(tmp_path), str(tmp_path)])

@@ -66,7 +66,7 @@ def test_a_family_exports_and_generates(
     zeros = 4 * shape.weights_by_group()["biases"]
     found = (bundle.path / "model.onnx.data").stat().st_size
     if RECIPE[name] == "auto":  # planned for a model that loses something; a random one needs fewer bits
-        assert found < predicted - zeros + 0.2 * found
+        assert 0.4 * (predicted - zeros) < found < 1.2 * (predicted - zeros)
     elif RECIPE[name] == "int4-mixed":  # planned with an average of bits
         assert predicted - zeros == pytest.approx(found, rel=0.2)
     else:

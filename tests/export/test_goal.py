@@ -23,13 +23,15 @@ OVERHEAD = 5_000
 
 
 class FakeBuilder:
-    """What is built diverges ``factor`` times the estimate and takes ``extra`` bytes more than thought."""
+    """What is built diverges ``factor`` times the estimate and ``floor``, whatever the weights, and takes
+    ``extra`` bytes more than thought."""
 
-    def __init__(self, factor: float, extra: int = 0) -> None:
-        self.factor, self.extra = factor, extra
+    def __init__(self, factor: float, extra: int = 0, floor: float = 0.0) -> None:
+        self.factor, self.extra, self.floor = factor, extra, floor
 
     def __call__(self, placement: Placement) -> Attempt:
-        return Attempt(placement, placement.loss * self.factor, placement.bytes + OVERHEAD + self.extra)
+        kl = self.floor + placement.loss * self.factor
+        return Attempt(placement, kl, placement.bytes + OVERHEAD + self.extra)
 
 
 def _searched(goal: Goal, builder: FakeBuilder) -> Search:
@@ -50,6 +52,12 @@ def test_the_estimate_is_corrected_by_what_was_built(factor: float, max_kl: floa
         assert best.kl > 0.7 * max_kl - factor * max(unit.loss[FOUR] for unit in UNITS)
     else:
         assert best.placement.bytes == SMALLEST
+
+
+def test_two_attempts_tell_what_no_bits_of_the_weights_take_away() -> None:
+    search = _searched(Goal(max_kl=0.4), FakeBuilder(1.0, floor=0.2))
+    assert len(search.attempts) == 3
+    assert 0.93 * 0.4 <= search.best().kl <= 0.4
 
 
 def test_a_good_first_attempt_is_the_last_one() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -65,7 +67,28 @@ def test_descent_goes_on_from_gptq(columns: int) -> None:
     calibration, scales = Calibration(hessian), find_scales(weight, FOUR, hessian.diagonal())
     codes = calibration._gptq(weight, scales, FOUR).to(torch.int8).numpy()
     gptq = Quantized(codes, scales.to(torch.float16).numpy(), FOUR)
-    assert _loss(calibration.compensate(weight, FOUR), weight, hessian) < 0.95 * _loss(gptq, weight, hessian)
+    share = {128: 0.68, 200: 0.55}[columns]  # a refit alone leaves 0.78 and 0.64, descent alone 0.72 and 0.62
+    found = calibration.compensate(weight, FOUR)
+    assert _loss(found, weight, hessian) < share * _loss(gptq, weight, hessian)
+
+
+WIDE = """
+import torch
+from edgeslm_export.formats import Format
+from edgeslm_export.gptq import Calibration
+torch.set_num_threads(2)
+x = torch.randn(64, 4864, generator=torch.Generator().manual_seed(1))
+with torch.inference_mode():
+    made = Calibration(x.T @ x).compensate(x[:4] * 0.1, Format(4, 32))
+print(made.codes.shape)
+"""
+
+
+def test_a_row_of_152_groups_is_solved_on_two_threads() -> None:
+    """Qwen2.5-0.5B's; in a child, since what solved batches of so many groups before never ended."""
+    command = [sys.executable, "-c", WIDE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "(4, 4864)\n"), done.stderr
 
 
 def test_rounding_is_as_close_as_the_grid_allows() -> None:
