@@ -158,7 +158,7 @@ TAMPERING: dict[str, tuple[Callable[[Path], None], str]] = {
     "extended": (edit("model.onnx.data", lambda data: data + b"\0"), "model.onnx.data"),
     "emptied": (edit("tokenizer.json", lambda data: b""), "tokenizer.json"),
     "removed": (remove("model.onnx"), "model.onnx"),
-    "renamed": (rename("tokenizer.json", "Tokenizer.json"), "tokenizer.json"),
+    "renamed": (rename("tokenizer.json", "Tokenizer.json"), "Tokenizer.json"),
     "two of one size swapped": (swap, "heads/one.npz"),
     "the report changed": (edit("report.json", lambda data: data.replace(b"1", b"0")), "report.json"),
     "a file added": (add("chat_template.jinja"), "chat_template.jinja"),

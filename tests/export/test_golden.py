@@ -134,7 +134,7 @@ def test_an_export_that_differs_fails_with_the_numbers_and_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fake_child(command: list[str], task: dict[str, Any], *_: object, **__: object) -> dict[str, Any]:
+    def fake_child(module: str, task: dict[str, Any], *_: object, **__: object) -> dict[str, Any]:
         """Stands in for the conversion's processes: a graph of no use and a tokenizer that went wrong."""
         if task.get("step") == "study":
             shutil.copyfile(llama / golden.FILE, Path(task["work"]) / golden.FILE)
@@ -149,7 +149,7 @@ def test_an_export_that_differs_fails_with_the_numbers_and_leaves_nothing(
         tamper(out)
         return {}
 
-    monkeypatch.setattr(convert, "run_child", fake_child)
+    monkeypatch.setattr(convert, "run_module", fake_child)
     origin = examine_local(families / "llama", "decoder")
     with pytest.raises(ExportError, match=TAMPERED[tamper]) as refused:
         convert.export_model(origin, tmp_path / "out", convert.Order(find_recipe("int4")))
