@@ -365,17 +365,20 @@ def _compensated(
     from edgeslm_export.gptq import Calibration
     from edgeslm_export.sensitivity import added_divergence
 
-    hessian, read = _hessian(stream, number, stage, gradients is not None)
-    calibration = Calibration(hessian)
-    del hessian  # the calibration has its own
+    wanted = [(name, form) for name in stage for form in formats[name]]
     made: Made = {}
-    for name, matrix in stage.items():
-        for form in formats[name]:
-            quantized = _taken_over(matrix.weight, form, exact.get(name))
-            quantized = quantized or calibration.compensate(matrix.weight, form)
-            made[name, form] = quantized
-            if gradients is not None:
-                error = torch.from_numpy(quantized.weights()) - matrix.weight
+    for name, form in wanted:
+        if taken := _taken_over(stage[name].weight, form, exact.get(name)):
+            made[name, form] = taken
+    if missing := [pair for pair in wanted if pair not in made]:  # a Q4_0 file may have all that is wanted
+        hessian, read = _hessian(stream, number, stage, gradients is not None)
+        calibration = Calibration(hessian)
+        del hessian  # the calibration has its own
+        for name, form in missing:
+            made[name, form] = calibration.compensate(stage[name].weight, form)
+        if gradients is not None:
+            for name, form in wanted:
+                error = torch.from_numpy(made[name, form].weights()) - stage[name].weight
                 loss = added_divergence(read, error, torch.from_numpy(gradients[name]).flatten())
                 losses.setdefault(name, []).append([form.bits, form.group_size, loss])
     for name, matrix in stage.items():

@@ -13,8 +13,8 @@ from edgeslm.errors import ExportError
 _FOLDER_BYTES_A_WEIGHT = 2
 _GGUF_BYTES_A_WEIGHT = 6
 _MEASURING_BYTES_A_WEIGHT = 5
-"""Measuring what each matrix costs holds all weights in float32, a sequence's activations, which are some
-hundred MB a billion weights and more, and the head's errors in each format."""
+"""Measuring what each matrix costs holds all weights in float32, a sequence's activations, about a byte a
+weight in large models and more in small ones, and the head's errors in each format."""
 _LIBRARIES_BYTES = 700_000_000
 
 

@@ -19,6 +19,7 @@ import onnxruntime
 import pytest
 import torch
 from edgeslm_export import fidelity
+from edgeslm_export import quantize as steps
 from edgeslm_export.formats import Format
 from edgeslm_export.layers import LayeredModel
 from edgeslm_export.quantize import load_codes, quantize, study
@@ -319,3 +320,22 @@ def test_a_folder_whose_weights_are_damaged_is_refused(tmp_path: Path) -> None:
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ExportError, match=r"up_proj\.weight holds numbers that aren't finite"):
         study(_task(tmp_path, source, "LlamaForCausalLM"), FakeReporter())  # type: ignore[arg-type]
+
+
+def test_what_the_source_has_already_needs_no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is Q4_0 throughout: nothing has to run through the layer for its second moments."""
+
+    def refuse(*_: object) -> Any:
+        raise AssertionError("the layer ran")
+
+    monkeypatch.setattr(steps, "_hessian", refuse)
+    form, matrix = Format(4, 32), torch.nn.Linear(64, 8, bias=False)
+    codes = torch.randint(-8, 8, (8, 64), generator=torch.Generator().manual_seed(2)).float()
+    codes[:, ::32] = -8  # ggml's scale is that of the largest weight
+    matrix.weight.data = codes * 0.5
+    stage, forms = {"m": matrix}, {"m": [form]}
+    with torch.inference_mode():
+        made = steps._compensated(None, 0, stage, forms, {"m": form}, None, {})  # type: ignore[arg-type]
+        assert np.array_equal(made["m", form].weights(), matrix.weight.numpy())
+        with pytest.raises(AssertionError, match="the layer ran"):
+            steps._compensated(None, 0, stage, forms, {}, None, {})  # type: ignore[arg-type]
