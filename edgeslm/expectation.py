@@ -112,8 +112,8 @@ def bundle_footprint(bundle: Bundle) -> Footprint | None:
 _GROUPS = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "qkv_proj"), "attention_qkv"),
     **dict.fromkeys(("o_proj", "dense"), "attention_output"),
-    **dict.fromkeys(("gate_proj", "up_proj", "gate_up_proj", "fc1", "w1", "w3"), "mlp_gate_up"),
-    **dict.fromkeys(("down_proj", "fc2", "w2"), "mlp_down"),
+    **dict.fromkeys(("gate_proj", "up_proj", "gate_up_proj", "fc1"), "mlp_gate_up"),
+    **dict.fromkeys(("down_proj", "fc2"), "mlp_down"),
     "lm_head": HEAD,
     "embed_tokens": EMBEDDING,
 }

@@ -65,7 +65,8 @@ def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     layers = int(read_config(folder / "config.json")["num_hidden_layers"])
     pairs = ["hf_token=false", *(f"{key}={value}" for key, value in task["options"].items())]
     cache = str(work / "cache")
-    with contextlib.redirect_stdout(_Watcher(reporter, layers)), _codes_for_weights(folder, codes):
+    watcher = _Watcher(reporter, layers)
+    with contextlib.redirect_stdout(watcher), _codes_for_weights(folder, codes), one_rope():
         parsed = parse_extra_options(None, str(folder), str(out), "int4", "cpu", cache, pairs)
         create_model(None, str(folder), str(out), "int4", "cpu", cache, **parsed)
     shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # the builder's may be made anew
@@ -100,6 +101,27 @@ def _codes_for_weights(folder: Path, codes: dict[str, Quantized]) -> Iterator[No
     finally:
         for name, function in originals.items():
             setattr(Model, name, function)
+
+
+@contextlib.contextmanager
+def one_rope() -> Iterator[None]:
+    """The builder reads Gemma 3's rotary embedding as transformers 4 wrote it: one, and the base frequency of
+    the windowed layers beside it. transformers 5 has a set of parameters for each type of layer."""
+    Model = importlib.import_module("builders.base").Model  # noqa: N806
+    original = Model.make_config_init
+
+    def make_config_init(self: Any, config: Any) -> None:
+        ropes = getattr(config, "rope_parameters", None) or {}
+        if config.architectures[0] == "Gemma3ForCausalLM" and "full_attention" in ropes:
+            config.rope_local_base_freq = ropes["sliding_attention"]["rope_theta"]
+            config.rope_parameters = ropes["full_attention"]
+        original(self, config)
+
+    Model.make_config_init = make_config_init
+    try:
+        yield
+    finally:
+        Model.make_config_init = original
 
 
 class _Rows:

@@ -23,7 +23,9 @@ from edgeslm.errors import ExportError
 
 Kind = Literal["decoder", "encoder"]
 
-# Text decoders that onnxruntime-genai 0.18's builder takes for CPUs, by their transformers class.
+# Text decoders by their transformers class: those of which onnxruntime-genai 0.18's builder makes a graph
+# that computes what transformers does, with a cache that can be rewound. Not OLMo (the logits of the
+# builder's float graph are off by half their size) and LFM2 (no rewinding).
 DECODERS = (
     "Ernie4_5ForCausalLM",
     "Gemma2ForCausalLM",
@@ -31,11 +33,9 @@ DECODERS = (
     "GemmaForCausalLM",
     "GraniteForCausalLM",
     "HunYuanDenseV1ForCausalLM",
-    "Lfm2ForCausalLM",
     "LlamaForCausalLM",
     "MistralForCausalLM",
     "NemotronForCausalLM",
-    "OlmoForCausalLM",
     "Phi3ForCausalLM",
     "PhiForCausalLM",
     "Qwen2ForCausalLM",
@@ -47,7 +47,6 @@ DECODERS = (
 GGUF_ARCHITECTURES = {
     "gemma2": "Gemma2ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
-    "lfm2": "Lfm2ForCausalLM",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "nemotron": "NemotronForCausalLM",

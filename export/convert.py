@@ -211,7 +211,8 @@ class _Work:
         self._made += 1
         folder = self._folder / f"bundle-{self._made}"
         formats = dict(zip(placement.formats, _pairs(placement.formats.values()), strict=True))
-        graph = {"formats": formats, "options": builder_options(self._order.recipe), "out": str(folder)}
+        options = builder_options(self._order.recipe, formats)
+        graph = {"formats": formats, "options": options, "out": str(folder)}
         self._run("build", "the conversion", graph)
         write_lora_graph(folder)
         self._golden = self._golden or golden.check(self._folder, folder)

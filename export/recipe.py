@@ -95,7 +95,7 @@ DEFAULT_MAX_KL = 0.05
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 """Names of the output head and, where it is a matrix of its own, the embedding."""
-FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Matrices that read the same input and become one in the graph: they share a format."""
 
 VALUES = ("v_proj", "qkv_proj")
@@ -112,18 +112,22 @@ def find_recipe(name: str) -> Recipe:
         raise ExportError(f"There is no recipe {name!r}; choose one of {', '.join(RECIPES)}.") from None
 
 
-def builder_options(recipe: Recipe) -> dict[str, str]:
-    """The ``extra_options`` of onnxruntime-genai's builder.
+def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
+    """The ``extra_options`` of onnxruntime-genai's builder for a model with the matrices ``names``.
 
     ``prune_lm_head`` computes the logits of the last position only: a third more prefill speed at half the
-    peak memory. ``fuse_mlp_gate_up`` makes one matrix of two that read the same input. ``block_size`` and
-    ``accuracy_level`` are the products' own (``build``), and said here for what the builder derives of them.
+    peak memory. ``fuse_mlp_gate_up`` makes one matrix of two that read the same input, where an MLP has a
+    gate (the builder fails on Nemotron, which has none). ``windowed_kv_cache`` is off: onnxruntime-genai 0.18
+    gives a windowed layer a cache no longer than the request, and the kernel refuses one that is shorter than
+    the window; a whole cache can be rewound anywhere, too. ``block_size`` and ``accuracy_level`` are the
+    products' own (``build``), and said here for what the builder derives of them.
     """
     return {
         "accuracy_level": "4",
         "block_size": str(recipe.group_size),
         "prune_lm_head": "true",
-        "fuse_mlp_gate_up": "true",
+        "fuse_mlp_gate_up": "true" if any("gate" in name for name in names) else "false",
+        "windowed_kv_cache": "false",
     }
 
 
@@ -158,7 +162,7 @@ def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Forma
         return recipe.smallest
     number, own = int(match[1]), {name.rpartition(".")[2] for name in unit}
     matters = number < layers // 8 or number >= 7 * layers // 8 or (number - layers // 8) % 3 == 2
-    return recipe.better if matters and own & {*VALUES, "down_proj", "w2"} else recipe.smallest
+    return recipe.better if matters and own & {*VALUES, "down_proj"} else recipe.smallest
 
 
 def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:

@@ -59,9 +59,8 @@ def test_layer_by_layer_gives_the_logits_of_the_whole_model(name: str, tied: boo
 
 @pytest.mark.parametrize("architecture", DECODERS)
 def test_every_supported_architecture_can_be_read(architecture: str, tmp_path: Path) -> None:
-    """Phi and LFM2, whose final norms have names of their own, could not."""
+    """Phi, whose final norm has a name of its own, could not."""
     own: dict[str, dict[str, Any]] = {
-        "Lfm2ForCausalLM": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
         "GraniteForCausalLM": {"logits_scaling": 3.0, "embedding_multiplier": 2.0},
         "Ernie4_5ForCausalLM": {"head_dim": 16},
         "Gemma3ForCausalLM": {"head_dim": 16},

@@ -37,10 +37,12 @@ def test_a_recipe_is_what_the_kernels_take_fast(recipe: object) -> None:
         assert value is None or (value.bits in (4, 8) and value.group_size in (32, 64, 128))
 
 
-def test_the_builder_is_told_the_group_size() -> None:
-    options = builder_options(RECIPES["int4"])
+def test_the_builder_is_told_the_group_size_and_what_to_fuse() -> None:
+    options = builder_options(RECIPES["int4"], _names(LLAMA, 2))
     assert options["block_size"] == "64"
-    assert options["prune_lm_head"] == "true"
+    assert options["prune_lm_head"] == options["fuse_mlp_gate_up"] == "true"
+    without = builder_options(RECIPES["int4"], ["model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"])
+    assert without["fuse_mlp_gate_up"] == "false"
 
 
 def test_matrices_that_become_one_share_a_unit() -> None:
