@@ -1,11 +1,11 @@
 """What ``edgeslm-export plan`` predicts, against a full-size model with random weights, exported and run.
 
-    python benchmarks/plan.py [qwen2.5-0.5b phi-3-mini ...] [--threads N] [--context N] [--work DIR]
+    python benchmarks/plan.py [qwen2.5-0.5b phi-3-mini ...] [--threads N] [--rounds N] [--work DIR]
 
 The checkpoint is written shard by shard in bfloat16, so that making it needs the memory of one shard; its
-sizes are the published ones, its tokenizer the family's own. The board is measured before and after the runs
-and the better figures count, as the better runs do: what disturbs only makes both slower. With one thread
-both are CPU time, which other programs hardly change. Prints the machine, a table, then one JSON line.
+sizes are the published ones, its tokenizer the family's own. Board and bundle are measured in turns, and the
+median of the ratios counts. With one thread both are CPU time, which other programs hardly change. Prints the
+machine, a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from figures import parse_memory
@@ -30,11 +30,10 @@ from machine import processor
 
 from edgeslm.arithmetic import decode_tps, footprint, memory_bytes, prefill_tps
 from edgeslm.expectation import measure_board
-from edgeslm.profiles import Board
 from edgeslm.shape import read_shape
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-RUNS: Final = 3
+RUNS: Final = 2
 NEW_TOKENS: Final = 32
 SHARD_WEIGHTS: Final = 400_000_000
 
@@ -195,23 +194,16 @@ def measure(bundle: Path, threads: int, context: int) -> dict[str, float]:
         "prompt_tokens": tokens,
         "prefill_tps": max(prefill),
         "decode_tps": max(decode),
-        "peak_bytes": int(memory.peak * 2**20),
-        "pss_bytes": int(memory.pss * 2**20),
+        "memory_bytes": int(memory.peak * 2**20),
     }
 
 
-def better(first: Board, second: Board) -> Board:
-    return replace(
-        first,
-        read_gbs=max(first.read_gbs, second.read_gbs),
-        int4_gflops=max(first.int4_gflops, second.int4_gflops),
-        int8_gflops=max(first.int8_gflops, second.int8_gflops),
-        busy=first.busy or second.busy,
-    )
+def check(name: str, work: Path, threads: int, context: int, recipe: str, rounds: int) -> dict[str, Any]:
+    """Predicted and measured figures of one model; the folders in ``work`` are made if they are missing.
 
-
-def check(name: str, work: Path, threads: int, context: int, recipe: str) -> dict[str, Any]:
-    """Predicted and measured figures of one model; the folders in ``work`` are made if they are missing."""
+    A shared machine's memory is faster in one second than in the next, so each round measures board and
+    bundle, and the median of the rounds' ratios counts.
+    """
     from edgeslm_export.plan import formats_of
     from edgeslm_export.recipe import find_recipe
 
@@ -221,46 +213,50 @@ def check(name: str, work: Path, threads: int, context: int, recipe: str) -> dic
             make_checkpoint(name, checkpoint)
         export = [sys.executable, "-m", "edgeslm_export", "model", str(checkpoint), str(bundle)]
         subprocess.run([*export, "--recipe", recipe], check=True, stdout=sys.stderr)
-    before = measure_board(threads)
+    foot = footprint(read_shape(MODELS[name]), formats_of(find_recipe(recipe)))
     child = [sys.executable, str(Path(__file__)), "--measure", str(bundle)]
     child += ["--threads", str(threads), "--context", str(context)]
-    measured = json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
-    board = better(before, measure_board(threads))
-    foot = footprint(read_shape(MODELS[name]), formats_of(find_recipe(recipe)))
-    tokens = int(measured["prompt_tokens"])
-    predicted = {
-        "file_bytes": foot.file_bytes,
-        "memory_bytes": memory_bytes(foot, context),
-        "prefill_tps": prefill_tps(foot, board, tokens),
-        "decode_tps": decode_tps(foot, board, tokens + NEW_TOKENS // 2),
-    }
-    seen = {
-        "file_bytes": sum(file.stat().st_size for file in bundle.iterdir()),
-        "memory_bytes": measured["peak_bytes"],
-        "prefill_tps": measured["prefill_tps"],
-        "decode_tps": measured["decode_tps"],
-    }
-    figures = {
-        key: {
-            "predicted": round(predicted[key], 1),
-            "measured": round(seen[key], 1),
-            "ratio": round(predicted[key] / seen[key], 3),
-        }
-        for key in predicted
-    }
+    boards, predicted, seen = [], [], []
+    for _ in range(rounds):
+        board = measure_board(threads)
+        measured = json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
+        tokens = int(measured["prompt_tokens"])
+        boards.append(board)
+        predicted.append(
+            {
+                "file_bytes": foot.file_bytes,
+                "memory_bytes": memory_bytes(foot, context),
+                "prefill_tps": prefill_tps(foot, board, tokens),
+                "decode_tps": decode_tps(foot, board, tokens + NEW_TOKENS // 2),
+            }
+        )
+        seen.append({"file_bytes": sum(file.stat().st_size for file in bundle.iterdir()), **measured})
     return {
         "model": name,
         "recipe": recipe,
         "context": context,
         "prompt_tokens": tokens,
-        "pss_bytes": measured["pss_bytes"],
         "board": {
-            "read_gbs": board.read_gbs,
-            "int4_gflops": board.int4_gflops,
-            "int8_gflops": board.int8_gflops,
-            "busy": board.busy,
+            "read_gbs": median(board.read_gbs for board in boards),
+            "int4_gflops": median(board.int4_gflops for board in boards),
+            "int8_gflops": median(board.int8_gflops for board in boards),
+            "busy": any(board.busy for board in boards),
         },
-        "figures": figures,
+        "figures": {
+            key: compare([one[key] for one in predicted], [one[key] for one in seen]) for key in predicted[0]
+        },
+    }
+
+
+def compare(predicted: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
+    """Medians over the rounds, and the range of the ratios."""
+    ratios = [said / seen for said, seen in zip(predicted, measured, strict=True)]
+    return {
+        "predicted": round(median(predicted), 1),
+        "measured": round(median(measured), 1),
+        "ratio": round(median(ratios), 3),
+        "lowest": round(min(ratios), 3),
+        "highest": round(max(ratios), 3),
     }
 
 
@@ -270,13 +266,14 @@ def table(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{result['model']} {result['recipe']}, {result['prompt_tokens']} tokens of prompt, room for "
         f"{result['context']}; reads {board['read_gbs']:.1f} GB/s, {board['int4_gflops']:.0f} GFLOPS{busy}",
-        f"{'':14} {'predicted':>10} {'measured':>10} {'ratio':>6}",
+        f"{'':14} {'predicted':>10} {'measured':>10}  ratio",
     ]
     for key, figure in result["figures"].items():
         scale = 1e6 if key.endswith("bytes") else 1
         name = key.replace("_bytes", " MB").replace("_tps", " tok/s")
         values = f"{figure['predicted'] / scale:10.1f} {figure['measured'] / scale:10.1f}"
-        lines.append(f"{name:14} {values} {figure['ratio']:6.2f}")
+        ratio = f"{figure['ratio']:.2f} ({figure['lowest']:.2f} to {figure['highest']:.2f})"
+        lines.append(f"{name:14} {values}  {ratio}")
     return lines
 
 
@@ -286,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--recipe", default="int4")
+    parser.add_argument("--rounds", type=int, default=3, help="median of so many (default: %(default)s)")
     parser.add_argument("--work", type=Path, help="keeps checkpoints and bundles here, and finds them again")
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
@@ -306,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         work.mkdir(parents=True, exist_ok=True)
         results = []
         for name in args.models or ["qwen2.5-0.5b"]:
-            results.append(check(name, work, args.threads, args.context, args.recipe))
+            results.append(check(name, work, args.threads, args.context, args.recipe, args.rounds))
             print("\n".join(["", *table(results[-1])]), flush=True)
     print(json.dumps({"machine": machine, "results": results}))
 

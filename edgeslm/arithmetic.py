@@ -34,6 +34,9 @@ DECODE_EFFICIENCY = 0.85
 """Of the rate at which one long product reads; a layer's are shorter. Measured 0.83 to 0.86."""
 LAYER_SECONDS = 15e-6
 """What a layer costs one token beside reading its weights."""
+MEETING_SECONDS = 45e-6
+"""What several threads lose a layer and token by waiting for one another, after each of its products: 30 to
+60 microseconds with two threads, measured on SmolLM2-135M and Qwen2.5-0.5B."""
 DECODE_ATTENTION = 0.1
 """Speed of float32 attention over the cache for one new token, as a share of int4's."""
 PREFILL_ATTENTION = 0.45
@@ -180,7 +183,8 @@ def decode_tps(foot: Footprint, board: Board, context: int) -> float:
         for matrix in shape.matrices()
     )
     attention = _attention_seconds(shape, board, context, DECODE_ATTENTION)
-    return 1 / (max(reading, computing) + LAYER_SECONDS * shape.layers + attention)
+    layer = LAYER_SECONDS + (MEETING_SECONDS if board.cores > 1 else 0)
+    return 1 / (max(reading, computing) + layer * shape.layers + attention)
 
 
 def prefill_tps(foot: Footprint, board: Board, tokens: int) -> float:
