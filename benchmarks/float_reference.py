@@ -28,18 +28,21 @@ _IN_GGUF: Final = {
 
 
 class FloatModel:
-    """A Llama's GGUF, made a checkpoint in ``folder`` as an export makes it, loaded in float32."""
+    """A GGUF or checkpoint folder, cleaned into ``folder`` as an export does it, loaded in float32."""
 
-    def __init__(self, gguf: Path, folder: Path, threads: int) -> None:
+    def __init__(self, source: Path, folder: Path, threads: int, architecture: str = ARCHITECTURE) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
         import torch
         import transformers
         from edgeslm_export.cleaning import make_checkpoint
+        from edgeslm_export.corpus import text_start
+        from tokenizers import Tokenizer
 
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
-        make_checkpoint(gguf, ARCHITECTURE, folder)
-        self.tokenizer = folder / "tokenizer.json"
+        self.start = text_start(make_checkpoint(source, architecture, folder))
+        """The tokens that a text begins with."""
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._torch = torch
         self._model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True
@@ -48,6 +51,11 @@ class FloatModel:
     @property
     def vocabulary(self) -> int:
         return int(self._model.config.vocab_size)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, without those that it begins with."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """[tokens, vocabulary] of one sequence, read from an empty cache."""

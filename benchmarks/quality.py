@@ -91,7 +91,7 @@ class Measurement:
             figures[text_name] = comparison.figures()
         row = Row(copy, name, size, types, figures)
         self.rows.append(row)
-        self.say(f"  {copy}, {name}: {next(iter(figures.values()))['kl_mean']:.4f}")
+        self.say(f"  {', '.join(filter(None, (copy, name)))}: {next(iter(figures.values()))['kl_mean']:.4f}")
         return row
 
     def add_gguf(self, copy: str, name: str, file: Path) -> Row:
@@ -103,11 +103,12 @@ class Measurement:
             lambda sequences: llama.all_logits(file, sequences, self.threads),
         )
 
-    def add_bundle(self, copy: str, folder: Path) -> Row:
+    def add_bundle(self, copy: str, folder: Path, name: str = "") -> Row:
+        """:param name: of the row; by default the folder's."""
         size = sum(file.stat().st_size for file in folder.iterdir())  # a GGUF has its tokenizer in it too
         return self.add(
             copy,
-            folder.resolve().name,
+            name or folder.resolve().name,
             size,
             matrix_types(folder),
             lambda sequences: bundle_logits(folder, sequences, self.threads),
@@ -202,25 +203,20 @@ def matrix_types(folder: Path) -> dict[str, int]:
 def read_texts(run: Measurement, args: argparse.Namespace, work: Path, types: Sequence[str]) -> None:
     """Fills ``run.texts`` with the float model's logits, and measures importance when ``types`` ask."""
     from float_reference import FloatModel
-    from tokenizers import Tokenizer
 
     run.say("Reading with the float model.")
     model = FloatModel(float_file(run.folder, "starter"), work / "checkpoint", run.threads)
-    tokenizer = Tokenizer.from_file(str(model.tokenizer))
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
     files = {"wikitext": run.folder / "test.raw"} | ({"text": args.text} if args.text else {})
     try:
-        sequences = {name: wikitext.read_sequences(file, encode, args.tokens) for name, file in files.items()}
+        sequences = {
+            name: wikitext.read_sequences(file, model.encode, args.tokens) for name, file in files.items()
+        }
     except ValueError as error:
         raise SystemExit(str(error)) from None
     for name, chunks in sequences.items():
-        run.texts[name] = Text(chunks, _mapped_logits(model, chunks, work / f"{name}.f32"))
+        run.texts[name] = Text(chunks, mapped_logits(model, chunks, work / f"{name}.f32"))
     if any(kind.endswith(IMPORTANCE) for kind in types):
-        training = wikitext.read_sequences(run.folder / "train.raw", encode, IMPORTANCE_TOKENS)
+        training = wikitext.read_sequences(run.folder / "train.raw", model.encode, IMPORTANCE_TOKENS)
         importance = model.importance(training)
         for copy in COPIES:
             scales = offgrid.scales_of(float_file(run.folder, copy)) if copy == "moved" else {}
@@ -228,8 +224,9 @@ def read_texts(run: Measurement, args: argparse.Namespace, work: Path, types: Se
             llama.save_importance(seen, importance_file(run.folder, copy))
 
 
-def _mapped_logits(model: Any, sequences: Sequence[Sequence[int]], file: Path) -> Logits:
-    """A file, not memory: 4,096 tokens of the starter take 0.8 GB."""
+def mapped_logits(model: Any, sequences: Sequence[Sequence[int]], file: Path) -> Logits:
+    """The float model's logits [all tokens, vocabulary]. A file, not memory: 4,096 tokens of the starter take
+    0.8 GB."""
     import numpy as np
 
     shape = (sum(map(len, sequences)), model.vocabulary)

@@ -122,7 +122,7 @@ def token_rows(
 
     :param chats: about a third are conversations through the chat template.
     """
-    start = _start(tokenizer)
+    start = text_start(tokenizer)
     wanted = -(-tokens // length)
     step = max(1, len(texts) // max(1, wanted))
     # Each text once before any is used again, and from all over them where there are more than are wanted.
@@ -173,7 +173,8 @@ class _Reader:
         return taken
 
 
-def _start(tokenizer: Any) -> list[int]:
+def text_start(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer puts before a text."""
     whole = tokenizer("a", add_special_tokens=True).input_ids
     bare = tokenizer("a", add_special_tokens=False).input_ids
     return list(whole[: len(whole) - len(bare)]) if whole[-len(bare) :] == bare else []
