@@ -32,6 +32,7 @@ def fetch(folder: Path, packages: Packages) -> None:
     test, train = folder / "test.raw", folder / "train.raw"
     if test.is_file() and train.is_file():
         return
+    folder.mkdir(parents=True, exist_ok=True)
     with packages.unpacked(WIKITEXT) as unpacked:
         source = unpacked.path / WIKITEXT.member
         for out, file, most in ((train, source.with_name(_TRAIN), _TRAIN_BYTES), (test, source, None)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -176,6 +178,21 @@ def test_a_file_that_is_no_text(
         (tmp_path / "text").write_bytes(data)
     with pytest.raises(ValueError, match=reason):
         scripts["wikitext"].read_sequences(tmp_path / "text", _letters, 100)
+
+
+def test_the_text_comes_into_a_folder_that_is_not_there_yet(
+    scripts: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    wikitext = scripts["wikitext"]
+    source = tmp_path / wikitext.WIKITEXT.member
+    source.parent.mkdir(parents=True)
+    for split in ("train", "test"):
+        (source.parent / f"{split}.raw.gz").write_bytes(gzip.compress(f"The {split} split.".encode()))
+    packages = SimpleNamespace(unpacked=lambda _: contextlib.nullcontext(SimpleNamespace(path=tmp_path)))
+    folder = tmp_path / "cache" / "quality"
+    wikitext.fetch(folder, packages)
+    assert (folder / "test.raw").read_text("utf-8") == "The test split."
+    assert (folder / "train.raw").read_text("utf-8") == "The train split."
 
 
 # --- figures ---------------------------------------------------------------------------------------
