@@ -89,7 +89,7 @@ class EncoderSection(_Section):
 
 
 class HeadSection(_Section):
-    """A learned classifier on an encoder's embeddings.
+    """A learned classifier on an encoder's embeddings: on those of another bundle, or on the bundle's own.
 
     ``weights`` names an ``.npz`` with ``weight`` [labels, dimension] and ``bias`` [labels], float32;
     probabilities are ``softmax((weight @ x + bias) / temperature)``.
@@ -97,7 +97,9 @@ class HeadSection(_Section):
 
     task: str
     labels: tuple[str, ...]
-    encoder: str = Field(description="digest of the encoder bundle, sha256:<hex>")
+    encoder: str | None = Field(
+        default=None, description="digest of the encoder bundle, sha256:<hex>; none: this bundle has its own"
+    )
     weights: str = "head.npz"
     temperature: float = Field(gt=0, allow_inf_nan=False)
     rows: int = Field(description="labelled rows it learned from")
@@ -131,6 +133,13 @@ class Manifest(_Section):
     adapter: AdapterSection | None = None
     runtime: dict[str, str] = Field(default_factory=dict)
     created: str = Field(description="UTC time, ISO 8601: SOURCE_DATE_EPOCH, else the source's revision date")
+
+    @property
+    def model_kind(self) -> Literal["decoder", "encoder"] | None:
+        """What an engine can load it as; None for what only adds to another bundle."""
+        if self.kind in ("decoder", "encoder"):
+            return self.kind
+        return "encoder" if self.encoder is not None and self.graphs.encode is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +284,10 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
             raise BundleError(f"{where}: lists {entry.path}, which is made after its list of files")
     if manifest.kind in ("encoder", "head", "adapter") and getattr(manifest, manifest.kind) is None:
         raise BundleError(f"{where}: of kind {manifest.kind}, but without the section {manifest.kind!r}")
-    if manifest.kind in ("decoder", "encoder") and not manifest.context_length:
+    if manifest.model_kind is not None and not manifest.context_length:
         raise BundleError(f"{where}: context_length is missing")
+    if manifest.head is not None and manifest.head.encoder is None and manifest.model_kind != "encoder":
+        raise BundleError(f"{where}: a head that names no encoder, in a bundle that has none")
     # Only what is listed has a digest, so only that may be loaded.
     listed = {entry.path for entry in manifest.files}
     for used in _files_in_use(manifest):

@@ -154,7 +154,7 @@ class Daemon:
         self.service.scheduler.pause()  # a model may load for longer than a request may run
         await self.service.start()
         self.service.scheduler.resume()
-        log.info("models loaded: %s", ", ".join(self.config.models))
+        log.info("models loaded: %s", ", ".join(self.service.models.names))
         await self._set_state("online")
         self.manager.ready("online")
         await self._publish_retained(self.topics.health, encode_document(self.health()))
@@ -273,11 +273,11 @@ class Daemon:
             "models": {
                 name: {
                     "bundle": (bundle := models.bundle(name)).manifest.name,
-                    "kind": bundle.manifest.kind,
+                    "kind": bundle.manifest.model_kind,
                     "digest": bundle.digest,
                     "context_length": bundle.manifest.context_length,
                 }
-                for name in config.models
+                for name in models.names
             },
             "limits": config.limits.model_dump(),
         }

@@ -299,18 +299,21 @@ def _bundles(
         except BundleError as error:
             advice = "make it with edgeslm-export, or copy it again"
             findings.append(Finding(subject, "bad", str(error), advice))
-    models = {name: model for name, model in models.items() if model.manifest.kind in ("decoder", "encoder")}
+    models = {name: model for name, model in models.items() if model.manifest.model_kind is not None}
     speed, expected = _expectations(models, measure, memory)
     findings = [*speed, *findings]
     total = 0
     for subject, bundle in models.items():
         expectation = expected.get(subject)
-        need = expectation.memory_bytes if expectation else _need(bundle)
+        tokens = min(TOKENS, bundle.manifest.context_length)
+        need = expectation.memory_bytes if expectation else memory_need(bundle.manifest, tokens)
         total += need if subject in configured else 0
-        findings.append(_fits(subject, need, memory, "take a smaller model", expectation))
-    if config is not None and len(config.models) > 1 and total:
+        findings.append(_fits(subject, need, tokens, memory, "take a smaller model", expectation))
+    if len(models.keys() & configured.keys()) > 1:
         findings.append(
-            _fits("all models", total + DAEMON_BYTES, memory, "leave out a model, or take smaller ones")
+            _fits(
+                "all models", total + DAEMON_BYTES, TOKENS, memory, "leave out a model, or take smaller ones"
+            )
         )
     return findings
 
@@ -343,18 +346,15 @@ def _expectations(
     return [Finding("speed", "ok", text)], expected
 
 
-def _need(bundle: Bundle) -> int:
-    return memory_need(bundle.manifest, min(TOKENS, bundle.manifest.context_length))
-
-
 def _fits(
     subject: str,
     need: int,
+    tokens: int,
     memory: board.Memory | None,
     advice: str,
     expected: Expectation | None = None,
 ) -> Finding:
-    text = f"needs about {_megabytes(need)} at {expected.context if expected else TOKENS} tokens"
+    text = f"needs about {_megabytes(need)} at {tokens} tokens"
     if memory is not None and need > (memory.limit or memory.total):
         return Finding(subject, "bad", f"{text}, more than there is", advice)
     if expected is not None:

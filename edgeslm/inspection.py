@@ -36,7 +36,7 @@ def describe(bundle: Bundle, signature: str | None = None) -> dict[str, Any]:
         "signature": signature,
         "report": report,
     }
-    if manifest.kind in ("decoder", "encoder"):
+    if manifest.model_kind is not None:
         contexts = sorted({min(tokens, manifest.context_length) for tokens in CONTEXTS})
         described["memory_bytes"] = {str(tokens): memory_need(manifest, tokens) for tokens in contexts}
     return described
@@ -72,7 +72,8 @@ def render(described: dict[str, Any]) -> str:
         rows.append(("before texts", ", ".join(f"{name} {words!r}" for name, words in prompts.items())))
     if head := manifest.get("head"):
         rows.append(("labels", ", ".join(head["labels"])))
-        rows.append(("learned from", f"{head['rows']} rows on encoder {head['encoder']}"))
+        encoder = f"encoder {head['encoder']}" if "encoder" in head else "an encoder of its own"
+        rows.append(("learned from", f"{head['rows']} rows on {encoder}"))
     if adapter := manifest.get("adapter"):
         rows.append(("adds to", f"{', '.join(adapter['targets'])}, rank {adapter['rank']}"))
         rows.append(("base", adapter["base"]))

@@ -57,6 +57,10 @@ class Models:
             self._models[name] = _Model(bundle, process)
         self._stopped = False
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._models)
+
     def bundle(self, name: str) -> Bundle:
         return self._models[name].bundle
 

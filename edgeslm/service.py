@@ -33,8 +33,16 @@ class Service:
         self._trust = Trust(config.signing, config.state_dir)
         problems: list[str] = []
         self._adapters = self._load_adapters(config, problems)
+        self._learned = {
+            name: self._trust.load(Path(task.learned)) for name, task in config.tasks.items() if task.learned
+        }
+        own_encoders = {
+            _learned_model(name): bundle.path
+            for name, bundle in self._learned.items()
+            if bundle.manifest.head is not None and bundle.manifest.head.encoder is None
+        }
         self.models = Models(
-            {name: Path(model.bundle) for name, model in config.models.items()},
+            {**{name: Path(model.bundle) for name, model in config.models.items()}, **own_encoders},
             {name: 0 if model.threads == "auto" else model.threads for name, model in config.models.items()},
             adapters=self._adapters_by_model(config),
             make_process=make_process
@@ -120,12 +128,11 @@ class Service:
         head: HeadSection | None = None
         head_digest: str | None = None
         model = section.model
-        if section.learned is not None:
-            bundle = self._trust.load(Path(section.learned))
+        if (bundle := self._learned.get(name)) is not None:
             head, head_digest = bundle.manifest.head, bundle.digest
             if head is None:
                 raise ConfigError([f"tasks.{name}.learned: {section.learned} holds no learned head"])
-            found = self.models.find(head.encoder)
+            found = _learned_model(name) if head.encoder is None else self.models.find(head.encoder)
             if found is None:
                 raise ConfigError([f"tasks.{name}.learned: name the encoder bundle {head.encoder} in models"])
             model = found
@@ -133,7 +140,7 @@ class Service:
             raise ConfigError([f"tasks.{name}.model: missing"])
         task = make_task(name, section, head, head_digest)
         needed = "encoder" if head is not None or task.kind == "embed" else "decoder"
-        if (kind := self.models.bundle(model).manifest.kind) != needed:
+        if (kind := self.models.bundle(model).manifest.model_kind) != needed:
             raise ConfigError(
                 [f"tasks.{name}.model: {model} is of kind {kind}; this task needs kind {needed}"]
             )
@@ -192,3 +199,8 @@ class Service:
             usage={"prompt_tokens": cost.prompt_tokens, "completion_tokens": cost.completion_tokens},
             truncated=outcome.truncated,
         )
+
+
+def _learned_model(task: str) -> str:
+    """Name of the model that a learned task brings; no name in the configuration has a slash."""
+    return f"learned/{task}"

@@ -73,7 +73,9 @@ def parse_statement(raw: bytes, where: str) -> Statement:
         key = signature["verificationMaterial"].get("publicKey") or {}
         hint = str(key.get("hint") or "")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BundleError(f"{where}: no signature of model signing; sign the bundle again") from None
+        raise BundleError(
+            f"{where}: no signature of model signing; copy the bundle again, or sign it again"
+        ) from None
     if form != (_PREDICATE, "files") or any(algorithm != "sha256" for _, algorithm, _ in resources):
         raise BundleError(
             f"{where}: signs in another way than files by SHA-256; sign the bundle with edgeslm-export sign"
@@ -194,7 +196,7 @@ def _difference(bundle: Bundle, statement: Statement) -> str:
 
 def _wrong_key(file: Path, statement: Statement, keys: Sequence[Path]) -> str:
     if statement.key in {file_digest(key) for key in keys}:
-        return f"{file}: damaged, as its content does not fit its signature; sign the bundle again"
+        return f"{file}: damaged, as its content does not fit its signature; copy it again"
     names = " or ".join(str(key) for key in keys)
     made_with = f" (its key has the SHA-256 {statement.key[:16]}...)" if statement.key else ""
     return f"{file}: not made with the key {names}{made_with}"

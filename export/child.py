@@ -10,6 +10,7 @@ Knows nothing of models.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -37,6 +38,9 @@ _QUIET = {
     "TQDM_DISABLE": "1",
     "PYTHONUNBUFFERED": "1",
 }
+
+_PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h."""
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """Children read local files only; without this transformers asks the hub about some local tokenizers."""
@@ -143,6 +147,7 @@ class Reporter:
     """The child's end: standard output is taken for messages, what libraries print goes to standard error."""
 
     def __init__(self) -> None:
+        _end_with_parent()
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
@@ -166,3 +171,10 @@ class Reporter:
             self._send({"error": str(error)})
             return 1
         return 0
+
+
+def _end_with_parent() -> None:
+    """Has Linux kill this process when its parent is gone: whatever killed that one (no signal can be caught
+    that is SIGKILL), hours of work for nobody shall not go on."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and means it
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         options.run(options)
     except KeyboardInterrupt:

@@ -68,8 +68,7 @@ def export_model(
             "name some with --calibration."
         )
     with staged(out) as stage:
-        need = bytes_a_weight(gguf=origin.is_gguf, measured=recipe.placing == "measured")
-        hint = "take the recipe int4-mixed, which takes no gradients," if recipe.placing == "measured" else ""
+        need, hint = memory_a_weight(recipe, gguf=origin.is_gguf)
         check_resources(origin.weights, _disk_need(origin, recipe), stage, need, hint)
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = _Work(Path(name), origin, order, on_progress, debug)
@@ -97,6 +96,13 @@ def export_model(
         order.goal.check(built.fidelity.get("kl_mean"), size)
         measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
     return manifest, {**measured, **built.fidelity}
+
+
+def memory_a_weight(recipe: Recipe, *, gguf: bool) -> tuple[int, str]:
+    """Bytes of memory that ``recipe`` needs a weight, and what else could be done where they are too many."""
+    measured = recipe.placing == "measured"
+    hint = "take the recipe int4-mixed, which takes no gradients," if measured else ""
+    return bytes_a_weight(gguf=gguf, measured=measured), hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +193,7 @@ class _Work:
             exact = self._exact_format(names)
             choices.update(dict.fromkeys(names, [*may, exact] if exact and exact not in may else may))
         sizes = (min(form.bytes(*shapes[name]) for form in may) for name, may in choices.items())
-        self._order.goal.check_least(self._found["other_bytes"] + sum(sizes))
+        self._order.goal.check_least(self._found["other_bytes_least"] + sum(sizes))
         losses = {**self._found["losses"], **self._quantize(choices)["losses"]}
         made = []
         for names in units:
@@ -242,7 +248,7 @@ class _Work:
             )
         if corpus is not None:
             if recipe.calibrated:
-                card["calibration"] = f"{corpus.name}, {CALIBRATION_TOKENS:,} tokens at most"
+                card["calibration"] = f"{corpus.name}, {self._found['calibration_tokens']:,} tokens"
             card["fidelity"] = {"text": corpus.name, **built.fidelity}
         return {**card, "golden": self._golden}
 

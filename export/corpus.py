@@ -87,7 +87,7 @@ def own_corpus(file: Path) -> Corpus:
         raise ExportError(
             f"{file} has fewer than 100 words; name a longer text, some pages of what the model will read."
         )
-    cut = text.rfind("\n", 0, int(len(text) * (1 - _OWN_ASIDE))) + 1 or int(len(text) * (1 - _OWN_ASIDE))
+    cut = _start_near(text, int(len(text) * (1 - _OWN_ASIDE)), len(text) // 20)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     spread = [_spread(part, _PIECES["train"]) for part in (text[:cut], text[cut:])]
     return Corpus(f"{file.name} (sha256:{digest})", *spread)
@@ -107,8 +107,19 @@ def _spread(text: str, pieces: int) -> tuple[str, ...]:
     if len(text) <= pieces * _PIECE_LETTERS:
         pieces = max(1, len(text) // _PIECE_LETTERS)
     step = len(text) // pieces
-    starts = [text.find("\n", number * step) + 1 if number else 0 for number in range(pieces)]
+    starts = [
+        _start_near(text, number * step, _PIECE_LETTERS // 5) if number else 0 for number in range(pieces)
+    ]
     return tuple(text[start : start + _PIECE_LETTERS if pieces > 1 else None] for start in starts)
+
+
+def _start_near(text: str, at: int, most: int) -> int:
+    """Where a line begins behind ``at``, within ``most`` letters; else a word; else ``at`` itself: text that
+    comes out of a PDF or a data dump may have no line ends at all."""
+    for sign in ("\n", " "):
+        if (found := text.find(sign, at, at + most)) >= 0:
+            return found + 1
+    return at
 
 
 def token_rows(
@@ -150,27 +161,29 @@ class _Reader:
     def __init__(self, tokenizer: Any, text: str, start: list[int], length: int) -> None:
         self._tokenizer, self._text, self._start, self._length = tokenizer, text, start, length
         self._plain: list[list[int]] = []
+        self._talks: list[list[int]] = []
+        self._taken = 0
         self.tail: list[int] = []
         self.opened = False
 
     @property
     def left(self) -> bool:
         """Whether there may be another sequence."""
-        return not self.opened or bool(self._plain)
+        return not self.opened or self._taken < len(self._plain)
 
     def take(self, talk: bool) -> list[list[int]]:
-        """The next sequence, if there is one; a conversation made of the whole text for ``talk``."""
+        """The next sequence, if there is one; for ``talk`` that part of a conversation made of the text, as
+        far as it goes. No part is given twice."""
         if not self.opened:
             body = self._tokenizer(self._text, add_special_tokens=False).input_ids
             self._plain = _cut(body, self._start, self._length)
             room = self._length - len(self._start)
             self.tail = body[len(body) // room * room :]
             self.opened = True
-        if talk and (talks := _cut(_conversation(self._tokenizer, self._text), [], self._length)):
-            del self._plain[:1]
-            return talks[:1]
-        taken, self._plain = self._plain[:1], self._plain[1:]
-        return taken
+        if talk and not self._talks:
+            self._talks = _cut(_conversation(self._tokenizer, self._text), [], self._length)
+        number, self._taken = self._taken, self._taken + 1
+        return (talk and self._talks[number : number + 1]) or self._plain[number : number + 1]
 
 
 def text_start(tokenizer: Any) -> list[int]:

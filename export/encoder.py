@@ -45,63 +45,82 @@ def export_encoder(
 
     :param announce: gets a sentence before something is downloaded.
     :param recipe: a key of ``RECIPES``.
-    :return: its manifest and what was measured when it was loaded again.
+    :return: its manifest, and what was measured when it was loaded again: speed, and likeness to the float
+        model.
     :raises ExportError: any step that failed; nothing is left behind.
+    """
+    with staged(out) as stage:
+        fields, report = fill_encoder(origin, stage, announce, recipe, on_progress=on_progress, debug=debug)
+        write_report(stage, report)
+        manifest = write_manifest(stage, fields)
+        measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
+    return manifest, {**measured, **{key: report[key] for key in ("cosine_to_float", "rank_agreement")}}
+
+
+def fill_encoder(
+    origin: Origin,
+    stage: Path,
+    announce: Callable[[str], None],
+    recipe: str = DEFAULT_RECIPE,
+    *,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Makes the files of an encoder bundle in the folder ``stage``, with a manifest that an engine can load.
+
+    :return: the manifest's fields, and the report on its likeness to the float model.
+    :raises ExportError: any step that failed.
     """
     created = created_at(origin.revised)
     chosen = RECIPES[recipe]
     section, context_length = read_pooling(origin.path)
-    with staged(out) as stage:
-        check_resources(origin.weights, origin.weights * 6, stage, _BYTES_A_WEIGHT)
-        python = optimum_python(announce, debug=debug)
-        with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
-            work = Path(name)
-            task = {
-                "source": str(_lend_checkpoint(origin.path, work / "source")),
-                "out": str(work),
-                "pooling": section.pooling,
-                "normalize": section.normalize,
-                "context_length": context_length,
-                "texts": TEXTS,
-            }
-            job = str(Path(__file__).with_name("optimum_job.py"))
-            if on_progress:
-                on_progress(0, 4, "loading libraries")
-            run_child(
-                [str(python), "-I", job],
-                task,
-                "optimum's export",
-                on_progress=on_progress,
-                debug=debug,
-                environment=OFFLINE,
-            )
-            if chosen.bits == 8:
-                _quantize(work / "float" / "model.onnx", stage / "model.onnx", on_progress, debug)
-            else:
-                for file in sorted((work / "float").glob("model.onnx*")):  # above 2 GB the weights lie apart
-                    file.rename(stage / file.name)
-            _save_tokenizer(origin.path, work / "float", stage)
-            reference = (work / "reference.npy").read_bytes()
-        fields = {
-            "name": bundle_name(origin.source.id, recipe),
-            "kind": "encoder",
-            "architecture": origin.architecture,
-            "source": origin.source,
-            "quantization": {
-                "recipe": chosen.stored,
-                "groups": [{"group": "*", "bits": chosen.bits, "group_size": 0}],
-            },
+    check_resources(origin.weights, origin.weights * 6, stage, _BYTES_A_WEIGHT)
+    python = optimum_python(announce, debug=debug)
+    with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
+        work = Path(name)
+        task = {
+            "source": str(_lend_checkpoint(origin.path, work / "source")),
+            "out": str(work),
+            "pooling": section.pooling,
+            "normalize": section.normalize,
             "context_length": context_length,
-            "graphs": {"encode": "model.onnx"},
-            "encoder": section,
-            "runtime": runtime_versions("onnxruntime"),
-            "created": created,
+            "texts": TEXTS,
         }
-        write_manifest(stage, fields)  # the engine reads bundles only, and the report compares its vectors
-        write_report(stage, _report(origin, stage, chosen, reference))
-        manifest = write_manifest(stage, fields)
-        measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
-    return manifest, measured
+        job = str(Path(__file__).with_name("optimum_job.py"))
+        if on_progress:
+            on_progress(0, 4, "loading libraries")
+        run_child(
+            [str(python), "-I", job],
+            task,
+            "optimum's export",
+            on_progress=on_progress,
+            debug=debug,
+            environment=OFFLINE,
+        )
+        if chosen.bits == 8:
+            _quantize(work / "float" / "model.onnx", stage / "model.onnx", on_progress, debug)
+        else:
+            for file in sorted((work / "float").glob("model.onnx*")):  # above 2 GB the weights lie apart
+                file.rename(stage / file.name)
+        _save_tokenizer(origin.path, work / "float", stage)
+        reference = (work / "reference.npy").read_bytes()
+    fields = {
+        "name": bundle_name(origin.source.id, recipe),
+        "kind": "encoder",
+        "architecture": origin.architecture,
+        "source": origin.source,
+        "quantization": {
+            "recipe": chosen.stored,
+            "groups": [{"group": "*", "bits": chosen.bits, "group_size": 0}],
+        },
+        "context_length": context_length,
+        "graphs": {"encode": "model.onnx"},
+        "encoder": section,
+        "runtime": runtime_versions("onnxruntime"),
+        "created": created,
+    }
+    write_manifest(stage, fields)  # the engine reads bundles only, and the report compares its vectors
+    return fields, _report(origin, stage, chosen, reference)
 
 
 def _quantize(source: Path, out: Path, on_progress: OnProgress | None, debug: bool) -> None:

@@ -205,7 +205,7 @@ def evaluate_bundle(
     """
     bundle = load_bundle(path)
     kind = bundle.manifest.kind
-    _check_wanted(path, kind, wanted)
+    check_wanted(bundle, wanted.data, wanted.task, compared=wanted.reference is not None)
     verify_bundle(bundle)
     report = size_report(bundle)
     if kind == "head":
@@ -230,21 +230,30 @@ def evaluate_bundle(
     return report
 
 
-def _check_wanted(path: Path, kind: str, wanted: Wanted) -> None:
-    if kind != "decoder":
-        what = f"{path} is a bundle of kind {kind}"
-        if wanted.reference is not None:
-            raise ExportError(f"{what}; only decoders are compared with a float model (--reference).")
-        if wanted.task is not None:
-            raise ExportError(f"{what}; a task (--task) is for decoders, a head brings its own.")
+def check_wanted(bundle: Bundle, data: Path | None, task: Path | None, *, compared: bool) -> None:
+    """Looks at what is wanted of a bundle before anything slow.
+
+    :param compared: with a float model.
+    :raises ExportError: this kind of bundle can't give it, or a file is missing.
+    """
+    kind = bundle.manifest.kind
+    what = f"{bundle.path} is a bundle of kind {kind}"
+    if kind != "decoder" and compared:
+        raise ExportError(f"{what}; only decoders are compared with a float model (--reference).")
+    if kind != "decoder" and task is not None:
+        raise ExportError(f"{what}; a task (--task) is for decoders, a head brings its own.")
     if kind == "adapter":
         raise ExportError(
-            f"{path} is an adapter; evaluate its base with labelled rows and a task that names it (--task)."
+            f"{bundle.path} is an adapter; evaluate its base with labelled rows and a task that names it "
+            "(--task)."
         )
-    if kind not in ("decoder", "head") and wanted.data is not None:
+    if kind not in ("decoder", "head") and data is not None:
         raise ExportError(f"{what}; labelled rows are for decoders and learned heads.")
-    if wanted.task is not None and wanted.data is None:
+    if task is not None and data is None:
         raise ExportError("A task (--task) says how rows are read: name the rows too.")
+    for file in filter(None, (data, task)):
+        if not file.is_file():
+            raise ExportError(f"{file} is no file.")
 
 
 # --- the child -------------------------------------------------------------------------------------

@@ -145,7 +145,17 @@ def _classified(exam: Exam, outcomes: Sequence[Outcome | None]) -> dict[str, Any
     scores = [outcome.result["scores"] for outcome in outcomes if outcome is not None]
     probabilities = np.array([[score[label] for label in labels] for score in scores])
     truth = np.array([labels.index(row.label) for row in exam.rows if isinstance(row, LabelledRow)])
-    return accuracy_report(probabilities, truth, labels)
+    figures = accuracy_report(probabilities, truth, labels)
+    if not exam.section.threshold:
+        return figures
+    answered = np.array([outcome is not None and outcome.status == "ok" for outcome in outcomes])
+    right = (probabilities.argmax(axis=1) == truth)[answered]
+    return {
+        **figures,
+        "threshold": exam.section.threshold,
+        "answered": round(float(answered.mean()), 4),
+        "accuracy_answered": round(float(right.mean()), 4) if len(right) else None,
+    }
 
 
 def _extracted(exam: Exam, outcomes: Sequence[Outcome | None]) -> dict[str, Any]:

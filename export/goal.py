@@ -37,14 +37,14 @@ class Goal:
         if kl is not None and not kl <= self.max_kl:
             raise ExportError(
                 f"The divergence from the float model is {kl:.4f} nats a token, where --max-kl allows "
-                f"{self.max_kl:g} ({size:,} bytes); allow more, or more bytes, or take the recipe int8."
+                f"{self.max_kl:g} ({size:,} bytes); allow more, or take a recipe with more bits."
             )
 
     def check_least(self, least: int) -> None:
-        """:raises ExportError: the smallest bundle there can be, by estimate, is too large already."""
+        """:param least: bytes of the smallest bundle there can be. :raises ExportError: too many already."""
         if least > self.max_bytes:
             raise ExportError(
-                f"The smallest bundle of this model has about {least:,} bytes and --max-bytes allows "
+                f"The smallest bundle of this model has some {least:,} bytes and --max-bytes allows "
                 f"{self.max_bytes:,.0f}; allow more, or take a smaller model."
             )
 
@@ -65,7 +65,7 @@ class Search:
     The estimates of single matrices don't add up exactly, and int8 activations lose something too: the first
     attempt says by which factor they are off, two say by how much at first and by which factor from there.
 
-    :param overhead: bytes of a bundle that are no matrices.
+    :param overhead: bytes of a bundle that are no matrices, by estimate; the first attempt tells exactly.
     """
 
     units: Sequence[Unit]
@@ -82,9 +82,14 @@ class Search:
             return None
         last = self.attempts[-1] if self.attempts else None
         overhead = last.size - last.placement.bytes if last else self.overhead
-        self.goal.check_least(overhead + sum(min(map(unit.bytes, unit.loss)) for unit in self.units))
+        least = sum(min(map(unit.bytes, unit.loss)) for unit in self.units)
+        room = self.goal.max_bytes - overhead
+        if last:
+            self.goal.check_least(overhead + least)
+        else:
+            room = max(room, least)  # the overhead is an estimate: only a build can say that nothing fits
         enough = self._loss_for(self.goal.max_kl * _AIM) if self.goal.max_kl < float("inf") else 0.0
-        placement = place(self.units, most_bytes=self.goal.max_bytes - overhead, enough=enough)
+        placement = place(self.units, most_bytes=room, enough=enough)
         seen = [attempt.placement.formats for attempt in self.attempts]
         return None if placement is None or placement.formats in seen else placement
 

@@ -23,7 +23,7 @@ from edgeslm_export.checkpoint import (
     read_config,
 )
 from edgeslm_export.environment import cache_folder
-from edgeslm_export.resources import bytes_a_weight, check_resources
+from edgeslm_export.resources import check_resources
 
 from edgeslm.bundle import Source
 from edgeslm.errors import ExportError
@@ -38,11 +38,15 @@ _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _PYTORCH = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
 
 
-def resolve_source(src: str, kind: Kind, announce: Callable[[str], None]) -> Origin:
+def resolve_source(
+    src: str, kind: Kind, announce: Callable[[str], None], *, memory_a_weight: int = 2, hint: str = ""
+) -> Origin:
     """What SRC of a command means: a folder, a ``.gguf`` file or a hub id (``name`` or ``owner/name``,
     with ``@revision`` if wanted).
 
     :param announce: gets a sentence before something large is downloaded.
+    :param memory_a_weight: bytes that the export will need, and ``hint`` what else could be done: what can
+        only be refused isn't downloaded.
     :raises ExportError: it can't be exported, with what to change.
     """
     path = Path(src).expanduser()
@@ -50,7 +54,7 @@ def resolve_source(src: str, kind: Kind, announce: Callable[[str], None]) -> Ori
         return examine_local(path, kind)
     if path.suffix.lower() == ".gguf" or src.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(src):
         raise ExportError(f"{src} doesn't exist; name a checkpoint folder, a .gguf file or a hub id.")
-    return fetch_checkpoint(src, kind, announce)
+    return fetch_checkpoint(src, kind, announce, memory_a_weight, hint)
 
 
 def fetch_config(src: str) -> dict[str, Any]:
@@ -70,8 +74,10 @@ def fetch_config(src: str) -> dict[str, Any]:
     return read_config(Path(_ask(src, lambda: hf_hub_download(repo, "config.json", revision=info.sha))))
 
 
-def fetch_checkpoint(hub_id: str, kind: Kind, announce: Callable[[str], None]) -> Origin:
-    """Downloads a checkpoint into the hub's own cache.
+def fetch_checkpoint(
+    hub_id: str, kind: Kind, announce: Callable[[str], None], memory_a_weight: int = 2, hint: str = ""
+) -> Origin:
+    """Downloads a checkpoint into the hub's own cache; see ``resolve_source``.
 
     :raises ExportError: no network, no such model, no access, or nothing that can be exported.
     """
@@ -97,8 +103,10 @@ def fetch_checkpoint(hub_id: str, kind: Kind, announce: Callable[[str], None]) -
     total = sum(sizes[name] for name in wanted)
     cache = cache_folder().parent
     cache.mkdir(parents=True, exist_ok=True)
-    # At most two bytes a weight: what can only be refused with the weights here would be refused after them.
-    check_resources(sum(sizes[name] for name in weights) // 4, total, cache, bytes_a_weight(gguf=False))
+    # The hub counts the weights of safetensors; of others there are no fewer than at four bytes each.
+    counted = getattr(getattr(info, "safetensors", None), "total", None)
+    number = counted or sum(sizes[name] for name in weights) // 4
+    check_resources(number, total, cache, memory_a_weight, hint)
     announce(f"Downloading {hub_id}: {len(wanted)} files, {total / 1e6:,.0f} MB at most.")
     folder = _ask(hub_id, lambda: snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
     licence = str(getattr(info.card_data, "license", None) or "")

@@ -32,10 +32,12 @@ def staged(out: Path) -> Iterator[Path]:
 
     What an export that was killed left behind for the same ``out`` is removed first.
 
-    :raises ExportError: ``out`` exists or its parent can't be written.
+    :raises ExportError: ``out`` exists, or its parent is a bundle or can't be written.
     """
     check_absent(out)
     parent = out.resolve().parent
+    if (parent / MANIFEST).exists():
+        raise ExportError(f"{parent} is a bundle, which may hold nothing else; name a folder outside of it.")
     stage = parent / f".{out.name}.{os.getpid()}.partial"
     try:
         parent.mkdir(parents=True, exist_ok=True)

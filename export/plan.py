@@ -14,7 +14,7 @@ from typing import Any
 from edgeslm_export.checkpoint import GGUF_ARCHITECTURES, read_config
 from edgeslm_export.gguf_header import GgufHeader, read_gguf_header
 from edgeslm_export.hub import fetch_config
-from edgeslm_export.recipe import RECIPES, Recipe, find_recipe
+from edgeslm_export.recipe import DEFAULT_RECIPE, RECIPES, Recipe, find_recipe
 
 from edgeslm.arithmetic import REST, Footprint, Format, Formats, footprint
 from edgeslm.errors import ExportError
@@ -145,20 +145,21 @@ def _advice(rows: tuple[Row, ...], board: Board, shape: Shape, tokens: int) -> s
             f"has {_gb(room)} beside the system; take a smaller model or a board with more memory."
         )
     fast = max(fitting, key=lambda row: row.expectation.decode_tps)
-    good = max(fitting, key=lambda row: row.file_bytes)
     speed = fast.expectation.decode_tps
-    if speed < SLOW_TPS:
+    if round(speed, 1) < SLOW_TPS:
         return (
             f"It fits as {fast.recipe}, but {speed:.1f} tokens/s suit labels and fields, not text that "
             "somebody waits for."
         )
-    if good is not fast and good.expectation.decode_tps >= max(SLOW_TPS, speed / 2):
-        share = good.expectation.decode_tps / speed
-        return (
-            f"Take {good.recipe} where answers matter most: it fits and keeps {share:.0%} of {fast.recipe}'s "
-            f"decode speed; else {fast.recipe}."
-        )
-    return f"Take {fast.recipe}: {_gb(fast.expectation.memory_bytes)} of {_gb(room)}, {speed:.0f} tokens/s."
+    quick = [row for row in fitting if row.expectation.decode_tps >= min(speed, max(SLOW_TPS, speed / 2))]
+    good = max(quick, key=lambda row: row.file_bytes)
+    take = next((row for row in quick if row.recipe == DEFAULT_RECIPE), good)
+    memory, tps = take.expectation.memory_bytes, take.expectation.decode_tps
+    text = f"Take {take.recipe}: {_gb(memory)} of {_gb(room)}, {tps:.0f} tokens/s"
+    if good is take:
+        return f"{text}."
+    share = good.expectation.decode_tps / tps
+    return f"{text}; {good.recipe} where answers matter most: it fits too, at {share:.0%} of that speed."
 
 
 def _gb(size: int) -> str:

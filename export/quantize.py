@@ -64,14 +64,15 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     matrices = {name: list(module.weight.shape) for name, module in model.matrices().items()}
     if not model.tied:
         matrices[EMBEDDING] = list(model.model.model.embed_tokens.weight.shape)
-    _tokenize(folder, task, work, model.config)
+    tokens = _tokenize(folder, task, work, model.config)
     if task["tokens"]["evaluation"]:
         _write_reference(model, work, task["reference_bytes"], reporter)
     result: dict[str, Any] = {
         "matrices": matrices,
         "layers": len(model.layers),
         "exact": {},
-        "other_bytes": _other_bytes(model, folder),
+        "calibration_tokens": tokens["calibration"],
+        **_other_bytes(model, folder),
         "report_bytes": _REPORT_BYTES,
     }
     if task["quantized_source"]:
@@ -82,13 +83,17 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return result
 
 
-def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) -> None:
-    """Writes ``calibration.npy`` and ``evaluation.npy``, int32 [sequences, tokens]."""
+def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) -> dict[str, int]:
+    """Writes ``calibration.npy`` and ``evaluation.npy``, int32 [sequences, tokens].
+
+    :return: how many tokens each has.
+    """
     from edgeslm_export.corpus import SEQUENCE, token_rows
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     longest = min(SEQUENCE, config.max_position_embeddings)
+    counts = {}
     for part in ("calibration", "evaluation"):
         chats = part == "calibration"
         texts, tokens = task["texts"][part], task["tokens"][part]
@@ -100,13 +105,16 @@ def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) ->
                 "will read."
             )
         np.save(work / f"{part}.npy", np.asarray(rows, np.int32).reshape(len(rows), length))
+        counts[part] = len(rows) * length
+    return counts
 
 
-def _other_bytes(model: Any, folder: Path) -> int:
+def _other_bytes(model: Any, folder: Path) -> dict[str, int]:
     """What a bundle has beside its matrices: small parameters and positions in float32, the graph, the
     tokenizer.
 
-    An estimate from above by some percent; the first build tells exactly.
+    :return: ``other_bytes``, an estimate from above by some percent (the first build tells exactly), and
+        ``other_bytes_least``, below which it certainly doesn't get.
     """
     large = {id(module.weight) for module in model.matrices().values()}
     large.add(id(model.model.model.embed_tokens.weight))
@@ -118,7 +126,10 @@ def _other_bytes(model: Any, folder: Path) -> int:
     weights = _weights_of(folder)
     files = sum(file.stat().st_size for file in folder.iterdir() if file.name not in weights)
     graph: int = _LAYER_BYTES * len(model.layers)
-    return 4 * (small + positions) + files + graph + _REPORT_BYTES
+    return {
+        "other_bytes": 4 * (small + positions) + files + graph + _REPORT_BYTES,
+        "other_bytes_least": 4 * small + (folder / "tokenizer.json").stat().st_size,
+    }
 
 
 def _weights_of(folder: Path) -> set[str]:

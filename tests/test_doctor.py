@@ -243,6 +243,9 @@ def test_bundles_are_measured_against_the_memory(pi_4: Path, tmp_path: Path) -> 
         "bad",
     ]
     assert found["bundle small"].text == "needs about 323 MB at 2048 tokens"
+    manifest = json.loads((small / "manifest.json").read_text())
+    (small / "manifest.json").write_text(json.dumps({**manifest, "context_length": 64}))
+    assert look(pi_4, bundles=(small,))["bundle small"].text.endswith(" MB at 64 tokens")
 
 
 def test_bundles_of_the_starter_folder_are_found(pi_4: Path, tmp_path: Path) -> None:

@@ -35,9 +35,12 @@ tasks:
 """
 
 
-def write_head(folder: Path, encoder: str) -> Path:
+def write_head(folder: Path, encoder: str | None) -> Path:
+    """:param encoder: digest of the encoder's bundle; None: this one has its own."""
     write_bundle(folder, "head")
     manifest = json.loads((folder / "manifest.json").read_text())
+    if encoder is None:
+        manifest |= {"graphs": {"encode": "model.onnx"}, "encoder": {"dimension": 8}, "context_length": 64}
     manifest["head"] = {
         "task": "topic",
         "labels": ["spam", "ham"],
@@ -166,6 +169,24 @@ def test_a_learned_task_finds_its_encoder(tmp_path: Path) -> None:
         result = await service.submit(request("topic"))
         assert result.result is not None
         assert (result.result["label"], result.result["stage"]) == ("spam", "learned")
+
+    play(scene)
+
+
+def test_a_learned_folder_may_bring_its_encoder(tmp_path: Path) -> None:
+    """It is a model of its own then, for which the configuration needs no entry."""
+
+    async def scene() -> None:
+        write_head(tmp_path / "learned", None)
+        service = make_service(
+            tmp_path,
+            f"topic: {{learned: {tmp_path}/learned}}\n",
+            lambda call: Output(probabilities=(0.9, 0.1)),
+        )
+        assert service.model_of("topic") == "learned/topic"
+        assert service.models.bundle("learned/topic").path == tmp_path / "learned"
+        result = await service.submit(request("topic"))
+        assert result.model == service.models.label("learned/topic")
 
     play(scene)
 

@@ -246,7 +246,7 @@ def test_what_a_signature_says_of_itself(tmp_path: Path, signed: Path) -> None:
     assert describe_signature(write_files(tmp_path / "b")) == "not signed"
     (signed / "model.sig").write_bytes(b"")
     assert describe_signature(signed).endswith(
-        "model.sig: no signature of model signing; sign the bundle again"
+        "model.sig: no signature of model signing; copy the bundle again, or sign it again"
     )
 
 

@@ -23,15 +23,15 @@ Floats = npt.NDArray[np.float32]
 
 
 class Encoder:
-    """One encoder bundle, loaded; ``digest`` is what it must be.
+    """One encoder bundle, or a head that has its own encoder, loaded; ``digest`` is what it must be.
 
-    :raises BundleError: for a bundle of another kind or one that onnxruntime can't load.
+    :raises BundleError: for a bundle without an encoder or one that onnxruntime can't load.
     """
 
     def __init__(self, path: Path, threads: int, *, digest: str | None = None) -> None:
         bundle = load_bundle(path, digest)
         manifest = bundle.manifest
-        if manifest.kind != "encoder" or manifest.encoder is None or manifest.graphs.encode is None:
+        if manifest.encoder is None or manifest.graphs.encode is None:
             raise BundleError(f"{path}: a bundle of kind {manifest.kind}, where an encoder is needed")
         verify_bundle(bundle)
         self.bundle = bundle
@@ -144,8 +144,8 @@ def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
     section = bundle.manifest.head
     if section is None:
         raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a learned head is needed")
-    if section.encoder != encoder.digest:
-        raise BundleError(f"{path}: learned on the encoder {section.encoder}, but this is {encoder.digest}")
+    if (needed := section.encoder or bundle.digest) != encoder.digest:
+        raise BundleError(f"{path}: learned on the encoder {needed}, but this is {encoder.digest}")
     verify_bundle(bundle)
     file = path / section.weights
     try:

@@ -78,7 +78,7 @@ class Engine:
         # readers below is told what it must find.
         path = path.resolve()
         bundle = load_bundle(path, digest)
-        kind = bundle.manifest.kind
+        kind = bundle.manifest.model_kind
         self._decoder: Decoder | None = None
         self._encoder: Encoder | None = None
         if kind == "decoder":
@@ -92,7 +92,7 @@ class Engine:
             self._encoder = Encoder(path, threads, digest=bundle.digest)
             self.context_length = self._encoder.context_length
         else:
-            raise BundleError(f"{path}: a bundle of kind {kind} can't be a model of its own")
+            raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind} can't be a model of its own")
         self.kind = kind
 
     def run(self, call: Call, emit: Any, cancelled: Any) -> Output:

@@ -12,7 +12,10 @@ from pathlib import Path
 
 def positive(text: str) -> float:
     """An argparse type: a number above 0 that isn't infinite. ``nan`` is none."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no number above 0")
     return number
@@ -20,7 +23,10 @@ def positive(text: str) -> float:
 
 def whole(text: str) -> int:
     """An argparse type: a whole number above 0."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
     return number

@@ -59,12 +59,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Shows the report card."""
-    from edgeslm_export.evaluate import Wanted, evaluate_bundle
+    from edgeslm_export.evaluate import Wanted, check_wanted, evaluate_bundle
 
     if options.text is not None and options.reference is None:
         raise ExportError(
             "A text (--text) is for comparing with the float model: name it with --reference SRC."
         )
+    compared = options.reference is not None  # which may be a large download: all else is looked at before
+    check_wanted(load_bundle(options.bundle), options.data, options.task, compared=compared)
     with Bar() as bar:
         wanted = Wanted(
             data=options.data,
@@ -109,6 +111,8 @@ def _find_encoder(head: Path) -> Path | None:
     section = load_bundle(head).manifest.head
     if section is None:
         return None
+    if section.encoder is None:
+        return head
     for folder in (head.resolve().parent, head.resolve().parent.parent, default_folder()):
         for manifest in sorted(folder.glob("*/manifest.json")):
             try:

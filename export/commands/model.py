@@ -48,7 +48,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Makes a decoder bundle and shows what was measured."""
-    from edgeslm_export.convert import Order, export_model
+    from edgeslm_export.convert import Order, export_model, memory_a_weight
     from edgeslm_export.goal import Goal
     from edgeslm_export.hub import resolve_source
     from edgeslm_export.package import check_absent
@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> None:
         max_bytes=float("inf") if options.max_bytes is None else options.max_bytes,
     )
     with Bar() as bar:
-        origin = resolve_source(options.src, "decoder", bar.say)
+        need, hint = memory_a_weight(recipe, gguf=False)
+        origin = resolve_source(options.src, "decoder", bar.say, memory_a_weight=need, hint=hint)
         corpus = _corpus(options, bar, needed=recipe.calibrated or goal.max_kl < float("inf"))
         manifest, measured = export_model(
             origin, options.out, Order(recipe, goal, corpus), on_progress=bar, debug=options.debug

@@ -38,8 +38,11 @@ def run(options: argparse.Namespace) -> None:
     from edgeslm.bundle import load_bundle
 
     load_bundle(options.bundle)  # before a key is made for nothing
-    public = make_key(options.key) if options.make_key else None
-    bundle = sign_bundle(options.bundle, options.key, _passphrase(options))
+    if options.key.resolve().is_relative_to(options.bundle.resolve()):
+        raise ExportError(f"{options.key}: a key doesn't belong into the bundle, which is copied to devices.")
+    passphrase = _passphrase(options)
+    public = make_key(options.key, passphrase) if options.make_key else None
+    bundle = sign_bundle(options.bundle, options.key, passphrase)
     if options.json:
         made = {"public_key": str(public)} if public else {}
         signature = str(options.bundle / SIGNATURE)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from edgeslm_export.commands import positive
 from edgeslm_export.progress import Bar
-from edgeslm_export.screen import print_json, print_labels, print_line
+from edgeslm_export.screen import print_columns, print_json, print_labels, print_line
 from edgeslm_export.starter import ENCODER, Maker, default_folder
 
+if TYPE_CHECKING:
+    from edgeslm_export.tune import Effort, Ground
+
 SUMMARY = "learn a classify task from labelled messages"
-EXAMPLE = "edgeslm-export tune spam.yaml messages.jsonl learned/spam --encoder minilm-l6-int8"
+EXAMPLE = "edgeslm-export tune spam.yaml messages.jsonl learned/spam --minutes 10"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -20,36 +25,98 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
     command.add_argument(
-        "--encoder", type=Path, metavar="BUNDLE", help="encoder bundle (default: the starter's)"
+        "--encoder",
+        metavar="BUNDLE_OR_SRC",
+        help="an encoder bundle, which stays as it is, or an encoder's checkpoint (hub id or folder), which "
+        "is taught (default: the starter's, both)",
+    )
+    command.add_argument(
+        "--method",
+        choices=("auto", "head", "encoder"),
+        default="auto",
+        help="head: a classifier on the encoder as it is; encoder: the encoder is taught too; auto: the one "
+        "that is more often right (default: %(default)s)",
+    )
+    command.add_argument(
+        "--minutes", type=positive, help="most time that teaching an encoder may take (default: as it needs)"
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Learns a task and shows how often it is right."""
+    """Learns a task and shows how often each way of learning it is right."""
     from edgeslm_export.package import check_absent
-    from edgeslm_export.tune import load_task, tune
+    from edgeslm_export.tune import Effort, load_task, tune
 
     check_absent(options.out)
     task = load_task(options.task)
     with Bar() as bar:
-        encoder = options.encoder or _encoder_of(task.model, bar, options.debug)
-        _, report = tune(task, options.data, options.out, encoder)
+        effort = Effort(
+            method=None if options.method == "auto" else options.method,
+            seconds=60 * (options.minutes or 0),
+            announce=bar.say,
+            on_progress=bar,
+            debug=options.debug,
+        )
+        ground = _ground(options.encoder, task.model, effort)
+        _, report = tune(task, options.data, options.out, ground, effort)
     if options.json:
         print_json({"bundle": str(options.out), **report})
         return
-    low, high = report["interval"]
-    print_line(f"{options.out}: learned {task.name} from {report['rows']} rows on {encoder}")
-    print_line(f"accuracy by cross-validation {report['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f})")
+    print_line(f"{options.out}: learned {task.name} from {report['learned_from']} rows by {report['method']}")
+    _print_methods(report)
     print_line(f"always the commonest label   {report['majority']:.3f}")
-    print_line(f"calibration error            {report['calibration_error']:.3f}")
     print_labels(report["labels"])
 
 
-def _encoder_of(model: str, bar: Bar, debug: bool) -> Path:
-    """A task's encoder: its ``model`` when that is a bundle folder, else the starter's, made if missing."""
-    if model and (Path(model) / "manifest.json").is_file():
-        return Path(model)
+def _print_methods(report: dict[str, Any]) -> None:
+    rows = []
+    for name, of in report["methods"].items():
+        measured = report["measured"][name]
+        low, high = of["interval"]
+        rows.append(
+            (
+                name,
+                f"{of['accuracy']:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                str(of["held_out"]),
+                f"{of['calibration_error']:.3f}",
+                f"{measured['texts_per_s']:.0f}",
+                f"{measured['bytes'] / 1e6:.1f} MB",
+            )
+        )
+    print_columns(
+        (
+            "method",
+            "accuracy",
+            "95 % interval",
+            "rows held out",
+            "calibration error",
+            "messages/s",
+            "encoder",
+        ),
+        rows,
+    )
+
+
+def _ground(encoder: str | None, model: str, effort: Effort) -> Ground:
+    """What is learned on: what was named, else the task's ``model`` when that is a bundle's folder, else the
+    starter's encoder, made if it is missing, and its checkpoint where that could be wanted."""
+    from edgeslm_export.hub import resolve_source
+    from edgeslm_export.tune import HEAD, Ground
+
+    named = encoder or (model if model and _is_bundle(model) else None)
+    if named and _is_bundle(named):
+        return Ground(bundle=Path(named))
+    if named:
+        return Ground(checkpoint=resolve_source(named, "encoder", effort.announce))
+    maker = Maker(effort.announce, effort.on_progress, debug=effort.debug)
     folder = default_folder() / ENCODER
     if not folder.exists():
-        bar.say(f"No --encoder was named: making the starter encoder in {folder}.")
-    return Maker(bar.say, bar, debug=debug).make_encoder(folder)
+        effort.announce(f"No --encoder was named: making the starter encoder in {folder}.")
+    bundle = maker.make_encoder(folder)
+    checkpoint = None if effort.method == HEAD else maker.encoder_origin()
+    return Ground(bundle, checkpoint)
+
+
+def _is_bundle(folder: str) -> bool:
+    return (Path(folder) / "manifest.json").is_file()

@@ -35,7 +35,7 @@ def arrays(**changes: Any) -> bytes:
     return stream.getvalue()
 
 
-def write_head(folder: Path, encoder: str, weights: bytes, **changes: Any) -> Path:
+def write_head(folder: Path, encoder: str | None, weights: bytes, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "head.npz").write_bytes(weights)
     digest = hashlib.sha256(weights).hexdigest()
@@ -133,6 +133,24 @@ def test_a_head_gives_probabilities(encoder: Encoder, tmp_path: Path) -> None:
     assert output.probabilities == pytest.approx((expected, 1 - expected), abs=1e-3)
     assert sum(output.probabilities) == pytest.approx(1, abs=1e-6)
     assert all(0 <= value <= 1 for value in output.probabilities)
+
+
+def test_a_head_with_an_encoder_of_its_own(encoder: Encoder, tmp_path: Path) -> None:
+    folder = tmp_path / "learned"
+    shutil.copytree(encoder.bundle.path, folder)
+    own = json.loads((folder / "manifest.json").read_bytes())
+    weights = arrays()
+    write_head(folder, None, weights)
+    head = json.loads((folder / "manifest.json").read_bytes())
+    joined = own | {"kind": "head", "head": head["head"], "files": own["files"] + head["files"]}
+    (folder / "manifest.json").write_text(json.dumps(joined))
+    output = Encoder(folder, 1).run_classify(Classify(TEXTS[0], str(folder)))
+    beside = write_head(tmp_path / "beside", encoder.bundle.digest, weights)
+    assert output.probabilities == pytest.approx(
+        encoder.run_classify(Classify(TEXTS[0], str(beside))).probabilities, abs=1e-3
+    )
+    with pytest.raises(BundleError, match="learned on the encoder sha256:"):
+        encoder.run_classify(Classify(TEXTS[0], str(folder)))
 
 
 def test_a_sure_head_stays_within_one(encoder: Encoder, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +58,42 @@ def test_telemetry_is_off_before_anything_is_imported() -> None:
 def test_each_end_has_its_sentence(body: str, sentence: str) -> None:
     with pytest.raises(ExportError, match=sentence):
         _run(body)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
+    """A killed export left its child computing for hours."""
+    noted = tmp_path / "pid"
+    body = (
+        f"import os, pathlib, time; pathlib.Path({str(noted)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    )
+    code = _REPORTER.format(body=body)
+    outer = (
+        "import sys\nfrom edgeslm_export.child import run_child\n"
+        f"run_child([sys.executable, '-c', {code!r}], {{}}, 'it')"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", outer])
+    try:
+        deadline = time.monotonic() + 60
+        while not (noted.exists() and noted.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        child = Path("/proc", noted.read_text())
+        assert child.exists()
+    finally:
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 60
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(child)
+
+
+def _runs(process: Path) -> bool:
+    """Of a process in /proc; one that nobody waited for stays there, dead."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_debug_lets_the_chatter_through(capfd: pytest.CaptureFixture[str]) -> None:

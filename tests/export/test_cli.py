@@ -95,6 +95,8 @@ def test_evaluate_prints_a_table_and_a_json_line(
         "labels": {"ham": {"rows": 449, "precision": 0.9654, "recall": None}},
     }
     monkeypatch.setattr("edgeslm_export.evaluate.evaluate_bundle", lambda *_, **__: report)
+    monkeypatch.setattr("edgeslm_export.evaluate.check_wanted", lambda *_, **__: None)
+    monkeypatch.setattr("edgeslm_export.commands.evaluate.load_bundle", lambda folder: folder)
     arguments = ["evaluate", "bundle", "rows.jsonl", "--encoder", "encoder"]
     assert cli.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -119,6 +121,8 @@ def test_the_likeness_is_a_row_a_text(
     }
     report = {"name": "tiny", "stated": {"text": "a book", "kl_mean": 0.1}, "fidelity": [figures]}
     monkeypatch.setattr("edgeslm_export.evaluate.evaluate_bundle", lambda *_, **__: report)
+    monkeypatch.setattr("edgeslm_export.evaluate.check_wanted", lambda *_, **__: None)
+    monkeypatch.setattr("edgeslm_export.commands.evaluate.load_bundle", lambda folder: folder)
     assert cli.main(["evaluate", "bundle", "--encoder", "encoder"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["WikiText-2", "4,096", "0.0800", "over", "2.10", "85.7%", "1.0359", "±", "0.0030"] in lines

@@ -217,7 +217,7 @@ def test_damaged_weights_are_noticed_and_nothing_is_left(tiny: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_export_leaves_nothing(tiny: Path, tmp_path: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "edgeslm_export", "model", str(tiny / "plain"), str(tmp_path / "out")]
     # Started in the background, as in some CI, this process ignores SIGINT and its children would too.
@@ -226,7 +226,7 @@ def test_an_interrupted_export_leaves_nothing(tiny: Path, tmp_path: Path, how: s
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGHUP)],
     )
     try:
         deadline = time.monotonic() + 60

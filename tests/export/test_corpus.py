@@ -66,6 +66,19 @@ def test_a_text_without_line_ends_is_cut_somewhere(tmp_path: Path) -> None:
     assert found.evaluation[0]
 
 
+def test_one_long_line_below_a_title_is_read_from_all_over(tmp_path: Path) -> None:
+    """All pieces began at the title's end, and everything but the title was measured on."""
+    file = tmp_path / "titled.txt"
+    file.write_text("Manual\n" + " ".join(f"word{number}" for number in range(60_000)))
+    found = own_corpus(file)
+    assert len(set(found.calibration)) == len(found.calibration) > 50
+    assert len(set(found.evaluation)) == len(found.evaluation) > 10
+    assert all(piece.startswith("word") for piece in (*found.calibration[1:], *found.evaluation))
+    last = max(int(word.removeprefix("word")) for word in found.calibration[-1].split()[:-1])
+    first = min(int(word.removeprefix("word")) for word in found.evaluation[0].split()[:-1])
+    assert 0.78 * 60_000 < last < first < 0.86 * 60_000
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -147,6 +160,14 @@ def test_sequences_come_from_all_over_the_texts() -> None:
 def test_a_text_that_is_used_up_to_its_end_is_not_given_twice() -> None:
     rows = token_rows(FakeTokenizer(), ["abcdefgh"], 100, length=4)
     assert [_text(row) for row in rows] == ["abcd", "efgh"]
+
+
+def test_no_conversation_is_given_twice() -> None:
+    """Every third row of a single text was its first conversation."""
+    text = "\n".join(f"{number:045}" for number in range(60))
+    rows = token_rows(FakeTokenizer(), [text], 100_000, length=60, chats=True)
+    assert len({tuple(row) for row in rows}) == len(rows) > 30
+    assert sum("<" in _text(row) for row in rows) > 5
 
 
 def test_a_text_too_short_for_one_sequence_gives_a_shorter_one() -> None:

@@ -74,6 +74,17 @@ def test_labels_are_scored_with_productions_prompt(tmp_path: Path) -> None:
     assert len(decoder.calls) == 4  # the first row warms up
 
 
+def test_abstaining_counts_as_it_does_on_a_device(tmp_path: Path) -> None:
+    task = "name: t\nlabels: {good: fine, bad: not}\nthreshold: 0.85"
+    exam = made(tmp_path, *LABELLED, task=task)
+    decoder = FakeDecoder(
+        lambda call: Output(probabilities=(0.1, 0.9) if text_of(call) == "fire" else (0.8, 0.2))
+    )
+    report = take_exam(exam, decoder)
+    assert (report["threshold"], report["answered"], report["accuracy_answered"]) == (0.85, 0.3333, 1.0)
+    assert "answered" not in take_exam(made(tmp_path, *LABELLED), decoder)
+
+
 def test_labels_come_from_the_rows(tmp_path: Path) -> None:
     assert dict(made(tmp_path, *LABELLED).section.labels or {}) == {"bad": "", "good": ""}
     assert dict(made(tmp_path, *LABELLED, task="name: t").section.labels or {}) == {"bad": "", "good": ""}

@@ -88,8 +88,18 @@ def test_both_limits_hold_together_or_the_gate_says_which_does_not() -> None:
         goal.check(best.kl, best.size)
 
 
+def test_an_overhead_that_was_thought_too_large_refuses_nothing() -> None:
+    """A bundle of 139,057 bytes was refused for 150,000: the estimate was taken for a bound."""
+    most = SMALLEST + OVERHEAD - 1_000
+    best = _searched(Goal(max_bytes=most), FakeBuilder(1.0, extra=-2_000)).best()
+    assert best.size <= most
+
+
 def test_too_few_bytes_are_refused_with_what_is_needed_at_least() -> None:
     search = Search(UNITS, Goal(max_bytes=50_000), OVERHEAD)
+    first = search.propose()
+    assert first is not None  # only a build tells the overhead exactly
+    search.attempts.append(FakeBuilder(1.0)(first))
     with pytest.raises(ExportError, match=re.escape(f"{SMALLEST + OVERHEAD:,} bytes")) as refusal:
         search.propose()
     assert "allows 50,000" in str(refusal.value)

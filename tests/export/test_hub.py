@@ -109,6 +109,20 @@ def test_too_little_memory_is_told_before_the_download(hub: FakeHub, monkeypatch
     assert len(hub.downloads) == 1
 
 
+def test_what_the_recipe_needs_counts_before_the_download(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mistral-7B was downloaded, 14.5 GB, to be refused for lack of memory."""
+    weights = (hub.remote / "model.safetensors").stat().st_size // 4
+    monkeypatch.setattr("edgeslm_export.resources._LIBRARIES_BYTES", 0)
+    monkeypatch.setattr("edgeslm_export.resources.available_memory", lambda: weights * 4)
+    with pytest.raises(ExportError, match="take int4-mixed or use a larger machine"):
+        resolve_source("owner/tiny", "decoder", lambda said: None, memory_a_weight=5, hint="take int4-mixed")
+    assert len(hub.downloads) == 1
+    resolve_source("owner/tiny", "decoder", lambda said: None, memory_a_weight=3)
+    assert "model.safetensors" in hub.downloads[-1]
+
+
 @pytest.mark.parametrize(
     "src", ["./none", "/none/at/all", "none.gguf", "a b", "a/b/c", "~/nothing-of-this-name"]
 )

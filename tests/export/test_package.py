@@ -58,6 +58,17 @@ def test_an_existing_out_is_refused_and_kept(tmp_path: Path) -> None:
     assert (tmp_path / "out").is_dir()
 
 
+def test_nothing_is_made_inside_a_bundle(tmp_path: Path) -> None:
+    """It would hold files that its manifest doesn't list, and be refused from then on."""
+    (tmp_path / "manifest.json").write_text("{}")
+    with (
+        pytest.raises(ExportError, match="is a bundle, which may hold nothing else"),
+        staged(tmp_path / "out"),
+    ):
+        pytest.fail("the block must not run")
+    assert [file.name for file in tmp_path.iterdir()] == ["manifest.json"]
+
+
 def test_an_out_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ExportError, match="exists already"), staged(out) as stage:

@@ -69,6 +69,16 @@ def test_what_fits_and_what_does_not() -> None:
     assert "take a smaller model or a board with more memory" in seven.advice
 
 
+def test_the_default_recipe_is_advised_where_it_fits_and_is_fast_enough() -> None:
+    """int4, which loses most, was advised wherever int8 was too slow."""
+    phi, small = (read_shape(PUBLISHED[name][0]) for name in ("Phi-3-mini-4k", "Qwen2.5-0.5B"))
+    assert make_plan("p", phi, PI5, ()).advice.startswith("Take auto: ")
+    both = make_plan("q", small, PI5, ()).advice
+    assert both.startswith("Take auto: ")
+    assert "; int8 where answers matter most: it fits too, at " in both
+    assert make_plan("q", small, PI5, ["int4"]).advice.startswith("Take int4: ")
+
+
 def test_a_context_that_the_advice_names_does_fit() -> None:
     phi, board = read_shape(PUBLISHED["Phi-3-mini-4k"][0]), load_board("pi4-4gb")
     advice = make_plan("p", phi, board, ["int4"]).advice

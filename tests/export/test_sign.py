@@ -161,6 +161,30 @@ def test_no_key_is_made_for_what_is_no_bundle(tmp_path: Path, capsys: pytest.Cap
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_new_key_gets_the_passphrase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, key, words = write_files(tmp_path / "b"), tmp_path / "factory.key", tmp_path / "words"
+    words.write_text("open sesame\n")
+    command = ["sign", str(bundle), "--key", str(key), "--passphrase-file", str(words)]
+    assert cli.main([*command, "--make-key"]) == 0
+    assert b"ENCRYPTED" in key.read_bytes()
+    assert cli.main(command) == 0
+    assert cli.main(["verify", str(bundle), "--key", str(tmp_path / "factory.pub")]) == 0
+    words.write_text("")
+    assert (
+        cli.main(["sign", str(bundle), "--key", "new.key", "--make-key", "--passphrase-file", str(words)])
+        == 1
+    )
+    assert not (tmp_path / "new.key").exists()
+
+
+def test_a_key_is_not_made_inside_the_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = write_files(tmp_path / "b")
+    before = sorted(bundle.iterdir())
+    assert cli.main(["sign", str(bundle), "--key", str(bundle / "a.key"), "--make-key"]) == 1
+    assert "a key doesn't belong into the bundle" in capsys.readouterr().err
+    assert sorted(bundle.iterdir()) == before
+
+
 def test_a_passphrase_comes_from_a_file_or_a_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

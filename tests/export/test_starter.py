@@ -124,7 +124,21 @@ def test_everything_is_made_once(tmp_path: Path, packages: Path, build: FakeBuil
     assert maker.make(folder) == made
     assert (said, len(build.made)) == ([], 2)
     assert _digests(folder) == before
-    assert list((tmp_path / "cache" / "edgeslm").iterdir()) == []
+    kept = [file.name.rpartition("-")[0] for file in (tmp_path / "cache" / "edgeslm").iterdir()]
+    assert kept == ["all-minilm-l6-v2"]
+
+
+def test_the_encoders_checkpoint_is_kept_with_its_date(
+    tmp_path: Path, packages: Path, build: FakeBuild
+) -> None:
+    maker = Maker(lambda said: None, packages=packages)
+    first = maker.encoder_origin()
+    for file in packages.iterdir():
+        file.unlink()
+    again = maker.encoder_origin()
+    assert again == first
+    assert (again.revised, again.source.licence) == ("2025-02-07T07:02:00Z", "apache-2.0")
+    assert (again.path / "1_Pooling" / "config.json").is_file()
 
 
 def test_a_bundle_has_the_archives_date(tmp_path: Path, packages: Path, build: FakeBuild) -> None:

