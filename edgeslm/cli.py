@@ -147,9 +147,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true")
 
     sub = add("doctor", _doctor, "say what this board is, what fits on it and what is wrong")
+    sub.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="would it fit? how fast?")
     sub.add_argument("--config", type=Path)
+    sub.add_argument("--context", type=_whole, help="tokens to count memory and speed with (default: 2048)")
     sub.add_argument("--json", action="store_true")
     return parser
+
+
+def _whole(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -342,10 +351,10 @@ def _signature(bundle: Path, keys: Sequence[Path]) -> str:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from edgeslm.config import load_config
-    from edgeslm.doctor import examine, render
+    from edgeslm.doctor import TOKENS, examine, render
 
     config = load_config(arguments.config) if arguments.config else None
-    findings = examine(config)
+    findings = examine(config, arguments.bundles, context=arguments.context or TOKENS)
     if arguments.json:
         say(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:

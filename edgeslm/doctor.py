@@ -63,16 +63,17 @@ def examine(
     probe_broker: Callable[[Config], tuple[list[str], list[str]]] | None = None,
     clock: Callable[[], bool | None] = board.clock_synchronised,
     measure: Callable[[], Board] = measure_board,
+    context: int = TOKENS,
 ) -> list[Finding]:
     """Looks at everything once; takes some seconds, as libraries are loaded and a broker may be asked.
 
     ``root`` is where /proc and /sys are. Bundles of ``config`` and the given ones, or without any those of
-    the starter folder, are measured against the memory, and what the board was measured to do says how fast
-    they will be. The probes ask a child process and a broker; tests give others.
+    the starter folder, are measured against the memory with ``context`` tokens, and what the board was
+    measured to do says how fast they will be. The probes ask a child process and a broker; tests give others.
     """
     findings = [_board(root), *_cpu(root), *_memory(root), _disk(config), *_heat(root), _clock(clock)]
     findings += [_python(), *_libraries(probe_library or import_in_child), *_pure_libraries()]
-    findings += _bundles(config, bundles, board.read_memory(root), measure)
+    findings += _bundles(config, bundles, board.read_memory(root), measure, context)
     if config is not None:
         findings += _signatures(config)
         findings += [*_broker_secrets(config.broker), *_broker(config, probe_broker or _ask_broker)]
@@ -286,6 +287,7 @@ def _bundles(
     given: Sequence[Path],
     memory: board.Memory | None,
     measure: Callable[[], Board],
+    context: int,
 ) -> list[Finding]:
     configured = config.bundles if config else {}
     others = {f"bundle {path.name}": path for path in given}
@@ -300,26 +302,26 @@ def _bundles(
             advice = "make it with edgeslm-export, or copy it again"
             findings.append(Finding(subject, "bad", str(error), advice))
     models = {name: model for name, model in models.items() if model.manifest.model_kind is not None}
-    speed, expected = _expectations(models, measure, memory)
+    speed, expected = _expectations(models, measure, memory, context)
     findings = [*speed, *findings]
     total = 0
     for subject, bundle in models.items():
         expectation = expected.get(subject)
-        tokens = min(TOKENS, bundle.manifest.context_length)
+        tokens = min(context, bundle.manifest.context_length)
         need = expectation.memory_bytes if expectation else memory_need(bundle.manifest, tokens)
         total += need if subject in configured else 0
         findings.append(_fits(subject, need, tokens, memory, "take a smaller model", expectation))
     if len(models.keys() & configured.keys()) > 1:
         findings.append(
             _fits(
-                "all models", total + DAEMON_BYTES, TOKENS, memory, "leave out a model, or take smaller ones"
+                "all models", total + DAEMON_BYTES, context, memory, "leave out a model, or take smaller ones"
             )
         )
     return findings
 
 
 def _expectations(
-    models: Mapping[str, Bundle], measure: Callable[[], Board], memory: board.Memory | None
+    models: Mapping[str, Bundle], measure: Callable[[], Board], memory: board.Memory | None, context: int
 ) -> tuple[list[Finding], dict[str, Expectation]]:
     """The board is only measured if there is a model whose shape is known."""
     prints = {subject: bundle_footprint(bundle) for subject, bundle in models.items()}
@@ -340,7 +342,7 @@ def _expectations(
     if machine.busy:
         text += "; other programs computed meanwhile, it can do more"
     expected = {
-        subject: expect(foot, machine, min(TOKENS, foot.shape.context_length))
+        subject: expect(foot, machine, min(context, foot.shape.context_length))
         for subject, foot in known.items()
     }
     return [Finding("speed", "ok", text)], expected

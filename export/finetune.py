@@ -222,17 +222,22 @@ def _padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, 
 
 
 def _save(pupil: _Pupil, source: Path, out: Path) -> None:
-    """The taught weights beside the source's other files, so that what reads the source reads this."""
     import numpy as np
 
-    pupil.model.save_pretrained(out)
+    save_beside(pupil.model, source, out)
+    weight, bias = (value.detach().numpy() for value in (pupil.layer.weight, pupil.layer.bias))
+    np.savez(out / LAYER, weight=(weight * pupil.scale).astype(np.float32), bias=bias.astype(np.float32))
+
+
+def save_beside(model: Any, source: Path, out: Path) -> None:
+    """The weights of a transformers ``model`` in ``out`` with the other files of the checkpoint that it was
+    loaded from, so that what reads the one reads the other."""
+    model.save_pretrained(out)
     for file in source.iterdir():
         if file.suffix in _SMALL and not file.name.endswith(".index.json"):
             shutil.copyfile(file, out / file.name)
         elif file.is_dir():
             shutil.copytree(file, out / file.name)
-    weight, bias = (value.detach().numpy() for value in (pupil.layer.weight, pupil.layer.bias))
-    np.savez(out / LAYER, weight=(weight * pupil.scale).astype(np.float32), bias=bias.astype(np.float32))
 
 
 if __name__ == "__main__":

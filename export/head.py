@@ -61,7 +61,7 @@ def learn(vectors: npt.NDArray[np.float32], truth: Integers, labels: int) -> Lea
     for strength in STRENGTHS:
         logits = np.zeros((len(truth), labels))
         for train, test in splits:
-            weight, bias = _fit(vectors[train], truth[train], strength, labels)
+            weight, bias = fit_layer(vectors[train], truth[train], strength, labels)
             logits[test] = vectors[test] @ weight.T + bias
         chosen = softmax(logits / fit_temperature(logits, truth))[np.arange(len(truth)), truth]
         loss = float(-np.log(np.maximum(chosen, 1e-12)).mean())
@@ -70,14 +70,18 @@ def learn(vectors: npt.NDArray[np.float32], truth: Integers, labels: int) -> Lea
     if best is None:
         raise ExportError("No strength could be tried.")
     _, strength, logits = best
-    weight, bias = _fit(vectors, truth, strength, labels)
+    weight, bias = fit_layer(vectors, truth, strength, labels)
     return Learned(weight.astype(np.float32), bias.astype(np.float32), strength, logits)
 
 
-def _fit(
+def fit_layer(
     vectors: npt.NDArray[np.float32], truth: Integers, strength: float, labels: int
 ) -> tuple[Floats, Floats]:
-    """:return: weight [labels, dimension] and bias [labels]; two labels are given a row each."""
+    """Fits on all of the rows.
+
+    :param strength: scikit-learn's C.
+    :return: weight [labels, dimension] and bias [labels]; two labels are given a row each.
+    """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 

@@ -2,9 +2,9 @@
 
 ``head`` leaves the encoder as it is and learns a classifier on its embeddings: seconds, and several tasks
 share one encoder. ``encoder`` teaches the encoder itself: minutes, more often right, and the task brings its
-own encoder along. What a way is worth is always measured through the bundle's int8 graph as a device runs
-it, and temperature scaling (Guo et al. 2017, section 4.2) on the same held-out rows makes its probabilities
-honest.
+own encoder along; from few rows it is taught by pairs of them, from more by their labels. What a way is
+worth is always measured through the bundle's int8 graph as a device runs it, and temperature scaling (Guo et
+al. 2017, section 4.2) on the same held-out rows makes its probabilities honest.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from edgeslm_export.checkpoint import Origin, examine_local
 from edgeslm_export.child import OnProgress
+from edgeslm_export.contrast import MISSING, contrast_encoder, is_installed
 from edgeslm_export.encoder import fill_encoder, read_pooling
 from edgeslm_export.evaluate import embed_texts, load_encoder
 from edgeslm_export.finetune import load_layer, schedule_for, teach_encoder
-from edgeslm_export.head import learn, split_folds
+from edgeslm_export.head import fit_layer, learn, split_folds
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.rows import LabelledRow, load_rows
 
@@ -49,8 +50,10 @@ METHODS: Final = {
 }
 FEWEST_ROWS: Final = 2
 """Rows of each label that are needed: one to learn from and one to test with."""
-ROWS_TO_TEACH: Final = 100
-"""With fewer, teaching the whole encoder is worse than a head on it, and is left out unless asked for."""
+ROWS_FOR_LABELS: Final = 250
+"""With fewer, an encoder is taught by pairs of rows instead of by their labels."""
+_STRENGTH: Final = 30.0
+"""Of the classifier on an encoder that was taught by pairs: its embeddings lie apart already."""
 _ROWS_FOR_ONE_FOLD: Final = 500
 """From so many rows on a fifth of them is enough to test a taught encoder; with fewer each fifth in turn."""
 _WEIGHTS: Final = "head.npz"
@@ -248,6 +251,7 @@ class _EncoderWay:
         self.bytes = 0
         folds = split_folds(lesson.truth, len(lesson.labels))
         self._folds = folds if len(lesson.texts) < _ROWS_FOR_ONE_FOLD else folds[:1]
+        self._by_pairs = len(lesson.texts) < ROWS_FOR_LABELS
         self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
 
     def try_out(self) -> Trial:
@@ -257,7 +261,7 @@ class _EncoderWay:
         for number, (train, test) in enumerate(self._folds):
             folder = self._work / f"fold-{number}"
             folder.mkdir()
-            _, weight, bias = self._teach(train, folder)
+            _, (weight, bias) = self._teach(train, folder)
             started = time.monotonic()
             vectors = embed_texts(load_encoder(folder), [self._lesson.texts[row] for row in test])
             seconds += time.monotonic() - started
@@ -266,14 +270,14 @@ class _EncoderWay:
             self.bytes = load_bundle(folder).weight_bytes
         rows = np.concatenate(held)
         speed = len(rows) / max(1e-9, seconds)
-        figures = {"epochs": schedule_for(len(self._lesson.texts)).epochs}
+        figures = {"taught_by": "pairs" if self._by_pairs else "labels"}
         return _trial(ENCODER, rows, np.concatenate(logits), self._lesson, figures, speed)
 
     def write(self, stage: Path) -> dict[str, Any]:
         import numpy as np
 
-        fields, weight, bias = self._teach(np.arange(len(self._lesson.texts)), stage)
-        _save_layer(stage, weight, bias)
+        fields, layer = self._teach(np.arange(len(self._lesson.texts)), stage)
+        _save_layer(stage, *layer)
         return {
             **{key: fields[key] for key in _ENCODER_FIELDS},
             "head": {},
@@ -281,35 +285,32 @@ class _EncoderWay:
             "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
         }
 
-    def _teach(self, rows: Integers, folder: Path) -> tuple[dict[str, Any], Floats, Floats]:
+    def _teach(self, rows: Integers, folder: Path) -> tuple[dict[str, Any], tuple[Floats, Floats]]:
         """Teaches the checkpoint from ``rows`` and makes an encoder's bundle of it in ``folder``.
 
         :return: its manifest's fields, and ``weight`` and ``bias`` of the layer.
         """
-        effort, lesson = self._effort, self._lesson
-        share = len(rows) / self._rows_taught
-        taught = self._work / "taught"
-        teach_encoder(
-            self._origin.path,
-            taught,
-            self._section,
-            [lesson.texts[row] for row in rows],
-            [int(lesson.truth[row]) for row in rows],
-            len(lesson.labels),
-            replace(schedule_for(len(rows)), seconds=effort.seconds * share),
-            on_progress=effort.on_progress,
-            debug=effort.debug,
-        )
-        fields, _ = fill_encoder(
-            examine_local(taught, "encoder", self._origin.source),
-            folder,
-            effort.announce,
-            on_progress=effort.on_progress,
-            debug=effort.debug,
-        )
-        weight, bias = load_layer(taught)
+        effort, lesson, taught = self._effort, self._lesson, self._work / "taught"
+        texts, truth = [lesson.texts[row] for row in rows], lesson.truth[rows]
+        seconds = effort.seconds * len(rows) / self._rows_taught
+        how: dict[str, Any] = {"on_progress": effort.on_progress, "debug": effort.debug}
+        if self._by_pairs:
+            contrast_encoder(self._origin.path, taught, texts, truth.tolist(), seconds=seconds, **how)
+        else:
+            schedule = replace(schedule_for(len(rows)), seconds=seconds)
+            labels = len(lesson.labels)
+            teach_encoder(
+                self._origin.path, taught, self._section, texts, truth.tolist(), labels, schedule, **how
+            )
+        origin = examine_local(taught, "encoder", self._origin.source)
+        fields, _ = fill_encoder(origin, folder, effort.announce, **how)
+        if self._by_pairs:
+            vectors = embed_texts(load_encoder(folder), texts)
+            layer: tuple[Floats, Floats] = fit_layer(vectors, truth, _STRENGTH, len(lesson.labels))
+        else:
+            layer = load_layer(taught)
         shutil.rmtree(taught)
-        return fields, weight, bias
+        return fields, layer
 
 
 _ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
@@ -321,8 +322,10 @@ def _ways(ground: Ground, lesson: Lesson, effort: Effort, work: Path) -> list[_W
     ways: list[_Way] = []
     if ground.bundle is not None and effort.method != ENCODER:
         ways.append(_HeadWay(ground.bundle, lesson))
-    enough = len(lesson.texts) >= ROWS_TO_TEACH or effort.method == ENCODER or not ways
-    if ground.checkpoint is not None and effort.method != HEAD and enough:
+    few = len(lesson.texts) < ROWS_FOR_LABELS and not is_installed()
+    if few and ways and ground.checkpoint is not None:
+        effort.announce(f"{MISSING} Only a head is tried.")
+    elif ground.checkpoint is not None and effort.method != HEAD:
         ways.append(_EncoderWay(ground.checkpoint, lesson, effort, work))
     if not ways:
         wanted = "its bundle (made by edgeslm-export encoder)" if effort.method == HEAD else "its checkpoint"
@@ -344,7 +347,7 @@ def _trial(
 def _save_layer(folder: Path, weight: Floats, bias: Floats) -> None:
     import numpy as np
 
-    np.savez(folder / _WEIGHTS, weight=weight, bias=bias)
+    np.savez(folder / _WEIGHTS, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
 
 
 def _check_counts(rows: Sequence[LabelledRow], labels: Sequence[str], data: Path) -> None:

@@ -441,6 +441,12 @@ def test_doctor_for_people_and_for_programs(edgeslm: Any) -> None:
     assert edgeslm("doctor").out.strip()
 
 
+def test_doctor_looks_at_bundles_that_are_named(edgeslm: Any, tmp_path: Path) -> None:
+    done = edgeslm("doctor", str(tmp_path / "none"), "--context", "512")
+    assert f"{tmp_path}/none: there is no such folder" in done.out
+    assert edgeslm("doctor", "--context", "0").status == 2
+
+
 def test_demo_without_a_bundle_names_the_one_command_that_makes_one(
     edgeslm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

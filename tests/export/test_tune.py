@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from edgeslm_export import tune
 from edgeslm_export.checkpoint import examine_local
+from edgeslm_export.contrast import contrast_encoder
 from edgeslm_export.package import UNDATED, write_manifest
 
 from edgeslm.bundle import load_bundle, verify_bundle
@@ -174,8 +175,8 @@ def test_what_costs_more_has_to_be_better_by_more_than_luck(better: int, worse: 
     ("method", "rows", "bundle", "checkpoint", "tried"),
     [
         (None, 200, True, True, ["_HeadWay", "_EncoderWay"]),
-        (None, 40, True, True, ["_HeadWay"]),  # too few to teach an encoder
-        (None, 40, False, True, ["_EncoderWay"]),  # but there is nothing else
+        (None, 40, False, True, ["_EncoderWay"]),
+        (None, 40, True, False, ["_HeadWay"]),
         ("encoder", 40, True, True, ["_EncoderWay"]),
         ("head", 200, True, True, ["_HeadWay"]),
         ("head", 200, False, True, "needs an encoder by its bundle"),
@@ -229,3 +230,29 @@ def test_an_encoder_is_taught_and_brought_along(
     evaluated = run("evaluate", tmp_path / "learned", tmp_path / "others.jsonl", "--json")
     assert json.loads(evaluated.stdout)["rows"] == 80, evaluated.stderr
     assert json.loads(evaluated.stdout)["accuracy"] > 0.8
+
+
+def test_without_the_library_few_rows_are_learned_by_a_head(
+    tmp_path: Path, encoder: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "is_installed", lambda: False)
+    ground = tune.Ground(encoder, examine_local(encoders / "bge", "encoder"))
+    few, many = (tune.Lesson([""] * n, np.arange(n) % 2, ("a", "b")) for n in (40, 400))
+    said: list[str] = []
+    effort = tune.Effort(announce=said.append)
+    assert len(tune._ways(ground, many, effort, tmp_path)) == 2 and said == []
+    assert len(tune._ways(ground, few, effort, tmp_path)) == 1
+    assert "pip install 'edgeslm[teach]'. Only a head is tried." in said[0]
+
+
+def test_a_few_rows_teach_an_encoder_by_pairs(tmp_path: Path, encoders: Path) -> None:
+    """The real library, on a tiny model."""
+    texts = [f"the pump is {word} {number}" for number in range(8) for word in ("hot", "loud")]
+    contrast_encoder(encoders / "e5", tmp_path / "out", texts, [0, 1] * 8)
+    origin = examine_local(tmp_path / "out", "encoder")
+    assert origin.architecture == "XLMRobertaModel"
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
+    before, after = (
+        (folder / "model.safetensors").read_bytes() for folder in (encoders / "e5", tmp_path / "out")
+    )
+    assert before != after
