@@ -38,13 +38,18 @@ class Learned:
 def split_folds(truth: Integers, labels: int) -> list[tuple[Integers, Integers]]:
     """Stratified folds as pairs of row numbers, to learn from and to test with; the same for the same rows.
 
+    What is learned from has every label: rows of one label never all lie in one fold.
+
+
     :param truth: [rows], indices below ``labels``, each at least twice.
     """
     import numpy as np
     from sklearn.model_selection import StratifiedKFold
 
-    folds = min(FOLDS, int(np.bincount(truth, minlength=labels).min()))
-    split = StratifiedKFold(folds, shuffle=True, random_state=_SEED).split(truth, truth)
+    folds = min(FOLDS, int(np.bincount(truth, minlength=labels).max()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a label with fewer rows than folds isn't tested in each of them
+        split = list(StratifiedKFold(folds, shuffle=True, random_state=_SEED).split(truth, truth))
     return [(np.asarray(train, np.int64), np.asarray(test, np.int64)) for train, test in split]
 
 

@@ -1,0 +1,31 @@
+"""A classifier on embeddings: its folds, and what it learns."""
+
+from __future__ import annotations
+
+import numpy as np
+from edgeslm_export.head import FOLDS, learn, split_folds
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.lists(st.integers(2, 30), min_size=2, max_size=5), st.integers(0, 100))
+def test_every_row_is_tested_once_by_what_knows_every_label(counts: list[int], seed: int) -> None:
+    """A label of two rows once made two folds of all rows, which said little about the task."""
+    truth = np.repeat(np.arange(len(counts)), counts)
+    np.random.default_rng(seed).shuffle(truth)
+    folds = split_folds(truth, len(counts))
+    assert len(folds) == min(FOLDS, max(counts))
+    assert sorted(row for _, test in folds for row in test) == list(range(len(truth)))
+    for train, test in folds:
+        assert not set(train) & set(test)
+        assert set(truth[train]) == set(range(len(counts)))
+
+
+def test_what_lies_apart_is_told_apart() -> None:
+    random = np.random.default_rng(3)
+    truth = np.arange(60) % 3
+    vectors = (np.eye(3)[truth] + random.standard_normal((60, 3)) * 0.1).astype(np.float32)
+    learned = learn(vectors, truth, 3)
+    assert learned.weight.shape == (3, 3) and learned.bias.shape == (3,)
+    assert ((vectors @ learned.weight.T + learned.bias).argmax(1) == truth).all()
+    assert (learned.logits.argmax(1) == truth).mean() > 0.9
