@@ -7,7 +7,7 @@ library's own functions, since the package's ``Llama`` class keeps every logit i
 
     python benchmarks/llama.py quantize SOURCE.gguf OUT.gguf --type Q4_0
 
-It knows no bundle and nothing of edgeslm.
+It knows no bundle and nothing of edgeslm. What it computes, token for token, is ``edgeslm_export.rival``'s.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,25 +122,6 @@ def tensor_types(gguf: Path) -> list[str]:
     return [tensor.tensor_type.name for tensor in GGUFReader(gguf).tensors if len(tensor.shape) > 1]
 
 
-def all_logits(
-    gguf: Path, sequences: Sequence[Sequence[int]], threads: int
-) -> Iterator[npt.NDArray[np.float32]]:
-    """Logits [tokens, vocabulary] of every position of each sequence, which starts with an empty cache.
-
-    Settings are the library's own (half-precision cache), with flash attention.
-    """
-    import numpy as np
-
-    engine = Engine(gguf, threads, max(map(len, sequences)), flash_attention=True)
-    try:
-        for sequence in sequences:
-            engine.clear()
-            starts = range(0, len(sequence), BATCH)
-            yield np.concatenate([engine.logits(sequence[at : at + BATCH], at) for at in starts])
-    finally:
-        engine.close()
-
-
 class Engine:
     """A loaded GGUF with one context of ``room`` tokens."""
 
@@ -183,25 +164,6 @@ class Engine:
     def clear(self) -> None:
         """Empties the cache."""
         self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
-
-    def logits(self, ids: Sequence[int], at: int) -> npt.NDArray[np.float32]:
-        """Appends ``ids`` at position ``at``. :return: their logits [tokens, vocabulary], a copy."""
-        import numpy as np
-
-        llama = self._llama
-        batch = llama.llama_batch_init(len(ids), 0, 1)
-        batch.n_tokens = len(ids)
-        for i, token in enumerate(ids):
-            batch.token[i], batch.pos[i] = token, at + i
-            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-            batch.logits[i] = True
-        code = llama.llama_decode(self._context, batch)
-        llama.llama_batch_free(batch)
-        if code != 0:
-            raise RuntimeError("llama.cpp could not decode")
-        vocabulary = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self._model))
-        shape = (len(ids), vocabulary)
-        return np.ctypeslib.as_array(llama.llama_get_logits(self._context), shape).copy()
 
     def close(self) -> None:
         """Frees context and weights."""

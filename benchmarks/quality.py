@@ -35,6 +35,7 @@ from edgeslm_export import starter
 from edgeslm_export.environment import cache_folder
 from edgeslm_export.fidelity import Comparison, bundle_logits
 from edgeslm_export.packages import Packages
+from edgeslm_export.rival import gguf_logits
 from losses import Row, by_frequency, compare, report, table
 from machine import processor
 
@@ -100,7 +101,7 @@ class Measurement:
             name,
             file.stat().st_size,
             by_frequency(llama.tensor_types(file)),
-            lambda sequences: llama.all_logits(file, sequences, self.threads),
+            lambda sequences: gguf_logits(file, sequences, self.threads),
         )
 
     def add_bundle(self, copy: str, folder: Path, name: str = "") -> Row:

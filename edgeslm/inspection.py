@@ -59,14 +59,16 @@ def render(described: dict[str, Any]) -> str:
         rows.append(("signature", described["signature"]))
     if quantization := manifest.get("quantization"):
         groups = ", ".join(
-            f"{g['group']} {g['bits']} bits, group {g['group_size']}" for g in quantization["groups"]
+            f"{g['group']} {g['bits']} bits" + (f", group {g['group_size']}" if g["group_size"] else "")
+            for g in quantization["groups"]
         )
         rows.append(
             ("quantization", f"{quantization['recipe']} ({groups})" if groups else quantization["recipe"])
         )
     if manifest.get("context_length"):
+        cache = manifest["kv_bytes_per_token"]
         rows.append(
-            ("context", f"{manifest['context_length']} tokens, {manifest['kv_bytes_per_token']} bytes each")
+            ("context", f"{manifest['context_length']} tokens" + (f", {cache} bytes each" if cache else ""))
         )
     if prompts := manifest.get("encoder", {}).get("prompts"):
         rows.append(("before texts", ", ".join(f"{name} {words!r}" for name, words in prompts.items())))
@@ -136,7 +138,7 @@ _CARD: tuple[tuple[str, tuple[str, ...], Callable[[dict[str, Any]], list[str]]],
     (
         "bits placed by",
         ("placing",),
-        lambda card: [f"{card['placing']['measure']}, in {card['placing']['builds']} builds"],
+        lambda card: [f"{card['placing']['measure']}; bundles built: {card['placing']['builds']}"],
     ),
     ("calibrated on", ("calibration",), lambda card: [str(card["calibration"])]),
     (

@@ -26,6 +26,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the inference library is 
 import numpy as np
 import numpy.typing as npt
 from edgeslm_export.child import Reporter
+from edgeslm_export.rival import gguf_logits
 
 Logits = npt.NDArray[np.floating[Any]]
 
@@ -162,7 +163,8 @@ def _unprune(graph: Any) -> None:
 
 
 def measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child: ``bundle`` against ``reference.npy`` on ``evaluation.npy`` in the folder ``work``."""
+    """The child: ``bundle``, or the file ``gguf`` as llama.cpp computes it, against ``reference.npy`` on
+    ``evaluation.npy`` in the folder ``work``."""
     work = Path(task["work"])
     sequences = np.load(work / "evaluation.npy")
     reference = np.load(work / "reference.npy", mmap_mode="r")
@@ -170,9 +172,11 @@ def measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     comparison = Comparison()
     length = sequences.shape[1]
     rows = [row.tolist() for row in sequences]
-    for number, (tokens, logits) in enumerate(
-        zip(rows, bundle_logits(Path(task["bundle"]), rows, threads, work), strict=True)
-    ):
+    if "gguf" in task:
+        computed: Iterator[Logits] = gguf_logits(Path(task["gguf"]), rows, threads)
+    else:
+        computed = bundle_logits(Path(task["bundle"]), rows, threads, work)
+    for number, (tokens, logits) in enumerate(zip(rows, computed, strict=True)):
         reporter.progress(number, len(rows), "comparing with the float model")
         comparison.add(reference[number * length : (number + 1) * length], logits, tokens)
     return comparison.figures()

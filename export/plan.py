@@ -120,7 +120,7 @@ def make_plan(
             f"take --context {shape.context_length} or less."
         )
     tokens = context or min(DEFAULT_CONTEXT, shape.context_length)
-    found = [find_recipe(name) for name in recipes] or list(RECIPES.values())
+    found = [find_recipe(name) for name in dict.fromkeys(recipes)] or list(RECIPES.values())
     rows = tuple(_row(recipe, footprint(shape, formats_of(recipe)), board, tokens) for recipe in found)
     return Plan(src, shape, board, tokens, rows, _advice(rows, board, shape, tokens))
 

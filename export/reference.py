@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeslm_export import rival
 from edgeslm_export.checkpoint import Origin
 from edgeslm_export.child import OnProgress, run_module
 from edgeslm_export.corpus import Corpus
@@ -78,7 +79,10 @@ def compare(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> list[dict[str, Any]]:
-    """:return: for each text its name as ``text`` and the figures of ``fidelity.Comparison``.
+    """Where ``origin`` is a GGUF and llama.cpp is installed, that reads the file too.
+
+    :return: for each text its name as ``text`` and the figures of ``fidelity.Comparison``; those of llama.cpp
+        have ``engine``.
 
     :raises ExportError: the bundle was made of another model than ``origin``, or a step failed.
     """
@@ -101,6 +105,10 @@ def compare(
             _check_shapes(bundle, origin, found, work / "checkpoint")
             task = {"bundle": str(bundle.path.resolve()), "threads": threads}
             rows.append({"text": corpus.name, **run("fidelity", "measuring the bundle", task)})
+            if origin.is_gguf and rival.is_installed():
+                task = {"gguf": str(origin.path.resolve()), "threads": threads}
+                other = {"text": corpus.name, "engine": f"{rival.NAME} with {origin.path.name}"}
+                rows.append({**other, **run("fidelity", f"measuring {rival.NAME}", task)})
         return rows
 
 

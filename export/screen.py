@@ -100,7 +100,7 @@ def print_labels(labels: Mapping[str, Mapping[str, Any]]) -> None:
 
 def print_fidelity(measured: Sequence[Mapping[str, Any]], stated: Mapping[str, Any] | None) -> None:
     """How far a decoder is from its float model: a row a text, what its report card says last."""
-    rows = [_fidelity_row(row["text"], row) for row in measured]
+    rows = [_fidelity_row(", ".join(filter(None, (row["text"], row.get("engine")))), row) for row in measured]
     if stated is not None:
         rows.append(_fidelity_row(f"{stated.get('text', 'a text')}, as its report.json says", stated))
     print_columns(

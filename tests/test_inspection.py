@@ -97,7 +97,7 @@ def test_the_likeness_to_the_float_model_is_told_in_words(tmp_path: Path) -> Non
         "                          perplexity 20.47, 1.0359 ± 0.0031 times the float model's",
         "  matrices                118 with 4 bits, groups of 32",
         "  quantized by            GPTQ",
-        "  bits placed by          Fisher information, in 3 builds",
+        "  bits placed by          Fisher information; bundles built: 3",
         "  calibrated on           WikiText-2, 16,384 tokens at most",
         "  tensors of the source   210 of Q4_1, 61 of F32",
         "                          quantized already; 12 matrices were taken over without loss",
