@@ -53,14 +53,22 @@ class Labelled:
             by_label[self.rows[number]["label"]].append(number)
         quota = _quota(Counter(row["label"] for row in self.rows), wanted)
         drawn = {number for label, numbers in by_label.items() for number in numbers[: quota[label]]}
-        rest = [row for number, row in enumerate(self.rows) if number not in drawn]
-        return [self.rows[number] for number in order if number in drawn], list(self.test) or rest
+        learned_from = [self.rows[number] for number in order if number in drawn]
+        seen = {_same(row) for row in learned_from}  # messages are repeated, and a repeat is no test
+        rest = [row for number, row in enumerate(self.rows) if number not in drawn and _same(row) not in seen]
+        return learned_from, list(self.test) or rest
+
+
+def _same(row: Row) -> str:
+    return " ".join(row["text"].split()).casefold()
 
 
 def _quota(counts: Counter[str], wanted: int) -> dict[str, int]:
     """How many of each label: the largest remainders get what rounding down leaves, each at least two."""
     total = sum(counts.values())
     exact = {label: wanted * count / total for label, count in counts.items()}
+    if wanted < 2 * len(counts):
+        raise ValueError(f"{wanted} rows are too few for {len(counts)} labels.")
     quota = {label: max(2, int(share)) for label, share in exact.items()}
     for label in sorted(exact, key=lambda label: quota[label] - exact[label]):
         if sum(quota.values()) >= wanted:

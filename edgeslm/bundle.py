@@ -139,7 +139,8 @@ class Manifest(_Section):
         """What an engine can load it as; None for what only adds to another bundle."""
         if self.kind in ("decoder", "encoder"):
             return self.kind
-        return "encoder" if self.encoder is not None and self.graphs.encode is not None else None
+        brings_its_own = self.kind == "head" and self.head is not None and self.head.encoder is None
+        return "encoder" if brings_its_own else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +287,8 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         raise BundleError(f"{where}: of kind {manifest.kind}, but without the section {manifest.kind!r}")
     if manifest.model_kind is not None and not manifest.context_length:
         raise BundleError(f"{where}: context_length is missing")
-    if manifest.head is not None and manifest.head.encoder is None and manifest.model_kind != "encoder":
+    has_encoder = manifest.encoder is not None and manifest.graphs.encode is not None
+    if manifest.head is not None and manifest.head.encoder is None and not has_encoder:
         raise BundleError(f"{where}: a head that names no encoder, in a bundle that has none")
     # Only what is listed has a digest, so only that may be loaded.
     listed = {entry.path for entry in manifest.files}

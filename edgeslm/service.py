@@ -21,6 +21,9 @@ from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
 from edgeslm.tasks import Ask, Outcome, Task, make_task
 from edgeslm.trust import Trust
 
+LEARNED = "learned/"
+"""Before the task's name: the model that a learned task brings. Names in a configuration have no slash."""
+
 
 class Service:
     """What a configuration can do, once :meth:`start` has loaded its models.
@@ -36,11 +39,12 @@ class Service:
         self._learned = {
             name: self._trust.load(Path(task.learned)) for name, task in config.tasks.items() if task.learned
         }
-        own_encoders = {
-            _learned_model(name): bundle.path
-            for name, bundle in self._learned.items()
-            if bundle.manifest.head is not None and bundle.manifest.head.encoder is None
-        }
+        named = {Path(model.bundle).resolve() for model in config.models.values()}
+        own_encoders: dict[str, Path] = {}
+        for name, bundle in self._learned.items():
+            if bundle.manifest.model_kind is not None and bundle.path.resolve() not in named:
+                own_encoders[f"{LEARNED}{name}"] = bundle.path
+                named.add(bundle.path.resolve())  # tasks with one folder share one engine
         self.models = Models(
             {**{name: Path(model.bundle) for name, model in config.models.items()}, **own_encoders},
             {name: 0 if model.threads == "auto" else model.threads for name, model in config.models.items()},
@@ -132,7 +136,7 @@ class Service:
             head, head_digest = bundle.manifest.head, bundle.digest
             if head is None:
                 raise ConfigError([f"tasks.{name}.learned: {section.learned} holds no learned head"])
-            found = _learned_model(name) if head.encoder is None else self.models.find(head.encoder)
+            found = self.models.find(head.encoder or bundle.digest)
             if found is None:
                 raise ConfigError([f"tasks.{name}.learned: name the encoder bundle {head.encoder} in models"])
             model = found
@@ -199,8 +203,3 @@ class Service:
             usage={"prompt_tokens": cost.prompt_tokens, "completion_tokens": cost.completion_tokens},
             truncated=outcome.truncated,
         )
-
-
-def _learned_model(task: str) -> str:
-    """Name of the model that a learned task brings; no name in the configuration has a slash."""
-    return f"learned/{task}"

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm_export.child import OnProgress, Reporter, run_module
-from edgeslm_export.finetune import save_beside
+from edgeslm_export.finetune import NOT_FINITE, save_beside
 
+from edgeslm.bundle import EncoderSection
 from edgeslm.errors import ExportError
 
 MOST_STEPS = 200
@@ -37,6 +38,8 @@ def is_installed() -> bool:
 def contrast_encoder(
     source: Path,
     out: Path,
+    section: EncoderSection,
+    length: int,
     texts: Sequence[str],
     truth: Sequence[int],
     *,
@@ -46,6 +49,7 @@ def contrast_encoder(
 ) -> None:
     """Teaches the checkpoint folder ``source`` by pairs and writes the taught one to ``out``.
 
+    :param section: how a device pools; ``length``: the tokens of a text that are learned from.
     :param truth: [texts], the number of each text's label.
     :param seconds: after so many no further batch is begun; 0 for no limit.
     :raises ExportError: the library is missing, or the checkpoint can't be loaded.
@@ -55,6 +59,10 @@ def contrast_encoder(
     task = {
         "source": str(source),
         "out": str(out),
+        "dimension": section.dimension,
+        "pooling": section.pooling,
+        "normalize": section.normalize,
+        "length": length,
         "texts": list(texts),
         "truth": list(truth),
         "seconds": seconds,
@@ -68,11 +76,13 @@ def contrast_encoder(
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """What the child does; the task is that of ``contrast_encoder``."""
     reporter.progress(0, 1, "loading libraries")
+    import torch
     from datasets import Dataset
-    from setfit import SetFitModel, Trainer, TrainingArguments
+    from setfit import Trainer, TrainingArguments
 
-    model = SetFitModel.from_pretrained(task["source"])
-    with tempfile.TemporaryDirectory() as scratch:
+    source, out = Path(task["source"]), Path(task["out"])
+    model = _load(source, task)
+    with tempfile.TemporaryDirectory(prefix="work-", dir=out.parent) as scratch:
         arguments = TrainingArguments(
             output_dir=scratch,
             batch_size=_BATCH,
@@ -88,15 +98,35 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         rows = Dataset.from_dict({"text": task["texts"], "label": task["truth"]})
         callbacks = [_progress(reporter, task["seconds"])]
         Trainer(model=model, args=arguments, train_dataset=rows, callbacks=callbacks).train()
-    save_beside(model.model_body[0].auto_model, Path(task["source"]), Path(task["out"]))
+    encoder = model.model_body[0].auto_model
+    if not all(bool(torch.isfinite(weights).all()) for weights in encoder.parameters()):
+        raise ExportError(NOT_FINITE)
+    save_beside(encoder, source, out)
     return {}
+
+
+def _load(source: Path, task: dict[str, Any]) -> Any:
+    """The encoder as SetFit wants it, made of its parts: SetFit's own loader unpickles a classifier that it
+    finds in the folder. In float32, whatever the checkpoint is stored in: small steps vanish in 16 bits."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from setfit import SetFitModel
+    from sklearn.linear_model import LogisticRegression
+
+    encoder = Transformer(str(source), max_seq_length=task["length"], model_kwargs={"dtype": torch.float32})
+    pooling = Pooling(task["dimension"], task["pooling"])
+    parts = [encoder, pooling, *([Normalize()] if task["normalize"] else [])]
+    return SetFitModel(
+        model_body=SentenceTransformer(modules=parts, device="cpu"), model_head=LogisticRegression()
+    )
 
 
 def _steps(truth: Sequence[int]) -> int:
     """Batches that an epoch has: SetFit takes as many pairs that match as that don't, the more of both."""
     counts = [truth.count(label) for label in set(truth)]
-    alike = sum(count * (count - 1) // 2 for count in counts)
-    apart = len(truth) * (len(truth) - 1) // 2 - alike
+    alike = sum(count * (count + 1) // 2 for count in counts)  # a row makes a pair with itself too
+    apart = len(truth) * (len(truth) + 1) // 2 - alike
     return max(1, -(-2 * max(alike, apart) // _BATCH))
 
 

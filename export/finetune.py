@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 LAYER = "layer.npz"
 """``weight`` [labels, dimension] and ``bias`` [labels], float32, of a taught checkpoint."""
 LONGEST = 256
-"""Tokens of a text that are learned from; what comes after them is read by a device all the same."""
+"""Tokens of a text that are learned from, where the model reads so many; a device reads on."""
+NOT_FINITE = "Teaching the encoder gave numbers that aren't finite; try another encoder."
 
 _LAYER_RATE = 1e-3
 _WARM_UP = 0.1
@@ -68,6 +69,7 @@ def teach_encoder(
     source: Path,
     out: Path,
     section: EncoderSection,
+    length: int,
     texts: Sequence[str],
     truth: Sequence[int],
     labels: int,
@@ -78,16 +80,18 @@ def teach_encoder(
 ) -> dict[str, Any]:
     """Teaches the checkpoint folder ``source`` and writes the taught one, with ``LAYER``, to ``out``.
 
-    :param section: how a device pools.
+    :param section: how a device pools; ``length``: the tokens of a text that are learned from.
     :param truth: [texts], indices below ``labels``.
-    :return: ``steps``, ``epochs`` (as far as the budget went), ``seconds`` and the last ``loss``.
-    :raises ExportError: the checkpoint can't be loaded, or computes no numbers any more.
+    :return: ``epochs``, as far as the budget went, and the last ``loss``.
+    :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
+        short for one epoch.
     """
     task = {
         "source": str(source),
         "out": str(out),
         "pooling": section.pooling,
         "normalize": section.normalize,
+        "length": length,
         "texts": list(texts),
         "truth": list(truth),
         "labels": labels,
@@ -119,8 +123,9 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32)
     pupil = _Pupil(model, task["labels"], task["pooling"], task["normalize"])
-    rows = [tokenizer(text, truncation=True, max_length=LONGEST).input_ids for text in task["texts"]]
-    figures = _train(pupil, rows, torch.tensor(task["truth"]), tokenizer.pad_token_id, schedule, reporter)
+    rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]
+    padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
+    figures = _train(pupil, rows, torch.tensor(task["truth"]), padding, schedule, reporter)
     _save(pupil, source, Path(task["out"]))
     return figures
 
@@ -180,19 +185,19 @@ def _train(
         tokens, mask = _padded([rows[row] for row in batch], padding)
         loss = torch.nn.functional.cross_entropy(pupil.logits(tokens, mask), truth[batch])
         if not torch.isfinite(loss):
-            raise ExportError("Teaching the encoder gave numbers that aren't finite; try another encoder.")
+            raise ExportError(NOT_FINITE)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*weights, *layer], _MOST_NORM)
         optimizer.step()
         step += 1
-        reporter.progress(step, steps, f"teaching the encoder, epoch {step // steps_an_epoch + 1}")
-    return {
-        "steps": step,
-        "epochs": round(step / steps_an_epoch, 2),
-        "seconds": round(time.monotonic() - started, 1),
-        "loss": round(float(loss), 4),
-    }
+        reporter.progress(step, steps, f"teaching the encoder, epoch {-(-step // steps_an_epoch)}")
+    if step < steps_an_epoch:
+        raise ExportError(
+            f"Teaching the encoder got through {step} of {steps_an_epoch} batches in its time, once through "
+            "being the least; allow more --minutes, or take the method head."
+        )
+    return {"epochs": round(step / steps_an_epoch, 2), "loss": round(float(loss), 4)}
 
 
 def _batches(rows: Sequence[Sequence[int]], schedule: Schedule) -> Iterator[list[int]]:
@@ -233,11 +238,12 @@ def save_beside(model: Any, source: Path, out: Path) -> None:
     """The weights of a transformers ``model`` in ``out`` with the other files of the checkpoint that it was
     loaded from, so that what reads the one reads the other."""
     model.save_pretrained(out)
-    for file in source.iterdir():
-        if file.suffix in _SMALL and not file.name.endswith(".index.json"):
-            shutil.copyfile(file, out / file.name)
-        elif file.is_dir():
-            shutil.copytree(file, out / file.name)
+    small = [file for file in (*source.iterdir(), *source.glob("*/config.json")) if file.suffix in _SMALL]
+    for file in small:
+        if file.is_file() and not file.name.endswith(".index.json"):
+            copy = out / file.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 if __name__ == "__main__":

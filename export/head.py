@@ -7,6 +7,7 @@ Its strength is chosen by stratified cross-validation, and what it says of rows 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
     Integers = npt.NDArray[np.int64]
+    Fold = tuple[Integers, Integers]  # numbers of rows to learn from, and of those to test with
 
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Inverse regularization strengths (scikit-learn's C) that are tried."""
@@ -27,48 +29,69 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """``weight`` [labels, dimension], ``bias`` [labels]; ``logits`` [rows, labels] are out of fold."""
+    """``weight`` [labels, dimension], ``bias`` [labels]; ``logits`` [held, labels] are out of fold, of the
+    rows ``held``."""
 
     weight: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
     strength: float
+    held: Integers
     logits: Floats
 
 
-def split_folds(truth: Integers, labels: int) -> list[tuple[Integers, Integers]]:
-    """Stratified folds as pairs of row numbers, to learn from and to test with; the same for the same rows.
+def split_folds(truth: Integers, labels: int, texts: Sequence[str]) -> list[Fold]:
+    """Stratified folds; the same for the same rows.
 
-    What is learned from has every label: rows of one label never all lie in one fold.
+    Equal texts (but for case and space) fall into the same fold: what was learned from isn't tested with.
+    What is learned from has every label, so a row that alone stands for its label there is not tested.
 
-
-    :param truth: [rows], indices below ``labels``, each at least twice.
+    :param truth: [rows], indices below ``labels``, each at least twice. :param texts: [rows].
     """
     import numpy as np
     from sklearn.model_selection import StratifiedKFold
 
-    folds = min(FOLDS, int(np.bincount(truth, minlength=labels).max()))
+    groups: dict[str, list[int]] = {}
+    for row, text in enumerate(texts):
+        groups.setdefault(" ".join(text.split()).casefold(), []).append(row)
+    members = list(groups.values())
+    first = np.array([truth[rows[0]] for rows in members])
+    folds = max(2, min(FOLDS, int(np.bincount(first, minlength=labels).max())))
+    found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a label with fewer rows than folds isn't tested in each of them
-        split = list(StratifiedKFold(folds, shuffle=True, random_state=_SEED).split(truth, truth))
-    return [(np.asarray(train, np.int64), np.asarray(test, np.int64)) for train, test in split]
+        for _, tested in StratifiedKFold(folds, shuffle=True, random_state=_SEED).split(first, first):
+            missing = set(truth) - {truth[row] for group in _others(members, tested) for row in group}
+            kept = [
+                members[group] for group in tested if not missing & {truth[row] for row in members[group]}
+            ]
+            test = np.sort(np.array([row for group in kept for row in group], np.int64))
+            found.append((np.setdiff1d(np.arange(len(truth)), test), test))
+    return [fold for fold in found if len(fold[1])]
 
 
-def learn(vectors: npt.NDArray[np.float32], truth: Integers, labels: int) -> Learned:
+def _others(members: Sequence[list[int]], tested: Integers) -> list[list[int]]:
+    left_out = set(tested.tolist())
+    return [group for number, group in enumerate(members) if number not in left_out]
+
+
+def learn(vectors: npt.NDArray[np.float32], truth: Integers, labels: int, folds: Sequence[Fold]) -> Learned:
     """Chooses the strength by the calibrated loss out of fold, and fits on all rows.
 
-    :param vectors: [rows, dimension]; ``truth``: [rows], indices below ``labels``, each at least twice.
+    :param vectors: [rows, dimension]; ``truth``: [rows], indices below ``labels``; ``folds``: see
+        ``split_folds``.
     """
     import numpy as np
     from edgeslm_export.statistics import fit_temperature, softmax
 
-    splits = split_folds(truth, labels)
+    held = np.concatenate([test for _, test in folds])
     best: tuple[float, float, Floats] | None = None
     for strength in STRENGTHS:
-        logits = np.zeros((len(truth), labels))
-        for train, test in splits:
+        parts = []
+        for train, test in folds:
             weight, bias = fit_layer(vectors[train], truth[train], strength, labels)
-            logits[test] = vectors[test] @ weight.T + bias
-        chosen = softmax(logits / fit_temperature(logits, truth))[np.arange(len(truth)), truth]
+            parts.append(vectors[test] @ weight.T + bias)
+        logits = np.concatenate(parts)
+        chosen = softmax(logits / fit_temperature(logits, truth[held]))[np.arange(len(held)), truth[held]]
         loss = float(-np.log(np.maximum(chosen, 1e-12)).mean())
         if best is None or loss < best[0]:
             best = (loss, strength, logits)
@@ -76,7 +99,7 @@ def learn(vectors: npt.NDArray[np.float32], truth: Integers, labels: int) -> Lea
         raise ExportError("No strength could be tried.")
     _, strength, logits = best
     weight, bias = fit_layer(vectors, truth, strength, labels)
-    return Learned(weight.astype(np.float32), bias.astype(np.float32), strength, logits)
+    return Learned(weight.astype(np.float32), bias.astype(np.float32), strength, held, logits)
 
 
 def fit_layer(

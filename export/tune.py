@@ -27,9 +27,10 @@ from edgeslm_export.child import OnProgress
 from edgeslm_export.contrast import MISSING, contrast_encoder, is_installed
 from edgeslm_export.encoder import fill_encoder, read_pooling
 from edgeslm_export.evaluate import embed_texts, load_encoder
-from edgeslm_export.finetune import load_layer, schedule_for, teach_encoder
+from edgeslm_export.finetune import LONGEST, load_layer, schedule_for, teach_encoder
 from edgeslm_export.head import fit_layer, learn, split_folds
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
+from edgeslm_export.resources import check_resources
 from edgeslm_export.rows import LabelledRow, load_rows
 
 from edgeslm.bundle import Manifest, Source, load_bundle
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
 
 HEAD: Final = "head"
 ENCODER: Final = "encoder"
-METHODS: Final = {
-    HEAD: "a classifier on the encoder as it is: seconds",
-    ENCODER: "the encoder is taught too: minutes, and needs its float checkpoint",
-}
+NEEDS_BUNDLE: Final = (
+    "The method head needs an encoder's bundle (made by edgeslm-export encoder): name it with --encoder."
+)
+NEEDS_CHECKPOINT: Final = "The method encoder needs an encoder's checkpoint: name it with --encoder."
 FEWEST_ROWS: Final = 2
 """Rows of each label that are needed: one to learn from and one to test with."""
 ROWS_FOR_LABELS: Final = 250
@@ -57,6 +58,9 @@ _STRENGTH: Final = 30.0
 _ROWS_FOR_ONE_FOLD: Final = 500
 """From so many rows on a fifth of them is enough to test a taught encoder; with fewer each fifth in turn."""
 _WEIGHTS: Final = "head.npz"
+_MADE: Final = "bundle"
+_BYTES_A_WEIGHT: Final = 20
+"""Weights, gradients and AdamW's two moments in float32, and some activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How it is learned: ``method`` is one of ``METHODS`` or None for the best, ``seconds`` 0 no limit."""
+    """How it is learned: ``method`` is HEAD, ENCODER or None for the best, ``seconds`` 0 no limit."""
 
     method: str | None = None
     seconds: float = 0.0
@@ -120,11 +124,13 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """Rows to learn from. ``truth`` [rows] are indices of ``labels``."""
+    """Rows to learn from, and the folds to try a way of learning with. ``truth`` [rows] are indices of
+    ``labels``."""
 
     texts: Sequence[str]
     truth: Integers
     labels: tuple[str, ...]
+    folds: Sequence[tuple[Integers, Integers]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,23 +159,19 @@ def tune(
     """
     import numpy as np
 
-    rows = load_rows(data, task.labels)
-    labels = task.labels or tuple(sorted({row.label for row in rows}))
-    _check_counts(rows, labels, data)
+    rows, labels = read_rows(task, data)
     truth = np.array([labels.index(row.label) for row in rows], np.int64)
-    lesson = Lesson([row.text for row in rows], truth, labels)
+    texts = [row.text for row in rows]
+    lesson = Lesson(texts, truth, labels, split_folds(truth, len(labels), texts))
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)
             ways = _ways(ground, lesson, effort, work)
-            trials = [way.try_out() for way in ways]
-            best = choose(trials, truth)
-            made = work / "bundle"  # apart from the rest of the work, which its manifest must not list
-            made.mkdir()
-            fields = ways[trials.index(best)].write(made)
-            for file in made.iterdir():
+            trials = _try_out(ways, effort)
+            best, fields = _write_best(ways, trials, lesson, effort, work)
+            for file in (work / _MADE).iterdir():
                 file.rename(stage / file.name)
-        report = _report(trials, best, lesson)
+        report = _report(trials, best, lesson) | fields.pop("report", {})
         write_report(stage, report)
         fields |= {
             "name": f"{task.name}-head",
@@ -189,9 +191,51 @@ def tune(
         manifest = write_manifest(stage, fields)
     measured = {
         trial.method: {"texts_per_s": round(trial.texts_per_s, 1), "bytes": way.bytes}
-        for trial, way in zip(trials, ways, strict=True)
+        for trial, way in zip(trials, ways, strict=False)
     }
     return manifest, {**report, "measured": measured}
+
+
+def _try_out(ways: Sequence[_Way], effort: Effort) -> list[Trial]:
+    """A trial of each way. One that can't be gone is left out, with its sentence, where there is another."""
+    trials: list[Trial] = []
+    for way in ways:
+        try:
+            trials.append(way.try_out())
+        except ExportError as error:
+            if not trials:
+                raise
+            effort.announce(f"{error} So the encoder stays as it is.")
+    return trials
+
+
+def _write_best(
+    ways: Sequence[_Way], trials: Sequence[Trial], lesson: Lesson, effort: Effort, work: Path
+) -> tuple[Trial, dict[str, Any]]:
+    """Writes the bundle of the best trial into a folder apart from the rest of the work, which its manifest
+    must not list; where that fails, the first one's. :return: which one it was, and the manifest's fields."""
+    best, made = choose(trials, lesson.truth), work / _MADE
+    made.mkdir()
+    try:
+        return best, ways[trials.index(best)].write(made)
+    except ExportError as error:
+        if best is trials[0]:
+            raise
+        effort.announce(f"{error} So the encoder stays as it is.")
+    shutil.rmtree(made)
+    made.mkdir()
+    return trials[0], ways[0].write(made)
+
+
+def read_rows(task: Task, data: Path) -> tuple[list[LabelledRow], tuple[str, ...]]:
+    """:return: the rows, and the labels: the task's, else those of the rows.
+
+    :raises ExportError: rows that can't be used, or too few of a label.
+    """
+    rows = load_rows(data, task.labels)
+    labels = task.labels or tuple(sorted({row.label for row in rows}))
+    _check_counts(rows, labels, data)
+    return rows, labels
 
 
 def choose(trials: Sequence[Trial], truth: Integers) -> Trial:
@@ -221,15 +265,14 @@ class _HeadWay:
         self.bytes = self._bundle.weight_bytes
 
     def try_out(self) -> Trial:
-        import numpy as np
-
         lesson = self._lesson
+        encoder = load_encoder(self._bundle.path)
         started = time.monotonic()
-        vectors = embed_texts(load_encoder(self._bundle.path), lesson.texts)
+        vectors = embed_texts(encoder, lesson.texts)
         speed = len(vectors) / max(1e-9, time.monotonic() - started)
-        self._learned = learn(vectors, lesson.truth, len(lesson.labels))
+        self._learned = learn(vectors, lesson.truth, len(lesson.labels), lesson.folds)
         figures = {"strength": self._learned.strength}
-        return _trial(HEAD, np.arange(len(vectors)), self._learned.logits, lesson, figures, speed)
+        return _trial(HEAD, self._learned.held, self._learned.logits, lesson, figures, speed)
 
     def write(self, stage: Path) -> dict[str, Any]:
         _save_layer(stage, self._learned.weight, self._learned.bias)
@@ -247,10 +290,10 @@ class _EncoderWay:
 
     def __init__(self, origin: Origin, lesson: Lesson, effort: Effort, work: Path) -> None:
         self._origin, self._lesson, self._effort, self._work = origin, lesson, effort, work
-        self._section, _ = read_pooling(origin.path)
+        self._section, context_length = read_pooling(origin.path)
+        self._length = min(LONGEST, context_length)
         self.bytes = 0
-        folds = split_folds(lesson.truth, len(lesson.labels))
-        self._folds = folds if len(lesson.texts) < _ROWS_FOR_ONE_FOLD else folds[:1]
+        self._folds = lesson.folds if len(lesson.texts) < _ROWS_FOR_ONE_FOLD else lesson.folds[:1]
         self._by_pairs = len(lesson.texts) < ROWS_FOR_LABELS
         self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
 
@@ -262,12 +305,14 @@ class _EncoderWay:
             folder = self._work / f"fold-{number}"
             folder.mkdir()
             _, (weight, bias) = self._teach(train, folder)
+            encoder = load_encoder(folder)
             started = time.monotonic()
-            vectors = embed_texts(load_encoder(folder), [self._lesson.texts[row] for row in test])
+            vectors = embed_texts(encoder, [self._lesson.texts[row] for row in test])
             seconds += time.monotonic() - started
             held.append(test)
             logits.append(vectors @ weight.T + bias)
-            self.bytes = load_bundle(folder).weight_bytes
+            self.bytes = encoder.bundle.weight_bytes
+            shutil.rmtree(folder)
         rows = np.concatenate(held)
         speed = len(rows) / max(1e-9, seconds)
         figures = {"taught_by": "pairs" if self._by_pairs else "labels"}
@@ -278,9 +323,11 @@ class _EncoderWay:
 
         fields, layer = self._teach(np.arange(len(self._lesson.texts)), stage)
         _save_layer(stage, *layer)
+        base = self._origin.source
         return {
             **{key: fields[key] for key in _ENCODER_FIELDS},
             "head": {},
+            "report": {**fields["report"], "base": f"{base.id} {base.revision}".strip()},
             "licence": self._origin.source.licence,
             "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
         }
@@ -294,16 +341,16 @@ class _EncoderWay:
         texts, truth = [lesson.texts[row] for row in rows], lesson.truth[rows]
         seconds = effort.seconds * len(rows) / self._rows_taught
         how: dict[str, Any] = {"on_progress": effort.on_progress, "debug": effort.debug}
+        check_resources(self._origin.weights, self._origin.weights * 8, self._work, _BYTES_A_WEIGHT)
+        source = (self._origin.path, taught, self._section, self._length, texts, truth.tolist())
         if self._by_pairs:
-            contrast_encoder(self._origin.path, taught, texts, truth.tolist(), seconds=seconds, **how)
+            contrast_encoder(*source, seconds=seconds, **how)
         else:
-            schedule = replace(schedule_for(len(rows)), seconds=seconds)
-            labels = len(lesson.labels)
-            teach_encoder(
-                self._origin.path, taught, self._section, texts, truth.tolist(), labels, schedule, **how
-            )
+            schedule = replace(schedule_for(len(lesson.texts)), seconds=seconds)
+            teach_encoder(*source, len(lesson.labels), schedule, **how)
         origin = examine_local(taught, "encoder", self._origin.source)
-        fields, _ = fill_encoder(origin, folder, effort.announce, **how)
+        fields, likeness = fill_encoder(origin, folder, effort.announce, **how)
+        fields["report"] = {"cosine_to_float": likeness["cosine_to_float"]}
         if self._by_pairs:
             vectors = embed_texts(load_encoder(folder), texts)
             layer: tuple[Floats, Floats] = fit_layer(vectors, truth, _STRENGTH, len(lesson.labels))
@@ -328,19 +375,18 @@ def _ways(ground: Ground, lesson: Lesson, effort: Effort, work: Path) -> list[_W
     elif ground.checkpoint is not None and effort.method != HEAD:
         ways.append(_EncoderWay(ground.checkpoint, lesson, effort, work))
     if not ways:
-        wanted = "its bundle (made by edgeslm-export encoder)" if effort.method == HEAD else "its checkpoint"
-        raise ExportError(f"The method {effort.method} needs an encoder by {wanted}: name it with --encoder.")
+        raise ExportError(NEEDS_BUNDLE if effort.method == HEAD else NEEDS_CHECKPOINT)
     return ways
 
 
 def _trial(
     method: str, held: Integers, logits: Floats, lesson: Lesson, figures: dict[str, Any], speed: float
 ) -> Trial:
-    from edgeslm_export.statistics import accuracy_report, fit_temperature, softmax
+    from edgeslm_export.statistics import accuracy_report, calibrated, fit_temperature
 
     truth = lesson.truth[held]
     temperature = round(fit_temperature(logits, truth), 4)
-    report = accuracy_report(softmax(logits / temperature), truth, lesson.labels)
+    report = accuracy_report(calibrated(logits, truth), truth, lesson.labels)
     return Trial(method, held, logits, {**report, **figures}, speed, temperature)
 
 
@@ -353,11 +399,13 @@ def _save_layer(folder: Path, weight: Floats, bias: Floats) -> None:
 def _check_counts(rows: Sequence[LabelledRow], labels: Sequence[str], data: Path) -> None:
     if len(labels) < 2:
         raise ExportError(f"{data} has one label only ({labels[0]}); at least two are needed to tell apart.")
-    counts = Counter(row.label for row in rows)
+    counts = Counter(
+        label for _, label in {(" ".join(row.text.split()).casefold(), row.label) for row in rows}
+    )
     for label in labels:
         if counts[label] < FEWEST_ROWS:
             raise ExportError(
-                f"{data} has {counts[label]} rows with the label {label!r}; add some (at least "
+                f"{data} has {counts[label]} different texts with the label {label!r}; add some (at least "
                 f"{FEWEST_ROWS}, 20 or more to be useful) or take it out of the task."
             )
 
@@ -367,7 +415,7 @@ def _report(trials: Sequence[Trial], best: Trial, lesson: Lesson) -> dict[str, A
     compared = ("accuracy", "interval", "calibration_error")
     return {
         "kind": "head",
-        "method": METHODS[best.method].partition(":")[0],
+        "method": best.method,
         "learned_from": len(lesson.texts),
         **best.figures,
         "temperature": best.temperature,

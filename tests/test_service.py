@@ -187,6 +187,9 @@ def test_a_learned_folder_may_bring_its_encoder(tmp_path: Path) -> None:
         assert service.models.bundle("learned/topic").path == tmp_path / "learned"
         result = await service.submit(request("topic"))
         assert result.model == service.models.label("learned/topic")
+        strict = f"strict: {{learned: {tmp_path}/learned, threshold: 0.9}}\n"
+        both = make_service(tmp_path, f"topic: {{learned: {tmp_path}/learned}}\n{strict}")
+        assert both.model_of("strict") == both.model_of("topic")  # one folder, one engine
 
     play(scene)
 

@@ -11,6 +11,8 @@ from edgeslm_export.progress import Bar
 from edgeslm_export.screen import print_columns, print_json, print_labels, print_line
 from edgeslm_export.starter import ENCODER, Maker, default_folder
 
+from edgeslm.errors import ExportError
+
 if TYPE_CHECKING:
     from edgeslm_export.tune import Effort, Ground
 
@@ -45,10 +47,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Learns a task and shows how often each way of learning it is right."""
     from edgeslm_export.package import check_absent
-    from edgeslm_export.tune import Effort, load_task, tune
+    from edgeslm_export.tune import Effort, load_task, read_rows, tune
 
     check_absent(options.out)
     task = load_task(options.task)
+    read_rows(task, options.data)  # before anything is fetched or made
     with Bar() as bar:
         effort = Effort(
             method=None if options.method == "auto" else options.method,
@@ -62,7 +65,8 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print_json({"bundle": str(options.out), **report})
         return
-    print_line(f"{options.out}: learned {task.name} from {report['learned_from']} rows by {report['method']}")
+    how = {"head": "a head on the encoder as it is", "encoder": "an encoder taught for it"}[report["method"]]
+    print_line(f"{options.out}: learned {task.name} from {report['learned_from']} rows: {how}")
     _print_methods(report)
     print_line(f"always the commonest label   {report['majority']:.3f}")
     print_labels(report["labels"])
@@ -102,13 +106,15 @@ def _ground(encoder: str | None, model: str, effort: Effort) -> Ground:
     """What is learned on: what was named, else the task's ``model`` when that is a bundle's folder, else the
     starter's encoder, made if it is missing, and its checkpoint where that could be wanted."""
     from edgeslm_export.hub import resolve_source
-    from edgeslm_export.tune import HEAD, Ground
+    from edgeslm_export.tune import HEAD, NEEDS_BUNDLE, Ground
 
     named = encoder or (model if model and _is_bundle(model) else None)
     if named and _is_bundle(named):
         return Ground(bundle=Path(named))
+    if named and effort.method == HEAD:
+        raise ExportError(NEEDS_BUNDLE)
     if named:
-        return Ground(checkpoint=resolve_source(named, "encoder", effort.announce))
+        return Ground(checkpoint=resolve_source(named, "encoder", effort.announce, memory_a_weight=20))
     maker = Maker(effort.announce, effort.on_progress, debug=effort.debug)
     folder = default_folder() / ENCODER
     if not folder.exists():

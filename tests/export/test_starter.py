@@ -133,6 +133,8 @@ def test_the_encoders_checkpoint_is_kept_with_its_date(
 ) -> None:
     maker = Maker(lambda said: None, packages=packages)
     first = maker.encoder_origin()
+    (first.path / "model.safetensors").write_bytes(b"damaged")
+    assert maker.encoder_origin() == first  # fetched anew
     for file in packages.iterdir():
         file.unlink()
     again = maker.encoder_origin()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from edgeslm_export.statistics import (
     accuracy_report,
+    calibrated,
     calibration_error,
     fit_temperature,
     share_interval,
@@ -58,3 +59,22 @@ def test_the_report_counts_each_label() -> None:
 def test_a_label_that_never_occurs() -> None:
     report = accuracy_report(np.array([[1.0, 0.0]]), np.array([0]), ["a", "b"])
     assert report["labels"]["b"] == {"rows": 0, "precision": None, "recall": None}
+
+
+@pytest.mark.parametrize("rows", [10, 50, 500])
+def test_rows_that_are_all_right_make_no_certainty(rows: int) -> None:
+    """The temperature fell to its bound, and every later answer had a confidence of 1."""
+    truth = np.arange(rows) % 2
+    logits = np.eye(2)[truth] * 3
+    certain = softmax(logits / fit_temperature(logits, truth)).max()
+    assert certain == pytest.approx(1 - 1 / (rows + 2), abs=0.01)
+
+
+def test_probabilities_are_calibrated_on_other_rows() -> None:
+    random = np.random.default_rng(1)
+    truth = random.integers(0, 3, 600)
+    logits = np.eye(3)[truth] * 2 + random.standard_normal((600, 3))
+    probabilities = calibrated(logits * 9, truth)
+    assert probabilities.sum(axis=1) == pytest.approx(1)
+    assert (probabilities.argmax(1) == logits.argmax(1)).all()
+    assert calibration_error(probabilities, truth) < 0.06

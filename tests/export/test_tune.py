@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +17,8 @@ import pytest
 from edgeslm_export import tune
 from edgeslm_export.checkpoint import examine_local
 from edgeslm_export.contrast import contrast_encoder
+from edgeslm_export.encoder import read_pooling
+from edgeslm_export.head import split_folds
 from edgeslm_export.package import UNDATED, write_manifest
 
 from edgeslm.bundle import load_bundle, verify_bundle
@@ -107,9 +113,9 @@ def test_two_rows_of_a_label_are_enough(tmp_path: Path, encoder: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "each", "task", "sentence"),
     [
-        ("ab", 1, "name: t", "has 1 rows with the label 'a'; add some"),
+        ("ab", 1, "name: t", "has 1 different texts with the label 'a'; add some"),
         ("a", 5, "name: t", "has one label only"),
-        ("ab", 5, "name: t\nlabels: [a, b, c]", "has 0 rows with the label 'c'"),
+        ("ab", 5, "name: t\nlabels: [a, b, c]", "has 0 different texts with the label 'c'"),
         ("ab", 5, "name: t\nlabels: [a, c]", "Row 2 has the label 'b', which is none of a, c"),
     ],
 )
@@ -171,6 +177,11 @@ def test_what_costs_more_has_to_be_better_by_more_than_luck(better: int, worse: 
     assert tune.choose([cheap, dear], truth).method == chosen
 
 
+def _lesson(rows: int) -> tune.Lesson:
+    texts, truth = [str(number) for number in range(rows)], np.arange(rows) % 2
+    return tune.Lesson(texts, truth, ("a", "b"), split_folds(truth, 2, texts))
+
+
 @pytest.mark.parametrize(
     ("method", "rows", "bundle", "checkpoint", "tried"),
     [
@@ -179,8 +190,8 @@ def test_what_costs_more_has_to_be_better_by_more_than_luck(better: int, worse: 
         (None, 40, True, False, ["_HeadWay"]),
         ("encoder", 40, True, True, ["_EncoderWay"]),
         ("head", 200, True, True, ["_HeadWay"]),
-        ("head", 200, False, True, "needs an encoder by its bundle"),
-        ("encoder", 200, True, False, "needs an encoder by its checkpoint"),
+        ("head", 200, False, True, "needs an encoder's bundle"),
+        ("encoder", 200, True, False, "needs an encoder's checkpoint"),
     ],
 )
 def test_which_ways_are_tried(
@@ -196,7 +207,7 @@ def test_which_ways_are_tried(
     ground = tune.Ground(
         encoder if bundle else None, examine_local(encoders / "bge", "encoder") if checkpoint else None
     )
-    lesson = tune.Lesson([str(n) for n in range(rows)], np.arange(rows) % 2, ("a", "b"))
+    lesson = _lesson(rows)
     effort = tune.Effort(method)
     if isinstance(tried, str):
         with pytest.raises(ExportError, match=tried):
@@ -220,7 +231,7 @@ def test_an_encoder_is_taught_and_brought_along(
     arguments = ("tune", task, tmp_path / "rows.jsonl", tmp_path / "learned", "--encoder", encoders / "e5")
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "encoder is taught too" in done.stdout
+    assert "an encoder taught for it" in done.stdout
     bundle = load_bundle(tmp_path / "learned")
     verify_bundle(bundle)
     assert bundle.manifest.head is not None
@@ -237,7 +248,7 @@ def test_without_the_library_few_rows_are_learned_by_a_head(
 ) -> None:
     monkeypatch.setattr(tune, "is_installed", lambda: False)
     ground = tune.Ground(encoder, examine_local(encoders / "bge", "encoder"))
-    few, many = (tune.Lesson([""] * n, np.arange(n) % 2, ("a", "b")) for n in (40, 400))
+    few, many = _lesson(40), _lesson(400)
     said: list[str] = []
     effort = tune.Effort(announce=said.append)
     assert len(tune._ways(ground, many, effort, tmp_path)) == 2 and said == []
@@ -245,10 +256,23 @@ def test_without_the_library_few_rows_are_learned_by_a_head(
     assert "pip install 'edgeslm[teach]'. Only a head is tried." in said[0]
 
 
+class _Trap:
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os.mkdir, (str(self._file),)
+
+
 def test_a_few_rows_teach_an_encoder_by_pairs(tmp_path: Path, encoders: Path) -> None:
     """The real library, on a tiny model."""
     texts = [f"the pump is {word} {number}" for number in range(8) for word in ("hot", "loud")]
-    contrast_encoder(encoders / "e5", tmp_path / "out", texts, [0, 1] * 8)
+    section, _ = read_pooling(encoders / "e5")
+    source = tmp_path / "source"
+    shutil.copytree(encoders / "e5", source)
+    (source / "model_head.pkl").write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
+    contrast_encoder(source, tmp_path / "out", section, 64, texts, [0, 1] * 8)
+    assert not (tmp_path / "sprung").exists()  # SetFit's own loader runs what is in this file
     origin = examine_local(tmp_path / "out", "encoder")
     assert origin.architecture == "XLMRobertaModel"
     assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
@@ -256,3 +280,38 @@ def test_a_few_rows_teach_an_encoder_by_pairs(tmp_path: Path, encoders: Path) ->
         (folder / "model.safetensors").read_bytes() for folder in (encoders / "e5", tmp_path / "out")
     )
     assert before != after
+
+
+class _FakeWay:
+    """A way of learning that may fail at its trial, or when its bundle is written."""
+
+    bytes = 1
+
+    def __init__(self, trial: tune.Trial | None, writes: bool = True) -> None:
+        self._trial, self._writes = trial, writes
+
+    def try_out(self) -> tune.Trial:
+        if self._trial is None:
+            raise ExportError("It ran out of memory.")
+        return self._trial
+
+    def write(self, stage: Path) -> dict[str, Any]:
+        (stage / "half").write_text("made")
+        if not self._writes:
+            raise ExportError("The disk is full.")
+        return {"way": self._trial.method if self._trial else ""}
+
+
+@pytest.mark.parametrize("fails_at", ["trial", "write"])
+def test_a_head_that_worked_is_not_lost_to_an_encoder_that_did_not(tmp_path: Path, fails_at: str) -> None:
+    lesson, said = _lesson(20), []  # type: tune.Lesson, list[str]
+    wrong, right = [1 - int(label) for label in lesson.truth], [int(label) for label in lesson.truth]
+    head = _FakeWay(_trial("head", range(20), wrong))
+    encoder = _FakeWay(None if fails_at == "trial" else _trial("encoder", range(20), right), writes=False)
+    effort = tune.Effort(announce=said.append)
+    trials = tune._try_out([head, encoder], effort)  # type: ignore[list-item]
+    best, fields = tune._write_best([head, encoder], trials, lesson, effort, tmp_path)  # type: ignore[list-item]
+    assert (best.method, fields) == ("head", {"way": "head"})
+    assert len(said) == 1 and said[0].endswith("So the encoder stays as it is.")
+    with pytest.raises(ExportError, match="out of memory"):
+        tune._try_out([_FakeWay(None)], effort)  # type: ignore[list-item]
