@@ -118,7 +118,22 @@ def _parser() -> argparse.ArgumentParser:
         "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
     )
 
-    sub = add("request", _request, "send one request over MQTT and print its result")
+    _add_request_arguments(add("request", _request, "send one request over MQTT and print its result"))
+
+    sub = add("inspect", _inspect, "show what a bundle is, its report card and the memory it needs")
+    sub.add_argument("bundle", type=Path)
+    sub.add_argument("--key", type=Path, action="append", default=[], help="public key that must have signed")
+    sub.add_argument("--json", action="store_true")
+
+    sub = add("doctor", _doctor, "say what this board is, what fits on it and what is wrong")
+    sub.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="would it fit? how fast?")
+    sub.add_argument("--config", type=Path)
+    sub.add_argument("--context", type=_whole, help="tokens to count memory and speed with (default: 2048)")
+    sub.add_argument("--json", action="store_true")
+    return parser
+
+
+def _add_request_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("task")
     sub.add_argument("text", help="the input; - reads standard input")
     sub.add_argument(
@@ -140,18 +155,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
     )
-
-    sub = add("inspect", _inspect, "show what a bundle is, its report card and the memory it needs")
-    sub.add_argument("bundle", type=Path)
-    sub.add_argument("--key", type=Path, action="append", default=[], help="public key that must have signed")
-    sub.add_argument("--json", action="store_true")
-
-    sub = add("doctor", _doctor, "say what this board is, what fits on it and what is wrong")
-    sub.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="would it fit? how fast?")
-    sub.add_argument("--config", type=Path)
-    sub.add_argument("--context", type=_whole, help="tokens to count memory and speed with (default: 2048)")
-    sub.add_argument("--json", action="store_true")
-    return parser
 
 
 def _whole(text: str) -> int:
