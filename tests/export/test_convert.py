@@ -141,9 +141,9 @@ def test_too_few_bytes_are_refused_with_the_numbers(
         "model", tiny / "plain", out, "--recipe", recipe, "--max-bytes", "50000", "--calibration", text
     )
     assert done.returncode == 1
-    assert re.search(
-        r"has (some )?[\d,]{6,} bytes and --max-bytes allows 50,000; allow more", done.stderr
-    ), done.stderr
+    assert re.search(r"has (some )?[\d,]{6,} bytes and --max-bytes allows 50,000; allow more", done.stderr), (
+        done.stderr
+    )
     assert done.stderr.count("\n") == 1
     assert list(out.parent.iterdir()) == []
 
