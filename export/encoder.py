@@ -161,7 +161,7 @@ def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
     limits = [int(config.get("max_position_embeddings", 512))]
     if longest := (_optional_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length"):
         limits.append(int(longest))
-    if "roberta" in str(config.get("model_type")):
+    if str(config.get("model_type")) in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         limits[0] -= 2  # its positions begin after the padding token's
     dimension = int(config.get("hidden_size") or config["dim"])
     section = EncoderSection(

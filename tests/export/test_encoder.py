@@ -50,8 +50,9 @@ def test_sentence_transformers_files_are_followed(tmp_path: Path) -> None:
     assert section.normalize
 
 
-def test_positions_of_roberta_begin_after_padding(tmp_path: Path) -> None:
-    config = {**CONFIG, "model_type": "xlm-roberta", "max_position_embeddings": 514}
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "mpnet"])
+def test_positions_of_roberta_and_its_like_begin_after_padding(tmp_path: Path, kind: str) -> None:
+    config = {**CONFIG, "model_type": kind, "max_position_embeddings": 514}
     assert read_pooling(_checkpoint(tmp_path, {"config.json": config}))[1] == 512
 
 
