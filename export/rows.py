@@ -60,6 +60,11 @@ def load_answers(file: Path) -> list[LabelledRow] | list[FieldsRow]:
     return _checked(file, found, lambda row: _label_problem(row, (), "fields"), _labelled)
 
 
+def bare_text(text: str) -> str:
+    """By which two texts count as the same: without their case and the width of their space."""
+    return " ".join(text.split()).casefold()
+
+
 def _found(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Row number with a row, or with what is wrong."""
     try:

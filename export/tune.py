@@ -31,7 +31,7 @@ from edgeslm_export.finetune import LONGEST, load_layer, schedule_for, teach_enc
 from edgeslm_export.head import fit_layer, learn, split_folds
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.resources import check_resources
-from edgeslm_export.rows import LabelledRow, load_rows
+from edgeslm_export.rows import LabelledRow, bare_text, load_rows
 
 from edgeslm.bundle import Manifest, Source, load_bundle
 from edgeslm.errors import ExportError
@@ -52,7 +52,8 @@ NEEDS_CHECKPOINT: Final = "The method encoder needs an encoder's checkpoint: nam
 FEWEST_ROWS: Final = 2
 """Rows of each label that are needed: one to learn from and one to test with."""
 ROWS_FOR_LABELS: Final = 250
-"""With fewer, an encoder is taught by pairs of rows instead of by their labels."""
+"""With fewer, an encoder is taught by pairs of rows instead of by their labels. Pairs were measured with 50
+rows and labels with 1,000; where they cross was not."""
 _STRENGTH: Final = 30.0
 """Of the classifier on an encoder that was taught by pairs: its embeddings lie apart already."""
 _ROWS_FOR_ONE_FOLD: Final = 500
@@ -399,9 +400,7 @@ def _save_layer(folder: Path, weight: Floats, bias: Floats) -> None:
 def _check_counts(rows: Sequence[LabelledRow], labels: Sequence[str], data: Path) -> None:
     if len(labels) < 2:
         raise ExportError(f"{data} has one label only ({labels[0]}); at least two are needed to tell apart.")
-    counts = Counter(
-        label for _, label in {(" ".join(row.text.split()).casefold(), row.label) for row in rows}
-    )
+    counts = Counter(label for _, label in {(bare_text(row.text), row.label) for row in rows})
     for label in labels:
         if counts[label] < FEWEST_ROWS:
             raise ExportError(
