@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections import Counter
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from tests.benchmarks.scripts import load_scripts
 
 
 @pytest.fixture(scope="module")
 def labelled() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        patch.delitem(sys.modules, "labelled", raising=False)
-        return importlib.import_module("labelled")
+    return load_scripts("labelled")["labelled"]
 
 
 @given(wanted=st.integers(6, 99), seed=st.integers(0, 9))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +9,9 @@ from types import ModuleType
 
 import pytest
 
+from tests.benchmarks.scripts import BENCHMARKS, load_scripts
+
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = ROOT / "benchmarks"
 MODULES = (
     "presets",
     "gemma",
@@ -27,15 +27,7 @@ MODULES = (
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
-    """The scripts as modules; their neighbours are found beside them, as when they are run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        for name in MODULES:
-            patch.delitem(sys.modules, name, raising=False)
-        loaded = {name: importlib.import_module(name) for name in MODULES}
-        for name in MODULES:
-            patch.delitem(sys.modules, name)
-    return loaded
+    return load_scripts(*MODULES)
 
 
 def test_the_parts_are_named_as_their_packages_have_them(scripts: dict[str, ModuleType]) -> None:

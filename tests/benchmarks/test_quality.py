@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import importlib
 import json
 import subprocess
 import sys
@@ -17,22 +16,15 @@ from edgeslm_export.package import write_manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.benchmarks.scripts import BENCHMARKS, load_scripts
+
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = ROOT / "benchmarks"
 MODULES = ("quality", "offgrid", "wikitext", "losses", "llama", "machine")
 
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
-    """The scripts as modules; their neighbours are found beside them, as when they are run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        for name in MODULES:
-            patch.delitem(sys.modules, name, raising=False)
-        loaded = {name: importlib.import_module(name) for name in MODULES}
-        for name in MODULES:
-            patch.delitem(sys.modules, name)
-    return loaded
+    return load_scripts(*MODULES)
 
 
 @pytest.fixture(scope="module")
