@@ -14,7 +14,7 @@ from edgeslm_export.starter import ENCODER, Maker, default_folder
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
-    from edgeslm_export.tune import Effort, Ground
+    from edgeslm_export.ways import Effort, Ground
 
 SUMMARY = "learn a classify task from labelled messages"
 EXAMPLE = "edgeslm-export tune spam.yaml messages.jsonl learned/spam --minutes 10"
@@ -47,7 +47,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Learns a task and shows how often each way of learning it is right."""
     from edgeslm_export.package import check_absent
-    from edgeslm_export.tune import Effort, load_task, read_rows, tune
+    from edgeslm_export.tune import load_task, read_rows, tune
+    from edgeslm_export.ways import Effort
 
     check_absent(options.out)
     task = load_task(options.task)
@@ -106,7 +107,7 @@ def _ground(encoder: str | None, model: str, effort: Effort) -> Ground:
     """What is learned on: what was named, else the task's ``model`` when that is a bundle's folder, else the
     starter's encoder, made if it is missing, and its checkpoint where that could be wanted."""
     from edgeslm_export.hub import resolve_source
-    from edgeslm_export.tune import HEAD, NEEDS_BUNDLE, Ground
+    from edgeslm_export.ways import HEAD, NEEDS_BUNDLE, Ground
 
     named = encoder or (model if model and _is_bundle(model) else None)
     if named and _is_bundle(named):

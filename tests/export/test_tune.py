@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from edgeslm_export import tune
+from edgeslm_export import tune, ways
 from edgeslm_export.checkpoint import examine_local
 from edgeslm_export.contrast import contrast_encoder
 from edgeslm_export.encoder import read_pooling
@@ -25,7 +25,7 @@ from edgeslm.bundle import load_bundle, verify_bundle
 from edgeslm.errors import ExportError
 
 DIMENSION = 16
-QUIET = tune.Effort(announce=lambda _: None)
+QUIET = ways.Effort(announce=lambda _: None)
 
 
 def fake_vectors(encoder: object, texts: list[str]) -> npt.NDArray[np.float32]:
@@ -53,8 +53,8 @@ def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "created": UNDATED,
     }
     write_manifest(folder, fields)
-    monkeypatch.setattr(tune, "load_encoder", lambda path: None)
-    monkeypatch.setattr(tune, "embed_texts", fake_vectors)
+    monkeypatch.setattr(ways, "load_encoder", lambda path: None)
+    monkeypatch.setattr(ways, "embed_texts", fake_vectors)
     return folder
 
 
@@ -75,8 +75,8 @@ def _data(folder: Path, labels: str, each: int) -> Path:
 def test_a_head_is_learned_and_its_bytes_repeat(tmp_path: Path, encoder: Path, labels: str) -> None:
     task = tune.load_task(_task(tmp_path, f"name: letter\nkind: classify\nlabels: {list(labels)}"))
     data = _data(tmp_path, labels, 20)
-    manifest, report = tune.tune(task, data, tmp_path / "one", tune.Ground(encoder), QUIET)
-    tune.tune(task, data, tmp_path / "two", tune.Ground(encoder), QUIET)
+    manifest, report = tune.tune(task, data, tmp_path / "one", ways.Ground(encoder), QUIET)
+    tune.tune(task, data, tmp_path / "two", ways.Ground(encoder), QUIET)
     bundle = load_bundle(tmp_path / "one")
     verify_bundle(bundle)
     assert bundle.digest == load_bundle(tmp_path / "two").digest
@@ -99,14 +99,14 @@ def test_a_head_is_learned_and_its_bytes_repeat(tmp_path: Path, encoder: Path, l
 
 def test_labels_may_come_from_the_data(tmp_path: Path, encoder: Path) -> None:
     task = tune.load_task(_task(tmp_path, "name: letter"))
-    manifest, _ = tune.tune(task, _data(tmp_path, "ba", 6), tmp_path / "out", tune.Ground(encoder), QUIET)
+    manifest, _ = tune.tune(task, _data(tmp_path, "ba", 6), tmp_path / "out", ways.Ground(encoder), QUIET)
     assert manifest.head is not None
     assert manifest.head.labels == ("a", "b")
 
 
 def test_two_rows_of_a_label_are_enough(tmp_path: Path, encoder: Path) -> None:
     task = tune.load_task(_task(tmp_path, "name: letter"))
-    _, report = tune.tune(task, _data(tmp_path, "ab", 2), tmp_path / "out", tune.Ground(encoder), QUIET)
+    _, report = tune.tune(task, _data(tmp_path, "ab", 2), tmp_path / "out", ways.Ground(encoder), QUIET)
     assert report["rows"] == 4
 
 
@@ -124,7 +124,7 @@ def test_data_that_cannot_be_learned_from(
 ) -> None:
     loaded, data = tune.load_task(_task(tmp_path, task)), _data(tmp_path, labels, each)
     with pytest.raises(ExportError, match=sentence):
-        tune.tune(loaded, data, tmp_path / "out", tune.Ground(encoder), QUIET)
+        tune.tune(loaded, data, tmp_path / "out", ways.Ground(encoder), QUIET)
     assert not (tmp_path / "out").exists()
 
 
@@ -159,8 +159,8 @@ def test_a_task_with_described_labels(tmp_path: Path) -> None:
 # --- ways ------------------------------------------------------------------------------------------
 
 
-def _trial(method: str, held: Sequence[int], guesses: Sequence[int]) -> tune.Trial:
-    return tune.Trial(method, np.array(held), np.eye(2)[list(guesses)], {}, 1.0, 1.0)
+def _trial(method: str, held: Sequence[int], guesses: Sequence[int]) -> ways.Trial:
+    return ways.Trial(method, np.array(held), np.eye(2)[list(guesses)], {}, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -177,19 +177,19 @@ def test_what_costs_more_has_to_be_better_by_more_than_luck(better: int, worse: 
     assert tune.choose([cheap, dear], truth).method == chosen
 
 
-def _lesson(rows: int) -> tune.Lesson:
+def _lesson(rows: int) -> ways.Lesson:
     texts, truth = [str(number) for number in range(rows)], np.arange(rows) % 2
-    return tune.Lesson(texts, truth, ("a", "b"), split_folds(truth, 2, texts))
+    return ways.Lesson(texts, truth, ("a", "b"), split_folds(truth, 2, texts))
 
 
 @pytest.mark.parametrize(
     ("method", "rows", "bundle", "checkpoint", "tried"),
     [
-        (None, 200, True, True, ["_HeadWay", "_EncoderWay"]),
-        (None, 40, False, True, ["_EncoderWay"]),
-        (None, 40, True, False, ["_HeadWay"]),
-        ("encoder", 40, True, True, ["_EncoderWay"]),
-        ("head", 200, True, True, ["_HeadWay"]),
+        (None, 200, True, True, ["HeadWay", "EncoderWay"]),
+        (None, 40, False, True, ["EncoderWay"]),
+        (None, 40, True, False, ["HeadWay"]),
+        ("encoder", 40, True, True, ["EncoderWay"]),
+        ("head", 200, True, True, ["HeadWay"]),
         ("head", 200, False, True, "needs an encoder's bundle"),
         ("encoder", 200, True, False, "needs an encoder's checkpoint"),
     ],
@@ -204,16 +204,16 @@ def test_which_ways_are_tried(
     checkpoint: bool,
     tried: list[str] | str,
 ) -> None:
-    ground = tune.Ground(
+    ground = ways.Ground(
         encoder if bundle else None, examine_local(encoders / "bge", "encoder") if checkpoint else None
     )
     lesson = _lesson(rows)
-    effort = tune.Effort(method)
+    effort = ways.Effort(method)
     if isinstance(tried, str):
         with pytest.raises(ExportError, match=tried):
-            tune._ways(ground, lesson, effort, tmp_path)
+            ways.make_ways(ground, lesson, effort, tmp_path)
     else:
-        assert [type(way).__name__ for way in tune._ways(ground, lesson, effort, tmp_path)] == tried
+        assert [type(way).__name__ for way in ways.make_ways(ground, lesson, effort, tmp_path)] == tried
 
 
 def test_an_encoder_is_taught_and_brought_along(
@@ -246,13 +246,13 @@ def test_an_encoder_is_taught_and_brought_along(
 def test_without_the_library_few_rows_are_learned_by_a_head(
     tmp_path: Path, encoder: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune, "is_installed", lambda: False)
-    ground = tune.Ground(encoder, examine_local(encoders / "bge", "encoder"))
+    monkeypatch.setattr(ways, "is_installed", lambda: False)
+    ground = ways.Ground(encoder, examine_local(encoders / "bge", "encoder"))
     few, many = _lesson(40), _lesson(400)
     said: list[str] = []
-    effort = tune.Effort(announce=said.append)
-    assert len(tune._ways(ground, many, effort, tmp_path)) == 2 and said == []
-    assert len(tune._ways(ground, few, effort, tmp_path)) == 1
+    effort = ways.Effort(announce=said.append)
+    assert len(ways.make_ways(ground, many, effort, tmp_path)) == 2 and said == []
+    assert len(ways.make_ways(ground, few, effort, tmp_path)) == 1
     assert "pip install 'edgeslm[teach]'. Only a head is tried." in said[0]
 
 
@@ -287,10 +287,10 @@ class _FakeWay:
 
     bytes = 1
 
-    def __init__(self, trial: tune.Trial | None, writes: bool = True) -> None:
+    def __init__(self, trial: ways.Trial | None, writes: bool = True) -> None:
         self._trial, self._writes = trial, writes
 
-    def try_out(self) -> tune.Trial:
+    def try_out(self) -> ways.Trial:
         if self._trial is None:
             raise ExportError("It ran out of memory.")
         return self._trial
@@ -304,11 +304,11 @@ class _FakeWay:
 
 @pytest.mark.parametrize("fails_at", ["trial", "write"])
 def test_a_head_that_worked_is_not_lost_to_an_encoder_that_did_not(tmp_path: Path, fails_at: str) -> None:
-    lesson, said = _lesson(20), []  # type: tune.Lesson, list[str]
+    lesson, said = _lesson(20), []  # type: ways.Lesson, list[str]
     wrong, right = [1 - int(label) for label in lesson.truth], [int(label) for label in lesson.truth]
     head = _FakeWay(_trial("head", range(20), wrong))
     encoder = _FakeWay(None if fails_at == "trial" else _trial("encoder", range(20), right), writes=False)
-    effort = tune.Effort(announce=said.append)
+    effort = ways.Effort(announce=said.append)
     trials = tune._try_out([head, encoder], effort)  # type: ignore[list-item]
     best, fields = tune._write_best([head, encoder], trials, lesson, effort, tmp_path)  # type: ignore[list-item]
     assert (best.method, fields) == ("head", {"way": "head"})
