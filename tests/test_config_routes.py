@@ -1,0 +1,120 @@
+"""The configuration file: routes, their rates, and loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgeslm.config import parse_config
+from edgeslm.fields import Rate
+from tests.config_texts import problems, with_routes
+
+
+def test_routes_get_a_name_each() -> None:
+    text = with_routes({"from": "a"}, {"from": "b"}, {"from": "c", "name": "triage-2"}, {"from": "d"})
+    names = [route.name for route in parse_config(text).routes]
+    assert names == ["triage", "triage-3", "triage-2", "triage-4"]
+    assert any(
+        "routes[1].name: another route" in p for p in problems(with_routes(*[{"from": "a", "name": "x"}] * 2))
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "rate"),
+    [
+        (5, Rate(5, 1)),
+        (0.5, Rate(1, 2)),
+        (2.5, Rate(5, 2)),
+        ("10/s", Rate(10, 1)),
+        ("6/min", Rate(6, 60)),
+        ("100 / h", Rate(100, 3600)),
+    ],
+)
+def test_rates(value: object, rate: Rate) -> None:
+    assert parse_config(with_routes({"from": "a", "max_rate": value})).routes[0].max_rate == rate
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "fast", "3/day", "0/s", "99999/s", [1], 1e-9, 1e300])
+def test_no_rates(value: object) -> None:
+    assert "routes[0].max_rate: must" in problems(with_routes({"from": "a", "max_rate": value}))[0]
+
+
+@pytest.mark.parametrize(
+    ("route", "problem"),
+    [
+        ({"from": ""}, "from: is empty"),
+        ({"from": "a+/b"}, "from: has a + that is not a whole level"),
+        ({"from": "edgeslm/v1/press-hall-4/req/triage"}, "from: would read this node's own req topics"),
+        ({"from": "edgeslm/v1/+/res/#"}, "from: would read this node's own res topics"),
+        ({"from": "#"}, "from: would read this node's own state topics"),
+        ({"from": "a", "to": "b/+"}, "to: the topic holds a wildcard"),
+        ({"from": "a", "to": "b//{{ topic[0] }}"}, "to: the topic has an empty level"),
+        ({"from": "a", "to": "$SYS/{{ topic[0] }}"}, "to: the topic begins with $"),
+        ({"from": "a", "to": ""}, "to: the topic is empty"),
+        ({"from": "a", "to": "{{ topic[0 }}"}, "to: the template doesn't compile"),
+        ({"from": "a", "to": "{{ text }}"}, "to: there is no variable text: write payload.text"),
+        (
+            {"from": "a", "to": "edgeslm/v1/press-hall-4/req/triage"},
+            "to: would write to the node's own topics",
+        ),
+        ({"from": "a", "to": "edgeslm/v1/press-hall-4/{{ topic[0] }}"}, "to: would write to the node's own"),
+        ({"from": "a", "input": "{{ payload.text"}, "input: the template doesn't compile"),
+        ({"from": "a", "input": "{{ range(9) }}"}, "input: there is no variable range"),
+        ({"from": "a", "input": "{% include 'x' %}"}, "input: the template doesn't compile: include"),
+        ({"from": "a", "when": "payload.x >"}, "when: the template doesn't compile"),
+        ({"from": "a", "when": "{{ payload.x }} > 3"}, "when: must be one expression"),
+        ({"from": "a", "retain": "yes"}, "retain: must be true or false"),
+        ({"from": "a", "window": 5}, "window: unknown key"),
+        ({"from": "a", "task": "triag"}, "task: no task is called 'triag': did you mean triage?"),
+        ({"from": "a/b", "to": "a/b"}, "to: a loop"),
+    ],
+)
+def test_a_fault_of_a_route_says_what_to_change(route: dict[str, Any], problem: str) -> None:
+    found = problems(with_routes(route))
+    assert any(f": routes[0].{problem}" in line for line in found), found
+
+
+LOOPS = [
+    [("a/#", "a/{{ topic[1] }}/label")],
+    [("a/+", "a/{{ payload.room }}")],
+    [("a/+", "{{ payload.room }}/b")],
+    [("a/+/+", "{{ topic_name }}/../x"), ("a/+/+/+/+", "a/b/c")],
+    [("a/b", "{% if payload.x %}a/b{% else %}c{% endif %}")],
+    [("a/b", "{{ topic[0] }}/b")],
+    [("a/b", "b"), ("b", "c"), ("c", "a/{{ payload }}")],
+    [("a", None), ("edgeslm/v1/press-hall-4/event/triage", "a")],
+]
+
+
+@pytest.mark.parametrize("routes", LOOPS)
+def test_routes_that_feed_themselves_are_errors(routes: list[tuple[str, str | None]]) -> None:
+    found = problems(with_routes(*({"from": f, **({"to": t} if t else {})} for f, t in routes)))
+    assert len(found) == 1, found
+    assert ": a loop: " in found[0]
+
+
+NO_LOOPS = [
+    [("factory/+/log", "factory/{{ topic[1] }}/log/label")],
+    [("sensors/+/raw", "{{ topic_name }}/label")],
+    [("a/+", "b/{{ payload.room }}"), ("b/+", "c/{{ topic[1] }}")],
+    [("a/b", "{{ topic[0] }}/c")],
+    [("a/+", "a/{{ topic[1] }}/{{ payload.room }}")],
+    [("a", None), ("edgeslm/v1/press-hall-4/event/triage", "b")],
+    [("$SYS/broker/log/#", "{{ payload.a }}/x/y/z/w")],
+]
+
+
+@pytest.mark.parametrize("routes", NO_LOOPS)
+def test_routes_that_feed_others_are_fine(routes: list[tuple[str, str | None]]) -> None:
+    parse_config(with_routes(*({"from": f, **({"to": t} if t else {})} for f, t in routes)))
+
+
+def test_a_broken_route_does_not_make_loops_of_others_up() -> None:
+    found = problems(with_routes({"from": 5, "to": "{{ topic_name }}"}, {"from": "a/b", "to": "c", "qos": 9}))
+    assert [problem.split(": ")[1] for problem in found] == ["routes[0].from", "routes[1].qos"]
+
+
+def test_there_is_an_end_to_routes_and_levels() -> None:
+    assert any("routes: must have at most 256" in p for p in problems(with_routes(*[{"from": "a"}] * 257)))
+    assert any("more than 200 levels" in p for p in problems(with_routes({"from": "a/" * 200 + "b"})))
