@@ -1,4 +1,4 @@
-"""llama.cpp, the engine that people on small boards use today: the rival of ``engine.py`` and ``quality.py``.
+"""llama.cpp, the engine of small boards today: the rival of ``engine.py`` and ``quantization.py``.
 
 Set up as a good user would: a native build (what ``pip install llama-cpp-python`` makes), weights mapped,
 batches of 512, the threads of the other side, flash attention on or off as told. It is driven through the

@@ -1,4 +1,4 @@
-"""What ``quality.py`` saw, put together: rows, what a bundle has of its rival, the table and the JSON line.
+"""What ``quantization.py`` saw, put together: rows, what a bundle has of its rival, table and JSON line.
 
 It knows no engine and no file.
 """

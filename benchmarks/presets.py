@@ -34,7 +34,7 @@ from float_reference import FloatModel
 from gemma import make_gemma
 from losses import Row, report, table
 from machine import processor
-from quality import Measurement, Text, mapped_logits
+from quantization import Measurement, Text, mapped_logits
 
 from edgeslm.errors import EdgeslmError
 

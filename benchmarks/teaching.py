@@ -1,33 +1,32 @@
 """How often a task is right that was taught from so many rows: ``edgeslm-export tune``, then ``evaluate``.
 
-    python benchmarks/teaching.py trec [--rows 50 1000 all] [--seeds 5] [--method auto] [--minutes N] [--json]
-    python benchmarks/teaching.py sms --rows 1000
+    python benchmarks/quality.py trec [--rows 50 1000 all] [--seeds 5] [--method auto] [--base BUNDLE]
+    python benchmarks/quality.py sms --rows 1000
 
-Both commands as a user runs them, with the starter's encoder; the test rows are never shown to ``tune``. Each
+Both commands as a user runs them, with the starter's models; the test rows are never shown to ``tune``. Each
 seed draws other rows, with the labels in the proportions of all; the whole set is one draw. Prints a table
 of means over the seeds, the lowest and the highest in brackets, then one JSON line; ``--json`` prints that
-alone.
+alone. ``answered`` and ``its error`` are of the task with the wanted ``--max-error``: it abstains from the
+rest.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from cards import print_card
+from edgeslm_export.lesson import METHODS
 from edgeslm_export.packages import Packages
 from labelled import SETS, Labelled, Row
-from machine import processor
 
 from edgeslm.errors import EdgeslmError
 
@@ -42,8 +41,10 @@ def run_command(*arguments: str | Path) -> dict[str, Any]:
     return found
 
 
-def teach(labelled: Labelled, rows: int | None, seed: int, options: Sequence[str]) -> dict[str, Any]:
-    """Learns from one draw and asks the test."""
+def teach(
+    labelled: Labelled, rows: int | None, seed: int, options: Sequence[str], max_error: float
+) -> dict[str, Any]:
+    """Learns from one draw and asks the test, once for all answers and once for those it is sure of."""
     learned_from, test = labelled.draw(rows, seed)
     with tempfile.TemporaryDirectory(prefix="teaching-") as name:
         work = Path(name)
@@ -54,6 +55,10 @@ def teach(labelled: Labelled, rows: int | None, seed: int, options: Sequence[str
         said = run_command("tune", work / "task.yaml", work / "rows.jsonl", work / "out", *options)
         seconds = time.monotonic() - started
         seen = run_command("evaluate", work / "out", work / "test.jsonl")
+        careful: dict[str, Any] = {"answered": 0.0, "accuracy_answered": None, "threshold": None}
+        if said["coverage"].get(str(max_error)) is not None:
+            asked = ("evaluate", work / "out", work / "test.jsonl", "--max-error", str(max_error))
+            careful = run_command(*asked)
     return {
         "seed": seed,
         "rows": len(learned_from),
@@ -64,7 +69,12 @@ def teach(labelled: Labelled, rows: int | None, seed: int, options: Sequence[str
         "accuracy": seen["accuracy"],
         "calibration_error": seen["calibration_error"],
         "recall": {label: of["recall"] for label, of in seen["labels"].items()},
-        "ms_per_text": seen["ms_per_text"],
+        "ms_per_text": seen["ms_per_row"],
+        "bytes": said["measured"][said["method"]]["bytes"],
+        "methods": said["methods"],
+        "max_error": max_error,
+        "answered": careful["answered"],
+        "accuracy_answered": careful["accuracy_answered"],
     }
 
 
@@ -87,17 +97,29 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "lowest_recall": round(mean(map(min, recalls)), 4),
         "minutes": round(mean(run["minutes"] for run in runs), 2),
         "ms_per_text": round(mean(run["ms_per_text"] for run in runs), 2),
+        "answered": round(mean(run["answered"] for run in runs), 4),
+        "error_answered": _mean_error(runs),
         "methods": sorted({run["method"] for run in runs}),
     }
 
 
+def _mean_error(runs: Sequence[dict[str, Any]]) -> float | None:
+    """Of the runs that answered anything; each counts by the rows it answered."""
+    answered = [run for run in runs if run["accuracy_answered"] is not None]
+    weights = [run["answered"] * run["test_rows"] for run in answered]
+    wrong = [weight * (1 - run["accuracy_answered"]) for run, weight in zip(answered, weights, strict=True)]
+    return round(sum(wrong) / sum(weights), 4) if sum(weights) else None
+
+
 def lines_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
     heads = f"{'rows':>6} {'accuracy':>26} {'expected':>9} {'calibration':>12} {'lowest recall':>14}"
-    lines = [f"{heads} {'minutes':>8} {'ms a text':>10}  by"]
+    lines = [f"{heads} {'answered':>9} {'its error':>10} {'minutes':>8} {'ms a text':>10}  by"]
     for of in summaries:
         accuracy = f"{of['accuracy']:.4f} ({of['lowest']:.4f} to {of['highest']:.4f})"
         figures = f"{of['rows']:6} {accuracy:>26} {of['expected']:9.4f} {of['calibration_error']:12.4f}"
-        rest = f"{of['lowest_recall']:14.4f} {of['minutes']:8.1f} {of['ms_per_text']:10.2f}"
+        error = "-" if of["error_answered"] is None else f"{of['error_answered']:.4f}"
+        rest = f"{of['lowest_recall']:14.4f} {of['answered']:9.4f} {error:>10}"
+        rest += f" {of['minutes']:8.1f} {of['ms_per_text']:10.2f}"
         lines.append(f"{figures} {rest}  {'; '.join(of['methods'])}")
     return lines
 
@@ -105,13 +127,14 @@ def lines_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
 def measure(args: argparse.Namespace, labelled: Labelled, say: Callable[[str], None]) -> dict[str, Any]:
     options = ["--method", args.method]
     options += ["--minutes", str(args.minutes)] if args.minutes else []
+    options += ["--base", str(args.base)] if args.base else []
     found = []
     for wanted in args.rows:
         rows = None if wanted == "all" else int(wanted)
         seeds = 1 if rows is None else args.seeds
         runs = []
         for seed in range(seeds):
-            runs.append(teach(labelled, rows, seed, options))
+            runs.append(teach(labelled, rows, seed, options, args.max_error))
             say(f"  {runs[-1]['rows']} rows, seed {seed}: {runs[-1]['accuracy']:.4f}, {runs[-1]['method']}")
         found.append({**summary(runs), "runs": runs})
     return {"rows": found}
@@ -126,7 +149,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--rows", nargs="+", default=["50", "1000"], help="numbers or all (default: %(default)s)"
     )
     parser.add_argument("--seeds", type=int, default=5, help="draws of each number (default: %(default)s)")
-    parser.add_argument("--method", choices=("auto", "head", "encoder"), default="auto")
+    parser.add_argument("--method", choices=("auto", *METHODS), default="auto")
+    parser.add_argument(
+        "--base", type=Path, help="a decoder bundle of the starter's model: lora is tried too"
+    )
+    parser.add_argument("--max-error", type=float, default=0.02, help="(default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="handed to tune")
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
@@ -140,15 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not args.json:
             print(text, flush=True)
 
-    card = {
-        "set": args.set,
-        "threads": len(os.sched_getaffinity(0)),
-        "processor": processor(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("edgeslm", "onnxruntime", "torch", "transformers")},
-    }
-    for key, value in card.items():
-        say(f"{key:>14}  {value}")
+    card = print_card(say, set=args.set)
     try:
         found = measure(args, SETS[args.set](Packages(say, folder=args.packages)), say)
     except (EdgeslmError, RuntimeError, ValueError) as error:

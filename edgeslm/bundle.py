@@ -15,11 +15,12 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeslm.arithmetic import rough_memory_bytes
+from edgeslm.calibration import Calibration
 from edgeslm.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -92,17 +93,14 @@ class HeadSection(_Section):
     """A learned classifier on an encoder's embeddings: on those of another bundle, or on the bundle's own.
 
     ``weights`` names an ``.npz`` with ``weight`` [labels, dimension] and ``bias`` [labels], float32;
-    probabilities are ``softmax((weight @ x + bias) / temperature)``.
+    probabilities are ``softmax(weight @ x + bias)``, before they are calibrated. It may have ``centroids``
+    [groups, dimension], unit vectors in the middle of what was learned from.
     """
 
-    task: str
-    labels: tuple[str, ...]
     encoder: str | None = Field(
         default=None, description="digest of the encoder bundle, sha256:<hex>; none: this bundle has its own"
     )
     weights: str = "head.npz"
-    temperature: float = Field(gt=0, allow_inf_nan=False)
-    rows: int = Field(description="labelled rows it learned from")
 
 
 class AdapterSection(_Section):
@@ -115,6 +113,33 @@ class AdapterSection(_Section):
     weights: str = "adapter.onnx_adapter"
     rank: int = Field(ge=1, description="the largest of its ranks")
     targets: tuple[str, ...]
+
+
+class DriftReference(_Section):
+    """What the rows were like that a task was tested with: equally spaced quantiles, from the lowest to the
+    highest, of how far each lay from what was learned and of how sure the task was of it, and the share of
+    each label among its answers."""
+
+    distances: tuple[float, ...] = ()
+    confidences: tuple[float, ...]
+    labels: tuple[float, ...]
+
+
+class LearnedSection(_Section):
+    """The task that a head or an adapter was taught: what it is asked and what its answers are worth.
+
+    ``instruction`` is what an adapter's decoder was told while it learned.
+    """
+
+    task: str
+    kind: Literal["classify", "extract"]
+    labels: tuple[str, ...] = ()
+    output_schema: dict[str, Any] | None = None
+    instruction: str | None = None
+    verbatim: bool = False
+    rows: int = Field(description="labelled rows it learned from")
+    calibration: Calibration | None = None
+    reference: DriftReference | None = None
 
 
 class Manifest(_Section):
@@ -131,6 +156,7 @@ class Manifest(_Section):
     encoder: EncoderSection | None = None
     head: HeadSection | None = None
     adapter: AdapterSection | None = None
+    learned: LearnedSection | None = None
     runtime: dict[str, str] = Field(default_factory=dict)
     created: str = Field(description="UTC time, ISO 8601: SOURCE_DATE_EPOCH, else the source's revision date")
 
@@ -285,6 +311,8 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
             raise BundleError(f"{where}: lists {entry.path}, which is made after its list of files")
     if manifest.kind in ("encoder", "head", "adapter") and getattr(manifest, manifest.kind) is None:
         raise BundleError(f"{where}: of kind {manifest.kind}, but without the section {manifest.kind!r}")
+    if fault := _learned_fault(manifest):
+        raise BundleError(f"{where}: {fault}")
     if manifest.model_kind is not None and not manifest.context_length:
         raise BundleError(f"{where}: context_length is missing")
     has_encoder = manifest.encoder is not None and manifest.graphs.encode is not None
@@ -296,6 +324,30 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         if used not in listed:
             raise BundleError(f"{where}: {used!r} is used but not among its files")
     return manifest
+
+
+def _learned_fault(manifest: Manifest) -> str | None:
+    """What doesn't fit together in what was learned."""
+    learned = manifest.learned
+    if learned is None:
+        return "a head, but without the section 'learned'" if manifest.head is not None else None
+    if manifest.kind not in ("head", "adapter"):
+        return f"of kind {manifest.kind}, which learns no task, but with the section 'learned'"
+    if learned.kind == "extract":
+        if manifest.head is not None or learned.output_schema is None:
+            return "an extract task that was learned needs an adapter and a schema"
+        return None
+    if len(set(learned.labels)) != len(learned.labels) or len(learned.labels) < 2:
+        return "learned.labels: two or more are needed, each once"
+    if learned.reference is not None and len(learned.reference.labels) != len(learned.labels):
+        return "learned.reference: it needs a share for each label"
+    calibration = learned.calibration
+    if calibration is not None:
+        if {len(calibration.scale), len(calibration.bias)} != {len(learned.labels)}:
+            return "learned.calibration: it needs a scale and a bias for each label"
+        if calibration.fault:
+            return f"learned.calibration: {calibration.fault}"
+    return None
 
 
 def _files_in_use(manifest: Manifest) -> list[str]:

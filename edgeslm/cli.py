@@ -23,6 +23,7 @@ from edgeslm.topics import DEFAULT_PREFIX
 if TYPE_CHECKING:
     from edgeslm.bus.protocol import Rejected
     from edgeslm.config import Config
+    from edgeslm.feedback import Correction
     from edgeslm.messages import Chunk, Request
 
 EXAMPLES = {
@@ -33,6 +34,7 @@ EXAMPLES = {
     "request": "edgeslm request triage 'Burnt smell' --broker mqtt://localhost --node press-hall-4",
     "inspect": "edgeslm inspect /var/lib/edgeslm/bundles/smollm2-135m-int4",
     "doctor": "edgeslm doctor --config config.yaml",
+    "feedback": "edgeslm feedback triage 'Spindle 3 smells of burnt oil' critical --config config.yaml",
 }
 
 
@@ -129,6 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="would it fit? how fast?")
     sub.add_argument("--config", type=Path)
     sub.add_argument("--context", type=_whole, help="tokens to count memory and speed with (default: 2048)")
+    sub.add_argument("--json", action="store_true")
+
+    sub = add("feedback", _feedback, "keep a correction on this device, for the next tuning")
+    sub.add_argument("task")
+    sub.add_argument("text", help="the message")
+    sub.add_argument("label", help="what should have been made of it: a label, or the fields as JSON")
+    sub.add_argument("--config", type=Path, help="whose state_dir it goes to, and whose task it must fit")
     sub.add_argument("--json", action="store_true")
     return parser
 
@@ -363,3 +372,45 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         say(render(findings))
     return int(any(finding.level == "bad" for finding in findings))
+
+
+def _feedback(arguments: argparse.Namespace) -> int:
+    from edgeslm.bus.feedback import parse_feedback
+    from edgeslm.feedback import Correction, FeedbackStore
+    from edgeslm.sections import default_state_dir
+    from edgeslm.topics import topic_name_fault
+
+    answer: dict[str, Any] = {"label": arguments.label}
+    with contextlib.suppress(ValueError):
+        if isinstance(fields := json.loads(arguments.label), dict):
+            answer = {"fields": fields}
+    said = {"task": arguments.task, "input": arguments.text, **answer}
+    feedback = parse_feedback(json.dumps(said).encode())
+    if "/" in feedback.task or topic_name_fault(feedback.task):
+        raise EdgeslmError(f"{feedback.task!r} is no task's name")
+    correction = Correction(feedback.task, arguments.text, feedback.label, feedback.fields)
+    state_dir = default_state_dir()
+    if arguments.config is not None:
+        state_dir = _check_correction(arguments.config, correction)
+    file = FeedbackStore(state_dir).keep(correction)
+    say(json.dumps({"file": str(file)}) if arguments.json else f"kept in {file}")
+    return 0
+
+
+def _check_correction(config_file: Path, correction: Correction) -> Path:
+    """:return: the configuration's state folder. :raises EdgeslmError: the task can't learn from this."""
+    from edgeslm.bundle import load_bundle
+    from edgeslm.config import load_config
+    from edgeslm.corrections import check_correction
+    from edgeslm.errors import UnknownTask
+    from edgeslm.tasks import make_task
+
+    config = load_config(config_file)
+    section = config.tasks.get(correction.task)
+    if section is None:
+        names = ", ".join(sorted(config.tasks))
+        raise UnknownTask(f"there is no task {correction.task!r} in {config_file}; there are: {names}")
+    taught = section.learned or section.adapter
+    bundle = load_bundle(taught) if taught else None
+    check_correction(make_task(correction.task, section, bundle), correction)
+    return config.state_dir

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,17 @@ _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "routes": 
 """How deep a key with a fault is taken out, so that it doesn't hide what is wrong with the others."""
 
 
+_INSTEAD: dict[str | int, tuple[str, ...]] = {
+    "kind": ("learned",),
+    "model": ("learned", "stages"),
+    "labels": ("learned", "adapter"),
+    "schema": ("learned", "adapter"),
+    "stages": ("learned",),
+    "max_error": ("learned", "adapter"),
+}
+"""The keys of a task that may stand for one that is missing."""
+
+
 def load_config(path: Path) -> Config:
     """Reads a configuration file. Relative paths in it are taken from its folder.
 
@@ -74,13 +85,16 @@ def load_config(path: Path) -> Config:
     return parse_config(text, str(path), path.absolute().parent)
 
 
-def load_task(path: Path, kind: Kind, defaults: Mapping[str, Any]) -> tuple[str, Task]:
+def load_task(
+    path: Path, kind: Kind | None, defaults: Mapping[str, Any], ignored: Collection[str] = ()
+) -> tuple[str, Task]:
     """Reads a file with one entry of ``tasks:`` and its ``name``, as the build machine's commands take it.
 
-    Which model does it is said by the command, so ``model`` isn't looked at.
+    Which model does it is said by the command, so ``model`` and ``stages`` aren't looked at.
 
-    :param kind: of a task that doesn't name its own. :param defaults: keys that a task of this kind may
-        leave out, with what stands in.
+    :param kind: of a task that doesn't name its own; None: it may name none.
+    :param defaults: keys that a task of this kind, or of any, may leave out, with what stands in.
+    :param ignored: keys that don't matter to the command.
     :raises ConfigError: with every problem found as ``file:line: key: sentence``.
     """
     read = read_document(_read_text(path))
@@ -91,7 +105,11 @@ def load_task(path: Path, kind: Kind, defaults: Mapping[str, Any]) -> tuple[str,
         if not isinstance(name, str):
             read.problems.append(Problem(read.line(("name",)), ("name",), "missing: give the task a name"))
             name = "task"
-        if entry.get("kind", kind) == kind:
+        for key in ("stages", *ignored):
+            entry.pop(key, None)
+        if kind is None:
+            entry = {**defaults, **entry}
+        elif entry.get("kind", kind) == kind:
             entry = {"kind": kind, **defaults, **entry}
         entry["model"] = "model"
         whole = {"node": "-", "broker": {"url": "mqtts://-"}, "models": {"model": {"bundle": "-"}}}
@@ -163,13 +181,20 @@ def _validate(read: Document, folder: Path | None) -> Config | None:
         names = Names(_keys(read.data.get("models")), _keys(read.data.get("tasks")))
         broken = [path for path, _ in faults]
         follow = inconsistencies(sound, names, indices)
-        faults += [fault for fault in follow if not any(_related(fault[0], path) for path in broken)]
+        faults += [fault for fault in follow if not any(_follows(fault[0], path) for path in broken)]
     # a text that couldn't be read, as with an unset variable, stands in the data as an empty one
     unread = [problem.path for problem in read.problems]
     for path, sentence in faults:
         if not any(other[: len(path)] == path for other in unread):
             read.problems.append(Problem(read.line(path), path, sentence))
     return config
+
+
+def _follows(path: document.Path, broken: document.Path) -> bool:
+    """Whether a fault may only follow from another: one lies within the other, or a key seems to be missing
+    because the one that may stand for it was taken out."""
+    instead = _INSTEAD.get(path[2], ()) if path[:1] == ("tasks",) and len(path) == 3 else ()
+    return _related(path, broken) or any(_related((*path[:2], key), broken) for key in instead)
 
 
 def _related(path: document.Path, other: document.Path) -> bool:

@@ -14,15 +14,17 @@ from typing import Any
 
 from edgeslm.document import Path
 from edgeslm.errors import TemplateError
-from edgeslm.sections import ALLOWED, POSSIBLE, Broker, Config, Kind, Route, Task
+from edgeslm.sections import ALLOWED, LEARNED, NODE_STAGE, POSSIBLE, Broker, Config, Kind, Route, Task
 from edgeslm.topics import NODE_CHANNELS, overlap, topic_name_fault
 
 Fault = tuple[Path, str]
 
 _GENERATION = frozenset({"max_tokens", "temperature", "top_p", "repetition_penalty", "seed", "stop"})
 _KEYS: dict[Kind, frozenset[str]] = {
-    "classify": frozenset({"instruction", "labels", "learned", "examples", "adapter"}),
-    "extract": frozenset({"instruction", "output_schema", "examples", "verbatim", "adapter"})
+    "classify": frozenset(
+        {"instruction", "labels", "learned", "examples", "adapter", "max_error", "stages", "calibration"}
+    ),
+    "extract": frozenset({"instruction", "output_schema", "examples", "verbatim", "adapter", "learned"})
     | (_GENERATION - {"stop"}),
     "answer": frozenset({"instruction", "mode", "adapter"}) | _GENERATION,
     "summarize": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
@@ -55,7 +57,7 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
         yield ("signing", "keys"), "missing: list the public keys of those whose bundles may run here"
     for name, task in config.tasks.items():
         if name in names.tasks:  # not a stand-in
-            yield from _task_faults(("tasks", name), task, names)
+            yield from _task_faults(("tasks", name), task, names, config.node)
     yield from _route_faults(config, names, route_indices)
 
 
@@ -78,37 +80,81 @@ def _near(name: str, known: frozenset[str]) -> str:
     return f"there is {', '.join(sorted(known)[:10])}" if known else "there is none in this file"
 
 
-def _task_faults(path: Path, task: Task, names: Names) -> Iterator[Fault]:
-    kind = task.kind or ("classify" if task.learned else None)
+def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fault]:
     if task.model is not None and task.model not in names.models:
         yield (*path, "model"), f"no model is called {task.model!r}: {_near(task.model, names.models)}"
-    if kind is None:
+    if task.kind is None and not task.learned:
         yield (*path, "kind"), f"missing: add one of {', '.join(ALLOWED)}"
         return
-    if task.model is None and not task.learned:
+    if task.model is None and not task.learned and not task.stages:
         yield (*path, "model"), f"missing: name the model that does it; {_near('', names.models)}"
-    for key in sorted(task.model_fields_set - _COMMON - _KEYS[kind]):
+    # What was learned is of one of these kinds, and its bundle knows of which.
+    kinds: tuple[Kind, ...] = ("classify", "extract") if task.kind is None else (task.kind,)
+    for key in sorted(task.model_fields_set - _COMMON - frozenset().union(*(_KEYS[kind] for kind in kinds))):
         if getattr(task, key) is not None:
             users = [name for name, keys in _KEYS.items() if key in keys]
             key = Task.model_fields[key].alias or key
-            yield (*path, key), f"means nothing to {kind} (only to {', '.join(users)}): take it out"
+            yield (
+                (*path, key),
+                f"means nothing to {' or '.join(kinds)} (only to {', '.join(users)}): take it out",
+            )
     for option in task.allow or ():
-        if option not in POSSIBLE[kind]:
-            possible = ", ".join(POSSIBLE[kind])
-            yield (*path, "allow"), f"{option} means nothing to {kind}; possible are {possible}"
-    yield from _example_faults(path, kind, task)
-    if kind == "classify":
-        if task.labels is None and not task.learned:
-            yield (*path, "labels"), "missing: list what to choose from, or give the folder of a learned head"
-        if task.learned and task.adapter:
-            yield (*path, "adapter"), "means nothing here: a learned head computes on an encoder; take it out"
-        if task.learned and "labels" in (task.allow or ()):
-            yield (*path, "allow"), "labels can't be set by senders here: a learned head knows only its own"
-    elif kind == "extract":
-        if task.output_schema is None:
-            yield (*path, "schema"), "missing: give the JSON Schema of the fields to find"
-        else:
+        if not any(option in POSSIBLE[kind] for kind in kinds):
+            possible = ", ".join(POSSIBLE[kinds[0]])
+            yield (*path, "allow"), f"{option} means nothing to {kinds[0]}; possible are {possible}"
+    yield from _learned_faults(path, task)
+    yield from _stage_faults(path, task, names, node)
+    if task.kind is None:
+        return
+    yield from _example_faults(path, task.kind, task)
+    if task.kind == "classify" and task.labels is None and not task.learned and not task.adapter:
+        yield (*path, "labels"), "missing: list what to choose from, or give the folder of a learned head"
+    elif task.kind == "extract":
+        if task.output_schema is not None:
             yield from schema_faults((*path, "schema"), dict(task.output_schema))
+        elif not task.learned and not task.adapter:
+            yield (*path, "schema"), "missing: give the JSON Schema of the fields to find"
+
+
+def _learned_faults(path: Path, task: Task) -> Iterator[Fault]:
+    if task.learned and task.adapter and not task.stages:
+        yield (
+            (*path, "adapter"),
+            "means nothing beside what was learned, unless stages ask a model: take it out",
+        )
+    if task.learned and "labels" in (task.allow or ()):
+        yield (*path, "allow"), "labels can't be set by senders here: what was learned knows only its own"
+    if task.max_error is not None and task.kind in (None, "classify"):
+        if task.threshold:
+            yield (*path, "threshold"), "max_error sets the threshold: take one of them out"
+        elif not (task.learned or task.adapter):
+            yield (
+                (*path, "max_error"),
+                "needs a task that edgeslm-export tune has taught: set a threshold instead",
+            )
+
+
+def _stage_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fault]:
+    if task.stages and task.learned and LEARNED not in task.stages:
+        yield (*path, "stages"), f"{LEARNED} is none of them: name it, or take learned out"
+    if task.stages and task.model is not None:
+        yield (*path, "model"), "the stages name the models: take it out"
+    for index, stage in enumerate(task.stages):
+        where: Path = (*path, "stages", index)
+        if stage in task.stages[:index]:
+            yield where, f"{stage} is asked already: name each stage once"
+        elif stage == LEARNED:
+            if not task.learned:
+                yield where, "nothing was learned: give the folder that edgeslm-export tune wrote in learned"
+        elif stage.startswith(NODE_STAGE):
+            if index != len(task.stages) - 1:
+                yield where, "another node can only be the last stage"
+            elif index == 0:
+                yield where, "a stage on this node comes first: name what was learned, or a model"
+            elif stage.removeprefix(NODE_STAGE).partition("/")[0] == node:
+                yield where, "is this node itself: name another one"
+        elif stage not in names.models:
+            yield where, f"no model is called {stage!r}: {_near(stage, names.models)}"
 
 
 def _example_faults(path: Path, kind: Kind, task: Task) -> Iterator[Fault]:

@@ -23,9 +23,13 @@ from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.protocol import StateName, Topics, encode_document, encode_state
 from edgeslm.bus.spool import Spool
 from edgeslm.config import Config
+from edgeslm.corrections import Corrections
 from edgeslm.engine.process import CANCEL_GRACE_S, STOP_GRACE_S
 from edgeslm.errors import BrokerError
+from edgeslm.feedback import FeedbackStore
+from edgeslm.neighbours import Neighbours
 from edgeslm.observe.alerts import Alerts
+from edgeslm.observe.drift import DriftWatch
 from edgeslm.observe.health import Meter, memory_bytes, temperature_c
 from edgeslm.observe.liveness import Liveness
 from edgeslm.observe.systemd import ServiceManager
@@ -70,6 +74,15 @@ def _give_back_free_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def _drift_sentence(task: str, watch: DriftWatch) -> str | None:
+    if not watch.moved:
+        return None
+    return (
+        f"The messages of task {task} have moved away from what it was taught with: "
+        f"{'; '.join(watch.reasons)}. Look at some, and teach it again with them."
+    )
+
+
 class Daemon:
     """One node on the bus."""
 
@@ -101,6 +114,8 @@ class Daemon:
         self._journal = Journal(
             self._database, window_s=limits.repeat_window_s, limit_bytes=limits.journal_bytes
         )
+        self._neighbours = Neighbours(config.broker, config.prefix)
+        service.escalation.ask_node = self._neighbours.ask
         self._pipeline = Pipeline(
             config,
             service,
@@ -109,6 +124,7 @@ class Daemon:
             journal=self._journal,
             spool=Spool(self._database, limit_bytes=limits.journal_bytes),
             meter=self.meter,
+            corrections=Corrections(FeedbackStore(config.state_dir), service.tasks, self.meter.drop),
         )
 
     def request_stop(self) -> None:
@@ -139,6 +155,7 @@ class Daemon:
             stopped.cancel()
             self._pipeline.abandon()  # before the bus gives up results, which a route would take for an end
             await self._set_state("stopped")  # also when a model can't be loaded: the goodbye drops the will
+            await self._neighbours.close()
             await self._bus.stop()
             await self.service.stop()
             self._journal.close()
@@ -240,9 +257,15 @@ class Daemon:
             "session_lost": self._sessions_lost,
             "memory_bytes": memory_bytes(self.service.models.pids),
             "temperature_c": temperature_c(),
+            "drift": {name: watch.figures() for name, watch in self.service.watches.items()},
             "alerts": self.alerts.sentences(
                 session_lost=self._sessions_lost,
-                standing=[self._fault(), self._database.problem, *self._bus.shortcomings],
+                standing=[
+                    self._fault(),
+                    self._database.problem,
+                    *self._bus.shortcomings,
+                    *(_drift_sentence(name, watch) for name, watch in self.service.watches.items()),
+                ],
             ),
         }
 
@@ -259,6 +282,7 @@ class Daemon:
                     "kind": task.kind,
                     "model": self.service.model_of(name),
                     **({"adapter": adapter.digest} if (adapter := self.service.adapter_of(name)) else {}),
+                    **({"stages": stages} if len(stages := self.service.stages_of(name)) > 1 else {}),
                     "request": self.topics.request(name),
                     "options": {
                         option: dict(OPTIONS[option].schema) for option in sorted(task.section.allowed)

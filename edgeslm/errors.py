@@ -8,6 +8,7 @@
     ├── BundleError                  a bundle that is missing, damaged or not understood
     ├── BrokerError                  the connection to the broker can't be made or kept
     ├── JournalError                 what must survive a restart can't be written: a full disk
+    ├── FeedbackError                a correction that can't be kept: a full disk, a full file
     ├── ProtocolError                bytes from the bus that aren't what their topic says
     ├── ShapeError                   a config from which a model's sizes can't be told
     ├── BoardError                   a board profile that isn't there or can't be read or measured
@@ -61,6 +62,10 @@ class BrokerError(EdgeslmError):
 
 class JournalError(EdgeslmError):
     """What must survive a restart can't be written down."""
+
+
+class FeedbackError(EdgeslmError):
+    """A correction can't be kept."""
 
 
 class ProtocolError(EdgeslmError):

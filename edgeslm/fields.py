@@ -45,6 +45,19 @@ def node_name(value: str) -> str:
     return value
 
 
+def stage_name(value: str) -> str:
+    """``node:NODE/TASK`` in its form; what else there may be is known by the whole file."""
+    if value.startswith("node:"):
+        node, slash, task = value.removeprefix("node:").partition("/")
+        try:
+            node_name(node)
+        except ValueError as error:
+            raise ValueError(f"{value!r} names a node that can't be: {error}") from None
+        if not slash or topic_name_fault(task) or "/" in task:
+            raise ValueError(f"{value!r} must be node:NODE/TASK, as node:hall-server/topic")
+    return value
+
+
 def _file(value: Path, info: ValidationInfo) -> Path:
     """Relative paths are taken from the folder of the configuration file."""
     try:

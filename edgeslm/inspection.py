@@ -72,10 +72,10 @@ def render(described: dict[str, Any]) -> str:
         )
     if prompts := manifest.get("encoder", {}).get("prompts"):
         rows.append(("before texts", ", ".join(f"{name} {words!r}" for name, words in prompts.items())))
+    if learned := manifest.get("learned"):
+        rows += _learned_rows(learned)
     if head := manifest.get("head"):
-        rows.append(("labels", ", ".join(head["labels"])))
-        encoder = f"encoder {head['encoder']}" if "encoder" in head else "an encoder of its own"
-        rows.append(("learned from", f"{head['rows']} rows on {encoder}"))
+        rows.append(("encoder", head.get("encoder") or "its own"))
     if adapter := manifest.get("adapter"):
         rows.append(("adds to", f"{', '.join(adapter['targets'])}, rank {adapter['rank']}"))
         rows.append(("base", adapter["base"]))
@@ -86,6 +86,17 @@ def render(described: dict[str, Any]) -> str:
     if described["report"]:
         lines += ["", "report card", *_card_lines(described["report"])]
     return "\n".join(lines)
+
+
+def _learned_rows(learned: dict[str, Any]) -> list[tuple[str, str]]:
+    """The task that a bundle was taught."""
+    answers = ", ".join(learned.get("labels") or learned.get("output_schema", {}).get("properties", ()))
+    kind = learned["kind"]
+    return [
+        ("task", f"{learned['task']} ({kind})"),
+        ("labels" if kind == "classify" else "fields", answers),
+        ("learned from", f"{learned['rows']} rows"),
+    ]
 
 
 def _card_lines(card: dict[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 from edgeslm.bundle import Bundle, short_digest
@@ -33,26 +32,22 @@ class _Model:
 class Models:
     """Named models, started together, each started again when its process ended.
 
-    :param bundles: name -> folder.
+    :param bundles: name -> bundle; no other is run in its place.
     :param threads: name -> threads, 0 for all CPUs.
     :param adapters: name -> the adapter bundles that its calls may name, with their digests.
     :param make_process: what makes an engine process of bundle, threads and adapters; tests hand in a fake.
-    :param load: reads a bundle; from then on no other is run in its place.
-    :raises BundleError: from the constructor, for a bundle that can't be read.
     """
 
     def __init__(
         self,
-        bundles: Mapping[str, Path],
+        bundles: Mapping[str, Bundle],
         threads: Mapping[str, int],
         *,
         adapters: Mapping[str, Adapters] = MappingProxyType({}),
         make_process: MakeProcess,
-        load: Callable[[Path], Bundle],
     ) -> None:
         self._models = {}
-        for name, path in bundles.items():
-            bundle = load(path)
+        for name, bundle in bundles.items():
             process = make_process(bundle, threads.get(name, 0), adapters.get(name, NO_ADAPTERS))
             self._models[name] = _Model(bundle, process)
         self._stopped = False

@@ -19,7 +19,6 @@ import logging
 import math
 import secrets
 import time
-import zlib
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,12 +36,14 @@ from edgeslm.bus.protocol import (
 )
 from edgeslm.bus.spool import Spool
 from edgeslm.config import Config
+from edgeslm.corrections import Corrections
 from edgeslm.errors import BrokerError, Busy, InternalError, InvalidRequest, JournalError
 from edgeslm.messages import Request, Result
 from edgeslm.observe.health import Meter
 from edgeslm.outgoing import Outgoing
 from edgeslm.routes import RouteReader, Skip
 from edgeslm.service import Service
+from edgeslm.topics import subscription_identifier
 from edgeslm.tries import Tries
 
 log = logging.getLogger("edgeslm.pipeline")
@@ -91,11 +92,13 @@ class Pipeline:
         journal: Journal,
         spool: Spool,
         meter: Meter,
+        corrections: Corrections,
     ) -> None:
         self._config = config
         self._service = service
         self._topics = topics
         self._meter = meter
+        self._corrections = corrections
         self._journal = journal
         self._spool = spool
         self._bus = bus
@@ -121,6 +124,7 @@ class Pipeline:
         return [
             self._topics.requests_filter,
             self._topics.cancel,
+            self._topics.feedback,
             *(
                 Subscription(source, retained=retained, identifier=subscription_identifier(source))
                 for source, retained in wanted.items()
@@ -155,6 +159,8 @@ class Pipeline:
         if delivery.topic == self._topics.cancel:
             self._spool_arrivals()  # what it means may be among them
             self._hold(_Held(delivery, self._journal.epoch), [self._cancel(delivery)])
+        elif delivery.topic == self._topics.feedback:
+            self._hold(_Held(delivery, self._journal.epoch), [self._corrections.take(delivery.payload)])
         elif not delivery.qos and self._unsure >= MOST_REFUSED * self._config.limits.queue_unsure:
             self._meter.drop("busy")  # nothing holds a flood back, and answers have to be held too
         elif self._config.durability == "spool" and delivery.qos:
@@ -313,6 +319,7 @@ class Pipeline:
             self._meter.count(refused)
             await self._outgoing.send(request, refused, encode_result(refused))
             return
+        self._corrections.remember(request)
         key = held.key
         if request.named:
             name = request.correlation
@@ -377,7 +384,7 @@ class Pipeline:
             log.warning("a message on %s names no request", self._topics.cancel)
             log.debug("a message on %s names no request: %s", self._topics.cancel, error)
             return
-        self._service.scheduler.cancel(
+        self._service.cancel(
             lambda request: (
                 request.correlation == cancel.correlation if cancel.correlation else request.id == cancel.id
             )
@@ -433,12 +440,3 @@ def brings(delivery: Delivery, route: RouteReader) -> bool:
     if not route.matches(delivery.topic):
         return False
     return not delivery.identifiers or subscription_identifier(route.route.source) in delivery.identifiers
-
-
-def subscription_identifier(topic_filter: str) -> int:
-    """1 to 268,435,455 (MQTT 5 section 3.8.2.1.2), the same at every start of the daemon.
-
-    Messages wait in the broker's session with the identifiers of the start before, and the configuration may
-    have changed since.
-    """
-    return zlib.crc32(topic_filter.encode()) % 268_435_455 + 1

@@ -25,12 +25,18 @@ from edgeslm.fields import (
     TopicFilter,
     broker_url,
     node_name,
+    stage_name,
     topic_prefix,
 )
 from edgeslm.topics import DEFAULT_PREFIX, base_topic
 
 MAX_ROUTES = 256
 """Each is compared with each when loops are looked for."""
+
+LEARNED = "learned"
+"""The stage that what a task was taught is."""
+NODE_STAGE = "node:"
+"""Before ``NODE/TASK``: the stage that is a task of another node at the same broker."""
 
 Kind = Literal["classify", "extract", "answer", "summarize", "generate", "embed"]
 Overflow = Literal["error", "head", "tail", "middle"]
@@ -158,10 +164,11 @@ class Task(Section):
         default=None, alias="schema", description="JSON Schema (2020-12, type object) that `extract` fills in"
     )
     verbatim: bool = Field(
-        default=False, description="Strings of `extract` are words of the message, up to four in a row"
+        default=False, description="Strings of `extract` are words of the message, or parts of them"
     )
     learned: FilePath | None = Field(
-        default=None, description="Folder that `edgeslm-export tune` wrote: brings kind and labels"
+        default=None,
+        description="Folder that `edgeslm-export tune` wrote: brings kind, labels or schema, and calibration",
     )
     adapter: FilePath | None = Field(
         default=None, description="Adapter bundle that `edgeslm-export adapter` made for the model's bundle"
@@ -174,6 +181,24 @@ class Task(Section):
         ge=0,
         le=1,
         description="Confidence below which the result is `abstained`; 0 never abstains",
+    )
+    calibration: Literal["none", "contextual"] = Field(
+        default="none",
+        description="`contextual` takes away what a decoder would say to a message without content; only for "
+        "`classify` that was not taught",
+    )
+    max_error: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Wanted share of wrong labels among those that are given: sets the threshold of a "
+        "`learned` task by its calibration",
+    )
+    stages: tuple[Annotated[str, AfterValidator(stage_name)], ...] = Field(
+        default=(),
+        max_length=8,
+        description="Who answers, each passing on what it isn't sure of: `learned`, names of `models`, "
+        "`node:NODE/TASK`",
     )
     overflow: Overflow = Field(
         default="error",

@@ -5,24 +5,39 @@ The daemon puts a bus in front of it, ``edgeslm try`` a terminal.
 
 from __future__ import annotations
 
+import itertools
 import time
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from edgeslm.bundle import Bundle, HeadSection, check_adapter, short_digest
+from edgeslm.bundle import Bundle, check_adapter, short_digest
+from edgeslm.cascade import Answer, Stage, run_stages
 from edgeslm.config import Config
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Generate, Output, Score
 from edgeslm.engine.process import EngineProcess
 from edgeslm.errors import BundleError, ConfigError, RequestError, UnknownTask
+from edgeslm.escalation import Escalation, Target
 from edgeslm.messages import Request, Result
 from edgeslm.models import MakeProcess, Models
+from edgeslm.observe.drift import DriftWatch
 from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
-from edgeslm.tasks import Ask, Outcome, Task, make_task
+from edgeslm.sections import LEARNED, NODE_STAGE
+from edgeslm.tasks import Task, make_task
+from edgeslm.tasks.classify import Classify
 from edgeslm.trust import Trust
 
-LEARNED = "learned/"
-"""Before the task's name: the model that a learned task brings. Names in a configuration have no slash."""
+
+@dataclass(frozen=True, slots=True)
+class _Post:
+    """One stage of a task on this node: the task as this stage does it, its model and adapter."""
+
+    name: str
+    task: Task
+    model: str
+    adapter: Bundle | None
 
 
 class Service:
@@ -35,20 +50,28 @@ class Service:
     def __init__(self, config: Config, *, make_process: MakeProcess | None = None) -> None:
         self._trust = Trust(config.signing, config.state_dir)
         problems: list[str] = []
-        self._adapters = self._load_adapters(config, problems)
+        bundles = {name: self._trust.load(Path(model.bundle)) for name, model in config.models.items()}
         self._learned = {
             name: self._trust.load(Path(task.learned)) for name, task in config.tasks.items() if task.learned
         }
-        named = {Path(model.bundle).resolve() for model in config.models.values()}
-        own_encoders: dict[str, Path] = {}
-        for name, bundle in self._learned.items():
-            if bundle.manifest.model_kind is not None and bundle.path.resolve() not in named:
-                own_encoders[f"{LEARNED}{name}"] = bundle.path
-                named.add(bundle.path.resolve())  # tasks with one folder share one engine
+        self._adapters = self._load_adapters(config, problems)
+        self._bundles = bundles | _own_encoders(self._learned, bundles)
+        self._posts: dict[str, tuple[_Post, ...]] = {}
+        for name, section in config.tasks.items():
+            try:
+                self._posts[name] = self._make_posts(name, section)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        adapters: dict[str, dict[Path, str | None]] = {}
+        for post in itertools.chain.from_iterable(self._posts.values()):
+            if post.adapter is not None:
+                adapters.setdefault(post.model, {})[post.adapter.path] = post.adapter.digest
         self.models = Models(
-            {**{name: Path(model.bundle) for name, model in config.models.items()}, **own_encoders},
+            self._bundles,
             {name: 0 if model.threads == "auto" else model.threads for name, model in config.models.items()},
-            adapters=self._adapters_by_model(config),
+            adapters=adapters,
             make_process=make_process
             or (
                 lambda bundle, threads, adapters: EngineProcess(
@@ -59,18 +82,14 @@ class Service:
                     log_level=config.log_level.upper(),
                 )
             ),
-            load=self._trust.load,
         )
-        self.tasks: dict[str, Task] = {}
-        self._model_of: dict[str, str] = {}
-        for name, section in config.tasks.items():
-            try:
-                self._add_task(name, section)
-            except ConfigError as error:
-                problems += error.problems
-        if problems:
-            raise ConfigError(problems)
+        self.tasks = {name: posts[0].task for name, posts in self._posts.items()}
+        """What checks requests and describes results, by the name of the task."""
+        self.watches = {name: watch for name, task in self.tasks.items() if (watch := _watch(task))}
+        """Whether the messages of a learned task are still those that it was taught with."""
         limits = config.limits
+        self.escalation = Escalation(limits.request_timeout_s)
+        self._targets = {name: Target.of(section.stages) for name, section in config.tasks.items()}
         # The messages held at a time are bounded before; one that several routes read is as many requests.
         held = limits.queue + limits.queue_unsure
         self.scheduler = Scheduler(
@@ -100,18 +119,30 @@ class Service:
             task.check(request)
         except RequestError as error:
             return error_result(request, error)
-        return await self.scheduler.submit(request, on_chunk, on_start)
+        result = await self.scheduler.submit(request, on_chunk, on_start)
+        target = self._targets[request.task]
+        if target is not None and self.escalation.is_wanted(result):
+            return await self.escalation.ask(target, request, result)
+        return result
+
+    def cancel(self, matches: Callable[[Request], bool]) -> int:
+        """Cancels every request that ``matches``, and says how many those were."""
+        return self.scheduler.cancel(matches) + self.escalation.cancel(matches)
 
     def adapter_of(self, task: str) -> Bundle | None:
-        """The adapter that a task's calls go through."""
-        return self._adapters.get(task)
+        """The adapter that the first stage's calls go through."""
+        return self._posts[task][0].adapter
 
     def model_of(self, task: str) -> str:
-        """Name of the model that serves a task."""
-        return self._model_of[task]
+        """Name of the model that serves a task's first stage."""
+        return self._posts[task][0].model
+
+    def stages_of(self, task: str) -> tuple[str, ...]:
+        target = self._targets[task]
+        return (*(post.name for post in self._posts[task]), *([target.stage] if target else ()))
 
     def _load_adapters(self, config: Config, problems: list[str]) -> dict[str, Bundle]:
-        """The adapters of all tasks, by task."""
+        """The adapters that tasks name, by task."""
         adapters = {}
         for name, task in config.tasks.items():
             if task.adapter is not None:
@@ -121,85 +152,151 @@ class Service:
                     problems.append(f"tasks.{name}.adapter: {error}")
         return adapters
 
-    def _adapters_by_model(self, config: Config) -> dict[str, dict[Path, str | None]]:
-        found: dict[str, dict[Path, str | None]] = {}
-        for name, adapter in self._adapters.items():
-            if (model := config.tasks[name].model) is not None:
-                found.setdefault(model, {})[adapter.path] = adapter.digest
-        return found
+    def _make_posts(self, name: str, section: TaskSection) -> tuple[_Post, ...]:
+        """:raises ConfigError: a stage that its bundle doesn't fit."""
+        own = section.model_copy(update={"stages": ()})
+        if section.stages and section.learned:
+            own = own.model_copy(update=_shared(section, self._learned[name]))
+        posts = []
+        for stage in section.stages or ((LEARNED,) if section.learned else (section.model or "",)):
+            if stage == LEARNED:
+                # Instruction and examples are for the models behind it.
+                alone = {"instruction": None, "examples": ()} if section.stages else {}
+                posts.append(self._learned_post(name, own.model_copy(update=alone)))
+            elif not stage.startswith(NODE_STAGE):
+                posts.append(self._model_post(name, own.model_copy(update={"model": stage, "learned": None})))
+        passing = posts if Target.of(section.stages) else posts[:-1]
+        for post in passing:
+            if isinstance(post.task, Classify) and not post.task.threshold and section.max_error is None:
+                raise ConfigError([f"tasks.{name}.stages: {post.name} never passes on; set a threshold"])
+        return tuple(posts)
 
-    def _add_task(self, name: str, section: TaskSection) -> None:
-        head: HeadSection | None = None
-        head_digest: str | None = None
-        model = section.model
-        if (bundle := self._learned.get(name)) is not None:
-            head, head_digest = bundle.manifest.head, bundle.digest
-            if head is None:
-                raise ConfigError([f"tasks.{name}.learned: {section.learned} holds no learned head"])
-            found = self.models.find(head.encoder or bundle.digest)
-            if found is None:
-                raise ConfigError([f"tasks.{name}.learned: name the encoder bundle {head.encoder} in models"])
-            model = found
+    def _learned_post(self, name: str, section: TaskSection) -> _Post:
+        bundle = self._learned[name]
+        manifest, where = bundle.manifest, f"tasks.{name}.learned"
+        if manifest.learned is None:
+            raise ConfigError([f"{where}: {section.learned} holds no task that was learned"])
+        if manifest.adapter is not None:
+            model = section.model or self._find(manifest.adapter.base)
+            if model is None:
+                base = short_digest(manifest.adapter.base)
+                raise ConfigError([f"{where}: name the decoder bundle {base} that it adds to in models"])
+            return self._post(LEARNED, make_task(name, section, bundle), model, bundle, where)
+        encoder = manifest.head.encoder if manifest.head else None
+        found = self._find(encoder or bundle.digest)
+        if found is None:
+            raise ConfigError([f"{where}: name the encoder bundle {encoder} in models"])
+        return self._post(LEARNED, make_task(name, section, bundle), found, None, where)
+
+    def _model_post(self, name: str, section: TaskSection) -> _Post:
+        model, adapter = section.model, self._adapters.get(name)
         if model is None:
             raise ConfigError([f"tasks.{name}.model: missing"])
-        task = make_task(name, section, head, head_digest)
-        needed = "encoder" if head is not None or task.kind == "embed" else "decoder"
-        if (kind := self.models.bundle(model).manifest.model_kind) != needed:
+        task = make_task(name, section, adapter)
+        return self._post(model, task, model, adapter, f"tasks.{name}.adapter")
+
+    def _post(self, stage: str, task: Task, model: str, adapter: Bundle | None, where: str) -> _Post:
+        needed = "encoder" if task.is_head or task.kind == "embed" else "decoder"
+        if (kind := self._bundles[model].manifest.model_kind) != needed:
             raise ConfigError(
-                [f"tasks.{name}.model: {model} is of kind {kind}; this task needs kind {needed}"]
+                [f"tasks.{task.name}.model: {model} is of kind {kind}; this task needs kind {needed}"]
             )
-        if name in self._adapters:
+        if adapter is not None:
             try:
-                check_adapter(self._adapters[name], self.models.bundle(model))
+                check_adapter(adapter, self._bundles[model])
             except BundleError as error:
-                raise ConfigError([f"tasks.{name}.adapter: {error}"]) from None
-        self.tasks[name] = task
-        self._model_of[name] = model
+                raise ConfigError([f"{where}: {error}"]) from None
+        return _Post(stage, task, model, adapter)
+
+    def _find(self, digest: str) -> str | None:
+        """The model whose bundle has this digest."""
+        return next((name for name, bundle in self._bundles.items() if bundle.digest == digest), None)
 
     async def _run(self, request: Request, on_chunk: OnChunk | None, on_start: OnStart | None) -> Result:
         started = time.monotonic()
-        model = self._model_of[request.task]
-        outcome = await self.tasks[request.task].run(request, self._ask(request.task, on_start), on_chunk)
-        return self._result(request, outcome, model, started)
-
-    def _ask(self, task: str, on_start: OnStart | None) -> Ask:
-        model, adapter = self._model_of[task], self._adapters.get(task)
         has_begun = False
 
         def on_try(attempt: int) -> None:
-            """A task may ask the engine several times: that is one start, unless the engine crashes."""
+            """A task may ask engines several times: that is one start, unless one crashes."""
             nonlocal has_begun
             if on_start is not None and (attempt > 1 or not has_begun):
                 on_start()
             has_begun = True
 
+        def stage_of(post: _Post) -> Stage:
+            async def ask(request: Request) -> Answer:
+                return await self._ask_post(post, request, on_chunk, on_try)
+
+            return Stage(post.name, ask)
+
+        answer = await run_stages([stage_of(post) for post in self._posts[request.task]], request)
+        return _result(request, answer, started)
+
+    async def _ask_post(
+        self, post: _Post, request: Request, on_chunk: OnChunk | None, on_try: Callable[[int], None]
+    ) -> Answer:
         async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
-            if adapter is not None and isinstance(call, Generate | Score):
-                call = replace(call, adapter=str(adapter.path))
-            return await self.models.ask(model, call, on_chunk, on_try)
+            if post.adapter is not None and isinstance(call, Generate | Score):
+                call = replace(call, adapter=str(post.adapter.path))
+            return await self.models.ask(post.model, call, on_chunk, on_try)
 
-        return ask
+        label = self.models.label(post.model)
+        if post.adapter is not None:  # small@sha256:1f3a...+sha256:9c2b...
+            label += f"+{short_digest(post.adapter.digest)}"
+        outcome = await post.task.run(request, ask, on_chunk)
+        watch = self.watches.get(request.task)
+        if watch is not None and post.task is self.tasks[request.task]:
+            watch.see(outcome.result["label"], outcome.result["confidence"], outcome.distance)
+        return Answer(outcome, label)
 
-    def _label(self, task: str, model: str) -> str:
-        """What computed a result: ``small@sha256:1f3a...``, and ``+sha256:9c2b...`` for the adapter."""
-        adapter = self._adapters.get(task)
-        return self.models.label(model) + (f"+{short_digest(adapter.digest)}" if adapter else "")
 
-    def _result(self, request: Request, outcome: Outcome, model: str, started: float) -> Result:
-        cost = outcome.cost
-        received_at = request.received_at or started
-        return Result(
-            id=request.id,
-            task=request.task,
-            status=outcome.status,
-            result=outcome.result,
-            model=self._label(request.task, model),
-            timings_ms={
-                "queue": (started - received_at) * 1000,
-                "prefill": cost.prefill_ms,
-                "decode": cost.decode_ms,
-                "total": (time.monotonic() - received_at) * 1000,
-            },
-            usage={"prompt_tokens": cost.prompt_tokens, "completion_tokens": cost.completion_tokens},
-            truncated=outcome.truncated,
-        )
+def _watch(task: Task) -> DriftWatch | None:
+    """For a task that brings what it was tested with."""
+    learned = task.learned
+    if learned is None or learned.reference is None:
+        return None
+    return DriftWatch(learned.reference, learned.labels)
+
+
+def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) -> dict[str, Bundle]:
+    """The models that learned tasks bring; tasks with one folder share one, and what is named isn't twice."""
+    found: dict[str, Bundle] = {}
+    known = {bundle.path.resolve() for bundle in named.values()}
+    for name, bundle in learned.items():
+        if bundle.manifest.model_kind is not None and bundle.path.resolve() not in known:
+            known.add(bundle.path.resolve())
+            found[f"{LEARNED}/{name}"] = bundle
+    return found
+
+
+def _shared(section: TaskSection, learned: Bundle) -> dict[str, Any]:
+    """What the other stages of a task need to know of what was learned, where the section doesn't say it."""
+    taught = learned.manifest.learned
+    if taught is None:
+        return {}
+    return {
+        "kind": section.kind or taught.kind,
+        "labels": section.labels or dict.fromkeys(taught.labels, "") or None,
+        "output_schema": section.output_schema or taught.output_schema,
+    }
+
+
+def _result(request: Request, answer: Answer, started: float) -> Result:
+    outcome = answer.outcome
+    cost = outcome.cost
+    received_at = request.received_at or started
+    return Result(
+        id=request.id,
+        task=request.task,
+        status=outcome.status,
+        result=outcome.result,
+        model=answer.model,
+        timings_ms={
+            "queue": (started - received_at) * 1000,
+            "prefill": cost.prefill_ms,
+            "decode": cost.decode_ms,
+            "total": (time.monotonic() - received_at) * 1000,
+        },
+        usage={"prompt_tokens": cost.prompt_tokens, "completion_tokens": cost.completion_tokens},
+        truncated=outcome.truncated,
+    )

@@ -8,6 +8,7 @@ raise them.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 
 DEFAULT_PREFIX = "edgeslm"
@@ -134,3 +135,12 @@ def overlap(one: Sequence[str], other: Sequence[str]) -> bool:
             elif mine and theirs:
                 row[j] = (mine == theirs or "+" in (*mine, *theirs)) and below[j + 1]
     return row[0]
+
+
+def subscription_identifier(topic_filter: str) -> int:
+    """1 to 268,435,455 (MQTT 5 section 3.8.2.1.2), the same at every start of the daemon.
+
+    Messages wait in the broker's session with the identifiers of the start before, and the configuration may
+    have changed since.
+    """
+    return zlib.crc32(topic_filter.encode()) % 268_435_455 + 1

@@ -55,12 +55,31 @@ def export_adapter(
     return manifest, measured
 
 
-def write_bundle(folder: Path, lora: Lora, base: Bundle, values: Mapping[str, Floats]) -> Manifest:
-    """Writes the files of an adapter bundle into an empty folder."""
-    created = created_at("")
+def write_bundle(
+    folder: Path, lora: Lora, base: Bundle, values: Mapping[str, Floats], **fields: Any
+) -> Manifest:
+    """Writes the files of an adapter bundle into an empty folder.
+
+    :param fields: of the manifest, instead of or beside those that follow from the adapter.
+    """
+    made, report = write_files(folder, lora, base, values)
+    name, revision = lora.path.resolve().name, f"sha256:{file_digest(lora.path / WEIGHTS)}"
+    own = {"name": name, "source": Source(id=name, revision=revision), "created": created_at("")}
+    write_report(folder, report)
+    return write_manifest(folder, {**own, **made, **fields})
+
+
+def write_files(
+    folder: Path, lora: Lora, base: Bundle, values: Mapping[str, Floats]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Writes the matrices. :return: the manifest's fields that follow from them, and their report."""
     write_adapter(values, folder / FILE)
-    write_report(folder, _report(lora, folder / FILE))
-    return write_manifest(folder, _manifest_fields(lora, base, created))
+    return {
+        "kind": "adapter",
+        "architecture": base.manifest.architecture,
+        "adapter": {"base": base.digest, "weights": FILE, "rank": lora.rank, "targets": lora.targets},
+        "runtime": runtime_versions("onnxruntime", "onnxruntime-genai"),
+    }, _report(lora, folder / FILE)
 
 
 def check_base(lora: Lora, base: Bundle, branches: Sequence[Branch]) -> None:
@@ -195,17 +214,4 @@ def _report(lora: Lora, file: Path) -> dict[str, Any]:
         "rank": lora.rank,
         "weights": sum(pair.a.size + pair.b.size for pair in lora.pairs.values()),
         "weight_bytes": file.stat().st_size,
-    }
-
-
-def _manifest_fields(lora: Lora, base: Bundle, created: str) -> dict[str, Any]:
-    name, revision = lora.path.resolve().name, f"sha256:{file_digest(lora.path / WEIGHTS)}"
-    return {
-        "name": name,
-        "kind": "adapter",
-        "architecture": base.manifest.architecture,
-        "source": Source(id=name, revision=revision),
-        "adapter": {"base": base.digest, "weights": FILE, "rank": lora.rank, "targets": lora.targets},
-        "runtime": runtime_versions("onnxruntime", "onnxruntime-genai"),
-        "created": created,
     }

@@ -16,6 +16,7 @@ from types import ModuleType
 from edgeslm_export.child import TELEMETRY_OFF
 from edgeslm_export.commands import (
     adapter,
+    distill,
     encoder,
     evaluate,
     model,
@@ -34,6 +35,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "encoder": encoder,
     "adapter": adapter,
     "tune": tune,
+    "distill": distill,
     "evaluate": evaluate,
     "sign": sign,
     "verify": verify,

@@ -24,10 +24,10 @@ from edgeslm_export.checkpoint import Origin
 from edgeslm_export.child import OnProgress, Reporter, run_module
 from edgeslm_export.corpus import Corpus
 from edgeslm_export.reference import compare
-from edgeslm_export.rows import LabelledRow, load_answers, load_rows
-from edgeslm_export.statistics import accuracy_report
+from edgeslm_export.rows import FieldsRow, LabelledRow, load_answers
 
 from edgeslm.bundle import REPORT, Bundle, load_bundle, verify_bundle
+from edgeslm.config import Task as TaskSection
 from edgeslm.errors import EdgeslmError, ExportError
 
 if TYPE_CHECKING:
@@ -103,36 +103,46 @@ def measure_adapter(
     return _in_child(task, base, None, "loading the adapter", on_progress, debug)
 
 
-def evaluate_head(
-    head: Bundle, encoder: Path, rows: Sequence[LabelledRow], threads: int | None = None
+def evaluate_learned(
+    bundle: Bundle,
+    base: Path,
+    rows: Sequence[LabelledRow] | Sequence[FieldsRow],
+    *,
+    max_error: float | None = None,
+    with_answers: bool = False,
+    threads: int | None = None,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
 ) -> dict[str, Any]:
-    """Accuracy of a learned head on labelled rows, through the engine.
+    """How often a head or an adapter that was taught a task is right on labelled rows, through the engine.
 
-    :raises ExportError: a label that the head doesn't know, or no rows.
-    :raises BundleError: the encoder isn't the one that the head was learned on.
+    :param base: the encoder or the decoder that it adds to; of a head with its own encoder that itself.
+    :param max_error: wanted of what it answers; it abstains from the rest.
+    :raises ExportError: it was taught no task, or rows that aren't of its kind or labels.
+    :raises ConfigError: an error that its calibration can't promise.
     """
-    import numpy as np
+    from edgeslm_export.exam import Exam
 
-    from edgeslm.engine.encoder import load_head
-
-    section = head.manifest.head
-    if section is None:
-        raise ExportError(f"{head.path} is no learned head.")
+    learned = bundle.manifest.learned
+    if learned is None:
+        raise ExportError(f"{bundle.path} was taught no task.")
     for row in rows:
-        if row.label not in section.labels:
+        if isinstance(row, LabelledRow) != (learned.kind == "classify"):
+            needed = "a label" if learned.kind == "classify" else "fields"
+            raise ExportError(f"{bundle.path} was taught {learned.kind}; its rows need {needed}.")
+        if isinstance(row, LabelledRow) and row.label not in learned.labels:
             raise ExportError(
-                f"Row {row.number} has the label {row.label!r}, which the head doesn't know; "
-                f"it knows {', '.join(section.labels)}."
+                f"Row {row.number} has the label {row.label!r}, which {bundle.path} doesn't know; "
+                f"it knows {', '.join(learned.labels)}."
             )
-    loaded = load_encoder(encoder, threads)
-    learned = load_head(head.path, loaded.bundle)
-    started = time.perf_counter()
-    vectors = embed_texts(loaded, [row.text for row in rows])
-    probabilities = learned.probabilities(vectors)
-    seconds = time.perf_counter() - started
-    truth = np.array([section.labels.index(row.label) for row in rows])
-    report = accuracy_report(probabilities, truth, section.labels)
-    return {**report, "ms_per_text": round(seconds * 1000 / len(rows), 2)}
+    section = TaskSection.model_validate(
+        {"kind": learned.kind, "learned": str(bundle.path), "overflow": "head", "max_error": max_error},
+        strict=False,
+    )
+    exam = Exam(learned.task, section, rows, bundle.path, with_answers=with_answers)
+    exam.make_task()
+    report = examine_bundle(base, exam, threads=threads, on_progress=on_progress, debug=debug)
+    return {**report, "learned_from": learned.rows}
 
 
 def load_encoder(path: Path, threads: int | None = None) -> Encoder:
@@ -178,13 +188,16 @@ def stated(bundle: Bundle) -> dict[str, Any]:
 class Wanted:
     """What is asked for beside size and speed.
 
-    ``data`` are labelled rows, for a decoder with a ``task`` file or without one, for a head with its
-    ``encoder`` bundle. ``reference`` is the float original of a decoder, compared on each of ``corpora``.
+    ``data`` are labelled rows, for a decoder with a ``task`` file or without one, for what was taught a task
+    with the bundle ``base`` that it adds to and the ``max_error`` of what it should answer, ``with_answers``
+    to each row. ``reference`` is the float original of a decoder, compared on each of ``corpora``.
     """
 
     data: Path | None = None
     task: Path | None = None
-    encoder: Path | None = None
+    base: Path | None = None
+    max_error: float | None = None
+    with_answers: bool = False
     reference: Origin | None = None
     corpora: Sequence[Corpus] = ()
 
@@ -208,12 +221,13 @@ def evaluate_bundle(
     check_wanted(bundle, wanted.data, wanted.task, compared=wanted.reference is not None)
     verify_bundle(bundle)
     report = size_report(bundle)
-    if kind == "head":
-        if wanted.data is None or wanted.encoder is None:
-            raise ExportError(
-                f"{path} is a learned head: name labelled rows and its encoder (--encoder BUNDLE)."
-            )
-        return {**report, **evaluate_head(bundle, wanted.encoder, load_rows(wanted.data), threads)}
+    if kind in ("head", "adapter"):
+        if wanted.data is None or wanted.base is None:
+            raise ExportError(f"{path} was taught a task: name labelled rows and its base (--base BUNDLE).")
+        rows = load_answers(wanted.data)
+        how: dict[str, Any] = {"threads": threads, "on_progress": on_progress, "debug": debug}
+        how |= {"max_error": wanted.max_error, "with_answers": wanted.with_answers}
+        return {**report, **evaluate_learned(bundle, wanted.base, rows, **how)}
     exam = None
     if wanted.data is not None:
         from edgeslm_export.exam import make_exam
@@ -242,13 +256,13 @@ def check_wanted(bundle: Bundle, data: Path | None, task: Path | None, *, compar
         raise ExportError(f"{what}; only decoders are compared with a float model (--reference).")
     if kind != "decoder" and task is not None:
         raise ExportError(f"{what}; a task (--task) is for decoders, a head brings its own.")
-    if kind == "adapter":
+    if kind == "adapter" and bundle.manifest.learned is None:
         raise ExportError(
             f"{bundle.path} is an adapter; evaluate its base with labelled rows and a task that names it "
             "(--task)."
         )
-    if kind not in ("decoder", "head") and data is not None:
-        raise ExportError(f"{what}; labelled rows are for decoders and learned heads.")
+    if kind == "encoder" and data is not None:
+        raise ExportError(f"{what}; labelled rows are for decoders and for what was taught a task.")
     if task is not None and data is None:
         raise ExportError("A task (--task) says how rows are read: name the rows too.")
     for file in filter(None, (data, task)):
@@ -263,25 +277,24 @@ def _examine(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from edgeslm_export.exam import Exam, take_exam
 
     from edgeslm.engine.calls import Call, Generate, Output, Score
-    from edgeslm.engine.decoder import Decoder
+    from edgeslm.engine.worker import Engine
 
     reporter.progress(0, 1, "loading")
     exam = Exam.parse(task["exam"])
     adapter = exam.section.adapter
-    loaded = {Path(adapter): None} if adapter else {}
-    decoder = Decoder(Path(task["bundle"]), int(task["threads"]), loaded)
+    if exam.bundle is not None and load_bundle(exam.bundle).manifest.adapter is not None:
+        adapter = exam.bundle
+    engine = Engine(Path(task["bundle"]), int(task["threads"]), adapters={adapter: None} if adapter else {})
 
     async def ask(call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
-        if isinstance(call, Score):
-            return decoder.score(replace(call, adapter=str(adapter) if adapter else None))
-        if isinstance(call, Generate):
-            return decoder.generate(replace(call, adapter=str(adapter) if adapter else None))
-        raise ExportError(f"A decoder doesn't do {type(call).__name__}.")
+        if isinstance(call, Score | Generate):
+            call = replace(call, adapter=str(adapter) if adapter else None)
+        return engine.run(call, lambda text: None, lambda: False)
 
     try:
         return take_exam(exam, ask, lambda done, of: reporter.progress(done, of, "asking row by row"))
     finally:
-        decoder.close()
+        engine.close()
 
 
 def _measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:

@@ -18,11 +18,14 @@ from edgeslm_export.rows import FieldsRow, LabelledRow, refuse_rows
 from edgeslm_export.statistics import accuracy_report, share
 from pydantic import ValidationError
 
+from edgeslm.bundle import load_bundle
+from edgeslm.calibration import Verdict
 from edgeslm.config import Kind, load_task
 from edgeslm.config import Task as TaskSection
 from edgeslm.errors import ExportError, RequestError
 from edgeslm.messages import Request
 from edgeslm.tasks import Ask, Outcome, Task, make_task
+from edgeslm.tasks.classify import Classify
 
 Rows = Sequence[LabelledRow | FieldsRow]
 OnRow = Callable[[int, int], None]
@@ -33,24 +36,39 @@ _TYPES = {str: "string", int: "number", float: "number", bool: "boolean"}
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """``section`` is the task as the configuration has it; all rows are of its kind."""
+    """``section`` is the task as the configuration has it; all rows are of its kind.
+
+    ``bundle`` is the head or the adapter that the task was taught as. ``with_answers`` adds what was made of
+    each row to the report.
+    """
 
     name: str
     section: TaskSection
     rows: Rows
+    bundle: Path | None = None
+    with_answers: bool = False
 
     def encode(self) -> dict[str, Any]:
         """As plain data, for a child process."""
         section = self.section.model_dump(mode="json", by_alias=True, exclude_unset=True)
         answers = [row.label if isinstance(row, LabelledRow) else row.fields for row in self.rows]
         rows = [[row.number, row.text, answer] for row, answer in zip(self.rows, answers, strict=True)]
-        return {"name": self.name, "section": section, "rows": rows}
+        bundle = None if self.bundle is None else str(self.bundle.resolve())
+        plain = {"name": self.name, "section": section, "rows": rows}
+        return {**plain, "bundle": bundle, "with_answers": self.with_answers}
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Exam:
         section = TaskSection.model_validate_json(json.dumps(plain["section"]))
         kind: Any = LabelledRow if section.kind == "classify" else FieldsRow
-        return cls(plain["name"], section, [kind(*row) for row in plain["rows"]])
+        rows = [kind(*row) for row in plain["rows"]]
+        bundle = Path(plain["bundle"]) if plain["bundle"] else None
+        return cls(plain["name"], section, rows, bundle, plain["with_answers"])
+
+    def make_task(self) -> Task:
+        """:raises ConfigError: the section doesn't fit what was taught."""
+        bundle = None if self.bundle is None else load_bundle(self.bundle)
+        return make_task(self.name, self.section, bundle)
 
 
 def make_exam(data: Path, rows: Rows, task_file: Path | None) -> Exam:
@@ -106,7 +124,7 @@ def take_exam(exam: Exam, ask: Ask, on_row: OnRow = lambda done, of: None) -> di
 
 
 async def _take(exam: Exam, ask: Ask, on_row: OnRow) -> dict[str, Any]:
-    task = make_task(exam.name, exam.section)
+    task = exam.make_task()
     await _outcome(task, exam.rows[0], ask)
     started = time.perf_counter()
     outcomes = []
@@ -118,7 +136,8 @@ async def _take(exam: Exam, ask: Ask, on_row: OnRow) -> dict[str, Any]:
     return {
         "task": {"name": exam.name, "kind": exam.section.kind},
         "rows": len(exam.rows),
-        **figures(exam, outcomes),
+        **figures(task, exam.rows, outcomes),
+        **({"answers": _answers(outcomes)} if exam.with_answers else {}),
         "ms_per_row": round(seconds * 1000 / len(exam.rows), 2),
     }
 
@@ -138,33 +157,46 @@ async def _outcome(task: Task, row: LabelledRow | FieldsRow, ask: Ask) -> Outcom
         return None
 
 
-def _classified(exam: Exam, outcomes: Sequence[Outcome | None]) -> dict[str, Any]:
+def _answers(outcomes: Sequence[Outcome | None]) -> list[dict[str, Any] | None]:
+    """Results as they would be published; None where there is none."""
+    return [None if outcome is None else dict(outcome.result) for outcome in outcomes]
+
+
+def _classified(task: Task, rows: Rows, outcomes: Sequence[Outcome | None]) -> dict[str, Any]:
     import numpy as np
 
-    labels = tuple(exam.section.labels or ())
-    scores = [outcome.result["scores"] for outcome in outcomes if outcome is not None]
-    probabilities = np.array([[score[label] for label in labels] for score in scores])
-    truth = np.array([labels.index(row.label) for row in exam.rows if isinstance(row, LabelledRow)])
-    figures = accuracy_report(probabilities, truth, labels)
-    if not exam.section.threshold:
+    labels = tuple(task.section.labels or ())
+    results = [outcome.result for outcome in outcomes if outcome is not None]
+    verdicts = [
+        Verdict(
+            tuple(result["scores"][label] for label in labels),
+            labels.index(result["label"]),
+            result["confidence"],
+        )
+        for result in results
+    ]
+    truth = np.array([labels.index(row.label) for row in rows if isinstance(row, LabelledRow)])
+    figures = accuracy_report(verdicts, truth, labels)
+    threshold = task.threshold if isinstance(task, Classify) else 0.0
+    if not threshold and task.section.max_error is None:
         return figures
     answered = np.array([outcome is not None and outcome.status == "ok" for outcome in outcomes])
-    right = (probabilities.argmax(axis=1) == truth)[answered]
+    right = np.array([verdict.best for verdict in verdicts]) == truth
     return {
         **figures,
-        "threshold": exam.section.threshold,
+        "threshold": round(threshold, 4),
         "answered": round(float(answered.mean()), 4),
-        "accuracy_answered": round(float(right.mean()), 4) if len(right) else None,
+        "accuracy_answered": round(float(right[answered].mean()), 4) if answered.any() else None,
     }
 
 
-def _extracted(exam: Exam, outcomes: Sequence[Outcome | None]) -> dict[str, Any]:
+def _extracted(task: Task, rows: Rows, outcomes: Sequence[Outcome | None]) -> dict[str, Any]:
     import jsonschema
 
-    schema = dict(exam.section.output_schema or {})
+    schema = dict(task.section.output_schema or {})
     check = jsonschema.Draft202012Validator(schema)
     found = [outcome.result["fields"] if outcome is not None else None for outcome in outcomes]
-    wanted = [row.fields for row in exam.rows if isinstance(row, FieldsRow)]
+    wanted = [row.fields for row in rows if isinstance(row, FieldsRow)]
     names = list(dict.fromkeys([*schema.get("properties", {}), *(name for row in wanted for name in row)]))
     right = {
         name: [
@@ -207,7 +239,7 @@ def _same(found: Any, wanted: Any) -> bool:
 def _from_rows(rows: Rows) -> dict[str, Any]:
     labels = sorted({row.label for row in rows if isinstance(row, LabelledRow)})
     if not labels:
-        return {"schema": _schema([row.fields for row in rows if isinstance(row, FieldsRow)])}
+        return {"schema": schema_of([row for row in rows if isinstance(row, FieldsRow)])}
     if len(labels) < 2:
         raise ExportError(f"All rows have the label {labels[0]!r}; name all labels in a task (--task FILE).")
     return {"labels": labels}
@@ -221,11 +253,11 @@ def _defaults(rows: Rows, task_file: Path) -> dict[str, Any]:
         return {}
 
 
-def _schema(fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def schema_of(rows: Sequence[FieldsRow]) -> dict[str, Any]:
     """Texts, numbers and truth values by what the rows have; required is what all rows have."""
     properties: dict[str, dict[str, str]] = {}
-    for row in fields:
-        for name, value in row.items():
+    for row in rows:
+        for name, value in row.fields.items():
             kind = _TYPES.get(type(value))
             if value is None:
                 continue
@@ -234,7 +266,7 @@ def _schema(fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                     f"The rows' field {name!r} isn't one kind of text, number or truth value; "
                     "give its schema in a task (--task FILE)."
                 )
-    required = [name for name in properties if all(row.get(name) is not None for row in fields)]
+    required = [name for name in properties if all(row.fields.get(name) is not None for row in rows)]
     return {"type": "object", "properties": properties, "required": required}
 
 

@@ -1,28 +1,25 @@
 """A small encoder and a linear layer on top of it, both taught from labelled texts in PyTorch.
 
 What is taught is what a device computes: the pooled vector, normalized where the encoder's bundle does that,
-times the layer's weights. AdamW (Loshchilov and Hutter 2019) with a warm-up and a linear decay, as encoders
-are usually fine-tuned (Devlin et al. 2019); cross-entropy over the labels. With a time budget the decay
-follows the clock, so that a run that is cut short has cooled down all the same.
+times the layer's weights, by cross-entropy over the labels or over what a teacher says of them (Devlin et al.
+2019; Hinton et al. 2015). How it descends, and when it stops, is in ``edgeslm_export.training``.
 
 The work runs in a child process (``python -m edgeslm_export.finetune``). Knows no bundle.
 """
 
 from __future__ import annotations
 
-import random
 import shutil
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.child import OnProgress, Reporter, run_module
+from edgeslm_export.training import Course, Schedule, descend, padded
 
 from edgeslm.bundle import EncoderSection
-from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,26 +33,10 @@ LONGEST = 256
 NOT_FINITE = "Teaching the encoder gave numbers that aren't finite; try another encoder."
 
 _LAYER_RATE = 1e-3
-_WARM_UP = 0.1
-_DECAY = 0.01
-_MOST_NORM = 1.0
 _UNIT_SCALE = 16.0
 """A normalized vector times this: logits of unit vectors could not be told apart otherwise."""
-_BUCKET = 16
-"""Batches whose texts are sorted by length together, so that little is computed on padding."""
 _SMALL = (".json", ".txt", ".model")
 """Files of a checkpoint that are no weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How long and how fast. ``seconds`` 0 means as long as ``epochs`` take."""
-
-    epochs: int
-    batch: int
-    rate: float
-    seconds: float = 0.0
-    seed: int = 0
 
 
 def schedule_for(rows: int) -> Schedule:
@@ -71,18 +52,21 @@ def teach_encoder(
     section: EncoderSection,
     length: int,
     texts: Sequence[str],
-    truth: Sequence[int],
+    truth: Sequence[int] | Sequence[Sequence[float]],
     labels: int,
     schedule: Schedule,
     *,
+    aside: Sequence[int] = (),
+    state: Path | None = None,
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> dict[str, Any]:
     """Teaches the checkpoint folder ``source`` and writes the taught one, with ``LAYER``, to ``out``.
 
     :param section: how a device pools; ``length``: the tokens of a text that are learned from.
-    :param truth: [texts], indices below ``labels``.
-    :return: ``epochs``, as far as the budget went, and the last ``loss``.
+    :param truth: [texts], indices below ``labels``; or [texts, labels], how likely each label is.
+    :param aside, state: see ``training.Course``.
+    :return: what ``descend`` says.
     :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
         short for one epoch.
     """
@@ -96,6 +80,8 @@ def teach_encoder(
         "truth": list(truth),
         "labels": labels,
         "schedule": asdict(schedule),
+        "aside": list(aside),
+        "state": None if state is None else str(state),
     }
     return run_module("finetune", task, "teaching the encoder", on_progress=on_progress, debug=debug)
 
@@ -125,7 +111,22 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     pupil = _Pupil(model, task["labels"], task["pooling"], task["normalize"])
     rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]
     padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
-    figures = _train(pupil, rows, torch.tensor(task["truth"]), padding, schedule, reporter)
+    truth = torch.tensor(task["truth"])
+
+    def loss(batch: Sequence[int]) -> torch.Tensor:
+        tokens, mask = padded([rows[row] for row in batch], padding)
+        return torch.nn.functional.cross_entropy(pupil.logits(tokens, mask), truth[list(batch)])
+
+    course = Course(
+        model,
+        [(list(model.parameters()), schedule.rate), (list(pupil.layer.parameters()), _LAYER_RATE)],
+        list(map(len, rows)),
+        loss,
+        task["aside"],
+        "teaching the encoder",
+        None if task["state"] is None else Path(task["state"]),
+    )
+    figures = descend(course, schedule, reporter)
     _save(pupil, source, Path(task["out"]))
     return figures
 
@@ -153,77 +154,6 @@ class _Pupil:
         if self._normalize:
             vectors = torch.nn.functional.normalize(vectors)
         return torch.as_tensor(self.layer(vectors * self.scale))
-
-
-def _train(
-    pupil: _Pupil,
-    rows: Sequence[Sequence[int]],
-    truth: torch.Tensor,
-    padding: int,
-    schedule: Schedule,
-    reporter: Reporter,
-) -> dict[str, Any]:
-    import torch
-
-    weights, layer = list(pupil.model.parameters()), list(pupil.layer.parameters())
-    optimizer = torch.optim.AdamW(
-        [{"params": weights, "lr": schedule.rate}, {"params": layer, "lr": _LAYER_RATE}], weight_decay=_DECAY
-    )
-    rates = [group["lr"] for group in optimizer.param_groups]
-    steps_an_epoch = -(-len(rows) // schedule.batch)
-    steps = steps_an_epoch * schedule.epochs
-    started, step, loss = time.monotonic(), 0, torch.zeros(())
-    pupil.model.train()
-    for batch in _batches(rows, schedule):
-        done = step / steps
-        if schedule.seconds:
-            done = max(done, (time.monotonic() - started) / schedule.seconds)
-        if done >= 1:
-            break
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * min(1.0, (done + 1 / steps) / _WARM_UP) * (1 - done)
-        tokens, mask = _padded([rows[row] for row in batch], padding)
-        loss = torch.nn.functional.cross_entropy(pupil.logits(tokens, mask), truth[batch])
-        if not torch.isfinite(loss):
-            raise ExportError(NOT_FINITE)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([*weights, *layer], _MOST_NORM)
-        optimizer.step()
-        step += 1
-        reporter.progress(step, steps, f"teaching the encoder, epoch {-(-step // steps_an_epoch)}")
-    if step < steps_an_epoch:
-        raise ExportError(
-            f"Teaching the encoder got through {step} of {steps_an_epoch} batches in its time, once through "
-            "being the least; allow more --minutes, or take the method head."
-        )
-    return {"epochs": round(step / steps_an_epoch, 2), "loss": round(float(loss), 4)}
-
-
-def _batches(rows: Sequence[Sequence[int]], schedule: Schedule) -> Iterator[list[int]]:
-    """Row numbers of one batch after the other, in another order each epoch."""
-    shuffle, size = random.Random(schedule.seed), schedule.batch
-    for _ in range(schedule.epochs):
-        order = list(range(len(rows)))
-        shuffle.shuffle(order)
-        bucket = size * _BUCKET
-        for at in range(0, len(order), bucket):
-            order[at : at + bucket] = sorted(order[at : at + bucket], key=lambda row: len(rows[row]))
-        batches = [order[at : at + size] for at in range(0, len(order), size)]
-        shuffle.shuffle(batches)
-        yield from batches
-
-
-def _padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
-    longest = max(map(len, rows))
-    tokens = torch.full((len(rows), longest), padding)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for number, row in enumerate(rows):
-        tokens[number, : len(row)] = torch.tensor(row)
-        mask[number, : len(row)] = 1
-    return tokens, mask
 
 
 def _save(pupil: _Pupil, source: Path, out: Path) -> None:

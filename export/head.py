@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Floats = npt.NDArray[np.float64]
+    Floats = npt.NDArray[np.floating]
     Integers = npt.NDArray[np.int64]
     Fold = tuple[Integers, Integers]  # numbers of rows to learn from, and of those to test with
 
@@ -27,6 +27,8 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Inverse regularization strengths (scikit-learn's C) that are tried."""
 FOLDS = 5
 _SEED = 0
+_LEAST_SHARE = 0.01
+"""Of a label in a row, for the row to count for it at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,48 +78,67 @@ def _others(members: Sequence[list[int]], tested: Integers) -> list[list[int]]:
     return [group for number, group in enumerate(members) if number not in left_out]
 
 
-def learn(vectors: npt.NDArray[np.float32], truth: Integers, labels: int, folds: Sequence[Fold]) -> Learned:
+def learn(
+    vectors: npt.NDArray[np.float32],
+    truth: Integers,
+    labels: int,
+    folds: Sequence[Fold],
+    shares: Floats | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+) -> Learned:
     """Chooses the strength by the calibrated loss out of fold, and fits on all rows.
 
     :param vectors: [rows, dimension]; ``truth``: [rows], indices below ``labels``; ``folds``: see
-        ``split_folds``.
+        ``split_folds``; ``shares``: [rows, labels], how likely each label is, if that is known.
     """
     import numpy as np
     from edgeslm_export.statistics import fit_temperature, softmax
 
     held = np.concatenate([test for _, test in folds])
     best: tuple[float, float, Floats] | None = None
-    for strength in STRENGTHS:
+    for strength in strengths:
         parts = []
         for train, test in folds:
-            weight, bias = fit_layer(vectors[train], truth[train], strength, labels)
+            some = None if shares is None else shares[train]
+            weight, bias = fit_layer(vectors[train], truth[train], strength, labels, some)
             parts.append(vectors[test] @ weight.T + bias)
-        logits = np.concatenate(parts)
+        logits: Floats = np.concatenate(parts)
         chosen = softmax(logits / fit_temperature(logits, truth[held]))[np.arange(len(held)), truth[held]]
         loss = float(-np.log(np.maximum(chosen, 1e-12)).mean())
-        if best is None or loss < best[0]:
-            best = (loss, strength, logits)
+        if best is not None and loss >= best[0]:
+            break  # the loss has one lowest point over the strengths
+        best = (loss, strength, logits)
     if best is None:
         raise ExportError("No strength could be tried.")
     _, strength, logits = best
-    weight, bias = fit_layer(vectors, truth, strength, labels)
+    weight, bias = fit_layer(vectors, truth, strength, labels, shares)
     return Learned(weight.astype(np.float32), bias.astype(np.float32), strength, held, logits)
 
 
 def fit_layer(
-    vectors: npt.NDArray[np.float32], truth: Integers, strength: float, labels: int
+    vectors: npt.NDArray[np.float32],
+    truth: Integers,
+    strength: float,
+    labels: int,
+    shares: Floats | None = None,
 ) -> tuple[Floats, Floats]:
-    """Fits on all of the rows.
+    """Fits on all of the rows; with ``shares`` each row counts for every label by its share.
 
     :param strength: scikit-learn's C.
     :return: weight [labels, dimension] and bias [labels]; two labels are given a row each.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
+    counts = None
+    if shares is not None:
+        row, truth = np.nonzero(shares >= _LEAST_SHARE)
+        vectors, counts = vectors[row], shares[row, truth]
+    # One thread: for matrices of this size others only wait for each other, for minutes on a busy machine.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")  # not quite converged is good enough for one strength of several
-        model = LogisticRegression(C=strength, max_iter=300, tol=1e-4).fit(vectors, truth)
+        model = LogisticRegression(C=strength, max_iter=300, tol=1e-4).fit(vectors, truth, counts)
     weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
     if labels == 2:
         return np.vstack([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])

@@ -65,7 +65,7 @@ def load_branches(graph: Path) -> list[Branch]:
 
     model = onnx.load(graph, load_external_data=False)
     inputs = {value.name for value in model.graph.input}
-    return [branch for _, branch in _products(model) if {branch.a, branch.b} <= inputs]
+    return [branch for _, branch in find_products(model) if {branch.a, branch.b} <= inputs]
 
 
 def add_branches(model: Any) -> list[Branch]:
@@ -77,7 +77,7 @@ def add_branches(model: Any) -> list[Branch]:
     """
     from onnx import TensorProto, helper
 
-    found = dict(_products(model))
+    found = dict(find_products(model))
     nodes = []
     for index, node in enumerate(model.graph.node):
         nodes.append(node)
@@ -105,7 +105,7 @@ def add_branches(model: Any) -> list[Branch]:
     return list(found.values())
 
 
-def _products(model: Any) -> list[tuple[int, Branch]]:
+def find_products(model: Any) -> list[tuple[int, Branch]]:
     """Index of each matrix product of a layer, and what it is."""
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     found = []

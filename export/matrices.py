@@ -49,6 +49,18 @@ class Quantized:
         return self.codes * scales
 
 
+def unpack(
+    packed: npt.NDArray[np.uint8], scales: npt.NDArray[np.floating], form: Format, columns: int
+) -> Quantized:
+    """The inverse of ``Quantized.pack``; ``scales`` are [rows, groups] or one after the other."""
+    rows = packed.shape[0]
+    unsigned = packed.reshape(rows, -1)
+    if form.bits == 4:
+        unsigned = np.stack([unsigned & 15, unsigned >> 4], axis=2).reshape(rows, -1)
+    codes = (unsigned.astype(np.int16) + form.lowest).astype(np.int8)[:, :columns]
+    return Quantized(codes, scales.reshape(rows, -1).astype(np.float16), form)
+
+
 def recover(weights: npt.NDArray[np.float32], form: Format) -> Quantized | None:
     """The codes and scales that give ``weights`` to the last bit, or None where there are none.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,13 +60,22 @@ def load_answers(file: Path) -> list[LabelledRow] | list[FieldsRow]:
     return _checked(file, found, lambda row: _label_problem(row, (), "fields"), _labelled)
 
 
+def load_texts(file: Path) -> list[str]:
+    """Texts of rows ``{"text": ...}``, of ``.csv`` or JSON lines; what else a row has doesn't matter.
+
+    :raises ExportError: as ``load_rows``.
+    """
+    found = _found(file, ("text",))
+    return _checked(file, found, lambda row: _text_problem(row, "text"), lambda _, row: str(row["text"]))
+
+
 def bare_text(text: str) -> str:
     """By which two texts count as the same: without their case and the width of their space."""
     return " ".join(text.split()).casefold()
 
 
-def _found(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Row number with a row, or with what is wrong."""
+def _found(file: Path, columns: Sequence[str] = _FIELDS) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Row number with a row, or with what is wrong. :param columns: that a CSV must have."""
     try:
         content = file.read_text("utf-8-sig")
     except OSError as error:
@@ -74,7 +83,7 @@ def _found(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ExportError(f"{file}: row {line} is not UTF-8; save the file as UTF-8.") from None
-    return _csv_rows(content, file) if file.suffix.lower() == ".csv" else _json_rows(content)
+    return _csv_rows(content, file, columns) if file.suffix.lower() == ".csv" else _json_rows(content)
 
 
 def _checked(
@@ -125,10 +134,10 @@ def _json_rows(content: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
         yield number, value if isinstance(value, dict) else "is not a JSON object"
 
 
-def _csv_rows(content: str, file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _csv_rows(content: str, file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
     reader = csv.DictReader(content.splitlines(keepends=True), strict=True)
     try:
-        missing = [field for field in _FIELDS if field not in (reader.fieldnames or ())]
+        missing = [field for field in columns if field not in (reader.fieldnames or ())]
         if missing:
             raise ExportError(
                 f"{file} has no column {' and no column '.join(missing)}; name them in its first line."

@@ -102,19 +102,15 @@ class Maker:
         """SmolLM2-135M-Instruct in the bytes of llama.cpp's Q4_K_M, each spent where it buys most."""
         if is_made(out, SMOLLM2, MODEL_RECIPE):
             return out
-        from edgeslm_export.checkpoint import examine_local
         from edgeslm_export.convert import Order, export_model
         from edgeslm_export.corpus import public_corpus
         from edgeslm_export.goal import Goal
         from edgeslm_export.recipe import find_recipe
 
-        with self.unpacked(SMOLLM2) as unpacked:
-            origin = examine_local(unpacked.path / SMOLLM2.member, "decoder", revised=unpacked.dated)
-            self.announce(f"Making {out} from {origin.source.id}: some minutes.")
-            order = Order(
-                find_recipe(MODEL_RECIPE), Goal(max_bytes=MODEL_BYTES), public_corpus(self._source())
-            )
-            export_model(origin, out, order, on_progress=self.on_progress, debug=self.debug)
+        origin = self.model_origin()
+        self.announce(f"Making {out} from {origin.source.id}: some minutes.")
+        order = Order(find_recipe(MODEL_RECIPE), Goal(max_bytes=MODEL_BYTES), public_corpus(self._source()))
+        export_model(origin, out, order, on_progress=self.on_progress, debug=self.debug)
         return out
 
     def make_encoder(self, out: Path) -> Path:
@@ -128,6 +124,16 @@ class Maker:
         export_encoder(origin, out, self.announce, on_progress=self.on_progress, debug=self.debug)
         return out
 
+    def model_origin(self) -> Origin:
+        """The GGUF that the starter's decoder is made of, kept in the cache: adapters are taught on it.
+
+        :raises ExportError: its package can't be had.
+        """
+        from edgeslm_export.checkpoint import examine_local
+
+        file, dated = self._kept(SMOLLM2, "smollm2-135m-instruct")
+        return examine_local(file, "decoder", revised=dated)
+
     def encoder_origin(self) -> Origin:
         """The checkpoint that the starter's encoder is made of, kept in the cache: tasks are taught on it.
 
@@ -135,18 +141,24 @@ class Maker:
         """
         from edgeslm_export.checkpoint import examine_local
 
-        folder = cache_folder() / f"all-minilm-l6-v2-{MINILM.member_sha256[:12]}"
-        weights = folder / Path(MINILM.member).name
-        if not weights.is_file() or file_digest(weights) != MINILM.member_sha256:
-            with self.unpacked(MINILM) as unpacked:
-                checkpoint = unpacked.path / MINILM.folder
-                (checkpoint / _DATED).write_text(unpacked.dated)
-                shutil.rmtree(folder, ignore_errors=True)
-                checkpoint.rename(folder)
+        weights, dated = self._kept(MINILM, "all-minilm-l6-v2")
         source = Source(
             id="all-MiniLM-L6-v2", revision=f"sha256:{MINILM.member_sha256}", licence="apache-2.0"
         )
-        return examine_local(folder, "encoder", source, (folder / _DATED).read_text())
+        return examine_local(weights.parent, "encoder", source, dated)
+
+    def _kept(self, package: Package, name: str) -> tuple[Path, str]:
+        """``package.member`` in the cache, with what lies beside it where ``package.folder`` is one, and the
+        date that the package's archive gave it."""
+        folder = cache_folder() / f"{name}-{package.member_sha256[:12]}"
+        file = folder / Path(package.member).name
+        if not file.is_file() or file_digest(file) != package.member_sha256:
+            with self.unpacked(package) as unpacked:
+                source = (unpacked.path / package.member).parent
+                (source / _DATED).write_text(unpacked.dated)
+                shutil.rmtree(folder, ignore_errors=True)
+                source.rename(folder)
+        return file, (folder / _DATED).read_text()
 
     def _sms(self, out: Path) -> Path:
         """SMS messages, ham and spam: a CSV with the columns ``spam`` and ``text``."""
@@ -167,7 +179,7 @@ class Maker:
             return None
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
-            if not _fetch_debian("fail2ban", work):
+            if not fetch_debian("fail2ban", work):
                 self.announce(
                     "Log lines are left out: apt-get can't download fail2ban; try apt-get update as root."
                 )
@@ -211,7 +223,7 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "edgeslm" / "starter"
 
 
-def _fetch_debian(package: str, work: Path) -> bool:
+def fetch_debian(package: str, work: Path) -> bool:
     """Downloads and unpacks a Debian package into ``work``; needs no root, only apt's package lists."""
     quiet = {"cwd": work, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
     # apt's own user can't write into a private folder and warns; the download is ours to check anyway.

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeslm.calibration import Verdict
+
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
 
@@ -19,7 +21,6 @@ _BINS = 10
 RESAMPLES = 1000
 _SEED = 0
 _TAIL = 0.025
-_PARTS = 5
 
 
 def share_interval(hits: Sequence[bool] | npt.NDArray[np.bool_]) -> tuple[float, float]:
@@ -50,10 +51,8 @@ def share(hits: Sequence[bool] | npt.NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
-def calibration_error(probabilities: Floats, truth: Integers) -> float:
+def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> float:
     """Expected calibration error over ten equal bins of confidence (Guo et al. 2017, equation 3)."""
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     error = 0.0
     for number in range(_BINS):
@@ -69,13 +68,14 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(exp / exp.sum(axis=1, keepdims=True))
 
 
-def accuracy_report(probabilities: Floats, truth: Integers, labels: Sequence[str]) -> dict[str, Any]:
+def accuracy_report(verdicts: Sequence[Verdict], truth: Integers, labels: Sequence[str]) -> dict[str, Any]:
     """``rows``, ``accuracy``, ``interval`` (95 %, see ``share_interval``), ``majority`` (the share of the
     commonest label), ``calibration_error`` and per label ``rows``, ``precision``, ``recall``.
 
-    :param probabilities: [n, labels]; ``truth``: [n], indices into ``labels``.
+    :param truth: [rows], indices into ``labels``.
     """
-    guess = probabilities.argmax(axis=1)
+    guess = np.array([verdict.best for verdict in verdicts])
+    confidence = np.array([verdict.confidence for verdict in verdicts])
     accuracy = share(guess == truth)
     by_label = {}
     for number, label in enumerate(labels):
@@ -91,7 +91,7 @@ def accuracy_report(probabilities: Floats, truth: Integers, labels: Sequence[str
         "accuracy": accuracy["share"],
         "interval": accuracy["interval"],
         "majority": round(float(np.bincount(truth).max()) / len(truth), 4),
-        "calibration_error": round(calibration_error(probabilities, truth), 4),
+        "calibration_error": round(calibration_error(confidence, guess == truth), 4),
         "labels": by_label,
     }
 
@@ -117,16 +117,3 @@ def fit_temperature(logits: Floats, truth: Integers) -> float:
 
     found = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20.0)), method="bounded")
     return math.exp(float(found.x))
-
-
-def calibrated(logits: Floats, truth: Integers) -> Floats:
-    """Probabilities [rows, labels] by temperatures that were fitted on other rows: what they are worth can be
-    measured on them. Fewer than ``_PARTS`` rows of each label share one temperature."""
-    order = np.random.default_rng(_SEED).permutation(len(truth))
-    probabilities = softmax(logits / fit_temperature(logits, truth))
-    if len(truth) < _PARTS * logits.shape[1]:
-        return probabilities
-    for part in np.array_split(order, _PARTS):
-        others = np.setdiff1d(order, part)
-        probabilities[part] = softmax(logits[part] / fit_temperature(logits[others], truth[others]))
-    return probabilities

@@ -2,9 +2,9 @@
 
 ``head`` leaves the encoder as it is and learns a classifier on its embeddings: seconds, and several tasks
 share one encoder. ``encoder`` teaches the encoder itself: minutes, more often right, and the task brings its
-own encoder along; from few rows it is taught by pairs of them, from more by their labels. What a way is
-worth is always measured through the bundle's int8 graph as a device runs it, and temperature scaling (Guo et
-al. 2017, section 4.2) on the same held-out rows makes its probabilities honest.
+own encoder along. ``lora`` and ``qlora`` teach an adapter for a decoder: minutes to hours, and the only way
+for ``extract``. What a way is worth is always measured through the graph that a device runs, and on the same
+held-out rows its probabilities are calibrated, so that they mean something there.
 """
 
 from __future__ import annotations
@@ -16,69 +16,120 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
+from edgeslm_export.decoder_ways import Tutor, field_skill, schedule_for
+from edgeslm_export.environment import cache_folder
 from edgeslm_export.head import split_folds
+from edgeslm_export.lesson import (
+    LORA,
+    QLORA,
+    Effort,
+    Ground,
+    Lesson,
+    Notes,
+    Trial,
+    Way,
+    drift_reference,
+    rows_aside,
+)
 from edgeslm_export.package import created_at, staged, write_manifest, write_report
-from edgeslm_export.rows import LabelledRow, bare_text, load_rows
-from edgeslm_export.ways import WEIGHTS, Effort, Ground, Lesson, Trial, Way, make_ways
+from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text, load_answers, load_rows
+from edgeslm_export.ways import NEEDS, make_ways
 
+from edgeslm import __version__, config
 from edgeslm.bundle import Manifest, Source
+from edgeslm.calibration import find_threshold
+from edgeslm.config import Task as TaskSection
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Floats = npt.NDArray[np.floating[Any]]
     Integers = npt.NDArray[np.int64]
 
 FEWEST_ROWS: Final = 2
 """Rows of each label that are needed: one to learn from and one to test with."""
+FEWEST_FIELD_ROWS: Final = 10
+RISKS: Final = (0.05, 0.02, 0.01)
+"""Wanted errors whose coverage the report shows."""
 _MADE: Final = "bundle"
+_INSTRUCTION: Final = "{name}"
+"""What a decoder is told that learns a task without an instruction: short, since it is read each time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What TASK.yaml says. ``labels`` is empty when the data decides; ``model`` is "" when none is named."""
+    """What TASK.yaml says. ``labels`` is empty when the data decides; ``section`` is the whole entry."""
 
     name: str
-    labels: tuple[str, ...]
-    model: str
+    section: TaskSection
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.section.labels or ())
+
+    @property
+    def instruction(self) -> str:
+        """What a decoder is told while it learns, and on the device."""
+        return self.section.instruction or _INSTRUCTION.format(name=self.name)
 
 
 def load_task(file: Path) -> Task:
-    """Reads one entry of ``tasks:`` with its ``name``.
+    """Reads one entry of ``tasks:`` with its ``name``; how it is done so far doesn't matter.
 
-    :raises ExportError: not such an entry, or a task that isn't classification.
+    :raises ConfigError: not such an entry.
+    :raises ExportError: a task that can't be learned.
     """
-    try:
-        # Every scalar a text, as labels are in the configuration: one called yes stays yes.
-        data = yaml.load(file.read_text("utf-8"), Loader=yaml.BaseLoader)
-    except OSError as error:
-        raise ExportError(f"{file} can't be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise ExportError(f"{file} is not YAML{line}: {getattr(error, 'problem', None) or error}.") from None
-    if not isinstance(data, dict):
-        raise ExportError(f"{file} is no task; write name:, kind: classify and labels: into it.")
-    name, kind, labels = data.get("name"), data.get("kind", "classify"), data.get("labels") or ()
-    if not isinstance(name, str) or not name:
-        raise ExportError(f"{file} has no name; add name: with the task's name.")
-    if kind != "classify":
+    ignored = ("learned", "adapter", "max_error", "threshold", "examples")
+    name, section = config.load_task(file, None, {"learned": "-"}, ignored)
+    if section.kind not in (None, "classify", "extract"):
         raise ExportError(
-            f"{file}: the task {name} is of kind {kind}; only classify can be learned from labels."
+            f"{file}: the task {name} is of kind {section.kind}; only classify and extract are learned."
         )
-    if not isinstance(labels, (Mapping, Sequence)) or isinstance(labels, str):
-        raise ExportError(f"{file}: labels must be a list, or a mapping of labels to what they mean.")
-    wrong = [label for label in labels if not isinstance(label, str)]
-    if wrong:
-        raise ExportError(f"{file}: the label {wrong[0]!r} is no text; write one text a label.")
-    return Task(name, tuple(labels), str(data.get("model") or ""))
+    return Task(name, section)
+
+
+def read_rows(task: Task, data: Path) -> list[LabelledRow] | list[FieldsRow]:
+    """:raises ExportError: rows that can't be used, too few of a label, or of another kind than the task."""
+    rows = load_answers(data)
+    has_fields = isinstance(rows[0], FieldsRow)
+    if task.section.kind is not None and has_fields != (task.section.kind == "extract"):
+        have = "fields" if has_fields else "a label"
+        raise ExportError(
+            f"The task {task.name} is of kind {task.section.kind} and the rows of {data} have {have}; rows "
+            "with a label are for classify, rows with fields for extract."
+        )
+    checked = rows if has_fields else load_rows(data, task.labels)
+    check_rows(task, checked, data)
+    return checked
+
+
+def check_rows(task: Task, rows: Sequence[LabelledRow | FieldsRow], data: Path) -> None:
+    """:raises ExportError: too few rows, or too few of a label."""
+    if any(isinstance(row, FieldsRow) for row in rows):
+        if len(rows) < FEWEST_FIELD_ROWS:
+            raise ExportError(f"{data} has {len(rows)} rows; at least {FEWEST_FIELD_ROWS} are needed.")
+        return
+    labelled = [row for row in rows if isinstance(row, LabelledRow)]
+    labels = labels_of(task, labelled)
+    if len(labels) < 2:
+        raise ExportError(f"{data} has one label only ({labels[0]}); at least two are needed to tell apart.")
+    counts = Counter(label for _, label in {(bare_text(row.text), row.label) for row in labelled})
+    for label in labels:
+        if counts[label] < FEWEST_ROWS:
+            raise ExportError(
+                f"{data} has {counts[label]} different texts with the label {label!r}; add some (at least "
+                f"{FEWEST_ROWS}, 20 or more to be useful) or take it out of the task."
+            )
+
+
+def labels_of(task: Task, rows: Sequence[LabelledRow]) -> tuple[str, ...]:
+    """The task's, else those of the rows."""
+    return task.labels or tuple(sorted({row.label for row in rows}))
 
 
 def tune(
@@ -88,45 +139,163 @@ def tune(
 
     :return: the manifest, and the report with ``texts_per_s`` and ``bytes`` of each way that was tried.
     :raises ExportError: rows that can't be used, too few of a label, or a way that ``ground`` doesn't allow.
-    :raises BundleError: the encoder's bundle is none or is damaged.
+    :raises BundleError: a bundle is none or is damaged.
     """
+    return learn(task, read_rows(task, data), data.name, out, ground, effort)
+
+
+def learn(
+    task: Task,
+    rows: Sequence[LabelledRow | FieldsRow],
+    name: str,
+    out: Path,
+    ground: Ground,
+    effort: Effort,
+) -> tuple[Manifest, dict[str, Any]]:
+    """``tune`` of rows that were read; ``name`` is what the manifest calls them."""
+    source = Source(id=name, revision=f"sha256:{_digest(rows)}")
+    if isinstance(rows[0], FieldsRow):
+        fields = [row for row in rows if isinstance(row, FieldsRow)]
+        return learn_fields(task, fields, source, out, ground, effort)
+    labelled = [row for row in rows if isinstance(row, LabelledRow)]
+    return learn_labels(make_lesson(task, labelled), source, out, ground, effort)
+
+
+def make_lesson(task: Task, rows: Sequence[LabelledRow]) -> Lesson:
     import numpy as np
 
-    rows, labels = read_rows(task, data)
+    labels = labels_of(task, rows)
     truth = np.array([labels.index(row.label) for row in rows], np.int64)
     texts = [row.text for row in rows]
-    lesson = Lesson(texts, truth, labels, split_folds(truth, len(labels), texts))
+    folds = split_folds(truth, len(labels), texts)
+    return Lesson(task.name, texts, truth, labels, folds, instruction=task.instruction)
+
+
+def learn_labels(
+    lesson: Lesson, source: Source, out: Path, ground: Ground, effort: Effort
+) -> tuple[Manifest, dict[str, Any]]:
+    """Learns a classify task. :return, raises: as ``tune``."""
+    notes = Notes(_notes_folder(source, lesson.labels, ground, effort))
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)
-            ways = make_ways(ground, lesson, effort, work)
+            ways = make_ways(ground, lesson, effort, notes, work)
             trials = _try_out(ways, effort)
             best, fields = _write_best(ways, trials, lesson, effort, work)
             for file in (work / _MADE).iterdir():
                 file.rename(stage / file.name)
         report = _report(trials, best, lesson) | fields.pop("report", {})
-        write_report(stage, report)
-        fields |= {
-            "name": f"{task.name}-head",
-            "kind": "head",
-            "source": Source(
-                id=data.name, revision=f"sha256:{_digest(rows)}", licence=fields.pop("licence", "")
-            ),
-            "created": created_at(""),
+        learned = {
+            "task": lesson.name,
+            "kind": "classify",
+            "labels": lesson.labels,
+            "rows": len(lesson.texts),
+            "calibration": best.fitted.calibration,
+            "reference": drift_reference(best, len(lesson.labels)),
         }
-        fields["head"] |= {
-            "task": task.name,
-            "labels": labels,
-            "weights": WEIGHTS,
-            "temperature": best.temperature,
-            "rows": len(rows),
-        }
-        manifest = write_manifest(stage, fields)
+        if "adapter" in fields:
+            learned["instruction"] = lesson.instruction
+        manifest = _finish(stage, lesson.name, source, fields, learned, report)
+    notes.remove()
     measured = {
-        trial.method: {"texts_per_s": round(trial.texts_per_s, 1), "bytes": way.bytes}
-        for trial, way in zip(trials, ways, strict=False)
+        trial.method: {"texts_per_s": round(trial.texts_per_s, 1), "bytes": trial.bytes} for trial in trials
     }
     return manifest, {**report, "measured": measured}
+
+
+def learn_fields(
+    task: Task, rows: Sequence[FieldsRow], source: Source, out: Path, ground: Ground, effort: Effort
+) -> tuple[Manifest, dict[str, Any]]:
+    """Learns an extract task: an adapter, tried on a fifth of the rows. :return, raises: as ``tune``."""
+    import numpy as np
+    from edgeslm_export.exam import schema_of
+
+    method = effort.method or LORA
+    if method not in (LORA, QLORA):
+        raise ExportError(f"An extract task can't be learned by the method {method}; take lora or qlora.")
+    if ground.base is None or ground.decoder is None:
+        raise ExportError(NEEDS[method])
+    given = task.section.output_schema or schema_of(rows)
+    section = task.section.model_copy(
+        update={"kind": "extract", "output_schema": given, "learned": None, "model": "model"}
+    )
+    texts, fields = [row.text for row in rows], [row.fields for row in rows]
+    skill = field_skill(task.name, section, task.instruction, texts, fields)
+    train, test = split_rows(texts)
+    notes = Notes(_notes_folder(source, (), ground, effort))
+    share = len(train) / (len(train) + len(rows))
+    schedule = schedule_for(len(rows))
+    with staged(out) as stage:
+        with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
+            tutor = Tutor(method, ground.base, ground.decoder, skill, effort, notes, Path(name))
+            tried = notes.load(method)
+            if tried is None:
+                first = replace(schedule, seconds=effort.seconds * share)
+                folder, said = tutor.teach(train, f"{method}-0", first, rows_aside(len(train)))
+                tried = {**said, "report": tutor.ask(folder, test)}
+                notes.save(method, tried)
+            last = replace(
+                schedule, seconds=effort.seconds * (1 - share), stop_after=int(tried["best_epoch"])
+            )
+            folder, _ = tutor.teach(np.arange(len(rows)), f"{method}-all", last)
+            made, size = tutor.write(folder, stage)
+        figures = {key: value for key, value in tried["report"].items() if key not in ("answers", "task")}
+        speed = round(1000 / figures.pop("ms_per_row"), 1)
+        report = {
+            "kind": "adapter",
+            "method": method,
+            "learned_from": len(rows),
+            **figures,
+            "epochs": tried["best_epoch"],
+            **{key: size[key] for key in ("rank", "weight_bytes")},
+        }
+        learned = {**skill.learned, "rows": len(rows)}
+        manifest = _finish(stage, task.name, source, made, learned, report)
+    notes.remove()
+    measured = {method: {"texts_per_s": speed, "bytes": tutor.bytes + size["weight_bytes"]}}
+    return manifest, {**report, "peak_rss": tried["peak_rss"], "measured": measured}
+
+
+def split_rows(texts: Sequence[str]) -> tuple[Integers, Integers]:
+    """Four fifths to learn from and a fifth to test with; equal texts stay together."""
+    import numpy as np
+
+    groups: dict[str, list[int]] = {}
+    for row, text in enumerate(texts):
+        groups.setdefault(bare_text(text), []).append(row)
+    members = list(groups.values())
+    order = np.random.default_rng(0).permutation(len(members))
+    tested = order[: max(1, len(members) // 5)].tolist()
+    test = np.sort(np.array([row for group in tested for row in members[group]], np.int64))
+    return np.setdiff1d(np.arange(len(texts)), test), test
+
+
+def _finish(
+    stage: Path,
+    name: str,
+    source: Source,
+    fields: dict[str, Any],
+    learned: Mapping[str, Any],
+    report: Mapping[str, Any],
+) -> Manifest:
+    """Report and manifest; the licence is that of what was taught."""
+    write_report(stage, report)
+    whole = {
+        "name": f"{name}-{fields['kind']}",
+        "source": source.model_copy(update={"licence": fields.pop("licence", "")}),
+        "created": created_at(""),
+        "learned": learned,
+        **fields,
+    }
+    return write_manifest(stage, whole)
+
+
+def _notes_folder(source: Source, labels: Sequence[str], ground: Ground, effort: Effort) -> Path:
+    """One for each order: the same command finds what it found before, another one doesn't."""
+    on = [str(part) for part in (ground.bundle, ground.base) if part is not None]
+    on += [origin.source.revision for origin in (ground.checkpoint, ground.decoder) if origin is not None]
+    order = [__version__, source.revision, list(labels), on, effort.method, effort.seconds]
+    return cache_folder() / f"tune-{hashlib.sha256(json.dumps(order).encode()).hexdigest()[:16]}"
 
 
 def _try_out(ways: Sequence[Way], effort: Effort) -> list[Trial]:
@@ -138,7 +307,7 @@ def _try_out(ways: Sequence[Way], effort: Effort) -> list[Trial]:
         except ExportError as error:
             if not trials:
                 raise
-            effort.announce(f"{error} So the encoder stays as it is.")
+            effort.announce(f"{error} So it is left out.")
     return trials
 
 
@@ -154,21 +323,10 @@ def _write_best(
     except ExportError as error:
         if best is trials[0]:
             raise
-        effort.announce(f"{error} So the encoder stays as it is.")
+        effort.announce(f"{error} So {trials[0].method} is taken.")
     shutil.rmtree(made)
     made.mkdir()
     return trials[0], ways[0].write(made)
-
-
-def read_rows(task: Task, data: Path) -> tuple[list[LabelledRow], tuple[str, ...]]:
-    """:return: the rows, and the labels: the task's, else those of the rows.
-
-    :raises ExportError: rows that can't be used, or too few of a label.
-    """
-    rows = load_rows(data, task.labels)
-    labels = task.labels or tuple(sorted({row.label for row in rows}))
-    _check_counts(rows, labels, data)
-    return rows, labels
 
 
 def choose(trials: Sequence[Trial], truth: Integers) -> Trial:
@@ -179,35 +337,26 @@ def choose(trials: Sequence[Trial], truth: Integers) -> Trial:
     best = trials[0]
     for trial in trials[1:]:
         shared, mine, theirs = np.intersect1d(trial.held, best.held, return_indices=True)
-        right = trial.logits[mine].argmax(1) == truth[shared]
-        before = best.logits[theirs].argmax(1) == truth[shared]
+        right = trial.log_probabilities[mine].argmax(1) == truth[shared]
+        before = best.log_probabilities[theirs].argmax(1) == truth[shared]
         won, lost = int((right & ~before).sum()), int((before & ~right).sum())
         if won - lost > math.sqrt(won + lost):
             best = trial
     return best
 
 
-def _check_counts(rows: Sequence[LabelledRow], labels: Sequence[str], data: Path) -> None:
-    if len(labels) < 2:
-        raise ExportError(f"{data} has one label only ({labels[0]}); at least two are needed to tell apart.")
-    counts = Counter(label for _, label in {(bare_text(row.text), row.label) for row in rows})
-    for label in labels:
-        if counts[label] < FEWEST_ROWS:
-            raise ExportError(
-                f"{data} has {counts[label]} different texts with the label {label!r}; add some (at least "
-                f"{FEWEST_ROWS}, 20 or more to be useful) or take it out of the task."
-            )
-
-
 def _report(trials: Sequence[Trial], best: Trial, lesson: Lesson) -> dict[str, Any]:
     """The figures of the way that was taken, and of each the ones to compare by."""
     compared = ("accuracy", "interval", "calibration_error")
+    points = [find_threshold(best.fitted.calibration, risk) for risk in RISKS]
     return {
-        "kind": "head",
         "method": best.method,
         "learned_from": len(lesson.texts),
         **best.figures,
-        "temperature": best.temperature,
+        "coverage": {
+            str(risk): None if point is None else point.coverage
+            for risk, point in zip(RISKS, points, strict=True)
+        },
         "methods": {
             trial.method: {"held_out": len(trial.held), **{key: trial.figures[key] for key in compared}}
             for trial in trials
@@ -215,7 +364,10 @@ def _report(trials: Sequence[Trial], best: Trial, lesson: Lesson) -> dict[str, A
     }
 
 
-def _digest(rows: Sequence[LabelledRow]) -> str:
+def _digest(rows: Sequence[LabelledRow | FieldsRow]) -> str:
     """SHA-256 of the rows' content: the same for a CSV and for JSON lines."""
-    content = "\n".join(json.dumps([row.text, row.label]) for row in rows)
+    content = "\n".join(
+        json.dumps([row.text, row.label if isinstance(row, LabelledRow) else dict(row.fields)])
+        for row in rows
+    )
     return hashlib.sha256(content.encode()).hexdigest()

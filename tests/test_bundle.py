@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgeslm.bundle import load_bundle, memory_need, parse_manifest, short_digest, verify_bundle
 from edgeslm.errors import BundleError
+from tests.taught import CLASSIFY, EXTRACT, RISK, calibration
 
 WEIGHTS = b"four bits each"
 
@@ -42,7 +43,8 @@ def write(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-HEAD = {"task": "t", "labels": ["a", "b"], "encoder": "sha256:0", "temperature": 1.0, "rows": 2}
+HEAD = {"encoder": "sha256:0", "weights": "model.onnx"}
+ADAPTER = {"base": "sha256:0", "weights": "model.onnx", "rank": 4, "targets": ["q_proj"]}
 ENCODER = {"dimension": 3}
 
 
@@ -134,7 +136,12 @@ def test_paths_that_leave_the_folder(path: str) -> None:
         {"graphs": {"generate": "/tmp/model.onnx"}},
         {"graphs": {"score": "score.onnx"}},
         {"kind": "encoder", "encoder": ENCODER, "graphs": {"encode": "encode.onnx"}},
-        {"kind": "head", "graphs": None, "head": {**HEAD, "weights": "../head.npz"}},
+        {
+            "kind": "head",
+            "graphs": None,
+            "head": {**HEAD, "weights": "../head.npz"},
+            "learned": CLASSIFY,
+        },
     ],
 )
 def test_only_listed_files_are_used(changes: dict[str, Any]) -> None:
@@ -162,13 +169,96 @@ def test_unknown_format(found: Any) -> None:
         ({"context_length": None}, "context_length is missing"),
         ({"kind": "encoder"}, "without the section 'encoder'"),
         ({"kind": "head", "graphs": None}, "without the section 'head'"),
-        ({"kind": "head", "head": {**HEAD, "temperature": 0}}, r"head\.temperature"),
-        ({"kind": "head", "head": {**HEAD, "encoder": None}}, "names no encoder, in a bundle that has none"),
+        (
+            {"kind": "head", "head": {**HEAD, "encoder": None}, "learned": CLASSIFY},
+            "names no encoder, in a bundle that has none",
+        ),
     ],
 )
 def test_wrong_fields_are_named(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BundleError, match=sentence):
         parse_manifest(json.dumps(manifest(**changes)).encode(), "m")
+
+
+def taught(kind: str = "head", learned: dict[str, Any] = CLASSIFY, **changes: Any) -> bytes:
+    """The manifest of a head or an adapter that was taught a task, with changes to what it learned."""
+    made = {"kind": kind, kind: HEAD if kind == "head" else ADAPTER, "graphs": None}
+    return json.dumps(manifest(**made, learned={**learned, **changes})).encode()
+
+
+def test_what_a_head_or_an_adapter_was_taught() -> None:
+    head = parse_manifest(taught(calibration=calibration(risk=RISK)), "m")
+    assert head.learned is not None
+    assert (head.learned.task, head.learned.labels, head.learned.rows) == ("topic", ("spam", "ham"), 9)
+    assert head.learned.calibration is not None
+    assert [point.coverage for point in head.learned.calibration.risk] == [1.0, 0.8, 0.5]
+    adapter = parse_manifest(taught("adapter", EXTRACT), "m")
+    assert adapter.learned is not None
+    assert adapter.learned.output_schema == EXTRACT["output_schema"]
+    assert adapter.learned.instruction == EXTRACT["instruction"]
+
+
+def test_an_adapter_may_be_taught_elsewhere() -> None:
+    """Then nobody knows what."""
+    assert parse_manifest(json.dumps(manifest(kind="adapter", adapter=ADAPTER)).encode(), "m").learned is None
+
+
+def test_a_head_without_what_it_learned() -> None:
+    with pytest.raises(BundleError, match="m: a head, but without the section 'learned'"):
+        parse_manifest(json.dumps(manifest(kind="head", head=HEAD)).encode(), "m")
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (
+            taught(learned={**CLASSIFY, "kind": "generate"}),
+            r"learned\.kind: Input should be 'classify' or 'extract'",
+        ),
+        (taught(rows=None), r"learned\.rows"),
+        (taught(temperature=1.0), r"learned\.temperature"),
+        (taught(labels=[]), r"learned\.labels: two or more are needed, each once"),
+        (taught(labels=["spam"]), r"learned\.labels: two or more"),
+        (taught(labels=["spam", "ham", "spam"]), r"learned\.labels: two or more"),
+        (taught("adapter", labels=[]), r"learned\.labels: two or more"),
+        (taught(learned=EXTRACT), "an extract task that was learned needs an adapter and a schema"),
+        (
+            taught("adapter", EXTRACT, output_schema=None),
+            "an extract task that was learned needs an adapter and",
+        ),
+        (
+            taught(calibration=calibration(scale=[1])),
+            r"learned\.calibration: it needs a scale and a bias for",
+        ),
+        (
+            taught(calibration=calibration(bias=[0, 0, 0])),
+            r"learned\.calibration: it needs a scale and a bias",
+        ),
+        (
+            taught(calibration=calibration(margins=[0.5])),
+            r"learned\.calibration: it needs a confidence for each",
+        ),
+        (
+            taught(calibration=calibration(confidences=[0.5])),
+            r"learned\.calibration: it needs a confidence for",
+        ),
+        (
+            taught(reference={"confidences": [0, 1], "labels": [1]}),
+            r"learned\.reference: it needs a share for",
+        ),
+        (taught(reference={"labels": [0.5, 0.5]}), r"learned\.reference\.confidences"),
+        (taught(calibration=calibration(rows=-1)), r"learned\.calibration\.rows"),
+        (taught(calibration=calibration(scale=[1, float("inf")])), r"learned\.calibration\.scale\.1"),
+        (taught(calibration=calibration(bias=[0, float("nan")])), r"learned\.calibration\.bias\.1"),
+        (
+            taught(calibration=calibration(risk=[{"threshold": 1.1, "error": 0, "coverage": 1}])),
+            r"learned\.calibration\.risk\.0\.threshold",
+        ),
+    ],
+)
+def test_what_doesnt_fit_together_in_what_was_learned(raw: bytes, sentence: str) -> None:
+    with pytest.raises(BundleError, match=sentence):
+        parse_manifest(raw, "m")
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"format": 1' + b"0" * 5000])
@@ -196,10 +286,26 @@ def test_bytes_give_nothing_but_a_bundle_error(raw: bytes) -> None:
         parse_manifest(raw, "m")
 
 
-@given(st.dictionaries(st.sampled_from([*manifest(), "head", "encoder", "x"]), json_values, max_size=3))
+@given(
+    st.dictionaries(
+        st.sampled_from([*manifest(), "head", "encoder", "learned", "x"]), json_values, max_size=3
+    )
+)
 def test_any_field_gives_a_manifest_or_a_bundle_error(changes: dict[str, Any]) -> None:
     try:
         parse_manifest(json.dumps({**manifest(), **changes}).encode(), "m")
+    except BundleError as error:
+        assert str(error).startswith("m: ")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*CLASSIFY, *EXTRACT, "calibration", "reference"]), json_values, max_size=3
+    )
+)
+def test_anything_learned_gives_a_manifest_or_a_bundle_error(changes: dict[str, Any]) -> None:
+    try:
+        parse_manifest(taught(learned={**CLASSIFY, **changes}), "m")
     except BundleError as error:
         assert str(error).startswith("m: ")
 

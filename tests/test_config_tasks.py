@@ -38,10 +38,13 @@ from tests.config_texts import SMALL, problems, with_task
             "mode: means nothing to embed (only to answer)",
         ),
         ({"kind": "embed", "model": "small", "allow": ["stream"]}, "allow: stream means nothing to embed"),
-        ({"kind": "generate", "learned": "/x"}, "learned: means nothing to generate (only to classify)"),
+        (
+            {"kind": "generate", "learned": "/x"},
+            "learned: means nothing to generate (only to classify, extract)",
+        ),
         ({"learned": "/x", "allow": ["labels"]}, "allow: labels can't be set by senders here"),
         ({"kind": "embed", "model": "small", "adapter": "/x"}, "adapter: means nothing to embed"),
-        ({"learned": "/x", "adapter": "/y"}, "adapter: means nothing here: a learned head"),
+        ({"learned": "/x", "adapter": "/y"}, "adapter: means nothing beside what was learned, unless"),
         ({"kind": "generate", "model": "small", "allow": ["strem"]}, "allow[0]: must be one of max_tokens"),
         ({"kind": "generate", "model": "small", "threshold": 1.5}, "threshold: must be at most 1"),
         ({"kind": "generate", "model": "small", "top_p": 0}, "top_p: must be more than 0"),
@@ -49,7 +52,7 @@ from tests.config_texts import SMALL, problems, with_task
             {"kind": "generate", "model": "small", "overflow": "tial"},
             "overflow: must be one of error, head, tail",
         ),
-        ({"kind": "generate", "model": "small", "stages": ["a"]}, "stages: unknown key"),
+        ({"kind": "generate", "model": "small", "stage": ["a"]}, "stage: unknown key: did you mean stages?"),
         ({"kind": "generate", "model": "small", "stop": [""]}, "stop[0]: must have at least 1 character"),
         ({"kind": "extract", "model": "small"}, "schema: missing"),
         ({"kind": "extract", "model": "small", "schema": {}}, "schema.type: must be object"),
@@ -113,6 +116,134 @@ from tests.config_texts import SMALL, problems, with_task
 def test_a_fault_of_a_task_says_what_to_change(task: dict[str, Any], problem: str) -> None:
     found = problems(with_task(**task))
     assert any(f": tasks.triage.{problem}" in line for line in found), found
+
+
+LABELS = {"kind": "classify", "labels": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [
+        (
+            {"learned": "/x", "stop": ["."]},
+            "stop: means nothing to classify or extract (only to answer, summarize, generate): take it out",
+        ),
+        (
+            {"learned": "/x", "allow": ["stream"]},
+            "allow: stream means nothing to classify; possible are priority, deadline_ms, labels",
+        ),
+        (
+            {"kind": "embed", "learned": "/x"},
+            "learned: means nothing to embed (only to classify, extract): take it out",
+        ),
+        (
+            {"kind": "extract", "learned": "/x", "schema": {"type": "array"}},
+            "schema.type: must be object",
+        ),
+        (
+            {"kind": "classify", "learned": "/x", "max_error": 0.1, "threshold": 0.5},
+            "threshold: max_error sets the threshold: take one of them out",
+        ),
+        (
+            {**LABELS, "model": "small", "max_error": 0.1},
+            "max_error: needs a task that edgeslm-export tune has taught: set a threshold instead",
+        ),
+        (
+            {"kind": "extract", "learned": "/x", "max_error": 0.1},
+            "max_error: means nothing to extract (only to classify)",
+        ),
+        ({"learned": "/x", "max_error": 0}, "max_error: must be more than 0"),
+        ({"learned": "/x", "max_error": 1}, "max_error: must be less than 1"),
+        ({"learned": "/x", "max_error": "5 %"}, "max_error: must be a number"),
+    ],
+)
+def test_a_fault_of_a_learned_task_says_what_to_change(task: dict[str, Any], problem: str) -> None:
+    found = problems(with_task(**task))
+    assert any(f": tasks.triage.{problem}" in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [
+        (
+            {**LABELS, "learned": "/x", "stages": ["small"]},
+            "stages: learned is none of them: name it, or take learned out",
+        ),
+        (
+            {**LABELS, "model": "small", "stages": ["small"]},
+            "model: the stages name the models: take it out",
+        ),
+        (
+            {**LABELS, "stages": ["small", "small"]},
+            "stages[1]: small is asked already: name each stage once",
+        ),
+        (
+            {**LABELS, "stages": ["learned", "small"]},
+            "stages[0]: nothing was learned: give the folder that edgeslm-export tune wrote in learned",
+        ),
+        (
+            {**LABELS, "stages": ["node:hall/topic", "small"]},
+            "stages[0]: another node can only be the last stage",
+        ),
+        (
+            {**LABELS, "stages": ["node:hall/topic"]},
+            "stages[0]: a stage on this node comes first: name what was learned, or a model",
+        ),
+        (
+            {**LABELS, "stages": ["small", "node:press-hall-4/triage"]},
+            "stages[1]: is this node itself: name another one",
+        ),
+        ({**LABELS, "stages": ["smal"]}, "stages[0]: no model is called 'smal': did you mean small?"),
+        (
+            {"kind": "extract", "schema": {"type": "object"}, "stages": ["small"]},
+            "stages: means nothing to extract (only to classify): take it out",
+        ),
+        ({**LABELS, "stages": "small"}, "stages: must be a list"),
+        ({**LABELS, "stages": [f"m{number}" for number in range(9)]}, "stages: must have at most 8"),
+        (
+            {**LABELS, "stages": ["node:hall"]},
+            "stages[0]: 'node:hall' must be node:NODE/TASK, as node:hall-server/topic",
+        ),
+        ({**LABELS, "stages": ["node:hall/"]}, "stages[0]: 'node:hall/' must be node:NODE/TASK"),
+        ({**LABELS, "stages": ["node:hall/a/b"]}, "stages[0]: 'node:hall/a/b' must be node:NODE/TASK"),
+        ({**LABELS, "stages": ["node:hall/+"]}, "stages[0]: 'node:hall/+' must be node:NODE/TASK"),
+        ({**LABELS, "stages": ["node:/topic"]}, "stages[0]: 'node:/topic' names a node that can't be"),
+        (
+            {**LABELS, "stages": ["node:Hall/topic"]},
+            "stages[0]: 'node:Hall/topic' names a node that can't be",
+        ),
+        (
+            {**LABELS, "stages": ["node:pool/topic"]},
+            "stages[0]: 'node:pool/topic' names a node that can't be",
+        ),
+    ],
+)
+def test_a_fault_of_a_stage_says_what_to_change(task: dict[str, Any], problem: str) -> None:
+    found = problems(with_task(**task))
+    assert any(f": tasks.triage.{problem}" in line for line in found), found
+
+
+def test_a_stage_with_a_fault_is_the_only_fault() -> None:
+    """Its task has stages all the same: no model is missing."""
+    (problem,) = problems(with_task(**LABELS, stages=["node:hall", "small"]))
+    assert "stages[0]" in problem
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"learned": "/x", "max_error": 0.05},
+        {"learned": "/x", "stages": ["learned", "small"], "max_error": 0.05},
+        {"learned": "/x", "stages": ["learned", "small"], "adapter": "/y", "threshold": 0.5},
+        {"learned": "/x", "stages": ["small", "learned", "node:hall-server/topic"], "threshold": 0.5},
+        {"kind": "extract", "learned": "/x", "verbatim": True, "max_tokens": 50},
+        {"kind": "extract", "model": "small", "adapter": "/x"},
+        {**LABELS, "model": "small", "adapter": "/x", "max_error": 0.05},
+        {**LABELS, "stages": ["small", "node:hall-server/topic"], "threshold": 0.5},
+    ],
+)
+def test_what_learned_tasks_and_stages_may_be(task: dict[str, Any]) -> None:
+    assert parse_config(with_task(**task))
 
 
 def test_a_learned_task_needs_nothing_else() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgeslm.bus import network
-from edgeslm.pipeline import subscription_identifier
+from edgeslm.topics import subscription_identifier
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, Node, fake_configuration

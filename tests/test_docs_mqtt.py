@@ -16,6 +16,7 @@ import yaml
 from jsonschema import Draft7Validator
 
 from edgeslm.bus.errand import FIRST_INTERVAL_S, LONGEST_INTERVAL_S, NOBODY_INTERVAL_S
+from edgeslm.bus.feedback import parse_feedback
 from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.protocol import (
     PROTOCOL_VERSION,
@@ -75,6 +76,8 @@ def read_payload(name: str, payload: bytes) -> None:
         parse_chunk(payload)
     elif name == "cancel":
         parse_cancel(payload)
+    elif name == "feedback":
+        parse_feedback(payload)
     elif name == "state":
         parse_state(payload)
     else:
@@ -101,6 +104,7 @@ class TestPage:
             "result",
             "chunk",
             "cancel",
+            "feedback",
             "state",
             "info",
             "health",
@@ -123,6 +127,9 @@ class TestPage:
             payload = words[words.index("-m") + 1].encode()
             if topic == TOPICS.cancel:
                 parse_cancel(payload)
+                continue
+            if topic == TOPICS.feedback:
+                parse_feedback(payload)
                 continue
             task = TOPICS.task_of(topic)
             assert task
@@ -182,6 +189,7 @@ class TestPage:
             "the reply topic",
             topics.stream("<reply topic>"),
             topics.cancel,
+            topics.feedback,
             topics.event("<route>"),
             topics.dead,
             topics.state,
@@ -272,6 +280,7 @@ class TestAsyncApi:
             "stream": topics.stream("{reply}"),
             "event": topics.event("{route}"),
             "cancel": topics.cancel,
+            "feedback": topics.feedback,
             "state": topics.state,
             "info": topics.info,
             "health": topics.health,

@@ -112,18 +112,14 @@ def test_a_likeness_of_another_shape_is_shown_as_it_stands(tmp_path: Path, fidel
 
 
 def test_a_head_shows_its_labels_and_no_memory(tmp_path: Path) -> None:
-    head = {
-        "task": "topic",
-        "labels": ["a", "b"],
-        "encoder": "sha256:0",
-        "weights": "model.onnx",
-        "temperature": 1.5,
-        "rows": 200,
-    }
-    described = describe(load_bundle(write(tmp_path, kind="head", head=head, context_length=0)))
+    head = {"encoder": "sha256:0", "weights": "model.onnx"}
+    learned = {"task": "topic", "kind": "classify", "labels": ["a", "b"], "rows": 200}
+    bundle = load_bundle(write(tmp_path, kind="head", head=head, learned=learned, context_length=0))
+    described = describe(bundle)
     assert "memory_bytes" not in described
     assert "labels        a, b" in render(described).splitlines()
-    assert "learned from  200 rows on encoder sha256:0" in render(described).splitlines()
+    assert "learned from  200 rows" in render(described).splitlines()
+    assert "encoder       sha256:0" in render(described).splitlines()
 
 
 def test_what_is_unknown_is_said(tmp_path: Path) -> None:

@@ -30,13 +30,12 @@ class Node:
             process = self.processes[bundle.path.name] = FakeProcess(bundle.path, **fakes)
             return process
 
-        bundles = {name: write_bundle(folder / name) for name in names or ("small",)}
+        bundles = {name: load_bundle(write_bundle(folder / name)) for name in names or ("small",)}
         self.models = Models(
             bundles,
             {"small": 3},
             adapters={"small": {folder / "adapter": "sha256:a"}},
             make_process=make,
-            load=load_bundle,
         )
 
     @property
@@ -67,16 +66,6 @@ def test_names_and_labels(tmp_path: Path) -> None:
     assert node.made_of == bundle, "its digest goes to the worker with it"
     assert node.adapters == {tmp_path / "adapter": "sha256:a"}
     assert node.models.pids == {}
-
-
-def test_a_missing_bundle_is_an_error_at_once(tmp_path: Path) -> None:
-    with pytest.raises(BundleError):
-        Models(
-            {"a": tmp_path / "none"},
-            {},
-            make_process=lambda bundle, threads, adapters: FakeProcess(bundle.path),
-            load=load_bundle,
-        )
 
 
 def test_starts_all_and_stops_all(tmp_path: Path) -> None:

@@ -1,82 +1,22 @@
 from __future__ import annotations
 
-import asyncio
-import json
 import textwrap
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.config import parse_config
-from edgeslm.engine.calls import Call, Classify, Cost, Embed, Generate, Output, Score
+from edgeslm.engine.calls import Call, Cost, Embed, Generate, Output, Score
 from edgeslm.errors import BundleError, ConfigError, TooLong
 from edgeslm.messages import Request, Truncated
-from edgeslm.service import Service
 from edgeslm.trust import Trust
-from tests.fakes import FakeProcess
 from tests.nodes import write_bundle
+from tests.services import CONFIG, WITH_BASE, make_service, play, request
 from tests.signers import Signer
+from tests.taught import write_adapter, write_base, write_head
 
 COST = Cost(20.0, 3.0, 61, 2)
-
-CONFIG = """
-node: hall
-broker: {{url: mqtt://localhost}}
-models:
-  small: {{bundle: {folder}/small, threads: 3}}
-  encoder: {{bundle: {folder}/encoder}}
-tasks:
-  triage: {{kind: classify, model: small, labels: [normal, critical]}}
-  vector: {{kind: embed, model: encoder}}
-"""
-
-
-def write_head(folder: Path, encoder: str | None) -> Path:
-    """:param encoder: digest of the encoder's bundle; None: this one has its own."""
-    write_bundle(folder, "head")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    if encoder is None:
-        manifest |= {"graphs": {"encode": "model.onnx"}, "encoder": {"dimension": 8}, "context_length": 64}
-    manifest["head"] = {
-        "task": "topic",
-        "labels": ["spam", "ham"],
-        "encoder": encoder,
-        "weights": "model.onnx",
-        "temperature": 1.0,
-        "rows": 9,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
-
-
-def make_service(
-    folder: Path,
-    more: str = "",
-    on_call: Callable[[Call], Output] | None = None,
-    sections: str = "",
-    config: str = CONFIG,
-) -> Service:
-    write_bundle(folder / "small")
-    write_bundle(folder / "encoder", "encoder")
-    text = config.format(folder=folder) + textwrap.indent(textwrap.dedent(more), "  ") + sections
-    return Service(
-        parse_config(text),
-        make_process=lambda bundle, threads, adapters: FakeProcess(
-            bundle.path, on_call=on_call or (lambda call: Output())
-        ),
-    )
-
-
-def request(task: str, text: Any = "x", **fields: Any) -> Request:
-    return Request(task, text, "7", "r", received_at=time.monotonic(), **fields)
-
-
-def play(scene: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(scene())  # type: ignore[arg-type]
 
 
 def test_a_request_becomes_a_result(tmp_path: Path) -> None:
@@ -153,70 +93,28 @@ def test_an_error_of_the_engine_is_the_result(tmp_path: Path) -> None:
     play(scene)
 
 
-def test_a_learned_task_finds_its_encoder(tmp_path: Path) -> None:
-    def answer(call: Call) -> Output:
-        assert isinstance(call, Classify)
-        assert call.head == str(tmp_path / "learned")
-        assert call.digest == load_bundle(tmp_path / "learned").digest
-        return Output(probabilities=(0.9, 0.1))
-
-    async def scene() -> None:
-        digest = make_service(tmp_path).models.bundle("encoder").digest
-        write_head(tmp_path / "learned", digest)
-        service = make_service(tmp_path, f"topic: {{learned: {tmp_path}/learned}}\n", answer)
-        assert service.model_of("topic") == "encoder"
-        assert service.tasks["topic"].kind == "classify"
-        result = await service.submit(request("topic"))
-        assert result.result is not None
-        assert (result.result["label"], result.result["stage"]) == ("spam", "learned")
-
-    play(scene)
-
-
-def test_a_learned_folder_may_bring_its_encoder(tmp_path: Path) -> None:
-    """It is a model of its own then, for which the configuration needs no entry."""
-
-    async def scene() -> None:
-        write_head(tmp_path / "learned", None)
-        service = make_service(
-            tmp_path,
-            f"topic: {{learned: {tmp_path}/learned}}\n",
-            lambda call: Output(probabilities=(0.9, 0.1)),
-        )
-        assert service.model_of("topic") == "learned/topic"
-        assert service.models.bundle("learned/topic").path == tmp_path / "learned"
-        result = await service.submit(request("topic"))
-        assert result.model == service.models.label("learned/topic")
-        strict = f"strict: {{learned: {tmp_path}/learned, threshold: 0.9}}\n"
-        both = make_service(tmp_path, f"topic: {{learned: {tmp_path}/learned}}\n{strict}")
-        assert both.model_of("strict") == both.model_of("topic")  # one folder, one engine
-
-    play(scene)
-
-
 def test_where_signatures_are_required_every_bundle_needs_one(tmp_path: Path) -> None:
     """Models, learned heads and adapters; no engine runs before all are found good."""
     signer = Signer(tmp_path)
     encoder = make_service(tmp_path).models.bundle("encoder").digest
     adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "ready"))
     models = [tmp_path / name for name in ("small", "ready", "encoder")]
-    folders = [adapter, *models, write_head(tmp_path / "learned", encoder)]
+    folders = [*models, write_head(tmp_path / "learned", encoder), adapter]
     more = (
         f"topic: {{learned: {tmp_path}/learned}}\nsay: {{kind: generate, model: ready, adapter: {adapter}}}\n"
     )
-    config = CONFIG.replace("  encoder:", "  ready: {{bundle: {folder}/ready}}\n  encoder:")
     sections = f"state_dir: {tmp_path}/state\nsigning: {{require_signature: true, keys: [{signer.public}]}}\n"
 
     async def scene() -> None:
         for folder in folders:
-            service = make_service(tmp_path, more, sections=sections, config=config)
+            service = make_service(tmp_path, more, sections=sections, config=WITH_BASE)
             with pytest.raises(
                 BundleError, match=f"{folder}/model.sig: missing, so the bundle is not signed"
             ):
                 await service.start()
             assert service.models.pids == {}
             signer.sign(folder)
-        service = make_service(tmp_path, more, sections=sections, config=config)
+        service = make_service(tmp_path, more, sections=sections, config=WITH_BASE)
         await service.start()
         assert set(service.models.pids) == {"small", "ready", "encoder"}
         await service.stop()
@@ -241,9 +139,8 @@ def test_all_bundles_of_a_configuration_are_those_that_a_service_loads(
     more = (
         f"topic: {{learned: {tmp_path}/learned}}\nsay: {{kind: generate, model: ready, adapter: {adapter}}}\n"
     )
-    config = CONFIG.replace("  encoder:", "  ready: {{bundle: {folder}/ready}}\n  encoder:")
-    make_service(tmp_path, more, config=config)
-    text = config.format(folder=tmp_path) + textwrap.indent(more, "  ")
+    make_service(tmp_path, more, config=WITH_BASE)
+    text = WITH_BASE.format(folder=tmp_path) + textwrap.indent(more, "  ")
     assert sorted(loaded) == sorted(parse_config(text).bundles.values())
 
 
@@ -267,9 +164,12 @@ def test_everything_that_doesnt_fit_is_said_at_once(tmp_path: Path) -> None:
     assert caught.value.problems[2].endswith("small is of kind decoder; this task needs kind encoder")
 
 
-def test_a_learned_folder_that_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["learned", "model"])
+def test_a_bundle_that_is_missing(tmp_path: Path, missing: str) -> None:
+    config = CONFIG.replace("{folder}/small", "{folder}/none") if missing == "model" else CONFIG
+    more = f"topic: {{learned: {tmp_path}/none}}\n" if missing == "learned" else ""
     with pytest.raises(BundleError, match="none: there is no such folder"):
-        make_service(tmp_path, f"topic: {{learned: {tmp_path}/none}}\n")
+        make_service(tmp_path, more, config=config)
 
 
 def test_each_task_kind_is_served(tmp_path: Path) -> None:
@@ -302,21 +202,6 @@ def test_each_task_kind_is_served(tmp_path: Path) -> None:
     play(scene)
 
 
-def write_adapter(folder: Path, base: str) -> Path:
-    manifest = json.loads((write_bundle(folder, "adapter") / "manifest.json").read_text())
-    manifest["adapter"]["base"] = base
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
-
-
-def write_base(folder: Path) -> str:
-    """A base that takes adapters; its digest."""
-    manifest = json.loads((write_bundle(folder) / "manifest.json").read_text())
-    manifest["graphs"] = {"generate": "model.onnx", "adapters": "model.onnx"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return load_bundle(folder).digest
-
-
 def test_each_call_of_a_task_names_its_adapter_and_results_too(tmp_path: Path) -> None:
     seen = []
 
@@ -332,8 +217,7 @@ def test_each_call_of_a_task_names_its_adapter_and_results_too(tmp_path: Path) -
         plain: {{kind: generate, model: ready}}
         label: {{kind: classify, model: ready, labels: [a, b], adapter: {adapter}}}
         """
-        config = CONFIG.replace("  encoder:", "  ready: {{bundle: {folder}/ready}}\n  encoder:")
-        service = make_service(tmp_path, more, answer, config=config)
+        service = make_service(tmp_path, more, answer, config=WITH_BASE)
         results = [await service.submit(request(task)) for task in ("say", "plain", "label")]
         assert seen == [str(adapter), None, str(adapter)]
         base = service.models.label("ready")
@@ -351,9 +235,8 @@ def test_adapters_that_dont_fit_are_said_at_once(tmp_path: Path) -> None:
     other: {{kind: generate, model: ready, adapter: {write_adapter(tmp_path / "other", "sha256:0")}}}
     old: {{kind: generate, model: small, adapter: {write_adapter(tmp_path / "good", digest)}}}
     """
-    config = CONFIG.replace("  encoder:", "  ready: {{bundle: {folder}/ready}}\n  encoder:")
     with pytest.raises(ConfigError) as caught:
-        make_service(tmp_path, more, config=config)
+        make_service(tmp_path, more, config=WITH_BASE)
     sentences = (
         "there is no such folder",
         "where an adapter is needed",

@@ -15,18 +15,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FOUNDATION = {
-    *("errors", "topics", "messages", "bundle", "shape", "profiles", "arithmetic"),
+    *("errors", "topics", "messages", "bundle", "calibration", "shape", "profiles", "arithmetic"),
     *("document", "fields", "sandbox", "templates", "sections", "consistency", "config"),
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""
 
 LAYERS = (
     FOUNDATION,
-    {"engine", "bus", "routes", "board", "inspection", "signature"},
+    {"engine", "bus", "routes", "board", "inspection", "signature", "feedback"},
     {"tasks", "trust", "expectation"},
-    {"scheduler", "models", "observe"},
+    {"scheduler", "models", "observe", "cascade", "corrections"},
+    {"escalation"},
     {"service", "client", "doctor"},
-    {"outgoing", "tries"},
+    {"outgoing", "tries", "neighbours"},
     {"pipeline"},
     {"daemon", "demo"},
     {"cli"},
@@ -34,7 +35,7 @@ LAYERS = (
 )
 """Each sees what stands in the lines above it; those in one line, but for the foundation, not each other."""
 
-NO_BUS = {"engine", "tasks", "scheduler", "models", "observe", "service", "routes"}
+NO_BUS = {"engine", "tasks", "scheduler", "models", "observe", "cascade", "escalation", "service", "routes"}
 """What computes knows no bus: requests and results are values."""
 
 ONLY_IN = {
@@ -53,14 +54,21 @@ SIGNATURE_ONLY = {"model_signing", "cryptography", "sigstore", "OpenSSL"}
 BUILD_MACHINE_ONLY = {"torch", "transformers", "onnx", "onnx_ir", "gguf", "accelerate", "sklearn", "optimum"}
 
 EXPORT_SEES = {
-    *("edgeslm.bundle", "edgeslm.errors", "edgeslm.config", "edgeslm.trust"),
+    *("edgeslm.bundle", "edgeslm.calibration", "edgeslm.errors", "edgeslm.config", "edgeslm.trust"),
     *("edgeslm.shape", "edgeslm.profiles", "edgeslm.arithmetic", "edgeslm.expectation"),
 }
 
 LOAD_BUNDLES = {"bundle", "engine", "signature", "trust", "inspection", "doctor", "cli"}
 """What loads bundles past ``Trust.load``: it runs nothing of them, or was told the digest."""
-EXPORT_MEASURES = {"evaluate.py": {"engine"}, "golden.py": {"engine"}, "exam.py": {"tasks", "messages"}}
-"""What is measured is what a device runs: these modules see more."""
+EXPORT_MEASURES = {
+    "evaluate.py": {"engine"},
+    "golden.py": {"engine"},
+    "exam.py": {"tasks", "messages"},
+    "token_rows.py": {"engine", "tasks", "messages"},
+    "decoder_ways.py": {"tasks"},
+    "encoder_ways.py": {"engine"},
+}
+"""What is measured and taught is what a device runs: these modules see more."""
 
 INSTALLED_AS = {"yaml": "pyyaml", "paho": "paho-mqtt"}
 OPTIONAL = {"model_signing"}

@@ -50,6 +50,10 @@ class Topics:
         return f"{self.base}/cancel"
 
     @property
+    def feedback(self) -> str:
+        return f"{self.base}/feedback"
+
+    @property
     def requests_filter(self) -> str:
         """The filter that catches the requests of every task."""
         return f"{self.base}/req/+"

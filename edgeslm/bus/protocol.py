@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from edgeslm.bus.node_topics import Topics, check_reply_topic, check_topic_name
 from edgeslm.bus.options import read_options
-from edgeslm.bus.strict_json import encode_json, parse_json, shown
+from edgeslm.bus.strict_json import decode_text, encode_json, parse_json, shown
 from edgeslm.errors import InvalidRequest, ProtocolError, RequestError, TooLarge
 from edgeslm.messages import Chunk, ErrorBody, Request, Result, Truncated
 from edgeslm.topics import matches as topic_matches
@@ -142,7 +142,7 @@ def parse_request(
                 f"The request has {size} bytes and this node takes {packet_limit}; send less text, or raise "
                 "limits.packet_bytes in the node's configuration."
             )
-        text = _decode(payload)
+        text = decode_text(payload)
         if not payload.lstrip().startswith(b"{"):
             return _make_request(sender, text, {}, task, correlation, expiry_s, now)
         sender.fields = _parse_fields(text)
@@ -158,15 +158,6 @@ def parse_request(
         return _make_request(sender, sender.fields["input"], options, task, correlation, expiry_s, now)
     except RequestError as error:
         return Rejected(task, sender.id, sender.reply_to, error, correlation)
-
-
-def _decode(payload: bytes) -> str:
-    try:
-        return payload.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            f"The payload isn't UTF-8 (byte {error.start} is wrong); encode the text as UTF-8."
-        ) from None
 
 
 def _parse_fields(text: str) -> dict[str, Any]:
@@ -272,7 +263,7 @@ def parse_cancel(payload: bytes, correlation: bytes | None = None) -> Cancel:
     """
     if correlation:
         return Cancel(correlation=correlation)
-    value = parse_json(_decode(payload))
+    value = parse_json(decode_text(payload))
     id_ = value.get("id") if isinstance(value, dict) else None
     if not isinstance(id_, str) or not 1 <= len(id_) <= MAX_ID_CHARACTERS:
         raise InvalidRequest('A cancel message needs Correlation Data, or the payload {"id": "..."}.')
@@ -415,7 +406,7 @@ def encode_document(fields: Mapping[str, Any]) -> bytes:
 
 def _parse_object(payload: bytes, what: str) -> dict[str, Any]:
     try:
-        value = parse_json(_decode(payload))
+        value = parse_json(decode_text(payload))
     except InvalidRequest as error:
         raise ProtocolError(f"The message isn't a {what}. {error}") from None
     if not isinstance(value, dict):

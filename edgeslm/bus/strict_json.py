@@ -22,6 +22,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
+def decode_text(payload: bytes) -> str:
+    """UTF-8; InvalidRequest says where it isn't."""
+    try:
+        return payload.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"The payload isn't UTF-8 (byte {error.start} is wrong); encode the text as UTF-8."
+        ) from None
+
+
 def parse_json(text: str) -> Any:
     """The value of a JSON text.
 

@@ -144,7 +144,8 @@ class Output:
     """What a call came to. Which field is set follows from the call.
 
     ``text`` and ``finish_reason`` (``stop`` or ``length``): Generate. ``probabilities``: Score and
-    Classify, in the order of the labels, summing to 1. ``vectors``: Embed.
+    Classify, in the order of the labels, summing to 1. ``distance``: Classify, how far the text lies from
+    what the head learned from, 0 to 2. ``vectors``: Embed.
     """
 
     cost: Cost = Cost()
@@ -152,6 +153,7 @@ class Output:
     finish_reason: str = ""
     probabilities: tuple[float, ...] = ()
     vectors: tuple[tuple[float, ...], ...] = ()
+    distance: float | None = None
     truncated: Truncated | None = None
 
 

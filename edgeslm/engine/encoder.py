@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from edgeslm.bundle import Bundle, HeadSection, load_bundle, verify_bundle
+from edgeslm.bundle import Bundle, load_bundle, verify_bundle
 from edgeslm.engine.calls import Classify, Cost, Embed, Output, Overflow
 from edgeslm.engine.overflow import fit
 from edgeslm.engine.prompt import load_tokenizer
@@ -94,6 +94,7 @@ class Encoder:
         return Output(
             cost=Cost(prompt_tokens=tokens),
             probabilities=tuple(map(float, head.probabilities(vectors)[0])),
+            distance=head.distance(vectors[0]),
             truncated=truncated,
         )
 
@@ -123,12 +124,12 @@ class Encoder:
 
 
 class Head:
-    """A multinomial logistic regression with its temperature (Guo et al. 2017, temperature scaling)."""
+    """A multinomial logistic regression; what its probabilities are worth, ``edgeslm.calibration`` says."""
 
-    def __init__(self, section: HeadSection, weight: Floats, bias: Floats) -> None:
-        self.labels = section.labels
-        self._weight = weight / section.temperature
-        self._bias = bias / section.temperature
+    def __init__(self, weight: Floats, bias: Floats, centroids: Floats | None = None) -> None:
+        self._weight = weight
+        self._bias = bias
+        self._centroids = centroids
 
     def probabilities(self, vectors: Floats) -> Floats:
         """[n, dimension] -> [n, labels], rows summing to 1."""
@@ -137,12 +138,19 @@ class Head:
         exp = np.exp(logits)
         return np.asarray(exp / exp.sum(axis=1, keepdims=True), np.float32)
 
+    def distance(self, vector: Floats) -> float | None:
+        """1 less the cosine to the nearest centroid; None without any."""
+        if self._centroids is None:
+            return None
+        length = max(float(np.linalg.norm(vector)), 1e-12)
+        return 1 - float((self._centroids @ vector).max()) / length
+
 
 def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
     """:raises BundleError: no head, damaged, learned on another encoder, or not the one of ``digest``."""
     bundle = load_bundle(path, digest)
-    section = bundle.manifest.head
-    if section is None:
+    section, learned = bundle.manifest.head, bundle.manifest.learned
+    if section is None or learned is None:
         raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a learned head is needed")
     if (needed := section.encoder or bundle.digest) != encoder.digest:
         raise BundleError(f"{path}: learned on the encoder {needed}, but this is {encoder.digest}")
@@ -151,11 +159,14 @@ def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             weight, bias = arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32)
+            centroids = arrays["centroids"].astype(np.float32) if "centroids" in arrays else None
     except Exception as error:  # zipfile, zlib and numpy raise many kinds
         raise BundleError(f"{file}: not the arrays of a head: {error}") from None
-    shape = (len(section.labels), encoder.manifest.encoder.dimension if encoder.manifest.encoder else 0)
+    shape = (len(learned.labels), encoder.manifest.encoder.dimension if encoder.manifest.encoder else 0)
     if weight.shape != shape or bias.shape != shape[:1]:
         raise BundleError(f"{file}: weight has shape {weight.shape}, {shape} is needed")
-    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+    if centroids is not None and (centroids.ndim != 2 or centroids.shape[1] != shape[1]):
+        raise BundleError(f"{file}: centroids have shape {centroids.shape}, [groups, {shape[1]}] is needed")
+    if not all(np.isfinite(values).all() for values in (weight, bias, centroids) if values is not None):
         raise BundleError(f"{file}: holds numbers that are not finite")
-    return Head(section, weight, bias)
+    return Head(weight, bias, centroids)

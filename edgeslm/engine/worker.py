@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,12 +112,7 @@ class Engine:
         )
         cost = output.cost
         elapsed = (time.perf_counter() - started) * 1000
-        return Output(
-            cost=type(cost)(prefill_ms=elapsed, prompt_tokens=cost.prompt_tokens),
-            probabilities=output.probabilities,
-            vectors=output.vectors,
-            truncated=output.truncated,
-        )
+        return replace(output, cost=replace(cost, prefill_ms=elapsed))
 
     def close(self) -> None:
         if self._decoder is not None:

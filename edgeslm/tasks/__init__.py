@@ -5,8 +5,12 @@ A task knows nothing of MQTT, queues or processes; it sees the engine as one asy
 
 from __future__ import annotations
 
-from edgeslm.bundle import HeadSection
+from collections.abc import Mapping
+from typing import Any
+
+from edgeslm.bundle import Bundle, LearnedSection
 from edgeslm.config import Task as TaskSection
+from edgeslm.errors import ConfigError
 from edgeslm.tasks.answer import Answer
 from edgeslm.tasks.classify import Classify
 from edgeslm.tasks.embed import EmbedText
@@ -22,9 +26,52 @@ _KINDS: dict[str, type[Task]] = {
 }
 
 
-def make_task(
-    name: str, section: TaskSection, head: HeadSection | None = None, head_digest: str | None = None
-) -> Task:
-    """The task that ``section`` describes; ``head`` is what its ``learned`` folder brings."""
-    kind = section.kind or "classify"  # a learned task may leave its kind out, and only classify is learned
-    return _KINDS[kind](name, section, head, head_digest)
+def make_task(name: str, section: TaskSection, bundle: Bundle | None = None) -> Task:
+    """The task that ``section`` describes.
+
+    :param bundle: the head or the adapter that it was taught as, which brings what the section leaves out.
+    :raises ConfigError: the section says something else than what was taught.
+    """
+    learned = None if bundle is None else bundle.manifest.learned
+    if learned is not None:
+        section = _completed(name, section, learned)
+    if section.kind is None:
+        raise ConfigError([f"tasks.{name}.kind: missing, and its bundle was not taught a task"])
+    if section.kind == "classify" and section.labels is None:
+        raise ConfigError([f"tasks.{name}.labels: missing, and its adapter was not taught any"])
+    if section.kind == "extract" and section.output_schema is None:
+        raise ConfigError([f"tasks.{name}.schema: missing, and its adapter was not taught any"])
+    return _KINDS[section.kind](name, section, bundle)
+
+
+def _completed(name: str, section: TaskSection, learned: LearnedSection) -> TaskSection:
+    """The section with what was taught. It may repeat that, not contradict it."""
+    if section.kind not in (None, learned.kind):
+        raise ConfigError([f"tasks.{name}.kind: {section.kind}, but what was taught is {learned.kind}"])
+    if section.labels is not None and set(section.labels) != set(learned.labels):
+        taught = ", ".join(learned.labels)
+        raise ConfigError([f"tasks.{name}.labels: what was taught has the labels {taught}; take them out"])
+    schema = section.output_schema
+    if schema is not None and not _fields(schema) <= _fields(learned.output_schema):
+        taught = ", ".join(sorted(_fields(learned.output_schema))) or "no fields"
+        raise ConfigError([f"tasks.{name}.schema: what was taught finds {taught}; take it out"])
+    if "schema" in (section.allow or ()):
+        raise ConfigError([f"tasks.{name}.allow: schema can't be set by senders, as the fields are taught"])
+    if section.max_error is not None and learned.kind != "classify":
+        raise ConfigError([f"tasks.{name}.max_error: means nothing to {learned.kind}; take it out"])
+    if section.examples:
+        raise ConfigError([f"tasks.{name}.examples: mean nothing to what was taught; take them out"])
+    return section.model_copy(
+        update={
+            "kind": learned.kind,
+            "labels": dict.fromkeys(learned.labels, "") or None,
+            "output_schema": section.output_schema or learned.output_schema,
+            "instruction": learned.instruction,
+            "verbatim": section.verbatim or learned.verbatim,
+        }
+    )
+
+
+def _fields(schema: Mapping[str, Any] | None) -> set[str]:
+    """Names of the fields that a schema of an extract task has."""
+    return set((schema or {}).get("properties", ()))

@@ -6,44 +6,96 @@ Two ways: a head learned on encoder embeddings, or the decoder's own distributio
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from edgeslm.bundle import Bundle
+from edgeslm.calibration import find_threshold, judge, without_bias
+from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Classify as ClassifyCall
 from edgeslm.engine.calls import Prompt, Score, Text
-from edgeslm.errors import InvalidRequest
+from edgeslm.errors import ConfigError, InvalidRequest
 from edgeslm.messages import Request
+from edgeslm.sections import LEARNED
 from edgeslm.tasks.task import Ask, Outcome, Task
 
+CONTENT_FREE = ("N/A", "[MASK]", "-")
+"""Messages that say nothing: what a model makes of them is its bias (Zhao et al. 2021, section 4)."""
+MOST_BIASES = 16
 INSTRUCTION = "Which label fits the message?"
 
 
 class Classify(Task):
     kind = "classify"
 
+    def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
+        super().__init__(name, section, bundle)
+        self._calibration = None if self.learned is None else self.learned.calibration
+        self.threshold = self._threshold()
+        """Confidence below which the result is ``abstained``."""
+        self._biases: dict[tuple[str, ...], tuple[float, ...]] = {}
+
     def check(self, request: Request) -> None:
         super().check(request)
-        if self.head is not None and "labels" in request.options:
+        if self.learned is not None and "labels" in request.options:
             raise InvalidRequest(f"the labels of task {self.name} are learned and can't be set by a request")
 
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
         message = self.text(request)
-        if self.head is not None and self.section.learned is not None:
-            labels = self.head.labels
-            folder = str(self.section.learned)
-            output = await ask(ClassifyCall(message, folder, self.section.overflow, self.head_digest))
-            stage = "learned"
+        if self.learned is not None and self.bundle is not None and self.is_head:
+            labels = self.learned.labels
+            head = ClassifyCall(message, str(self.bundle.path), self.section.overflow, self.bundle.digest)
+            output = await ask(head)
         else:
             meanings = self._meanings(request)
             labels = tuple(meanings)
             output = await ask(Score(self._prompt(request, meanings, message), labels))
-            stage = self.section.model or ""
-        scores = dict(zip(labels, output.probabilities, strict=True))
-        label = max(scores, key=scores.__getitem__)
-        result = {"label": label, "confidence": scores[label], "scores": scores, "stage": stage}
-        return Outcome.of(output, result, abstained=scores[label] < (self.section.threshold))
+            if self.section.calibration == "contextual" and self.learned is None:
+                biases = await self._bias(request, meanings, ask)
+                output = replace(output, probabilities=without_bias(output.probabilities, biases))
+        verdict = judge(output.probabilities, self._calibration)
+        result = {
+            "label": labels[verdict.best],
+            "confidence": verdict.confidence,
+            "scores": dict(zip(labels, verdict.scores, strict=True)),
+            "stage": LEARNED if self.section.learned else self.section.model,
+        }
+        return Outcome.of(output, result, abstained=verdict.confidence < self.threshold)
+
+    async def _bias(self, request: Request, meanings: dict[str, str], ask: Ask) -> tuple[float, ...]:
+        """What the model makes of messages that say nothing: asked once for each set of labels."""
+        labels = tuple(meanings)
+        if labels not in self._biases:
+            asked = [
+                (await ask(Score(self._prompt(request, meanings, message), labels))).probabilities
+                for message in CONTENT_FREE
+            ]
+            while len(self._biases) >= MOST_BIASES:  # senders may bring labels of their own
+                del self._biases[next(iter(self._biases))]
+            self._biases[labels] = tuple(sum(column) / len(asked) for column in zip(*asked, strict=True))
+        return self._biases[labels]
+
+    def _threshold(self) -> float:
+        """:raises ConfigError: a wanted error that the calibration can't promise."""
+        wanted = self.section.max_error
+        if wanted is None:
+            return self.section.threshold
+        if self._calibration is None or not self._calibration.risk:
+            return 1 - wanted  # nothing says better: the model is taken at its word
+        point = find_threshold(self._calibration, wanted)
+        if point is None:
+            least = min(point.error for point in self._calibration.risk)
+            raise ConfigError(
+                [
+                    f"tasks.{self.name}.max_error: {wanted} can't be promised: the least error that its "
+                    f"{self._calibration.rows} test rows show is {least:.3f}; teach it with more rows, or "
+                    "allow more"
+                ]
+            )
+        return point.threshold
 
     def result_schema(self) -> dict[str, Any]:
-        labels = list(self.head.labels if self.head else self.section.labels or ())
+        labels = list(self.section.labels or ())
         probability = {"type": "number", "minimum": 0, "maximum": 1}
         return {
             "type": "object",
@@ -63,6 +115,9 @@ class Classify(Task):
         return dict(sent) if isinstance(sent, dict) else dict.fromkeys(sent, "")
 
     def _prompt(self, request: Request, meanings: dict[str, str], message: str) -> Prompt:
+        if self.learned is not None:
+            turns = self.turns((self.section.instruction or "",), Text(message, cut=True))
+            return Prompt(turns, overflow=self.section.overflow)
         lines = [f"- {label}: {meaning}" if meaning else f"- {label}" for label, meaning in meanings.items()]
         shown = "\n".join(lines)
         instruction = (

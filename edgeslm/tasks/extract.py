@@ -26,8 +26,13 @@ TIGHT_ARRAY_ITEMS = 4
 """Bounds of the second try, when the first ran out of tokens before its JSON was closed."""
 SCHEMA_CHARS = 20_000
 """Most characters of a schema that a sender brings: checking one takes time that the bus waits for."""
-PHRASE_WORDS = 4
+PHRASE_WORDS = 8
 """Longest run of words that a ``verbatim`` string can be."""
+BRACKETS = "\"'`()[]{}<>,;"
+PIECE = r"[^\s\"'`()\[\]{}<>,;=|&:/@!?]+"
+"""What stands between separators in a word."""
+MOST_PIECES = 12
+"""Pieces of one word that are looked at."""
 MOST_PHRASES = 1000
 
 
@@ -95,6 +100,8 @@ class Extract(Task):
             return None, output
 
     def _instruction(self, request: Request, schema: Mapping[str, Any]) -> tuple[str | Text, ...]:
+        if self.learned is not None:  # its fields are what it was taught
+            return (self.section.instruction or "",)
         lines = []
         for name, field in schema.get("properties", {}).items():
             about = field.get("description", "") if isinstance(field, Mapping) else ""
@@ -153,28 +160,47 @@ def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[st
 
 
 def phrases(message: str) -> list[str]:
-    """Every run of up to :data:`PHRASE_WORDS` words of the message, without the punctuation around it.
+    """What a ``verbatim`` string may be: words of the message without the punctuation around them, their
+    pieces between separators (``rhost=192.0.2.1`` has three), and runs of up to :data:`PHRASE_WORDS` words.
 
     A long message gets shorter runs, so that there are never more than :data:`MOST_PHRASES`.
     """
     words = [match.span() for match in re.finditer(r"\S+", message)]
     trimmed = [_trim(message, start, end) for start, end in words]
     found: dict[str, None] = {}
-    for length in range(1, PHRASE_WORDS + 1):
-        runs = {
+    runs = _runs(message, trimmed, PHRASE_WORDS)
+    for fresh in (next(runs), _pieces(message, words), *runs):
+        if len(found) + len(fresh) > MOST_PHRASES:
+            break
+        found |= fresh
+    return list(found) or [message[start:end] for start, end in words[:MOST_PHRASES]]
+
+
+def _runs(message: str, words: Sequence[tuple[int, int]], longest: int) -> Iterator[dict[str, None]]:
+    """The texts of one word, of two in a row, and so on."""
+    for length in range(1, longest + 1):
+        yield {
             message[first[0] : last[1]]: None
-            for first, last in zip(trimmed, trimmed[length - 1 :], strict=False)
+            for first, last in zip(words, words[length - 1 :], strict=False)
             if first[0] < last[1]
         }
-        if len(found) + len(runs) > MOST_PHRASES:
-            break
-        found |= runs
-    return list(found) or [message[start:end] for start, end in words[:MOST_PHRASES]]
+
+
+def _pieces(message: str, words: Sequence[tuple[int, int]]) -> dict[str, None]:
+    """Parts of words from the beginning of one piece to the end of another."""
+    found: dict[str, None] = {}
+    for start, end in words:
+        word = message[start:end]
+        found[word.strip(BRACKETS + ".!?") or word] = None  # an address may begin with a colon
+        spans = [match.span() for match in re.finditer(PIECE, word)][:MOST_PIECES]
+        for first, (begin, _) in enumerate(spans):
+            found |= {word[begin:stop]: None for _, stop in spans[first:]}
+    return found
 
 
 def _trim(message: str, start: int, end: int) -> tuple[int, int]:
     """A word's offsets without quotes, brackets and marks around it; a word of marks alone stays."""
-    bare = message[start:end].strip("\"'`()[]{}<>,;:.!?")
+    bare = message[start:end].strip(BRACKETS + ":.!?")
     if not bare:
         return start, end
     start = message.index(bare, start)

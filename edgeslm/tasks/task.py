@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
-from edgeslm.bundle import HeadSection
+from edgeslm.bundle import Bundle, LearnedSection
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Cost, Output, Sampling, Text, Turn
 from edgeslm.errors import InvalidRequest
@@ -22,35 +22,42 @@ class Ask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A result's body before the parts that the scheduler knows (queue time, model) are added."""
+    """A result's body before the parts that the scheduler knows (queue time, model) are added.
+
+    ``distance`` says how far the message lies from what the task was taught with, where that is known.
+    """
 
     status: Literal["ok", "abstained"]
     result: Mapping[str, Any]
     cost: Cost
     truncated: Truncated | None = None
+    distance: float | None = None
 
     @classmethod
     def of(cls, output: Output, result: Mapping[str, Any], *, abstained: bool = False) -> Outcome:
-        return cls("abstained" if abstained else "ok", result, output.cost, output.truncated)
+        status: Literal["ok", "abstained"] = "abstained" if abstained else "ok"
+        return cls(status, result, output.cost, output.truncated, output.distance)
 
 
 class Task(ABC):
-    """One entry of ``tasks:``, ready to run. ``head`` is what its ``learned`` folder brings, a bundle of
-    ``head_digest``."""
+    """One entry of ``tasks:``, ready to run. ``bundle`` is the head or the adapter that it was taught as."""
 
     kind: ClassVar[str]
 
-    def __init__(
-        self,
-        name: str,
-        section: TaskSection,
-        head: HeadSection | None = None,
-        head_digest: str | None = None,
-    ) -> None:
+    def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
         self.name = name
         self.section = section
-        self.head = head
-        self.head_digest = head_digest
+        self.bundle = bundle
+
+    @property
+    def learned(self) -> LearnedSection | None:
+        """What it was taught; None for a task that is only told what to do."""
+        return None if self.bundle is None else self.bundle.manifest.learned
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it computes on an encoder."""
+        return self.bundle is not None and self.bundle.manifest.head is not None
 
     @abstractmethod
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:

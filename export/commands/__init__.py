@@ -21,6 +21,17 @@ def positive(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """An argparse type: a number between 0 and 1, neither included."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number between 0 and 1")
+    return number
+
+
 def whole(text: str) -> int:
     """An argparse type: a whole number above 0."""
     try:
@@ -38,3 +49,29 @@ def add_source(command: argparse.ArgumentParser) -> None:
         "src", metavar="SRC", help="hub id (owner/name or owner/name@revision), folder or .gguf file"
     )
     command.add_argument("out", type=Path, metavar="OUT", help="the bundle folder to make")
+
+
+def find_base(path: Path, *named: Path | None) -> Path:
+    """The bundle that the head or adapter in ``path`` adds to: of those that are ``named`` the first that
+    fits, else looked for beside it and among the starter's; of a head with its own encoder that itself.
+
+    :raises ExportError: it isn't found. :raises BundleError: ``path`` is no bundle.
+    """
+    from edgeslm_export.starter import default_folder
+
+    from edgeslm.bundle import load_bundle
+    from edgeslm.errors import EdgeslmError, ExportError
+
+    manifest = load_bundle(path).manifest
+    digest = manifest.adapter.base if manifest.adapter else manifest.head.encoder if manifest.head else None
+    if digest is None:
+        return path
+    nearby = (path.resolve().parent, path.resolve().parent.parent, default_folder())
+    folders = [file.parent for folder in nearby for file in sorted(folder.glob("*/manifest.json"))]
+    for folder in [*(folder for folder in named if folder is not None), *folders]:
+        try:
+            if load_bundle(folder).digest == digest:
+                return folder
+        except EdgeslmError:
+            continue
+    raise ExportError(f"The bundle that {path} was learned on isn't near it; name it with --base BUNDLE.")

@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeslm_export.commands import whole
+from edgeslm_export.commands import find_base, share, whole
 from edgeslm_export.progress import Bar
 from edgeslm_export.screen import print_json, print_table
-from edgeslm_export.starter import default_folder
 
 from edgeslm.bundle import load_bundle
-from edgeslm.errors import EdgeslmError, ExportError
+from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
     from edgeslm_export.checkpoint import Origin
@@ -52,7 +51,20 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="compare on the last fifth of this text too, which an export doesn't calibrate on",
     )
     command.add_argument(
-        "--encoder", type=Path, metavar="BUNDLE", help="a head's encoder (default: looked for nearby)"
+        "--base",
+        "--encoder",
+        type=Path,
+        metavar="BUNDLE",
+        help="the encoder or decoder that a learned head or adapter adds to (default: looked for nearby)",
+    )
+    command.add_argument(
+        "--max-error",
+        type=share,
+        metavar="SHARE",
+        help="of what a learned task answers; it abstains from the rest, and the share that is left is shown",
+    )
+    command.add_argument(
+        "--answers", action="store_true", help="add what a learned task made of each row to the JSON line"
     )
     command.add_argument("--threads", type=whole, help="threads of the inference (default: one a core)")
 
@@ -71,7 +83,9 @@ def run(options: argparse.Namespace) -> None:
         wanted = Wanted(
             data=options.data,
             task=options.task,
-            encoder=options.encoder or _find_encoder(options.bundle),
+            base=options.base or _base_of(options.bundle),
+            max_error=options.max_error,
+            with_answers=options.answers,
             reference=_origin(options, bar),
             corpora=_corpora(options, bar),
         )
@@ -79,8 +93,14 @@ def run(options: argparse.Namespace) -> None:
             options.bundle, wanted, threads=options.threads, on_progress=bar, debug=options.debug
         )
     if not options.json:
-        print_table(report)
+        print_table({key: value for key, value in report.items() if key != "answers"})
     print_json({"bundle": str(options.bundle), **report})
+
+
+def _base_of(path: Path) -> Path | None:
+    """What a head or an adapter adds to."""
+    manifest = load_bundle(path).manifest
+    return find_base(path) if manifest.head or manifest.adapter else None
 
 
 def _origin(options: argparse.Namespace, bar: Bar) -> Origin | None:
@@ -104,20 +124,3 @@ def _corpora(options: argparse.Namespace, bar: Bar) -> list[Corpus]:
             raise ExportError(f"{error} Or name a text of your own with --text.") from None
         bar.say(f"{error} Only {options.text} is measured on.")
         return own
-
-
-def _find_encoder(head: Path) -> Path | None:
-    """The encoder bundle of a head, looked for beside the head and among the starter's."""
-    section = load_bundle(head).manifest.head
-    if section is None:
-        return None
-    if section.encoder is None:
-        return head
-    for folder in (head.resolve().parent, head.resolve().parent.parent, default_folder()):
-        for manifest in sorted(folder.glob("*/manifest.json")):
-            try:
-                if load_bundle(manifest.parent).digest == section.encoder:
-                    return manifest.parent
-            except EdgeslmError:
-                continue
-    raise ExportError(f"The encoder that {head} was learned on isn't near it; name it with --encoder BUNDLE.")

@@ -3,29 +3,68 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.commands import positive
+from edgeslm_export.lesson import ENCODER, HEAD, LORA, METHODS, QLORA, Effort, Ground
 from edgeslm_export.progress import Bar
+from edgeslm_export.proofread import ASK, CHOICES, Judge, load_tested, proofread
+from edgeslm_export.rows import FieldsRow, LabelledRow
 from edgeslm_export.screen import print_columns, print_json, print_labels, print_line
-from edgeslm_export.starter import ENCODER, Maker, default_folder
+from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
+from edgeslm_export.starter import MODEL, Maker, default_folder
 
+from edgeslm.bundle import load_bundle
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
-    from edgeslm_export.ways import Effort, Ground
+    from edgeslm_export.audit import Rows
+    from edgeslm_export.tune import Task
 
-SUMMARY = "learn a classify task from labelled messages"
+SUMMARY = "learn a task from messages with their labels or fields"
 EXAMPLE = "edgeslm-export tune spam.yaml messages.jsonl learned/spam --minutes 10"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("task", type=Path, metavar="TASK.yaml", help="one entry of tasks: with its name")
     command.add_argument(
-        "data", type=Path, metavar="DATA", help='JSON lines {"text", "label"}, or CSV with these columns'
+        "data",
+        type=Path,
+        metavar="DATA",
+        help='JSON lines {"text", "label"}, or CSV with these columns, or JSON lines {"text", "fields"}',
     )
     command.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    add_ground(command)
+    command.add_argument(
+        "--method",
+        choices=("auto", *METHODS),
+        default="auto",
+        help="head: a classifier on the encoder as it is; encoder: the encoder is taught too; lora: an "
+        "adapter for a decoder; qlora: the same with the decoder in four bits meanwhile; auto: the one that "
+        "is more often right (default: %(default)s)",
+    )
+    command.add_argument(
+        "--minutes", type=positive, help="most time that each teaching may take (default: as it needs)"
+    )
+
+    command.add_argument(
+        "--test", type=Path, metavar="DATA", help="rows kept for a test: nothing of them may be learned from"
+    )
+    command.add_argument(
+        "--clean",
+        nargs="*",
+        choices=CHOICES,
+        metavar="KIND",
+        help="drop rows that something is wrong with: all, or any of %(choices)s; without a KIND each is "
+        "asked for (default: they are listed and stay)",
+    )
+
+
+def add_ground(command: argparse.ArgumentParser) -> None:
+    """What is learned on."""
     command.add_argument(
         "--encoder",
         metavar="BUNDLE_OR_SRC",
@@ -33,26 +72,27 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "is taught (default: the starter's, both)",
     )
     command.add_argument(
-        "--method",
-        choices=("auto", "head", "encoder"),
-        default="auto",
-        help="head: a classifier on the encoder as it is; encoder: the encoder is taught too; auto: the one "
-        "that is more often right (default: %(default)s)",
+        "--base",
+        type=Path,
+        metavar="BUNDLE",
+        help="the decoder bundle that an adapter is for; auto then tries lora too (default for lora, qlora "
+        "and fields: the starter's)",
     )
     command.add_argument(
-        "--minutes", type=positive, help="most time that teaching an encoder may take (default: as it needs)"
+        "--checkpoint",
+        metavar="SRC",
+        help="the float model that --base was made of: hub id, folder or .gguf file",
     )
 
 
 def run(options: argparse.Namespace) -> None:
     """Learns a task and shows how often each way of learning it is right."""
     from edgeslm_export.package import check_absent
-    from edgeslm_export.tune import load_task, read_rows, tune
-    from edgeslm_export.ways import Effort
+    from edgeslm_export.tune import learn, load_task, read_rows
 
     check_absent(options.out)
     task = load_task(options.task)
-    read_rows(task, options.data)  # before anything is fetched or made
+    rows: Rows = read_rows(task, options.data)  # before anything is fetched or made
     with Bar() as bar:
         effort = Effort(
             method=None if options.method == "auto" else options.method,
@@ -61,16 +101,73 @@ def run(options: argparse.Namespace) -> None:
             on_progress=bar,
             debug=options.debug,
         )
-        ground = _ground(options.encoder, task.model, effort)
-        _, report = tune(task, options.data, options.out, ground, effort)
+        ground = find_ground(options, effort, has_fields=isinstance(rows[0], FieldsRow))
+        rows, found = _proofread(task, rows, ground, options, bar.say)
+        _, report = learn(task, rows, options.data.name, options.out, ground, effort)
+        report["findings"] = found
     if options.json:
         print_json({"bundle": str(options.out), **report})
         return
-    how = {"head": "a head on the encoder as it is", "encoder": "an encoder taught for it"}[report["method"]]
-    print_line(f"{options.out}: learned {task.name} from {report['learned_from']} rows: {how}")
+    print_line(
+        f"{options.out}: learned {task.name} from {report['learned_from']} rows: {HOW[report['method']]}"
+    )
+    if "fields" in report:
+        _print_fields(report)
+        return
     _print_methods(report)
     print_line(f"always the commonest label   {report['majority']:.3f}")
+    for wanted, share in report["coverage"].items():
+        left = "more rows are needed to promise that" if share is None else f"answers {share:.1%}"
+        print_line(f"{f'max_error: {wanted}':<29}{left}")
     print_labels(report["labels"])
+
+
+def _proofread(
+    task: Task, rows: Rows, ground: Ground, options: argparse.Namespace, say: Callable[[str], None]
+) -> tuple[Rows, list[dict[str, Any]]]:
+    """The rows without those that the user drops. Wrong labels are looked for where there is an encoder."""
+    from edgeslm_export.audit import MISSING, can_judge
+    from edgeslm_export.encoder_ways import judge_rows
+    from edgeslm_export.tune import check_rows, labels_of
+
+    clean = () if options.clean is None else options.clean or (ASK,)
+    bundle = ground.bundle
+
+    if not can_judge():
+        say(MISSING)
+    judge: Judge | None = None
+    if bundle is not None and can_judge():
+
+        def judge(labelled: Sequence[LabelledRow]) -> tuple[Any, Any, Any]:
+            check_rows(task, labelled, options.data)
+            return judge_rows(bundle, labelled, labels_of(task, labelled))
+
+    left, found = proofread(rows, clean, say, tested=load_tested(options.test), judge=judge)
+    check_rows(task, left, options.data)
+    return left, found
+
+
+HOW = {
+    "head": "a head on the encoder as it is",
+    "encoder": "an encoder taught for it",
+    "lora": "an adapter for the decoder",
+    "qlora": "an adapter for the decoder",
+}
+
+
+def _print_fields(report: dict[str, Any]) -> None:
+    low, high = report["exact_interval"]
+    measured = report["measured"][report["method"]]
+    print_line(
+        f"all fields right             {report['exact']:.3f} ({low:.3f} to {high:.3f}) of "
+        f"{report['rows']} rows held out"
+    )
+    print_line(f"messages/s                   {measured['texts_per_s']:.1f}")
+    rows = [
+        (name, str(of["rows"]), f"{of['accuracy']:.3f}", "{:.3f} to {:.3f}".format(*of["interval"]))
+        for name, of in report["fields"].items()
+    ]
+    print_columns(("field", "rows with it", "right", "95 % interval"), rows)
 
 
 def _print_methods(report: dict[str, Any]) -> None:
@@ -97,32 +194,63 @@ def _print_methods(report: dict[str, Any]) -> None:
             "rows held out",
             "calibration error",
             "messages/s",
-            "encoder",
+            "bytes",
         ),
         rows,
     )
 
 
-def _ground(encoder: str | None, model: str, effort: Effort) -> Ground:
-    """What is learned on: what was named, else the task's ``model`` when that is a bundle's folder, else the
-    starter's encoder, made if it is missing, and its checkpoint where that could be wanted."""
-    from edgeslm_export.hub import resolve_source
-    from edgeslm_export.ways import HEAD, NEEDS_BUNDLE, Ground
+def find_ground(options: argparse.Namespace, effort: Effort, *, has_fields: bool) -> Ground:
+    """What is learned on: what was named, else the starter's, made if it is missing.
 
-    named = encoder or (model if model and _is_bundle(model) else None)
+    :raises ExportError: what the wanted method needs wasn't named, or can't be had.
+    """
+    wanted = effort.method or (LORA if has_fields else None)
+    ground = Ground()
+    if wanted in (None, HEAD, ENCODER):
+        ground = _encoder_ground(options.encoder, effort)
+    if wanted in (LORA, QLORA) or options.base is not None:
+        ground = _decoder_ground(ground, options, effort)
+    return ground
+
+
+def _encoder_ground(named: str | None, effort: Effort) -> Ground:
+    from edgeslm_export.hub import resolve_source
+    from edgeslm_export.ways import NEEDS
+
     if named and _is_bundle(named):
         return Ground(bundle=Path(named))
     if named and effort.method == HEAD:
-        raise ExportError(NEEDS_BUNDLE)
+        raise ExportError(NEEDS[HEAD])
     if named:
         return Ground(checkpoint=resolve_source(named, "encoder", effort.announce, memory_a_weight=20))
     maker = Maker(effort.announce, effort.on_progress, debug=effort.debug)
-    folder = default_folder() / ENCODER
+    folder = default_folder() / ENCODER_BUNDLE
     if not folder.exists():
         effort.announce(f"No --encoder was named: making the starter encoder in {folder}.")
     bundle = maker.make_encoder(folder)
-    checkpoint = None if effort.method == HEAD else maker.encoder_origin()
-    return Ground(bundle, checkpoint)
+    return Ground(bundle, None if effort.method == HEAD else maker.encoder_origin())
+
+
+def _decoder_ground(ground: Ground, options: argparse.Namespace, effort: Effort) -> Ground:
+    from edgeslm_export.hub import resolve_source
+    from edgeslm_export.ways import NEEDS
+
+    if options.base is not None and options.checkpoint is not None:
+        origin = resolve_source(options.checkpoint, "decoder", effort.announce, memory_a_weight=7)
+        return replace(ground, base=options.base, decoder=origin)
+    if options.checkpoint is not None:
+        raise ExportError(NEEDS[LORA])
+    maker = Maker(effort.announce, effort.on_progress, debug=effort.debug)
+    origin = maker.model_origin()
+    if options.base is not None:
+        if load_bundle(options.base).manifest.source.revision != origin.source.revision:
+            raise ExportError(NEEDS[LORA])
+        return replace(ground, base=options.base, decoder=origin)
+    folder = default_folder() / MODEL
+    if not folder.exists():
+        effort.announce(f"No --base was named: making the starter decoder in {folder}.")
+    return replace(ground, base=maker.make_model(folder), decoder=origin)
 
 
 def _is_bundle(folder: str) -> bool:

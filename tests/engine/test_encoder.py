@@ -35,18 +35,10 @@ def arrays(**changes: Any) -> bytes:
     return stream.getvalue()
 
 
-def write_head(folder: Path, encoder: str | None, weights: bytes, **changes: Any) -> Path:
+def write_head(folder: Path, encoder: str | None, weights: bytes) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "head.npz").write_bytes(weights)
     digest = hashlib.sha256(weights).hexdigest()
-    section = {
-        "task": "t",
-        "labels": ["spam", "ham"],
-        "encoder": encoder,
-        "temperature": 1.0,
-        "rows": 2,
-        **changes,
-    }
     manifest = {
         "format": 1,
         "name": "t",
@@ -54,7 +46,8 @@ def write_head(folder: Path, encoder: str | None, weights: bytes, **changes: Any
         "architecture": "logistic-regression",
         "source": {"id": "here"},
         "files": [{"path": "head.npz", "bytes": len(weights), "sha256": digest}],
-        "head": section,
+        "head": {"encoder": encoder},
+        "learned": {"task": "t", "kind": "classify", "labels": ["spam", "ham"], "rows": 2},
         "created": "2026-01-01T00:00:00Z",
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -126,9 +119,9 @@ def test_a_cut_text_is_read_like_the_part_that_is_kept(encoder: Encoder) -> None
 def test_a_head_gives_probabilities(encoder: Encoder, tmp_path: Path) -> None:
     vectors, _, _ = encoder.embed(TEXTS[:1], "error")
     weight = np.stack([vectors[0], -vectors[0]])
-    head = write_head(tmp_path / "h", encoder.bundle.digest, arrays(weight=weight), temperature=0.5)
+    head = write_head(tmp_path / "h", encoder.bundle.digest, arrays(weight=2 * weight))
     output = encoder.run_classify(Classify(TEXTS[0], str(head)))
-    # softmax of (1, -1) / 0.5
+    # softmax of (2, -2)
     expected = 1 / (1 + np.exp(-4))
     assert output.probabilities == pytest.approx((expected, 1 - expected), abs=1e-3)
     assert sum(output.probabilities) == pytest.approx(1, abs=1e-6)
@@ -142,7 +135,7 @@ def test_a_head_with_an_encoder_of_its_own(encoder: Encoder, tmp_path: Path) -> 
     weights = arrays()
     write_head(folder, None, weights)
     head = json.loads((folder / "manifest.json").read_bytes())
-    joined = own | {"kind": "head", "head": head["head"], "files": own["files"] + head["files"]}
+    joined = {**head, **own, "kind": "head", "files": own["files"] + head["files"]}
     (folder / "manifest.json").write_text(json.dumps(joined))
     output = Encoder(folder, 1).run_classify(Classify(TEXTS[0], str(folder)))
     beside = write_head(tmp_path / "beside", encoder.bundle.digest, weights)

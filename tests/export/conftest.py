@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from edgeslm_export import encoder_ways
+from edgeslm_export.checkpoint import examine_local
+from edgeslm_export.convert import Order, export_model
+from edgeslm_export.recipe import find_recipe
 
+from edgeslm.bundle import load_bundle
 from tests.export.tiny_encoders import ENCODERS
 from tests.export.tiny_models import FAMILIES
+from tests.export.tiny_tasks import fake_vectors, write_encoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +45,31 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny encoder of each kind of ``tiny_encoders``."""
     return _make(tmp_path_factory.mktemp("encoders"), *ENCODERS)
+
+
+@pytest.fixture(scope="session")
+def int4_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``plain`` by the recipe int4. Its graph packs queries with keys and values, and gate with up."""
+    out = tmp_path_factory.mktemp("bases") / "plain-int4"
+    export_model(examine_local(tiny / "plain", "decoder"), out, Order(find_recipe("int4")))
+    return out
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Children compute with one thread: two that wait for one another make a tiny model ten times slower on
+    a machine that has something else to do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture
+def fake_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an encoder's bundle whose vectors are ``fake_vectors``."""
+    monkeypatch.setattr(encoder_ways, "load_encoder", load_bundle)
+    monkeypatch.setattr(encoder_ways, "embed_texts", fake_vectors)
+    return write_encoder(tmp_path / "encoder")
 
 
 @pytest.fixture

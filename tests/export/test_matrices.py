@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from edgeslm_export.formats import Format
-from edgeslm_export.matrices import Quantized, recover
+from edgeslm_export.matrices import Quantized, recover, unpack
 from gguf.quants import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,6 +91,19 @@ def test_the_first_of_two_codes_is_the_low_half_and_padding_is_zero() -> None:
         129,
         128,
     ]
+
+
+@given(st.sampled_from(FORMATS), st.integers(1, 9), st.integers(1, 300), st.integers(0, 99), st.booleans())
+def test_what_was_packed_is_unpacked(
+    form: Format, rows: int, columns: int, seed: int, in_one_line: bool
+) -> None:
+    """Scales may lie one after the other, as some graphs have them."""
+    matrix = _random(form, rows, columns, seed)
+    scales = matrix.scales.reshape(-1) if in_one_line else matrix.scales
+    found = unpack(matrix.pack(), scales, form, columns)
+    assert np.array_equal(found.codes, matrix.codes)
+    assert np.array_equal(found.scales, matrix.scales)
+    assert found.format == form
 
 
 # What a scale of a file may be: any float16 that is a number, the smallest subnormal and negative ones too.

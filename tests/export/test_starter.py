@@ -93,7 +93,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
     monkeypatch.setattr(convert, "export_model", fake)
     monkeypatch.setattr(encoder, "export_encoder", fake)
     monkeypatch.setattr(corpus, "public_corpus", lambda packages: corpus.Corpus("made up", ("a",), ("b",)))
-    monkeypatch.setattr(starter, "_fetch_debian", _fake_debian)
+    monkeypatch.setattr(starter, "fetch_debian", _fake_debian)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     return fake
 
@@ -124,8 +124,8 @@ def test_everything_is_made_once(tmp_path: Path, packages: Path, build: FakeBuil
     assert maker.make(folder) == made
     assert (said, len(build.made)) == ([], 2)
     assert _digests(folder) == before
-    kept = [file.name.rpartition("-")[0] for file in (tmp_path / "cache" / "edgeslm").iterdir()]
-    assert kept == ["all-minilm-l6-v2"]
+    kept = {file.name.rpartition("-")[0] for file in (tmp_path / "cache" / "edgeslm").iterdir()}
+    assert kept == {"all-minilm-l6-v2", "smollm2-135m-instruct"}
 
 
 def test_the_encoders_checkpoint_is_kept_with_its_date(

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from edgeslm_export.statistics import (
     accuracy_report,
-    calibrated,
     calibration_error,
     fit_temperature,
     share_interval,
     softmax,
 )
+
+from edgeslm.calibration import Verdict
 
 
 def test_the_interval_is_that_of_draws_with_replacement() -> None:
@@ -34,9 +35,9 @@ def test_rows_that_are_all_alike_have_the_exact_bound() -> None:
 
 
 def test_calibration_error_of_known_bins() -> None:
-    probabilities = np.array([[0.95, 0.05]] * 4 + [[0.65, 0.35]] * 4)
-    truth = np.array([0, 0, 0, 1, 0, 0, 1, 1])  # right 3 of 4 at 0.95, 2 of 4 at 0.65
-    assert calibration_error(probabilities, truth) == pytest.approx((0.20 + 0.15) / 2)
+    confidence = np.array([0.95] * 4 + [0.65] * 4)
+    right = np.array([True, True, True, False, True, True, False, False])
+    assert calibration_error(confidence, right) == pytest.approx((0.20 + 0.15) / 2)
 
 
 def test_the_temperature_undoes_overconfidence() -> None:
@@ -47,9 +48,14 @@ def test_the_temperature_undoes_overconfidence() -> None:
     assert fit_temperature(logits * 5, truth) == pytest.approx(5.0, abs=0.5)
 
 
+def _verdicts(*scores: list[float]) -> list[Verdict]:
+    """As a model is taken at its word."""
+    return [Verdict(tuple(row), row.index(max(row)), max(row)) for row in scores]
+
+
 def test_the_report_counts_each_label() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    report = accuracy_report(probabilities, np.array([0, 0, 1, 1]), ["a", "b"])
+    verdicts = _verdicts([0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4])
+    report = accuracy_report(verdicts, np.array([0, 0, 1, 1]), ["a", "b"])
     assert report["accuracy"] == 0.75
     assert report["majority"] == 0.5
     assert report["labels"]["a"] == {"rows": 2, "precision": pytest.approx(2 / 3, abs=1e-4), "recall": 1.0}
@@ -57,7 +63,7 @@ def test_the_report_counts_each_label() -> None:
 
 
 def test_a_label_that_never_occurs() -> None:
-    report = accuracy_report(np.array([[1.0, 0.0]]), np.array([0]), ["a", "b"])
+    report = accuracy_report(_verdicts([1.0, 0.0]), np.array([0]), ["a", "b"])
     assert report["labels"]["b"] == {"rows": 0, "precision": None, "recall": None}
 
 
@@ -70,11 +76,9 @@ def test_rows_that_are_all_right_make_no_certainty(rows: int) -> None:
     assert certain == pytest.approx(1 - 1 / (rows + 2), abs=0.01)
 
 
-def test_probabilities_are_calibrated_on_other_rows() -> None:
-    random = np.random.default_rng(1)
-    truth = random.integers(0, 3, 600)
-    logits = np.eye(3)[truth] * 2 + random.standard_normal((600, 3))
-    probabilities = calibrated(logits * 9, truth)
-    assert probabilities.sum(axis=1) == pytest.approx(1)
-    assert (probabilities.argmax(1) == logits.argmax(1)).all()
-    assert calibration_error(probabilities, truth) < 0.06
+def test_the_error_is_that_of_the_confidence_and_not_of_the_score() -> None:
+    """They differ where a verdict's confidence was fitted to margins."""
+    verdicts = [Verdict((1.0, 0.0), 0, 0.5)] * 10
+    report = accuracy_report(verdicts, np.array([0, 1] * 5), ["a", "b"])
+    assert report["accuracy"] == 0.5
+    assert report["calibration_error"] == 0.0

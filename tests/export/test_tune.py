@@ -1,89 +1,59 @@
-"""Learning a head: what it writes, how good it is on separable data, what bad data is told."""
+"""Learning a classify task: what task and rows have to be, which way is taken, what is written of it."""
 
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import shutil
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from edgeslm_export import tune, ways
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.contrast import contrast_encoder
-from edgeslm_export.encoder import read_pooling
-from edgeslm_export.head import split_folds
-from edgeslm_export.package import UNDATED, write_manifest
+from edgeslm_export import tune
+from edgeslm_export.environment import cache_folder
+from edgeslm_export.lesson import Effort, Ground, Lesson, Notes, Trial, make_trial
+from edgeslm_export.package import UNDATED
 
-from edgeslm.bundle import load_bundle, verify_bundle
-from edgeslm.errors import ExportError
+from edgeslm.bundle import Source, load_bundle, verify_bundle
+from edgeslm.calibration import find_threshold
+from edgeslm.errors import ConfigError, ExportError
+from tests.export.tiny_tasks import DIMENSION, fake_vectors, make_lesson, write_encoder, write_rows
 
-DIMENSION = 16
-QUIET = ways.Effort(announce=lambda _: None)
-
-
-def fake_vectors(encoder: object, texts: list[str]) -> npt.NDArray[np.float32]:
-    """A vector for each text: the direction of its first letter, and noise."""
-    random = np.random.default_rng(len(texts))
-    vectors = random.standard_normal((len(texts), DIMENSION)).astype(np.float32) * 0.3
-    for row, text in enumerate(texts):
-        vectors[row, ord(text[0]) % DIMENSION] += 1
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+QUIET = Effort(announce=lambda _: None)
 
 
-@pytest.fixture
-def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "encoder"
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(b"x")
-    fields = {
-        "name": "tiny",
-        "kind": "encoder",
-        "architecture": "BertModel",
-        "source": {"id": "tiny"},
-        "graphs": {"encode": "model.onnx"},
-        "context_length": 64,
-        "encoder": {"dimension": DIMENSION},
-        "created": UNDATED,
-    }
-    write_manifest(folder, fields)
-    monkeypatch.setattr(ways, "load_encoder", lambda path: None)
-    monkeypatch.setattr(ways, "embed_texts", fake_vectors)
-    return folder
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where notes are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def _task(folder: Path, text: str) -> Path:
+def _task(folder: Path, text: str) -> tune.Task:
     file = folder / "task.yaml"
     file.write_text(text)
-    return file
+    return tune.load_task(file)
 
 
 def _data(folder: Path, labels: str, each: int) -> Path:
-    file = folder / "data.jsonl"
     rows = [{"text": f"{label}{number}", "label": label} for number in range(each) for label in labels]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return file
+    return write_rows(folder / "data.jsonl", rows)
+
+
+# --- a head, from rows to bundle ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("labels", ["ab", "abcd"])
-def test_a_head_is_learned_and_its_bytes_repeat(tmp_path: Path, encoder: Path, labels: str) -> None:
-    task = tune.load_task(_task(tmp_path, f"name: letter\nkind: classify\nlabels: {list(labels)}"))
+def test_a_head_is_learned_and_its_bytes_repeat(tmp_path: Path, fake_encoder: Path, labels: str) -> None:
+    task = _task(tmp_path, f"name: letter\nkind: classify\nlabels: {list(labels)}")
     data = _data(tmp_path, labels, 20)
-    manifest, report = tune.tune(task, data, tmp_path / "one", ways.Ground(encoder), QUIET)
-    tune.tune(task, data, tmp_path / "two", ways.Ground(encoder), QUIET)
+    manifest, report = tune.tune(task, data, tmp_path / "one", Ground(fake_encoder), QUIET)
+    tune.tune(task, data, tmp_path / "two", Ground(fake_encoder), QUIET)
     bundle = load_bundle(tmp_path / "one")
     verify_bundle(bundle)
     assert bundle.digest == load_bundle(tmp_path / "two").digest
     assert manifest.head is not None
-    assert manifest.head.labels == tuple(labels)
-    assert manifest.head.encoder == load_bundle(encoder).digest
-    assert manifest.head.rows == 20 * len(labels)
+    assert manifest.head.encoder == load_bundle(fake_encoder).digest
+    assert (manifest.name, manifest.created, manifest.source.licence) == ("letter-head", UNDATED, "mit")
     assert report["accuracy"] > 0.9
     assert report["interval"][0] < report["accuracy"] <= report["interval"][1]
     measured = report.pop("measured")
@@ -92,22 +62,55 @@ def test_a_head_is_learned_and_its_bytes_repeat(tmp_path: Path, encoder: Path, l
 
     with np.load(bundle.path / "head.npz", allow_pickle=False) as arrays:
         assert arrays["weight"].shape == (len(labels), DIMENSION)
-        assert arrays["weight"].dtype == arrays["bias"].dtype == np.float32
         logits = fake_vectors(None, [label * 3 for label in labels]) @ arrays["weight"].T + arrays["bias"]
     assert logits.argmax(axis=1).tolist() == list(range(len(labels)))
 
 
-def test_labels_may_come_from_the_data(tmp_path: Path, encoder: Path) -> None:
-    task = tune.load_task(_task(tmp_path, "name: letter"))
-    manifest, _ = tune.tune(task, _data(tmp_path, "ba", 6), tmp_path / "out", ways.Ground(encoder), QUIET)
-    assert manifest.head is not None
-    assert manifest.head.labels == ("a", "b")
+def test_what_was_learned_is_said_in_the_manifest(tmp_path: Path, fake_encoder: Path) -> None:
+    task = _task(tmp_path, "name: letter\ninstruction: Which letter?")
+    data = _data(tmp_path, "ab", 20)
+    tune.tune(task, data, tmp_path / "out", Ground(fake_encoder), QUIET)
+    learned = load_bundle(tmp_path / "out").manifest.learned
+    assert learned is not None
+    assert (learned.task, learned.kind, learned.labels, learned.rows) == (
+        "letter",
+        "classify",
+        ("a", "b"),
+        40,
+    )
+    assert learned.instruction is None  # nobody is told anything on an encoder
+    assert learned.calibration is not None
+    assert learned.calibration.rows == 40
+    assert learned.calibration.risk[0].coverage == 1
+    assert learned.reference is not None
+    assert len(learned.reference.distances) == len(learned.reference.confidences)
 
 
-def test_two_rows_of_a_label_are_enough(tmp_path: Path, encoder: Path) -> None:
-    task = tune.load_task(_task(tmp_path, "name: letter"))
-    _, report = tune.tune(task, _data(tmp_path, "ab", 2), tmp_path / "out", ways.Ground(encoder), QUIET)
+def test_the_report_promises_what_a_device_will_do(tmp_path: Path, fake_encoder: Path) -> None:
+    task, data = _task(tmp_path, "name: letter"), _data(tmp_path, "ab", 40)
+    manifest, report = tune.tune(task, data, tmp_path / "out", Ground(fake_encoder), QUIET)
+    assert list(report["coverage"]) == ["0.05", "0.02", "0.01"]
+    assert manifest.learned is not None and manifest.learned.calibration is not None
+    point = find_threshold(manifest.learned.calibration, 0.05)
+    assert point is not None
+    assert report["coverage"]["0.05"] == point.coverage
+    assert report["coverage"]["0.01"] is None  # 80 rows can't show that
+
+
+def test_labels_may_come_from_the_data(tmp_path: Path, fake_encoder: Path) -> None:
+    task, data = _task(tmp_path, "name: letter"), _data(tmp_path, "ba", 6)
+    manifest, _ = tune.tune(task, data, tmp_path / "out", Ground(fake_encoder), QUIET)
+    assert manifest.learned is not None
+    assert manifest.learned.labels == ("a", "b")
+
+
+def test_two_rows_of_a_label_are_enough(tmp_path: Path, fake_encoder: Path) -> None:
+    task, data = _task(tmp_path, "name: letter"), _data(tmp_path, "ab", 2)
+    _, report = tune.tune(task, data, tmp_path / "out", Ground(fake_encoder), QUIET)
     assert report["rows"] == 4
+
+
+# --- rows and tasks ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -117,50 +120,63 @@ def test_two_rows_of_a_label_are_enough(tmp_path: Path, encoder: Path) -> None:
         ("a", 5, "name: t", "has one label only"),
         ("ab", 5, "name: t\nlabels: [a, b, c]", "has 0 different texts with the label 'c'"),
         ("ab", 5, "name: t\nlabels: [a, c]", "Row 2 has the label 'b', which is none of a, c"),
+        ("ab", 5, "name: t\nkind: extract", "of kind extract and the rows of .* have a label; rows with"),
     ],
 )
 def test_data_that_cannot_be_learned_from(
-    tmp_path: Path, encoder: Path, labels: str, each: int, task: str, sentence: str
+    tmp_path: Path, fake_encoder: Path, labels: str, each: int, task: str, sentence: str
 ) -> None:
-    loaded, data = tune.load_task(_task(tmp_path, task)), _data(tmp_path, labels, each)
+    loaded, data = _task(tmp_path, task), _data(tmp_path, labels, each)
     with pytest.raises(ExportError, match=sentence):
-        tune.tune(loaded, data, tmp_path / "out", ways.Ground(encoder), QUIET)
+        tune.tune(loaded, data, tmp_path / "out", Ground(fake_encoder), QUIET)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("- a\n- b", "is no task"),
-        ("kind: classify", "has no name"),
-        ("name: t\nkind: extract", "is of kind extract; only classify"),
-        ("name: t\nlabels: many", "labels must be a list"),
-        ("name: t\nlabels: [[a], [b]]", "is no text; write one text a label"),
-        ("name: [", "is not YAML at line 1"),
+        ("- a\n- b", "task.yaml:1: file: not a mapping"),
+        ("kind: classify", "task.yaml:1: name: missing: give the task a name"),
+        ("name: t\nlabels: many", "task.yaml:2: labels: "),
+        ("name: t\nlabels: [[a], [b]]", "task.yaml:2: labels"),
+        ("name: t\nlabels: [a]", "task.yaml:2: labels: needs at least two labels"),
+        ("name: t\nlables: [a, b]", "unknown key: did you mean labels"),
     ],
 )
-def test_a_task_that_cannot_be_used(tmp_path: Path, text: str, sentence: str) -> None:
-    with pytest.raises(ExportError, match=sentence):
-        tune.load_task(_task(tmp_path, text))
+def test_a_task_that_is_not_sound(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        _task(tmp_path, text)
+
+
+def test_a_task_of_another_kind_is_not_learned(tmp_path: Path) -> None:
+    text = "name: t\nkind: summarize\nmodel: small"
+    with pytest.raises((ConfigError, ExportError), match="is of kind summarize; only classify and extract"):
+        _task(tmp_path, text)
 
 
 def test_labels_that_yaml_takes_for_truth_values_stay_texts(tmp_path: Path) -> None:
-    assert tune.load_task(_task(tmp_path, "name: t\nlabels: {yes: agreed, no: refused}")).labels == (
-        "yes",
-        "no",
-    )
+    assert _task(tmp_path, "name: t\nlabels: {yes: agreed, no: refused}").labels == ("yes", "no")
 
 
-def test_a_task_with_described_labels(tmp_path: Path) -> None:
-    text = "name: triage\nkind: classify\nmodel: small\nlabels: {normal: all is well, critical: stop now}"
-    assert tune.load_task(_task(tmp_path, text)) == tune.Task("triage", ("normal", "critical"), "small")
+def test_an_entry_of_a_configuration_can_be_learned_as_it_is(tmp_path: Path) -> None:
+    """How it is done so far doesn't matter."""
+    how = "model: small\nstages: [learned, small]\nlearned: old\nmax_error: 0.02\n"
+    text = f"name: triage\nkind: classify\n{how}labels: {{normal: all is well, critical: stop now}}"
+    task = _task(tmp_path, text)
+    assert (task.name, task.labels) == ("triage", ("normal", "critical"))
 
 
-# --- ways ------------------------------------------------------------------------------------------
+def test_a_decoder_is_told_the_instruction_or_else_the_name(tmp_path: Path) -> None:
+    assert _task(tmp_path, "name: triage\ninstruction: How bad is it?").instruction == "How bad is it?"
+    assert _task(tmp_path, "name: triage").instruction == "triage"
 
 
-def _trial(method: str, held: Sequence[int], guesses: Sequence[int]) -> ways.Trial:
-    return ways.Trial(method, np.array(held), np.eye(2)[list(guesses)], {}, 1.0, 1.0)
+# --- which way is taken ------------------------------------------------------------------------------
+
+
+def _trial(method: str, held: Sequence[int], guesses: Sequence[int], rows: int = 100) -> Trial:
+    lesson = make_lesson(rows)
+    return make_trial(method, np.array(held), np.eye(2)[list(guesses)], lesson, {}, 1.0, 1)
 
 
 @pytest.mark.parametrize(
@@ -177,120 +193,13 @@ def test_what_costs_more_has_to_be_better_by_more_than_luck(better: int, worse: 
     assert tune.choose([cheap, dear], truth).method == chosen
 
 
-def _lesson(rows: int) -> ways.Lesson:
-    texts, truth = [str(number) for number in range(rows)], np.arange(rows) % 2
-    return ways.Lesson(texts, truth, ("a", "b"), split_folds(truth, 2, texts))
-
-
-@pytest.mark.parametrize(
-    ("method", "rows", "bundle", "checkpoint", "tried"),
-    [
-        (None, 200, True, True, ["HeadWay", "EncoderWay"]),
-        (None, 40, False, True, ["EncoderWay"]),
-        (None, 40, True, False, ["HeadWay"]),
-        ("encoder", 40, True, True, ["EncoderWay"]),
-        ("head", 200, True, True, ["HeadWay"]),
-        ("head", 200, False, True, "needs an encoder's bundle"),
-        ("encoder", 200, True, False, "needs an encoder's checkpoint"),
-    ],
-)
-def test_which_ways_are_tried(
-    tmp_path: Path,
-    encoder: Path,
-    encoders: Path,
-    method: str | None,
-    rows: int,
-    bundle: bool,
-    checkpoint: bool,
-    tried: list[str] | str,
-) -> None:
-    ground = ways.Ground(
-        encoder if bundle else None, examine_local(encoders / "bge", "encoder") if checkpoint else None
-    )
-    lesson = _lesson(rows)
-    effort = ways.Effort(method)
-    if isinstance(tried, str):
-        with pytest.raises(ExportError, match=tried):
-            ways.make_ways(ground, lesson, effort, tmp_path)
-    else:
-        assert [type(way).__name__ for way in ways.make_ways(ground, lesson, effort, tmp_path)] == tried
-
-
-def test_an_encoder_is_taught_and_brought_along(
-    tmp_path: Path, encoders: Path, run: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
-    """The real way: PyTorch, optimum's export, int8, the engine. What tells the labels apart is one word."""
-    words, random = ("pump", "press", "valve", "oil"), np.random.default_rng(5)
-    rows = []
-    for number in range(600):
-        label = ("hot", "loud")[number % 2]
-        rows.append({"text": f"the {random.choice(words)} is {label} {random.integers(100)}", "label": label})
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows[:520])))
-    (tmp_path / "others.jsonl").write_text("\n".join(map(json.dumps, rows[520:])))
-    task = _task(tmp_path, "name: noise")
-    arguments = ("tune", task, tmp_path / "rows.jsonl", tmp_path / "learned", "--encoder", encoders / "e5")
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert "an encoder taught for it" in done.stdout
-    bundle = load_bundle(tmp_path / "learned")
-    verify_bundle(bundle)
-    assert bundle.manifest.head is not None
-    assert bundle.manifest.head.encoder is None
-    assert bundle.manifest.model_kind == "encoder"
-    assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith(".")) == []
-    evaluated = run("evaluate", tmp_path / "learned", tmp_path / "others.jsonl", "--json")
-    assert json.loads(evaluated.stdout)["rows"] == 80, evaluated.stderr
-    assert json.loads(evaluated.stdout)["accuracy"] > 0.8
-
-
-def test_without_the_library_few_rows_are_learned_by_a_head(
-    tmp_path: Path, encoder: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ways, "is_installed", lambda: False)
-    ground = ways.Ground(encoder, examine_local(encoders / "bge", "encoder"))
-    few, many = _lesson(40), _lesson(400)
-    said: list[str] = []
-    effort = ways.Effort(announce=said.append)
-    assert len(ways.make_ways(ground, many, effort, tmp_path)) == 2 and said == []
-    assert len(ways.make_ways(ground, few, effort, tmp_path)) == 1
-    assert "pip install 'edgeslm[teach]'. Only a head is tried." in said[0]
-
-
-class _Trap:
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return os.mkdir, (str(self._file),)
-
-
-def test_a_few_rows_teach_an_encoder_by_pairs(tmp_path: Path, encoders: Path) -> None:
-    """The real library, on a tiny model."""
-    texts = [f"the pump is {word} {number}" for number in range(8) for word in ("hot", "loud")]
-    section, _ = read_pooling(encoders / "e5")
-    source = tmp_path / "source"
-    shutil.copytree(encoders / "e5", source)
-    (source / "model_head.pkl").write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
-    contrast_encoder(source, tmp_path / "out", section, 64, texts, [0, 1] * 8)
-    assert not (tmp_path / "sprung").exists()  # SetFit's own loader runs what is in this file
-    origin = examine_local(tmp_path / "out", "encoder")
-    assert origin.architecture == "XLMRobertaModel"
-    assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
-    before, after = (
-        (folder / "model.safetensors").read_bytes() for folder in (encoders / "e5", tmp_path / "out")
-    )
-    assert before != after
-
-
 class _FakeWay:
     """A way of learning that may fail at its trial, or when its bundle is written."""
 
-    bytes = 1
+    def __init__(self, method: str, trial: Trial | None, writes: bool = True) -> None:
+        self.method, self._trial, self._writes = method, trial, writes
 
-    def __init__(self, trial: ways.Trial | None, writes: bool = True) -> None:
-        self._trial, self._writes = trial, writes
-
-    def try_out(self) -> ways.Trial:
+    def try_out(self) -> Trial:
         if self._trial is None:
             raise ExportError("It ran out of memory.")
         return self._trial
@@ -299,19 +208,125 @@ class _FakeWay:
         (stage / "half").write_text("made")
         if not self._writes:
             raise ExportError("The disk is full.")
-        return {"way": self._trial.method if self._trial else ""}
+        return {"way": self.method}
+
+
+def _way(method: str, lesson: Lesson, *, right: bool, fails_at: str = "") -> _FakeWay:
+    guesses = [int(label) if right else 1 - int(label) for label in lesson.truth]
+    trial = _trial(method, range(len(guesses)), guesses, len(guesses))
+    return _FakeWay(method, None if fails_at == "trial" else trial, writes=fails_at != "write")
+
+
+def _taken(
+    ways: Sequence[_FakeWay], lesson: Lesson, effort: Effort, work: Path
+) -> tuple[str, dict[str, Any]]:
+    trials = tune._try_out(ways, effort)
+    best, fields = tune._write_best(ways, trials, lesson, effort, work)
+    return best.method, fields
 
 
 @pytest.mark.parametrize("fails_at", ["trial", "write"])
 def test_a_head_that_worked_is_not_lost_to_an_encoder_that_did_not(tmp_path: Path, fails_at: str) -> None:
-    lesson, said = _lesson(20), []  # type: ways.Lesson, list[str]
-    wrong, right = [1 - int(label) for label in lesson.truth], [int(label) for label in lesson.truth]
-    head = _FakeWay(_trial("head", range(20), wrong))
-    encoder = _FakeWay(None if fails_at == "trial" else _trial("encoder", range(20), right), writes=False)
-    effort = ways.Effort(announce=said.append)
-    trials = tune._try_out([head, encoder], effort)  # type: ignore[list-item]
-    best, fields = tune._write_best([head, encoder], trials, lesson, effort, tmp_path)  # type: ignore[list-item]
-    assert (best.method, fields) == ("head", {"way": "head"})
-    assert len(said) == 1 and said[0].endswith("So the encoder stays as it is.")
+    lesson, said = make_lesson(20), []  # type: Lesson, list[str]
+    ways = [
+        _way("head", lesson, right=False),
+        _way("encoder", lesson, right=True, fails_at=fails_at),
+    ]
+    taken = _taken(ways, lesson, Effort(announce=said.append), tmp_path)
+    assert taken == ("head", {"way": "head"})
+    assert said == [
+        "It ran out of memory. So it is left out."
+        if fails_at == "trial"
+        else "The disk is full. So head is taken."
+    ]
+
+
+def test_the_best_way_is_the_one_that_is_written(tmp_path: Path) -> None:
+    """Also where one before it failed."""
+    lesson = make_lesson(20)
+    ways = [
+        _way("head", lesson, right=False),
+        _way("encoder", lesson, right=True, fails_at="trial"),
+        _way("lora", lesson, right=True),
+    ]
+    assert _taken(ways, lesson, QUIET, tmp_path) == ("lora", {"way": "lora"})
+
+
+def test_without_any_way_that_worked_its_sentence_is_told() -> None:
     with pytest.raises(ExportError, match="out of memory"):
-        tune._try_out([_FakeWay(None)], effort)  # type: ignore[list-item]
+        tune._try_out([_FakeWay("head", None)], QUIET)
+
+
+# --- notes of an interrupted command -----------------------------------------------------------------
+
+
+class _Interrupted(Exception):
+    """Carries the folder of the notes at that moment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_ways(ground: object, lesson: object, effort: object, notes: Notes, work: Path) -> None:
+        raise _Interrupted(notes.folder)
+
+    monkeypatch.setattr(tune, "make_ways", make_ways)
+
+
+def _notes(folder: Path, text: str, ground: Ground, *, each: int = 5, method: str | None = None) -> Path:
+    task, data = _task(folder, text), _data(folder, "ab", each)
+    with pytest.raises(_Interrupted) as ended:
+        tune.tune(task, data, folder / "out", ground, Effort(method=method))
+    return ended.value.folder
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_the_same_command_takes_up_its_notes(tmp_path: Path) -> None:
+    ground = Ground(write_encoder(tmp_path / "encoder"))
+    first = _notes(tmp_path, "name: letter", ground)
+    assert first.is_dir()
+    assert first.parent == cache_folder()
+    assert _notes(tmp_path, "name: letter", ground) == first
+
+
+@pytest.mark.usefixtures("interrupted")
+@pytest.mark.parametrize("change", ["rows", "method", "labels", "bundle", "instruction", "made anew"])
+def test_another_command_takes_up_none(tmp_path: Path, change: str) -> None:
+    """What was found with another prompt or on another encoder says nothing."""
+    encoder = write_encoder(tmp_path / "encoder")
+    ground, text, how = Ground(encoder), "name: letter", dict[str, Any]()
+    first = _notes(tmp_path, text, ground)
+    if change == "rows":
+        how["each"] = 6
+    elif change == "method":
+        how["method"] = "head"
+    elif change == "labels":
+        text = "name: letter\nlabels: [b, a]"
+    elif change == "instruction":
+        text = "name: letter\ninstruction: Which letter does it begin with?"
+    elif change == "bundle":
+        ground = Ground(write_encoder(tmp_path / "other"))
+    else:
+        manifest = encoder / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"tiny"', '"larger"'))
+    assert _notes(tmp_path, text, ground, **how) != first
+
+
+def test_notes_go_when_the_bundle_is_there(tmp_path: Path, fake_encoder: Path) -> None:
+    task, data = _task(tmp_path, "name: letter"), _data(tmp_path, "ab", 6)
+    tune.tune(task, data, tmp_path / "out", Ground(fake_encoder), QUIET)
+    assert list(cache_folder().glob("tune-*")) == []
+
+
+def test_an_interruption_leaves_no_half_made_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Way:
+        def try_out(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "make_ways", lambda *_: [Way()])
+    with pytest.raises(KeyboardInterrupt):
+        tune.learn_labels(make_lesson(20), Source(id="rows"), tmp_path / "made" / "out", Ground(), QUIET)
+    assert list((tmp_path / "made").iterdir()) == []
+    assert len(list(cache_folder().glob("tune-*"))) == 1

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.config import Task as TaskSection
-from edgeslm.engine.calls import Cost, Generate, Output, Text
+from edgeslm.engine.calls import Cost, Generate, Output, Text, Turn
 from edgeslm.errors import InvalidRequest, TooLong
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome, Task, make_task
@@ -26,6 +26,7 @@ from edgeslm.tasks.extract import (
     phrases,
 )
 from tests.fakes import FakeEngine
+from tests.taught import EXTRACT, adapter_bundle
 
 SCHEMA = {
     "type": "object",
@@ -128,6 +129,57 @@ def test_the_same_bounds_are_not_tried_twice() -> None:
     engine = FakeEngine(says('{"machine":"on'))
     with pytest.raises(TooLong):
         run(make(schema=schema), engine)
+
+
+# -- what was taught -------------------------------------------------------------------------------
+
+
+def make_learned(learned: dict[str, Any] = EXTRACT, **fields: Any) -> Task:
+    bundle = adapter_bundle(learned)
+    section = TaskSection.model_validate({"learned": str(bundle.path), **fields}, strict=False)
+    return make_task("fields", section, bundle)
+
+
+def test_the_prompt_of_a_learned_adapter_holds_its_instruction_and_the_message() -> None:
+    """What it was taught on: the fields it knows."""
+    engine = FakeEngine(says({"machine": "Press 4"}))
+    run(make_learned(overflow="tail", instruction="Something else"), engine)
+    (call,) = engine.calls
+    assert isinstance(call, Generate)
+    assert call.prompt.turns == (
+        Turn("system", ("Write the machine as JSON.",)),
+        Turn("user", (Text(MESSAGE, cut=True),)),
+    )
+    assert call.prompt.overflow == "tail"
+
+
+def test_what_was_taught_brings_kind_and_schema() -> None:
+    task = make_learned()
+    engine = FakeEngine(says({"machine": "Press 4"}))
+    outcome = run(task, engine)
+    assert task.kind == "extract"
+    assert outcome.result["fields"] == {"machine": "Press 4"}
+    assert guides(engine)[0]["required"] == ["machine"]
+    assert task.result_schema()["properties"]["fields"] == EXTRACT["output_schema"]
+
+
+@pytest.mark.parametrize(
+    ("taught", "said", "words"), [(False, False, False), (True, False, True), (False, True, True)]
+)
+def test_a_learned_task_writes_words_of_the_message_where_it_was_taught_or_told_to(
+    taught: bool, said: bool, words: bool
+) -> None:
+    engine = FakeEngine(says({"machine": "Press 4"}))
+    run(make_learned({**EXTRACT, "verbatim": taught}, verbatim=said), engine)
+    assert ("enum" in guides(engine)[0]["properties"]["machine"]) is words
+
+
+def test_senders_may_set_what_they_may_of_any_extract_task() -> None:
+    engine = FakeEngine(says({"machine": "Press 4"}))
+    run(make_learned(max_tokens=50), engine, request(max_tokens=7))
+    (call,) = engine.calls
+    assert isinstance(call, Generate)
+    assert call.max_tokens == 7
 
 
 # -- schemas of senders ----------------------------------------------------------------------------

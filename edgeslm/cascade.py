@@ -1,0 +1,59 @@
+"""The stages of a task: who answers, who passes on.
+
+Each stage is asked until one is sure, which is cheap where the first is fast and right about most. What none
+is sure of gets the last answer, as ``abstained``. A stage that can't answer (no memory, a text too long for
+it) passes on too. Knows no engine and no bus: what asking a stage means is handed in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from edgeslm.engine.calls import Cost
+from edgeslm.errors import ModelUnavailable, NoMemory, RequestError, TooLong
+from edgeslm.messages import Request
+from edgeslm.tasks import Outcome
+
+log = logging.getLogger("edgeslm.cascade")
+
+_PASSED_ON = (ModelUnavailable, NoMemory, TooLong)
+"""What says that this stage can't, and nothing of the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``model`` is how results name what computed it."""
+
+    outcome: Outcome
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    name: str
+    ask: Callable[[Request], Awaitable[Answer]]
+
+
+async def run_stages(stages: Sequence[Stage], request: Request) -> Answer:
+    """The first answer that isn't ``abstained``, else the last one; its cost is that of all that were asked.
+
+    :raises RequestError: no stage could answer.
+    """
+    spent, last, problem = Cost(), None, None
+    for stage in stages:
+        try:
+            answer = await stage.ask(request)
+        except _PASSED_ON as error:
+            if len(stages) > 1:
+                log.warning("stage %s of task %s can't answer: %s", stage.name, request.task, error.code)
+            problem = error
+            continue
+        spent += answer.outcome.cost
+        last = replace(answer, outcome=replace(answer.outcome, cost=spent))
+        if answer.outcome.status == "ok":
+            break
+    if last is None:
+        raise problem or RequestError("the task has no stages")
+    return last

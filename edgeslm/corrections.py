@@ -1,0 +1,83 @@
+"""Corrections that come over the bus: checked against the task they mean and kept on this device.
+
+A sender may name the id of its request instead of repeating the text; for that the texts of the last requests
+are held in memory, a few and not for long. Nothing answers: what can't be kept is counted and logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+from edgeslm.bus.feedback import Feedback, parse_feedback
+from edgeslm.errors import FeedbackError, InvalidRequest
+from edgeslm.feedback import Correction, FeedbackStore
+from edgeslm.messages import Request
+from edgeslm.tasks import Task
+
+log = logging.getLogger("edgeslm.corrections")
+
+REMEMBERED = 256
+"""Requests whose text can still be named by id."""
+LONGEST = 16_384
+"""Characters of a text that is remembered; longer ones have to be sent again."""
+
+
+class Corrections:
+    """``drop`` counts what isn't kept."""
+
+    def __init__(self, store: FeedbackStore, tasks: Mapping[str, Task], drop: Callable[[str], None]) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._drop = drop
+        self._texts: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    def remember(self, request: Request) -> None:
+        """A request that a correction may mean later."""
+        if isinstance(request.input, str) and len(request.input) <= LONGEST:
+            key = (request.task, request.id)
+            self._texts[key] = request.input
+            self._texts.move_to_end(key)
+            while len(self._texts) > REMEMBERED:
+                self._texts.popitem(last=False)
+
+    async def take(self, payload: bytes) -> None:
+        """A message of the feedback topic."""
+        try:
+            correction = self._correction(parse_feedback(payload))
+            await asyncio.to_thread(self._store.keep, correction)
+        except (InvalidRequest, FeedbackError) as error:
+            self._drop("feedback")
+            log.warning("a correction was not kept (%s)", type(error).__name__)
+            log.debug("a correction was not kept: %s", error)
+
+    def _correction(self, feedback: Feedback) -> Correction:
+        """:raises InvalidRequest: an unknown task, id or label."""
+        task = self._tasks.get(feedback.task)
+        if task is None:
+            raise InvalidRequest(f"there is no task {feedback.task!r} here")
+        text = feedback.input
+        if feedback.id is not None:
+            text = self._texts.get((feedback.task, feedback.id))
+        if text is None:
+            raise InvalidRequest(
+                f"the text of the request {feedback.id!r} isn't known any more; send it as input"
+            )
+        return check_correction(task, Correction(feedback.task, text, feedback.label, feedback.fields))
+
+
+def check_correction(task: Task, correction: Correction) -> Correction:
+    """:raises InvalidRequest: what the task can't learn from."""
+    if task.kind not in ("classify", "extract"):
+        raise InvalidRequest(f"the task {task.name} is of kind {task.kind}, which isn't learned")
+    if (correction.fields is not None) != (task.kind == "extract"):
+        needed = "fields" if task.kind == "extract" else "a label"
+        raise InvalidRequest(f"the task {task.name} is of kind {task.kind}: its corrections have {needed}")
+    labels = task.section.labels
+    if correction.label is not None and labels and correction.label not in labels:
+        raise InvalidRequest(
+            f"the task {task.name} has no label {correction.label!r}; it has {', '.join(labels)}"
+        )
+    return correction

@@ -1,0 +1,109 @@
+"""What no stage on this node is sure of, asked of another node: the last stage of a cascade.
+
+Waiting for another node is no work of this one, so it happens outside of the queue of what is computed here.
+If the other node can't be reached or doesn't answer, what was found here stands, as ``abstained``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from edgeslm.errors import Cancelled, EdgeslmError
+from edgeslm.messages import Request, Result
+from edgeslm.scheduler import WHILE_RUNNING, error_result
+from edgeslm.sections import NODE_STAGE
+
+log = logging.getLogger("edgeslm.escalation")
+
+AskNode = Callable[[str, str, str, float], Awaitable[Result]]
+"""Asks NODE for TASK with a text, within so many seconds."""
+
+_PASSED_ON = frozenset({"model_unavailable", "no_memory", "too_long"})
+"""Errors that say that this node can't, and nothing of the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    node: str
+    task: str
+
+    @classmethod
+    def of(cls, stages: tuple[str, ...]) -> Target | None:
+        """That of a task's stages, if the last one is another node."""
+        if not stages or not stages[-1].startswith(NODE_STAGE):
+            return None
+        node, _, task = stages[-1].removeprefix(NODE_STAGE).partition("/")
+        return cls(node, task)
+
+    @property
+    def stage(self) -> str:
+        return f"{NODE_STAGE}{self.node}/{self.task}"
+
+
+class Escalation:
+    """Asks other nodes through ``ask_node``, once there is one; requests that wait can be cancelled."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self.ask_node: AskNode | None = None
+        self._waiting: dict[asyncio.Task[Result], Request] = {}
+
+    def is_wanted(self, result: Result) -> bool:
+        """Whether another node should be asked after this result."""
+        if self.ask_node is None:
+            return False
+        return result.status == "abstained" or (result.error is not None and result.error.code in _PASSED_ON)
+
+    async def ask(self, target: Target, request: Request, found: Result) -> Result:
+        """The other node's answer, or ``found``."""
+        now = time.monotonic()
+        left_s = min(self._timeout_s, (request.expires_at or math.inf) - now)
+        if self.ask_node is None or left_s <= 0 or not isinstance(request.input, str):
+            return found
+        asking = asyncio.ensure_future(self.ask_node(target.node, target.task, request.input, left_s))
+        self._waiting[asking] = request
+        try:
+            answer = await asking
+        except asyncio.CancelledError:
+            if not asking.cancelled():  # nobody waits for the result any more
+                asking.cancel()
+                raise
+            return error_result(request, Cancelled(WHILE_RUNNING))
+        except EdgeslmError as error:
+            log.warning("task %s: %s doesn't answer: %s", request.task, target.stage, error)
+            return found
+        finally:
+            del self._waiting[asking]
+        if answer.status == "error":
+            code = answer.error.code if answer.error else ""
+            log.warning("task %s: %s answers with an error: %s", request.task, target.stage, code)
+            return found
+        return _joined(target, request, found, answer, now)
+
+    def cancel(self, matches: Callable[[Request], bool]) -> int:
+        """Cancels what waits for another node. :return: how many requests."""
+        chosen = [asking for asking, request in self._waiting.items() if matches(request)]
+        for asking in chosen:
+            asking.cancel()
+        return len(chosen)
+
+
+def _joined(target: Target, request: Request, found: Result, answer: Result, asked_at: float) -> Result:
+    """The other node's answer to this node's request, with what both took."""
+    times = {key: found.timings_ms.get(key, 0.0) for key in ("queue", "prefill", "decode")}
+    for key in times:
+        times[key] += answer.timings_ms.get(key, 0.0)
+    usage = {key: found.usage.get(key, 0) + count for key, count in answer.usage.items()}
+    return replace(
+        answer,
+        id=request.id,
+        task=request.task,
+        result={**(answer.result or {}), "stage": target.stage},
+        timings_ms={**times, "total": (time.monotonic() - (request.received_at or asked_at)) * 1000},
+        usage=usage,
+    )

@@ -1,0 +1,70 @@
+"""Corrections of results, kept on this device for the next ``edgeslm-export tune``.
+
+One file of JSON lines a task, in the form that ``tune`` reads: ``{"text", "label"}`` or ``{"text",
+"fields"}``, and when it was said. Texts leave the device only if somebody copies the file. Knows no bus.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm.errors import FeedbackError
+
+FOLDER = "feedback"
+MOST_BYTES = 16_000_000
+"""Of one task: some 100,000 messages. A flood must not fill the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What should have been made of ``text``: a ``label``, or ``fields``."""
+
+    task: str
+    text: str
+    label: str | None = None
+    fields: Mapping[str, Any] | None = None
+
+    def encode(self, now: datetime.datetime) -> bytes:
+        answer = {"label": self.label} if self.fields is None else {"fields": dict(self.fields)}
+        row = {"text": self.text, **answer, "at": now.isoformat(timespec="seconds")}
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+class FeedbackStore:
+    """The corrections below ``state_dir``. Several processes may write: each row is one append."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir / FOLDER
+
+    def file(self, task: str) -> Path:
+        return self._folder / f"{task}.jsonl"
+
+    def keep(self, correction: Correction) -> Path:
+        """Appends a row. :return: its file. :raises FeedbackError: it can't be written, or is full."""
+        file = self.file(correction.task)
+        row = correction.encode(datetime.datetime.now(datetime.UTC))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                if os.fstat(descriptor).st_size + len(row) > MOST_BYTES:
+                    raise FeedbackError(
+                        f"{file} has {MOST_BYTES:,} bytes, the most that are kept; learn from it with "
+                        "edgeslm-export tune, then remove it"
+                    )
+                written = os.write(descriptor, row)
+                if written < len(row):  # the disk is full: no half row may stand before the next one
+                    os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+                    raise FeedbackError(f"{file} can't be written: no space left on the disk")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise FeedbackError(f"{file} can't be written: {error.strerror}") from None
+        return file

@@ -1,0 +1,183 @@
+"""Calibration fitted on rows that a task didn't learn from: what ``edgeslm.calibration`` applies on a device.
+
+A temperature, or where it tells the rows better an affine map for each label; a rising function of the
+margin where there are rows enough for one; and how often which threshold is wrong. What all this is worth is
+measured on rows that it wasn't fitted on either, in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from edgeslm_export.statistics import fit_temperature
+
+from edgeslm.calibration import LEAST_PROBABILITY, Calibration, RiskPoint, Verdict, judge
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.floating]
+    Integers = npt.NDArray[np.int64]
+
+_PARTS: Final = 5
+_SEED: Final = 0
+_ROWS_A_LABEL: Final = 20
+"""With fewer, an affine map for each label would follow chance."""
+_ROWS_FOR_MARGINS: Final = 200
+_KNOTS: Final = 20
+_POINTS: Final = 100
+"""Thresholds whose error is kept."""
+_PRIOR_ROWS: Final = 4.0
+"""An affine map is held to the temperature as if by so many rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """``calibration`` is fitted on all rows; ``verdicts`` are those of calibrations fitted on other rows."""
+
+    calibration: Calibration
+    verdicts: Sequence[Verdict]
+
+
+def fit_calibration(log_probabilities: Floats, truth: Integers) -> Fitted:
+    """Of what the model says (``log_probabilities`` [rows, labels]) and what is true ([rows], indices)."""
+    import numpy as np
+
+    counts = np.bincount(truth, minlength=log_probabilities.shape[1])
+    choices = [(False, False)]
+    if counts.min() >= _ROWS_A_LABEL:
+        choices.append((True, False))
+    tried = {choice: _verdicts_in_turn(log_probabilities, truth, *choice) for choice in choices}
+    affine, _ = min(tried, key=lambda choice: _log_loss(tried[choice], truth))
+    best = (affine, False)
+    if len(truth) >= _ROWS_FOR_MARGINS:
+        tried[affine, True] = _verdicts_in_turn(log_probabilities, truth, affine, with_margins=True)
+        best = min(((affine, False), (affine, True)), key=lambda choice: _brier(tried[choice], truth))
+    calibration = _fit(log_probabilities, truth, *best)
+    verdicts = tried[best]
+    return Fitted(calibration.model_copy(update={"risk": risk_curve(verdicts, truth)}), verdicts)
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """[rows, labels], no lower than a device counts with."""
+    import numpy as np
+    from scipy.special import log_softmax as library
+
+    lowest = np.log(LEAST_PROBABILITY)
+    return np.asarray(np.maximum(library(logits, axis=1), lowest))
+
+
+def risk_curve(verdicts: Sequence[Verdict], truth: Integers) -> tuple[RiskPoint, ...]:
+    """How often what is answered is wrong with one threshold after the other.
+
+    The error counts one more row that is wrong and one that is right (Laplace's rule of succession): ten
+    right of ten are no proof of none wrong.
+    """
+    import numpy as np
+
+    confidence = np.array([verdict.confidence for verdict in verdicts])
+    wrong = np.array([verdict.best for verdict in verdicts]) != truth
+    points = []
+    for threshold in np.unique(np.quantile(confidence, np.linspace(0, 1, _POINTS), method="lower")):
+        answered = confidence >= threshold
+        error = (wrong[answered].sum() + 1) / (answered.sum() + 2)
+        # A threshold that all reach is none.
+        lowest = 0.0 if answered.all() else float(threshold)
+        points.append(
+            RiskPoint(
+                threshold=round(lowest, 6),
+                error=round(float(error), 4),
+                coverage=round(float(answered.mean()), 4),
+            )
+        )
+    return tuple(points)
+
+
+def _verdicts_in_turn(
+    log_probabilities: Floats, truth: Integers, affine: bool, with_margins: bool
+) -> list[Verdict]:
+    """Verdicts on each fifth of the rows by a calibration of the others."""
+    import numpy as np
+
+    order = np.random.default_rng(_SEED).permutation(len(truth))
+    verdicts: dict[int, Verdict] = {}
+    enough = len(truth) >= _PARTS * log_probabilities.shape[1]
+    for part in np.array_split(order, _PARTS) if enough else [order]:
+        others = np.setdiff1d(order, part) if enough else order
+        calibration = _fit(log_probabilities[others], truth[others], affine, with_margins)
+        for row in part.tolist():
+            verdicts[row] = judge(np.exp(log_probabilities[row]).tolist(), calibration)
+    return [verdicts[row] for row in range(len(truth))]
+
+
+def _fit(log_probabilities: Floats, truth: Integers, affine: bool, with_margins: bool) -> Calibration:
+    import numpy as np
+
+    labels = log_probabilities.shape[1]
+    inverse = 1 / fit_temperature(log_probabilities, truth)
+    scale: Floats = np.full(labels, inverse)
+    bias: Floats = np.zeros(labels)
+    if affine:
+        scale, bias = _fit_affine(log_probabilities, truth, inverse)
+    calibration = Calibration(
+        scale=tuple(np.round(scale, 5).tolist()), bias=tuple(np.round(bias, 5).tolist()), rows=len(truth)
+    )
+    if not with_margins:
+        return calibration
+    verdicts = [judge(row.tolist(), calibration) for row in np.exp(log_probabilities)]
+    highest = np.sort([verdict.scores for verdict in verdicts], axis=1)
+    margins = highest[:, -1] - highest[:, -2]
+    right = np.array([v.best for v in verdicts]) == truth
+    knots, heights = _rising(margins, right)
+    return calibration.model_copy(update={"margins": knots, "confidences": heights})
+
+
+def _fit_affine(log_probabilities: Floats, truth: Integers, scale: float) -> tuple[Floats, Floats]:
+    """The scales and biases that make ``softmax(scale * log p + bias)`` likeliest, near ``scale`` and 0."""
+    import numpy as np
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax as library
+
+    rows, labels = log_probabilities.shape
+    wanted = np.eye(labels)[truth]
+
+    def loss(values: Floats) -> tuple[float, Floats]:
+        logarithms, bias = values[:labels], values[labels:]
+        scales = scale * np.exp(logarithms)
+        shares = library(scales * log_probabilities + bias, axis=1)
+        error = np.exp(shares) - wanted
+        value = -(wanted * shares).sum() + _PRIOR_ROWS * (values**2).sum()
+        gradient = np.concatenate([(error * log_probabilities).sum(0) * scales, error.sum(0)])
+        return value / rows, (gradient + 2 * _PRIOR_ROWS * values) / rows
+
+    found = minimize(loss, np.zeros(2 * labels), jac=True, method="L-BFGS-B")
+    return scale * np.exp(found.x[:labels]), found.x[labels:]
+
+
+def _rising(margins: Floats, right: npt.NDArray[np.bool_]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The rising function that fits best, at a few knots; never certain."""
+    import numpy as np
+    from sklearn.isotonic import IsotonicRegression
+
+    doubt = 1 / (len(right) + 2)
+    fitted = IsotonicRegression(y_min=doubt, y_max=1 - doubt, out_of_bounds="clip").fit(margins, right)
+    knots = np.unique(np.round(np.quantile(margins, np.linspace(0, 1, _KNOTS)), 6))
+    return tuple(knots.tolist()), tuple(np.round(fitted.predict(knots), 6).tolist())
+
+
+def _log_loss(verdicts: Sequence[Verdict], truth: Integers) -> float:
+    import numpy as np
+
+    shares = [verdict.scores[label] for verdict, label in zip(verdicts, truth, strict=True)]
+    return float(-np.log(np.maximum(shares, LEAST_PROBABILITY)).mean())
+
+
+def _brier(verdicts: Sequence[Verdict], truth: Integers) -> float:
+    import numpy as np
+
+    confidence = np.array([verdict.confidence for verdict in verdicts])
+    right = np.array([verdict.best for verdict in verdicts]) == truth
+    return float(((confidence - right) ** 2).mean())

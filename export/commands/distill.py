@@ -1,0 +1,171 @@
+"""``edgeslm-export distill``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm_export.commands import find_base, positive, share
+from edgeslm_export.commands.tune import HOW, add_ground, find_ground
+from edgeslm_export.lesson import ENCODER, METHODS, Effort
+from edgeslm_export.progress import Bar
+from edgeslm_export.screen import print_columns, print_json, print_line
+
+from edgeslm.bundle import Source, load_bundle
+from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    from edgeslm_export.distill import Teacher
+
+SUMMARY = "teach a small model what a larger one says of unlabelled messages"
+EXAMPLE = "edgeslm-export distill spam.yaml unlabelled.jsonl learned/spam --teacher learned/spam-lora"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("task", type=Path, metavar="TASK.yaml", help="one entry of tasks: with its name")
+    command.add_argument(
+        "texts", type=Path, metavar="UNLABELLED", help='JSON lines {"text"}, or CSV with this column'
+    )
+    command.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    command.add_argument(
+        "--teacher",
+        required=True,
+        metavar="BUNDLE_OR_SRC",
+        help="a bundle that was taught the task, a decoder's bundle, or a decoder's checkpoint (folder, "
+        ".gguf or hub id)",
+    )
+    command.add_argument(
+        "--teacher-base",
+        type=Path,
+        metavar="BUNDLE",
+        help="what a taught teacher adds to (default: looked for nearby)",
+    )
+    command.add_argument(
+        "--sure",
+        type=share,
+        metavar="SHARE",
+        help="confidence from which on the teacher's answer is learned from (default: 0.6)",
+    )
+    command.add_argument("--ask", action="store_true", help="ask about what the teacher isn't sure of")
+    command.add_argument("--test", type=Path, metavar="DATA", help="labelled rows to try all of them on")
+    command.add_argument(
+        "--hand",
+        type=Path,
+        metavar="DATA",
+        help="labelled rows: a student of as many of them is shown beside",
+    )
+    add_ground(command)
+    command.add_argument(
+        "--method",
+        choices=("auto", *METHODS),
+        default=ENCODER,
+        help="how the student learns, as of tune (default: %(default)s)",
+    )
+    command.add_argument("--minutes", type=positive, help="most time that each teaching may take")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Asks the teacher, teaches the student, and shows both."""
+    from edgeslm_export.distill import SURE, ask_teacher, compare, distil
+    from edgeslm_export.package import check_absent
+    from edgeslm_export.rows import load_rows, load_texts
+    from edgeslm_export.tune import load_task
+
+    check_absent(options.out)
+    if options.ask and not sys.stdin.isatty():
+        raise ExportError("Nobody can be asked here; leave --ask out.")
+    if options.hand is not None and options.test is None:
+        raise ExportError("Hand labels (--hand) are compared on labelled rows: name them with --test.")
+    task = load_task(options.task)
+    texts = load_texts(options.texts)
+    test = load_rows(options.test, task.labels) if options.test else []
+    hand = load_rows(options.hand, task.labels) if options.hand else []
+    with Bar() as bar, tempfile.TemporaryDirectory(prefix="teacher-") as work:
+        effort = Effort(
+            method=None if options.method == "auto" else options.method,
+            seconds=60 * (options.minutes or 0),
+            announce=bar.say,
+            on_progress=bar,
+            debug=options.debug,
+        )
+        teacher = _teacher(options, Path(work), effort)
+        ground = find_ground(options, effort, has_fields=False)
+        ask_user = _ask if options.ask else None
+        said = ask_teacher(teacher, task, texts, effort, sure=options.sure or SURE, ask_user=ask_user)
+        left = f"{said.dropped} were dropped, {said.asked} asked about"
+        bar.say(f"{len(said.texts)} texts are learned from, {left}.")
+        source = Source(id=options.texts.name, revision=f"sha256:{_digest(said.texts)}")
+        _, report = distil(task, teacher, said, source, options.out, ground, effort)
+        compared: list[dict[str, Any]] = []
+        if test:
+            base = find_base(options.out, ground.base, ground.bundle)
+            known = {"learned_from": len(said.texts)}
+            compared = compare(task, teacher, options.out, base, test, hand, ground, effort, **known)
+    report |= {"dropped": said.dropped, "asked": said.asked, "compared": compared}
+    if options.json:
+        print_json({"bundle": str(options.out), **report})
+        return
+    print_line(f"{options.out}: learned {task.name} from {len(said.texts)} texts: {HOW[report['method']]}")
+    print_line(f"says what the teacher says   {report['accuracy']:.3f} of {report['rows']} texts held out")
+    if compared:
+        _print_compared(compared)
+
+
+def _teacher(options: argparse.Namespace, work: Path, effort: Effort) -> Teacher:
+    """:raises ExportError: neither a bundle nor a checkpoint that can be exported."""
+    from edgeslm_export.distill import Teacher, export_teacher
+    from edgeslm_export.hub import resolve_source
+
+    folder = Path(options.teacher)
+    if not (folder / "manifest.json").is_file():
+        effort.announce(f"Exporting {options.teacher}, so that it can be asked.")
+        folder = export_teacher(
+            resolve_source(options.teacher, "decoder", effort.announce), work / "bundle", effort
+        )
+    bundle = load_bundle(folder)
+    if bundle.manifest.learned is None and bundle.manifest.kind != "decoder":
+        raise ExportError(f"{folder} was taught no task; a teacher is a taught bundle or a decoder.")
+    base = folder if bundle.manifest.learned is None else find_base(folder, options.teacher_base)
+    return Teacher(bundle, base)
+
+
+def _ask(text: str, labels: Sequence[str], guess: str) -> str | None:
+    """Asks on the terminal until the answer is a label, its number, or nothing."""
+    numbered = "  ".join(f"{number} {label}" for number, label in enumerate(labels, 1))
+    while True:
+        sys.stderr.write(f"{text}\n  {numbered}  (the teacher: {guess}; Enter drops it) ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline().strip()
+        if not answer:
+            return None
+        if answer in labels:
+            return answer
+        if answer.isdecimal() and 1 <= int(answer) <= len(labels):
+            return labels[int(answer) - 1]
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(map(json.dumps, texts)).encode()).hexdigest()
+
+
+def _print_compared(compared: Sequence[dict[str, Any]]) -> None:
+    rows = [
+        (
+            of["who"],
+            str(of["labels"]),
+            f"{of['accuracy']:.3f}",
+            "{:.3f} to {:.3f}".format(*of["interval"]),
+            f"{of['calibration_error']:.3f}",
+            f"{of['texts_per_s']:.0f}",
+            f"{of['bytes'] / 1e6:.1f} MB",
+        )
+        for of in compared
+    ]
+    heads = ("who", "hand labels", "accuracy", "95 % interval", "calibration error", "messages/s", "bytes")
+    print_columns(heads, rows)

@@ -1,0 +1,187 @@
+"""What is learned, on what and how hard, and what a way of learning is worth: the values of ``tune``.
+
+A way is tried on rows that it did not learn from, through the graph that a device runs. What was found is
+noted on disk fold by fold, so that a command that was interrupted goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from edgeslm_export.calibrate import Fitted, fit_calibration, log_softmax
+from edgeslm_export.checkpoint import Origin
+from edgeslm_export.child import OnProgress
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.floating[Any]]
+    Integers = npt.NDArray[np.int64]
+
+HEAD: Final = "head"
+ENCODER: Final = "encoder"
+LORA: Final = "lora"
+QLORA: Final = "qlora"
+METHODS: Final = (HEAD, ENCODER, LORA, QLORA)
+ROWS_FOR_ONE_FOLD: Final = 500
+"""From so many rows on a fifth is enough to test what takes minutes; with fewer each fifth in turn."""
+_QUANTILES: Final = 51
+_ROWS_ASIDE: Final = 10
+"""Of so many rows that are learned from one is kept aside to see when to stop, where there are enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What can be learned on: an encoder's ``bundle``, its float ``checkpoint``; a decoder's bundle ``base``
+    with the float checkpoint ``decoder`` that it was made of."""
+
+    bundle: Path | None = None
+    checkpoint: Origin | None = None
+    base: Path | None = None
+    decoder: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How it is learned: ``method`` is one of METHODS or None for the best, ``seconds`` 0 no limit."""
+
+    method: str | None = None
+    seconds: float = 0.0
+    announce: Callable[[str], None] = print
+    on_progress: OnProgress | None = None
+    debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Rows to learn from, and the folds to try a way of learning with.
+
+    ``truth`` [rows] are indices of ``labels``; ``shares`` [rows, labels] say how likely each label is, of
+    rows that a teacher labelled. ``instruction`` is what a decoder is told.
+    """
+
+    name: str
+    texts: Sequence[str]
+    truth: Integers
+    labels: tuple[str, ...]
+    folds: Sequence[tuple[Integers, Integers]]
+    shares: Floats | None = None
+    instruction: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one way of learning says of the rows ``held`` that it did not learn from.
+
+    ``log_probabilities`` [held, labels] come from the engine, ``fitted`` says what they are worth;
+    ``distances`` [held] how far the rows lie from what was learned, empty where a way has no vectors;
+    ``figures`` go into the report.
+    """
+
+    method: str
+    held: Integers
+    log_probabilities: Floats
+    fitted: Fitted
+    distances: Sequence[float]
+    figures: dict[str, Any]
+    texts_per_s: float
+    bytes: int
+
+
+class Way(Protocol):
+    """One way to learn a task."""
+
+    def try_out(self) -> Trial: ...
+
+    def write(self, stage: Path) -> dict[str, Any]:
+        """Learns from all rows and writes the bundle's files into an empty folder.
+
+        :return: the manifest's fields that follow from the way, with ``report`` and ``licence``.
+        """
+        ...
+
+
+class Notes:
+    """What was found so far, in a folder that outlives an interrupted command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def save(self, name: str, found: dict[str, Any]) -> None:
+        """In one step."""
+        partial = self.folder / f"{name}.partial"
+        partial.write_text(json.dumps(found), "utf-8")
+        partial.replace(self.folder / f"{name}.json")
+
+    def state(self, name: str) -> Path:
+        """Where a run that teaches keeps how far it is."""
+        return self.folder / f"{name}.pt"
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def make_trial(
+    method: str,
+    held: Integers,
+    logits: Floats,
+    lesson: Lesson,
+    figures: dict[str, Any],
+    speed: float,
+    size: int,
+    distances: Sequence[float] = (),
+) -> Trial:
+    """:param logits: [held, labels]. :param speed: texts a second. :param size: bytes that a device loads."""
+    from edgeslm_export.statistics import accuracy_report
+
+    truth = lesson.truth[held]
+    log_probabilities = log_softmax(logits)
+    fitted = fit_calibration(log_probabilities, truth)
+    report = accuracy_report(fitted.verdicts, truth, lesson.labels)
+    return Trial(method, held, log_probabilities, fitted, distances, {**report, **figures}, speed, size)
+
+
+def drift_reference(trial: Trial, labels: int) -> dict[str, Any]:
+    """What a device compares its messages with: ``edgeslm.bundle.DriftReference``."""
+    import numpy as np
+
+    def quantiles(values: Sequence[float]) -> list[float]:
+        spread = np.quantile(values, np.linspace(0, 1, _QUANTILES))
+        return [round(float(value), 5) for value in spread]
+
+    verdicts = trial.fitted.verdicts
+    counts = np.bincount([verdict.best for verdict in verdicts], minlength=labels)
+    return {
+        "distances": quantiles(trial.distances) if len(trial.distances) else [],
+        "confidences": quantiles([verdict.confidence for verdict in verdicts]),
+        "labels": [round(float(count) / len(verdicts), 5) for count in counts],
+    }
+
+
+def folds_to_try(lesson: Lesson) -> Sequence[tuple[Integers, Integers]]:
+    """Of a way that takes minutes."""
+    return lesson.folds if len(lesson.texts) < ROWS_FOR_ONE_FOLD else lesson.folds[:1]
+
+
+def rows_aside(rows: int) -> list[int]:
+    """Which of so many rows are watched while the others are learned from; none of few."""
+    import numpy as np
+
+    if rows < ROWS_FOR_ONE_FOLD // 2:
+        return []
+    order = np.random.default_rng(0).permutation(rows)
+    return sorted(order[: rows // _ROWS_ASIDE].tolist())

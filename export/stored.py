@@ -1,0 +1,106 @@
+"""The weights of a decoder bundle as it computes with them, put into the transformers model that it is of.
+
+Whoever teaches on them teaches what a device runs, the loss of quantizing included. Reads the graph's
+``MatMulNBits`` by the names of its nodes; what isn't quantized stays as the model has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm_export.adapter import PACKED, head_sizes
+from edgeslm_export.formats import Format
+from edgeslm_export.lora_graph import find_products
+from edgeslm_export.matrices import unpack
+
+from edgeslm.bundle import load_bundle
+from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+_BLOCKS = {"attn": "self_attn", "mlp": "mlp"}
+_MOST_CHANGED = 0.5
+"""Share of a matrix that quantizing may have moved: four bits move less than a fifth, another model all."""
+
+
+def fill_stored(model: Any, bundle: Path) -> int:
+    """Replaces the matrices of ``model``'s layers by those of the bundle. :return: how many.
+
+    :raises ExportError: the bundle was made of another model.
+    """
+    import numpy as np
+    import torch
+
+    modules = dict(model.named_modules())
+    parts = dict(_parts(bundle))
+    filled = 0
+    for name, module in modules.items():
+        if not isinstance(module, torch.nn.Linear) or ".layers." not in name:
+            continue
+        place, _, matrix = name.rpartition(".")
+        found = [parts.get(f"{place}.{part}") for part in PACKED.get(matrix, (matrix,))]
+        values = [value for value in found if value is not None]
+        if len(values) != len(found):
+            continue
+        weights = np.concatenate(values)
+        own = module.weight.detach().numpy()
+        if weights.shape != own.shape or not _is_near(weights, own):
+            raise ExportError(
+                f"{bundle} was made of another model than this checkpoint: {name} differs; name its own."
+            )
+        with torch.no_grad():
+            module.weight.copy_(torch.from_numpy(weights))
+        filled += 1
+    return filled
+
+
+def _is_near(stored: Floats, own: Floats) -> bool:
+    import numpy as np
+
+    return bool(np.linalg.norm(stored - own) <= _MOST_CHANGED * np.linalg.norm(own))
+
+
+def _parts(bundle: Path) -> Iterator[tuple[str, Floats]]:
+    """Name in the checkpoint, without ``.weight``, of each product that isn't packed, and its values."""
+    import onnx
+
+    loaded = load_bundle(bundle)
+    sizes = head_sizes(loaded)
+    graph = loaded.manifest.graphs.generate
+    if graph is None:
+        raise ExportError(f"{bundle} has no graph to generate with; name a decoder's bundle.")
+    model = onnx.load(bundle / graph, load_external_data=False)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    # Scales are stored in 16 bits and widened by the graph.
+    widened = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
+    for index, branch in find_products(model):
+        node = model.graph.node[index]
+        if node.op_type != "MatMulNBits":
+            continue
+        if len([name for name in node.input if name]) > 3:
+            raise ExportError(f"{bundle} is quantized with zero points, which can't be taught on.")
+        numbers = {attribute.name: attribute.i for attribute in node.attribute}
+        packed, scales = (_values(tensors[widened.get(name, name)], bundle) for name in node.input[1:3])
+        form = Format(numbers["bits"], numbers["block_size"])
+        weights = unpack(packed, scales, form, branch.inputs).weights()
+        place, start = f"model.layers.{branch.layer}.{_BLOCKS[branch.block]}", 0
+        names = PACKED.get(branch.matrix, (branch.matrix,))
+        for name in names:
+            size = sizes.get(name, branch.outputs // len(names)) if len(names) > 1 else branch.outputs
+            yield f"{place}.{name}", weights[start : start + size]
+            start += size
+
+
+def _values(tensor: Any, folder: Path) -> Any:
+    """A tensor whose values lie beside the graph."""
+    from onnx import external_data_helper, numpy_helper
+
+    if external_data_helper.uses_external_data(tensor):
+        external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+    return numpy_helper.to_array(tensor)

@@ -1,0 +1,239 @@
+"""Gradient descent as all that is taught shares it: AdamW, a warm-up and a linear decay.
+
+The optimizer is that of Loshchilov and Hutter (2019). It stops early when rows that are kept aside are no
+longer told better (Prechelt 1998), and goes on where an interrupted run stood. With a time budget the decay
+follows the clock, so that a run that is cut short has cooled down all the same. Knows rows by their number
+and no model.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm_export.child import Reporter
+
+from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    import torch
+
+_WARM_UP = 0.1
+_DECAY = 0.01
+_MOST_NORM = 1.0
+_BUCKET = 16
+"""Batches whose rows are sorted by length together, so that little is computed on padding."""
+_PATIENCE = 2
+"""Epochs in a row that may be no better than the best before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast. ``seconds`` 0 means as long as the epochs take.
+
+    ``stop_after`` ends it after so many of the ``epochs``, before it has cooled down: a run on other rows
+    found that later ones don't help.
+    """
+
+    epochs: int
+    batch: int
+    rate: float
+    seconds: float = 0.0
+    stop_after: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What is taught: ``parameters`` with their rates, and what a batch of rows is wrong by.
+
+    :param model: what is put into training mode, and out of it where rows are watched.
+    :param lengths: tokens of each row. :param loss: of rows by their number, a mean over them.
+    :param aside: rows that are not learned from but watched; none: all epochs are run.
+    :param what: the subject in words, for progress and errors.
+    :param state: where an interrupted run is kept; one that is there is gone on with.
+    """
+
+    model: torch.nn.Module
+    parameters: Sequence[tuple[Sequence[torch.nn.Parameter], float]]
+    lengths: Sequence[int]
+    loss: Callable[[Sequence[int]], torch.Tensor]
+    aside: Sequence[int]
+    what: str
+    state: Path | None = None
+
+
+def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str, Any]:
+    """Teaches; the parameters are those of the best epoch when it returns.
+
+    :return: ``epochs`` that were run, the ``best_epoch`` (from 1), the last batch's ``loss`` and the best of
+        the rows aside.
+    :raises ExportError: the loss isn't finite any more, or the time was too short for one epoch.
+    """
+    import torch
+
+    kept_aside = set(course.aside)
+    rows = [row for row in range(len(course.lengths)) if row not in kept_aside]
+    groups: list[dict[str, Any]] = [
+        {"params": list(parameters), "lr": rate} for parameters, rate in course.parameters
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    weights = [weight for group in groups for weight in group["params"]]
+    steps_an_epoch = -(-len(rows) // schedule.batch)
+    steps = steps_an_epoch * schedule.epochs
+    best = _Best(weights)
+    epoch, spent, loss = _take_up(course.state, optimizer, weights, best)
+    started, step = time.monotonic() - spent, epoch * steps_an_epoch
+    last = schedule.stop_after or schedule.epochs
+    course.model.train()
+    while epoch < last and not best.is_over(epoch):
+        for batch in _batches(rows, course.lengths, schedule, epoch):
+            done = step / steps
+            if schedule.seconds:
+                done = max(done, (time.monotonic() - started) / schedule.seconds)
+            if done >= 1:
+                break
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * min(1.0, (done + 1 / steps) / _WARM_UP) * (1 - done)
+            value = course.loss(batch)
+            if not torch.isfinite(value):
+                raise ExportError(f"{course.what} gave numbers that aren't finite; try another model.")
+            optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(weights, _MOST_NORM)
+            optimizer.step()
+            step, loss = step + 1, float(value.detach())
+            reporter.progress(step, steps_an_epoch * last, f"{course.what}, epoch {epoch + 1}")
+        if step < (epoch + 1) * steps_an_epoch:
+            break
+        epoch += 1
+        if course.aside:
+            best.see(epoch, _mean_loss(course, schedule.batch))
+        if course.state is not None:
+            _put_down(course.state, optimizer, best, (epoch, time.monotonic() - started, loss))
+    if step < steps_an_epoch:
+        raise ExportError(
+            f"{course.what} got through {step} of {steps_an_epoch} batches in its time, once through being "
+            "the least; allow more --minutes, or take the method head."
+        )
+    if course.aside and step == epoch * steps_an_epoch:
+        best.restore()
+    return {
+        "epochs": round(step / steps_an_epoch, 2),
+        "best_epoch": best.epoch or epoch or 1,
+        "loss": round(loss, 4),
+        **({"loss_aside": round(best.loss, 4)} if best.epoch else {}),
+    }
+
+
+class _Best:
+    """The parameters after the epoch in which the rows kept aside were told best."""
+
+    def __init__(self, weights: Sequence[torch.nn.Parameter]) -> None:
+        self._weights = weights
+        self.values: list[torch.Tensor] = []
+        self.epoch = 0
+        self.loss = float("inf")
+
+    def see(self, epoch: int, loss: float) -> None:
+        if loss < self.loss:
+            self.epoch, self.loss = epoch, loss
+            self.values = [weight.detach().clone() for weight in self._weights]
+
+    def is_over(self, epoch: int) -> bool:
+        return bool(self.epoch) and epoch - self.epoch >= _PATIENCE
+
+    def restore(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            for weight, value in zip(self._weights, self.values, strict=True):
+                weight.copy_(value)
+
+
+def _mean_loss(course: Course, batch: int) -> float:
+    import torch
+
+    total = 0.0
+    course.model.eval()
+    with torch.no_grad():
+        for at in range(0, len(course.aside), batch):
+            part = course.aside[at : at + batch]
+            total += float(course.loss(part)) * len(part)
+    course.model.train()
+    return total / len(course.aside)
+
+
+def _batches(
+    rows: Sequence[int], lengths: Sequence[int], schedule: Schedule, epoch: int
+) -> Iterator[list[int]]:
+    """Row numbers of one batch after the other, in another order each epoch."""
+    shuffle, size = random.Random(f"{schedule.seed} {epoch}"), schedule.batch
+    order = list(rows)
+    shuffle.shuffle(order)
+    bucket = size * _BUCKET
+    for at in range(0, len(order), bucket):
+        order[at : at + bucket] = sorted(order[at : at + bucket], key=lambda row: lengths[row])
+    batches = [order[at : at + size] for at in range(0, len(order), size)]
+    shuffle.shuffle(batches)
+    yield from batches
+
+
+def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both [rows, longest]; short rows are filled at their end."""
+    import torch
+
+    longest = max(map(len, rows))
+    tokens = torch.full((len(rows), longest), padding)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for number, row in enumerate(rows):
+        tokens[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = 1
+    return tokens, mask
+
+
+# --- an interrupted run ------------------------------------------------------------------------------
+
+
+def _put_down(
+    state: Path, optimizer: torch.optim.Optimizer, best: _Best, stand: tuple[int, float, float]
+) -> None:
+    """In one step: a run that ends while it writes leaves the state before."""
+    import torch
+
+    weights = [weight.detach() for group in optimizer.param_groups for weight in group["params"]]
+    content = {
+        "stand": stand,
+        "weights": weights,
+        "optimizer": optimizer.state_dict(),
+        "best": (best.epoch, best.loss, best.values),
+    }
+    partial = state.with_name(state.name + ".partial")
+    torch.save(content, partial)
+    partial.replace(state)
+
+
+def _take_up(
+    state: Path | None,
+    optimizer: torch.optim.Optimizer,
+    weights: Sequence[torch.nn.Parameter],
+    best: _Best,
+) -> tuple[int, float, float]:
+    """:return: epochs that were run, the seconds that they took and the last loss; zeros for a new run."""
+    import torch
+
+    if state is None or not state.is_file():
+        return 0, 0.0, 0.0
+    content = torch.load(state, map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(content["optimizer"])
+    with torch.no_grad():
+        for weight, value in zip(weights, content["weights"], strict=True):
+            weight.copy_(value)
+    best.epoch, best.loss, best.values = content["best"]
+    epoch, spent, loss = content["stand"]
+    return epoch, spent, loss

@@ -1,0 +1,368 @@
+"""What a teacher says of texts, what a student is given of it, and who is compared; by stand-ins alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgeslm_export import distill
+from edgeslm_export.commands import distill as command
+from edgeslm_export.distill import Labelled, Teacher, ask_teacher, compare, distil, labels_of
+from edgeslm_export.exam import Exam
+from edgeslm_export.lesson import Effort, Ground, Lesson
+from edgeslm_export.rows import LabelledRow
+from edgeslm_export.tune import Task
+
+from edgeslm.bundle import Source, load_bundle
+from edgeslm.config import Task as TaskSection
+from edgeslm.errors import ExportError
+from tests.nodes import write_bundle
+from tests.taught import EXTRACT, write_adapter, write_base, write_head
+
+QUIET = Effort(announce=lambda _: None)
+SOURCE = Source(id="texts")
+FIGURES = {"accuracy": 0.75, "interval": [0.5, 0.9], "calibration_error": 0.02, "ms_per_row": 4.0}
+Answer = Mapping[str, Any] | None
+
+
+def task(*labels: str, **fields: Any) -> Task:
+    section = {"labels": list(labels), **fields} if labels else fields
+    return Task("topic", TaskSection.model_validate({**section, "learned": "-"}, strict=False))
+
+
+def texts(number: int) -> list[str]:
+    return [f"text {place}" for place in range(number)]
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Teacher:
+    """It was taught to tell spam from ham."""
+    encoder = write_bundle(tmp_path / "encoder", "encoder")
+    return Teacher(load_bundle(write_head(tmp_path / "head", load_bundle(encoder).digest)), encoder)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Teacher:
+    """It was taught to find fields."""
+    digest = write_base(tmp_path / "base")
+    return Teacher(load_bundle(write_adapter(tmp_path / "adapter", digest, EXTRACT)), tmp_path / "base")
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Teacher:
+    """It was taught nothing."""
+    folder = write_bundle(tmp_path / "decoder")
+    return Teacher(load_bundle(folder), folder)
+
+
+class FakeExaminer:
+    """In the place of ``examine_bundle``: keeps exams, answers by what ``answer`` says of a text."""
+
+    def __init__(self, answer: Callable[[str], Answer]) -> None:
+        self.exams: list[Exam] = []
+        self.bases: list[Path] = []
+        self._answer = answer
+
+    def __call__(self, base: Path, exam: Exam, **how: object) -> dict[str, Any]:
+        self.bases.append(base)
+        self.exams.append(exam)
+        return {**FIGURES, "answers": [self._answer(row.text) for row in exam.rows]}
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], Answer]], FakeExaminer]:
+    def set_up(answer: Callable[[str], Answer]) -> FakeExaminer:
+        fake = FakeExaminer(answer)
+        monkeypatch.setattr(distill, "examine_bundle", fake)
+        return fake
+
+    return set_up
+
+
+Answered = Callable[[Callable[[str], Answer]], FakeExaminer]
+
+
+def said(spam: float) -> dict[str, Any]:
+    label = "spam" if spam >= 0.5 else "ham"
+    return {"label": label, "confidence": max(spam, 1 - spam), "scores": {"ham": 1 - spam, "spam": spam}}
+
+
+def by_number(text: str) -> dict[str, Any]:
+    """Sure of all texts but one in three."""
+    return said(0.55 if int(text.rpartition(" ")[2]) % 3 == 0 else 0.9)
+
+
+# --- labels ------------------------------------------------------------------------------------------
+
+
+def test_a_taught_teacher_says_which_labels_there_are(head: Teacher) -> None:
+    assert labels_of(head, task()) == ("spam", "ham")
+
+
+def test_the_same_labels_in_another_order_are_the_teachers(head: Teacher) -> None:
+    assert labels_of(head, task("ham", "spam")) == ("spam", "ham")
+
+
+def test_labels_that_differ_are_refused(head: Teacher) -> None:
+    with pytest.raises(ExportError, match="knows the labels spam, ham, and the task has spam, eggs"):
+        labels_of(head, task("spam", "eggs"))
+
+
+def test_who_was_taught_nothing_has_to_be_told_the_labels(decoder: Teacher) -> None:
+    assert labels_of(decoder, task("a", "b")) == ("a", "b")
+    with pytest.raises(ExportError, match=r"has to be told the labels: put them in TASK\.yaml"):
+        labels_of(decoder, task())
+
+
+def test_who_was_taught_fields_teaches_no_labels(adapter: Teacher) -> None:
+    with pytest.raises(ExportError, match="was taught extract; only classify is distilled"):
+        labels_of(adapter, task("spam", "ham"))
+
+
+# --- asking the teacher ------------------------------------------------------------------------------
+
+
+def test_shares_are_kept_as_the_teacher_says_them(head: Teacher, answered: Answered) -> None:
+    answered(lambda text: said(0.8))
+    found = ask_teacher(head, task(), texts(25), QUIET)
+    assert found.texts == texts(25)
+    assert found.shares == [pytest.approx([0.8, 0.2])] * 25  # in the order of the teacher's labels
+    assert (found.dropped, found.asked) == (0, 0)
+
+
+def test_texts_that_the_teacher_is_not_sure_of_are_dropped(head: Teacher, answered: Answered) -> None:
+    answered(by_number)
+    found = ask_teacher(head, task(), texts(60), QUIET)
+    assert found.texts == [text for number, text in enumerate(texts(60)) if number % 3]
+    assert found.dropped == 20
+
+
+def test_how_sure_is_the_users_choice(head: Teacher, answered: Answered) -> None:
+    answered(by_number)
+    assert ask_teacher(head, task(), texts(60), QUIET, sure=0.55).dropped == 0
+
+
+def test_texts_without_an_answer_are_dropped(head: Teacher, answered: Answered) -> None:
+    answered(lambda text: None if text == "text 7" else said(0.8))
+    found = ask_teacher(head, task(), texts(30), QUIET)
+    assert "text 7" not in found.texts
+    assert found.dropped == 1
+
+
+def test_a_user_who_is_asked_is_certain(head: Teacher, answered: Answered) -> None:
+    answered(by_number)
+    asked: list[tuple[str, tuple[str, ...], str]] = []
+
+    def ask_user(text: str, labels: Sequence[str], guess: str) -> str | None:
+        asked.append((text, tuple(labels), guess))
+        return "ham" if len(asked) == 1 else None
+
+    found = ask_teacher(head, task(), texts(60), QUIET, ask_user=ask_user)
+    assert asked[0] == ("text 0", ("spam", "ham"), "spam")
+    assert (found.asked, found.dropped) == (1, 19)
+    assert found.shares[found.texts.index("text 0")] == [0.0, 1.0]
+
+
+def test_a_text_counts_once_whatever_its_case(head: Teacher, answered: Answered) -> None:
+    fake = answered(lambda text: said(0.8))
+    found = ask_teacher(head, task(), [*texts(25), *(text.upper() for text in texts(25))], QUIET)
+    assert len(found.texts) == len(fake.exams[0].rows) == 25
+
+
+def test_too_few_sure_texts_are_refused(head: Teacher, answered: Answered) -> None:
+    answered(by_number)
+    with pytest.raises(ExportError, match=r"sure of 18 texts of 27; at least 20 .* or a lower --sure"):
+        ask_teacher(head, task(), texts(27), QUIET)
+
+
+def test_a_taught_teacher_is_asked_by_its_bundle(head: Teacher, answered: Answered) -> None:
+    fake = answered(lambda text: said(0.8))
+    ask_teacher(head, task(), texts(20), QUIET)
+    (exam,) = fake.exams
+    assert (exam.bundle, fake.bases) == (head.bundle.path, [head.base])
+    assert exam.with_answers
+    assert exam.make_task().learned is not None
+
+
+def test_who_was_taught_nothing_is_asked_the_task_as_it_is(decoder: Teacher, answered: Answered) -> None:
+    """It is asked what a device with this task would ask it."""
+    fake = answered(lambda text: said(0.8))
+    told = task("spam", "ham", instruction="Is it wanted?")
+    ask_teacher(decoder, told, texts(20), QUIET)
+    (exam,) = fake.exams
+    assert exam.bundle is None
+    assert exam.section.learned is None
+    assert (exam.section.kind, exam.section.labels) == ("classify", told.section.labels)
+    assert exam.section.instruction == "Is it wanted?"
+    assert Exam.parse(json.loads(json.dumps(exam.encode()))).section == exam.section
+    assert exam.make_task().learned is None
+
+
+def test_bytes_of_a_teacher_are_those_of_all_that_a_device_loads(head: Teacher, decoder: Teacher) -> None:
+    base = load_bundle(head.base).weight_bytes
+    assert base > 0
+    assert head.bytes == base + head.bundle.weight_bytes
+    assert decoder.bytes == decoder.bundle.weight_bytes
+
+
+# --- teaching the student ----------------------------------------------------------------------------
+
+
+class FakeSchool:
+    """In the place of ``learn_labels``."""
+
+    def __init__(self) -> None:
+        self.lessons: list[Lesson] = []
+
+    def __call__(self, lesson: Lesson, *_: object) -> tuple[None, dict[str, Any]]:
+        self.lessons.append(lesson)
+        return None, {"method": "encoder"}
+
+
+@pytest.fixture
+def school(monkeypatch: pytest.MonkeyPatch) -> FakeSchool:
+    fake = FakeSchool()
+    monkeypatch.setattr(distill, "learn_labels", fake)
+    return fake
+
+
+def labelled(spam: Sequence[float]) -> Labelled:
+    return Labelled(texts(len(spam)), [[share, 1 - share] for share in spam], 0, 0)
+
+
+def test_a_student_learns_the_shares(head: Teacher, school: FakeSchool, tmp_path: Path) -> None:
+    shares = [0.9, 0.2, 0.7, 0.4] * 10
+    _, report = distil(task("ham", "spam"), head, labelled(shares), SOURCE, tmp_path / "out", Ground(), QUIET)
+    (lesson,) = school.lessons
+    assert report == {"method": "encoder"}
+    assert lesson.labels == ("spam", "ham")
+    assert lesson.shares is not None
+    assert lesson.shares[:, 0].tolist() == shares
+    assert lesson.truth.tolist() == [0, 1, 0, 1] * 10
+    assert sorted(np.concatenate([test for _, test in lesson.folds]).tolist()) == list(range(40))
+
+
+def test_a_label_that_the_teacher_never_gave_is_named(
+    head: Teacher, school: FakeSchool, tmp_path: Path
+) -> None:
+    shares = [0.9] * 30 + [0.2]
+    with pytest.raises(ExportError, match="gave the label 'ham' to 1 texts; give it texts of that kind"):
+        distil(task(), head, labelled(shares), SOURCE, tmp_path / "out", Ground(), QUIET)
+    assert school.lessons == []
+
+
+# --- comparing ---------------------------------------------------------------------------------------
+
+TEST = [LabelledRow(number, f"test {number}", ("spam", "ham")[number % 2]) for number in range(6)]
+HAND = [LabelledRow(number, f"hand {number}", ("spam", "ham")[number % 2]) for number in range(50)]
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch, answered: Answered) -> list[tuple[Path, Path]]:
+    """The students that were tried, each with its base; of one of hand labels there is a bundle then."""
+    tried: list[tuple[Path, Path]] = []
+    answered(lambda text: said(0.8))
+
+    def evaluate(bundle: Any, base: Path, rows: Sequence[LabelledRow], **how: object) -> dict[str, Any]:
+        assert rows == TEST
+        tried.append((bundle.path, base))
+        return {**FIGURES, "accuracy": 0.5, "ms_per_row": 1.0}
+
+    monkeypatch.setattr(distill, "evaluate_learned", evaluate)
+    return tried
+
+
+def test_teacher_and_student_stand_side_by_side(
+    head: Teacher, evaluated: list[tuple[Path, Path]], tmp_path: Path
+) -> None:
+    student = write_head(tmp_path / "student", None)
+    known = {"learned_from": 25}
+    rows = compare(task(), head, student, student, TEST, [], Ground(), QUIET, **known)
+    assert [(row["who"], row["labels"], row["accuracy"]) for row in rows] == [
+        ("teacher", 9, 0.75),
+        ("student", 0, 0.5),
+    ]
+    assert [row["texts_per_s"] for row in rows] == [250.0, 1000.0]
+    assert rows[0]["bytes"] == head.bytes
+    assert rows[1]["bytes"] == load_bundle(student).weight_bytes
+    assert evaluated == [(student, student)]
+
+
+def test_a_student_on_a_base_counts_the_bases_bytes(
+    head: Teacher, evaluated: list[tuple[Path, Path]], tmp_path: Path
+) -> None:
+    base = head.base
+    student = write_head(tmp_path / "student", load_bundle(base).digest)
+    known = {"learned_from": 25}
+    rows = compare(task(), head, student, base, TEST, [], Ground(), QUIET, **known)
+    assert rows[1]["bytes"] == load_bundle(student).weight_bytes + load_bundle(base).weight_bytes
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["with its own encoder", "on the same base"])
+def test_a_student_of_as_many_hand_labels_is_shown_beside(
+    head: Teacher,
+    evaluated: list[tuple[Path, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own: bool,
+) -> None:
+    digest = None if own else load_bundle(head.base).digest
+    taught: list[Sequence[LabelledRow]] = []
+
+    def learn(of: Task, rows: Sequence[LabelledRow], name: str, out: Path, *_: object) -> None:
+        taught.append(rows)
+        write_head(out, digest)
+
+    monkeypatch.setattr(distill, "learn", learn)
+    student = write_head(tmp_path / "student", digest)
+    base = student if own else head.base
+    known = {"learned_from": 25}
+    rows = compare(task(), head, student, base, TEST, HAND, Ground(), QUIET, **known)
+    assert taught == [HAND[:25]]
+    assert (rows[2]["who"], rows[2]["labels"]) == ("student of hand labels", 25)
+    other, its_base = evaluated[1]
+    assert its_base == (other if own else base)
+    assert not other.exists()
+
+
+def test_hand_labels_that_cannot_be_learned_from_are_refused(
+    head: Teacher, evaluated: list[tuple[Path, Path]], tmp_path: Path
+) -> None:
+    student = write_head(tmp_path / "student", None)
+    known = {"learned_from": 25}
+    with pytest.raises(ExportError, match="the hand labels has one label only"):
+        compare(task(), head, student, student, TEST, HAND[::2], Ground(), QUIET, **known)
+
+
+# --- the command -------------------------------------------------------------------------------------
+
+
+class FakeTerminal(io.StringIO):
+    """Standard input at which somebody sits."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [("ham\n", "ham"), ("1\n", "spam"), ("\n", None), ("eggs\n0\n3\n2\n", "ham"), ("", None)],
+)
+def test_a_user_answers_with_a_label_its_number_or_nothing(
+    typed: str, answer: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", FakeTerminal(typed))
+    assert command._ask("Win a prize", ("spam", "ham"), "spam") == answer
+    shown = capsys.readouterr().err
+    assert shown.startswith("Win a prize\n  1 spam  2 ham  (the teacher: spam; Enter drops it) ")
+
+
+def test_the_source_is_known_by_its_texts() -> None:
+    assert command._digest(["a", "b"]) == hashlib.sha256(b'"a"\n"b"').hexdigest()
+    assert command._digest(["a\nb"]) != command._digest(["a", "b"])

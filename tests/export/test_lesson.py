@@ -1,0 +1,129 @@
+"""The values of learning: what is noted, which rows are held out or watched, what a trial says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgeslm_export.lesson import (
+    ROWS_FOR_ONE_FOLD,
+    Notes,
+    drift_reference,
+    folds_to_try,
+    make_trial,
+    rows_aside,
+)
+
+from edgeslm.bundle import DriftReference
+from tests.export.tiny_tasks import make_lesson
+
+# --- notes -------------------------------------------------------------------------------------------
+
+
+def test_what_was_noted_is_found_by_the_next_command(tmp_path: Path) -> None:
+    Notes(tmp_path / "notes").save("lora-0", {"shares": [[0.25, 0.75]]})
+    assert Notes(tmp_path / "notes").load("lora-0") == {"shares": [[0.25, 0.75]]}
+    assert Notes(tmp_path / "notes").load("lora-1") is None
+
+
+def test_a_note_that_was_damaged_is_none(tmp_path: Path) -> None:
+    notes = Notes(tmp_path)
+    notes.save("head", {"a": 1})
+    (tmp_path / "head.json").write_text('{"a":')
+    assert notes.load("head") is None
+
+
+def test_a_note_that_was_half_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = Notes(tmp_path)
+    notes.save("head", {"a": 1})
+
+    def interrupted(self: Path, *_: object) -> int:
+        self.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        notes.save("head", {"a": 2})
+    assert notes.load("head") == {"a": 1}
+
+
+def test_nothing_of_notes_stays_in_the_end(tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "notes")
+    notes.save("head", {})
+    notes.state("head").write_bytes(b"weights")
+    notes.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- rows held out and watched -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "folds"), [(40, 5), (ROWS_FOR_ONE_FOLD - 1, 5), (ROWS_FOR_ONE_FOLD, 1)])
+def test_many_rows_are_tested_on_a_fifth_of_them(rows: int, folds: int) -> None:
+    assert len(folds_to_try(make_lesson(rows))) == folds
+
+
+@pytest.mark.parametrize(("rows", "watched"), [(10, 0), (249, 0), (250, 25), (4001, 400)])
+def test_one_row_in_ten_of_enough_is_watched(rows: int, watched: int) -> None:
+    aside = rows_aside(rows)
+    assert len(aside) == len(set(aside)) == watched
+    assert aside == sorted(aside) == rows_aside(rows)
+    assert set(aside) <= set(range(rows))
+
+
+def test_watched_rows_are_drawn_from_everywhere() -> None:
+    aside = rows_aside(1000)
+    assert all(5 < sum(start <= row < start + 250 for row in aside) < 50 for start in (0, 250, 500, 750))
+
+
+# --- a trial -----------------------------------------------------------------------------------------
+
+
+def test_a_trial_counts_the_rows_that_it_held_out() -> None:
+    lesson = make_lesson(40)
+    held = np.arange(0, 40, 2)  # all of them heat
+    logits = np.tile([2.0, 0.0], (20, 1))
+    logits[:5] = [0.0, 2.0]
+    trial = make_trial("head", held, logits, lesson, {"strength": 3.0}, 7.5, 1234)
+    assert trial.figures["rows"] == 20
+    assert trial.figures["accuracy"] == 0.75
+    assert trial.figures["strength"] == 3.0
+    assert trial.figures["labels"]["heat"]["recall"] == 0.75
+    assert (trial.texts_per_s, trial.bytes) == (7.5, 1234)
+    assert np.exp(trial.log_probabilities).sum(axis=1) == pytest.approx(1)
+    assert trial.fitted.calibration.rows == 20
+
+
+def test_accuracy_and_calibration_error_are_those_of_what_a_device_says() -> None:
+    """A label that is said too often loses by its bias, and then more rows are right."""
+    lesson = make_lesson(400)
+    chance = np.random.default_rng(4)
+    logits = np.eye(2)[lesson.truth] * 2 + chance.standard_normal((400, 2)) + [3.0, 0.0]
+    trial = make_trial("head", np.arange(400), logits, lesson, {}, 1.0, 1)
+    assert (logits.argmax(1) == lesson.truth).mean() < 0.75
+    assert trial.figures["accuracy"] > 0.85
+    assert trial.figures["calibration_error"] < 0.1
+
+
+def test_the_reference_for_drift_is_what_held_out_rows_were_like() -> None:
+    lesson = make_lesson(40)
+    logits = np.eye(2)[lesson.truth] * 4
+    distances = np.linspace(0.2, 0.6, 40).tolist()
+    trial = make_trial("head", np.arange(40), logits, lesson, {}, 1.0, 1, distances)
+    reference = drift_reference(trial, 2)
+    assert DriftReference.model_validate_json(json.dumps(reference))
+    spread = reference["distances"]
+    assert (spread[0], spread[-1]) == (0.2, 0.6)
+    assert spread == sorted(spread)
+    assert reference["confidences"] == sorted(reference["confidences"])
+    assert reference["labels"] == [0.5, 0.5]
+
+
+def test_a_way_without_vectors_has_no_distances_to_compare_with() -> None:
+    lesson = make_lesson(40)
+    trial = make_trial("lora", np.arange(40), np.eye(2)[lesson.truth], lesson, {}, 1.0, 1)
+    assert drift_reference(trial, 2)["distances"] == []

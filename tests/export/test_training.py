@@ -1,0 +1,290 @@
+"""The shared descent on tiny models: when it stops, what it keeps, how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from edgeslm_export import training
+from edgeslm_export.child import Reporter
+from edgeslm_export.training import Course, Schedule, descend, padded
+
+from edgeslm.errors import ExportError
+
+ROWS = 24
+ASIDE = (1, 5, 9, 20)
+SCHEDULE = Schedule(epochs=5, batch=4, rate=0.05)
+Loss = Callable[[Sequence[int]], torch.Tensor]
+
+
+class FakeReporter(Reporter):
+    """Keeps what is reported."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[int, int, str]] = []
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        self.said.append((done, total, what))
+
+
+class FakeClock:
+    """A clock that runs by one second whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
+
+
+class Pupil:
+    """A line through points. ``batches`` are those that were learned from, ``watched`` the others, ``modes``
+    says of each loss whether the model was in training mode, and ``interrupted_at`` ends the run there."""
+
+    def __init__(self, aside: Sequence[int] = (), interrupted_at: int | None = None) -> None:
+        torch.manual_seed(3)
+        self.model = torch.nn.Linear(3, 1)
+        self._x = torch.randn(ROWS, 3)
+        self._y = self._x.sum(1, keepdim=True) + torch.randn(ROWS, 1)
+        self._aside, self._interrupted_at = tuple(aside), interrupted_at
+        self.batches: list[list[int]] = []
+        self.watched: list[list[int]] = []
+        self.modes: list[tuple[bool, bool]] = []
+
+    def loss(self, rows: Sequence[int]) -> torch.Tensor:
+        is_watched = set(rows) <= set(self._aside)
+        (self.watched if is_watched else self.batches).append(list(rows))
+        self.modes.append((is_watched, self.model.training))
+        if len(self.batches) - 1 == self._interrupted_at:
+            raise KeyboardInterrupt
+        return torch.nn.functional.mse_loss(self.model(self._x[list(rows)]), self._y[list(rows)])
+
+    def course(self, state: Path | None = None) -> Course:
+        groups = [(list(self.model.parameters()), SCHEDULE.rate)]
+        return Course(self.model, groups, [1] * ROWS, self.loss, self._aside, "teaching the line", state)
+
+    def weights(self) -> list[float]:
+        return [float(value) for part in self.model.parameters() for value in part.detach().flatten()]
+
+
+class Slope:
+    """One number that every step of teaching raises; the rows aside are told best where it is ``best``."""
+
+    def __init__(self, best: float, interrupted_at: int | None = None) -> None:
+        self.number = torch.nn.Parameter(torch.zeros(()))
+        self.model = torch.nn.Module()
+        self._best, self._interrupted_at = best, interrupted_at
+        self.after: list[float] = []
+        self.taught = 0
+
+    def loss(self, rows: Sequence[int]) -> torch.Tensor:
+        if rows == [0]:
+            self.after.append(float(self.number.detach()))
+            return (self.number - self._best) ** 2
+        if self.taught == self._interrupted_at:
+            raise KeyboardInterrupt
+        self.taught += 1
+        return -self.number
+
+    def course(self, state: Path | None = None) -> Course:
+        return Course(self.model, [([self.number], 0.1)], [1] * 5, self.loss, [0], "teaching", state)
+
+
+UPHILL = Schedule(epochs=20, batch=4, rate=0.1)
+"""One step an epoch for a ``Slope``."""
+
+
+def test_it_stops_when_the_rows_aside_are_told_no_better_and_keeps_the_best_epoch() -> None:
+    slope = Slope(best=0.4)
+    said = descend(slope.course(), UPHILL, FakeReporter())
+    distances = [abs(number - 0.4) for number in slope.after]
+    best = distances.index(min(distances)) + 1
+    assert 1 < best < 15
+    assert said["best_epoch"] == best
+    assert said["epochs"] == best + 2
+    assert float(slope.number.detach()) == slope.after[best - 1]
+
+
+def test_without_rows_aside_all_epochs_are_run() -> None:
+    pupil, reporter = Pupil(), FakeReporter()
+    said = descend(pupil.course(), SCHEDULE, reporter)
+    assert (said["epochs"], said["best_epoch"]) == (5, 5)
+    assert reporter.said[-1] == (30, 30, "teaching the line, epoch 5")
+
+
+def test_what_is_reported_falls() -> None:
+    pupil = Pupil()
+    before = float(pupil.loss(range(ROWS)).detach())
+    said = descend(pupil.course(), replace(SCHEDULE, epochs=20), FakeReporter())
+    assert float(pupil.loss(range(ROWS)).detach()) < before / 2
+    assert 0 < said["loss"] < before
+
+
+# --- batches -----------------------------------------------------------------------------------------
+
+
+def test_each_epoch_takes_all_rows_but_those_aside_once() -> None:
+    pupil = Pupil(ASIDE)
+    descend(pupil.course(), replace(SCHEDULE, epochs=2), FakeReporter())
+    epochs = pupil.batches[:5], pupil.batches[5:]
+    taught = [row for row in range(ROWS) if row not in ASIDE]
+    assert [sorted(row for batch in epoch for row in batch) for epoch in epochs] == [taught, taught]
+    assert epochs[0] != epochs[1]
+    assert [row for part in pupil.watched for row in part] == [*ASIDE, *ASIDE]
+
+
+def test_the_last_batch_may_be_smaller() -> None:
+    pupil = Pupil()
+    descend(pupil.course(), replace(SCHEDULE, epochs=1, batch=10), FakeReporter())
+    assert sorted(map(len, pupil.batches)) == [4, 10, 10]
+
+
+def test_the_seed_alone_sets_the_order() -> None:
+    first, again, other = Pupil(), Pupil(), Pupil()
+    for pupil, seed in ((first, 0), (again, 0), (other, 1)):
+        descend(pupil.course(), replace(SCHEDULE, epochs=2, seed=seed), FakeReporter())
+    assert first.batches == again.batches != other.batches
+    assert first.weights() == again.weights()
+
+
+def test_rows_of_like_length_share_a_batch() -> None:
+    lengths = [row * 7 % 64 for row in range(64)]
+    pupil = Pupil()
+    spans = []
+
+    def loss(rows: Sequence[int]) -> torch.Tensor:
+        of_batch = [lengths[row] for row in rows]
+        spans.append(max(of_batch) - min(of_batch))
+        return pupil.model(torch.ones(1, 3)).sum()
+
+    course = replace(pupil.course(), lengths=lengths, loss=loss)
+    descend(course, replace(SCHEDULE, epochs=1), FakeReporter())
+    assert spans == [3] * 16
+
+
+def test_short_rows_are_filled_at_their_end() -> None:
+    tokens, mask = padded([[5, 6, 7], [8]], padding=9)
+    assert tokens.tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_rows_aside_are_watched_out_of_training_mode() -> None:
+    pupil = Pupil(ASIDE)
+    descend(pupil.course(), replace(SCHEDULE, epochs=1), FakeReporter())
+    assert set(pupil.modes) == {(False, True), (True, False)}
+
+
+# --- an interrupted run ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("aside", [(), ASIDE], ids=["all rows", "rows aside"])
+@pytest.mark.parametrize("at", [7, 12])
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, aside: Sequence[int], at: int
+) -> None:
+    whole = Pupil(aside)
+    expected = descend(whole.course(), SCHEDULE, FakeReporter())
+    state = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        descend(Pupil(aside, interrupted_at=at).course(state), SCHEDULE, FakeReporter())
+    again = Pupil(aside)
+    assert descend(again.course(state), SCHEDULE, FakeReporter()) == expected
+    assert again.weights() == whole.weights()
+    assert 0 < len(again.batches) < len(whole.batches)
+
+
+def test_the_best_epoch_is_remembered_over_an_interruption(tmp_path: Path) -> None:
+    whole = Slope(best=0.4)
+    expected = descend(whole.course(), UPHILL, FakeReporter())
+    state = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):  # in the first epoch after the best one
+        slope = Slope(best=0.4, interrupted_at=expected["best_epoch"] + 1)
+        descend(slope.course(state), UPHILL, FakeReporter())
+    again = Slope(best=0.4)
+    assert descend(again.course(state), UPHILL, FakeReporter()) == expected
+    assert float(again.number.detach()) == float(whole.number.detach())
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    whole, again = Pupil(), Pupil()
+    expected = descend(whole.course(tmp_path / "state.pt"), SCHEDULE, FakeReporter())
+    assert descend(again.course(tmp_path / "state.pt"), SCHEDULE, FakeReporter()) == expected
+    assert again.batches == []
+    assert again.weights() == whole.weights()
+
+
+def test_a_run_may_end_before_it_has_cooled_down() -> None:
+    """Found with rows aside: later epochs don't help. The steps up to there are those of the whole run."""
+    short, pupil = Pupil(), Pupil()
+    said = descend(short.course(), replace(SCHEDULE, stop_after=2), FakeReporter())
+    pupil.batches = []
+    with pytest.raises(KeyboardInterrupt):
+        pupil = Pupil(interrupted_at=12)
+        descend(pupil.course(), SCHEDULE, FakeReporter())
+    assert said["epochs"] == 2
+    assert short.weights() == pupil.weights()
+
+
+# --- time --------------------------------------------------------------------------------------------
+
+
+def test_a_time_too_short_for_one_epoch_is_refused() -> None:
+    sentence = (
+        "teaching the line got through 0 of 6 batches in its time, once through being the least; allow more "
+        "--minutes, or take the method head."
+    )
+    with pytest.raises(ExportError, match=sentence):
+        descend(Pupil().course(), replace(SCHEDULE, seconds=1e-9), FakeReporter())
+
+
+def test_a_run_whose_time_ends_amid_an_epoch_keeps_what_it_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "time", FakeClock())
+    pupil = Pupil()
+    said = descend(pupil.course(), replace(SCHEDULE, seconds=10), FakeReporter())
+    assert said["epochs"] == 1.5  # nine batches of six
+    assert len(pupil.batches) == 9
+
+
+def test_rates_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a run that is cut short has cooled down all the same."""
+    monkeypatch.setattr(training, "time", FakeClock())
+    slope = Slope(best=9.0)
+    descend(slope.course(), replace(UPHILL, epochs=100, seconds=20), FakeReporter())
+    steps = [after - before for before, after in zip(slope.after, slope.after[1:], strict=False)]
+    assert steps[-1] < max(steps) / 5
+
+
+def test_the_time_before_an_interruption_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, state = replace(SCHEDULE, seconds=14), tmp_path / "state.pt"
+    monkeypatch.setattr(training, "time", FakeClock())
+    with pytest.raises(KeyboardInterrupt):
+        descend(Pupil(interrupted_at=6).course(state), schedule, FakeReporter())
+    monkeypatch.setattr(training, "time", FakeClock())
+    again = Pupil()
+    descend(again.course(state), schedule, FakeReporter())
+    assert 0 < len(again.batches) < 8
+
+
+# --- numbers that aren't finite ----------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_is_refused() -> None:
+    pupil = Pupil()
+    course = replace(pupil.course(), loss=lambda rows: pupil.loss(rows) * float("nan"))
+    with pytest.raises(ExportError, match="teaching the line gave numbers that aren't finite"):
+        descend(course, SCHEDULE, FakeReporter())
+
+
+def test_rows_aside_that_are_told_by_no_finite_number_are_refused() -> None:
+    """The last step may be the one that breaks it, and nothing is kept then."""
+    pupil = Pupil(ASIDE)
+
+    def loss(rows: Sequence[int]) -> torch.Tensor:
+        return pupil.loss(rows) * (float("nan") if set(rows) <= set(ASIDE) else 1.0)
+
+    with pytest.raises(ExportError, match="aren't finite"):
+        descend(replace(pupil.course(), loss=loss), replace(SCHEDULE, epochs=1), FakeReporter())

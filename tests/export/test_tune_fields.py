@@ -1,0 +1,208 @@
+"""Learning an extract task: an adapter that is asked by the schema, on rows that it did not learn from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgeslm_export import decoder_ways, tune
+from edgeslm_export.checkpoint import examine_local
+from edgeslm_export.environment import cache_folder
+from edgeslm_export.evaluate import Wanted, evaluate_bundle
+from edgeslm_export.lesson import Effort, Ground
+from edgeslm_export.tune import split_rows
+
+from edgeslm.bundle import Manifest, load_bundle, verify_bundle
+from edgeslm.errors import ExportError
+from tests.export.tiny_tasks import FakeTeacher, write_rows
+
+pytestmark = [pytest.mark.export, pytest.mark.usefixtures("one_thread")]
+
+ROWS: list[dict[str, Any]] = [
+    {"text": f"M{number} is {('hot', 'loud')[number % 2]}", "fields": {"machine": f"M{number}"}}
+    for number in range(30)
+]
+TASK = "name: machine\nkind: extract\nmax_tokens: 24\n"
+SCHEMA = {"type": "object", "properties": {"machine": {"type": "string"}}, "required": ["machine"]}
+QUIET = Effort(announce=lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where notes are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def ground(tiny: Path, int4_base: Path) -> Ground:
+    return Ground(base=int4_base, decoder=examine_local(tiny / "plain", "decoder"))
+
+
+@pytest.fixture
+def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
+    fake = FakeTeacher()
+    monkeypatch.setattr(decoder_ways, "teach_decoder", fake)
+    return fake
+
+
+def learn(
+    folder: Path, ground: Ground, rows: list[dict[str, Any]] = ROWS, text: str = TASK, effort: Effort = QUIET
+) -> tuple[Manifest, dict[str, Any]]:
+    (folder / "task.yaml").write_text(text)
+    data = write_rows(folder / "rows.jsonl", rows)
+    return tune.tune(tune.load_task(folder / "task.yaml"), data, folder / "out", ground, effort)
+
+
+def test_one_field_is_learned_by_the_real_way(ground: Ground, tmp_path: Path) -> None:
+    """A tiny model with random weights learns little of it; but it can't leave the schema."""
+    manifest, report = learn(tmp_path, ground)
+    bundle = load_bundle(tmp_path / "out")
+    verify_bundle(bundle)
+    assert manifest.learned is not None
+    assert (manifest.learned.kind, manifest.learned.rows) == ("extract", 30)
+    assert manifest.learned.output_schema == SCHEMA
+    assert manifest.learned.instruction == "machine"
+    assert manifest.adapter is not None
+    assert ground.base is not None
+    assert manifest.adapter.base == load_bundle(ground.base).digest
+    assert (report["method"], report["learned_from"], report["rows"]) == ("lora", 30, 6)
+    assert report["valid"] == 1.0
+    assert list(report["fields"]) == ["machine"]
+    assert report["fields"]["machine"]["rows"] == 6
+    assert report["measured"]["lora"]["texts_per_s"] > 0
+
+    written = json.loads((bundle.path / "report.json").read_text())
+    assert written["fields"] == report["fields"]
+    assert not {"measured", "peak_rss", "ms_per_row"} & written.keys()  # they aren't the same each time
+    evaluated = evaluate_bundle(bundle.path, Wanted(data=tmp_path / "rows.jsonl", base=ground.base))
+    assert (evaluated["rows"], evaluated["valid"]) == (30, 1.0)
+    assert evaluated["task"] == {"name": "machine", "kind": "extract"}
+
+
+# --- what is taught and asked ------------------------------------------------------------------------
+
+
+def test_the_rows_of_the_test_are_taught_in_the_end_only(
+    ground: Ground, tmp_path: Path, teacher: FakeTeacher
+) -> None:
+    learn(tmp_path, ground)
+    assert [len(rows) for rows in teacher.rows] == [24, 30]
+    assert [schedule.stop_after for schedule in teacher.schedules] == [0, teacher.best_epoch]
+
+
+def test_the_time_is_shared_out_by_rows(ground: Ground, tmp_path: Path, teacher: FakeTeacher) -> None:
+    learn(tmp_path, ground, effort=Effort(seconds=54, announce=lambda _: None))
+    assert [schedule.seconds for schedule in teacher.schedules] == pytest.approx([24, 30])
+
+
+def test_qlora_is_taught_in_four_bits(
+    ground: Ground, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_ways, "check_installed", lambda base: None)
+    _, report = learn(tmp_path, ground, effort=Effort(method="qlora", announce=lambda _: None))
+    assert report["method"] == "qlora"
+    assert {shape.base for shape in teacher.shapes} == {"nf4"}
+
+
+def test_the_tasks_own_schema_goes_before_that_of_the_rows(
+    ground: Ground, tmp_path: Path, teacher: FakeTeacher
+) -> None:
+    own = "schema: {type: object, properties: {machine: {type: string, maxLength: 5}}}\ninstruction: Which?\n"
+    manifest, report = learn(tmp_path, ground, text=TASK + own)
+    assert manifest.learned is not None
+    assert manifest.learned.output_schema == {
+        "type": "object",
+        "properties": {"machine": {"type": "string", "maxLength": 5}},
+    }
+    assert manifest.learned.instruction == "Which?"
+    assert report["valid"] == 1.0
+
+
+def test_rows_with_fields_need_no_kind(ground: Ground, tmp_path: Path, teacher: FakeTeacher) -> None:
+    manifest, _ = learn(tmp_path, ground, text="name: machine\nmax_tokens: 24\n")
+    assert manifest.learned is not None
+    assert manifest.learned.kind == "extract"
+
+
+def test_words_of_the_message_alone_are_remembered(
+    ground: Ground, tmp_path: Path, teacher: FakeTeacher
+) -> None:
+    manifest, _ = learn(tmp_path, ground, text=TASK + "verbatim: true\n")
+    assert manifest.learned is not None
+    assert manifest.learned.verbatim is True
+
+
+def test_a_text_too_long_for_the_model_does_not_end_it(
+    ground: Ground, tmp_path: Path, teacher: FakeTeacher
+) -> None:
+    """All others are learned, and it is said; of those that are tested with it is read what fits."""
+    rows = [{**row, "text": row["text"] + " x" * 400 * (place % 3 == 0)} for place, row in enumerate(ROWS)]
+    said: list[str] = []
+    _, report = learn(tmp_path, ground, rows, effort=Effort(announce=said.append))
+    assert report["rows"] == 6
+    assert "10 texts are too long to learn from and were left out." in said
+
+
+def test_what_was_found_is_not_found_again(
+    ground: Ground, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted while it taught all rows, the next command goes on with that."""
+    calls = 0
+
+    def teach(*given: Any, **how: Any) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return teacher(*given, **how)
+
+    monkeypatch.setattr(decoder_ways, "teach_decoder", teach)
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path, ground)
+    _, report = learn(tmp_path, ground)
+    assert [len(rows) for rows in teacher.rows] == [24, 30]
+    assert report["rows"] == 6
+    assert list(cache_folder().glob("tune-*")) == []
+
+
+# --- refusals ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["head", "encoder"])
+def test_an_encoder_learns_no_fields(ground: Ground, tmp_path: Path, method: str) -> None:
+    with pytest.raises(ExportError, match=f"can't be learned by the method {method}; take lora or qlora"):
+        learn(tmp_path, ground, effort=Effort(method=method))
+
+
+def test_a_decoder_and_its_checkpoint_are_needed(ground: Ground, tmp_path: Path) -> None:
+    for missing in (Ground(base=ground.base), Ground(decoder=ground.decoder)):
+        with pytest.raises(ExportError, match="The method lora needs a decoder's bundle and its checkpoint"):
+            learn(tmp_path, missing)
+
+
+def test_a_few_rows_are_too_few(ground: Ground, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="has 9 rows; at least 10 are needed"):
+        learn(tmp_path, ground, ROWS[:9])
+
+
+def test_rows_of_the_other_kind_are_refused(ground: Ground, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="of kind classify and the rows of .* have fields"):
+        learn(tmp_path, ground, text="name: machine\nlabels: [a, b]\nkind: classify")
+
+
+# --- the split ---------------------------------------------------------------------------------------
+
+
+def test_a_fifth_is_tested_with_and_equal_texts_stay_together() -> None:
+    texts = [f"message {number // 2}" if number % 2 else f" MESSAGE {number // 2}" for number in range(100)]
+    train, test = split_rows(texts)
+    assert len(test) == 20
+    assert sorted([*train.tolist(), *test.tolist()]) == list(range(100))
+    assert not {row // 2 for row in train.tolist()} & {row // 2 for row in test.tolist()}
+
+
+def test_at_least_one_row_is_tested_with() -> None:
+    train, test = split_rows(["a", "b", "c"])
+    assert (len(train), len(test)) == (2, 1)

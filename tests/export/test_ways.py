@@ -1,0 +1,105 @@
+"""Which ways of learning a classify task are tried on what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from edgeslm_export import ways
+from edgeslm_export.checkpoint import Origin, examine_local
+from edgeslm_export.lesson import Effort, Ground, Notes
+
+from edgeslm.errors import ExportError
+from tests.export.tiny_tasks import make_lesson, write_encoder
+
+
+class FakeDecoderWay:
+    """The real one reads a decoder's graph."""
+
+    def __init__(self, method: str, *_: object) -> None:
+        self.method = method
+
+
+@pytest.fixture
+def whole(tmp_path: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
+    """Everything that there can be."""
+    monkeypatch.setattr(ways, "DecoderWay", FakeDecoderWay)
+    checkpoint = examine_local(encoders / "bge", "encoder")
+    decoder = Origin(tmp_path, "LlamaForCausalLM", 1, checkpoint.source, "")
+    return Ground(write_encoder(tmp_path / "encoder"), checkpoint, tmp_path / "base", decoder)
+
+
+def without(ground: Ground, *names: str) -> Ground:
+    there = {name: getattr(ground, name) for name in ("bundle", "checkpoint", "base", "decoder")}
+    return Ground(**{name: value for name, value in there.items() if name not in names})
+
+
+def tried(ground: Ground, folder: Path, method: str | None = None, rows: int = 300) -> Sequence[str]:
+    """The names of their classes, or of an adapter its method."""
+    found = ways.make_ways(ground, make_lesson(rows), Effort(method), Notes(folder / "notes"), folder)
+    return [way.method if isinstance(way, FakeDecoderWay) else type(way).__name__ for way in found]
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        ((), ["HeadWay", "EncoderWay", "lora"]),
+        (("base", "decoder"), ["HeadWay", "EncoderWay"]),
+        (("decoder",), ["HeadWay", "EncoderWay"]),
+        (("base",), ["HeadWay", "EncoderWay"]),
+        (("bundle",), ["EncoderWay", "lora"]),
+        (("bundle", "checkpoint"), ["lora"]),
+        (("checkpoint", "base"), ["HeadWay"]),
+    ],
+)
+def test_all_that_is_possible_is_tried_the_cheapest_first(
+    whole: Ground, tmp_path: Path, missing: Sequence[str], expected: list[str]
+) -> None:
+    assert tried(without(whole, *missing), tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [("head", "HeadWay"), ("encoder", "EncoderWay"), ("lora", "lora"), ("qlora", "qlora")],
+)
+def test_a_wanted_method_is_tried_alone(whole: Ground, tmp_path: Path, method: str, expected: str) -> None:
+    assert tried(whole, tmp_path, method) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("method", "missing", "sentence"),
+    [
+        (None, ("bundle", "checkpoint", "base"), "The method head needs an encoder's bundle"),
+        ("head", ("bundle",), "The method head needs an encoder's bundle .* name it with --encoder"),
+        (
+            "encoder",
+            ("checkpoint",),
+            "The method encoder needs an encoder's checkpoint: name it with --encoder",
+        ),
+        ("lora", ("base",), "The method lora needs a decoder's bundle and its checkpoint: .* --base and"),
+        ("lora", ("decoder",), "The method lora needs a decoder's bundle and its checkpoint: .*--checkpoint"),
+        ("qlora", ("base", "decoder"), "The method qlora needs a decoder's bundle and its checkpoint"),
+    ],
+)
+def test_what_a_wanted_method_lacks_is_named(
+    whole: Ground, tmp_path: Path, method: str | None, missing: Sequence[str], sentence: str
+) -> None:
+    with pytest.raises(ExportError, match=sentence):
+        tried(without(whole, *missing), tmp_path, method)
+
+
+def test_without_the_library_few_rows_teach_no_encoder(
+    whole: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "is_installed", lambda: False)
+    said: list[str] = []
+    effort, notes = Effort(announce=said.append), Notes(tmp_path / "notes")
+    many = ways.make_ways(whole, make_lesson(400), effort, notes, tmp_path)
+    assert (len(many), said) == (3, [])
+    few = ways.make_ways(whole, make_lesson(40), effort, notes, tmp_path)
+    assert [type(way).__name__ for way in few] == ["HeadWay", "FakeDecoderWay"]
+    assert said == [
+        "Teaching an encoder from few rows needs the package setfit: pip install 'edgeslm[teach]'. "
+        "The encoder isn't taught."
+    ]

@@ -1,0 +1,127 @@
+"""Tasks for tiny models: what tells the labels apart is one word. And stand-ins for encoders and teaching."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from edgeslm_export.head import split_folds
+from edgeslm_export.lesson import Lesson
+from edgeslm_export.lora import CONFIG, WEIGHTS
+from edgeslm_export.lora_training import Shape, TokenRow
+from edgeslm_export.package import UNDATED, write_manifest
+from edgeslm_export.training import Schedule
+
+from tests.export.tiny_models import SHAPE
+
+LABELS = ("heat", "noise")
+DIMENSION = 16
+
+
+def sayings(rows: int, seed: int = 5) -> tuple[list[str], list[int]]:
+    """Texts, each another one, and of each the place of its label: ``hot`` is heat, ``loud`` is noise."""
+    chance = random.Random(seed)
+    truth = [number % 2 for number in range(rows)]
+    things = ("pump", "press", "valve", "oil")
+    texts = [
+        f"the {chance.choice(things)} is {('hot', 'loud')[label]} {seed * 1000 + number}"
+        for number, label in enumerate(truth)
+    ]
+    return texts, truth
+
+
+def make_lesson(rows: int, *, one_fold: bool = False) -> Lesson:
+    """:param one_fold: tried on every fifth row alone, which takes a fifth of the time."""
+    texts, labels = sayings(rows)
+    truth = np.array(labels, np.int64)
+    test = np.arange(0, rows, 5)
+    folds = [(np.setdiff1d(np.arange(rows), test), test)] if one_fold else split_folds(truth, 2, texts)
+    return Lesson("noise", texts, truth, LABELS, folds, instruction="Heat or noise?")
+
+
+def write_rows(file: Path, rows: Sequence[object]) -> Path:
+    """JSON lines."""
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def fake_vectors(encoder: object, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """In the place of ``embed_texts``: of each text the direction of its first letter, and noise."""
+    chance = np.random.default_rng(len(texts))
+    vectors = chance.standard_normal((len(texts), DIMENSION)).astype(np.float32) * 0.3
+    for row, text in enumerate(texts):
+        vectors[row, ord(text[0]) % DIMENSION] += 1
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def write_encoder(folder: Path) -> Path:
+    """An encoder's bundle for ``fake_vectors``; no engine could load it."""
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"x")
+    fields = {
+        "name": "tiny",
+        "kind": "encoder",
+        "architecture": "BertModel",
+        "source": {"id": "tiny", "licence": "mit"},
+        "graphs": {"encode": "model.onnx"},
+        "context_length": 64,
+        "encoder": {"dimension": DIMENSION},
+        "created": UNDATED,
+    }
+    write_manifest(folder, fields)
+    return folder
+
+
+def make_lora(folder: Path, *, rank: int = 2) -> Path:
+    """What PEFT would save of ``plain``: a little noise added to the queries."""
+    from safetensors.numpy import save_file
+
+    chance, width = np.random.default_rng(3), SHAPE["hidden_size"]
+    tensors = {
+        f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{letter}.weight": chance.normal(
+            0, 0.01, shape
+        ).astype(np.float32)
+        for layer in range(SHAPE["num_hidden_layers"])
+        for letter, shape in (("A", (rank, width)), ("B", (width, rank)))
+    }
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / WEIGHTS)
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "bias": "none"}
+    (folder / CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+@dataclass
+class FakeTeacher:
+    """In the place of ``teach_decoder``: writes a LoRA that says nothing, and keeps what it was given."""
+
+    best_epoch: int = 3
+    rows: list[Sequence[TokenRow]] = field(default_factory=list)
+    schedules: list[Schedule] = field(default_factory=list)
+    aside: list[list[int]] = field(default_factory=list)
+    shapes: list[Shape] = field(default_factory=list)
+
+    def __call__(
+        self,
+        origin: object,
+        bundle: Path,
+        out: Path,
+        rows: Sequence[TokenRow],
+        shape: Shape,
+        schedule: Schedule,
+        *,
+        aside: Sequence[int] = (),
+        **how: object,
+    ) -> dict[str, Any]:
+        self.rows.append(rows)
+        self.schedules.append(schedule)
+        self.aside.append(list(aside))
+        self.shapes.append(shape)
+        make_lora(out)
+        return {"epochs": 4.0, "best_epoch": self.best_epoch, "loss": 0.1, "peak_rss": 1}

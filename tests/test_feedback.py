@@ -1,0 +1,129 @@
+"""Corrections in files, as ``edgeslm-export tune`` reads them."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm import feedback
+from edgeslm.errors import FeedbackError
+from edgeslm.feedback import Correction, FeedbackStore
+
+NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, 890, tzinfo=datetime.UTC)
+FIRE = Correction("triage", "Fire!", "critical")
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def full_disk(room: int) -> Callable[[int, bytes], int]:
+    """A write that has room for so many bytes, and fails with none."""
+    write = os.write
+
+    def write_part(descriptor: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[:room])
+
+    return write_part
+
+
+def test_a_label_is_a_row() -> None:
+    assert FIRE.encode(NOW) == (
+        b'{"text": "Fire!", "label": "critical", "at": "2026-03-04T05:06:07+00:00"}\n'
+    )
+
+
+def test_fields_are_a_row() -> None:
+    row = json.loads(
+        Correction("fields", "Press 4", fields={"machine": "Press 4", "hours": None}).encode(NOW)
+    )
+    assert row == {
+        "text": "Press 4",
+        "fields": {"machine": "Press 4", "hours": None},
+        "at": "2026-03-04T05:06:07+00:00",
+    }
+
+
+def test_a_row_is_one_line_whatever_the_text_holds(tmp_path: Path) -> None:
+    text = 'Grüße 🙂 "quoted"\nline two\r\n\u2028\x85'
+    file = FeedbackStore(tmp_path).keep(Correction("triage", text, "critical"))
+    assert file.read_bytes().count(b"\n") == 1
+    assert json.loads(file.read_bytes())["text"] == text
+    assert "Grüße 🙂".encode() in file.read_bytes(), "a person can read it"
+
+
+def test_each_task_has_a_file(tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path / "state")
+    assert store.keep(FIRE) == tmp_path / "state/feedback/triage.jsonl"
+    store.keep(Correction("fields", "Press 4", fields={"machine": "Press 4"}))
+    store.keep(Correction("triage", "All fine", "normal"))
+    assert [row["label"] for row in rows(store.file("triage"))] == ["critical", "normal"]
+    assert len(rows(store.file("fields"))) == 1
+
+
+def test_a_row_says_when_it_was_said(tmp_path: Path) -> None:
+    (row,) = rows(FeedbackStore(tmp_path).keep(FIRE))
+    assert datetime.datetime.fromisoformat(row["at"]).utcoffset() == datetime.timedelta(0)
+
+
+def test_nobody_else_may_read_them(tmp_path: Path) -> None:
+    assert stat.S_IMODE(FeedbackStore(tmp_path).keep(FIRE).stat().st_mode) == 0o600
+
+
+def test_several_may_write_at_once(tmp_path: Path) -> None:
+    texts = [f"text {number} {'x' * 5000}" for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: FeedbackStore(tmp_path).keep(Correction("triage", text, "a")), texts))
+    assert sorted(row["text"] for row in rows(FeedbackStore(tmp_path).file("triage"))) == sorted(texts)
+
+
+# -- what can't be kept ----------------------------------------------------------------------------
+
+
+def test_a_full_file_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FeedbackStore(tmp_path)
+    size = len(FIRE.encode(NOW))
+    monkeypatch.setattr(feedback, "MOST_BYTES", 2 * size)
+    file = store.keep(FIRE)
+    store.keep(FIRE)
+    with pytest.raises(FeedbackError, match=r"triage\.jsonl has .* the most that are kept; learn from it"):
+        store.keep(FIRE)
+    assert file.stat().st_size == 2 * size
+    assert store.keep(Correction("other", "x", "a")).exists(), "other tasks have room of their own"
+
+
+@pytest.mark.parametrize("room", [0, 1, 40])
+def test_a_full_disk_leaves_no_half_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    store = FeedbackStore(tmp_path)
+    file = store.keep(FIRE)
+    before = file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full_disk(room))
+        with pytest.raises(FeedbackError, match=r"(?i)triage\.jsonl can't be written: no space left on"):
+            store.keep(FIRE)
+    assert file.read_bytes() == before
+    store.keep(FIRE)
+    assert len(rows(file)) == 2
+
+
+def test_a_folder_that_cant_be_made(tmp_path: Path) -> None:
+    (tmp_path / "feedback").write_text("in the way")
+    with pytest.raises(FeedbackError, match=r"triage\.jsonl can't be written: File exists"):
+        FeedbackStore(tmp_path).keep(FIRE)
+
+
+def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
+    FeedbackStore(tmp_path).file("triage").mkdir(parents=True)
+    with pytest.raises(FeedbackError, match=r"triage\.jsonl can't be written: Is a directory"):
+        FeedbackStore(tmp_path).keep(FIRE)
