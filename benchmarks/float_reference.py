@@ -1,4 +1,4 @@
-"""The float model that ``quantization.py`` holds everything against: transformers, float32, on all positions.
+"""The float model that ``divergence.py`` holds everything against: transformers, float32, on all positions.
 
 One reference for both engines and both copies of the weights, so that nobody is measured against itself. It
 also measures what llama.cpp calls an importance matrix, since a rival may use one too.

@@ -1,4 +1,4 @@
-"""llama.cpp, the engine of small boards today: the rival of ``engine.py`` and ``quantization.py``.
+"""llama.cpp, the engine of small boards today: the rival of ``engine.py`` and ``divergence.py``.
 
 Set up as a good user would: a native build (what ``pip install llama-cpp-python`` makes), weights mapped,
 batches of 512, the threads of the other side, flash attention on or off as told. It is driven through the

@@ -1,4 +1,4 @@
-"""What ``quantization.py`` saw, put together: rows, what a bundle has of its rival, table and JSON line.
+"""What ``divergence.py`` saw, put together: rows, what a bundle has of its rival, table and JSON line.
 
 It knows no engine and no file.
 """

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import wikitext
+from divergence import Measurement, Text, mapped_logits
 from edgeslm_export.build import one_rope
 from edgeslm_export.checkpoint import examine_local
 from edgeslm_export.child import OFFLINE, TELEMETRY_OFF
@@ -34,7 +35,6 @@ from float_reference import FloatModel
 from gemma import make_gemma
 from losses import Row, report, table
 from machine import processor
-from quantization import Measurement, Text, mapped_logits
 
 from edgeslm.errors import EdgeslmError
 

@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py COMMAND ... [--json]
 
-    quantization   what a bundle lost to four bits, beside llama.cpp (quantization.py)
+    quantization   what a bundle lost to four bits, beside llama.cpp (divergence.py)
     trec, sms      a task taught from so many rows, over several draws, with calibration (teaching.py)
     house          intents and slots of sentences said to Home Assistant (skills.py)
     logs           hosts and failed attempts in the log lines of fail2ban's tests (skills.py)
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Final
 
 COMMANDS: Final = {
-    "quantization": ("quantization", False),
+    "quantization": ("divergence", False),
     "trec": ("teaching", True),
     "sms": ("teaching", True),
     "house": ("skills", True),

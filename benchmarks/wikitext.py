@@ -1,4 +1,4 @@
-"""The text that ``quantization.py`` measures on: the test split of WikiText-2 (raw), or a file of the user.
+"""The text that ``divergence.py`` measures on: the test split of WikiText-2 (raw), or a file of the user.
 
 As it is, with WikiText's own marks, so that figures can be held against those that others publish; the
 report card of an export reads pieces from all over it instead (``edgeslm_export.corpus``). Nothing here knows

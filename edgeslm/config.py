@@ -21,6 +21,7 @@ from edgeslm.document import Document, Problem, key_name, read_document
 from edgeslm.errors import ConfigError
 from edgeslm.fields import Rate
 from edgeslm.sections import (
+    LEARNABLE,
     Broker,
     Config,
     Kind,
@@ -93,7 +94,8 @@ def load_task(
     Which model does it is said by the command, so ``model`` and ``stages`` aren't looked at.
 
     :param kind: of a task that doesn't name its own; None: it may name none.
-    :param defaults: keys that a task of this kind, or of any, may leave out, with what stands in.
+    :param defaults: keys that a task of this kind, or of any that can be learned, may leave out, with what
+        stands in.
     :param ignored: keys that don't matter to the command.
     :raises ConfigError: with every problem found as ``file:line: key: sentence``.
     """
@@ -107,7 +109,7 @@ def load_task(
             name = "task"
         for key in ("stages", *ignored):
             entry.pop(key, None)
-        if kind is None:
+        if kind is None and entry.get("kind") in (None, *LEARNABLE):
             entry = {**defaults, **entry}
         elif entry.get("kind", kind) == kind:
             entry = {"kind": kind, **defaults, **entry}

@@ -14,7 +14,18 @@ from typing import Any
 
 from edgeslm.document import Path
 from edgeslm.errors import TemplateError
-from edgeslm.sections import ALLOWED, LEARNED, NODE_STAGE, POSSIBLE, Broker, Config, Kind, Route, Task
+from edgeslm.sections import (
+    ALLOWED,
+    LEARNABLE,
+    LEARNED,
+    NODE_STAGE,
+    POSSIBLE,
+    Broker,
+    Config,
+    Kind,
+    Route,
+    Task,
+)
 from edgeslm.topics import NODE_CHANNELS, overlap, topic_name_fault
 
 Fault = tuple[Path, str]
@@ -89,7 +100,7 @@ def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fa
     if task.model is None and not task.learned and not task.stages:
         yield (*path, "model"), f"missing: name the model that does it; {_near('', names.models)}"
     # What was learned is of one of these kinds, and its bundle knows of which.
-    kinds: tuple[Kind, ...] = ("classify", "extract") if task.kind is None else (task.kind,)
+    kinds = LEARNABLE if task.kind is None else (task.kind,)
     for key in sorted(task.model_fields_set - _COMMON - frozenset().union(*(_KEYS[kind] for kind in kinds))):
         if getattr(task, key) is not None:
             users = [name for name, keys in _KEYS.items() if key in keys]

@@ -39,6 +39,8 @@ NODE_STAGE = "node:"
 """Before ``NODE/TASK``: the stage that is a task of another node at the same broker."""
 
 Kind = Literal["classify", "extract", "answer", "summarize", "generate", "embed"]
+LEARNABLE: tuple[Kind, ...] = ("classify", "extract")
+"""The kinds of tasks that can be taught."""
 Overflow = Literal["error", "head", "tail", "middle"]
 Option = Literal[
     "max_tokens",

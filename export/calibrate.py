@@ -7,11 +7,10 @@ measured on rows that it wasn't fitted on either, in turn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-
-from edgeslm_export.statistics import fit_temperature
 
 from edgeslm.calibration import LEAST_PROBABILITY, Calibration, RiskPoint, Verdict, judge
 
@@ -30,6 +29,7 @@ _ROWS_FOR_MARGINS: Final = 200
 _KNOTS: Final = 20
 _POINTS: Final = 100
 """Thresholds whose error is kept."""
+_DIGITS: Final = 1e6
 _PRIOR_ROWS: Final = 4.0
 """An affine map is held to the temperature as if by so many rows."""
 
@@ -81,15 +81,15 @@ def risk_curve(verdicts: Sequence[Verdict], truth: Integers) -> tuple[RiskPoint,
     confidence = np.array([verdict.confidence for verdict in verdicts])
     wrong = np.array([verdict.best for verdict in verdicts]) != truth
     points = []
-    for threshold in np.unique(np.quantile(confidence, np.linspace(0, 1, _POINTS), method="lower")):
+    steps = np.quantile(confidence, np.linspace(0, 1, _POINTS), method="lower")
+    # Rounded down, so that each answers its own rows; one that all reach is none.
+    for threshold in np.unique(np.floor(np.where(steps > confidence.min(), steps, 0.0) * _DIGITS) / _DIGITS):
         answered = confidence >= threshold
         error = (wrong[answered].sum() + 1) / (answered.sum() + 2)
-        # A threshold that all reach is none.
-        lowest = 0.0 if answered.all() else float(threshold)
         points.append(
             RiskPoint(
-                threshold=round(lowest, 6),
-                error=round(float(error), 4),
+                threshold=float(threshold),
+                error=min(1.0, math.ceil(float(error) * _DIGITS) / _DIGITS),
                 coverage=round(float(answered.mean()), 4),
             )
         )
@@ -115,6 +115,7 @@ def _verdicts_in_turn(
 
 def _fit(log_probabilities: Floats, truth: Integers, affine: bool, with_margins: bool) -> Calibration:
     import numpy as np
+    from edgeslm_export.statistics import fit_temperature
 
     labels = log_probabilities.shape[1]
     inverse = 1 / fit_temperature(log_probabilities, truth)

@@ -252,6 +252,7 @@ def field_skill(
     fields: Sequence[Mapping[str, Any]],
 ) -> Skill:
     """An extract task: ``section`` has its schema, and whether its strings are words of the message."""
+    section = section.model_copy(update={"overflow": "head"})
 
     def encode(encoder: RowEncoder, rows: Integers) -> Sequence[TokenRow | None]:
         return encoder.field_rows([texts[row] for row in rows], [fields[row] for row in rows])

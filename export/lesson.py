@@ -93,6 +93,13 @@ class Trial:
     texts_per_s: float
     bytes: int
 
+    @property
+    def answers(self) -> Integers:
+        """[held], the labels that a device would give."""
+        import numpy as np
+
+        return np.array([verdict.best for verdict in self.fitted.verdicts], np.int64)
+
 
 class Way(Protocol):
     """One way to learn a task."""

@@ -8,6 +8,7 @@ and no model.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -101,8 +102,7 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * min(1.0, (done + 1 / steps) / _WARM_UP) * (1 - done)
             value = course.loss(batch)
-            if not torch.isfinite(value):
-                raise ExportError(f"{course.what} gave numbers that aren't finite; try another model.")
+            _check_finite(float(value.detach()), course.what)
             optimizer.zero_grad()
             value.backward()
             torch.nn.utils.clip_grad_norm_(weights, _MOST_NORM)
@@ -113,7 +113,9 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
             break
         epoch += 1
         if course.aside:
-            best.see(epoch, _mean_loss(course, schedule.batch))
+            aside = _mean_loss(course, schedule.batch)
+            _check_finite(aside, course.what)
+            best.see(epoch, aside)
         if course.state is not None:
             _put_down(course.state, optimizer, best, (epoch, time.monotonic() - started, loss))
     if step < steps_an_epoch:
@@ -129,6 +131,11 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
         "loss": round(loss, 4),
         **({"loss_aside": round(best.loss, 4)} if best.epoch else {}),
     }
+
+
+def _check_finite(loss: float, what: str) -> None:
+    if not math.isfinite(loss):
+        raise ExportError(f"{what} gave numbers that aren't finite; try another model.")
 
 
 class _Best:

@@ -40,10 +40,11 @@ from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text, load_answers,
 from edgeslm_export.ways import NEEDS, make_ways
 
 from edgeslm import __version__, config
-from edgeslm.bundle import Manifest, Source
+from edgeslm.bundle import Manifest, Source, load_bundle
 from edgeslm.calibration import find_threshold
 from edgeslm.config import Task as TaskSection
 from edgeslm.errors import ExportError
+from edgeslm.sections import LEARNABLE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +87,7 @@ def load_task(file: Path) -> Task:
     """
     ignored = ("learned", "adapter", "max_error", "threshold", "examples")
     name, section = config.load_task(file, None, {"learned": "-"}, ignored)
-    if section.kind not in (None, "classify", "extract"):
+    if section.kind not in (None, *LEARNABLE):
         raise ExportError(
             f"{file}: the task {name} is of kind {section.kind}; only classify and extract are learned."
         )
@@ -175,13 +176,16 @@ def learn_labels(
     lesson: Lesson, source: Source, out: Path, ground: Ground, effort: Effort
 ) -> tuple[Manifest, dict[str, Any]]:
     """Learns a classify task. :return, raises: as ``tune``."""
-    notes = Notes(_notes_folder(source, lesson.labels, ground, effort))
+    shares = [] if lesson.shares is None else lesson.shares.tolist()
+    what = [source.revision, lesson.name, list(lesson.labels), lesson.instruction, shares]
+    notes = Notes(_notes_folder(what, ground, effort))
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)
             ways = make_ways(ground, lesson, effort, notes, work)
-            trials = _try_out(ways, effort)
-            best, fields = _write_best(ways, trials, lesson, effort, work)
+            tried = _try_out(ways, effort)
+            trials = [trial for _, trial in tried]
+            best, fields = _write_best(tried, lesson, effort, work)
             for file in (work / _MADE).iterdir():
                 file.rename(stage / file.name)
         report = _report(trials, best, lesson) | fields.pop("report", {})
@@ -222,7 +226,7 @@ def learn_fields(
     texts, fields = [row.text for row in rows], [row.fields for row in rows]
     skill = field_skill(task.name, section, task.instruction, texts, fields)
     train, test = split_rows(texts)
-    notes = Notes(_notes_folder(source, (), ground, effort))
+    notes = Notes(_notes_folder([source.revision, dict(skill.learned)], ground, effort))
     share = len(train) / (len(train) + len(rows))
     schedule = schedule_for(len(rows))
     with staged(out) as stage:
@@ -290,43 +294,45 @@ def _finish(
     return write_manifest(stage, whole)
 
 
-def _notes_folder(source: Source, labels: Sequence[str], ground: Ground, effort: Effort) -> Path:
+def _notes_folder(what: Sequence[Any], ground: Ground, effort: Effort) -> Path:
     """One for each order: the same command finds what it found before, another one doesn't."""
-    on = [str(part) for part in (ground.bundle, ground.base) if part is not None]
+    on = [load_bundle(folder).digest for folder in (ground.bundle, ground.base) if folder is not None]
     on += [origin.source.revision for origin in (ground.checkpoint, ground.decoder) if origin is not None]
-    order = [__version__, source.revision, list(labels), on, effort.method, effort.seconds]
+    order = [__version__, what, on, effort.method, effort.seconds]
     return cache_folder() / f"tune-{hashlib.sha256(json.dumps(order).encode()).hexdigest()[:16]}"
 
 
-def _try_out(ways: Sequence[Way], effort: Effort) -> list[Trial]:
+def _try_out(ways: Sequence[Way], effort: Effort) -> list[tuple[Way, Trial]]:
     """A trial of each way. One that can't be gone is left out, with its sentence, where there is another."""
-    trials: list[Trial] = []
+    tried: list[tuple[Way, Trial]] = []
     for way in ways:
         try:
-            trials.append(way.try_out())
+            tried.append((way, way.try_out()))
         except ExportError as error:
-            if not trials:
+            if not tried:
                 raise
             effort.announce(f"{error} So it is left out.")
-    return trials
+    return tried
 
 
 def _write_best(
-    ways: Sequence[Way], trials: Sequence[Trial], lesson: Lesson, effort: Effort, work: Path
+    tried: Sequence[tuple[Way, Trial]], lesson: Lesson, effort: Effort, work: Path
 ) -> tuple[Trial, dict[str, Any]]:
     """Writes the bundle of the best trial into a folder apart from the rest of the work, which its manifest
     must not list; where that fails, the first one's. :return: which one it was, and the manifest's fields."""
-    best, made = choose(trials, lesson.truth), work / _MADE
+    best = choose([trial for _, trial in tried], lesson.truth)
+    way, made = next(way for way, trial in tried if trial is best), work / _MADE
     made.mkdir()
     try:
-        return best, ways[trials.index(best)].write(made)
+        return best, way.write(made)
     except ExportError as error:
-        if best is trials[0]:
+        first_way, first = tried[0]
+        if best is first:
             raise
-        effort.announce(f"{error} So {trials[0].method} is taken.")
+        effort.announce(f"{error} So {first.method} is taken.")
     shutil.rmtree(made)
     made.mkdir()
-    return trials[0], ways[0].write(made)
+    return first, first_way.write(made)
 
 
 def choose(trials: Sequence[Trial], truth: Integers) -> Trial:
@@ -337,8 +343,8 @@ def choose(trials: Sequence[Trial], truth: Integers) -> Trial:
     best = trials[0]
     for trial in trials[1:]:
         shared, mine, theirs = np.intersect1d(trial.held, best.held, return_indices=True)
-        right = trial.log_probabilities[mine].argmax(1) == truth[shared]
-        before = best.log_probabilities[theirs].argmax(1) == truth[shared]
+        right = trial.answers[mine] == truth[shared]
+        before = best.answers[theirs] == truth[shared]
         won, lost = int((right & ~before).sum()), int((before & ~right).sum())
         if won - lost > math.sqrt(won + lost):
             best = trial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from edgeslm.bus.desk import Desk, Inbox
+from edgeslm.bus.errand import Letter, Room
 from edgeslm.bus.protocol import encode_result
 from edgeslm.client import Client
 from edgeslm.errors import BrokerError, ProtocolError, RequestError, TimedOut, TooLarge
@@ -157,6 +160,35 @@ def test_close_ends_what_waits(broker: Mosquitto, node: SmallNode) -> None:
         with pytest.raises(BrokerError, match="closed"):
             waiting.result(30)
     client.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_request_can_be_cancelled_whatever_comes_at_that_moment(
+    client: Client, node: SmallNode, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    inboxes: list[Inbox] = []
+    enlist = Desk.enlist
+
+    def note(desk: Desk, task: str, letter: Letter, inbox: Inbox) -> None:
+        inboxes.append(inbox)
+        enlist(desk, task, letter, inbox)
+
+    monkeypatch.setattr(Desk, "enlist", note)
+
+    async def scene() -> None:
+        task = asyncio.create_task(client.request_async("silent", "a", timeout=60))
+        await asyncio.to_thread(node.wait_for_request)
+        await asyncio.sleep(0.2)  # what follows its publishing has come
+        inboxes[0](Room())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=5)
+        task.cancel()
+        assert done, "the cancel was lost"
+        assert task.cancelled()
+
+    asyncio.run(scene())
 
 
 def test_it_needs_nothing_of_what_a_node_needs() -> None:

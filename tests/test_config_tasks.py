@@ -153,7 +153,7 @@ LABELS = {"kind": "classify", "labels": ["a", "b"]}
             "max_error: means nothing to extract (only to classify)",
         ),
         ({"learned": "/x", "max_error": 0}, "max_error: must be more than 0"),
-        ({"learned": "/x", "max_error": 1}, "max_error: must be less than 1"),
+        ({"learned": "/x", "max_error": 1.5}, "max_error: must be at most 1"),
         ({"learned": "/x", "max_error": "5 %"}, "max_error: must be a number"),
     ],
 )

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from edgeslm import corrections as corrections_module
 from edgeslm.config import Task as TaskSection
 from edgeslm.corrections import LONGEST, REMEMBERED, Corrections, check_correction
 from edgeslm.errors import FeedbackError, InvalidRequest
@@ -156,7 +155,7 @@ def test_a_full_file_is_counted(node: Node, monkeypatch: pytest.MonkeyPatch) -> 
     def is_full(store: FeedbackStore, correction: Correction) -> Path:
         raise FeedbackError("full")
 
-    monkeypatch.setattr(corrections_module.FeedbackStore, "keep", is_full)
+    monkeypatch.setattr(FeedbackStore, "keep", is_full)
     node.tell(task="triage", input="x", label="critical")
     assert node.dropped == ["feedback"]
 

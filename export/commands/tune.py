@@ -209,7 +209,7 @@ def find_ground(options: argparse.Namespace, effort: Effort, *, has_fields: bool
     ground = Ground()
     if wanted in (None, HEAD, ENCODER):
         ground = _encoder_ground(options.encoder, effort)
-    if wanted in (LORA, QLORA) or options.base is not None:
+    if wanted in (LORA, QLORA) or options.base is not None or options.checkpoint is not None:
         ground = _decoder_ground(ground, options, effort)
     return ground
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = (
     "presets",
     "gemma",
-    "quantization",
+    "divergence",
     "offgrid",
     "wikitext",
     "losses",
@@ -63,7 +63,7 @@ _BUILD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import presets, quantization
+import divergence, presets
 from edgeslm_export.fidelity import bundle_logits
 
 source, work = Path(sys.argv[2]), Path(sys.argv[3])
@@ -71,7 +71,7 @@ assert presets.build_preset(source, "k_quant_mixed", work / "made", work) is Non
 assert "nothing" in presets.build_preset(source, "nothing", work / "wrong", work)
 assert not (work / "wrong").exists()
 (logits,) = bundle_logits(work / "made", [list(range(3, 131))], 2)
-print(logits.shape, quantization.matrix_types(work / "made"))
+print(logits.shape, divergence.matrix_types(work / "made"))
 """
 
 

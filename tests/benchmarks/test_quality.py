@@ -42,7 +42,7 @@ class FakeScript:
         ("sms", "teaching", ["sms", "--rows", "50"]),
         ("house", "skills", ["house", "--rows", "50"]),
         ("flips", "flips", ["--rows", "50"]),
-        ("quantization", "quantization", ["--rows", "50"]),
+        ("quantization", "divergence", ["--rows", "50"]),
     ],
 )
 def test_a_command_is_handed_to_its_script(

@@ -153,7 +153,7 @@ def test_an_error_is_what_was_seen_and_a_row_of_each_kind() -> None:
     verdicts = [Verdict((value, 1 - value), 0, value) for value in confidence]
     risk = risk_curve(verdicts, np.array([1, 0, 0, 0]))
     assert [point.threshold for point in risk] == [0.0, 0.6, 0.7, 0.8]
-    assert [point.error for point in risk] == [round(error, 4) for error in (2 / 6, 1 / 5, 1 / 4, 1 / 3)]
+    assert [point.error for point in risk] == pytest.approx([2 / 6, 1 / 5, 1 / 4, 1 / 3], abs=1e-4)
     assert [point.coverage for point in risk] == [1.0, 0.75, 0.5, 0.25]
 
 

@@ -107,6 +107,13 @@ def test_evaluate_prints_a_table_and_a_json_line(
     assert json.loads(capsys.readouterr().out) == {"bundle": "bundle", **report}
 
 
+@pytest.mark.parametrize("given", ["0", "1", "-0.1", "often", "nan"])
+def test_a_wanted_error_is_a_share(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "bundle", "rows.jsonl", "--max-error", given])
+    assert f"{given} is no number between 0 and 1" in capsys.readouterr().err
+
+
 def test_the_likeness_is_a_row_a_text(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

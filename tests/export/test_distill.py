@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export import distill
+from edgeslm_export import distill, tune
 from edgeslm_export.commands import distill as command
 from edgeslm_export.distill import Labelled, Teacher, ask_teacher, compare, distil, labels_of
 from edgeslm_export.exam import Exam
-from edgeslm_export.lesson import Effort, Ground, Lesson
+from edgeslm_export.lesson import Effort, Ground, Lesson, Notes
 from edgeslm_export.rows import LabelledRow
 from edgeslm_export.tune import Task
 
@@ -255,6 +255,24 @@ def test_a_label_that_the_teacher_never_gave_is_named(
     with pytest.raises(ExportError, match="gave the label 'ham' to 1 texts; give it texts of that kind"):
         distil(task(), head, labelled(shares), SOURCE, tmp_path / "out", Ground(), QUIET)
     assert school.lessons == []
+
+
+def test_what_another_teacher_says_is_learned_anew(
+    head: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same texts, after a command that was interrupted."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found: list[Path] = []
+
+    def make_ways(ground: object, lesson: object, effort: object, notes: Notes, work: Path) -> None:
+        found.append(notes.folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "make_ways", make_ways)
+    for shares in ([0.9, 0.2] * 20, [0.9, 0.2] * 20, [0.7, 0.4] * 20):
+        with pytest.raises(KeyboardInterrupt):
+            distil(task(), head, labelled(shares), SOURCE, tmp_path / "out", Ground(), QUIET)
+    assert found[0] == found[1] != found[2]
 
 
 # --- comparing ---------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from edgeslm_export.exam import Exam, make_exam, take_exam
-from edgeslm_export.rows import load_answers
+from edgeslm_export.rows import load_answers, load_rows
 
-from edgeslm.engine.calls import Call, Generate, Output, Score
+from edgeslm.config import Task as TaskSection
+from edgeslm.engine.calls import Call, Classify, Generate, Output, Score
 from edgeslm.errors import ConfigError, ExportError, TooLong
+from tests.taught import RISK, calibration, write_head
 
 
 def write(folder: Path, *rows: object) -> Path:
@@ -83,6 +85,66 @@ def test_abstaining_counts_as_it_does_on_a_device(tmp_path: Path) -> None:
     report = take_exam(exam, decoder)
     assert (report["threshold"], report["answered"], report["accuracy_answered"]) == (0.85, 0.3333, 1.0)
     assert "answered" not in take_exam(made(tmp_path, *LABELLED), decoder)
+
+
+TAUGHT = [{"text": "WIN", "label": "spam"}, {"text": "hi", "label": "ham"}, {"text": "WIN?", "label": "ham"}]
+
+
+def taught(folder: Path, max_error: float | None = None, **learned: Any) -> Exam:
+    """What a head was taught, asked about ``TAUGHT``."""
+    head = write_head(folder / "head", "sha256:0", **learned)
+    section = {"learned": str(head), "kind": "classify", "max_error": max_error}
+    rows = load_rows(write(folder, *TAUGHT), ("spam", "ham"))
+    task = TaskSection.model_validate(section, strict=False)
+    exam = Exam("topic", task, rows, head, with_answers=True)
+    return Exam.parse(json.loads(json.dumps(exam.encode())))  # as it comes to the child
+
+
+def by_word(call: Call) -> Output:
+    assert isinstance(call, Classify)
+    return Output(probabilities={"WIN": (0.95, 0.05), "hi": (0.2, 0.8), "WIN?": (0.7, 0.3)}[call.text])
+
+
+def test_a_head_is_asked_about_its_own_labels(tmp_path: Path) -> None:
+    exam, decoder = taught(tmp_path), FakeDecoder(by_word)
+    report = take_exam(exam, decoder)
+    assert {call.head for call in decoder.calls if isinstance(call, Classify)} == {str(exam.bundle)}
+    assert list(report["labels"]) == ["spam", "ham"]
+    assert report["accuracy"] == pytest.approx(2 / 3, abs=1e-4)
+    assert "answered" not in report
+
+
+def test_the_answers_are_those_that_would_be_published(tmp_path: Path) -> None:
+    answers = take_exam(taught(tmp_path), FakeDecoder(by_word))["answers"]
+    assert [answer["label"] for answer in answers] == ["spam", "ham", "spam"]
+    assert answers[0]["scores"] == pytest.approx({"spam": 0.95, "ham": 0.05})
+    assert "answers" not in take_exam(
+        made(tmp_path, *LABELLED), FakeDecoder(lambda _: Output(probabilities=(1, 0)))
+    )
+
+
+def test_calibrated_verdicts_count(tmp_path: Path) -> None:
+    """A bias for ham turns the last row round."""
+    exam = taught(tmp_path, calibration=calibration(bias=[0.0, 2.0]))
+    assert take_exam(exam, FakeDecoder(by_word))["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("max_error", "figures"),
+    [(0.2, (0.0, 1.0, 0.6667)), (0.1, (0.6, 1.0, 0.6667)), (0.02, (0.9, 0.3333, 1.0))],
+)
+def test_a_wanted_error_abstains_from_the_rest(
+    tmp_path: Path, max_error: float, figures: tuple[float, float, float]
+) -> None:
+    exam = taught(tmp_path, max_error, calibration=calibration(risk=RISK))
+    report = take_exam(exam, FakeDecoder(by_word))
+    assert (report["threshold"], report["answered"], report["accuracy_answered"]) == figures
+
+
+def test_an_error_that_cannot_be_promised_is_refused(tmp_path: Path) -> None:
+    exam = taught(tmp_path, 0.001, calibration=calibration(risk=RISK))
+    with pytest.raises(ConfigError, match=r"0\.001 can't be promised: .* 50 test rows show is 0.020"):
+        take_exam(exam, FakeDecoder(by_word))
 
 
 def test_labels_come_from_the_rows(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from edgeslm_export.head import FOLDS, learn, split_folds
+import pytest
+from edgeslm_export.head import FOLDS, fit_layer, learn, split_folds
+from edgeslm_export.statistics import softmax
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,3 +46,26 @@ def test_what_lies_apart_is_told_apart() -> None:
     assert learned.weight.shape == (3, 3) and learned.bias.shape == (3,)
     assert ((vectors @ learned.weight.T + learned.bias).argmax(1) == truth).all()
     assert (learned.logits.argmax(1) == truth[learned.held]).mean() > 0.9
+
+
+def test_a_teachers_shares_make_a_head_less_sure() -> None:
+    random = np.random.default_rng(3)
+    truth = np.arange(90) % 3
+    vectors = (np.eye(3)[truth] + random.standard_normal((90, 3)) * 0.05).astype(np.float32)
+    folds = split_folds(truth, 3, [str(row) for row in range(90)])
+    shares = 0.1 + 0.7 * np.eye(3)[truth]
+    sure, unsure = learn(vectors, truth, 3, folds), learn(vectors, truth, 3, folds, shares)
+    said = softmax(vectors @ unsure.weight.T + unsure.bias)
+    assert (said.argmax(1) == truth).all()
+    assert said.max(1).mean() == pytest.approx(0.8, abs=0.05)
+    assert softmax(vectors @ sure.weight.T + sure.bias).max(1).mean() > 0.9
+
+
+def test_a_certain_teacher_is_as_good_as_labels() -> None:
+    random = np.random.default_rng(3)
+    truth = np.arange(60) % 2
+    vectors = (np.eye(2)[truth] + random.standard_normal((60, 2)) * 0.3).astype(np.float32)
+    labelled = fit_layer(vectors, truth, 3.0, 2)
+    taught = fit_layer(vectors, truth, 3.0, 2, np.eye(2)[truth])
+    for one, other in zip(labelled, taught, strict=True):
+        assert other == pytest.approx(one, abs=1e-3)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from edgeslm_export.rows import load_rows
+from edgeslm_export.rows import load_rows, load_texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -98,3 +98,19 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes, suffix: s
 def test_what_is_written_is_read(tmp_path: Path, texts: list[str]) -> None:
     file = _jsonl(tmp_path, *[json.dumps({"text": text, "label": "x"}) for text in texts])
     assert [row.text for row in load_rows(file)] == texts
+
+
+def test_texts_without_labels_are_read_of_json_lines_and_csv(tmp_path: Path) -> None:
+    lines = _jsonl(tmp_path, '{"text": "a"}', "", '{"text": "b", "label": 3}')
+    table = tmp_path / "data.csv"
+    table.write_text("id,text\n1,a\n2,b\n")
+    assert load_texts(lines) == load_texts(table) == ["a", "b"]
+
+
+def test_what_is_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"Row 2 has no text\.\nRow 3 has an empty text\."):
+        load_texts(_jsonl(tmp_path, '{"text": "a"}', '{"label": "x"}', '{"text": " "}'))
+    table = tmp_path / "data.csv"
+    table.write_text("message\na\n")
+    with pytest.raises(ExportError, match="has no column text; name them in its first line"):
+        load_texts(table)

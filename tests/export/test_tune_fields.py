@@ -167,6 +167,32 @@ def test_what_was_found_is_not_found_again(
     assert list(cache_folder().glob("tune-*")) == []
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "instruction: Which machine?\n",
+        "schema: {type: object, properties: {machine: {type: string, maxLength: 5}}}\n",
+        "verbatim: true\n",
+    ],
+    ids=["instruction", "schema", "verbatim"],
+)
+def test_what_was_found_of_another_task_says_nothing(
+    ground: Ground, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The command before was interrupted while it taught all rows."""
+
+    def interrupt(*given: Any, **how: Any) -> dict[str, Any]:
+        if teacher.rows:
+            raise KeyboardInterrupt
+        return teacher(*given, **how)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(decoder_ways, "teach_decoder", interrupt)
+        learn(tmp_path, ground)
+    learn(tmp_path, ground, text=TASK + change)
+    assert [len(rows) for rows in teacher.rows] == [24, 24, 30]
+
+
 # --- refusals ----------------------------------------------------------------------------------------
 
 
@@ -188,7 +214,7 @@ def test_a_few_rows_are_too_few(ground: Ground, tmp_path: Path) -> None:
 
 
 def test_rows_of_the_other_kind_are_refused(ground: Ground, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="of kind classify and the rows of .* have fields"):
+    with pytest.raises(ExportError, match=r"of kind classify and the rows of .* have fields"):
         learn(tmp_path, ground, text="name: machine\nlabels: [a, b]\nkind: classify")
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/quantization.py without an engine: the weights, the text, the figures, what is refused."""
+"""benchmarks/divergence.py without an engine: the weights, the text, the figures, what is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.benchmarks.scripts import BENCHMARKS, load_scripts
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("quantization", "offgrid", "wikitext", "losses", "llama", "machine")
+MODULES = ("divergence", "offgrid", "wikitext", "losses", "llama", "machine")
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_matrices_are_counted_by_how_they_are_stored(scripts: dict[str, ModuleTy
         nodes, "g", [], [], [*(stored(name, 2, 4) for name in names), stored("norm", 4)]
     )
     onnx.save(helper.make_model(graph), str(tmp_path / "model.onnx"))
-    types = scripts["quantization"].matrix_types(tmp_path)
+    types = scripts["divergence"].matrix_types(tmp_path)
     assert types == {"int4/32": 2, "float": 1, "int8/32": 1, "uint4/32": 1}
 
 
@@ -296,7 +296,7 @@ def _bundle(folder: Path, revision: str) -> Path:
 def test_a_bundle_is_known_by_what_it_was_made_of(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     from edgeslm.bundle import file_digest
 
-    quality = scripts["quantization"]
+    quality = scripts["divergence"]
     for copy in quality.COPIES:
         quality.float_file(tmp_path, copy).write_bytes(copy.encode())
     of_source = _bundle(tmp_path / "a", f"sha256:{quality.starter.SMOLLM2.member_sha256}")
@@ -330,14 +330,14 @@ def test_arguments_that_make_no_sense(
     scripts: dict[str, ModuleType], capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
 ) -> None:
     with pytest.raises(SystemExit):
-        scripts["quantization"].parse_arguments(arguments)
+        scripts["divergence"].parse_arguments(arguments)
     assert reason in capsys.readouterr().err
 
 
 def test_a_rival_that_is_off_without_quantization_ends_the_run(
     scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quality = scripts["quantization"]
+    quality = scripts["divergence"]
     run = quality.Measurement(tmp_path, 1, lambda text: None)
     row = scripts["losses"].Row("starter", "llama.cpp F32", 1, {}, {"wikitext": _figures(0.02)})
     monkeypatch.setattr(quality.Measurement, "add_gguf", lambda *_: row)

@@ -1,0 +1,200 @@
+"""The command tune: what it learns on, and what it shows of it. Nothing is taught here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgeslm_export import cli
+from edgeslm_export.checkpoint import Origin
+from edgeslm_export.commands import tune
+from edgeslm_export.lesson import Effort, Ground
+
+from edgeslm.bundle import Source
+from edgeslm.errors import ExportError
+from tests.export.tiny_tasks import write_encoder
+from tests.taught import change_manifest, write_base
+
+
+@pytest.fixture(autouse=True)
+def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``main`` sets variables and a signal handler for the whole process."""
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+# --- what is learned on ------------------------------------------------------------------------------
+
+SMOLLM2 = Origin(Path("smollm2.gguf"), "LlamaForCausalLM", 1, Source(id="smollm2", revision="sha256:1"), "")
+MINILM = Origin(Path("minilm"), "BertModel", 1, Source(id="minilm", revision="sha256:2"), "")
+
+
+def fetched(name: str, kind: str) -> Origin:
+    """What the hub gives of a name that is looked for as a model of this kind."""
+    return Origin(Path(name), kind, 1, Source(id=name), "")
+
+
+class FakeMaker:
+    """In the place of the starter's: keeps what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, *_: object, **__: object) -> FakeMaker:
+        return self
+
+    def make_model(self, out: Path) -> Path:
+        self.asked.append("model")
+        return out
+
+    def make_encoder(self, out: Path) -> Path:
+        self.asked.append("encoder")
+        return out
+
+    def model_origin(self) -> Origin:
+        self.asked.append("its checkpoint")
+        return SMOLLM2
+
+    def encoder_origin(self) -> Origin:
+        self.asked.append("the encoder's checkpoint")
+        return MINILM
+
+
+@pytest.fixture
+def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMaker:
+    fake = FakeMaker()
+    monkeypatch.setattr(tune, "Maker", fake)
+    monkeypatch.setattr(tune, "default_folder", lambda: tmp_path / "starter")
+    monkeypatch.setattr("edgeslm_export.hub.resolve_source", lambda name, kind, *_, **__: fetched(name, kind))
+    return fake
+
+
+def ground(method: str | None = None, *, has_fields: bool = False, **named: Any) -> Ground:
+    options = argparse.Namespace(**{"encoder": None, "base": None, "checkpoint": None, **named})
+    effort = Effort(method, announce=lambda said: None)
+    return tune.find_ground(options, effort, has_fields=has_fields)
+
+
+def test_without_names_both_of_the_starters_encoders_are_tried(tmp_path: Path, maker: FakeMaker) -> None:
+    assert ground() == Ground(tmp_path / "starter" / "minilm-l6-int8", MINILM)
+    assert maker.asked == ["encoder", "the encoder's checkpoint"]
+
+
+def test_a_head_needs_no_checkpoint(tmp_path: Path, maker: FakeMaker) -> None:
+    assert ground("head") == Ground(tmp_path / "starter" / "minilm-l6-int8")
+
+
+def test_a_named_encoder_is_a_bundle_or_a_checkpoint(tmp_path: Path, maker: FakeMaker) -> None:
+    bundle = write_encoder(tmp_path / "encoder")
+    assert ground(encoder=str(bundle)) == Ground(bundle)
+    assert ground(encoder="owner/name") == Ground(checkpoint=fetched("owner/name", "encoder"))
+    with pytest.raises(ExportError, match="The method head needs an encoder's bundle"):
+        ground("head", encoder="owner/name")
+    assert maker.asked == []
+
+
+@pytest.mark.parametrize(("method", "has_fields"), [("lora", False), ("qlora", False), (None, True)])
+def test_an_adapter_is_for_the_starters_decoder(
+    tmp_path: Path, maker: FakeMaker, method: str | None, has_fields: bool
+) -> None:
+    found = ground(method, has_fields=has_fields)
+    assert found == Ground(base=tmp_path / "starter" / "smollm2-135m-int4", decoder=SMOLLM2)
+    assert "encoder" not in maker.asked
+
+
+def test_a_named_base_is_tried_beside_the_encoders(tmp_path: Path, maker: FakeMaker) -> None:
+    base = tmp_path / "base"
+    found = ground(base=base, checkpoint="owner/name")
+    encoder = tmp_path / "starter" / "minilm-l6-int8"
+    assert found == Ground(encoder, MINILM, base, fetched("owner/name", "decoder"))
+
+
+def test_the_checkpoint_of_a_bundle_of_the_starters_is_known(tmp_path: Path, maker: FakeMaker) -> None:
+    write_base(tmp_path / "base")
+    change_manifest(tmp_path / "base", source={"id": "smollm2", "revision": SMOLLM2.source.revision})
+    assert ground("lora", base=tmp_path / "base") == Ground(base=tmp_path / "base", decoder=SMOLLM2)
+
+
+def test_the_checkpoint_of_another_bundle_has_to_be_named(tmp_path: Path, maker: FakeMaker) -> None:
+    write_base(tmp_path / "base")
+    with pytest.raises(ExportError, match="name them with --base and --checkpoint"):
+        ground("lora", base=tmp_path / "base")
+
+
+@pytest.mark.parametrize("method", [None, "lora"])
+def test_a_checkpoint_without_its_base_is_refused(maker: FakeMaker, method: str | None) -> None:
+    """What is named and not used would be silently another thing than was meant."""
+    with pytest.raises(ExportError, match="name them with --base and --checkpoint"):
+        ground(method, checkpoint="owner/name")
+
+
+# --- what is shown -----------------------------------------------------------------------------------
+
+
+def _tune(folder: Path, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any]) -> list[str]:
+    """Arguments of a command that teaches nothing and has this report."""
+    rows = [{"text": f"{label} {number}", "label": label} for number in range(8) for label in ("ham", "spam")]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "task.yaml").write_text("name: topic")
+    monkeypatch.setattr("edgeslm_export.commands.tune.find_ground", lambda *_, **__: Ground())
+    monkeypatch.setattr("edgeslm_export.tune.learn", lambda *_, **__: (None, dict(report)))
+    return ["tune", str(folder / "task.yaml"), str(folder / "rows.jsonl"), str(folder / "out")]
+
+
+LABELS: dict[str, Any] = {
+    "method": "lora",
+    "learned_from": 16,
+    "majority": 0.5,
+    "coverage": {"0.05": 0.913, "0.02": None},
+    "labels": {"ham": {"rows": 8, "precision": 0.9, "recall": None}},
+    "methods": {
+        name: {"accuracy": accuracy, "interval": [0.8, 0.95], "held_out": 16, "calibration_error": 0.021}
+        for name, accuracy in (("head", 0.875), ("lora", 0.938))
+    },
+    "measured": {name: {"texts_per_s": 120.4, "bytes": 23_400_000} for name in ("head", "lora")},
+}
+FIELDS: dict[str, Any] = {
+    "method": "qlora",
+    "learned_from": 16,
+    "rows": 4,
+    "exact": 0.75,
+    "exact_interval": [0.5, 1.0],
+    "fields": {"machine": {"rows": 3, "accuracy": 0.667, "interval": [0.3, 0.9]}},
+    "measured": {"qlora": {"texts_per_s": 2.25, "bytes": 9}},
+}
+
+
+def test_tune_shows_what_each_way_is_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(_tune(tmp_path, monkeypatch, LABELS)) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == f"{tmp_path / 'out'}: learned topic from 16 rows: an adapter for the decoder"
+    lines = [line.split() for line in shown]
+    assert ["head", "0.875", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB"] in lines
+    assert ["lora", "0.938", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB"] in lines
+    assert "max_error: 0.05              answers 91.3%" in shown
+    assert "max_error: 0.02              more rows are needed to promise that" in shown
+
+
+def test_tune_shows_how_often_each_field_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(_tune(tmp_path, monkeypatch, FIELDS)) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "all fields right             0.750 (0.500 to 1.000) of 4 rows held out" in shown
+    assert "messages/s                   2.2" in shown
+    assert ["machine", "3", "0.667", "0.300", "to", "0.900"] in [line.split() for line in shown]
+
+
+def test_tune_gives_the_whole_report_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*_tune(tmp_path, monkeypatch, LABELS), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {key: shown[key] for key in LABELS} == LABELS
+    assert shown["bundle"] == str(tmp_path / "out")
