@@ -62,9 +62,14 @@ class Shape:
     targets: Sequence[str] = ATTENTION
 
 
+def can_teach() -> bool:
+    """Whether the library is there; it comes with an extra."""
+    return importlib.util.find_spec("peft") is not None
+
+
 def check_installed(base: Base) -> None:
     """:raises ExportError: a library that an extra brings is missing."""
-    if importlib.util.find_spec("peft") is None:
+    if not can_teach():
         raise ExportError(MISSING)
     if base == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
         raise ExportError(MISSING_4_BITS)

@@ -62,9 +62,11 @@ class RowEncoder:
         ]
 
     def _ordered(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """As the grammar has them: in the schema's order, and what is missing isn't there."""
-        order = (self._task.section.output_schema or {}).get("properties", fields)
-        return {name: fields[name] for name in order if fields.get(name) is not None}
+        """As the grammar has them: in the schema's order, and what may be missing isn't there as null."""
+        schema = self._task.section.output_schema or {}
+        required = schema.get("required", ())
+        order = [name for name in schema.get("properties", fields) if name in fields]
+        return {name: fields[name] for name in order if fields[name] is not None or name in required}
 
     def _prompts(self, texts: Sequence[str]) -> Iterator[list[int] | None]:
         for text in texts:

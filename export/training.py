@@ -69,7 +69,8 @@ class Course:
 
 
 def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str, Any]:
-    """Teaches; the parameters are those of the best epoch when it returns.
+    """Teaches; the parameters are those of the best epoch when it returns, or what it has cooled down to
+    where the time ended within an epoch.
 
     :return: ``epochs`` that were run, the ``best_epoch`` (from 1), the last batch's ``loss`` and the best of
         the rows aside.
@@ -219,6 +220,7 @@ def _put_down(
         "weights": weights,
         "optimizer": optimizer.state_dict(),
         "best": (best.epoch, best.loss, best.values),
+        "random": torch.get_rng_state(),
     }
     partial = state.with_name(state.name + ".partial")
     torch.save(content, partial)
@@ -242,5 +244,6 @@ def _take_up(
         for weight, value in zip(weights, content["weights"], strict=True):
             weight.copy_(value)
     best.epoch, best.loss, best.values = content["best"]
+    torch.set_rng_state(content["random"])
     epoch, spent, loss = content["stand"]
     return epoch, spent, loss

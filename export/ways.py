@@ -9,6 +9,8 @@ from edgeslm_export.contrast import MISSING, is_installed
 from edgeslm_export.decoder_ways import DecoderWay
 from edgeslm_export.encoder_ways import ROWS_FOR_LABELS, EncoderWay, HeadWay
 from edgeslm_export.lesson import ENCODER, HEAD, LORA, QLORA, Effort, Ground, Lesson, Notes, Way
+from edgeslm_export.lora_training import MISSING as MISSING_PEFT
+from edgeslm_export.lora_training import can_teach
 
 from edgeslm.errors import ExportError
 
@@ -39,8 +41,11 @@ def make_ways(ground: Ground, lesson: Lesson, effort: Effort, notes: Notes, work
         else:
             ways.append(EncoderWay(ground.checkpoint, lesson, effort, notes, work))
     if ground.base is not None and ground.decoder is not None and wanted in (None, LORA, QLORA):
-        method = wanted or LORA
-        ways.append(DecoderWay(method, ground.base, ground.decoder, lesson, effort, notes, work))
+        if wanted is None and ways and not can_teach():
+            effort.announce(f"{MISSING_PEFT} No adapter is tried.")
+        else:
+            method = wanted or LORA
+            ways.append(DecoderWay(method, ground.base, ground.decoder, lesson, effort, notes, work))
     if not ways:
         raise ExportError(NEEDS[wanted or HEAD])
     return ways

@@ -207,9 +207,12 @@ def find_ground(options: argparse.Namespace, effort: Effort, *, has_fields: bool
     """
     wanted = effort.method or (LORA if has_fields else None)
     ground = Ground()
+    if has_fields and wanted not in (LORA, QLORA):
+        raise ExportError(f"Rows with fields can't be learned by the method {wanted}; take lora or qlora.")
     if wanted in (None, HEAD, ENCODER):
         ground = _encoder_ground(options.encoder, effort)
-    if wanted in (LORA, QLORA) or options.base is not None or options.checkpoint is not None:
+    named = options.base is not None or options.checkpoint is not None
+    if wanted in (LORA, QLORA) or (wanted is None and named):
         ground = _decoder_ground(ground, options, effort)
     return ground
 
