@@ -82,7 +82,8 @@ def audit_labels(truth: Integers, probabilities: Floats) -> list[Finding]:
         from cleanlab.filter import find_label_issues
     except ImportError:
         raise ExportError(MISSING) from None
-    order = find_label_issues(truth, probabilities, return_indices_ranked_by="self_confidence")
+    # One process: the library forks, and a process with threads of its own (the engine) may hang in a fork.
+    order = find_label_issues(truth, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
     if not len(order):
         return []
     places = tuple(int(place) for place in order)

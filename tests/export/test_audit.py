@@ -228,3 +228,19 @@ def test_what_any_finding_names_is_dropped_once() -> None:
     rows = labelled(*sound(2))
     findings = [Finding("repeats", (1, 2), ""), Finding("tested", (2,), ""), Finding("few", (), "")]
     assert [row.number for row in without(rows, findings)] == [1, 4]
+
+
+def test_wrong_labels_are_looked_for_without_forking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forked from a process with the engine's threads, the library's workers never ended."""
+
+    def fork(*_: object, **__: object) -> None:
+        raise AssertionError("forked")
+
+    monkeypatch.setattr("multiprocessing.pool.Pool.__init__", fork)
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, 300)
+    probabilities = np.eye(3)[truth] * 0.8 + 0.1
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    truth[:5] = (truth[:5] + 1) % 3
+    (finding,) = audit_labels(truth, probabilities)
+    assert set(range(5)) <= set(finding.rows)
