@@ -1,7 +1,9 @@
 """Log lines of services with what fail2ban makes of them: is it a failed attempt, and from which host?
 
-From the tests of Debian's package fail2ban, where each line follows a comment that says what it means. Only
-services whose name's SHA-256 begins with 8 to f: the others are nobody's to develop on.
+From the tests of Debian's package fail2ban, where each line follows a comment that says what it means. A line
+stands there once for each mode of its filter that it is tested in: it counts once, as a failed attempt if any
+mode takes it for one. Only services whose name's SHA-256 begins with 8 to f: the others are nobody's to
+develop on.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def is_for_development(service: str) -> bool:
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, dict[str, Any]] = {}
     meaning: dict[str, Any] | None = None
     for line in file.read_text("utf-8", "replace").splitlines():
         if comment := _COMMENT.match(line):
@@ -56,6 +58,8 @@ def _rows(file: Path) -> list[dict[str, Any]]:
             host = meaning.get("host") or meaning.get("ip4") or meaning.get("ip6")
             if fields["failed"] and host and host in line:
                 fields["host"] = host
-            rows.append({"service": file.name, "text": line, "fields": fields})
+            row = rows.setdefault(line, {"service": file.name, "text": line, "fields": fields})
+            if len(fields) > len(row["fields"]) or (fields["failed"] and not row["fields"]["failed"]):
+                row["fields"] = fields
             meaning = None
-    return rows
+    return list(rows.values())

@@ -388,7 +388,7 @@ def _feedback(arguments: argparse.Namespace) -> int:
     feedback = parse_feedback(json.dumps(said).encode())
     if "/" in feedback.task or topic_name_fault(feedback.task):
         raise EdgeslmError(f"{feedback.task!r} is no task's name")
-    correction = Correction(feedback.task, arguments.text, feedback.label, feedback.fields)
+    correction = Correction(feedback.task, feedback.input or "", feedback.label, feedback.fields)
     state_dir = default_state_dir()
     if arguments.config is not None:
         state_dir = _check_correction(arguments.config, correction)

@@ -186,10 +186,11 @@ class Client:
         try:
             event: Event | None = None
             while (result := errand.advance(event, time.monotonic())) is None:
-                try:
-                    event = await asyncio.wait_for(inbox.get(), errand.wait_s(time.monotonic()))
-                except TimeoutError:
-                    event = None
+                event = None
+                # Not wait_for: before Python 3.12 it swallows a cancel that comes with an event.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(errand.wait_s(time.monotonic())):
+                        event = await inbox.get()
             return result
         finally:
             desk.forget(errand.letter)

@@ -36,6 +36,7 @@ from edgeslm.sections import (
 )
 
 __all__ = [
+    "LEARNABLE",
     "Broker",
     "Config",
     "Kind",

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from edgeslm.bus.feedback import Feedback, parse_feedback
 from edgeslm.errors import FeedbackError, InvalidRequest
@@ -43,9 +44,13 @@ class Corrections:
             while len(self._texts) > REMEMBERED:
                 self._texts.popitem(last=False)
 
-    async def take(self, payload: bytes) -> None:
-        """A message of the feedback topic."""
+    async def take(self, payload: bytes, *, retained: bool = False) -> None:
+        """A message of the feedback topic. One that the broker repeats at each start was taken before."""
         try:
+            if retained:
+                raise InvalidRequest(
+                    "a retained correction is repeated by the broker; send it without retain"
+                )
             correction = self._correction(parse_feedback(payload))
             await asyncio.to_thread(self._store.keep, correction)
         except (InvalidRequest, FeedbackError) as error:
@@ -68,6 +73,17 @@ class Corrections:
         return check_correction(task, Correction(feedback.task, text, feedback.label, feedback.fields))
 
 
+def fields_fault(schema: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> str | None:
+    """What keeps fields from being an answer by the schema, which names all that there are."""
+    from jsonschema import Draft202012Validator  # lazy: few nodes get corrections
+
+    known = (schema or {}).get("properties", {})
+    if unknown := sorted(set(fields) - set(known)):
+        return f"it has no field {unknown[0]!r}"
+    error = next(Draft202012Validator(dict(schema or {})).iter_errors(dict(fields)), None)
+    return None if error is None else str(error.message)[:200]
+
+
 def check_correction(task: Task, correction: Correction) -> Correction:
     """:raises InvalidRequest: what the task can't learn from."""
     if task.kind not in ("classify", "extract"):
@@ -75,6 +91,10 @@ def check_correction(task: Task, correction: Correction) -> Correction:
     if (correction.fields is not None) != (task.kind == "extract"):
         needed = "fields" if task.kind == "extract" else "a label"
         raise InvalidRequest(f"the task {task.name} is of kind {task.kind}: its corrections have {needed}")
+    if correction.fields is not None and (
+        fault := fields_fault(task.section.output_schema, correction.fields)
+    ):
+        raise InvalidRequest(f"the fields don't fit the schema of task {task.name}: {fault}")
     labels = task.section.labels
     if correction.label is not None and labels and correction.label not in labels:
         raise InvalidRequest(

@@ -51,7 +51,8 @@ class Escalation:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self.ask_node: AskNode | None = None
-        self._waiting: dict[asyncio.Task[Result], Request] = {}
+        self._waiting: dict[asyncio.Future[Result], Request] = {}
+        self._cancelled: set[asyncio.Future[Result]] = set()
 
     def is_wanted(self, result: Result) -> bool:
         """Whether another node should be asked after this result."""
@@ -70,7 +71,7 @@ class Escalation:
         try:
             answer = await asking
         except asyncio.CancelledError:
-            if not asking.cancelled():  # nobody waits for the result any more
+            if asking not in self._cancelled:  # this node stops: the request is delivered again
                 asking.cancel()
                 raise
             return error_result(request, Cancelled(WHILE_RUNNING))
@@ -79,6 +80,7 @@ class Escalation:
             return found
         finally:
             del self._waiting[asking]
+            self._cancelled.discard(asking)
         if answer.status == "error":
             code = answer.error.code if answer.error else ""
             log.warning("task %s: %s answers with an error: %s", request.task, target.stage, code)
@@ -89,6 +91,7 @@ class Escalation:
         """Cancels what waits for another node. :return: how many requests."""
         chosen = [asking for asking, request in self._waiting.items() if matches(request)]
         for asking in chosen:
+            self._cancelled.add(asking)
             asking.cancel()
         return len(chosen)
 
@@ -98,7 +101,8 @@ def _joined(target: Target, request: Request, found: Result, answer: Result, ask
     times = {key: found.timings_ms.get(key, 0.0) for key in ("queue", "prefill", "decode")}
     for key in times:
         times[key] += answer.timings_ms.get(key, 0.0)
-    usage = {key: found.usage.get(key, 0) + count for key, count in answer.usage.items()}
+    counted = (found.usage, answer.usage)
+    usage = {key: sum(of.get(key, 0) for of in counted) for key in {**found.usage, **answer.usage}}
     return replace(
         answer,
         id=request.id,

@@ -7,7 +7,7 @@ what becomes of the answer is the service's business.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+import time
 
 from edgeslm.client import Client
 from edgeslm.errors import BrokerError
@@ -15,6 +15,8 @@ from edgeslm.messages import Result
 from edgeslm.sections import Broker
 
 CONNECT_TIMEOUT_S = 5.0
+_AWAY = ("stopped", "offline")
+"""States in which a node answers nothing; a broker may keep a request for it longer than anybody waits."""
 
 
 class Neighbours:
@@ -23,23 +25,43 @@ class Neighbours:
     def __init__(self, broker: Broker, prefix: str) -> None:
         self._broker = broker
         self._prefix = prefix
-        self._clients: dict[str, Client] = {}
-        self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._clients: dict[str, asyncio.Task[Client]] = {}
         self._is_closed = False
 
     async def ask(self, node: str, task: str, text: str, timeout_s: float) -> Result:
         """What the other node says; an error result is one too.
 
-        :raises EdgeslmError: it can't be reached, or doesn't answer in time.
+        :raises EdgeslmError: it can't be reached, is away, or doesn't answer in time.
         """
-        async with self._opening[node]:
-            client = self._clients.get(node) or await self._open(node)
-        return await client.request_async(task, text, timeout=timeout_s)
+        give_up_at = time.monotonic() + timeout_s
+        client = await self._client(node, timeout_s)
+        if client.node_state in _AWAY:
+            raise BrokerError(f"the node {node} is {client.node_state}")
+        left_s = max(0.0, give_up_at - time.monotonic())
+        return await client.request_async(task, text, timeout=left_s)
 
     async def close(self) -> None:
         self._is_closed = True
-        clients, self._clients = self._clients, {}
-        await asyncio.gather(*(asyncio.to_thread(client.close) for client in clients.values()))
+        opening, self._clients = list(self._clients.values()), {}
+        for opened in await asyncio.gather(*opening, return_exceptions=True):
+            if isinstance(opened, Client):
+                await asyncio.to_thread(opened.close)
+
+    async def _client(self, node: str, timeout_s: float) -> Client:
+        """That of a node; who gives up waiting for it doesn't end its making, which others share."""
+        if self._is_closed:
+            raise BrokerError("this node is stopping")
+        opening = self._clients.get(node)
+        if opening is None or (opening.done() and opening.exception() is not None):
+            opening = self._clients[node] = asyncio.create_task(self._open(node))
+            opening.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # seen, if nobody waits
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(opening)
+        except TimeoutError:
+            raise BrokerError("the broker doesn't answer") from None
 
     async def _open(self, node: str) -> Client:
         broker = self._broker
@@ -55,8 +77,4 @@ class Neighbours:
             connect_timeout_s=CONNECT_TIMEOUT_S,
         )
         await asyncio.to_thread(client.open)
-        if self._is_closed:
-            await asyncio.to_thread(client.close)
-            raise BrokerError("this node is stopping")
-        self._clients[node] = client
         return client

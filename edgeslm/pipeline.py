@@ -160,7 +160,8 @@ class Pipeline:
             self._spool_arrivals()  # what it means may be among them
             self._hold(_Held(delivery, self._journal.epoch), [self._cancel(delivery)])
         elif delivery.topic == self._topics.feedback:
-            self._hold(_Held(delivery, self._journal.epoch), [self._corrections.take(delivery.payload)])
+            take = self._corrections.take(delivery.payload, retained=delivery.retain)
+            self._hold(_Held(delivery, self._journal.epoch), [take])
         elif not delivery.qos and self._unsure >= MOST_REFUSED * self._config.limits.queue_unsure:
             self._meter.drop("busy")  # nothing holds a flood back, and answers have to be held too
         elif self._config.durability == "spool" and delivery.qos:

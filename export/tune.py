@@ -42,9 +42,9 @@ from edgeslm_export.ways import NEEDS, make_ways
 from edgeslm import __version__, config
 from edgeslm.bundle import Manifest, Source, load_bundle
 from edgeslm.calibration import find_threshold
+from edgeslm.config import LEARNABLE
 from edgeslm.config import Task as TaskSection
 from edgeslm.errors import ExportError
-from edgeslm.sections import LEARNABLE
 
 if TYPE_CHECKING:
     import numpy as np

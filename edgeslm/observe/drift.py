@@ -9,7 +9,7 @@ Keeps numbers, no texts. Pure: knows no bus and no engine.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,7 +82,16 @@ class DriftWatch:
         self.moved = any(value > share * self._limit(name) for name, value in self._statistics.items())
 
     def _limit(self, name: str) -> float:
-        return max(_MOST[name], _CHANCE / math.sqrt(len(self._given)))
+        by_chance = _CHANCE / math.sqrt(len(self._given))
+        if name == "labels":
+            by_chance += self._expected_label_shift()
+        return max(_MOST[name], by_chance)
+
+    def _expected_label_shift(self) -> float:
+        """What so many messages of the same domain differ by, as many labels make by chance alone: the mean
+        of a count's distance from its expectation is at most its standard deviation."""
+        total = len(self._given)
+        return sum(math.sqrt(share * (1 - share) / total) for share in self._reference.labels) / 2
 
     def _label_shift(self) -> float:
         counts, total = Counter(self._given), len(self._given)
@@ -95,11 +104,15 @@ def excess(values: Sequence[float], quantiles: Sequence[float]) -> float:
 
     The largest lead of the reference's distribution function over that of the values.
     """
-    ranked = sorted(values)
-    lead = 0.0
-    for below, value in enumerate(ranked):
-        lead = max(lead, _share_below(value, quantiles) - (below + 1) / len(ranked))
-        lead = max(lead, _share_below(value - 1e-12, quantiles) - below / len(ranked))
+    ranked, lead = sorted(values), 0.0
+    for value in dict.fromkeys(ranked):
+        # At a step of either distribution, before it and after it.
+        before, after = bisect_left(ranked, value) / len(ranked), bisect_right(ranked, value) / len(ranked)
+        lead = max(
+            lead,
+            _share_below(value, quantiles) - after,
+            _share_below(math.nextafter(value, -math.inf), quantiles) - before,
+        )
     return lead
 
 

@@ -170,7 +170,7 @@ def phrases(message: str) -> list[str]:
     found: dict[str, None] = {}
     runs = _runs(message, trimmed, PHRASE_WORDS)
     for fresh in (next(runs), _pieces(message, words), *runs):
-        if len(found) + len(fresh) > MOST_PHRASES:
+        if len(found | fresh) > MOST_PHRASES:
             break
         found |= fresh
     return list(found) or [message[start:end] for start, end in words[:MOST_PHRASES]]

@@ -17,6 +17,7 @@ from edgeslm.tasks import Outcome, Task, make_task
 from edgeslm.tasks.extract import (
     ARRAY_ITEMS,
     MOST_PHRASES,
+    MOST_PIECES,
     PHRASE_WORDS,
     SCHEMA_CHARS,
     STRING_CHARS,
@@ -310,6 +311,38 @@ def test_phrases_are_trimmed_of_marks() -> None:
     found = phrases('"Invalid user admin, from (10.0.0.7)!"')
     assert {"Invalid", "user admin", "admin", "10.0.0.7", "from (10.0.0.7"} <= set(found)
     assert not any(phrase[0] in '"(' or phrase[-1] in ',")!' for phrase in found)
+
+
+@pytest.mark.parametrize(
+    ("message", "pieces"),
+    [
+        ("authentication failure; rhost=192.0.2.1", {"rhost", "192.0.2.1", "rhost=192.0.2.1"}),
+        ("root@10.0.0.7:22", {"root", "10.0.0.7", "22", "10.0.0.7:22", "root@10.0.0.7"}),
+        ("GET /api/v1/users?id=7&sort=asc", {"users?id", "7", "api/v1/users?id=7", "asc"}),
+        ("a|b|c", {"a", "b", "c", "a|b", "b|c"}),
+        ("from [2001:db8::1]:514,", {"2001:db8::1", "514", "db8"}),
+        ("loopback is ::1.", {"::1"}),
+        ("(user=admin).", {"user", "admin", "user=admin"}),
+    ],
+)
+def test_pieces_of_words_are_phrases(message: str, pieces: set[str]) -> None:
+    assert pieces <= set(phrases(message))
+
+
+def test_of_a_word_of_many_pieces_the_first_are_looked_at() -> None:
+    """Their number grows with the square, and a sender may send thousands."""
+    found = phrases("=".join(f"p{number}" for number in range(2000)))
+    assert {"p0", f"p{MOST_PIECES - 1}", "p0=p1=p2=p3"} <= set(found)
+    assert f"p{MOST_PIECES}" not in found
+
+
+def test_words_go_before_pieces_and_pieces_before_runs() -> None:
+    """Of a long message the longest runs are left out."""
+    words = [*(f"w{number}" for number in range(400)), "k=v"]
+    found = phrases(" ".join(words))
+    assert found[: len(words)] == words
+    assert set(found[len(words) : len(words) + 2]) == {"k", "v"}
+    assert max(len(phrase.split()) for phrase in found) == 2
 
 
 def test_marks_alone_are_words() -> None:
