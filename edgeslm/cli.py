@@ -412,5 +412,7 @@ def _check_correction(config_file: Path, correction: Correction) -> Path:
         raise UnknownTask(f"there is no task {correction.task!r} in {config_file}; there are: {names}")
     taught = section.learned or section.adapter
     bundle = load_bundle(taught) if taught else None
-    check_correction(make_task(correction.task, section, bundle), correction)
+    # As the daemon takes it: examples and instruction are for other stages than what was taught.
+    alone = section.model_copy(update={"stages": (), "examples": (), "instruction": None})
+    check_correction(make_task(correction.task, alone, bundle), correction)
     return config.state_dir

@@ -148,6 +148,8 @@ def _learned_faults(path: Path, task: Task) -> Iterator[Fault]:
 def _stage_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fault]:
     if task.stages and task.learned and LEARNED not in task.stages:
         yield (*path, "stages"), f"{LEARNED} is none of them: name it, or take learned out"
+    if len(task.stages) > 1 and not task.threshold and task.max_error is None:
+        yield (*path, "stages"), "no stage ever passes on: set a threshold, or a max_error if it was taught"
     if task.stages and task.model is not None:
         yield (*path, "model"), "the stages name the models: take it out"
     for index, stage in enumerate(task.stages):

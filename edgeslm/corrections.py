@@ -22,6 +22,8 @@ log = logging.getLogger("edgeslm.corrections")
 
 REMEMBERED = 256
 """Requests whose text can still be named by id."""
+MOST_WAITING = 64
+"""Corrections that wait to be written; of QoS 0, which nothing holds back, more are dropped."""
 LONGEST = 16_384
 """Characters of a text that is remembered; longer ones have to be sent again."""
 
@@ -33,19 +35,27 @@ class Corrections:
         self._store = store
         self._tasks = tasks
         self._drop = drop
-        self._texts: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._texts: OrderedDict[tuple[str, str], str | None] = OrderedDict()
+        self._waiting = 0
 
     def remember(self, request: Request) -> None:
         """A request that a correction may mean later."""
         if isinstance(request.input, str) and len(request.input) <= LONGEST:
             key = (request.task, request.id)
-            self._texts[key] = request.input
+            # Small boards begin again with id 1: an id that means two texts means none.
+            same = self._texts.get(key, request.input) == request.input
+            self._texts[key] = request.input if same else None
             self._texts.move_to_end(key)
             while len(self._texts) > REMEMBERED:
                 self._texts.popitem(last=False)
 
+    @property
+    def is_full(self) -> bool:
+        return self._waiting >= MOST_WAITING
+
     async def take(self, payload: bytes, *, retained: bool = False) -> None:
         """A message of the feedback topic. One that the broker repeats at each start was taken before."""
+        self._waiting += 1
         try:
             if retained:
                 raise InvalidRequest(
@@ -57,6 +67,8 @@ class Corrections:
             self._drop("feedback")
             log.warning("a correction was not kept (%s)", type(error).__name__)
             log.debug("a correction was not kept: %s", error)
+        finally:
+            self._waiting -= 1
 
     def _correction(self, feedback: Feedback) -> Correction:
         """:raises InvalidRequest: an unknown task, id or label."""

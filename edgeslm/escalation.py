@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 
 from edgeslm.errors import Cancelled, EdgeslmError
@@ -29,16 +29,19 @@ _PASSED_ON = frozenset({"model_unavailable", "no_memory", "too_long"})
 
 @dataclass(frozen=True, slots=True)
 class Target:
+    """``labels`` are those of this node's task, of which an answer must have one."""
+
     node: str
     task: str
+    labels: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, stages: tuple[str, ...]) -> Target | None:
+    def of(cls, stages: tuple[str, ...], labels: Collection[str] = ()) -> Target | None:
         """That of a task's stages, if the last one is another node."""
         if not stages or not stages[-1].startswith(NODE_STAGE):
             return None
         node, _, task = stages[-1].removeprefix(NODE_STAGE).partition("/")
-        return cls(node, task)
+        return cls(node, task, frozenset(labels))
 
     @property
     def stage(self) -> str:
@@ -63,8 +66,11 @@ class Escalation:
     async def ask(self, target: Target, request: Request, found: Result) -> Result:
         """The other node's answer, or ``found``."""
         now = time.monotonic()
-        left_s = min(self._timeout_s, (request.expires_at or math.inf) - now)
+        until = min((request.received_at or now) + self._timeout_s, request.expires_at or math.inf)
+        left_s = until - now
         if self.ask_node is None or left_s <= 0 or not isinstance(request.input, str):
+            return found
+        if "labels" in request.options:  # the other node knows its own alone
             return found
         asking = asyncio.ensure_future(self.ask_node(target.node, target.task, request.input, left_s))
         self._waiting[asking] = request
@@ -81,6 +87,10 @@ class Escalation:
         finally:
             del self._waiting[asking]
             self._cancelled.discard(asking)
+        label = (answer.result or {}).get("label")
+        if answer.status != "error" and target.labels and label not in target.labels:
+            log.warning("task %s: %s answers with no label of this task", request.task, target.stage)
+            return found
         if answer.status == "error":
             code = answer.error.code if answer.error else ""
             log.warning("task %s: %s answers with an error: %s", request.task, target.stage, code)

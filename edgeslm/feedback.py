@@ -7,6 +7,7 @@ One file of JSON lines a task, in the form that ``tune`` reads: ``{"text", "labe
 from __future__ import annotations
 
 import datetime
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -51,9 +52,15 @@ class FeedbackStore:
         row = correction.encode(datetime.datetime.now(datetime.UTC))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                if os.fstat(descriptor).st_size + len(row) > MOST_BYTES:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                size = os.fstat(descriptor).st_size
+                if not size:
+                    _give_to_owner_of(file.parent.parent, file.parent, file)
+                elif os.pread(descriptor, 1, size - 1) != b"\n":  # a row that a power failure cut
+                    row = b"\n" + row
+                if size + len(row) > MOST_BYTES:
                     raise FeedbackError(
                         f"{file} has {MOST_BYTES:,} bytes, the most that are kept; learn from it with "
                         "edgeslm-export tune, then remove it"
@@ -68,3 +75,11 @@ class FeedbackStore:
         except OSError as error:
             raise FeedbackError(f"{file} can't be written: {error.strerror}") from None
         return file
+
+
+def _give_to_owner_of(state_dir: Path, *made: Path) -> None:
+    """What root makes in a node's folder is the node's: else it could write no correction any more."""
+    if os.geteuid() == 0:
+        owner = state_dir.stat()
+        for path in made:
+            os.chown(path, owner.st_uid, owner.st_gid)

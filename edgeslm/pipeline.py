@@ -159,6 +159,8 @@ class Pipeline:
         if delivery.topic == self._topics.cancel:
             self._spool_arrivals()  # what it means may be among them
             self._hold(_Held(delivery, self._journal.epoch), [self._cancel(delivery)])
+        elif delivery.topic == self._topics.feedback and not delivery.qos and self._corrections.is_full:
+            self._meter.drop("feedback")
         elif delivery.topic == self._topics.feedback:
             take = self._corrections.take(delivery.payload, retained=delivery.retain)
             self._hold(_Held(delivery, self._journal.epoch), [take])

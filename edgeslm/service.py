@@ -26,7 +26,6 @@ from edgeslm.observe.drift import DriftWatch
 from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
 from edgeslm.sections import LEARNED, NODE_STAGE
 from edgeslm.tasks import Task, make_task
-from edgeslm.tasks.classify import Classify
 from edgeslm.trust import Trust
 
 
@@ -89,7 +88,10 @@ class Service:
         """Whether the messages of a learned task are still those that it was taught with."""
         limits = config.limits
         self.escalation = Escalation(limits.request_timeout_s)
-        self._targets = {name: Target.of(section.stages) for name, section in config.tasks.items()}
+        self._targets = {
+            name: Target.of(section.stages, self.tasks[name].section.labels or ())
+            for name, section in config.tasks.items()
+        }
         # The messages held at a time are bounded before; one that several routes read is as many requests.
         held = limits.queue + limits.queue_unsure
         self.scheduler = Scheduler(
@@ -165,10 +167,8 @@ class Service:
                 posts.append(self._learned_post(name, own.model_copy(update=alone)))
             elif not stage.startswith(NODE_STAGE):
                 posts.append(self._model_post(name, own.model_copy(update={"model": stage, "learned": None})))
-        passing = posts if Target.of(section.stages) else posts[:-1]
-        for post in passing:
-            if isinstance(post.task, Classify) and not post.task.threshold and section.max_error is None:
-                raise ConfigError([f"tasks.{name}.stages: {post.name} never passes on; set a threshold"])
+        if section.stages and any(post.task.kind != "classify" for post in posts):
+            raise ConfigError([f"tasks.{name}.stages: mean something to classify alone; take them out"])
         return tuple(posts)
 
     def _learned_post(self, name: str, section: TaskSection) -> _Post:

@@ -30,7 +30,8 @@ Row = LabelledRow | FieldsRow
 Rows = Sequence[Row]
 
 MISSING: Final = "Looking for wrong labels and languages needs the extra teach: pip install 'edgeslm[teach]'."
-DROPPABLE: Final = ("repeats", "conflicts", "languages", "labels", "tested")
+LABELS: Final = "labels"
+DROPPABLE: Final = ("repeats", "conflicts", "languages", LABELS, "tested")
 """The kinds of findings whose rows can be dropped."""
 _FEW: Final = 8
 _SURE_OF_LANGUAGE: Final = 0.9
@@ -89,7 +90,7 @@ def audit_labels(truth: Integers, probabilities: Floats) -> list[Finding]:
     places = tuple(int(place) for place in order)
     return [
         Finding(
-            "labels", places, f"{len(places)} labels are probably wrong, by what the other rows say of them"
+            LABELS, places, f"{len(places)} labels are probably wrong, by what the other rows say of them"
         )
     ]
 

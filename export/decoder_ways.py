@@ -197,12 +197,12 @@ class DecoderWay:
         }
         shutil.rmtree(folder)
         self._notes.save(name, found)
+        self._notes.state(name).unlink(missing_ok=True)
         return found
 
     def write(self, stage: Path) -> dict[str, Any]:
-        import numpy as np
 
-        rows = np.arange(len(self._lesson.texts))
+        rows = self._lesson.learned
         folder, _ = self._tutor.teach(rows, f"{self._method}-all", self._schedule(len(rows)))
         fields, report = self._tutor.write(folder, stage)
         return {**fields, "report": {key: report[key] for key in ("rank", "weight_bytes")}}

@@ -75,8 +75,10 @@ class HeadWay:
         started = time.monotonic()
         vectors = embed_texts(encoder, lesson.texts)
         speed = len(vectors) / max(1e-9, time.monotonic() - started)
-        self._learned = learn(vectors, lesson.truth, len(lesson.labels), lesson.folds, lesson.shares)
-        self._centroids = centroids_of(vectors)
+        self._learned = learn(
+            vectors, lesson.truth, len(lesson.labels), lesson.folds, lesson.shares, rows=lesson.learned
+        )
+        self._centroids = centroids_of(vectors[lesson.learned])
         distances = np.concatenate(
             [distances_from(centroids_of(vectors[train]), vectors[test]) for train, test in lesson.folds]
         )
@@ -159,13 +161,13 @@ class EncoderWay:
         }
         shutil.rmtree(folder)
         self._notes.save(name, found)
+        self._notes.state(name).unlink(missing_ok=True)
         return found
 
     def write(self, stage: Path) -> dict[str, Any]:
-        import numpy as np
 
-        fields, layer, _ = self._teach(np.arange(len(self._lesson.texts)), stage, f"{ENCODER}-all", ())
-        rows = np.arange(len(self._lesson.texts))
+        rows = self._lesson.learned
+        fields, layer, _ = self._teach(rows, stage, f"{ENCODER}-all", ())
         _save_layer(stage, *layer, self._centroids(load_encoder(stage), rows))
         base = self._origin.source
         return {

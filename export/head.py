@@ -85,11 +85,13 @@ def learn(
     folds: Sequence[Fold],
     shares: Floats | None = None,
     strengths: Sequence[float] = STRENGTHS,
+    rows: Integers | None = None,
 ) -> Learned:
     """Chooses the strength by the calibrated loss out of fold, and fits on all rows.
 
     :param vectors: [rows, dimension]; ``truth``: [rows], indices below ``labels``; ``folds``: see
-        ``split_folds``; ``shares``: [rows, labels], how likely each label is, if that is known.
+        ``split_folds``; ``shares``: [rows, labels], how likely each label is, where known; ``rows``: what
+        is fitted in the end, all if none are named.
     """
     import numpy as np
     from edgeslm_export.statistics import fit_temperature, softmax
@@ -111,7 +113,9 @@ def learn(
     if best is None:
         raise ExportError("No strength could be tried.")
     _, strength, logits = best
-    weight, bias = fit_layer(vectors, truth, strength, labels, shares)
+    kept = np.arange(len(truth)) if rows is None else rows
+    some = None if shares is None else shares[kept]
+    weight, bias = fit_layer(vectors[kept], truth[kept], strength, labels, some)
     return Learned(weight.astype(np.float32), bias.astype(np.float32), strength, held, logits)
 
 

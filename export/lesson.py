@@ -63,7 +63,9 @@ class Lesson:
     """Rows to learn from, and the folds to try a way of learning with.
 
     ``truth`` [rows] are indices of ``labels``; ``shares`` [rows, labels] say how likely each label is, of
-    rows that a teacher labelled. ``instruction`` is what a decoder is told.
+    rows that a teacher labelled. ``instruction`` is what a decoder is told. ``doubted`` are rows whose label
+    is probably wrong: nothing is learned from them, and all is tested with them too, or the figures would be
+    those of the easy rows.
     """
 
     name: str
@@ -73,6 +75,14 @@ class Lesson:
     folds: Sequence[tuple[Integers, Integers]]
     shares: Floats | None = None
     instruction: str = ""
+    doubted: Sequence[int] = ()
+
+    @property
+    def learned(self) -> Integers:
+        """The rows that are learned from in the end."""
+        import numpy as np
+
+        return np.setdiff1d(np.arange(len(self.texts)), np.array(self.doubted, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +178,7 @@ def drift_reference(trial: Trial, labels: int) -> dict[str, Any]:
 
     def quantiles(values: Sequence[float]) -> list[float]:
         spread = np.quantile(values, np.linspace(0, 1, _QUANTILES))
-        return [round(float(value), 5) for value in spread]
+        return [float(value) for value in spread]  # a confidence rounded to 1 would call all others less sure
 
     verdicts = trial.fitted.verdicts
     counts = np.bincount([verdict.best for verdict in verdicts], minlength=labels)

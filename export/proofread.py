@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm_export.audit import DROPPABLE, Finding, Rows, audit_labels, audit_rows, without
+from edgeslm_export.audit import DROPPABLE, LABELS, Finding, Rows, audit_labels, audit_rows, without
 from edgeslm_export.rows import LabelledRow
 
 from edgeslm.errors import ExportError
@@ -78,12 +78,21 @@ def _pass(
         drops = bool(numbers) and _agrees(finding.kind, clean)
         if drops:
             dropped.append(finding)
-            say(f"  {len(numbers)} rows are dropped.")
+            how = "not learned from" if finding.kind == LABELS else "dropped"
+            say(f"  {len(numbers)} rows are {how}.")
         elif numbers and not clean:
             say(f"  They stay; --clean {finding.kind} drops them.")
         entry = {"kind": finding.kind, "rows": numbers, "sentence": finding.sentence, "dropped": drops}
         report.append(entry)
-    return without(rows, dropped)
+    # Rows with a wrong label are tested with all the same: they stay, and are named in the report.
+    return without(rows, [finding for finding in dropped if finding.kind != LABELS])
+
+
+def doubted(report: Sequence[dict[str, Any]]) -> list[int]:
+    """Numbers of the rows whose labels the user doesn't want to be learned."""
+    return [
+        number for found in report if found["kind"] == LABELS and found["dropped"] for number in found["rows"]
+    ]
 
 
 def _agrees(kind: str, clean: Collection[str]) -> bool:

@@ -72,14 +72,16 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
     """Teaches; the parameters are those of the best epoch when it returns, or what it has cooled down to
     where the time ended within an epoch.
 
-    :return: ``epochs`` that were run, the ``best_epoch`` (from 1), the last batch's ``loss`` and the best of
-        the rows aside.
+    :return: ``epochs`` that were run, the ``best_epoch`` (from 1; 0 if the clock ended it, which then has
+        cooled down), the last batch's ``loss`` and the best of the rows aside.
     :raises ExportError: the loss isn't finite any more, or the time was too short for one epoch.
     """
     import torch
 
     kept_aside = set(course.aside)
     rows = [row for row in range(len(course.lengths)) if row not in kept_aside]
+    if not rows:
+        raise ExportError(f"{course.what} has no rows to learn from: all are too long.")
     groups: list[dict[str, Any]] = [
         {"params": list(parameters), "lr": rate} for parameters, rate in course.parameters
     ]
@@ -124,11 +126,12 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
             f"{course.what} got through {step} of {steps_an_epoch} batches in its time, once through being "
             "the least; allow more --minutes, or take the method head."
         )
-    if course.aside and step == epoch * steps_an_epoch:
+    is_whole = step == epoch * steps_an_epoch
+    if course.aside and is_whole:
         best.restore()
     return {
         "epochs": round(step / steps_an_epoch, 2),
-        "best_epoch": best.epoch or epoch or 1,
+        "best_epoch": (best.epoch or epoch) if is_whole else 0,
         "loss": round(loss, 4),
         **({"loss_aside": round(best.loss, 4)} if best.epoch else {}),
     }

@@ -15,7 +15,7 @@ import math
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -41,7 +41,7 @@ from edgeslm_export.ways import NEEDS, make_ways
 
 from edgeslm import __version__, config
 from edgeslm.bundle import Manifest, Source, load_bundle
-from edgeslm.calibration import find_threshold
+from edgeslm.calibration import Calibration, find_threshold
 from edgeslm.config import LEARNABLE
 from edgeslm.config import Task as TaskSection
 from edgeslm.errors import ExportError
@@ -152,24 +152,28 @@ def learn(
     out: Path,
     ground: Ground,
     effort: Effort,
+    doubted: Collection[int] = (),
 ) -> tuple[Manifest, dict[str, Any]]:
-    """``tune`` of rows that were read; ``name`` is what the manifest calls them."""
+    """``tune`` of rows that were read; ``name`` is what the manifest calls them, ``doubted`` are numbers of
+    rows whose labels are not learned from."""
     source = Source(id=name, revision=f"sha256:{_digest(rows)}")
     if isinstance(rows[0], FieldsRow):
         fields = [row for row in rows if isinstance(row, FieldsRow)]
         return learn_fields(task, fields, source, out, ground, effort)
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
-    return learn_labels(make_lesson(task, labelled), source, out, ground, effort)
+    return learn_labels(make_lesson(task, labelled, doubted), source, out, ground, effort)
 
 
-def make_lesson(task: Task, rows: Sequence[LabelledRow]) -> Lesson:
+def make_lesson(task: Task, rows: Sequence[LabelledRow], doubted: Collection[int] = ()) -> Lesson:
+    """:param doubted: numbers of rows whose labels are not learned from."""
     import numpy as np
 
     labels = labels_of(task, rows)
     truth = np.array([labels.index(row.label) for row in rows], np.int64)
     texts = [row.text for row in rows]
-    folds = split_folds(truth, len(labels), texts)
-    return Lesson(task.name, texts, truth, labels, folds, instruction=task.instruction)
+    out = [place for place, row in enumerate(rows) if row.number in set(doubted)]
+    folds = [(np.setdiff1d(train, out), test) for train, test in split_folds(truth, len(labels), texts)]
+    return Lesson(task.name, texts, truth, labels, folds, instruction=task.instruction, doubted=out)
 
 
 def learn_labels(
@@ -177,7 +181,14 @@ def learn_labels(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Learns a classify task. :return, raises: as ``tune``."""
     shares = [] if lesson.shares is None else lesson.shares.tolist()
-    what = [source.revision, lesson.name, list(lesson.labels), lesson.instruction, shares]
+    what = [
+        source.revision,
+        list(lesson.doubted),
+        lesson.name,
+        list(lesson.labels),
+        lesson.instruction,
+        shares,
+    ]
     notes = Notes(_notes_folder(what, ground, effort))
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
@@ -188,13 +199,16 @@ def learn_labels(
             best, fields = _write_best(tried, lesson, effort, work)
             for file in (work / _MADE).iterdir():
                 file.rename(stage / file.name)
-        report = _report(trials, best, lesson) | fields.pop("report", {})
+        calibration = best.fitted.calibration
+        if lesson.shares is not None:  # what a teacher says is no truth: it promises nothing
+            calibration = calibration.model_copy(update={"risk": ()})
+        report = _report(trials, best, calibration, lesson) | fields.pop("report", {})
         learned = {
             "task": lesson.name,
             "kind": "classify",
             "labels": lesson.labels,
-            "rows": len(lesson.texts),
-            "calibration": best.fitted.calibration,
+            "rows": len(lesson.learned),
+            "calibration": calibration,
             "reference": drift_reference(best, len(lesson.labels)),
         }
         if "adapter" in fields:
@@ -351,13 +365,13 @@ def choose(trials: Sequence[Trial], truth: Integers) -> Trial:
     return best
 
 
-def _report(trials: Sequence[Trial], best: Trial, lesson: Lesson) -> dict[str, Any]:
+def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, lesson: Lesson) -> dict[str, Any]:
     """The figures of the way that was taken, and of each the ones to compare by."""
     compared = ("accuracy", "interval", "calibration_error")
-    points = [find_threshold(best.fitted.calibration, risk) for risk in RISKS]
+    points = [find_threshold(calibration, risk) for risk in RISKS]
     return {
         "method": best.method,
-        "learned_from": len(lesson.texts),
+        "learned_from": len(lesson.learned),
         **best.figures,
         "coverage": {
             str(risk): None if point is None else point.coverage

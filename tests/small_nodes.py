@@ -25,7 +25,8 @@ REPLIES = ("edgeslm/v1/+/res/#",)
 class SmallNode:
     """A node with a thread of its own. It knows no repeats; what it does is up to the task:
 
-    - ``echo``: the input as result; ``stream``: in words before that; ``garbage``: what is no result
+    - ``label``: the label critical; ``echo``: the input as result; ``stream``: in words before that;
+      ``garbage``: what is no result
     - ``silent``: nothing; ``second``: as ``stream``, but the first delivery gets its first two words only
     - ``busy-once``: busy for a tenth of a second; ``busy``: busy for an hour
     """
@@ -124,4 +125,5 @@ class SmallNode:
                 )
         if request.task == "silent" or (request.task == "second" and is_first):
             return None
-        return encode_result(Result(request.id, request.task, "ok", {"text": request.input}))
+        made = {"label": "critical"} if request.task == "label" else {"text": request.input}
+        return encode_result(Result(request.id, request.task, "ok", made))

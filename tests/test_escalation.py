@@ -137,13 +137,13 @@ def test_its_answer_is_the_result_of_this_request() -> None:
 
 
 def test_times_and_tokens_of_both_nodes_are_added() -> None:
-    result = asked(OtherNode(), sent=request(received_at=time.monotonic() - 100))
+    result = asked(OtherNode(), sent=request(received_at=time.monotonic() - 10))
     assert {key: result.timings_ms[key] for key in ("queue", "prefill", "decode")} == {
         "queue": 11.0,
         "prefill": 22.0,
         "decode": 33.0,
     }
-    assert result.timings_ms["total"] >= 100_000, "the whole way, the one over the bus too"
+    assert result.timings_ms["total"] >= 10_000, "the whole way, the one over the bus too"
     assert result.usage == {"prompt_tokens": 55, "completion_tokens": 11}
 
 
@@ -219,7 +219,7 @@ def test_it_has_the_time_that_is_left() -> None:
     asked(node, sent=request(expires_at=time.monotonic() + 3000))
     first, second = (call[3] for call in node.asked)
     assert 0 < first <= 30
-    assert second == 60, "never more than a request may run here"
+    assert 59 < second <= 60, "never more than a request may run here"
 
 
 def test_an_object_is_not_passed_on() -> None:
@@ -279,3 +279,16 @@ def test_a_request_whose_result_nobody_wants_any_more_has_none() -> None:
         task.cancel()
 
     assert when_waiting(give_up).cancelled()
+
+
+def test_a_request_with_labels_of_its_own_stays_here() -> None:
+    """The other node knows its own labels alone."""
+    node = OtherNode()
+    assert asked(node, sent=request(options={"labels": ["x", "y"]})) == UNSURE
+    assert node.asked == []
+
+
+def test_what_was_spent_here_is_no_time_for_the_other_node() -> None:
+    node = OtherNode()
+    asked(node, sent=request(received_at=time.monotonic() - 50))
+    assert node.asked[0][3] <= 10

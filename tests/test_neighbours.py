@@ -213,13 +213,18 @@ def test_an_error_of_this_node_stands_without_the_other(
 
 
 def test_what_this_node_cant_the_other_may(broker: Mosquitto, app: App, tmp_path: Path) -> None:
-    with SmallNode(broker.url, "server"), node_of(broker, tmp_path, tasks=topic("node:server/echo")):
+    with SmallNode(broker.url, "server"), node_of(broker, tmp_path, tasks=topic("node:server/label")):
         app.take_state(BASE, "online")
         result = ask(app, "fail no_memory").json
-    assert (result["status"], result["result"]) == (
-        "ok",
-        {"text": "fail no_memory", "stage": "node:server/echo"},
-    )
+    assert (result["status"], result["result"]) == ("ok", {"label": "critical", "stage": "node:server/label"})
+
+
+def test_an_answer_without_a_label_of_the_task_is_none(broker: Mosquitto, app: App, tmp_path: Path) -> None:
+    """The other node's task may be of another kind, or know other labels."""
+    with SmallNode(broker.url, "server"), node_of(broker, tmp_path, tasks=topic("node:server/echo")):
+        app.take_state(BASE, "online")
+        result = ask(app, "a critical thing").json
+    assert (result["status"], result["result"]["stage"]) == ("abstained", "small")
 
 
 def test_a_request_that_waits_for_another_node_is_cancelled_and_holds_nobody_up(
@@ -248,7 +253,7 @@ def test_a_request_that_waits_for_another_node_outlives_a_restart(
             app.publish(f"{BASE}/req/topic", "a critical thing", reply_to=REPLY, correlation=b"1")
             server.wait_for_request()
         app.take_state(BASE, "stopped")
-        with node_of(broker, tmp_path, tasks=topic("node:server/echo")):
+        with node_of(broker, tmp_path, tasks=topic("node:server/label")):
             result = app.take(REPLY).json
     assert (result["status"], result.get("error")) == ("ok", None)
     assert app.untaken(REPLY) == []

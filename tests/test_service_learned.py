@@ -345,10 +345,8 @@ def test_an_adapter_is_for_the_models_and_a_head_for_itself(tmp_path: Path) -> N
 @pytest.mark.parametrize("stages", ["[learned, small]", "[small, learned]"])
 def test_a_stage_that_never_passes_on_is_refused(tmp_path: Path, stages: str) -> None:
     """The stages behind it would never be asked."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"tasks\.topic\.stages: no stage ever passes on: set a threshold"):
         make_service(tmp_path, in_stages(tmp_path, stages=stages, max_error=None))
-    first = stages.strip("[]").partition(",")[0]
-    assert caught.value.problems == [f"tasks.topic.stages: {first} never passes on; set a threshold"]
 
 
 def test_a_single_stage_needs_no_threshold(tmp_path: Path) -> None:

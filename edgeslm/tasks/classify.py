@@ -33,7 +33,7 @@ class Classify(Task):
         self._calibration = None if self.learned is None else self.learned.calibration
         self.threshold = self._threshold()
         """Confidence below which the result is ``abstained``."""
-        self._biases: dict[tuple[str, ...], tuple[float, ...]] = {}
+        self._biases: dict[tuple[tuple[str, str], ...], tuple[float, ...]] = {}
 
     def check(self, request: Request) -> None:
         super().check(request)
@@ -64,24 +64,31 @@ class Classify(Task):
 
     async def _bias(self, request: Request, meanings: dict[str, str], ask: Ask) -> tuple[float, ...]:
         """What the model makes of messages that say nothing: asked once for each set of labels."""
-        labels = tuple(meanings)
-        if labels not in self._biases:
+        labels, key = tuple(meanings), tuple(meanings.items())
+        if key not in self._biases:
             asked = [
                 (await ask(Score(self._prompt(request, meanings, message), labels))).probabilities
                 for message in CONTENT_FREE
             ]
             while len(self._biases) >= MOST_BIASES:  # senders may bring labels of their own
                 del self._biases[next(iter(self._biases))]
-            self._biases[labels] = tuple(sum(column) / len(asked) for column in zip(*asked, strict=True))
-        return self._biases[labels]
+            self._biases[key] = tuple(sum(column) / len(asked) for column in zip(*asked, strict=True))
+        return self._biases[key]
 
     def _threshold(self) -> float:
         """:raises ConfigError: a wanted error that the calibration can't promise."""
         wanted = self.section.max_error
         if wanted is None:
             return self.section.threshold
-        if self._calibration is None or not self._calibration.risk:
+        if self._calibration is None:
             return 1 - wanted  # nothing says better: the model is taken at its word
+        if not self._calibration.risk:
+            raise ConfigError(
+                [
+                    f"tasks.{self.name}.max_error: nothing says how often which confidence is wrong, as with "
+                    "what was taught by a teacher; set a threshold instead"
+                ]
+            )
         point = find_threshold(self._calibration, wanted)
         if point is None:
             least = min(point.error for point in self._calibration.risk)

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     """Asks the teacher, teaches the student, and shows both."""
     from edgeslm_export.distill import SURE, ask_teacher, compare, distil
     from edgeslm_export.package import check_absent
-    from edgeslm_export.rows import load_rows, load_texts
+    from edgeslm_export.rows import bare_text, load_rows, load_texts
     from edgeslm_export.tune import load_task
 
     check_absent(options.out)
@@ -86,6 +86,9 @@ def run(options: argparse.Namespace) -> None:
     texts = load_texts(options.texts)
     test = load_rows(options.test, task.labels) if options.test else []
     hand = load_rows(options.hand, task.labels) if options.hand else []
+    tested = {bare_text(row.text) for row in test}
+    texts = [text for text in texts if bare_text(text) not in tested]  # nothing of the test is learned from
+    hand = [row for row in hand if bare_text(row.text) not in tested]
     with Bar() as bar, tempfile.TemporaryDirectory(prefix="teacher-") as work:
         effort = Effort(
             method=None if options.method == "auto" else options.method,

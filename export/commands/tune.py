@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.commands import positive
 from edgeslm_export.lesson import ENCODER, HEAD, LORA, METHODS, QLORA, Effort, Ground
 from edgeslm_export.progress import Bar
-from edgeslm_export.proofread import ASK, CHOICES, Judge, load_tested, proofread
+from edgeslm_export.proofread import ASK, CHOICES, Judge, doubted, load_tested, proofread
 from edgeslm_export.rows import FieldsRow, LabelledRow
 from edgeslm_export.screen import print_columns, print_json, print_labels, print_line
 from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
@@ -59,7 +59,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         choices=CHOICES,
         metavar="KIND",
         help="drop rows that something is wrong with: all, or any of %(choices)s; without a KIND each is "
-        "asked for (default: they are listed and stay)",
+        "asked for; name it last (default: they are listed and stay)",
     )
 
 
@@ -103,7 +103,8 @@ def run(options: argparse.Namespace) -> None:
         )
         ground = find_ground(options, effort, has_fields=isinstance(rows[0], FieldsRow))
         rows, found = _proofread(task, rows, ground, options, bar.say)
-        _, report = learn(task, rows, options.data.name, options.out, ground, effort)
+        out = doubted(found)
+        _, report = learn(task, rows, options.data.name, options.out, ground, effort, out)
         report["findings"] = found
     if options.json:
         print_json({"bundle": str(options.out), **report})

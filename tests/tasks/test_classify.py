@@ -261,9 +261,14 @@ def test_an_error_that_cant_be_promised_is_refused() -> None:
     assert "the least error that its 50 test rows show is 0.020" in problem
 
 
+def test_what_a_teacher_taught_promises_no_error() -> None:
+    with pytest.raises(ConfigError, match=r"tasks\.triage\.max_error: nothing says how often"):
+        make_learned(head_bundle(calibration=calibration()), max_error=0.2)
+
+
 @pytest.mark.parametrize(
     "bundle",
-    [head_bundle(), head_bundle(calibration=calibration()), adapter_bundle(CLASSIFY), adapter_bundle(None)],
+    [head_bundle(), adapter_bundle(CLASSIFY), adapter_bundle(None)],
 )
 @pytest.mark.parametrize(("confidence", "status"), [(0.81, "ok"), (0.79, "abstained")])
 def test_without_a_calibration_a_model_is_taken_at_its_word(
