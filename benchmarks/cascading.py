@@ -10,22 +10,19 @@ tune``. One run after the other, several times; one JSON line last, ``--json`` p
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cards import print_card
+from cards import Say, run_benchmark
 from edgeslm_export.packages import Packages
 from labelled import SETS, Row
 from served import Asked, ask, served
 
 from edgeslm.bundle import load_bundle
-from edgeslm.errors import EdgeslmError
 
 
 def configuration(args: argparse.Namespace) -> dict[str, Any]:
@@ -61,7 +58,7 @@ def judged(asked: Asked, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def measure(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     labelled = SETS[args.set](Packages(say, folder=args.packages))
     rows = list(labelled.test) or labelled.draw(args.rows, args.seed)[1]
     rows = random.Random(0).sample(rows, min(len(rows), args.messages))
@@ -100,15 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)
-    say: Callable[[str], None] = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
-    card = print_card(say, set=args.set, max_error=args.max_error)
-    try:
-        figures = measure(args, say)
-    except EdgeslmError as error:
-        sys.exit(str(error))
-    for key, value in figures.items():
-        say(f"{key:>22}  {value}")
-    print(json.dumps({"benchmark": "cascading", **card, **figures}))
+    run_benchmark("cascading", args, measure, set=args.set, max_error=args.max_error)
 
 
 if __name__ == "__main__":

@@ -12,22 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cards import print_card
+from cards import Say, run_benchmark
 from edgeslm_export.packages import Packages
 from labelled import load_trec
 from teaching import run_command, write_rows
 
-from edgeslm.errors import EdgeslmError
 
-
-def measure(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     trec = load_trec(Packages(say, folder=args.packages))
     learned_from, rest = trec.draw(args.teacher_rows, 0)[0], trec.rows
     texts = {row["text"] for row in learned_from}
@@ -76,15 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)
-    say: Callable[[str], None] = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
-    card = print_card(say)
-    try:
-        figures = measure(args, say)
-    except (EdgeslmError, RuntimeError) as error:
-        sys.exit(str(error))
-    for key, value in figures.items():
-        say(f"{key:>22}  {value}")
-    print(json.dumps({"benchmark": "distilling", **card, **figures}))
+    run_benchmark("distilling", args, measure)
 
 
 if __name__ == "__main__":

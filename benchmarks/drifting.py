@@ -10,28 +10,24 @@ Teaches a task from TREC's rows but 2,000 and asks it those, through the daemon 
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cards import print_card
+from cards import Say, run_benchmark
 from edgeslm_export.packages import Packages
 from edgeslm_export.starter import ENCODER, default_folder
 from labelled import load_sms, load_trec
 from served import ask, health, served
 from teaching import run_command, write_rows
 
-from edgeslm.errors import EdgeslmError
-
 SAME = 2000
 OTHER = 200
 
 
-def measure(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     packages = Packages(say, folder=args.packages)
     trec, sms = load_trec(packages), load_sms(packages)
     rows = list(trec.rows)
@@ -59,9 +55,7 @@ def measure(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, A
     }
 
 
-def watch(
-    url: str, texts: Sequence[str], every: int, say: Callable[[str], None], *, until_moved: bool
-) -> list[dict[str, Any]]:
+def watch(url: str, texts: Sequence[str], every: int, say: Say, *, until_moved: bool) -> list[dict[str, Any]]:
     """What ``health`` says of the task after each ``every`` messages."""
     looks = []
     for at in range(0, len(texts), every):
@@ -82,15 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)
-    say: Callable[[str], None] = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
-    card = print_card(say, method=args.method)
-    try:
-        figures = measure(args, say)
-    except (EdgeslmError, RuntimeError) as error:
-        sys.exit(str(error))
-    for key, value in figures.items():
-        say(f"{key:>22}  {value}")
-    print(json.dumps({"benchmark": "drifting", **card, **figures}))
+    run_benchmark("drifting", args, measure, method=args.method)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,16 @@ One JSON line last; ``--json`` prints that alone.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cards import print_card
+from cards import Say, run_benchmark
 from edgeslm_export.packages import Packages
 from labelled import Row, load_trec
 from teaching import run_command, write_rows
-
-from edgeslm.errors import EdgeslmError
 
 
 def flip(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], set[int]]:
@@ -41,7 +37,7 @@ def flip(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], set[i
     return flipped, {place + 1 for place in chosen}
 
 
-def measure(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     trec = load_trec(Packages(say, folder=args.packages))
     flipped, wrong = flip(trec.rows, args.share, args.seed)
     with tempfile.TemporaryDirectory(prefix="flips-") as name:
@@ -84,15 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)
-    say: Callable[[str], None] = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
-    card = print_card(say, share=args.share, method=args.method)
-    try:
-        figures = measure(args, say)
-    except (EdgeslmError, RuntimeError) as error:
-        sys.exit(str(error))
-    for key, value in figures.items():
-        say(f"{key:>22}  {value}")
-    print(json.dumps({"benchmark": "flips", **card, **figures}))
+    run_benchmark("flips", args, measure, share=args.share, method=args.method)
 
 
 if __name__ == "__main__":

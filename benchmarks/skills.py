@@ -12,22 +12,18 @@ tune`` and ``evaluate``, as a user runs them. One JSON line last; ``--json`` pri
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from cards import print_card
+from cards import Say, run_benchmark
 from household import load_household
 from log_lines import SCHEMA, load_lines
 from teaching import run_command, write_rows
-
-from edgeslm.errors import EdgeslmError
 
 Rows = list[dict[str, Any]]
 
@@ -82,7 +78,7 @@ def balanced(report: dict[str, Any], test: Rows) -> dict[str, Any]:
     }
 
 
-def measure(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     task, train, test, about = {"house": house, "logs": logs}[args.set](args)
     say(f"{len(train)} rows to learn from, {len(test)} to test with; {about}")
     with tempfile.TemporaryDirectory(prefix="skills-") as name:
@@ -136,15 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="handed to tune")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)
-    say: Callable[[str], None] = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
-    card = print_card(say, set=args.set)
-    try:
-        figures = measure(args, say)
-    except (EdgeslmError, RuntimeError) as error:
-        sys.exit(str(error))
-    for key, value in figures.items():
-        say(f"{key:>22}  {value}")
-    print(json.dumps({"benchmark": "skills", **card, **figures}))
+    run_benchmark("skills", args, measure, set=args.set)
 
 
 if __name__ == "__main__":

@@ -18,17 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from cards import print_card
+from cards import Say, run_benchmark
 from edgeslm_export.lesson import METHODS
 from edgeslm_export.packages import Packages
 from labelled import SETS, Labelled, Row
-
-from edgeslm.errors import EdgeslmError
 
 
 def run_command(*arguments: str | Path) -> dict[str, Any]:
@@ -124,7 +122,7 @@ def lines_of(summaries: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def measure(args: argparse.Namespace, labelled: Labelled, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(args: argparse.Namespace, labelled: Labelled, say: Say) -> dict[str, Any]:
     options = ["--method", args.method]
     options += ["--minutes", str(args.minutes)] if args.minutes else []
     options += ["--base", str(args.base)] if args.base else []
@@ -163,17 +161,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.set == "sms" and "all" in args.rows:
         parser.error("--rows: of sms what isn't drawn is the test, so all can't be drawn")
 
-    def say(text: str) -> None:
-        if not args.json:
-            print(text, flush=True)
-
-    card = print_card(say, set=args.set)
-    try:
+    def measured(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         found = measure(args, SETS[args.set](Packages(say, folder=args.packages)), say)
-    except (EdgeslmError, RuntimeError, ValueError) as error:
-        sys.exit(str(error))
-    say("\n".join(["", *lines_of(found["rows"])]))
-    print(json.dumps({"benchmark": "teaching", **card, **found}))
+        say("\n".join(["", *lines_of(found["rows"])]))
+        return found
+
+    run_benchmark("teaching", args, measured, set=args.set)
 
 
 if __name__ == "__main__":

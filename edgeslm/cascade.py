@@ -18,7 +18,7 @@ from edgeslm.tasks import Outcome
 
 log = logging.getLogger("edgeslm.cascade")
 
-_PASSED_ON = (ModelUnavailable, NoMemory, TooLong)
+PASSED_ON = (ModelUnavailable, NoMemory, TooLong)
 """What says that this stage can't, and nothing of the request."""
 
 
@@ -45,9 +45,9 @@ async def run_stages(stages: Sequence[Stage], request: Request) -> Answer:
     for stage in stages:
         try:
             answer = await stage.ask(request)
-        except _PASSED_ON as error:
+        except PASSED_ON as error:
             if len(stages) > 1:
-                log.warning("stage %s of task %s can't answer: %s", stage.name, request.task, error.code)
+                log.info("stage %s of task %s can't answer: %s", stage.name, request.task, error.code)
             problem = error
             continue
         spent += answer.outcome.cost

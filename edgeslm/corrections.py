@@ -24,7 +24,7 @@ REMEMBERED = 256
 """Requests whose text can still be named by id."""
 MOST_WAITING = 64
 """Corrections that wait to be written; of QoS 0, which nothing holds back, more are dropped."""
-LONGEST = 16_384
+LONGEST = 4096
 """Characters of a text that is remembered; longer ones have to be sent again."""
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 
+from edgeslm.cascade import PASSED_ON
 from edgeslm.errors import Cancelled, EdgeslmError
 from edgeslm.messages import Request, Result
 from edgeslm.scheduler import WHILE_RUNNING, error_result
@@ -23,8 +24,7 @@ log = logging.getLogger("edgeslm.escalation")
 AskNode = Callable[[str, str, str, float], Awaitable[Result]]
 """Asks NODE for TASK with a text, within so many seconds."""
 
-_PASSED_ON = frozenset({"model_unavailable", "no_memory", "too_long"})
-"""Errors that say that this node can't, and nothing of the request."""
+_PASSED_ON = frozenset(error.code for error in PASSED_ON)
 
 
 @dataclass(frozen=True, slots=True)

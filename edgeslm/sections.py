@@ -166,7 +166,8 @@ class Task(Section):
         default=None, alias="schema", description="JSON Schema (2020-12, type object) that `extract` fills in"
     )
     verbatim: bool = Field(
-        default=False, description="Strings of `extract` are words of the message, or parts of them"
+        default=False,
+        description="Strings of `extract` are words of the message, or parts of them; empty where none fits",
     )
     learned: FilePath | None = Field(
         default=None,

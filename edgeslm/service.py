@@ -37,6 +37,8 @@ class _Post:
     task: Task
     model: str
     adapter: Bundle | None
+    watch: DriftWatch | None
+    """Whether the messages are still those that a learned task was taught with."""
 
 
 class Service:
@@ -84,8 +86,10 @@ class Service:
         )
         self.tasks = {name: posts[0].task for name, posts in self._posts.items()}
         """What checks requests and describes results, by the name of the task."""
-        self.watches = {name: watch for name, task in self.tasks.items() if (watch := _watch(task))}
-        """Whether the messages of a learned task are still those that it was taught with."""
+        self.watches = {
+            name: post.watch for name, posts in self._posts.items() for post in posts[::-1] if post.watch
+        }
+        """That of the first stage of a task that has one, by the name of the task."""
         limits = config.limits
         self.escalation = Escalation(limits.request_timeout_s)
         self._targets = {
@@ -206,7 +210,7 @@ class Service:
                 check_adapter(adapter, self._bundles[model])
             except BundleError as error:
                 raise ConfigError([f"{where}: {error}"]) from None
-        return _Post(stage, task, model, adapter)
+        return _Post(stage, task, model, adapter, _watch(task))
 
     def _find(self, digest: str) -> str | None:
         """The model whose bundle has this digest."""
@@ -244,9 +248,8 @@ class Service:
         if post.adapter is not None:  # small@sha256:1f3a...+sha256:9c2b...
             label += f"+{short_digest(post.adapter.digest)}"
         outcome = await post.task.run(request, ask, on_chunk)
-        watch = self.watches.get(request.task)
-        if watch is not None and post.task is self.tasks[request.task]:
-            watch.see(outcome.result["label"], outcome.result["confidence"], outcome.distance)
+        if post.watch is not None:
+            post.watch.see(outcome.result["label"], outcome.result["confidence"], outcome.distance)
         return Answer(outcome, label)
 
 

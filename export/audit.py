@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text
+from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text, equal_texts
 
 from edgeslm.errors import ExportError
 
@@ -103,12 +103,9 @@ def without(rows: Rows, findings: Sequence[Finding]) -> list[Row]:
 
 def _repeats(rows: Rows) -> Iterator[Finding]:
     """Of a repeat the first row stays; of rows that contradict each other none can be trusted."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        groups[bare_text(row.text)].append(place)
     again: list[int] = []
     against: list[int] = []
-    for places in groups.values():
+    for places in equal_texts([row.text for row in rows]):
         answers = [_answer(rows[place]) for place in places]
         if any(answer != answers[0] for answer in answers):
             against += places

@@ -19,9 +19,10 @@ from edgeslm_export.adapter import arrange, check_base, head_sizes, load_base, w
 from edgeslm_export.checkpoint import Origin
 from edgeslm_export.evaluate import examine_bundle
 from edgeslm_export.exam import Exam, Rows
-from edgeslm_export.lesson import QLORA, Effort, Lesson, Notes, Trial, folds_to_try, make_trial, rows_aside
+from edgeslm_export.lesson import QLORA, Effort, Lesson, Trial, folds_to_try, make_trial, rows_aside
 from edgeslm_export.lora import load_lora
 from edgeslm_export.lora_training import Shape, TokenRow, check_installed, teach_decoder
+from edgeslm_export.notes import Notes
 from edgeslm_export.resources import check_resources
 from edgeslm_export.rows import FieldsRow, LabelledRow
 from edgeslm_export.token_rows import RowEncoder

@@ -18,7 +18,7 @@ from edgeslm_export.checkpoint import Origin
 from edgeslm_export.evaluate import evaluate_learned, examine_bundle
 from edgeslm_export.exam import Exam
 from edgeslm_export.head import split_folds
-from edgeslm_export.lesson import Effort, Ground, Lesson
+from edgeslm_export.lesson import SURE, Effort, Ground, Lesson
 from edgeslm_export.rows import LabelledRow, bare_text
 from edgeslm_export.tune import Task, check_rows, learn, learn_labels
 
@@ -26,8 +26,6 @@ from edgeslm.bundle import Bundle, Manifest, Source, load_bundle
 from edgeslm.config import Task as TaskSection
 from edgeslm.errors import ExportError
 
-SURE = 0.6
-"""Confidence from which on a teacher's answer is learned from, unless another is wanted."""
 _FEWEST = 20
 _RECIPE = "int8"
 """Of a checkpoint that teaches: near to its float original, and no text is needed to make it."""

@@ -25,12 +25,12 @@ from edgeslm_export.lesson import (
     HEAD,
     Effort,
     Lesson,
-    Notes,
     Trial,
     folds_to_try,
     make_trial,
     rows_aside,
 )
+from edgeslm_export.notes import Notes
 from edgeslm_export.package import runtime_versions
 from edgeslm_export.resources import check_resources
 from edgeslm_export.rows import LabelledRow

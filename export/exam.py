@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def make_exam(data: Path, rows: Rows, task_file: Path | None) -> Exam:
             "rows with a label are for classify, rows with fields for extract."
         )
     known = section.labels if labelled else (section.output_schema or {}).get("properties")
-    _check_answers(data, rows, known or {})
+    check_answers(data, rows, known or {})
     if labelled and len(section.labels or ()) < 2:
         raise ExportError(f"{data} has one label only; name all labels in a task (--task TASK.yaml).")
     return Exam(name, section, rows)
@@ -270,14 +270,24 @@ def schema_of(rows: Sequence[FieldsRow]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required}
 
 
-def _check_answers(data: Path, rows: Rows, known: Mapping[str, Any]) -> None:
-    """:param known: labels or fields that the task has; none: any."""
+def check_answers(
+    data: Path, rows: Rows, known: Collection[str], schema: Mapping[str, Any] | None = None
+) -> None:
+    """:param known: labels or fields that the task has; none: any. :param schema: that fields have to fit.
+
+    :raises ExportError: naming the rows that don't.
+    """
+    from jsonschema import Draft202012Validator
+
     problems = []
     listed = ", ".join(known)
+    check = Draft202012Validator(dict(schema or {}))
     for row in rows:
         if isinstance(row, LabelledRow):
             if row.label not in known:
                 problems.append(f"Row {row.number} has the label {row.label!r}, which is none of {listed}.")
         elif known and (odd := [name for name in row.fields if name not in known]):
             problems.append(f"Row {row.number} has the field {odd[0]!r}; the task's schema has {listed}.")
+        elif fault := next(check.iter_errors(dict(row.fields)), None):
+            problems.append(f"Row {row.number} doesn't fit the task's schema: {fault.message[:200]}.")
     refuse_rows(data, problems)

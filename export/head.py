@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeslm_export.rows import bare_text
+from edgeslm_export.rows import equal_texts
 
 from edgeslm.errors import ExportError
 
@@ -43,33 +43,34 @@ class Learned:
     logits: Floats
 
 
-def split_folds(truth: Integers, labels: int, texts: Sequence[str]) -> list[Fold]:
+def split_folds(
+    truth: Integers, labels: int, texts: Sequence[str], doubted: Sequence[int] = ()
+) -> list[Fold]:
     """Stratified folds; the same for the same rows.
 
     Equal texts (but for case and space) fall into the same fold: what was learned from isn't tested with.
     What is learned from has every label, so a row that alone stands for its label there is not tested.
 
     :param truth: [rows], indices below ``labels``, each at least twice. :param texts: [rows].
+    :param doubted: rows that are tested and never learned from; each label has others.
     """
     import numpy as np
     from sklearn.model_selection import StratifiedKFold
 
-    groups: dict[str, list[int]] = {}
-    for row, text in enumerate(texts):
-        groups.setdefault(bare_text(text), []).append(row)
-    members = list(groups.values())
+    members, out = equal_texts(texts), set(doubted)
     first = np.array([truth[rows[0]] for rows in members])
     folds = max(2, min(FOLDS, int(np.bincount(first, minlength=labels).max())))
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a label with fewer rows than folds isn't tested in each of them
         for _, tested in StratifiedKFold(folds, shuffle=True, random_state=_SEED).split(first, first):
-            missing = set(truth) - {truth[row] for group in _others(members, tested) for row in group}
+            left = {row for group in _others(members, tested) for row in group} - out
+            missing = set(truth) - {truth[row] for row in left}
             kept = [
                 members[group] for group in tested if not missing & {truth[row] for row in members[group]}
             ]
             test = np.sort(np.array([row for group in kept for row in group], np.int64))
-            found.append((np.setdiff1d(np.arange(len(truth)), test), test))
+            found.append((np.setdiff1d(np.arange(len(truth)), [*test, *out]), test))
     return [fold for fold in found if len(fold[1])]
 
 

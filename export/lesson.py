@@ -1,13 +1,10 @@
 """What is learned, on what and how hard, and what a way of learning is worth: the values of ``tune``.
 
-A way is tried on rows that it did not learn from, through the graph that a device runs. What was found is
-noted on disk fold by fold, so that a command that was interrupted goes on where it stood.
+A way is tried on rows that it did not learn from, through the graph that a device runs.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +28,8 @@ QLORA: Final = "qlora"
 METHODS: Final = (HEAD, ENCODER, LORA, QLORA)
 ROWS_FOR_ONE_FOLD: Final = 500
 """From so many rows on a fifth is enough to test what takes minutes; with fewer each fifth in turn."""
+SURE: Final = 0.6
+"""Confidence from which on a teacher's answer is learned from, unless another is wanted."""
 _QUANTILES: Final = 51
 _ROWS_ASIDE: Final = 10
 """Of so many rows that are learned from one is kept aside to see when to stop, where there are enough."""
@@ -89,14 +88,12 @@ class Lesson:
 class Trial:
     """What one way of learning says of the rows ``held`` that it did not learn from.
 
-    ``log_probabilities`` [held, labels] come from the engine, ``fitted`` says what they are worth;
-    ``distances`` [held] how far the rows lie from what was learned, empty where a way has no vectors;
-    ``figures`` go into the report.
+    ``fitted`` says what the engine's probabilities are worth; ``distances`` [held] how far the rows lie from
+    what was learned, empty where a way has no vectors; ``figures`` go into the report.
     """
 
     method: str
     held: Integers
-    log_probabilities: Floats
     fitted: Fitted
     distances: Sequence[float]
     figures: dict[str, Any]
@@ -124,34 +121,6 @@ class Way(Protocol):
         ...
 
 
-class Notes:
-    """What was found so far, in a folder that outlives an interrupted command."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def load(self, name: str) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-        return found
-
-    def save(self, name: str, found: dict[str, Any]) -> None:
-        """In one step."""
-        partial = self.folder / f"{name}.partial"
-        partial.write_text(json.dumps(found), "utf-8")
-        partial.replace(self.folder / f"{name}.json")
-
-    def state(self, name: str) -> Path:
-        """Where a run that teaches keeps how far it is."""
-        return self.folder / f"{name}.pt"
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 def make_trial(
     method: str,
     held: Integers,
@@ -166,10 +135,9 @@ def make_trial(
     from edgeslm_export.statistics import accuracy_report
 
     truth = lesson.truth[held]
-    log_probabilities = log_softmax(logits)
-    fitted = fit_calibration(log_probabilities, truth)
+    fitted = fit_calibration(log_softmax(logits), truth)
     report = accuracy_report(fitted.verdicts, truth, lesson.labels)
-    return Trial(method, held, log_probabilities, fitted, distances, {**report, **figures}, speed, size)
+    return Trial(method, held, fitted, distances, {**report, **figures}, speed, size)
 
 
 def drift_reference(trial: Trial, labels: int) -> dict[str, Any]:

@@ -34,10 +34,8 @@ Base = Literal["float", "stored", "nf4"]
 
 MISSING = "Teaching a decoder needs the package peft: pip install 'edgeslm[teach]'."
 MISSING_4_BITS = "A base in four bits needs the package bitsandbytes: pip install 'edgeslm[qlora]'."
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
+_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
 """The products of attention, by the names that families give them."""
-LAYERS = (*ATTENTION, "gate_proj", "up_proj", "down_proj", "gate_up_proj")
-"""All products of a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,6 @@ class Shape:
 
     rank: int
     base: Base = "stored"
-    targets: Sequence[str] = ATTENTION
 
 
 def can_teach() -> bool:
@@ -132,7 +129,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     config = LoraConfig(
         r=shape.rank,
         lora_alpha=2 * shape.rank,
-        target_modules=[name for name in shape.targets if name in names],
+        target_modules=[name for name in _TARGETS if name in names],
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, config)

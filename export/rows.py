@@ -74,6 +74,14 @@ def bare_text(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
+def equal_texts(texts: Sequence[str]) -> list[list[int]]:
+    """Places of the texts that count as the same, in the order of their first ones."""
+    groups: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        groups.setdefault(bare_text(text), []).append(place)
+    return list(groups.values())
+
+
 def _found(file: Path, columns: Sequence[str] = _FIELDS) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Row number with a row, or with what is wrong. :param columns: that a CSV must have."""
     try:

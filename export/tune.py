@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.decoder_ways import Tutor, field_skill, schedule_for
 from edgeslm_export.environment import cache_folder
+from edgeslm_export.exam import check_answers, schema_of
 from edgeslm_export.head import split_folds
 from edgeslm_export.lesson import (
     LORA,
@@ -29,14 +30,14 @@ from edgeslm_export.lesson import (
     Effort,
     Ground,
     Lesson,
-    Notes,
     Trial,
     Way,
     drift_reference,
     rows_aside,
 )
+from edgeslm_export.notes import Notes
 from edgeslm_export.package import created_at, staged, write_manifest, write_report
-from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text, load_answers, load_rows
+from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text, equal_texts, load_answers
 from edgeslm_export.ways import NEEDS, make_ways
 
 from edgeslm import __version__, config
@@ -104,9 +105,11 @@ def read_rows(task: Task, data: Path) -> list[LabelledRow] | list[FieldsRow]:
             f"The task {task.name} is of kind {task.section.kind} and the rows of {data} have {have}; rows "
             "with a label are for classify, rows with fields for extract."
         )
-    checked = rows if has_fields else load_rows(data, task.labels)
-    check_rows(task, checked, data)
-    return checked
+    schema = task.section.output_schema
+    if schema or task.labels:
+        check_answers(data, rows, (schema or {}).get("properties", {}) if has_fields else task.labels, schema)
+    check_rows(task, rows, data)
+    return rows
 
 
 def check_rows(task: Task, rows: Sequence[LabelledRow | FieldsRow], data: Path) -> None:
@@ -172,7 +175,7 @@ def make_lesson(task: Task, rows: Sequence[LabelledRow], doubted: Collection[int
     truth = np.array([labels.index(row.label) for row in rows], np.int64)
     texts = [row.text for row in rows]
     out = [place for place, row in enumerate(rows) if row.number in set(doubted)]
-    folds = [(np.setdiff1d(train, out), test) for train, test in split_folds(truth, len(labels), texts)]
+    folds = split_folds(truth, len(labels), texts, out)
     return Lesson(task.name, texts, truth, labels, folds, instruction=task.instruction, doubted=out)
 
 
@@ -226,7 +229,6 @@ def learn_fields(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Learns an extract task: an adapter, tried on a fifth of the rows. :return, raises: as ``tune``."""
     import numpy as np
-    from edgeslm_export.exam import schema_of
 
     method = effort.method or LORA
     if method not in (LORA, QLORA):
@@ -278,10 +280,7 @@ def split_rows(texts: Sequence[str]) -> tuple[Integers, Integers]:
     """Four fifths to learn from and a fifth to test with; equal texts stay together."""
     import numpy as np
 
-    groups: dict[str, list[int]] = {}
-    for row, text in enumerate(texts):
-        groups.setdefault(bare_text(text), []).append(row)
-    members = list(groups.values())
+    members = equal_texts(texts)
     order = np.random.default_rng(0).permutation(len(members))
     tested = order[: max(1, len(members) // 5)].tolist()
     test = np.sort(np.array([row for group in tested for row in members[group]], np.int64))

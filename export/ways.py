@@ -8,9 +8,10 @@ from typing import Final
 from edgeslm_export.contrast import MISSING, is_installed
 from edgeslm_export.decoder_ways import DecoderWay
 from edgeslm_export.encoder_ways import ROWS_FOR_LABELS, EncoderWay, HeadWay
-from edgeslm_export.lesson import ENCODER, HEAD, LORA, QLORA, Effort, Ground, Lesson, Notes, Way
+from edgeslm_export.lesson import ENCODER, HEAD, LORA, QLORA, Effort, Ground, Lesson, Way
 from edgeslm_export.lora_training import MISSING as MISSING_PEFT
 from edgeslm_export.lora_training import can_teach
+from edgeslm_export.notes import Notes
 
 from edgeslm.errors import ExportError
 

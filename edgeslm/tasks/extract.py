@@ -31,6 +31,8 @@ PHRASE_WORDS = 8
 BRACKETS = "\"'`()[]{}<>,;"
 PIECE = r"[^\s\"'`()\[\]{}<>,;=|&:/@!?]+"
 """What stands between separators in a word."""
+_WITH_PARTS = frozenset({"properties", "items", "prefixItems", "anyOf", "oneOf", "allOf", "$ref"})
+"""Keys of a subschema that says what it lets through by its parts."""
 MOST_PIECES = 12
 """Pieces of one word that are looked at."""
 MOST_PHRASES = 1000
@@ -137,18 +139,18 @@ def encode_fields(fields: Any) -> str:
 def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[str] | None = None) -> Any:
     """A copy of the schema in which no string and no array is unbounded.
 
-    With ``words``, free strings can be nothing but one of them.
+    With ``words``, strings can be nothing but one of them, or empty where none fits; what is fixed by the
+    schema itself (``enum``, ``const``) stays.
     """
     schema = copy.deepcopy(schema)
     parts = _parts(schema)
     for node in _nodes(schema):
         kinds = node.get("type", ())
         kinds = {kinds} if isinstance(kinds, str) else set(kinds)
-        if "string" in kinds and not node.keys() & {"enum", "const", "pattern", "format"}:
+        if words is not None and not node.keys() & {"enum", "const"} and _may_be_text(node, kinds):
+            _hold_to(node, kinds, words, string_chars)
+        elif "string" in kinds and not node.keys() & {"enum", "const", "pattern", "format"}:
             least, most = node.get("minLength", 0), min(node.get("maxLength", string_chars), string_chars)
-            fitting = [word for word in words or () if least <= len(word) <= most]
-            if fitting and kinds == {"string"}:
-                node["enum"] = fitting
             node["maxLength"] = max(most, least)
         if "array" in kinds and "enum" not in node:
             node["maxItems"] = max(
@@ -157,6 +159,23 @@ def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[st
         if "object" in kinds and "properties" in node and id(node) not in parts:
             node.setdefault("additionalProperties", False)
     return schema
+
+
+def _may_be_text(node: Mapping[str, Any], kinds: set[str]) -> bool:
+    """A subschema that lets a string through: by its type, or by naming no type and no parts."""
+    return "string" in kinds or (not kinds and not node.keys() & _WITH_PARTS)
+
+
+def _hold_to(node: dict[str, Any], kinds: set[str], words: Sequence[str], string_chars: int) -> None:
+    """Lets the strings of a subschema be those of ``words`` that fit it and nothing else, but for null."""
+    least, most = node.get("minLength", 0), min(node.get("maxLength", string_chars), string_chars)
+    pattern = node.get("pattern", "")
+    fitting = [word for word in words if least <= len(word) <= most and re.search(pattern, word)] or [""]
+    others = [{"type": kind} for kind in sorted(kinds - {"string", "null"})]
+    values: dict[str, Any] = {"enum": [*fitting, None] if "null" in kinds else fitting}
+    about = {key: node[key] for key in ("title", "description") if key in node}
+    node.clear()
+    node |= about | ({"anyOf": [values, *others]} if others else values)
 
 
 def phrases(message: str) -> list[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.commands import find_base, positive, share
-from edgeslm_export.commands.tune import HOW, add_ground, find_ground
-from edgeslm_export.lesson import ENCODER, METHODS, Effort
+from edgeslm_export.commands.tune import HOW, add_ground, find_ground, make_effort
+from edgeslm_export.lesson import ENCODER, METHODS, SURE
 from edgeslm_export.progress import Bar
 from edgeslm_export.screen import print_columns, print_json, print_line
 
@@ -22,6 +22,7 @@ from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
     from edgeslm_export.distill import Teacher
+    from edgeslm_export.lesson import Effort
 
 SUMMARY = "teach a small model what a larger one says of unlabelled messages"
 EXAMPLE = "edgeslm-export distill spam.yaml unlabelled.jsonl learned/spam --teacher learned/spam-lora"
@@ -50,7 +51,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--sure",
         type=share,
         metavar="SHARE",
-        help="confidence from which on the teacher's answer is learned from (default: 0.6)",
+        default=SURE,
+        help="confidence from which on the teacher's answer is learned from (default: %(default)s)",
     )
     command.add_argument("--ask", action="store_true", help="ask about what the teacher isn't sure of")
     command.add_argument("--test", type=Path, metavar="DATA", help="labelled rows to try all of them on")
@@ -72,7 +74,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Asks the teacher, teaches the student, and shows both."""
-    from edgeslm_export.distill import SURE, ask_teacher, compare, distil
+    from edgeslm_export.distill import ask_teacher, compare, distil
     from edgeslm_export.package import check_absent
     from edgeslm_export.rows import bare_text, load_rows, load_texts
     from edgeslm_export.tune import load_task
@@ -90,17 +92,11 @@ def run(options: argparse.Namespace) -> None:
     texts = [text for text in texts if bare_text(text) not in tested]  # nothing of the test is learned from
     hand = [row for row in hand if bare_text(row.text) not in tested]
     with Bar() as bar, tempfile.TemporaryDirectory(prefix="teacher-") as work:
-        effort = Effort(
-            method=None if options.method == "auto" else options.method,
-            seconds=60 * (options.minutes or 0),
-            announce=bar.say,
-            on_progress=bar,
-            debug=options.debug,
-        )
+        effort = make_effort(options, bar)
         teacher = _teacher(options, Path(work), effort)
         ground = find_ground(options, effort, has_fields=False)
         ask_user = _ask if options.ask else None
-        said = ask_teacher(teacher, task, texts, effort, sure=options.sure or SURE, ask_user=ask_user)
+        said = ask_teacher(teacher, task, texts, effort, sure=options.sure, ask_user=ask_user)
         left = f"{said.dropped} were dropped, {said.asked} asked about"
         bar.say(f"{len(said.texts)} texts are learned from, {left}.")
         source = Source(id=options.texts.name, revision=f"sha256:{_digest(said.texts)}")

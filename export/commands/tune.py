@@ -94,17 +94,10 @@ def run(options: argparse.Namespace) -> None:
     task = load_task(options.task)
     rows: Rows = read_rows(task, options.data)  # before anything is fetched or made
     with Bar() as bar:
-        effort = Effort(
-            method=None if options.method == "auto" else options.method,
-            seconds=60 * (options.minutes or 0),
-            announce=bar.say,
-            on_progress=bar,
-            debug=options.debug,
-        )
+        effort = make_effort(options, bar)
         ground = find_ground(options, effort, has_fields=isinstance(rows[0], FieldsRow))
         rows, found = _proofread(task, rows, ground, options, bar.say)
-        out = doubted(found)
-        _, report = learn(task, rows, options.data.name, options.out, ground, effort, out)
+        _, report = learn(task, rows, options.data.name, options.out, ground, effort, doubted(found))
         report["findings"] = found
     if options.json:
         print_json({"bundle": str(options.out), **report})
@@ -144,7 +137,8 @@ def _proofread(
             return judge_rows(bundle, labelled, labels_of(task, labelled))
 
     left, found = proofread(rows, clean, say, tested=load_tested(options.test), judge=judge)
-    check_rows(task, left, options.data)
+    out = set(doubted(found))
+    check_rows(task, [row for row in left if row.number not in out], options.data)
     return left, found
 
 
@@ -198,6 +192,17 @@ def _print_methods(report: dict[str, Any]) -> None:
             "bytes",
         ),
         rows,
+    )
+
+
+def make_effort(options: argparse.Namespace, bar: Bar) -> Effort:
+    """What --method, --minutes and --debug say."""
+    return Effort(
+        method=None if options.method == "auto" else options.method,
+        seconds=60 * (options.minutes or 0),
+        announce=bar.say,
+        on_progress=bar,
+        debug=options.debug,
     )
 
 

@@ -151,7 +151,6 @@ def test_a_word_in_a_few_rows_of_its_label_is_a_sign_and_no_tag() -> None:
 
 
 def test_rows_in_another_language_than_most_are_found() -> None:
-    pytest.importorskip("py3langid")
     texts = [*ENGLISH, *GERMAN]
     rows = labelled(*((text, "ab"[number % 2]) for number, text in enumerate(texts)))
     found = kinds(audit_rows(rows))["languages"]
@@ -185,7 +184,6 @@ def judged(rows: int, turned: Sequence[int], seed: int = 0) -> tuple[Any, Any]:
 
 
 def test_wrong_labels_are_found() -> None:
-    pytest.importorskip("cleanlab")
     turned = list(range(5, 300, 20))
     (found,) = audit_labels(*judged(300, turned))
     assert found.kind == "labels"
@@ -195,7 +193,6 @@ def test_wrong_labels_are_found() -> None:
 
 
 def test_the_likeliest_of_wrong_labels_is_first() -> None:
-    pytest.importorskip("cleanlab")
     truth, probabilities = judged(300, [10, 20, 30])
     probabilities[20] = [0.005, 0.005, 0.005]
     probabilities[20, (truth[20] + 2) % 3] = 0.99
@@ -204,7 +201,6 @@ def test_the_likeliest_of_wrong_labels_is_first() -> None:
 
 
 def test_right_labels_make_no_finding() -> None:
-    pytest.importorskip("cleanlab")
     assert audit_labels(*judged(300, [])) == []
 
 

@@ -15,7 +15,8 @@ from edgeslm_export import distill, tune
 from edgeslm_export.commands import distill as command
 from edgeslm_export.distill import Labelled, Teacher, ask_teacher, compare, distil, labels_of
 from edgeslm_export.exam import Exam
-from edgeslm_export.lesson import Effort, Ground, Lesson, Notes
+from edgeslm_export.lesson import Effort, Ground, Lesson
+from edgeslm_export.notes import Notes
 from edgeslm_export.rows import LabelledRow
 from edgeslm_export.tune import Task
 

@@ -69,3 +69,18 @@ def test_a_certain_teacher_is_as_good_as_labels() -> None:
     taught = fit_layer(vectors, truth, 3.0, 2, np.eye(2)[truth])
     for one, other in zip(labelled, taught, strict=True):
         assert other == pytest.approx(one, abs=1e-3)
+
+
+def test_doubted_rows_are_tested_and_never_learned_from() -> None:
+    truth = np.array([0, 1] * 10)
+    texts = [f"text {row}" for row in range(20)]
+    folds = split_folds(truth, 2, texts, [3, 8])
+    assert sorted(row for _, test in folds for row in test.tolist()) == list(range(20))
+    assert not {3, 8} & {row for train, _ in folds for row in train.tolist()}
+
+
+def test_a_label_whose_other_rows_are_doubted_is_learned_from_in_each_fold() -> None:
+    truth = np.array([0] * 10 + [1] * 5)
+    texts = [f"text {row}" for row in range(15)]
+    for train, _ in split_folds(truth, 2, texts, [11, 12, 13]):
+        assert set(truth[train]) == {0, 1}

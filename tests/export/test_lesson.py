@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from edgeslm_export.lesson import (
     ROWS_FOR_ONE_FOLD,
-    Notes,
     drift_reference,
     folds_to_try,
     make_trial,
     rows_aside,
 )
+from edgeslm_export.notes import Notes
 
 from edgeslm.bundle import DriftReference
 from tests.export.tiny_tasks import make_lesson
@@ -94,7 +94,7 @@ def test_a_trial_counts_the_rows_that_it_held_out() -> None:
     assert trial.figures["strength"] == 3.0
     assert trial.figures["labels"]["heat"]["recall"] == 0.75
     assert (trial.texts_per_s, trial.bytes) == (7.5, 1234)
-    assert np.exp(trial.log_probabilities).sum(axis=1) == pytest.approx(1)
+    assert [sum(verdict.scores) for verdict in trial.fitted.verdicts] == pytest.approx([1] * 20)
     assert trial.fitted.calibration.rows == 20
 
 

@@ -144,7 +144,6 @@ def test_nothing_may_be_left_by_no_cleaning() -> None:
 
 
 def test_wrong_labels_are_those_of_the_rows_and_not_of_their_places() -> None:
-    pytest.importorskip("cleanlab")
     rows = rows_of(*SOUND, *((f"{text} more", label) for text, label in SOUND))
     dropped, report = Desk().read(("labels",), rows, judge=wrong(16, 33))
     assert dropped == []  # they are tested with all the same
@@ -153,14 +152,12 @@ def test_wrong_labels_are_those_of_the_rows_and_not_of_their_places() -> None:
 
 
 def test_wrong_labels_that_nobody_drops_are_learned() -> None:
-    pytest.importorskip("cleanlab")
     rows = rows_of(*SOUND, *((f"{text} more", label) for text, label in SOUND))
     _, report = Desk().read((), rows, judge=wrong(16, 33))
     assert doubted(report) == []
 
 
 def test_who_judges_sees_no_row_that_was_dropped() -> None:
-    pytest.importorskip("cleanlab")
     seen: list[int] = []
 
     def judge(rows: Sequence[LabelledRow]) -> tuple[Any, Any, Any]:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from edgeslm_export import tune
 from edgeslm_export.environment import cache_folder
-from edgeslm_export.lesson import Effort, Ground, Lesson, Notes, Trial, make_trial
+from edgeslm_export.lesson import Effort, Ground, Lesson, Trial, make_trial
+from edgeslm_export.notes import Notes
 from edgeslm_export.package import UNDATED
 
 from edgeslm.bundle import Source, load_bundle, verify_bundle

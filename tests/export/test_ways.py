@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from edgeslm_export import ways
 from edgeslm_export.checkpoint import Origin, examine_local
-from edgeslm_export.lesson import Effort, Ground, Notes
+from edgeslm_export.lesson import Effort, Ground
+from edgeslm_export.notes import Notes
 
 from edgeslm.errors import ExportError
 from tests.export.tiny_tasks import make_lesson, write_encoder

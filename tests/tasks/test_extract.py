@@ -376,3 +376,28 @@ def test_spans_of_what_stands_there() -> None:
 def test_a_span_is_what_it_says(message: str, fields: Any) -> None:
     for span in find_spans({"x": fields}, message).values():
         assert 0 <= span["start"] < span["end"] <= len(message)
+
+
+@pytest.mark.parametrize(
+    ("field", "held"),
+    [
+        ({"type": "string"}, {"enum": ["pump", "M3", "pump M3"]}),
+        ({"type": ["string", "null"]}, {"enum": ["pump", "M3", "pump M3", None]}),
+        ({"type": "string", "pattern": "^M[0-9]$"}, {"enum": ["M3"]}),
+        ({"type": "string", "format": "date"}, {"enum": ["pump", "M3", "pump M3"]}),
+        ({"description": "which"}, {"description": "which", "enum": ["pump", "M3", "pump M3"]}),
+        ({"type": "string", "minLength": 50}, {"enum": [""]}),
+        (
+            {"type": ["string", "integer"]},
+            {"anyOf": [{"enum": ["pump", "M3", "pump M3"]}, {"type": "integer"}]},
+        ),
+        ({"enum": ["on", "off"]}, {"enum": ["on", "off"]}),
+        ({"type": "integer"}, {"type": "integer"}),
+    ],
+)
+def test_a_verbatim_string_is_of_the_message_whatever_the_schema_says(
+    field: dict[str, Any], held: dict[str, Any]
+) -> None:
+    schema = {"type": "object", "properties": {"field": field}}
+    found = bounded(schema, 200, 16, ["pump", "M3", "pump M3"])
+    assert found["properties"]["field"] == held
