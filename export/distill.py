@@ -8,6 +8,7 @@ some, are tried on labelled rows that none of them has seen.
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -180,9 +181,8 @@ def compare(
     report = evaluate_learned(bundle, student_base, test, **how)
     size = bundle.weight_bytes + (0 if student_base == student else load_bundle(student_base).weight_bytes)
     rows.append(_figures("student", 0, report, size))
-    if hand:
-        chosen = list(hand[:learned_from])
-        check_rows(task, chosen, Path("the hand labels"))
+    chosen = random.Random(0).sample(list(hand), min(len(hand), learned_from))
+    if hand and _can_learn(task, chosen, effort):
         with tempfile.TemporaryDirectory(prefix="hand-") as name:
             other = Path(name) / "student"
             learn(task, chosen, "hand labels", other, ground, effort)
@@ -190,6 +190,16 @@ def compare(
             report = evaluate_learned(load_bundle(other), base, test, **how)
             rows.append(_figures("student of hand labels", len(chosen), report, size))
     return rows
+
+
+def _can_learn(task: Task, rows: Sequence[LabelledRow], effort: Effort) -> bool:
+    """Whether a draw of hand labels has enough of each; else that is said: the student is made by then."""
+    try:
+        check_rows(task, rows, Path("The draw of hand labels"))
+    except ExportError as error:
+        effort.announce(f"{error} So no student of hand labels is shown.")
+        return False
+    return True
 
 
 def export_teacher(origin: Origin, out: Path, effort: Effort) -> Path:

@@ -59,8 +59,6 @@ FEWEST_FIELD_ROWS: Final = 10
 RISKS: Final = (0.05, 0.02, 0.01)
 """Wanted errors whose coverage the report shows."""
 _MADE: Final = "bundle"
-_INSTRUCTION: Final = "{name}"
-"""What a decoder is told that learns a task without an instruction: short, since it is read each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +74,8 @@ class Task:
 
     @property
     def instruction(self) -> str:
-        """What a decoder is told while it learns, and on the device."""
-        return self.section.instruction or _INSTRUCTION.format(name=self.name)
+        """What a decoder is told while it learns, and on the device: short, since it is read each time."""
+        return self.section.instruction or self.name
 
 
 def load_task(file: Path) -> Task:

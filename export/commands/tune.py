@@ -120,7 +120,7 @@ def _proofread(
     task: Task, rows: Rows, ground: Ground, options: argparse.Namespace, say: Callable[[str], None]
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """The rows without those that the user drops. Wrong labels are looked for where there is an encoder."""
-    from edgeslm_export.audit import MISSING, can_judge
+    from edgeslm_export.audit import LABELS, MISSING, can_judge
     from edgeslm_export.encoder_ways import judge_rows
     from edgeslm_export.tune import check_rows, labels_of
 
@@ -129,6 +129,9 @@ def _proofread(
 
     if not can_judge():
         say(MISSING)
+    if LABELS in clean and (bundle is None or not can_judge()):
+        why = "Wrong labels are found by a head on an encoder's bundle, with the extra teach; take --method"
+        raise ExportError(f"{why} auto or head with such an encoder, or leave {LABELS} out of --clean.")
     judge: Judge | None = None
     if bundle is not None and can_judge():
 

@@ -198,3 +198,10 @@ def test_tune_gives_the_whole_report_as_json(
     shown = json.loads(capsys.readouterr().out)
     assert {key: shown[key] for key in LABELS} == LABELS
     assert shown["bundle"] == str(tmp_path / "out")
+
+
+def test_wrong_labels_that_nobody_can_look_for_are_not_silently_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*_tune(tmp_path, monkeypatch, LABELS), "--clean", "labels"]) == 1
+    assert "Wrong labels are found by a head on an encoder's bundle" in capsys.readouterr().err
