@@ -79,7 +79,7 @@ FREE: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Household:
-    """Rows with ``text`` and ``fields``: ``intent`` and the slots by name, all of them texts."""
+    """Rows with ``text``, ``fields`` (``intent`` and the slots by name, all texts) and ``template``."""
 
     train: list[dict[str, Any]]
     test: list[dict[str, Any]]
@@ -116,7 +116,8 @@ def load_household(a_template: int, seed: int = 0) -> Household:
             for _ in range(a_template):
                 speaker = _Speaker(choice, rules, lists, names, is_test)
                 said = " ".join(speaker.say(sentence.expression).split())
-                rows[is_test].append({"text": said, "fields": {"intent": name, **fixed, **speaker.slots}})
+                meant = {"intent": name, **fixed, **speaker.slots}
+                rows[is_test].append({"text": said, "fields": meant, "template": f"{name} {number}"})
     train, test = _unambiguous(rows[False], rows[True])
     return Household(train, test, _schema([*train, *test]), (counts[False], counts[True]))
 

@@ -1,7 +1,7 @@
-"""An extract task taught as an adapter and asked about rows that it was not taught with.
+"""An extract task that was taught, asked about rows that it was not taught with.
 
-    python benchmarks/quality.py house [--sentences 5]
-    python benchmarks/quality.py logs [--split line|service]
+    python benchmarks/quality.py house [--sentences 15] [--method auto|encoder|lora|qlora]
+    python benchmarks/quality.py logs [--split line|service] [--max-error 0.05]
 
 ``house``: intent and slots of sentences said to Home Assistant, tested on templates that were never seen
 (``household.py``). ``logs``: is a line a failed attempt, and from which host, the strings words of the line
@@ -26,6 +26,8 @@ from log_lines import SCHEMA, load_lines
 from teaching import run_command, write_rows
 
 Rows = list[dict[str, Any]]
+
+_CONFIDENCE = ("calibration_error", "threshold", "answered", "accuracy_answered")
 
 
 def house(args: argparse.Namespace) -> tuple[dict[str, Any], Rows, Rows, dict[str, Any]]:
@@ -90,18 +92,21 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         started = time.monotonic()
         said = run_command("tune", work / "task.yaml", work / "rows.jsonl", work / "out", *options)
         minutes = (time.monotonic() - started) / 60
-        seen = run_command("evaluate", work / "out", work / "test.jsonl", "--answers")
-    figures = {
+        careful = ["--max-error", str(args.max_error)] if args.max_error else []
+        seen = run_command("evaluate", work / "out", work / "test.jsonl", "--answers", *careful)
+    figures: dict[str, Any] = {
         **about,
         "rows": len(train),
         "test_rows": len(test),
         "minutes": round(minutes, 1),
+        "method": said["method"],
         "expected": said["exact"],
-        "peak_rss": said["peak_rss"],
-        "adapter_bytes": said["weight_bytes"],
+        "bytes": said["measured"][said["method"]]["bytes"],
         "exact": seen["exact"],
         "exact_interval": seen["exact_interval"],
         "ms_per_row": seen["ms_per_row"],
+        **{key: said[key] for key in ("peak_rss", "weight_bytes") if key in said},
+        **{key: seen[key] for key in _CONFIDENCE if key in seen},
     }
     if args.set == "logs":
         return figures | balanced(seen, test)
@@ -126,9 +131,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("set", choices=("house", "logs"))
-    parser.add_argument("--sentences", type=int, default=5, help="of each template (default: %(default)s)")
+    parser.add_argument("--sentences", type=int, default=15, help="of each template (default: %(default)s)")
     parser.add_argument("--split", choices=("line", "service"), default="line")
-    parser.add_argument("--method", choices=("lora", "qlora"), default="lora")
+    parser.add_argument("--method", choices=("auto", "encoder", "lora", "qlora"), default="auto")
+    parser.add_argument("--max-error", type=float, help="wanted of what is answered")
     parser.add_argument("--minutes", type=float, help="handed to tune")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)

@@ -93,8 +93,10 @@ class HeadSection(_Section):
     """A learned classifier on an encoder's embeddings: on those of another bundle, or on the bundle's own.
 
     ``weights`` names an ``.npz`` with ``weight`` [labels, dimension] and ``bias`` [labels], float32;
-    probabilities are ``softmax(weight @ x + bias)``, before they are calibrated. It may have ``centroids``
-    [groups, dimension], unit vectors in the middle of what was learned from.
+    probabilities are ``softmax(weight @ x + bias)``, before they are calibrated. Of an ``extract`` task the
+    rows are the options of its fields, one field after the other, and ``place_weight`` [fields, 3, dimension]
+    and ``place_bias`` [fields, 3] say of each token's vector whether a field begins, ends and stands there.
+    It may have ``centroids`` [groups, dimension], unit vectors in the middle of what was learned from.
     """
 
     encoder: str | None = Field(
@@ -125,16 +127,32 @@ class DriftReference(_Section):
     labels: tuple[float, ...]
 
 
+class LearnedField(_Section):
+    """A field that a head finds by pointing: its options are none at all, if it is ``optional``; a place in
+    the message, if it has ``longest``, the most characters of one; and each of ``values``."""
+
+    name: str = Field(min_length=1)
+    optional: bool
+    longest: int = Field(default=0, ge=0)
+    values: tuple[str | int | float | bool, ...] = ()
+
+    @property
+    def options(self) -> int:
+        return int(self.optional) + bool(self.longest) + len(self.values)
+
+
 class LearnedSection(_Section):
     """The task that a head or an adapter was taught: what it is asked and what its answers are worth.
 
-    ``instruction`` is what an adapter's decoder was told while it learned.
+    ``instruction`` is what an adapter's decoder was told while it learned; ``fields`` is how a head finds
+    those of ``output_schema``.
     """
 
     task: str
     kind: Literal["classify", "extract"]
     labels: tuple[str, ...] = ()
     output_schema: dict[str, Any] | None = None
+    fields: tuple[LearnedField, ...] = ()
     instruction: str | None = None
     verbatim: bool = False
     rows: int = Field(description="labelled rows it learned from")
@@ -334,9 +352,7 @@ def _learned_fault(manifest: Manifest) -> str | None:
     if manifest.kind not in ("head", "adapter"):
         return f"of kind {manifest.kind}, which learns no task, but with the section 'learned'"
     if learned.kind == "extract":
-        if manifest.head is not None or learned.output_schema is None:
-            return "an extract task that was learned needs an adapter and a schema"
-        return None
+        return _fields_fault(learned, has_head=manifest.head is not None)
     if len(set(learned.labels)) != len(learned.labels) or len(learned.labels) < 2:
         return "learned.labels: two or more are needed, each once"
     if learned.reference is not None and len(learned.reference.labels) != len(learned.labels):
@@ -347,6 +363,25 @@ def _learned_fault(manifest: Manifest) -> str | None:
             return "learned.calibration: it needs a scale and a bias for each label"
         if calibration.fault:
             return f"learned.calibration: {calibration.fault}"
+    return None
+
+
+def _fields_fault(learned: LearnedSection, *, has_head: bool) -> str | None:
+    if learned.output_schema is None:
+        return "learned.output_schema: missing, and it was taught to extract"
+    if not has_head:
+        return "learned.fields: an adapter writes its fields" if learned.fields else None
+    names = [field.name for field in learned.fields]
+    if set(names) != set(learned.output_schema.get("properties", ())) or len(set(names)) != len(names):
+        return "learned.fields: each property of the schema is needed, once"
+    if any(not field.options for field in learned.fields):
+        return "learned.fields: each needs an option"
+    if learned.calibration is not None and (learned.calibration.scale or learned.calibration.bias):
+        return "learned.calibration: fields have no scale and no bias"
+    if learned.calibration is not None and learned.calibration.fault:
+        return f"learned.calibration: {learned.calibration.fault}"
+    if learned.reference is not None and learned.reference.labels:
+        return "learned.reference: fields have no labels"
     return None
 
 

@@ -37,7 +37,7 @@ class RiskPoint(_Section):
 
 
 class Calibration(_Section):
-    """What was fitted; ``scale`` and ``bias`` have a number for each label.
+    """What was fitted; ``scale`` and ``bias`` have a number for each label, none of a task without labels.
 
     ``margins`` and ``confidences`` are the knots of the rising function, none where the highest score is the
     confidence. ``risk`` rises in its thresholds.
@@ -83,6 +83,13 @@ def judge(probabilities: Sequence[float], calibration: Calibration | None) -> Ve
         second = max(score for place, score in enumerate(scores) if place != best)
         confidence = _interpolated(confidence - second, calibration.margins, calibration.confidences)
     return Verdict(scores, best, confidence)
+
+
+def sure(share: float, calibration: Calibration | None) -> float:
+    """How often what a model gives this share is right, where there are no labels to compare."""
+    if calibration is None or not calibration.margins:
+        return share
+    return _interpolated(share, calibration.margins, calibration.confidences)
 
 
 def without_bias(probabilities: Sequence[float], biases: Sequence[float]) -> tuple[float, ...]:

@@ -35,7 +35,9 @@ _KEYS: dict[Kind, frozenset[str]] = {
     "classify": frozenset(
         {"instruction", "labels", "learned", "examples", "adapter", "max_error", "stages", "calibration"}
     ),
-    "extract": frozenset({"instruction", "output_schema", "examples", "verbatim", "adapter", "learned"})
+    "extract": frozenset(
+        {"instruction", "output_schema", "examples", "verbatim", "adapter", "learned", "max_error"}
+    )
     | (_GENERATION - {"stop"}),
     "answer": frozenset({"instruction", "mode", "adapter"}) | _GENERATION,
     "summarize": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
@@ -135,7 +137,7 @@ def _learned_faults(path: Path, task: Task) -> Iterator[Fault]:
         )
     if task.learned and "labels" in (task.allow or ()):
         yield (*path, "allow"), "labels can't be set by senders here: what was learned knows only its own"
-    if task.max_error is not None and task.kind in (None, "classify"):
+    if task.max_error is not None and task.kind in (None, *LEARNABLE):
         if task.threshold:
             yield (*path, "threshold"), "max_error sets the threshold: take one of them out"
         elif not (task.learned or task.adapter):

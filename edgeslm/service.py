@@ -249,7 +249,8 @@ class Service:
             label += f"+{short_digest(post.adapter.digest)}"
         outcome = await post.task.run(request, ask, on_chunk)
         if post.watch is not None:
-            post.watch.see(outcome.result["label"], outcome.result["confidence"], outcome.distance)
+            label = outcome.result.get("label", "")  # fields have none
+            post.watch.see(label, outcome.result["confidence"], outcome.distance)
         return Answer(outcome, label)
 
 

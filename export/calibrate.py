@@ -8,7 +8,7 @@ measured on rows that it wasn't fitted on either, in turn.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.floating]
     Integers = npt.NDArray[np.int64]
+    Bools = npt.NDArray[np.bool_]
+
+Rising = tuple[tuple[float, ...], tuple[float, ...]]
+"""Knots of a function that rises, and its values there."""
 
 _PARTS: Final = 5
 _SEED: Final = 0
@@ -29,6 +33,7 @@ _ROWS_FOR_MARGINS: Final = 200
 _KNOTS: Final = 20
 _POINTS: Final = 100
 """Thresholds whose error is kept."""
+_LEAST_SHARE: Final = 1e-6
 _DIGITS: Final = 1e6
 _PRIOR_ROWS: Final = 4.0
 """An affine map is held to the temperature as if by so many rows."""
@@ -58,7 +63,66 @@ def fit_calibration(log_probabilities: Floats, truth: Integers) -> Fitted:
         best = min(((affine, False), (affine, True)), key=lambda choice: _brier(tried[choice], truth))
     calibration = _fit(log_probabilities, truth, *best)
     verdicts = tried[best]
-    return Fitted(calibration.model_copy(update={"risk": risk_curve(verdicts, truth)}), verdicts)
+    confidence = np.array([verdict.confidence for verdict in verdicts])
+    right = np.array([verdict.best for verdict in verdicts]) == truth
+    return Fitted(calibration.model_copy(update={"risk": risk_curve(confidence, right)}), verdicts)
+
+
+def fit_confidence(shares: Floats, right: Bools) -> tuple[Calibration, Floats]:
+    """How often what a model gives such a share is right, where there are no labels to compare.
+
+    A logistic function of the share's logit (Platt 1999), or where there are rows enough for it and it tells
+    them better a rising one without a form.
+
+    :return: the calibration, and the confidence of each row by one that was fitted on others.
+    """
+    import numpy as np
+
+    ways = [_logistic] if len(right) < _ROWS_FOR_MARGINS else [_logistic, _rising]
+    tried = [_confidences_in_turn(shares, right, way) for way in ways]
+    losses = [float(((confidence - right) ** 2).mean()) for confidence in tried]
+    best = losses.index(min(losses))
+    knots, heights = ways[best](shares, right)
+    return (
+        Calibration(
+            scale=(),
+            bias=(),
+            margins=knots,
+            confidences=heights,
+            risk=risk_curve(tried[best], right),
+            rows=len(right),
+        ),
+        np.asarray(tried[best]),
+    )
+
+
+def _confidences_in_turn(shares: Floats, right: Bools, way: Callable[[Floats, Bools], Rising]) -> Floats:
+    """Of each part of the rows by what was fitted on the others."""
+    import numpy as np
+
+    order, found = np.random.default_rng(_SEED).permutation(len(right)), np.empty(len(right))
+    for part in np.array_split(order, min(_PARTS, len(right))) if len(right) > 1 else [order]:
+        others = np.setdiff1d(order, part) if len(right) > 1 else order
+        found[part] = np.interp(shares[part], *way(shares[others], right[others]))
+    return found
+
+
+def _logistic(shares: Floats, right: Bools) -> Rising:
+    """At a few knots; never certain."""
+    import numpy as np
+    from scipy.special import logit
+    from sklearn.linear_model import LogisticRegression
+
+    knots = np.unique(np.round(np.quantile(shares, np.linspace(0, 1, _KNOTS)), 6))
+    doubt = 1 / (len(right) + 2)
+    if right.all() or not right.any():
+        heights = np.full(len(knots), (right.sum() + 1) / (len(right) + 2))
+    else:
+        column = logit(np.clip(shares, _LEAST_SHARE, 1 - _LEAST_SHARE))[:, None]
+        fitted = LogisticRegression().fit(column, right)
+        at = logit(np.clip(knots, _LEAST_SHARE, 1 - _LEAST_SHARE))[:, None]
+        heights = np.maximum.accumulate(np.clip(fitted.predict_proba(at)[:, 1], doubt, 1 - doubt))
+    return tuple(knots.tolist()), tuple(np.round(heights, 6).tolist())
 
 
 def log_softmax(logits: Floats) -> Floats:
@@ -70,22 +134,20 @@ def log_softmax(logits: Floats) -> Floats:
     return np.asarray(np.maximum(library(logits, axis=1), lowest))
 
 
-def risk_curve(verdicts: Sequence[Verdict], truth: Integers) -> tuple[RiskPoint, ...]:
-    """How often what is answered is wrong with one threshold after the other.
+def risk_curve(confidence: Floats, right: Bools) -> tuple[RiskPoint, ...]:
+    """How often what is answered is wrong with one threshold after the other; both [rows].
 
     The error counts one more row that is wrong and one that is right (Laplace's rule of succession): ten
     right of ten are no proof of none wrong.
     """
     import numpy as np
 
-    confidence = np.array([verdict.confidence for verdict in verdicts])
-    wrong = np.array([verdict.best for verdict in verdicts]) != truth
     points = []
     steps = np.quantile(confidence, np.linspace(0, 1, _POINTS), method="lower")
     # Rounded down, so that each answers its own rows; one that all reach is none.
     for threshold in np.unique(np.floor(np.where(steps > confidence.min(), steps, 0.0) * _DIGITS) / _DIGITS):
         answered = confidence >= threshold
-        error = (wrong[answered].sum() + 1) / (answered.sum() + 2)
+        error = ((~right[answered]).sum() + 1) / (answered.sum() + 2)
         points.append(
             RiskPoint(
                 threshold=float(threshold),
@@ -158,7 +220,7 @@ def _fit_affine(log_probabilities: Floats, truth: Integers, scale: float) -> tup
     return scale * np.exp(found.x[:labels]), found.x[labels:]
 
 
-def _rising(margins: Floats, right: npt.NDArray[np.bool_]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _rising(margins: Floats, right: Bools) -> Rising:
     """The rising function that fits best, at a few knots; never certain."""
     import numpy as np
     from sklearn.isotonic import IsotonicRegression

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -57,7 +57,7 @@ _STRENGTH: Final = 30.0
 _MOST_CENTROIDS: Final = 64
 _ROWS_A_CENTROID: Final = 8
 _ROWS_FOR_CENTROIDS: Final = 2000
-_BYTES_A_WEIGHT: Final = 20
+BYTES_A_WEIGHT: Final = 20
 """Weights, gradients and AdamW's two moments in float32, and some activations."""
 
 
@@ -171,7 +171,7 @@ class EncoderWay:
         _save_layer(stage, *layer, self._centroids(load_encoder(stage), rows))
         base = self._origin.source
         return {
-            **{key: fields[key] for key in _ENCODER_FIELDS},
+            **{key: fields[key] for key in ENCODER_FIELDS},
             "kind": "head",
             "head": {"weights": WEIGHTS},
             "report": {**fields["report"], "base": f"{base.id} {base.revision}".strip()},
@@ -180,11 +180,7 @@ class EncoderWay:
         }
 
     def _centroids(self, encoder: Encoder, rows: Integers) -> Floats:
-        """In the middle of what was learned from; some of many rows are enough."""
-        import numpy as np
-
-        some = np.random.default_rng(0).permutation(rows)[:_ROWS_FOR_CENTROIDS]
-        return centroids_of(embed_texts(encoder, [self._lesson.texts[row] for row in some]))
+        return centroids_of_texts(encoder, [self._lesson.texts[row] for row in rows])
 
     def _teach(
         self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
@@ -198,7 +194,7 @@ class EncoderWay:
         texts, truth = [lesson.texts[row] for row in rows], lesson.truth[rows]
         seconds = effort.seconds * len(rows) / self._rows_taught
         how: dict[str, Any] = {"on_progress": effort.on_progress, "debug": effort.debug}
-        check_resources(self._origin.weights, self._origin.weights * 20, self._work, _BYTES_A_WEIGHT)
+        check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
         source = (self._origin.path, taught, self._section, self._length)
         epochs = 0
         if self._by_pairs:
@@ -210,11 +206,7 @@ class EncoderWay:
             how |= {"aside": aside, "state": self._notes.state(name)}
             said = teach_encoder(*source, texts, wanted, len(lesson.labels), schedule, **how)
             epochs = said["best_epoch"]
-        origin = examine_local(taught, "encoder", self._origin.source)
-        fields, likeness = fill_encoder(
-            origin, folder, effort.announce, on_progress=effort.on_progress, debug=effort.debug
-        )
-        fields["report"] = {"cosine_to_float": likeness["cosine_to_float"]}
+        fields = fill_taught(taught, self._origin, folder, effort)
         if self._by_pairs:
             vectors = embed_texts(load_encoder(folder), texts)
             layer: tuple[Floats, Floats] = fit_layer(vectors, truth, _STRENGTH, len(lesson.labels))
@@ -224,7 +216,30 @@ class EncoderWay:
         return fields, layer, epochs
 
 
-_ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
+ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
+
+
+def fill_taught(taught: Path, origin: Origin, folder: Path, effort: Effort) -> dict[str, Any]:
+    """Makes an encoder's bundle in ``folder`` of the checkpoint ``taught``, which was ``origin``.
+
+    :return: its manifest's fields with the ``report`` on its likeness to the float model.
+    """
+    fields, likeness = fill_encoder(
+        examine_local(taught, "encoder", origin.source),
+        folder,
+        effort.announce,
+        on_progress=effort.on_progress,
+        debug=effort.debug,
+    )
+    return {**fields, "report": {"cosine_to_float": likeness["cosine_to_float"]}}
+
+
+def centroids_of_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:
+    """In the middle of what was learned from; some of many texts are enough."""
+    import numpy as np
+
+    some = np.random.default_rng(0).permutation(len(texts))[:_ROWS_FOR_CENTROIDS]
+    return centroids_of(embed_texts(encoder, [texts[row] for row in some.tolist()]))
 
 
 def centroids_of(vectors: Floats) -> Floats:
@@ -249,8 +264,12 @@ def distances_from(centroids: Floats, vectors: Floats) -> Floats:
 
 
 def _save_layer(folder: Path, weight: Floats, bias: Floats, centroids: Floats) -> None:
+    save_arrays(folder, {"weight": weight, "bias": bias, "centroids": centroids})
+
+
+def save_arrays(folder: Path, arrays: Mapping[str, Floats]) -> None:
+    """A head's file."""
     import numpy as np
 
-    arrays = {"weight": weight, "bias": bias, "centroids": centroids}
     floats: dict[str, Any] = {name: values.astype(np.float32) for name, values in arrays.items()}
     np.savez(folder / WEIGHTS, **floats)

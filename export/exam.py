@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm_export.rows import FieldsRow, LabelledRow, refuse_rows
-from edgeslm_export.statistics import accuracy_report, share
+from edgeslm_export.statistics import accuracy_report, calibration_error, share
 from pydantic import ValidationError
 
 from edgeslm.bundle import load_bundle
@@ -26,6 +26,7 @@ from edgeslm.errors import ExportError, RequestError
 from edgeslm.messages import Request
 from edgeslm.tasks import Ask, Outcome, Task, make_task
 from edgeslm.tasks.classify import Classify
+from edgeslm.tasks.extract import Extract
 
 Rows = Sequence[LabelledRow | FieldsRow]
 OnRow = Callable[[int, int], None]
@@ -180,33 +181,37 @@ def _classified(task: Task, rows: Rows, outcomes: Sequence[Outcome | None]) -> d
     threshold = task.threshold if isinstance(task, Classify) else 0.0
     if not threshold and task.section.max_error is None:
         return figures
-    answered = np.array([outcome is not None and outcome.status == "ok" for outcome in outcomes])
     right = np.array([verdict.best for verdict in verdicts]) == truth
-    return {
-        **figures,
-        "threshold": round(threshold, 4),
-        "answered": round(float(answered.mean()), 4),
-        "accuracy_answered": round(float(right[answered].mean()), 4) if answered.any() else None,
-    }
+    return {**figures, **_answered(outcomes, right, threshold)}
 
 
 def _extracted(task: Task, rows: Rows, outcomes: Sequence[Outcome | None]) -> dict[str, Any]:
-    import jsonschema
-
-    schema = dict(task.section.output_schema or {})
-    check = jsonschema.Draft202012Validator(schema)
     found = [outcome.result["fields"] if outcome is not None else None for outcome in outcomes]
     wanted = [row.fields for row in rows if isinstance(row, FieldsRow)]
+    right = [all_same(*pair) for pair in zip(found, wanted, strict=True)]
+    report = fields_report(found, wanted, task.section.output_schema or {})
+    return {**_sureness(task, outcomes, right), **report}
+
+
+def fields_report(
+    found: Sequence[Any], wanted: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]
+) -> dict[str, Any]:
+    """``valid``, ``exact`` and ``fields`` of ``take_exam``. :param found: the fields of each row, or None."""
+    import jsonschema
+
+    check = jsonschema.Draft202012Validator(dict(schema))
     names = list(dict.fromkeys([*schema.get("properties", {}), *(name for row in wanted for name in row)]))
-    right = {
-        name: [
-            isinstance(got, dict) and _same(got.get(name), row.get(name))
-            for got, row in zip(found, wanted, strict=True)
-        ]
+    valid = share([got is not None and check.is_valid(got) for got in found])
+    exact = share([all_same(*pair) for pair in zip(found, wanted, strict=True)])
+    by_field = {
+        name: share(
+            [
+                isinstance(got, dict) and _same(got.get(name), row.get(name))
+                for got, row in zip(found, wanted, strict=True)
+            ]
+        )
         for name in names
     }
-    valid = share([got is not None and check.is_valid(got) for got in found])
-    exact = share([all(column) for column in zip(*right.values(), strict=True)])
     return {
         "valid": valid["share"],
         "valid_interval": valid["interval"],
@@ -218,10 +223,42 @@ def _extracted(task: Task, rows: Rows, outcomes: Sequence[Outcome | None]) -> di
                 "accuracy": figures["share"],
                 "interval": figures["interval"],
             }
-            for name, column in right.items()
-            for figures in [share(column)]
+            for name, figures in by_field.items()
         },
     }
+
+
+def _sureness(task: Task, outcomes: Sequence[Outcome | None], whole: Sequence[bool]) -> dict[str, Any]:
+    """What confidences are worth, where results have one, and how much is answered with a threshold."""
+    import numpy as np
+
+    if not task.is_head:
+        return {}
+    right = np.array(whole)
+    told = [outcome.result["confidence"] if outcome is not None else 0.0 for outcome in outcomes]
+    figures: dict[str, Any] = {"calibration_error": round(calibration_error(np.array(told), right), 4)}
+    threshold = task.threshold if isinstance(task, Extract) else 0.0
+    if not threshold and task.section.max_error is None:
+        return figures
+    return {**figures, **_answered(outcomes, right, threshold)}
+
+
+def _answered(outcomes: Sequence[Outcome | None], right: Any, threshold: float) -> dict[str, Any]:
+    import numpy as np
+
+    answered = np.array([outcome is not None and outcome.status == "ok" for outcome in outcomes])
+    return {
+        "threshold": round(threshold, 4),
+        "answered": round(float(answered.mean()), 4),
+        "accuracy_answered": round(float(right[answered].mean()), 4) if answered.any() else None,
+    }
+
+
+def all_same(found: Any, wanted: Mapping[str, Any]) -> bool:
+    """Whether every field is right; none is missing and none is there that shouldn't be."""
+    return isinstance(found, Mapping) and all(
+        _same(found.get(name), wanted.get(name)) for name in {*found, *wanted}
+    )
 
 
 def _same(found: Any, wanted: Any) -> bool:

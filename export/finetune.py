@@ -32,8 +32,8 @@ LONGEST = 256
 """Tokens of a text that are learned from, where the model reads so many; a device reads on."""
 NOT_FINITE = "Teaching the encoder gave numbers that aren't finite; try another encoder."
 
-_LAYER_RATE = 1e-3
-_UNIT_SCALE = 16.0
+LAYER_RATE = 1e-3
+UNIT_SCALE = 16.0
 """A normalized vector times this: logits of unit vectors could not be told apart otherwise."""
 _SMALL = (".json", ".txt", ".model")
 """Files of a checkpoint that are no weights."""
@@ -119,7 +119,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     course = Course(
         model,
-        [(list(model.parameters()), schedule.rate), (list(pupil.layer.parameters()), _LAYER_RATE)],
+        [(list(model.parameters()), schedule.rate), (list(pupil.layer.parameters()), LAYER_RATE)],
         list(map(len, rows)),
         loss,
         task["aside"],
@@ -138,7 +138,7 @@ class _Pupil:
         import torch
 
         self.model, self._pooling, self._normalize = model, pooling, normalize
-        self.scale = _UNIT_SCALE if normalize else 1.0
+        self.scale = UNIT_SCALE if normalize else 1.0
         self.layer = torch.nn.Linear(model.config.hidden_size, labels)
 
     def logits(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -146,14 +146,20 @@ class _Pupil:
         import torch
 
         hidden = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
-        if self._pooling == "cls":
-            vectors = hidden[:, 0]
-        else:
-            kept = mask.unsqueeze(-1).to(hidden.dtype)
-            vectors = (hidden * kept).sum(1) / kept.sum(1)
-        if self._normalize:
-            vectors = torch.nn.functional.normalize(vectors)
+        vectors = pooled(hidden, mask, self._pooling, normalize=self._normalize)
         return torch.as_tensor(self.layer(vectors * self.scale))
+
+
+def pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str, *, normalize: bool) -> torch.Tensor:
+    """Vectors [rows, dimension] of token vectors [rows, longest, dimension], as a device makes them."""
+    import torch
+
+    if pooling == "cls":
+        vectors = hidden[:, 0]
+    else:
+        kept = mask.unsqueeze(-1).to(hidden.dtype)
+        vectors = (hidden * kept).sum(1) / kept.sum(1)
+    return torch.nn.functional.normalize(vectors) if normalize else vectors
 
 
 def _save(pupil: _Pupil, source: Path, out: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from edgeslm_export.calibrate import Fitted, fit_calibration, log_softmax
 from edgeslm_export.checkpoint import Origin
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.floating[Any]]
     Integers = npt.NDArray[np.int64]
+    Bools = npt.NDArray[np.bool_]
 
 HEAD: Final = "head"
 ENCODER: Final = "encoder"
@@ -88,30 +89,41 @@ class Lesson:
 class Trial:
     """What one way of learning says of the rows ``held`` that it did not learn from.
 
-    ``fitted`` says what the engine's probabilities are worth; ``distances`` [held] how far the rows lie from
-    what was learned, empty where a way has no vectors; ``figures`` go into the report.
+    ``right`` [held] says which answers a device would get right, ``fitted`` what the engine's probabilities
+    are worth; ``distances`` [held] how far the rows lie from what was learned, empty where a way has no
+    vectors; ``figures`` go into the report.
     """
 
     method: str
     held: Integers
+    right: Bools
     fitted: Fitted
     distances: Sequence[float]
     figures: dict[str, Any]
     texts_per_s: float
     bytes: int
 
+
+AnyTrial = TypeVar("AnyTrial", bound="Tried", covariant=True)
+
+
+class Tried(Protocol):
+    """What trials of both kinds have: ``right`` says of each row of ``held`` whether its answer was."""
+
     @property
-    def answers(self) -> Integers:
-        """[held], the labels that a device would give."""
-        import numpy as np
+    def method(self) -> str: ...
 
-        return np.array([verdict.best for verdict in self.fitted.verdicts], np.int64)
+    @property
+    def held(self) -> Integers: ...
+
+    @property
+    def right(self) -> Bools: ...
 
 
-class Way(Protocol):
+class Way(Protocol[AnyTrial]):
     """One way to learn a task."""
 
-    def try_out(self) -> Trial: ...
+    def try_out(self) -> AnyTrial: ...
 
     def write(self, stage: Path) -> dict[str, Any]:
         """Learns from all rows and writes the bundle's files into an empty folder.
@@ -132,28 +144,34 @@ def make_trial(
     distances: Sequence[float] = (),
 ) -> Trial:
     """:param logits: [held, labels]. :param speed: texts a second. :param size: bytes that a device loads."""
+    import numpy as np
     from edgeslm_export.statistics import accuracy_report
 
     truth = lesson.truth[held]
     fitted = fit_calibration(log_softmax(logits), truth)
     report = accuracy_report(fitted.verdicts, truth, lesson.labels)
-    return Trial(method, held, fitted, distances, {**report, **figures}, speed, size)
+    right = np.array([verdict.best for verdict in fitted.verdicts], np.int64) == truth
+    return Trial(method, held, right, fitted, distances, {**report, **figures}, speed, size)
 
 
-def drift_reference(trial: Trial, labels: int) -> dict[str, Any]:
-    """What a device compares its messages with: ``edgeslm.bundle.DriftReference``."""
+def drift_reference(
+    distances: Sequence[float], confidences: Sequence[float], answers: Sequence[int] = (), labels: int = 0
+) -> dict[str, Any]:
+    """What a device compares its messages with: ``edgeslm.bundle.DriftReference``.
+
+    :param answers: the labels that the rows were given, as indices below ``labels``.
+    """
     import numpy as np
 
     def quantiles(values: Sequence[float]) -> list[float]:
         spread = np.quantile(values, np.linspace(0, 1, _QUANTILES))
         return [float(value) for value in spread]  # a confidence rounded to 1 would call all others less sure
 
-    verdicts = trial.fitted.verdicts
-    counts = np.bincount([verdict.best for verdict in verdicts], minlength=labels)
+    counts = np.bincount(np.array(answers, np.int64), minlength=labels)
     return {
-        "distances": quantiles(trial.distances) if len(trial.distances) else [],
-        "confidences": quantiles([verdict.confidence for verdict in verdicts]),
-        "labels": [round(float(count) / len(verdicts), 5) for count in counts],
+        "distances": quantiles(distances) if len(distances) else [],
+        "confidences": quantiles(confidences),
+        "labels": [round(float(count) / len(answers), 5) for count in counts] if labels else [],
     }
 
 

@@ -16,29 +16,20 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeslm_export.decoder_ways import Tutor, field_skill, schedule_for
 from edgeslm_export.environment import cache_folder
 from edgeslm_export.exam import check_answers, schema_of
+from edgeslm_export.field_lesson import FieldLesson
+from edgeslm_export.field_ways import FieldTrial
 from edgeslm_export.head import split_folds
-from edgeslm_export.lesson import (
-    LORA,
-    QLORA,
-    Effort,
-    Ground,
-    Lesson,
-    Trial,
-    Way,
-    drift_reference,
-    rows_aside,
-)
+from edgeslm_export.lesson import AnyTrial, Effort, Ground, Lesson, Trial, Way, drift_reference
 from edgeslm_export.notes import Notes
 from edgeslm_export.package import created_at, staged, write_manifest, write_report
 from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text, equal_texts, load_answers
-from edgeslm_export.ways import NEEDS, make_ways
+from edgeslm_export.ways import make_field_ways, make_ways
 
 from edgeslm import __version__, config
 from edgeslm.bundle import Manifest, Source, load_bundle
@@ -58,6 +49,7 @@ FEWEST_ROWS: Final = 2
 FEWEST_FIELD_ROWS: Final = 10
 RISKS: Final = (0.05, 0.02, 0.01)
 """Wanted errors whose coverage the report shows."""
+_PARTS: Final = 5
 _MADE: Final = "bundle"
 
 
@@ -160,7 +152,7 @@ def learn(
     source = Source(id=name, revision=f"sha256:{_digest(rows)}")
     if isinstance(rows[0], FieldsRow):
         fields = [row for row in rows if isinstance(row, FieldsRow)]
-        return learn_fields(task, fields, source, out, ground, effort)
+        return learn_fields(make_field_lesson(task, fields), source, out, ground, effort)
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
     return learn_labels(make_lesson(task, labelled, doubted), source, out, ground, effort)
 
@@ -197,7 +189,7 @@ def learn_labels(
             ways = make_ways(ground, lesson, effort, notes, work)
             tried = _try_out(ways, effort)
             trials = [trial for _, trial in tried]
-            best, fields = _write_best(tried, lesson, effort, work)
+            best, fields = _write_best(tried, effort, work)
             for file in (work / _MADE).iterdir():
                 file.rename(stage / file.name)
         calibration = best.fitted.calibration
@@ -210,79 +202,90 @@ def learn_labels(
             "labels": lesson.labels,
             "rows": len(lesson.learned),
             "calibration": calibration,
-            "reference": drift_reference(best, len(lesson.labels)),
+            "reference": drift_reference(
+                best.distances,
+                [verdict.confidence for verdict in best.fitted.verdicts],
+                [verdict.best for verdict in best.fitted.verdicts],
+                len(lesson.labels),
+            ),
         }
         if "adapter" in fields:
             learned["instruction"] = lesson.instruction
         manifest = _finish(stage, lesson.name, source, fields, learned, report)
     notes.remove()
-    measured = {
-        trial.method: {"texts_per_s": round(trial.texts_per_s, 1), "bytes": trial.bytes} for trial in trials
+    return manifest, {**report, "measured": _measured(trials)}
+
+
+def make_field_lesson(task: Task, rows: Sequence[FieldsRow]) -> FieldLesson:
+    given = task.section.output_schema or schema_of(rows)
+    update = {
+        "kind": "extract",
+        "output_schema": given,
+        "learned": None,
+        "model": "model",
+        "overflow": "head",
     }
-    return manifest, {**report, "measured": measured}
+    section = task.section.model_copy(update=update)
+    texts = [row.text for row in rows]
+    return FieldLesson(
+        task.name, section, texts, [row.fields for row in rows], split_rows(texts), task.instruction
+    )
 
 
 def learn_fields(
-    task: Task, rows: Sequence[FieldsRow], source: Source, out: Path, ground: Ground, effort: Effort
+    lesson: FieldLesson, source: Source, out: Path, ground: Ground, effort: Effort
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Learns an extract task: an adapter, tried on a fifth of the rows. :return, raises: as ``tune``."""
-    import numpy as np
-
-    method = effort.method or LORA
-    if method not in (LORA, QLORA):
-        raise ExportError(f"An extract task can't be learned by the method {method}; take lora or qlora.")
-    if ground.base is None or ground.decoder is None:
-        raise ExportError(NEEDS[method])
-    given = task.section.output_schema or schema_of(rows)
-    section = task.section.model_copy(
-        update={"kind": "extract", "output_schema": given, "learned": None, "model": "model"}
-    )
-    texts, fields = [row.text for row in rows], [row.fields for row in rows]
-    skill = field_skill(task.name, section, task.instruction, texts, fields)
-    train, test = split_rows(texts)
-    notes = Notes(_notes_folder([source.revision, dict(skill.learned)], ground, effort))
-    share = len(train) / (len(train) + len(rows))
-    schedule = schedule_for(len(rows))
+    """Learns an extract task. :return, raises: as ``tune``."""
+    what = [source.revision, lesson.learned, lesson.instruction]
+    notes = Notes(_notes_folder(what, ground, effort))
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
-            tutor = Tutor(method, ground.base, ground.decoder, skill, effort, notes, Path(name))
-            tried = notes.load(method)
-            if tried is None:
-                first = replace(schedule, seconds=effort.seconds * share)
-                folder, said = tutor.teach(train, f"{method}-0", first, rows_aside(len(train)))
-                tried = {**said, "report": tutor.ask(folder, test)}
-                notes.save(method, tried)
-            last = replace(
-                schedule, seconds=effort.seconds * (1 - share), stop_after=int(tried["best_epoch"])
-            )
-            folder, _ = tutor.teach(np.arange(len(rows)), f"{method}-all", last)
-            made, size = tutor.write(folder, stage)
-        figures = {key: value for key, value in tried["report"].items() if key not in ("answers", "task")}
-        speed = round(1000 / figures.pop("ms_per_row"), 1)
+            work = Path(name)
+            tried = _try_out(make_field_ways(ground, lesson, effort, notes, work), effort)
+            best, fields = _write_best(tried, effort, work)
+            for file in (work / _MADE).iterdir():
+                file.rename(stage / file.name)
+        trials = [trial for _, trial in tried]
         report = {
-            "kind": "adapter",
-            "method": method,
-            "learned_from": len(rows),
-            **figures,
-            "epochs": tried["best_epoch"],
-            **{key: size[key] for key in ("rank", "weight_bytes")},
+            "kind": fields["kind"],
+            "method": best.method,
+            "learned_from": len(lesson.texts),
+            "rows": len(best.held),
+            **best.figures,
+            **({} if best.calibration is None else {"coverage": _coverage(best.calibration)}),
+            "methods": {
+                trial.method: {
+                    "held_out": len(trial.held),
+                    "exact": trial.figures["exact"],
+                    "interval": trial.figures["exact_interval"],
+                    "calibration_error": trial.figures.get("calibration_error"),
+                }
+                for trial in trials
+            },
+            **fields.pop("report", {}),
         }
-        learned = {**skill.learned, "rows": len(rows)}
-        manifest = _finish(stage, task.name, source, made, learned, report)
+        learned = {
+            **lesson.learned,
+            **fields.pop("learned"),
+            "calibration": best.calibration,
+            "reference": best.reference,
+        }
+        manifest = _finish(stage, lesson.name, source, fields, learned, report)
     notes.remove()
-    measured = {method: {"texts_per_s": speed, "bytes": tutor.bytes + size["weight_bytes"]}}
-    return manifest, {**report, "peak_rss": tried["peak_rss"], "measured": measured}
+    return manifest, {**report, "measured": _measured(trials)}
 
 
-def split_rows(texts: Sequence[str]) -> tuple[Integers, Integers]:
-    """Four fifths to learn from and a fifth to test with; equal texts stay together."""
+def split_rows(texts: Sequence[str]) -> list[tuple[Integers, Integers]]:
+    """Fifths to test with in turn, each with the rest to learn from; equal texts stay together."""
     import numpy as np
 
     members = equal_texts(texts)
     order = np.random.default_rng(0).permutation(len(members))
-    tested = order[: max(1, len(members) // 5)].tolist()
-    test = np.sort(np.array([row for group in tested for row in members[group]], np.int64))
-    return np.setdiff1d(np.arange(len(texts)), test), test
+    folds = []
+    for tested in np.array_split(order, min(_PARTS, len(members))):
+        test = np.sort(np.array([row for group in tested.tolist() for row in members[group]], np.int64))
+        folds.append((np.setdiff1d(np.arange(len(texts)), test), test))
+    return folds
 
 
 def _finish(
@@ -313,9 +316,9 @@ def _notes_folder(what: Sequence[Any], ground: Ground, effort: Effort) -> Path:
     return cache_folder() / f"tune-{hashlib.sha256(json.dumps(order).encode()).hexdigest()[:16]}"
 
 
-def _try_out(ways: Sequence[Way], effort: Effort) -> list[tuple[Way, Trial]]:
+def _try_out(ways: Sequence[Way[AnyTrial]], effort: Effort) -> list[tuple[Way[AnyTrial], AnyTrial]]:
     """A trial of each way. One that can't be gone is left out, with its sentence, where there is another."""
-    tried: list[tuple[Way, Trial]] = []
+    tried: list[tuple[Way[AnyTrial], AnyTrial]] = []
     for way in ways:
         try:
             tried.append((way, way.try_out()))
@@ -327,11 +330,11 @@ def _try_out(ways: Sequence[Way], effort: Effort) -> list[tuple[Way, Trial]]:
 
 
 def _write_best(
-    tried: Sequence[tuple[Way, Trial]], lesson: Lesson, effort: Effort, work: Path
-) -> tuple[Trial, dict[str, Any]]:
+    tried: Sequence[tuple[Way[AnyTrial], AnyTrial]], effort: Effort, work: Path
+) -> tuple[AnyTrial, dict[str, Any]]:
     """Writes the bundle of the best trial into a folder apart from the rest of the work, which its manifest
     must not list; where that fails, the first one's. :return: which one it was, and the manifest's fields."""
-    best = choose([trial for _, trial in tried], lesson.truth)
+    best = choose([trial for _, trial in tried])
     way, made = next(way for way, trial in tried if trial is best), work / _MADE
     made.mkdir()
     try:
@@ -346,34 +349,41 @@ def _write_best(
     return first, first_way.write(made)
 
 
-def choose(trials: Sequence[Trial], truth: Integers) -> Trial:
+def choose(trials: Sequence[AnyTrial]) -> AnyTrial:
     """The first trial, unless a later one is right on more of the rows that both held out, by more than one
     standard error of the difference: what costs more has to be better, not luckier."""
     import numpy as np
 
     best = trials[0]
     for trial in trials[1:]:
-        shared, mine, theirs = np.intersect1d(trial.held, best.held, return_indices=True)
-        right = trial.answers[mine] == truth[shared]
-        before = best.answers[theirs] == truth[shared]
+        _, mine, theirs = np.intersect1d(trial.held, best.held, return_indices=True)
+        right, before = trial.right[mine], best.right[theirs]
         won, lost = int((right & ~before).sum()), int((before & ~right).sum())
         if won - lost > math.sqrt(won + lost):
             best = trial
     return best
 
 
+def _measured(trials: Sequence[Trial] | Sequence[FieldTrial]) -> dict[str, Any]:
+    return {
+        trial.method: {"texts_per_s": round(trial.texts_per_s, 1), "bytes": trial.bytes} for trial in trials
+    }
+
+
+def _coverage(calibration: Calibration) -> dict[str, float | None]:
+    """How much is answered with each of ``RISKS``; None where that can't be promised."""
+    points = {str(risk): find_threshold(calibration, risk) for risk in RISKS}
+    return {risk: None if point is None else point.coverage for risk, point in points.items()}
+
+
 def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, lesson: Lesson) -> dict[str, Any]:
     """The figures of the way that was taken, and of each the ones to compare by."""
     compared = ("accuracy", "interval", "calibration_error")
-    points = [find_threshold(calibration, risk) for risk in RISKS]
     return {
         "method": best.method,
         "learned_from": len(lesson.learned),
         **best.figures,
-        "coverage": {
-            str(risk): None if point is None else point.coverage
-            for risk, point in zip(RISKS, points, strict=True)
-        },
+        "coverage": _coverage(calibration),
         "methods": {
             trial.method: {"held_out": len(trial.held), **{key: trial.figures[key] for key in compared}}
             for trial in trials

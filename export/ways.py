@@ -1,4 +1,4 @@
-"""Which ways there are to learn a classify task on the ground at hand, the cheapest first."""
+"""Which ways there are to learn a task on the ground at hand, the cheapest first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Final
 from edgeslm_export.contrast import MISSING, is_installed
 from edgeslm_export.decoder_ways import DecoderWay
 from edgeslm_export.encoder_ways import ROWS_FOR_LABELS, EncoderWay, HeadWay
-from edgeslm_export.lesson import ENCODER, HEAD, LORA, QLORA, Effort, Ground, Lesson, Way
+from edgeslm_export.field_lesson import FieldLesson
+from edgeslm_export.field_ways import FieldTrial, PointerWay, WriterWay
+from edgeslm_export.lesson import ENCODER, HEAD, LORA, QLORA, Effort, Ground, Lesson, Trial, Way
 from edgeslm_export.lora_training import MISSING as MISSING_PEFT
 from edgeslm_export.lora_training import can_teach
 from edgeslm_export.notes import Notes
@@ -26,14 +28,14 @@ NEEDS: Final = {
 }
 
 
-def make_ways(ground: Ground, lesson: Lesson, effort: Effort, notes: Notes, work: Path) -> list[Way]:
+def make_ways(ground: Ground, lesson: Lesson, effort: Effort, notes: Notes, work: Path) -> list[Way[Trial]]:
     """What is tried. Without a wanted method that is every way but ``qlora``, which learns what ``lora`` does
     in less memory.
 
     :raises ExportError: the wanted method isn't possible here.
     """
     wanted = effort.method
-    ways: list[Way] = []
+    ways: list[Way[Trial]] = []
     if ground.bundle is not None and wanted in (None, HEAD):
         ways.append(HeadWay(ground.bundle, lesson))
     if ground.checkpoint is not None and wanted in (None, ENCODER):
@@ -49,4 +51,24 @@ def make_ways(ground: Ground, lesson: Lesson, effort: Effort, notes: Notes, work
             ways.append(DecoderWay(method, ground.base, ground.decoder, lesson, effort, notes, work))
     if not ways:
         raise ExportError(NEEDS[wanted or HEAD])
+    return ways
+
+
+def make_field_ways(
+    ground: Ground, lesson: FieldLesson, effort: Effort, notes: Notes, work: Path
+) -> list[Way[FieldTrial]]:
+    """The same for an extract task. :raises ExportError: as ``make_ways``, or fields that can't be pointed at
+    where nothing else is possible."""
+    wanted = effort.method
+    ways: list[Way[FieldTrial]] = []
+    if ground.checkpoint is not None and wanted in (None, ENCODER):
+        ways.append(PointerWay(ground.checkpoint, lesson, effort, notes, work))
+    if ground.base is not None and ground.decoder is not None and wanted in (None, LORA, QLORA):
+        if wanted is None and ways and not can_teach():
+            effort.announce(f"{MISSING_PEFT} No adapter is tried.")
+        else:
+            method = wanted or LORA
+            ways.append(WriterWay(method, ground.base, ground.decoder, lesson, effort, notes, work))
+    if not ways:
+        raise ExportError(NEEDS[wanted or ENCODER])
     return ways

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.bundle import load_bundle
-from edgeslm.engine.calls import Call, Classify, Cost, Embed, EngineInfo, Generate, Output, Score, Text
+from edgeslm.engine.calls import Call, Classify, Cost, Embed, EngineInfo, Generate, Output, Point, Score, Text
 
 COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
 POLL_S = 0.005
@@ -103,7 +103,7 @@ def _input_of(call: Call) -> str:
     """The text that came from outside; the last of them for a prompt."""
     if isinstance(call, Embed):
         return call.texts[0]
-    if isinstance(call, Classify):
+    if isinstance(call, Classify | Point):
         return call.text
     texts = [part.value for turn in call.prompt.turns for part in turn.parts if isinstance(part, Text)]
     return texts[-1]

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FOUNDATION = {
-    *("errors", "topics", "messages", "bundle", "calibration", "shape", "profiles", "arithmetic"),
+    *("errors", "topics", "messages", "bundle", "calibration", "pointing", "shape", "profiles", "arithmetic"),
     *("document", "fields", "sandbox", "templates", "sections", "consistency", "config"),
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""
@@ -55,7 +55,7 @@ BUILD_MACHINE_ONLY = {"torch", "transformers", "onnx", "onnx_ir", "gguf", "accel
 
 EXPORT_SEES = {
     *("edgeslm.bundle", "edgeslm.calibration", "edgeslm.errors", "edgeslm.config", "edgeslm.trust"),
-    *("edgeslm.shape", "edgeslm.profiles", "edgeslm.arithmetic", "edgeslm.expectation"),
+    *("edgeslm.shape", "edgeslm.profiles", "edgeslm.arithmetic", "edgeslm.expectation", "edgeslm.pointing"),
 }
 
 LOAD_BUNDLES = {"bundle", "engine", "signature", "trust", "inspection", "doctor", "cli"}

@@ -118,7 +118,26 @@ class Classify:
     digest: str | None = None
 
 
-Call = Generate | Score | Embed | Classify
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The fields of a learned extract task, by the head in the folder ``head`` on the encoder's tokens."""
+
+    text: str
+    head: str
+    overflow: Overflow = "error"
+    digest: str | None = None
+
+
+Call = Generate | Score | Embed | Classify | Point
+
+
+@dataclass(frozen=True, slots=True)
+class Pointed:
+    """What a head says of one field: how likely each of its options is, in their order, and the likeliest
+    places in the message, as offsets of characters with their share of all places."""
+
+    options: tuple[float, ...]
+    places: tuple[tuple[int, int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +164,14 @@ class Output:
 
     ``text`` and ``finish_reason`` (``stop`` or ``length``): Generate. ``probabilities``: Score and
     Classify, in the order of the labels, summing to 1. ``distance``: Classify, how far the text lies from
-    what the head learned from, 0 to 2. ``vectors``: Embed.
+    what the head learned from, 0 to 2, of Point too. ``fields``: Point. ``vectors``: Embed.
     """
 
     cost: Cost = Cost()
     text: str = ""
     finish_reason: str = ""
     probabilities: tuple[float, ...] = ()
+    fields: tuple[Pointed, ...] = ()
     vectors: tuple[tuple[float, ...], ...] = ()
     distance: float | None = None
     truncated: Truncated | None = None

@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from edgeslm.bundle import Bundle, load_bundle, verify_bundle
-from edgeslm.engine.calls import Classify, Cost, Embed, Output, Overflow
+from edgeslm.bundle import load_bundle, verify_bundle
+from edgeslm.engine.calls import Classify, Cost, Embed, Output, Overflow, Point
+from edgeslm.engine.heads import Head, Pointer, load_head, load_pointer
 from edgeslm.engine.overflow import fit
 from edgeslm.engine.prompt import load_tokenizer
 from edgeslm.errors import BundleError
 from edgeslm.messages import Truncated
+from edgeslm.pointing import Place, bare_offsets
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,6 +56,7 @@ class Encoder:
             ) from None
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._heads: dict[str, Head] = {}
+        self._pointers: dict[str, Pointer] = {}
         try:
             self.embed(["."], "error")
         except Exception as error:
@@ -70,13 +73,23 @@ class Encoder:
         """
         ids, truncated = [], None
         for text in texts:
-            kept, cut = self._encode(text, overflow)
+            kept, _, cut = self._encode(text, overflow)
             ids.append(kept)
             truncated = cut or truncated
         vectors = np.empty((len(ids), self._section.dimension), np.float32)
         for row, sequence in enumerate(ids):
-            vectors[row] = self._forward(sequence)
+            vectors[row] = self._pooled(self._forward(sequence))
         return vectors, sum(map(len, ids)), truncated
+
+    def run(self, call: Embed | Classify | Point) -> Output:
+        """:raises RequestError: what the sender of the request is told."""
+        match call:
+            case Embed():
+                return self.run_embed(call)
+            case Classify():
+                return self.run_classify(call)
+            case Point():
+                return self.run_point(call)
 
     def run_embed(self, call: Embed) -> Output:
         vectors, tokens, truncated = self.embed(call.texts, call.overflow)
@@ -98,18 +111,38 @@ class Encoder:
             truncated=truncated,
         )
 
-    def _encode(self, text: str, overflow: Overflow) -> tuple[list[int], Truncated | None]:
-        """Ids with the encoder's own first and last token ([CLS], [SEP]) around what was kept."""
+    def read_tokens(self, text: str, overflow: Overflow) -> tuple[Floats, list[Place], Truncated | None]:
+        """Vectors [tokens, dimension] of what was kept of the text, and where each token stands in it; the
+        encoder's own tokens stand nowhere, at offsets that are alike."""
+        ids, offsets, truncated = self._encode(text, overflow)
+        return self._forward(ids), offsets, truncated
+
+    def run_point(self, call: Point) -> Output:
+        pointer = self._pointers.get(call.head)
+        if pointer is None:
+            pointer = self._pointers[call.head] = load_pointer(Path(call.head), self.bundle, call.digest)
+        hidden, offsets, truncated = self.read_tokens(call.text, call.overflow)
+        vector = self._pooled(hidden)
+        return Output(
+            cost=Cost(prompt_tokens=len(hidden)),
+            fields=pointer.point(hidden, vector, list(bare_offsets(call.text, offsets))),
+            distance=pointer.distance(vector),
+            truncated=truncated,
+        )
+
+    def _encode(self, text: str, overflow: Overflow) -> tuple[list[int], list[Place], Truncated | None]:
+        """Ids with the encoder's own first and last token ([CLS], [SEP]) around what was kept, and the
+        offsets of each."""
         encoding = self._tokenizer.encode(text)
         frame = encoding.special_tokens_mask
-        bare = [token for token, special in zip(encoding.ids, frame, strict=True) if not special]
+        bare = [place for place, special in enumerate(frame) if not special]
         kept, truncated = fit(bare, self.context_length - sum(frame), overflow)
-        if truncated is None:
-            return encoding.ids, None
-        lead = frame.index(0)
-        return encoding.ids[:lead] + kept + encoding.ids[lead + len(bare) :], truncated
+        lead = frame.index(0) if bare else len(frame)
+        order = [*range(lead), *kept, *range(lead + len(bare), len(frame))]
+        return [encoding.ids[at] for at in order], [encoding.offsets[at] for at in order], truncated
 
     def _forward(self, ids: Sequence[int]) -> Floats:
+        """[tokens, dimension]"""
         tokens = np.array([ids], np.int64)
         feed = {
             "input_ids": tokens,
@@ -117,56 +150,11 @@ class Encoder:
             "token_type_ids": np.zeros_like(tokens),
         }
         hidden = self._session.run(None, {name: feed[name] for name in self._inputs})[0][0]
+        return np.asarray(hidden, np.float32)
+
+    def _pooled(self, hidden: Floats) -> Floats:
+        """One vector of those of the tokens."""
         vector = hidden[0] if self._section.pooling == "cls" else hidden.mean(axis=0)
         if self._section.normalize:
             vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
         return np.asarray(vector, np.float32)
-
-
-class Head:
-    """A multinomial logistic regression; what its probabilities are worth, ``edgeslm.calibration`` says."""
-
-    def __init__(self, weight: Floats, bias: Floats, centroids: Floats | None = None) -> None:
-        self._weight = weight
-        self._bias = bias
-        self._centroids = centroids
-
-    def probabilities(self, vectors: Floats) -> Floats:
-        """[n, dimension] -> [n, labels], rows summing to 1."""
-        logits = vectors @ self._weight.T + self._bias
-        logits -= logits.max(axis=1, keepdims=True)
-        exp = np.exp(logits)
-        return np.asarray(exp / exp.sum(axis=1, keepdims=True), np.float32)
-
-    def distance(self, vector: Floats) -> float | None:
-        """1 less the cosine to the nearest centroid; None without any."""
-        if self._centroids is None:
-            return None
-        length = max(float(np.linalg.norm(vector)), 1e-12)
-        return 1 - float((self._centroids @ vector).max()) / length
-
-
-def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
-    """:raises BundleError: no head, damaged, learned on another encoder, or not the one of ``digest``."""
-    bundle = load_bundle(path, digest)
-    section, learned = bundle.manifest.head, bundle.manifest.learned
-    if section is None or learned is None:
-        raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a learned head is needed")
-    if (needed := section.encoder or bundle.digest) != encoder.digest:
-        raise BundleError(f"{path}: learned on the encoder {needed}, but this is {encoder.digest}")
-    verify_bundle(bundle)
-    file = path / section.weights
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            weight, bias = arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32)
-            centroids = arrays["centroids"].astype(np.float32) if "centroids" in arrays else None
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds
-        raise BundleError(f"{file}: not the arrays of a head: {error}") from None
-    shape = (len(learned.labels), encoder.manifest.encoder.dimension if encoder.manifest.encoder else 0)
-    if weight.shape != shape or bias.shape != shape[:1]:
-        raise BundleError(f"{file}: weight has shape {weight.shape}, {shape} is needed")
-    if centroids is not None and (centroids.ndim != 2 or centroids.shape[1] != shape[1]):
-        raise BundleError(f"{file}: centroids have shape {centroids.shape}, [groups, {shape[1]}] is needed")
-    if not all(np.isfinite(values).all() for values in (weight, bias, centroids) if values is not None):
-        raise BundleError(f"{file}: holds numbers that are not finite")
-    return Head(weight, bias, centroids)

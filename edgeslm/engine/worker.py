@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.bundle import load_bundle
-from edgeslm.engine.calls import ANY, NO_ADAPTERS, Adapters, Call, Embed, EngineInfo, Generate, Output, Score
+from edgeslm.engine.calls import ANY, NO_ADAPTERS, Adapters, Call, EngineInfo, Generate, Output, Score
 from edgeslm.errors import BundleError, Cancelled, InternalError, RequestError
 
 if TYPE_CHECKING:
@@ -107,9 +107,7 @@ class Engine:
         if self._encoder is None:
             raise InternalError("this model is a decoder and can't embed")
         started = time.perf_counter()
-        output = (
-            self._encoder.run_embed(call) if isinstance(call, Embed) else self._encoder.run_classify(call)
-        )
+        output = self._encoder.run(call)
         cost = output.cost
         elapsed = (time.perf_counter() - started) * 1000
         return replace(output, cost=replace(cost, prefill_ms=elapsed))

@@ -57,8 +57,8 @@ def _completed(name: str, section: TaskSection, learned: LearnedSection) -> Task
         raise ConfigError([f"tasks.{name}.schema: what was taught finds {taught}; take it out"])
     if "schema" in (section.allow or ()):
         raise ConfigError([f"tasks.{name}.allow: schema can't be set by senders, as the fields are taught"])
-    if section.max_error is not None and learned.kind != "classify":
-        raise ConfigError([f"tasks.{name}.max_error: means nothing to {learned.kind}; take it out"])
+    if section.max_error is not None and learned.kind == "extract" and learned.calibration is None:
+        raise ConfigError([f"tasks.{name}.max_error: what a decoder writes has no confidence; take it out"])
     if section.examples:
         raise ConfigError([f"tasks.{name}.examples: mean nothing to what was taught; take them out"])
     return section.model_copy(

@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 from edgeslm.bundle import Bundle
-from edgeslm.calibration import find_threshold, judge, without_bias
+from edgeslm.calibration import judge, without_bias
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Classify as ClassifyCall
 from edgeslm.engine.calls import Prompt, Score, Text
-from edgeslm.errors import ConfigError, InvalidRequest
+from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
 from edgeslm.sections import LEARNED
-from edgeslm.tasks.task import Ask, Outcome, Task
+from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task, threshold_of
 
 CONTENT_FREE = ("N/A", "[MASK]", "-")
 """Messages that say nothing: what a model makes of them is its bias (Zhao et al. 2021, section 4)."""
@@ -31,7 +31,7 @@ class Classify(Task):
     def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
         super().__init__(name, section, bundle)
         self._calibration = None if self.learned is None else self.learned.calibration
-        self.threshold = self._threshold()
+        self.threshold = threshold_of(name, section, self._calibration)
         """Confidence below which the result is ``abstained``."""
         self._biases: dict[tuple[tuple[str, str], ...], tuple[float, ...]] = {}
 
@@ -75,41 +75,14 @@ class Classify(Task):
             self._biases[key] = tuple(sum(column) / len(asked) for column in zip(*asked, strict=True))
         return self._biases[key]
 
-    def _threshold(self) -> float:
-        """:raises ConfigError: a wanted error that the calibration can't promise."""
-        wanted = self.section.max_error
-        if wanted is None:
-            return self.section.threshold
-        if self._calibration is None:
-            return 1 - wanted  # nothing says better: the model is taken at its word
-        if not self._calibration.risk:
-            raise ConfigError(
-                [
-                    f"tasks.{self.name}.max_error: nothing says how often which confidence is wrong, as with "
-                    "what was taught by a teacher; set a threshold instead"
-                ]
-            )
-        point = find_threshold(self._calibration, wanted)
-        if point is None:
-            least = min(point.error for point in self._calibration.risk)
-            raise ConfigError(
-                [
-                    f"tasks.{self.name}.max_error: {wanted} can't be promised: the least error that its "
-                    f"{self._calibration.rows} test rows show is {least:.3f}; teach it with more rows, or "
-                    "allow more"
-                ]
-            )
-        return point.threshold
-
     def result_schema(self) -> dict[str, Any]:
         labels = list(self.section.labels or ())
-        probability = {"type": "number", "minimum": 0, "maximum": 1}
         return {
             "type": "object",
             "properties": {
                 "label": {"type": "string", **({} if "labels" in self.section.allowed else {"enum": labels})},
-                "confidence": probability,
-                "scores": {"type": "object", "additionalProperties": probability},
+                "confidence": PROBABILITY,
+                "scores": {"type": "object", "additionalProperties": PROBABILITY},
                 "stage": {"type": "string"},
             },
             "required": ["label", "confidence", "scores", "stage"],

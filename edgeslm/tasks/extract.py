@@ -1,4 +1,8 @@
-"""``extract``: fields by a JSON schema. The output can't leave the schema: a grammar guides decoding."""
+"""``extract``: fields by a JSON schema.
+
+Two ways: a decoder writes them, and a grammar guides it, so that the output can't leave the schema; or a head
+learned on an encoder points at them.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from edgeslm.bundle import Bundle
+from edgeslm.calibration import sure
+from edgeslm.config import Task as TaskSection
 from edgeslm.consistency import schema_faults
-from edgeslm.engine.calls import Generate, Guide, Output, Prompt, Text
+from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
 from edgeslm.errors import InvalidRequest, TooLong
 from edgeslm.messages import Request
-from edgeslm.tasks.task import Ask, Outcome, Task
+from edgeslm.sections import LEARNED
+from edgeslm.tasks.pointed import FieldReader, make_readers
+from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task, threshold_of
 
 INSTRUCTION = "Read the message and write its fields as JSON."
 
@@ -41,6 +50,16 @@ MOST_PHRASES = 1000
 class Extract(Task):
     kind = "extract"
 
+    def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
+        super().__init__(name, section, bundle)
+        self._calibration = None if self.learned is None else self.learned.calibration
+        self.threshold = threshold_of(name, section, self._calibration) if self.is_head else 0.0
+        """Confidence below which the result is ``abstained``; text that is written has none."""
+        self._readers: Sequence[FieldReader] = ()
+        if self.is_head and self.learned is not None:
+            schema = section.output_schema or {}
+            self._readers = make_readers(self.learned.fields, schema, verbatim=section.verbatim)
+
     def check_input(self, request: Request) -> None:
         super().check_input(request)
         if "schema" in request.options:
@@ -48,6 +67,8 @@ class Extract(Task):
 
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
         message = self.text(request)
+        if self._readers and self.bundle is not None:
+            return await self._point(message, ask, self.bundle)
         schema = self.option(request, "schema")
         words = phrases(message) if self.section.verbatim else None
         wide = bounded(schema, STRING_CHARS, ARRAY_ITEMS, words)
@@ -67,14 +88,13 @@ class Extract(Task):
     def result_schema(self) -> dict[str, Any]:
         span = {"type": "object", "properties": {"start": {"type": "integer"}, "end": {"type": "integer"}}}
         known = None if "schema" in self.section.allowed else self.section.output_schema
-        return {
-            "type": "object",
-            "properties": {
-                "fields": known or {"type": "object"},
-                "spans": {"type": "object", "additionalProperties": span},
-            },
-            "required": ["fields", "spans"],
+        properties = {
+            "fields": known or {"type": "object"},
+            "spans": {"type": "object", "additionalProperties": span},
         }
+        if self._readers:
+            properties |= {"confidence": dict(PROBABILITY), "stage": {"type": "string"}}
+        return {"type": "object", "properties": properties, "required": list(properties)}
 
     def option(self, request: Request, name: str) -> Any:
         if name == "schema":
@@ -83,6 +103,32 @@ class Extract(Task):
 
     def encode_example(self, output: Any) -> str:
         return encode_fields(output)
+
+    async def _point(self, message: str, ask: Ask, head: Bundle) -> Outcome:
+        """Fields that nothing in the message fits, though the schema wants them, are left out of an
+        ``abstained`` result."""
+        output = await ask(Point(message, str(head.path), self.section.overflow, head.digest))
+        fields: dict[str, Any] = {}
+        places: dict[str, dict[str, int]] = {}
+        share, complete = 1.0, True
+        for reader in self._readers:
+            found = reader.read(message, output.fields[reader.number])
+            complete = complete and found is not None
+            if found is None:
+                continue
+            share *= found.share
+            if found.is_there:
+                fields[reader.name] = found.value
+            if found.place is not None:
+                places[reader.name] = {"start": found.place[0], "end": found.place[1]}
+        confidence = sure(share, self._calibration) if complete else 0.0
+        result = {
+            "fields": fields,
+            "spans": find_spans(fields, message) | places,
+            "confidence": confidence,
+            "stage": LEARNED,
+        }
+        return Outcome.of(output, result, abstained=not complete or confidence < self.threshold)
 
     async def _fields(
         self, request: Request, ask: Ask, message: str, schema: Mapping[str, Any]

@@ -5,13 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 from edgeslm.bundle import Bundle, LearnedSection
+from edgeslm.calibration import Calibration, find_threshold
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Cost, Output, Sampling, Text, Turn
-from edgeslm.errors import InvalidRequest
+from edgeslm.errors import ConfigError, InvalidRequest
 from edgeslm.messages import Request, Truncated
+
+PROBABILITY: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0, "maximum": 1}
+"""JSON Schema of one in a result."""
 
 
 class Ask(Protocol):
@@ -118,3 +122,32 @@ class Task(ABC):
     def encode_example(self, output: Any) -> str:
         """An example's output as the model would have written it."""
         return str(output)
+
+
+def threshold_of(name: str, section: TaskSection, calibration: Calibration | None) -> float:
+    """Confidence below which a result of the task is ``abstained``.
+
+    :raises ConfigError: a wanted error that the calibration can't promise.
+    """
+    wanted = section.max_error
+    if wanted is None:
+        return section.threshold
+    if calibration is None:
+        return 1 - wanted  # nothing says better: the model is taken at its word
+    if not calibration.risk:
+        raise ConfigError(
+            [
+                f"tasks.{name}.max_error: nothing says how often which confidence is wrong, as with "
+                "what was taught by a teacher; set a threshold instead"
+            ]
+        )
+    point = find_threshold(calibration, wanted)
+    if point is None:
+        least = min(point.error for point in calibration.risk)
+        raise ConfigError(
+            [
+                f"tasks.{name}.max_error: {wanted} can't be promised: the least error that its "
+                f"{calibration.rows} test rows show is {least:.3f}; teach it with more rows, or allow more"
+            ]
+        )
+    return point.threshold

@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
     with Bar() as bar, tempfile.TemporaryDirectory(prefix="teacher-") as work:
         effort = make_effort(options, bar)
         teacher = _teacher(options, Path(work), effort)
-        ground = find_ground(options, effort, has_fields=False)
+        ground = find_ground(options, effort)
         ask_user = _ask if options.ask else None
         said = ask_teacher(teacher, task, texts, effort, sure=options.sure, ask_user=ask_user)
         left = f"{said.dropped} were dropped, {said.asked} asked about"

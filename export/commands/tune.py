@@ -42,9 +42,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--method",
         choices=("auto", *METHODS),
         default="auto",
-        help="head: a classifier on the encoder as it is; encoder: the encoder is taught too; lora: an "
-        "adapter for a decoder; qlora: the same with the decoder in four bits meanwhile; auto: the one that "
-        "is more often right (default: %(default)s)",
+        help="head: a classifier on the encoder as it is; encoder: the encoder is taught too, and points at "
+        "fields; lora: an adapter for a decoder, which writes fields; qlora: that with the decoder in four "
+        "bits meanwhile; auto: the one that is right more often (default: %(default)s)",
     )
     command.add_argument(
         "--minutes", type=positive, help="most time that each teaching may take (default: as it needs)"
@@ -75,8 +75,8 @@ def add_ground(command: argparse.ArgumentParser) -> None:
         "--base",
         type=Path,
         metavar="BUNDLE",
-        help="the decoder bundle that an adapter is for; auto then tries lora too (default for lora, qlora "
-        "and fields: the starter's)",
+        help="the decoder bundle that an adapter is for; auto then tries lora too (default for lora and "
+        "qlora: the starter's)",
     )
     command.add_argument(
         "--checkpoint",
@@ -95,7 +95,9 @@ def run(options: argparse.Namespace) -> None:
     rows: Rows = read_rows(task, options.data)  # before anything is fetched or made
     with Bar() as bar:
         effort = make_effort(options, bar)
-        ground = find_ground(options, effort, has_fields=isinstance(rows[0], FieldsRow))
+        if fields := [row for row in rows if isinstance(row, FieldsRow)]:
+            effort = for_fields(task, fields, effort)
+        ground = find_ground(options, effort)
         rows, found = _proofread(task, rows, ground, options, bar.say)
         _, report = learn(task, rows, options.data.name, options.out, ground, effort, doubted(found))
         report["findings"] = found
@@ -111,8 +113,7 @@ def run(options: argparse.Namespace) -> None:
     _print_methods(report)
     print_line(f"always the commonest label   {report['majority']:.3f}")
     for wanted, share in report["coverage"].items():
-        left = "more rows are needed to promise that" if share is None else f"answers {share:.1%}"
-        print_line(f"{f'max_error: {wanted}':<29}{left}")
+        _print_coverage(wanted, share)
     print_labels(report["labels"])
 
 
@@ -154,13 +155,10 @@ HOW = {
 
 
 def _print_fields(report: dict[str, Any]) -> None:
-    low, high = report["exact_interval"]
-    measured = report["measured"][report["method"]]
-    print_line(
-        f"all fields right             {report['exact']:.3f} ({low:.3f} to {high:.3f}) of "
-        f"{report['rows']} rows held out"
-    )
-    print_line(f"messages/s                   {measured['texts_per_s']:.1f}")
+    columns = ("method", "all fields right", *_COMPARED)
+    _print_table(report, columns, "exact")
+    for wanted, share in report.get("coverage", {}).items():
+        _print_coverage(wanted, share)
     rows = [
         (name, str(of["rows"]), f"{of['accuracy']:.3f}", "{:.3f} to {:.3f}".format(*of["interval"]))
         for name, of in report["fields"].items()
@@ -169,33 +167,34 @@ def _print_fields(report: dict[str, Any]) -> None:
 
 
 def _print_methods(report: dict[str, Any]) -> None:
+    _print_table(report, ("method", "accuracy", *_COMPARED), "accuracy")
+
+
+_COMPARED = ("95 % interval", "rows held out", "calibration error", "messages/s", "bytes")
+
+
+def _print_table(report: dict[str, Any], columns: Sequence[str], figure: str) -> None:
+    """Every method that was tried, a row each."""
     rows = []
     for name, of in report["methods"].items():
-        measured = report["measured"][name]
-        low, high = of["interval"]
+        measured, error = report["measured"][name], of["calibration_error"]
         rows.append(
             (
                 name,
-                f"{of['accuracy']:.3f}",
-                f"{low:.3f} to {high:.3f}",
+                f"{of[figure]:.3f}",
+                "{:.3f} to {:.3f}".format(*of["interval"]),
                 str(of["held_out"]),
-                f"{of['calibration_error']:.3f}",
-                f"{measured['texts_per_s']:.0f}",
+                "-" if error is None else f"{error:.3f}",
+                f"{measured['texts_per_s']:.{0 if measured['texts_per_s'] >= 10 else 1}f}",
                 f"{measured['bytes'] / 1e6:.1f} MB",
             )
         )
-    print_columns(
-        (
-            "method",
-            "accuracy",
-            "95 % interval",
-            "rows held out",
-            "calibration error",
-            "messages/s",
-            "bytes",
-        ),
-        rows,
-    )
+    print_columns(columns, rows)
+
+
+def _print_coverage(wanted: str, share: float | None) -> None:
+    left = "more rows are needed to promise that" if share is None else f"answers {share:.1%}"
+    print_line(f"{f'max_error: {wanted}':<29}{left}")
 
 
 def make_effort(options: argparse.Namespace, bar: Bar) -> Effort:
@@ -209,15 +208,30 @@ def make_effort(options: argparse.Namespace, bar: Bar) -> Effort:
     )
 
 
-def find_ground(options: argparse.Namespace, effort: Effort, *, has_fields: bool) -> Ground:
+def for_fields(task: Task, rows: Sequence[FieldsRow], effort: Effort) -> Effort:
+    """The effort for an extract task: fields that nobody can point at are for a decoder to write.
+
+    :raises ExportError: a method that can't find fields.
+    """
+    from edgeslm_export.exam import schema_of
+    from edgeslm_export.field_lesson import pointing_fault
+
+    if effort.method == HEAD:
+        raise ExportError("The method head can't find fields; take encoder, lora or qlora.")
+    fault = pointing_fault(task.section.output_schema or schema_of(rows))
+    if effort.method is None and fault:
+        effort.announce(f"{fault}, so a decoder learns to write the fields.")
+        return replace(effort, method=LORA)
+    return effort
+
+
+def find_ground(options: argparse.Namespace, effort: Effort) -> Ground:
     """What is learned on: what was named, else the starter's, made if it is missing.
 
     :raises ExportError: what the wanted method needs wasn't named, or can't be had.
     """
-    wanted = effort.method or (LORA if has_fields else None)
+    wanted = effort.method
     ground = Ground()
-    if has_fields and wanted not in (LORA, QLORA):
-        raise ExportError(f"Rows with fields can't be learned by the method {wanted}; take lora or qlora.")
     if wanted in (None, HEAD, ENCODER):
         ground = _encoder_ground(options.encoder, effort)
     named = options.base is not None or options.checkpoint is not None

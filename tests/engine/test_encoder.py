@@ -15,7 +15,8 @@ import pytest
 
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Classify, Embed
-from edgeslm.engine.encoder import Encoder, load_head
+from edgeslm.engine.encoder import Encoder
+from edgeslm.engine.heads import load_head
 from edgeslm.errors import BundleError, TooLong
 from edgeslm.messages import Truncated
 
@@ -92,8 +93,8 @@ def test_no_texts(encoder: Encoder) -> None:
 
 
 def test_special_tokens_in_a_message_stay_text(encoder: Encoder) -> None:
-    ids, _ = encoder._encode("a [SEP] b [PAD]", "error")
-    frame, _ = encoder._encode("", "error")
+    ids, _, _ = encoder._encode("a [SEP] b [PAD]", "error")
+    frame, _, _ = encoder._encode("", "error")
     assert [number for number in ids if number in frame] == frame
 
 

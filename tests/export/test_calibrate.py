@@ -10,7 +10,7 @@ from edgeslm_export.statistics import softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeslm.calibration import LEAST_PROBABILITY, Verdict
+from edgeslm.calibration import LEAST_PROBABILITY
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -149,9 +149,7 @@ def test_thresholds_rise_and_answer_less_and_less() -> None:
 
 
 def test_an_error_is_what_was_seen_and_a_row_of_each_kind() -> None:
-    confidence = (0.5, 0.6, 0.7, 0.8)
-    verdicts = [Verdict((value, 1 - value), 0, value) for value in confidence]
-    risk = risk_curve(verdicts, np.array([1, 0, 0, 0]))
+    risk = risk_curve(np.array([0.5, 0.6, 0.7, 0.8]), np.array([False, True, True, True]))
     assert [point.threshold for point in risk] == [0.0, 0.6, 0.7, 0.8]
     assert [point.error for point in risk] == pytest.approx([2 / 6, 1 / 5, 1 / 4, 1 / 3], abs=1e-4)
     assert [point.coverage for point in risk] == [1.0, 0.75, 0.5, 0.25]
@@ -159,8 +157,7 @@ def test_an_error_is_what_was_seen_and_a_row_of_each_kind() -> None:
 
 @pytest.mark.parametrize("rows", [10, 1000, 30_000])
 def test_rows_that_are_all_right_promise_no_error_of_zero(rows: int) -> None:
-    verdicts = [Verdict((0.9, 0.1), 0, 0.9)] * rows
-    (point,) = risk_curve(verdicts, np.zeros(rows, np.int64))
+    (point,) = risk_curve(np.full(rows, 0.9), np.ones(rows, np.bool_))
     assert point.error > 0
     assert point.error == pytest.approx(1 / (rows + 2), abs=1e-4)
 

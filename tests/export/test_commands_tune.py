@@ -73,10 +73,10 @@ def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMaker:
     return fake
 
 
-def ground(method: str | None = None, *, has_fields: bool = False, **named: Any) -> Ground:
+def ground(method: str | None = None, **named: Any) -> Ground:
     options = argparse.Namespace(**{"encoder": None, "base": None, "checkpoint": None, **named})
     effort = Effort(method, announce=lambda said: None)
-    return tune.find_ground(options, effort, has_fields=has_fields)
+    return tune.find_ground(options, effort)
 
 
 def test_without_names_both_of_the_starters_encoders_are_tried(tmp_path: Path, maker: FakeMaker) -> None:
@@ -97,11 +97,9 @@ def test_a_named_encoder_is_a_bundle_or_a_checkpoint(tmp_path: Path, maker: Fake
     assert maker.asked == []
 
 
-@pytest.mark.parametrize(("method", "has_fields"), [("lora", False), ("qlora", False), (None, True)])
-def test_an_adapter_is_for_the_starters_decoder(
-    tmp_path: Path, maker: FakeMaker, method: str | None, has_fields: bool
-) -> None:
-    found = ground(method, has_fields=has_fields)
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_an_adapter_is_for_the_starters_decoder(tmp_path: Path, maker: FakeMaker, method: str) -> None:
+    found = ground(method)
     assert found == Ground(base=tmp_path / "starter" / "smollm2-135m-int4", decoder=SMOLLM2)
     assert "encoder" not in maker.asked
 
@@ -164,7 +162,15 @@ FIELDS: dict[str, Any] = {
     "exact": 0.75,
     "exact_interval": [0.5, 1.0],
     "fields": {"machine": {"rows": 3, "accuracy": 0.667, "interval": [0.3, 0.9]}},
-    "measured": {"qlora": {"texts_per_s": 2.25, "bytes": 9}},
+    "coverage": {"0.05": 0.5},
+    "methods": {
+        "encoder": {"exact": 0.7, "interval": [0.5, 1.0], "held_out": 4, "calibration_error": 0.04},
+        "qlora": {"exact": 0.75, "interval": [0.5, 1.0], "held_out": 4, "calibration_error": None},
+    },
+    "measured": {
+        "encoder": {"texts_per_s": 120.4, "bytes": 23_400_000},
+        "qlora": {"texts_per_s": 2.25, "bytes": 113_000_000},
+    },
 }
 
 
@@ -186,9 +192,11 @@ def test_tune_shows_how_often_each_field_is_right(
 ) -> None:
     assert cli.main(_tune(tmp_path, monkeypatch, FIELDS)) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert "all fields right             0.750 (0.500 to 1.000) of 4 rows held out" in shown
-    assert "messages/s                   2.2" in shown
-    assert ["machine", "3", "0.667", "0.300", "to", "0.900"] in [line.split() for line in shown]
+    lines = [line.split() for line in shown]
+    assert ["encoder", "0.700", "0.500", "to", "1.000", "4", "0.040", "120", "23.4", "MB"] in lines
+    assert ["qlora", "0.750", "0.500", "to", "1.000", "4", "-", "2.2", "113.0", "MB"] in lines
+    assert "max_error: 0.05              answers 50.0%" in shown
+    assert ["machine", "3", "0.667", "0.300", "to", "0.900"] in lines
 
 
 def test_tune_gives_the_whole_report_as_json(

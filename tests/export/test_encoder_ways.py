@@ -22,7 +22,7 @@ from edgeslm_export.notes import Notes
 from edgeslm_export.training import Schedule
 
 from edgeslm.bundle import load_bundle, verify_bundle
-from edgeslm.engine.encoder import Head
+from edgeslm.engine.heads import Head
 from tests.export.tiny_tasks import DIMENSION, LABELS, fake_vectors, make_lesson, sayings, write_rows
 
 # --- a head on the encoder as it is ------------------------------------------------------------------

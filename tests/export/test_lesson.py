@@ -114,7 +114,9 @@ def test_the_reference_for_drift_is_what_held_out_rows_were_like() -> None:
     logits = np.eye(2)[lesson.truth] * 4
     distances = np.linspace(0.2, 0.6, 40).tolist()
     trial = make_trial("head", np.arange(40), logits, lesson, {}, 1.0, 1, distances)
-    reference = drift_reference(trial, 2)
+    verdicts = trial.fitted.verdicts
+    confidences = [verdict.confidence for verdict in verdicts]
+    reference = drift_reference(distances, confidences, [verdict.best for verdict in verdicts], 2)
     assert DriftReference.model_validate_json(json.dumps(reference))
     spread = reference["distances"]
     assert (spread[0], spread[-1]) == (0.2, 0.6)
@@ -124,6 +126,11 @@ def test_the_reference_for_drift_is_what_held_out_rows_were_like() -> None:
 
 
 def test_a_way_without_vectors_has_no_distances_to_compare_with() -> None:
-    lesson = make_lesson(40)
-    trial = make_trial("lora", np.arange(40), np.eye(2)[lesson.truth], lesson, {}, 1.0, 1)
-    assert drift_reference(trial, 2)["distances"] == []
+    reference = drift_reference([], [0.5, 0.9], [0, 1, 1, 0], 2)
+    assert (reference["distances"], reference["labels"]) == ([], [0.5, 0.5])
+
+
+def test_fields_have_no_labels_to_compare_with() -> None:
+    reference = drift_reference([0.1, 0.2], [0.5, 0.9])
+    assert reference["labels"] == []
+    assert DriftReference.model_validate_json(json.dumps(reference))

@@ -186,12 +186,11 @@ def _trial(method: str, held: Sequence[int], guesses: Sequence[int], rows: int =
 )
 def test_what_costs_more_has_to_be_better_by_more_than_luck(better: int, worse: int, chosen: str) -> None:
     """On rows that both held out: here the odd ones of a hundred, each truly of label 0."""
-    truth = np.zeros(100, np.int64)
     head = [1] * better + [0] * (50 - better)
     encoder = [0] * better + [1] * worse + [0] * (50 - better - worse)
     cheap = _trial("head", range(100), [guess for pair in zip(head, [1] * 50, strict=True) for guess in pair])
     dear = _trial("encoder", range(0, 100, 2), encoder)
-    assert tune.choose([cheap, dear], truth).method == chosen
+    assert tune.choose([cheap, dear]).method == chosen
 
 
 class _FakeWay:
@@ -221,7 +220,7 @@ def _way(method: str, lesson: Lesson, *, right: bool, fails_at: str = "") -> _Fa
 def _taken(
     ways: Sequence[_FakeWay], lesson: Lesson, effort: Effort, work: Path
 ) -> tuple[str, dict[str, Any]]:
-    best, fields = tune._write_best(tune._try_out(ways, effort), lesson, effort, work)
+    best, fields = tune._write_best(tune._try_out(ways, effort), effort, work)
     return best.method, fields
 
 

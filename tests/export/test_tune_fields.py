@@ -196,16 +196,19 @@ def test_what_was_found_of_another_task_says_nothing(
 # --- refusals ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["head", "encoder"])
-def test_an_encoder_learns_no_fields(ground: Ground, tmp_path: Path, method: str) -> None:
-    with pytest.raises(ExportError, match=f"can't be learned by the method {method}; take lora or qlora"):
-        learn(tmp_path, ground, effort=Effort(method=method))
+@pytest.mark.parametrize("method", [None, "encoder"])
+def test_an_encoders_checkpoint_is_needed_to_point(
+    ground: Ground, tmp_path: Path, method: str | None
+) -> None:
+    only = Ground(base=ground.base) if method is None else ground
+    with pytest.raises(ExportError, match="The method encoder needs an encoder's checkpoint"):
+        learn(tmp_path, only, effort=Effort(method=method))
 
 
 def test_a_decoder_and_its_checkpoint_are_needed(ground: Ground, tmp_path: Path) -> None:
     for missing in (Ground(base=ground.base), Ground(decoder=ground.decoder)):
         with pytest.raises(ExportError, match="The method lora needs a decoder's bundle and its checkpoint"):
-            learn(tmp_path, missing)
+            learn(tmp_path, missing, effort=Effort(method="lora"))
 
 
 def test_a_few_rows_are_too_few(ground: Ground, tmp_path: Path) -> None:
@@ -223,12 +226,14 @@ def test_rows_of_the_other_kind_are_refused(ground: Ground, tmp_path: Path) -> N
 
 def test_a_fifth_is_tested_with_and_equal_texts_stay_together() -> None:
     texts = [f"message {number // 2}" if number % 2 else f" MESSAGE {number // 2}" for number in range(100)]
-    train, test = split_rows(texts)
-    assert len(test) == 20
-    assert sorted([*train.tolist(), *test.tolist()]) == list(range(100))
-    assert not {row // 2 for row in train.tolist()} & {row // 2 for row in test.tolist()}
+    folds = split_rows(texts)
+    assert [len(test) for _, test in folds] == [20] * 5
+    assert sorted(row for _, test in folds for row in test.tolist()) == list(range(100))
+    for train, test in folds:
+        assert sorted([*train.tolist(), *test.tolist()]) == list(range(100))
+        assert not {row // 2 for row in train.tolist()} & {row // 2 for row in test.tolist()}
 
 
 def test_at_least_one_row_is_tested_with() -> None:
-    train, test = split_rows(["a", "b", "c"])
-    assert (len(train), len(test)) == (2, 1)
+    folds = split_rows(["a", "b", "c"])
+    assert [(len(train), len(test)) for train, test in folds] == [(2, 1)] * 3

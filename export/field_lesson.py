@@ -1,0 +1,142 @@
+"""What rows with fields teach: which fields can be pointed at, and which values are learned by heart.
+
+A field whose values stand in their texts is found there. One whose values are few and often don't (``state:
+closed`` of "is it shut?") is chosen from them, as is what a schema fixes. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeslm.bundle import LearnedField
+from edgeslm.config import Task as TaskSection
+from edgeslm.errors import ExportError
+from edgeslm.pointing import Place, find_places, types_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Integers = npt.NDArray[np.int64]
+
+_SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
+_FIXING: Final = frozenset({"enum", "const"})
+_MOST_VALUES: Final = 30
+"""Of a field that is chosen and not found, where its schema doesn't fix them."""
+_OFTEN_ELSEWHERE: Final = 0.02
+"""Share of a field's rows in which its value isn't in the text, from which on it is chosen."""
+_FEWEST_OF_VALUE: Final = 3
+"""Rows that a value needs to be learned, where the schema doesn't fix it."""
+_ROOM: Final = 2
+"""A place may be so many times as long as the longest that was seen."""
+_LEAST_ROOM: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class FieldLesson:
+    """Rows of an extract task to learn from, and the folds to try a way of learning with."""
+
+    name: str
+    section: TaskSection
+    texts: Sequence[str]
+    fields: Sequence[Mapping[str, Any]]
+    folds: Sequence[tuple[Integers, Integers]]
+    instruction: str
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return dict(self.section.output_schema or {})
+
+    @property
+    def learned(self) -> dict[str, Any]:
+        """What a bundle's manifest says of the task, whichever way it was learned."""
+        return {
+            "task": self.name,
+            "kind": "extract",
+            "output_schema": self.schema,
+            "verbatim": self.section.verbatim,
+            "rows": len(self.texts),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a field of a row should be: ``option`` by its place among the field's, None where nothing is
+    learned of it; ``places`` are all where its value stands."""
+
+    option: int | None
+    places: Sequence[Place] = ()
+
+
+def pointing_fault(schema: Mapping[str, Any]) -> str | None:
+    """Why the fields of a schema can't all be pointed at; None if they can."""
+    for name, field in schema.get("properties", {}).items():
+        if not isinstance(field, Mapping) or not (types_of(field) <= _SCALARS):
+            return f"The field {name!r} is no single text, number or truth value"
+        if not types_of(field) and not field.keys() & _FIXING:
+            return f"The field {name!r} has no type of its own in the schema"
+        fixed = field.get("enum", [field["const"]] if "const" in field else [])
+        if any(value is not None and not isinstance(value, str | int | float | bool) for value in fixed):
+            return f"The field {name!r} is no single text, number or truth value"
+    return None if schema.get("properties") else "The schema names no fields"
+
+
+def plan_fields(lesson: FieldLesson) -> list[LearnedField]:
+    """How each field of the schema is found.
+
+    :raises ExportError: a field that can't be pointed at.
+    """
+    if fault := pointing_fault(lesson.schema):
+        raise ExportError(f"{fault}; a decoder can learn to write it (--method lora).")
+    required = lesson.schema.get("required", ())
+    return [
+        _plan(name, of_field, lesson, is_required=name in required)
+        for name, of_field in lesson.schema["properties"].items()
+    ]
+
+
+def _plan(name: str, schema: Mapping[str, Any], lesson: FieldLesson, *, is_required: bool) -> LearnedField:
+    types, fixed = types_of(schema), bool(schema.keys() & _FIXING)
+    elsewhere: Counter[str | int | float | bool] = Counter()
+    counts: Counter[str | int | float | bool] = Counter()
+    longest = 0
+    for text, fields in zip(lesson.texts, lesson.fields, strict=True):
+        if (value := fields.get(name)) is None:
+            continue
+        counts[value] += 1
+        places = find_places(text, value, types)
+        longest = max([longest, *(end - start for start, end in places)])
+        elsewhere[value] += not places
+    rows = sum(counts.values())
+    held = lesson.section.verbatim and not fixed
+    chosen = fixed or types == {"boolean"}
+    if not chosen and not held:
+        chosen = len(counts) <= _MOST_VALUES and elsewhere.total() > _OFTEN_ELSEWHERE * rows
+    fewest = 1 if fixed or types == {"boolean"} else _FEWEST_OF_VALUE
+    learned = counts if chosen else elsewhere
+    values = [
+        value
+        for value, count in sorted(learned.items(), key=lambda item: (-item[1], str(item[0])))
+        if count >= fewest and not (held and isinstance(value, str))
+    ]
+    return LearnedField(
+        name=name,
+        optional=not is_required or rows < len(lesson.texts),
+        longest=0 if chosen or not longest else max(_ROOM * longest, _LEAST_ROOM),
+        values=tuple(values),
+    )
+
+
+def aim_at(field: LearnedField, schema: Mapping[str, Any], text: str, value: Any) -> Aim:
+    """What a row teaches of ``field``."""
+    if value is None:
+        return Aim(0 if field.optional else None)
+    if field.longest and (places := find_places(text, value, types_of(schema))):
+        return Aim(int(field.optional), places)
+    known = [(type(one) is bool, one) for one in field.values]
+    if (type(value) is bool, value) in known:
+        return Aim(int(field.optional) + bool(field.longest) + known.index((type(value) is bool, value)))
+    return Aim(None)
