@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -79,7 +79,11 @@ FREE: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Household:
-    """Rows with ``text``, ``fields`` (``intent`` and the slots by name, all texts) and ``template``."""
+    """Rows with ``text``, ``fields`` (``intent`` and the slots by name, all texts) and ``template``.
+
+    The schema fixes the values of slots that Home Assistant has a list of; those of a home and free ones it
+    leaves open.
+    """
 
     train: list[dict[str, Any]]
     test: list[dict[str, Any]]
@@ -100,7 +104,7 @@ def load_household(a_template: int, seed: int = 0) -> Household:
     intents = Intents.from_dict(get_intents(LANGUAGE))
     choice = random.Random(seed)
     rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-    counts = {False: 0, True: 0}
+    counts, open_slots = {False: 0, True: 0}, set[str]()
     for name, intent in intents.intents.items():
         templates = [(data, sentence) for data in intent.data for sentence in data.sentences]
         choice.shuffle(templates)
@@ -114,23 +118,26 @@ def load_household(a_template: int, seed: int = 0) -> Household:
             domains = (data.requires_context or {}).get("domain") or list(NAMES)
             names = [name for domain in domains for name in NAMES.get(domain, ())]
             for _ in range(a_template):
-                speaker = _Speaker(choice, rules, lists, names, is_test)
+                speaker = _Speaker(choice, rules, lists, names, is_test, open_slots)
                 said = " ".join(speaker.say(sentence.expression).split())
                 meant = {"intent": name, **fixed, **speaker.slots}
                 rows[is_test].append({"text": said, "fields": meant, "template": f"{name} {number}"})
     train, test = _unambiguous(rows[False], rows[True])
-    return Household(train, test, _schema([*train, *test]), (counts[False], counts[True]))
+    schema = _schema([*train, *test], open_slots)
+    return Household(train, test, schema, (counts[False], counts[True]))
 
 
 @dataclass(slots=True)
 class _Speaker:
-    """Says one sentence of a template, each choice at random, and remembers the slots."""
+    """Says one sentence of a template, each choice at random, and remembers the slots; ``open_slots`` gets
+    the names of those that have no list of values."""
 
     choice: random.Random
     rules: Mapping[str, Any]
     lists: Mapping[str, Any]
     names: Sequence[str]
     is_test: bool
+    open_slots: set[str]
     slots: dict[str, str] = field(default_factory=dict)
 
     def say(self, expression: Any) -> str:
@@ -160,11 +167,13 @@ class _Speaker:
         from hassil.intents import RangeSlotList, TextSlotList
 
         name = reference.list_name
+        values = self.lists.get(name)
+        if not isinstance(values, TextSlotList) or name == "name" or name in HOME or name in FREE:
+            self.open_slots.add(reference.slot_name)
         if name == "name" or name in HOME or name in FREE:
             own = self.names if name == "name" else HOME.get(name) or FREE[name][self.is_test]
             said = self.choice.choice(own)
             return said, said
-        values = self.lists[name]
         if isinstance(values, RangeSlotList):
             number = self.choice.choice(list(values.get_numbers()))
             return str(number), f"{number * (values.multiplier or 1):g}"
@@ -193,9 +202,12 @@ def _unambiguous(
     return kept
 
 
-def _schema(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    names = sorted({name for row in rows for name in row["fields"]} - {"intent"})
-    intents = sorted({row["fields"]["intent"] for row in rows})
-    properties: dict[str, Any] = {"intent": {"enum": intents}}
-    properties |= {name: {"type": "string"} for name in names}
+def _schema(rows: list[dict[str, Any]], open_slots: Collection[str]) -> dict[str, Any]:
+    values: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        for name, value in row["fields"].items():
+            values[name].add(value)
+    properties: dict[str, Any] = {"intent": {"enum": sorted(values.pop("intent"))}}
+    for name, of_name in sorted(values.items()):
+        properties[name] = {"type": "string"} if name in open_slots else {"enum": sorted(of_name)}
     return {"type": "object", "properties": properties, "required": ["intent"]}

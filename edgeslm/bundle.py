@@ -369,10 +369,14 @@ def _learned_fault(manifest: Manifest) -> str | None:
 def _fields_fault(learned: LearnedSection, *, has_head: bool) -> str | None:
     if learned.output_schema is None:
         return "learned.output_schema: missing, and it was taught to extract"
+    if learned.labels:
+        return "learned.labels: fields have none"
     if not has_head:
-        return "learned.fields: an adapter writes its fields" if learned.fields else None
-    names = [field.name for field in learned.fields]
-    if set(names) != set(learned.output_schema.get("properties", ())) or len(set(names)) != len(names):
+        # What a decoder writes has no confidence to calibrate or to watch.
+        told = [name for name in ("fields", "calibration", "reference") if getattr(learned, name)]
+        return f"learned.{told[0]}: an adapter writes its fields" if told else None
+    names, properties = [field.name for field in learned.fields], learned.output_schema.get("properties")
+    if not isinstance(properties, dict) or set(names) != set(properties) or len(set(names)) != len(names):
         return "learned.fields: each property of the schema is needed, once"
     if any(not field.options for field in learned.fields):
         return "learned.fields: each needs an option"

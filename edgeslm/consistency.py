@@ -36,7 +36,7 @@ _KEYS: dict[Kind, frozenset[str]] = {
         {"instruction", "labels", "learned", "examples", "adapter", "max_error", "stages", "calibration"}
     ),
     "extract": frozenset(
-        {"instruction", "output_schema", "examples", "verbatim", "adapter", "learned", "max_error"}
+        {"instruction", "output_schema", "examples", "verbatim", "adapter", "learned", "max_error", "stages"}
     )
     | (_GENERATION - {"stop"}),
     "answer": frozenset({"instruction", "mode", "adapter"}) | _GENERATION,

@@ -6,43 +6,63 @@ messages that are asked. Pure: knows no model and no schema but the types of a f
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any, Final
 
-NUMBER: Final = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
+NUMBER: Final = re.compile(r"(?<![\w.,])[-+]?\d+(?:[.,]\d+)?")
+"""Neither that of ``M3`` or of ``v2.0`` nor a part of another one; the line in ``press-4`` is no sign."""
+_UNSPACED: Final = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese are written without spaces: any two letters may part."""
+_LETTER: Final = rf"[^\W{_UNSPACED}]"
+_INSIDE_WORD: Final = re.compile(rf"{_LETTER}{{2}}")
 _NUMERIC: Final = frozenset({"integer", "number"})
 
 Place = tuple[int, int]
 """Offsets of characters: from, and up to but not with."""
 
 
-def types_of(field: Mapping[str, Any]) -> frozenset[str]:
-    """The JSON types that a field's schema names, without ``null``."""
-    named = field.get("type", ())
+def types_of(field: Mapping[str, Any] | bool) -> frozenset[str]:
+    """The JSON types that a field's schema names, without ``null``; true and false are schemas too."""
+    named = () if isinstance(field, bool) else field.get("type", ())
     return frozenset({named} if isinstance(named, str) else named) - {"null"}
 
 
 def find_places(message: str, value: Any, types: Collection[str]) -> list[Place]:
     """Where ``value`` stands in the message as whole words, or as a number; empty where it doesn't."""
     if isinstance(value, str):
-        found = re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", message) if value.strip() else ()
-        return [match.span() for match in found]
+        found = re.finditer(re.escape(value), message) if value.strip() else ()
+        return [match.span() for match in found if is_whole(message, *match.span())]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return []
-    return [match.span() for match in NUMBER.finditer(message) if read_place(match[0], types) == value]
+    places = [match.span() for match in NUMBER.finditer(message)]
+    return [place for place in places if read_place(message, place, types) == value]
 
 
-def read_place(text: str, types: Collection[str]) -> str | int | float | None:
-    """What a place in the message says as a value of one of ``types``; None where it says no such value."""
+def is_whole(message: str, start: int, end: int) -> bool:
+    """Whether a place parts no word, at its start or at its end."""
+    edges = (message[max(0, edge - 1) : edge + 1] for edge in (start, end))
+    return not any(_INSIDE_WORD.fullmatch(edge) for edge in edges)
+
+
+def read_place(message: str, place: Place, types: Collection[str]) -> str | int | float | None:
+    """What a place in the message says as a value of one of ``types``; None where it says no such value, or
+    parts a word or a number."""
+    start, end = place
     if "string" in types:
-        return text
-    if _NUMERIC.isdisjoint(types) or NUMBER.fullmatch(text) is None:
+        return message[start:end] if is_whole(message, start, end) else None
+    number = None if _NUMERIC.isdisjoint(types) else NUMBER.match(message, start)
+    if number is None or number.end() != end:
         return None
-    number = float(text.replace(",", "."))
-    if number.is_integer():
-        return int(number)
-    return number if "number" in types else None
+    plain = number[0].replace(",", ".")
+    read = float(plain)
+    if not math.isfinite(read):
+        return None
+    if read.is_integer():
+        return int(read) if "." in plain else int(Decimal(plain))  # long ones have more digits than floats
+    return read if "number" in types else None
 
 
 def bare_offsets(message: str, offsets: Iterable[Place]) -> Iterator[Place]:

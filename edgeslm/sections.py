@@ -194,7 +194,7 @@ class Task(Section):
         default=None,
         gt=0,
         le=1,
-        description="Wanted share of wrong labels among those that are given: sets the threshold of a "
+        description="Wanted share of wrong answers among those that are given: sets the threshold of a "
         "`learned` task by its calibration",
     )
     stages: tuple[Annotated[str, AfterValidator(stage_name)], ...] = Field(

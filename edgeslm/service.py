@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgeslm.bundle import Bundle, check_adapter, short_digest
 from edgeslm.cascade import Answer, Stage, run_stages
-from edgeslm.config import Config
+from edgeslm.config import LEARNABLE, Config
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Generate, Output, Score
 from edgeslm.engine.process import EngineProcess
@@ -170,10 +170,22 @@ class Service:
                 alone = {"instruction": None, "examples": ()} if section.stages else {}
                 posts.append(self._learned_post(name, own.model_copy(update=alone)))
             elif not stage.startswith(NODE_STAGE):
-                posts.append(self._model_post(name, own.model_copy(update={"model": stage, "learned": None})))
-        if section.stages and any(post.task.kind != "classify" for post in posts):
-            raise ConfigError([f"tasks.{name}.stages: mean something to classify alone; take them out"])
+                behind = own.model_copy(update={"model": stage, "learned": None})
+                if section.stages and own.kind == "extract":  # what is written has no confidence: it answers
+                    behind = behind.model_copy(update={"max_error": None, "threshold": 0.0})
+                posts.append(self._model_post(name, behind))
+        self._check_stages(name, section, posts)
         return tuple(posts)
+
+    def _check_stages(self, name: str, section: TaskSection, posts: Sequence[_Post]) -> None:
+        where = f"tasks.{name}.stages"
+        if section.stages and any(post.task.kind not in LEARNABLE for post in posts):
+            raise ConfigError([f"{where}: mean something to {' and '.join(LEARNABLE)} alone; take them out"])
+        for post, behind in zip(posts, section.stages[1:], strict=False):
+            if post.task.kind == "extract" and not post.task.is_head:
+                raise ConfigError(
+                    [f"{where}: {post.name} writes fields and never passes on, so {behind} is never asked"]
+                )
 
     def _learned_post(self, name: str, section: TaskSection) -> _Post:
         bundle = self._learned[name]
@@ -249,8 +261,8 @@ class Service:
             label += f"+{short_digest(post.adapter.digest)}"
         outcome = await post.task.run(request, ask, on_chunk)
         if post.watch is not None:
-            label = outcome.result.get("label", "")  # fields have none
-            post.watch.see(label, outcome.result["confidence"], outcome.distance)
+            given = outcome.result.get("label", "")  # fields have none
+            post.watch.see(given, outcome.result["confidence"], outcome.distance)
         return Answer(outcome, label)
 
 

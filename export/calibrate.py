@@ -115,13 +115,13 @@ def _logistic(shares: Floats, right: Bools) -> Rising:
 
     knots = np.unique(np.round(np.quantile(shares, np.linspace(0, 1, _KNOTS)), 6))
     doubt = 1 / (len(right) + 2)
-    if right.all() or not right.any():
-        heights = np.full(len(knots), (right.sum() + 1) / (len(right) + 2))
-    else:
+    heights = np.full(len(knots), (right.sum() + 1) / (len(right) + 2))
+    if right.any() and not right.all():
         column = logit(np.clip(shares, _LEAST_SHARE, 1 - _LEAST_SHARE))[:, None]
         fitted = LogisticRegression().fit(column, right)
-        at = logit(np.clip(knots, _LEAST_SHARE, 1 - _LEAST_SHARE))[:, None]
-        heights = np.maximum.accumulate(np.clip(fitted.predict_proba(at)[:, 1], doubt, 1 - doubt))
+        if fitted.coef_[0, 0] > 0:  # what falls says nothing of the share: all are as likely
+            at = logit(np.clip(knots, _LEAST_SHARE, 1 - _LEAST_SHARE))[:, None]
+            heights = np.maximum.accumulate(np.clip(fitted.predict_proba(at)[:, 1], doubt, 1 - doubt))
     return tuple(knots.tolist()), tuple(np.round(heights, 6).tolist())
 
 

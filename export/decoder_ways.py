@@ -19,7 +19,16 @@ from edgeslm_export.adapter import arrange, check_base, head_sizes, load_base, w
 from edgeslm_export.checkpoint import Origin
 from edgeslm_export.evaluate import examine_bundle
 from edgeslm_export.exam import Exam, Rows
-from edgeslm_export.lesson import QLORA, Effort, Lesson, Trial, folds_to_try, make_trial, rows_aside
+from edgeslm_export.lesson import (
+    ENOUGH_TESTED_SLOWLY,
+    QLORA,
+    Effort,
+    Lesson,
+    Trial,
+    folds_to_try,
+    make_trial,
+    rows_aside,
+)
 from edgeslm_export.lora import load_lora
 from edgeslm_export.lora_training import Shape, TokenRow, check_installed, teach_decoder
 from edgeslm_export.notes import Notes
@@ -165,7 +174,7 @@ class DecoderWay:
         work: Path,
     ) -> None:
         self._method, self._lesson, self._effort, self._notes = method, lesson, effort, notes
-        self._folds = folds_to_try(lesson)
+        self._folds = folds_to_try(lesson.folds, ENOUGH_TESTED_SLOWLY)
         self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
         self._epochs = 0
         self._tutor = Tutor(method, base, origin, _label_skill(lesson), effort, notes, work)

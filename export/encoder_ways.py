@@ -123,7 +123,7 @@ class EncoderWay:
         self._notes, self._work = notes, work
         self._section, context_length = read_pooling(origin.path)
         self._length = min(LONGEST, context_length)
-        self._folds = folds_to_try(lesson)
+        self._folds = folds_to_try(lesson.folds)
         self._by_pairs = len(lesson.texts) < ROWS_FOR_LABELS
         self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
         self._epochs = 0

@@ -1,7 +1,7 @@
 """What rows with fields teach: which fields can be pointed at, and which values are learned by heart.
 
-A field whose values stand in their texts is found there. One whose values are few and often don't (``state:
-closed`` of "is it shut?") is chosen from them, as is what a schema fixes. Knows no model.
+A value that stands in its text is found there. One that doesn't (``state: closed`` of "is it shut?") is
+learned by heart if there are rows enough with it, as is what a schema fixes. Knows no model.
 """
 
 from __future__ import annotations
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 _SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
 _FIXING: Final = frozenset({"enum", "const"})
-_MOST_VALUES: Final = 30
-"""Of a field that is chosen and not found, where its schema doesn't fix them."""
-_OFTEN_ELSEWHERE: Final = 0.02
-"""Share of a field's rows in which its value isn't in the text, from which on it is chosen."""
 _FEWEST_OF_VALUE: Final = 3
 """Rows that a value needs to be learned, where the schema doesn't fix it."""
 _ROOM: Final = 2
@@ -87,7 +83,7 @@ def pointing_fault(schema: Mapping[str, Any]) -> str | None:
 def plan_fields(lesson: FieldLesson) -> list[LearnedField]:
     """How each field of the schema is found.
 
-    :raises ExportError: a field that can't be pointed at.
+    :raises ExportError: a field that can't be pointed at, or whose values can't be learned.
     """
     if fault := pointing_fault(lesson.schema):
         raise ExportError(f"{fault}; a decoder can learn to write it (--method lora).")
@@ -99,35 +95,38 @@ def plan_fields(lesson: FieldLesson) -> list[LearnedField]:
 
 
 def _plan(name: str, schema: Mapping[str, Any], lesson: FieldLesson, *, is_required: bool) -> LearnedField:
-    types, fixed = types_of(schema), bool(schema.keys() & _FIXING)
-    elsewhere: Counter[str | int | float | bool] = Counter()
-    counts: Counter[str | int | float | bool] = Counter()
-    longest = 0
+    types = types_of(schema)
+    fixed = bool(schema.keys() & _FIXING) or types == {"boolean"}
+    by_heart: Counter[tuple[bool, str | int | float]] = Counter()
+    rows = longest = 0
     for text, fields in zip(lesson.texts, lesson.fields, strict=True):
         if (value := fields.get(name)) is None:
             continue
-        counts[value] += 1
-        places = find_places(text, value, types)
+        rows += 1
+        places = [] if fixed else find_places(text, value, types)
         longest = max([longest, *(end - start for start, end in places)])
-        elsewhere[value] += not places
-    rows = sum(counts.values())
-    held = lesson.section.verbatim and not fixed
-    chosen = fixed or types == {"boolean"}
-    if not chosen and not held:
-        chosen = len(counts) <= _MOST_VALUES and elsewhere.total() > _OFTEN_ELSEWHERE * rows
-    fewest = 1 if fixed or types == {"boolean"} else _FEWEST_OF_VALUE
-    learned = counts if chosen else elsewhere
-    values = [
-        value
-        for value, count in sorted(learned.items(), key=lambda item: (-item[1], str(item[0])))
-        if count >= fewest and not (held and isinstance(value, str))
-    ]
-    return LearnedField(
+        if not places and not is_held(lesson, schema, value):
+            by_heart[isinstance(value, bool), value] += 1  # 1 and true are one key otherwise
+    fewest = 1 if fixed else _FEWEST_OF_VALUE
+    values = sorted(by_heart.items(), key=lambda item: (-item[1], str(item[0][1])))
+    field = LearnedField(
         name=name,
         optional=not is_required or rows < len(lesson.texts),
-        longest=0 if chosen or not longest else max(_ROOM * longest, _LEAST_ROOM),
-        values=tuple(values),
+        longest=max(_ROOM * longest, _LEAST_ROOM) if longest else 0,
+        values=tuple(value for (_, value), count in values if count >= fewest),
     )
+    if not field.options:
+        raise ExportError(
+            f"The values of the field {name!r} are in none of the texts; verbatim texts and rare ones aren't "
+            "learned by heart."
+        )
+    return field
+
+
+def is_held(lesson: FieldLesson, schema: Mapping[str, Any], value: Any) -> bool:
+    """Whether a field's value has to stand in the message: a text of a ``verbatim`` task that its schema
+    doesn't fix."""
+    return lesson.section.verbatim and isinstance(value, str) and not schema.keys() & _FIXING
 
 
 def aim_at(field: LearnedField, schema: Mapping[str, Any], text: str, value: Any) -> Aim:

@@ -31,7 +31,7 @@ from edgeslm_export.evaluate import embed_texts, examine_bundle, load_encoder
 from edgeslm_export.exam import Exam, all_same, fields_report
 from edgeslm_export.field_lesson import FieldLesson, aim_at, plan_fields
 from edgeslm_export.finetune import LONGEST, schedule_for
-from edgeslm_export.lesson import ENCODER, ROWS_FOR_ONE_FOLD, Effort, drift_reference, rows_aside
+from edgeslm_export.lesson import ENCODER, Effort, drift_reference, folds_to_try, rows_aside
 from edgeslm_export.notes import Notes
 from edgeslm_export.package import runtime_versions, write_manifest
 from edgeslm_export.point_training import load_arrays, teach_pointer
@@ -41,6 +41,7 @@ from edgeslm_export.statistics import calibration_error
 from edgeslm_export.training import Schedule
 
 from edgeslm.calibration import Calibration
+from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +82,7 @@ class PointerWay:
             [aim_at(field, schemas[field.name], text, of_row.get(field.name)) for field in self._fields]
             for text, of_row in zip(lesson.texts, lesson.fields, strict=True)
         ]
-        self._folds = lesson.folds if len(lesson.texts) < ROWS_FOR_ONE_FOLD else lesson.folds[:1]
+        self._folds = folds_to_try(lesson.folds)
         self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
         self._epochs = 0
         self._announce_what_cant_be_found()
@@ -97,7 +98,13 @@ class PointerWay:
         wanted = [self._lesson.fields[row] for row in rows.tolist()]
         right = np.array([all_same(*pair) for pair in zip(fields, wanted, strict=True)])
         shares = np.array([answer["confidence"] if answer else 0.0 for answer in answers])
-        calibration, confidence = fit_confidence(shares, right)
+        complete = shares > 0  # a device abstains where something is missing, whatever is wanted
+        if not complete.any():
+            raise ExportError(
+                "The encoder found the fields that the schema requires in none of the test rows."
+            )
+        confidence = np.zeros(len(rows))
+        calibration, confidence[complete] = fit_confidence(shares[complete], right[complete])
         figures = {
             **fields_report(fields, wanted, self._lesson.schema),
             "calibration_error": round(calibration_error(confidence, right), 4),
@@ -191,8 +198,8 @@ class PointerWay:
             lost = sum(row[number].option is None for row in self._aims)
             if lost:
                 self._effort.announce(
-                    f"{lost} of {len(self._aims)} rows have a value of {field.name} that isn't in their text "
-                    "and is too rare to be learned; a decoder could write it (--method lora)."
+                    f"{lost} of {len(self._aims)} rows have a value of {field.name} that isn't in their text;"
+                    " verbatim texts and rare ones aren't learned by heart."
                 )
 
 
@@ -228,7 +235,9 @@ class WriterWay:
             )
             size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
             tried = {**said, "report": self._tutor.ask(folder, self._test), "bytes": size}
+            shutil.rmtree(folder)
             self._notes.save(self._method, tried)
+            self._notes.state(f"{self._method}-0").unlink(missing_ok=True)
         self._epochs = int(tried["best_epoch"])
         report = tried["report"]
         wanted = [self._lesson.fields[row] for row in self._test.tolist()]

@@ -27,11 +27,15 @@ ENCODER: Final = "encoder"
 LORA: Final = "lora"
 QLORA: Final = "qlora"
 METHODS: Final = (HEAD, ENCODER, LORA, QLORA)
-ROWS_FOR_ONE_FOLD: Final = 500
-"""From so many rows on a fifth is enough to test what takes minutes; with fewer each fifth in turn."""
+ENOUGH_TESTED: Final = 200
+"""Rows that are enough to test what takes minutes: no more folds are tried than have so many, but for few
+rows each in turn. A wanted error of 0.02 can't be promised by fewer than some hundred."""
+ENOUGH_TESTED_SLOWLY: Final = 100
+"""The same of what may take an hour."""
 SURE: Final = 0.6
 """Confidence from which on a teacher's answer is learned from, unless another is wanted."""
 _QUANTILES: Final = 51
+_ROWS_TO_WATCH: Final = 250
 _ROWS_ASIDE: Final = 10
 """Of so many rows that are learned from one is kept aside to see when to stop, where there are enough."""
 
@@ -175,16 +179,23 @@ def drift_reference(
     }
 
 
-def folds_to_try(lesson: Lesson) -> Sequence[tuple[Integers, Integers]]:
-    """Of a way that takes minutes."""
-    return lesson.folds if len(lesson.texts) < ROWS_FOR_ONE_FOLD else lesson.folds[:1]
+def folds_to_try(
+    folds: Sequence[tuple[Integers, Integers]], enough: int = ENOUGH_TESTED
+) -> Sequence[tuple[Integers, Integers]]:
+    """The first that test ``enough`` rows together, or all."""
+    tested = 0
+    for number, (_, test) in enumerate(folds, 1):
+        tested += len(test)
+        if tested >= enough:
+            return folds[:number]
+    return folds
 
 
 def rows_aside(rows: int) -> list[int]:
     """Which of so many rows are watched while the others are learned from; none of few."""
     import numpy as np
 
-    if rows < ROWS_FOR_ONE_FOLD // 2:
+    if rows < _ROWS_TO_WATCH:
         return []
     order = np.random.default_rng(0).permutation(rows)
     return sorted(order[: rows // _ROWS_ASIDE].tolist())

@@ -131,7 +131,8 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _Row:
     encoded = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
     offsets = list(bare_offsets(text, encoded.offset_mapping))
-    first = {start: token for token, (start, end) in enumerate(offsets) if start < end}
+    # Several tokens may stand at one place, as those of an emoji do.
+    first = {start: token for token, (start, end) in reversed(list(enumerate(offsets))) if start < end}
     last = {end: token for token, (start, end) in enumerate(offsets) if start < end}
     options, places = [], {}
     for field, (option, of_field) in enumerate(aims):
@@ -169,7 +170,7 @@ class _Pupil:
         hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
         vectors = pooled(hidden, mask, self._pooling, normalize=self._normalize)
         wanted = torch.tensor([row.options for row in rows])
-        total = torch.zeros(())
+        total = 0 * vectors.sum()  # a batch that teaches nothing descends too
         for field, logits in enumerate(self._options(vectors * self._scale).split(self._sizes, 1)):
             if bool((wanted[:, field] >= 0).any()) and logits.shape[1] > 1:
                 total = total + torch.nn.functional.cross_entropy(

@@ -213,7 +213,7 @@ def learn_labels(
             learned["instruction"] = lesson.instruction
         manifest = _finish(stage, lesson.name, source, fields, learned, report)
     notes.remove()
-    return manifest, {**report, "measured": _measured(trials)}
+    return manifest, {**report, **best.figures, "measured": _measured(trials)}
 
 
 def make_field_lesson(task: Task, rows: Sequence[FieldsRow]) -> FieldLesson:
@@ -251,7 +251,7 @@ def learn_fields(
             "method": best.method,
             "learned_from": len(lesson.texts),
             "rows": len(best.held),
-            **best.figures,
+            **_repeatable(best.figures),
             **({} if best.calibration is None else {"coverage": _coverage(best.calibration)}),
             "methods": {
                 trial.method: {
@@ -272,7 +272,7 @@ def learn_fields(
         }
         manifest = _finish(stage, lesson.name, source, fields, learned, report)
     notes.remove()
-    return manifest, {**report, "measured": _measured(trials)}
+    return manifest, {**report, **best.figures, "measured": _measured(trials)}
 
 
 def split_rows(texts: Sequence[str]) -> list[tuple[Integers, Integers]]:
@@ -319,11 +319,11 @@ def _notes_folder(what: Sequence[Any], ground: Ground, effort: Effort) -> Path:
 def _try_out(ways: Sequence[Way[AnyTrial]], effort: Effort) -> list[tuple[Way[AnyTrial], AnyTrial]]:
     """A trial of each way. One that can't be gone is left out, with its sentence, where there is another."""
     tried: list[tuple[Way[AnyTrial], AnyTrial]] = []
-    for way in ways:
+    for number, way in enumerate(ways, 1):
         try:
             tried.append((way, way.try_out()))
         except ExportError as error:
-            if not tried:
+            if number == len(ways) and not tried:
                 raise
             effort.announce(f"{error} So it is left out.")
     return tried
@@ -364,6 +364,11 @@ def choose(trials: Sequence[AnyTrial]) -> AnyTrial:
     return best
 
 
+def _repeatable(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the same each time: a report is a part of its bundle, which has to be."""
+    return {key: value for key, value in figures.items() if key != "peak_rss"}
+
+
 def _measured(trials: Sequence[Trial] | Sequence[FieldTrial]) -> dict[str, Any]:
     return {
         trial.method: {"texts_per_s": round(trial.texts_per_s, 1), "bytes": trial.bytes} for trial in trials
@@ -382,7 +387,7 @@ def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, less
     return {
         "method": best.method,
         "learned_from": len(lesson.learned),
-        **best.figures,
+        **_repeatable(best.figures),
         "coverage": _coverage(calibration),
         "methods": {
             trial.method: {"held_out": len(trial.held), **{key: trial.figures[key] for key in compared}}

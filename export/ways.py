@@ -61,8 +61,14 @@ def make_field_ways(
     where nothing else is possible."""
     wanted = effort.method
     ways: list[Way[FieldTrial]] = []
+    can_write = ground.base is not None and ground.decoder is not None
     if ground.checkpoint is not None and wanted in (None, ENCODER):
-        ways.append(PointerWay(ground.checkpoint, lesson, effort, notes, work))
+        try:
+            ways.append(PointerWay(ground.checkpoint, lesson, effort, notes, work))
+        except ExportError as error:
+            if wanted is not None or not can_write:
+                raise
+            effort.announce(f"{error} So a decoder learns it.")
     if ground.base is not None and ground.decoder is not None and wanted in (None, LORA, QLORA):
         if wanted is None and ways and not can_teach():
             effort.announce(f"{MISSING_PEFT} No adapter is tried.")

@@ -26,7 +26,19 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.bundle import load_bundle
-from edgeslm.engine.calls import Call, Classify, Cost, Embed, EngineInfo, Generate, Output, Point, Score, Text
+from edgeslm.engine.calls import (
+    Call,
+    Classify,
+    Cost,
+    Embed,
+    EngineInfo,
+    Generate,
+    Output,
+    Point,
+    Pointed,
+    Score,
+    Text,
+)
 
 COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
 POLL_S = 0.005
@@ -96,6 +108,8 @@ class Worker:
             return Output(COST, text=said, finish_reason="stop")
         if isinstance(call, Embed):
             return Output(COST, vectors=tuple((0.6, 0.8) for _ in call.texts))
+        if isinstance(call, Point):
+            return Output(COST, fields=_pointed(call))
         return Output(COST, probabilities=(1.0,))
 
 
@@ -113,6 +127,19 @@ def _fields_for(call: Generate) -> str:
     assert call.guide is not None
     properties = json.loads(call.guide.source).get("properties", {})
     return json.dumps(dict.fromkeys(properties, "press-4"))
+
+
+def _pointed(call: Point) -> tuple[Pointed, ...]:
+    """Each field is its first option, for 0.9, and the first word of the message if it stands there."""
+    learned = load_bundle(Path(call.head)).manifest.learned
+    assert learned is not None
+    places = ((0, len(call.text.split(" ")[0]), 1.0),) if call.text else ()
+    found = []
+    for field in learned.fields:
+        rest = 0.1 / max(field.options - 1, 1)
+        options = (0.9, *[rest] * (field.options - 1)) if field.options > 1 else (1.0,)
+        found.append(Pointed(options, places if field.longest else ()))
+    return tuple(found)
 
 
 if __name__ == "__main__":

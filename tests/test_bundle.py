@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgeslm.bundle import load_bundle, memory_need, parse_manifest, short_digest, verify_bundle
 from edgeslm.errors import BundleError
+from tests.pointers import POINTED, fitted
 from tests.taught import CLASSIFY, EXTRACT, RISK, calibration
 
 WEIGHTS = b"four bits each"
@@ -221,11 +222,6 @@ def test_a_head_without_what_it_learned() -> None:
         (taught(labels=["spam"]), r"learned\.labels: two or more"),
         (taught(labels=["spam", "ham", "spam"]), r"learned\.labels: two or more"),
         (taught("adapter", labels=[]), r"learned\.labels: two or more"),
-        (taught(learned=EXTRACT), "an extract task that was learned needs an adapter and a schema"),
-        (
-            taught("adapter", EXTRACT, output_schema=None),
-            "an extract task that was learned needs an adapter and",
-        ),
         (
             taught(calibration=calibration(scale=[1])),
             r"learned\.calibration: it needs a scale and a bias for",
@@ -257,6 +253,104 @@ def test_a_head_without_what_it_learned() -> None:
     ],
 )
 def test_what_doesnt_fit_together_in_what_was_learned(raw: bytes, sentence: str) -> None:
+    with pytest.raises(BundleError, match=sentence):
+        parse_manifest(raw, "m")
+
+
+MACHINE = POINTED["fields"][0]
+NO_PROPERTIES: list[Any] = [5, None, "machine", [[]], ["machine", "celsius", "state"]]
+
+
+def test_the_fields_that_a_head_was_taught() -> None:
+    head = parse_manifest(taught(learned=POINTED, calibration=fitted(risk=RISK)), "m").learned
+    assert head is not None
+    assert [(field.name, field.options) for field in head.fields] == [
+        ("machine", 1),
+        ("celsius", 2),
+        ("state", 3),
+    ]
+    assert head.fields[1].optional
+    assert (head.fields[1].longest, head.fields[2].values) == (20, ("on", "off"))
+
+
+@pytest.mark.parametrize("values", [[True, 1, 1.5, "1"], [0, False], ["", "true"]])
+def test_values_of_fields_keep_their_types(values: list[Any]) -> None:
+    fields = [{**MACHINE, "values": values}, *POINTED["fields"][1:]]
+    head = parse_manifest(taught(learned=POINTED, fields=fields), "m").learned
+    assert head is not None
+    found = head.fields[0].values
+    assert [(type(value), value) for value in found] == [(type(value), value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (taught(learned=POINTED, output_schema=None), r"learned\.output_schema: missing, and it was taught"),
+        (taught("adapter", EXTRACT, output_schema=None), r"learned\.output_schema: missing, and it was"),
+        (taught("adapter", EXTRACT, fields=[MACHINE]), r"learned\.fields: an adapter writes its fields"),
+        (taught("adapter", EXTRACT, calibration=fitted()), r"learned\.calibration: an adapter writes its"),
+        (
+            taught("adapter", EXTRACT, reference={"confidences": [0, 1], "labels": []}),
+            r"learned\.reference: an adapter writes its fields",
+        ),
+        (taught(learned=EXTRACT), r"learned\.fields: each property of the schema is needed, once"),
+        (taught(learned=POINTED, fields=POINTED["fields"][1:]), r"learned\.fields: each property of the"),
+        (taught(learned=POINTED, fields=[*POINTED["fields"], MACHINE]), r"learned\.fields: each property"),
+        (
+            taught(learned=POINTED, fields=[*POINTED["fields"], {**MACHINE, "name": "valve"}]),
+            r"learned\.fields: each property of the schema is needed, once",
+        ),
+        (taught(learned=POINTED, output_schema={"type": "object"}), r"learned\.fields: each property of"),
+        *(
+            (
+                taught(learned=POINTED, output_schema={"type": "object", "properties": properties}),
+                r"learned\.fields: each property of the schema is needed, once",
+            )
+            for properties in NO_PROPERTIES
+        ),
+        (
+            taught(learned=POINTED, fields=[{**MACHINE, "longest": 0}, *POINTED["fields"][1:]]),
+            r"learned\.fields: each needs an option",
+        ),
+        (
+            taught(learned=POINTED, fields=[{**MACHINE, "longest": -1}, *POINTED["fields"][1:]]),
+            r"learned\.fields\.0\.longest",
+        ),
+        (
+            taught(learned=POINTED, fields=[{**MACHINE, "values": [None]}, *POINTED["fields"][1:]]),
+            r"learned\.fields\.0\.values\.0",
+        ),
+        (
+            taught(learned=POINTED, fields=[{**MACHINE, "values": [["a"]]}, *POINTED["fields"][1:]]),
+            r"learned\.fields\.0\.values\.0",
+        ),
+        (taught(learned=POINTED, fields=[{"name": "machine"}]), r"learned\.fields\.0\.optional"),
+        (taught(learned=POINTED, fields=[{**MACHINE, "name": ""}]), r"learned\.fields\.0\.name"),
+        (taught(learned=POINTED, labels=["a", "b"]), r"learned\.labels: fields have none"),
+        (taught("adapter", EXTRACT, labels=["a", "b"]), r"learned\.labels: fields have none"),
+        (
+            taught(learned=POINTED, calibration=fitted(scale=[1.0])),
+            r"learned\.calibration: fields have no scale and no bias",
+        ),
+        (
+            taught(learned=POINTED, calibration=fitted(bias=[0.0])),
+            r"learned\.calibration: fields have no scale and no bias",
+        ),
+        (
+            taught(learned=POINTED, calibration=fitted(confidences=[0.5])),
+            r"learned\.calibration: it needs a confidence for each margin",
+        ),
+        (
+            taught(learned=POINTED, calibration=fitted(confidences=[0.5, 0.25])),
+            r"learned\.calibration: margins and confidences must rise",
+        ),
+        (
+            taught(learned=POINTED, reference={"confidences": [0, 1], "labels": [1]}),
+            r"learned\.reference: fields have no labels",
+        ),
+    ],
+)
+def test_what_doesnt_fit_together_in_fields_that_were_learned(raw: bytes, sentence: str) -> None:
     with pytest.raises(BundleError, match=sentence):
         parse_manifest(raw, "m")
 
@@ -300,12 +394,27 @@ def test_any_field_gives_a_manifest_or_a_bundle_error(changes: dict[str, Any]) -
 
 @given(
     st.dictionaries(
-        st.sampled_from([*CLASSIFY, *EXTRACT, "calibration", "reference"]), json_values, max_size=3
-    )
+        st.sampled_from([*CLASSIFY, *EXTRACT, *POINTED, "calibration", "reference"]), json_values, max_size=3
+    ),
+    st.sampled_from([("head", CLASSIFY), ("head", POINTED), ("adapter", EXTRACT)]),
 )
-def test_anything_learned_gives_a_manifest_or_a_bundle_error(changes: dict[str, Any]) -> None:
+def test_anything_learned_gives_a_manifest_or_a_bundle_error(
+    changes: dict[str, Any], known: tuple[str, dict[str, Any]]
+) -> None:
+    kind, learned = known
     try:
-        parse_manifest(taught(learned={**CLASSIFY, **changes}), "m")
+        parse_manifest(taught(kind, {**learned, **changes}), "m")
+    except BundleError as error:
+        assert str(error).startswith("m: ")
+
+
+@given(json_values, st.lists(st.fixed_dictionaries({"name": st.text(max_size=2), "optional": st.booleans()})))
+def test_any_schema_and_fields_give_a_manifest_or_a_bundle_error(
+    properties: Any, fields: list[dict[str, Any]]
+) -> None:
+    schema = {"type": "object", "properties": properties}
+    try:
+        parse_manifest(taught(learned={**POINTED, "output_schema": schema, "fields": fields}), "m")
     except BundleError as error:
         assert str(error).startswith("m: ")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.calibration import Calibration, RiskPoint, find_threshold, judge
+from edgeslm.calibration import Calibration, RiskPoint, find_threshold, judge, sure
 
 TOLERANCE = 1e-9
 
@@ -146,6 +146,35 @@ def test_confidence_rises_with_the_margin(data: st.DataObject) -> None:
     found = [judge(((1 + margin) / 2, (1 - margin) / 2), fitted).confidence for margin in margins]
     assert all(low <= high + TOLERANCE for low, high in pairwise(found))
     assert all(heights[0] - TOLERANCE <= confidence <= heights[-1] + TOLERANCE for confidence in found)
+
+
+FIELDS = made(0, margins=[0.2, 0.6], confidences=[0.1, 0.9])
+"""Without labels there is nothing to scale."""
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("fitted", [None, made(0)])
+def test_a_share_without_knots_is_taken_as_it_is(share: float, fitted: Calibration | None) -> None:
+    assert sure(share, fitted) == share
+
+
+@pytest.mark.parametrize(
+    ("share", "confidence"), [(0.0, 0.1), (0.2, 0.1), (0.3, 0.3), (0.5, 0.7), (0.6, 0.9), (1.0, 0.9)]
+)
+def test_a_share_is_as_sure_as_its_place_between_the_knots(share: float, confidence: float) -> None:
+    assert sure(share, FIELDS) == pytest.approx(confidence)
+
+
+@given(st.data())
+def test_a_higher_share_is_no_less_sure(data: st.DataObject) -> None:
+    shares = st.floats(0, 1)
+    knots = sorted(data.draw(st.lists(shares, max_size=6)))
+    heights = sorted(data.draw(st.lists(shares, min_size=len(knots), max_size=len(knots))))
+    fitted = made(0, margins=knots, confidences=heights)
+    assert fitted.fault is None
+    found = [sure(share, fitted) for share in sorted(data.draw(st.lists(shares, min_size=2, max_size=6)))]
+    assert all(low <= high + TOLERANCE for low, high in pairwise(found))
+    assert all(-TOLERANCE <= confidence <= 1 + TOLERANCE for confidence in found)
 
 
 # -- where to abstain ------------------------------------------------------------------------------

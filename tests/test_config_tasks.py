@@ -149,8 +149,16 @@ LABELS = {"kind": "classify", "labels": ["a", "b"]}
             "max_error: needs a task that edgeslm-export tune has taught: set a threshold instead",
         ),
         (
-            {"kind": "extract", "learned": "/x", "max_error": 0.1},
-            "max_error: means nothing to extract (only to classify)",
+            {"kind": "answer", "model": "small", "adapter": "/x", "max_error": 0.1},
+            "max_error: means nothing to answer (only to classify, extract): take it out",
+        ),
+        (
+            {"kind": "extract", "learned": "/x", "max_error": 0.1, "threshold": 0.5},
+            "threshold: max_error sets the threshold: take one of them out",
+        ),
+        (
+            {"kind": "extract", "model": "small", "schema": {"type": "object"}, "max_error": 0.1},
+            "max_error: needs a task that edgeslm-export tune has taught: set a threshold instead",
         ),
         ({"learned": "/x", "max_error": 0}, "max_error: must be more than 0"),
         ({"learned": "/x", "max_error": 1.5}, "max_error: must be at most 1"),
@@ -195,8 +203,8 @@ def test_a_fault_of_a_learned_task_says_what_to_change(task: dict[str, Any], pro
         ),
         ({**LABELS, "stages": ["smal"]}, "stages[0]: no model is called 'smal': did you mean small?"),
         (
-            {"kind": "extract", "schema": {"type": "object"}, "stages": ["small"]},
-            "stages: means nothing to extract (only to classify): take it out",
+            {"kind": "generate", "stages": ["small"]},
+            "stages: means nothing to generate (only to classify, extract): take it out",
         ),
         ({**LABELS, "stages": "small"}, "stages: must be a list"),
         ({**LABELS, "stages": [f"m{number}" for number in range(9)]}, "stages: must have at most 8"),
@@ -237,6 +245,8 @@ def test_a_stage_with_a_fault_is_the_only_fault() -> None:
         {"learned": "/x", "stages": ["learned", "small"], "adapter": "/y", "threshold": 0.5},
         {"learned": "/x", "stages": ["small", "learned", "node:hall-server/topic"], "threshold": 0.5},
         {"kind": "extract", "learned": "/x", "verbatim": True, "max_tokens": 50},
+        {"kind": "extract", "learned": "/x", "max_error": 0.05},
+        {"kind": "extract", "learned": "/x", "threshold": 0.5},
         {"kind": "extract", "model": "small", "adapter": "/x"},
         {**LABELS, "model": "small", "adapter": "/x", "max_error": 0.05},
         {**LABELS, "stages": ["small", "node:hall-server/topic"], "threshold": 0.5},

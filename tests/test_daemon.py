@@ -138,7 +138,7 @@ def test_below_the_threshold_a_task_abstains(app: App) -> None:
 @pytest.mark.parametrize(
     ("task", "payload", "body"),
     [
-        ("fields", "press 4", {"fields": {"machine": "press-4"}, "spans": {}}),
+        ("fields", "press 4", {"fields": {"machine": "press-4"}, "spans": {}, "stage": "small"}),
         ("brief", "a long story", {"text": "a long story", "sources": ["input"]}),
         (
             "say",

@@ -107,24 +107,24 @@ def likeliest_places(
     :param scores: [tokens, 3], see ``STARTS``. :param longest: most characters of a run.
     """
     count = len(scores)
-    sums = np.concatenate([[0.0], np.cumsum(scores[:, INSIDE], dtype=np.float64)])
-    of_runs = (
-        _log_softmax(scores[:, STARTS])[:, None]
-        + _log_softmax(scores[:, ENDS])[None, :]
-        + (sums[1:][None, :] - sums[:-1][:, None])
-    )
     starts, ends = np.array(offsets, np.int64).T
-    lengths = ends[None, :] - starts[:, None]
-    possible = np.flatnonzero((lengths > 0) & (lengths <= longest))
-    if not len(possible):
+    # A token has a character at least, so no run has more tokens than characters: [first, tokens less one].
+    lasts = np.arange(count)[:, None] + np.arange(min(count, longest))[None, :]
+    firsts, spread = np.nonzero(lasts < count)
+    lasts = lasts[firsts, spread]
+    lengths = ends[lasts] - starts[firsts]
+    fitting = (lengths > 0) & (lengths <= longest)
+    firsts, lasts = firsts[fitting], lasts[fitting]
+    if not len(firsts):
         return ()
-    values = of_runs.ravel()[possible]
+    sums = np.concatenate([[0.0], np.cumsum(scores[:, INSIDE], dtype=np.float64)])
+    begins, stops = _log_softmax(scores[:, STARTS]), _log_softmax(scores[:, ENDS])
+    values = begins[firsts] + stops[lasts] + sums[lasts + 1] - sums[firsts]
     shares = np.exp(values - values.max())
     total = shares.sum()
     found = []
     for at in np.argsort(-values, kind="stable")[:_MOST_PLACES]:
-        first, last = divmod(int(possible[at]), count)
-        found.append((int(starts[first]), int(ends[last]), float(shares[at] / total)))
+        found.append((int(starts[firsts[at]]), int(ends[lasts[at]]), float(shares[at] / total)))
     return tuple(found)
 
 

@@ -41,7 +41,10 @@ def make_task(name: str, section: TaskSection, bundle: Bundle | None = None) -> 
         raise ConfigError([f"tasks.{name}.labels: missing, and its adapter was not taught any"])
     if section.kind == "extract" and section.output_schema is None:
         raise ConfigError([f"tasks.{name}.schema: missing, and its adapter was not taught any"])
-    return _KINDS[section.kind](name, section, bundle)
+    task = _KINDS[section.kind](name, section, bundle)
+    if section.max_error is not None and section.kind == "extract" and not task.is_head:
+        raise ConfigError([f"tasks.{name}.max_error: what a decoder writes has no confidence; take it out"])
+    return task
 
 
 def _completed(name: str, section: TaskSection, learned: LearnedSection) -> TaskSection:
@@ -57,8 +60,6 @@ def _completed(name: str, section: TaskSection, learned: LearnedSection) -> Task
         raise ConfigError([f"tasks.{name}.schema: what was taught finds {taught}; take it out"])
     if "schema" in (section.allow or ()):
         raise ConfigError([f"tasks.{name}.allow: schema can't be set by senders, as the fields are taught"])
-    if section.max_error is not None and learned.kind == "extract" and learned.calibration is None:
-        raise ConfigError([f"tasks.{name}.max_error: what a decoder writes has no confidence; take it out"])
     if section.examples:
         raise ConfigError([f"tasks.{name}.examples: mean nothing to what was taught; take them out"])
     return section.model_copy(

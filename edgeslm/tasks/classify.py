@@ -16,7 +16,6 @@ from edgeslm.engine.calls import Classify as ClassifyCall
 from edgeslm.engine.calls import Prompt, Score, Text
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
-from edgeslm.sections import LEARNED
 from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task, threshold_of
 
 CONTENT_FREE = ("N/A", "[MASK]", "-")
@@ -58,7 +57,7 @@ class Classify(Task):
             "label": labels[verdict.best],
             "confidence": verdict.confidence,
             "scores": dict(zip(labels, verdict.scores, strict=True)),
-            "stage": LEARNED if self.section.learned else self.section.model,
+            "stage": self.stage,
         }
         return Outcome.of(output, result, abstained=verdict.confidence < self.threshold)
 

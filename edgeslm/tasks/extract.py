@@ -20,7 +20,6 @@ from edgeslm.consistency import schema_faults
 from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
 from edgeslm.errors import InvalidRequest, TooLong
 from edgeslm.messages import Request
-from edgeslm.sections import LEARNED
 from edgeslm.tasks.pointed import FieldReader, make_readers
 from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task, threshold_of
 
@@ -58,7 +57,7 @@ class Extract(Task):
         self._readers: Sequence[FieldReader] = ()
         if self.is_head and self.learned is not None:
             schema = section.output_schema or {}
-            self._readers = make_readers(self.learned.fields, schema, verbatim=section.verbatim)
+            self._readers = make_readers(self.learned, schema, verbatim=section.verbatim)
 
     def check_input(self, request: Request) -> None:
         super().check_input(request)
@@ -67,7 +66,7 @@ class Extract(Task):
 
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
         message = self.text(request)
-        if self._readers and self.bundle is not None:
+        if self.is_head and self.bundle is not None:
             return await self._point(message, ask, self.bundle)
         schema = self.option(request, "schema")
         words = phrases(message) if self.section.verbatim else None
@@ -83,7 +82,8 @@ class Extract(Task):
                 f"the fields don't fit {self.option(request, 'max_tokens')} tokens; raise max_tokens, "
                 "or bound the schema with maxLength and maxItems"
             )
-        return Outcome.of(output, {"fields": fields, "spans": find_spans(fields, message)})
+        result = {"fields": fields, "spans": find_spans(fields, message), "stage": self.stage}
+        return Outcome.of(output, result)
 
     def result_schema(self) -> dict[str, Any]:
         span = {"type": "object", "properties": {"start": {"type": "integer"}, "end": {"type": "integer"}}}
@@ -91,10 +91,12 @@ class Extract(Task):
         properties = {
             "fields": known or {"type": "object"},
             "spans": {"type": "object", "additionalProperties": span},
+            "stage": {"type": "string"},
         }
-        if self._readers:
-            properties |= {"confidence": dict(PROBABILITY), "stage": {"type": "string"}}
-        return {"type": "object", "properties": properties, "required": list(properties)}
+        required = list(properties)
+        if self.is_head:  # a stage behind it has none
+            properties["confidence"] = PROBABILITY
+        return {"type": "object", "properties": properties, "required": required}
 
     def option(self, request: Request, name: str) -> Any:
         if name == "schema":
@@ -109,7 +111,7 @@ class Extract(Task):
         ``abstained`` result."""
         output = await ask(Point(message, str(head.path), self.section.overflow, head.digest))
         fields: dict[str, Any] = {}
-        places: dict[str, dict[str, int]] = {}
+        spans: dict[str, dict[str, int]] = {}
         share, complete = 1.0, True
         for reader in self._readers:
             found = reader.read(message, output.fields[reader.number])
@@ -120,13 +122,13 @@ class Extract(Task):
             if found.is_there:
                 fields[reader.name] = found.value
             if found.place is not None:
-                places[reader.name] = {"start": found.place[0], "end": found.place[1]}
+                spans[reader.name] = {"start": found.place[0], "end": found.place[1]}
         confidence = sure(share, self._calibration) if complete else 0.0
         result = {
             "fields": fields,
-            "spans": find_spans(fields, message) | places,
+            "spans": spans,
             "confidence": confidence,
-            "stage": LEARNED,
+            "stage": self.stage,
         }
         return Outcome.of(output, result, abstained=not complete or confidence < self.threshold)
 

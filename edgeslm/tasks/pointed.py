@@ -6,19 +6,22 @@ what stands in the message. Knows no engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from edgeslm.bundle import LearnedField
+from edgeslm.bundle import LearnedField, LearnedSection
 from edgeslm.engine.calls import Pointed
-from edgeslm.pointing import Place, read_place, types_of
+from edgeslm.pointing import Place, find_places, read_place, types_of
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """``is_there`` tells a field with a value, which may be null, from one that is left out; ``share`` is how
-    likely that is, as the head has it."""
+    likely that is, as the head has it. ``place`` is where it was found, or where a taught value stands."""
 
     value: Any
     share: float
@@ -27,64 +30,88 @@ class Found:
 
 
 class FieldReader:
-    """Reads one field; ``number`` is its place among those that were taught."""
+    """Reads one field; ``number`` is its place among those that were taught, ``types`` are the JSON types
+    that a place can be read as."""
 
     def __init__(
-        self, number: int, field: LearnedField, schema: Mapping[str, Any], *, required: bool, verbatim: bool
+        self,
+        number: int,
+        field: LearnedField,
+        check: Validator,
+        types: frozenset[str],
+        *,
+        required: bool,
+        verbatim: bool,
     ) -> None:
-        from jsonschema import Draft202012Validator  # lazy: few nodes have such a task
-
         self.number, self.name = number, field.name
-        self._field, self._required = field, required
-        self._types = types_of(schema)
-        self._verbatim = verbatim and not schema.keys() & {"enum", "const"}
-        self._check = Draft202012Validator(dict(schema))
+        self._field, self._check, self._types = field, check, types
+        self._required, self._verbatim = required, verbatim
 
     def read(self, message: str, pointed: Pointed) -> Found | None:
-        """None where no option fits."""
-        order = sorted(range(len(pointed.options)), key=pointed.options.__getitem__, reverse=True)
-        found = (self._as_option(option, message, pointed) for option in order)
-        return next((one for one in found if one is not None), None)
+        """The likeliest answer that fits, whichever ways lead to it; None where none does."""
+        answers: dict[tuple[bool, bool, Any], Found] = {}
+        for option in range(len(pointed.options)):
+            if (found := self._as_option(option, message, pointed)) is not None:
+                answer = (found.is_there, isinstance(found.value, bool), found.value)  # 1 and true are equal
+                if (before := answers.get(answer)) is not None:
+                    share = min(1.0, before.share + found.share)
+                    found = replace(found, share=share, place=before.place or found.place)
+                answers[answer] = found
+        return max(answers.values(), key=lambda one: one.share, default=None)
 
     def _as_option(self, option: int, message: str, pointed: Pointed) -> Found | None:
         field, share = self._field, pointed.options[option]
         if field.optional and option == 0:
+            if self._required and not self._check.is_valid(None):
+                return None
             return Found(None, share, is_there=self._required)
         if field.longest and option == int(field.optional):
             return self._in_message(message, pointed, share)
         value = field.values[option - int(field.optional) - bool(field.longest)]
         if self._verbatim and isinstance(value, str) and value not in message:
             return None
-        return Found(value, share) if self._check.is_valid(value) else None
+        if not self._check.is_valid(value):
+            return None
+        places = find_places(message, value, self._types)
+        return Found(value, share, place=places[0] if places else None)
 
     def _in_message(self, message: str, pointed: Pointed, share: float) -> Found | None:
-        """The likeliest text that fits; one that stands there several times counts with all its places, and
+        """The likeliest value that fits; one that stands there several times counts with all its places, and
         the likeliest of them is told."""
-        texts: dict[str, tuple[float, Place]] = {}
+        values: dict[Any, tuple[float, Place]] = {}
         for start, end, likely in pointed.places:  # the likeliest first
-            before, place = texts.get(message[start:end], (0.0, (start, end)))
-            texts[message[start:end]] = (before + likely, place)
-        for text, (likely, place) in sorted(texts.items(), key=lambda item: -item[1][0]):
-            value = read_place(text, self._types)
-            if value is not None and self._check.is_valid(value):
-                return Found(value, share * likely, place=place)
+            value = read_place(message, (start, end), self._types)
+            if value is not None:
+                before, place = values.get(value, (0.0, (start, end)))
+                values[value] = (before + likely, place)
+        for value, (likely, place) in sorted(values.items(), key=lambda item: -item[1][0]):
+            if self._check.is_valid(value):
+                return Found(value, share * min(likely, 1.0), place=place)
         return None
 
 
-def make_readers(
-    fields: Sequence[LearnedField], schema: Mapping[str, Any], *, verbatim: bool
-) -> list[FieldReader]:
+def make_readers(learned: LearnedSection, schema: Mapping[str, Any], *, verbatim: bool) -> list[FieldReader]:
     """A reader for each property of ``schema``, in its order; those that were taught beside them are not
     wanted.
 
     :param verbatim: texts that aren't fixed by the schema have to stand in the message.
     """
-    numbers = {field.name: number for number, field in enumerate(fields)}
-    required = schema.get("required", ())
-    return [
-        FieldReader(
-            numbers[name], fields[numbers[name]], of_field, required=name in required, verbatim=verbatim
-        )
-        for name, of_field in schema.get("properties", {}).items()
-        if name in numbers
-    ]
+    from jsonschema import Draft202012Validator  # lazy: few nodes have such a task
+
+    whole = Draft202012Validator(dict(schema))
+    numbers = {field.name: number for number, field in enumerate(learned.fields)}
+    taught = (learned.output_schema or {}).get("properties", {})
+    readers = []
+    for name, of_field in schema.get("properties", {}).items():
+        if name in numbers:
+            fixed = isinstance(of_field, Mapping) and bool(of_field.keys() & {"enum", "const"})
+            reader = FieldReader(
+                numbers[name],
+                learned.fields[numbers[name]],
+                whole.evolve(schema=of_field),  # it may refer to other parts of the schema
+                types_of(of_field) or types_of(taught.get(name, {})),
+                required=name in schema.get("required", ()),
+                verbatim=verbatim and not fixed,
+            )
+            readers.append(reader)
+    return readers

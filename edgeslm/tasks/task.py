@@ -13,6 +13,7 @@ from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Cost, Output, Sampling, Text, Turn
 from edgeslm.errors import ConfigError, InvalidRequest
 from edgeslm.messages import Request, Truncated
+from edgeslm.sections import LEARNED
 
 PROBABILITY: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0, "maximum": 1}
 """JSON Schema of one in a result."""
@@ -57,6 +58,11 @@ class Task(ABC):
     def learned(self) -> LearnedSection | None:
         """What it was taught; None for a task that is only told what to do."""
         return None if self.bundle is None else self.bundle.manifest.learned
+
+    @property
+    def stage(self) -> str | None:
+        """How a result names who answered."""
+        return LEARNED if self.section.learned else self.section.model
 
     @property
     def is_head(self) -> bool:

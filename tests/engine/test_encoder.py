@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,11 +11,12 @@ import numpy as np
 import pytest
 
 from edgeslm.bundle import load_bundle
-from edgeslm.engine.calls import Classify, Embed
+from edgeslm.engine.calls import Classify, Embed, Overflow, Point
 from edgeslm.engine.encoder import Encoder
-from edgeslm.engine.heads import load_head
 from edgeslm.errors import BundleError, TooLong
 from edgeslm.messages import Truncated
+from tests.engine.hand_made import classifier, pack, pointer, write_head
+from tests.pointers import POINTED
 
 TEXTS = (
     "The pump leaks oil.",
@@ -29,30 +27,8 @@ TEXTS = (
 DIMENSION = 384
 
 
-def arrays(**changes: Any) -> bytes:
-    stream = io.BytesIO()
-    made = {"weight": np.eye(2, DIMENSION, dtype=np.float32), "bias": np.zeros(2, np.float32), **changes}
-    np.savez(stream, **{name: value for name, value in made.items() if value is not None})
-    return stream.getvalue()
-
-
-def write_head(folder: Path, encoder: str | None, weights: bytes) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "head.npz").write_bytes(weights)
-    digest = hashlib.sha256(weights).hexdigest()
-    manifest = {
-        "format": 1,
-        "name": "t",
-        "kind": "head",
-        "architecture": "logistic-regression",
-        "source": {"id": "here"},
-        "files": [{"path": "head.npz", "bytes": len(weights), "sha256": digest}],
-        "head": {"encoder": encoder},
-        "learned": {"task": "t", "kind": "classify", "labels": ["spam", "ham"], "rows": 2},
-        "created": "2026-01-01T00:00:00Z",
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
+def head_arrays(**changes: Any) -> bytes:
+    return pack({**classifier(DIMENSION), **changes})
 
 
 def test_vectors_of_unit_length(encoder: Encoder) -> None:
@@ -120,7 +96,7 @@ def test_a_cut_text_is_read_like_the_part_that_is_kept(encoder: Encoder) -> None
 def test_a_head_gives_probabilities(encoder: Encoder, tmp_path: Path) -> None:
     vectors, _, _ = encoder.embed(TEXTS[:1], "error")
     weight = np.stack([vectors[0], -vectors[0]])
-    head = write_head(tmp_path / "h", encoder.bundle.digest, arrays(weight=2 * weight))
+    head = write_head(tmp_path / "h", encoder.bundle.digest, head_arrays(weight=2 * weight))
     output = encoder.run_classify(Classify(TEXTS[0], str(head)))
     # softmax of (2, -2)
     expected = 1 / (1 + np.exp(-4))
@@ -133,7 +109,7 @@ def test_a_head_with_an_encoder_of_its_own(encoder: Encoder, tmp_path: Path) -> 
     folder = tmp_path / "learned"
     shutil.copytree(encoder.bundle.path, folder)
     own = json.loads((folder / "manifest.json").read_bytes())
-    weights = arrays()
+    weights = head_arrays()
     write_head(folder, None, weights)
     head = json.loads((folder / "manifest.json").read_bytes())
     joined = {**head, **own, "kind": "head", "files": own["files"] + head["files"]}
@@ -149,83 +125,178 @@ def test_a_head_with_an_encoder_of_its_own(encoder: Encoder, tmp_path: Path) -> 
 
 def test_a_sure_head_stays_within_one(encoder: Encoder, tmp_path: Path) -> None:
     bias = np.array([1e9, -1e9], np.float32)
-    head = write_head(tmp_path / "h", encoder.bundle.digest, arrays(bias=bias))
+    head = write_head(tmp_path / "h", encoder.bundle.digest, head_arrays(bias=bias))
     assert encoder.run_classify(Classify("x", str(head))).probabilities == (1.0, 0.0)
 
 
-def test_a_head_of_another_encoder(encoder: Encoder, tmp_path: Path) -> None:
-    head = write_head(tmp_path / "h", "sha256:" + "0" * 64, arrays())
-    with pytest.raises(BundleError, match="learned on the encoder sha256:000"):
-        encoder.run_classify(Classify("x", str(head)))
+# -- fields ----------------------------------------------------------------------------------------
+
+MESSAGE = "Größe 😀: the Valve leaks"
+SURE = 50.0
+"""Of scores: what has it is by far the likeliest."""
+FIELD = {
+    **POINTED,
+    "output_schema": {"type": "object", "properties": {"part": {"type": "string"}}},
+    "fields": [{"name": "part", "optional": True, "longest": 40, "values": ["pump"]}],
+}
+"""Missing, in the message, or the pump."""
 
 
-class Evil:
-    """Leaves a file behind when it is unpickled."""
+def place_of(encoder: Encoder, text: str, word: str, overflow: Overflow = "error") -> int:
+    """Which of the tokens that are kept is ``word``; each of the words that tests look for is one token."""
+    ids, _, _ = encoder._encode(text, overflow)
+    frame, _, _ = encoder._encode("", "error")
+    (wanted,) = [token for token in encoder._encode(word, "error")[0] if token not in frame]
+    (found,) = [place for place, token in enumerate(ids) if token == wanted]
+    return found
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
 
-    def __reduce__(self) -> Any:
-        return Path.touch, (self._file,)
-
-
-def test_a_pickle_is_refused_and_not_run(encoder: Encoder, tmp_path: Path) -> None:
-    trap = tmp_path / "trap"
-    stream = io.BytesIO()
-    np.savez(stream, weight=np.array([Evil(trap)], object), bias=np.zeros(2, np.float32))
-    for number, weights in enumerate((stream.getvalue(), pickle.dumps(Evil(trap)))):
-        head = write_head(tmp_path / str(number), encoder.bundle.digest, weights)
-        with pytest.raises(BundleError, match=r"head\.npz: not the arrays of a head"):
-            load_head(head, encoder.bundle)
-    assert not trap.exists()
+def write_pointer(
+    folder: Path, encoder: Encoder, text: str, first: str, last: str, overflow: Overflow = "error"
+) -> Path:
+    """A head that points from one word to another, in this text alone: nothing is as near to a vector as
+    itself."""
+    hidden, _, _ = encoder.read_tokens(text, overflow)
+    others = hidden - hidden.mean(axis=0)
+    ends = [others[place_of(encoder, text, word, overflow)] for word in (first, last)]
+    pointing = np.zeros((1, 3, DIMENSION), np.float32)
+    for asked, vector in enumerate(ends):
+        pointing[0, asked] = SURE * vector / (vector @ vector)
+    made = pointer(DIMENSION, FIELD["fields"], place_weight=pointing, bias=np.array([0, SURE, 0], np.float32))
+    return write_head(folder, encoder.bundle.digest, pack(made), FIELD)
 
 
 @pytest.mark.parametrize(
-    "weights",
+    ("first", "last", "place"),
+    [("valve", "valve", "Valve"), ("the", "valve", "the Valve"), ("valve", "leaks", "Valve leaks")],
+)
+def test_a_head_points_at_words_as_they_stand_in_the_message(
+    encoder: Encoder, tmp_path: Path, first: str, last: str, place: str
+) -> None:
+    """The tokens are of small letters without dots, and offsets count characters, not bytes."""
+    head = write_pointer(tmp_path / "h", encoder, MESSAGE, first, last)
+    output = encoder.run(Point(MESSAGE, str(head)))
+    (field,) = output.fields
+    assert field.options == pytest.approx((0, 1, 0), abs=1e-6)
+    start, end, share = field.places[0]
+    assert MESSAGE[start:end] == place
+    assert share > 0.99
+    assert output.cost.prompt_tokens == len(encoder._encode(MESSAGE, "error")[0])
+    assert (output.truncated, output.distance) == (None, None)
+
+
+LONG = "Größe 😀: Valve " + "pump " * 2000 + "Sensor"
+
+
+@pytest.mark.parametrize(
+    ("overflow", "word", "stands"),
     [
-        b"",
-        b"PK\x03\x04 half a zip file",
-        arrays()[:-40],
-        arrays(bias=None),
-        arrays(weight=np.array(["a"])),
-        arrays(weight=np.eye(3, DIMENSION, dtype=np.float32)),
-        arrays(weight=np.eye(2, 3, dtype=np.float32)),
-        arrays(bias=np.zeros(3, np.float32)),
-        arrays(bias=np.array([0, np.nan], np.float32)),
-        arrays(weight=np.full((2, DIMENSION), np.inf, np.float32)),
+        ("head", "valve", "Valve"),
+        ("tail", "sensor", "Sensor"),
+        ("middle", "valve", "Valve"),
+        ("middle", "sensor", "Sensor"),
     ],
 )
-def test_arrays_that_are_no_head(encoder: Encoder, tmp_path: Path, weights: bytes) -> None:
-    head = write_head(tmp_path / "h", encoder.bundle.digest, weights)
-    with pytest.raises(BundleError, match=r"head\.npz: "):
-        load_head(head, encoder.bundle)
+def test_places_are_those_of_the_whole_message_however_it_was_cut(
+    encoder: Encoder, tmp_path: Path, overflow: Overflow, word: str, stands: str
+) -> None:
+    head = write_pointer(tmp_path / "h", encoder, LONG, word, word, overflow)
+    output = encoder.run_point(Point(LONG, str(head), overflow))
+    start, end, share = output.fields[0].places[0]
+    assert LONG[start:end] == stands
+    assert share > 0.99
+    room = encoder.context_length - 2
+    assert output.truncated is not None
+    assert output.truncated.kept == room
+    assert output.cost.prompt_tokens == encoder.context_length
 
 
-def test_a_changed_head(encoder: Encoder, tmp_path: Path) -> None:
-    head = write_head(tmp_path / "h", encoder.bundle.digest, arrays())
-    (head / "head.npz").write_bytes(arrays(bias=np.ones(2, np.float32)))
-    with pytest.raises(BundleError, match=r"head\.npz: "):
-        load_head(head, encoder.bundle)
+def test_a_message_that_is_too_long_is_pointed_at_nowhere(encoder: Encoder, tmp_path: Path) -> None:
+    head = write_pointer(tmp_path / "h", encoder, MESSAGE, "valve", "valve")
+    with pytest.raises(TooLong):
+        encoder.run(Point(LONG, str(head)))
 
 
-def test_another_head_in_its_place(encoder: Encoder, tmp_path: Path) -> None:
-    """What was seen at the start, and found signed, is what is loaded."""
-    head = write_head(tmp_path / "h", encoder.bundle.digest, arrays())
+@pytest.mark.parametrize("overflow", ["head", "tail", "middle"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        LONG,
+        f"  {MESSAGE}\n\t",
+        "é " * 900,
+        "e\u0301-x " * 400,
+        "打开灯 " * 400,
+        "😀",
+        "[SEP] oil [CLS]",
+        " ",
+        "",
+    ],
+)
+def test_whatever_a_head_points_at_stands_in_the_message(
+    encoder: Encoder, tmp_path: Path, overflow: Overflow, text: str
+) -> None:
+    chance = np.random.default_rng(7)
+    weight = chance.normal(size=(1, 3, DIMENSION)).astype(np.float32)
+    made = pointer(DIMENSION, FIELD["fields"], place_weight=weight)
+    head = write_head(tmp_path / "h", encoder.bundle.digest, pack(made), FIELD)
+    places = encoder.run_point(Point(text, str(head), overflow)).fields[0].places
+    assert bool(places) == bool(text.strip())
+    for start, end, share in places:
+        assert 0 <= start < end <= len(text)
+        assert end - start <= FIELD["fields"][0]["longest"]
+        assert text[start:end] == text[start:end].strip()
+        assert 0 <= share <= 1
+
+
+def test_tokens_stand_where_their_text_does(encoder: Encoder) -> None:
+    """And those of the encoder itself nowhere."""
+    hidden, offsets, truncated = encoder.read_tokens("Oil leaks", "error")
+    assert hidden.shape == (4, DIMENSION)
+    assert [end - start for start, end in (offsets[0], offsets[-1])] == [0, 0]
+    assert offsets[1:-1] == [(0, 3), (4, 9)]
+    assert truncated is None
+
+
+def test_the_vector_of_a_text_is_the_same_for_each_kind_of_head(encoder: Encoder, tmp_path: Path) -> None:
+    vectors, _, _ = encoder.embed([MESSAGE], "error")
+    made = pointer(DIMENSION, FIELD["fields"], centroids=vectors)
+    head = write_head(tmp_path / "h", encoder.bundle.digest, pack(made), FIELD)
+    assert encoder.run(Point(MESSAGE, str(head))).distance == pytest.approx(0, abs=1e-6)
+    assert (encoder.run(Point("cake", str(head))).distance or 0) > 0.3
+
+
+def test_a_head_is_read_once(encoder: Encoder, tmp_path: Path) -> None:
+    head = write_pointer(tmp_path / "h", encoder, MESSAGE, "valve", "valve")
+    first = encoder.run(Point(MESSAGE, str(head)))
+    shutil.rmtree(head)
+    assert encoder.run(Point(MESSAGE, str(head))) == first
+
+
+def test_a_head_of_labels_points_at_nothing_and_one_of_fields_gives_no_labels(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    labels = write_head(tmp_path / "labels", encoder.bundle.digest, head_arrays())
+    with pytest.raises(BundleError, match=r"head\.npz: weight has shape"):
+        encoder.run(Point("x", str(labels)))
+    fields = write_pointer(tmp_path / "fields", encoder, MESSAGE, "valve", "valve")
+    with pytest.raises(BundleError, match=r"head\.npz: weight has shape"):
+        encoder.run(Classify("x", str(fields)))
+
+
+def test_a_head_is_the_one_that_was_seen_at_the_start(encoder: Encoder, tmp_path: Path) -> None:
+    head = write_pointer(tmp_path / "h", encoder, MESSAGE, "valve", "valve")
+    with pytest.raises(BundleError, match="another bundle than at the start"):
+        encoder.run(Point("x", str(head), digest="sha256:" + "0" * 64))
     digest = load_bundle(head).digest
-    load_head(head, encoder.bundle, digest)
-    (head / "manifest.json").write_text((head / "manifest.json").read_text() + "\n")
-    with pytest.raises(BundleError, match=r"manifest\.json: another bundle than at the start"):
-        load_head(head, encoder.bundle, digest)
+    assert encoder.run(Point(MESSAGE, str(head), digest=digest)).fields
 
 
 # -- bundles ---------------------------------------------------------------------------------------
 
 
-def test_a_bundle_of_another_kind(starter: Path, tmp_path: Path, encoder: Encoder) -> None:
+def test_a_bundle_of_another_kind(starter: Path) -> None:
     with pytest.raises(BundleError, match="a bundle of kind decoder, where an encoder is needed"):
         Encoder(starter / "smollm2-135m-int4", 1)
-    with pytest.raises(BundleError, match="a bundle of kind decoder, where a learned head is needed"):
-        load_head(starter / "smollm2-135m-int4", encoder.bundle)
 
 
 def changed_copy(source: Path, folder: Path, **changes: Any) -> Path:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from edgeslm_export import encoder_ways
+from edgeslm_export import encoder_ways, field_ways
 from edgeslm_export.checkpoint import examine_local
 from edgeslm_export.convert import Order, export_model
+from edgeslm_export.encoder import fill_encoder
 from edgeslm_export.recipe import find_recipe
 
 from edgeslm.bundle import load_bundle
 from tests.export.tiny_encoders import ENCODERS
 from tests.export.tiny_models import FAMILIES
-from tests.export.tiny_tasks import fake_vectors, write_encoder
+from tests.export.tiny_tasks import FakePointerTeacher, fake_vectors, write_encoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +56,32 @@ def int4_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bases") / "plain-int4"
     export_model(examine_local(tiny / "plain", "decoder"), out, Order(find_recipe("int4")))
     return out
+
+
+@pytest.fixture(scope="session")
+def int8_encoder(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The files of ``bge`` in int8, and the fields of their manifest."""
+    out = tmp_path_factory.mktemp("int8") / "bge"
+    out.mkdir()
+    fields, _ = fill_encoder(examine_local(encoders / "bge", "encoder"), out, lambda said: None)
+    return out, fields
+
+
+@pytest.fixture
+def pointer_teacher(
+    int8_encoder: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> FakePointerTeacher:
+    """Teaches no encoder to point; what would be exported of it is ``bge`` as it is."""
+    files, fields = int8_encoder
+
+    def fill(taught: object, origin: object, folder: Path, effort: object) -> dict[str, Any]:
+        shutil.copytree(files, folder, dirs_exist_ok=True)
+        return {**fields, "report": {"cosine_to_float": {"mean": 1.0}}}
+
+    fake = FakePointerTeacher()
+    monkeypatch.setattr(field_ways, "teach_pointer", fake)
+    monkeypatch.setattr(field_ways, "fill_taught", fill)
+    return fake
 
 
 @pytest.fixture(scope="module")

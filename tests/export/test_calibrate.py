@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from edgeslm_export.calibrate import Fitted, fit_calibration, log_softmax, risk_curve
-from edgeslm_export.statistics import softmax
+from edgeslm_export.calibrate import Fitted, fit_calibration, fit_confidence, log_softmax, risk_curve
+from edgeslm_export.statistics import calibration_error, softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeslm.calibration import LEAST_PROBABILITY
+from edgeslm.calibration import LEAST_PROBABILITY, find_threshold, sure
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 def honest(rows: int, labels: int, seed: int = 0) -> tuple[Floats, Integers]:
@@ -187,3 +188,101 @@ def test_any_rows_can_be_calibrated(labels: int, rows: int, seed: int, spread: f
         assert 0 < verdict.confidence <= 1
     assert fitted.calibration.risk[0].threshold == 0
     assert all(0 < point.error < 1 for point in fitted.calibration.risk)
+
+
+# --- a confidence where there are no labels ----------------------------------------------------------
+
+
+def too_sure(rows: int, seed: int = 0, power: float = 3.0) -> tuple[Floats, Bools]:
+    """Shares of a model that is right less often than it says: as often as ``share ** power``."""
+    random = np.random.default_rng(seed)
+    shares = random.uniform(0.01, 1, rows)
+    return shares, random.random(rows) < shares**power
+
+
+@pytest.mark.parametrize("rows", [60, 1500])
+def test_a_share_becomes_a_confidence_that_rises_with_it(rows: int) -> None:
+    calibration, _ = fit_confidence(*too_sure(rows))
+    assert (calibration.scale, calibration.bias, calibration.rows) == ((), (), rows)
+    assert calibration.fault is None
+    assert len(calibration.margins) == len(calibration.confidences) > 5
+    assert sure(0.05, calibration) < 0.2
+    assert sure(0.05, calibration) < sure(0.5, calibration) < sure(0.95, calibration)
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0, 3.0])
+def test_a_confidence_is_how_often_others_were_right(power: float) -> None:
+    """On rows that it was not fitted on, of a model that is too modest, honest, or too sure of itself."""
+    shares, right = too_sure(1500, power=power)
+    calibration, confidence = fit_confidence(shares, right)
+    assert calibration_error(confidence, right) < 0.05
+    others, truth = too_sure(4000, seed=1, power=power)
+    told = np.array([sure(share, calibration) for share in others.tolist()])
+    assert calibration_error(told, truth) < 0.05
+    if power != 1:
+        assert calibration_error(told, truth) < calibration_error(others, truth) / 3
+
+
+def test_a_step_takes_more_than_a_logistic_function() -> None:
+    random = np.random.default_rng(4)
+    shares = random.uniform(0, 1, 2000)
+    right = random.random(2000) < np.where(shares < 0.9, 0.3, 0.95)
+    calibration, _ = fit_confidence(shares, right)
+    assert sure(0.1, calibration) == pytest.approx(sure(0.8, calibration), abs=0.1)
+    assert sure(0.97, calibration) > 0.85
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 10, 300])
+def test_nothing_is_certain_where_all_rows_were_alike(is_right: bool, rows: int) -> None:
+    shares = np.linspace(0.2, 0.9999999, rows)
+    calibration, confidence = fit_confidence(shares, np.full(rows, is_right))
+    doubt = 1 / (rows + 2)
+    expected = 1 - doubt if is_right else doubt
+    assert list(calibration.confidences) == pytest.approx([expected] * len(calibration.margins), abs=1e-5)
+    assert len(confidence) == rows
+    assert ((confidence > 0) & (confidence < 1)).all()
+
+
+def test_shares_that_say_nothing_get_how_often_all_are_right() -> None:
+    """Also where the wrong ones happen to have the higher shares: that promises nothing for the low ones."""
+    shares = np.linspace(0.1, 0.9, 40)
+    calibration, confidence = fit_confidence(shares, np.arange(40) < 20)
+    assert set(calibration.confidences) == {0.5}
+    assert confidence == pytest.approx(0.5, abs=0.1)
+
+
+def test_no_row_has_a_say_in_its_own_confidence() -> None:
+    shares, right = too_sure(40)
+    turned = right.copy()
+    turned[7] = not turned[7]
+    (before, told_before), (after, told_after) = fit_confidence(shares, right), fit_confidence(shares, turned)
+    assert before.confidences != after.confidences
+    assert told_before[7] == told_after[7]
+    assert (told_before != told_after).sum() > 20
+
+
+def test_a_wanted_error_of_a_confidence_is_kept() -> None:
+    shares, right = too_sure(2000)
+    calibration, _ = fit_confidence(shares, right)
+    point = find_threshold(calibration, 0.2)
+    assert point is not None
+    assert 0.05 < point.coverage < 0.6
+    others, truth = too_sure(4000, seed=1)
+    told = np.array([sure(share, calibration) for share in others.tolist()])
+    answered = told >= point.threshold
+    assert answered.mean() == pytest.approx(point.coverage, abs=0.1)
+    assert 1 - truth[answered].mean() < 0.25
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 240), st.integers(0, 1000), st.sampled_from([0.0, 0.2, 1.0]), st.booleans())
+def test_any_shares_can_be_calibrated(rows: int, seed: int, spread: float, ends: bool) -> None:
+    random = np.random.default_rng(seed)
+    shares = np.clip(0.5 + (random.random(rows) - 0.5) * spread * (3 if ends else 1), 0, 1)
+    calibration, confidence = fit_confidence(shares, random.random(rows) < random.random())
+    assert calibration.fault is None
+    assert all(0 < height < 1 for height in calibration.confidences)
+    assert ((confidence > 0) & (confidence < 1)).all()
+    assert all(0 < sure(share, calibration) < 1 for share in (0.0, 0.5, 1.0))
+    assert calibration.risk[0].threshold == 0

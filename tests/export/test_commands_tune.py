@@ -13,10 +13,12 @@ from edgeslm_export import cli
 from edgeslm_export.checkpoint import Origin
 from edgeslm_export.commands import tune
 from edgeslm_export.lesson import Effort, Ground
+from edgeslm_export.rows import FieldsRow
+from edgeslm_export.tune import load_task
 
 from edgeslm.bundle import Source
 from edgeslm.errors import ExportError
-from tests.export.tiny_tasks import write_encoder
+from tests.export.tiny_tasks import write_encoder, write_rows
 from tests.taught import change_manifest, write_base
 
 
@@ -128,6 +130,76 @@ def test_a_checkpoint_without_its_base_is_refused(maker: FakeMaker, method: str 
     """What is named and not used would be silently another thing than was meant."""
     with pytest.raises(ExportError, match="name them with --base and --checkpoint"):
         ground(method, checkpoint="owner/name")
+
+
+# --- fields ------------------------------------------------------------------------------------------
+
+ROWS = [FieldsRow(1, "M3 is hot", {"machine": "M3"}), FieldsRow(2, "M4 is hot", {"machine": "M4"})]
+LISTS = "schema: {type: object, properties: {machines: {type: array, items: {type: string}}}}"
+
+
+def for_fields(folder: Path, method: str | None, text: str = "", **how: Any) -> Effort:
+    (folder / "task.yaml").write_text(f"name: machine\nkind: extract\n{text}")
+    task = load_task(folder / "task.yaml")
+    return tune.for_fields(task, ROWS, Effort(method, **{"announce": lambda said: None, **how}))
+
+
+@pytest.mark.parametrize("method", [None, "encoder", "lora", "qlora"])
+def test_fields_that_can_be_pointed_at_are_learned_as_was_wanted(tmp_path: Path, method: str | None) -> None:
+    said: list[str] = []
+    assert for_fields(tmp_path, method, announce=said.append, seconds=60.0).method == method
+    assert said == []
+
+
+def test_a_head_finds_no_fields(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="The method head can't find fields; take encoder, lora or qlora"):
+        for_fields(tmp_path, "head")
+
+
+def test_what_nobody_can_point_at_is_written_by_a_decoder_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    effort = for_fields(tmp_path, None, LISTS, announce=said.append, seconds=60.0)
+    assert (effort.method, effort.seconds) == ("lora", 60.0)
+    assert said == [
+        "The field 'machines' is no single text, number or truth value, so a decoder learns to write the "
+        "fields."
+    ]
+
+
+@pytest.mark.parametrize("method", ["encoder", "lora", "qlora"])
+def test_a_named_method_is_not_changed_by_the_schema(tmp_path: Path, method: str) -> None:
+    """An encoder refuses it with a sentence of its own."""
+    assert for_fields(tmp_path, method, LISTS).method == method
+
+
+def test_a_head_is_refused_fields_before_anything_is_fetched(
+    tmp_path: Path, maker: FakeMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"M{number} is hot", "fields": {"machine": f"M{number}"}} for number in range(12)]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "task.yaml").write_text("name: machine")
+    command = ["tune", str(tmp_path / "task.yaml"), str(data), str(tmp_path / "out"), "--method", "head"]
+    assert cli.main(command) == 1
+    assert "The method head can't find fields" in capsys.readouterr().err
+    assert maker.asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [("", ["encoder", "the encoder's checkpoint"]), (LISTS, ["its checkpoint", "model"])],
+    ids=["pointed at", "written"],
+)
+def test_fields_are_learned_on_what_their_way_needs(
+    tmp_path: Path, maker: FakeMaker, text: str, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = {"machines": ["M1"]} if text else {"machine": "M1"}
+    data = write_rows(
+        tmp_path / "rows.jsonl", [{"text": f"M1 is hot {row}", "fields": fields} for row in range(12)]
+    )
+    (tmp_path / "task.yaml").write_text(f"name: machine\nkind: extract\n{text}")
+    monkeypatch.setattr("edgeslm_export.tune.learn", lambda *_, **__: (None, dict(FIELDS)))
+    assert cli.main(["tune", str(tmp_path / "task.yaml"), str(data), str(tmp_path / "out")]) == 0
+    assert maker.asked == asked
 
 
 # --- what is shown -----------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.exam import Exam, make_exam, take_exam
-from edgeslm_export.rows import load_answers, load_rows
+from edgeslm_export.exam import Exam, all_same, make_exam, take_exam
+from edgeslm_export.rows import FieldsRow, load_answers, load_rows
 
 from edgeslm.config import Task as TaskSection
-from edgeslm.engine.calls import Call, Classify, Generate, Output, Score
+from edgeslm.engine.calls import Call, Classify, Generate, Output, Point, Pointed, Score
 from edgeslm.errors import ConfigError, ExportError, TooLong
 from tests.taught import RISK, calibration, write_head
 
@@ -178,6 +178,107 @@ def test_a_truth_value_is_no_number(tmp_path: Path) -> None:
     report = take_exam(exam, FakeDecoder(lambda call: Output(text='{"n": true}')))
     assert report["exact"] == 0.0
     assert report["valid"] == 0.0
+
+
+# --- fields that a head points at --------------------------------------------------------------------
+
+POINTED: dict[str, tuple[tuple[float, float], str]] = {
+    "M3 at 81": ((0.05, 0.95), "M3"),
+    "M4 at 7": ((0.2, 0.8), "7"),  # wrong, and less sure
+    "hot": ((0.9, 0.1), ""),  # none
+    "M5": ((0.4, 0.6), "M5"),
+}
+"""How likely there is no machine and one, and where it would be."""
+
+
+def pointing(folder: Path, max_error: float | None = None, **learned: Any) -> Exam:
+    """What a head was taught to point at, asked about ``POINTED``."""
+    schema = {"type": "object", "properties": {"machine": {"type": "string"}}}
+    fields = [{"name": "machine", "optional": True, "longest": 20}]
+    taught = {"task": "machine", "kind": "extract", "labels": [], "output_schema": schema, "fields": fields}
+    head = write_head(folder / "head", "sha256:0", **taught, **learned)
+    section = {"learned": str(head), "kind": "extract", "max_error": max_error}
+    wanted: list[dict[str, Any]] = [{"machine": value} for value in ("M3", "M4", None, "M5")]
+    rows = [
+        FieldsRow(number, text, row) for number, (text, row) in enumerate(zip(POINTED, wanted, strict=True))
+    ]
+    exam = Exam("machine", TaskSection.model_validate(section, strict=False), rows, head, with_answers=True)
+    return Exam.parse(json.loads(json.dumps(exam.encode())))  # as it comes to the child
+
+
+def point(call: Call) -> Output:
+    assert isinstance(call, Point)
+    options, value = POINTED[call.text]
+    start = call.text.index(value)
+    return Output(fields=(Pointed(options, ((start, start + len(value), 1.0),)),))
+
+
+def test_a_head_is_asked_for_its_fields(tmp_path: Path) -> None:
+    exam, decoder = pointing(tmp_path), FakeDecoder(point)
+    report = take_exam(exam, decoder)
+    assert {call.head for call in decoder.calls if isinstance(call, Point)} == {str(exam.bundle)}
+    assert (report["exact"], report["valid"]) == (0.75, 1.0)
+    assert report["fields"]["machine"]["rows"] == 3
+    assert [answer["fields"] for answer in report["answers"]] == [
+        {"machine": "M3"},
+        {"machine": "7"},
+        {},
+        {"machine": "M5"},
+    ]
+    assert "answered" not in report
+
+
+def test_how_honest_a_head_is_about_its_fields_is_told(tmp_path: Path) -> None:
+    report = take_exam(pointing(tmp_path), FakeDecoder(point))
+    assert [answer["confidence"] for answer in report["answers"]] == pytest.approx([0.95, 0.8, 0.9, 0.6])
+    assert 0 < report["calibration_error"] < 1
+    ever_right = {"margins": [0.0, 1.0], "confidences": [0.75, 0.75], "scale": [], "bias": []}
+    honest = pointing(tmp_path / "honest", calibration=calibration(**ever_right))
+    assert take_exam(honest, FakeDecoder(point))["calibration_error"] == 0
+
+
+@pytest.mark.parametrize(
+    ("max_error", "figures"),
+    [(0.2, (0.0, 1.0, 0.75)), (0.1, (0.6, 1.0, 0.75)), (0.02, (0.9, 0.5, 1.0))],
+)
+def test_a_wanted_error_of_fields_abstains_from_the_rest(
+    tmp_path: Path, max_error: float, figures: tuple[float, float, float]
+) -> None:
+    exam = pointing(tmp_path, max_error, calibration=calibration(scale=[], bias=[], risk=RISK))
+    report = take_exam(exam, FakeDecoder(point))
+    assert (report["threshold"], report["answered"], report["accuracy_answered"]) == figures
+
+
+def test_fields_that_were_written_have_no_confidence(tmp_path: Path) -> None:
+    report = take_exam(made(tmp_path, *FIELDS), FakeDecoder(lambda call: Output(text='{"machine": "M3"}')))
+    assert "calibration_error" not in report
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "same"),
+    [
+        ({"machine": "M3", "heat": 81}, {"heat": 81.0, "machine": " M3 "}, True),
+        ({"machine": "M3"}, {"machine": "m3"}, False),
+        ({"machine": "M3", "heat": 81}, {"machine": "M3"}, False),
+        ({"machine": "M3"}, {"machine": "M3", "heat": 81}, False),
+        ({"machine": "M3"}, {"machine": "M3", "heat": None}, True),
+        ({"machine": "M3", "heat": None}, {"machine": "M3"}, True),
+        ({}, {"machine": None}, True),
+        ({"heat": True}, {"heat": 1}, False),
+        ({"heat": 0}, {"heat": False}, False),
+        ({"heat": False}, {"heat": None}, False),
+        ({"heat": "81"}, {"heat": 81}, False),
+        ({"machines": ["M3"]}, {"machines": ["M3"]}, True),
+        (None, {}, False),
+        (None, {"machine": None}, False),
+        (["machine"], {}, False),
+    ],
+)
+def test_all_fields_are_the_same_as_json_values(found: Any, wanted: dict[str, Any], same: bool) -> None:
+    assert all_same(found, wanted) is same
+
+
+# --- rows and tasks that are refused -----------------------------------------------------------------
 
 
 def test_a_row_that_does_not_fit_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgeslm_export.lesson import (
-    ROWS_FOR_ONE_FOLD,
     drift_reference,
     folds_to_try,
     make_trial,
@@ -62,9 +61,12 @@ def test_nothing_of_notes_stays_in_the_end(tmp_path: Path) -> None:
 # --- rows held out and watched -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rows", "folds"), [(40, 5), (ROWS_FOR_ONE_FOLD - 1, 5), (ROWS_FOR_ONE_FOLD, 1)])
-def test_many_rows_are_tested_on_a_fifth_of_them(rows: int, folds: int) -> None:
-    assert len(folds_to_try(make_lesson(rows))) == folds
+@pytest.mark.parametrize(
+    ("rows", "enough", "folds"),
+    [(40, 200, 5), (200, 200, 5), (300, 200, 4), (500, 200, 2), (990, 200, 2), (1000, 200, 1), (500, 100, 1)],
+)
+def test_no_more_folds_are_tried_than_test_enough_rows(rows: int, enough: int, folds: int) -> None:
+    assert len(folds_to_try(make_lesson(rows).folds, enough)) == folds
 
 
 @pytest.mark.parametrize(("rows", "watched"), [(10, 0), (249, 0), (250, 25), (4001, 400)])

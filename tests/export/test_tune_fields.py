@@ -1,22 +1,28 @@
-"""Learning an extract task: an adapter that is asked by the schema, on rows that it did not learn from."""
+"""Learning an extract task: an adapter that writes its fields, an encoder that points at them, and which."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from edgeslm_export import decoder_ways, tune
 from edgeslm_export.checkpoint import examine_local
 from edgeslm_export.environment import cache_folder
 from edgeslm_export.evaluate import Wanted, evaluate_bundle
+from edgeslm_export.exam import Exam
+from edgeslm_export.field_ways import FieldTrial
 from edgeslm_export.lesson import Effort, Ground
+from edgeslm_export.rows import FieldsRow
 from edgeslm_export.tune import split_rows
 
 from edgeslm.bundle import Manifest, load_bundle, verify_bundle
 from edgeslm.errors import ExportError
-from tests.export.tiny_tasks import FakeTeacher, write_rows
+from tests.export.tiny_tasks import FakePointerTeacher, FakeTeacher, findings, write_rows
 
 pytestmark = [pytest.mark.export, pytest.mark.usefixtures("one_thread")]
 
@@ -75,6 +81,7 @@ def test_one_field_is_learned_by_the_real_way(ground: Ground, tmp_path: Path) ->
 
     written = json.loads((bundle.path / "report.json").read_text())
     assert written["fields"] == report["fields"]
+    assert report["peak_rss"] > 1e8
     assert not {"measured", "peak_rss", "ms_per_row"} & written.keys()  # they aren't the same each time
     evaluated = evaluate_bundle(bundle.path, Wanted(data=tmp_path / "rows.jsonl", base=ground.base))
     assert (evaluated["rows"], evaluated["valid"]) == (30, 1.0)
@@ -191,6 +198,141 @@ def test_what_was_found_of_another_task_says_nothing(
         learn(tmp_path, ground)
     learn(tmp_path, ground, text=TASK + change)
     assert [len(rows) for rows in teacher.rows] == [24, 24, 30]
+
+
+# --- pointing or writing -----------------------------------------------------------------------------
+
+STATES: list[dict[str, Any]] = [{"text": text, "fields": fields} for text, fields in findings(30)]
+OPEN = "name: machine\nkind: extract\nmax_tokens: 24\n"
+
+
+class FakeExaminer:
+    """In the place of ``examine_bundle`` for a decoder: right about a row where ``is_right`` says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, is_right: Callable[[FieldsRow], bool]) -> None:
+        self._is_right = is_right
+        monkeypatch.setattr(decoder_ways, "examine_bundle", self)
+
+    def __call__(self, folder: Path, exam: Exam, **how: object) -> dict[str, Any]:
+        rows = [row for row in exam.rows if isinstance(row, FieldsRow)]
+        fields = [dict(row.fields) if self._is_right(row) else {"machine": "?"} for row in rows]
+        return {"answers": [{"fields": of_row} for of_row in fields], "ms_per_row": 4.0}
+
+
+@pytest.fixture
+def both(ground: Ground, encoders: Path) -> Ground:
+    """A decoder, and an encoder's checkpoint."""
+    return replace(ground, checkpoint=examine_local(encoders / "bge", "encoder"))
+
+
+def test_an_encoder_that_points_is_kept_where_a_decoder_is_no_better(
+    both: Ground,
+    tmp_path: Path,
+    teacher: FakeTeacher,
+    pointer_teacher: FakePointerTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FakeExaminer(monkeypatch, lambda row: False)
+    manifest, report = learn(tmp_path, both, STATES, OPEN)
+    assert (len(pointer_teacher.texts), len(teacher.rows)) == (6, 1)
+    assert (manifest.kind, manifest.name, report["method"]) == ("head", "machine-head", "encoder")
+    assert list(report["methods"]) == list(report["measured"]) == ["encoder", "lora"]
+    encoder, lora = report["methods"].values()
+    assert (encoder["held_out"], lora["held_out"], report["rows"]) == (30, 6, 30)
+    assert (encoder["exact"], lora["exact"]) == (report["exact"], 0.0)
+    assert 0 <= encoder["calibration_error"] < 1
+    assert lora["calibration_error"] is None
+    evaluated = evaluate_bundle(tmp_path / "out", Wanted(data=tmp_path / "rows.jsonl", base=tmp_path / "out"))
+    assert evaluated["exact"] == report["exact"]  # all ways of it are as it was: nothing was taught
+
+
+def test_a_decoder_that_is_right_more_often_is_taken(
+    both: Ground,
+    tmp_path: Path,
+    teacher: FakeTeacher,
+    pointer_teacher: FakePointerTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FakeExaminer(monkeypatch, lambda row: True)
+    manifest, report = learn(tmp_path, both, STATES, OPEN)
+    verify_bundle(load_bundle(tmp_path / "out"))
+    assert (len(pointer_teacher.texts), len(teacher.rows)) == (5, 2)
+    assert (manifest.kind, report["method"], report["rows"]) == ("adapter", "lora", 6)
+    assert manifest.learned is not None
+    assert manifest.learned.instruction == "machine"
+    assert manifest.learned.fields == ()
+    assert manifest.learned.calibration is None
+    assert manifest.learned.reference is None
+    assert list(report["methods"]) == ["encoder", "lora"]
+    assert "coverage" not in report
+
+
+def test_the_manifest_says_how_fields_are_found_and_what_a_confidence_is_worth(
+    both: Ground, tmp_path: Path, pointer_teacher: FakePointerTeacher
+) -> None:
+    own = "schema: {type: object, required: [state], properties: {machine: {type: string}, state: {enum: "
+    text = f"{OPEN}verbatim: true\n{own}[heat, noise]}}}}}}\n"
+    manifest, report = learn(tmp_path, both, STATES, text, replace(QUIET, method="encoder"))
+    bundle = load_bundle(tmp_path / "out")
+    verify_bundle(bundle)
+    learned = bundle.manifest.learned
+    assert learned == manifest.learned
+    assert learned is not None
+    assert (learned.task, learned.kind, learned.rows, learned.verbatim) == ("machine", "extract", 30, True)
+    assert learned.instruction is None  # nobody is told anything on an encoder
+    machine, state = learned.fields
+    assert (machine.name, machine.optional, machine.values) == ("machine", True, ())
+    assert machine.longest > 0
+    assert (state.name, state.optional, state.longest) == ("state", False, 0)
+    assert set(state.values) == {"heat", "noise"}
+    assert learned.calibration is not None
+    assert learned.calibration.rows == 30
+    assert learned.calibration.risk[0].coverage == 1
+    assert learned.reference is not None
+    assert len(learned.reference.distances) == len(learned.reference.confidences) > 0
+    assert list(report["coverage"]) == ["0.05", "0.02", "0.01"]
+    assert report["cosine_to_float"] == {"mean": 1.0}
+    assert list(cache_folder().glob("tune-*")) == []
+
+
+def test_a_bundle_that_points_is_the_same_each_time(
+    both: Ground, tmp_path: Path, pointer_teacher: FakePointerTeacher
+) -> None:
+    digests = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        learn(tmp_path / name, both, STATES, OPEN, replace(QUIET, method="encoder"))
+        digests.append(load_bundle(tmp_path / name / "out").digest)
+    assert digests[0] == digests[1]
+
+
+def test_a_pointer_that_was_interrupted_goes_on_where_it_stood(
+    both: Ground, tmp_path: Path, pointer_teacher: FakePointerTeacher
+) -> None:
+    pointer_teacher.interrupted_at = 5
+    effort = replace(QUIET, method="encoder")
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path, both, STATES, OPEN, effort)
+    assert not (tmp_path / "out").exists()
+    learn(tmp_path, both, STATES, OPEN, effort)
+    assert [len(texts) for texts in pointer_teacher.texts] == [24] * 5 + [30]
+
+
+def trial(method: str, held: Sequence[int], right: Sequence[bool]) -> FieldTrial:
+    return FieldTrial(method, np.array(held), np.array(right), {}, 1.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "chosen"), [(0, 0, "encoder"), (1, 0, "encoder"), (2, 0, "lora"), (5, 3, "encoder")]
+)
+def test_a_decoder_has_to_be_better_on_the_rows_that_both_were_asked(
+    better: int, worse: int, chosen: str
+) -> None:
+    """What the encoder was right about elsewhere is no merit."""
+    pointed = [False] * better + [True] * (20 - better)
+    written = [True] * better + [False] * worse + [True] * (20 - better - worse)
+    encoder = trial("encoder", range(40), [*pointed, *[True] * 20])
+    assert tune.choose([encoder, trial("lora", range(20), written)]).method == chosen
 
 
 # --- refusals ----------------------------------------------------------------------------------------

@@ -1,18 +1,22 @@
-"""Which ways of learning a classify task are tried on what there is."""
+"""Which ways of learning a task are tried on what there is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edgeslm_export import ways
 from edgeslm_export.checkpoint import Origin, examine_local
+from edgeslm_export.field_lesson import FieldLesson
 from edgeslm_export.lesson import Effort, Ground
 from edgeslm_export.notes import Notes
 
 from edgeslm.errors import ExportError
-from tests.export.tiny_tasks import make_lesson, write_encoder
+from tests.export.tiny_tasks import FOUND, findings, make_field_lesson, make_lesson, write_encoder
+
+# --- labels ------------------------------------------------------------------------------------------
 
 
 class FakeDecoderWay:
@@ -26,6 +30,7 @@ class FakeDecoderWay:
 def whole(tmp_path: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
     """Everything that there can be."""
     monkeypatch.setattr(ways, "DecoderWay", FakeDecoderWay)
+    monkeypatch.setattr(ways, "WriterWay", FakeDecoderWay)
     checkpoint = examine_local(encoders / "bge", "encoder")
     decoder = Origin(tmp_path, "LlamaForCausalLM", 1, checkpoint.source, "")
     return Ground(write_encoder(tmp_path / "encoder"), checkpoint, tmp_path / "base", decoder)
@@ -104,3 +109,98 @@ def test_without_the_library_few_rows_teach_no_encoder(
         "Teaching an encoder from few rows needs the package setfit: pip install 'edgeslm[teach]'. "
         "The encoder isn't taught."
     ]
+
+
+# --- fields ------------------------------------------------------------------------------------------
+
+FIELDS = make_field_lesson(findings(20), FOUND, required=["state"])
+LISTS = make_field_lesson(
+    [("M3 and M4", {"machines": ["M3", "M4"]})] * 10, {"machines": {"type": "array"}}, required=["machines"]
+)
+NOWHERE = make_field_lesson(
+    [(f"it leaks {row}", {"machine": f"M{row}"}) for row in range(40)],
+    {"machine": {"type": "string"}},
+    required=["machine"],
+)
+
+
+def tried_on_fields(
+    ground: Ground, folder: Path, method: str | None = None, lesson: FieldLesson = FIELDS, **effort: Any
+) -> Sequence[str]:
+    """As ``tried``."""
+    effort = {"announce": lambda said: None, **effort}
+    found = ways.make_field_ways(ground, lesson, Effort(method, **effort), Notes(folder / "notes"), folder)
+    return [way.method if isinstance(way, FakeDecoderWay) else type(way).__name__ for way in found]
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        ((), ["PointerWay", "lora"]),
+        (("bundle",), ["PointerWay", "lora"]),
+        (("base", "decoder"), ["PointerWay"]),
+        (("decoder",), ["PointerWay"]),
+        (("base",), ["PointerWay"]),
+        (("checkpoint",), ["lora"]),
+    ],
+)
+def test_fields_are_pointed_at_and_written_the_cheaper_way_first(
+    whole: Ground, tmp_path: Path, missing: Sequence[str], expected: list[str]
+) -> None:
+    assert tried_on_fields(without(whole, *missing), tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [("encoder", "PointerWay"), ("lora", "lora"), ("qlora", "qlora")]
+)
+def test_a_wanted_method_finds_fields_alone(
+    whole: Ground, tmp_path: Path, method: str, expected: str
+) -> None:
+    assert tried_on_fields(whole, tmp_path, method) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("method", "missing", "sentence"),
+    [
+        (None, ("checkpoint", "base"), "The method encoder needs an encoder's checkpoint"),
+        ("encoder", ("checkpoint",), "The method encoder needs an encoder's checkpoint"),
+        ("lora", ("base",), "The method lora needs a decoder's bundle and its checkpoint"),
+        ("qlora", ("decoder",), "The method qlora needs a decoder's bundle and its checkpoint"),
+    ],
+)
+def test_what_a_method_lacks_to_find_fields_is_named(
+    whole: Ground, tmp_path: Path, method: str | None, missing: Sequence[str], sentence: str
+) -> None:
+    with pytest.raises(ExportError, match=sentence):
+        tried_on_fields(without(whole, *missing), tmp_path, method)
+
+
+@pytest.mark.parametrize(
+    ("lesson", "sentence"),
+    [
+        (LISTS, "The field 'machines' is no single text, number or truth value"),
+        (NOWHERE, "The values of the field 'machine' are in none of the texts and too rare to be learned"),
+    ],
+    ids=["lists", "nowhere"],
+)
+def test_fields_that_nobody_can_point_at_are_written_where_that_is_possible(
+    whole: Ground, tmp_path: Path, lesson: FieldLesson, sentence: str
+) -> None:
+    said: list[str] = []
+    assert tried_on_fields(whole, tmp_path, None, lesson, announce=said.append) == ["lora"]
+    (told,) = said
+    assert told.startswith(sentence)
+    with pytest.raises(ExportError, match=sentence):
+        tried_on_fields(whole, tmp_path, "encoder", lesson)
+    with pytest.raises(ExportError, match=sentence):
+        tried_on_fields(without(whole, "base"), tmp_path, None, lesson)
+
+
+def test_without_the_library_fields_are_pointed_at_alone(
+    whole: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "can_teach", lambda: False)
+    said: list[str] = []
+    assert tried_on_fields(whole, tmp_path, announce=said.append) == ["PointerWay"]
+    assert len(said) == 1
+    assert said[0].endswith("No adapter is tried.")

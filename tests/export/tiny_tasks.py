@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from edgeslm_export.field_lesson import Aim, FieldLesson
+from edgeslm_export.finetune import LAYER
 from edgeslm_export.head import split_folds
 from edgeslm_export.lesson import Lesson
 from edgeslm_export.lora import CONFIG, WEIGHTS
 from edgeslm_export.lora_training import Shape, TokenRow
 from edgeslm_export.package import UNDATED, write_manifest
 from edgeslm_export.training import Schedule
+from edgeslm_export.tune import split_rows
 
+from edgeslm.bundle import EncoderSection
+from edgeslm.config import Task as TaskSection
 from tests.export.tiny_models import SHAPE
 
 LABELS = ("heat", "noise")
@@ -43,6 +49,47 @@ def make_lesson(rows: int, *, one_fold: bool = False) -> Lesson:
     test = np.arange(0, rows, 5)
     folds = [(np.setdiff1d(np.arange(rows), test), test)] if one_fold else split_folds(truth, 2, texts)
     return Lesson("noise", texts, truth, LABELS, folds, instruction="Heat or noise?")
+
+
+Row = tuple[str, Mapping[str, Any]]
+"""A text and its fields."""
+
+
+def make_field_lesson(
+    rows: Sequence[Row],
+    properties: Mapping[str, Any],
+    *,
+    required: Sequence[str] = (),
+    verbatim: bool = False,
+    one_fold: bool = False,
+) -> FieldLesson:
+    """:param one_fold: tried on the first fifth alone."""
+    schema = {"type": "object", "properties": dict(properties), "required": list(required)}
+    section = TaskSection().model_copy(
+        update={"kind": "extract", "output_schema": schema, "verbatim": verbatim, "model": "model"}
+    )
+    texts, fields = [text for text, _ in rows], [of_row for _, of_row in rows]
+    folds = split_rows(texts)[: 1 if one_fold else None]
+    return FieldLesson("machine", section, texts, fields, folds, "Which machine?")
+
+
+FOUND: Mapping[str, Any] = {"machine": {"type": "string"}, "state": {"enum": list(LABELS)}}
+"""What ``findings`` have: which machine stands in the text, if there is one, and its state never does."""
+
+
+def findings(rows: int, seed: int = 5) -> list[Row]:
+    """Texts, each another one, and their fields: ``FOUND``; every fourth has no machine."""
+    chance = random.Random(seed)
+    found: list[Row] = []
+    for number in range(rows):
+        thing = chance.choice(("pump", "press", "valve", "compressor"))
+        label = chance.randrange(2)
+        rest = f"is {('hot', 'loud')[label]} {seed * 1000 + number}"
+        if number % 4:
+            found.append((f"the {thing} {rest}", {"machine": thing, "state": LABELS[label]}))
+        else:
+            found.append((f"oil {rest}", {"state": LABELS[label]}))
+    return found
 
 
 def write_rows(file: Path, rows: Sequence[object]) -> Path:
@@ -125,3 +172,48 @@ class FakeTeacher:
         self.shapes.append(shape)
         make_lora(out)
         return {"epochs": 4.0, "best_epoch": self.best_epoch, "loss": 0.1, "peak_rss": 1}
+
+
+@dataclass
+class FakePointerTeacher:
+    """In the place of ``teach_pointer``: keeps what it was given and teaches nothing, so that all options are
+    as likely and the first one is taken. ``interrupted_at`` ends that call instead."""
+
+    best_epoch: int = 4
+    interrupted_at: int | None = None
+    texts: list[Sequence[str]] = field(default_factory=list)
+    aims: list[Sequence[Sequence[Aim]]] = field(default_factory=list)
+    schedules: list[Schedule] = field(default_factory=list)
+    aside: list[Sequence[int]] = field(default_factory=list)
+    states: list[Path] = field(default_factory=list)
+
+    def __call__(
+        self,
+        source: Path,
+        out: Path,
+        section: EncoderSection,
+        length: int,
+        texts: Sequence[str],
+        options: Sequence[int],
+        aims: Sequence[Sequence[Aim]],
+        schedule: Schedule,
+        *,
+        aside: Sequence[int],
+        state: Path,
+        **how: object,
+    ) -> dict[str, Any]:
+        if len(self.texts) == self.interrupted_at:
+            self.interrupted_at = None
+            raise KeyboardInterrupt
+        self.texts.append(texts)
+        self.aims.append(aims)
+        self.schedules.append(schedule)
+        self.aside.append(aside)
+        self.states.append(state)
+        shutil.copytree(source, out)
+        total, fields, size = sum(options), len(options), section.dimension
+        shapes = {"weight": (total, size), "bias": (total,)}
+        shapes |= {"place_weight": (fields, 3, size), "place_bias": (fields, 3)}
+        arrays: dict[str, Any] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        np.savez(out / LAYER, **arrays)
+        return {"epochs": 6.0, "best_epoch": self.best_epoch, "loss": 0.1}

@@ -82,6 +82,7 @@ def test_fields_and_where_they_stand() -> None:
     assert outcome.result == {
         "fields": {"machine": "Press 4", "temperature_c": 40},
         "spans": {"machine": {"start": 0, "end": 7}},
+        "stage": "small",
     }
     assert outcome.cost == Cost(1, 2, 3, 4)
     (call,) = engine.calls
