@@ -234,8 +234,8 @@ def test_values_that_cannot_be_found_are_told(bench: Bench) -> None:
     lost: list[Row] = [("it leaks", {"machine": f"M{number}", "state": "heat"}) for number in range(2)]
     bench.way(lesson_of([*findings(98), *lost]))
     assert bench.said == [
-        "2 of 100 rows have a value of machine that isn't in their text and is too rare to be learned; a "
-        "decoder could write it (--method lora)."
+        "2 of 100 rows have a value of machine that isn't in their text; verbatim texts and rare ones aren't "
+        "learned by heart."
     ]
 
 
