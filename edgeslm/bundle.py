@@ -137,8 +137,18 @@ class LearnedField(_Section):
     values: tuple[str | int | float | bool, ...] = ()
 
     @property
+    def place_option(self) -> int | None:
+        """Which of its options it is to stand in the message."""
+        return int(self.optional) if self.longest else None
+
+    @property
+    def first_value(self) -> int:
+        """Which of its options is the first of ``values``."""
+        return int(self.optional) + bool(self.longest)
+
+    @property
     def options(self) -> int:
-        return int(self.optional) + bool(self.longest) + len(self.values)
+        return self.first_value + len(self.values)
 
 
 class LearnedSection(_Section):

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from edgeslm.cascade import PASSED_ON
 from edgeslm.errors import Cancelled, EdgeslmError
@@ -24,24 +25,31 @@ log = logging.getLogger("edgeslm.escalation")
 AskNode = Callable[[str, str, str, float], Awaitable[Result]]
 """Asks NODE for TASK with a text, within so many seconds."""
 
+IsAnswer = Callable[[Mapping[str, Any], str], bool]
+
+
+def _anything(result: Mapping[str, Any], message: str) -> bool:
+    return True
+
+
 _PASSED_ON = frozenset(error.code for error in PASSED_ON)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``labels`` are those of this node's task, of which an answer must have one."""
+    """``is_answer`` tells whether a result could be one of this node's task, to a message."""
 
     node: str
     task: str
-    labels: frozenset[str] = frozenset()
+    is_answer: IsAnswer = _anything
 
     @classmethod
-    def of(cls, stages: tuple[str, ...], labels: Collection[str] = ()) -> Target | None:
+    def of(cls, stages: tuple[str, ...], is_answer: IsAnswer = _anything) -> Target | None:
         """That of a task's stages, if the last one is another node."""
         if not stages or not stages[-1].startswith(NODE_STAGE):
             return None
         node, _, task = stages[-1].removeprefix(NODE_STAGE).partition("/")
-        return cls(node, task, frozenset(labels))
+        return cls(node, task, is_answer)
 
     @property
     def stage(self) -> str:
@@ -87,9 +95,8 @@ class Escalation:
         finally:
             del self._waiting[asking]
             self._cancelled.discard(asking)
-        label = (answer.result or {}).get("label")
-        if answer.status != "error" and target.labels and label not in target.labels:
-            log.warning("task %s: %s answers with no label of this task", request.task, target.stage)
+        if answer.status != "error" and not target.is_answer(answer.result or {}, request.input):
+            log.warning("task %s: what %s answers is no answer of this task", request.task, target.stage)
             return found
         if answer.status == "error":
             code = answer.error.code if answer.error else ""

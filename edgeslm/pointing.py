@@ -12,10 +12,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-NUMBER: Final = re.compile(r"(?<![\w.,])[-+]?\d+(?:[.,]\d+)?")
-"""Neither that of ``M3`` or of ``v2.0`` nor a part of another one; the line in ``press-4`` is no sign."""
-_UNSPACED: Final = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-"""Thai, Lao, Burmese, Khmer, Japanese and Chinese are written without spaces: any two letters may part."""
+NUMBER: Final = re.compile(
+    r"(?<![\w.,])[-+\u2212]?\d+(?:\.\d+|,(?!\d{3}(?!\d))\d+)?(?![.,]?\d)(?!e[-+]?\d)", re.IGNORECASE
+)
+"""Neither that of ``M3`` or ``v2.0`` nor a part of ``192.0.2.1``, ``1e5`` or ``1,234``, which may mean one or
+thousands; the line in ``press-4`` is no sign."""
+_UNSPACED: Final = (
+    "\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+)
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese are written without spaces, and Korean glues particles to
+its words: any two letters may part."""
 _LETTER: Final = rf"[^\W{_UNSPACED}]"
 _INSIDE_WORD: Final = re.compile(rf"{_LETTER}{{2}}")
 _NUMERIC: Final = frozenset({"integer", "number"})
@@ -33,7 +39,8 @@ def types_of(field: Mapping[str, Any] | bool) -> frozenset[str]:
 def find_places(message: str, value: Any, types: Collection[str]) -> list[Place]:
     """Where ``value`` stands in the message as whole words, or as a number; empty where it doesn't."""
     if isinstance(value, str):
-        found = re.finditer(re.escape(value), message) if value.strip() else ()
+        bare = value.strip()
+        found = re.finditer(re.escape(bare), message) if bare else ()
         return [match.span() for match in found if is_whole(message, *match.span())]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return []
@@ -56,7 +63,7 @@ def read_place(message: str, place: Place, types: Collection[str]) -> str | int 
     number = None if _NUMERIC.isdisjoint(types) else NUMBER.match(message, start)
     if number is None or number.end() != end:
         return None
-    plain = number[0].replace(",", ".")
+    plain = number[0].replace(",", ".").replace("\u2212", "-")
     read = float(plain)
     if not math.isfinite(read):
         return None

@@ -167,7 +167,8 @@ class Task(Section):
     )
     verbatim: bool = Field(
         default=False,
-        description="Strings of `extract` are words of the message, or parts of them; empty where none fits",
+        description="Strings of `extract` are words of the message, or parts of them; a decoder leaves them "
+        "empty where none fits",
     )
     learned: FilePath | None = Field(
         default=None,
@@ -183,7 +184,8 @@ class Task(Section):
         default=0.0,
         ge=0,
         le=1,
-        description="Confidence below which the result is `abstained`; 0 never abstains",
+        description="Confidence below which the result is `abstained`; at 0 only learned fields that the schema "
+        "requires and nothing fits are",
     )
     calibration: Literal["none", "contextual"] = Field(
         default="none",

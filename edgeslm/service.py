@@ -93,7 +93,7 @@ class Service:
         limits = config.limits
         self.escalation = Escalation(limits.request_timeout_s)
         self._targets = {
-            name: Target.of(section.stages, self.tasks[name].section.labels or ())
+            name: Target.of(section.stages, self.tasks[name].is_answer)
             for name, section in config.tasks.items()
         }
         # The messages held at a time are bounded before; one that several routes read is as many requests.

@@ -34,6 +34,7 @@ _KNOTS: Final = 20
 _POINTS: Final = 100
 """Thresholds whose error is kept."""
 _LEAST_SHARE: Final = 1e-6
+_SCALE: Final = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3)
 _DIGITS: Final = 1e6
 _PRIOR_ROWS: Final = 4.0
 """An affine map is held to the temperature as if by so many rows."""
@@ -78,7 +79,7 @@ def fit_confidence(shares: Floats, right: Bools) -> tuple[Calibration, Floats]:
     """
     import numpy as np
 
-    ways = [_logistic] if len(right) < _ROWS_FOR_MARGINS else [_logistic, _rising]
+    ways = [_logistic] if len(right) < _ROWS_FOR_MARGINS else [_logistic, _from_nothing]
     tried = [_confidences_in_turn(shares, right, way) for way in ways]
     losses = [float(((confidence - right) ** 2).mean()) for confidence in tried]
     best = losses.index(min(losses))
@@ -107,13 +108,20 @@ def _confidences_in_turn(shares: Floats, right: Bools, way: Callable[[Floats, Bo
     return found
 
 
+def _from_nothing(shares: Floats, right: Bools) -> Rising:
+    """A rising function that begins at next to nothing: what is far below all rows is no answer."""
+    knots, heights = _rising(shares, right)
+    return ((0.0, *knots), (1 / (len(right) + 2), *heights)) if knots[0] > 0 else (knots, heights)
+
+
 def _logistic(shares: Floats, right: Bools) -> Rising:
     """At a few knots; never certain."""
     import numpy as np
     from scipy.special import logit
     from sklearn.linear_model import LogisticRegression
 
-    knots = np.unique(np.round(np.quantile(shares, np.linspace(0, 1, _KNOTS)), 6))
+    # Beyond the rows too: what is far below them all is far less sure.
+    knots = np.unique([*_SCALE, *np.round(np.quantile(shares, np.linspace(0, 1, _KNOTS)), 6)])
     doubt = 1 / (len(right) + 2)
     heights = np.full(len(knots), (right.sum() + 1) / (len(right) + 2))
     if right.any() and not right.all():

@@ -72,6 +72,8 @@ def pointing_fault(schema: Mapping[str, Any]) -> str | None:
     for name, field in schema.get("properties", {}).items():
         if not isinstance(field, Mapping) or not (types_of(field) <= _SCALARS):
             return f"The field {name!r} is no single text, number or truth value"
+        if {"string"} < types_of(field):
+            return f"The field {name!r} may be a text or something else, and nobody could tell which"
         if not types_of(field) and not field.keys() & _FIXING:
             return f"The field {name!r} has no type of its own in the schema"
         fixed = field.get("enum", [field["const"]] if "const" in field else [])
@@ -118,7 +120,7 @@ def _plan(name: str, schema: Mapping[str, Any], lesson: FieldLesson, *, is_requi
     if not field.options:
         raise ExportError(
             f"The values of the field {name!r} are in none of the texts; verbatim texts and rare ones aren't "
-            "learned by heart."
+            "learned by heart, though a decoder can learn to write others (--method lora)."
         )
     return field
 
@@ -126,7 +128,8 @@ def _plan(name: str, schema: Mapping[str, Any], lesson: FieldLesson, *, is_requi
 def is_held(lesson: FieldLesson, schema: Mapping[str, Any], value: Any) -> bool:
     """Whether a field's value has to stand in the message: a text of a ``verbatim`` task that its schema
     doesn't fix."""
-    return lesson.section.verbatim and isinstance(value, str) and not schema.keys() & _FIXING
+    open_text = isinstance(value, str) and bool(value.strip()) and not schema.keys() & _FIXING
+    return lesson.section.verbatim and open_text
 
 
 def aim_at(field: LearnedField, schema: Mapping[str, Any], text: str, value: Any) -> Aim:
@@ -134,8 +137,8 @@ def aim_at(field: LearnedField, schema: Mapping[str, Any], text: str, value: Any
     if value is None:
         return Aim(0 if field.optional else None)
     if field.longest and (places := find_places(text, value, types_of(schema))):
-        return Aim(int(field.optional), places)
+        return Aim(field.place_option, places)
     known = [(type(one) is bool, one) for one in field.values]
     if (type(value) is bool, value) in known:
-        return Aim(int(field.optional) + bool(field.longest) + known.index((type(value) is bool, value)))
+        return Aim(field.first_value + known.index((type(value) is bool, value)))
     return Aim(None)

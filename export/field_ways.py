@@ -105,6 +105,11 @@ class PointerWay:
             )
         confidence = np.zeros(len(rows))
         calibration, confidence[complete] = fit_confidence(shares[complete], right[complete])
+        answerable = float(complete.mean())
+        risk = [
+            point.model_copy(update={"coverage": point.coverage * answerable}) for point in calibration.risk
+        ]
+        calibration = calibration.model_copy(update={"risk": tuple(risk)})
         figures = {
             **fields_report(fields, wanted, self._lesson.schema),
             "calibration_error": round(calibration_error(confidence, right), 4),

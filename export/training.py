@@ -124,7 +124,7 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
     if step < steps_an_epoch:
         raise ExportError(
             f"{course.what} got through {step} of {steps_an_epoch} batches in its time, once through being "
-            "the least; allow more --minutes, or take the method head."
+            "the least; allow more --minutes, or take a faster method."
         )
     is_whole = step == epoch * steps_an_epoch
     if course.aside and is_whole:

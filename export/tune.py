@@ -1,10 +1,10 @@
 """A task learned from labelled messages: each way to learn it is tried on held-out rows, the best is taken.
 
 ``head`` leaves the encoder as it is and learns a classifier on its embeddings: seconds, and several tasks
-share one encoder. ``encoder`` teaches the encoder itself: minutes, more often right, and the task brings its
-own encoder along. ``lora`` and ``qlora`` teach an adapter for a decoder: minutes to hours, and the only way
-for ``extract``. What a way is worth is always measured through the graph that a device runs, and on the same
-held-out rows its probabilities are calibrated, so that they mean something there.
+share one encoder. ``encoder`` teaches the encoder itself, labels or where fields stand: minutes, more often
+right, and the task brings its own encoder along. ``lora`` and ``qlora`` teach an adapter for a decoder, which
+writes fields: minutes to hours. What a way is worth is always measured through the graph that a device runs,
+and on the same held-out rows its probabilities are calibrated, so that they mean something there.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -81,8 +81,10 @@ def make(node: OtherNode, timeout_s: float = 60.0) -> Escalation:
     return escalation
 
 
-def asked(node: OtherNode, found: Result = UNSURE, sent: Request | None = None) -> Result:
-    return asyncio.run(make(node).ask(TARGET, sent or request(), found))
+def asked(
+    node: OtherNode, found: Result = UNSURE, sent: Request | None = None, target: Target = TARGET
+) -> Result:
+    return asyncio.run(make(node).ask(target, sent or request(), found))
 
 
 # -- whom and whether ------------------------------------------------------------------------------
@@ -292,3 +294,15 @@ def test_what_was_spent_here_is_no_time_for_the_other_node() -> None:
     node = OtherNode()
     asked(node, sent=request(received_at=time.monotonic() - 50))
     assert node.asked[0][3] <= 10
+
+
+def test_what_is_no_answer_of_the_task_here_is_not_believed() -> None:
+    seen: list[tuple[object, str]] = []
+
+    def is_answer(result: Mapping[str, object], message: str) -> bool:
+        seen.append((result["label"], message))
+        return False
+
+    target = Target("hall-server", "topic", is_answer)
+    assert asked(OtherNode(), target=target) == UNSURE
+    assert seen == [("ham", "a secret message")]

@@ -57,10 +57,20 @@ def test_signs_of_patterns_are_text(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "value"), [("打开厨房的灯", "厨房"), ("เปิดไฟห้องครัว", "ห้องครัว"), ("キッチンの照明", "照明")]
+    ("message", "value"),
+    [
+        ("打开厨房的灯", "厨房"),
+        ("เปิดไฟห้องครัว", "ห้องครัว"),
+        ("キッチンの照明", "照明"),
+        ("펌프가 뜨겁다", "펌프"),
+    ],
 )
 def test_scripts_without_spaces_have_places_within_their_runs(message: str, value: str) -> None:
     assert len(find_places(message, value, TEXT)) == 1
+
+
+def test_space_around_a_value_is_no_part_of_it() -> None:
+    assert found("the pump leaks", " pump ") == ["the [pump]"]
 
 
 @pytest.mark.parametrize("value", ["", " ", "\t\n", None, True, False, ["oil"], {"a": "oil"}])
@@ -107,7 +117,13 @@ def test_a_number_is_found_however_it_is_written(message: str, value: float, pla
         ("20 -30", -30, ["20 [-30]"]),
         ("M3 has three faults", 3, []),
         ("v2.0", 2, []),
-        ("192.0.2.7", 2, []),
+        ("192.0.2.7", 192, []),
+        ("3.5.2", 3, []),
+        ("1e5", 1, []),
+        ("1,234", 1, []),
+        ("$1,234,567", 567, []),
+        ("\u22125 degrees", -5, ["[\u22125]"]),
+        ("40, 41.", 41, ["40, [41]"]),
         ("5kg", 5, ["[5]"]),
     ],
 )
@@ -208,7 +224,7 @@ def test_a_text_that_is_found_reads_back_as_the_value(data: st.DataObject, messa
     places = find_places(message, value, TEXT)
     for start, end in places:
         assert 0 <= start < end <= len(message)
-        assert read_place(message, (start, end), TEXT) == value
+        assert read_place(message, (start, end), TEXT) == value.strip()
     assert all(end <= start for (_, end), (start, _) in pairwise(places))
     assert not places or value.strip()
 

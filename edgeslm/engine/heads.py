@@ -23,6 +23,8 @@ STARTS, ENDS, INSIDE = range(3)
 """What is asked of each token for each field: the order of ``place_weight``."""
 _MOST_PLACES: Final = 16
 """Places of a field that are handed on: the likeliest may not fit its schema."""
+_MOST_TOKENS: Final = 256
+"""Of a run: no longer text is learned from."""
 _LEAST_SHARE: Final = 1e-4
 """Of the option to stand in the message, for a field to be looked for there."""
 
@@ -91,7 +93,8 @@ class Pointer(_OnVectors):
         for number, (field, end) in enumerate(zip(self._fields, self._ends, strict=True)):
             options = _softmax(logits[begin:end])
             places: tuple[tuple[int, int, float], ...] = ()
-            if field.longest and tokens and options[int(field.optional)] >= _LEAST_SHARE:
+            of_place = field.place_option
+            if of_place is not None and tokens and options[of_place] >= _LEAST_SHARE:
                 scores = hidden[tokens] @ self._place_weight[number].T + self._place_bias[number]
                 places = likeliest_places(scores, standing, field.longest)
             found.append(Pointed(tuple(map(float, options)), places))
@@ -109,7 +112,7 @@ def likeliest_places(
     count = len(scores)
     starts, ends = np.array(offsets, np.int64).T
     # A token has a character at least, so no run has more tokens than characters: [first, tokens less one].
-    lasts = np.arange(count)[:, None] + np.arange(min(count, longest))[None, :]
+    lasts = np.arange(count)[:, None] + np.arange(min(count, longest, _MOST_TOKENS))[None, :]
     firsts, spread = np.nonzero(lasts < count)
     lasts = lasts[firsts, spread]
     lengths = ends[lasts] - starts[firsts]

@@ -5,7 +5,7 @@ Two ways: a head learned on encoder embeddings, or the decoder's own distributio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +60,9 @@ class Classify(Task):
             "stage": self.stage,
         }
         return Outcome.of(output, result, abstained=verdict.confidence < self.threshold)
+
+    def is_answer(self, result: Mapping[str, Any], message: str) -> bool:
+        return result.get("label") in (self.section.labels or ())
 
     async def _bias(self, request: Request, meanings: dict[str, str], ask: Ask) -> tuple[float, ...]:
         """What the model makes of messages that say nothing: asked once for each set of labels."""

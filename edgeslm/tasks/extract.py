@@ -88,6 +88,10 @@ class Extract(Task):
     def result_schema(self) -> dict[str, Any]:
         span = {"type": "object", "properties": {"start": {"type": "integer"}, "end": {"type": "integer"}}}
         known = None if "schema" in self.section.allowed else self.section.output_schema
+        if known and self.is_head:  # what it abstains from may lack some
+            known = {
+                key: known[key] for key in ("type", "properties", "$defs", "definitions") if key in known
+            }
         properties = {
             "fields": known or {"type": "object"},
             "spans": {"type": "object", "additionalProperties": span},
@@ -103,8 +107,21 @@ class Extract(Task):
             return request.options.get("schema", self.section.output_schema)
         return super().option(request, name)
 
+    def is_answer(self, result: Mapping[str, Any], message: str) -> bool:
+        fields = result.get("fields")
+        if not isinstance(fields, Mapping) or not self._fits(fields):
+            return False
+        return not self.section.verbatim or all(
+            text in message for text in _open_texts(fields, self.section.output_schema or {})
+        )
+
     def encode_example(self, output: Any) -> str:
         return encode_fields(output)
+
+    def _fits(self, fields: Mapping[str, Any]) -> bool:
+        from jsonschema import Draft202012Validator  # lazy: few nodes need it
+
+        return bool(Draft202012Validator(dict(self.section.output_schema or {})).is_valid(dict(fields)))
 
     async def _point(self, message: str, ask: Ask, head: Bundle) -> Outcome:
         """Fields that nothing in the message fits, though the schema wants them, are left out of an
@@ -123,6 +140,7 @@ class Extract(Task):
                 fields[reader.name] = found.value
             if found.place is not None:
                 spans[reader.name] = {"start": found.place[0], "end": found.place[1]}
+        complete = complete and self._fits(fields)
         confidence = sure(share, self._calibration) if complete else 0.0
         result = {
             "fields": fields,
@@ -161,6 +179,15 @@ class Extract(Task):
             self.section.instruction or INSTRUCTION,
             Text(shown) if "schema" in request.options else shown,
         )
+
+
+def _open_texts(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
+    """Texts of fields that their schema doesn't fix."""
+    for name, value in fields.items():
+        of_field = schema.get("properties", {}).get(name, {})
+        fixed = isinstance(of_field, Mapping) and of_field.keys() & {"enum", "const"}
+        if isinstance(value, str) and not fixed:
+            yield value
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:

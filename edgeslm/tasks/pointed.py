@@ -46,6 +46,7 @@ class FieldReader:
         self.number, self.name = number, field.name
         self._field, self._check, self._types = field, check, types
         self._required, self._verbatim = required, verbatim
+        self._fits = [check.is_valid(value) for value in field.values]
 
     def read(self, message: str, pointed: Pointed) -> Found | None:
         """The likeliest answer that fits, whichever ways lead to it; None where none does."""
@@ -57,7 +58,11 @@ class FieldReader:
                     share = min(1.0, before.share + found.share)
                     found = replace(found, share=share, place=before.place or found.place)
                 answers[answer] = found
-        return max(answers.values(), key=lambda one: one.share, default=None)
+        best = max(answers.values(), key=lambda one: one.share, default=None)
+        if best is None or best.place is not None or best.value is None:
+            return best
+        places = find_places(message, best.value, self._types)
+        return replace(best, place=places[0]) if places else best
 
     def _as_option(self, option: int, message: str, pointed: Pointed) -> Found | None:
         field, share = self._field, pointed.options[option]
@@ -65,15 +70,14 @@ class FieldReader:
             if self._required and not self._check.is_valid(None):
                 return None
             return Found(None, share, is_there=self._required)
-        if field.longest and option == int(field.optional):
+        if option == field.place_option:
             return self._in_message(message, pointed, share)
-        value = field.values[option - int(field.optional) - bool(field.longest)]
+        value = field.values[option - field.first_value]
+        if not self._fits[option - field.first_value]:
+            return None
         if self._verbatim and isinstance(value, str) and value not in message:
             return None
-        if not self._check.is_valid(value):
-            return None
-        places = find_places(message, value, self._types)
-        return Found(value, share, place=places[0] if places else None)
+        return Found(value, share)
 
     def _in_message(self, message: str, pointed: Pointed, share: float) -> Found | None:
         """The likeliest value that fits; one that stands there several times counts with all its places, and

@@ -77,6 +77,10 @@ class Task(ABC):
     def result_schema(self) -> dict[str, Any]:
         """JSON Schema of ``result``, published in ``info``."""
 
+    def is_answer(self, result: Mapping[str, Any], message: str) -> bool:
+        """Whether what another node answered could be an answer of this task."""
+        return True
+
     def check(self, request: Request) -> None:
         """Refuses what can be refused without the engine, before the request waits in a queue.
 

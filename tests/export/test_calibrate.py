@@ -239,7 +239,8 @@ def test_nothing_is_certain_where_all_rows_were_alike(is_right: bool, rows: int)
     calibration, confidence = fit_confidence(shares, np.full(rows, is_right))
     doubt = 1 / (rows + 2)
     expected = 1 - doubt if is_right else doubt
-    assert list(calibration.confidences) == pytest.approx([expected] * len(calibration.margins), abs=1e-5)
+    among_rows = [sure(share, calibration) for share in shares.tolist()]
+    assert among_rows == pytest.approx([expected] * rows, abs=1e-5)
     assert len(confidence) == rows
     assert ((confidence > 0) & (confidence < 1)).all()
 
@@ -286,3 +287,12 @@ def test_any_shares_can_be_calibrated(rows: int, seed: int, spread: float, ends:
     assert ((confidence > 0) & (confidence < 1)).all()
     assert all(0 < sure(share, calibration) < 1 for share in (0.0, 0.5, 1.0))
     assert calibration.risk[0].threshold == 0
+
+
+@pytest.mark.parametrize("rows", [100, 1000])
+def test_what_is_far_below_all_rows_is_far_less_sure(rows: int) -> None:
+    """Noise and other domains get shares that no row had."""
+    random = np.random.default_rng(1)
+    shares = 0.3 + 0.7 * random.random(rows)
+    calibration, _ = fit_confidence(shares, random.random(rows) < shares)
+    assert sure(1e-6, calibration) < 0.1 < sure(0.3, calibration)

@@ -46,7 +46,7 @@ def rows_of(*values: Any, each: int = 1, text: str = "{}") -> list[Row]:
         NUMBER,
         BOOLEAN,
         {"type": ["string", "null"]},
-        {"type": ["integer", "string"]},
+        {"type": ["integer", "number"]},
         STATE,
         {"enum": ["open", 3, None, True]},
         {"const": "open"},
@@ -285,7 +285,7 @@ def test_every_aim_is_one_of_the_options_of_its_field(
     try:
         field = plan(rows, schema, required=required, verbatim=verbatim)
     except ExportError as error:
-        assert "in none of the texts" in str(error)
+        assert "in none of the texts" in str(error) or "nobody could tell which" in str(error)
         return
     assert field.options > 0
     for text, of_row in rows:

@@ -235,7 +235,7 @@ def test_a_run_may_end_before_it_has_cooled_down() -> None:
 def test_a_time_too_short_for_one_epoch_is_refused() -> None:
     sentence = (
         "teaching the line got through 0 of 6 batches in its time, once through being the least; allow more "
-        "--minutes, or take the method head."
+        "--minutes, or take a faster method."
     )
     with pytest.raises(ExportError, match=sentence):
         descend(Pupil().course(), replace(SCHEDULE, seconds=1e-9), FakeReporter())
