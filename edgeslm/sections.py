@@ -184,8 +184,8 @@ class Task(Section):
         default=0.0,
         ge=0,
         le=1,
-        description="Confidence below which the result is `abstained`; at 0 only learned fields that the schema "
-        "requires and nothing fits are",
+        description="Confidence below which the result is `abstained`; at 0 only learned fields that the "
+        "schema requires and nothing fits are",
     )
     calibration: Literal["none", "contextual"] = Field(
         default="none",
