@@ -1,6 +1,6 @@
 """A student that learned a teacher's labels, beside its teacher and a student of hand labels.
 
-    python benchmarks/quality.py distill [--teacher-rows 2452]
+    python benchmarks/quality.py distill [--teacher-rows 2452] [--minutes 12]
 
 TREC: the decoder's adapter is taught with the first rows; the other questions have no labels for teacher and
 student alike, and the encoder student learns what the teacher says of them. All are tried on TREC's test
@@ -40,8 +40,9 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         teacher = args.teacher or work / "teacher"
         started = time.monotonic()
         if args.teacher is None:
+            minutes = ("--minutes", str(args.minutes)) if args.minutes else ()
             command = ("tune", work / "task.yaml", work / "rows.jsonl", teacher, "--method", "lora")
-            say(f"teacher: {run_command(*command)['accuracy']} expected")
+            say(f"teacher: {run_command(*command, *minutes)['accuracy']} expected")
         taught = time.monotonic()
         order = ("distill", work / "task.yaml", work / "unlabelled.jsonl", work / "student")
         options = ("--teacher", teacher, "--test", work / "test.jsonl", "--hand", work / "hand.jsonl")
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--teacher-rows", type=int, default=2452, help="(default: %(default)s)")
     parser.add_argument("--teacher", type=Path, help="an adapter that was taught with these rows already")
+    parser.add_argument("--minutes", type=float, help="of teaching the teacher")
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)

@@ -70,6 +70,7 @@ def teach(
         "ms_per_text": seen["ms_per_row"],
         "bytes": said["measured"][said["method"]]["bytes"],
         "methods": said["methods"],
+        "peak_rss": said.get("peak_rss"),
         "max_error": max_error,
         "answered": careful["answered"],
         "accuracy_answered": careful["accuracy_answered"],
