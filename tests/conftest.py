@@ -12,7 +12,15 @@ import pytest
 from tests.brokers import Mosquitto
 
 # A board or a busy machine may take its time with any example.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile(
+    "untimed",
+    deadline=None,
+    # Machines stall for seconds. A test's folder serves all of its examples.
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.function_scoped_fixture,
+    ],
+)
 hypothesis.settings.load_profile("untimed")
 
 

@@ -277,7 +277,7 @@ def test_a_signature_that_the_library_cant_read(
     assert "model.sig: " in verdict.sentence and "\n" not in verdict.sentence
 
 
-@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=200)
+@hypothesis.settings(max_examples=200)
 @given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 def test_no_other_byte_of_a_signature_makes_it_say_something_else(
     signed: Path, signer: Signer, place: float, byte: int

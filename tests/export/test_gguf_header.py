@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from edgeslm_export.gguf_header import read_gguf_header
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import ExportError
@@ -28,7 +28,6 @@ def _sample(version: int = 3) -> bytes:
 
 
 SAMPLE = _sample()
-quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def _write(folder: Path, data: bytes) -> Path:
@@ -44,14 +43,12 @@ def test_it_reads_settings_and_tensors(tmp_path: Path) -> None:
     assert header.parameters == 8
 
 
-@quick
 @given(length=st.integers(0, len(SAMPLE) - 1))
 def test_a_truncated_file_is_always_noticed(tmp_path: Path, length: int) -> None:
     with pytest.raises(ExportError, match=r"truncated|no GGUF"):
         read_gguf_header(_write(tmp_path, SAMPLE[:length]))
 
 
-@quick
 @given(at=st.integers(4, len(SAMPLE) - 33), value=st.integers(0, 255))
 def test_a_changed_byte_is_read_or_refused(tmp_path: Path, at: int, value: int) -> None:
     data = bytearray(SAMPLE)
@@ -62,7 +59,6 @@ def test_a_changed_byte_is_read_or_refused(tmp_path: Path, at: int, value: int) 
         assert "\n" not in str(error)
 
 
-@quick
 @given(tail=st.binary(max_size=200))
 def test_noise_after_the_magic_is_read_or_refused(tmp_path: Path, tail: bytes) -> None:
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from edgeslm_export.rows import load_rows, load_texts
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import ExportError
@@ -82,7 +82,7 @@ def test_missing_files_and_columns(tmp_path: Path) -> None:
         load_rows(tmp_path / "data.csv")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(content=st.binary(max_size=80), suffix=st.sampled_from([".jsonl", ".csv"]))
 def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
     file = tmp_path / f"data{suffix}"
@@ -93,7 +93,7 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes, suffix: s
         assert str(file) in str(error)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(texts=st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5))
 def test_what_is_written_is_read(tmp_path: Path, texts: list[str]) -> None:
     file = _jsonl(tmp_path, *[json.dumps({"text": text, "label": "x"}) for text in texts])
