@@ -78,7 +78,7 @@ class Escalation:
         left_s = until - now
         if self.ask_node is None or left_s <= 0 or not isinstance(request.input, str):
             return found
-        if "labels" in request.options:  # the other node knows its own alone
+        if request.options.keys() & {"labels", "schema"}:  # the other node knows its own alone
             return found
         asking = asyncio.ensure_future(self.ask_node(target.node, target.task, request.input, left_s))
         self._waiting[asking] = request

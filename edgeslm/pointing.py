@@ -36,6 +36,11 @@ def types_of(field: Mapping[str, Any] | bool) -> frozenset[str]:
     return frozenset({named} if isinstance(named, str) else named) - {"null"}
 
 
+def is_fixed(field: Mapping[str, Any] | bool) -> bool:
+    """Whether a field's schema lists its values."""
+    return not isinstance(field, bool) and bool(field.keys() & {"enum", "const"})
+
+
 def find_places(message: str, value: Any, types: Collection[str]) -> list[Place]:
     """Where ``value`` stands in the message as whole words, or as a number; empty where it doesn't."""
     if isinstance(value, str):

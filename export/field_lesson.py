@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeslm.bundle import LearnedField
 from edgeslm.config import Task as TaskSection
 from edgeslm.errors import ExportError
-from edgeslm.pointing import Place, find_places, types_of
+from edgeslm.pointing import Place, find_places, is_fixed, types_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 _SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
-_FIXING: Final = frozenset({"enum", "const"})
 _FEWEST_OF_VALUE: Final = 3
 """Rows that a value needs to be learned, where the schema doesn't fix it."""
 _ROOM: Final = 2
@@ -74,7 +73,7 @@ def pointing_fault(schema: Mapping[str, Any]) -> str | None:
             return f"The field {name!r} is no single text, number or truth value"
         if {"string"} < types_of(field):
             return f"The field {name!r} may be a text or something else, and nobody could tell which"
-        if not types_of(field) and not field.keys() & _FIXING:
+        if not types_of(field) and not is_fixed(field):
             return f"The field {name!r} has no type of its own in the schema"
         fixed = field.get("enum", [field["const"]] if "const" in field else [])
         if any(value is not None and not isinstance(value, str | int | float | bool) for value in fixed):
@@ -98,7 +97,7 @@ def plan_fields(lesson: FieldLesson) -> list[LearnedField]:
 
 def _plan(name: str, schema: Mapping[str, Any], lesson: FieldLesson, *, is_required: bool) -> LearnedField:
     types = types_of(schema)
-    fixed = bool(schema.keys() & _FIXING) or types == {"boolean"}
+    fixed = is_fixed(schema) or types == {"boolean"}
     by_heart: Counter[tuple[bool, str | int | float]] = Counter()
     rows = longest = 0
     for text, fields in zip(lesson.texts, lesson.fields, strict=True):
@@ -128,7 +127,7 @@ def _plan(name: str, schema: Mapping[str, Any], lesson: FieldLesson, *, is_requi
 def is_held(lesson: FieldLesson, schema: Mapping[str, Any], value: Any) -> bool:
     """Whether a field's value has to stand in the message: a text of a ``verbatim`` task that its schema
     doesn't fix."""
-    open_text = isinstance(value, str) and bool(value.strip()) and not schema.keys() & _FIXING
+    open_text = isinstance(value, str) and bool(value.strip()) and not is_fixed(schema)
     return lesson.section.verbatim and open_text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from edgeslm_export.checkpoint import Origin
 from edgeslm_export.contrast import MISSING, is_installed
 from edgeslm_export.decoder_ways import DecoderWay
 from edgeslm_export.encoder_ways import ROWS_FOR_LABELS, EncoderWay, HeadWay
@@ -43,12 +44,8 @@ def make_ways(ground: Ground, lesson: Lesson, effort: Effort, notes: Notes, work
             effort.announce(f"{MISSING} The encoder isn't taught.")
         else:
             ways.append(EncoderWay(ground.checkpoint, lesson, effort, notes, work))
-    if ground.base is not None and ground.decoder is not None and wanted in (None, LORA, QLORA):
-        if wanted is None and ways and not can_teach():
-            effort.announce(f"{MISSING_PEFT} No adapter is tried.")
-        else:
-            method = wanted or LORA
-            ways.append(DecoderWay(method, ground.base, ground.decoder, lesson, effort, notes, work))
+    if (on := _decoder(ground, effort, has_others=bool(ways))) is not None:
+        ways.append(DecoderWay(*on, lesson, effort, notes, work))
     if not ways:
         raise ExportError(NEEDS[wanted or HEAD])
     return ways
@@ -69,12 +66,18 @@ def make_field_ways(
             if wanted is not None or not can_write:
                 raise
             effort.announce(f"{error} So a decoder learns it.")
-    if ground.base is not None and ground.decoder is not None and wanted in (None, LORA, QLORA):
-        if wanted is None and ways and not can_teach():
-            effort.announce(f"{MISSING_PEFT} No adapter is tried.")
-        else:
-            method = wanted or LORA
-            ways.append(WriterWay(method, ground.base, ground.decoder, lesson, effort, notes, work))
+    if (on := _decoder(ground, effort, has_others=bool(ways))) is not None:
+        ways.append(WriterWay(*on, lesson, effort, notes, work))
     if not ways:
         raise ExportError(NEEDS[wanted or ENCODER])
     return ways
+
+
+def _decoder(ground: Ground, effort: Effort, *, has_others: bool) -> tuple[str, Path, Origin] | None:
+    """By which method, on which base and its checkpoint an adapter is taught; None if none is."""
+    if ground.base is None or ground.decoder is None or effort.method not in (None, LORA, QLORA):
+        return None
+    if effort.method is None and has_others and not can_teach():
+        effort.announce(f"{MISSING_PEFT} No adapter is tried.")
+        return None
+    return effort.method or LORA, ground.base, ground.decoder

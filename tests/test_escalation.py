@@ -283,10 +283,11 @@ def test_a_request_whose_result_nobody_wants_any_more_has_none() -> None:
     assert when_waiting(give_up).cancelled()
 
 
-def test_a_request_with_labels_of_its_own_stays_here() -> None:
+@pytest.mark.parametrize("own", [{"labels": ["x", "y"]}, {"schema": {"type": "object"}}])
+def test_a_request_with_labels_or_a_schema_of_its_own_stays_here(own: dict[str, Any]) -> None:
     """The other node knows its own labels alone."""
     node = OtherNode()
-    assert asked(node, sent=request(options={"labels": ["x", "y"]})) == UNSURE
+    assert asked(node, sent=request(options=own)) == UNSURE
     assert node.asked == []
 
 

@@ -11,7 +11,8 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from edgeslm.bundle import Bundle
 from edgeslm.calibration import sure
@@ -20,8 +21,12 @@ from edgeslm.consistency import schema_faults
 from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
 from edgeslm.errors import InvalidRequest, TooLong
 from edgeslm.messages import Request
+from edgeslm.pointing import is_fixed
 from edgeslm.tasks.pointed import FieldReader, make_readers
 from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task, threshold_of
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 INSTRUCTION = "Read the message and write its fields as JSON."
 
@@ -109,7 +114,7 @@ class Extract(Task):
 
     def is_answer(self, result: Mapping[str, Any], message: str) -> bool:
         fields = result.get("fields")
-        if not isinstance(fields, Mapping) or not self._fits(fields):
+        if not isinstance(fields, Mapping) or not self._check.is_valid(dict(fields)):
             return False
         return not self.section.verbatim or all(
             text in message for text in _open_texts(fields, self.section.output_schema or {})
@@ -118,10 +123,11 @@ class Extract(Task):
     def encode_example(self, output: Any) -> str:
         return encode_fields(output)
 
-    def _fits(self, fields: Mapping[str, Any]) -> bool:
+    @cached_property
+    def _check(self) -> Validator:
         from jsonschema import Draft202012Validator  # lazy: few nodes need it
 
-        return bool(Draft202012Validator(dict(self.section.output_schema or {})).is_valid(dict(fields)))
+        return Draft202012Validator(dict(self.section.output_schema or {}))
 
     async def _point(self, message: str, ask: Ask, head: Bundle) -> Outcome:
         """Fields that nothing in the message fits, though the schema wants them, are left out of an
@@ -140,7 +146,7 @@ class Extract(Task):
                 fields[reader.name] = found.value
             if found.place is not None:
                 spans[reader.name] = {"start": found.place[0], "end": found.place[1]}
-        complete = complete and self._fits(fields)
+        complete = complete and self._check.is_valid(fields)
         confidence = sure(share, self._calibration) if complete else 0.0
         result = {
             "fields": fields,
@@ -184,9 +190,7 @@ class Extract(Task):
 def _open_texts(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
     """Texts of fields that their schema doesn't fix."""
     for name, value in fields.items():
-        of_field = schema.get("properties", {}).get(name, {})
-        fixed = isinstance(of_field, Mapping) and of_field.keys() & {"enum", "const"}
-        if isinstance(value, str) and not fixed:
+        if isinstance(value, str) and not is_fixed(schema.get("properties", {}).get(name, {})):
             yield value
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.bundle import LearnedField, LearnedSection
 from edgeslm.engine.calls import Pointed
-from edgeslm.pointing import Place, find_places, read_place, types_of
+from edgeslm.pointing import Place, find_places, is_fixed, read_place, types_of
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -108,14 +108,13 @@ def make_readers(learned: LearnedSection, schema: Mapping[str, Any], *, verbatim
     readers = []
     for name, of_field in schema.get("properties", {}).items():
         if name in numbers:
-            fixed = isinstance(of_field, Mapping) and bool(of_field.keys() & {"enum", "const"})
             reader = FieldReader(
                 numbers[name],
                 learned.fields[numbers[name]],
                 whole.evolve(schema=of_field),  # it may refer to other parts of the schema
                 types_of(of_field) or types_of(taught.get(name, {})),
                 required=name in schema.get("required", ()),
-                verbatim=verbatim and not fixed,
+                verbatim=verbatim and not is_fixed(of_field),
             )
             readers.append(reader)
     return readers
