@@ -1,8 +1,8 @@
 """What is wrong with labelled rows, found before anything is learned from them.
 
 Repeats and conflicts, labels with too few rows, rows in another language, texts that give their label away,
-and labels that are probably wrong: confident learning (Northcutt et al. 2021) through its library, on what a
-head says of rows that it did not learn from. Every finding names its rows; what is dropped is the user's
+and labels that are probably wrong: confident learning (Northcutt et al. 2021) through its library, on what
+the other rows say of a row (``judge``). Every finding names its rows; what is dropped is the user's
 decision. Knows no files.
 """
 
@@ -84,7 +84,10 @@ def audit_labels(truth: Integers, probabilities: Floats) -> list[Finding]:
     except ImportError:
         raise ExportError(MISSING) from None
     # One process: the library forks, and a process with threads of its own (the engine) may hang in a fork.
-    order = find_label_issues(truth, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+    # Only what both of its ways to prune list: of what one alone does, more labels are right than wrong.
+    order = find_label_issues(
+        truth, probabilities, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1
+    )
     if not len(order):
         return []
     places = tuple(int(place) for place in order)

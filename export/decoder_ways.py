@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -219,8 +219,7 @@ class DecoderWay:
 
     def _schedule(self, rows: int) -> Schedule:
         seconds = self._effort.seconds * rows / self._rows_taught
-        schedule = schedule_for(len(self._lesson.texts))
-        return replace(schedule, seconds=seconds, stop_after=self._epochs)
+        return schedule_for(len(self._lesson.texts)).limited(self._epochs, seconds)
 
 
 def schedule_for(rows: int) -> Schedule:

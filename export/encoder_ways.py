@@ -9,17 +9,15 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeslm_export.calibrate import fit_calibration, log_softmax
 from edgeslm_export.checkpoint import Origin, examine_local
 from edgeslm_export.contrast import contrast_encoder
 from edgeslm_export.encoder import fill_encoder, read_pooling
 from edgeslm_export.evaluate import embed_texts, load_encoder
 from edgeslm_export.finetune import LONGEST, load_layer, schedule_for, teach_encoder
-from edgeslm_export.head import fit_layer, learn, split_folds
+from edgeslm_export.head import fit_layer, learn
 from edgeslm_export.lesson import (
     ENCODER,
     HEAD,
@@ -33,7 +31,6 @@ from edgeslm_export.lesson import (
 from edgeslm_export.notes import Notes
 from edgeslm_export.package import runtime_versions
 from edgeslm_export.resources import check_resources
-from edgeslm_export.rows import LabelledRow
 
 from edgeslm.bundle import load_bundle
 
@@ -50,8 +47,6 @@ ROWS_FOR_LABELS: Final = 250
 """With fewer, an encoder is taught by pairs of rows instead of by their labels. Pairs were measured with 50
 rows and labels with 1,000; where they cross was not."""
 WEIGHTS: Final = "head.npz"
-_USUAL: Final = 10.0
-"""Strength of a head that only looks for wrong labels."""
 _STRENGTH: Final = 30.0
 """Of the classifier on an encoder that was taught by pairs: its embeddings lie apart already."""
 _MOST_CENTROIDS: Final = 64
@@ -98,21 +93,6 @@ class HeadWay:
             "licence": self._bundle.manifest.source.licence,
             "runtime": runtime_versions("onnxruntime", "scikit-learn"),
         }
-
-
-def judge_rows(
-    bundle: Path, rows: Sequence[LabelledRow], labels: Sequence[str]
-) -> tuple[Integers, Integers, Floats]:
-    """What a head on the encoder says of each row by the others: the rows' places, truth, probabilities."""
-    import numpy as np
-
-    texts = [row.text for row in rows]
-    truth = np.array([labels.index(row.label) for row in rows], np.int64)
-    vectors = embed_texts(load_encoder(bundle), texts)
-    learned = learn(vectors, truth, len(labels), split_folds(truth, len(labels), texts), strengths=(_USUAL,))
-    log_probabilities = log_softmax(learned.logits)
-    verdicts = fit_calibration(log_probabilities, truth[learned.held]).verdicts
-    return learned.held, truth[learned.held], np.array([verdict.scores for verdict in verdicts])
 
 
 class EncoderWay:
@@ -200,7 +180,7 @@ class EncoderWay:
         if self._by_pairs:
             contrast_encoder(*source, texts, truth.tolist(), seconds=seconds, **how)
         else:
-            schedule = replace(schedule_for(len(lesson.texts)), seconds=seconds, stop_after=self._epochs)
+            schedule = schedule_for(len(lesson.texts)).limited(self._epochs, seconds)
             shares = None if lesson.shares is None else lesson.shares[rows].tolist()
             wanted = shares or truth.tolist()
             how |= {"aside": aside, "state": self._notes.state(name)}

@@ -325,6 +325,17 @@ def check_answers(
                 problems.append(f"Row {row.number} has the label {row.label!r}, which is none of {listed}.")
         elif known and (odd := [name for name in row.fields if name not in known]):
             problems.append(f"Row {row.number} has the field {odd[0]!r}; the task's schema has {listed}.")
-        elif fault := next(check.iter_errors(dict(row.fields)), None):
+        elif fault := next(check.iter_errors(without_nulls(row.fields, schema or {})), None):
             problems.append(f"Row {row.number} doesn't fit the task's schema: {fault.message[:200]}.")
     refuse_rows(data, problems)
+
+
+def without_nulls(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's fields as the schema has them: null says that a field isn't there, unless it may be null."""
+    return {name: value for name, value in fields.items() if value is not None or _may_be_null(schema, name)}
+
+
+def _may_be_null(schema: Mapping[str, Any], name: str) -> bool:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator({**schema, "required": []}).is_valid({name: None})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,7 @@ class PointerWay:
             return noted
         folder = self._work / name
         folder.mkdir()
-        fields, centroids, epochs = self._teach(train, folder, name, rows_aside(len(train)))
+        fields, centroids, said = self._teach(train, folder, name, rows_aside(len(train)))
         lesson = self._lesson
         head = {"name": lesson.name, "kind": "head", "learned": {**lesson.learned, "fields": self._fields}}
         write_manifest(folder, {**{key: fields[key] for key in fields if key != "report"}, **head})
@@ -141,7 +141,7 @@ class PointerWay:
             "ms_per_row": report["ms_per_row"],
             "distances": distances_from(centroids, embed_texts(encoder, [row.text for row in rows])).tolist(),
             "bytes": encoder.bundle.weight_bytes,
-            "epochs": epochs,
+            "epochs": said["best_epoch"],
         }
         shutil.rmtree(folder)
         self._notes.save(name, found)
@@ -152,7 +152,13 @@ class PointerWay:
         import numpy as np
 
         rows = np.arange(len(self._lesson.texts))
-        fields, _, _ = self._teach(rows, stage, f"{ENCODER}-all", ())
+        fields, _, said = self._teach(rows, stage, f"{ENCODER}-all", ())
+        for field, count in zip(self._fields, said["unreadable"], strict=True):
+            if count:
+                self._effort.announce(
+                    f"{count} of {len(rows)} rows taught no {field.name}: it begins or ends within a token, "
+                    f"or beyond the {self._length} tokens that are learned from."
+                )
         base = self._origin.source
         return {
             **{key: fields[key] for key in ENCODER_FIELDS},
@@ -166,16 +172,16 @@ class PointerWay:
 
     def _teach(
         self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
-    ) -> tuple[dict[str, Any], Floats, int]:
+    ) -> tuple[dict[str, Any], Floats, dict[str, Any]]:
         """Teaches the checkpoint from ``rows`` and makes a head's files of it in ``folder``.
 
         :param aside: which of them are watched only.
-        :return: its manifest's fields, the centroids of what was learned from, and the best epoch.
+        :return: its manifest's fields, the centroids of what was learned from, and what the teaching says.
         """
         effort, lesson, taught = self._effort, self._lesson, self._work / "taught"
         texts = [lesson.texts[row] for row in rows.tolist()]
         seconds = effort.seconds * len(rows) / self._rows_taught
-        schedule = replace(schedule_for(len(lesson.texts)), seconds=seconds, stop_after=self._epochs)
+        schedule = schedule_for(len(lesson.texts)).limited(self._epochs, seconds)
         check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
         said = teach_pointer(
             self._origin.path,
@@ -195,7 +201,7 @@ class PointerWay:
         centroids = centroids_of_texts(load_encoder(folder), texts)
         save_arrays(folder, {**load_arrays(taught), "centroids": centroids})
         shutil.rmtree(taught)
-        return {**fields, "head": {"weights": WEIGHTS}}, centroids, said["best_epoch"]
+        return {**fields, "head": {"weights": WEIGHTS}}, centroids, said
 
     def _announce_what_cant_be_found(self) -> None:
         """Values that stand in no text and are too rare to be learned by heart."""
@@ -271,6 +277,5 @@ class WriterWay:
 
     def _schedule(self, rows: Integers) -> Schedule:
         taught = len(self._train) + len(self._lesson.texts)
-        schedule = writing_schedule(len(self._lesson.texts))
         seconds = self._effort.seconds * len(rows) / taught
-        return replace(schedule, seconds=seconds, stop_after=self._epochs)
+        return writing_schedule(len(self._lesson.texts)).limited(self._epochs, seconds)

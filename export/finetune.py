@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.child import OnProgress, Reporter, run_module
-from edgeslm_export.training import Course, Schedule, descend, padded
+from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, padded
 
 from edgeslm.bundle import EncoderSection
 
@@ -113,18 +113,22 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
     truth = torch.tensor(task["truth"])
 
-    def loss(batch: Sequence[int]) -> torch.Tensor:
+    def losses(batch: Sequence[int], temperatures: Sequence[float]) -> torch.Tensor:
+        """[temperatures]"""
         tokens, mask = padded([rows[row] for row in batch], padding)
-        return torch.nn.functional.cross_entropy(pupil.logits(tokens, mask), truth[list(batch)])
+        logits, wanted = pupil.logits(tokens, mask), truth[list(batch)]
+        entropy = torch.nn.functional.cross_entropy
+        return torch.stack([entropy(logits / temperature, wanted) for temperature in temperatures])
 
     course = Course(
         model,
         [(list(model.parameters()), schedule.rate), (list(pupil.layer.parameters()), LAYER_RATE)],
         list(map(len, rows)),
-        loss,
+        lambda batch: losses(batch, (1.0,))[0],
         task["aside"],
         "teaching the encoder",
         None if task["state"] is None else Path(task["state"]),
+        lambda batch: losses(batch, TEMPERATURES),
     )
     figures = descend(course, schedule, reporter)
     _save(pupil, source, Path(task["out"]))

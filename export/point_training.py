@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.child import OnProgress, Reporter, run_module
 from edgeslm_export.field_lesson import Aim
 from edgeslm_export.finetune import LAYER, LAYER_RATE, UNIT_SCALE, pooled, save_beside
-from edgeslm_export.training import Course, Schedule, descend, padded
+from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, padded
 
 from edgeslm.bundle import EncoderSection
 from edgeslm.errors import ExportError
@@ -54,7 +54,8 @@ def teach_pointer(
     :param section: how a device pools; ``length``: the tokens of a text that are learned from.
     :param options: how many each field has. :param aims: [texts][fields].
     :param aside, state: see ``training.Course``.
-    :return: what ``descend`` says.
+    :return: what ``descend`` says, and ``unreadable`` [fields]: of how many texts no place is learned, since
+        it begins or ends within a token or was cut off.
     :raises ExportError: the checkpoint can't be loaded, has no tokenizer that tells offsets, or computes no
         numbers any more.
     """
@@ -118,14 +119,20 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         model,
         [(list(model.parameters()), schedule.rate), (pupil.layers, LAYER_RATE)],
         [len(row.tokens) for row in rows],
-        lambda batch: pupil.loss([rows[number] for number in batch]),
+        lambda batch: pupil.losses([rows[number] for number in batch], (1.0,))[0],
         task["aside"],
         "teaching the encoder",
         None if task["state"] is None else Path(task["state"]),
+        lambda batch: pupil.losses([rows[number] for number in batch], TEMPERATURES),
     )
     figures = descend(course, schedule, reporter)
     pupil.save(source, Path(task["out"]))
-    return figures
+    pairs = list(zip(rows, task["aims"], strict=True))
+    unreadable = [
+        sum(bool(aims[field][1]) and field not in row.places for row, aims in pairs)
+        for field in range(len(task["options"]))
+    ]
+    return {**figures, "unreadable": unreadable}
 
 
 def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _Row:
@@ -161,54 +168,29 @@ class _Pupil:
     def layers(self) -> list[torch.nn.Parameter]:
         return [*self._options.parameters(), *self._places.parameters()]
 
-    def loss(self, rows: Sequence[_Row]) -> torch.Tensor:
-        """The sum over the fields of a row of the cross-entropy of its option and its place, as a mean over
-        the rows."""
+    def losses(self, rows: Sequence[_Row], temperatures: Sequence[float]) -> torch.Tensor:
+        """[temperatures]: the sum over the fields of a row of the cross-entropy of its option and its place,
+        as a mean over the rows."""
         import torch
 
         tokens, mask = padded([row.tokens for row in rows], self._padding)
         hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
         vectors = pooled(hidden, mask, self._pooling, normalize=self._normalize)
         wanted = torch.tensor([row.options for row in rows])
-        total = 0 * vectors.sum()  # a batch that teaches nothing descends too
-        for field, logits in enumerate(self._options(vectors * self._scale).split(self._sizes, 1)):
-            if bool((wanted[:, field] >= 0).any()) and logits.shape[1] > 1:
-                total = total + torch.nn.functional.cross_entropy(
-                    logits, wanted[:, field], ignore_index=-1, reduction="sum"
-                )
+        options, places = self._options(vectors * self._scale), self._places(hidden).unflatten(2, (-1, 3))
         pairs = [(number, field) for number, row in enumerate(rows) for field in row.places]
-        if pairs:
-            total = total + self._place_loss(hidden, rows, pairs)
-        return total / len(rows)
-
-    def _place_loss(
-        self, hidden: torch.Tensor, rows: Sequence[_Row], pairs: Sequence[tuple[int, int]]
-    ) -> torch.Tensor:
-        """:param pairs: rows of the batch and fields that stand in them."""
-        import torch
-
-        longest = hidden.shape[1]
-        stands = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for number, row in enumerate(rows):
-            stands[number, : len(row.stands)] = torch.tensor(row.stands)
-        most = max(len(rows[number].places[field]) for number, field in pairs)
-        ends = torch.zeros(len(pairs), most, 2, dtype=torch.long)
-        lack = torch.ones(len(pairs), most, dtype=torch.bool)
-        inside = torch.zeros(len(pairs), longest)
-        for at, (number, field) in enumerate(pairs):
-            places = rows[number].places[field]
-            ends[at, : len(places)], lack[at, : len(places)] = torch.tensor(places), False
-            for begin, end in places:
-                inside[at, begin : end + 1] = 1
-        of_rows, of_fields = torch.tensor(pairs).T
-        scores = self._places(hidden).unflatten(2, (-1, 3))[of_rows, :, of_fields]  # [pairs, longest, 3]
-        possible = stands[of_rows]
-        shares = torch.log_softmax(scores[:, :, :2].masked_fill(~possible[:, :, None], _NOWHERE), 1)
-        found = shares[:, :, 0].gather(1, ends[:, :, 0]) + shares[:, :, 1].gather(1, ends[:, :, 1])
-        covered = torch.nn.functional.binary_cross_entropy_with_logits(
-            scores[:, :, 2][possible], inside[possible], reduction="sum"
-        )
-        return covered - torch.logsumexp(found.masked_fill(lack, _NOWHERE), 1).sum()
+        totals = []
+        for temperature in temperatures:
+            total = 0 * vectors.sum()  # a batch that teaches nothing descends too
+            for field, logits in enumerate((options / temperature).split(self._sizes, 1)):
+                if bool((wanted[:, field] >= 0).any()) and logits.shape[1] > 1:
+                    total = total + torch.nn.functional.cross_entropy(
+                        logits, wanted[:, field], ignore_index=-1, reduction="sum"
+                    )
+            if pairs:
+                total = total + _place_loss(places / temperature, rows, pairs)
+            totals.append(total / len(rows))
+        return torch.stack(totals)
 
     def save(self, source: Path, out: Path) -> None:
         import numpy as np
@@ -222,6 +204,35 @@ class _Pupil:
             "place_bias": place_bias.reshape(len(self._sizes), 3),
         }
         np.savez(out / LAYER, **{name: values.astype(np.float32) for name, values in arrays.items()})
+
+
+def _place_loss(places: torch.Tensor, rows: Sequence[_Row], pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """:param places: [rows, longest, fields, 3]. :param pairs: rows of the batch and fields that stand in
+    them."""
+    import torch
+
+    longest = places.shape[1]
+    stands = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        stands[number, : len(row.stands)] = torch.tensor(row.stands)
+    most = max(len(rows[number].places[field]) for number, field in pairs)
+    ends = torch.zeros(len(pairs), most, 2, dtype=torch.long)
+    lack = torch.ones(len(pairs), most, dtype=torch.bool)
+    inside = torch.zeros(len(pairs), longest)
+    for at, (number, field) in enumerate(pairs):
+        standing = rows[number].places[field]
+        ends[at, : len(standing)], lack[at, : len(standing)] = torch.tensor(standing), False
+        for begin, end in standing:
+            inside[at, begin : end + 1] = 1
+    of_rows, of_fields = torch.tensor(pairs).T
+    scores = places[of_rows, :, of_fields]  # [pairs, longest, 3]
+    possible = stands[of_rows]
+    shares = torch.log_softmax(scores[:, :, :2].masked_fill(~possible[:, :, None], _NOWHERE), 1)
+    found = shares[:, :, 0].gather(1, ends[:, :, 0]) + shares[:, :, 1].gather(1, ends[:, :, 1])
+    covered = torch.nn.functional.binary_cross_entropy_with_logits(
+        scores[:, :, 2][possible], inside[possible], reduction="sum"
+    )
+    return covered - torch.logsumexp(found.masked_fill(lack, _NOWHERE), 1).sum()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,26 @@
-"""A progress bar on standard error: for work longer than two seconds, and only on a terminal."""
+"""How far work has come, on standard error: a bar on a terminal after two seconds, else a line a minute."""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
 _DELAY_S = 2.0
 _TICK_S = 0.5
+_LINE_S = 60.0
+"""Between lines where there is no terminal: a log that is silent for minutes looks like a command that
+hangs."""
 
 
 class Bar:
-    """Takes the calls of ``child.OnProgress`` and shows them with tqdm; does nothing without a terminal."""
+    """Takes the calls of ``child.OnProgress`` and shows them, with tqdm where there is a terminal."""
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._said_at = time.monotonic()
         self._ended = threading.Event()
         self._drawing = threading.Lock()
 
@@ -39,6 +44,9 @@ class Bar:
         if self._bar is not None:
             self._bar.total, self._bar.n = total, done
             self._bar.set_description_str(what, refresh=False)
+        elif time.monotonic() - self._said_at >= _LINE_S:
+            self.say(f"{what}: {done / max(1, total):.0%}")
+            self._said_at = time.monotonic()
 
     def say(self, sentence: str) -> None:
         """A line of its own above the bar."""

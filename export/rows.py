@@ -16,6 +16,7 @@ from edgeslm.errors import ExportError
 
 _MOST_SHOWN = 10
 _FIELDS = ("text", "label")
+_NO_FIELDS_IN_CSV = ' Rows with fields are written as JSON lines, {"text": ..., "fields": {...}} each.'
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,7 @@ def _csv_rows(content: str, file: Path, columns: Sequence[str]) -> Iterator[tupl
         if missing:
             raise ExportError(
                 f"{file} has no column {' and no column '.join(missing)}; name them in its first line."
+                + (_NO_FIELDS_IN_CSV if missing == ["label"] else "")
             )
         for row in reader:
             yield reader.line_num, row

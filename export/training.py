@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,22 +30,23 @@ _BUCKET = 16
 """Batches whose rows are sorted by length together, so that little is computed on padding."""
 _PATIENCE = 2
 """Epochs in a row that may be no better than the best before."""
+TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+"""By which logits are divided before rows aside are judged; see ``Course.tempered``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast. ``seconds`` 0 means as long as the epochs take.
-
-    ``stop_after`` ends it after so many of the ``epochs``, before it has cooled down: a run on other rows
-    found that later ones don't help.
-    """
+    """How long and how fast. ``seconds`` 0 means as long as the epochs take."""
 
     epochs: int
     batch: int
     rate: float
     seconds: float = 0.0
-    stop_after: int = 0
     seed: int = 0
+
+    def limited(self, epochs: int, seconds: float) -> Schedule:
+        """The same in ``seconds``, and in the ``epochs`` that a trial found enough; 0: it found none."""
+        return replace(self, epochs=epochs or self.epochs, seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,9 @@ class Course:
     :param aside: rows that are not learned from but watched; none: all epochs are run.
     :param what: the subject in words, for progress and errors.
     :param state: where an interrupted run is kept; one that is there is gone on with.
+    :param tempered: of rows, the loss at each of ``TEMPERATURES``, the best of which an epoch is judged by.
+        What is taught grows too sure of itself long before it tells rows no better (Guo et al. 2017, section
+        3), and how sure it may be is fitted afterwards. Without it an epoch is judged by ``loss``.
     """
 
     model: torch.nn.Module
@@ -66,6 +70,7 @@ class Course:
     aside: Sequence[int]
     what: str
     state: Path | None = None
+    tempered: Callable[[Sequence[int]], torch.Tensor] | None = None
 
 
 def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str, Any]:
@@ -93,9 +98,8 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
     best = _Best(weights)
     epoch, spent, loss = _take_up(course.state, optimizer, weights, best)
     started, step = time.monotonic() - spent, epoch * steps_an_epoch
-    last = schedule.stop_after or schedule.epochs
     course.model.train()
-    while epoch < last and not best.is_over(epoch):
+    while epoch < schedule.epochs and not best.is_over(epoch):
         for batch in _batches(rows, course.lengths, schedule, epoch):
             done = step / steps
             if schedule.seconds:
@@ -111,7 +115,7 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
             torch.nn.utils.clip_grad_norm_(weights, _MOST_NORM)
             optimizer.step()
             step, loss = step + 1, float(value.detach())
-            reporter.progress(step, steps_an_epoch * last, f"{course.what}, epoch {epoch + 1}")
+            reporter.progress(step, steps, f"{course.what}, epoch {epoch + 1}")
         if step < (epoch + 1) * steps_an_epoch:
             break
         epoch += 1
@@ -170,14 +174,14 @@ class _Best:
 def _mean_loss(course: Course, batch: int) -> float:
     import torch
 
-    total = 0.0
+    total, loss = torch.zeros(()), course.tempered or course.loss
     course.model.eval()
     with torch.no_grad():
         for at in range(0, len(course.aside), batch):
             part = course.aside[at : at + batch]
-            total += float(course.loss(part)) * len(part)
+            total = total + loss(part) * len(part)
     course.model.train()
-    return total / len(course.aside)
+    return float(total.min()) / len(course.aside)
 
 
 def _batches(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.environment import cache_folder
-from edgeslm_export.exam import check_answers, schema_of
+from edgeslm_export.exam import check_answers, schema_of, without_nulls
 from edgeslm_export.field_lesson import FieldLesson
 from edgeslm_export.field_ways import FieldTrial
 from edgeslm_export.head import split_folds
@@ -227,9 +227,8 @@ def make_field_lesson(task: Task, rows: Sequence[FieldsRow]) -> FieldLesson:
     }
     section = task.section.model_copy(update=update)
     texts = [row.text for row in rows]
-    return FieldLesson(
-        task.name, section, texts, [row.fields for row in rows], split_rows(texts), task.instruction
-    )
+    fields = [without_nulls(row.fields, given) for row in rows]
+    return FieldLesson(task.name, section, texts, fields, split_rows(texts), task.instruction)
 
 
 def learn_fields(

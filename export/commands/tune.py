@@ -122,7 +122,7 @@ def _proofread(
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """The rows without those that the user drops. Wrong labels are looked for where there is an encoder."""
     from edgeslm_export.audit import LABELS, MISSING, can_judge
-    from edgeslm_export.encoder_ways import judge_rows
+    from edgeslm_export.judge import judge_rows
     from edgeslm_export.tune import check_rows, labels_of
 
     clean = () if options.clean is None else options.clean or (ASK,)

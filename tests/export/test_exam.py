@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.exam import Exam, all_same, make_exam, take_exam
+from edgeslm_export.exam import Exam, all_same, make_exam, take_exam, without_nulls
 from edgeslm_export.rows import FieldsRow, load_answers, load_rows
 
 from edgeslm.config import Task as TaskSection
@@ -276,6 +276,24 @@ def test_fields_that_were_written_have_no_confidence(tmp_path: Path) -> None:
 )
 def test_all_fields_are_the_same_as_json_values(found: Any, wanted: dict[str, Any], same: bool) -> None:
     assert all_same(found, wanted) is same
+
+
+@pytest.mark.parametrize(
+    ("schema", "kept"),
+    [
+        ({"type": "string"}, False),
+        ({"type": ["string", "null"]}, True),
+        ({"enum": ["a", None]}, True),
+        ({"enum": ["a"]}, False),
+        ({"$ref": "#/$defs/text"}, False),
+        ({"$ref": "#/$defs/nothing"}, True),
+    ],
+)
+def test_null_means_not_there_unless_it_is_a_value(schema: dict[str, Any], kept: bool) -> None:
+    definitions = {"text": {"type": "string"}, "nothing": {"type": "null"}}
+    whole = {"$defs": definitions, "properties": {"x": schema}, "required": ["x", "y"]}
+    assert ("x" in without_nulls({"x": None, "y": 1}, whole)) is kept
+    assert without_nulls({"x": "a", "y": 1}, whole) == {"x": "a", "y": 1}
 
 
 # --- rows and tasks that are refused -----------------------------------------------------------------

@@ -193,7 +193,7 @@ def test_all_rows_are_taught_as_long_as_the_trial_found_best(
     way = bench.way(MANY)
     way.try_out()
     way.write(bench.work("out"))
-    assert [schedule.stop_after for schedule in pointer_teacher.schedules] == [0, 4]
+    assert pointer_teacher.schedules[1].epochs == 4 < pointer_teacher.schedules[0].epochs
     assert len(pointer_teacher.texts[1]) == 1000
     assert len(pointer_teacher.aside[1]) == 0
 
@@ -229,6 +229,15 @@ def test_folds_that_were_found_before_an_interruption_are_not_found_again(
     assert again.calibration == first.calibration
     assert again.reference == first.reference
     assert (again.held.tolist(), again.right.tolist()) == (first.held.tolist(), first.right.tolist())
+
+
+def test_values_that_taught_nothing_are_told(bench: Bench, pointer_teacher: FakePointerTeacher) -> None:
+    pointer_teacher.unreadable = (3, 0)
+    bench.way(FEW).write(bench.work("out"))
+    assert bench.said == [
+        "3 of 20 rows taught no machine: it begins or ends within a token, or beyond the 128 tokens that are "
+        "learned from."
+    ]
 
 
 def test_values_that_cannot_be_found_are_told(bench: Bench) -> None:
@@ -324,7 +333,7 @@ def test_all_rows_are_taught_to_write_in_the_end(writer: Writer, teacher: FakeTe
     way.try_out()
     fields = way.write(bench.work("out"))
     assert [len(rows) for rows in teacher.rows] == [16, 20]
-    assert [schedule.stop_after for schedule in teacher.schedules] == [0, teacher.best_epoch]
+    assert teacher.schedules[1].epochs == teacher.best_epoch < teacher.schedules[0].epochs
     assert [schedule.seconds for schedule in teacher.schedules] == pytest.approx([40, 50])
     assert (fields["kind"], fields["learned"]) == ("adapter", {"instruction": "Which machine?"})
     assert set(fields["report"]) == {"rank", "weight_bytes"}

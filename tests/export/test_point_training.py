@@ -152,6 +152,11 @@ def test_a_batch_that_teaches_nothing_does_not_end_it(encoders: Path, tmp_path: 
     assert said["epochs"] == 2
 
 
+def test_values_of_which_nothing_is_learned_are_counted(encoders: Path, tmp_path: Path) -> None:
+    aims = [Aim(0, [(4, 8)]), Aim(0, [(5, 8)]), Aim(0, [(4, 8), (5, 8)]), Aim(None)]
+    assert teach_place(encoders / "bge", tmp_path / "out", aims)["unreadable"] == [1]
+
+
 def test_a_tokenizer_that_tells_no_places_is_refused(encoders: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(encoders / "bge", tmp_path / "source"))
     (source / "tokenizer.json").unlink()
@@ -245,7 +250,7 @@ def pupil(model: Any, *options: int, pooling: str = "cls", normalize: bool = Tru
 
 def told(pupil: _Pupil, *rows: _Row) -> float:
     with torch.no_grad():
-        return float(pupil.loss(rows))
+        return float(pupil.losses(rows, (1.0,))[0])
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -312,3 +317,12 @@ def test_the_layer_that_is_written_is_for_the_vector_as_it_is(
     logits = arrays["weight"] @ vector + arrays["bias"]
     expected = float(np.logaddexp.reduce(logits) - logits[1])
     assert told(one, _Row(ROW.tokens, FRAME, [1], {})) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_loss_at_a_temperature_is_that_of_divided_scores(model: Any) -> None:
+    whole, halved = pupil(model, 3, 2), pupil(model, 3, 2)
+    with torch.no_grad():
+        for layer in halved.layers:
+            layer /= 2
+        losses = whole.losses([ROW], (1.0, 2.0))
+    assert losses.tolist() == pytest.approx([told(whole, ROW), told(halved, ROW)], rel=1e-5)

@@ -109,6 +109,15 @@ def test_it_stops_when_the_rows_aside_are_told_no_better_and_keeps_the_best_epoc
     assert float(slope.number.detach()) == slope.after[best - 1]
 
 
+def test_an_epoch_that_is_only_too_sure_is_no_worse() -> None:
+    """By the plain loss the first epoch is the best, by that of the best temperature the last."""
+    slope = Slope(best=0.0)
+    course = replace(slope.course(), tempered=lambda rows: torch.stack([slope.number + 9, 9 - slope.number]))
+    said = descend(course, replace(UPHILL, epochs=6), FakeReporter())
+    assert said["best_epoch"] == said["epochs"] == 6
+    assert said["loss_aside"] == pytest.approx(9 - float(slope.number.detach()), abs=1e-3)
+
+
 def test_without_rows_aside_all_epochs_are_run() -> None:
     pupil, reporter = Pupil(), FakeReporter()
     said = descend(pupil.course(), SCHEDULE, reporter)
@@ -217,16 +226,9 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     assert again.weights() == whole.weights()
 
 
-def test_a_run_may_end_before_it_has_cooled_down() -> None:
-    """Found with rows aside: later epochs don't help. The steps up to there are those of the whole run."""
-    short, pupil = Pupil(), Pupil()
-    said = descend(short.course(), replace(SCHEDULE, stop_after=2), FakeReporter())
-    pupil.batches = []
-    with pytest.raises(KeyboardInterrupt):
-        pupil = Pupil(interrupted_at=12)
-        descend(pupil.course(), SCHEDULE, FakeReporter())
-    assert said["epochs"] == 2
-    assert short.weights() == pupil.weights()
+def test_what_a_trial_found_limits_a_schedule() -> None:
+    assert SCHEDULE.limited(3, 60) == replace(SCHEDULE, epochs=3, seconds=60)
+    assert SCHEDULE.limited(0, 0) == SCHEDULE
 
 
 # --- time --------------------------------------------------------------------------------------------

@@ -181,6 +181,7 @@ class FakePointerTeacher:
 
     best_epoch: int = 4
     interrupted_at: int | None = None
+    unreadable: Sequence[int] = (0, 0)
     texts: list[Sequence[str]] = field(default_factory=list)
     aims: list[Sequence[Sequence[Aim]]] = field(default_factory=list)
     schedules: list[Schedule] = field(default_factory=list)
@@ -216,4 +217,5 @@ class FakePointerTeacher:
         shapes |= {"place_weight": (fields, 3, size), "place_bias": (fields, 3)}
         arrays: dict[str, Any] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
         np.savez(out / LAYER, **arrays)
-        return {"epochs": 6.0, "best_epoch": self.best_epoch, "loss": 0.1}
+        said = {"epochs": 6.0, "best_epoch": self.best_epoch, "loss": 0.1}
+        return {**said, "unreadable": self.unreadable}
