@@ -182,7 +182,7 @@ def cost_card(args: argparse.Namespace, rival: str | None) -> dict[str, Any]:
         "model": bundle.manifest.name,
         "digest": short_digest(bundle.digest),
         "recipe": quantization.recipe if quantization else None,
-        "model_bytes": sum(f.bytes for f in bundle.manifest.files if f.path.endswith((".onnx", ".data"))),
+        "model_bytes": sum(f.bytes for f in bundle.manifest.weights),
         "prompt_tokens": args.prompt_tokens,
         "new_tokens": args.new_tokens,
         "threads": args.threads,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,9 +41,17 @@ def run_command(*arguments: str | Path) -> dict[str, Any]:
 
 
 def teach(
-    labelled: Labelled, rows: int | None, seed: int, options: Sequence[str], max_error: float
+    labelled: Labelled,
+    rows: int | None,
+    seed: int,
+    options: Sequence[str],
+    max_error: float,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
-    """Learns from one draw and asks the test, once for all answers and once for those it is sure of."""
+    """Learns from one draw and asks the test, once for all answers and once for those it is sure of.
+
+    :param keep: where the bundle is left.
+    """
     learned_from, test = labelled.draw(rows, seed)
     with tempfile.TemporaryDirectory(prefix="teaching-") as name:
         work = Path(name)
@@ -57,6 +66,8 @@ def teach(
         if said["coverage"].get(str(max_error)) is not None:
             asked = ("evaluate", work / "out", work / "test.jsonl", "--max-error", str(max_error))
             careful = run_command(*asked)
+        if keep is not None:
+            shutil.copytree(work / "out", keep)
     return {
         "seed": seed,
         "rows": len(learned_from),
@@ -133,7 +144,8 @@ def measure(args: argparse.Namespace, labelled: Labelled, say: Say) -> dict[str,
         seeds = 1 if rows is None else args.seeds
         runs = []
         for seed in range(seeds):
-            runs.append(teach(labelled, rows, seed, options, args.max_error))
+            keep = args.keep and args.keep / f"{labelled.name}-{wanted}-{seed}"
+            runs.append(teach(labelled, rows, seed, options, args.max_error, keep))
             say(f"  {runs[-1]['rows']} rows, seed {seed}: {runs[-1]['accuracy']:.4f}, {runs[-1]['method']}")
         found.append({**summary(runs), "runs": runs})
     return {"rows": found}
@@ -154,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--max-error", type=float, default=0.02, help="(default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="handed to tune")
+    parser.add_argument("--keep", type=Path, help="leave the bundles in this folder, for cascade")
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)

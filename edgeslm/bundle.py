@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -187,6 +187,11 @@ class Manifest(_Section):
     learned: LearnedSection | None = None
     runtime: dict[str, str] = Field(default_factory=dict)
     created: str = Field(description="UTC time, ISO 8601: SOURCE_DATE_EPOCH, else the source's revision date")
+
+    @property
+    def weights(self) -> tuple[FileEntry, ...]:
+        """Graphs and what they compute with."""
+        return tuple(entry for entry in self.files if entry.path.endswith((".onnx", ".data")))
 
     @property
     def model_kind(self) -> Literal["decoder", "encoder"] | None:
@@ -412,12 +417,15 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def verify_bundle(bundle: Bundle) -> None:
+def verify_bundle(bundle: Bundle, but: Collection[FileEntry] = ()) -> None:
     """Compares every file with its digest.
 
+    :param but: files that won't be read.
     :raises BundleError: naming the first file that differs.
     """
     for entry in bundle.manifest.files:
+        if entry in but:
+            continue
         file = bundle.path / entry.path
         try:
             digest = file_digest(file)
@@ -434,6 +442,6 @@ def memory_need(manifest: Manifest, tokens: int) -> int:
 
     ``edgeslm.expectation`` is more exact where the model's shape is known.
     """
-    weights = sum(f.bytes for f in manifest.files if f.path.endswith((".onnx", ".data")))
+    weights = sum(f.bytes for f in manifest.weights)
     tokenizer = sum(f.bytes for f in manifest.files if f.path == "tokenizer.json")
     return rough_memory_bytes(weights, tokenizer, manifest.kv_bytes_per_token * tokens)

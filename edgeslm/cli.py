@@ -33,6 +33,7 @@ EXAMPLES = {
     "try": "edgeslm try config.yaml triage 'Spindle 3 smells of burnt oil'",
     "request": "edgeslm request triage 'Burnt smell' --broker mqtt://localhost --node press-hall-4",
     "inspect": "edgeslm inspect /var/lib/edgeslm/bundles/smollm2-135m-int4",
+    "prepare": "edgeslm prepare /var/lib/edgeslm/bundles/smollm2-135m-int4 --config config.yaml",
     "doctor": "edgeslm doctor --config config.yaml",
     "feedback": "edgeslm feedback triage 'Spindle 3 smells of burnt oil' critical --config config.yaml",
 }
@@ -125,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("inspect", _inspect, "show what a bundle is, its report card and the memory it needs")
     sub.add_argument("bundle", type=Path)
     sub.add_argument("--key", type=Path, action="append", default=[], help="public key that must have signed")
+    sub.add_argument("--json", action="store_true")
+
+    sub = add("prepare", _prepare, "lay out a bundle's weights for this machine, which saves memory and time")
+    sub.add_argument("bundle", type=Path)
+    sub.add_argument("--config", type=Path, help="whose state_dir it goes to")
+    sub.add_argument("--adapters", action="store_true", help="the graph that takes adapters")
     sub.add_argument("--json", action="store_true")
 
     sub = add("doctor", _doctor, "say what this board is, what fits on it and what is wrong")
@@ -359,6 +366,28 @@ def _signature(bundle: Path, keys: Sequence[Path]) -> str:
     if verdict.status != "signed":
         raise BundleError(verdict.sentence)
     return f"by {verdict.key}"
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from edgeslm.bundle import load_bundle
+    from edgeslm.config import load_config
+    from edgeslm.engine.prepare import CACHE, prepare
+    from edgeslm.errors import BundleError
+    from edgeslm.sections import default_state_dir
+
+    bundle = load_bundle(arguments.bundle)
+    if bundle.manifest.kind != "decoder":
+        say(f"{bundle.path}: a bundle of kind {bundle.manifest.kind}, which is loaded as it is")
+        return 0
+    graphs = bundle.manifest.graphs
+    graph = graphs.adapters if arguments.adapters else graphs.generate
+    if graph is None:
+        what = "that takes adapters" if arguments.adapters else "to generate with"
+        raise BundleError(f"{bundle.path}: it has no graph {what}")
+    state_dir = default_state_dir() if arguments.config is None else load_config(arguments.config).state_dir
+    made = prepare(bundle, graph, state_dir / CACHE)
+    say(made.model_dump_json() if arguments.json else made.render())
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -129,7 +129,8 @@ class Model(Section):
 
     bundle: FilePath = Field(description="Folder that `edgeslm-export` wrote")
     threads: Threads = Field(
-        default="auto", description="CPU threads: `auto` (every core it may use) or a number"
+        default="auto",
+        description="CPU threads: a number, or `auto`: what `edgeslm prepare` found fastest, else all",
     )
 
 

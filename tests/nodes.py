@@ -40,6 +40,7 @@ sys.exit(cli.main(["run", sys.argv[1]]))
 
 
 SECTIONS: dict[str, Any] = {
+    "decoder": {"graphs": {"generate": "model.onnx"}},
     "encoder": {"encoder": {"dimension": 2}},
     "adapter": {"adapter": {"base": "sha256:0", "weights": "model.onnx", "rank": 4, "targets": ["q_proj"]}},
 }

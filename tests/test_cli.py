@@ -11,12 +11,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeslm import cli
+from edgeslm.bundle import Bundle
+from edgeslm.config import load_config
+from edgeslm.engine.prepare import Index
 from edgeslm.engine.process import EngineProcess
 from edgeslm.signature import Verdict
 from tests.apps import App
@@ -24,7 +28,7 @@ from tests.brokers import Mosquitto, free_port
 from tests.nodes import BASE, FAKE_COMMAND, Node, fake_configuration, write_bundle, write_configuration
 from tests.signers import Signer
 
-COMMANDS = ("run", "check", "demo", "try", "request", "inspect", "doctor", "feedback")
+COMMANDS = ("run", "check", "demo", "try", "request", "inspect", "prepare", "doctor", "feedback")
 
 
 class Outcome:
@@ -398,6 +402,49 @@ def test_inspect_for_people_and_for_programs(edgeslm: Any, tmp_path: Path) -> No
     described = json.loads(edgeslm("inspect", bundle, "--json").out)
     assert described["manifest"]["name"] == "fake-decoder"
     assert described["digest"].startswith("sha256:") and described["memory_bytes"]["2048"] > 100_000_000
+
+
+@dataclass
+class FakePrepare:
+    """Keeps what it was asked for and makes nothing."""
+
+    asked: list[tuple[str, Path]] = field(default_factory=list)
+
+    def __call__(self, bundle: Bundle, graph: str, cache: Path) -> Index:
+        self.asked.append((graph, cache))
+        return Index(
+            bundle=bundle.digest, graph=graph, machine="m", threads=2, seconds={1: 0.4, 2: 0.2}, files=()
+        )
+
+
+@pytest.fixture
+def fake_prepare(monkeypatch: pytest.MonkeyPatch) -> FakePrepare:
+    fake = FakePrepare()
+    monkeypatch.setattr("edgeslm.engine.prepare.prepare", fake)
+    return fake
+
+
+def test_prepare_makes_it_below_the_state_folder(
+    edgeslm: Any, tmp_path: Path, config: Path, fake_prepare: FakePrepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    bundle = write_bundle(tmp_path / "one")
+    done = edgeslm("prepare", bundle)
+    assert (done.status, done.err) == (0, "")
+    assert "2 threads: 200 ms for 128 prompt tokens and 16 new ones  taken where threads: auto\n" in done.out
+    assert json.loads(edgeslm("prepare", bundle, "--config", config, "--json").out)["threads"] == 2
+    folders = [tmp_path / "state" / "prepared", load_config(config).state_dir / "prepared"]
+    assert fake_prepare.asked == [("model.onnx", folder) for folder in folders]
+
+
+def test_prepare_takes_decoders_and_their_graphs(
+    edgeslm: Any, tmp_path: Path, fake_prepare: FakePrepare
+) -> None:
+    done = edgeslm("prepare", write_bundle(tmp_path / "vectors", "encoder"))
+    assert done.status == 0 and "of kind encoder, which is loaded as it is" in done.out
+    done = edgeslm("prepare", write_bundle(tmp_path / "plain"), "--adapters")
+    assert done.status == 1 and "it has no graph that takes adapters" in done.err
+    assert fake_prepare.asked == []
 
 
 def test_inspect_finds_a_changed_file(edgeslm: Any, tmp_path: Path) -> None:

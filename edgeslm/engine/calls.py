@@ -185,3 +185,5 @@ class EngineInfo:
     context_length: int
     threads: int
     load_ms: float
+    prepared: bool = False
+    """Whether it computes with weights that were laid out for this machine before (``prepare``)."""

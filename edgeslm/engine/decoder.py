@@ -10,6 +10,7 @@ cache up to ``max_length``.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -26,13 +27,16 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime_genai as og
 
-from edgeslm.arithmetic import PREFILL_CHUNK
 from edgeslm.bundle import check_adapter, load_bundle, verify_bundle
 from edgeslm.engine.adapters import LoadedAdapters
 from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Guide, Output, Sampling, Score
+from edgeslm.engine.loading import load_model
+from edgeslm.engine.prepare import Prepared, find_prepared
 from edgeslm.engine.prompt import ChatTokenizer
 from edgeslm.engine.transcript import Transcript
 from edgeslm.errors import BundleError, Cancelled, InternalError, InvalidRequest, TooLong
+
+log = logging.getLogger("edgeslm.engine")
 
 LANE_STEP = 256
 """Lanes are rounded up to this many tokens, so that similar requests share one."""
@@ -75,39 +79,40 @@ class Decoder:
 
     :param adapters: adapter bundles that calls may name. With any, the graph that takes adapters is loaded
         instead of the plain one, which is a little faster.
+    :param threads: 0 takes those that were fastest when the bundle was prepared, else all.
+    :param cache: where prepared bundles are; one that is there for this machine is taken.
     :raises BundleError: for a bundle of another kind or one that the runtime can't load.
     """
 
     def __init__(
-        self, path: Path, threads: int, adapters: Adapters = NO_ADAPTERS, *, digest: str | None = None
+        self,
+        path: Path,
+        threads: int,
+        adapters: Adapters = NO_ADAPTERS,
+        *,
+        digest: str | None = None,
+        cache: Path | None = None,
     ) -> None:
         bundle = load_bundle(path, digest)
         if bundle.manifest.kind != "decoder":
             raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a decoder is needed")
         for adapter, expected in adapters.items():  # what a manifest shows is said before the base is loaded
             check_adapter(load_bundle(adapter, expected), bundle)
-        verify_bundle(bundle)
+        graphs = bundle.manifest.graphs
+        graph = (graphs.adapters if adapters else graphs.generate) or ""
+        prepared = None if cache is None else find_prepared(bundle, graph, cache)
+        verify_bundle(bundle, but=bundle.manifest.weights if prepared else ())
         self.bundle = bundle
+        self.threads = threads or (prepared and prepared.threads) or len(os.sched_getaffinity(0))
+        self.prepared = False
         self.context_length = bundle.manifest.context_length
         self._chat = ChatTokenizer(path)
         config_file = path / "genai_config.json"
         try:
             self._settings = json.loads(config_file.read_text("utf-8"))["model"]
-            config = og.Config(str(path))
-            options = {
-                "intra_op_num_threads": threads,
-                # By default the pool spins 45 ms after each request, which takes the CPU from the bus.
-                "session.intra_op.spin_duration_us": "1000",
-            }
-            decoder: dict[str, Any] = {"session_options": options}
-            if adapters:
-                decoder["filename"] = bundle.manifest.graphs.adapters
-            overlay = {
-                "model": {"decoder": decoder},
-                "search": {"chunk_size": PREFILL_CHUNK},
-            }
-            config.overlay(json.dumps(overlay))
-            self._model = og.Model(config)
+            self._model = self._load(graph, prepared)
+        except BundleError:
+            raise
         except Exception as error:  # the runtime raises RuntimeError and others
             raise BundleError(f"{path}: onnxruntime-genai can't load it: {error}") from None
         self._adapters = LoadedAdapters(self._model, bundle, adapters) if adapters else None
@@ -116,6 +121,19 @@ class Decoder:
         self._rewind_limit = _rewind_limit(self._settings, self.context_length)
         self._lanes: list[_Lane] = []
         self._tree = lru_cache(maxsize=64)(self._label_tree)  # senders may bring labels of their own
+
+    def _load(self, graph: str, prepared: Prepared | None) -> Any:
+        path = self.bundle.path
+        if prepared is not None:
+            try:
+                model = load_model(path, prepared.seen_from(path), self.threads)
+            except Exception as error:
+                log.warning("%s can't be loaded (%s); the bundle itself is", prepared.graph, error)
+                verify_bundle(self.bundle)
+            else:
+                self.prepared = True
+                return model
+        return load_model(path, graph, self.threads)
 
     def forget(self) -> None:
         """Drops all caches."""

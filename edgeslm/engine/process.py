@@ -41,7 +41,9 @@ class _Pending:
 class EngineProcess:
     """One worker process with one loaded model; lives on one event loop.
 
-    :param threads: for the model; 0 takes every CPU that this process may use.
+    :param threads: for the model; 0 takes as many as were fastest when it was prepared, else every CPU that
+        this process may use.
+    :param cache: where prepared bundles are.
     :param digest: what the bundle must be, None for any; the worker refuses another one in its place.
     :param adapters: adapter bundles that calls to it may name, with what they must be.
     :param command: what to run instead of this Python, for an emulator or a test.
@@ -54,6 +56,7 @@ class EngineProcess:
         threads: int = 0,
         digest: str | None = None,
         adapters: Adapters = NO_ADAPTERS,
+        cache: Path | None = None,
         log_level: str = "WARNING",
         command: Sequence[str] = COMMAND,
         stop_grace_s: float = STOP_GRACE_S,
@@ -62,7 +65,8 @@ class EngineProcess:
         self.bundle = bundle
         self.digest = digest
         self.info: EngineInfo | None = None
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads
+        self._cache = cache
         self._adapters = adapters
         self._log_level = log_level
         self._command = command
@@ -156,7 +160,7 @@ class EngineProcess:
         arguments = [str(descriptor), str(self.bundle), str(self._threads), self._log_level]
         adapters = [part for path, digest in self._adapters.items() for part in (str(path), digest or ANY)]
         return subprocess.Popen(
-            [*self._command, *arguments, self.digest or ANY, *adapters],
+            [*self._command, *arguments, str(self._cache or ANY), self.digest or ANY, *adapters],
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
             # Read at import by both libraries; the worker sets it too, this covers its children.

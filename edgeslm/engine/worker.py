@@ -70,10 +70,18 @@ class _Inbox:
 
 
 class Engine:
-    """A loaded model of either kind behind one method; ``digest`` is what its bundle must be."""
+    """A loaded model of either kind behind one method; ``digest`` is what its bundle must be.
+
+    :param threads: 0 takes as many as are best. :param cache: where prepared bundles are.
+    """
 
     def __init__(
-        self, path: Path, threads: int, digest: str | None = None, adapters: Adapters = NO_ADAPTERS
+        self,
+        path: Path,
+        threads: int,
+        digest: str | None = None,
+        adapters: Adapters = NO_ADAPTERS,
+        cache: Path | None = None,
     ) -> None:
         # Where a link leads is settled once, so that switching it meanwhile changes nothing; and each of the
         # readers below is told what it must find.
@@ -85,12 +93,14 @@ class Engine:
         if kind == "decoder":
             from edgeslm.engine.decoder import Decoder
 
-            self._decoder = Decoder(path, threads, adapters, digest=bundle.digest)
+            self._decoder = Decoder(path, threads, adapters, digest=bundle.digest, cache=cache)
             self.context_length = self._decoder.context_length
+            self.threads, self.prepared = self._decoder.threads, self._decoder.prepared
         elif kind == "encoder":
             from edgeslm.engine.encoder import Encoder
 
-            self._encoder = Encoder(path, threads, digest=bundle.digest)
+            self.threads, self.prepared = threads or len(os.sched_getaffinity(0)), False
+            self._encoder = Encoder(path, self.threads, digest=bundle.digest)
             self.context_length = self._encoder.context_length
         else:
             raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind} can't be a model of its own")
@@ -118,20 +128,26 @@ class Engine:
 
 
 def serve(
-    pipe: Connection, path: Path, threads: int, digest: str | None = None, adapters: Adapters = NO_ADAPTERS
+    pipe: Connection,
+    path: Path,
+    threads: int,
+    digest: str | None = None,
+    adapters: Adapters = NO_ADAPTERS,
+    cache: Path | None = None,
 ) -> None:
     """Loads the bundle, says so, and answers calls until the pipe closes."""
     inbox = _Inbox(pipe)
     inbox.start()
     started = time.perf_counter()
     try:
-        engine = Engine(path, threads, digest, adapters)
+        engine = Engine(path, threads, digest, adapters, cache)
     except BundleError as error:
         pipe.send(("refused", str(error)))
         return
     load_ms = (time.perf_counter() - started) * 1000
     try:
-        pipe.send(("ready", EngineInfo(engine.kind, engine.context_length, threads, load_ms)))
+        told = EngineInfo(engine.kind, engine.context_length, engine.threads, load_ms, engine.prepared)
+        pipe.send(("ready", told))
         while True:
             number, call = inbox.get()
             pipe.send(_answer(engine, inbox, pipe, number, call))
@@ -166,17 +182,18 @@ def _answer(engine: Engine, inbox: _Inbox, pipe: Connection, number: int, call: 
 
 
 def main(argv: list[str]) -> None:
-    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL DIGEST [ADAPTER DIGEST]...``
+    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL CACHE DIGEST [ADAPTER DIGEST]...``
 
-    Started by ``process``; a DIGEST of ``ANY`` asks for no certain bundle.
+    Started by ``process``; a DIGEST of ``ANY`` asks for no certain bundle, such a CACHE is none.
     """
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=argv[3], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    digest, *rest = [None if part == ANY else part for part in argv[4:]] or [None]
+    cache, digest, *rest = [None if part == ANY else part for part in argv[4:]]
     adapters = {Path(str(path)): expected for path, expected in zip(rest[::2], rest[1::2], strict=True)}
-    serve(Connection(int(argv[0])), Path(argv[1]), int(argv[2]), digest, adapters)
+    pipe, path, threads = Connection(int(argv[0])), Path(argv[1]), int(argv[2])
+    serve(pipe, path, threads, digest, adapters, None if cache is None else Path(cache))
 
 
 if __name__ == "__main__":

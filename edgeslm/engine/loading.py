@@ -1,0 +1,32 @@
+"""How onnxruntime-genai loads a bundle's model: its options in one place."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
+
+import onnxruntime_genai as og
+
+from edgeslm.arithmetic import PREFILL_CHUNK
+
+
+def load_model(bundle: Path, graph: str, threads: int) -> Any:
+    """The runtime's model. It raises RuntimeError and others.
+
+    :param graph: as seen from the bundle: its own, or a prepared one at ``../...``; none: what the bundle's
+        configuration for the runtime names.
+    """
+    config = og.Config(str(bundle))
+    options = {
+        "intra_op_num_threads": threads,
+        # By default the pool spins 45 ms after each request, which takes the CPU from the bus.
+        "session.intra_op.spin_duration_us": "1000",
+    }
+    decoder = {"session_options": options, **({"filename": graph} if graph else {})}
+    overlay = {"model": {"decoder": decoder}, "search": {"chunk_size": PREFILL_CHUNK}}
+    config.overlay(json.dumps(overlay))
+    return og.Model(config)
