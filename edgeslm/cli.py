@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--key", type=Path, action="append", default=[], help="public key that must have signed")
     sub.add_argument("--json", action="store_true")
 
-    sub = add("prepare", _prepare, "lay out a bundle's weights for this machine, which saves memory and time")
+    sub = add("prepare", _prepare, "lay out a bundle's weights for this machine, which saves memory")
     sub.add_argument("bundle", type=Path)
     sub.add_argument("--config", type=Path, help="whose state_dir it goes to")
     sub.add_argument("--adapters", action="store_true", help="the graph that takes adapters")

@@ -1,8 +1,9 @@
 """A decoder bundle made ready for this machine: its weights on disk as the processor's kernels read them.
 
-At each start onnxruntime lays quantized weights out anew, in memory of its own. Here it does that once and
-writes the result (its option ``save_external_prepacked_constant_initializers``). An engine maps that file,
-and several engines share its pages. What is written fits one processor and one version of the libraries, so
+At each start onnxruntime lays quantized weights out anew, and keeps the result in memory of its own. With the
+result in a file (its option ``save_external_prepacked_constant_initializers``) it maps that instead: the
+system can give the pages back, and several engines share them. It still reads the weights as they were, by
+which it knows the file's parts again: without them it fell back silently, to wrong numbers (tried). What is written fits one processor and one version of the libraries, so
 it is kept with their key in a cache below the state folder, and the bundle stays what it is. It is asked to
 compute what the bundle computes before it is kept, and how many threads are fastest is measured with it.
 
