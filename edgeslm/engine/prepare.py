@@ -3,9 +3,11 @@
 At each start onnxruntime lays quantized weights out anew, and keeps the result in memory of its own. With the
 result in a file (its option ``save_external_prepacked_constant_initializers``) it maps that instead: the
 system can give the pages back, and several engines share them. It still reads the weights as they were, by
-which it knows the file's parts again: without them it fell back silently, to wrong numbers (tried). What is written fits one processor and one version of the libraries, so
-it is kept with their key in a cache below the state folder, and the bundle stays what it is. It is asked to
-compute what the bundle computes before it is kept, and how many threads are fastest is measured with it.
+which it knows the file's parts again.
+
+What is written fits one processor and one version of the libraries, so it is kept with their key in a cache
+below the state folder, and the bundle stays what it is. It is asked to compute what the bundle computes
+before it is kept, and how many threads are fastest is measured with it.
 
 ``python -m edgeslm.engine.prepare BUNDLE GRAPH CACHE`` is the child process that makes it: it alone loads the
 libraries.
