@@ -1,4 +1,4 @@
-"""What `edgeslm prepare` saves: memory of its own, memory shared, and time to the first answer.
+"""What `edgeslm prepare` saves of memory: an engine's own, and what several share; and what it costs a start.
 
     python benchmarks/preparing.py BUNDLE [--rounds 5] [--threads 2] [--json]
 
@@ -25,6 +25,7 @@ from cards import Say, run_benchmark
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Prompt, Score, Text, Turn
 from edgeslm.engine.prepare import prepare
+from edgeslm.engine.prepared import CACHE
 from edgeslm.engine.process import EngineProcess
 
 ASKED = Score(Prompt((Turn("user", (Text("Spindle 3 smells of burnt oil"),)),)), ("fine", "broken"))
@@ -83,7 +84,7 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         started = time.perf_counter()
         index = prepare(bundle, bundle.manifest.graphs.generate or "", Path(name))
         took = time.perf_counter() - started
-        workers = asyncio.run(take_turns(args, Path(name), say))
+        workers = asyncio.run(take_turns(args, Path(name) / CACHE, say))
     return {
         "bytes": bundle.weight_bytes,
         "prepared_bytes": sum(file.bytes for file in index.files),

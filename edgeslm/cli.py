@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("prepare", _prepare, "lay out a bundle's weights for this machine, which saves memory")
     sub.add_argument("bundle", type=Path)
     sub.add_argument("--config", type=Path, help="whose state_dir it goes to")
-    sub.add_argument("--adapters", action="store_true", help="the graph that takes adapters")
+    sub.add_argument("--adapters", action="store_true", help="for a model whose tasks have adapters")
     sub.add_argument("--json", action="store_true")
 
     sub = add("doctor", _doctor, "say what this board is, what fits on it and what is wrong")
@@ -371,22 +371,22 @@ def _signature(bundle: Path, keys: Sequence[Path]) -> str:
 def _prepare(arguments: argparse.Namespace) -> int:
     from edgeslm.bundle import load_bundle
     from edgeslm.config import load_config
-    from edgeslm.engine.prepare import CACHE, prepare
-    from edgeslm.errors import BundleError
+    from edgeslm.engine.prepare import graph_of, prepare
+    from edgeslm.engine.prepared import CACHE, folder_of
     from edgeslm.sections import default_state_dir
+    from edgeslm.trust import Trust
 
-    bundle = load_bundle(arguments.bundle)
-    if bundle.manifest.kind != "decoder":
-        say(f"{bundle.path}: a bundle of kind {bundle.manifest.kind}, which is loaded as it is")
-        return 0
-    graphs = bundle.manifest.graphs
-    graph = graphs.adapters if arguments.adapters else graphs.generate
-    if graph is None:
-        what = "that takes adapters" if arguments.adapters else "to generate with"
-        raise BundleError(f"{bundle.path}: it has no graph {what}")
-    state_dir = default_state_dir() if arguments.config is None else load_config(arguments.config).state_dir
-    made = prepare(bundle, graph, state_dir / CACHE)
-    say(made.model_dump_json() if arguments.json else made.render())
+    if arguments.config is None:
+        bundle, state_dir = load_bundle(arguments.bundle), default_state_dir()
+    else:
+        config = load_config(arguments.config)
+        state_dir = config.state_dir
+        trust = Trust(config.signing, state_dir)
+        bundle = trust.load(arguments.bundle)
+        asyncio.run(trust.check())  # it is run, to see what it computes
+    graph = graph_of(bundle, adapters=arguments.adapters)
+    made, folder = prepare(bundle, graph, state_dir), folder_of(bundle, graph, state_dir / CACHE)
+    say(made.model_dump_json() if arguments.json else f"{folder}: {made.render()}")
     return 0
 
 

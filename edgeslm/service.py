@@ -17,7 +17,7 @@ from edgeslm.cascade import Answer, Stage, run_stages
 from edgeslm.config import LEARNABLE, Config
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Generate, Output, Score
-from edgeslm.engine.prepare import CACHE
+from edgeslm.engine.prepared import CACHE
 from edgeslm.engine.process import EngineProcess
 from edgeslm.errors import BundleError, ConfigError, RequestError, UnknownTask
 from edgeslm.escalation import Escalation, Target

@@ -122,7 +122,9 @@ def _repeats(rows: Rows) -> Iterator[Finding]:
 
 
 def _answer(row: LabelledRow | FieldsRow) -> object:
-    return row.label if isinstance(row, LabelledRow) else dict(row.fields)
+    if isinstance(row, LabelledRow):
+        return row.label
+    return {name: value for name, value in row.fields.items() if value is not None}
 
 
 def _tested(rows: Rows, tested: Collection[str]) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ from edgeslm_export.lesson import (
     Effort,
     Lesson,
     Trial,
+    epochs_to_take,
     folds_to_try,
     make_trial,
     rows_aside,
@@ -183,7 +184,7 @@ class DecoderWay:
         import numpy as np
 
         found = [self._try_fold(number, *fold) for number, fold in enumerate(self._folds)]
-        self._epochs = round(sum(fold["best_epoch"] for fold in found) / len(found))
+        self._epochs = epochs_to_take([fold["best_epoch"] for fold in found])
         rows = np.concatenate([test for _, test in self._folds])
         shares = np.concatenate([np.array(fold["shares"]) for fold in found])
         speed = 1000 / (sum(fold["ms_per_row"] for fold in found) / len(found))

@@ -24,6 +24,7 @@ from edgeslm_export.lesson import (
     Effort,
     Lesson,
     Trial,
+    epochs_to_take,
     folds_to_try,
     make_trial,
     rows_aside,
@@ -112,7 +113,7 @@ class EncoderWay:
         import numpy as np
 
         found = [self._try_fold(number, *fold) for number, fold in enumerate(self._folds)]
-        self._epochs = round(sum(fold["epochs"] for fold in found) / len(found))
+        self._epochs = epochs_to_take([fold["epochs"] for fold in found])
         rows = np.concatenate([test for _, test in self._folds])
         logits = np.concatenate([np.array(fold["logits"]) for fold in found])
         speed = len(rows) / max(1e-9, sum(fold["seconds"] for fold in found))

@@ -338,4 +338,6 @@ def without_nulls(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[
 def _may_be_null(schema: Mapping[str, Any], name: str) -> bool:
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator({**schema, "required": []}).is_valid({name: None})
+    around = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    own = schema.get("properties", {}).get(name, True)
+    return Draft202012Validator({**around, **own} if isinstance(own, Mapping) else own).is_valid(None)

@@ -31,7 +31,7 @@ from edgeslm_export.evaluate import embed_texts, examine_bundle, load_encoder
 from edgeslm_export.exam import Exam, all_same, fields_report
 from edgeslm_export.field_lesson import FieldLesson, aim_at, plan_fields
 from edgeslm_export.finetune import LONGEST, schedule_for
-from edgeslm_export.lesson import ENCODER, Effort, drift_reference, folds_to_try, rows_aside
+from edgeslm_export.lesson import ENCODER, Effort, drift_reference, epochs_to_take, folds_to_try, rows_aside
 from edgeslm_export.notes import Notes
 from edgeslm_export.package import runtime_versions, write_manifest
 from edgeslm_export.point_training import load_arrays, teach_pointer
@@ -91,7 +91,7 @@ class PointerWay:
         import numpy as np
 
         found = [self._try_fold(number, *fold) for number, fold in enumerate(self._folds)]
-        self._epochs = round(sum(fold["epochs"] for fold in found) / len(found))
+        self._epochs = epochs_to_take([fold["epochs"] for fold in found])
         rows = np.concatenate([test for _, test in self._folds])
         answers = [answer for fold in found for answer in fold["answers"]]
         fields = [answer and answer["fields"] for answer in answers]

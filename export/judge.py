@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _STRENGTH: Final = 10.0
 _STRENGTH_OF_WORDS: Final = 20.0
 """Inverse regularization strengths (scikit-learn's C)."""
+_MOST_WORDS: Final = 50_000
+"""Words and pairs, the commonest: what is fitted has as many numbers for each label."""
 _WORD: Final = r"\w+|[^\w\s]"
 
 
@@ -48,25 +50,25 @@ def judge_rows(
     head = learn(vectors, truth, len(labels), folds, strengths=(_STRENGTH,))
     verdicts = fit_calibration(log_softmax(head.logits), truth[head.held]).verdicts
     by_meaning = np.array([verdict.scores for verdict in verdicts])
-    by_words = _judge_words(texts, truth, len(labels), folds)
+    by_words = _judge_words(texts, truth, folds)
     log_mean = (np.log(np.maximum(by_meaning, LEAST_PROBABILITY)) + np.log(by_words)) / 2
     return head.held, truth[head.held], np.exp(log_softmax(log_mean))
 
 
-def _judge_words(texts: Sequence[str], truth: Integers, labels: int, folds: Sequence[Fold]) -> Floats:
-    """Probabilities of the rows that the folds test, one fold after the other."""
+def _judge_words(texts: Sequence[str], truth: Integers, folds: Sequence[Fold]) -> Floats:
+    """Probabilities [tested, labels], one fold after the other; what each learns has all labels."""
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=_WORD).fit_transform(texts)
+    words = TfidfVectorizer(
+        ngram_range=(1, 2), sublinear_tf=True, token_pattern=_WORD, max_features=_MOST_WORDS
+    ).fit_transform(texts)
     found = []
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")  # not quite converged is good enough
         for train, test in folds:
             model = LogisticRegression(C=_STRENGTH_OF_WORDS, max_iter=300).fit(words[train], truth[train])
-            shares = np.full((len(test), labels), LEAST_PROBABILITY)
-            shares[:, model.classes_] = np.maximum(model.predict_proba(words[test]), LEAST_PROBABILITY)
-            found.append(shares)
+            found.append(np.maximum(model.predict_proba(words[test]), LEAST_PROBABILITY))
     return np.concatenate(found)

@@ -191,6 +191,11 @@ def folds_to_try(
     return folds
 
 
+def epochs_to_take(best: Sequence[int]) -> int:
+    """In how many epochs all rows are taught, by what was best in the folds; 0 if the clock ended one."""
+    return 0 if 0 in best else round(sum(best) / len(best))
+
+
 def rows_aside(rows: int) -> list[int]:
     """Which of so many rows are watched while the others are learned from; none of few."""
     import numpy as np

@@ -20,7 +20,7 @@ import pytest
 from edgeslm import cli
 from edgeslm.bundle import Bundle
 from edgeslm.config import load_config
-from edgeslm.engine.prepare import Index
+from edgeslm.engine.prepared import Index
 from edgeslm.engine.process import EngineProcess
 from edgeslm.signature import Verdict
 from tests.apps import App
@@ -410,11 +410,10 @@ class FakePrepare:
 
     asked: list[tuple[str, Path]] = field(default_factory=list)
 
-    def __call__(self, bundle: Bundle, graph: str, cache: Path) -> Index:
-        self.asked.append((graph, cache))
-        return Index(
-            bundle=bundle.digest, graph=graph, machine="m", threads=2, seconds={1: 0.4, 2: 0.2}, files=()
-        )
+    def __call__(self, bundle: Bundle, graph: str, state_dir: Path) -> Index:
+        self.asked.append((graph, state_dir))
+        fields: dict[str, Any] = {"bundle": bundle.digest, "graph": graph, "machine": "m", "files": ()}
+        return Index(**fields, cores=2, threads=2, seconds={1: 0.4, 2: 0.2})
 
 
 @pytest.fixture
@@ -433,7 +432,8 @@ def test_prepare_makes_it_below_the_state_folder(
     assert (done.status, done.err) == (0, "")
     assert "2 threads: 200 ms for 128 prompt tokens and 16 new ones  taken where threads: auto\n" in done.out
     assert json.loads(edgeslm("prepare", bundle, "--config", config, "--json").out)["threads"] == 2
-    folders = [tmp_path / "state" / "prepared", load_config(config).state_dir / "prepared"]
+    assert f"{tmp_path / 'state' / 'prepared'}/" in done.out
+    folders = [tmp_path / "state", load_config(config).state_dir]
     assert fake_prepare.asked == [("model.onnx", folder) for folder in folders]
 
 
@@ -441,9 +441,20 @@ def test_prepare_takes_decoders_and_their_graphs(
     edgeslm: Any, tmp_path: Path, fake_prepare: FakePrepare
 ) -> None:
     done = edgeslm("prepare", write_bundle(tmp_path / "vectors", "encoder"))
-    assert done.status == 0 and "of kind encoder, which is loaded as it is" in done.out
+    assert done.status == 1 and "what is no decoder needs no preparing" in done.err
     done = edgeslm("prepare", write_bundle(tmp_path / "plain"), "--adapters")
     assert done.status == 1 and "it has no graph that takes adapters" in done.err
+    assert fake_prepare.asked == []
+
+
+def test_prepare_runs_nothing_that_must_be_signed_and_is_not(
+    edgeslm: Any, tmp_path: Path, fake_prepare: FakePrepare
+) -> None:
+    broker = f"mqtt://127.0.0.1:{free_port()}"
+    signing = {"require_signature": True, "keys": [str(Signer(tmp_path).public)]}
+    config = write_configuration(tmp_path, {**fake_configuration(broker, tmp_path), "signing": signing})
+    done = edgeslm("prepare", write_bundle(tmp_path / "one"), "--config", config)
+    assert done.status == 1 and "not signed" in done.err
     assert fake_prepare.asked == []
 
 

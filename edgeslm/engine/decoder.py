@@ -31,7 +31,7 @@ from edgeslm.bundle import check_adapter, load_bundle, verify_bundle
 from edgeslm.engine.adapters import LoadedAdapters
 from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Guide, Output, Sampling, Score
 from edgeslm.engine.loading import load_model
-from edgeslm.engine.prepare import Prepared, find_prepared
+from edgeslm.engine.prepared import Prepared, find_prepared
 from edgeslm.engine.prompt import ChatTokenizer
 from edgeslm.engine.transcript import Transcript
 from edgeslm.errors import BundleError, Cancelled, InternalError, InvalidRequest, TooLong

@@ -9,221 +9,194 @@ What is written fits one processor and one version of the libraries, so it is ke
 below the state folder, and the bundle stays what it is. It is asked to compute what the bundle computes
 before it is kept, and how many threads are fastest is measured with it.
 
-``python -m edgeslm.engine.prepare BUNDLE GRAPH CACHE`` is the child process that makes it: it alone loads the
-libraries.
+``python -m edgeslm.engine.prepare`` is the child process that makes it: it alone loads the libraries, and it
+alone writes, as the user to whom the state folder belongs.
 """
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import json
-import logging
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm.bundle import Bundle, FileEntry, file_digest, load_bundle, verify_bundle
+from edgeslm.engine.prepared import (
+    CACHE,
+    GRAPH,
+    INDEX,
+    NEW_TOKENS,
+    PROMPT_TOKENS,
+    WEIGHTS,
+    Index,
+    Prepared,
+    folder_of,
+    machine_key,
+    usable_cores,
+)
 from edgeslm.errors import BundleError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-log = logging.getLogger("edgeslm.prepare")
-
-CACHE: Final = "prepared"
-"""Folder below the state folder."""
 COMMAND: Final = (sys.executable, "-P", "-m", "edgeslm.engine.prepare")
-_INDEX: Final = "prepared.json"
-_GRAPH: Final = "model.onnx"
-_WEIGHTS: Final = "model.onnx.data"
-_LIBRARIES: Final = ("onnxruntime", "onnxruntime-genai")
-_OF_PROCESSOR: Final = ("model name", "flags", "Features", "CPU implementer", "CPU variant", "CPU part")
-"""Keys of /proc/cpuinfo by which the libraries choose kernels, on x86 and on ARM."""
 _ROOM: Final = 3
 """Times the weights' bytes that have to be free: what is written holds them in both layouts."""
 _CLOSE: Final = 1e-3
 """By how much of the largest logit others may differ: they are the same kernels on the same numbers."""
-_PROMPT_TOKENS, _NEW_TOKENS, _ROUNDS = 128, 16, 3
-"""Of the request that threads are measured with."""
+_ROUNDS: Final = 3
 _WORTH: Final = 0.95
 """More threads have to take at most this share of the time of fewer: they cost power and others' time."""
 _BUSY: Final = 0.5
-"""Programs that want a processor, for each there is: with more, threads are measured against them."""
+"""Programs that want a processor, for each there is: with more, threads would be measured against them."""
 
 
-class Index(BaseModel):
-    """``prepared.json``: what was made, for what.
+def graph_of(bundle: Bundle, *, adapters: bool) -> str:
+    """The graph that an engine loads, of a model whose calls name ``adapters`` or not.
 
-    ``seconds`` are those of a usual request by threads; ``threads`` 0 where the machine was too busy to tell.
+    :raises BundleError: there is none.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[1] = 1
-    bundle: str
-    graph: str
-    machine: str
-    threads: int
-    seconds: dict[int, float]
-    files: tuple[FileEntry, ...]
-
-    def render(self) -> str:
-        """For a person."""
-        lines = [f"prepared: {sum(file.bytes for file in self.files) / 1e6:.0f} MB for this processor"]
-        for threads, seconds in sorted(self.seconds.items()):
-            chosen = "  taken where threads: auto" if threads == self.threads else ""
-            request = f"{_PROMPT_TOKENS} prompt tokens and {_NEW_TOKENS} new ones"
-            lines.append(f"  {threads} threads: {1000 * seconds:.0f} ms for {request}{chosen}")
-        if not self.threads:
-            lines.append("  The machine is busy, so auto takes all; prepare again when it is idle.")
-        return "\n".join(lines)
+    graphs = bundle.manifest.graphs
+    graph = graphs.adapters if adapters else graphs.generate
+    if bundle.manifest.kind != "decoder" or graph is None:
+        what = "graph that takes adapters" if adapters else "decoder's graph"
+        raise BundleError(f"{bundle.path}: it has no {what}; what is no decoder needs no preparing")
+    return graph
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """``graph`` stands in for the bundle's; ``threads`` were the fastest, 0 if that isn't known."""
-
-    graph: Path
-    threads: int
-
-    def seen_from(self, bundle: Path) -> str:
-        """Where the runtime looks for graphs."""
-        return os.path.relpath(self.graph.resolve(), bundle.resolve())
-
-
-def machine_key(root: Path = Path("/")) -> str:
-    """What the layout of prepared weights depends on: the processor and the libraries."""
-    try:
-        lines = (root / "proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    processor = sorted({line for line in lines if line.partition("\t")[0].strip(": ") in _OF_PROCESSOR})
-    versions = [f"{name} {version(name)}" for name in _LIBRARIES]
-    key = json.dumps([platform.machine(), processor, versions])
-    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
-
-
-def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
-    """What was made of the bundle's ``graph`` for this machine, if it is there and whole."""
-    folder = _folder(bundle, graph, cache)
-    try:
-        index = Index.model_validate_json((folder / _INDEX).read_bytes())
-        if (index.bundle, index.graph) != (bundle.digest, graph):
-            return None
-        if index.machine != machine_key():
-            log.info("%s is for another processor or version; edgeslm prepare makes it anew", folder)
-            return None
-        for file in index.files:
-            if file_digest(folder / file.path) != file.sha256:
-                log.warning("%s is damaged; edgeslm prepare makes it anew", folder / file.path)
-                return None
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        log.warning("%s can't be used (%s); edgeslm prepare makes it anew", folder, type(error).__name__)
-        return None
-    return Prepared(folder / _GRAPH, index.threads)
-
-
-def prepare(bundle: Bundle, graph: str, cache: Path, *, command: Sequence[str] = COMMAND) -> Index:
+def prepare(bundle: Bundle, graph: str, state_dir: Path, *, command: Sequence[str] = COMMAND) -> Index:
     """Makes it, or makes it anew; an engine that runs keeps what it has mapped.
 
-    :raises BundleError: the bundle is damaged, or what was made doesn't compute what it computes.
+    Root makes it as the user of the state folder: nothing that this user put there may lead root astray, and
+    what is made has to be the user's.
+
+    :raises BundleError: the bundle is damaged, what was made doesn't compute what it computes, or it can't be
+        written.
     """
-    weights = sum(file.bytes for file in bundle.manifest.weights)
+    if not state_dir.is_dir() and os.geteuid() == 0:
+        raise BundleError(f"{state_dir}: missing; start the node once, or make it for the node's user")
+    identity: dict[str, Any] = {}
+    if os.geteuid() == 0 and (owner := state_dir.stat()).st_uid:
+        identity = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+    task = {
+        "bundle": str(bundle.path.resolve()),
+        "digest": bundle.digest,
+        "graph": graph,
+        "cache": str(state_dir / CACHE),
+        "shows": sys.stderr.isatty(),
+    }
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        free, needed = shutil.disk_usage(cache).free, _ROOM * weights
-    except OSError as error:
-        raise BundleError(f"{cache}: {error.strerror}") from None
-    if free < needed:
-        wanted = f"{needed / 1e6:.0f} MB are needed to prepare {bundle.path}"
-        raise BundleError(f"{cache}: {wanted}, {free / 1e6:.0f} MB are free")
-    with _alone(cache):
         done = subprocess.run(
-            [*command, str(bundle.path), graph, str(cache)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
+            command,
+            input=json.dumps(task),
+            stdout=subprocess.PIPE,
+            stderr=None if task["shows"] else subprocess.PIPE,
             text=True,
             check=False,
             env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+            **identity,
         )
-    last = done.stdout.strip().rpartition("\n")[2]
-    if done.returncode < 0:
-        how = f"its process was ended by signal {-done.returncode}"
-        raise BundleError(f"{bundle.path} can't be prepared: {how}")
-    if done.returncode:
-        raise BundleError(last or f"{bundle.path} can't be prepared: {done.stderr.strip()[-200:]}")
-    return Index.model_validate_json(last)
-
-
-def _folder(bundle: Bundle, graph: str, cache: Path) -> Path:
-    """One for each bundle and graph, whatever the machine: what another one left is of no use any more."""
-    return cache / f"{bundle.digest.removeprefix('sha256:')[:24]}-{Path(graph).stem}"
-
-
-@contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """One at a time: two would need twice the disk and measure each other."""
-    import fcntl
-
-    with (cache / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    except OSError as error:
+        raise BundleError(f"{bundle.path} can't be prepared: {error.strerror}") from None
+    status, last = done.returncode, done.stdout.strip().rpartition("\n")[2]
+    if status != 0 or not last:
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        words = (done.stderr or "").strip().rpartition("\n")[2][-300:]
+        raise BundleError(f"{bundle.path} can't be prepared: its process ended unexpectedly ({how}) {words}")
+    said = json.loads(last)
+    if "error" in said:
+        raise BundleError(said["error"])
+    return Index.model_validate(said)
 
 
 # --- in the child ----------------------------------------------------------------------------------
 
 
-def make(bundle: Bundle, graph: str, cache: Path) -> Index:
-    """:raises BundleError: see ``prepare``."""
-    verify_bundle(bundle)
-    folder = _folder(bundle, graph, cache)
-    for left in cache.glob(f".{folder.name}.*"):  # by one that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    stage = cache / f".{folder.name}.{os.getpid()}"
-    stage.mkdir()
-    try:
-        _write(bundle.path / graph, stage)
-        _check(bundle, graph, stage)
-        is_busy = os.getloadavg()[0] > _BUSY * len(os.sched_getaffinity(0))
-        seconds = {threads: _time(bundle, stage, threads) for threads in _choices()}
-        index = Index(
-            bundle=bundle.digest,
-            graph=graph,
-            machine=machine_key(),
-            threads=0 if is_busy else fastest(seconds),
-            seconds={threads: round(value, 4) for threads, value in seconds.items()},
-            files=tuple(
-                FileEntry(path=name, bytes=(stage / name).stat().st_size, sha256=file_digest(stage / name))
-                for name in (_GRAPH, _WEIGHTS)
-            ),
-        )
-        (stage / _INDEX).write_text(index.model_dump_json(indent=1))
-        _sync(stage)
-        if folder.exists():
-            old = cache / f".{folder.name}.old"
-            folder.rename(old)
+def make(bundle: Bundle, graph: str, cache: Path, shows: bool = False) -> Index:
+    """:raises BundleError: see ``prepare``. :raises OSError: what the disk says."""
+
+    def show(step: str) -> None:
+        if shows:
+            print(f"\r\033[K{step}", end="", file=sys.stderr, flush=True)  # noqa: T201
+
+    cache.mkdir(parents=True, exist_ok=True, mode=0o755)
+    is_idle = os.getloadavg()[0] <= _BUSY * usable_cores()  # before its own work counts
+    with _alone(cache, show):
+        for left in cache.glob(".*"):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        _check_room(bundle, cache)
+        folder, stage = folder_of(bundle, graph, cache), cache / ".stage"
+        stage.mkdir(mode=0o755)
+        try:
+            show("laying out the weights")
+            verify_bundle(bundle)
+            _write(bundle.path / graph, stage)
+            verify_bundle(bundle)  # it was the bundle's that were laid out, not what came in their place
+            show("comparing what it computes")
+            _check(bundle, graph, stage)
+            seconds: dict[int, float] = {}
+            for threads in _choices() if is_idle else []:
+                show(f"measuring with {threads} threads")
+                seconds[threads] = _time(bundle, stage, threads)
+            index = Index(
+                bundle=bundle.digest,
+                graph=graph,
+                machine=machine_key(),
+                cores=usable_cores(),
+                threads=fastest(seconds) if seconds else usable_cores(),
+                seconds={threads: round(value, 4) for threads, value in seconds.items()},
+                files=tuple(
+                    FileEntry(
+                        path=name, bytes=(stage / name).stat().st_size, sha256=file_digest(stage / name)
+                    )
+                    for name in (GRAPH, WEIGHTS)
+                ),
+            )
+            (stage / INDEX).write_text(index.model_dump_json(indent=1))
+            _sync(stage)
+            if folder.exists():
+                folder.rename(cache / ".old")
             stage.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            stage.rename(folder)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
+        finally:
+            show("")
+            for left in cache.glob(".*"):
+                shutil.rmtree(left, ignore_errors=True)
     return index
+
+
+def _entry(file: Path) -> FileEntry:
+    return FileEntry(path=file.name, bytes=file.stat().st_size, sha256=file_digest(file))
+
+
+@contextmanager
+def _alone(cache: Path, show: Callable[[str], None]) -> Iterator[None]:
+    """One at a time: two would need twice the disk and measure each other."""
+    descriptor = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            show("waiting for another one to end")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_room(bundle: Bundle, cache: Path) -> None:
+    needed = _ROOM * sum(file.bytes for file in bundle.manifest.weights)
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        wanted = f"{needed / 1e6:.0f} MB are needed to prepare {bundle.path}"
+        raise BundleError(f"{cache}: {wanted}, {free / 1e6:.0f} MB are free")
 
 
 def fastest(seconds: dict[int, float]) -> int:
@@ -236,7 +209,7 @@ def fastest(seconds: dict[int, float]) -> int:
 
 
 def _choices() -> list[int]:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return sorted({1, 2, 4, max(1, cores // 2), cores} & set(range(1, cores + 1)))
 
 
@@ -245,9 +218,9 @@ def _write(graph: Path, stage: Path) -> None:
 
     options = ort.SessionOptions()
     options.log_severity_level = 3  # that it is for this machine alone is known
-    options.optimized_model_filepath = str(stage / _GRAPH)
+    options.optimized_model_filepath = str(stage / GRAPH)
     for key, value in (
-        ("optimized_model_external_initializers_file_name", _WEIGHTS),
+        ("optimized_model_external_initializers_file_name", WEIGHTS),
         ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
         ("save_external_prepacked_constant_initializers", "1"),
     ):
@@ -260,7 +233,7 @@ def _check(bundle: Bundle, graph: str, stage: Path) -> None:
     import numpy as np
 
     wanted = _logits(bundle, graph)
-    found = _logits(bundle, Prepared(stage / _GRAPH, 0).seen_from(bundle.path))
+    found = _logits(bundle, Prepared(stage / GRAPH, 0).seen_from(bundle.path))
     off = float(np.abs(found - wanted).max() / np.abs(wanted).max())
     if not off <= _CLOSE:
         raise BundleError(
@@ -271,7 +244,7 @@ def _check(bundle: Bundle, graph: str, stage: Path) -> None:
 def _logits(bundle: Bundle, graph: str) -> npt.NDArray[np.float64]:
     import numpy as np
 
-    generator = _generator(bundle, graph, len(os.sched_getaffinity(0)))
+    generator = _generator(_load(bundle, graph, usable_cores()))
     found = []
     generator.append_tokens(_tokens(bundle, 32))
     for _ in range(3):
@@ -282,14 +255,15 @@ def _logits(bundle: Bundle, graph: str) -> npt.NDArray[np.float64]:
 
 def _time(bundle: Bundle, stage: Path, threads: int) -> float:
     """Seconds of a request, the least of a few."""
-    taken = []
+    model, taken = _load(bundle, Prepared(stage / GRAPH, 0).seen_from(bundle.path), threads), []
     for _ in range(_ROUNDS):
-        generator = _generator(bundle, Prepared(stage / _GRAPH, 0).seen_from(bundle.path), threads)
+        generator = _generator(model)
         started = time.perf_counter()
-        generator.append_tokens(_tokens(bundle, _PROMPT_TOKENS))
-        for _ in range(_NEW_TOKENS):
+        generator.append_tokens(_tokens(bundle, PROMPT_TOKENS))
+        for _ in range(NEW_TOKENS):
             generator.generate_next_token()
         taken.append(time.perf_counter() - started)
+        del generator  # before its model
     return min(taken)
 
 
@@ -297,18 +271,21 @@ def _tokens(bundle: Bundle, count: int) -> npt.NDArray[np.int32]:
     import numpy as np
 
     settings = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]
-    count = min(count, bundle.manifest.context_length - _NEW_TOKENS)
+    count = min(count, bundle.manifest.context_length - NEW_TOKENS - 1)
     return np.random.default_rng(0).integers(0, settings["vocab_size"], count).astype(np.int32)
 
 
-def _generator(bundle: Bundle, graph: str, threads: int) -> Any:
-    import onnxruntime_genai as og
-
+def _load(bundle: Bundle, graph: str, threads: int) -> Any:
     from edgeslm.engine.loading import load_model
 
-    model = load_model(bundle.path, graph, threads)
+    return load_model(bundle.path, graph, threads)
+
+
+def _generator(model: Any) -> Any:
+    import onnxruntime_genai as og
+
     params = og.GeneratorParams(model)
-    most = min(bundle.manifest.context_length, _PROMPT_TOKENS + _NEW_TOKENS + 1)
+    most = PROMPT_TOKENS + NEW_TOKENS + 1
     params.set_search_options(max_length=most, min_length=most, do_sample=False)
     return og.Generator(model, params)
 
@@ -322,20 +299,24 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Prints the index as one line of JSON, or what is wrong."""
+def main() -> None:
+    """The task as JSON on standard input; the index or ``{"error": ...}`` as a line on standard output."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import
+    os.umask(0o022)
+    task = json.load(sys.stdin)
+    path = Path(task["bundle"])
+    said: dict[str, Any]
     try:
-        index = make(load_bundle(Path(argv[0])), argv[1], Path(argv[2]))
+        index = make(load_bundle(path, task["digest"]), task["graph"], Path(task["cache"]), task["shows"])
+        said = index.model_dump()
     except BundleError as error:
-        print(error)  # noqa: T201
-        return 1
-    except Exception as error:  # of the libraries and of the disk
-        print(f"{argv[0]} can't be prepared: {error}")  # noqa: T201
-        return 1
-    print(index.model_dump_json())  # noqa: T201
-    return 0
+        said = {"error": str(error)}
+    except OSError as error:
+        said = {"error": f"{error.filename or task['cache']}: {error.strerror}"}
+    except Exception as error:  # the libraries raise many kinds
+        said = {"error": f"{path} can't be prepared: {error}"}
+    print(json.dumps(said))  # noqa: T201
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

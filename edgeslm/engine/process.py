@@ -110,10 +110,15 @@ class EngineProcess:
         self._ready = loop.create_future()
         try:
             self.info = await self._ready
-        except BaseException:
+        except BaseException as error:
             self._close(ModelUnavailable("the engine was not started"))
             self._bury()
+            if isinstance(error, EngineCrashed) and self._cache is not None:
+                log.warning("the engine of %s is started without what was prepared", self.bundle.name)
+                self._cache = None
             raise
+        what = ", prepared" if self.info.prepared else ""
+        log.info("%s is loaded: %d threads%s", self.bundle, self.info.threads, what)
         return self.info
 
     async def call(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:

@@ -1,30 +1,31 @@
-"""A bundle prepared for this machine: the real starter decoder, and what goes wrong."""
+"""The real starter decoder prepared for this machine, and what goes wrong while it is."""
 
 from __future__ import annotations
 
 import json
-import logging
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.engine import prepare as module
 from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.prepare import CACHE, Index, fastest, find_prepared, machine_key, prepare
-from edgeslm.engine.process import EngineProcess
+from edgeslm.engine.prepare import fastest, graph_of, prepare
+from edgeslm.engine.prepared import CACHE, GRAPH, INDEX, WEIGHTS, Index, find_prepared, folder_of
+from edgeslm.engine.process import EngineCrashed, EngineProcess
 from edgeslm.errors import BundleError
 from tests.engine.test_process import play, scripted
 from tests.nodes import write_bundle
 
-GRAPH = "model.onnx"
 PROMPT = Prompt((Turn("user", (Text("How far is it from Denver to Aspen?"),)),))
+SCORE = Score(PROMPT, ("distance", "person", "description", "abbreviation"))
 
 
 @pytest.fixture(scope="module")
@@ -34,29 +35,15 @@ def bundle(starter: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def made(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Index]:
-    cache = tmp_path_factory.mktemp("state") / CACHE
-    return cache, prepare(bundle, GRAPH, cache)
+    """The cache and what was said."""
+    state_dir = tmp_path_factory.mktemp("state")
+    return state_dir / CACHE, prepare(bundle, "model.onnx", state_dir)
 
 
 @pytest.fixture
 def cache(made: tuple[Path, Index], tmp_path: Path) -> Path:
-    """A copy that a test may spoil; its files are linked, so they are replaced and never written to."""
+    """A copy that a test may spoil; its files are links, so they are replaced and never written to."""
     return Path(shutil.copytree(made[0], tmp_path / CACHE, copy_function=lambda a, b: Path(b).hardlink_to(a)))
-
-
-def folder_in(cache: Path) -> Path:
-    (folder,) = (entry for entry in cache.iterdir() if entry.is_dir())
-    return folder
-
-
-def replace_index(cache: Path, **changes: Any) -> None:
-    file = folder_in(cache) / "prepared.json"
-    content = json.loads(file.read_text())
-    file.unlink()
-    file.write_text(json.dumps({**content, **changes}))
-
-
-# --- the real thing ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +53,12 @@ def prepared_decoder(bundle: Bundle, made: tuple[Path, Index]) -> Iterator[Decod
     decoder.close()
 
 
+# --- the real thing ----------------------------------------------------------------------------------
+
+
 def test_it_computes_what_the_bundle_computes(prepared_decoder: Decoder, decoder: Decoder) -> None:
     assert (prepared_decoder.prepared, decoder.prepared) == (True, False)
-    score = Score(PROMPT, ("distance", "person", "description", "abbreviation"))
-    found, wanted = prepared_decoder.score(score), decoder.score(score)
+    found, wanted = prepared_decoder.score(SCORE), decoder.score(SCORE)
     assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-6)
     write = Generate(PROMPT, 12)
     assert prepared_decoder.generate(write).text == decoder.generate(write).text
@@ -93,33 +82,24 @@ def test_it_takes_less_memory_of_its_own(bundle: Bundle, made: tuple[Path, Index
     assert anonymous(str(made[0])) < 0.5 * anonymous("")
 
 
-def test_what_was_measured_is_told(made: tuple[Path, Index]) -> None:
-    index = made[1]
-    assert min(index.seconds) == 1
+def test_what_is_said_is_what_is_kept(bundle: Bundle, made: tuple[Path, Index]) -> None:
+    cache, index = made
+    folder = folder_of(bundle, "model.onnx", cache)
+    assert Index.model_validate_json((folder / INDEX).read_bytes()) == index
+    assert {entry.name for entry in folder.iterdir()} == {GRAPH, WEIGHTS, INDEX}
+    assert {entry.name for entry in cache.iterdir()} == {"lock", folder.name}
+    assert 1 <= index.threads <= index.cores
     assert all(seconds > 0 for seconds in index.seconds.values())
-    assert index.threads in (0, *index.seconds)
-    told = index.render()
-    assert told.startswith("prepared: ")
-    assert "1 threads: " in told
-    assert ("busy" in told) is (index.threads == 0)
 
 
-def test_nothing_but_what_was_made_is_left(made: tuple[Path, Index]) -> None:
-    assert sorted(entry.name for entry in made[0].iterdir() if entry.is_file()) == ["lock"]
-    files = {file.path for file in made[1].files}
-    assert {entry.name for entry in folder_in(made[0]).iterdir()} == {*files, "prepared.json"}
-
-
-def test_it_is_made_anew_beside_an_engine_that_runs(
-    bundle: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (cache / f".{folder_in(cache).name}.1").mkdir()  # of one that was killed
+def test_it_is_made_anew_beside_an_engine_that_runs(bundle: Bundle, cache: Path) -> None:
+    (cache / ".stage").mkdir()  # of one that was killed
     decoder = Decoder(bundle.path, 1, cache=cache)
-    before = decoder.score(Score(PROMPT, ("a", "b"))).probabilities
-    prepare(bundle, GRAPH, cache)
+    before = decoder.score(SCORE).probabilities
+    prepare(bundle, "model.onnx", cache.parent)
     assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 1
     decoder.forget()
-    assert decoder.score(Score(PROMPT, ("a", "b"))).probabilities == before
+    assert decoder.score(SCORE).probabilities == before
     decoder.close()
 
 
@@ -129,129 +109,215 @@ def test_a_worker_takes_it(bundle: Bundle, made: tuple[Path, Index]) -> None:
         info = await process.start()
         await process.stop()
         assert info.prepared
-        assert info.threads >= 1
+        assert info.threads == made[1].threads
 
     play(scene)
 
 
-def test_the_threads_that_were_fastest_are_taken_where_none_are_named(bundle: Bundle, cache: Path) -> None:
-    replace_index(cache, threads=1)
-    for asked, taken in ((0, 1), (2, 2)):
-        decoder = Decoder(bundle.path, asked, cache=cache)
-        assert decoder.threads == taken
-        decoder.close()
+def test_threads_that_are_named_are_taken(prepared_decoder: Decoder) -> None:
+    assert prepared_decoder.threads == 2
 
 
-# --- what can't be used ------------------------------------------------------------------------------
+# --- what was prepared and can't be used -------------------------------------------------------------
 
 
-def test_nothing_is_found_where_nothing_was_made(bundle: Bundle, tmp_path: Path) -> None:
-    assert find_prepared(bundle, GRAPH, tmp_path / "none") is None
-
-
-def test_another_graph_is_none_of_it(bundle: Bundle, cache: Path) -> None:
-    assert find_prepared(bundle, GRAPH, cache) is not None
-    assert find_prepared(bundle, "model_lora.onnx", cache) is None
-
-
-def test_another_processor_or_version_is_told(
-    bundle: Bundle, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    replace_index(cache, machine="sha256:0")
-    with caplog.at_level(logging.INFO):
-        assert find_prepared(bundle, GRAPH, cache) is None
-    assert "is for another processor or version; edgeslm prepare makes it anew" in caplog.text
-
-
-def test_damage_is_noticed_and_the_bundle_is_loaded(
-    bundle: Bundle, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = folder_in(cache) / "model.onnx"
-    content = bytearray(file.read_bytes())
-    file.unlink()
-    content[-1] ^= 1
-    file.write_bytes(content)
+def test_what_is_damaged_is_not_loaded(bundle: Bundle, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spoil(folder_of(bundle, "model.onnx", cache) / GRAPH)
     decoder = Decoder(bundle.path, 1, cache=cache)
     assert not decoder.prepared
-    assert decoder.score(Score(PROMPT, ("a", "b"))).probabilities
-    assert "model.onnx is damaged" in caplog.text
+    assert len(decoder.score(SCORE).probabilities) == 4
+    assert "is damaged" in caplog.text
     decoder.close()
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"format": 2}'])
-def test_an_index_that_is_none_is_told(
-    bundle: Bundle, cache: Path, content: bytes, caplog: pytest.LogCaptureFixture
+def test_what_the_runtime_refuses_is_not_loaded(
+    bundle: Bundle, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = folder_in(cache) / "prepared.json"
-    file.unlink()
-    file.write_bytes(content)
-    assert find_prepared(bundle, GRAPH, cache) is None
-    assert "can't be used" in caplog.text
-
-
-def test_what_the_runtime_refuses_is_not_the_end(
-    bundle: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(module, "file_digest", lambda file: pytest.fail("not reached"))
-    replace_index(cache, files=[])
-    graph = folder_in(cache) / "model.onnx"
-    graph.unlink()
-    graph.write_bytes(b"no graph")
-    monkeypatch.undo()
+    folder = folder_of(bundle, "model.onnx", cache)
+    index = json.loads((folder / INDEX).read_text())
+    (folder / GRAPH).unlink()
+    (folder / GRAPH).write_bytes(b"no graph")
+    index["files"][0] = module._entry(folder / GRAPH).model_dump()
+    (folder / INDEX).unlink()
+    (folder / INDEX).write_text(json.dumps(index))
+    assert find_prepared(bundle, "model.onnx", cache) is not None
     decoder = Decoder(bundle.path, 1, cache=cache)
     assert not decoder.prepared
     assert "can't be loaded" in caplog.text
     decoder.close()
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "genai_config.json"])
+def test_a_damaged_bundle_is_refused_though_it_was_prepared(
+    bundle: Bundle, made: tuple[Path, Index], tmp_path: Path, name: str
+) -> None:
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy", copy_function=os.link))
+    spoil(copy / name)
+    with pytest.raises(BundleError, match=f"{name}: its SHA-256 differs"):
+        Decoder(copy, 1, cache=made[0])
+
+
+def test_weights_that_are_not_read_are_not_verified(
+    bundle: Bundle, made: tuple[Path, Index], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy", copy_function=os.link))
+    spoil(copy / "model.onnx.data")
+    decoder = Decoder(copy, 1, cache=made[0])
+    assert decoder.prepared
+    decoder.close()
+    with pytest.raises(BundleError, match=r"model\.onnx\.data: its SHA-256 differs"):
+        Decoder(copy, 1)
+
+
+def test_an_engine_that_dies_of_it_is_started_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        script = """
+            if sys.argv[5] != "-":
+                os.kill(os.getpid(), signal.SIGILL)
+            ready()
+            pipe.recv()
+        """
+        process = scripted(write_bundle(tmp_path / "small", "encoder"), script, cache=tmp_path / CACHE)
+        with pytest.raises(EngineCrashed):
+            await process.start()
+        await process.start()
+        await process.stop()
+        assert "is started without what was prepared" in caplog.text
+
+    play(scene)
+
+
+def spoil(file: Path) -> None:
+    """Changes a byte of it, and not of what it is a link to."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.unlink()
+    file.write_bytes(content)
+
+
 # --- making it fails ---------------------------------------------------------------------------------
+
+
+def test_what_is_no_decoder_needs_no_preparing(tmp_path: Path, bundle: Bundle) -> None:
+    assert graph_of(bundle, adapters=False) == "model.onnx"
+    assert graph_of(bundle, adapters=True) == "model_lora.onnx"
+    with pytest.raises(BundleError, match="it has no decoder's graph; what is no decoder needs no preparing"):
+        graph_of(load_bundle(write_bundle(tmp_path / "vectors", "encoder")), adapters=False)
+    with pytest.raises(BundleError, match="it has no graph that takes adapters"):
+        graph_of(load_bundle(write_bundle(tmp_path / "plain")), adapters=True)
 
 
 def test_a_full_disk_is_told_before(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=5_000_000))
     with pytest.raises(BundleError, match=r"\d+ MB are needed to prepare .*, 5 MB are free"):
-        prepare(bundle, GRAPH, tmp_path / CACHE)
+        module.make(bundle, "model.onnx", tmp_path)
 
 
 def test_a_folder_that_can_not_be_made_is_named(bundle: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BundleError, match="file/prepared: Not a directory"):
-        prepare(bundle, GRAPH, tmp_path / "file" / CACHE)
+    (tmp_path / CACHE).write_text("")
+    with pytest.raises(BundleError, match="prepared: File exists"):
+        prepare(bundle, "model.onnx", tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone could leave what the node can't write")
+def test_root_makes_no_state_folder(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="state: missing; start the node once"):
+        prepare(bundle, "model.onnx", tmp_path / "state")
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_root_makes_it_as_the_user_of_the_state_folder(bundle: Bundle, tmp_path: Path) -> None:
+    """What that user put there leads root nowhere."""
+    told = tmp_path / "told"
+    told.touch()
+    told.chmod(0o666)
+    state_dir = tmp_path / "state"
+    state_dir.mkdir()
+    os.chown(state_dir, 12345, 12346)
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    script = f"echo $(id -u) $(id -g) $(id -G) > {told}"
+    with pytest.raises(BundleError, match="ended unexpectedly"):
+        prepare(bundle, "model.onnx", state_dir, command=("/bin/sh", "-c", script))
+    assert told.read_text() == "12345 12346 12346\n"
+
+
+def test_a_lock_that_leads_elsewhere_is_not_followed(bundle: Bundle, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("dear to root")
+    (tmp_path / CACHE).mkdir()
+    (tmp_path / CACHE / "lock").symlink_to(victim)
+    with pytest.raises(BundleError, match="lock: Too many levels of symbolic links"):
+        prepare(bundle, "model.onnx", tmp_path)
+    assert victim.read_text() == "dear to root"
 
 
 @pytest.mark.parametrize(
     ("script", "sentence"),
     [
-        ("print('it is damaged'); raise SystemExit(1)", "^it is damaged$"),
-        ("raise SystemExit('Illegal')", "can't be prepared: Illegal"),
-        ("import os; os.kill(os.getpid(), 9)", "can't be prepared: its process was ended by signal 9"),
+        ("""print('{"error": "it is damaged"}')""", "^it is damaged$"),
+        ("raise SystemExit('Illegal')", r"ended unexpectedly \(exit status 1\) Illegal"),
+        ("import os; os.kill(os.getpid(), 9)", r"ended unexpectedly \(signal 9\)"),
+        ("pass", r"ended unexpectedly \(exit status 0\)"),
     ],
 )
 def test_a_child_that_fails_says_why(bundle: Bundle, tmp_path: Path, script: str, sentence: str) -> None:
     with pytest.raises(BundleError, match=sentence):
-        prepare(bundle, GRAPH, tmp_path / CACHE, command=(sys.executable, "-c", script))
+        prepare(bundle, "model.onnx", tmp_path, command=(sys.executable, "-c", script))
 
 
-def test_a_damaged_bundle_is_refused_and_nothing_is_left(starter: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(starter / "smollm2-135m-int4", tmp_path / "copy"))
-    with (folder / "model.onnx").open("r+b") as file:
-        file.seek(100)
-        file.write(b"\0\1\2")
+def test_a_command_that_is_not_there_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="can't be prepared: No such file or directory"):
+        prepare(bundle, "model.onnx", tmp_path, command=("/no/such/python",))
+
+
+def test_a_damaged_bundle_is_refused_and_nothing_is_left(bundle: Bundle, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy", copy_function=os.link))
+    spoil(copy / "model.onnx")
     with pytest.raises(BundleError, match=r"model\.onnx: its SHA-256 differs"):
-        prepare(load_bundle(folder), GRAPH, tmp_path / CACHE)
+        prepare(load_bundle(copy), "model.onnx", tmp_path)
     assert [entry.name for entry in (tmp_path / CACHE).iterdir()] == ["lock"]
 
 
-def test_other_numbers_are_not_kept(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import numpy as np
+def test_a_bundle_that_is_swapped_meanwhile_is_refused(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy", copy_function=os.link))
+    monkeypatch.setattr(module, "_write", lambda graph, stage: spoil(graph))
+    with pytest.raises(BundleError, match=r"model\.onnx: its SHA-256 differs"):
+        module.make(load_bundle(copy), "model.onnx", tmp_path / CACHE)
 
+
+def test_other_numbers_are_not_kept(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([np.ones(4), np.array([1.0, 1.0, 1.1, 1.0])])
     monkeypatch.setattr(module, "_write", lambda graph, stage: None)
     monkeypatch.setattr(module, "_logits", lambda bundle, graph: next(answers))
     with pytest.raises(BundleError, match=r"computes other numbers \(by 10\.0%\), so it is not used"):
-        module.make(bundle, GRAPH, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+        module.make(bundle, "model.onnx", tmp_path / CACHE)
+    assert [entry.name for entry in (tmp_path / CACHE).iterdir()] == ["lock"]
+
+
+def test_threads_are_not_measured_on_a_busy_machine(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(graph: Path, stage: Path) -> None:
+        for name in (GRAPH, WEIGHTS):
+            (stage / name).write_bytes(b"x")
+
+    monkeypatch.setattr(module, "_write", write)
+    monkeypatch.setattr(module, "_check", lambda bundle, graph, stage: None)
+    monkeypatch.setattr(module, "_time", lambda bundle, stage, threads: 1.0 / threads)
+    monkeypatch.setattr(module, "usable_cores", lambda: 4)
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0.0, 0.0))
+    index = module.make(bundle, "model.onnx", tmp_path / CACHE)
+    assert (index.threads, index.seconds) == (4, {})
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 9.0, 9.0))
+    index = module.make(bundle, "model.onnx", tmp_path / CACHE)
+    assert (index.threads, index.seconds) == (4, {1: 1.0, 2: 0.5, 4: 0.25})
 
 
 # --- by itself ---------------------------------------------------------------------------------------
@@ -270,27 +336,6 @@ def test_other_numbers_are_not_kept(bundle: Bundle, tmp_path: Path, monkeypatch:
 )
 def test_more_threads_have_to_be_worth_it(seconds: dict[int, float], threads: int) -> None:
     assert fastest(seconds) == threads
-
-
-def test_the_key_is_that_of_processor_and_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "proc" / "cpuinfo"
-    file.parent.mkdir()
-
-    def key(text: str) -> str:
-        file.write_text(text)
-        return machine_key(tmp_path)
-
-    one = key("processor\t: 0\nmodel name\t: A\nflags\t\t: avx2 fma\ncpu MHz\t\t: 2000.0\n")
-    assert one == key(
-        "processor\t: 1\nmodel name\t: A\ncpu MHz\t\t: 800.1\nflags\t\t: avx2 fma\n\n"
-        "processor\t: 2\nmodel name\t: A\nflags\t\t: avx2 fma\n"
-    )
-    assert one != key("model name\t: A\nflags\t\t: avx2\n")
-    arm = key("CPU implementer\t: 0x41\nCPU part\t: 0xd0b\nFeatures\t: asimd asimddp\n")
-    assert arm not in (one, key("CPU implementer\t: 0x41\nCPU part\t: 0xd08\nFeatures\t: asimd\n"))
-    monkeypatch.setattr(module, "version", lambda name: "0.0")
-    assert key("model name\t: A\nflags\t\t: avx2 fma\n") != one
-    assert machine_key(tmp_path / "nowhere") != one
 
 
 def test_the_worker_is_told_where_prepared_bundles_are(tmp_path: Path) -> None:

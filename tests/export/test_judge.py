@@ -55,7 +55,7 @@ def test_words_alone_and_vectors_alone_are_less_sure(encoder: Path) -> None:
     assert probabilities[of_row, truth[of_row]] < others.min()
 
 
-def test_a_label_that_a_fold_does_not_learn_is_no_error(encoder: Path) -> None:
+def test_a_label_with_two_rows_is_judged_too(encoder: Path) -> None:
     rows = [*rows_of(40), LabelledRow(41, "x1 odd", "odd"), LabelledRow(42, "x2 odd", "odd")]
     places, _, probabilities = judge_rows(encoder, rows, (*LABELS, "odd"))
     assert len(places) == len(probabilities) >= 40

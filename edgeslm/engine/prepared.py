@@ -1,0 +1,136 @@
+"""What was prepared of a bundle for this machine: found, and believed only if it is whole and the node's own.
+
+How it is made, and why, is in ``prepare``. It fits one processor and one version of the libraries, so its
+index names them. Loads no library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgeslm.bundle import Bundle, FileEntry, file_digest
+
+log = logging.getLogger("edgeslm.prepared")
+
+CACHE: Final = "prepared"
+"""Folder below the state folder."""
+INDEX: Final = "prepared.json"
+GRAPH: Final = "model.onnx"
+WEIGHTS: Final = "model.onnx.data"
+_LIBRARIES: Final = ("onnxruntime", "onnxruntime-genai")
+_OF_PROCESSOR: Final = (
+    *("model name", "flags"),
+    *("Features", "CPU implementer", "CPU variant", "CPU part"),
+    *("isa", "uarch"),
+)
+"""Keys of /proc/cpuinfo by which the libraries choose kernels, on x86, ARM and RISC-V."""
+PROMPT_TOKENS, NEW_TOKENS = 128, 16
+"""Of the request that threads are measured with."""
+
+
+class Index(BaseModel):
+    """``prepared.json``: what was made, for what.
+
+    ``seconds`` are those of a usual request by threads, empty where the machine was too busy to tell; of
+    ``cores`` that could be used ``threads`` were the fastest, all where that isn't known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    bundle: str
+    graph: str
+    machine: str
+    cores: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    seconds: dict[int, float]
+    files: tuple[FileEntry, ...]
+
+    def render(self) -> str:
+        """For a person."""
+        lines = [f"{sum(file.bytes for file in self.files) / 1e6:.0f} MB for this processor"]
+        for threads, seconds in sorted(self.seconds.items()):
+            request = f"{PROMPT_TOKENS} prompt tokens and {NEW_TOKENS} new ones"
+            chosen = "  taken where threads: auto" if threads == self.threads else ""
+            several = "threads" if threads > 1 else "thread"
+            lines.append(f"  {threads} {several}: {1000 * seconds:.0f} ms for {request}{chosen}")
+        if not self.seconds:
+            lines.append("  The machine is busy, so threads: auto takes all; prepare again when it is idle.")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """``graph`` stands in for the bundle's; ``threads`` were the fastest, 0 if that isn't known."""
+
+    graph: Path
+    threads: int
+
+    def seen_from(self, bundle: Path) -> str:
+        """Where the runtime looks for graphs."""
+        return os.path.relpath(self.graph.resolve(), bundle.resolve())
+
+
+def machine_key(root: Path = Path("/")) -> str:
+    """What the layout of prepared weights depends on: the processor and the libraries."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    processor = sorted({line for line in lines if line.partition("\t")[0].strip(": ") in _OF_PROCESSOR})
+    versions = [f"{name} {version(name)}" for name in _LIBRARIES]
+    key = json.dumps([platform.machine(), processor, versions])
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+def folder_of(bundle: Bundle, graph: str, cache: Path) -> Path:
+    """One for each bundle and graph, whatever the machine: what another one left is of no use any more."""
+    return cache / f"{bundle.digest.removeprefix('sha256:')[:24]}-{graph.replace('/', '-')}"
+
+
+def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
+    """What was made of the bundle's ``graph`` for this machine, if it is there and whole. What others could
+    have written is not believed."""
+    folder = folder_of(bundle, graph, cache)
+    try:
+        _check_owner(folder, stat.S_ISDIR)
+        for name in (INDEX, GRAPH, WEIGHTS):
+            _check_owner(folder / name, stat.S_ISREG)
+        index = Index.model_validate_json((folder / INDEX).read_bytes())
+        if index.machine != machine_key():
+            log.info("%s is for another processor or version; edgeslm prepare makes it anew", folder)
+            return None
+        digests = {file.path: file.sha256 for file in index.files}
+        found = {name: file_digest(folder / name) for name in (GRAPH, WEIGHTS)}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        log.warning("%s can't be used (%s); edgeslm prepare makes it anew", folder, type(error).__name__)
+        return None
+    if (index.bundle, index.graph, digests) != (bundle.digest, graph, found):
+        log.warning("%s is damaged; edgeslm prepare makes it anew", folder)
+        return None
+    return Prepared(folder / GRAPH, index.threads if index.cores == usable_cores() else 0)
+
+
+def _check_owner(path: Path, is_kind: Callable[[int], bool]) -> None:
+    """:raises OSError: another kind of file, or one that others can write."""
+    status = path.lstat()
+    if not is_kind(status.st_mode) or status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
+        raise PermissionError(f"{path} can be written by others")
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
