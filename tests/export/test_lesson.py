@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from edgeslm_export.lesson import (
     drift_reference,
+    epochs_to_take,
     folds_to_try,
     make_trial,
     rows_aside,
@@ -136,3 +137,12 @@ def test_fields_have_no_labels_to_compare_with() -> None:
     reference = drift_reference([0.1, 0.2], [0.5, 0.9])
     assert reference["labels"] == []
     assert DriftReference.model_validate_json(json.dumps(reference))
+
+
+@pytest.mark.parametrize(
+    ("best", "epochs"), [([4], 4), ([3, 4], 4), ([2, 2, 5], 3), ([0], 0), ([5, 0, 6], 0)]
+)
+def test_all_rows_are_taught_as_long_as_was_best_unless_the_clock_ended_it(
+    best: list[int], epochs: int
+) -> None:
+    assert epochs_to_take(best) == epochs
