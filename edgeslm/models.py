@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -24,9 +25,15 @@ ATTEMPTS = 2
 
 @dataclass(slots=True)
 class _Model:
+    """``calls`` are those that run or wait; without any for ``keep_alive_s`` seconds it is unloaded."""
+
     bundle: Bundle
     process: EngineProcess
+    keep_alive_s: float | None = None
+    calls: int = 0
     starting: asyncio.Task[object] | None = None
+    unloading: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
 
 
 class Models:
@@ -34,6 +41,7 @@ class Models:
 
     :param bundles: name -> bundle; no other is run in its place.
     :param threads: name -> threads, 0 for all CPUs.
+    :param keep_alive_s: name -> seconds without a call after which a model is unloaded until the next one.
     :param adapters: name -> the adapter bundles that its calls may name, with their digests.
     :param make_process: what makes an engine process of bundle, threads and adapters; tests hand in a fake.
     """
@@ -43,13 +51,14 @@ class Models:
         bundles: Mapping[str, Bundle],
         threads: Mapping[str, int],
         *,
+        keep_alive_s: Mapping[str, float | None] = MappingProxyType({}),
         adapters: Mapping[str, Adapters] = MappingProxyType({}),
         make_process: MakeProcess,
     ) -> None:
         self._models = {}
         for name, bundle in bundles.items():
             process = make_process(bundle, threads.get(name, 0), adapters.get(name, NO_ADAPTERS))
-            self._models[name] = _Model(bundle, process)
+            self._models[name] = _Model(bundle, process, keep_alive_s.get(name))
         self._stopped = False
 
     @property
@@ -78,6 +87,8 @@ class Models:
         :raises EngineCrashed: an engine ended while loading.
         """
         await asyncio.gather(*(self._load(model) for model in self._models.values()))
+        for model in self._models.values():
+            self._unload_later(model)
 
     async def _load(self, model: _Model) -> None:
         try:
@@ -102,39 +113,79 @@ class Models:
         :raises RequestError: what the engine says.
         """
         model = self._models[name]
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                await self._load(model)
-            except BundleError as error:  # changed or damaged since the start
-                raise ModelUnavailable(str(error)) from None
-            if on_try is not None:
-                on_try(attempt)
-            try:
-                return await model.process.call(call, on_chunk)
-            except EngineCrashed:
-                log.warning("the engine of model %s crashed on a request (attempt %d)", name, attempt)
+        with self._in_use(model):
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    await self._load(model)
+                except BundleError as error:  # changed or damaged since the start
+                    raise ModelUnavailable(str(error)) from None
+                if on_try is not None:
+                    on_try(attempt)
+                try:
+                    return await model.process.call(call, on_chunk)
+                except EngineCrashed:
+                    log.warning("the engine of model %s crashed on a request (attempt %d)", name, attempt)
         raise Poisoned(f"the engine crashed {ATTEMPTS} times on this request; it is not tried again")
 
     async def stop(self) -> None:
         """Ends all engines; calls that run or come from now on fail."""
         self._stopped = True
-        starting = [model.starting for model in self._models.values() if model.starting is not None]
+        models = self._models.values()
+        starting = [model.starting for model in models if model.starting is not None]
         for start in starting:
             start.cancel()
-        await asyncio.gather(*starting, return_exceptions=True)
+        for model in models:
+            _put_off(model)
+        unloading = [model.unloading for model in models if model.unloading is not None]
+        await asyncio.gather(*starting, *unloading, return_exceptions=True)
         await asyncio.gather(*(model.process.stop() for model in self._models.values()))
 
     async def _ensure(self, model: _Model) -> None:
         """Starts the model's process unless it runs; callers that come meanwhile share one start."""
-        if model.process.alive and (model.starting is None or model.starting.done()):
+        is_settled = all(task is None or task.done() for task in (model.starting, model.unloading))
+        if model.process.alive and is_settled:
             return
         if self._stopped:
             raise ModelUnavailable("the node is stopping")
         if model.starting is None or model.starting.done():
-            model.starting = asyncio.create_task(model.process.start())
+            model.starting = asyncio.create_task(self._start(model))
         try:
             await asyncio.shield(model.starting)
         except asyncio.CancelledError:
             if self._stopped:
                 raise ModelUnavailable("the node is stopping") from None
             raise
+
+    async def _start(self, model: _Model) -> None:
+        if model.unloading is not None:  # its memory first
+            await model.unloading
+        await model.process.start()
+
+    @contextmanager
+    def _in_use(self, model: _Model) -> Iterator[None]:
+        model.calls += 1
+        _put_off(model)
+        try:
+            yield
+        finally:
+            model.calls -= 1
+            self._unload_later(model)
+
+    def _unload_later(self, model: _Model) -> None:
+        if model.keep_alive_s is not None and not model.calls and not self._stopped:
+            _put_off(model)
+            loop = asyncio.get_running_loop()
+            model.timer = loop.call_later(model.keep_alive_s, self._unload, model)
+
+    def _unload(self, model: _Model) -> None:
+        model.timer = None
+        if model.process.alive:
+            log.info("%s is unloaded until it is asked again", model.bundle.path)
+            model.unloading = asyncio.create_task(model.process.stop())
+
+
+def _put_off(model: _Model) -> None:
+    """Nothing is unloaded at the time that was set."""
+    if model.timer is not None:
+        model.timer.cancel()
+        model.timer = None

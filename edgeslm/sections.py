@@ -132,6 +132,12 @@ class Model(Section):
         default="auto",
         description="CPU threads: a number, or `auto`: what `edgeslm prepare` found fastest, else all",
     )
+    keep_alive_s: float | None = Field(
+        default=None,
+        ge=1,
+        le=7 * 24 * 3600,
+        description="Seconds without a request after which the model is unloaded until the next one",
+    )
 
 
 class Example(Section):

@@ -73,6 +73,7 @@ class Service:
         self.models = Models(
             self._bundles,
             {name: 0 if model.threads == "auto" else model.threads for name, model in config.models.items()},
+            keep_alive_s={name: model.keep_alive_s for name, model in config.models.items()},
             adapters=adapters,
             make_process=make_process
             or (

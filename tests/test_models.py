@@ -22,7 +22,7 @@ ANSWER = Output(text="here")
 class Node:
     """Models on fake processes, which are kept by the name of their model."""
 
-    def __init__(self, folder: Path, *names: str, **fakes: Any) -> None:
+    def __init__(self, folder: Path, *names: str, keep_alive_s: float | None = None, **fakes: Any) -> None:
         self.processes: dict[str, FakeProcess] = {}
 
         def make(bundle: Bundle, threads: int, adapters: Adapters) -> FakeProcess:
@@ -34,6 +34,7 @@ class Node:
         self.models = Models(
             bundles,
             {"small": 3},
+            keep_alive_s={"small": keep_alive_s},
             adapters={"small": {folder / "adapter": "sha256:a"}},
             make_process=make,
         )
@@ -186,3 +187,88 @@ def test_stop_while_loading_ends_the_callers_and_starts_nothing_more(tmp_path: P
         assert (node.small.starts, node.small.stops) == (1, 1)
 
     asyncio.run(scene())
+
+
+# --- unloading ---------------------------------------------------------------------------------------
+
+MOMENT_S = 0.02
+
+
+def test_a_model_that_is_not_asked_is_unloaded_and_loaded_again(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, "small", "large", keep_alive_s=MOMENT_S, on_call=raises(None, None))
+        await node.models.start()
+        await until(lambda: not node.small.alive)
+        assert node.processes["large"].alive, "it has no such time"
+        assert node.models.pids == {"large": 4711}
+        assert await node.models.ask("small", CALL) == ANSWER
+        assert (node.small.starts, node.small.stops) == (2, 1)
+        await until(lambda: not node.small.alive)
+        await node.models.stop()
+
+    asyncio.run(scene())
+
+
+def test_a_model_that_works_is_not_unloaded(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, keep_alive_s=MOMENT_S, on_call=raises(None))
+        await node.models.start()
+        waits = asyncio.Event()
+
+        async def slow(call: Call, on_chunk: object = None) -> Output:
+            await waits.wait()
+            return ANSWER
+
+        node.small.call = slow  # type: ignore[method-assign]
+        asking = asyncio.create_task(node.models.ask("small", CALL))
+        await asyncio.sleep(5 * MOMENT_S)
+        assert node.small.alive
+        waits.set()
+        assert await asking == ANSWER
+        await until(lambda: not node.small.alive)
+        await node.models.stop()
+
+    asyncio.run(scene())
+
+
+def test_a_request_that_comes_while_it_is_unloaded_waits_for_that(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, keep_alive_s=MOMENT_S, on_call=raises(None))
+        await node.models.start()
+        order: list[str] = []
+        start, stop = node.small.start, node.small.stop
+
+        async def slow_stop() -> None:
+            order.append("ends")
+            await asyncio.sleep(MOMENT_S)
+            await stop()
+            order.append("ended")
+
+        async def told_start() -> Any:
+            order.append("starts")
+            return await start()
+
+        node.small.stop, node.small.start = slow_stop, told_start  # type: ignore[method-assign]
+        await until(lambda: bool(order))
+        assert await node.models.ask("small", CALL) == ANSWER
+        assert order == ["ends", "ended", "starts"]
+        await node.models.stop()
+
+    asyncio.run(scene())
+
+
+def test_a_node_that_stops_unloads_nothing_more(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, keep_alive_s=MOMENT_S)
+        await node.models.start()
+        await node.models.stop()
+        await asyncio.sleep(3 * MOMENT_S)
+        assert node.small.stops == 1
+
+    asyncio.run(scene())
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not is_so():
+            await asyncio.sleep(0.001)
