@@ -66,6 +66,11 @@ class FieldTrial:
     calibration: Calibration | None = None
     reference: Mapping[str, Any] | None = None
 
+    @property
+    def losses(self) -> Floats:
+        """1 for each row with a wrong field: what is written has no probability."""
+        return (~self.right).astype(float)
+
 
 class PointerWay:
     """The encoder, taught to point: once for each fold that is tested on, then on all rows."""

@@ -35,6 +35,8 @@ ENOUGH_TESTED_SLOWLY: Final = 100
 SURE: Final = 0.6
 """Confidence from which on a teacher's answer is learned from, unless another is wanted."""
 _QUANTILES: Final = 51
+_LEAST_LIKELY: Final = 1e-3
+"""A true label counts as no less likely than this: one row must not outweigh all others."""
 _ROWS_TO_WATCH: Final = 250
 _ROWS_ASIDE: Final = 10
 """Of so many rows that are learned from one is kept aside to see when to stop, where there are enough."""
@@ -93,14 +95,15 @@ class Lesson:
 class Trial:
     """What one way of learning says of the rows ``held`` that it did not learn from.
 
-    ``right`` [held] says which answers a device would get right, ``fitted`` what the engine's probabilities
-    are worth; ``distances`` [held] how far the rows lie from what was learned, empty where a way has no
-    vectors; ``figures`` go into the report.
+    ``right`` [held] says which answers a device would get right, ``losses`` [held] how unlikely it calls the
+    true ones, ``fitted`` what the engine's probabilities are worth; ``distances`` [held] how far the rows lie
+    from what was learned, empty where a way has no vectors; ``figures`` go into the report.
     """
 
     method: str
     held: Integers
     right: Bools
+    losses: Floats
     fitted: Fitted
     distances: Sequence[float]
     figures: dict[str, Any]
@@ -112,7 +115,8 @@ AnyTrial = TypeVar("AnyTrial", bound="Tried", covariant=True)
 
 
 class Tried(Protocol):
-    """What trials of both kinds have: ``right`` says of each row of ``held`` whether its answer was."""
+    """What trials of both kinds have: ``right`` says of each row of ``held`` whether its answer was,
+    ``losses`` how bad it was, less being better."""
 
     @property
     def method(self) -> str: ...
@@ -122,6 +126,9 @@ class Tried(Protocol):
 
     @property
     def right(self) -> Bools: ...
+
+    @property
+    def losses(self) -> Floats: ...
 
 
 class Way(Protocol[AnyTrial]):
@@ -155,7 +162,9 @@ def make_trial(
     fitted = fit_calibration(log_softmax(logits), truth)
     report = accuracy_report(fitted.verdicts, truth, lesson.labels)
     right = np.array([verdict.best for verdict in fitted.verdicts], np.int64) == truth
-    return Trial(method, held, right, fitted, distances, {**report, **figures}, speed, size)
+    scores = np.array([verdict.scores for verdict in fitted.verdicts])
+    losses = -np.log(np.maximum(scores[np.arange(len(truth)), truth], _LEAST_LIKELY))
+    return Trial(method, held, right, losses, fitted, distances, {**report, **figures}, speed, size)
 
 
 def drift_reference(

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    Floats = npt.NDArray[np.floating[Any]]
     Integers = npt.NDArray[np.int64]
 
 FEWEST_ROWS: Final = 2
@@ -349,18 +350,27 @@ def _write_best(
 
 
 def choose(trials: Sequence[AnyTrial]) -> AnyTrial:
-    """The first trial, unless a later one is right on more of the rows that both held out, by more than one
-    standard error of the difference: what costs more has to be better, not luckier."""
+    """The first trial, unless a later one is better on the rows that both held out: what costs more has to be
+    better, not luckier.
+
+    Better is being right on more of them, or on as many and with less loss, which few rows show more
+    clearly, each by more than one standard error of the difference.
+    """
     import numpy as np
 
     best = trials[0]
     for trial in trials[1:]:
         _, mine, theirs = np.intersect1d(trial.held, best.held, return_indices=True)
-        right, before = trial.right[mine], best.right[theirs]
-        won, lost = int((right & ~before).sum()), int((before & ~right).sum())
-        if won - lost > math.sqrt(won + lost):
+        gained = trial.right[mine].astype(float) - best.right[theirs]
+        saved = best.losses[theirs] - trial.losses[mine]
+        if _is_more(gained) or (gained.sum() >= 0 and _is_more(saved)):
             best = trial
     return best
+
+
+def _is_more(differences: Floats) -> bool:
+    """Whether the mean of differences is above 0 by more than its standard error."""
+    return bool(differences.sum() > math.sqrt((differences**2).sum()))
 
 
 def _repeatable(figures: Mapping[str, Any]) -> dict[str, Any]:

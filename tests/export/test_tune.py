@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,21 @@ def test_what_costs_more_has_to_be_better_by_more_than_luck(better: int, worse: 
     cheap = _trial("head", range(100), [guess for pair in zip(head, [1] * 50, strict=True) for guess in pair])
     dear = _trial("encoder", range(0, 100, 2), encoder)
     assert tune.choose([cheap, dear]).method == chosen
+
+
+@pytest.mark.parametrize(
+    ("sure", "wrong", "chosen"), [(0.95, 0, "encoder"), (0.95, 1, "head"), (0.6, 0, "head"), (0.5, 0, "head")]
+)
+def test_being_surer_of_as_many_right_answers_is_better(sure: float, wrong: int, chosen: str) -> None:
+    """Of few rows the loss tells more than the count. The head gives each true label 0.6."""
+    lesson, held = make_lesson(40), np.arange(0, 40, 2)
+
+    def trial(method: str, share: float, errors: int) -> Trial:
+        right = np.array([share] * (len(held) - errors) + [1 - share] * errors)
+        fake = make_trial(method, held, np.log(np.stack([right, 1 - right], 1)), lesson, {}, 1.0, 1)
+        return replace(fake, losses=-np.log(right), right=right > 0.5)  # as if calibration changed nothing
+
+    assert tune.choose([trial("head", 0.6, 0), trial("encoder", sure, wrong)]).method == chosen
 
 
 class _FakeWay:
