@@ -22,7 +22,8 @@ FOUNDATION = {
 
 LAYERS = (
     FOUNDATION,
-    {"engine", "bus", "routes", "board", "inspection", "signature", "feedback"},
+    {"board"},
+    {"engine", "bus", "routes", "inspection", "signature", "feedback"},
     {"tasks", "trust", "expectation"},
     {"scheduler", "models", "observe", "cascade", "corrections"},
     {"escalation"},

@@ -33,8 +33,9 @@ from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Guide, O
 from edgeslm.engine.loading import load_model
 from edgeslm.engine.prepared import Prepared, find_prepared
 from edgeslm.engine.prompt import ChatTokenizer
+from edgeslm.engine.room import check_room
 from edgeslm.engine.transcript import Transcript
-from edgeslm.errors import BundleError, Cancelled, InternalError, InvalidRequest, TooLong
+from edgeslm.errors import BundleError, Cancelled, InternalError, InvalidRequest, NoMemory, TooLong
 
 log = logging.getLogger("edgeslm.engine")
 
@@ -230,6 +231,8 @@ class Decoder:
         if lane is None:
             if greedy:
                 self._make_room(max_length)
+            needed = max_length * self.bundle.manifest.kv_bytes_per_token
+            check_room(needed, f"a cache of {max_length} tokens", give_back=self.forget)
             lane = self._new_lane(max_length, key, sampling)
         else:
             self._lanes.remove(lane)
@@ -439,7 +442,5 @@ def _grammar(guide: Guide) -> tuple[str, str]:
 
 def _engine_error(error: Exception) -> Exception:
     if "alloc" in str(error).lower():
-        from edgeslm.errors import NoMemory
-
         return NoMemory(f"the engine could not allocate memory: {error}")
     return error

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from edgeslm.board import Memory
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine import decoder as module
+from edgeslm.engine import room
 from edgeslm.engine.calls import Call, Generate, Guide, Output, Prompt, Sampling, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
-from edgeslm.errors import BundleError, Cancelled, InvalidRequest, TooLong
+from edgeslm.errors import BundleError, Cancelled, InvalidRequest, NoMemory, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.tasks import make_task
 from edgeslm.tasks.answer import quote_guide
@@ -97,6 +99,22 @@ def test_lanes_stay_within_their_budget(decoder: Decoder) -> None:
         total = sum(lane.max_length for lane in decoder._lanes)
         assert total * decoder.bundle.manifest.kv_bytes_per_token <= module.LANE_BYTES
         assert 1 <= len(decoder._lanes) <= module.MOST_LANES
+
+
+def test_a_request_without_memory_for_its_cache_is_refused_before(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After what others left in caches was given up; the engine goes on."""
+    says(decoder, "one")
+    memory = Memory(total=10**9, available=room.RESERVE_BYTES + 1_000_000, limit=None)
+    monkeypatch.setattr(room, "read_memory", lambda root: memory)
+    guide = Guide("regex", "[a-z]{3}")
+    sentence = r"a cache of 256 tokens takes \d+ MB and 1 MB are free; send a shorter text"
+    with pytest.raises(NoMemory, match=sentence):
+        says(decoder, "two", guide=guide)
+    assert decoder._lanes == []
+    monkeypatch.undo()
+    assert says(decoder, "two", guide=guide).text
 
 
 def test_lanes_of_a_model_that_says_nothing_of_its_cache_are_bounded_too(

@@ -1,0 +1,33 @@
+"""Is there memory for what a request needs? Asked before the work starts: who asks for more than there is
+isn't told so, but ended by the kernel with all that it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from edgeslm.board import read_memory
+from edgeslm.errors import NoMemory
+
+RESERVE_BYTES: Final = 48_000_000
+"""Left for what a prompt takes while it is read, and for others."""
+
+
+def check_room(needed: int, what: str, give_back: Callable[[], object], root: Path = Path("/")) -> None:
+    """:param needed: bytes. :param what: takes them, as the subject of a sentence.
+    :param give_back: drops what can be had again, where that might help.
+
+    :raises NoMemory: with the numbers.
+    """
+    if _free(root) >= needed:
+        return
+    give_back()
+    if (free := _free(root)) < needed:
+        numbers = f"{what} takes {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free"
+        raise NoMemory(f"{numbers}; send a shorter text, ask for fewer tokens, or try again later")
+
+
+def _free(root: Path) -> float:
+    memory = read_memory(root)
+    return float("inf") if memory is None else max(0, memory.available - RESERVE_BYTES)

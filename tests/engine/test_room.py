@@ -1,0 +1,57 @@
+"""Whether there is memory, by made up files of the kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeslm.engine.room import RESERVE_BYTES, check_room
+from edgeslm.errors import NoMemory
+
+
+def write_memory(root: Path, available: int) -> None:
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc" / "meminfo").write_text(f"MemTotal: 4000000 kB\nMemAvailable: {available // 1024} kB\n")
+
+
+class Caches:
+    """Given back once, if there are any."""
+
+    def __init__(self, root: Path, then: int) -> None:
+        self._root, self._then = root, then
+        self.given_back = 0
+
+    def __call__(self) -> None:
+        self.given_back += 1
+        write_memory(self._root, self._then)
+
+
+def test_what_fits_is_let_through(tmp_path: Path) -> None:
+    write_memory(tmp_path, RESERVE_BYTES + 20_000_000)
+    caches = Caches(tmp_path, 0)
+    check_room(10_000_000, "it", caches, tmp_path)
+    assert caches.given_back == 0
+
+
+def test_caches_are_given_back_first(tmp_path: Path) -> None:
+    write_memory(tmp_path, RESERVE_BYTES)
+    caches = Caches(tmp_path, RESERVE_BYTES + 20_000_000)
+    check_room(10_000_000, "it", caches, tmp_path)
+    assert caches.given_back == 1
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers(tmp_path: Path) -> None:
+    write_memory(tmp_path, RESERVE_BYTES + 2_100_000)
+    with pytest.raises(NoMemory, match=r"^a cache takes 10 MB and 2 MB are free; send a shorter text"):
+        check_room(10_000_000, "a cache", Caches(tmp_path, RESERVE_BYTES + 2_100_000), tmp_path)
+
+
+def test_a_reserve_that_is_used_up_is_no_negative_number(tmp_path: Path) -> None:
+    write_memory(tmp_path, 1000)
+    with pytest.raises(NoMemory, match="and 0 MB are free"):
+        check_room(10_000_000, "a cache", Caches(tmp_path, 1000), tmp_path)
+
+
+def test_a_kernel_that_does_not_tell_stands_in_no_ones_way(tmp_path: Path) -> None:
+    check_room(10**15, "it", Caches(tmp_path, 0), tmp_path)
