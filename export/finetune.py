@@ -114,17 +114,17 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     truth = torch.tensor(task["truth"])
 
     def losses(batch: Sequence[int], temperatures: Sequence[float]) -> torch.Tensor:
-        """[temperatures]"""
+        """[temperatures, rows]"""
         tokens, mask = padded([rows[row] for row in batch], padding)
         logits, wanted = pupil.logits(tokens, mask), truth[list(batch)]
         entropy = torch.nn.functional.cross_entropy
-        return torch.stack([entropy(logits / temperature, wanted) for temperature in temperatures])
+        return torch.stack([entropy(logits / each, wanted, reduction="none") for each in temperatures])
 
     course = Course(
         model,
         [(list(model.parameters()), schedule.rate), (list(pupil.layer.parameters()), LAYER_RATE)],
         list(map(len, rows)),
-        lambda batch: losses(batch, (1.0,))[0],
+        lambda batch: losses(batch, (1.0,)).mean(),
         task["aside"],
         "teaching the encoder",
         None if task["state"] is None else Path(task["state"]),

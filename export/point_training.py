@@ -119,7 +119,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         model,
         [(list(model.parameters()), schedule.rate), (pupil.layers, LAYER_RATE)],
         [len(row.tokens) for row in rows],
-        lambda batch: pupil.losses([rows[number] for number in batch], (1.0,))[0],
+        lambda batch: pupil.losses([rows[number] for number in batch], (1.0,)).mean(),
         task["aside"],
         "teaching the encoder",
         None if task["state"] is None else Path(task["state"]),
@@ -169,8 +169,8 @@ class _Pupil:
         return [*self._options.parameters(), *self._places.parameters()]
 
     def losses(self, rows: Sequence[_Row], temperatures: Sequence[float]) -> torch.Tensor:
-        """[temperatures]: the sum over the fields of a row of the cross-entropy of its option and its place,
-        as a mean over the rows."""
+        """[temperatures, rows]: the sum over the fields of a row of the cross-entropy of its option and its
+        place."""
         import torch
 
         tokens, mask = padded([row.tokens for row in rows], self._padding)
@@ -181,15 +181,16 @@ class _Pupil:
         pairs = [(number, field) for number, row in enumerate(rows) for field in row.places]
         totals = []
         for temperature in temperatures:
-            total = 0 * vectors.sum()  # a batch that teaches nothing descends too
+            total = 0 * vectors.sum(1)  # a batch that teaches nothing descends too
             for field, logits in enumerate((options / temperature).split(self._sizes, 1)):
                 if bool((wanted[:, field] >= 0).any()) and logits.shape[1] > 1:
                     total = total + torch.nn.functional.cross_entropy(
-                        logits, wanted[:, field], ignore_index=-1, reduction="sum"
+                        logits, wanted[:, field], ignore_index=-1, reduction="none"
                     )
             if pairs:
-                total = total + _place_loss(places / temperature, rows, pairs)
-            totals.append(total / len(rows))
+                of_rows = torch.tensor([number for number, _ in pairs])
+                total = total.index_add(0, of_rows, _place_losses(places / temperature, rows, pairs))
+            totals.append(total)
         return torch.stack(totals)
 
     def save(self, source: Path, out: Path) -> None:
@@ -206,9 +207,11 @@ class _Pupil:
         np.savez(out / LAYER, **{name: values.astype(np.float32) for name, values in arrays.items()})
 
 
-def _place_loss(places: torch.Tensor, rows: Sequence[_Row], pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """:param places: [rows, longest, fields, 3]. :param pairs: rows of the batch and fields that stand in
-    them."""
+def _place_losses(
+    places: torch.Tensor, rows: Sequence[_Row], pairs: Sequence[tuple[int, int]]
+) -> torch.Tensor:
+    """[pairs]. :param places: [rows, longest, fields, 3]. :param pairs: rows of the batch and fields that
+    stand in them."""
     import torch
 
     longest = places.shape[1]
@@ -230,9 +233,9 @@ def _place_loss(places: torch.Tensor, rows: Sequence[_Row], pairs: Sequence[tupl
     shares = torch.log_softmax(scores[:, :, :2].masked_fill(~possible[:, :, None], _NOWHERE), 1)
     found = shares[:, :, 0].gather(1, ends[:, :, 0]) + shares[:, :, 1].gather(1, ends[:, :, 1])
     covered = torch.nn.functional.binary_cross_entropy_with_logits(
-        scores[:, :, 2][possible], inside[possible], reduction="sum"
+        scores[:, :, 2], inside, possible.to(scores.dtype), reduction="none"
     )
-    return covered - torch.logsumexp(found.masked_fill(lack, _NOWHERE), 1).sum()
+    return covered.sum(1) - torch.logsumexp(found.masked_fill(lack, _NOWHERE), 1)
 
 
 if __name__ == "__main__":

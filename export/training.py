@@ -29,7 +29,7 @@ _MOST_NORM = 1.0
 _BUCKET = 16
 """Batches whose rows are sorted by length together, so that little is computed on padding."""
 _PATIENCE = 2
-"""Epochs in a row that may be no better than the best before."""
+"""Epochs in a row that may be worse than the best before."""
 TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """By which logits are divided before rows aside are judged; see ``Course.tempered``."""
 
@@ -58,9 +58,9 @@ class Course:
     :param aside: rows that are not learned from but watched; none: all epochs are run.
     :param what: the subject in words, for progress and errors.
     :param state: where an interrupted run is kept; one that is there is gone on with.
-    :param tempered: of rows, the loss at each of ``TEMPERATURES``, the best of which an epoch is judged by.
-        What is taught grows too sure of itself long before it tells rows no better (Guo et al. 2017, section
-        3), and how sure it may be is fitted afterwards. Without it an epoch is judged by ``loss``.
+    :param tempered: of rows, the loss of each at each of ``TEMPERATURES`` [temperatures, rows], of which the
+        best temperature counts. What is taught grows too sure of itself long before it tells rows worse (Guo
+        et al. 2017, section 3), and how sure it may be is fitted afterwards. Without it ``loss`` counts.
     """
 
     model: torch.nn.Module
@@ -78,7 +78,7 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
     where the time ended within an epoch.
 
     :return: ``epochs`` that were run, the ``best_epoch`` (from 1; 0 if the clock ended it, which then has
-        cooled down), the last batch's ``loss`` and the best of the rows aside.
+        cooled down), the last batch's ``loss`` and that of the rows aside in the best epoch.
     :raises ExportError: the loss isn't finite any more, or the time was too short for one epoch.
     """
     import torch
@@ -120,8 +120,8 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
             break
         epoch += 1
         if course.aside:
-            aside = _mean_loss(course, schedule.batch)
-            _check_finite(aside, course.what)
+            aside = _losses_aside(course, schedule.batch)
+            _check_finite(float(aside.mean()), course.what)
             best.see(epoch, aside)
         if course.state is not None:
             _put_down(course.state, optimizer, best, (epoch, time.monotonic() - started, loss))
@@ -137,7 +137,7 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
         "epochs": round(step / steps_an_epoch, 2),
         "best_epoch": (best.epoch or epoch) if is_whole else 0,
         "loss": round(loss, 4),
-        **({"loss_aside": round(best.loss, 4)} if best.epoch else {}),
+        **({"loss_aside": round(float(best.losses.mean()), 4)} if best.epoch else {}),
     }
 
 
@@ -147,18 +147,28 @@ def _check_finite(loss: float, what: str) -> None:
 
 
 class _Best:
-    """The parameters after the epoch in which the rows kept aside were told best."""
+    """The parameters after the last epoch in which the rows kept aside were told no worse than ever.
+
+    Worse by more than the standard error of the difference, that is: few rows can't tell epochs apart, and
+    more of them do better by rows that weren't kept aside.
+    """
 
     def __init__(self, weights: Sequence[torch.nn.Parameter]) -> None:
+        import torch
+
         self._weights = weights
         self.values: list[torch.Tensor] = []
         self.epoch = 0
-        self.loss = float("inf")
+        self.losses = torch.zeros(0)
+        """[rows], lowest in their mean of all epochs."""
 
-    def see(self, epoch: int, loss: float) -> None:
-        if loss < self.loss:
-            self.epoch, self.loss = epoch, loss
-            self.values = [weight.detach().clone() for weight in self._weights]
+    def see(self, epoch: int, losses: torch.Tensor) -> None:
+        if not self.epoch or losses.mean() < self.losses.mean():
+            self.losses = losses
+        elif _is_worse(losses - self.losses):
+            return
+        self.epoch = epoch
+        self.values = [weight.detach().clone() for weight in self._weights]
 
     def is_over(self, epoch: int) -> bool:
         return bool(self.epoch) and epoch - self.epoch >= _PATIENCE
@@ -171,17 +181,26 @@ class _Best:
                 weight.copy_(value)
 
 
-def _mean_loss(course: Course, batch: int) -> float:
+def _is_worse(differences: torch.Tensor) -> bool:
+    """Whether their mean is above 0 by more than its standard error; of one, whether it is above 0."""
+    spread = float(differences.std()) if len(differences) > 1 else 0.0
+    return float(differences.mean()) > spread / math.sqrt(len(differences))
+
+
+def _losses_aside(course: Course, batch: int) -> torch.Tensor:
+    """[rows aside] at the best temperature, or [batches of them] where a mean is all that is known."""
     import torch
 
-    total, loss = torch.zeros(()), course.tempered or course.loss
     course.model.eval()
     with torch.no_grad():
-        for at in range(0, len(course.aside), batch):
-            part = course.aside[at : at + batch]
-            total = total + loss(part) * len(part)
+        parts = [course.aside[at : at + batch] for at in range(0, len(course.aside), batch)]
+        if course.tempered is None:
+            found = torch.stack([course.loss(part) for part in parts])
+        else:
+            tempered = torch.cat([course.tempered(part) for part in parts], 1)
+            found = tempered[int(tempered.mean(1).argmin())]
     course.model.train()
-    return float(total.min()) / len(course.aside)
+    return found
 
 
 def _batches(
@@ -226,7 +245,7 @@ def _put_down(
         "stand": stand,
         "weights": weights,
         "optimizer": optimizer.state_dict(),
-        "best": (best.epoch, best.loss, best.values),
+        "best": (best.epoch, best.losses, best.values),
         "random": torch.get_rng_state(),
     }
     partial = state.with_name(state.name + ".partial")
@@ -250,7 +269,7 @@ def _take_up(
     with torch.no_grad():
         for weight, value in zip(weights, content["weights"], strict=True):
             weight.copy_(value)
-    best.epoch, best.loss, best.values = content["best"]
+    best.epoch, best.losses, best.values = content["best"]
     torch.set_rng_state(content["random"])
     epoch, spent, loss = content["stand"]
     return epoch, spent, loss

@@ -151,7 +151,7 @@ def test_what_the_runtime_refuses_is_not_loaded(
 def test_a_damaged_bundle_is_refused_though_it_was_prepared(
     bundle: Bundle, made: tuple[Path, Index], tmp_path: Path, name: str
 ) -> None:
-    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy", copy_function=os.link))
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
     spoil(copy / name)
     with pytest.raises(BundleError, match=f"{name}: its SHA-256 differs"):
         Decoder(copy, 1, cache=made[0])
@@ -160,7 +160,7 @@ def test_a_damaged_bundle_is_refused_though_it_was_prepared(
 def test_weights_that_are_not_read_are_not_verified(
     bundle: Bundle, made: tuple[Path, Index], tmp_path: Path
 ) -> None:
-    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy", copy_function=os.link))
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
     spoil(copy / "model.onnx.data")
     decoder = Decoder(copy, 1, cache=made[0])
     assert decoder.prepared
@@ -190,7 +190,7 @@ def test_an_engine_that_dies_of_it_is_started_without_it(
 
 
 def spoil(file: Path) -> None:
-    """Changes a byte of it, and not of what it is a link to."""
+    """Changes a byte of it, and not of what it is a hard link to."""
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.unlink()
@@ -276,7 +276,7 @@ def test_a_command_that_is_not_there_is_told(bundle: Bundle, tmp_path: Path) -> 
 
 
 def test_a_damaged_bundle_is_refused_and_nothing_is_left(bundle: Bundle, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy", copy_function=os.link))
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
     spoil(copy / "model.onnx")
     with pytest.raises(BundleError, match=r"model\.onnx: its SHA-256 differs"):
         prepare(load_bundle(copy), "model.onnx", tmp_path)
@@ -286,7 +286,7 @@ def test_a_damaged_bundle_is_refused_and_nothing_is_left(bundle: Bundle, tmp_pat
 def test_a_bundle_that_is_swapped_meanwhile_is_refused(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy", copy_function=os.link))
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
     monkeypatch.setattr(module, "_write", lambda graph, stage: spoil(graph))
     with pytest.raises(BundleError, match=r"model\.onnx: its SHA-256 differs"):
         module.make(load_bundle(copy), "model.onnx", tmp_path / CACHE)

@@ -250,7 +250,7 @@ def pupil(model: Any, *options: int, pooling: str = "cls", normalize: bool = Tru
 
 def told(pupil: _Pupil, *rows: _Row) -> float:
     with torch.no_grad():
-        return float(pupil.losses(rows, (1.0,))[0])
+        return float(pupil.losses(rows, (1.0,)).mean())
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -325,4 +325,12 @@ def test_the_loss_at_a_temperature_is_that_of_divided_scores(model: Any) -> None
         for layer in halved.layers:
             layer /= 2
         losses = whole.losses([ROW], (1.0, 2.0))
-    assert losses.tolist() == pytest.approx([told(whole, ROW), told(halved, ROW)], rel=1e-5)
+    assert losses[:, 0].tolist() == pytest.approx([told(whole, ROW), told(halved, ROW)], rel=1e-5)
+
+
+def test_each_row_has_a_loss_of_its_own(model: Any) -> None:
+    one = pupil(model, 3, 2)
+    other = _Row([2, 20, 3], (False, True, False), [0, 1], {1: [(1, 1)]})
+    with torch.no_grad():
+        (losses,) = one.losses([ROW, other], (1.0,))
+    assert losses.tolist() == pytest.approx([told(one, ROW), told(one, other)], rel=1e-4)

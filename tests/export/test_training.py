@@ -10,7 +10,7 @@ import pytest
 import torch
 from edgeslm_export import training
 from edgeslm_export.child import Reporter
-from edgeslm_export.training import Course, Schedule, descend, padded
+from edgeslm_export.training import Course, Schedule, _Best, descend, padded
 
 from edgeslm.errors import ExportError
 
@@ -112,10 +112,35 @@ def test_it_stops_when_the_rows_aside_are_told_no_better_and_keeps_the_best_epoc
 def test_an_epoch_that_is_only_too_sure_is_no_worse() -> None:
     """By the plain loss the first epoch is the best, by that of the best temperature the last."""
     slope = Slope(best=0.0)
-    course = replace(slope.course(), tempered=lambda rows: torch.stack([slope.number + 9, 9 - slope.number]))
+    course = replace(
+        slope.course(), tempered=lambda rows: torch.stack([slope.number + 9, 9 - slope.number])[:, None]
+    )
     said = descend(course, replace(UPHILL, epochs=6), FakeReporter())
     assert said["best_epoch"] == said["epochs"] == 6
     assert said["loss_aside"] == pytest.approx(9 - float(slope.number.detach()), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [
+        ([[1.0, 1.0], [0.9, 0.9], [0.8, 0.8]], 3),
+        ([[1.0, 1.0], [0.5, 1.6], [0.6, 1.3]], 3),  # worse, by less than two rows can tell
+        ([[1.0, 1.0], [1.1, 1.2], [1.3, 1.1]], 1),
+        ([[1.0, 1.0], [1.1, 1.2], [0.9, 1.2]], 3),
+        ([[1.0], [1.01]], 1),
+        ([[1.0], [1.0]], 2),
+    ],
+)
+def test_the_last_epoch_that_was_no_worse_is_the_best(losses: list[list[float]], best: int) -> None:
+    weights = [torch.nn.Parameter(torch.zeros(1))]
+    seen = _Best(weights)
+    for epoch, of_rows in enumerate(losses, 1):
+        with torch.no_grad():
+            weights[0].fill_(epoch)
+        seen.see(epoch, torch.tensor(of_rows))
+    seen.restore()
+    assert seen.epoch == best == float(weights[0].detach())
+    assert float(seen.losses.mean()) == pytest.approx(min(sum(row) / len(row) for row in losses))
 
 
 def test_without_rows_aside_all_epochs_are_run() -> None:
