@@ -192,6 +192,7 @@ def test_it_remembers_what_a_dictionary_would(
             running.clear()
         for each in range(4):
             assert journal.find(make_key(each)) == model.get(make_key(each))
+    database.close()  # Python 3.13 warns of one that is left open
 
 
 def test_an_answer_is_kept_when_the_process_ends_before_its_mark_is_cleared(
