@@ -69,11 +69,12 @@ class Graphs(_Section):
 
     generate: str | None = None
     score: str | None = None
-    adapters: str | None = Field(
-        default=None,
-        description="`generate` with inputs for LoRA matrices, of rank 0 unless an adapter is set",
-    )
+    adapters: str | None = Field(default=None, description="`generate` with inputs for LoRA matrices")
     encode: str | None = None
+
+    def for_calls(self, *, adapters: bool) -> str | None:
+        """What an engine loads of a decoder whose calls name ``adapters``, or none."""
+        return self.adapters if adapters else self.generate
 
 
 class EncoderSection(_Section):

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from edgeslm.bundle import SIGNATURE, Bundle, file_digest, load_bundle
 from edgeslm.errors import BundleError
+from edgeslm.ownership import is_ours
 from edgeslm.sections import Signing
 from edgeslm.signature import Verdict, parse_statement, read_signature
 
@@ -163,7 +164,7 @@ class Trust:
                 known = json.load(stream)
         except (OSError, ValueError, RecursionError):
             return {}
-        if status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
+        if not is_ours(status):
             log.warning(
                 "%s can be written by others and is not believed: signatures are checked again", self._record
             )

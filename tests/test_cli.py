@@ -11,16 +11,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeslm import cli
-from edgeslm.bundle import Bundle
-from edgeslm.config import load_config
-from edgeslm.engine.prepared import Index
 from edgeslm.engine.process import EngineProcess
 from edgeslm.signature import Verdict
 from tests.apps import App
@@ -402,60 +398,6 @@ def test_inspect_for_people_and_for_programs(edgeslm: Any, tmp_path: Path) -> No
     described = json.loads(edgeslm("inspect", bundle, "--json").out)
     assert described["manifest"]["name"] == "fake-decoder"
     assert described["digest"].startswith("sha256:") and described["memory_bytes"]["2048"] > 100_000_000
-
-
-@dataclass
-class FakePrepare:
-    """Keeps what it was asked for and makes nothing."""
-
-    asked: list[tuple[str, Path]] = field(default_factory=list)
-
-    def __call__(self, bundle: Bundle, graph: str, state_dir: Path) -> Index:
-        self.asked.append((graph, state_dir))
-        fields: dict[str, Any] = {"bundle": bundle.digest, "graph": graph, "machine": "m", "files": ()}
-        return Index(**fields, cores=2, threads=2, seconds={1: 0.4, 2: 0.2})
-
-
-@pytest.fixture
-def fake_prepare(monkeypatch: pytest.MonkeyPatch) -> FakePrepare:
-    fake = FakePrepare()
-    monkeypatch.setattr("edgeslm.engine.prepare.prepare", fake)
-    return fake
-
-
-def test_prepare_makes_it_below_the_state_folder(
-    edgeslm: Any, tmp_path: Path, config: Path, fake_prepare: FakePrepare, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-    bundle = write_bundle(tmp_path / "one")
-    done = edgeslm("prepare", bundle)
-    assert (done.status, done.err) == (0, "")
-    assert "2 threads: 200 ms for 128 prompt tokens and 16 new ones  taken where threads: auto\n" in done.out
-    assert json.loads(edgeslm("prepare", bundle, "--config", config, "--json").out)["threads"] == 2
-    assert f"{tmp_path / 'state' / 'prepared'}/" in done.out
-    folders = [tmp_path / "state", load_config(config).state_dir]
-    assert fake_prepare.asked == [("model.onnx", folder) for folder in folders]
-
-
-def test_prepare_takes_decoders_and_their_graphs(
-    edgeslm: Any, tmp_path: Path, fake_prepare: FakePrepare
-) -> None:
-    done = edgeslm("prepare", write_bundle(tmp_path / "vectors", "encoder"))
-    assert done.status == 1 and "what is no decoder needs no preparing" in done.err
-    done = edgeslm("prepare", write_bundle(tmp_path / "plain"), "--adapters")
-    assert done.status == 1 and "it has no graph that takes adapters" in done.err
-    assert fake_prepare.asked == []
-
-
-def test_prepare_runs_nothing_that_must_be_signed_and_is_not(
-    edgeslm: Any, tmp_path: Path, fake_prepare: FakePrepare
-) -> None:
-    broker = f"mqtt://127.0.0.1:{free_port()}"
-    signing = {"require_signature": True, "keys": [str(Signer(tmp_path).public)]}
-    config = write_configuration(tmp_path, {**fake_configuration(broker, tmp_path), "signing": signing})
-    done = edgeslm("prepare", write_bundle(tmp_path / "one"), "--config", config)
-    assert done.status == 1 and "not signed" in done.err
-    assert fake_prepare.asked == []
 
 
 def test_inspect_finds_a_changed_file(edgeslm: Any, tmp_path: Path) -> None:

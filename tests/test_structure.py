@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FOUNDATION = {
     *("errors", "topics", "messages", "bundle", "calibration", "pointing", "shape", "profiles", "arithmetic"),
-    *("document", "fields", "sandbox", "templates", "sections", "consistency", "config"),
+    *("ownership", "document", "fields", "sandbox", "templates", "sections", "consistency", "config"),
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""
 

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime_genai as og
 
+from edgeslm.board import usable_cores
 from edgeslm.bundle import check_adapter, load_bundle, verify_bundle
 from edgeslm.engine.adapters import LoadedAdapters
 from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Guide, Output, Sampling, Score
@@ -100,12 +101,11 @@ class Decoder:
             raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a decoder is needed")
         for adapter, expected in adapters.items():  # what a manifest shows is said before the base is loaded
             check_adapter(load_bundle(adapter, expected), bundle)
-        graphs = bundle.manifest.graphs
-        graph = (graphs.adapters if adapters else graphs.generate) or ""
+        graph = bundle.manifest.graphs.for_calls(adapters=bool(adapters)) or ""
         prepared = None if cache is None else find_prepared(bundle, graph, cache)
         verify_bundle(bundle, but=bundle.manifest.weights if prepared else ())
         self.bundle = bundle
-        self.threads = threads or (prepared and prepared.threads) or len(os.sched_getaffinity(0))
+        self.threads = threads or (prepared and prepared.threads) or usable_cores()
         self.prepared = False
         self.context_length = bundle.manifest.context_length
         self._chat = ChatTokenizer(path)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgeslm.arithmetic import PREFILL_CHUNK
+from edgeslm.board import usable_cores
 
 GROUP_SIZE = 64
 _ROWS, _WIDE, _NARROW = 2048, 8192, 2048
@@ -139,5 +140,5 @@ def measure(threads: int, budget_s: float = 0.4) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    chosen = int(sys.argv[1]) if len(sys.argv) > 1 else len(os.sched_getaffinity(0))
+    chosen = int(sys.argv[1]) if len(sys.argv) > 1 else usable_cores()
     sys.stdout.write(json.dumps(measure(chosen)) + "\n")

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeslm.board import usable_cores
 from edgeslm.bundle import Bundle, FileEntry, file_digest, load_bundle, verify_bundle
 from edgeslm.engine.prepared import (
     CACHE,
@@ -39,7 +40,6 @@ from edgeslm.engine.prepared import (
     Prepared,
     folder_of,
     machine_key,
-    usable_cores,
 )
 from edgeslm.errors import BundleError
 
@@ -64,8 +64,7 @@ def graph_of(bundle: Bundle, *, adapters: bool) -> str:
 
     :raises BundleError: there is none.
     """
-    graphs = bundle.manifest.graphs
-    graph = graphs.adapters if adapters else graphs.generate
+    graph = bundle.manifest.graphs.for_calls(adapters=adapters)
     if bundle.manifest.kind != "decoder" or graph is None:
         what = "graph that takes adapters" if adapters else "decoder's graph"
         raise BundleError(f"{bundle.path}: it has no {what}; what is no decoder needs no preparing")
@@ -153,12 +152,7 @@ def make(bundle: Bundle, graph: str, cache: Path, shows: bool = False) -> Index:
                 cores=usable_cores(),
                 threads=fastest(seconds) if seconds else usable_cores(),
                 seconds={threads: round(value, 4) for threads, value in seconds.items()},
-                files=tuple(
-                    FileEntry(
-                        path=name, bytes=(stage / name).stat().st_size, sha256=file_digest(stage / name)
-                    )
-                    for name in (GRAPH, WEIGHTS)
-                ),
+                files=tuple(_entry(stage / name) for name in (GRAPH, WEIGHTS)),
             )
             (stage / INDEX).write_text(index.model_dump_json(indent=1))
             _sync(stage)

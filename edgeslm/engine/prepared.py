@@ -20,7 +20,9 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgeslm.board import read_text, usable_cores
 from edgeslm.bundle import Bundle, FileEntry, file_digest
+from edgeslm.ownership import is_ours
 
 log = logging.getLogger("edgeslm.prepared")
 
@@ -85,10 +87,7 @@ class Prepared:
 
 def machine_key(root: Path = Path("/")) -> str:
     """What the layout of prepared weights depends on: the processor and the libraries."""
-    try:
-        lines = (root / "proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
+    lines = (read_text(root / "proc/cpuinfo") or "").splitlines()
     processor = sorted({line for line in lines if line.partition("\t")[0].strip(": ") in _OF_PROCESSOR})
     versions = [f"{name} {version(name)}" for name in _LIBRARIES]
     key = json.dumps([platform.machine(), processor, versions])
@@ -128,9 +127,5 @@ def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
 def _check_owner(path: Path, is_kind: Callable[[int], bool]) -> None:
     """:raises OSError: another kind of file, or one that others can write."""
     status = path.lstat()
-    if not is_kind(status.st_mode) or status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
+    if not is_kind(status.st_mode) or not is_ours(status):
         raise PermissionError(f"{path} can be written by others")
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0))

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeslm.board import usable_cores
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import ANY, NO_ADAPTERS, Adapters, Call, EngineInfo, Generate, Output, Score
 from edgeslm.errors import BundleError, Cancelled, InternalError, RequestError
@@ -99,7 +100,7 @@ class Engine:
         elif kind == "encoder":
             from edgeslm.engine.encoder import Encoder
 
-            self.threads, self.prepared = threads or len(os.sched_getaffinity(0)), False
+            self.threads, self.prepared = threads or usable_cores(), False
             self._encoder = Encoder(path, self.threads, digest=bundle.digest)
             self.context_length = self._encoder.context_length
         else:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edgeslm.board import usable_cores
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.engine import prepared
 from edgeslm.engine.prepared import (
@@ -24,7 +25,6 @@ from edgeslm.engine.prepared import (
     find_prepared,
     folder_of,
     machine_key,
-    usable_cores,
 )
 from tests.nodes import write_bundle
 
