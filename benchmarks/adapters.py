@@ -29,7 +29,7 @@ from edgeslm_export import starter
 from edgeslm_export.lora import WEIGHTS, Lora, Pair
 from edgeslm_export.lora_graph import GRAPH, load_branches, write_lora_graph
 from edgeslm_export.package import write_manifest
-from figures import parse_memory
+from processes import memory_of
 from turns import (
     CHUNK,
     NEW_TOKENS,
@@ -174,8 +174,7 @@ def weigh(task: dict[str, Any]) -> dict[str, float]:
     for name in map(str, adapters) if adapters else [None]:
         decoder.forget()
         decoder.generate(Generate(prompt, 8, adapter=name))
-    own = Path("/proc/self")
-    memory = parse_memory((own / "smaps_rollup").read_text(), (own / "status").read_text())
+    memory = memory_of()
     decoder.close()
     return {"pss_mb": memory.pss, "anonymous_mb": memory.anonymous, "peak_mb": memory.peak}
 

@@ -32,8 +32,9 @@ from typing import IO, Any, Final
 import llama
 import ours
 from edgeslm_export import starter
-from figures import Measured, Memory, compare, parse_memory, report, table
+from figures import Measured, compare, report, table
 from machine import processor
+from processes import Memory, memory_of
 
 from edgeslm.bundle import load_bundle, short_digest
 from edgeslm.engine.prompt import ChatTokenizer
@@ -88,10 +89,7 @@ class Child:
         return self._answer()
 
     def memory(self) -> Memory:
-        return parse_memory(
-            Path(f"/proc/{self._process.pid}/smaps_rollup").read_text(),
-            Path(f"/proc/{self._process.pid}/status").read_text(),
-        )
+        return memory_of(self._process.pid)
 
     def close(self) -> None:
         self._requests.close()

@@ -10,17 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from processes import Memory
+
 TARGETS: Final = {"prefill": 1.2, "decode": 1.0, "pss": 1.1}
 """Of the rival's figure: at least, at least, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Megabytes (2^20 bytes) of a process that has served."""
-
-    pss: float
-    anonymous: float
-    peak: float
 
 
 @dataclass(slots=True)
@@ -37,16 +30,6 @@ class Measured:
         self.prefill.append(times["prefill_tokens"] / times["prefill_ms"] * 1000)
         self.decode.append(times["decode_tokens"] / times["decode_ms"] * 1000)
         self.first_ms.append(times["first_ms"])
-
-
-def parse_memory(rollup: str, status: str) -> Memory:
-    """From the texts of ``/proc/PID/smaps_rollup`` and ``/proc/PID/status``, whose numbers are kB."""
-    kb = {}
-    for line in (rollup + status).splitlines():
-        name, _, value = line.partition(":")
-        if value.strip().endswith("kB"):
-            kb[name] = int(value.split()[0])
-    return Memory(pss=kb["Pss"] / 1024, anonymous=kb["Anonymous"] / 1024, peak=kb["VmHWM"] / 1024)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,39 +9,16 @@ first, then one JSON line; ``--json`` prints that alone.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cards import Say, run_benchmark
+from processes import cpu_seconds, processes_of
 from served import ask, served
 
-_TICKS = os.sysconf("SC_CLK_TCK")
 _SETTLING_S = 5.0
-
-
-def cpu_seconds(pid: int) -> float:
-    """Of a process and all its threads; fields 14 and 15 of /proc/PID/stat."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def processes_of(folder: Path) -> dict[int, str]:
-    """The daemon whose configuration is in ``folder``, and its engines, by what they are."""
-    found = {}
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it ended meanwhile
-            continue
-        is_engine = "edgeslm.engine.worker" in words
-        if any(str(folder) in word for word in words) and (is_engine or "run" in words):
-            found[int(process.name)] = "engine" if is_engine else "daemon"
-    return found
 
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from figures import parse_memory
 from machine import processor
+from processes import memory_of
 
 from edgeslm.arithmetic import decode_tps, footprint, memory_bytes, prefill_tps
 from edgeslm.expectation import measure_board
@@ -189,7 +189,7 @@ def measure(bundle: Path, threads: int, context: int) -> dict[str, float]:
             tokens = output.cost.prompt_tokens
             prefill.append(tokens / (middle - started))
             decode.append(max(1, again.cost.completion_tokens) / (clock() - middle))
-    memory = parse_memory(Path("/proc/self/smaps_rollup").read_text(), Path("/proc/self/status").read_text())
+    memory = memory_of()
     return {
         "prompt_tokens": tokens,
         "prefill_tps": max(prefill),

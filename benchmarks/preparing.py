@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from statistics import median
 from typing import Any
 
 from cards import Say, run_benchmark
+from processes import memory_of
 
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Prompt, Score, Text, Turn
@@ -29,14 +29,6 @@ from edgeslm.engine.prepared import CACHE
 from edgeslm.engine.process import EngineProcess
 
 ASKED = Score(Prompt((Turn("user", (Text("Spindle 3 smells of burnt oil"),)),)), ("fine", "broken"))
-_KINDS = {"Anonymous": "anonymous_mb", "Pss": "pss_mb", "Rss": "rss_mb"}
-"""Fields of /proc/PID/smaps_rollup."""
-
-
-def memory_of(pid: int) -> dict[str, float]:
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    found = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
-    return {name: int(found[key]) / 1000 for key, name in _KINDS.items()}
 
 
 async def time_worker(bundle: Path, cache: Path | None, threads: int, beside: int = 0) -> dict[str, float]:
@@ -52,7 +44,13 @@ async def time_worker(bundle: Path, cache: Path | None, threads: int, beside: in
     seconds = time.perf_counter() - started
     if process.pid is None or info.prepared != (cache is not None):
         raise RuntimeError("the worker did not load what it was to load")
-    found = {"first_answer_s": seconds, "load_s": info.load_ms / 1000, **memory_of(process.pid)}
+    memory = memory_of(process.pid)
+    found = {
+        "first_answer_s": seconds,
+        "load_s": info.load_ms / 1000,
+        "pss_mb": memory.pss,
+        "anonymous_mb": memory.anonymous,
+    }
     for each in (process, *others):
         await each.stop()
     return found

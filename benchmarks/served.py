@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from load import START_S, Ask, answer_all, until_online
 
 from edgeslm.client import Client
 from edgeslm.demo.broker import start_broker
@@ -24,8 +25,6 @@ from edgeslm.errors import EdgeslmError
 from edgeslm.messages import Result
 
 NODE = "bench"
-TIMEOUT_S = 600.0
-START_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +36,32 @@ class Asked:
 
 
 @contextmanager
+def node(url: str, folder: Path, parts: Mapping[str, Any], name: str = NODE) -> Iterator[None]:
+    """The daemon at a broker, with its configuration and its state in ``folder``."""
+    config = {
+        "node": name,
+        "broker": {"url": url},
+        "state_dir": str(folder / "state"),
+        "log_level": "warning",
+        **parts,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "edgeslm", "run", str(folder / "config.yaml")]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=dict(os.environ))
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+@contextmanager
 def served(parts: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     """The daemon with ``models`` and ``tasks``. :return: the broker's address and the state folder."""
     with tempfile.TemporaryDirectory(prefix="served-") as name:
         folder = Path(name)
-        with start_broker(folder) as broker:
-            config = {
-                "node": NODE,
-                "broker": {"url": broker.url},
-                "state_dir": str(folder / "state"),
-                "log_level": "warning",
-                **parts,
-            }
-            (folder / "config.yaml").write_text(yaml.safe_dump(config))
-            command = [sys.executable, "-m", "edgeslm", "run", str(folder / "config.yaml")]
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=dict(os.environ))
-            try:
-                yield broker.url, folder / "state"
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait(60)
+        with start_broker(folder) as broker, node(broker.url, folder, parts):
+            yield broker.url, folder / "state"
 
 
 def ask(url: str, task: str, texts: Sequence[str], in_flight: int) -> Asked:
@@ -64,36 +69,19 @@ def ask(url: str, task: str, texts: Sequence[str], in_flight: int) -> Asked:
 
     :raises EdgeslmError: the node can't be reached, or an answer is an error.
     """
-    return asyncio.run(_ask(url, task, texts, in_flight))
+    return asyncio.run(_ask(url, [Ask(task, text) for text in texts], in_flight))
 
 
-async def _ask(url: str, task: str, texts: Sequence[str], in_flight: int) -> Asked:
-    results: list[Result | None] = [None] * len(texts)
-    left = iter(range(len(texts)))
+async def _ask(url: str, asks: Sequence[Ask], in_flight: int) -> Asked:
     async with Client(url, NODE) as client:
-        await _until_online(client)
-        await client.request_async(task, texts[0], timeout=TIMEOUT_S)  # warms up
-
-        async def work() -> None:
-            for place in left:
-                results[place] = await client.request_async(task, texts[place], timeout=TIMEOUT_S)
-
-        started = time.monotonic()
-        await asyncio.gather(*(work() for _ in range(in_flight)))
-        seconds = time.monotonic() - started
-    found = [result for result in results if result is not None]
-    for result in found:
-        if result.error is not None:
-            raise EdgeslmError(f"{task}: {result.error.code}: {result.error.message}")
-    return Asked(found, seconds)
-
-
-async def _until_online(client: Client) -> None:
-    give_up_at = time.monotonic() + START_S
-    while client.node_state != "online":
-        if time.monotonic() > give_up_at:
-            raise EdgeslmError(f"the daemon was not online within {START_S:g} s")
-        await asyncio.sleep(0.05)
+        await until_online(client)
+        await answer_all(client, asks[:1], 1)  # warms up
+        answers, seconds = await answer_all(client, asks, in_flight)
+    for answer in answers:
+        if answer.result.error is not None:
+            error = answer.result.error
+            raise EdgeslmError(f"{answer.result.task}: {error.code}: {error.message}")
+    return Asked([answer.result for answer in answers], seconds)
 
 
 def health(url: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from typing import Any
 
 import yaml
 from bare_client import BareClient, Run
+from processes import cpu_seconds
 
 from edgeslm.bus.protocol import Topics, encode_request
 from edgeslm.demo.broker import free_port
@@ -80,8 +81,8 @@ class Usage:
         process = Path(f"/proc/{pid}")
         written = parse_io((process / "io").read_text())
         return cls(
-            cpu_seconds((process / "stat").read_text()),
-            cpu_seconds((process / f"task/{pid}/stat").read_text()),
+            cpu_seconds(pid),
+            cpu_seconds(pid, thread=pid),
             written["wchar"],
             # Pages that were dirtied and then dropped with their file never reach the disk.
             written["write_bytes"] - written["cancelled_write_bytes"],
@@ -94,12 +95,6 @@ class Usage:
             self.handed_bytes - other.handed_bytes,
             self.disk_bytes - other.disk_bytes,
         )
-
-
-def cpu_seconds(stat: str) -> float:
-    """User and system time from the text of a ``stat`` file (proc_pid_stat(5): fields 14 and 15)."""
-    fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def parse_io(text: str) -> dict[str, int]:

@@ -18,14 +18,14 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def engine(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module; its neighbours are found beside it, as when it is run."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("engine", "ours", "llama", "figures"):
+    for name in ("engine", "ours", "llama", "figures", "processes"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     # The side that loads an engine stays out: the parent only needs its prompt.
     ours = ModuleType("ours")
     ours.prompt_of = lambda system, text: (system, text)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ours", ours)
     module = importlib.import_module("engine")
-    for name in ("engine", "llama", "figures"):
+    for name in ("engine", "llama", "figures", "processes"):
         monkeypatch.setitem(sys.modules, name, sys.modules[name])
     return module
 
@@ -59,7 +59,8 @@ def test_memory_comes_from_both_files(engine: ModuleType) -> None:
         "55d0-7ffe ---p 00000000 00:00 0  [rollup]\nRss:   4096 kB\nPss:   2048 kB\nAnonymous:  1024 kB\n"
     )
     status = "Name:\tpython\nVmHWM:\t    8192 kB\nThreads:\t4\n"
-    assert engine.parse_memory(rollup, status) == engine.Memory(pss=2.0, anonymous=1.0, peak=8.0)
+    parse_memory = sys.modules["processes"].parse_memory
+    assert parse_memory(rollup, status) == engine.Memory(pss=2.0, anonymous=1.0, peak=8.0)
 
 
 def test_each_figure_is_held_against_the_better_rival(engine: ModuleType) -> None:

@@ -74,7 +74,7 @@ def test_figures_are_per_request(throughput: ModuleType) -> None:
 def test_usage_comes_from_the_kernel(throughput: ModuleType) -> None:
     stat = "71 (a) b) S 1 71 71 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 3 0 1 1 1"
     ticks = 300 / throughput.os.sysconf("SC_CLK_TCK")
-    assert throughput.cpu_seconds(stat) == ticks
+    assert throughput.sys.modules["processes"].parse_cpu_seconds(stat) == ticks
     io = "rchar: 1\nwchar: 20\nwrite_bytes: 300\ncancelled_write_bytes: 4000\n"
     assert throughput.parse_io(io)["write_bytes"] == 300
     own = throughput.Usage.of(throughput.os.getpid())
