@@ -1,7 +1,8 @@
 """Corrections of results, kept on this device for the next ``edgeslm-export tune``.
 
 One file of JSON lines a task, in the form that ``tune`` reads: ``{"text", "label"}`` or ``{"text",
-"fields"}``, and when it was said. Texts leave the device only if somebody copies the file. Knows no bus.
+"fields"}``, and when it was said, ``at``: by that a correction that is appended to the rows takes the place
+of those with the same text. Texts leave the device only if somebody copies the file. Knows no bus.
 """
 
 from __future__ import annotations

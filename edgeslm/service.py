@@ -89,10 +89,9 @@ class Service:
         )
         self.tasks = {name: posts[0].task for name, posts in self._posts.items()}
         """What checks requests and describes results, by the name of the task."""
-        self.watches = {
-            name: post.watch for name, posts in self._posts.items() for post in posts[::-1] if post.watch
-        }
-        """That of the first stage of a task that has one, by the name of the task."""
+        self.watches = {name: posts[0].watch for name, posts in self._posts.items() if posts[0].watch}
+        """That of the first stage of each task that has one: a later stage sees only what the others weren't
+        sure of, which is never like what it was taught with."""
         limits = config.limits
         self.escalation = Escalation(limits.request_timeout_s)
         self._targets = {

@@ -1,9 +1,9 @@
 """What is wrong with labelled rows, found before anything is learned from them.
 
-Repeats and conflicts, labels with too few rows, rows in another language, texts that give their label away,
-and labels that are probably wrong: confident learning (Northcutt et al. 2021) through its library, on what
-the other rows say of a row (``judge``). Every finding names its rows; what is dropped is the user's
-decision. Knows no files.
+Repeats and conflicts, labels with too few rows or alike but for case, rows in another language, texts that
+give their label away or are too long, and labels that are probably wrong: confident learning (Northcutt et
+al. 2021) through its library, on what the other rows say of a row (``judge``). Every finding names its rows;
+what is dropped is the user's decision. Knows no files and no tokenizer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text, equal_texts
+from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text, counted, equal_texts
 
 from edgeslm.errors import ExportError
 
@@ -47,12 +47,14 @@ _WORD: Final = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``kind`` is one of DROPPABLE, ``few`` or ``leakage``; ``rows`` are places in the rows, of what could be
-    dropped; ``sentence`` says what it is."""
+    """``kind`` is one of DROPPABLE, ``corrected``, ``few``, ``case``, ``leakage`` or ``long``; ``rows`` are
+    places in the rows, of what is meant; ``sentence`` says what it is; ``gone`` are numbers of rows that the
+    file has and that aren't among the rows any more."""
 
     kind: str
     rows: tuple[int, ...]
     sentence: str
+    gone: tuple[int, ...] = ()
 
 
 def can_judge() -> bool:
@@ -65,11 +67,30 @@ def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[Finding]:
 
     :param tested: texts that are kept for a test: nothing may be learned from them.
     """
-    found = [*_repeats(rows), *_tested(rows, tested)]
+    found = [*_replaced(rows), *_repeats(rows), *_tested(rows, tested)]
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
     if labelled:
-        found += [*_few(labelled), *_leakage(labelled)]
+        found += [*_few(labelled), *_alike(labelled), *_leakage(labelled)]
     return [*found, *_languages(rows)]
+
+
+def long_rows(counts: Sequence[int], limit: int) -> list[Finding]:
+    """Rows that a model reads only the beginning of: no finding, or one.
+
+    They can't be dropped by ``--clean``: their beginning is learned, and what a device makes of such messages
+    is the task's ``overflow``, which refuses them unless it is set.
+
+    :param counts: [rows], tokens of each row as the model counts them. :param limit: the most that it reads.
+    """
+    places = tuple(place for place, count in enumerate(counts) if count > limit)
+    if not places:
+        return []
+    of_which = "its beginning is" if len(places) == 1 else "their beginning is"
+    what = (
+        f"{counted(len(places), 'row is', 'rows are')} longer than the model reads ({limit} tokens); only "
+        f"{of_which} learned; set overflow: head in the task"
+    )
+    return [Finding("long", places, what)]
 
 
 def audit_labels(truth: Integers, probabilities: Floats) -> list[Finding]:
@@ -91,17 +112,22 @@ def audit_labels(truth: Integers, probabilities: Floats) -> list[Finding]:
     if not len(order):
         return []
     places = tuple(int(place) for place in order)
-    return [
-        Finding(
-            LABELS, places, f"{len(places)} labels are probably wrong, by what the other rows say of them"
-        )
-    ]
+    are, them = counted(len(places), "label is", "labels are"), "it" if len(places) == 1 else "them"
+    return [Finding(LABELS, places, f"{are} probably wrong, by what the other rows say of {them}")]
 
 
 def without(rows: Rows, findings: Sequence[Finding]) -> list[Row]:
     """The rows that none of the findings would drop."""
     dropped = {place for finding in findings for place in finding.rows}
     return [row for place, row in enumerate(rows) if place not in dropped]
+
+
+def _replaced(rows: Rows) -> Iterator[Finding]:
+    """Said, since nobody asked for it: what stands in the file is not learned."""
+    gone = tuple(sorted(number for row in rows for number in row.replaced))
+    if gone:
+        what = f"{counted(len(gone), 'row is', 'rows are')} replaced by later corrections of the same text"
+        yield Finding("corrected", (), what, gone)
 
 
 def _repeats(rows: Rows) -> Iterator[Finding]:
@@ -115,7 +141,9 @@ def _repeats(rows: Rows) -> Iterator[Finding]:
         else:
             again += places[1:]
     if again:
-        yield Finding("repeats", tuple(again), f"{len(again)} rows repeat an earlier one")
+        yield Finding(
+            "repeats", tuple(again), f"{counted(len(again), 'row repeats', 'rows repeat')} an earlier one"
+        )
     if against:
         what = f"{len(against)} rows have the text of another row and contradict it"
         yield Finding("conflicts", tuple(against), what)
@@ -131,13 +159,27 @@ def _tested(rows: Rows, tested: Collection[str]) -> Iterator[Finding]:
     kept = {bare_text(text) for text in tested}
     found = tuple(place for place, row in enumerate(rows) if bare_text(row.text) in kept)
     if found:
-        yield Finding("tested", found, f"{len(found)} rows are in the test too, which then proves nothing")
+        what = f"{counted(len(found), 'row is', 'rows are')} in the test too, which then proves nothing"
+        yield Finding("tested", found, what)
 
 
 def _few(rows: Sequence[LabelledRow]) -> Iterator[Finding]:
     for label, count in sorted(Counter(row.label for row in rows).items()):
         if count < _FEW:
-            yield Finding("few", (), f"the label {label!r} has {count} rows; 20 or more are useful")
+            has = counted(count, "row", "rows")
+            yield Finding("few", (), f"the label {label!r} has {has}; 20 or more are useful")
+
+
+def _alike(rows: Sequence[LabelledRow]) -> Iterator[Finding]:
+    """One label in several spellings, as it seems; the rows of the rarer ones are named."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for label, _ in Counter(row.label for row in rows).most_common():
+        spellings[label.casefold()].append(label)
+    for usual, *others in spellings.values():
+        if others:
+            places = tuple(place for place, row in enumerate(rows) if row.label in others)
+            names = ", ".join(map(repr, others))
+            yield Finding("case", places, f"labels alike but for case: {names} beside {usual!r}")
 
 
 def _leakage(rows: Sequence[LabelledRow]) -> Iterator[Finding]:
@@ -174,5 +216,6 @@ def _languages(rows: Rows) -> Iterator[Finding]:
     others = sorted(place for language, found in by_language.items() if language != usual for place in found)
     if others:
         names = ", ".join(sorted(language for language in by_language if language != usual))
-        what = f"{len(others)} rows seem to be in another language ({names}) than most ({usual})"
+        seem = counted(len(others), "row seems", "rows seem")
+        what = f"{seem} to be in another language ({names}) than most ({usual})"
         yield Finding("languages", tuple(others), what)

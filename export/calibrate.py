@@ -33,6 +33,8 @@ _ROWS_FOR_MARGINS: Final = 200
 _KNOTS: Final = 20
 _POINTS: Final = 100
 """Thresholds whose error is kept."""
+_CERTAINTY: Final = 0.8
+"""That the true error behind a threshold is no larger than what is kept of it."""
 _LEAST_SHARE: Final = 1e-6
 _SCALE: Final = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3)
 _DIGITS: Final = 1e6
@@ -42,16 +44,28 @@ _PRIOR_ROWS: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """``calibration`` is fitted on all rows; ``verdicts`` are those of calibrations fitted on other rows."""
+    """``calibration`` is fitted on all rows that aren't doubted; ``verdicts`` are by calibrations that were
+    fitted on other rows."""
 
     calibration: Calibration
     verdicts: Sequence[Verdict]
 
 
-def fit_calibration(log_probabilities: Floats, truth: Integers) -> Fitted:
-    """Of what the model says (``log_probabilities`` [rows, labels]) and what is true ([rows], indices)."""
+def fit_calibration(log_probabilities: Floats, truth: Integers, doubted: Bools | None = None) -> Fitted:
+    """Of what the model says (``log_probabilities`` [rows, labels]) and what is true ([rows], indices).
+
+    :param doubted: [rows] whose truth is probably none: nothing is fitted on them.
+    """
     import numpy as np
 
+    if doubted is not None and doubted.any() and not doubted.all():
+        fitted = fit_calibration(log_probabilities[~doubted], truth[~doubted])
+        others = iter(fitted.verdicts)
+        verdicts = [
+            judge(np.exp(row).tolist(), fitted.calibration) if out else next(others)
+            for row, out in zip(log_probabilities, doubted, strict=True)
+        ]
+        return Fitted(fitted.calibration, verdicts)
     counts = np.bincount(truth, minlength=log_probabilities.shape[1])
     choices = [(False, False)]
     if counts.min() >= _ROWS_A_LABEL:
@@ -145,17 +159,19 @@ def log_softmax(logits: Floats) -> Floats:
 def risk_curve(confidence: Floats, right: Bools) -> tuple[RiskPoint, ...]:
     """How often what is answered is wrong with one threshold after the other; both [rows].
 
-    The error counts one more row that is wrong and one that is right (Laplace's rule of succession): ten
-    right of ten are no proof of none wrong.
+    The error is the upper bound that holds four times of five (Clopper and Pearson 1934, one side): ten right
+    of ten are no proof of none wrong, and of a hundred thresholds some look better than they are.
     """
     import numpy as np
+    from scipy.stats import beta
 
     points = []
     steps = np.quantile(confidence, np.linspace(0, 1, _POINTS), method="lower")
     # Rounded down, so that each answers its own rows; one that all reach is none.
     for threshold in np.unique(np.floor(np.where(steps > confidence.min(), steps, 0.0) * _DIGITS) / _DIGITS):
         answered = confidence >= threshold
-        error = ((~right[answered]).sum() + 1) / (answered.sum() + 2)
+        hits = int((right & answered).sum())
+        error = beta.ppf(_CERTAINTY, answered.sum() - hits + 1, hits) if hits else 1.0
         points.append(
             RiskPoint(
                 threshold=float(threshold),

@@ -58,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing half-made was left.", 130)
+        left = "nothing half-made was left"
+        if options.goes_on:
+            left = "the same command goes on with what it found so far"
+        return _fail(f"interrupted; {left}.", 130)
     except BrokenPipeError:
         sys.stdout = None  # the reader went away; silence the flush at exit
         return 0
@@ -108,5 +111,5 @@ def _parser() -> argparse.ArgumentParser:
             "--debug", action="store_true", help="show tracebacks and what the libraries print"
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, goes_on=getattr(module, "GOES_ON", False))
     return parser

@@ -197,7 +197,9 @@ class DecoderWay:
         name = f"{self._method}-{number}"
         if (noted := self._notes.load(name)) is not None:
             return noted
-        folder, said = self._tutor.teach(train, name, self._schedule(len(train)), rows_aside(len(train)))
+        folder, said = self._tutor.teach(
+            train, name, self._schedule(len(train)), rows_aside([self._lesson.texts[row] for row in train])
+        )
         report = self._tutor.ask(folder, test)
         labels = self._lesson.labels
         found = {

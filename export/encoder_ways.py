@@ -120,6 +120,8 @@ class EncoderWay:
         figures: dict[str, Any] = {"taught_by": "pairs" if self._by_pairs else "labels"}
         if self._epochs:
             figures["epochs"] = self._epochs
+        if not self._by_pairs:
+            figures["peak_rss"] = max(fold["peak_rss"] for fold in found)
         distances = [distance for fold in found for distance in fold["distances"]]
         return make_trial(ENCODER, rows, logits, self._lesson, figures, speed, found[0]["bytes"], distances)
 
@@ -129,7 +131,9 @@ class EncoderWay:
             return noted
         folder = self._work / name
         folder.mkdir()
-        _, (weight, bias), epochs = self._teach(train, folder, name, rows_aside(len(train)))
+        _, (weight, bias), said = self._teach(
+            train, folder, name, rows_aside([self._lesson.texts[row] for row in train])
+        )
         encoder = load_encoder(folder)
         started = time.monotonic()
         vectors = embed_texts(encoder, [self._lesson.texts[row] for row in test])
@@ -138,7 +142,8 @@ class EncoderWay:
             "seconds": time.monotonic() - started,
             "distances": distances_from(self._centroids(encoder, train), vectors).tolist(),
             "bytes": encoder.bundle.weight_bytes,
-            "epochs": epochs,
+            "epochs": said.get("best_epoch", 0),
+            "peak_rss": said.get("peak_rss"),
         }
         shutil.rmtree(folder)
         self._notes.save(name, found)
@@ -165,11 +170,12 @@ class EncoderWay:
 
     def _teach(
         self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
-    ) -> tuple[dict[str, Any], tuple[Floats, Floats], int]:
+    ) -> tuple[dict[str, Any], tuple[Floats, Floats], dict[str, Any]]:
         """Teaches the checkpoint from ``rows`` and makes an encoder's bundle of it in ``folder``.
 
         :param aside: which of them are watched only.
-        :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and the best epoch.
+        :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and what
+            ``teach_encoder`` says; pairs say nothing.
         """
         effort, lesson, taught = self._effort, self._lesson, self._work / "taught"
         texts, truth = [lesson.texts[row] for row in rows], lesson.truth[rows]
@@ -177,7 +183,7 @@ class EncoderWay:
         how: dict[str, Any] = {"on_progress": effort.on_progress, "debug": effort.debug}
         check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
         source = (self._origin.path, taught, self._section, self._length)
-        epochs = 0
+        said: dict[str, Any] = {}
         if self._by_pairs:
             contrast_encoder(*source, texts, truth.tolist(), seconds=seconds, **how)
         else:
@@ -186,7 +192,6 @@ class EncoderWay:
             wanted = shares or truth.tolist()
             how |= {"aside": aside, "state": self._notes.state(name)}
             said = teach_encoder(*source, texts, wanted, len(lesson.labels), schedule, **how)
-            epochs = said["best_epoch"]
         fields = fill_taught(taught, self._origin, folder, effort)
         if self._by_pairs:
             vectors = embed_texts(load_encoder(folder), texts)
@@ -194,7 +199,7 @@ class EncoderWay:
         else:
             layer = load_layer(taught)
         shutil.rmtree(taught)
-        return fields, layer, epochs
+        return fields, layer, said
 
 
 ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")

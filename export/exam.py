@@ -203,29 +203,52 @@ def fields_report(
     names = list(dict.fromkeys([*schema.get("properties", {}), *(name for row in wanted for name in row)]))
     valid = share([got is not None and check.is_valid(got) for got in found])
     exact = share([all_same(*pair) for pair in zip(found, wanted, strict=True)])
-    by_field = {
-        name: share(
-            [
-                isinstance(got, dict) and _same(got.get(name), row.get(name))
-                for got, row in zip(found, wanted, strict=True)
-            ]
-        )
-        for name in names
-    }
+    by_field = {name: _field_report(name, found, wanted) for name in names}
     return {
         "valid": valid["share"],
         "valid_interval": valid["interval"],
         "exact": exact["share"],
         "exact_interval": exact["interval"],
+        "f1": round(_f1(*(sum(of[count] for of in by_field.values()) for count in _COUNTS)), 4),
         "fields": {
-            name: {
-                "rows": sum(row.get(name) is not None for row in wanted),
-                "accuracy": figures["share"],
-                "interval": figures["interval"],
-            }
-            for name, figures in by_field.items()
+            name: {key: value for key, value in of.items() if key not in _COUNTS[1:]}
+            for name, of in by_field.items()
         },
     }
+
+
+_COUNTS = ("rows", "found", "hits")
+
+
+def _field_report(name: str, found: Sequence[Any], wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """``rows`` that have the field, ``found`` ones that were given one and ``hits`` that were given the right
+    one; and the shares of them."""
+    given = [got.get(name) if isinstance(got, dict) else None for got in found]
+    there = [row.get(name) for row in wanted]
+    right = share(
+        [
+            isinstance(got, dict) and _same(value, truth)
+            for got, value, truth in zip(found, given, there, strict=True)
+        ]
+    )
+    rows = sum(truth is not None for truth in there)
+    said = sum(value is not None for value in given)
+    hits = sum(truth is not None and _same(value, truth) for value, truth in zip(given, there, strict=True))
+    return {
+        "rows": rows,
+        "found": said,
+        "hits": hits,
+        "accuracy": right["share"],
+        "interval": right["interval"],
+        "precision": round(hits / said, 4) if said else None,
+        "recall": round(hits / rows, 4) if rows else None,
+        "f1": round(_f1(rows, said, hits), 4),
+    }
+
+
+def _f1(rows: int, found: int, hits: int) -> float:
+    """The harmonic mean of precision and recall; 1 where nothing was to be found and nothing was."""
+    return 2 * hits / (rows + found) if rows + found else 1.0
 
 
 def _sureness(task: Task, outcomes: Sequence[Outcome | None], whole: Sequence[bool]) -> dict[str, Any]:

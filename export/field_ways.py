@@ -119,6 +119,7 @@ class PointerWay:
             **fields_report(fields, wanted, self._lesson.schema),
             "calibration_error": round(calibration_error(confidence, right), 4),
             "epochs": self._epochs,
+            "peak_rss": max(fold["peak_rss"] for fold in found),
         }
         speed = 1000 * len(found) / sum(fold["ms_per_row"] for fold in found)
         distances = [distance for fold in found for distance in fold["distances"]]
@@ -132,7 +133,9 @@ class PointerWay:
             return noted
         folder = self._work / name
         folder.mkdir()
-        fields, centroids, said = self._teach(train, folder, name, rows_aside(len(train)))
+        fields, centroids, said = self._teach(
+            train, folder, name, rows_aside([self._lesson.texts[row] for row in train])
+        )
         lesson = self._lesson
         head = {"name": lesson.name, "kind": "head", "learned": {**lesson.learned, "fields": self._fields}}
         write_manifest(folder, {**{key: fields[key] for key in fields if key != "report"}, **head})
@@ -147,6 +150,7 @@ class PointerWay:
             "distances": distances_from(centroids, embed_texts(encoder, [row.text for row in rows])).tolist(),
             "bytes": encoder.bundle.weight_bytes,
             "epochs": said["best_epoch"],
+            "peak_rss": said["peak_rss"],
         }
         shutil.rmtree(folder)
         self._notes.save(name, found)
@@ -245,7 +249,7 @@ class WriterWay:
 
         tried = self._notes.load(self._method)
         if tried is None:
-            aside = rows_aside(len(self._train))
+            aside = rows_aside([self._lesson.texts[row] for row in self._train])
             folder, said = self._tutor.teach(
                 self._train, f"{self._method}-0", self._schedule(self._train), aside
             )

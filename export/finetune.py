@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.child import OnProgress, Reporter, run_module
-from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, padded
+from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, padded, peak_rss
 
 from edgeslm.bundle import EncoderSection
 
@@ -66,7 +66,7 @@ def teach_encoder(
     :param section: how a device pools; ``length``: the tokens of a text that are learned from.
     :param truth: [texts], indices below ``labels``; or [texts, labels], how likely each label is.
     :param aside, state: see ``training.Course``.
-    :return: what ``descend`` says.
+    :return: what ``descend`` says, and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
         short for one epoch.
     """
@@ -132,7 +132,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     )
     figures = descend(course, schedule, reporter)
     _save(pupil, source, Path(task["out"]))
-    return figures
+    return {**figures, "peak_rss": peak_rss()}
 
 
 class _Pupil:

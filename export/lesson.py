@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from edgeslm_export.calibrate import Fitted, fit_calibration, log_softmax
 from edgeslm_export.checkpoint import Origin
 from edgeslm_export.child import OnProgress
+from edgeslm_export.rows import equal_texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,7 @@ ENCODER: Final = "encoder"
 LORA: Final = "lora"
 QLORA: Final = "qlora"
 METHODS: Final = (HEAD, ENCODER, LORA, QLORA)
-ENOUGH_TESTED: Final = 200
+ENOUGH_TESTED: Final = 500
 """Rows that are enough to test what takes minutes: no more folds are tried than have so many, but for few
 rows each in turn. A wanted error of 0.02 can't be promised by fewer than some hundred."""
 ENOUGH_TESTED_SLOWLY: Final = 100
@@ -55,13 +56,18 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How it is learned: ``method`` is one of METHODS or None for the best, ``seconds`` 0 no limit."""
+    """How it is learned: ``methods`` are those of METHODS that are tried, none for what is possible; each way
+    may take ``seconds``, 0 being no limit."""
 
-    method: str | None = None
+    methods: tuple[str, ...] = ()
     seconds: float = 0.0
     announce: Callable[[str], None] = print
     on_progress: OnProgress | None = None
     debug: bool = False
+
+    def wants(self, *methods: str) -> bool:
+        """Whether any of these may be tried."""
+        return not self.methods or bool(set(methods) & set(self.methods))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +76,8 @@ class Lesson:
 
     ``truth`` [rows] are indices of ``labels``; ``shares`` [rows, labels] say how likely each label is, of
     rows that a teacher labelled. ``instruction`` is what a decoder is told. ``doubted`` are rows whose label
-    is probably wrong: nothing is learned from them, and all is tested with them too, or the figures would be
-    those of the easy rows.
+    is probably wrong: nothing is learned from them and no confidence fitted on them, but accuracy counts them
+    too, or it would be that of the easy rows.
     """
 
     name: str
@@ -116,7 +122,7 @@ AnyTrial = TypeVar("AnyTrial", bound="Tried", covariant=True)
 
 class Tried(Protocol):
     """What trials of both kinds have: ``right`` says of each row of ``held`` whether its answer was,
-    ``losses`` how bad it was, less being better."""
+    ``losses`` how bad it was, less being better; ``texts_per_s`` are those of a device."""
 
     @property
     def method(self) -> str: ...
@@ -129,6 +135,9 @@ class Tried(Protocol):
 
     @property
     def losses(self) -> Floats: ...
+
+    @property
+    def texts_per_s(self) -> float: ...
 
 
 class Way(Protocol[AnyTrial]):
@@ -158,10 +167,14 @@ def make_trial(
     import numpy as np
     from edgeslm_export.statistics import accuracy_report
 
-    truth = lesson.truth[held]
-    fitted = fit_calibration(log_softmax(logits), truth)
+    truth, doubted = lesson.truth[held], np.isin(held, lesson.doubted)
+    fitted = fit_calibration(log_softmax(logits), truth, doubted)
     report = accuracy_report(fitted.verdicts, truth, lesson.labels)
     right = np.array([verdict.best for verdict in fitted.verdicts], np.int64) == truth
+    if doubted.any() and not doubted.all():
+        kept = np.flatnonzero(~doubted)
+        without = accuracy_report([fitted.verdicts[row] for row in kept.tolist()], truth[kept], lesson.labels)
+        report |= {"calibration_error": without["calibration_error"], "without_doubted": without["accuracy"]}
     scores = np.array([verdict.scores for verdict in fitted.verdicts])
     losses = -np.log(np.maximum(scores[np.arange(len(truth)), truth], _LEAST_LIKELY))
     return Trial(method, held, right, losses, fitted, distances, {**report, **figures}, speed, size)
@@ -205,11 +218,14 @@ def epochs_to_take(best: Sequence[int]) -> int:
     return 0 if 0 in best else round(sum(best) / len(best))
 
 
-def rows_aside(rows: int) -> list[int]:
-    """Which of so many rows are watched while the others are learned from; none of few."""
+def rows_aside(texts: Sequence[str]) -> list[int]:
+    """Which of the rows are watched while the others are learned from, equal texts together; none of few."""
     import numpy as np
 
-    if rows < _ROWS_TO_WATCH:
+    if len(texts) < _ROWS_TO_WATCH:
         return []
-    order = np.random.default_rng(0).permutation(rows)
-    return sorted(order[: rows // _ROWS_ASIDE].tolist())
+    members, aside = equal_texts(texts), list[int]()
+    for group in np.random.default_rng(0).permutation(len(members)).tolist():
+        if len(aside) + len(members[group]) <= len(texts) // _ROWS_ASIDE:
+            aside += members[group]
+    return sorted(aside)

@@ -13,7 +13,6 @@ bundle.
 from __future__ import annotations
 
 import importlib.util
-import resource
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgeslm_export.checkpoint import Origin
 from edgeslm_export.child import OnProgress, Reporter, run_module
-from edgeslm_export.training import Course, Schedule, descend, padded
+from edgeslm_export.training import Course, Schedule, descend, padded, peak_rss
 
 from edgeslm.errors import ExportError
 
@@ -145,7 +144,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     )
     figures = descend(course, schedule, reporter)
     model.save_pretrained(task["out"])
-    return {**figures, "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {**figures, "peak_rss": peak_rss()}
 
 
 def _load_base(checkpoint: Path, bundle: Path, base: Base) -> Any:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+FORGOTTEN_S: Final = 30 * 24 * 3600.0
+"""After so long nobody gives an interrupted command again."""
 
 
 class Notes:
@@ -16,6 +20,7 @@ class Notes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        sweep(folder)
         folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, name: str) -> dict[str, Any] | None:
@@ -37,3 +42,11 @@ class Notes:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes forgotten notes beside ``folder``: those whose names are alike up to the last hyphen."""
+    kind, now = folder.name.rpartition("-")[0], time.time()
+    for other in folder.parent.glob(f"{kind}-*") if kind else ():
+        if other != folder and now - other.stat().st_mtime > FORGOTTEN_S:
+            shutil.rmtree(other, ignore_errors=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.child import OnProgress, Reporter, run_module
 from edgeslm_export.field_lesson import Aim
 from edgeslm_export.finetune import LAYER, LAYER_RATE, UNIT_SCALE, pooled, save_beside
-from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, padded
+from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, padded, peak_rss
 
 from edgeslm.bundle import EncoderSection
 from edgeslm.errors import ExportError
@@ -132,7 +132,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         sum(bool(aims[field][1]) and field not in row.places for row, aims in pairs)
         for field in range(len(task["options"]))
     ]
-    return {**figures, "unreadable": unreadable}
+    return {**figures, "unreadable": unreadable, "peak_rss": peak_rss()}
 
 
 def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _Row:

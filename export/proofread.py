@@ -10,8 +10,17 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm_export.audit import DROPPABLE, LABELS, Finding, Rows, audit_labels, audit_rows, without
-from edgeslm_export.rows import LabelledRow
+from edgeslm_export.audit import (
+    DROPPABLE,
+    LABELS,
+    Finding,
+    Rows,
+    audit_labels,
+    audit_rows,
+    long_rows,
+    without,
+)
+from edgeslm_export.rows import LabelledRow, counted
 
 from edgeslm.errors import ExportError
 
@@ -22,6 +31,8 @@ _SHOWN: Final = 10
 
 Judge = Callable[[Sequence[LabelledRow]], tuple[Any, Any, Any]]
 """Rows of which something is known (their places), what is true and how likely each label is."""
+Lengths = Callable[[Sequence[str]], tuple[Sequence[int], int]]
+"""How many tokens each text has, and how many the model reads."""
 
 
 def proofread(
@@ -31,11 +42,13 @@ def proofread(
     *,
     tested: Collection[str] = (),
     judge: Judge | None = None,
+    lengths: Lengths | None = None,
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """Says what is wrong with rows and drops what ``clean`` names.
 
     :param clean: kinds of findings, ALL, or ASK for a question each.
     :param tested: texts kept for a test. :param judge: what a model says of rows that it didn't learn from.
+    :param lengths: asked where a device refuses what is longer than the model reads.
     :return: the rows that are left, and the findings for a report, with ``dropped``.
     :raises ExportError: there is nobody to ask, or nothing would be left.
     """
@@ -43,6 +56,8 @@ def proofread(
         raise ExportError(f"Nobody can be asked here: name what --clean drops ({', '.join(CHOICES)}).")
     report: list[dict[str, Any]] = []
     rows = _pass(rows, audit_rows(rows, tested), clean, say, report)
+    if lengths is not None and rows:
+        rows = _pass(rows, long_rows(*lengths([row.text for row in rows])), clean, say, report)
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
     if judge is not None and labelled:
         places, truth, probabilities = judge(labelled)
@@ -72,20 +87,27 @@ def _pass(
 ) -> Rows:
     dropped = []
     for finding in findings:
-        numbers = [rows[place].number for place in finding.rows]
-        shown = ", ".join(map(str, numbers[:_SHOWN])) + (" ..." if len(numbers) > _SHOWN else "")
-        say(f"{finding.sentence}{f': rows {shown}' if numbers else ''}.")
-        drops = bool(numbers) and _agrees(finding.kind, clean)
+        numbers = list(finding.gone) or [rows[place].number for place in finding.rows]
+        say(f"{finding.sentence}{_where(numbers)}.")
+        may_go = bool(numbers) and finding.kind in DROPPABLE
+        one = len(numbers) == 1
+        drops = may_go and _agrees(finding.kind, clean, "it" if one else "them")
         if drops:
             dropped.append(finding)
             how = "not learned from" if finding.kind == LABELS else "dropped"
-            say(f"  {len(numbers)} rows are {how}.")
-        elif numbers and not clean:
-            say(f"  They stay; --clean {finding.kind} drops them.")
+            say(f"  {counted(len(numbers), 'row is', 'rows are')} {how}.")
+        elif may_go and not clean:
+            stay, what = ("It stays", "it") if one else ("They stay", "them")
+            say(f"  {stay}; --clean {finding.kind} drops {what}.")
         entry = {"kind": finding.kind, "rows": numbers, "sentence": finding.sentence, "dropped": drops}
         report.append(entry)
     # Rows with a wrong label are tested with all the same: they stay, and are named in the report.
     return without(rows, [finding for finding in dropped if finding.kind != LABELS])
+
+
+def _where(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_SHOWN])) + (" ..." if len(numbers) > _SHOWN else "")
+    return f": {'row' if len(numbers) == 1 else 'rows'} {shown}" if numbers else ""
 
 
 def doubted(report: Sequence[dict[str, Any]]) -> list[int]:
@@ -95,9 +117,9 @@ def doubted(report: Sequence[dict[str, Any]]) -> list[int]:
     ]
 
 
-def _agrees(kind: str, clean: Collection[str]) -> bool:
+def _agrees(kind: str, clean: Collection[str], what: str) -> bool:
     if ASK in clean:
-        sys.stderr.write(f"  Drop them ({kind})? [y/N] ")
+        sys.stderr.write(f"  Drop {what} ({kind})? [y/N] ")
         sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
     return ALL in clean or kind in clean

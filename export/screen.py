@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,13 +80,7 @@ def print_table(card: Mapping[str, Any]) -> None:
     if labels := card.get("labels"):
         print_labels(labels)
     if fields := card.get("fields"):
-        print_columns(
-            ("field", "rows", "right", "95 % interval"),
-            [
-                (name, str(of["rows"]), _share(of["accuracy"]), "{:.3f} to {:.3f}".format(*of["interval"]))
-                for name, of in fields.items()
-            ],
-        )
+        print_fields(fields)
 
 
 def print_labels(labels: Mapping[str, Mapping[str, Any]]) -> None:
@@ -94,6 +89,22 @@ def print_labels(labels: Mapping[str, Mapping[str, Any]]) -> None:
         [
             (label, str(of["rows"]), _share(of["precision"]), _share(of["recall"]))
             for label, of in labels.items()
+        ],
+    )
+
+
+def print_fields(fields: Mapping[str, Mapping[str, Any]]) -> None:
+    print_columns(
+        ("field", "rows with it", "right", "95 % interval", "precision", "recall", "F1"),
+        [
+            (
+                name,
+                str(of["rows"]),
+                _share(of["accuracy"]),
+                "{:.3f} to {:.3f}".format(*of["interval"]),
+                *(_share(of[key]) for key in ("precision", "recall", "f1")),
+            )
+            for name, of in fields.items()
         ],
     )
 
@@ -133,14 +144,24 @@ def _fidelity_row(text: str, of: Mapping[str, Any]) -> tuple[str, ...]:
 
 def print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """An empty line, then a table: its first column to the left, figures to the right."""
-    widths = [max(len(row[place]) for row in [heads, *rows]) for place in range(len(heads))]
+    table = [[_on_one_line(cell) for cell in row] for row in [heads, *rows]]
+    widths = [max(len(row[place]) for row in table) for place in range(len(heads))]
     print_line("")
-    for row in [heads, *rows]:
+    for row in table:
         first, *rest = (
             cell.rjust(width) if place else cell.ljust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         print_line("  ".join([first, *rest]))
+
+
+_BREAKING = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's classes of what ends a line, moves the cursor or can't be printed."""
+
+
+def _on_one_line(cell: str) -> str:
+    """A label may hold a line break, or what a terminal obeys: it is shown as Python writes it."""
+    return "".join(repr(char)[1:-1] if unicodedata.category(char) in _BREAKING else char for char in cell)
 
 
 def _share(value: float | None) -> str:

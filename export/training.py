@@ -9,7 +9,9 @@ and no model.
 from __future__ import annotations
 
 import math
+import os
 import random
+import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -141,6 +143,11 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
     }
 
 
+def peak_rss() -> int:
+    """The most memory that this process has had resident, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def _check_finite(loss: float, what: str) -> None:
     if not math.isfinite(loss):
         raise ExportError(f"{what} gave numbers that aren't finite; try another model.")
@@ -249,7 +256,10 @@ def _put_down(
         "random": torch.get_rng_state(),
     }
     partial = state.with_name(state.name + ".partial")
-    torch.save(content, partial)
+    with partial.open("wb") as stream:
+        torch.save(content, stream)
+        stream.flush()
+        os.fsync(stream.fileno())  # or a power cut may leave a name without its bytes
     partial.replace(state)
 
 
@@ -259,12 +269,17 @@ def _take_up(
     weights: Sequence[torch.nn.Parameter],
     best: _Best,
 ) -> tuple[int, float, float]:
-    """:return: epochs that were run, the seconds that they took and the last loss; zeros for a new run."""
+    """:return: epochs that were run, the seconds that they took and the last loss; zeros for a new run, and
+    for one whose state is damaged."""
     import torch
 
     if state is None or not state.is_file():
         return 0, 0.0, 0.0
-    content = torch.load(state, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(state, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged file gives errors of many kinds; what it held is found again
+        state.unlink()
+        return 0, 0.0, 0.0
     optimizer.load_state_dict(content["optimizer"])
     with torch.no_grad():
         for weight, value in zip(weights, content["weights"], strict=True):

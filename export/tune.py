@@ -50,6 +50,8 @@ FEWEST_ROWS: Final = 2
 FEWEST_FIELD_ROWS: Final = 10
 RISKS: Final = (0.05, 0.02, 0.01)
 """Wanted errors whose coverage the report shows."""
+_MUCH_SLOWER: Final = 4
+"""Times. An encoder that was taught takes as long as one that wasn't, a decoder a hundred times."""
 _PARTS: Final = 5
 _MADE: Final = "bundle"
 
@@ -252,7 +254,7 @@ def learn_fields(
             "learned_from": len(lesson.texts),
             "rows": len(best.held),
             **_repeatable(best.figures),
-            **({} if best.calibration is None else {"coverage": _coverage(best.calibration)}),
+            **_promises(best.calibration),
             "methods": {
                 trial.method: {
                     "held_out": len(trial.held),
@@ -312,7 +314,7 @@ def _notes_folder(what: Sequence[Any], ground: Ground, effort: Effort) -> Path:
     """One for each order: the same command finds what it found before, another one doesn't."""
     on = [load_bundle(folder).digest for folder in (ground.bundle, ground.base) if folder is not None]
     on += [origin.source.revision for origin in (ground.checkpoint, ground.decoder) if origin is not None]
-    order = [__version__, what, on, effort.method, effort.seconds]
+    order = [__version__, what, on, list(effort.methods), effort.seconds]
     return cache_folder() / f"tune-{hashlib.sha256(json.dumps(order).encode()).hexdigest()[:16]}"
 
 
@@ -350,11 +352,11 @@ def _write_best(
 
 
 def choose(trials: Sequence[AnyTrial]) -> AnyTrial:
-    """The first trial, unless a later one is better on the rows that both held out: what costs more has to be
-    better, not luckier.
+    """The first trial, unless a later one is better on the rows that both held out.
 
     Better is being right on more of them, or on as many and with less loss, which few rows show more
-    clearly, each by more than one standard error of the difference.
+    clearly. What a device does much slower has to be better by more than one standard error of the
+    difference: not luckier. What costs it no more only has to be better.
     """
     import numpy as np
 
@@ -363,14 +365,15 @@ def choose(trials: Sequence[AnyTrial]) -> AnyTrial:
         _, mine, theirs = np.intersect1d(trial.held, best.held, return_indices=True)
         gained = trial.right[mine].astype(float) - best.right[theirs]
         saved = best.losses[theirs] - trial.losses[mine]
-        if _is_more(gained) or (gained.sum() >= 0 and _is_more(saved)):
+        errors = 1 if trial.texts_per_s < best.texts_per_s / _MUCH_SLOWER else 0
+        if _is_more(gained, errors) or (gained.sum() >= 0 and _is_more(saved, errors)):
             best = trial
     return best
 
 
-def _is_more(differences: Floats) -> bool:
-    """Whether the mean of differences is above 0 by more than its standard error."""
-    return bool(differences.sum() > math.sqrt((differences**2).sum()))
+def _is_more(differences: Floats, errors: int) -> bool:
+    """Whether the mean of differences is above 0 by more than so many of its standard errors."""
+    return bool(differences.sum() > errors * math.sqrt((differences**2).sum()))
 
 
 def _repeatable(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -380,12 +383,25 @@ def _repeatable(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def _measured(trials: Sequence[Trial] | Sequence[FieldTrial]) -> dict[str, Any]:
     return {
-        trial.method: {"texts_per_s": round(trial.texts_per_s, 1), "bytes": trial.bytes} for trial in trials
+        trial.method: {
+            "texts_per_s": round(trial.texts_per_s, 1),
+            "bytes": trial.bytes,
+            "peak_rss": trial.figures.get("peak_rss"),
+        }
+        for trial in trials
     }
 
 
+def _promises(calibration: Calibration | None) -> dict[str, Any]:
+    """What the held-out rows say of wanted errors, and the least of them that they can."""
+    if calibration is None or not calibration.risk:
+        return {}
+    least = min(point.error for point in calibration.risk)
+    return {"coverage": _coverage(calibration), "least_error": round(least, 4)}
+
+
 def _coverage(calibration: Calibration) -> dict[str, float | None]:
-    """How much is answered with each of ``RISKS``; None where that can't be promised."""
+    """How much is answered with each of ``RISKS``; None where the held-out rows don't show that."""
     points = {str(risk): find_threshold(calibration, risk) for risk in RISKS}
     return {risk: None if point is None else point.coverage for risk, point in points.items()}
 
@@ -397,7 +413,7 @@ def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, less
         "method": best.method,
         "learned_from": len(lesson.learned),
         **_repeatable(best.figures),
-        "coverage": _coverage(calibration),
+        **_promises(calibration),
         "methods": {
             trial.method: {"held_out": len(trial.held), **{key: trial.figures[key] for key in compared}}
             for trial in trials

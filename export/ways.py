@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -30,24 +31,24 @@ NEEDS: Final = {
 
 
 def make_ways(ground: Ground, lesson: Lesson, effort: Effort, notes: Notes, work: Path) -> list[Way[Trial]]:
-    """What is tried. Without a wanted method that is every way but ``qlora``, which learns what ``lora`` does
+    """What is tried. Without wanted methods that is every way but ``qlora``, which learns what ``lora`` does
     in less memory.
 
-    :raises ExportError: the wanted method isn't possible here.
+    :raises ExportError: a wanted method isn't possible here.
     """
-    wanted = effort.method
+    _check_wanted(ground, effort)
     ways: list[Way[Trial]] = []
-    if ground.bundle is not None and wanted in (None, HEAD):
+    if ground.bundle is not None and effort.wants(HEAD):
         ways.append(HeadWay(ground.bundle, lesson))
-    if ground.checkpoint is not None and wanted in (None, ENCODER):
+    if ground.checkpoint is not None and effort.wants(ENCODER):
         if len(lesson.texts) < ROWS_FOR_LABELS and not is_installed() and ways:
             effort.announce(f"{MISSING} The encoder isn't taught.")
         else:
             ways.append(EncoderWay(ground.checkpoint, lesson, effort, notes, work))
-    if (on := _decoder(ground, effort, has_others=bool(ways))) is not None:
+    for on in _decoders(ground, effort, has_others=bool(ways)):
         ways.append(DecoderWay(*on, lesson, effort, notes, work))
     if not ways:
-        raise ExportError(NEEDS[wanted or HEAD])
+        raise ExportError(NEEDS[HEAD])
     return ways
 
 
@@ -56,28 +57,42 @@ def make_field_ways(
 ) -> list[Way[FieldTrial]]:
     """The same for an extract task. :raises ExportError: as ``make_ways``, or fields that can't be pointed at
     where nothing else is possible."""
-    wanted = effort.method
+    _check_wanted(ground, effort)
     ways: list[Way[FieldTrial]] = []
     can_write = ground.base is not None and ground.decoder is not None
-    if ground.checkpoint is not None and wanted in (None, ENCODER):
+    if ground.checkpoint is not None and effort.wants(ENCODER):
         try:
             ways.append(PointerWay(ground.checkpoint, lesson, effort, notes, work))
         except ExportError as error:
-            if wanted is not None or not can_write:
+            if effort.methods or not can_write:
                 raise
             effort.announce(f"{error} So a decoder learns it.")
-    if (on := _decoder(ground, effort, has_others=bool(ways))) is not None:
+    for on in _decoders(ground, effort, has_others=bool(ways)):
         ways.append(WriterWay(*on, lesson, effort, notes, work))
     if not ways:
-        raise ExportError(NEEDS[wanted or ENCODER])
+        raise ExportError(NEEDS[ENCODER])
     return ways
 
 
-def _decoder(ground: Ground, effort: Effort, *, has_others: bool) -> tuple[str, Path, Origin] | None:
-    """By which method, on which base and its checkpoint an adapter is taught; None if none is."""
-    if ground.base is None or ground.decoder is None or effort.method not in (None, LORA, QLORA):
-        return None
-    if effort.method is None and has_others and not can_teach():
+def _decoders(ground: Ground, effort: Effort, *, has_others: bool) -> Iterator[tuple[str, Path, Origin]]:
+    """By which methods, on which base and its checkpoint adapters are taught."""
+    if ground.base is None or ground.decoder is None:
+        return
+    if not effort.methods and has_others and not can_teach():
         effort.announce(f"{MISSING_PEFT} No adapter is tried.")
-        return None
-    return effort.method or LORA, ground.base, ground.decoder
+        return
+    for method in (LORA, QLORA):
+        if method in (effort.methods or (LORA,)):
+            yield method, ground.base, ground.decoder
+
+
+def _check_wanted(ground: Ground, effort: Effort) -> None:
+    """:raises ExportError: what a wanted method needs isn't there."""
+    there = {
+        HEAD: ground.bundle is not None,
+        ENCODER: ground.checkpoint is not None,
+        **dict.fromkeys((LORA, QLORA), ground.base is not None and ground.decoder is not None),
+    }
+    for method in effort.methods:
+        if not there[method]:
+            raise ExportError(NEEDS[method])

@@ -1,7 +1,8 @@
 """One module a command of ``edgeslm-export``: its summary, an example, its arguments and what it runs.
 
 Each has ``SUMMARY``, ``EXAMPLE``, ``add_arguments(parser)`` and ``run(options)``, and imports what does the
-work inside ``run``, so that ``--help`` answers at once.
+work inside ``run``, so that ``--help`` answers at once. ``GOES_ON`` is true of one that goes on where it was
+interrupted when it is given again.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeslm_export.commands import find_base, positive, share
-from edgeslm_export.commands.tune import HOW, add_ground, find_ground, make_effort
-from edgeslm_export.lesson import ENCODER, METHODS, SURE
+from edgeslm_export.commands import find_base
+from edgeslm_export.commands.tune import HOW, add_effort, add_ground, find_ground, make_effort
+from edgeslm_export.lesson import ENCODER, SURE
 from edgeslm_export.progress import Bar
 from edgeslm_export.screen import print_columns, print_json, print_line
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgeslm_export.lesson import Effort
 
 SUMMARY = "teach a small model what a larger one says of unlabelled messages"
+GOES_ON = True
 EXAMPLE = "edgeslm-export distill spam.yaml unlabelled.jsonl learned/spam --teacher learned/spam-lora"
 
 
@@ -49,10 +50,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--sure",
-        type=share,
+        type=_sure,
         metavar="SHARE",
         default=SURE,
-        help="confidence from which on the teacher's answer is learned from (default: %(default)s)",
+        help="confidence, from 0 to 1, from which on the teacher's answer is learned from "
+        "(default: %(default)s)",
     )
     command.add_argument("--ask", action="store_true", help="ask about what the teacher isn't sure of")
     command.add_argument("--test", type=Path, metavar="DATA", help="labelled rows to try all of them on")
@@ -63,20 +65,26 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="labelled rows: a student of as many of them is shown beside",
     )
     add_ground(command)
-    command.add_argument(
-        "--method",
-        choices=("auto", *METHODS),
-        default=ENCODER,
-        help="how the student learns, as of tune (default: %(default)s)",
-    )
-    command.add_argument("--minutes", type=positive, help="most time that each teaching may take")
+    add_effort(command, ENCODER)
+
+
+def _sure(text: str) -> float:
+    """An argparse type: 0 takes all that the teacher says, 1 only what it is certain of."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
+    return number
 
 
 def run(options: argparse.Namespace) -> None:
     """Asks the teacher, teaches the student, and shows both."""
-    from edgeslm_export.distill import ask_teacher, compare, distil
+    from edgeslm_export.distill import ask_teacher, compare, distil, find_notes, labels_of
+    from edgeslm_export.exam import check_answers
     from edgeslm_export.package import check_absent
-    from edgeslm_export.rows import bare_text, load_rows, load_texts
+    from edgeslm_export.rows import bare_text, counted, load_rows, load_texts
     from edgeslm_export.tune import load_task
 
     check_absent(options.out)
@@ -94,24 +102,30 @@ def run(options: argparse.Namespace) -> None:
     with Bar() as bar, tempfile.TemporaryDirectory(prefix="teacher-") as work:
         effort = make_effort(options, bar)
         teacher = _teacher(options, Path(work), effort)
+        if test:  # a label that nobody knows would end the comparison after all the teaching
+            check_answers(options.test, test, labels_of(teacher, task))
         ground = find_ground(options, effort)
         ask_user = _ask if options.ask else None
-        said = ask_teacher(teacher, task, texts, effort, sure=options.sure, ask_user=ask_user)
+        notes = find_notes(teacher, task, texts)
+        said = ask_teacher(teacher, task, texts, notes, effort, sure=options.sure, ask_user=ask_user)
         left = f"{said.dropped} were dropped, {said.asked} asked about"
         bar.say(f"{len(said.texts)} texts are learned from, {left}.")
         source = Source(id=options.texts.name, revision=f"sha256:{_digest(said.texts)}")
-        _, report = distil(task, teacher, said, source, options.out, ground, effort)
+        _, report = distil(task, said, source, options.out, ground, effort)
         compared: list[dict[str, Any]] = []
         if test:
             base = find_base(options.out, ground.base, ground.bundle)
             known = {"learned_from": len(said.texts)}
             compared = compare(task, teacher, options.out, base, test, hand, ground, effort, **known)
-    report |= {"dropped": said.dropped, "asked": said.asked, "compared": compared}
+    notes.remove()
+    report |= {"dropped": said.dropped, "asked": said.asked, "left_out": said.left_out, "compared": compared}
     if options.json:
         print_json({"bundle": str(options.out), **report})
         return
     print_line(f"{options.out}: learned {task.name} from {len(said.texts)} texts: {HOW[report['method']]}")
     print_line(f"says what the teacher says   {report['accuracy']:.3f} of {report['rows']} texts held out")
+    for label, count in said.left_out.items():
+        print_line(f"left out: {label!r}, which {counted(count, 'text has', 'texts have')}; it is never said")
     if compared:
         _print_compared(compared)
 
@@ -121,26 +135,32 @@ def _teacher(options: argparse.Namespace, work: Path, effort: Effort) -> Teacher
     from edgeslm_export.distill import Teacher, export_teacher
     from edgeslm_export.hub import resolve_source
 
-    folder = Path(options.teacher)
+    folder, revision = Path(options.teacher), ""
     if not (folder / "manifest.json").is_file():
         effort.announce(f"Exporting {options.teacher}, so that it can be asked.")
-        folder = export_teacher(
-            resolve_source(options.teacher, "decoder", effort.announce), work / "bundle", effort
-        )
+        origin = resolve_source(options.teacher, "decoder", effort.announce)
+        folder, revision = export_teacher(origin, work / "bundle", effort), origin.source.revision
     bundle = load_bundle(folder)
     if bundle.manifest.learned is None and bundle.manifest.kind != "decoder":
         raise ExportError(f"{folder} was taught no task; a teacher is a taught bundle or a decoder.")
     base = folder if bundle.manifest.learned is None else find_base(folder, options.teacher_base)
-    return Teacher(bundle, base)
+    return Teacher(bundle, base, revision)
 
 
 def _ask(text: str, labels: Sequence[str], guess: str) -> str | None:
-    """Asks on the terminal until the answer is a label, its number, or nothing."""
+    """Asks on the terminal until the answer is a label, its number, or nothing.
+
+    :raises EOFError: Ctrl-D, or nobody sits there any more.
+    """
+    keys = "Enter drops it, Ctrl-D all that follow"
     numbered = "  ".join(f"{number} {label}" for number, label in enumerate(labels, 1))
     while True:
-        sys.stderr.write(f"{text}\n  {numbered}  (the teacher: {guess}; Enter drops it) ")
+        sys.stderr.write(f"{text}\n  {numbered}  (the teacher: {guess}; {keys}) ")
         sys.stderr.flush()
-        answer = sys.stdin.readline().strip()
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        answer = line.strip()
         if not answer:
             return None
         if answer in labels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from edgeslm_export.lesson import ENCODER, HEAD, LORA, METHODS, QLORA, Effort, G
 from edgeslm_export.progress import Bar
 from edgeslm_export.proofread import ASK, CHOICES, Judge, doubted, load_tested, proofread
 from edgeslm_export.rows import FieldsRow, LabelledRow
-from edgeslm_export.screen import print_columns, print_json, print_labels, print_line
+from edgeslm_export.screen import print_columns, print_fields, print_json, print_labels, print_line
 from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
 from edgeslm_export.starter import MODEL, Maker, default_folder
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from edgeslm_export.tune import Task
 
 SUMMARY = "learn a task from messages with their labels or fields"
+GOES_ON = True
+AUTO = "auto"
 EXAMPLE = "edgeslm-export tune spam.yaml messages.jsonl learned/spam --minutes 10"
 
 
@@ -38,17 +41,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
     add_ground(command)
-    command.add_argument(
-        "--method",
-        choices=("auto", *METHODS),
-        default="auto",
-        help="head: a classifier on the encoder as it is; encoder: the encoder is taught too, and points at "
-        "fields; lora: an adapter for a decoder, which writes fields; qlora: that with the decoder in four "
-        "bits meanwhile; auto: the one that is right more often (default: %(default)s)",
-    )
-    command.add_argument(
-        "--minutes", type=positive, help="most time that each teaching may take (default: as it needs)"
-    )
+    add_effort(command, AUTO)
 
     command.add_argument(
         "--test", type=Path, metavar="DATA", help="rows kept for a test: nothing of them may be learned from"
@@ -61,6 +54,25 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="drop rows that something is wrong with: all, or any of %(choices)s; without a KIND each is "
         "asked for; name it last (default: they are listed and stay)",
     )
+
+
+def add_effort(command: argparse.ArgumentParser, usual: str) -> None:
+    """How it is learned; ``usual`` is the method where none is named."""
+    command.add_argument(
+        "--method",
+        action="append",
+        choices=(AUTO, *METHODS),
+        help="head: a classifier on the encoder as it is; encoder: the encoder is taught too, and points at "
+        "fields; lora: an adapter for a decoder, which writes fields; qlora: that with the decoder in four "
+        f"bits meanwhile; auto: what is possible here. Default: {usual}. Named several times, each is tried; "
+        "the one that is right more often is taken",
+    )
+    command.add_argument(
+        "--minutes",
+        type=positive,
+        help="most time that teaching may take by each method (default: as it needs)",
+    )
+    command.set_defaults(usual_method=usual)
 
 
 def add_ground(command: argparse.ArgumentParser) -> None:
@@ -112,8 +124,7 @@ def run(options: argparse.Namespace) -> None:
         return
     _print_methods(report)
     print_line(f"always the commonest label   {report['majority']:.3f}")
-    for wanted, share in report["coverage"].items():
-        _print_coverage(wanted, share)
+    _print_promises(report)
     print_labels(report["labels"])
 
 
@@ -122,7 +133,7 @@ def _proofread(
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """The rows without those that the user drops. Wrong labels are looked for where there is an encoder."""
     from edgeslm_export.audit import LABELS, MISSING, can_judge
-    from edgeslm_export.judge import judge_rows
+    from edgeslm_export.judge import judge_rows, read_lengths
     from edgeslm_export.tune import check_rows, labels_of
 
     clean = () if options.clean is None else options.clean or (ASK,)
@@ -140,7 +151,12 @@ def _proofread(
             check_rows(task, labelled, options.data)
             return judge_rows(bundle, labelled, labels_of(task, labelled))
 
-    left, found = proofread(rows, clean, say, tested=load_tested(options.test), judge=judge)
+    # What a task cuts by itself is no surprise.
+    lengths = (
+        partial(read_lengths, bundle) if bundle is not None and task.section.overflow == "error" else None
+    )
+    tested = load_tested(options.test)
+    left, found = proofread(rows, clean, say, tested=tested, judge=judge, lengths=lengths)
     out = set(doubted(found))
     check_rows(task, [row for row in left if row.number not in out], options.data)
     return left, found
@@ -157,20 +173,17 @@ HOW = {
 def _print_fields(report: dict[str, Any]) -> None:
     columns = ("method", "all fields right", *_COMPARED)
     _print_table(report, columns, "exact")
-    for wanted, share in report.get("coverage", {}).items():
-        _print_coverage(wanted, share)
-    rows = [
-        (name, str(of["rows"]), f"{of['accuracy']:.3f}", "{:.3f} to {:.3f}".format(*of["interval"]))
-        for name, of in report["fields"].items()
-    ]
-    print_columns(("field", "rows with it", "right", "95 % interval"), rows)
+    _print_promises(report)
+    print_fields(report["fields"])
 
 
 def _print_methods(report: dict[str, Any]) -> None:
     _print_table(report, ("method", "accuracy", *_COMPARED), "accuracy")
+    if "without_doubted" in report:
+        print_line(f"without rows whose label is doubted {report['without_doubted']:.3f}")
 
 
-_COMPARED = ("95 % interval", "rows held out", "calibration error", "messages/s", "bytes")
+_COMPARED = ("95 % interval", "rows held out", "calibration error", "messages/s", "bytes", "memory to teach")
 
 
 def _print_table(report: dict[str, Any], columns: Sequence[str], figure: str) -> None:
@@ -187,20 +200,24 @@ def _print_table(report: dict[str, Any], columns: Sequence[str], figure: str) ->
                 "-" if error is None else f"{error:.3f}",
                 f"{measured['texts_per_s']:.{0 if measured['texts_per_s'] >= 10 else 1}f}",
                 f"{measured['bytes'] / 1e6:.1f} MB",
+                "-" if measured["peak_rss"] is None else f"{measured['peak_rss'] / 1e9:.1f} GB",
             )
         )
     print_columns(columns, rows)
 
 
-def _print_coverage(wanted: str, share: float | None) -> None:
-    left = "more rows are needed to promise that" if share is None else f"answers {share:.1%}"
-    print_line(f"{f'max_error: {wanted}':<29}{left}")
+def _print_promises(report: dict[str, Any]) -> None:
+    """What each wanted error leaves to answer."""
+    for wanted, share in report.get("coverage", {}).items():
+        least = f"can't be promised: of the surest rows up to {report.get('least_error', 1):.3f} may be wrong"
+        print_line(f"{f'max_error: {wanted}':<29}{least if share is None else f'answers {share:.1%}'}")
 
 
 def make_effort(options: argparse.Namespace, bar: Bar) -> Effort:
     """What --method, --minutes and --debug say."""
+    methods = options.method or [options.usual_method]
     return Effort(
-        method=None if options.method == "auto" else options.method,
+        methods=() if AUTO in methods else tuple(dict.fromkeys(methods)),
         seconds=60 * (options.minutes or 0),
         announce=bar.say,
         on_progress=bar,
@@ -216,12 +233,12 @@ def for_fields(task: Task, rows: Sequence[FieldsRow], effort: Effort) -> Effort:
     from edgeslm_export.exam import schema_of
     from edgeslm_export.field_lesson import pointing_fault
 
-    if effort.method == HEAD:
+    if HEAD in effort.methods:
         raise ExportError("The method head can't find fields; take encoder, lora or qlora.")
     fault = pointing_fault(task.section.output_schema or schema_of(rows))
-    if effort.method is None and fault:
+    if not effort.methods and fault:
         effort.announce(f"{fault}, so a decoder learns to write the fields.")
-        return replace(effort, method=LORA)
+        return replace(effort, methods=(LORA,))
     return effort
 
 
@@ -230,12 +247,11 @@ def find_ground(options: argparse.Namespace, effort: Effort) -> Ground:
 
     :raises ExportError: what the wanted method needs wasn't named, or can't be had.
     """
-    wanted = effort.method
     ground = Ground()
-    if wanted in (None, HEAD, ENCODER):
+    if effort.wants(HEAD, ENCODER):
         ground = _encoder_ground(options.encoder, effort)
     named = options.base is not None or options.checkpoint is not None
-    if wanted in (LORA, QLORA) or (wanted is None and named):
+    if effort.wants(LORA, QLORA) and (effort.methods or named):
         ground = _decoder_ground(ground, options, effort)
     return ground
 
@@ -246,7 +262,7 @@ def _encoder_ground(named: str | None, effort: Effort) -> Ground:
 
     if named and _is_bundle(named):
         return Ground(bundle=Path(named))
-    if named and effort.method == HEAD:
+    if named and effort.methods == (HEAD,):
         raise ExportError(NEEDS[HEAD])
     if named:
         return Ground(checkpoint=resolve_source(named, "encoder", effort.announce, memory_a_weight=20))
@@ -255,7 +271,7 @@ def _encoder_ground(named: str | None, effort: Effort) -> Ground:
     if not folder.exists():
         effort.announce(f"No --encoder was named: making the starter encoder in {folder}.")
     bundle = maker.make_encoder(folder)
-    return Ground(bundle, None if effort.method == HEAD else maker.encoder_origin())
+    return Ground(bundle, maker.encoder_origin() if effort.wants(ENCODER) else None)
 
 
 def _decoder_ground(ground: Ground, options: argparse.Namespace, effort: Effort) -> Ground:

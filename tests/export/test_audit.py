@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export.audit import Finding, _repeats, audit_labels, audit_rows, without
+from edgeslm_export.audit import DROPPABLE, Finding, _repeats, audit_labels, audit_rows, long_rows, without
 from edgeslm_export.rows import FieldsRow, LabelledRow
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,6 +98,28 @@ def test_what_is_left_neither_repeats_nor_contradicts(pairs: list[tuple[str, str
     assert set(left) == agreed
 
 
+@pytest.mark.parametrize(("more", "sentence"), [(1, "1 row repeats an"), (2, "2 rows repeat an")])
+def test_one_row_is_not_many(more: int, sentence: str) -> None:
+    rows = labelled(*sound(), *[("x 0", "a")] * more)
+    assert kinds(audit_rows(rows))["repeats"].sentence == f"{sentence} earlier one"
+
+
+# --- rows that corrections replaced ------------------------------------------------------------------
+
+
+def test_how_many_rows_were_replaced_is_a_finding() -> None:
+    rows = labelled(*sound())
+    assert "corrected" not in kinds(audit_rows(rows))
+    rows[3] = replace(rows[3], replaced=(40,))
+    found = kinds(audit_rows(rows))["corrected"]
+    assert (found.rows, found.gone) == ((), (40,))
+    assert found.sentence == "1 row is replaced by later corrections of the same text"
+    rows[0] = replace(rows[0], replaced=(41, 7))
+    found = kinds(audit_rows(rows))["corrected"]
+    assert found.gone == (7, 40, 41)
+    assert found.sentence == "3 rows are replaced by later corrections of the same text"
+
+
 # --- the test's rows ---------------------------------------------------------------------------------
 
 
@@ -109,6 +132,11 @@ def test_rows_that_are_in_the_test_are_found_whatever_their_case() -> None:
 # --- labels with few rows ----------------------------------------------------------------------------
 
 
+def test_a_label_with_one_row() -> None:
+    found = kinds(audit_rows(labelled(*sound(), ("z", "rare"))))["few"]
+    assert found.sentence == "the label 'rare' has 1 row; 20 or more are useful"
+
+
 @pytest.mark.parametrize(("rows", "is_few"), [(7, True), (8, False)])
 def test_a_label_with_few_rows_is_named_and_keeps_them(rows: int, is_few: bool) -> None:
     found = kinds(audit_rows(labelled(*sound(), *((f"z {number}", "rare") for number in range(rows)))))
@@ -116,6 +144,46 @@ def test_a_label_with_few_rows_is_named_and_keeps_them(rows: int, is_few: bool) 
     if is_few:
         assert found["few"].rows == ()
         assert found["few"].sentence == "the label 'rare' has 7 rows; 20 or more are useful"
+
+
+# --- labels alike but for case -----------------------------------------------------------------------
+
+
+def test_labels_alike_but_for_case_are_found_and_stay_as_they_are() -> None:
+    more = [(f"z {number}", ("Straße", "STRASSE")[number % 5 == 0]) for number in range(20)]
+    rows = labelled(("on", "B"), *sound(), *more, ("off", "B"))
+    found = [finding for finding in audit_rows(rows) if finding.kind == "case"]
+    assert [finding.sentence for finding in found] == [
+        "labels alike but for case: 'STRASSE' beside 'Straße'",
+        "labels alike but for case: 'B' beside 'b'",
+    ]
+    assert [finding.rows for finding in found] == [(21, 26, 31, 36), (0, 41)]
+    assert "case" not in DROPPABLE
+
+
+# --- texts that are too long -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "places", "sentence"),
+    [
+        ([7, 8, 9], (2,), "1 row is longer than the model reads (8 tokens); only its beginning is learned"),
+        ([9, 1, 99], (0, 2), "2 rows are longer than the model reads (8 tokens); only their beginning is"),
+    ],
+)
+def test_rows_that_the_model_reads_only_in_part(
+    counts: list[int], places: tuple[int, ...], sentence: str
+) -> None:
+    (found,) = long_rows(counts, 8)
+    assert (found.kind, found.rows) == ("long", places)
+    assert found.sentence.startswith(sentence)
+    assert found.sentence.endswith("set overflow: head in the task")
+    assert "long" not in DROPPABLE
+
+
+@pytest.mark.parametrize("counts", [[], [1, 8]])
+def test_rows_that_fit_are_no_finding(counts: list[int]) -> None:
+    assert long_rows(counts, 8) == []
 
 
 # --- texts that give their label away ----------------------------------------------------------------

@@ -13,6 +13,7 @@ from edgeslm_export import cli
 from edgeslm_export.checkpoint import Origin
 from edgeslm_export.commands import tune
 from edgeslm_export.lesson import Effort, Ground
+from edgeslm_export.progress import Bar
 from edgeslm_export.rows import FieldsRow
 from edgeslm_export.tune import load_task
 
@@ -75,9 +76,9 @@ def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMaker:
     return fake
 
 
-def ground(method: str | None = None, **named: Any) -> Ground:
+def ground(*methods: str, **named: Any) -> Ground:
     options = argparse.Namespace(**{"encoder": None, "base": None, "checkpoint": None, **named})
-    effort = Effort(method, announce=lambda said: None)
+    effort = Effort(methods, announce=lambda said: None)
     return tune.find_ground(options, effort)
 
 
@@ -106,6 +107,30 @@ def test_an_adapter_is_for_the_starters_decoder(tmp_path: Path, maker: FakeMaker
     assert "encoder" not in maker.asked
 
 
+def test_several_methods_have_what_each_of_them_needs(tmp_path: Path, maker: FakeMaker) -> None:
+    starter = tmp_path / "starter"
+    decoder = starter / "smollm2-135m-int4"
+    assert ground("lora", "qlora") == Ground(base=decoder, decoder=SMOLLM2)
+    assert ground("head", "lora") == Ground(starter / "minilm-l6-int8", base=decoder, decoder=SMOLLM2)
+
+
+@pytest.mark.parametrize(
+    ("words", "methods"),
+    [
+        ([], ()),
+        (["--method", "auto"], ()),
+        (["--method", "head"], ("head",)),
+        (["--method", "lora", "--method", "qlora", "--method", "lora"], ("lora", "qlora")),
+    ],
+)
+def test_methods_that_are_named_are_tried(words: list[str], methods: tuple[str, ...]) -> None:
+    parser = argparse.ArgumentParser()
+    tune.add_effort(parser, "auto")
+    options = parser.parse_args(words, argparse.Namespace(debug=False))
+    with Bar() as bar:
+        assert tune.make_effort(options, bar).methods == methods
+
+
 def test_a_named_base_is_tried_beside_the_encoders(tmp_path: Path, maker: FakeMaker) -> None:
     base = tmp_path / "base"
     found = ground(base=base, checkpoint="owner/name")
@@ -125,11 +150,11 @@ def test_the_checkpoint_of_another_bundle_has_to_be_named(tmp_path: Path, maker:
         ground("lora", base=tmp_path / "base")
 
 
-@pytest.mark.parametrize("method", [None, "lora"])
-def test_a_checkpoint_without_its_base_is_refused(maker: FakeMaker, method: str | None) -> None:
+@pytest.mark.parametrize("methods", [(), ("lora",)])
+def test_a_checkpoint_without_its_base_is_refused(maker: FakeMaker, methods: tuple[str, ...]) -> None:
     """What is named and not used would be silently another thing than was meant."""
     with pytest.raises(ExportError, match="name them with --base and --checkpoint"):
-        ground(method, checkpoint="owner/name")
+        ground(*methods, checkpoint="owner/name")
 
 
 # --- fields ------------------------------------------------------------------------------------------
@@ -138,28 +163,30 @@ ROWS = [FieldsRow(1, "M3 is hot", {"machine": "M3"}), FieldsRow(2, "M4 is hot", 
 LISTS = "schema: {type: object, properties: {machines: {type: array, items: {type: string}}}}"
 
 
-def for_fields(folder: Path, method: str | None, text: str = "", **how: Any) -> Effort:
+def for_fields(folder: Path, methods: tuple[str, ...], text: str = "", **how: Any) -> Effort:
     (folder / "task.yaml").write_text(f"name: machine\nkind: extract\n{text}")
     task = load_task(folder / "task.yaml")
-    return tune.for_fields(task, ROWS, Effort(method, **{"announce": lambda said: None, **how}))
+    return tune.for_fields(task, ROWS, Effort(methods, **{"announce": lambda said: None, **how}))
 
 
-@pytest.mark.parametrize("method", [None, "encoder", "lora", "qlora"])
-def test_fields_that_can_be_pointed_at_are_learned_as_was_wanted(tmp_path: Path, method: str | None) -> None:
+@pytest.mark.parametrize("methods", [(), ("encoder",), ("lora", "qlora")])
+def test_fields_that_can_be_pointed_at_are_learned_as_was_wanted(
+    tmp_path: Path, methods: tuple[str, ...]
+) -> None:
     said: list[str] = []
-    assert for_fields(tmp_path, method, announce=said.append, seconds=60.0).method == method
+    assert for_fields(tmp_path, methods, announce=said.append, seconds=60.0).methods == methods
     assert said == []
 
 
 def test_a_head_finds_no_fields(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="The method head can't find fields; take encoder, lora or qlora"):
-        for_fields(tmp_path, "head")
+        for_fields(tmp_path, ("head",))
 
 
 def test_what_nobody_can_point_at_is_written_by_a_decoder_and_that_is_said(tmp_path: Path) -> None:
     said: list[str] = []
-    effort = for_fields(tmp_path, None, LISTS, announce=said.append, seconds=60.0)
-    assert (effort.method, effort.seconds) == ("lora", 60.0)
+    effort = for_fields(tmp_path, (), LISTS, announce=said.append, seconds=60.0)
+    assert (effort.methods, effort.seconds) == (("lora",), 60.0)
     assert said == [
         "The field 'machines' is no single text, number or truth value, so a decoder learns to write the "
         "fields."
@@ -169,7 +196,7 @@ def test_what_nobody_can_point_at_is_written_by_a_decoder_and_that_is_said(tmp_p
 @pytest.mark.parametrize("method", ["encoder", "lora", "qlora"])
 def test_a_named_method_is_not_changed_by_the_schema(tmp_path: Path, method: str) -> None:
     """An encoder refuses it with a sentence of its own."""
-    assert for_fields(tmp_path, method, LISTS).method == method
+    assert for_fields(tmp_path, (method,), LISTS).methods == (method,)
 
 
 def test_a_head_is_refused_fields_before_anything_is_fetched(
@@ -198,6 +225,7 @@ def test_fields_are_learned_on_what_their_way_needs(
     )
     (tmp_path / "task.yaml").write_text(f"name: machine\nkind: extract\n{text}")
     monkeypatch.setattr("edgeslm_export.tune.learn", lambda *_, **__: (None, dict(FIELDS)))
+    monkeypatch.setattr("edgeslm_export.judge.read_lengths", lambda bundle, texts: ([4] * len(texts), 256))
     assert cli.main(["tune", str(tmp_path / "task.yaml"), str(data), str(tmp_path / "out")]) == 0
     assert maker.asked == asked
 
@@ -225,7 +253,11 @@ LABELS: dict[str, Any] = {
         name: {"accuracy": accuracy, "interval": [0.8, 0.95], "held_out": 16, "calibration_error": 0.021}
         for name, accuracy in (("head", 0.875), ("lora", 0.938))
     },
-    "measured": {name: {"texts_per_s": 120.4, "bytes": 23_400_000} for name in ("head", "lora")},
+    "measured": {
+        name: {"texts_per_s": 120.4, "bytes": 23_400_000, "peak_rss": memory}
+        for name, memory in (("head", None), ("lora", 2_140_000_000))
+    },
+    "least_error": 0.0312,
 }
 FIELDS: dict[str, Any] = {
     "method": "qlora",
@@ -233,15 +265,24 @@ FIELDS: dict[str, Any] = {
     "rows": 4,
     "exact": 0.75,
     "exact_interval": [0.5, 1.0],
-    "fields": {"machine": {"rows": 3, "accuracy": 0.667, "interval": [0.3, 0.9]}},
+    "fields": {
+        "machine": {
+            "rows": 3,
+            "accuracy": 0.667,
+            "interval": [0.3, 0.9],
+            "precision": 0.5,
+            "recall": None,
+            "f1": 0.4,
+        }
+    },
     "coverage": {"0.05": 0.5},
     "methods": {
         "encoder": {"exact": 0.7, "interval": [0.5, 1.0], "held_out": 4, "calibration_error": 0.04},
         "qlora": {"exact": 0.75, "interval": [0.5, 1.0], "held_out": 4, "calibration_error": None},
     },
     "measured": {
-        "encoder": {"texts_per_s": 120.4, "bytes": 23_400_000},
-        "qlora": {"texts_per_s": 2.25, "bytes": 113_000_000},
+        "encoder": {"texts_per_s": 120.4, "bytes": 23_400_000, "peak_rss": 910_000_000},
+        "qlora": {"texts_per_s": 2.25, "bytes": 113_000_000, "peak_rss": 3_000_000_000},
     },
 }
 
@@ -253,10 +294,12 @@ def test_tune_shows_what_each_way_is_worth(
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == f"{tmp_path / 'out'}: learned topic from 16 rows: an adapter for the decoder"
     lines = [line.split() for line in shown]
-    assert ["head", "0.875", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB"] in lines
-    assert ["lora", "0.938", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB"] in lines
+    assert ["head", "0.875", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB", "-"] in lines
+    assert ["lora", "0.938", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB", "2.1", "GB"] in lines
     assert "max_error: 0.05              answers 91.3%" in shown
-    assert "max_error: 0.02              more rows are needed to promise that" in shown
+    assert (
+        "max_error: 0.02              can't be promised: of the surest rows up to 0.031 may be wrong" in shown
+    )
 
 
 def test_tune_shows_how_often_each_field_is_right(
@@ -265,10 +308,23 @@ def test_tune_shows_how_often_each_field_is_right(
     assert cli.main(_tune(tmp_path, monkeypatch, FIELDS)) == 0
     shown = capsys.readouterr().out.splitlines()
     lines = [line.split() for line in shown]
-    assert ["encoder", "0.700", "0.500", "to", "1.000", "4", "0.040", "120", "23.4", "MB"] in lines
-    assert ["qlora", "0.750", "0.500", "to", "1.000", "4", "-", "2.2", "113.0", "MB"] in lines
+    assert [
+        "encoder",
+        "0.700",
+        "0.500",
+        "to",
+        "1.000",
+        "4",
+        "0.040",
+        "120",
+        "23.4",
+        "MB",
+        "0.9",
+        "GB",
+    ] in lines
+    assert ["qlora", "0.750", "0.500", "to", "1.000", "4", "-", "2.2", "113.0", "MB", "3.0", "GB"] in lines
     assert "max_error: 0.05              answers 50.0%" in shown
-    assert ["machine", "3", "0.667", "0.300", "to", "0.900"] in lines
+    assert ["machine", "3", "0.667", "0.300", "to", "0.900", "0.500", "-", "0.400"] in lines
 
 
 def test_tune_gives_the_whole_report_as_json(
@@ -278,6 +334,26 @@ def test_tune_gives_the_whole_report_as_json(
     shown = json.loads(capsys.readouterr().out)
     assert {key: shown[key] for key in LABELS} == LABELS
     assert shown["bundle"] == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("overflow", "is_said"), [("error", True), ("head", False)])
+def test_rows_that_a_device_would_refuse_are_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overflow: str,
+    is_said: bool,
+) -> None:
+    command = _tune(tmp_path, monkeypatch, LABELS)
+    (tmp_path / "task.yaml").write_text(f"name: topic\noverflow: {overflow}")
+    ground = Ground(write_encoder(tmp_path / "encoder"))
+    monkeypatch.setattr("edgeslm_export.commands.tune.find_ground", lambda *_, **__: ground)
+    monkeypatch.setattr("edgeslm_export.audit.can_judge", lambda: False)
+    lengths = lambda bundle, texts: ([300] + [4] * (len(texts) - 1), 256)  # noqa: E731
+    monkeypatch.setattr("edgeslm_export.judge.read_lengths", lengths)
+    assert cli.main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert any(finding["kind"] == "long" and finding["rows"] == [1] for finding in found) == is_said
 
 
 def test_wrong_labels_that_nobody_can_look_for_are_not_silently_kept(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from edgeslm_export import distill, tune
-from edgeslm_export.commands import distill as command
 from edgeslm_export.distill import Labelled, Teacher, ask_teacher, compare, distil, labels_of
 from edgeslm_export.exam import Exam
 from edgeslm_export.lesson import Effort, Ground, Lesson
@@ -20,32 +17,45 @@ from edgeslm_export.notes import Notes
 from edgeslm_export.rows import LabelledRow
 from edgeslm_export.tune import Task
 
-from edgeslm.bundle import Source, load_bundle
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle import Bundle, Source, load_bundle
 from edgeslm.errors import ExportError
-from tests.nodes import write_bundle
+from tests.export.fake_teachers import (
+    FIGURES,
+    QUIET,
+    Answered,
+    answer_with,
+    by_number,
+    in_turn,
+    make_decoder,
+    make_head,
+    number_of,
+    said,
+    task,
+    texts,
+)
 from tests.taught import EXTRACT, write_adapter, write_base, write_head
 
-QUIET = Effort(announce=lambda _: None)
 SOURCE = Source(id="texts")
-FIGURES = {"accuracy": 0.75, "interval": [0.5, 0.9], "calibration_error": 0.02, "ms_per_row": 4.0}
-Answer = Mapping[str, Any] | None
-
-
-def task(*labels: str, **fields: Any) -> Task:
-    section = {"labels": list(labels), **fields} if labels else fields
-    return Task("topic", TaskSection.model_validate({**section, "learned": "-"}, strict=False))
-
-
-def texts(number: int) -> list[str]:
-    return [f"text {place}" for place in range(number)]
 
 
 @pytest.fixture
 def head(tmp_path: Path) -> Teacher:
-    """It was taught to tell spam from ham."""
-    encoder = write_bundle(tmp_path / "encoder", "encoder")
-    return Teacher(load_bundle(write_head(tmp_path / "head", load_bundle(encoder).digest)), encoder)
+    return make_head(tmp_path)
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Teacher:
+    return make_decoder(tmp_path)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Notes:
+    return Notes(tmp_path / "notes")
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Answered:
+    return answer_with(monkeypatch)
 
 
 @pytest.fixture
@@ -53,50 +63,6 @@ def adapter(tmp_path: Path) -> Teacher:
     """It was taught to find fields."""
     digest = write_base(tmp_path / "base")
     return Teacher(load_bundle(write_adapter(tmp_path / "adapter", digest, EXTRACT)), tmp_path / "base")
-
-
-@pytest.fixture
-def decoder(tmp_path: Path) -> Teacher:
-    """It was taught nothing."""
-    folder = write_bundle(tmp_path / "decoder")
-    return Teacher(load_bundle(folder), folder)
-
-
-class FakeExaminer:
-    """In the place of ``examine_bundle``: keeps exams, answers by what ``answer`` says of a text."""
-
-    def __init__(self, answer: Callable[[str], Answer]) -> None:
-        self.exams: list[Exam] = []
-        self.bases: list[Path] = []
-        self._answer = answer
-
-    def __call__(self, base: Path, exam: Exam, **how: object) -> dict[str, Any]:
-        self.bases.append(base)
-        self.exams.append(exam)
-        return {**FIGURES, "answers": [self._answer(row.text) for row in exam.rows]}
-
-
-@pytest.fixture
-def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], Answer]], FakeExaminer]:
-    def set_up(answer: Callable[[str], Answer]) -> FakeExaminer:
-        fake = FakeExaminer(answer)
-        monkeypatch.setattr(distill, "examine_bundle", fake)
-        return fake
-
-    return set_up
-
-
-Answered = Callable[[Callable[[str], Answer]], FakeExaminer]
-
-
-def said(spam: float) -> dict[str, Any]:
-    label = "spam" if spam >= 0.5 else "ham"
-    return {"label": label, "confidence": max(spam, 1 - spam), "scores": {"ham": 1 - spam, "spam": spam}}
-
-
-def by_number(text: str) -> dict[str, Any]:
-    """Sure of all texts but one in three."""
-    return said(0.55 if int(text.rpartition(" ")[2]) % 3 == 0 else 0.9)
 
 
 # --- labels ------------------------------------------------------------------------------------------
@@ -129,34 +95,37 @@ def test_who_was_taught_fields_teaches_no_labels(adapter: Teacher) -> None:
 # --- asking the teacher ------------------------------------------------------------------------------
 
 
-def test_shares_are_kept_as_the_teacher_says_them(head: Teacher, answered: Answered) -> None:
-    answered(lambda text: said(0.8))
-    found = ask_teacher(head, task(), texts(25), QUIET)
-    assert found.texts == texts(25)
-    assert found.shares == [pytest.approx([0.8, 0.2])] * 25  # in the order of the teacher's labels
-    assert (found.dropped, found.asked) == (0, 0)
+def test_shares_are_kept_as_the_teacher_says_them(head: Teacher, answered: Answered, notes: Notes) -> None:
+    answered(in_turn)
+    found = ask_teacher(head, task(), texts(26), notes, QUIET)
+    assert found.texts == texts(26)
+    assert found.shares == [pytest.approx(pair) for pair in ([0.8, 0.2], [0.2, 0.8])] * 13
+    assert found.labels == ("spam", "ham"), "the order is the teacher's"
+    assert (found.dropped, found.asked, found.left_out) == (0, 0, {})
 
 
-def test_texts_that_the_teacher_is_not_sure_of_are_dropped(head: Teacher, answered: Answered) -> None:
+def test_texts_that_the_teacher_is_not_sure_of_are_dropped(
+    head: Teacher, answered: Answered, notes: Notes
+) -> None:
     answered(by_number)
-    found = ask_teacher(head, task(), texts(60), QUIET)
+    found = ask_teacher(head, task(), texts(60), notes, QUIET)
     assert found.texts == [text for number, text in enumerate(texts(60)) if number % 3]
     assert found.dropped == 20
 
 
-def test_how_sure_is_the_users_choice(head: Teacher, answered: Answered) -> None:
+def test_how_sure_is_the_users_choice(head: Teacher, answered: Answered, notes: Notes) -> None:
     answered(by_number)
-    assert ask_teacher(head, task(), texts(60), QUIET, sure=0.55).dropped == 0
+    assert ask_teacher(head, task(), texts(60), notes, QUIET, sure=0.55).dropped == 0
 
 
-def test_texts_without_an_answer_are_dropped(head: Teacher, answered: Answered) -> None:
-    answered(lambda text: None if text == "text 7" else said(0.8))
-    found = ask_teacher(head, task(), texts(30), QUIET)
+def test_texts_without_an_answer_are_dropped(head: Teacher, answered: Answered, notes: Notes) -> None:
+    answered(lambda text: None if text == "text 7" else in_turn(text))
+    found = ask_teacher(head, task(), texts(30), notes, QUIET)
     assert "text 7" not in found.texts
     assert found.dropped == 1
 
 
-def test_a_user_who_is_asked_is_certain(head: Teacher, answered: Answered) -> None:
+def test_a_user_who_is_asked_is_certain(head: Teacher, answered: Answered, notes: Notes) -> None:
     answered(by_number)
     asked: list[tuple[str, tuple[str, ...], str]] = []
 
@@ -164,38 +133,40 @@ def test_a_user_who_is_asked_is_certain(head: Teacher, answered: Answered) -> No
         asked.append((text, tuple(labels), guess))
         return "ham" if len(asked) == 1 else None
 
-    found = ask_teacher(head, task(), texts(60), QUIET, ask_user=ask_user)
+    found = ask_teacher(head, task(), texts(60), notes, QUIET, ask_user=ask_user)
     assert asked[0] == ("text 0", ("spam", "ham"), "spam")
     assert (found.asked, found.dropped) == (1, 19)
     assert found.shares[found.texts.index("text 0")] == [0.0, 1.0]
 
 
-def test_a_text_counts_once_whatever_its_case(head: Teacher, answered: Answered) -> None:
-    fake = answered(lambda text: said(0.8))
-    found = ask_teacher(head, task(), [*texts(25), *(text.upper() for text in texts(25))], QUIET)
+def test_a_text_counts_once_whatever_its_case(head: Teacher, answered: Answered, notes: Notes) -> None:
+    fake = answered(in_turn)
+    found = ask_teacher(head, task(), [*texts(25), *(text.upper() for text in texts(25))], notes, QUIET)
     assert len(found.texts) == len(fake.exams[0].rows) == 25
 
 
-def test_too_few_sure_texts_are_refused(head: Teacher, answered: Answered) -> None:
+def test_too_few_sure_texts_are_refused(head: Teacher, answered: Answered, notes: Notes) -> None:
     answered(by_number)
     with pytest.raises(ExportError, match=r"sure of 18 texts of 27; at least 20 .* or a lower --sure"):
-        ask_teacher(head, task(), texts(27), QUIET)
+        ask_teacher(head, task(), texts(27), notes, QUIET)
 
 
-def test_a_taught_teacher_is_asked_by_its_bundle(head: Teacher, answered: Answered) -> None:
-    fake = answered(lambda text: said(0.8))
-    ask_teacher(head, task(), texts(20), QUIET)
+def test_a_taught_teacher_is_asked_by_its_bundle(head: Teacher, answered: Answered, notes: Notes) -> None:
+    fake = answered(in_turn)
+    ask_teacher(head, task(), texts(20), notes, QUIET)
     (exam,) = fake.exams
     assert (exam.bundle, fake.bases) == (head.bundle.path, [head.base])
     assert exam.with_answers
     assert exam.make_task().learned is not None
 
 
-def test_who_was_taught_nothing_is_asked_the_task_as_it_is(decoder: Teacher, answered: Answered) -> None:
+def test_who_was_taught_nothing_is_asked_the_task_as_it_is(
+    decoder: Teacher, answered: Answered, notes: Notes
+) -> None:
     """It is asked what a device with this task would ask it."""
-    fake = answered(lambda text: said(0.8))
+    fake = answered(in_turn)
     told = task("spam", "ham", instruction="Is it wanted?")
-    ask_teacher(decoder, told, texts(20), QUIET)
+    ask_teacher(decoder, told, texts(20), notes, QUIET)
     (exam,) = fake.exams
     assert exam.bundle is None
     assert exam.section.learned is None
@@ -210,6 +181,64 @@ def test_bytes_of_a_teacher_are_those_of_all_that_a_device_loads(head: Teacher, 
     assert base > 0
     assert head.bytes == base + head.bundle.weight_bytes
     assert decoder.bytes == decoder.bundle.weight_bytes
+
+
+# --- labels that too few texts have ------------------------------------------------------------------
+
+
+LABELS = ("ham", "spam", "scam")
+
+
+def of_three(*shares: float) -> dict[str, Any]:
+    scores = dict(zip(LABELS, shares, strict=True))
+    label = max(scores, key=lambda name: scores[name])
+    return {"label": label, "confidence": scores[label], "scores": scores}
+
+
+def one_scam(text: str) -> dict[str, Any]:
+    if text == "text 3":
+        return of_three(0.1, 0.1, 0.8)
+    return of_three(0.2, 0.7, 0.1) if number_of(text) % 2 else of_three(0.6, 0.0, 0.4)
+
+
+def test_a_label_of_one_text_is_left_out(decoder: Teacher, answered: Answered, notes: Notes) -> None:
+    """It failed the command after all the asking."""
+    answered(one_scam)
+    told: list[str] = []
+    asked = task(*LABELS)
+    found = ask_teacher(decoder, asked, texts(30), notes, Effort(announce=told.append))
+    assert found.labels == ("ham", "spam")
+    assert found.texts == [text for text in texts(30) if text != "text 3"]
+    assert found.shares[0] == pytest.approx([1.0, 0.0])
+    assert found.shares[1] == pytest.approx([2 / 9, 7 / 9]), "what is left sums to 1"
+    assert (found.left_out, found.dropped) == ({"scam": 1}, 0)
+    assert told == [
+        "Too few texts have the labels 'scam' (1): the student learns without them and never says them."
+    ]
+
+
+def test_the_users_answers_count_for_a_label(decoder: Teacher, answered: Answered, notes: Notes) -> None:
+    answered(one_scam)
+    found = ask_teacher(
+        decoder, task(*LABELS), texts(30), notes, QUIET, sure=0.65, ask_user=lambda *_: "scam"
+    )
+    assert found.labels == LABELS[1:]
+    assert found.left_out == {"ham": 0}
+    assert (found.asked, len(found.texts)) == (15, 30)
+
+
+def test_one_label_alone_is_nothing_to_tell_apart(head: Teacher, answered: Answered, notes: Notes) -> None:
+    answered(lambda text: said(0.2 if text == "text 3" else 0.9))
+    with pytest.raises(ExportError, match=r"labels 'ham' \(1\); two labels that 2 texts have are needed"):
+        ask_teacher(head, task(), texts(30), notes, QUIET)
+
+
+def test_too_few_texts_of_labels_that_are_learned_are_refused(
+    decoder: Teacher, answered: Answered, notes: Notes
+) -> None:
+    answered(one_scam)
+    with pytest.raises(ExportError, match=r"labels 'scam' \(1\), and 19 others are left; 20 are needed"):
+        ask_teacher(decoder, task(*LABELS), texts(20), notes, QUIET)
 
 
 # --- teaching the student ----------------------------------------------------------------------------
@@ -234,12 +263,12 @@ def school(monkeypatch: pytest.MonkeyPatch) -> FakeSchool:
 
 
 def labelled(spam: Sequence[float]) -> Labelled:
-    return Labelled(texts(len(spam)), [[share, 1 - share] for share in spam], 0, 0)
+    return Labelled(texts(len(spam)), [[share, 1 - share] for share in spam], ("spam", "ham"))
 
 
-def test_a_student_learns_the_shares(head: Teacher, school: FakeSchool, tmp_path: Path) -> None:
+def test_a_student_learns_the_shares(school: FakeSchool, tmp_path: Path) -> None:
     shares = [0.9, 0.2, 0.7, 0.4] * 10
-    _, report = distil(task("ham", "spam"), head, labelled(shares), SOURCE, tmp_path / "out", Ground(), QUIET)
+    _, report = distil(task("ham", "spam"), labelled(shares), SOURCE, tmp_path / "out", Ground(), QUIET)
     (lesson,) = school.lessons
     assert report == {"method": "encoder"}
     assert lesson.labels == ("spam", "ham")
@@ -249,18 +278,7 @@ def test_a_student_learns_the_shares(head: Teacher, school: FakeSchool, tmp_path
     assert sorted(np.concatenate([test for _, test in lesson.folds]).tolist()) == list(range(40))
 
 
-def test_a_label_that_the_teacher_never_gave_is_named(
-    head: Teacher, school: FakeSchool, tmp_path: Path
-) -> None:
-    shares = [0.9] * 30 + [0.2]
-    with pytest.raises(ExportError, match="gave the label 'ham' to 1 texts; give it texts of that kind"):
-        distil(task(), head, labelled(shares), SOURCE, tmp_path / "out", Ground(), QUIET)
-    assert school.lessons == []
-
-
-def test_what_another_teacher_says_is_learned_anew(
-    head: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_teacher_says_is_learned_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the same texts, after a command that was interrupted."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     found: list[Path] = []
@@ -272,7 +290,7 @@ def test_what_another_teacher_says_is_learned_anew(
     monkeypatch.setattr(tune, "make_ways", make_ways)
     for shares in ([0.9, 0.2] * 20, [0.9, 0.2] * 20, [0.7, 0.4] * 20):
         with pytest.raises(KeyboardInterrupt):
-            distil(task(), head, labelled(shares), SOURCE, tmp_path / "out", Ground(), QUIET)
+            distil(task(), labelled(shares), SOURCE, tmp_path / "out", Ground(), QUIET)
     assert found[0] == found[1] != found[2]
 
 
@@ -366,29 +384,51 @@ def test_hand_labels_that_cannot_be_learned_from_cost_only_their_student(
     assert told[0].endswith("So no student of hand labels is shown.")
 
 
-# --- the command -------------------------------------------------------------------------------------
-
-
-class FakeTerminal(io.StringIO):
-    """Standard input at which somebody sits."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(
-    ("typed", "answer"),
-    [("ham\n", "ham"), ("1\n", "spam"), ("\n", None), ("eggs\n0\n3\n2\n", "ham"), ("", None)],
-)
-def test_a_user_answers_with_a_label_its_number_or_nothing(
-    typed: str, answer: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_rows_of_a_label_that_the_student_did_not_learn_count_against_it(
+    decoder: Teacher, answered: Answered, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sys.stdin", FakeTerminal(typed))
-    assert command._ask("Win a prize", ("spam", "ham"), "spam") == answer
-    shown = capsys.readouterr().err
-    assert shown.startswith("Win a prize\n  1 spam  2 ham  (the teacher: spam; Enter drops it) ")
+    """They were refused, after all the teaching. Two of six rows are scam, which this student never says."""
+    answered(in_turn)
+    test = [LabelledRow(number, f"test {number}", LABELS[number % 3]) for number in range(6)]
+
+    def evaluate(bundle: Bundle, base: Path, rows: Sequence[LabelledRow], **how: Any) -> dict[str, Any]:
+        assert bundle.manifest.learned is not None
+        assert {row.label for row in rows} <= set(bundle.manifest.learned.labels), "it refuses others"
+        assert how["with_answers"]
+        answers = [{"label": ("ham", "spam")[number % 2], "confidence": 0.9} for number in range(6)]
+        return {**FIGURES, "answers": answers}
+
+    monkeypatch.setattr(distill, "evaluate_learned", evaluate)
+    student = write_head(tmp_path / "student", None)
+    known = {"learned_from": 25}
+    rows = compare(task(*LABELS), decoder, student, student, test, [], Ground(), QUIET, **known)
+    assert rows[1]["accuracy"] == pytest.approx(2 / 6, abs=1e-4)  # rows 0 and 1; row 3 is ham, row 4 spam
+    low, high = rows[1]["interval"]
+    assert 0 <= low < 2 / 6 < high <= 1
+    assert rows[1]["calibration_error"] == pytest.approx(0.9 - 2 / 6, abs=1e-4)
 
 
-def test_the_source_is_known_by_its_texts() -> None:
-    assert command._digest(["a", "b"]) == hashlib.sha256(b'"a"\n"b"').hexdigest()
-    assert command._digest(["a\nb"]) != command._digest(["a", "b"])
+def test_a_label_that_few_hand_labels_have_is_left_out_of_theirs(
+    decoder: Teacher, evaluated: list[tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of what the teacher says: else the comparison would be missing just where labels are rare."""
+    taught: list[tuple[Task, Sequence[LabelledRow]]] = []
+
+    def learn(of: Task, rows: Sequence[LabelledRow], name: str, out: Path, *_: object) -> None:
+        taught.append((of, rows))
+        write_head(out, None)
+
+    monkeypatch.setattr(distill, "learn", learn)
+    student = write_head(tmp_path / "student", None)
+    hand = [*HAND, LabelledRow(50, "hand 50", "scam")]
+    known, told = {"learned_from": 51}, list[str]()
+    effort = Effort(announce=told.append)
+    asked = task(*LABELS, "eggs")
+    rows = compare(asked, decoder, student, student, TEST, hand, Ground(), effort, **known)
+    ((of, drawn),) = taught
+    assert of.labels == ("ham", "spam")
+    assert sorted(row.number for row in drawn) == list(range(50))
+    assert rows[2]["labels"] == 50
+    assert told == [
+        "Too few of the hand labels drawn are 'scam' (1), 'eggs' (0): their student learns without them."
+    ]

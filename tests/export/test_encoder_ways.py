@@ -126,7 +126,7 @@ class FakeTeachers:
         self.wanted.append(truth)
         self.schedules.append(schedule)
         self.options.append(options)
-        return {"epochs": 6.0, "best_epoch": 4, "loss": 0.1}
+        return {"epochs": 6.0, "best_epoch": 4, "loss": 0.1, "peak_rss": 1}
 
     def by_pairs(self, source: Path, out: Path, *_: object, **options: Any) -> None:
         shutil.copytree(source, out)

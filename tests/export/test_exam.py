@@ -168,7 +168,16 @@ def test_fields_are_counted_one_by_one(tmp_path: Path) -> None:
     report = take_exam(exam, FakeDecoder(lambda call: Output(text=said[text_of(call)])))
     assert report["valid"] == pytest.approx(2 / 3, abs=1e-4)
     assert report["exact"] == pytest.approx(1 / 3, abs=1e-4)
-    assert report["fields"]["machine"] == {"rows": 3, "accuracy": 0.6667, "interval": [0.0, 1.0]}
+    assert report["fields"]["machine"] == {
+        "rows": 3,
+        "accuracy": 0.6667,
+        "interval": [0.0, 1.0],
+        "precision": 1.0,
+        "recall": 0.6667,
+        "f1": 0.8,
+    }
+    assert report["fields"]["heat"]["f1"] == 0.5  # of two that are there and two that were found one is right
+    assert report["f1"] == pytest.approx(2 * 3 / (5 + 4), abs=1e-4)
     assert report["fields"]["heat"]["accuracy"] == pytest.approx(1 / 3, abs=1e-4)
     assert report["fields"]["heat"]["rows"] == 2
 
@@ -329,9 +338,9 @@ def test_a_row_that_does_not_fit_is_named(tmp_path: Path) -> None:
             "Row 1 has the field 'heat'; the task's schema has machine",
         ),
         (
-            [{"text": "a", "label": " x"}, {"text": "b", "label": "y"}],
+            [{"text": "a", "label": "x\x07"}, {"text": "b", "label": "y"}],
             "",
-            "the rows make no task: ' x' is no label",
+            r"the rows make no task: 'x\\x07' is no label",
         ),
     ],
 )

@@ -68,7 +68,7 @@ def lesson_of(rows: Sequence[Row], *, one_fold: bool = True, **how: Any) -> Fiel
 
 
 FEW = lesson_of(findings(20), one_fold=False)
-MANY = lesson_of(findings(1000), one_fold=False)
+MANY = lesson_of(findings(2600), one_fold=False)
 
 
 # --- the real way to point ---------------------------------------------------------------------------
@@ -169,8 +169,8 @@ def test_many_rows_are_tried_on_one_fifth_with_some_aside(
 ) -> None:
     trial = bench.way(MANY).try_out()
     assert trial.held.tolist() == MANY.folds[0][1].tolist()
-    assert [len(texts) for texts in pointer_teacher.texts] == [800]
-    assert [len(aside) for aside in pointer_teacher.aside] == [80]
+    assert [len(texts) for texts in pointer_teacher.texts] == [2080]
+    assert [len(aside) for aside in pointer_teacher.aside] == [208]
 
 
 def test_rows_are_right_where_every_field_is(bench: Bench, pointer_teacher: FakePointerTeacher) -> None:
@@ -194,7 +194,7 @@ def test_all_rows_are_taught_as_long_as_the_trial_found_best(
     way.try_out()
     way.write(bench.work("out"))
     assert pointer_teacher.schedules[1].epochs == 4 < pointer_teacher.schedules[0].epochs
-    assert len(pointer_teacher.texts[1]) == 1000
+    assert len(pointer_teacher.texts[1]) == 2600
     assert len(pointer_teacher.aside[1]) == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +73,21 @@ def test_no_more_folds_are_tried_than_test_enough_rows(rows: int, enough: int, f
 
 @pytest.mark.parametrize(("rows", "watched"), [(10, 0), (249, 0), (250, 25), (4001, 400)])
 def test_one_row_in_ten_of_enough_is_watched(rows: int, watched: int) -> None:
-    aside = rows_aside(rows)
+    aside = rows_aside(list(map(str, range(rows))))
     assert len(aside) == len(set(aside)) == watched
-    assert aside == sorted(aside) == rows_aside(rows)
+    assert aside == sorted(aside) == rows_aside(list(map(str, range(rows))))
     assert set(aside) <= set(range(rows))
 
 
+def test_equal_texts_are_watched_together() -> None:
+    texts = [f"message {row // 3}" for row in range(900)]
+    aside = set(rows_aside(texts))
+    assert 80 < len(aside) <= 90
+    assert all(len({row in aside for row in range(at, at + 3)}) == 1 for at in range(0, 900, 3))
+
+
 def test_watched_rows_are_drawn_from_everywhere() -> None:
-    aside = rows_aside(1000)
+    aside = rows_aside(list(map(str, range(1000))))
     assert all(5 < sum(start <= row < start + 250 for row in aside) < 50 for start in (0, 250, 500, 750))
 
 
@@ -110,6 +118,16 @@ def test_accuracy_and_calibration_error_are_those_of_what_a_device_says() -> Non
     assert (logits.argmax(1) == lesson.truth).mean() < 0.75
     assert trial.figures["accuracy"] > 0.85
     assert trial.figures["calibration_error"] < 0.1
+
+
+def test_doubted_rows_count_against_accuracy_alone() -> None:
+    lesson = replace(make_lesson(400), doubted=list(range(0, 400, 20)))
+    truth = lesson.truth.copy()
+    truth[list(lesson.doubted)] = 1 - truth[list(lesson.doubted)]
+    trial = make_trial("head", np.arange(400), np.eye(2)[truth] * 9, lesson, {}, 1.0, 1)
+    assert (trial.figures["accuracy"], trial.figures["without_doubted"]) == (0.95, 1.0)
+    assert trial.figures["calibration_error"] < 0.01
+    assert min(point.error for point in trial.fitted.calibration.risk) < 0.01
 
 
 def test_the_reference_for_drift_is_what_held_out_rows_were_like() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,10 @@ def test_rows_stay_where_nothing_is_said_and_how_to_drop_them_is_shown() -> None
     dropped, report = desk.read()
     assert dropped == []
     assert desk.said[:2] == [
-        "1 rows repeat an earlier one: rows 12.",
-        "  They stay; --clean repeats drops them.",
+        "1 row repeats an earlier one: row 12.",
+        "  It stays; --clean repeats drops it.",
     ]
+    assert desk.said[3] == "  They stay; --clean conflicts drops them."
     assert [entry["dropped"] for entry in report] == [False, False]
 
 
@@ -111,7 +113,7 @@ def test_a_finding_without_rows_is_said_and_drops_nothing() -> None:
     rows = rows_of(*SOUND, ("rare", "c"))
     dropped, report = desk.read((ALL,), rows)
     assert dropped == []
-    assert desk.said == ["the label 'c' has 1 rows; 20 or more are useful."]
+    assert desk.said == ["the label 'c' has 1 row; 20 or more are useful."]
     assert [(entry["kind"], entry["dropped"]) for entry in report] == [("few", False)]
 
 
@@ -121,6 +123,55 @@ def test_of_many_rows_the_first_ones_are_shown_and_all_reported() -> None:
     _, report = desk.read((), rows)
     assert desk.said[0].endswith("rows 31, 32, 33, 34, 35, 36, 37, 38, 39, 40 ....")
     assert len(report[0]["rows"]) == 20
+
+
+def test_one_row_that_is_dropped() -> None:
+    desk = Desk()
+    desk.read(("repeats",))
+    assert "  1 row is dropped." in desk.said
+
+
+def test_rows_that_corrections_replaced_are_named_and_nothing_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", FakeTerminal("y\n"))
+    rows = rows_of(*SOUND)
+    rows[0] = replace(rows[0], replaced=(3, 5))
+    for clean in ((), (ALL,), (ASK,)):
+        desk = Desk()
+        dropped, report = desk.read(clean, rows)
+        assert dropped == []
+        assert desk.said == ["2 rows are replaced by later corrections of the same text: rows 3, 5."]
+        assert [(entry["kind"], entry["rows"], entry["dropped"]) for entry in report] == [
+            ("corrected", [3, 5], False)
+        ]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("clean", [(), (ALL,)])
+def test_labels_alike_but_for_case_are_named_with_their_rows_and_stay(clean: tuple[str, ...]) -> None:
+    desk = Desk()
+    rows = rows_of(*SOUND, *((f"z {number}", "A") for number in range(8)))
+    dropped, report = desk.read(clean, rows)
+    assert dropped == []
+    assert desk.said == ["labels alike but for case: 'A' beside 'a': rows 31, 32, 33, 34, 35, 36, 37, 38."]
+    assert report[0]["rows"] == list(range(31, 39))
+
+
+@pytest.mark.parametrize("clean", [(), (ALL,)])
+def test_long_rows_are_named_after_others_were_dropped_and_stay(clean: tuple[str, ...]) -> None:
+    desk = Desk()
+    dropped, report = desk.read(clean, lengths=lambda texts: ([len(text.split()) for text in texts], 2))
+    assert dropped == ((REPEATS + CONFLICTS) if clean else [])
+    assert report[-1]["kind"] == "long"
+    assert report[-1]["rows"] == ([11] if clean else [11, 12, 13, 14])
+    assert desk.said[-1].startswith("1 row is longer" if clean else "4 rows are longer")
+
+
+def test_where_nothing_is_too_long_nothing_is_said() -> None:
+    desk = Desk()
+    desk.read((), rows_of(*SOUND), lengths=lambda texts: ([2] * len(texts), 2))
+    assert desk.said == []
 
 
 def test_rows_of_the_test_are_dropped() -> None:
@@ -199,7 +250,7 @@ def test_each_finding_is_asked_for(
     monkeypatch.setattr("sys.stdin", FakeTerminal(answers))
     assert Desk().read((ASK,))[0] == expected
     asked = capsys.readouterr().err
-    assert asked == "  Drop them (repeats)? [y/N]   Drop them (conflicts)? [y/N] "
+    assert asked == "  Drop it (repeats)? [y/N]   Drop them (conflicts)? [y/N] "
 
 
 def test_a_finding_without_rows_is_not_asked_for(

@@ -251,6 +251,15 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     assert again.weights() == whole.weights()
 
 
+def test_a_damaged_state_is_begun_anew(tmp_path: Path) -> None:
+    """After a power cut; the sentence of a library would be all that its user sees, each time."""
+    whole, again, state = Pupil(), Pupil(), tmp_path / "state.pt"
+    expected = descend(whole.course(state), SCHEDULE, FakeReporter())
+    state.write_bytes(state.read_bytes()[:2000])
+    assert descend(again.course(state), SCHEDULE, FakeReporter()) == expected
+    assert again.weights() == whole.weights()
+
+
 def test_what_a_trial_found_limits_a_schedule() -> None:
     assert SCHEDULE.limited(3, 60) == replace(SCHEDULE, epochs=3, seconds=60)
     assert SCHEDULE.limited(0, 0) == SCHEDULE

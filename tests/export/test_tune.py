@@ -176,26 +176,41 @@ def test_a_decoder_is_told_the_instruction_or_else_the_name(tmp_path: Path) -> N
 # --- which way is taken ------------------------------------------------------------------------------
 
 
-def _trial(method: str, held: Sequence[int], guesses: Sequence[int], rows: int = 100) -> Trial:
+def _trial(
+    method: str, held: Sequence[int], guesses: Sequence[int], rows: int = 100, speed: float = 1.0
+) -> Trial:
     lesson = make_lesson(rows)
-    return make_trial(method, np.array(held), np.eye(2)[list(guesses)], lesson, {}, 1.0, 1)
+    return make_trial(method, np.array(held), np.eye(2)[list(guesses)], lesson, {}, speed, 1)
 
 
 @pytest.mark.parametrize(
     ("better", "worse", "chosen"),
-    [(0, 0, "head"), (1, 0, "head"), (2, 0, "encoder"), (5, 3, "head"), (0, 9, "head"), (9, 1, "encoder")],
+    [(0, 0, "head"), (1, 0, "head"), (2, 0, "lora"), (5, 3, "head"), (0, 9, "head"), (9, 1, "lora")],
 )
-def test_what_costs_more_has_to_be_better_by_more_than_luck(better: int, worse: int, chosen: str) -> None:
+def test_what_is_much_slower_has_to_be_better_by_more_than_luck(better: int, worse: int, chosen: str) -> None:
     """On rows that both held out: here the odd ones of a hundred, each truly of label 0."""
     head = [1] * better + [0] * (50 - better)
-    encoder = [0] * better + [1] * worse + [0] * (50 - better - worse)
-    cheap = _trial("head", range(100), [guess for pair in zip(head, [1] * 50, strict=True) for guess in pair])
-    dear = _trial("encoder", range(0, 100, 2), encoder)
-    assert tune.choose([cheap, dear]).method == chosen
+    adapter = [0] * better + [1] * worse + [0] * (50 - better - worse)
+    guesses = [guess for pair in zip(head, [1] * 50, strict=True) for guess in pair]
+    fast = _trial("head", range(100), guesses, speed=200.0)
+    slow = _trial("lora", range(0, 100, 2), adapter, speed=5.0)
+    assert tune.choose([fast, slow]).method == chosen
 
 
 @pytest.mark.parametrize(
-    ("sure", "wrong", "chosen"), [(0.95, 0, "encoder"), (0.95, 1, "head"), (0.6, 0, "head"), (0.5, 0, "head")]
+    ("better", "worse", "chosen"), [(0, 0, "head"), (1, 0, "encoder"), (5, 4, "encoder"), (4, 5, "head")]
+)
+def test_what_is_as_fast_only_has_to_be_better(better: int, worse: int, chosen: str) -> None:
+    """A head and an encoder that was taught take as long on a device."""
+    head = [1] * better + [0] * (50 - better)
+    encoder = [0] * better + [1] * worse + [0] * (50 - better - worse)
+    held = range(0, 100, 2)
+    trials = [_trial("head", held, head, speed=200.0), _trial("encoder", held, encoder, speed=180.0)]
+    assert tune.choose(trials).method == chosen
+
+
+@pytest.mark.parametrize(
+    ("sure", "wrong", "chosen"), [(0.95, 0, "lora"), (0.95, 1, "head"), (0.6, 0, "head"), (0.5, 0, "head")]
 )
 def test_being_surer_of_as_many_right_answers_is_better(sure: float, wrong: int, chosen: str) -> None:
     """Of few rows the loss tells more than the count. The head gives each true label 0.6."""
@@ -204,9 +219,11 @@ def test_being_surer_of_as_many_right_answers_is_better(sure: float, wrong: int,
     def trial(method: str, share: float, errors: int) -> Trial:
         right = np.array([share] * (len(held) - errors) + [1 - share] * errors)
         fake = make_trial(method, held, np.log(np.stack([right, 1 - right], 1)), lesson, {}, 1.0, 1)
-        return replace(fake, losses=-np.log(right), right=right > 0.5)  # as if calibration changed nothing
+        # As if calibration changed nothing.
+        return replace(fake, losses=-np.log(right), right=right > 0.5, texts_per_s=speeds[method])
 
-    assert tune.choose([trial("head", 0.6, 0), trial("encoder", sure, wrong)]).method == chosen
+    speeds = {"head": 200.0, "lora": 5.0}
+    assert tune.choose([trial("head", 0.6, 0), trial("lora", sure, wrong)]).method == chosen
 
 
 class _FakeWay:
@@ -290,10 +307,10 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "make_ways", make_ways)
 
 
-def _notes(folder: Path, text: str, ground: Ground, *, each: int = 5, method: str | None = None) -> Path:
+def _notes(folder: Path, text: str, ground: Ground, *, each: int = 5, methods: tuple[str, ...] = ()) -> Path:
     task, data = _task(folder, text), _data(folder, "ab", each)
     with pytest.raises(_Interrupted) as ended:
-        tune.tune(task, data, folder / "out", ground, Effort(method=method))
+        tune.tune(task, data, folder / "out", ground, Effort(methods=methods))
     return ended.value.folder
 
 
@@ -307,7 +324,7 @@ def test_the_same_command_takes_up_its_notes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("interrupted")
-@pytest.mark.parametrize("change", ["rows", "method", "labels", "instruction", "made anew"])
+@pytest.mark.parametrize("change", ["rows", "methods", "labels", "instruction", "made anew"])
 def test_another_command_takes_up_none(tmp_path: Path, change: str) -> None:
     """What was found with another prompt or on another encoder says nothing."""
     encoder = write_encoder(tmp_path / "encoder")
@@ -315,8 +332,8 @@ def test_another_command_takes_up_none(tmp_path: Path, change: str) -> None:
     first = _notes(tmp_path, text, ground)
     if change == "rows":
         how["each"] = 6
-    elif change == "method":
-        how["method"] = "head"
+    elif change == "methods":
+        how["methods"] = ("head",)
     elif change == "labels":
         text = "name: letter\nlabels: [b, a]"
     elif change == "instruction":

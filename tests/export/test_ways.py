@@ -41,9 +41,9 @@ def without(ground: Ground, *names: str) -> Ground:
     return Ground(**{name: value for name, value in there.items() if name not in names})
 
 
-def tried(ground: Ground, folder: Path, method: str | None = None, rows: int = 300) -> Sequence[str]:
+def tried(ground: Ground, folder: Path, *methods: str, rows: int = 300) -> Sequence[str]:
     """The names of their classes, or of an adapter its method."""
-    found = ways.make_ways(ground, make_lesson(rows), Effort(method), Notes(folder / "notes"), folder)
+    found = ways.make_ways(ground, make_lesson(rows), Effort(methods), Notes(folder / "notes"), folder)
     return [way.method if isinstance(way, FakeDecoderWay) else type(way).__name__ for way in found]
 
 
@@ -73,26 +73,38 @@ def test_a_wanted_method_is_tried_alone(whole: Ground, tmp_path: Path, method: s
     assert tried(whole, tmp_path, method) == [expected]
 
 
+def test_several_wanted_methods_stand_beside_each_other(whole: Ground, tmp_path: Path) -> None:
+    assert tried(whole, tmp_path, "qlora", "head", "lora") == ["HeadWay", "lora", "qlora"]
+
+
 @pytest.mark.parametrize(
-    ("method", "missing", "sentence"),
+    ("methods", "missing", "sentence"),
     [
-        (None, ("bundle", "checkpoint", "base"), "The method head needs an encoder's bundle"),
-        ("head", ("bundle",), "The method head needs an encoder's bundle .* name it with --encoder"),
+        ((), ("bundle", "checkpoint", "base"), "The method head needs an encoder's bundle"),
+        (("head",), ("bundle",), "The method head needs an encoder's bundle .* name it with --encoder"),
         (
-            "encoder",
+            ("head", "encoder"),
             ("checkpoint",),
             "The method encoder needs an encoder's checkpoint: name it with --encoder",
         ),
-        ("lora", ("base",), "The method lora needs a decoder's bundle and its checkpoint: .* --base and"),
-        ("lora", ("decoder",), "The method lora needs a decoder's bundle and its checkpoint: .*--checkpoint"),
-        ("qlora", ("base", "decoder"), "The method qlora needs a decoder's bundle and its checkpoint"),
+        (("lora",), ("base",), "The method lora needs a decoder's bundle and its checkpoint: .* --base and"),
+        (
+            ("lora",),
+            ("decoder",),
+            "The method lora needs a decoder's bundle and its checkpoint: .*--checkpoint",
+        ),
+        (
+            ("lora", "qlora"),
+            ("base", "decoder"),
+            "The method lora needs a decoder's bundle and its checkpoint",
+        ),
     ],
 )
 def test_what_a_wanted_method_lacks_is_named(
-    whole: Ground, tmp_path: Path, method: str | None, missing: Sequence[str], sentence: str
+    whole: Ground, tmp_path: Path, methods: tuple[str, ...], missing: Sequence[str], sentence: str
 ) -> None:
     with pytest.raises(ExportError, match=sentence):
-        tried(without(whole, *missing), tmp_path, method)
+        tried(without(whole, *missing), tmp_path, *methods)
 
 
 def test_without_the_library_few_rows_teach_no_encoder(
@@ -125,11 +137,11 @@ NOWHERE = make_field_lesson(
 
 
 def tried_on_fields(
-    ground: Ground, folder: Path, method: str | None = None, lesson: FieldLesson = FIELDS, **effort: Any
+    ground: Ground, folder: Path, *methods: str, lesson: FieldLesson = FIELDS, **effort: Any
 ) -> Sequence[str]:
     """As ``tried``."""
     effort = {"announce": lambda said: None, **effort}
-    found = ways.make_field_ways(ground, lesson, Effort(method, **effort), Notes(folder / "notes"), folder)
+    found = ways.make_field_ways(ground, lesson, Effort(methods, **effort), Notes(folder / "notes"), folder)
     return [way.method if isinstance(way, FakeDecoderWay) else type(way).__name__ for way in found]
 
 
@@ -160,19 +172,19 @@ def test_a_wanted_method_finds_fields_alone(
 
 
 @pytest.mark.parametrize(
-    ("method", "missing", "sentence"),
+    ("methods", "missing", "sentence"),
     [
-        (None, ("checkpoint", "base"), "The method encoder needs an encoder's checkpoint"),
-        ("encoder", ("checkpoint",), "The method encoder needs an encoder's checkpoint"),
-        ("lora", ("base",), "The method lora needs a decoder's bundle and its checkpoint"),
-        ("qlora", ("decoder",), "The method qlora needs a decoder's bundle and its checkpoint"),
+        ((), ("checkpoint", "base"), "The method encoder needs an encoder's checkpoint"),
+        (("encoder",), ("checkpoint",), "The method encoder needs an encoder's checkpoint"),
+        (("lora",), ("base",), "The method lora needs a decoder's bundle and its checkpoint"),
+        (("qlora",), ("decoder",), "The method qlora needs a decoder's bundle and its checkpoint"),
     ],
 )
 def test_what_a_method_lacks_to_find_fields_is_named(
-    whole: Ground, tmp_path: Path, method: str | None, missing: Sequence[str], sentence: str
+    whole: Ground, tmp_path: Path, methods: tuple[str, ...], missing: Sequence[str], sentence: str
 ) -> None:
     with pytest.raises(ExportError, match=sentence):
-        tried_on_fields(without(whole, *missing), tmp_path, method)
+        tried_on_fields(without(whole, *missing), tmp_path, *methods)
 
 
 @pytest.mark.parametrize(
@@ -187,13 +199,13 @@ def test_fields_that_nobody_can_point_at_are_written_where_that_is_possible(
     whole: Ground, tmp_path: Path, lesson: FieldLesson, sentence: str
 ) -> None:
     said: list[str] = []
-    assert tried_on_fields(whole, tmp_path, None, lesson, announce=said.append) == ["lora"]
+    assert tried_on_fields(whole, tmp_path, lesson=lesson, announce=said.append) == ["lora"]
     (told,) = said
     assert told.startswith(sentence)
     with pytest.raises(ExportError, match=sentence):
-        tried_on_fields(whole, tmp_path, "encoder", lesson)
+        tried_on_fields(whole, tmp_path, "encoder", lesson=lesson)
     with pytest.raises(ExportError, match=sentence):
-        tried_on_fields(without(whole, "base"), tmp_path, None, lesson)
+        tried_on_fields(without(whole, "base"), tmp_path, lesson=lesson)
 
 
 def test_without_the_library_fields_are_pointed_at_alone(
