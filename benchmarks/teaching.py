@@ -138,6 +138,7 @@ def measure(args: argparse.Namespace, labelled: Labelled, say: Say) -> dict[str,
     options = ["--method", args.method]
     options += ["--minutes", str(args.minutes)] if args.minutes else []
     options += ["--base", str(args.base)] if args.base else []
+    options += ["--recall", args.recall] if args.recall else []
     found = []
     for wanted in args.rows:
         rows = None if wanted == "all" else int(wanted)
@@ -166,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--max-error", type=float, default=0.02, help="(default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="handed to tune")
+    parser.add_argument("--recall", metavar="LABEL=SHARE", help="handed to tune")
     parser.add_argument("--keep", type=Path, help="leave the bundles in this folder, for cascade")
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")

@@ -6,6 +6,8 @@ Applied on the device with what ``edgeslm-export tune`` fitted on rows that were
   2017, section 4.2);
 - the confidence is the highest score, or a rising function of the margin between the two highest, fitted by
   isotonic regression (Zadrozny and Elkan 2002);
+- a label that must not be missed leans forward: the best is that of the highest ``log score + lean`` (Elkan
+  2001: what costs differ by moves the point where one label is preferred, not the scores);
 - a wanted error sets the threshold below which a result is no answer (Geifman and El-Yaniv 2017).
 
 Plain arithmetic; knows no model and no file.
@@ -39,12 +41,14 @@ class RiskPoint(_Section):
 class Calibration(_Section):
     """What was fitted; ``scale`` and ``bias`` have a number for each label, none of a task without labels.
 
+    ``leans`` has a number for each label too, or none at all where nothing leans.
     ``margins`` and ``confidences`` are the knots of the rising function, none where the highest score is the
     confidence. ``risk`` rises in its thresholds.
     """
 
     scale: tuple[float, ...]
     bias: tuple[float, ...]
+    leans: tuple[float, ...] = ()
     margins: tuple[float, ...] = ()
     confidences: tuple[float, ...] = ()
     risk: tuple[RiskPoint, ...] = ()
@@ -53,6 +57,8 @@ class Calibration(_Section):
     @property
     def fault(self) -> str | None:
         """What can't be in numbers that were fitted."""
+        if self.leans and len(self.leans) != len(self.scale):
+            return "it needs a lean for each label"
         if len(self.margins) != len(self.confidences):
             return "it needs a confidence for each margin"
         if sorted(self.margins) != list(self.margins) or sorted(self.confidences) != list(self.confidences):
@@ -64,7 +70,8 @@ class Calibration(_Section):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``scores`` sum to 1; ``best`` is the place of the highest, ``confidence`` how often it is right."""
+    """``scores`` sum to 1; ``best`` is the place of the one that is said, the highest where nothing leans;
+    ``confidence`` says how often it is right."""
 
     scores: tuple[float, ...]
     best: int
@@ -77,12 +84,18 @@ def judge(probabilities: Sequence[float], calibration: Calibration | None) -> Ve
     :param probabilities: two or more, summing to 1.
     """
     scores = tuple(probabilities) if calibration is None else _scaled(probabilities, calibration)
-    best = max(range(len(scores)), key=scores.__getitem__)
+    leans = () if calibration is None else calibration.leans
+    leaning = [score * math.exp(lean) for score, lean in zip(scores, leans, strict=True)] if leans else scores
+    best = max(range(len(scores)), key=leaning.__getitem__)
     confidence = scores[best]
     if calibration is not None and calibration.margins:
-        second = max(score for place, score in enumerate(scores) if place != best)
-        confidence = _interpolated(confidence - second, calibration.margins, calibration.confidences)
+        confidence = _interpolated(margin_of(scores, best), calibration.margins, calibration.confidences)
     return Verdict(scores, best, confidence)
+
+
+def margin_of(scores: Sequence[float], best: int) -> float:
+    """How far the score of the label that is said lies above all others; below 0 if it only leans forward."""
+    return scores[best] - max(score for place, score in enumerate(scores) if place != best)
 
 
 def sure(share: float, calibration: Calibration | None) -> float:

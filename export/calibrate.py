@@ -8,11 +8,12 @@ measured on rows that it wasn't fitted on either, in turn.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from edgeslm.calibration import LEAST_PROBABILITY, Calibration, RiskPoint, Verdict, judge
+from edgeslm.calibration import LEAST_PROBABILITY, Calibration, RiskPoint, Verdict, judge, margin_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +39,10 @@ _CERTAINTY: Final = 0.8
 _LEAST_SHARE: Final = 1e-6
 _SCALE: Final = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3)
 _DIGITS: Final = 1e6
+_ROUNDS: Final = 20
+_STEP: Final = 1e-4
+"""By which what leans comes before what it would equal; more than is lost by rounding."""
+_MOST_LEAN: Final = 20.0
 _PRIOR_ROWS: Final = 4.0
 """An affine map is held to the temperature as if by so many rows."""
 
@@ -51,15 +56,21 @@ class Fitted:
     verdicts: Sequence[Verdict]
 
 
-def fit_calibration(log_probabilities: Floats, truth: Integers, doubted: Bools | None = None) -> Fitted:
+def fit_calibration(
+    log_probabilities: Floats,
+    truth: Integers,
+    doubted: Bools | None = None,
+    recalls: Mapping[int, float] = MappingProxyType({}),
+) -> Fitted:
     """Of what the model says (``log_probabilities`` [rows, labels]) and what is true ([rows], indices).
 
     :param doubted: [rows] whose truth is probably none: nothing is fitted on them.
+    :param recalls: of labels, by their indices, the share of their rows that is wanted to be found.
     """
     import numpy as np
 
     if doubted is not None and doubted.any() and not doubted.all():
-        fitted = fit_calibration(log_probabilities[~doubted], truth[~doubted])
+        fitted = fit_calibration(log_probabilities[~doubted], truth[~doubted], None, recalls)
         others = iter(fitted.verdicts)
         verdicts = [
             judge(np.exp(row).tolist(), fitted.calibration) if out else next(others)
@@ -70,13 +81,14 @@ def fit_calibration(log_probabilities: Floats, truth: Integers, doubted: Bools |
     choices = [(False, False)]
     if counts.min() >= _ROWS_A_LABEL:
         choices.append((True, False))
-    tried = {choice: _verdicts_in_turn(log_probabilities, truth, *choice) for choice in choices}
+    rows = log_probabilities, truth, recalls
+    tried = {choice: _verdicts_in_turn(*rows, *choice) for choice in choices}
     affine, _ = min(tried, key=lambda choice: _log_loss(tried[choice], truth))
     best = (affine, False)
     if len(truth) >= _ROWS_FOR_MARGINS:
-        tried[affine, True] = _verdicts_in_turn(log_probabilities, truth, affine, with_margins=True)
+        tried[affine, True] = _verdicts_in_turn(*rows, affine, with_margins=True)
         best = min(((affine, False), (affine, True)), key=lambda choice: _brier(tried[choice], truth))
-    calibration = _fit(log_probabilities, truth, *best)
+    calibration = _fit(*rows, *best)
     verdicts = tried[best]
     confidence = np.array([verdict.confidence for verdict in verdicts])
     right = np.array([verdict.best for verdict in verdicts]) == truth
@@ -183,7 +195,11 @@ def risk_curve(confidence: Floats, right: Bools) -> tuple[RiskPoint, ...]:
 
 
 def _verdicts_in_turn(
-    log_probabilities: Floats, truth: Integers, affine: bool, with_margins: bool
+    log_probabilities: Floats,
+    truth: Integers,
+    recalls: Mapping[int, float],
+    affine: bool,
+    with_margins: bool,
 ) -> list[Verdict]:
     """Verdicts on each fifth of the rows by a calibration of the others."""
     import numpy as np
@@ -193,13 +209,19 @@ def _verdicts_in_turn(
     enough = len(truth) >= _PARTS * log_probabilities.shape[1]
     for part in np.array_split(order, _PARTS) if enough else [order]:
         others = np.setdiff1d(order, part) if enough else order
-        calibration = _fit(log_probabilities[others], truth[others], affine, with_margins)
+        calibration = _fit(log_probabilities[others], truth[others], recalls, affine, with_margins)
         for row in part.tolist():
             verdicts[row] = judge(np.exp(log_probabilities[row]).tolist(), calibration)
     return [verdicts[row] for row in range(len(truth))]
 
 
-def _fit(log_probabilities: Floats, truth: Integers, affine: bool, with_margins: bool) -> Calibration:
+def _fit(
+    log_probabilities: Floats,
+    truth: Integers,
+    recalls: Mapping[int, float],
+    affine: bool,
+    with_margins: bool,
+) -> Calibration:
     import numpy as np
     from edgeslm_export.statistics import fit_temperature
 
@@ -212,14 +234,37 @@ def _fit(log_probabilities: Floats, truth: Integers, affine: bool, with_margins:
     calibration = Calibration(
         scale=tuple(np.round(scale, 5).tolist()), bias=tuple(np.round(bias, 5).tolist()), rows=len(truth)
     )
+    if recalls:
+        scores = [judge(row.tolist(), calibration).scores for row in np.exp(log_probabilities)]
+        leans = lean_forward(np.log(np.maximum(scores, LEAST_PROBABILITY)), truth, recalls)
+        calibration = calibration.model_copy(update={"leans": tuple(np.round(leans, 5).tolist())})
     if not with_margins:
         return calibration
     verdicts = [judge(row.tolist(), calibration) for row in np.exp(log_probabilities)]
-    highest = np.sort([verdict.scores for verdict in verdicts], axis=1)
-    margins = highest[:, -1] - highest[:, -2]
+    margins = np.array([margin_of(verdict.scores, verdict.best) for verdict in verdicts])
     right = np.array([v.best for v in verdicts]) == truth
     knots, heights = _rising(margins, right)
     return calibration.model_copy(update={"margins": knots, "confidences": heights})
+
+
+def lean_forward(log_scores: Floats, truth: Integers, recalls: Mapping[int, float]) -> Floats:
+    """[labels]: how far each must lean forward so that the wanted share of its rows is found, and no further.
+
+    It leans as far as one of the label's rows needs, chosen so that a new row needs no more as often as is
+    wanted: the quantile of conformal prediction, label by label (Vovk 2012), whatever the scores are worth.
+
+    :param log_scores: [rows, labels].
+    """
+    import numpy as np
+
+    leans = np.zeros(log_scores.shape[1])
+    for _ in range(_ROUNDS if len(recalls) > 1 else 1):  # what leans by others is in the way
+        for label, wanted in recalls.items():
+            rows = log_scores[truth == label] + leans
+            needed = np.sort(np.delete(rows, label, axis=1).max(axis=1) - (rows[:, label] - leans[label]))
+            place = min(math.ceil((len(needed) + 1) * wanted), len(needed))
+            leans[label] = min(max(0.0, float(needed[place - 1]) + _STEP), _MOST_LEAN) if place else 0.0
+    return leans
 
 
 def _fit_affine(log_probabilities: Floats, truth: Integers, scale: float) -> tuple[Floats, Floats]:

@@ -5,8 +5,8 @@ A way is tried on rows that it did not learn from, through the graph that a devi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -57,10 +57,11 @@ class Ground:
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How it is learned: ``methods`` are those of METHODS that are tried, none for what is possible; each way
-    may take ``seconds``, 0 being no limit."""
+    may take ``seconds``, 0 being no limit; ``recalls`` are shares of labels' rows that are to be found."""
 
     methods: tuple[str, ...] = ()
     seconds: float = 0.0
+    recalls: Mapping[str, float] = field(default_factory=dict)
     announce: Callable[[str], None] = print
     on_progress: OnProgress | None = None
     debug: bool = False
@@ -77,7 +78,8 @@ class Lesson:
     ``truth`` [rows] are indices of ``labels``; ``shares`` [rows, labels] say how likely each label is, of
     rows that a teacher labelled. ``instruction`` is what a decoder is told. ``doubted`` are rows whose label
     is probably wrong: nothing is learned from them and no confidence fitted on them, but accuracy counts them
-    too, or it would be that of the easy rows.
+    too, or it would be that of the easy rows. ``recalls`` are the shares of some labels' rows that are wanted
+    to be found.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Lesson:
     shares: Floats | None = None
     instruction: str = ""
     doubted: Sequence[int] = ()
+    recalls: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def learned(self) -> Integers:
@@ -168,7 +171,7 @@ def make_trial(
     from edgeslm_export.statistics import accuracy_report
 
     truth, doubted = lesson.truth[held], np.isin(held, lesson.doubted)
-    fitted = fit_calibration(log_softmax(logits), truth, doubted)
+    fitted = fit_calibration(log_softmax(logits), truth, doubted, lesson.recalls)
     report = accuracy_report(fitted.verdicts, truth, lesson.labels)
     right = np.array([verdict.best for verdict in fitted.verdicts], np.int64) == truth
     if doubted.any() and not doubted.all():

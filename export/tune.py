@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.environment import cache_folder
@@ -157,19 +158,31 @@ def learn(
         fields = [row for row in rows if isinstance(row, FieldsRow)]
         return learn_fields(make_field_lesson(task, fields), source, out, ground, effort)
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
-    return learn_labels(make_lesson(task, labelled, doubted), source, out, ground, effort)
+    return learn_labels(make_lesson(task, labelled, doubted, effort.recalls), source, out, ground, effort)
 
 
-def make_lesson(task: Task, rows: Sequence[LabelledRow], doubted: Collection[int] = ()) -> Lesson:
-    """:param doubted: numbers of rows whose labels are not learned from."""
+def make_lesson(
+    task: Task,
+    rows: Sequence[LabelledRow],
+    doubted: Collection[int] = (),
+    recalls: Mapping[str, float] = MappingProxyType({}),
+) -> Lesson:
+    """:param doubted: numbers of rows whose labels are not learned from.
+    :param recalls: of labels, the share of their rows that is to be found.
+    :raises ExportError: one of these is no label of the task.
+    """
     import numpy as np
 
     labels = labels_of(task, rows)
+    if unknown := [label for label in recalls if label not in labels]:
+        raise ExportError(f"--recall: {unknown[0]!r} is none of the labels {', '.join(labels)}.")
     truth = np.array([labels.index(row.label) for row in rows], np.int64)
     texts = [row.text for row in rows]
     out = [place for place, row in enumerate(rows) if row.number in set(doubted)]
     folds = split_folds(truth, len(labels), texts, out)
-    return Lesson(task.name, texts, truth, labels, folds, instruction=task.instruction, doubted=out)
+    wanted = {labels.index(label): recall for label, recall in recalls.items()}
+    about = task.name, texts, truth, labels, folds
+    return Lesson(*about, instruction=task.instruction, doubted=out, recalls=wanted)
 
 
 def learn_labels(

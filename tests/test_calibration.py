@@ -54,6 +54,28 @@ def test_each_label_has_its_scale_and_bias() -> None:
     assert verdict.best == 1
 
 
+def test_a_label_that_leans_is_said_with_what_it_is_worth() -> None:
+    leans = (0.0, math.log(3))
+    assert (judge((0.7, 0.3), made(2, leans=leans)).best, judge((0.8, 0.2), made(2, leans=leans)).best) == (
+        1,
+        0,
+    )
+    verdict = judge((0.7, 0.3), made(2, leans=leans))
+    assert verdict.scores == pytest.approx((0.7, 0.3))
+    assert verdict.confidence == pytest.approx(0.3)
+
+
+def test_what_only_leans_lies_below_the_others() -> None:
+    fitted = made(2, leans=(0.0, 2.0), margins=(-0.5, 0.5), confidences=(0.2, 0.9))
+    verdict = judge((0.7, 0.3), fitted)
+    assert verdict.confidence == pytest.approx(0.2 + 0.7 * 0.1)
+
+
+def test_each_label_needs_a_lean_or_none_does() -> None:
+    assert made(2, leans=(0.0, 1.0)).fault is None
+    assert made(2, leans=(1.0,)).fault == "it needs a lean for each label"
+
+
 @given(st.data())
 def test_scores_sum_to_one(data: st.DataObject) -> None:
     probabilities = data.draw(distributions())

@@ -33,6 +33,14 @@ def share(text: str) -> float:
     return number
 
 
+def share_of_label(text: str) -> tuple[str, float]:
+    """An argparse type: ``LABEL=SHARE``."""
+    label, _, wanted = text.rpartition("=")
+    if not label:
+        raise argparse.ArgumentTypeError(f"{text} is no LABEL=SHARE, such as spam=0.95")
+    return label, share(wanted)
+
+
 def whole(text: str) -> int:
     """An argparse type: a whole number above 0."""
     try:

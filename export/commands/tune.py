@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeslm_export.commands import positive
+from edgeslm_export.commands import positive, share_of_label
 from edgeslm_export.lesson import ENCODER, HEAD, LORA, METHODS, QLORA, Effort, Ground
 from edgeslm_export.progress import Bar
 from edgeslm_export.proofread import ASK, CHOICES, Judge, doubted, load_tested, proofread
@@ -42,6 +42,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
     add_ground(command)
     add_effort(command, AUTO)
+    command.add_argument(
+        "--recall",
+        type=share_of_label,
+        action="append",
+        default=[],
+        metavar="LABEL=SHARE",
+        help="find at least this share of a label's messages, at the price of others that are called so too; "
+        "may be given for several labels",
+    )
 
     command.add_argument(
         "--test", type=Path, metavar="DATA", help="rows kept for a test: nothing of them may be learned from"
@@ -106,7 +115,7 @@ def run(options: argparse.Namespace) -> None:
     task = load_task(options.task)
     rows: Rows = read_rows(task, options.data)  # before anything is fetched or made
     with Bar() as bar:
-        effort = make_effort(options, bar)
+        effort = replace(make_effort(options, bar), recalls=dict(options.recall))
         if fields := [row for row in rows if isinstance(row, FieldsRow)]:
             effort = for_fields(task, fields, effort)
         ground = find_ground(options, effort)
@@ -233,6 +242,8 @@ def for_fields(task: Task, rows: Sequence[FieldsRow], effort: Effort) -> Effort:
     from edgeslm_export.exam import schema_of
     from edgeslm_export.field_lesson import pointing_fault
 
+    if effort.recalls:
+        raise ExportError("--recall is for labels, and these rows have fields.")
     if HEAD in effort.methods:
         raise ExportError("The method head can't find fields; take encoder, lora or qlora.")
     fault = pointing_fault(task.section.output_schema or schema_of(rows))

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pytest
-from edgeslm_export.calibrate import Fitted, fit_calibration, fit_confidence, log_softmax, risk_curve
+from edgeslm_export.calibrate import (
+    Fitted,
+    fit_calibration,
+    fit_confidence,
+    lean_forward,
+    log_softmax,
+    risk_curve,
+)
 from edgeslm_export.statistics import calibration_error, softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeslm.calibration import LEAST_PROBABILITY, Calibration, find_threshold, sure
+from edgeslm.calibration import LEAST_PROBABILITY, Calibration, Verdict, find_threshold, judge, sure
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -190,6 +199,66 @@ def test_doubted_rows_teach_no_confidence() -> None:
     assert fitted.calibration.rows == (~doubted).sum()
     assert len(fitted.verdicts) == 400
     assert [verdict.best for verdict in fitted.verdicts] == truth.tolist()
+
+
+def spam(rows: int, seed: int = 0) -> tuple[Floats, Integers]:
+    """Two labels, one in eight of the second, told well and not perfectly."""
+    random = np.random.default_rng(seed)
+    truth = (random.random(rows) < 1 / 8).astype(np.int64)
+    return np.eye(2)[truth] * 4 + random.standard_normal((rows, 2)) * 1.6 + [1.0, 0.0], truth
+
+
+def recall_of(verdicts: Sequence[Verdict], truth: Integers, label: int) -> float:
+    return float(np.mean([v.best == label for v, t in zip(verdicts, truth, strict=True) if t == label]))
+
+
+def test_a_label_that_must_not_be_missed_leans_forward() -> None:
+    logits, truth = spam(1200)
+    plain = fit(logits, truth)
+    fitted = fit_calibration(log_softmax(logits), truth, recalls={1: 0.97})
+    assert plain.calibration.leans == ()
+    assert fitted.calibration.leans[0] == 0 < fitted.calibration.leans[1]
+    assert recall_of(plain.verdicts, truth, 1) < 0.93
+    assert recall_of(fitted.verdicts, truth, 1) > 0.955
+    for leaning, straight in zip(fitted.verdicts, plain.verdicts, strict=True):
+        assert leaning.scores == pytest.approx(straight.scores)  # what is likely stays as likely
+    confidence = np.array([verdict.confidence for verdict in fitted.verdicts])
+    right = np.array([verdict.best for verdict in fitted.verdicts]) == truth
+    assert calibration_error(confidence, right) < 0.05
+
+
+def test_what_is_wanted_to_be_found_is_found_in_other_rows_on_average() -> None:
+    found = []
+    for seed in range(30):
+        (logits, truth), (others, other_truth) = spam(500, seed), spam(2000, 1000 + seed)
+        calibration = fit_calibration(log_softmax(logits), truth, recalls={1: 0.95}).calibration
+        verdicts = [judge(np.exp(row).tolist(), calibration) for row in log_softmax(others)]
+        found.append(recall_of(verdicts, other_truth, 1))
+    assert np.mean(found) > 0.945
+
+
+def test_what_is_found_anyway_does_not_lean() -> None:
+    truth = np.arange(60) % 3
+    leans = lean_forward(np.log(np.eye(3)[truth] * 0.9 + 0.03), truth, {0: 0.9, 2: 0.5})
+    assert leans.tolist() == [0, 0, 0]
+
+
+def test_two_labels_lean_past_each_other() -> None:
+    random = np.random.default_rng(5)
+    truth = random.integers(0, 3, 900)
+    scores = np.asarray(log_softmax(np.eye(3)[truth] * 3 + random.standard_normal((900, 3)) + [2.0, 0, 0]))
+    leans = lean_forward(scores, truth, {1: 0.9, 2: 0.9})
+    said = (scores + leans).argmax(axis=1)
+    assert leans[0] == 0
+    assert all((said[truth == label] == label).mean() >= 0.9 for label in (1, 2))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_few_rows_lean_as_far_as_they_show(rows: int) -> None:
+    truth = np.array([0] * 40 + [1] * rows)
+    scores = np.log(np.tile([0.9, 0.1], (len(truth), 1)))
+    leans = lean_forward(scores, truth, {1: 0.99})
+    assert leans[1] == pytest.approx(np.log(9) if rows else 0, abs=1e-3)
 
 
 def test_a_threshold_answers_what_it_says() -> None:

@@ -131,6 +131,35 @@ def test_methods_that_are_named_are_tried(words: list[str], methods: tuple[str, 
         assert tune.make_effort(options, bar).methods == methods
 
 
+def test_a_wanted_recall_is_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Effort] = []
+
+    def learn(
+        task: object, rows: object, name: str, out: Path, on: object, effort: Effort, *_: object
+    ) -> object:
+        seen.append(effort)
+        return None, dict(LABELS)
+
+    command = _tune(tmp_path, monkeypatch, LABELS)
+    monkeypatch.setattr("edgeslm_export.tune.learn", learn)
+    assert cli.main([*command, "--recall", "spam=0.95", "--recall", "a=b=0.5"]) == 0
+    assert dict(seen[0].recalls) == {"spam": 0.95, "a=b": 0.5}
+
+
+@pytest.mark.parametrize("wrong", ["spam", "spam=1", "spam=0", "=0.9", "spam=much"])
+def test_a_recall_is_a_label_and_a_share(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["tune", "task.yaml", "rows.jsonl", "out", "--recall", wrong])
+    assert "argument --recall" in capsys.readouterr().err
+
+
+def test_fields_have_no_recall_to_ask_for(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="--recall is for labels, and these rows have fields"):
+        for_fields(tmp_path, (), recalls={"spam": 0.95})
+
+
 def test_a_named_base_is_tried_beside_the_encoders(tmp_path: Path, maker: FakeMaker) -> None:
     base = tmp_path / "base"
     found = ground(base=base, checkpoint="owner/name")

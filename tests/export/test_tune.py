@@ -15,6 +15,7 @@ from edgeslm_export.environment import cache_folder
 from edgeslm_export.lesson import Effort, Ground, Lesson, Trial, make_trial
 from edgeslm_export.notes import Notes
 from edgeslm_export.package import UNDATED
+from edgeslm_export.rows import LabelledRow
 
 from edgeslm.bundle import Source, load_bundle, verify_bundle
 from edgeslm.calibration import find_threshold
@@ -166,6 +167,14 @@ def test_an_entry_of_a_configuration_can_be_learned_as_it_is(tmp_path: Path) -> 
     text = f"name: triage\nkind: classify\n{how}labels: {{normal: all is well, critical: stop now}}"
     task = _task(tmp_path, text)
     assert (task.name, task.labels) == ("triage", ("normal", "critical"))
+
+
+def test_a_wanted_recall_is_of_a_label_of_the_task(tmp_path: Path) -> None:
+    task = _task(tmp_path, "name: letter\nlabels: [b, a]")
+    rows = [LabelledRow(number, f"{label}{number}", label) for number in range(10) for label in "ab"]
+    assert tune.make_lesson(task, rows, recalls={"a": 0.95}).recalls == {1: 0.95}
+    with pytest.raises(ExportError, match="--recall: 'c' is none of the labels b, a"):
+        tune.make_lesson(task, rows, recalls={"c": 0.95})
 
 
 def test_a_decoder_is_told_the_instruction_or_else_the_name(tmp_path: Path) -> None:
