@@ -226,11 +226,11 @@ async def take_turns(
     own: Mapping[int, str],
     rival: Mapping[int, str],
     clients: int,
+    messages: Messages,
     args: argparse.Namespace,
     say: Say,
 ) -> dict[str, Any]:
     """All mixes with so many clients, each side in turn."""
-    messages: Messages = args.messages
     rows = []
     async with asked(url, NODE) as mine, asked(url, RIVAL) as theirs:
         sides = {"edgeslm": Side(mine, own), "llama.cpp": Side(theirs, rival)}
@@ -250,7 +250,7 @@ async def take_turns(
                 for name, side in sides.items():
                     row[name]["first_ms"] = (await side.take_turn(asks, 1, stream=True)).first_ms
             rows.append(row)
-            say(table([row], head=len(rows) == 1))
+            say(table([row], head=len(rows) == 1 and clients == args.clients[0]))
         memory = {name: side.memory() for name, side in sides.items()}
     return {"rows": rows, "memory": memory_ratios(memory, clients)}
 
@@ -263,13 +263,13 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         folder = Path(name)
         fetch(folder, Packages(say))
         article = (folder / "test.raw").read_text("utf-8")[:400_000]
-        args.messages = Messages(args.starter / "data", article, chat.encode_text)
+        messages = Messages(args.starter / "data", article, chat.encode_text)
         job = {"threads": args.threads, "tasks": {t: rival_task(t, s, chat) for t, s in tasks().items()}}
         files = args.weights or [
             quantized(server, args.gguf, kind, args.starter.resolve().parent / "bench", say) for kind in TYPES
         ]
         log = folder / "llama.log"
-        probe = list(islice(args.messages.mixed(), 22))
+        probe = list(islice(messages.mixed(), 22))
         weights = faster(server, files, job, probe, log) if len(files) > 1 else files[0]
         say(f"{'bundle':>22}  {bundle.name} {short_digest(load_bundle(bundle).digest)}")
         say(f"{'llama.cpp':>22}  {llama_server.version_of(server)}, {weights.name}\n")
@@ -283,7 +283,7 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
                     told = {**job, "port": port, "slots": clients}
                     with bridged(broker.url, told, folder / "job.json") as bridge:
                         rival = {pid: "server", bridge: "bridge"}
-                        part = asyncio.run(take_turns(broker.url, own, rival, clients, args, say))
+                        part = asyncio.run(take_turns(broker.url, own, rival, clients, messages, args, say))
                 found["rows"] += part["rows"]
                 found["memory"].append(part["memory"])
                 say(f"  memory  {part['memory']}")

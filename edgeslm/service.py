@@ -38,8 +38,6 @@ class _Post:
     task: Task
     model: str
     adapter: Bundle | None
-    watch: DriftWatch | None
-    """Whether the messages are still those that a learned task was taught with."""
 
 
 class Service:
@@ -89,7 +87,9 @@ class Service:
         )
         self.tasks = {name: posts[0].task for name, posts in self._posts.items()}
         """What checks requests and describes results, by the name of the task."""
-        self.watches = {name: posts[0].watch for name, posts in self._posts.items() if posts[0].watch}
+        self.watches = {
+            name: watch for name, posts in self._posts.items() if (watch := _watch(posts[0].task)) is not None
+        }
         """That of the first stage of each task that has one: a later stage sees only what the others weren't
         sure of, which is never like what it was taught with."""
         limits = config.limits
@@ -224,7 +224,7 @@ class Service:
                 check_adapter(adapter, self._bundles[model])
             except BundleError as error:
                 raise ConfigError([f"{where}: {error}"]) from None
-        return _Post(stage, task, model, adapter, _watch(task))
+        return _Post(stage, task, model, adapter)
 
     def _find(self, digest: str) -> str | None:
         """The model whose bundle has this digest."""
@@ -262,9 +262,10 @@ class Service:
         if post.adapter is not None:  # small@sha256:1f3a...+sha256:9c2b...
             label += f"+{short_digest(post.adapter.digest)}"
         outcome = await post.task.run(request, ask, on_chunk)
-        if post.watch is not None:
+        watch = self.watches.get(request.task)
+        if watch is not None and post is self._posts[request.task][0]:
             given = outcome.result.get("label", "")  # fields have none
-            post.watch.see(given, outcome.result["confidence"], outcome.distance)
+            watch.see(given, outcome.result["confidence"], outcome.distance)
         return Answer(outcome, label)
 
 

@@ -158,6 +158,14 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float3
     return vectors
 
 
+def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
+    """Tokens of each text with those that frame it, and how many the encoder reads."""
+    from edgeslm.engine.prompt import load_tokenizer
+
+    encoded = load_tokenizer(bundle).encode_batch(list(texts))
+    return [len(one.ids) for one in encoded], load_bundle(bundle).manifest.context_length
+
+
 def size_report(bundle: Bundle) -> dict[str, Any]:
     """What the manifest alone tells: ``bytes`` of the bundle, ``kind``, ``name``, ``digest``."""
     manifest = bundle.manifest

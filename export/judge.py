@@ -17,7 +17,6 @@ from edgeslm_export.evaluate import embed_texts, load_encoder
 from edgeslm_export.head import learn, split_folds
 from edgeslm_export.rows import LabelledRow
 
-from edgeslm.bundle import load_bundle
 from edgeslm.calibration import LEAST_PROBABILITY
 
 if TYPE_CHECKING:
@@ -73,14 +72,3 @@ def _judge_words(texts: Sequence[str], truth: Integers, folds: Sequence[Fold]) -
             model = LogisticRegression(C=_STRENGTH_OF_WORDS, max_iter=300).fit(words[train], truth[train])
             found.append(np.maximum(model.predict_proba(words[test]), LEAST_PROBABILITY))
     return np.concatenate(found)
-
-
-def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
-    """Tokens of each text with those that frame it, and how many the encoder reads."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    counts = [len(encoded.ids) for encoded in tokenizer.encode_batch(list(texts))]
-    return counts, load_bundle(bundle).manifest.context_length

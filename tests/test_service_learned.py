@@ -247,6 +247,27 @@ def test_what_the_head_isnt_sure_of_the_model_is_asked(tmp_path: Path) -> None:
     play(scene)
 
 
+def test_only_the_first_stage_is_watched(tmp_path: Path) -> None:
+    """What a later one sees is never like what it was taught with."""
+    reference = {"distances": [], "confidences": [0.6, 0.8, 1.0], "labels": [0.5, 0.5]}
+    for number, (stages, watched) in enumerate((("[learned, small]", True), ("[small, learned]", False))):
+        folder = tmp_path / str(number)
+        more = in_stages(folder, stages=stages)
+        write_head(
+            folder / "learned",
+            encoder_digest(folder),
+            calibration=calibration(risk=RISK),
+            reference=reference,
+        )
+
+        async def scene(folder: Path = folder, more: str = more, watched: bool = watched) -> None:
+            service = make_service(folder, more, Engines(UNSURE, UNSURE))
+            await service.submit(request("topic"))
+            assert ("topic" in service.watches) == watched
+
+        play(scene)
+
+
 def test_the_labels_of_a_head_are_those_that_the_model_is_asked_for(tmp_path: Path) -> None:
     engines = Engines(UNSURE)
 

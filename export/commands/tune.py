@@ -48,8 +48,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LABEL=SHARE",
-        help="find at least this share of a label's messages, at the price of others that are called so too; "
-        "may be given for several labels",
+        help="lean a label forward until this share of its held-out messages is found, at the price of "
+        "others that are called so too; may be given for several labels",
     )
 
     command.add_argument(
@@ -142,7 +142,8 @@ def _proofread(
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """The rows without those that the user drops. Wrong labels are looked for where there is an encoder."""
     from edgeslm_export.audit import LABELS, MISSING, can_judge
-    from edgeslm_export.judge import judge_rows, read_lengths
+    from edgeslm_export.evaluate import read_lengths
+    from edgeslm_export.judge import judge_rows
     from edgeslm_export.tune import check_rows, labels_of
 
     clean = () if options.clean is None else options.clean or (ASK,)

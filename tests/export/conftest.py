@@ -14,10 +14,13 @@ import pytest
 from edgeslm_export import encoder_ways, field_ways
 from edgeslm_export.checkpoint import examine_local
 from edgeslm_export.convert import Order, export_model
+from edgeslm_export.distill import Teacher
 from edgeslm_export.encoder import fill_encoder
+from edgeslm_export.notes import Notes
 from edgeslm_export.recipe import find_recipe
 
 from edgeslm.bundle import load_bundle
+from tests.export.fake_teachers import Answered, answer_with, make_decoder, make_head
 from tests.export.tiny_encoders import ENCODERS
 from tests.export.tiny_models import FAMILIES
 from tests.export.tiny_tasks import FakePointerTeacher, fake_vectors, write_encoder
@@ -112,3 +115,27 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Teacher:
+    """A teacher that was taught to tell spam from ham."""
+    return make_head(tmp_path)
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Teacher:
+    """A teacher that was taught nothing."""
+    return make_decoder(tmp_path)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Notes:
+    """Of a command that was just begun."""
+    return Notes(tmp_path / "notes")
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Answered:
+    """Sets who answers in the place of a teacher."""
+    return answer_with(monkeypatch)

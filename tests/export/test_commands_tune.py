@@ -254,7 +254,7 @@ def test_fields_are_learned_on_what_their_way_needs(
     )
     (tmp_path / "task.yaml").write_text(f"name: machine\nkind: extract\n{text}")
     monkeypatch.setattr("edgeslm_export.tune.learn", lambda *_, **__: (None, dict(FIELDS)))
-    monkeypatch.setattr("edgeslm_export.judge.read_lengths", lambda bundle, texts: ([4] * len(texts), 256))
+    monkeypatch.setattr("edgeslm_export.evaluate.read_lengths", lambda bundle, texts: ([4] * len(texts), 256))
     assert cli.main(["tune", str(tmp_path / "task.yaml"), str(data), str(tmp_path / "out")]) == 0
     assert maker.asked == asked
 
@@ -379,7 +379,7 @@ def test_rows_that_a_device_would_refuse_are_named(
     monkeypatch.setattr("edgeslm_export.commands.tune.find_ground", lambda *_, **__: ground)
     monkeypatch.setattr("edgeslm_export.audit.can_judge", lambda: False)
     lengths = lambda bundle, texts: ([300] + [4] * (len(texts) - 1), 256)  # noqa: E731
-    monkeypatch.setattr("edgeslm_export.judge.read_lengths", lengths)
+    monkeypatch.setattr("edgeslm_export.evaluate.read_lengths", lengths)
     assert cli.main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["findings"]
     assert any(finding["kind"] == "long" and finding["rows"] == [1] for finding in found) == is_said

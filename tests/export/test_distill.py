@@ -23,11 +23,8 @@ from tests.export.fake_teachers import (
     FIGURES,
     QUIET,
     Answered,
-    answer_with,
     by_number,
     in_turn,
-    make_decoder,
-    make_head,
     number_of,
     said,
     task,
@@ -36,26 +33,6 @@ from tests.export.fake_teachers import (
 from tests.taught import EXTRACT, write_adapter, write_base, write_head
 
 SOURCE = Source(id="texts")
-
-
-@pytest.fixture
-def head(tmp_path: Path) -> Teacher:
-    return make_head(tmp_path)
-
-
-@pytest.fixture
-def decoder(tmp_path: Path) -> Teacher:
-    return make_decoder(tmp_path)
-
-
-@pytest.fixture
-def notes(tmp_path: Path) -> Notes:
-    return Notes(tmp_path / "notes")
-
-
-@pytest.fixture
-def answered(monkeypatch: pytest.MonkeyPatch) -> Answered:
-    return answer_with(monkeypatch)
 
 
 @pytest.fixture

@@ -18,36 +18,13 @@ from tests.export.fake_teachers import (
     QUIET,
     Answer,
     Answered,
-    answer_with,
     by_number,
     in_turn,
-    make_decoder,
-    make_head,
     task,
     texts,
 )
 from tests.nodes import write_bundle
 from tests.taught import change_manifest
-
-
-@pytest.fixture
-def head(tmp_path: Path) -> Teacher:
-    return make_head(tmp_path)
-
-
-@pytest.fixture
-def decoder(tmp_path: Path) -> Teacher:
-    return make_decoder(tmp_path)
-
-
-@pytest.fixture
-def notes(tmp_path: Path) -> Notes:
-    return Notes(tmp_path / "notes")
-
-
-@pytest.fixture
-def answered(monkeypatch: pytest.MonkeyPatch) -> Answered:
-    return answer_with(monkeypatch)
 
 
 def test_what_the_teacher_said_is_not_asked_again(head: Teacher, answered: Answered, notes: Notes) -> None:

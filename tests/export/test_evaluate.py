@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from edgeslm_export import evaluate
-from edgeslm_export.evaluate import Wanted, check_wanted, evaluate_bundle, evaluate_learned
+from edgeslm_export.evaluate import Wanted, check_wanted, evaluate_bundle, evaluate_learned, read_lengths
 from edgeslm_export.exam import Exam
 from edgeslm_export.rows import FieldsRow, LabelledRow
 
@@ -101,3 +101,8 @@ def test_a_head_needs_rows_and_its_encoder(tmp_path: Path, missing: str) -> None
     wanted = Wanted(data=data) if missing == "base" else Wanted(base=tmp_path / "encoder")
     with pytest.raises(ExportError, match="name labelled rows and its base"):
         evaluate_bundle(head, wanted)
+
+
+def test_texts_are_as_long_as_the_encoder_counts_them(starter: Path) -> None:
+    counts, limit = read_lengths(starter / "minilm-l6-int8", ["a pump", "pump " * 900])
+    assert (counts, limit) == ([4, 902], 256)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgeslm_export import judge
-from edgeslm_export.judge import judge_rows, read_lengths
+from edgeslm_export.judge import judge_rows
 from edgeslm_export.rows import LabelledRow
 
 from edgeslm.bundle import load_bundle
@@ -66,8 +66,3 @@ def test_a_label_with_two_rows_is_judged_too(encoder: Path) -> None:
 def test_texts_without_words_are_judged(encoder: Path, text: str) -> None:
     rows = [*rows_of(40), LabelledRow(41, text, "heat")]
     assert len(judge_rows(encoder, rows, LABELS)[0]) == 41
-
-
-def test_texts_are_as_long_as_the_encoder_counts_them(starter: Path) -> None:
-    counts, limit = read_lengths(starter / "minilm-l6-int8", ["a pump", "pump " * 900])
-    assert (counts, limit) == ([4, 902], 256)
