@@ -194,6 +194,8 @@ def matrix_types(folder: Path) -> dict[str, int]:
             if node.op_type == "MatMulNBits" and name == node.input[1]:
                 zero_points = len(node.input) > 3 and node.input[3] != ""
                 kinds[name] = f"{'u' * zero_points}int{attributes['bits']}/{attributes['block_size']}"
+            elif node.op_type == "MatMulIntegerToFloat" and name == node.input[1]:
+                kinds[name] = "int8/row"
             elif node.op_type == "GatherBlockQuantized" and name == node.input[0]:
                 kinds.setdefault(name, f"int{attributes.get('bits', 4)}/{attributes['block_size']}")
             elif node.op_type in ("MatMul", "Gather", "Gemm"):

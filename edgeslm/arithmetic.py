@@ -49,7 +49,8 @@ VECTOR_COMPUTE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How matrices are stored: ``bits`` in groups, an average where some have 4 and some 8, or 32 for float.
+    """How matrices are stored: ``bits`` in groups (a row is one where ``group_size`` is 0), an average where
+    some have 4 and some 8, or 32 for float.
 
     Scales take two bytes in the file and four in memory.
     """
@@ -63,8 +64,8 @@ class Format:
         """In the file: codes, scales and, if asymmetric, zero points of ``bits`` each, packed by row."""
         if self.bits == 32:
             return matrix.weights * FLOAT_BYTES
-        groups = math.ceil(matrix.columns / self.group_size)
-        row = int(groups * (self.group_size * self.bits / 8 + self.scale_bytes))
+        groups, width = self._groups(matrix)
+        row = int(groups * (width * self.bits / 8 + self.scale_bytes))
         if self.zero_points:
             row += math.ceil(groups * self.bits / 8)
         return matrix.rows * row * matrix.count
@@ -75,9 +76,13 @@ class Format:
         44 bytes for each 64 weights."""
         if self.bits == 32:
             return matrix.weights * FLOAT_BYTES
-        groups = math.ceil(matrix.columns / self.group_size)
-        codes = self.group_size * self.bits / 8
-        return int(matrix.rows * groups * (codes + 3 * FLOAT_BYTES) * matrix.count)
+        groups, width = self._groups(matrix)
+        return int(matrix.rows * groups * (width * self.bits / 8 + 3 * FLOAT_BYTES) * matrix.count)
+
+    def _groups(self, matrix: Matrix) -> tuple[int, int]:
+        """Groups a row, the last one padded, and their columns."""
+        width = self.group_size or matrix.columns
+        return math.ceil(matrix.columns / width), width
 
 
 FLOAT = Format(32)

@@ -59,7 +59,7 @@ def render(described: dict[str, Any]) -> str:
         rows.append(("signature", described["signature"]))
     if quantization := manifest.get("quantization"):
         groups = ", ".join(
-            f"{g['group']} {g['bits']} bits" + (f", group {g['group_size']}" if g["group_size"] else "")
+            f"{g['group']} {g['bits']} bits, " + (f"group {g['group_size']}" if g["group_size"] else "by row")
             for g in quantization["groups"]
         )
         rows.append(

@@ -27,6 +27,7 @@ from edgeslm_export.checkpoint import read_config
 from edgeslm_export.child import Reporter
 from edgeslm_export.formats import Format
 from edgeslm_export.matrices import Quantized
+from edgeslm_export.product_by_row import BY_ROW, write_product_by_row, write_scales
 from edgeslm_export.quantize import load_codes
 from edgeslm_export.recipe import EMBEDDING, HEAD
 
@@ -162,6 +163,7 @@ class _Rows:
             np.concatenate([matrix.codes[rows] for matrix, rows in pieces]),
             np.concatenate([matrix.scales[rows] for matrix, rows in pieces]),
             forms.pop(),
+            pieces[0][0].smoothing,  # it belongs to what they read, which is the same
         )
 
 
@@ -184,10 +186,20 @@ def _numbered_model(folder: Path, rows: _Rows) -> Any:
 def _write_product(
     model: Any, matrix: Quantized, basename: str, root_input: str, *, logits: bool = False, **options: Any
 ) -> str:
+    """:return: the name of the product's last node."""
+    output = "logits" if logits else None
+    sequence = options.get("seq_dim", "sequence_length")
+    if matrix.format.by_row:
+        return write_product_by_row(model, matrix, f"{basename}{BY_ROW}", root_input, sequence, output)
+    return _write_product_in_groups(model, matrix, f"{basename}NBits", root_input, sequence, output)
+
+
+def _write_product_in_groups(
+    model: Any, matrix: Quantized, name: str, root_input: str, sequence: str, output: str | None
+) -> str:
     """A ``MatMulNBits`` node; like the builder's own, but for scales in float16."""
-    name = f"{basename}NBits"
     weights, scales = _write_matrix(model, matrix, name[1:].replace("/", "."))
-    output = "logits" if logits else f"{name}/output_0"
+    output = output or f"{name}/output_0"
     rows, columns = matrix.codes.shape
     model.make_node(
         "MatMulNBits",
@@ -201,7 +213,6 @@ def _write_product(
         K=columns,
         N=rows,
     )
-    sequence = options.get("seq_dim", "sequence_length")
     shape = model.make_hidden_state_shape(seq_dim=sequence, last_dim=rows)
     model.make_value(output, model.io_dtype, shape=shape)
     return name
@@ -212,16 +223,9 @@ def _write_matrix(model: Any, matrix: Quantized, name: str) -> tuple[str, str]:
 
     The kernels want scales in float32: a Cast that the runtime folds away when it loads the graph.
     """
-    import onnx_ir as ir
-
-    weights, scales = f"{name}.qweight", f"{name}.scales"
+    weights = f"{name}.qweight"
     model.make_initializer(matrix.pack(), weights)
-    model.make_initializer(matrix.scales, f"{scales}.float16")
-    model.make_node(
-        "Cast", inputs=[f"{scales}.float16"], outputs=[scales], name=f"/{scales}/Cast", to=ir.DataType.FLOAT
-    )
-    model.make_value(scales, ir.DataType.FLOAT, shape=list(matrix.scales.shape))
-    return weights, scales
+    return weights, write_scales(model, matrix.scales, f"{name}.scales")
 
 
 def _write_embedding(model: Any, own: Quantized | None, head: Quantized, basename: str) -> str:

@@ -29,6 +29,8 @@ from edgeslm_export.placement import Placement, Unit
 from edgeslm_export.recipe import EMBEDDING, Recipe, builder_options, choices_of, formats_by_rule, units_of
 from edgeslm_export.reference import REFERENCE_BYTES, UNQUANTIZED, gguf_types, study_task
 from edgeslm_export.resources import bytes_a_weight, check_resources
+from edgeslm_export.score_graph import GRAPH as SCORE_GRAPH
+from edgeslm_export.score_graph import write_score_graph
 
 from edgeslm.bundle import Manifest
 from edgeslm.errors import ExportError
@@ -84,6 +86,8 @@ def export_model(
         fields = _manifest_fields(origin, recipe, built.attempt.placement.formats, config, created)
         if (stage / GRAPH).is_file():
             fields["graphs"]["adapters"] = GRAPH
+        if (stage / SCORE_GRAPH).is_file():
+            fields["graphs"]["score"] = SCORE_GRAPH
         weight_bytes = sum(file.stat().st_size for file in stage.glob("model.onnx*"))
         sizes = {
             "weights": origin.weights,
@@ -162,7 +166,8 @@ class _Work:
         formats = formats_by_rule(self._order.recipe, shapes, self._found["layers"])
         for unit in units_of(shapes):  # what the source has in so few bits stays as it is
             exact = self._exact_format(unit)
-            if exact is not None and exact.bits <= formats[unit[0]].bits:
+            wanted = formats[unit[0]]
+            if exact is not None and exact.bits <= wanted.bits and not wanted.by_row:
                 formats.update(dict.fromkeys(unit, exact))
         self._quantize({name: [form] for name, form in formats.items()})
         return self.build(
@@ -221,6 +226,7 @@ class _Work:
         graph = {"formats": formats, "options": options, "out": str(folder)}
         self._run("build", "the conversion", graph)
         write_lora_graph(folder)
+        write_score_graph(folder)
         self._golden = self._golden or golden.check(self._folder, folder)
         size = sum(file.stat().st_size for file in folder.iterdir()) + self._found["report_bytes"]
         fidelity: dict[str, Any] = {}

@@ -126,6 +126,6 @@ def formats_in_use(formats: Sequence[Format]) -> dict[str, int]:
     """How many matrices have which format, for a report: ``{"4 bits, groups of 32": 118, ...}``."""
     counts: dict[str, int] = {}
     for form in sorted(formats, key=lambda form: (form.bits, form.group_size)):
-        key = f"{form.bits} bits, groups of {form.group_size}"
+        key = f"{form.bits} bits, " + ("by row" if form.by_row else f"groups of {form.group_size}")
         counts[key] = counts.get(key, 0) + 1
     return counts

@@ -299,7 +299,7 @@ def _apart(chat: ChatTokenizer, turns: Chat, expected: Sequence[int]) -> str:
         return "apart"  # some templates leave an empty message out; a place holder isn't empty
     prompt = Prompt(tuple(Turn(role, (Text(content),)) for role, content in turns))  # type: ignore[arg-type]
     try:
-        ids, _ = chat.encode(prompt, 1 << 30)
+        ids, *_ = chat.encode(prompt, 1 << 30)
     except EdgeslmError:  # a template that leaves messages out: such requests are refused, nothing is misread
         return "apart"
     if ids == list(expected):

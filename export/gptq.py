@@ -13,6 +13,8 @@ al. 2023, arXiv 2309.01885). That takes away another seven percent of the error 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeslm_export.formats import Format
@@ -36,6 +38,8 @@ _BLOCK_SYSTEMS = 1 << 24
 _MOST_DAMPED = 8
 _RIDGE = 1e-4
 """How strongly refitted scales hold to those before, as a share of the system's mean diagonal."""
+_LEAST = 1e-5
+"""Magnitudes of channels count as no smaller, or one that is never used would be spread without end."""
 _TINY = 1e-7
 """Float16's smallest subnormal is 6e-8: a scale below is none."""
 
@@ -55,6 +59,22 @@ def round_to_nearest(weight: torch.Tensor, form: Format) -> Quantized:
     return Quantized(codes.numpy(), scales.to(torch.float16).numpy(), form)
 
 
+class Smoothing:
+    """What inputs are divided by, and matrices that read them multiplied with, channel by channel, where both
+    become integers (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, with a strength of one half).
+
+    :param largest: [columns], the largest magnitude of each channel over the calibration inputs.
+    :param weights: the matrices, each [rows, columns].
+    """
+
+    def __init__(self, largest: torch.Tensor, weights: Sequence[torch.Tensor]) -> None:
+        import torch
+
+        of_weights = torch.stack([weight.detach().abs().amax(dim=0) for weight in weights]).amax(dim=0)
+        log = 0.5 * (largest.clamp_min(_LEAST).log() - of_weights.clamp_min(_LEAST).log())
+        self.factors = torch.exp(log - log.mean())
+
+
 class Calibration:
     """What matrices that read the same input are quantized by: the inputs' second moments.
 
@@ -62,7 +82,7 @@ class Calibration:
     :raises ExportError: a Hessian that isn't finite.
     """
 
-    def __init__(self, hessian: torch.Tensor) -> None:
+    def __init__(self, hessian: torch.Tensor, smoothing: Smoothing | None = None) -> None:
         import torch
 
         if not torch.isfinite(hessian).all():
@@ -70,6 +90,9 @@ class Calibration:
                 "The model computes numbers that aren't finite when it reads the calibration text: "
                 "take the recipe int8, which needs none, or another checkpoint."
             )
+        self._smoothing = smoothing
+        if smoothing is not None:
+            hessian = hessian / smoothing.factors[:, None] / smoothing.factors
         self._diagonal = hessian.diagonal().clone()
         self._unused = self._diagonal <= 0
         self._order = torch.argsort(self._diagonal, descending=True)
@@ -80,9 +103,15 @@ class Calibration:
 
     def compensate(self, weight: torch.Tensor, form: Format) -> Quantized:
         """GPTQ, then descent. :param weight: [rows, columns] float32."""
+        if self._smoothing is None:
+            return self._compensate(weight.clone(), form)
+        factors = self._smoothing.factors
+        made = self._compensate(weight * factors, form)
+        return replace(made, smoothing=factors.numpy())
+
+    def _compensate(self, work: torch.Tensor, form: Format) -> Quantized:
         import torch
 
-        work = weight.clone()
         work[:, self._unused] = 0
         scales = find_scales(work, form, self._diagonal)
         codes = self._gptq(work, scales, form)
@@ -100,7 +129,7 @@ class Calibration:
         import torch
 
         columns = weight.shape[1]
-        group_of = torch.arange(columns)[self._order] // form.group_size
+        group_of = torch.arange(columns)[self._order] // form.width(columns)
         # A column of the weights is a row here: next to each other in memory.
         work, scales = weight.T[self._order], scales.T.contiguous()
         codes = torch.empty_like(work)
@@ -124,12 +153,12 @@ class Calibration:
         import torch
 
         grouped = _grouped(codes, form)
-        groups = grouped.shape[1]
+        groups, width = grouped.shape[1:]
         # Of each row's system: products of a group's codes with the Hessian, then with every group's codes.
         system = torch.empty(len(weight), groups, groups)
         for group in range(groups):
-            first = group * form.group_size
-            part = self._hessian[first : first + form.group_size]
+            first = group * width
+            part = self._hessian[first : first + width]
             met = _grouped(grouped[:, group, : len(part)] @ part[:, first:], form)
             system[:, group, group:] = (met * grouped[:, group:]).sum(dim=2)
             system[:, group:, group] = system[:, group, group:]
@@ -152,8 +181,8 @@ class Calibration:
         import torch
 
         columns = weight.shape[1]
-        group_of = torch.arange(columns)[self._order] // form.group_size
-        spread = scales.repeat_interleave(form.group_size, dim=1)[:, :columns]
+        group_of = torch.arange(columns)[self._order] // form.width(columns)
+        spread = scales.repeat_interleave(form.width(columns), dim=1)[:, :columns]
         slope = ((weight - codes * spread) @ self._hessian).T[self._order]
         scales, codes = scales.T.contiguous(), codes.T[self._order]
         hessian = self._hessian[self._order][:, self._order]
@@ -198,8 +227,8 @@ def _find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | 
     if importance is None:
         weights = torch.ones(1, 1, 1)
     else:
-        padding = grouped.shape[1] * form.group_size - len(importance)
-        weights = torch.nn.functional.pad(importance, (0, padding)).view(1, -1, form.group_size)
+        padding = grouped.shape[1] * grouped.shape[2] - len(importance)
+        weights = torch.nn.functional.pad(importance, (0, padding)).view(1, *grouped.shape[1:])
     largest = grouped.gather(2, grouped.abs().argmax(dim=2, keepdim=True))
     best_loss = torch.full(largest.shape, torch.inf)
     best = torch.full(largest.shape, _TINY)
@@ -220,8 +249,8 @@ def _grouped(weight: torch.Tensor, form: Format) -> torch.Tensor:
     import torch
 
     rows, columns = weight.shape
-    padding = form.groups(columns) * form.group_size - columns
-    return torch.nn.functional.pad(weight, (0, padding)).view(rows, -1, form.group_size)
+    groups, width = form.groups(columns), form.width(columns)
+    return torch.nn.functional.pad(weight, (0, groups * width - columns)).view(rows, groups, width)
 
 
 def _inverse_factor(hessian: torch.Tensor, unused: torch.Tensor) -> torch.Tensor:

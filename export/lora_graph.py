@@ -3,8 +3,8 @@
 ``model_lora.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``, so it costs the size of its nodes
 and no weights. Beside each product ``x W`` of a layer it computes ``x A B`` and adds it (LoRA,
 arXiv:2106.09685). A and B are graph inputs with empty initial values: of rank 0, until an adapter brings its
-own. Works on finished graphs of onnxruntime-genai's builder, float or quantized (``MatMul`` or
-``MatMulNBits``), by the names of their nodes; knows no adapter's format.
+own. Works on finished graphs of onnxruntime-genai's builder, float or quantized (``MatMul``, ``MatMulNBits``
+or ``product_by_row``), by the names of their nodes; knows no adapter's format.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeslm_export.product_by_row import BY_ROW, source_of_codes
+
 GRAPH = "model_lora.onnx"
 
-_NODE = re.compile(r"/model/layers\.(?P<layer>\d+)/(?P<block>attn|mlp)/(?P<matrix>\w+)/MatMul\w*")
+_NODE = re.compile(r"/model/layers\.(?P<layer>\d+)/(?P<block>attn|mlp)/(?P<matrix>\w+)/(?P<kind>MatMul\w*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ def load_branches(graph: Path) -> list[Branch]:
 
     model = onnx.load(graph, load_external_data=False)
     inputs = {value.name for value in model.graph.input}
-    return [branch for _, branch in find_products(model) if {branch.a, branch.b} <= inputs]
+    branches = (product.branch for product in find_products(model))
+    return [branch for branch in branches if {branch.a, branch.b} <= inputs]
 
 
 def add_branches(model: Any) -> list[Branch]:
@@ -77,17 +80,17 @@ def add_branches(model: Any) -> list[Branch]:
     """
     from onnx import TensorProto, helper
 
-    found = dict(find_products(model))
+    found = {product.last.name: product for product in find_products(model)}
     nodes = []
-    for index, node in enumerate(model.graph.node):
+    for node in model.graph.node:
         nodes.append(node)
-        branch = found.get(index)
-        if branch is None:
+        if node.name not in found:
             continue
+        source, branch = found[node.name].source, found[node.name].branch
         out, name = node.output[0], f"{node.name.rpartition('/')[0]}/lora"
         node.output[0] = f"{name}/base"
         nodes += [
-            helper.make_node("MatMul", [node.input[0], branch.a], [f"{name}/A/output_0"], f"{name}/A/MatMul"),
+            helper.make_node("MatMul", [source, branch.a], [f"{name}/A/output_0"], f"{name}/A/MatMul"),
             helper.make_node(
                 "MatMul", [f"{name}/A/output_0", branch.b], [f"{name}/B/output_0"], f"{name}/B/MatMul"
             ),
@@ -102,23 +105,41 @@ def add_branches(model: Any) -> list[Branch]:
             model.graph.input.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, shape))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return list(found.values())
+    return [product.branch for product in found.values()]
 
 
-def find_products(model: Any) -> list[tuple[int, Branch]]:
-    """Index of each matrix product of a layer, and what it is."""
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product of a layer in a graph: the value that it reads, the node that has the weights, and the
+    node that gives the result, which is the same one unless it is computed by rows."""
+
+    source: str
+    weighing: Any
+    last: Any
+    branch: Branch
+
+
+def find_products(model: Any) -> list[Product]:
+    """The matrix products of a model's layers."""
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
     found = []
-    for index, node in enumerate(model.graph.node):
+    for node in model.graph.node:
         match = _NODE.fullmatch(node.name)
         if match is None:
             continue
+        weighing, source = node, node.input[0]
         if node.op_type == "MatMulNBits":
             numbers = {attribute.name: attribute.i for attribute in node.attribute}
             inputs, outputs = numbers["K"], numbers["N"]
         elif node.op_type == "MatMul" and len(shapes.get(node.input[1], ())) == 2:
             inputs, outputs = shapes[node.input[1]]
+        elif match["kind"].endswith(BY_ROW):
+            weighing = makers[node.input[0]]
+            inputs, outputs = shapes[weighing.input[1]]
+            source = source_of_codes(weighing.input[0], makers)
         else:
             continue
-        found.append((index, Branch(int(match["layer"]), match["block"], match["matrix"], inputs, outputs)))
+        branch = Branch(int(match["layer"]), match["block"], match["matrix"], inputs, outputs)
+        found.append(Product(source, weighing, node, branch))
     return found

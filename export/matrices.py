@@ -1,4 +1,4 @@
-"""Quantized matrices: what a float matrix becomes, and the bytes it takes in onnxruntime's ``MatMulNBits``.
+"""Quantized matrices: what a float matrix becomes, and the bytes it takes in onnxruntime's products.
 
 A matrix [rows, columns] (outputs, inputs) is stored as integer codes and one float16 scale for each group of
 neighbouring columns in a row: ``weight = code * scale``, symmetric, codes from -2^(bits-1) to 2^(bits-1) - 1.
@@ -20,15 +20,20 @@ _PROBED = 8
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """``codes`` int8 [rows, columns], ``scales`` float16 [rows, groups]."""
+    """``codes`` int8 [rows, columns], ``scales`` float16 [rows, groups].
+
+    What it reads is divided by ``smoothing``, float32 [columns], where there is one: the codes are of a
+    matrix whose columns were multiplied by it.
+    """
 
     codes: npt.NDArray[np.int8]
     scales: npt.NDArray[np.float16]
     format: Format
+    smoothing: npt.NDArray[np.float32] | None = None
 
     def pack(self) -> npt.NDArray[np.uint8]:
         """[rows, groups, bytes of a group]: offset by half the range, two 4-bit codes a byte, the first one
-        low.
+        low; of matrices in groups.
 
         The layout of input ``B`` in onnxruntime's ContribOperators.md, ``MatMulNBits``.
         """
@@ -45,8 +50,9 @@ class Quantized:
     def weights(self) -> npt.NDArray[np.float32]:
         """The matrix that is computed with, float32 [rows, columns]."""
         columns = self.codes.shape[1]
-        scales = np.repeat(self.scales.astype(np.float32), self.format.group_size, axis=1)[:, :columns]
-        return self.codes * scales
+        scales = self.scales.astype(np.float32).repeat(self.format.width(columns), axis=1)[:, :columns]
+        weights = self.codes * scales
+        return weights if self.smoothing is None else weights / self.smoothing
 
 
 def unpack(

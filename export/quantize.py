@@ -4,12 +4,12 @@
 Where measuring decides, each matrix is quantized once in every format that it may get, and ``convert`` places
 bits with what that cost. Everything goes through a work folder: ``checkpoint/`` (``cleaning``),
 ``calibration.npy`` and ``evaluation.npy`` (token ids), ``reference.npy`` (the float model's logits, float16),
-``gradients.npz`` (``sensitivity``), ``codes/`` (a file a layer: ``codes`` int8, ``scales`` float16).
+``gradients.npz`` (``sensitivity``), ``codes/`` (a file a layer: ``codes`` int8, ``scales`` float16, and
+``smoothing`` float32 of matrices by row).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,20 +21,19 @@ from edgeslm_export.child import Reporter
 from edgeslm_export.corpus import BATCH
 from edgeslm_export.formats import Format
 from edgeslm_export.matrices import Quantized, recover
-from edgeslm_export.recipe import EMBEDDING, HEAD, VALUES
+from edgeslm_export.recipe import EMBEDDING, HEAD
+from edgeslm_export.stream import MEASURED_EVERY, Stream
 
 from edgeslm.errors import ExportError
 
 TOP = "top"
 """The file in ``codes/`` with what is in no layer: embedding and head."""
-_LAYER_BYTES = 24_000
-"""Of the nodes and names of both graphs, a layer."""
+_LAYER_BYTES = 36_000
+"""Of the nodes and names of the three graphs, a layer."""
 _REPORT_BYTES = 40_000
 """Of manifest and report card, at most."""
 _EXACT = (Format(4, 32), Format(8, 32))
 """Formats that are looked for in the weights: ggml's Q4_0 and Q8_0."""
-_MEASURED_EVERY = 4
-"""One sequence in so many is measured on: a mean needs fewer tokens than a Hessian."""
 _GRADIENTS = "gradients.npz"
 
 
@@ -195,7 +194,7 @@ def _measure_losses(
     import torch
     from edgeslm_export.sensitivity import measure_sensitivity
 
-    ids = torch.from_numpy(np.load(work / "calibration.npy")).long()[::_MEASURED_EVERY]
+    ids = torch.from_numpy(np.load(work / "calibration.npy")).long()[::MEASURED_EVERY]
 
     def on_step(done: int, of: int) -> None:
         reporter.progress(22 + 75 * done // of, 100, "measuring sensitivity")
@@ -251,7 +250,7 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
             read = EMBEDDING if EMBEDDING in formats else HEAD if model.tied else None
             if read is not None:
                 model.model.model.embed_tokens.weight.copy_(_first(made, read, formats))
-            stream = _Stream(model, torch.from_numpy(np.load(work / "calibration.npy")).long())
+            stream = Stream(model, torch.from_numpy(np.load(work / "calibration.npy")).long())
             gradients = dict(np.load(work / _GRADIENTS)) if (work / _GRADIENTS).is_file() else None
         for number in range(len(model.layers)):
             reporter.progress(number, len(model.layers), "quantizing")
@@ -300,69 +299,13 @@ def _write(file: Path, made: Made) -> None:
     for (name, form), matrix in made.items():
         key = _key(name, form)
         arrays[f"{key}.codes"], arrays[f"{key}.scales"] = matrix.codes, matrix.scales
+        if matrix.smoothing is not None:
+            arrays[f"{key}.smoothing"] = matrix.smoothing
     np.savez(file.with_suffix(".npz"), **arrays)
 
 
-class _Stream:
-    """The calibration tokens on their way through the layers."""
-
-    def __init__(self, model: Any, ids: Any) -> None:
-        self.model = model
-        self.hidden = model.embed(ids)
-        self._calls = model.calls(ids[:BATCH])
-
-    def advance(self, number: int) -> None:
-        self.hidden = self.model.run(number, self.hidden, self._calls)
-
-    def stages(self, number: int, matrices: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The layer's matrices in the order they are used, those that read the same input together."""
-        order: list[tuple[str, int]] = []
-        keep = []  # or a freed input's address is given to another
-
-        def note(name: str) -> Any:
-            def hook(_: Any, inputs: tuple[Any, ...]) -> None:
-                keep.append(inputs[0])
-                order.append((name, inputs[0].data_ptr()))
-
-            return hook
-
-        with _hooked([part.register_forward_pre_hook(note(name)) for name, part in matrices.items()]):
-            self.model.run(number, self.hidden[:1], self._calls)
-        stages: dict[int, dict[str, Any]] = {}
-        for name, address in order:
-            stages.setdefault(address, {})[name] = matrices[name]
-        return list(stages.values())
-
-    def inputs(self, number: int, matrix: Any) -> Iterator[Any]:
-        """What ``matrix``, a linear layer of this layer, reads: [sequences, tokens, columns], in batches."""
-        seen: list[Any] = []
-
-        def hook(_: Any, inputs: tuple[Any, ...]) -> None:
-            seen.append(inputs[0])
-            raise _Seen
-
-        with _hooked([matrix.register_forward_pre_hook(hook)]):
-            for batch in self.hidden.split(BATCH):
-                with contextlib.suppress(_Seen):
-                    self.model.run(number, batch, self._calls)
-                yield seen.pop()
-
-
-class _Seen(Exception):
-    """What was wanted of a layer was seen; the rest of it needn't run."""
-
-
-@contextlib.contextmanager
-def _hooked(handles: list[Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _compensated(
-    stream: _Stream,
+    stream: Stream,
     number: int,
     stage: Mapping[str, Any],
     formats: Mapping[str, Sequence[Format]],
@@ -373,7 +316,7 @@ def _compensated(
     """Quantizes matrices that read the same input. The model computes with them from then on; what each
     format costs is added to ``losses``."""
     import torch
-    from edgeslm_export.gptq import Calibration
+    from edgeslm_export.gptq import Calibration, Smoothing
     from edgeslm_export.sensitivity import added_divergence
 
     wanted = [(name, form) for name in stage for form in formats[name]]
@@ -382,11 +325,16 @@ def _compensated(
         if taken := _taken_over(stage[name].weight, form, exact.get(name)):
             made[name, form] = taken
     if missing := [pair for pair in wanted if pair not in made]:  # a Q4_0 file may have all that is wanted
-        hessian, read = _hessian(stream, number, stage, gradients is not None)
-        calibration = Calibration(hessian)
-        del hessian  # the calibration has its own
+        hessian, largest, read = stream.moments(number, stage, keep=gradients is not None)
+        by_row = [name for name, form in missing if form.by_row]
+        smoothing = Smoothing(largest, [stage[name].weight for name in by_row]) if by_row else None
+        calibrations = {
+            rows: Calibration(hessian, smoothing if rows else None)
+            for rows in {form.by_row for _, form in missing}
+        }
+        del hessian  # the calibrations have their own
         for name, form in missing:
-            made[name, form] = calibration.compensate(stage[name].weight, form)
+            made[name, form] = calibrations[form.by_row].compensate(stage[name].weight, form)
         if gradients is not None:
             for name, form in wanted:
                 error = torch.from_numpy(made[name, form].weights()) - stage[name].weight
@@ -397,33 +345,6 @@ def _compensated(
     return made
 
 
-def _hessian(stream: _Stream, number: int, stage: Mapping[str, Any], keep: bool) -> tuple[Any, Any]:
-    """The sum of ``x x^T`` over what a stage reads, and if asked, the inputs [tokens, columns] of the
-    sequences that are measured on.
-
-    Where values are made, the first token of a sequence counts as much as all others: so much attention rests
-    on it (attention sinks: Xiao et al. 2023, arXiv 2309.17453) that 19 parts in 20 of the squared gradient of
-    most layers' values are there in SmolLM2-135M. Counted once, its value costs more after GPTQ than after
-    rounding.
-    """
-    import torch
-
-    first, *_ = stage.values()
-    columns = first.weight.shape[1]
-    total, at = torch.zeros(columns, columns), 0
-    kept: list[Any] = []
-    for batch in stream.inputs(number, first):
-        if keep:
-            kept.extend(batch[row].clone() for row in range(len(batch)) if (at + row) % _MEASURED_EVERY == 0)
-        at += len(batch)
-        if any(name.endswith(VALUES) for name in stage):
-            batch = batch.clone()
-            batch[:, 0] *= batch.shape[1] ** 0.5
-        flat = batch.reshape(-1, columns)
-        total.addmm_(flat.T, flat)
-    return total, torch.cat(kept) if keep else None
-
-
 def load_codes(folder: Path, formats: Mapping[str, Format]) -> Iterator[tuple[str, Quantized]]:
     """Every matrix of ``codes/`` in the format that it has in ``formats``."""
     for file in sorted(folder.glob("*.npz")):
@@ -431,7 +352,8 @@ def load_codes(folder: Path, formats: Mapping[str, Format]) -> Iterator[tuple[st
             for name, form in formats.items():
                 key = _key(name, form)
                 if f"{key}.codes" in arrays:
-                    yield name, Quantized(arrays[f"{key}.codes"], arrays[f"{key}.scales"], form)
+                    smoothing = arrays.get(f"{key}.smoothing")
+                    yield name, Quantized(arrays[f"{key}.codes"], arrays[f"{key}.scales"], form, smoothing)
 
 
 def _set_threads() -> None:

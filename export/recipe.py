@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeslm_export.formats import Format
+from edgeslm_export.formats import ROW, Format
 
 from edgeslm.errors import ExportError
 
@@ -77,6 +77,14 @@ RECIPES: dict[str, Recipe] = {
             average_bits=8,
         ),
         Recipe(
+            name="w8a8",
+            summary="8 bits by GPTQ, computed in 8 bits too: reads prompts about twice as fast as any other",
+            smallest=Format(8, ROW),
+            head=Format(8, 64),
+            average_bits=8,
+            calibrated=True,
+        ),
+        Recipe(
             name="auto",
             summary="4 bits by GPTQ, 8 bits where that buys most by measurement; as small as --max-kl allows",
             smallest=Format(4, 32),
@@ -124,7 +132,7 @@ def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     """
     return {
         "accuracy_level": "4",
-        "block_size": str(recipe.group_size),
+        "block_size": str(recipe.group_size or recipe.head.group_size),
         "prune_lm_head": "true",
         "fuse_mlp_gate_up": "true" if any("gate" in name for name in names) else "false",
         "windowed_kv_cache": "false",

@@ -1,7 +1,7 @@
 """The weights of a decoder bundle as it computes with them, put into the transformers model that it is of.
 
 Whoever teaches on them teaches what a device runs, the loss of quantizing included. Reads the graph's
-``MatMulNBits`` by the names of its nodes; what isn't quantized stays as the model has it.
+quantized products by the names of its nodes; what isn't quantized stays as the model has it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.adapter import PACKED, head_sizes
-from edgeslm_export.formats import Format
+from edgeslm_export.formats import ROW, Format
 from edgeslm_export.lora_graph import find_products
-from edgeslm_export.matrices import unpack
+from edgeslm_export.matrices import Quantized, unpack
+from edgeslm_export.product_by_row import smoothing_of
 
 from edgeslm.bundle import load_bundle
 from edgeslm.errors import ExportError
@@ -79,16 +80,27 @@ def _parts(bundle: Path) -> Iterator[tuple[str, Floats]]:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     # Scales are stored in 16 bits and widened by the graph.
     widened = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
-    for index, branch in find_products(model):
-        node = model.graph.node[index]
-        if node.op_type != "MatMulNBits":
+    makers = {name: node for node in model.graph.node for name in node.output}
+
+    def values(name: str) -> Any:
+        return _values(tensors[widened.get(name, name)], bundle)
+
+    for product in find_products(model):
+        node, branch = product.weighing, product.branch
+        if node.op_type == "MatMulNBits":
+            if len([name for name in node.input if name]) > 3:
+                raise ExportError(f"{bundle} is quantized with zero points, which can't be taught on.")
+            numbers = {attribute.name: attribute.i for attribute in node.attribute}
+            form = Format(numbers["bits"], numbers["block_size"])
+            matrix = unpack(values(node.input[1]), values(node.input[2]), form, branch.inputs)
+        elif node.op_type == "MatMulIntegerToFloat":
+            factors = smoothing_of(node.input[0], makers)
+            smoothing = None if factors is None else 1 / values(factors)
+            scales = values(node.input[3])[:, None]
+            matrix = Quantized(values(node.input[1]).T, scales, Format(8, ROW), smoothing)
+        else:
             continue
-        if len([name for name in node.input if name]) > 3:
-            raise ExportError(f"{bundle} is quantized with zero points, which can't be taught on.")
-        numbers = {attribute.name: attribute.i for attribute in node.attribute}
-        packed, scales = (_values(tensors[widened.get(name, name)], bundle) for name in node.input[1:3])
-        form = Format(numbers["bits"], numbers["block_size"])
-        weights = unpack(packed, scales, form, branch.inputs).weights()
+        weights = matrix.weights()
         place, start = f"model.layers.{branch.layer}.{_BLOCKS[branch.block]}", 0
         names = PACKED.get(branch.matrix, (branch.matrix,))
         for name in names:

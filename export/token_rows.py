@@ -71,7 +71,7 @@ class RowEncoder:
     def _prompts(self, texts: Sequence[str]) -> Iterator[list[int] | None]:
         for text in texts:
             try:
-                yield self._chat.encode(asyncio.run(self._asked(text)), LONGEST)[0]
+                yield self._chat.encode(asyncio.run(self._asked(text)), LONGEST).ids
             except TooLong:
                 yield None
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
 
@@ -31,12 +31,17 @@ from edgeslm.board import usable_cores
 from edgeslm.bundle import check_adapter, load_bundle, verify_bundle
 from edgeslm.engine.adapters import LoadedAdapters
 from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Guide, Output, Sampling, Score
+from edgeslm.engine.grammar import runtime_grammar
+from edgeslm.engine.labels import Branch, make_tree
 from edgeslm.engine.loading import load_model
 from edgeslm.engine.prepared import Prepared, find_prepared
 from edgeslm.engine.prompt import ChatTokenizer
 from edgeslm.engine.room import check_room
 from edgeslm.engine.transcript import Transcript
 from edgeslm.errors import BundleError, Cancelled, InternalError, InvalidRequest, NoMemory, TooLong
+
+if TYPE_CHECKING:
+    from edgeslm.engine.scorer import Scorer
 
 log = logging.getLogger("edgeslm.engine")
 
@@ -49,9 +54,6 @@ MOST_LANES = 8
 WORTH_SHARING = 16
 """Tokens. With fewer in common (the template's head), another task's lane isn't taken away from it: making
 one costs about as much as computing so many tokens."""
-
-_END = -1
-"""Stands for all end tokens in the tree of labels."""
 
 PREFILL_PIECE = 64
 """Prompt tokens between two looks at whether the call was cancelled: a tenth of a second of a 135 M model on
@@ -123,6 +125,9 @@ class Decoder:
         self._rewind_limit = _rewind_limit(self._settings, self.context_length)
         self._lanes: list[_Lane] = []
         self._tree = lru_cache(maxsize=64)(self._label_tree)  # senders may bring labels of their own
+        self._prepared = prepared
+        self._scorer: Scorer | None = None
+        self._scorer_failed = False
 
     def _load(self, graph: str, prepared: Prepared | None) -> Any:
         path = self.bundle.path
@@ -140,11 +145,13 @@ class Decoder:
     def forget(self) -> None:
         """Drops all caches."""
         self._lanes.clear()
+        if self._scorer is not None:
+            self._scorer.forget()
 
     def close(self) -> None:
         """Generators must go before the model, or the runtime complains at exit."""
         self.forget()
-        del self._adapters, self._model
+        del self._adapters, self._model, self._scorer
 
     def generate(
         self,
@@ -163,7 +170,7 @@ class Decoder:
                 f"max_tokens is {call.max_tokens} and the model's context has {self.context_length} tokens, "
                 "the input included; ask for fewer"
             )
-        ids, truncated = self._chat.encode(call.prompt, self.context_length - call.max_tokens)
+        ids, truncated, _ = self._chat.encode(call.prompt, self.context_length - call.max_tokens)
         started = time.perf_counter()
         key = (call.guide, call.sampling.repetition_penalty, call.adapter)
         lane = self._lane(ids, len(ids) + call.max_tokens, key, call.sampling, cancelled)
@@ -186,19 +193,33 @@ class Decoder:
         )
 
     def score(self, call: Score, cancelled: Callable[[], bool] = lambda: False) -> Output:
-        """The model's distribution over ``labels`` when it may say nothing else.
+        """The model's distribution over ``labels`` when it may say nothing else (``labels``).
 
-        The labels form a tree of tokens. At each branch the next-token probabilities are restricted to
-        the branch's children and normalised; a label's probability is the product along its path. This is
-        the distribution of constrained decoding, without decoding anything. Labels that differ in their
-        first token cost one forward pass.
+        Labels that differ in their first token cost one forward pass; others one more for each branch of
+        their tree, unless the bundle has a graph that takes all branches at once (``scorer``).
 
         :raises TooLong: the prompt doesn't fit the context.
         """
         tree = self._tree(call.labels)
-        room = self.context_length - tree.depth() - 1
-        ids, truncated = self._chat.encode(call.prompt, room)
+        encoded = self._chat.encode(call.prompt, self.context_length - tree.depth() - 1)
+        ids, truncated = encoded.ids, encoded.truncated
         started = time.perf_counter()
+        scorer = self._find_scorer() if call.adapter is None and tree.is_branched() else None
+        if scorer is not None:
+            needed = 2 * len(ids) * self.bundle.manifest.kv_bytes_per_token
+            check_room(needed, f"a pass over {len(ids)} tokens", give_back=self.forget)
+            scores = scorer.score([encoded], tree, len(call.labels), cancelled)[0].tolist()
+        else:
+            scores = self._walk_all(ids, tree, call, cancelled)
+        return Output(
+            probabilities=tuple(math.exp(score) for score in scores),
+            truncated=truncated,
+            cost=Cost(prefill_ms=(time.perf_counter() - started) * 1000, prompt_tokens=len(ids)),
+        )
+
+    def _walk_all(
+        self, ids: Sequence[int], tree: Branch, call: Score, cancelled: Callable[[], bool]
+    ) -> list[float]:
         key = (None, Sampling().repetition_penalty, call.adapter)
         lane = self._lane(ids, len(ids) + tree.depth() + 1, key, Sampling(), cancelled)
         scores = [-math.inf] * len(call.labels)
@@ -207,11 +228,23 @@ class Decoder:
         except BaseException:
             self._drop(lane)
             raise
-        return Output(
-            probabilities=tuple(math.exp(score) for score in scores),
-            truncated=truncated,
-            cost=Cost(prefill_ms=(time.perf_counter() - started) * 1000, prompt_tokens=len(ids)),
-        )
+        return scores
+
+    def _find_scorer(self) -> Scorer | None:
+        """Loaded when it is first needed: a model that only writes does without."""
+        graph = self.bundle.manifest.graphs.score
+        if self._scorer is None and graph is not None and not self._scorer_failed:
+            from edgeslm.engine.scorer import Scorer  # onnxruntime's own binding takes memory, too
+
+            ready = self._prepared.score if self._prepared is not None and self.prepared else None
+            try:
+                if ready is None and self.prepared:
+                    verify_bundle(self.bundle)  # its weights were not read yet
+                self._scorer = Scorer(ready or self.bundle.path / graph, self._settings, self.threads)
+            except BundleError as error:
+                log.warning("%s; labels are scored one after the other", error)
+                self._scorer_failed = True
+        return self._scorer
 
     # -- lanes ---------------------------------------------------------------------------------------
 
@@ -283,7 +316,7 @@ class Decoder:
         params.set_search_options(**search)
         try:
             if guide is not None:
-                kind, source = _grammar(guide)
+                kind, source = runtime_grammar(guide)
                 params.set_guidance(kind, source, False)
             generator = og.Generator(self._model, params)
         except Exception as error:
@@ -354,20 +387,13 @@ class Decoder:
 
     # -- scoring -------------------------------------------------------------------------------------
 
-    def _label_tree(self, labels: Sequence[str]) -> _Branch:
-        root = _Branch()
-        for number, label in enumerate(labels):
-            node = root
-            # The end token closes each path, so that no label is the beginning of another.
-            for token in (*self._chat.encode_text(label), _END):
-                node = node.children.setdefault(token, _Branch())
-            node.label = number
-        return root
+    def _label_tree(self, labels: Sequence[str]) -> Branch:
+        return make_tree([self._chat.encode_text(label) for label in labels])
 
     def _walk(
         self,
         lane: _Lane,
-        node: _Branch,
+        node: Branch,
         length: int,
         score: float,
         scores: list[float],
@@ -376,38 +402,18 @@ class Decoder:
         """Adds up log-probabilities below ``node``; its path ends the lane's cache of ``length`` tokens."""
         if cancelled():
             raise Cancelled("cancelled while it was running")
-        tokens = list(node.children)
-        everything = _last_logits(lane.generator)
-        # A model may end its turn with any of its end tokens (Gemma-2 and Qwen2.5 have two).
-        ends = np.logaddexp.reduce(everything[sorted(self._end_ids)]) if _END in tokens else 0.0
-        logits = np.array([ends if token == _END else everything[token] for token in tokens])
-        log_probs = logits - np.logaddexp.reduce(logits)
-        for token, log_prob in zip(tokens, log_probs, strict=True):
-            child, path = node.children[token], [token]
-            while len(child.children) == 1:
-                only, child = next(iter(child.children.items()))
-                path.append(only)
-            total = score + float(log_prob)
-            if child.label is not None:
-                scores[child.label] = total
+        shares = node.log_shares(_last_logits(lane.generator), self._end_ids)
+        for number, path, below in node.ways():
+            total = score + float(shares[number])
+            if below.label is not None:
+                scores[below.label] = total
                 continue
             if len(lane.tokens) > length:
                 lane.generator.rewind_to(length)
                 del lane.tokens[length:]
             lane.generator.append_tokens(np.array(path, np.int32))
             lane.tokens += path
-            self._walk(lane, child, length + len(path), total, scores, cancelled)
-
-
-@dataclass(slots=True)
-class _Branch:
-    """A node of the tree of label tokens; ``label`` is the number of the label that ends here."""
-
-    children: dict[int, _Branch] = field(default_factory=dict)
-    label: int | None = None
-
-    def depth(self) -> int:
-        return max((1 + child.depth() for child in self.children.values()), default=0)
+            self._walk(lane, below, length + len(path), total, scores, cancelled)
 
 
 def _last_logits(generator: Any) -> npt.NDArray[np.float64]:
@@ -424,21 +430,6 @@ def _rewind_limit(settings: dict[str, Any], context_length: int) -> int:
     if str(settings.get("type", "")).startswith("phi3") and context_length > _PHI3_SWITCH:
         limits.append(_PHI3_SWITCH)
     return min(limits)
-
-
-def _grammar(guide: Guide) -> tuple[str, str]:
-    """Kind and source for the runtime: with text beyond ASCII, the same grammar without forced bytes.
-
-    llguidance tokenizes what a grammar forces, and genai gives it U+FFFD for half a character: the forced
-    token then breaks the grammar ("doesn't satisfy the grammar; forced bytes"). Forcing is kept where it is
-    harmless, since it saves steps.
-    """
-    if guide.source.isascii() and "\\u" not in guide.source:
-        return guide.kind, guide.source
-    unforced = '%llguidance {"no_forcing": true}\n'
-    if guide.kind == "json_schema":
-        return "lark_grammar", f"{unforced}start: %json {guide.source}"
-    return guide.kind, unforced + guide.source if guide.kind == "lark_grammar" else guide.source
 
 
 def _engine_error(error: Exception) -> Exception:

@@ -13,6 +13,9 @@ import onnxruntime_genai as og
 
 from edgeslm.arithmetic import PREFILL_CHUNK
 
+SPIN_US = "1000"
+"""How long threads spin for more work after a request: by default 45 ms, which takes the CPU from the bus."""
+
 
 def load_model(bundle: Path, graph: str, threads: int) -> Any:
     """The runtime's model. It raises RuntimeError and others.
@@ -23,8 +26,7 @@ def load_model(bundle: Path, graph: str, threads: int) -> Any:
     config = og.Config(str(bundle))
     options = {
         "intra_op_num_threads": threads,
-        # By default the pool spins 45 ms after each request, which takes the CPU from the bus.
-        "session.intra_op.spin_duration_us": "1000",
+        "session.intra_op.spin_duration_us": SPIN_US,
     }
     decoder = {"session_options": options, **({"filename": graph} if graph else {})}
     overlay = {"model": {"decoder": decoder}, "search": {"chunk_size": PREFILL_CHUNK}}

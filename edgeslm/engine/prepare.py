@@ -16,6 +16,7 @@ alone writes, as the user to whom the state folder belongs.
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import json
 import os
 import shutil
@@ -35,6 +36,7 @@ from edgeslm.engine.prepared import (
     INDEX,
     NEW_TOKENS,
     PROMPT_TOKENS,
+    SCORE,
     WEIGHTS,
     Index,
     Prepared,
@@ -138,6 +140,7 @@ def make(bundle: Bundle, graph: str, cache: Path, shows: bool = False) -> Index:
             show("laying out the weights")
             verify_bundle(bundle)
             _write(bundle.path / graph, stage)
+            _write_score(bundle, stage)
             verify_bundle(bundle)  # it was the bundle's that were laid out, not what came in their place
             show("comparing what it computes")
             _check(bundle, graph, stage)
@@ -152,7 +155,7 @@ def make(bundle: Bundle, graph: str, cache: Path, shows: bool = False) -> Index:
                 cores=usable_cores(),
                 threads=fastest(seconds) if seconds else usable_cores(),
                 seconds={threads: round(value, 4) for threads, value in seconds.items()},
-                files=tuple(_entry(stage / name) for name in (GRAPH, WEIGHTS)),
+                files=tuple(_entry(file) for file in sorted(stage.iterdir())),
             )
             (stage / INDEX).write_text(index.model_dump_json(indent=1))
             _sync(stage)
@@ -222,17 +225,45 @@ def _write(graph: Path, stage: Path) -> None:
     ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
+def _write_score(bundle: Bundle, stage: Path) -> None:
+    """The graph that scores labels, if it gets the same weights: it then maps the same file."""
+    if bundle.manifest.graphs.score is None:
+        return
+    apart = stage / "score"
+    apart.mkdir()
+    try:
+        _write(bundle.path / bundle.manifest.graphs.score, apart)
+        if filecmp.cmp(apart / WEIGHTS, stage / WEIGHTS, shallow=False):
+            (apart / GRAPH).rename(stage / SCORE)
+    finally:
+        shutil.rmtree(apart)
+
+
 def _check(bundle: Bundle, graph: str, stage: Path) -> None:
-    """A prompt and two steps of decoding, which take different kernels."""
+    """A prompt and two steps of decoding, which take different kernels; and branches of labels."""
     import numpy as np
 
-    wanted = _logits(bundle, graph)
-    found = _logits(bundle, Prepared(stage / GRAPH, 0).seen_from(bundle.path))
-    off = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-    if not off <= _CLOSE:
-        raise BundleError(
-            f"{bundle.path}: what was prepared computes other numbers (by {off:.1%}), so it is not used"
-        )
+    pairs = [(_logits(bundle, graph), _logits(bundle, Prepared(stage / GRAPH, 0).seen_from(bundle.path)))]
+    if (stage / SCORE).exists():
+        graphs = (bundle.path / str(bundle.manifest.graphs.score), stage / SCORE)
+        pairs.append((_scores(bundle, graphs[0]), _scores(bundle, graphs[1])))
+    for wanted, found in pairs:
+        off = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+        if not off <= _CLOSE:
+            raise BundleError(
+                f"{bundle.path}: what was prepared computes other numbers (by {off:.1%}), so it is not used"
+            )
+
+
+def _scores(bundle: Bundle, graph: Path) -> npt.NDArray[np.float64]:
+    from edgeslm.engine.labels import make_tree
+    from edgeslm.engine.prompt import Encoded
+    from edgeslm.engine.scorer import Scorer
+
+    scorer = Scorer(graph, _settings(bundle), usable_cores())
+    ids = _tokens(bundle, 16).tolist()
+    labels = [ids[:1], ids[:2], ids[1:3], ids[:3]]
+    return scorer.score([Encoded(ids, None, 8)], make_tree(labels), len(labels))
 
 
 def _logits(bundle: Bundle, graph: str) -> npt.NDArray[np.float64]:
@@ -264,9 +295,13 @@ def _time(bundle: Bundle, stage: Path, threads: int) -> float:
 def _tokens(bundle: Bundle, count: int) -> npt.NDArray[np.int32]:
     import numpy as np
 
-    settings = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]
     count = min(count, bundle.manifest.context_length - NEW_TOKENS - 1)
-    return np.random.default_rng(0).integers(0, settings["vocab_size"], count).astype(np.int32)
+    return np.random.default_rng(0).integers(0, _settings(bundle)["vocab_size"], count).astype(np.int32)
+
+
+def _settings(bundle: Bundle) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]
+    return read
 
 
 def _load(bundle: Bundle, graph: str, threads: int) -> Any:

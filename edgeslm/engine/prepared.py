@@ -31,6 +31,8 @@ CACHE: Final = "prepared"
 INDEX: Final = "prepared.json"
 GRAPH: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
+SCORE: Final = "score.onnx"
+"""The bundle's graph ``score`` on the same weights, where they come out the same to the byte."""
 _LIBRARIES: Final = ("onnxruntime", "onnxruntime-genai")
 _OF_PROCESSOR: Final = (
     *("model name", "flags"),
@@ -75,10 +77,12 @@ class Index(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """``graph`` stands in for the bundle's; ``threads`` were the fastest, 0 if that isn't known."""
+    """``graph`` stands in for the bundle's, ``score`` for its ``score``; ``threads`` were the fastest, 0 if
+    that isn't known."""
 
     graph: Path
     threads: int
+    score: Path | None = None
 
     def seen_from(self, bundle: Path) -> str:
         """Where the runtime looks for graphs."""
@@ -105,14 +109,15 @@ def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
     folder = folder_of(bundle, graph, cache)
     try:
         _check_owner(folder, stat.S_ISDIR)
-        for name in (INDEX, GRAPH, WEIGHTS):
+        names = [name for name in (INDEX, GRAPH, WEIGHTS, SCORE) if name != SCORE or (folder / name).exists()]
+        for name in names:
             _check_owner(folder / name, stat.S_ISREG)
         index = Index.model_validate_json((folder / INDEX).read_bytes())
         if index.machine != machine_key():
             log.info("%s is for another processor or version; edgeslm prepare makes it anew", folder)
             return None
         digests = {file.path: file.sha256 for file in index.files}
-        found = {name: file_digest(folder / name) for name in (GRAPH, WEIGHTS)}
+        found = {name: file_digest(folder / name) for name in names[1:]}
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
@@ -121,7 +126,11 @@ def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
     if (index.bundle, index.graph, digests) != (bundle.digest, graph, found):
         log.warning("%s is damaged; edgeslm prepare makes it anew", folder)
         return None
-    return Prepared(folder / GRAPH, index.threads if index.cores == usable_cores() else 0)
+    return Prepared(
+        folder / GRAPH,
+        index.threads if index.cores == usable_cores() else 0,
+        folder / SCORE if SCORE in found else None,
+    )
 
 
 def _check_owner(path: Path, is_kind: Callable[[int], bool]) -> None:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import jinja2.ext
@@ -80,6 +80,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+class Encoded(NamedTuple):
+    """The ids of a prompt, what was cut, and how many ids come before the text that may be cut: the message,
+    before which the prompts of a task are the same."""
+
+    ids: list[int]
+    truncated: Truncated | None
+    fixed: int
+
+
 class ChatTokenizer:
     """Tokenizer and chat template of one bundle."""
 
@@ -120,8 +129,8 @@ class ChatTokenizer:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def encode(self, prompt: Prompt, room: int) -> tuple[list[int], Truncated | None]:
-        """Ids of the whole prompt in at most ``room`` tokens.
+    def encode(self, prompt: Prompt, room: int) -> Encoded:
+        """The whole prompt in at most ``room`` tokens.
 
         :raises TooLong: when it doesn't fit and the prompt's ``overflow`` forbids cutting.
         :raises InvalidRequest: when the model's template refuses the order of the turns.
@@ -150,10 +159,12 @@ class ChatTokenizer:
         for index, text in enumerate(outside):
             if text.cut:
                 encoded[index], truncated = fit(encoded[index], room - whole, prompt.overflow)
-        ids = fixed[0]
-        for text_ids, piece in zip(encoded, fixed[1:], strict=True):
+        ids, same = fixed[0], None
+        for text, text_ids, piece in zip(outside, encoded, fixed[1:], strict=True):
+            if text.cut:
+                same = len(ids)
             ids += text_ids + piece
-        return ids, truncated
+        return Encoded(ids, truncated, len(ids) if same is None else same)
 
     def _encode_special(self, piece: str) -> tuple[int, ...]:
         self.tokenizer.encode_special_tokens = False

@@ -305,7 +305,7 @@ def test_a_grammar_that_cant_be_compiled(decoder: Decoder, guide: Guide) -> None
 
 @pytest.mark.parametrize("context", ["ü", "語 😀", 'say "hi"\\n', "a\nb\n\nc", "%regex /a/"])
 def test_quotes_what_stands_there_in_any_script(decoder: Decoder, context: str) -> None:
-    """llguidance's forced bytes break on half characters: ``_grammar`` switches them off."""
+    """llguidance's forced bytes break on half characters: ``runtime_grammar`` switches them off."""
     output = says(decoder, context, 40, guide=quote_guide(context))
     assert output.text.strip()
     assert output.text.strip() in context

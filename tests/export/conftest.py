@@ -14,6 +14,7 @@ import pytest
 from edgeslm_export import encoder_ways, field_ways
 from edgeslm_export.checkpoint import examine_local
 from edgeslm_export.convert import Order, export_model
+from edgeslm_export.corpus import Corpus
 from edgeslm_export.distill import Teacher
 from edgeslm_export.encoder import fill_encoder
 from edgeslm_export.notes import Notes
@@ -26,6 +27,25 @@ from tests.export.tiny_models import FAMILIES
 from tests.export.tiny_tasks import FakePointerTeacher, fake_vectors, write_encoder
 
 ROOT = Path(__file__).parents[2]
+
+
+class Cases:
+    """Folders of ``tiny_adapters``, each made when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __truediv__(self, name: str) -> Path:
+        if not (self._folder / name).exists():
+            command = [sys.executable, "-m", "tests.export.tiny_adapters", str(self._folder), name]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[-2000:]
+        return self._folder / name
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
+    return Cases(tmp_path_factory.mktemp("adapters"))
 
 
 def _make(folder: Path, *names: str) -> Path:
@@ -58,6 +78,16 @@ def int4_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``plain`` by the recipe int4. Its graph packs queries with keys and values, and gate with up."""
     out = tmp_path_factory.mktemp("bases") / "plain-int4"
     export_model(examine_local(tiny / "plain", "decoder"), out, Order(find_recipe("int4")))
+    return out
+
+
+@pytest.fixture(scope="session")
+def by_row_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``plain`` by the recipe w8a8: its layers' products are of integers, by row."""
+    out = tmp_path_factory.mktemp("bases") / "plain-w8a8"
+    text = tuple(f"Step {number}. Loosen screw {number}, then lift the cover." for number in range(90))
+    corpus = Corpus("steps", ("\n".join(text),), ("\n".join(text[:20]),))
+    export_model(examine_local(tiny / "plain", "decoder"), out, Order(find_recipe("w8a8"), corpus=corpus))
     return out
 
 

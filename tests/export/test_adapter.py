@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +17,10 @@ from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Sampling
 from edgeslm.engine.decoder import Decoder, _last_logits
 from edgeslm.errors import BundleError, ExportError
-from tests.export.conftest import ROOT
+from tests.export.conftest import Cases
 from tests.export.tiny_adapters import CASES
 
 pytestmark = pytest.mark.export
-
-
-class Cases:
-    """Folders of ``tiny_adapters``, each made when it is first asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __truediv__(self, name: str) -> Path:
-        if not (self._folder / name).exists():
-            command = [sys.executable, "-m", "tests.export.tiny_adapters", str(self._folder), name]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[-2000:]
-        return self._folder / name
-
-
-@pytest.fixture(scope="session")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
-    return Cases(tmp_path_factory.mktemp("adapters"))
 
 
 def logits(decoder: Decoder, ids: list[int], adapter: Path | None) -> Any:

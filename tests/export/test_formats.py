@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from edgeslm_export.formats import Format
+from edgeslm_export.formats import ROW, Format
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +17,15 @@ def test_codes_are_signed_integers_of_so_many_bits(bits: int, lowest: int, highe
 def test_a_q4_0_block_takes_eighteen_bytes_and_a_q8_0_block_thirty_four() -> None:
     assert Format(4, 32).bytes(1, 32) == 18
     assert Format(8, 32).bytes(1, 32) == 34
+
+
+def test_a_matrix_by_row_has_one_scale_a_row_and_a_bit_less_of_range() -> None:
+    form = Format(8, ROW)
+    assert form.by_row
+    assert (form.lowest, form.highest) == (-64, 63)
+    assert 2 * 255 * -form.lowest < 1 << 15  # two neighbours don't saturate sixteen bits
+    assert (form.groups(65), form.width(65)) == (1, 65)
+    assert form.bytes(3, 65) == 3 * (65 + 2)
 
 
 def test_the_last_group_of_a_row_is_padded() -> None:

@@ -89,6 +89,17 @@ def test_the_model_has_the_matrices_that_the_graph_computes_with(tiny: Path, int
             assert own == pytest.approx(of_layer(found, layer, product), abs=1e-6), (layer, product)
 
 
+def test_matrices_by_row_are_the_checkpoints_to_a_hundredth(tiny: Path, by_row_base: Path) -> None:
+    model, own = load(tiny / "plain"), load(tiny / "plain")
+    assert fill_stored(model, by_row_base) == 7 * len(LAYERS)
+    modules = dict(own.named_modules())
+    for name, module in model.named_modules():
+        if name.endswith("_proj"):
+            weight, stored = modules[name].weight.detach().numpy(), module.weight.detach().numpy()
+            assert not (stored == weight).all()
+            assert np.linalg.norm(stored - weight) < 0.03 * np.linalg.norm(weight), name
+
+
 def test_only_the_layers_matrices_are_replaced(tiny: Path, int4_base: Path) -> None:
     before, after = load(tiny / "plain"), load(tiny / "plain")
     fill_stored(after, int4_base)

@@ -150,7 +150,7 @@ def test_what_is_learned_from_is_what_a_device_asks(folder: Path, learned: dict[
     else:
         (row,) = taught.field_rows([text], [{"machine": "M3"}])
     assert row is not None
-    prompt, truncated = ChatTokenizer(folder).encode(asked_on_a_device(learned, text).prompt, LONGEST)
+    prompt, truncated, _ = ChatTokenizer(folder).encode(asked_on_a_device(learned, text).prompt, LONGEST)
     assert truncated is None
     assert list(row.prompt) == prompt
 

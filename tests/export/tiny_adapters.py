@@ -78,6 +78,8 @@ def bundle(checkpoint: Path, out: Path, architecture: str) -> None:
     from edgeslm_export.cleaning import make_checkpoint
     from edgeslm_export.lora_graph import GRAPH, write_lora_graph
     from edgeslm_export.package import write_manifest
+    from edgeslm_export.score_graph import GRAPH as SCORE_GRAPH
+    from edgeslm_export.score_graph import write_score_graph
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
     clean, cache = str(checkpoint.with_name("clean")), str(checkpoint.with_name("cache"))
@@ -86,6 +88,7 @@ def bundle(checkpoint: Path, out: Path, architecture: str) -> None:
     options = parse_extra_options(None, clean, str(out), "fp32", "cpu", cache, pairs)
     create_model(None, clean, str(out), "fp32", "cpu", cache, **options)
     assert write_lora_graph(out)
+    score = {"score": SCORE_GRAPH} if write_score_graph(out) else {}
     fields = {
         "name": "tiny",
         "kind": "decoder",
@@ -93,7 +96,7 @@ def bundle(checkpoint: Path, out: Path, architecture: str) -> None:
         "source": {"id": "tiny"},
         "context_length": SHAPE["max_position_embeddings"],
         "kv_bytes_per_token": 1,
-        "graphs": {"generate": "model.onnx", "adapters": GRAPH},
+        "graphs": {"generate": "model.onnx", "adapters": GRAPH, **score},
         "created": "1970-01-01T00:00:00Z",
     }
     write_manifest(out, fields)

@@ -1,0 +1,61 @@
+"""Labels as a tree of tokens, and the distribution over them. Pure; knows no model.
+
+At each branch the next-token probabilities are restricted to the branch's children and normalised; a label's
+probability is the product along its path. This is the distribution of constrained decoding, without decoding
+anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+END = -1
+"""Stands for all end tokens: it closes each path, so that no label is the beginning of another."""
+
+
+@dataclass(slots=True, eq=False)
+class Branch:
+    """A node of the tree of label tokens; ``label`` is the number of the label that ends here."""
+
+    children: dict[int, Branch] = field(default_factory=dict)
+    label: int | None = None
+
+    def depth(self) -> int:
+        return max((1 + child.depth() for child in self.children.values()), default=0)
+
+    def is_branched(self) -> bool:
+        """Whether there is a choice below a choice."""
+        return any(below.children for _, _, below in self.ways())
+
+    def ways(self) -> Iterator[tuple[int, tuple[int, ...], Branch]]:
+        """Of each child: its place among them, the tokens to where all is decided or branches again, and what
+        is there."""
+        for place, (token, child) in enumerate(self.children.items()):
+            path = [token]
+            while len(child.children) == 1:
+                only, child = next(iter(child.children.items()))
+                path.append(only)
+            yield place, tuple(path), child
+
+    def log_shares(self, logits: npt.NDArray[np.float64], end_ids: Iterable[int]) -> npt.NDArray[np.float64]:
+        """Log-probabilities of the children, in their order. :param logits: of the whole vocabulary."""
+        # A model may end its turn with any of its end tokens (Gemma-2 and Qwen2.5 have two).
+        ends = np.logaddexp.reduce(logits[sorted(end_ids)]) if END in self.children else 0.0
+        own = np.array([ends if token == END else logits[token] for token in self.children])
+        shares: npt.NDArray[np.float64] = own - np.logaddexp.reduce(own)
+        return shares
+
+
+def make_tree(labels: Sequence[Sequence[int]]) -> Branch:
+    """:param labels: the tokens of each."""
+    root = Branch()
+    for number, tokens in enumerate(labels):
+        node = root
+        for token in (*tokens, END):
+            node = node.children.setdefault(token, Branch())
+        node.label = number
+    return root

@@ -1,0 +1,192 @@
+"""All labels of a classification in one forward pass, on plain onnxruntime.
+
+A task's fixed tokens (instruction, labels, examples) are computed once and kept. Behind them a pass reads
+the message and, as branches on it, the tokens of the labels' tree that are followed by a choice: each of them
+looks at what is before it on its own branch alone (tree attention, as in SpecInfer, Miao et al. 2023, arXiv
+2305.09781). Several messages of one task are as many branches on the fixed tokens. The graph is the bundle's
+``score`` (``edgeslm_export.score_graph``). Knows no templates and no tokenizer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edgeslm.engine.labels import Branch
+from edgeslm.engine.loading import SPIN_US
+from edgeslm.engine.prompt import Encoded
+from edgeslm.errors import BundleError, Cancelled
+
+KEPT_BYTES: Final = 64_000_000
+"""What the caches of all fixed beginnings may take together; the one in use always may."""
+PIECE: Final = 64
+"""Tokens of a long message that are read at a time, so that it can be given up on the way."""
+_MASKED: Final = -1e9
+"""Added to what a token may not look at."""
+
+Cache = list[Any]
+"""Keys and values of each layer, as onnxruntime's values [1, heads, tokens, size]."""
+
+
+class Scorer:
+    """The graph of one bundle, loaded.
+
+    :param settings: ``model`` of the bundle's ``genai_config.json``.
+    :raises BundleError: onnxruntime can't load it.
+    """
+
+    def __init__(
+        self, graph: Path, settings: dict[str, Any], threads: int, *, kept_bytes: int = KEPT_BYTES
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
+        try:
+            self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime raises many kinds
+            raise BundleError(f"{graph}: onnxruntime can't load it: {error}") from None
+        decoder = settings["decoder"]
+        layers = range(int(decoder["num_hidden_layers"]))
+        self._past = [f"past_key_values.{n}.{what}" for n in layers for what in ("key", "value")]
+        self._present = [f"present.{n}.{what}" for n in layers for what in ("key", "value")]
+        self._empty = ort.OrtValue.ortvalue_from_numpy(
+            np.zeros((1, int(decoder["num_key_value_heads"]), 0, int(decoder["head_size"])), np.float32)
+        )
+        self._token_bytes = 2 * len(layers) * 4 * self._empty.shape()[1] * self._empty.shape()[3]
+        self._end_ids = _as_list(settings.get("eos_token_id", []))
+        self._kept: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
+        self._kept_bytes = kept_bytes
+
+    def forget(self) -> None:
+        """Drops all caches."""
+        self._kept.clear()
+
+    def score(
+        self,
+        prompts: Sequence[Encoded],
+        tree: Branch,
+        labels: int,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> npt.NDArray[np.float64]:
+        """Log-probabilities [prompts, labels]; the prompts have the same fixed tokens, and none but a lone
+        one more than ``PIECE`` others.
+
+        :raises Cancelled: ``cancelled`` became true while a long message was read.
+        """
+        first = prompts[0]
+        start = min(first.fixed, len(first.ids) - 1)
+        cache = self._fixed(tuple(first.ids[:start]), cancelled)
+        while len(first.ids) - start > PIECE:
+            cache = self._extended(cache, start, first.ids[start : start + PIECE], cancelled)
+            start += PIECE
+        rows = _Rows(start)
+        asked = [rows.add_message(prompt.ids[start:], tree) for prompt in prompts]
+        logits = self._run(cache, rows, ["logits"])[0].numpy()[0].astype(np.float64)
+        found = np.full((len(prompts), labels), -np.inf)
+        for message, choices in enumerate(asked):
+            total = {tree: 0.0}
+            for branch, place in choices:  # from the root on
+                shares = branch.log_shares(logits[place], self._end_ids)
+                for number, _, below in branch.ways():
+                    total[below] = total[branch] + float(shares[number])
+                    if below.label is not None:
+                        found[message, below.label] = total[below]
+        return found
+
+    def _fixed(self, tokens: tuple[int, ...], cancelled: Callable[[], bool]) -> Cache:
+        """The cache of a task's fixed tokens, computed once."""
+        if tokens in self._kept:
+            self._kept.move_to_end(tokens)
+            return self._kept[tokens]
+        cache: Cache = [self._empty] * len(self._past)
+        for start in range(0, len(tokens), PIECE):
+            cache = self._extended(cache, start, tokens[start : start + PIECE], cancelled)
+        self._kept[tokens] = cache
+        while len(self._kept) > 1 and sum(map(len, self._kept)) * self._token_bytes > self._kept_bytes:
+            self._kept.popitem(last=False)
+        return cache
+
+    def _extended(
+        self, cache: Cache, length: int, tokens: Sequence[int], cancelled: Callable[[], bool]
+    ) -> Cache:
+        """:param length: of what ``cache`` holds."""
+        if cancelled():
+            raise Cancelled("cancelled while its prompt was read")
+        rows = _Rows(length)
+        rows.add_tokens(tokens)
+        return self._run(cache, rows, self._present)
+
+    def _run(self, cache: Cache, rows: _Rows, outputs: list[str]) -> list[Any]:
+        feeds = dict(zip(self._past, cache, strict=True))
+        for name, value in rows.inputs().items():
+            feeds[name] = ort.OrtValue.ortvalue_from_numpy(value)
+        found: list[Any] = self._session.run_with_ort_values(outputs, feeds)
+        return found
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The tokens of a pass behind ``length`` cached ones: what each is, where it stands, what it follows."""
+
+    length: int
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    seen: list[tuple[int, ...]] = field(default_factory=list)
+    """Of each row, the rows that it may look at, itself included."""
+    wanted: list[int] = field(default_factory=list)
+
+    def add_message(self, tokens: Sequence[int], tree: Branch) -> list[tuple[Branch, int]]:
+        """The message and the branches on it. :return: each choice with the place of its logits, the root
+        first."""
+        last = self.add_tokens(tokens)
+        choices = []
+        waiting = [(tree, last)]
+        while waiting:
+            branch, row = waiting.pop()
+            choices.append((branch, len(self.wanted)))
+            self.wanted.append(row)
+            for _, path, below in branch.ways():
+                if below.children:
+                    waiting.append((below, self.add_tokens(path, behind=row)))
+        return choices
+
+    def add_tokens(self, tokens: Sequence[int], behind: int | None = None) -> int:
+        """:param behind: the row that they follow; none: the cached tokens. :return: the last row."""
+        before: tuple[int, ...] = () if behind is None else self.seen[behind]
+        position = self.length if behind is None else self.positions[behind] + 1
+        for offset, token in enumerate(tokens):
+            before = (*before, len(self.tokens))
+            self.tokens.append(token)
+            self.positions.append(position + offset)
+            self.seen.append(before)
+        return len(self.tokens) - 1
+
+    def inputs(self) -> dict[str, npt.NDArray[Any]]:
+        """What the graph reads."""
+        count = len(self.tokens)
+        bias = np.full((count, self.length + count), _MASKED, np.float32)
+        bias[:, : self.length] = 0.0
+        for row, seen in enumerate(self.seen):
+            bias[row, [self.length + other for other in seen]] = 0.0
+        return {
+            "input_ids": np.array([self.tokens], np.int64),
+            "attention_mask": np.ones((1, self.length + count), np.int64),
+            "position_ids": np.array([self.positions], np.int64),
+            "attention_bias": bias[None, None],
+            "logit_positions": np.array(self.wanted, np.int64),
+        }
+
+
+def _as_list(value: int | Collection[int]) -> list[int]:
+    return sorted(value) if isinstance(value, Collection) else [value]

@@ -1,0 +1,74 @@
+"""The tree of labels: a distribution over them, whatever the model says of each token."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.engine.labels import END, Branch, make_tree
+
+VOCABULARY = 12
+LABELS = st.lists(
+    st.lists(st.integers(0, VOCABULARY - 3), min_size=1, max_size=4), min_size=1, max_size=8, unique_by=tuple
+)
+
+
+def scores(tree: Branch, labels: int, seed: int) -> list[float]:
+    """By a model that says something else at every branch."""
+    numbers = np.random.default_rng(seed)
+    found = [0.0] * labels
+    waiting = [(tree, 1.0)]
+    while waiting:
+        branch, so_far = waiting.pop()
+        shares = np.exp(branch.log_shares(numbers.normal(size=VOCABULARY), [VOCABULARY - 1, VOCABULARY - 2]))
+        assert shares.sum() == pytest.approx(1)
+        for place, _, below in branch.ways():
+            if below.label is None:
+                waiting.append((below, so_far * shares[place]))
+            else:
+                found[below.label] = so_far * shares[place]
+    return found
+
+
+@given(LABELS, st.integers(0, 99))
+def test_probabilities_of_all_labels_make_one(labels: list[list[int]], seed: int) -> None:
+    found = scores(make_tree(labels), len(labels), seed)
+    assert sum(found) == pytest.approx(1)
+    assert min(found) > 0
+
+
+@given(LABELS)
+def test_the_paths_are_the_labels(labels: list[list[int]]) -> None:
+    found = {}
+    waiting: list[tuple[Branch, tuple[int, ...]]] = [(make_tree(labels), ())]
+    while waiting:
+        branch, before = waiting.pop()
+        for _, path, below in branch.ways():
+            if below.label is None:
+                waiting.append((below, before + path))
+            else:
+                found[below.label] = before + path
+    assert [found[number] for number in range(len(labels))] == [(*label, END) for label in labels]
+
+
+def test_a_label_that_begins_another_is_told_from_it_by_the_end() -> None:
+    tree = make_tree([[1], [1, 2]])
+    assert tree.depth() == 3
+    assert tree.is_branched()
+    ((_, path, below),) = tree.ways()
+    assert path == (1,)
+    assert list(below.children) == [END, 2]
+
+
+def test_labels_that_differ_at_once_need_one_choice() -> None:
+    assert not make_tree([[1, 5], [2, 5], [3]]).is_branched()
+    assert make_tree([[1, 5], [1, 6], [3]]).is_branched()
+
+
+def test_any_end_token_ends_a_label() -> None:
+    logits = np.zeros(VOCABULARY)
+    tree = make_tree([[1], [1, 2]]).children[1]
+    assert np.exp(tree.log_shares(logits, [7])) == pytest.approx([1 / 2, 1 / 2])
+    assert np.exp(tree.log_shares(logits, [7, 8])) == pytest.approx([2 / 3, 1 / 3])
