@@ -3,11 +3,11 @@
     python benchmarks/compare.py [--starter .edgeslm/starter] [--llama-server FILE] [--clients 1 4 16]
 
 One broker, and at it a node of edgeslm and a thin bridge to llama.cpp's server (``llama_bridge.py``). The
-server has as many slots as there are clients and its prompt cache on, and reads a label as cheaply as it
-can: a grammar, and no more tokens than tell the labels apart. Of Q4_0 and Q4_K_M the faster is taken. Both
-get the same prompts and answer greedily. Both are loaded and take turns, mix by mix, each turn the same
-requests in the same order; the other one waits meanwhile. A table first, one JSON line last; ``--chart``
-writes a picture too.
+node has the starter's model by the recipe w8a8, prepared. The server has as many slots as there are clients
+and its prompt cache on, and reads a label as cheaply as it can: a grammar, and no more tokens than tell the
+labels apart. Of Q4_0 and Q4_K_M the faster is taken. Both get the same prompts and answer greedily. Both are
+loaded and take turns, mix by mix, each turn the same requests in the same order; the other one waits
+meanwhile. A table first, one JSON line last; ``--chart`` writes a picture too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ import llama_server
 from cards import Say, run_benchmark
 from compare_figures import Turn, chart, memory_ratios, summarize, table
 from edgeslm_export import starter
+from edgeslm_export.convert import Order, export_model
+from edgeslm_export.corpus import public_corpus
 from edgeslm_export.packages import Packages
+from edgeslm_export.recipe import find_recipe
 from llama_bridge import CONTEXT, INPUT
 from load import Ask, answer_all, until_online
 from mixes import DEADLINES_S, MODEL, Messages, make_mixes, tasks
@@ -43,11 +46,13 @@ from edgeslm.client import Client
 from edgeslm.config import Task as TaskSection
 from edgeslm.demo.broker import start_broker
 from edgeslm.engine.calls import Call, Generate, Output, Prompt, Score, Text
+from edgeslm.engine.prepare import graph_of, prepare
 from edgeslm.engine.prompt import ChatTokenizer
 from edgeslm.messages import Request
 from edgeslm.tasks import make_task
 
 RIVAL: Final = "rival"
+RECIPE: Final = "w8a8"
 TYPES: Final = ("Q4_0", "Q4_K_M")
 SETTLE_S: Final = 0.3
 """Between turns: threads that wait for work spin for a while, and would take the other side's time."""
@@ -255,9 +260,22 @@ async def take_turns(
     return {"rows": rows, "memory": memory_ratios(memory, clients)}
 
 
+def own_bundle(folder: Path, say: Say) -> Path:
+    """The starter's model by the recipe that reads fastest, made once."""
+    bundle = folder / f"smollm2-135m-{RECIPE}"
+    if not bundle.exists():
+        say(f"Making {bundle}: some minutes.")
+        maker = starter.Maker(announce=say)
+        export_model(
+            maker.model_origin(), bundle, Order(find_recipe(RECIPE), corpus=public_corpus(Packages(say)))
+        )
+    return bundle
+
+
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     server = llama_server.find_server(args.llama_server)
-    bundle = args.starter.resolve() / starter.MODEL
+    made = args.starter.resolve().parent / "bench"
+    bundle = (args.bundle or own_bundle(made, say)).resolve()
     chat = ChatTokenizer(bundle)
     with tempfile.TemporaryDirectory(prefix="compare-") as name:
         folder = Path(name)
@@ -265,14 +283,14 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         article = (folder / "test.raw").read_text("utf-8")[:400_000]
         messages = Messages(args.starter / "data", article, chat.encode_text)
         job = {"threads": args.threads, "tasks": {t: rival_task(t, s, chat) for t, s in tasks().items()}}
-        files = args.weights or [
-            quantized(server, args.gguf, kind, args.starter.resolve().parent / "bench", say) for kind in TYPES
-        ]
+        files = args.weights or [quantized(server, args.gguf, kind, made, say) for kind in TYPES]
         log = folder / "llama.log"
         probe = list(islice(messages.mixed(), 22))
         weights = faster(server, files, job, probe, log) if len(files) > 1 else files[0]
         say(f"{'bundle':>22}  {bundle.name} {short_digest(load_bundle(bundle).digest)}")
         say(f"{'llama.cpp':>22}  {llama_server.version_of(server)}, {weights.name}\n")
+        (folder / "state").mkdir()
+        prepare(load_bundle(bundle), graph_of(load_bundle(bundle), adapters=False), folder / "state")
         parts = {"models": {MODEL: {"bundle": str(bundle), "threads": args.threads}}, "tasks": tasks()}
         found: dict[str, Any] = {"rows": [], "memory": []}
         with start_broker(folder) as broker, node(broker.url, folder, parts):
@@ -302,6 +320,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--starter", type=Path, default=Path(".edgeslm/starter"))
+    parser.add_argument("--bundle", type=Path, help="a decoder's (default: one is made, and kept)")
     parser.add_argument("--llama-server", type=Path, help="its program (default: on the PATH)")
     parser.add_argument("--weights", type=Path, nargs="+", help="GGUF files to take the faster of")
     parser.add_argument("--gguf", type=Path, help="what the bundle was made of; the starter's is fetched")
