@@ -1,6 +1,6 @@
 # The same commands for people and CI. Each is a script, which also works where make is missing.
 # Arguments for one: make test ARGS="-k topics"
-.PHONY: demo test check bench chaos
+.PHONY: demo test check bench bench-compare chaos
 
 demo:
 	@scripts/demo $(ARGS)
@@ -13,6 +13,9 @@ check:
 
 bench:
 	@scripts/bench $(ARGS)
+
+bench-compare:
+	@scripts/bench-compare $(ARGS)
 
 chaos:
 	@scripts/chaos $(ARGS)

@@ -1,10 +1,7 @@
 """llama.cpp's own server, set up as a good user would: the rival of ``compare.py``.
 
 As many slots as clients, its prompt cache on, all cores, weights mapped. It is ``--llama-server`` or the one
-on the PATH. Of llama.cpp's source it takes ten minutes or so on two cores::
-
-    cmake -B build -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF
-    cmake --build build --target llama-server llama-quantize -j 2
+on the PATH; ``scripts/llama-server`` builds one.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ def find_server(wanted: Path | None = None) -> Path:
     found = wanted or (Path(on_path) if on_path else None)
     if found is None or not found.is_file():
         raise RuntimeError(
-            f"{found or _NAME} isn't there; the docstring of {Path(__file__).name} says how to get it."
+            f"{found or _NAME} isn't there; scripts/llama-server builds it and says where it is."
         )
     return found
 

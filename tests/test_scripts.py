@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
-COMMANDS = ["demo", "test", "check", "bench", "chaos"]
+COMMANDS = ["demo", "test", "check", "bench", "bench-compare", "chaos"]
 
 FAKE_PYTHON = f"""#!/bin/sh
 # Stands for the system's Python and for the one of the environment that it makes.
@@ -135,7 +135,7 @@ def test_shellcheck_finds_nothing() -> None:
 
 
 def test_the_makefile_only_calls_scripts() -> None:
-    recipes = re.findall(r"^(\w+):\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    recipes = re.findall(r"^([\w-]+):\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert [target for target, _ in recipes] == COMMANDS
     for target, recipe in recipes:
         assert recipe == f"\t@scripts/{target} $(ARGS)\n"
@@ -152,7 +152,7 @@ def test_scripts_run_from_any_folder(tmp_path: Path) -> None:
         [ROOT / "scripts" / "setup", "everything"], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "usage: scripts/setup check|demo|test|bench\n"
+    assert done.stderr == "usage: scripts/setup check|demo|test|bench|compare\n"
 
 
 # --- the environment -------------------------------------------------------------------------------

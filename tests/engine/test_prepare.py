@@ -19,6 +19,7 @@ from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
 from edgeslm.engine.prepare import fastest, graph_of, prepare
 from edgeslm.engine.prepared import CACHE, GRAPH, INDEX, WEIGHTS, Index, find_prepared, folder_of
+from edgeslm.engine.prepared import SCORE as SCORE_GRAPH
 from edgeslm.engine.process import EngineCrashed, EngineProcess
 from edgeslm.errors import BundleError
 from tests.engine.test_process import play, scripted
@@ -26,6 +27,7 @@ from tests.nodes import write_bundle
 
 PROMPT = Prompt((Turn("user", (Text("How far is it from Denver to Aspen?"),)),))
 SCORE = Score(PROMPT, ("distance", "person", "description", "abbreviation"))
+BRANCHED = Score(PROMPT, ("a place", "a person", "a distance", "a date"))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,40 @@ def test_it_computes_what_the_bundle_computes(prepared_decoder: Decoder, decoder
     assert prepared_decoder.generate(write).text == decoder.generate(write).text
 
 
+def test_labels_in_one_pass_share_what_was_prepared(prepared_decoder: Decoder, decoder: Decoder) -> None:
+    found, wanted = prepared_decoder.score(BRANCHED), decoder.score(BRANCHED)
+    assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-6)
+    assert prepared_decoder._prepared is not None
+    assert prepared_decoder._prepared.score is not None
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    weights = str(prepared_decoder._prepared.graph.with_name(WEIGHTS))
+    assert len([line for line in maps if line.endswith(weights)]) > 1  # twice mapped, once in memory
+
+
+def test_a_scoring_graph_that_was_taken_away_is_noticed(bundle: Bundle, cache: Path) -> None:
+    (folder_of(bundle, "model.onnx", cache) / SCORE_GRAPH).unlink()
+    assert find_prepared(bundle, "model.onnx", cache) is None
+
+
+def test_labels_are_scored_with_the_bundle_where_only_its_plain_graph_was_prepared(
+    bundle: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundle's own weights are read then, so they are verified first."""
+    folder = folder_of(bundle, "model.onnx", cache)
+    index = json.loads((folder / INDEX).read_text())
+    index["files"] = [entry for entry in index["files"] if entry["path"] != SCORE_GRAPH]
+    (folder / SCORE_GRAPH).unlink()
+    (folder / INDEX).unlink()
+    (folder / INDEX).write_text(json.dumps(index))
+    decoder = Decoder(bundle.path, 1, cache=cache)
+    verified: list[Bundle] = []
+    monkeypatch.setattr("edgeslm.engine.decoder.verify_bundle", verified.append)
+    assert decoder.prepared
+    assert sum(decoder.score(BRANCHED).probabilities) == pytest.approx(1)
+    assert verified == [bundle]
+    decoder.close()
+
+
 def test_it_takes_less_memory_of_its_own(bundle: Bundle, made: tuple[Path, Index]) -> None:
     script = """if True:
         import sys
@@ -86,7 +122,7 @@ def test_what_is_said_is_what_is_kept(bundle: Bundle, made: tuple[Path, Index]) 
     cache, index = made
     folder = folder_of(bundle, "model.onnx", cache)
     assert Index.model_validate_json((folder / INDEX).read_bytes()) == index
-    assert {entry.name for entry in folder.iterdir()} == {GRAPH, WEIGHTS, INDEX}
+    assert {entry.name for entry in folder.iterdir()} == {GRAPH, WEIGHTS, SCORE_GRAPH, INDEX}
     assert {entry.name for entry in cache.iterdir()} == {"lock", folder.name}
     assert 1 <= index.threads <= index.cores
     assert all(seconds > 0 for seconds in index.seconds.values())
@@ -283,32 +319,53 @@ def test_a_damaged_bundle_is_refused_and_nothing_is_left(bundle: Bundle, tmp_pat
     assert [entry.name for entry in (tmp_path / CACHE).iterdir()] == ["lock"]
 
 
+def fake_write(graph: Path, stage: Path) -> None:
+    for name in (GRAPH, WEIGHTS):
+        (stage / name).write_bytes(b"x")
+
+
 def test_a_bundle_that_is_swapped_meanwhile_is_refused(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
-    monkeypatch.setattr(module, "_write", lambda graph, stage: spoil(graph))
+
+    def write(graph: Path, stage: Path) -> None:
+        spoil(graph)
+        fake_write(graph, stage)
+
+    monkeypatch.setattr(module, "_write", write)
     with pytest.raises(BundleError, match=r"model\.onnx: its SHA-256 differs"):
         module.make(load_bundle(copy), "model.onnx", tmp_path / CACHE)
 
 
 def test_other_numbers_are_not_kept(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([np.ones(4), np.array([1.0, 1.0, 1.1, 1.0])])
-    monkeypatch.setattr(module, "_write", lambda graph, stage: None)
+    monkeypatch.setattr(module, "_write", fake_write)
     monkeypatch.setattr(module, "_logits", lambda bundle, graph: next(answers))
+    monkeypatch.setattr(module, "_scores", lambda bundle, graph: np.ones(4))
     with pytest.raises(BundleError, match=r"computes other numbers \(by 10\.0%\), so it is not used"):
         module.make(bundle, "model.onnx", tmp_path / CACHE)
     assert [entry.name for entry in (tmp_path / CACHE).iterdir()] == ["lock"]
 
 
-def test_threads_are_not_measured_on_a_busy_machine(
+def test_a_graph_that_gets_other_weights_is_left_out(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(graph: Path, stage: Path) -> None:
-        for name in (GRAPH, WEIGHTS):
-            (stage / name).write_bytes(b"x")
+        fake_write(graph, stage)
+        (stage / WEIGHTS).write_text(graph.name)
 
     monkeypatch.setattr(module, "_write", write)
+    monkeypatch.setattr(module, "_check", lambda bundle, graph, stage: None)
+    monkeypatch.setattr(module, "_time", lambda bundle, stage, threads: 1.0)
+    index = module.make(bundle, "model.onnx", tmp_path / CACHE)
+    assert {file.path for file in index.files} == {GRAPH, WEIGHTS}
+
+
+def test_threads_are_not_measured_on_a_busy_machine(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_write", fake_write)
     monkeypatch.setattr(module, "_check", lambda bundle, graph, stage: None)
     monkeypatch.setattr(module, "_time", lambda bundle, stage, threads: 1.0 / threads)
     monkeypatch.setattr(module, "usable_cores", lambda: 4)
