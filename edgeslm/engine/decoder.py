@@ -238,9 +238,14 @@ class Decoder:
 
             ready = self._prepared.score if self._prepared is not None and self.prepared else None
             try:
+                if ready is None:
+                    weights = sum(file.bytes for file in self.bundle.manifest.weights)
+                    check_room(weights * 3 // 2, "scoring labels in one pass", give_back=lambda: None)
                 if ready is None and self.prepared:
                     verify_bundle(self.bundle)  # its weights were not read yet
                 self._scorer = Scorer(ready or self.bundle.path / graph, self._settings, self.threads)
+            except NoMemory:
+                log.info("no room to score labels in one pass: it is done one after the other for now")
             except BundleError as error:
                 log.warning("%s; labels are scored one after the other", error)
                 self._scorer_failed = True

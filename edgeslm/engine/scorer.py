@@ -50,6 +50,9 @@ class Scorer:
     ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
+        # An arena would keep the most that any pass took, 80 MB of one message of 900 tokens, and saves a
+        # fortieth of the time.
+        options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
         try:

@@ -113,6 +113,16 @@ def test_a_damaged_score_graph_is_no_reason_to_score_nothing(
         assert caplog.text.count("labels are scored one after the other") == 1
 
 
+def test_without_room_for_the_second_graph_labels_are_walked(
+    cases: Cases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with loaded(cases / "llama" / "base") as decoder:
+        with monkeypatch.context() as full:
+            full.setattr("edgeslm.engine.room._free", lambda root: 0.0)
+            assert decoder._find_scorer() is None
+        assert decoder._find_scorer() is not None  # there is room again
+
+
 def test_a_long_message_can_be_given_up(cases: Cases) -> None:
     asked = 0
 
