@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import queue
+import shutil
 import signal
 import socket
 import statistics
@@ -36,8 +37,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edgeslm.bundle import load_bundle
 from edgeslm.bus.protocol import Topics, encode_request, parse_result, parse_state
 from edgeslm.demo.broker import start_broker
+from edgeslm.engine.prepare import graph_of, prepare
+from edgeslm.engine.prepared import CACHE
 from edgeslm.messages import Result
 from edgeslm.observe.health import quantiles
 
@@ -147,7 +151,7 @@ def _no_delay(client: Any, userdata: Any, sock: Any) -> None:
 
 
 @contextmanager
-def daemon(bundle: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(bundle: Path, port: int, prepared: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """``edgeslm run`` in a process of its own; stopped with SIGTERM, which must end it with status 0."""
     config = {
         "node": NODE,
@@ -159,6 +163,8 @@ def daemon(bundle: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(yaml.safe_dump({**config, "state_dir": folder}))
+        if prepared is not None:  # as one that was started before finds it
+            shutil.copytree(prepared, Path(folder) / CACHE, copy_function=os.link)
         process = subprocess.Popen([sys.executable, "-m", "edgeslm", "run", str(file)])
         try:
             yield process
@@ -173,10 +179,10 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def start_to_first_result(bundle: Path, port: int, sender: Sender) -> float:
+def start_to_first_result(bundle: Path, port: int, sender: Sender, prepared: Path | None) -> float:
     """Seconds from starting the process to the first result; the request waits in the broker's session."""
     started = time.perf_counter()
-    with daemon(bundle, port):
+    with daemon(bundle, port, prepared):
         sender.run(1, 1)
         return time.perf_counter() - started
 
@@ -198,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16], help="requests in flight")
+    parser.add_argument("--prepared", action="store_true", help="lay the weights out for this machine first")
     parser.add_argument("--starts", type=int, default=3, help="cold starts to measure")
     arguments = parser.parse_args(argv)
 
@@ -208,13 +215,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         "edgeslm": version("edgeslm"),
         "onnxruntime-genai": version("onnxruntime-genai"),
         "bundle": arguments.bundle.name,
+        "prepared": arguments.prepared,
     }
     print("  ".join(f"{key} {value}" for key, value in card.items()))
     figures: dict[str, Any] = {"in_flight": {}}
     with tempfile.TemporaryDirectory() as folder, start_broker(Path(folder)) as broker:
         port = broker.port
         sender = Sender(port)
-        with daemon(arguments.bundle, port) as process:
+        prepared = None
+        if arguments.prepared:
+            bundle = load_bundle(arguments.bundle)
+            (state := Path(folder) / "state").mkdir()
+            prepare(bundle, graph_of(bundle, adapters=False), state)
+            prepared = state / CACHE
+        with daemon(arguments.bundle, port, prepared) as process:
             sender.wait_online()
             sender.run(20, 1)  # warms up: prefix, allocator, branch of every message
             print(f"\n{'in flight':>9} {'req/s':>7}   {'':<14}{'p50':>8}{'p95':>8}{'p99':>8}")
@@ -228,7 +242,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                         lead + f"   {name:<14}" + "".join(f"{value:>8}" for value in measured[name].values())
                     )
             figures["parent_resident_mb"] = round(resident_mb(process.pid), 1)
-        starts = [start_to_first_result(arguments.bundle, port, sender) for _ in range(arguments.starts)]
+        starts = [
+            start_to_first_result(arguments.bundle, port, sender, prepared) for _ in range(arguments.starts)
+        ]
         figures["start_to_first_result_s"] = round(statistics.median(starts), 2)
         sender.close()
     print(f"\nparent resident memory      {figures['parent_resident_mb']} MB")
