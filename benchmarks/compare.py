@@ -240,6 +240,8 @@ async def take_turns(
     async with asked(url, NODE) as mine, asked(url, RIVAL) as theirs:
         sides = {"edgeslm": Side(mine, own), "llama.cpp": Side(theirs, rival)}
         for mix in make_mixes(messages):
+            if args.mixes and mix.name not in args.mixes:
+                continue
             turns: dict[str, list[Turn]] = {side: [] for side in sides}
             count = max(clients, round(mix.requests[clients] * args.share))
             for number in range(args.rounds + 1):
@@ -325,6 +327,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, nargs="+", help="GGUF files to take the faster of")
     parser.add_argument("--gguf", type=Path, help="what the bundle was made of; the starter's is fetched")
     parser.add_argument("--clients", type=int, nargs="+", choices=(1, 4, 16), default=[1, 4, 16])
+    parser.add_argument("--mixes", nargs="+", metavar="NAME", help="only these, as the table names them")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default: %(default)s)")
     parser.add_argument("--share", type=float, default=1.0, help="of the requests; less is rougher")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
