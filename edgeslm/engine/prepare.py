@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 COMMAND: Final = (sys.executable, "-P", "-m", "edgeslm.engine.prepare")
-_ROOM: Final = 3
-"""Times the weights' bytes that have to be free: what is written holds them in both layouts."""
+_ROOM: Final = 6
+"""Times the weights' bytes that have to be free: what is written holds them in both layouts, and twice for a
+moment, as each graph writes them."""
 _CLOSE: Final = 1e-3
 """By how much of the largest logit others may differ: they are the same kernels on the same numbers."""
 _ROUNDS: Final = 3
@@ -140,7 +141,8 @@ def make(bundle: Bundle, graph: str, cache: Path, shows: bool = False) -> Index:
             show("laying out the weights")
             verify_bundle(bundle)
             _write(bundle.path / graph, stage)
-            _write_score(bundle, stage)
+            if graph == bundle.manifest.graphs.generate:
+                _write_score(bundle, stage)
             verify_bundle(bundle)  # it was the bundle's that were laid out, not what came in their place
             show("comparing what it computes")
             _check(bundle, graph, stage)
@@ -226,7 +228,8 @@ def _write(graph: Path, stage: Path) -> None:
 
 
 def _write_score(bundle: Bundle, stage: Path) -> None:
-    """The graph that scores labels, if it gets the same weights: it then maps the same file."""
+    """The graph that scores labels, if it gets the same weights and computes the same: it then maps the same
+    file. Without it labels are scored one after the other."""
     if bundle.manifest.graphs.score is None:
         return
     apart = stage / "score"
@@ -235,35 +238,45 @@ def _write_score(bundle: Bundle, stage: Path) -> None:
         _write(bundle.path / bundle.manifest.graphs.score, apart)
         if filecmp.cmp(apart / WEIGHTS, stage / WEIGHTS, shallow=False):
             (apart / GRAPH).rename(stage / SCORE)
+            wanted = _scores(bundle, bundle.path / bundle.manifest.graphs.score)
+            if not _off(_scores(bundle, stage / SCORE), wanted) <= _CLOSE:
+                (stage / SCORE).unlink()
+    except OSError:
+        raise
+    except Exception:  # the runtime, which raises many kinds, refuses the graph: an engine would too
+        (stage / SCORE).unlink(missing_ok=True)
     finally:
         shutil.rmtree(apart)
 
 
 def _check(bundle: Bundle, graph: str, stage: Path) -> None:
-    """A prompt and two steps of decoding, which take different kernels; and branches of labels."""
+    """A prompt and two steps of decoding, which take different kernels."""
+    wanted = _logits(bundle, graph)
+    off = _off(_logits(bundle, Prepared(stage / GRAPH, 0).seen_from(bundle.path)), wanted)
+    if not off <= _CLOSE:
+        raise BundleError(
+            f"{bundle.path}: what was prepared computes other numbers (by {off:.1%}), so it is not used"
+        )
+
+
+def _off(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> float:
+    """By how much of the largest number the others differ at most."""
     import numpy as np
 
-    pairs = [(_logits(bundle, graph), _logits(bundle, Prepared(stage / GRAPH, 0).seen_from(bundle.path)))]
-    if (stage / SCORE).exists():
-        graphs = (bundle.path / str(bundle.manifest.graphs.score), stage / SCORE)
-        pairs.append((_scores(bundle, graphs[0]), _scores(bundle, graphs[1])))
-    for wanted, found in pairs:
-        off = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-        if not off <= _CLOSE:
-            raise BundleError(
-                f"{bundle.path}: what was prepared computes other numbers (by {off:.1%}), so it is not used"
-            )
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
 def _scores(bundle: Bundle, graph: Path) -> npt.NDArray[np.float64]:
+    import numpy as np
+
     from edgeslm.engine.labels import make_tree
     from edgeslm.engine.prompt import Encoded
     from edgeslm.engine.scorer import Scorer
 
-    scorer = Scorer(graph, _settings(bundle), usable_cores())
+    scorer = Scorer(graph, _settings(bundle), (0,), usable_cores())
     ids = _tokens(bundle, 16).tolist()
-    labels = [ids[:1], ids[:2], ids[1:3], ids[:3]]
-    return scorer.score([Encoded(ids, None, 8)], make_tree(labels), len(labels))
+    found = scorer.score(Encoded(ids, None, 8), make_tree([ids[:1], ids[:2], ids[1:3], ids[:3]]))
+    return np.array([found[label] for label in sorted(found)])
 
 
 def _logits(bundle: Bundle, graph: str) -> npt.NDArray[np.float64]:

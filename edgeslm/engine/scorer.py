@@ -3,8 +3,8 @@
 A task's fixed tokens (instruction, labels, examples) are computed once and kept. Behind them a pass reads
 the message and, as branches on it, the tokens of the labels' tree that are followed by a choice: each of them
 looks at what is before it on its own branch alone (tree attention, as in SpecInfer, Miao et al. 2023, arXiv
-2305.09781). Several messages of one task are as many branches on the fixed tokens. The graph is the bundle's
-``score`` (``edgeslm_export.score_graph``). Knows no templates and no tokenizer.
+2305.09781). The graph is the bundle's ``score`` (``edgeslm_export.score_graph``). Knows no templates and no
+tokenizer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgeslm.engine.labels import Branch
-from edgeslm.engine.loading import SPIN_US
+from edgeslm.engine.loading import SPIN_US, engine_error
 from edgeslm.engine.prompt import Encoded
 from edgeslm.errors import BundleError, Cancelled
 
@@ -31,11 +31,26 @@ KEPT_BYTES: Final = 64_000_000
 """What the caches of all fixed beginnings may take together; the one in use always may."""
 PIECE: Final = 64
 """Tokens of a long message that are read at a time, so that it can be given up on the way."""
+MOST_ROWS: Final = 2 * PIECE
+"""Tokens of branches in a pass: attention costs their square, and a pass can't be given up."""
+MOST_TOKENS: Final = 8 * PIECE
+"""Of a message: each piece copies all that was cached, so from some length on walking is cheaper."""
 _MASKED: Final = -1e9
 """Added to what a token may not look at."""
 
 Cache = list[Any]
 """Keys and values of each layer, as onnxruntime's values [1, heads, tokens, size]."""
+
+
+def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
+    """Whether one pass is the better way for these labels on this message. The kernel counts the branches'
+    tokens as if they came one after the other."""
+    return (
+        tree.is_branched()
+        and tree.rows() <= MOST_ROWS
+        and len(prompt.ids) - prompt.fixed <= MOST_TOKENS
+        and len(prompt.ids) + tree.rows() <= context_length
+    )
 
 
 class Scorer:
@@ -46,7 +61,13 @@ class Scorer:
     """
 
     def __init__(
-        self, graph: Path, settings: dict[str, Any], threads: int, *, kept_bytes: int = KEPT_BYTES
+        self,
+        graph: Path,
+        settings: dict[str, Any],
+        end_ids: Collection[int],
+        threads: int,
+        *,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -67,7 +88,7 @@ class Scorer:
             np.zeros((1, int(decoder["num_key_value_heads"]), 0, int(decoder["head_size"])), np.float32)
         )
         self._token_bytes = 2 * len(layers) * 4 * self._empty.shape()[1] * self._empty.shape()[3]
-        self._end_ids = _as_list(settings.get("eos_token_id", []))
+        self._end_ids = end_ids
         self._kept: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
         self._kept_bytes = kept_bytes
 
@@ -76,35 +97,31 @@ class Scorer:
         self._kept.clear()
 
     def score(
-        self,
-        prompts: Sequence[Encoded],
-        tree: Branch,
-        labels: int,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> npt.NDArray[np.float64]:
-        """Log-probabilities [prompts, labels]; the prompts have the same fixed tokens, and none but a lone
-        one more than ``PIECE`` others.
+        self, prompt: Encoded, tree: Branch, cancelled: Callable[[], bool] = lambda: False
+    ) -> dict[int, float]:
+        """Log-probabilities of the labels, by their numbers.
 
-        :raises Cancelled: ``cancelled`` became true while a long message was read.
+        :raises Cancelled: ``cancelled`` became true before the last pass.
+        :raises NoMemory: as the runtime says.
         """
-        first = prompts[0]
-        start = min(first.fixed, len(first.ids) - 1)
-        cache = self._fixed(tuple(first.ids[:start]), cancelled)
-        while len(first.ids) - start > PIECE:
-            cache = self._extended(cache, start, first.ids[start : start + PIECE], cancelled)
+        ids = prompt.ids
+        start = min(prompt.fixed, len(ids) - 1)
+        cache = self._fixed(tuple(ids[:start]), cancelled)
+        while len(ids) - start > PIECE:
+            cache = self._extended(cache, start, ids[start : start + PIECE], cancelled)
             start += PIECE
+        if cancelled():
+            raise Cancelled("cancelled while its prompt was read")
         rows = _Rows(start)
-        asked = [rows.add_message(prompt.ids[start:], tree) for prompt in prompts]
-        logits = self._run(cache, rows, ["logits"])[0].numpy()[0].astype(np.float64)
-        found = np.full((len(prompts), labels), -np.inf)
-        for message, choices in enumerate(asked):
-            total = {tree: 0.0}
-            for branch, place in choices:  # from the root on
-                shares = branch.log_shares(logits[place], self._end_ids)
-                for number, _, below in branch.ways():
-                    total[below] = total[branch] + float(shares[number])
-                    if below.label is not None:
-                        found[message, below.label] = total[below]
+        choices = rows.add_message(ids[start:], tree)
+        logits = self._run(cache, rows, ["logits"])[0].numpy()[0]
+        total, found = {tree: 0.0}, {}
+        for branch, place in choices:  # from the root on
+            shares = branch.log_shares(logits[place].astype(np.float64), self._end_ids)
+            for number, _, below in branch.ways():
+                total[below] = total[branch] + float(shares[number])
+                if below.label is not None:
+                    found[below.label] = total[below]
         return found
 
     def _fixed(self, tokens: tuple[int, ...], cancelled: Callable[[], bool]) -> Cache:
@@ -134,7 +151,10 @@ class Scorer:
         feeds = dict(zip(self._past, cache, strict=True))
         for name, value in rows.inputs().items():
             feeds[name] = ort.OrtValue.ortvalue_from_numpy(value)
-        found: list[Any] = self._session.run_with_ort_values(outputs, feeds)
+        try:
+            found: list[Any] = self._session.run_with_ort_values(outputs, feeds)
+        except Exception as error:  # the runtime raises many kinds
+            raise engine_error(error) from None
         return found
 
 
@@ -189,7 +209,3 @@ class _Rows:
             "attention_bias": bias[None, None],
             "logit_positions": np.array(self.wanted, np.int64),
         }
-
-
-def _as_list(value: int | Collection[int]) -> list[int]:
-    return sorted(value) if isinstance(value, Collection) else [value]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edgeslm_export.formats import Format
-from edgeslm_export.gptq import Calibration, find_scales, round_to_nearest
+from edgeslm_export.formats import ROW, Format
+from edgeslm_export.gptq import Calibration, Smoothing, find_scales, round_to_nearest
 from edgeslm_export.matrices import Quantized
 
 from edgeslm.errors import ExportError
@@ -196,3 +196,19 @@ def test_inputs_that_are_not_finite_are_refused_and_not_tried_for_ever(value: fl
     hessian[3, 3] = value
     with pytest.raises(ExportError, match="aren't finite"):
         Calibration(hessian).compensate(_matrix(4, 32), FOUR)
+
+
+def test_a_channel_that_calibration_never_saw_leaves_room_for_the_others() -> None:
+    """It was spread five hundredfold: a token that used it had nothing left."""
+    form = Format(8, ROW)
+    weight, inputs = _matrix(32, 64), _inputs(400, 64, 16)
+    inputs[:, 5] = 0
+    smoothing = Smoothing(inputs.abs().amax(dim=0), [weight])
+    made = Calibration(inputs.T @ inputs, smoothing).compensate(weight, form)
+    token = inputs[0].clone()
+    token[5] = token.abs().max()
+    shares = token / smoothing.factors
+    shares = (shares / shares.abs().max() * 127).round() / 127 * shares.abs().max()
+    found = shares @ torch.from_numpy(made.weights()).T.mul(smoothing.factors[:, None])
+    expected = token @ weight.T - token[5] * weight[:, 5]  # its own weights are dropped: nothing reads them
+    assert (found - expected).norm() < 0.1 * expected.norm()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,11 +13,13 @@ import pytest
 from edgeslm_export.score_graph import write_score_graph
 
 from edgeslm.bundle import load_bundle
-from edgeslm.engine.calls import Prompt, Score, Text, Turn
+from edgeslm.engine.calls import Overflow, Prompt, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
 from edgeslm.engine.labels import make_tree
-from edgeslm.engine.scorer import PIECE, Scorer
-from edgeslm.errors import Cancelled
+from edgeslm.engine.prepared import Prepared
+from edgeslm.engine.prompt import Encoded
+from edgeslm.engine.scorer import MOST_ROWS, MOST_TOKENS, PIECE, Scorer, fits
+from edgeslm.errors import Cancelled, NoMemory
 from tests.export.conftest import Cases
 from tests.export.tiny_adapters import CASES
 
@@ -40,10 +42,9 @@ def prompt(message: str) -> Prompt:
     return Prompt((Turn("user", ("Which label fits?\n", Text(message, cut=True))),))
 
 
-def scorer_of(decoder: Decoder) -> Scorer:
-    found = decoder._find_scorer()
-    assert found is not None
-    return found
+def scorer_of(decoder: Decoder, **options: int) -> Scorer:
+    graph = decoder.bundle.path / str(decoder.bundle.manifest.graphs.score)
+    return Scorer(graph, decoder._settings, decoder._end_ids, 1, **options)
 
 
 def one_by_one(decoder: Decoder, message: str) -> npt.NDArray[np.float64]:
@@ -51,46 +52,75 @@ def one_by_one(decoder: Decoder, message: str) -> npt.NDArray[np.float64]:
     return np.array(decoder._walk_all(ids, tree, Score(prompt(message), LABELS), lambda: False))
 
 
-def in_one_pass(decoder: Decoder, messages: Sequence[str]) -> npt.NDArray[np.float64]:
-    encoded = [decoder._chat.encode(prompt(message), 500) for message in messages]
-    return scorer_of(decoder).score(encoded, decoder._tree(LABELS), len(LABELS))
+def in_one_pass(decoder: Decoder, scorer: Scorer, message: str) -> npt.NDArray[np.float64]:
+    found = scorer.score(decoder._chat.encode(prompt(message), 500), decoder._tree(LABELS))
+    return np.array([found[number] for number in range(len(LABELS))])
 
 
 @pytest.mark.parametrize("name", BRANCHING)
 def test_labels_in_one_pass_have_the_probabilities_of_one_by_one(name: str, cases: Cases) -> None:
     with loaded(cases / name / "base") as decoder:
-        for message in ("the pump is hot", "x", "valve " * PIECE):
-            expected, found = one_by_one(decoder, message), in_one_pass(decoder, [message])[0]
+        scorer = scorer_of(decoder)
+        for message in ("the pump is hot", "x", "", "valve " * PIECE):
+            expected, found = one_by_one(decoder, message), in_one_pass(decoder, scorer, message)
             assert np.abs(found - expected).max() < 1e-3
             assert np.exp(found).sum() == pytest.approx(1)
 
 
-def test_several_messages_in_one_pass_have_the_probabilities_of_each(cases: Cases) -> None:
-    messages = ["the pump is hot", "x", "a leak below press 4", "the pump"]
-    with loaded(cases / "llama" / "base") as decoder:
-        together = in_one_pass(decoder, messages)
-        for message, found in zip(messages, together, strict=True):
-            assert np.abs(found - in_one_pass(decoder, [message])[0]).max() < 1e-3
+def prepare_for(decoder: Decoder) -> None:
+    """As if the bundle had been prepared, without laying anything out."""
+    graph = decoder.bundle.path / str(decoder.bundle.manifest.graphs.score)
+    decoder._prepared = Prepared(decoder.bundle.path / "model.onnx", 1, graph)
 
 
 def test_the_engine_scores_branching_labels_in_one_pass_and_others_by_walking(cases: Cases) -> None:
     with loaded(cases / "llama" / "base") as decoder:
+        walked = decoder.score(Score(prompt("hot"), LABELS)).probabilities
+        assert (len(decoder._lanes), decoder._scorer) == (1, None)  # it isn't prepared
+        prepare_for(decoder)
         decoder.score(Score(prompt("hot"), ("yes", "no")))
-        assert (len(decoder._lanes), decoder._scorer) == (1, None)
+        assert decoder._scorer is None
         decoder.forget()
-        output = decoder.score(Score(prompt("hot"), LABELS))
+        assert decoder.score(Score(prompt("hot"), LABELS)).probabilities == pytest.approx(walked, abs=1e-4)
         assert not decoder._lanes
-        assert len(scorer_of(decoder)._kept) == 1
+        assert decoder._scorer is not None
+
+
+def test_a_pass_of_too_many_branches_is_walked(cases: Cases) -> None:
+    """It can't be given up on the way, and 3,800 tokens of branches took a minute."""
+    stem = "a very long beginning that all of these labels have in common, "
+    labels = tuple(f"{number} {stem}{end}" for number in range(4) for end in ("left", "right"))
+    with loaded(cases / "llama" / "base") as decoder:
+        prepare_for(decoder)
+        assert decoder._tree(labels).rows() > MOST_ROWS
+        assert sum(decoder.score(Score(prompt("hot"), labels)).probabilities) == pytest.approx(1)
+        assert decoder._scorer is None
+
+
+@pytest.mark.parametrize("overflow", ["head", "tail"])
+def test_a_message_that_is_cut_to_the_context_is_scored(overflow: Overflow, cases: Cases) -> None:
+    """The kernel counts branches as tokens behind it, and refused the pass."""
+    long = Prompt((Turn("user", (Text("valve " * 500, cut=True),)),), overflow)
+    with loaded(cases / "llama" / "base") as decoder:
+        prepare_for(decoder)
+        output = decoder.score(Score(long, LABELS))
+        assert output.truncated is not None
         assert sum(output.probabilities) == pytest.approx(1)
 
 
-def test_a_window_of_neighbours_is_walked(cases: Cases) -> None:
+def test_a_long_message_is_walked(cases: Cases) -> None:
+    with loaded(cases / "llama" / "base") as decoder:
+        tree = decoder._tree(LABELS)
+        encoded = Encoded([1] * (MOST_TOKENS + 20), None, 10)
+        assert not fits(encoded, tree, 10_000)
+        assert fits(Encoded([1] * MOST_TOKENS, None, 10), tree, 10_000)
+
+
+def test_a_window_of_neighbours_has_no_such_graph(cases: Cases) -> None:
     """A branch would push the message out of the window, or stand in it for what it doesn't follow."""
     base = cases / "gemma2" / "base"
     assert load_bundle(base).manifest.graphs.score is None
-    with loaded(base) as decoder:
-        assert decoder._find_scorer() is None
-        assert sum(decoder.score(Score(prompt("hot"), LABELS)).probabilities) == pytest.approx(1)
+    assert not (base / "model_score.onnx").exists()
 
 
 def test_a_head_that_is_not_pruned_gets_no_graph(cases: Cases, tmp_path: Path) -> None:
@@ -102,25 +132,29 @@ def test_a_head_that_is_not_pruned_gets_no_graph(cases: Cases, tmp_path: Path) -
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_a_damaged_score_graph_is_no_reason_to_score_nothing(
-    cases: Cases, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with loaded(cases / "llama" / "base") as decoder:
-        monkeypatch.setattr("edgeslm.engine.scorer.ort.InferenceSession", None)
-        output = decoder.score(Score(prompt("hot"), LABELS))
-        assert sum(output.probabilities) == pytest.approx(1)
-        decoder.score(Score(prompt("hot"), LABELS))
-        assert caplog.text.count("labels are scored one after the other") == 1
-
-
-def test_without_room_for_the_second_graph_labels_are_walked(
+def test_what_the_runtime_refuses_is_told_as_it_is_elsewhere(
     cases: Cases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with loaded(cases / "llama" / "base") as decoder:
-        with monkeypatch.context() as full:
-            full.setattr("edgeslm.engine.room._free", lambda root: 0.0)
-            assert decoder._find_scorer() is None
-        assert decoder._find_scorer() is not None  # there is room again
+        scorer = scorer_of(decoder)
+        scorer._session = FakeSession()
+        with pytest.raises(NoMemory, match="could not allocate memory"):
+            in_one_pass(decoder, scorer, "hot")
+
+
+class FakeSession:
+    """Has no memory left."""
+
+    def run_with_ort_values(self, *_: object) -> None:
+        raise RuntimeError("Failed to allocate memory for requested buffer of size 99")
+
+
+def test_a_call_that_was_cancelled_before_is_not_answered(cases: Cases) -> None:
+    with loaded(cases / "llama" / "base") as decoder:
+        scorer, encoded = scorer_of(decoder), decoder._chat.encode(prompt("hot"), 500)
+        scorer.score(encoded, decoder._tree(LABELS))  # its beginning is kept now
+        with pytest.raises(Cancelled):
+            scorer.score(encoded, decoder._tree(LABELS), lambda: True)
 
 
 def test_a_long_message_can_be_given_up(cases: Cases) -> None:
@@ -134,17 +168,16 @@ def test_a_long_message_can_be_given_up(cases: Cases) -> None:
     with loaded(cases / "llama" / "base") as decoder:
         encoded = decoder._chat.encode(prompt("valve " * 70), 500)
         with pytest.raises(Cancelled):
-            scorer_of(decoder).score([encoded], decoder._tree(LABELS), len(LABELS), cancelled)
+            scorer_of(decoder).score(encoded, decoder._tree(LABELS), cancelled)
 
 
 def test_what_is_kept_of_beginnings_has_a_limit(cases: Cases) -> None:
     with loaded(cases / "llama" / "base") as decoder:
-        graph = decoder.bundle.path / str(decoder.bundle.manifest.graphs.score)
-        scorer = Scorer(graph, decoder._settings, 1, kept_bytes=40 * decoder_bytes(decoder))
+        scorer = scorer_of(decoder, kept_bytes=40 * decoder_bytes(decoder))
         tree = make_tree([decoder._chat.encode_text(label) for label in LABELS])
         for number in range(4):
             asked = Prompt((Turn("user", (f"Question {number}?\n", Text("hot", cut=True))),))
-            scorer.score([decoder._chat.encode(asked, 500)], tree, len(LABELS))
+            scorer.score(decoder._chat.encode(asked, 500), tree)
             assert len(scorer._kept) <= 2
         scorer.forget()
         assert not scorer._kept

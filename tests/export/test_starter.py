@@ -26,6 +26,7 @@ class FakeBuild:
 
     def __init__(self) -> None:
         self.made: list[Path] = []
+        self.graphs = {"generate": "model.onnx", "score": "model.onnx"}
 
     def __call__(self, origin: Any, out: Path, *more: object, **options: object) -> None:
         self.made.append(out)
@@ -39,6 +40,7 @@ class FakeBuild:
                 "source": origin.source,
                 "quantization": {"recipe": recipe},
                 "context_length": 8,
+                "graphs": self.graphs,
                 "created": origin.revised,
             }
             write_manifest(stage, fields)
@@ -256,3 +258,13 @@ def test_the_real_starter_is_small_and_near_its_original(starter: Path) -> None:
     assert report["fidelity"]["tokens"] == 4096
     assert report["fidelity"]["kl_mean"] < 0.1
     assert report["golden"]["differing"] == 0
+
+
+def test_a_decoder_of_an_edition_without_a_scoring_graph_is_not_kept_silently(
+    packages: Path, build: FakeBuild, tmp_path: Path
+) -> None:
+    maker = starter.Maker(lambda said: None, packages=packages)
+    build.graphs = {"generate": "model.onnx"}
+    maker.make(tmp_path, ("model",))
+    with pytest.raises(ExportError, match="is of an earlier version; remove it to have it made again"):
+        maker.make(tmp_path, ("model",))
