@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from edgeslm.bundle import REPORT, Bundle, memory_need
 from edgeslm.errors import BundleError
 
 CONTEXTS = (512, 2048, 8192)
 """Token counts for which the memory need is shown, as far as the model's context goes."""
+_FLOAT_BITS: Final = 32
 
 
 def describe(bundle: Bundle, signature: str | None = None) -> dict[str, Any]:
@@ -58,10 +59,7 @@ def render(described: dict[str, Any]) -> str:
     if described["signature"]:
         rows.append(("signature", described["signature"]))
     if quantization := manifest.get("quantization"):
-        groups = ", ".join(
-            f"{g['group']} {g['bits']} bits, " + (f"group {g['group_size']}" if g["group_size"] else "by row")
-            for g in quantization["groups"]
-        )
+        groups = ", ".join(f"{g['group']} {_format_of(g)}" for g in quantization["groups"])
         rows.append(
             ("quantization", f"{quantization['recipe']} ({groups})" if groups else quantization["recipe"])
         )
@@ -69,6 +67,11 @@ def render(described: dict[str, Any]) -> str:
         cache = manifest["kv_bytes_per_token"]
         rows.append(
             ("context", f"{manifest['context_length']} tokens" + (f", {cache} bytes each" if cache else ""))
+        )
+    if manifest["kind"] == "decoder":
+        in_one_pass = "score" in manifest["graphs"]
+        rows.append(
+            ("labels alike", "in one pass, once it is prepared" if in_one_pass else "branch by branch")
         )
     if prompts := manifest.get("encoder", {}).get("prompts"):
         rows.append(("before texts", ", ".join(f"{name} {words!r}" for name, words in prompts.items())))
@@ -86,6 +89,12 @@ def render(described: dict[str, Any]) -> str:
     if described["report"]:
         lines += ["", "report card", *_card_lines(described["report"])]
     return "\n".join(lines)
+
+
+def _format_of(group: dict[str, Any]) -> str:
+    if group["group_size"]:
+        return f"{group['bits']} bits, group {group['group_size']}"
+    return f"{group['bits']} bits" + (", by row" if group["bits"] < _FLOAT_BITS else "")
 
 
 def _learned_rows(learned: dict[str, Any]) -> list[tuple[str, str]]:

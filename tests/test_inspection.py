@@ -67,6 +67,34 @@ def test_renders_one_fact_a_line(tmp_path: Path) -> None:
         assert line in text.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("group", "shown"),
+    [
+        ({"bits": 4, "group_size": 32}, "4 bits, group 32"),
+        ({"bits": 8, "group_size": 0}, "8 bits, by row"),
+        ({"bits": 32, "group_size": 0}, "32 bits"),
+    ],
+)
+def test_how_weights_are_stored_is_told(group: dict[str, int], shown: str, tmp_path: Path) -> None:
+    quantization = {"recipe": "r", "groups": [{"group": "*", **group}]}
+    text = render(describe(load_bundle(write(tmp_path, quantization=quantization))))
+    assert f"quantization  r (* {shown})" in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("graphs", "way"),
+    [
+        ({"generate": "model.onnx", "score": "model.onnx"}, "in one pass, once it is prepared"),
+        ({"generate": "model.onnx"}, "branch by branch"),
+    ],
+)
+def test_how_labels_that_begin_alike_are_scored_is_told(
+    graphs: dict[str, str], way: str, tmp_path: Path
+) -> None:
+    text = render(describe(load_bundle(write(tmp_path, graphs=graphs))))
+    assert f"labels alike  {way}" in text.splitlines()
+
+
 def test_the_likeness_to_the_float_model_is_told_in_words(tmp_path: Path) -> None:
     card = {
         "formats": {"4 bits, groups of 32": 118},
