@@ -34,13 +34,13 @@ from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Guide, O
 from edgeslm.engine.grammar import runtime_grammar
 from edgeslm.engine.labels import Branch, make_tree
 from edgeslm.engine.loading import engine_error, load_model
-from edgeslm.engine.prepared import find_prepared
 from edgeslm.engine.prompt import ChatTokenizer, Encoded
 from edgeslm.engine.room import check_room
 from edgeslm.engine.transcript import Transcript
 from edgeslm.errors import BundleError, Cancelled, InternalError, InvalidRequest, TooLong
 
 if TYPE_CHECKING:
+    from edgeslm.engine.prepared import Prepared
     from edgeslm.engine.scorer import Scorer
 
 log = logging.getLogger("edgeslm.engine")
@@ -85,7 +85,7 @@ class Decoder:
     :param adapters: adapter bundles that calls may name. With any, the graph that takes adapters is loaded
         instead of the plain one, which is a little faster.
     :param threads: 0 takes those that were fastest when the bundle was prepared, else all.
-    :param cache: where prepared bundles are; one that is there for this machine is taken.
+    :param prepared: what was prepared of the bundle's graph for this machine.
     :raises BundleError: for a bundle of another kind or one that the runtime can't load.
     """
 
@@ -96,7 +96,7 @@ class Decoder:
         adapters: Adapters = NO_ADAPTERS,
         *,
         digest: str | None = None,
-        cache: Path | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
         bundle = load_bundle(path, digest)
         if bundle.manifest.kind != "decoder":
@@ -104,7 +104,6 @@ class Decoder:
         for adapter, expected in adapters.items():  # what a manifest shows is said before the base is loaded
             check_adapter(load_bundle(adapter, expected), bundle)
         graph = bundle.manifest.graphs.for_calls(adapters=bool(adapters)) or ""
-        prepared = None if cache is None else find_prepared(bundle, graph, cache)
         verify_bundle(bundle, but=bundle.manifest.weights if prepared else ())
         self.bundle = bundle
         self.threads = threads or (prepared and prepared.threads) or usable_cores()

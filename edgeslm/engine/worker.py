@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from edgeslm.board import usable_cores
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import ANY, NO_ADAPTERS, Adapters, Call, EngineInfo, Generate, Output, Score
+from edgeslm.engine.prepared import find_prepared
 from edgeslm.errors import BundleError, Cancelled, InternalError, RequestError
 
 if TYPE_CHECKING:
@@ -92,9 +94,13 @@ class Engine:
         self._decoder: Decoder | None = None
         self._encoder: Encoder | None = None
         if kind == "decoder":
-            from edgeslm.engine.decoder import Decoder
+            graph = bundle.manifest.graphs.for_calls(adapters=bool(adapters)) or ""
+            with ThreadPoolExecutor(1) as pool:  # hundreds of MB are hashed while libraries are imported
+                finding = pool.submit(find_prepared, bundle, graph, cache) if cache is not None else None
+                from edgeslm.engine.decoder import Decoder
 
-            self._decoder = Decoder(path, threads, adapters, digest=bundle.digest, cache=cache)
+            prepared = None if finding is None else finding.result()
+            self._decoder = Decoder(path, threads, adapters, digest=bundle.digest, prepared=prepared)
             self.context_length = self._decoder.context_length
             self.threads, self.prepared = self._decoder.threads, self._decoder.prepared
         elif kind == "encoder":

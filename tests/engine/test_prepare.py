@@ -50,7 +50,7 @@ def cache(made: tuple[Path, Index], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared_decoder(bundle: Bundle, made: tuple[Path, Index]) -> Iterator[Decoder]:
-    decoder = Decoder(bundle.path, 2, cache=made[0])
+    decoder = Decoder(bundle.path, 2, prepared=find_prepared(bundle, "model.onnx", made[0]))
     yield decoder
     decoder.close()
 
@@ -86,8 +86,12 @@ def test_it_takes_less_memory_of_its_own(bundle: Bundle, made: tuple[Path, Index
     script = """if True:
         import sys
         from pathlib import Path
+        from edgeslm.bundle import load_bundle
         from edgeslm.engine.decoder import Decoder
-        decoder = Decoder(Path(sys.argv[1]), 1, cache=Path(sys.argv[2]) if sys.argv[2] else None)
+        from edgeslm.engine.prepared import find_prepared
+        bundle = load_bundle(Path(sys.argv[1]))
+        prepared = find_prepared(bundle, "model.onnx", Path(sys.argv[2])) if sys.argv[2] else None
+        decoder = Decoder(bundle.path, 1, prepared=prepared)
         lines = open("/proc/self/status").read().splitlines()
         print(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
         decoder.close()
@@ -112,7 +116,7 @@ def test_what_is_said_is_what_is_kept(bundle: Bundle, made: tuple[Path, Index]) 
 
 def test_it_is_made_anew_beside_an_engine_that_runs(bundle: Bundle, cache: Path) -> None:
     (cache / ".stage").mkdir()  # of one that was killed
-    decoder = Decoder(bundle.path, 1, cache=cache)
+    decoder = Decoder(bundle.path, 1, prepared=find_prepared(bundle, "model.onnx", cache))
     before = decoder.score(SCORE).probabilities
     prepare(bundle, "model.onnx", cache.parent)
     assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 1
@@ -141,7 +145,7 @@ def test_threads_that_are_named_are_taken(prepared_decoder: Decoder) -> None:
 
 def test_what_is_damaged_is_not_loaded(bundle: Bundle, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     spoil(folder_of(bundle, "model.onnx", cache) / GRAPH)
-    decoder = Decoder(bundle.path, 1, cache=cache)
+    decoder = Decoder(bundle.path, 1, prepared=find_prepared(bundle, "model.onnx", cache))
     assert not decoder.prepared
     assert len(decoder.score(SCORE).probabilities) == 4
     assert "is damaged" in caplog.text
@@ -159,7 +163,7 @@ def test_what_the_runtime_refuses_is_not_loaded(
     (folder / INDEX).unlink()
     (folder / INDEX).write_text(json.dumps(index))
     assert find_prepared(bundle, "model.onnx", cache) is not None
-    decoder = Decoder(bundle.path, 1, cache=cache)
+    decoder = Decoder(bundle.path, 1, prepared=find_prepared(bundle, "model.onnx", cache))
     assert not decoder.prepared
     assert "can't be loaded" in caplog.text
     decoder.close()
@@ -172,7 +176,7 @@ def test_a_damaged_bundle_is_refused_though_it_was_prepared(
     copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
     spoil(copy / name)
     with pytest.raises(BundleError, match=f"{name}: its SHA-256 differs"):
-        Decoder(copy, 1, cache=made[0])
+        Decoder(copy, 1, prepared=find_prepared(load_bundle(copy), "model.onnx", made[0]))
 
 
 def test_weights_that_are_not_read_are_not_verified(
@@ -180,7 +184,7 @@ def test_weights_that_are_not_read_are_not_verified(
 ) -> None:
     copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
     spoil(copy / "model.onnx.data")
-    decoder = Decoder(copy, 1, cache=made[0])
+    decoder = Decoder(copy, 1, prepared=find_prepared(load_bundle(copy), "model.onnx", made[0]))
     assert decoder.prepared
     decoder.close()
     with pytest.raises(BundleError, match=r"model\.onnx\.data: its SHA-256 differs"):
