@@ -29,6 +29,8 @@ from edgeslm.errors import ExportError
 if TYPE_CHECKING:
     import torch
 
+_PASS_TOKENS = 2048
+"""Activations take some 2.2 MB a token of a model of 135 M parameters: 32 long messages at once took 18 GB."""
 Base = Literal["float", "stored", "nf4"]
 
 MISSING = "Teaching a decoder needs the package peft: pip install 'edgeslm[teach]'."
@@ -141,6 +143,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         task["aside"],
         "teaching the decoder",
         None if task["state"] is None else Path(task["state"]),
+        most_tokens=_PASS_TOKENS,
     )
     figures = descend(course, schedule, reporter)
     model.save_pretrained(task["out"])

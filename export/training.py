@@ -73,6 +73,8 @@ class Course:
     what: str
     state: Path | None = None
     tempered: Callable[[Sequence[int]], torch.Tensor] | None = None
+    most_tokens: int | None = None
+    """Of a pass, padding included, which memory is for: a batch that has more is learned from in several."""
 
 
 def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str, Any]:
@@ -110,13 +112,16 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
                 break
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * min(1.0, (done + 1 / steps) / _WARM_UP) * (1 - done)
-            value = course.loss(batch)
-            _check_finite(float(value.detach()), course.what)
             optimizer.zero_grad()
-            value.backward()
+            loss = 0.0
+            for part in _passes(batch, course.lengths, course.most_tokens):
+                value = course.loss(part) * (len(part) / len(batch))
+                _check_finite(float(value.detach()), course.what)
+                value.backward()
+                loss += float(value.detach())
             torch.nn.utils.clip_grad_norm_(weights, _MOST_NORM)
             optimizer.step()
-            step, loss = step + 1, float(value.detach())
+            step += 1
             reporter.progress(step, steps, f"{course.what}, epoch {epoch + 1}")
         if step < (epoch + 1) * steps_an_epoch:
             break
@@ -146,6 +151,20 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
 def peak_rss() -> int:
     """The most memory that this process has had resident, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _passes(batch: Sequence[int], lengths: Sequence[int], most_tokens: int | None) -> list[Sequence[int]]:
+    """The batch in parts of at most so many tokens, each row as long as the longest of its part; one row at
+    least."""
+    if most_tokens is None:
+        return [batch]
+    parts: list[list[int]] = []
+    for row in sorted(batch, key=lambda row: lengths[row]):
+        if parts and (len(parts[-1]) + 1) * lengths[row] <= most_tokens:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return list(parts)
 
 
 def _check_finite(loss: float, what: str) -> None:
