@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 _PASS_TOKENS = 2048
-"""Activations take some 2.2 MB a token of a model of 135 M parameters: 32 long messages at once took 18 GB."""
+"""Activations take some 2.2 MB a token of a model of 135 M parameters: 32 long messages took 18 GB."""
 Base = Literal["float", "stored", "nf4"]
 
 MISSING = "Teaching a decoder needs the package peft: pip install 'edgeslm[teach]'."
