@@ -25,8 +25,9 @@ TOKENIZER_BYTES_A_TOKEN = 350
 """Memory of the tokenizer: Qwen2.5 49 MB for 151,936 tokens, SmolLM2 16 MB for 49,152."""
 TOKENIZER_FILE_BYTES_A_TOKEN = 90
 """tokenizer.json: 72 (SmolLM2), 76 (Qwen2.5), 112 (Mistral), 134 (Gemma) bytes a token."""
-GRAPH_BYTES_A_LAYER = 20_000
-"""Both graphs, with and without branches for adapters, without their weights."""
+GRAPH_BYTES_A_LAYER = 28_500
+"""The three graphs, plain, with branches for adapters and for labels in one pass, without their weights; by
+the recipe w8a8 twice as much."""
 PREFILL_CHUNK = 128
 """Prompt tokens a forward pass: activations of more cost memory (24 MB at 512) and gain no speed."""
 

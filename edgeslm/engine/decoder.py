@@ -196,7 +196,7 @@ class Decoder:
         """The model's distribution over ``labels`` when it may say nothing else (``labels``).
 
         Labels that differ in their first token cost one forward pass; others one more for each branch of
-        their tree, unless the bundle has a graph that takes all branches at once (``scorer``).
+        their tree, unless a graph that takes all branches at once was prepared (``scorer``).
 
         :raises TooLong: the prompt doesn't fit the context.
         """

@@ -334,27 +334,19 @@ def test_other_numbers_are_not_kept(bundle: Bundle, tmp_path: Path, monkeypatch:
     assert [entry.name for entry in (tmp_path / CACHE).iterdir()] == ["lock"]
 
 
-def test_a_graph_that_gets_other_weights_is_left_out(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("odd", ["weights", "numbers"])
+def test_a_scoring_graph_that_gets_other_weights_or_computes_otherwise_is_left_out(
+    odd: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(graph: Path, stage: Path) -> None:
         fake_write(graph, stage)
-        (stage / WEIGHTS).write_text(graph.name)
+        if odd == "weights":
+            (stage / WEIGHTS).write_text(graph.name)
 
+    answers = iter([np.ones(4), np.array([1.0, 1.0, 1.1 if odd == "numbers" else 1.0, 1.0])])
     monkeypatch.setattr(module, "_write", write)
-    monkeypatch.setattr(module, "_check", lambda bundle, graph, stage: None)
-    monkeypatch.setattr(module, "_time", lambda bundle, stage, threads: 1.0)
-    index = module.make(bundle, "model.onnx", tmp_path / CACHE)
-    assert {file.path for file in index.files} == {GRAPH, WEIGHTS}
-
-
-def test_a_scoring_graph_that_computes_otherwise_is_left_out(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = iter([np.ones(4), np.array([1.0, 1.0, 1.1, 1.0])])
-    monkeypatch.setattr(module, "_write", fake_write)
-    monkeypatch.setattr(module, "_check", lambda bundle, graph, stage: None)
     monkeypatch.setattr(module, "_scores", lambda bundle, graph: next(answers))
+    monkeypatch.setattr(module, "_check", lambda bundle, graph, stage: None)
     monkeypatch.setattr(module, "_time", lambda bundle, stage, threads: 1.0)
     index = module.make(bundle, "model.onnx", tmp_path / CACHE)
     assert {file.path for file in index.files} == {GRAPH, WEIGHTS}
