@@ -72,9 +72,12 @@ def by_labels(engines: dict[str, Engine], counts: Sequence[int], rounds: int) ->
     for count in counts:
         labels = ALL_LABELS[:count]
         instruction = f"What happened? Answer with one of: {', '.join(labels)}."
-        for way, engine in engines.items():
-            took = [score_ms(engine, instruction, text, labels) for text in MESSAGES[:1] + MESSAGES * rounds]
-            found[way].append(median(took[1:]))
+        took: dict[str, list[float]] = {way: [] for way in engines}
+        for text in MESSAGES[:1] + MESSAGES * rounds:
+            for way, engine in engines.items():
+                took[way].append(score_ms(engine, instruction, text, labels))
+        for way, ms in took.items():
+            found[way].append(median(ms[1:]))
     return [Curve("labels", way, counts, ms) for way, ms in found.items()]
 
 

@@ -77,7 +77,7 @@ def chart(curves: Sequence[Curve]) -> str:
         axes.set_xticks(own[0].x, [str(x) for x in own[0].x])
         axes.set_title(f"{of}, ms", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
+        axes.tick_params(which="both", labelsize=8)
         axes.grid(color="#dddddd", linewidth=0.5)
         axes.legend(frameon=False, fontsize=8)
     out = io.StringIO()
