@@ -49,6 +49,7 @@ class Loader:
 
 
 PLAIN: Final = Loader()
+"""On the CPU, balanced."""
 
 
 def engine_error(error: Exception) -> Exception:
