@@ -55,8 +55,8 @@ class InstantEngine(EngineProcess):
 
 
 ENGINES: dict[str, MakeProcess] = {
-    "parent": lambda bundle, threads, adapters: InstantEngine(bundle.path),
-    "pipe": lambda bundle, threads, adapters: EngineProcess(
+    "parent": lambda bundle, hardware, adapters: InstantEngine(bundle.path),
+    "pipe": lambda bundle, hardware, adapters: EngineProcess(
         bundle.path, command=(sys.executable, str(FAKE_WORKER))
     ),
 }

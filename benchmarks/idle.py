@@ -1,6 +1,6 @@
 """What a node that waits takes of a processor: the daemon and its engines, over a minute without requests.
 
-    python benchmarks/idle.py BUNDLE [--seconds 60] [--json]
+    python benchmarks/idle.py BUNDLE [--seconds 60] [--power balanced] [--json]
 
 Processor time as the kernel counts it for each process, so other work beside it changes little. Each process
 first, then one JSON line; ``--json`` prints that alone.
@@ -18,13 +18,16 @@ from cards import Say, run_benchmark
 from processes import cpu_seconds, processes_of
 from served import ask, served
 
+from edgeslm.engine.calls import BALANCED
+from edgeslm.engine.waiting import WAITING
+
 _SETTLING_S = 5.0
 
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     task = {"kind": "classify", "model": "small", "labels": ["good", "bad"]}
-    parts = {"models": {"small": {"bundle": str(args.bundle.resolve())}}, "tasks": {"judge": task}}
-    with served(parts) as (url, state_dir):
+    models = {"small": {"bundle": str(args.bundle.resolve())}}
+    with served({"models": models, "tasks": {"judge": task}, "power": args.power}) as (url, state_dir):
         ask(url, "judge", ["it is fine"], 1)
         time.sleep(_SETTLING_S)
         processes = processes_of(state_dir.parent)
@@ -37,6 +40,7 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     for what, percent in shares.items():
         say(f"  {what:>8}  {percent:.2f} % of a core")
     return {
+        "power": args.power,
         "seconds": args.seconds,
         "percent": {what: round(percent, 3) for what, percent in shares.items()},
         "percent_in_all": round(sum(shares.values()), 3),
@@ -49,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=60.0, help="(default: %(default)s)")
+    parser.add_argument("--power", choices=list(WAITING), default=BALANCED, help="(default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)
     run_benchmark("idle", args, measure)

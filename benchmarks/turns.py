@@ -20,6 +20,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from edgeslm.engine.calls import BALANCED
+from edgeslm.engine.waiting import WAITING
+
 PROMPT_TOKENS: Final = 512
 CHUNK: Final = 128
 NEW_TOKENS: Final = 64
@@ -30,24 +33,26 @@ Times = dict[str, list[float]]
 """Seconds of every step, by kind."""
 
 
-def load_graph(bundle: str, graph: str, threads: int) -> Any:
-    """An inference library's model, with a device's settings."""
+def load_graph(bundle: str, graph: str, threads: int, **options: str) -> Any:
+    """An inference library's model, with a device's settings.
+
+    :param options: more of the session.
+    """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime_genai as og
 
     config = og.Config(bundle)
-    session = {"intra_op_num_threads": threads, "session.intra_op.spin_duration_us": "1000"}
+    session = {"intra_op_num_threads": threads, **WAITING[BALANCED], **options}
     decoder = {"session_options": session, "filename": graph}
     config.overlay(json.dumps({"model": {"decoder": decoder}, "search": {"chunk_size": CHUNK}}))
     return og.Model(config)
 
 
-def make_generator(model: Any) -> Any:
-    """A generator that ``take_turns`` can run."""
+def make_generator(model: Any, length: int = PROMPT_TOKENS + NEW_TOKENS) -> Any:
+    """A generator that has room for ``length`` tokens and ends at none before: ``take_turns`` can run it."""
     import onnxruntime_genai as og
 
     params = og.GeneratorParams(model)
-    length = PROMPT_TOKENS + NEW_TOKENS
     params.set_search_options(max_length=length, min_length=length)
     return og.Generator(model, params)
 

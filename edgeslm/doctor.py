@@ -21,6 +21,7 @@ from typing import Literal
 from edgeslm import board
 from edgeslm.bundle import Bundle, load_bundle, memory_need
 from edgeslm.config import Broker, Config
+from edgeslm.engine.libraries import GENAI, LIBRARIES, TIMEOUT_S, import_in_child, installed
 from edgeslm.errors import BoardError, BundleError, EdgeslmError
 from edgeslm.expectation import Expectation, bundle_footprint, expect, measure_board
 from edgeslm.profiles import Board
@@ -29,10 +30,7 @@ from edgeslm.trust import NOT_SIGNED, check_bundles, describe_signature
 
 Level = Literal["ok", "warn", "bad"]
 
-LIBRARIES = ("onnxruntime", "onnxruntime-genai")
-"""Distributions with native code, probed by an import in a child; the module has ``_`` for ``-``."""
 PURE_LIBRARIES = ("numpy", "paho-mqtt", "pyyaml", "tokenizers", "jinja2", "jsonschema", "pydantic")
-PROBE_TIMEOUT_S = 120
 TOKENS = 2048
 """Tokens of context that the memory need of a bundle is worked out for."""
 
@@ -72,7 +70,8 @@ def examine(
     measured to do says how fast they will be. The probes ask a child process and a broker; tests give others.
     """
     findings = [_board(root), *_cpu(root), *_memory(root), _disk(config), *_heat(root), _clock(clock)]
-    findings += [_python(), *_libraries(probe_library or import_in_child), *_pure_libraries()]
+    wanting = [name for name, model in config.models.items() if model.device == "cuda"] if config else []
+    findings += [_python(), *_libraries(probe_library or import_in_child, wanting), *_pure_libraries()]
     findings += _bundles(config, bundles, board.read_memory(root), measure, context)
     if config is not None:
         findings += _signatures(config)
@@ -209,40 +208,37 @@ def _python() -> Finding:
     return Finding("python", "ok", text)
 
 
-def import_in_child(distribution: str) -> subprocess.CompletedProcess[str]:
-    """Imports a library in a process of its own, with its telemetry off.
-
-    :raises subprocess.TimeoutExpired: it hangs.
-    """
-    module = distribution.replace("-", "_")
-    return subprocess.run(
-        [sys.executable, "-P", "-c", f"import {module}"],
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=PROBE_TIMEOUT_S,
-        check=False,
-    )
-
-
-def _libraries(probe: Callable[[str], subprocess.CompletedProcess[str]]) -> list[Finding]:
+def _libraries(
+    probe: Callable[[str], subprocess.CompletedProcess[str]], wanting: Sequence[str]
+) -> list[Finding]:
+    """:param wanting: the models that are to run on CUDA."""
     findings = []
-    for name in LIBRARIES:
+    for module, (name, *_) in LIBRARIES.items():
         try:
-            text = f"{name} {version(name)}"
+            text = installed(module)
         except PackageNotFoundError:
             findings.append(Finding("engine", "bad", f"{name} is not installed", "pip install edgeslm again"))
             continue
         try:
-            status, output = (done := probe(name)).returncode, done.stderr
+            done = probe(module)
         except subprocess.TimeoutExpired:
-            text += f" did not load within {PROBE_TIMEOUT_S} s"
+            text += f" did not load within {TIMEOUT_S} s"
             findings.append(Finding("engine", "bad", text, "look for a busy disk or another hanging process"))
             continue
-        findings.append(_loaded(text, status, output))
+        findings.append(_loaded(text, done.returncode, done.stderr))
+        if wanting and module == GENAI and done.returncode == 0:
+            findings.append(_cuda(text, done.stdout, wanting))
     return findings
+
+
+def _cuda(library: str, said: str, wanting: Sequence[str]) -> Finding:
+    names = ", ".join(wanting)
+    if said.strip() == "True":
+        return Finding("device", "ok", f"{library} can compute on CUDA, wanted for {names}")
+    advice = "install onnxruntime-genai-cuda in its place, or leave out device"
+    return Finding(
+        "device", "bad", f"{library} computes on the CPU alone, for {names} CUDA is wanted", advice
+    )
 
 
 def _loaded(text: str, status: int, output: str) -> Finding:

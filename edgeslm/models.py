@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgeslm.bundle import Bundle, short_digest
-from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Call, Output
+from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Call, Hardware, Output
 from edgeslm.engine.process import EngineCrashed, EngineProcess
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned
 from edgeslm.messages import NORMAL_PRIORITY
 
 log = logging.getLogger("edgeslm.models")
 
-MakeProcess = Callable[[Bundle, int, Adapters], EngineProcess]
-"""Of a bundle, its threads and its adapters."""
+MakeProcess = Callable[[Bundle, Hardware, Adapters], EngineProcess]
+"""Of a bundle, what computes it and its adapters."""
 
 ATTEMPTS = 2
 """A request whose engine crashed gets one more try on a fresh one; then it is taken for the cause."""
@@ -41,16 +41,16 @@ class Models:
     """Named models, started together, each started again when its process ended.
 
     :param bundles: name -> bundle; no other is run in its place.
-    :param threads: name -> threads, 0 for all CPUs.
+    :param hardware: name -> what computes it, where it isn't as many threads as are best.
     :param keep_alive_s: name -> seconds without a call after which a model is unloaded until the next one.
     :param adapters: name -> the adapter bundles that its calls may name, with their digests.
-    :param make_process: what makes an engine process of bundle, threads and adapters; tests hand in a fake.
+    :param make_process: what makes an engine process of bundle, hardware and adapters; tests hand in a fake.
     """
 
     def __init__(
         self,
         bundles: Mapping[str, Bundle],
-        threads: Mapping[str, int],
+        hardware: Mapping[str, Hardware],
         *,
         keep_alive_s: Mapping[str, float | None] = MappingProxyType({}),
         adapters: Mapping[str, Adapters] = MappingProxyType({}),
@@ -58,7 +58,7 @@ class Models:
     ) -> None:
         self._models = {}
         for name, bundle in bundles.items():
-            process = make_process(bundle, threads.get(name, 0), adapters.get(name, NO_ADAPTERS))
+            process = make_process(bundle, hardware.get(name, Hardware()), adapters.get(name, NO_ADAPTERS))
             self._models[name] = _Model(bundle, process, keep_alive_s.get(name))
         self._stopped = False
 

@@ -42,6 +42,8 @@ Kind = Literal["classify", "extract", "answer", "summarize", "generate", "embed"
 LEARNABLE: tuple[Kind, ...] = ("classify", "extract")
 """The kinds of tasks that can be taught."""
 Overflow = Literal["error", "head", "tail", "middle"]
+Power = Literal["performance", "balanced", "idle"]
+Device = Literal["cpu", "cuda"]
 Option = Literal[
     "max_tokens",
     "temperature",
@@ -131,6 +133,10 @@ class Model(Section):
     threads: Threads = Field(
         default="auto",
         description="CPU threads: a number, or `auto`: what `edgeslm prepare` found fastest, else all",
+    )
+    device: Device = Field(
+        default="cpu",
+        description="What computes it: the `cpu`, or `cuda` where the installed onnxruntime-genai has it",
     )
     keep_alive_s: float | None = Field(
         default=None,
@@ -372,6 +378,11 @@ class Config(Section):
     )
     limits: Limits = Field(default=Limits(), description="What the node takes at most")
     signing: Signing = Field(default=Signing(), description="Whose bundles this node trusts")
+    power: Power = Field(
+        default="balanced",
+        description="How threads of the engines wait for work: `performance` and `balanced` spin a while, "
+        "`idle` sleeps at once",
+    )
     durability: Literal["broker", "spool"] = Field(
         default="broker",
         description="Who keeps a message until it is answered: the `broker`, or the `spool` on this disk",

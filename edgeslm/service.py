@@ -16,7 +16,7 @@ from edgeslm.bundle import Bundle, check_adapter, short_digest
 from edgeslm.cascade import Answer, Stage, run_stages
 from edgeslm.config import LEARNABLE, Config
 from edgeslm.config import Task as TaskSection
-from edgeslm.engine.calls import Call, Generate, Output, Score
+from edgeslm.engine.calls import Call, Generate, Hardware, Output, Score
 from edgeslm.engine.prepared import CACHE
 from edgeslm.engine.process import EngineProcess
 from edgeslm.errors import BundleError, ConfigError, RequestError, UnknownTask
@@ -70,15 +70,20 @@ class Service:
                 adapters.setdefault(post.model, {})[post.adapter.path] = post.adapter.digest
         self.models = Models(
             self._bundles,
-            {name: 0 if model.threads == "auto" else model.threads for name, model in config.models.items()},
+            {
+                name: Hardware(0 if model.threads == "auto" else model.threads, model.device)
+                for name, model in config.models.items()
+            },
             keep_alive_s={name: model.keep_alive_s for name, model in config.models.items()},
             adapters=adapters,
             make_process=make_process
             or (
-                lambda bundle, threads, adapters: EngineProcess(
+                lambda bundle, hardware, adapters: EngineProcess(
                     bundle.path,
                     digest=bundle.digest,
-                    threads=threads,
+                    threads=hardware.threads,
+                    device=hardware.device,
+                    power=config.power,
                     adapters=adapters,
                     cache=config.state_dir / CACHE,
                     log_level=config.log_level.upper(),

@@ -146,8 +146,8 @@ class Node:
         config = load_config(write_configuration(folder, configuration))
         service = Service(
             config,
-            make_process=lambda bundle, threads, adapters: EngineProcess(
-                bundle.path, threads=threads, command=FAKE_COMMAND
+            make_process=lambda bundle, hardware, adapters: EngineProcess(
+                bundle.path, threads=hardware.threads, command=FAKE_COMMAND
             ),
         )
         self._started = threading.Event()

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgeslm.bundle import Bundle
 from edgeslm.config import parse_config
-from edgeslm.engine.calls import Adapters, Call, Output
+from edgeslm.engine.calls import Adapters, Call, Hardware, Output
 from edgeslm.messages import Request
 from edgeslm.service import Service
 from tests.fakes import FakeProcess
@@ -45,7 +45,7 @@ def make_service(
     write_bundle(folder / "encoder", "encoder")
     text = config.format(folder=folder) + textwrap.indent(textwrap.dedent(more), "  ") + sections
 
-    def make_process(bundle: Bundle, threads: int, added: Adapters) -> FakeProcess:
+    def make_process(bundle: Bundle, hardware: Hardware, added: Adapters) -> FakeProcess:
         if adapters is not None:
             adapters[bundle.path.name] = added
         return FakeProcess(bundle.path, on_call=on_call)

@@ -18,6 +18,7 @@ import pytest
 from edgeslm import board, doctor
 from edgeslm.config import Config, parse_config
 from edgeslm.doctor import Finding, examine, render
+from edgeslm.engine import libraries
 from edgeslm.errors import BoardError, BrokerError, BundleError
 from edgeslm.profiles import Board
 from edgeslm.sections import Signing
@@ -284,9 +285,30 @@ def test_an_engine_that_does_not_load(n100: Path, status: int, errors: str, text
     assert all(text in finding.text and finding.advice for finding in engines)
 
 
+@pytest.mark.parametrize(("said", "level"), [("True\n", "ok"), ("False\n", "bad")])
+def test_a_model_on_cuda_needs_a_library_that_can(n100: Path, tmp_path: Path, said: str, level: str) -> None:
+    def probe(module: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([module], 0, said if module == libraries.GENAI else "", "")
+
+    config = config_with({"a": make_bundle(tmp_path / "a", 100)})
+    on_cuda = {"a": config.models["a"].model_copy(update={"device": "cuda"})}
+    for models, wanted in ((config.models, []), (on_cuda, [level])):
+        found = examine(
+            config.model_copy(update={"models": models}),
+            root=n100,
+            probe_library=probe,
+            probe_broker=lambda config: ([], []),
+            clock=lambda: True,
+            measure=lambda: MACHINE,
+        )
+        device = [finding for finding in found if finding.subject == "device"]
+        assert [finding.level for finding in device] == wanted
+        assert all("onnxruntime-genai" in finding.text and "for a" in finding.text for finding in device)
+
+
 def test_an_engine_that_hangs(n100: Path) -> None:
     def hang(name: str) -> subprocess.CompletedProcess[str]:
-        raise subprocess.TimeoutExpired(name, doctor.PROBE_TIMEOUT_S)
+        raise subprocess.TimeoutExpired(name, libraries.TIMEOUT_S)
 
     found = examine(root=n100, probe_library=hang, clock=lambda: True)
     assert "did not load within" in next(f.text for f in found if f.subject == "engine")
@@ -297,19 +319,10 @@ def test_libraries_that_are_not_installed(n100: Path, monkeypatch: pytest.Monkey
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(doctor, "version", missing)
+    monkeypatch.setattr(libraries, "version", missing)
     found = {f.subject: f for f in examine(root=n100, clock=lambda: True)}
     assert found["engine"].text == "onnxruntime-genai is not installed"
     assert found["libraries"].text.startswith("missing: numpy, paho-mqtt")
-
-
-def test_the_child_that_imports_has_telemetry_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "fake_engine.py").write_text(
-        "import os, sys\nsys.stderr.write(os.environ['ORT_DISABLE_TELEMETRY'])\n"
-        "sys.stderr.flush()  # from Python 3.13 on, an abort loses what was not\nos.abort()\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = doctor.import_in_child("fake-engine")
-    assert (done.returncode, done.stderr) == (-6, "1")
 
 
 def test_the_engine_is_never_imported_here(n100: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.engine.calls import Adapters, Call, Embed, Output
+from edgeslm.engine.calls import Adapters, Call, Embed, Hardware, Output
 from edgeslm.engine.process import EngineCrashed
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, TooLong
 from edgeslm.models import Models
@@ -25,15 +25,15 @@ class Node:
     def __init__(self, folder: Path, *names: str, keep_alive_s: float | None = None, **fakes: Any) -> None:
         self.processes: dict[str, FakeProcess] = {}
 
-        def make(bundle: Bundle, threads: int, adapters: Adapters) -> FakeProcess:
-            self.made_of, self.threads, self.adapters = bundle, threads, adapters
+        def make(bundle: Bundle, hardware: Hardware, adapters: Adapters) -> FakeProcess:
+            self.made_of, self.hardware, self.adapters = bundle, hardware, adapters
             process = self.processes[bundle.path.name] = FakeProcess(bundle.path, **fakes)
             return process
 
         bundles = {name: load_bundle(write_bundle(folder / name)) for name in names or ("small",)}
         self.models = Models(
             bundles,
-            {"small": 3},
+            {"small": Hardware(3, "cuda")},
             keep_alive_s={"small": keep_alive_s},
             adapters={"small": {folder / "adapter": "sha256:a"}},
             make_process=make,
@@ -63,7 +63,7 @@ def test_names_and_labels(tmp_path: Path) -> None:
     assert node.models.find(bundle.digest) == "small"
     assert node.models.find("sha256:0") is None
     assert node.models.label("small") == f"small@{bundle.digest[:19]}"
-    assert node.threads == 3
+    assert node.hardware == Hardware(3, "cuda")
     assert node.made_of == bundle, "its digest goes to the worker with it"
     assert node.adapters == {tmp_path / "adapter": "sha256:a"}
     assert node.models.pids == {}

@@ -10,7 +10,9 @@ from edgeslm.config import parse_config
 from edgeslm.engine.calls import Call, Cost, Embed, Generate, Output, Score
 from edgeslm.errors import BundleError, ConfigError, TooLong
 from edgeslm.messages import Request, Truncated
+from edgeslm.service import Service
 from edgeslm.trust import Trust
+from tests.fakes import FakeProcess
 from tests.nodes import write_bundle
 from tests.services import CONFIG, WITH_BASE, make_service, play, request
 from tests.signers import Signer
@@ -47,6 +49,24 @@ def test_a_request_becomes_a_result(tmp_path: Path) -> None:
         assert isinstance(calls[0], Score)
 
     play(scene)
+
+
+def test_engines_are_told_what_computes_and_how_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, dict[str, object]] = {}
+
+    def make_process(bundle: Path, **options: object) -> FakeProcess:
+        told[bundle.name] = options
+        return FakeProcess(bundle)
+
+    for name, kind in (("small", "decoder"), ("encoder", "encoder")):
+        write_bundle(tmp_path / name, kind)
+    monkeypatch.setattr("edgeslm.service.EngineProcess", make_process)
+    text = CONFIG.format(folder=tmp_path).replace("threads: 3", "threads: 3, device: cuda")
+    Service(parse_config(text + "power: idle\n"))
+    seen = {name: (options["threads"], options["device"], options["power"]) for name, options in told.items()}
+    assert seen == {"small": (3, "cuda", "idle"), "encoder": (0, "cpu", "idle")}
 
 
 def test_a_request_without_a_time_of_receipt_has_sound_timings(tmp_path: Path) -> None:

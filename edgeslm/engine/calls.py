@@ -17,7 +17,11 @@ from edgeslm.messages import Truncated
 Overflow = Literal["error", "head", "tail", "middle"]
 """What to keep of a text that is too long: nothing (an error), its head, its tail, or both ends
 without the middle."""
-
+Power = Literal["performance", "balanced", "idle"]
+"""How threads of an engine wait for work (``waiting``)."""
+BALANCED: Power = "balanced"
+"""Where nobody says how."""
+Device = Literal["cpu", "cuda"]
 
 ANY = "-"
 """On the worker's command line: in the place of a digest, no certain bundle is asked for."""
@@ -26,6 +30,14 @@ Adapters = Mapping[Path, str | None]
 """Folders of adapter bundles, each with the digest that its bundle must have, or None."""
 
 NO_ADAPTERS: Adapters = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What computes a model: ``threads`` of the CPU, 0 for as many as are best, and the device."""
+
+    threads: int = 0
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Output, 
 from edgeslm.engine.grammar import longest_forced, runtime_grammar
 from edgeslm.engine.labels import Branch, make_tree
 from edgeslm.engine.lanes import Lane, LaneKey, Lanes, rewind_limit, rounded
-from edgeslm.engine.loading import engine_error, load_model
+from edgeslm.engine.loading import PLAIN, Loader, engine_error
 from edgeslm.engine.prompt import ChatTokenizer, Encoded
 from edgeslm.engine.room import check_room
 from edgeslm.engine.transcript import Transcript
@@ -58,7 +58,7 @@ class Decoder:
     :param adapters: adapter bundles that calls may name. With any, the graph that takes adapters is loaded
         instead of the plain one, which is a little faster.
     :param threads: 0 takes those that were fastest when the bundle was prepared, else all.
-    :param prepared: what was prepared of the bundle's graph for this machine.
+    :param prepared: what was prepared of the bundle's graph for this machine's CPU.
     :raises BundleError: for a bundle of another kind or one that the runtime can't load.
     """
 
@@ -70,6 +70,7 @@ class Decoder:
         *,
         digest: str | None = None,
         prepared: Prepared | None = None,
+        loader: Loader = PLAIN,
     ) -> None:
         bundle = load_bundle(path, digest)
         if bundle.manifest.kind != "decoder":
@@ -80,7 +81,7 @@ class Decoder:
         verify_bundle(bundle, but=bundle.manifest.weights if prepared else ())
         self.bundle = bundle
         self.threads = threads or (prepared and prepared.threads) or usable_cores()
-        self._prepared = prepared
+        self._prepared, self._loader = prepared, loader
         self.context_length = bundle.manifest.context_length
         self._chat = ChatTokenizer(path)
         config_file = path / "genai_config.json"
@@ -112,12 +113,12 @@ class Decoder:
         path = self.bundle.path
         if self._prepared is not None:
             try:
-                return load_model(path, self._prepared.seen_from(path), self.threads)
+                return self._loader.load(path, self._prepared.seen_from(path), self.threads)
             except Exception as error:
                 log.warning("%s can't be loaded (%s); the bundle itself is", self._prepared.graph, error)
                 self._prepared = None
                 verify_bundle(self.bundle)
-        return load_model(path, graph, self.threads)
+        return self._loader.load(path, graph, self.threads)
 
     def forget(self) -> None:
         """Drops all caches."""
@@ -227,7 +228,8 @@ class Decoder:
         if not fits(prompt, tree, self.context_length):
             return None
         if self._scorer is None:
-            self._scorer = Scorer(self._prepared.score, self._settings, self._end_ids, self.threads)
+            path, power = self._prepared.score, self._loader.power
+            self._scorer = Scorer(path, self._settings, self._end_ids, self.threads, power=power)
         return self._scorer
 
     # -- lanes ---------------------------------------------------------------------------------------

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgeslm.bundle import load_bundle, verify_bundle
-from edgeslm.engine.calls import Classify, Cost, Embed, Output, Overflow, Point
+from edgeslm.engine.calls import BALANCED, Classify, Cost, Embed, Output, Overflow, Point, Power
 from edgeslm.engine.heads import Head, Pointer, load_head, load_pointer
 from edgeslm.engine.overflow import fit
 from edgeslm.engine.prompt import load_tokenizer
+from edgeslm.engine.waiting import set_waiting
 from edgeslm.errors import BundleError
 from edgeslm.messages import Truncated
 from edgeslm.pointing import Place, bare_offsets
@@ -30,7 +31,9 @@ class Encoder:
     :raises BundleError: for a bundle without an encoder or one that onnxruntime can't load.
     """
 
-    def __init__(self, path: Path, threads: int, *, digest: str | None = None) -> None:
+    def __init__(
+        self, path: Path, threads: int, *, digest: str | None = None, power: Power = BALANCED
+    ) -> None:
         bundle = load_bundle(path, digest)
         manifest = bundle.manifest
         if manifest.encoder is None or manifest.graphs.encode is None:
@@ -45,7 +48,7 @@ class Encoder:
         self._tokenizer.encode_special_tokens = True
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        set_waiting(options, power)
         try:
             self._session = ort.InferenceSession(
                 str(path / manifest.graphs.encode), options, providers=["CPUExecutionProvider"]

@@ -25,6 +25,8 @@ import onnxruntime as ort
 
 from edgeslm.arithmetic import PREFILL_CHUNK
 from edgeslm.board import usable_cores
+from edgeslm.engine.calls import BALANCED
+from edgeslm.engine.waiting import set_waiting
 
 GROUP_SIZE = 64
 _ROWS, _WIDE, _NARROW = 2048, 8192, 2048
@@ -92,7 +94,7 @@ def _product(
 ) -> Callable[[], object]:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")  # as the engine has it
+    set_waiting(options, BALANCED)
     model = encode_product(rows, columns, bits, count)
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(7).standard_normal((tokens, rows), np.float32)

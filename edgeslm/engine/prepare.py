@@ -318,9 +318,9 @@ def _settings(bundle: Bundle) -> dict[str, Any]:
 
 
 def _load(bundle: Bundle, graph: str, threads: int) -> Any:
-    from edgeslm.engine.loading import load_model
+    from edgeslm.engine.loading import PLAIN
 
-    return load_model(bundle.path, graph, threads)
+    return PLAIN.load(bundle.path, graph, threads)
 
 
 def _generator(model: Any) -> Any:

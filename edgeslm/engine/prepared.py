@@ -14,7 +14,6 @@ import platform
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeslm.board import read_text, usable_cores
 from edgeslm.bundle import Bundle, FileEntry, file_digest
+from edgeslm.engine.libraries import LIBRARIES, installed
 from edgeslm.ownership import is_ours
 
 log = logging.getLogger("edgeslm.prepared")
@@ -33,7 +33,6 @@ GRAPH: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
 SCORE: Final = "score.onnx"
 """The bundle's graph ``score`` on the same weights, where they come out the same to the byte."""
-_LIBRARIES: Final = ("onnxruntime", "onnxruntime-genai")
 _OF_PROCESSOR: Final = (
     *("model name", "flags"),
     *("Features", "CPU implementer", "CPU variant", "CPU part"),
@@ -93,7 +92,7 @@ def machine_key(root: Path = Path("/")) -> str:
     """What the layout of prepared weights depends on: the processor and the libraries."""
     lines = (read_text(root / "proc/cpuinfo") or "").splitlines()
     processor = sorted({line for line in lines if line.partition("\t")[0].strip(": ") in _OF_PROCESSOR})
-    versions = [f"{name} {version(name)}" for name in _LIBRARIES]
+    versions = [installed(module) for module in LIBRARIES]
     key = json.dumps([platform.machine(), processor, versions])
     return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
 

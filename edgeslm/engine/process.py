@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeslm.engine.calls import ANY, NO_ADAPTERS, Adapters, Call, EngineInfo, Output
+from edgeslm.engine.calls import (
+    ANY,
+    BALANCED,
+    NO_ADAPTERS,
+    Adapters,
+    Call,
+    Device,
+    EngineInfo,
+    Output,
+    Power,
+)
 from edgeslm.engine.link import Link
 from edgeslm.errors import REQUEST_ERRORS, BundleError, InternalError, ModelUnavailable
 from edgeslm.messages import NORMAL_PRIORITY
@@ -44,6 +54,7 @@ class EngineProcess:
 
     :param threads: for the model; 0 takes as many as were fastest when it was prepared, else every CPU that
         this process may use.
+    :param power: how the threads wait for work. :param device: what computes the model.
     :param cache: where prepared bundles are.
     :param digest: what the bundle must be, None for any; the worker refuses another one in its place.
     :param adapters: adapter bundles that calls to it may name, with what they must be.
@@ -55,6 +66,8 @@ class EngineProcess:
         bundle: Path,
         *,
         threads: int = 0,
+        power: Power = BALANCED,
+        device: Device = "cpu",
         digest: str | None = None,
         adapters: Adapters = NO_ADAPTERS,
         cache: Path | None = None,
@@ -67,6 +80,8 @@ class EngineProcess:
         self.digest = digest
         self.info: EngineInfo | None = None
         self._threads = threads
+        self._power: Power = power
+        self._device: Device = device
         self._cache = cache
         self._adapters = adapters
         self._log_level = log_level
@@ -119,7 +134,7 @@ class EngineProcess:
                 self._cache = None
             raise
         what = ", prepared" if self.info.prepared else ""
-        log.info("%s is loaded: %d threads%s", self.bundle, self.info.threads, what)
+        log.info("%s is loaded on the %s: %d threads%s", self.bundle, self._device, self.info.threads, what)
         return self.info
 
     async def call(
@@ -167,9 +182,10 @@ class EngineProcess:
 
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
         arguments = [str(descriptor), str(self.bundle), str(self._threads), self._log_level]
+        arguments += [self._power, self._device, str(self._cache or ANY), self.digest or ANY]
         adapters = [part for path, digest in self._adapters.items() for part in (str(path), digest or ANY)]
         return subprocess.Popen(
-            [*self._command, *arguments, str(self._cache or ANY), self.digest or ANY, *adapters],
+            [*self._command, *arguments, *adapters],
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
             # Read at import by both libraries; the worker sets it too, this covers its children.

@@ -22,9 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from edgeslm.engine.calls import BALANCED, Power
 from edgeslm.engine.labels import Branch
-from edgeslm.engine.loading import SPIN_US, engine_error
+from edgeslm.engine.loading import engine_error
 from edgeslm.engine.prompt import Encoded
+from edgeslm.engine.waiting import set_waiting
 from edgeslm.errors import BundleError, Cancelled
 
 KEPT_BYTES: Final = 64_000_000
@@ -67,6 +69,7 @@ class Scorer:
         end_ids: Collection[int],
         threads: int,
         *,
+        power: Power = BALANCED,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
         options = ort.SessionOptions()
@@ -75,7 +78,7 @@ class Scorer:
         # fortieth of the time.
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
+        set_waiting(options, power)
         try:
             self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime raises many kinds

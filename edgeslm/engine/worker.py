@@ -25,11 +25,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from edgeslm.board import usable_cores
 from edgeslm.bundle import load_bundle
-from edgeslm.engine.calls import ANY, NO_ADAPTERS, Adapters, Call, EngineInfo, Generate, Output, Score
+from edgeslm.engine.calls import (
+    ANY,
+    BALANCED,
+    NO_ADAPTERS,
+    Adapters,
+    Call,
+    Device,
+    EngineInfo,
+    Generate,
+    Output,
+    Power,
+    Score,
+)
 from edgeslm.engine.prepared import find_prepared
 from edgeslm.errors import BundleError, Cancelled, InternalError, RequestError
 
@@ -107,6 +119,7 @@ class Engine:
     """A loaded model of either kind behind one method; ``digest`` is what its bundle must be.
 
     :param threads: 0 takes as many as are best. :param cache: where prepared bundles are.
+    :raises BundleError: it can't be loaded, or not on this device.
     """
 
     def __init__(
@@ -116,6 +129,9 @@ class Engine:
         digest: str | None = None,
         adapters: Adapters = NO_ADAPTERS,
         cache: Path | None = None,
+        *,
+        power: Power = BALANCED,
+        device: Device = "cpu",
     ) -> None:
         # Where a link leads is settled once, so that switching it meanwhile changes nothing; and each of the
         # readers below is told what it must find.
@@ -126,19 +142,30 @@ class Engine:
         self._encoder: Encoder | None = None
         if kind == "decoder":
             graph = bundle.manifest.graphs.for_calls(adapters=bool(adapters)) or ""
+            cache = cache if device == "cpu" else None  # what is prepared is laid out for the CPU
             with ThreadPoolExecutor(1) as pool:  # hundreds of MB are hashed while libraries are imported
                 finding = pool.submit(find_prepared, bundle, graph, cache) if cache is not None else None
                 from edgeslm.engine.decoder import Decoder
+                from edgeslm.engine.loading import Loader
 
             prepared = None if finding is None else finding.result()
-            self._decoder = Decoder(path, threads, adapters, digest=bundle.digest, prepared=prepared)
+            self._decoder = Decoder(
+                path,
+                threads,
+                adapters,
+                digest=bundle.digest,
+                prepared=prepared,
+                loader=Loader(power, device),
+            )
             self.context_length = self._decoder.context_length
             self.threads, self.prepared = self._decoder.threads, self._decoder.prepared
         elif kind == "encoder":
+            if device != "cpu":
+                raise BundleError(f"{path}: an encoder runs on the CPU alone: leave out device: {device}")
             from edgeslm.engine.encoder import Encoder
 
             self.threads, self.prepared = threads or usable_cores(), False
-            self._encoder = Encoder(path, self.threads, digest=bundle.digest)
+            self._encoder = Encoder(path, self.threads, digest=bundle.digest, power=power)
             self.context_length = self._encoder.context_length
         else:
             raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind} can't be a model of its own")
@@ -175,13 +202,16 @@ def serve(
     digest: str | None = None,
     adapters: Adapters = NO_ADAPTERS,
     cache: Path | None = None,
+    *,
+    power: Power = BALANCED,
+    device: Device = "cpu",
 ) -> None:
     """Loads the bundle, says so, and answers calls until the pipe closes."""
     inbox = _Inbox(pipe)
     inbox.start()
     started = time.perf_counter()
     try:
-        engine = Engine(path, threads, digest, adapters, cache)
+        engine = Engine(path, threads, digest, adapters, cache, power=power, device=device)
     except BundleError as error:
         pipe.send(("refused", str(error)))
         return
@@ -232,7 +262,8 @@ def _outcome(
 
 
 def main(argv: list[str]) -> None:
-    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL CACHE DIGEST [ADAPTER DIGEST]...``
+    """``python -m edgeslm.engine.worker FD BUNDLE THREADS LOG_LEVEL POWER DEVICE CACHE DIGEST
+    [ADAPTER DIGEST]...``
 
     Started by ``process``; a DIGEST of ``ANY`` asks for no certain bundle, such a CACHE is none.
     """
@@ -240,10 +271,12 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=argv[3], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    cache, digest, *rest = [None if part == ANY else part for part in argv[4:]]
-    adapters = {Path(str(path)): expected for path, expected in zip(rest[::2], rest[1::2], strict=True)}
     pipe, path, threads = Connection(int(argv[0])), Path(argv[1]), int(argv[2])
-    serve(pipe, path, threads, digest, adapters, None if cache is None else Path(cache))
+    power, device = cast(Power, argv[4]), cast(Device, argv[5])
+    cache, digest, *rest = [None if part == ANY else part for part in argv[6:]]
+    adapters = {Path(str(path)): expected for path, expected in zip(rest[::2], rest[1::2], strict=True)}
+    prepared = None if cache is None else Path(cache)
+    serve(pipe, path, threads, digest, adapters, prepared, power=power, device=device)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import pytest
 
 from edgeslm.board import usable_cores
 from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.engine import prepared
 from edgeslm.engine.prepared import (
     CACHE,
     GRAPH,
@@ -193,7 +192,7 @@ def test_the_key_is_that_of_processor_and_libraries(tmp_path: Path, monkeypatch:
     assert one != key("model name\t: A\nflags\t\t: avx2\n")
     arm = key("CPU implementer\t: 0x41\nCPU part\t: 0xd0b\nFeatures\t: asimd asimddp\n")
     assert arm not in (one, key("CPU implementer\t: 0x41\nCPU part\t: 0xd08\nFeatures\t: asimd\n"))
-    monkeypatch.setattr(prepared, "version", lambda name: "0.0")
+    monkeypatch.setattr("edgeslm.engine.libraries.version", lambda name: "0.0")
     assert key("model name\t: A\nflags\t\t: avx2 fma\n") != one
     assert machine_key(tmp_path / "nowhere") != one
 

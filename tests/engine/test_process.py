@@ -341,6 +341,21 @@ def test_a_refusal(bundle: Path) -> None:
     play(scene)
 
 
+def test_what_computes_the_model_is_told_to_the_worker(bundle: Path) -> None:
+    async def scene() -> None:
+        process = scripted(
+            bundle,
+            'pipe.send(("refused", " ".join(sys.argv[3:9]))); time.sleep(600)',
+            power="idle",
+            device="cuda",
+            cache=Path("/cache"),
+        )
+        with pytest.raises(BundleError, match=r"^1 WARNING idle cuda /cache -$"):
+            await process.start()
+
+    play(scene)
+
+
 def test_a_command_that_isnt_there(bundle: Path) -> None:
     async def scene() -> None:
         process = EngineProcess(bundle, command=("/no/such/python",))

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import onnxruntime_genai as og
 import pytest
 
 from edgeslm.bundle import Bundle, load_bundle
@@ -115,6 +116,29 @@ def test_another_bundle_than_at_the_start_is_refused(starter: Path) -> None:
             await process.start()
 
     play(scene)
+
+
+def test_an_encoder_runs_on_the_cpu_alone(starter: Path) -> None:
+    async def scene() -> None:
+        process = EngineProcess(starter / "minilm-l6-int8", threads=1, power="idle", device="cuda")
+        with pytest.raises(BundleError, match="an encoder runs on the CPU alone: leave out device: cuda"):
+            await process.start()
+
+    play(scene)
+
+
+@pytest.mark.skipif(og.is_cuda_available(), reason="the installed library has CUDA")
+def test_cuda_that_isnt_there_is_refused_and_what_was_prepared_is_not_looked_at(
+    starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(*_: object) -> None:
+        raise AssertionError("it is laid out for the CPU")
+
+    monkeypatch.setattr("edgeslm.engine.worker.find_prepared", find)
+    with pytest.raises(BundleError, match="device: cuda, but the installed onnxruntime-genai"):
+        Engine(starter / "smollm2-135m-int4", 1, cache=tmp_path, device="cuda")
+    with pytest.raises(AssertionError, match="laid out"):
+        Engine(starter / "smollm2-135m-int4", 1, cache=tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["adapter"])

@@ -18,7 +18,7 @@ from edgeslm.engine.decoder import Decoder
 from edgeslm.engine.labels import make_tree
 from edgeslm.engine.prepared import Prepared
 from edgeslm.engine.prompt import Encoded
-from edgeslm.engine.scorer import MOST_ROWS, MOST_TOKENS, PIECE, Scorer, fits
+from edgeslm.engine.scorer import KEPT_BYTES, MOST_ROWS, MOST_TOKENS, PIECE, Scorer, fits
 from edgeslm.errors import Cancelled, NoMemory
 from tests.export.conftest import Cases
 from tests.export.tiny_adapters import CASES
@@ -42,9 +42,9 @@ def prompt(message: str) -> Prompt:
     return Prompt((Turn("user", ("Which label fits?\n", Text(message, cut=True))),))
 
 
-def scorer_of(decoder: Decoder, **options: int) -> Scorer:
+def scorer_of(decoder: Decoder, kept_bytes: int = KEPT_BYTES) -> Scorer:
     graph = decoder.bundle.path / str(decoder.bundle.manifest.graphs.score)
-    return Scorer(graph, decoder._settings, decoder._end_ids, 1, **options)
+    return Scorer(graph, decoder._settings, decoder._end_ids, 1, kept_bytes=kept_bytes)
 
 
 def one_by_one(decoder: Decoder, message: str) -> npt.NDArray[np.float64]:
