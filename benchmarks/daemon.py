@@ -11,6 +11,7 @@ time from process start to the first result. A table first, one JSON line last.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
@@ -226,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.prepared:
             bundle = load_bundle(arguments.bundle)
             (state := Path(folder) / "state").mkdir()
-            prepare(bundle, graph_of(bundle, adapters=False), state)
+            asyncio.run(prepare(bundle, graph_of(bundle, adapters=False), state))
             prepared = state / CACHE
         with daemon(arguments.bundle, port, prepared) as process:
             sender.wait_online()

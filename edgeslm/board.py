@@ -204,6 +204,18 @@ def clock_synchronised() -> bool | None:
     return None if state < 0 else state != TIME_ERROR
 
 
+def busy_s(root: Path) -> float:
+    """Seconds that the cores which this process may use have computed since their start, for anybody; 0 where
+    the kernel doesn't say. From /proc/stat."""
+    text = read_text(root / "proc/stat") or ""
+    ticks = 0
+    for number in os.sched_getaffinity(0):
+        counts = re.search(rf"(?m)^cpu{number} +([\d ]+)$", text)
+        user, nice, system, _idle, _waits, *interrupts = map(int, counts[1].split()) if counts else [0] * 5
+        ticks += user + nice + system + sum(interrupts[:3])  # what is behind them is of guests, in `user` too
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0))

@@ -64,6 +64,7 @@ LOAD_BUNDLES = {"bundle", "engine", "signature", "trust", "inspection", "doctor"
 EXPORT_MEASURES = {
     "evaluate.py": {"engine"},
     "golden.py": {"engine"},
+    "golden_answers.py": {"engine"},
     "exam.py": {"tasks", "messages"},
     "token_rows.py": {"engine", "tasks", "messages"},
     "decoder_ways.py": {"tasks"},
