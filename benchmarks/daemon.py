@@ -159,6 +159,7 @@ def daemon(bundle: Path, port: int, prepared: Path | None = None) -> Iterator[su
         "broker": {"url": f"mqtt://127.0.0.1:{port}"},
         "models": {"small": {"bundle": str(bundle.resolve())}},
         "tasks": TASKS,
+        "prepare": "never",
         "log_level": "warning",
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -210,9 +210,10 @@ def busy_s(root: Path) -> float:
     text = read_text(root / "proc/stat") or ""
     ticks = 0
     for number in os.sched_getaffinity(0):
-        counts = re.search(rf"(?m)^cpu{number} +([\d ]+)$", text)
-        user, nice, system, _idle, _waits, *interrupts = map(int, counts[1].split()) if counts else [0] * 5
-        ticks += user + nice + system + sum(interrupts[:3])  # what is behind them is of guests, in `user` too
+        found = re.search(rf"(?m)^cpu{number} +([\d ]+)$", text)
+        counts = [int(count) for count in found[1].split()] if found else []
+        # user, nice, system, two of waiting, interrupts, soft interrupts, stolen; guests are in user
+        ticks += sum(counts[:3]) + sum(counts[5:8])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -309,8 +309,9 @@ def _sync(folder: Path) -> None:
 
 def _give_way() -> None:
     """Whoever else wants a processor gets it, and the kernel, short of memory, ends this process first."""
-    os.nice(19)
-    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not allowed
+    with contextlib.suppress(OSError):  # a unit may forbid any of them
+        os.nice(19)
+    with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -87,6 +87,11 @@ class EngineProcess:
     def alive(self) -> bool:
         return self._link is not None
 
+    @property
+    def takes_prepared(self) -> bool:
+        """Whether a start looks for what was prepared, which one that crashed on it no longer does."""
+        return self._cache is not None
+
     async def start(self) -> EngineInfo:
         """Starts the worker and waits until its model is loaded.
 
