@@ -14,6 +14,7 @@ The cost card first, then tables, then one JSON line; ``--json`` prints that lin
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import random
 import tempfile
@@ -137,7 +138,7 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     texts = {name: messages(name, args.messages // len(LABELS), packages) for name in LABELS}
     graph = graph_of(bundle, adapters=False)
     with tempfile.TemporaryDirectory(prefix="agreement-") as place:
-        prepare(bundle, graph, Path(place))
+        asyncio.run(prepare(bundle, graph, Path(place)))
         prepared = find_prepared(bundle, graph, Path(place) / CACHE)
         if prepared is None or prepared.score is None:
             raise ValueError(f"{args.bundle} has no graph that takes all labels in one pass.")

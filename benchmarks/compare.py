@@ -292,7 +292,8 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         say(f"{'bundle':>22}  {bundle.name} {short_digest(load_bundle(bundle).digest)}")
         say(f"{'llama.cpp':>22}  {llama_server.version_of(server)}, {weights.name}\n")
         (folder / "state").mkdir()
-        prepare(load_bundle(bundle), graph_of(load_bundle(bundle), adapters=False), folder / "state")
+        made_of = load_bundle(bundle)
+        asyncio.run(prepare(made_of, graph_of(made_of, adapters=False), folder / "state"))
         parts = {"models": {MODEL: {"bundle": str(bundle), "threads": args.threads}}, "tasks": tasks()}
         found: dict[str, Any] = {"rows": [], "memory": []}
         with start_broker(folder) as broker, node(broker.url, folder, parts):

@@ -11,6 +11,7 @@ time from process start to the first result. A table first, one JSON line last.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
@@ -158,6 +159,7 @@ def daemon(bundle: Path, port: int, prepared: Path | None = None) -> Iterator[su
         "broker": {"url": f"mqtt://127.0.0.1:{port}"},
         "models": {"small": {"bundle": str(bundle.resolve())}},
         "tasks": TASKS,
+        "prepare": "never",
         "log_level": "warning",
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -226,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.prepared:
             bundle = load_bundle(arguments.bundle)
             (state := Path(folder) / "state").mkdir()
-            prepare(bundle, graph_of(bundle, adapters=False), state)
+            asyncio.run(prepare(bundle, graph_of(bundle, adapters=False), state))
             prepared = state / CACHE
         with daemon(arguments.bundle, port, prepared) as process:
             sender.wait_online()

@@ -62,6 +62,7 @@ def configuration(url: str, starter: Path, learned: Path, state: Path) -> dict[s
             "vector": {"kind": "embed", "model": "encoder", "overflow": "head"},
         },
         "limits": {"request_timeout_s": 60},
+        "prepare": "never",
         "state_dir": str(state),
         "log_level": "warning",
     }

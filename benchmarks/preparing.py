@@ -80,7 +80,7 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     bundle = load_bundle(args.bundle)
     with tempfile.TemporaryDirectory(prefix="preparing-") as name:
         started = time.perf_counter()
-        index = prepare(bundle, bundle.manifest.graphs.generate or "", Path(name))
+        index = asyncio.run(prepare(bundle, bundle.manifest.graphs.generate or "", Path(name)))
         took = time.perf_counter() - started
         workers = asyncio.run(take_turns(args, Path(name) / CACHE, say))
     return {

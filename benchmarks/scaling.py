@@ -16,6 +16,7 @@ line; ``--json`` prints that line alone.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import random
 import sys
@@ -152,7 +153,7 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     bundle = load_bundle(args.bundle)
     graph, chat = graph_of(bundle, adapters=False), ChatTokenizer(args.bundle)
     with tempfile.TemporaryDirectory(prefix="scaling-") as place:
-        prepare(bundle, graph, Path(place))
+        asyncio.run(prepare(bundle, graph, Path(place)))
         prepared = find_prepared(bundle, graph, Path(place) / CACHE)
         engine = Engine(args.bundle, args.threads, cache=Path(place) / CACHE)
         engines = {"one by one": Engine(args.bundle, args.threads)}

@@ -41,6 +41,7 @@ def node(url: str, folder: Path, parts: Mapping[str, Any], name: str = NODE) -> 
     config = {
         "node": name,
         "broker": {"url": url},
+        "prepare": "never",
         "state_dir": str(folder / "state"),
         "log_level": "warning",
         **parts,

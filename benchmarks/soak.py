@@ -89,6 +89,7 @@ def configuration(url: str, folder: Path, starter: Path | None) -> dict[str, Any
         "tasks": tasks,
         # So that both are full when the warm-up ends.
         "limits": {"repeat_window_s": 20, "journal_bytes": 131_072 if starter else 1_048_576},
+        "prepare": "never",
         "state_dir": str(folder / "state"),
         "log_level": "error",
     }

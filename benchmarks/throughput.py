@@ -153,6 +153,7 @@ def node(port: int, folder: Path, engine: str, profile_to: Path | None) -> Itera
         "models": {"small": {"bundle": str(bundle)}},
         "tasks": {TASK: {"kind": "classify", "model": "small", "labels": labels}},
         "log_level": "warning",
+        "prepare": "never",
         "state_dir": str(folder / "state"),
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

@@ -204,6 +204,19 @@ def clock_synchronised() -> bool | None:
     return None if state < 0 else state != TIME_ERROR
 
 
+def busy_s(root: Path) -> float:
+    """Seconds that the cores which this process may use have computed since their start, for anybody; 0 where
+    the kernel doesn't say. From /proc/stat."""
+    text = read_text(root / "proc/stat") or ""
+    ticks = 0
+    for number in os.sched_getaffinity(0):
+        found = re.search(rf"(?m)^cpu{number} +([\d ]+)$", text)
+        counts = [int(count) for count in found[1].split()] if found else []
+        # user, nice, system, two of waiting, interrupts, soft interrupts, stolen; guests are in user
+        ticks += sum(counts[:3]) + sum(counts[5:8])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0))

@@ -385,7 +385,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         bundle = trust.load(arguments.bundle)
         asyncio.run(trust.check())  # it is run, to see what it computes
     graph = graph_of(bundle, adapters=arguments.adapters)
-    made, folder = prepare(bundle, graph, state_dir), folder_of(bundle, graph, state_dir / CACHE)
+    made, folder = asyncio.run(prepare(bundle, graph, state_dir)), folder_of(bundle, graph, state_dir / CACHE)
     say(made.model_dump_json() if arguments.json else f"{folder}: {made.render()}")
     return 0
 

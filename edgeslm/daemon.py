@@ -11,6 +11,7 @@ import ctypes
 import logging
 import secrets
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from edgeslm.observe.health import Meter, memory_bytes, temperature_c
 from edgeslm.observe.liveness import Liveness
 from edgeslm.observe.systemd import ServiceManager
 from edgeslm.pipeline import Pipeline
+from edgeslm.preparing import Preparer
 from edgeslm.service import Service
 
 log = logging.getLogger("edgeslm.daemon")
@@ -98,6 +100,9 @@ class Daemon:
         self._state: StateName = "starting"
         self._stopping = asyncio.Event()
         self._announcing: set[asyncio.Task[None]] = set()
+        self._preparer = Preparer(
+            service.models, config.state_dir, idle_s=self._idle_s, on_change=self._announce_info
+        )
         self._sessions_lost = 0
         self._bus = BusClient(
             config.broker,
@@ -143,10 +148,13 @@ class Daemon:
             loading = asyncio.create_task(self._load())
             ticking = asyncio.create_task(self._publish_health())
             keeping = asyncio.create_task(self._keep_what_waits())
+            preparing = asyncio.create_task(self._prepare())
             await self._first_of(stopped, loading)
             if not self._stopping.is_set():
                 await self._first_of(stopped, self._bus.failed)
+            preparing.cancel()
             await self._drain()
+            await asyncio.wait([preparing])
             ticking.cancel()
             keeping.cancel()
             loading.cancel()
@@ -174,7 +182,18 @@ class Daemon:
         log.info("models loaded: %s", ", ".join(self.service.models.names))
         await self._set_state("online")
         self.manager.ready("online")
+        self._announce_info()
         await self._publish_retained(self.topics.health, encode_document(self.health()))
+
+    async def _prepare(self) -> None:
+        if self.config.prepare == "auto":
+            await self._preparer.run()
+
+    def _idle_s(self) -> float:
+        """For how long it has had nothing to do, though it was online."""
+        scheduler = self.service.scheduler
+        has_work = self._state != "online" or scheduler.waiting or scheduler.in_flight
+        return 0.0 if has_work else time.monotonic() - scheduler.moved_at
 
     async def _drain(self) -> None:
         log.info("draining")
@@ -207,9 +226,16 @@ class Daemon:
             (self.topics.info, encode_document(self.info())),
             (self.topics.health, encode_document(self.health())),
         ):
-            task = asyncio.create_task(self._publish_retained(topic, payload))
-            self._announcing.add(task)
-            task.add_done_callback(self._announcing.discard)
+            self._announce(topic, payload)
+
+    def _announce_info(self) -> None:
+        if self._bus.connected:  # else it is announced on the next connect
+            self._announce(self.topics.info, encode_document(self.info()))
+
+    def _announce(self, topic: str, payload: bytes) -> None:
+        task = asyncio.create_task(self._publish_retained(topic, payload))
+        self._announcing.add(task)
+        task.add_done_callback(self._announcing.discard)
 
     def _delivered(self, delivery: Delivery) -> None:
         if delivery.topic == BROKER_DROPPED:
@@ -264,6 +290,7 @@ class Daemon:
                     self._fault(),
                     self._database.problem,
                     *self._bus.shortcomings,
+                    *self._preparer.problems,
                     *(_drift_sentence(name, watch) for name, watch in self.service.watches.items()),
                 ],
             ),
@@ -300,6 +327,7 @@ class Daemon:
                     "kind": bundle.manifest.model_kind,
                     "digest": bundle.digest,
                     "context_length": bundle.manifest.context_length,
+                    **({"prepared": models.is_prepared(name)} if models.graph(name) else {}),
                 }
                 for name in models.names
             },

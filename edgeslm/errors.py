@@ -6,6 +6,7 @@
     ├── ConfigError                  the configuration file; holds every problem found
     ├── TemplateError                a route's template: doesn't compile, or doesn't fit a message
     ├── BundleError                  a bundle that is missing, damaged or not understood
+    │   └── SelfTestError            one that computes something else here than on the build machine
     ├── BrokerError                  the connection to the broker can't be made or kept
     ├── JournalError                 what must survive a restart can't be written: a full disk
     ├── FeedbackError                a correction that can't be kept: a full disk, a full file
@@ -54,6 +55,10 @@ class TemplateError(EdgeslmError):
 
 class BundleError(EdgeslmError):
     """A bundle can't be used; the sentence names the file."""
+
+
+class SelfTestError(BundleError):
+    """A bundle says other things on this machine than it said on the build machine."""
 
 
 class BrokerError(EdgeslmError):

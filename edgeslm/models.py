@@ -30,6 +30,7 @@ class _Model:
 
     bundle: Bundle
     process: EngineProcess
+    graph: str | None
     keep_alive_s: float | None = None
     calls: int = 0
     starting: asyncio.Task[object] | None = None
@@ -58,8 +59,10 @@ class Models:
     ) -> None:
         self._models = {}
         for name, bundle in bundles.items():
-            process = make_process(bundle, hardware.get(name, Hardware()), adapters.get(name, NO_ADAPTERS))
-            self._models[name] = _Model(bundle, process, keep_alive_s.get(name))
+            taken = adapters.get(name, NO_ADAPTERS)
+            process = make_process(bundle, hardware.get(name, Hardware()), taken)
+            graph = bundle.manifest.graphs.for_calls(adapters=bool(taken))
+            self._models[name] = _Model(bundle, process, graph, keep_alive_s.get(name))
         self._stopped = False
 
     @property
@@ -72,6 +75,21 @@ class Models:
     def label(self, name: str) -> str:
         """As results name a model: ``small@sha256:1f3a...``."""
         return f"{name}@{short_digest(self.bundle(name).digest)}"
+
+    def graph(self, name: str) -> str | None:
+        """What its engine loads of the bundle; None of an encoder."""
+        return self._models[name].graph
+
+    def is_prepared(self, name: str) -> bool:
+        """Whether its engine computes with weights that were laid out for this machine, or did so at last."""
+        info = self._models[name].process.info
+        return info is not None and info.prepared
+
+    def can_be_prepared(self, name: str) -> bool:
+        """Whether its engine would take what is prepared, and found none."""
+        model = self._models[name]
+        has_none = model.process.info is not None and not model.process.info.prepared
+        return has_none and model.graph is not None and model.process.takes_prepared
 
     def find(self, digest: str) -> str | None:
         """The model whose bundle has this digest."""
@@ -128,6 +146,23 @@ class Models:
                 except EngineCrashed:
                     log.warning("the engine of model %s crashed on a request (attempt %d)", name, attempt)
         raise Poisoned(f"the engine crashed {ATTEMPTS} times on this request; it is not tried again")
+
+    async def renew(self, name: str) -> bool:
+        """Starts an engine anew, for it to find what wasn't there before; calls that come meanwhile wait.
+
+        :return: false if a call runs or waits: nothing is done then. One that isn't loaded is left so.
+        :raises EngineCrashed: it can't be started again, which the next call tries too.
+        :raises BundleError: the same.
+        """
+        model = self._models[name]
+        if model.calls:
+            return False
+        if model.process.alive:
+            _put_off(model)
+            model.unloading = asyncio.create_task(model.process.stop())
+            await self._load(model)
+            self._unload_later(model)
+        return True
 
     async def stop(self) -> None:
         """Ends all engines; calls that run or come from now on fail."""

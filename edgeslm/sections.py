@@ -387,6 +387,11 @@ class Config(Section):
         default="broker",
         description="Who keeps a message until it is answered: the `broker`, or the `spool` on this disk",
     )
+    prepare: Literal["auto", "never"] = Field(
+        default="auto",
+        description="When decoders are laid out for this machine: `auto`, while the node has nothing to do, "
+        "or `never` but by `edgeslm prepare`",
+    )
     state_dir: FilePath = Field(
         default_factory=default_state_dir,
         description="Folder for what must survive a restart",

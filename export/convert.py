@@ -83,6 +83,13 @@ def export_model(
         for needed in _NEEDED:
             if not (stage / needed).is_file():
                 raise ExportError(f"The conversion wrote no {needed}; run it again with --debug.")
+        run_module(
+            "golden_answers",
+            {"bundle": str(stage)},
+            "recording golden answers",
+            on_progress=on_progress,
+            debug=debug,
+        )
         config = json.loads((stage / "genai_config.json").read_bytes())["model"]
         fields = _manifest_fields(origin, recipe, built.attempt.placement.formats, config, created)
         if (stage / GRAPH).is_file():

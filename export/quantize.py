@@ -31,7 +31,7 @@ TOP = "top"
 _LAYER_BYTES = 36_000
 """Of the nodes and names of the three graphs, a layer."""
 _REPORT_BYTES = 40_000
-"""Of manifest and report card, at most."""
+"""Of manifest, report card and golden answers, at most."""
 _EXACT = (Format(4, 32), Format(8, 32))
 """Formats that are looked for in the weights: ggml's Q4_0 and Q8_0."""
 _GRADIENTS = "gradients.npz"

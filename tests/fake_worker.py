@@ -8,7 +8,8 @@ An input that begins with one of these words is an order; any other is answered 
 - ``crash``: end by SIGKILL; ``crash-once FILE``: the same, unless the file exists, which it then does
 - ``fail CODE``: the error result with that code
 
-The variable ``FAKE_LOAD`` names a file without which the model isn't loaded.
+The variable ``FAKE_LOAD`` names a file without which the model isn't loaded. A decoder is prepared if there
+is a folder for prepared bundles.
 """
 
 from __future__ import annotations
@@ -52,12 +53,13 @@ class Worker:
         self._calls: queue.SimpleQueue[tuple[int, Call]] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
 
-    def serve(self, bundle: Path) -> None:
+    def serve(self, bundle: Path, cache: Path) -> None:
         threading.Thread(target=self._read, daemon=True).start()
         if gate := os.environ.get("FAKE_LOAD"):
             self._wait_for(Path(gate), -1)
         kind = load_bundle(bundle).manifest.kind
-        self._pipe.send(("ready", EngineInfo(kind, 2048, 1, 0.0)))
+        is_prepared = kind == "decoder" and cache.is_dir()
+        self._pipe.send(("ready", EngineInfo(kind, 2048, 1, 0.0, is_prepared)))
         while True:
             number, call = self._calls.get()
             self._pipe.send(self._answer(number, call))
@@ -145,4 +147,4 @@ def _pointed(call: Point) -> tuple[Pointed, ...]:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    Worker(Connection(int(sys.argv[1]))).serve(Path(sys.argv[2]))
+    Worker(Connection(int(sys.argv[1]))).serve(Path(sys.argv[2]), Path(sys.argv[5]))

@@ -50,7 +50,8 @@ class FakeEngine:
 class FakeProcess(EngineProcess):
     """A worker that is no process. ``on_call`` answers; what it raises, ``EngineCrashed`` too, is raised.
 
-    ``on_start`` is awaited by each start, which fails with what it raises.
+    ``on_start`` is awaited by each start, which fails with what it raises. ``is_prepared`` says whether a
+    start finds what was prepared; without it none looks for that.
     """
 
     def __init__(
@@ -59,14 +60,16 @@ class FakeProcess(EngineProcess):
         *,
         on_call: Callable[[Call], Output] = lambda call: Output(),
         on_start: Callable[[int], object] = lambda number: None,
+        is_prepared: Callable[[], bool] | None = None,
     ) -> None:
-        super().__init__(bundle)
+        super().__init__(bundle, cache=None if is_prepared is None else bundle / "cache")
         self.starts = 0
         self.stops = 0
         self.calls: list[Call] = []
         self.priorities: list[int] = []
         self._on_call = on_call
         self._on_start = on_start
+        self._is_prepared = is_prepared or (lambda: False)
         self._up = False
 
     @property
@@ -83,7 +86,8 @@ class FakeProcess(EngineProcess):
         if hasattr(waits, "__await__"):
             await waits
         self._up = True
-        return EngineInfo("decoder", 2048, 1, 0.0)
+        self.info = EngineInfo("decoder", 2048, 1, 0.0, self._is_prepared())
+        return self.info
 
     async def call(
         self, call: Call, on_chunk: OnChunk | None = None, priority: int = NORMAL_PRIORITY

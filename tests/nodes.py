@@ -22,6 +22,7 @@ import yaml
 from edgeslm.bus.handover import Delivery
 from edgeslm.config import load_config
 from edgeslm.daemon import Daemon
+from edgeslm.engine.prepared import CACHE
 from edgeslm.engine.process import EngineProcess
 from edgeslm.service import Service
 from tests.apps import WAIT_S, App, Heard
@@ -106,6 +107,7 @@ def fake_configuration(url: str, folder: Path, **changes: Any) -> dict[str, Any]
             "encoder": {"bundle": str(write_bundle(folder / "encoder", "encoder"))},
         },
         "tasks": TASKS,
+        "prepare": "never",
         "state_dir": str(folder / "state"),
         **changes,
     }
@@ -128,6 +130,7 @@ def real_configuration(url: str, starter: Path, folder: Path, **changes: Any) ->
             "say": {**TASKS["say"], "max_tokens": 8},
             "vector": TASKS["vector"],
         },
+        "prepare": "never",
         "state_dir": str(folder / "state"),
         **changes,
     }
@@ -147,7 +150,7 @@ class Node:
         service = Service(
             config,
             make_process=lambda bundle, hardware, adapters: EngineProcess(
-                bundle.path, threads=hardware.threads, command=FAKE_COMMAND
+                bundle.path, threads=hardware.threads, cache=config.state_dir / CACHE, command=FAKE_COMMAND
             ),
         )
         self._started = threading.Event()
@@ -200,16 +203,23 @@ class Node:
 
 
 class NodeProcess:
-    """``edgeslm run`` as a process; its words are kept in ``folder``. Killed at the end if it still runs."""
+    """``edgeslm run`` as a process, or a ``script`` that does it in its own way; its words are kept in
+    ``folder``. Killed at the end if it still runs."""
 
     def __init__(
-        self, folder: Path, configuration: Mapping[str, Any], *, fake: bool = False, **environment: str
+        self,
+        folder: Path,
+        configuration: Mapping[str, Any],
+        *,
+        fake: bool = False,
+        script: str = "",
+        **environment: str,
     ) -> None:
         self.file = write_configuration(folder, configuration)
         self._words = folder / "words.txt"
         self._command = [sys.executable, "-m", "edgeslm", "run", str(self.file)]
-        if fake:
-            self._command = [sys.executable, "-c", FAKE_RUN, str(self.file)]
+        if script := script or (FAKE_RUN if fake else ""):
+            self._command = [sys.executable, "-c", script, str(self.file)]
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
 
     def __enter__(self) -> NodeProcess:

@@ -38,7 +38,7 @@ class FakePrepare:
 
     asked: list[tuple[str, Path]] = field(default_factory=list)
 
-    def __call__(self, bundle: Bundle, graph: str, state_dir: Path) -> Index:
+    async def __call__(self, bundle: Bundle, graph: str, state_dir: Path) -> Index:
         self.asked.append((graph, state_dir))
         fields: dict[str, Any] = {"bundle": bundle.digest, "graph": graph, "machine": "m", "files": ()}
         return Index(**fields, cores=2, threads=2, seconds={1: 0.4, 2: 0.2})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -224,6 +225,22 @@ def test_limits_of_control_groups_version_1(n100: Path) -> None:
     assert memory is not None
     assert (memory.available, memory.limit) == (400_000_000, 1_000_000_000)
     assert board.cpu_quota(n100) == 0.5
+
+
+def test_what_the_cores_have_computed_is_told_of_those_that_may_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 11})
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    assert board.busy_s(tmp_path) == 0
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text(
+        "cpu  9 9 9 9 9 9 9 9 9 9\n"
+        "cpu0 100 10 20 7000 90 1 2 30 4 0\n"  # user, nice, system, idle, waits, interrupts, stolen, guests
+        "cpu1 5000 0 0 0 0 0 0 0 0 0\n"
+        "cpu11 200 0 0 7000\nctxt 7\n"
+    )
+    assert board.busy_s(tmp_path) == pytest.approx(3.63)
 
 
 def test_little_memory_now_and_at_all(n100: Path) -> None:

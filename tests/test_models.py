@@ -268,6 +268,104 @@ def test_a_node_that_stops_unloads_nothing_more(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
+# --- starting anew -----------------------------------------------------------------------------------
+
+
+def test_an_engine_that_does_nothing_is_started_anew(tmp_path: Path) -> None:
+    prepared: list[bool] = []
+
+    async def scene() -> None:
+        node = Node(tmp_path, "plain", is_prepared=lambda: bool(prepared), on_call=raises(None))
+        assert not node.models.can_be_prepared("plain"), "nobody knows yet"
+        await node.models.start()
+        assert node.models.can_be_prepared("plain") and not node.models.is_prepared("plain")
+        prepared.append(True)
+        assert await node.models.renew("plain")
+        assert node.models.is_prepared("plain") and not node.models.can_be_prepared("plain")
+        assert (node.processes["plain"].starts, node.processes["plain"].stops) == (2, 1)
+        assert await node.models.ask("plain", CALL) == ANSWER
+        await node.models.stop()
+
+    asyncio.run(scene())
+
+
+def test_an_engine_that_works_is_not_started_anew(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path)
+        await node.models.start()
+        waits = asyncio.Event()
+
+        async def slow(call: Call, on_chunk: object = None, priority: int = 5) -> Output:
+            await waits.wait()
+            return ANSWER
+
+        node.small.call = slow  # type: ignore[method-assign]
+        asking = asyncio.create_task(node.models.ask("small", CALL))
+        await asyncio.sleep(0)
+        assert not await node.models.renew("small")
+        waits.set()
+        assert await asking == ANSWER
+        assert await node.models.renew("small")
+        assert node.small.starts == 2
+        await node.models.stop()
+
+    asyncio.run(scene())
+
+
+def test_calls_that_come_while_it_is_started_anew_wait_and_share_the_start(tmp_path: Path) -> None:
+    async def scene() -> None:
+        loaded = asyncio.Event()
+        node = Node(
+            tmp_path,
+            on_start=lambda number: loaded.wait() if number == 2 else None,
+            on_call=lambda call: ANSWER,
+        )
+        await node.models.start()
+        renewing = asyncio.create_task(node.models.renew("small"))
+        await until(lambda: node.small.starts == 2)
+        asks = [asyncio.create_task(node.models.ask("small", CALL)) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert node.small.calls == []
+        loaded.set()
+        assert await asyncio.gather(*asks) == [ANSWER] * 3
+        assert await renewing
+        assert node.small.starts == 2
+        await node.models.stop()
+
+    asyncio.run(scene())
+
+
+def test_an_engine_that_is_unloaded_is_left_so(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, keep_alive_s=MOMENT_S, is_prepared=lambda: False)
+        await node.models.start()
+        await until(lambda: not node.small.alive)
+        assert await node.models.renew("small")
+        assert node.small.starts == 1
+        await node.models.stop()
+
+    asyncio.run(scene())
+
+
+def test_one_that_is_started_anew_is_unloaded_too(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, keep_alive_s=MOMENT_S)
+        await node.models.start()
+        await node.models.renew("small")
+        assert node.small.starts == 2
+        await until(lambda: not node.small.alive)
+        await node.models.stop()
+
+    asyncio.run(scene())
+
+
+def test_the_graph_follows_the_adapters(tmp_path: Path) -> None:
+    node = Node(tmp_path, "small", "large")
+    assert node.models.graph("large") == "model.onnx"
+    assert node.models.graph("small") is None, "it has adapters, and its bundle no graph that takes them"
+    assert not node.models.can_be_prepared("small")
+
+
 async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not is_so():

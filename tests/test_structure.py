@@ -26,7 +26,7 @@ LAYERS = (
     {"engine", "bus", "routes", "inspection", "signature", "feedback"},
     {"tasks", "trust", "expectation"},
     {"scheduler", "models", "observe", "cascade", "corrections"},
-    {"escalation"},
+    {"escalation", "preparing"},
     {"service", "client", "doctor"},
     {"outgoing", "tries", "neighbours"},
     {"pipeline"},
@@ -36,7 +36,10 @@ LAYERS = (
 )
 """Each sees what stands in the lines above it; those in one line, but for the foundation, not each other."""
 
-NO_BUS = {"engine", "tasks", "scheduler", "models", "observe", "cascade", "escalation", "service", "routes"}
+NO_BUS = {
+    *("engine", "tasks", "scheduler", "models", "observe", "cascade", "escalation", "service", "routes"),
+    "preparing",
+}
 """What computes knows no bus: requests and results are values."""
 
 ONLY_IN = {
@@ -64,6 +67,7 @@ LOAD_BUNDLES = {"bundle", "engine", "signature", "trust", "inspection", "doctor"
 EXPORT_MEASURES = {
     "evaluate.py": {"engine"},
     "golden.py": {"engine"},
+    "golden_answers.py": {"engine"},
     "exam.py": {"tasks", "messages"},
     "token_rows.py": {"engine", "tasks", "messages"},
     "decoder_ways.py": {"tasks"},

@@ -144,6 +144,7 @@ def _configuration(
             },
             {"from": "demo/gate/+", "task": "login", "to": "demo/gate/{{ topic[2] }}/host"},
         ],
+        "prepare": "never",
         "state_dir": str(folder),
         "log_level": "warning",
     }

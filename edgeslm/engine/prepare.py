@@ -6,8 +6,7 @@ system can give the pages back, and several engines share them. It still reads t
 which it knows the file's parts again.
 
 What is written fits one processor and one version of the libraries, so it is kept with their key in a cache
-below the state folder, and the bundle stays what it is. It is asked to compute what the bundle computes
-before it is kept, and how many threads are fastest is measured with it.
+below the state folder, and the bundle stays what it is. Before it is kept it is put to the test (``trial``).
 
 ``python -m edgeslm.engine.prepare`` is the child process that makes it: it alone loads the libraries, and it
 alone writes, as the user to whom the state folder belongs.
@@ -15,51 +14,53 @@ alone writes, as the user to whom the state folder belongs.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import filecmp
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from edgeslm.board import usable_cores
-from edgeslm.bundle import Bundle, FileEntry, file_digest, load_bundle, verify_bundle
+from pydantic import BaseModel, ConfigDict
+
+from edgeslm.board import read_memory, usable_cores
+from edgeslm.bundle import Bundle, FileEntry, load_bundle, verify_bundle
+from edgeslm.engine import trial
 from edgeslm.engine.prepared import (
     CACHE,
     GRAPH,
     INDEX,
-    NEW_TOKENS,
-    PROMPT_TOKENS,
     SCORE,
     WEIGHTS,
     Index,
     Prepared,
+    block_digest,
     folder_of,
+    folder_start,
     machine_key,
 )
-from edgeslm.errors import BundleError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from edgeslm.errors import BundleError, SelfTestError
 
 COMMAND: Final = (sys.executable, "-P", "-m", "edgeslm.engine.prepare")
 _ROOM: Final = 6
 """Times the weights' bytes that have to be free: what is written holds them in both layouts, and twice for a
 moment, as each graph writes them."""
-_CLOSE: Final = 1e-3
-"""By how much of the largest logit others may differ: they are the same kernels on the same numbers."""
-_ROUNDS: Final = 3
-_WORTH: Final = 0.95
-"""More threads have to take at most this share of the time of fewer: they cost power and others' time."""
-_BUSY: Final = 0.5
-"""Programs that want a processor, for each there is: with more, threads would be measured against them."""
+_MEMORY: Final = 4
+"""Times the weights' bytes of memory that have to be available where nobody asked: a bit more than half of
+them are the process's own, the rest is what it maps."""
+_SHARE: Final = 0.25
+"""Of what is free on the disk, all that is taken where nobody asked."""
+_UNUSED_S: Final = 30 * 24 * 3600.0
+"""After so long without use what was prepared of a bundle that the node doesn't name is taken away."""
 
 
 def graph_of(bundle: Bundle, *, adapters: bool) -> str:
@@ -74,12 +75,24 @@ def graph_of(bundle: Bundle, *, adapters: bool) -> str:
     return graph
 
 
-def prepare(bundle: Bundle, graph: str, state_dir: Path, *, command: Sequence[str] = COMMAND) -> Index:
-    """Makes it, or makes it anew; an engine that runs keeps what it has mapped.
+async def prepare(
+    bundle: Bundle,
+    graph: str,
+    state_dir: Path,
+    *,
+    unasked: bool = False,
+    keep: Collection[str] = (),
+    command: Sequence[str] = COMMAND,
+) -> Index:
+    """Makes it, or makes it anew; an engine that runs keeps what it has mapped. Cancelled, it ends at once.
 
     Root makes it as the user of the state folder: nothing that this user put there may lead root astray, and
     what is made has to be the user's.
 
+    :param unasked: it is in nobody's way: it takes the time that processors have left, a quarter of the free
+        disk at most, and removes what was prepared of bundles other than ``keep``, by their digests, and
+        wasn't used for a month.
+    :raises SelfTestError: what was made says other things than the bundle said on the build machine.
     :raises BundleError: the bundle is damaged, what was made doesn't compute what it computes, or it can't be
         written.
     """
@@ -88,53 +101,85 @@ def prepare(bundle: Bundle, graph: str, state_dir: Path, *, command: Sequence[st
     identity: dict[str, Any] = {}
     if os.geteuid() == 0 and (owner := state_dir.stat()).st_uid:
         identity = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-    task = {
-        "bundle": str(bundle.path.resolve()),
-        "digest": bundle.digest,
-        "graph": graph,
-        "cache": str(state_dir / CACHE),
-        "shows": sys.stderr.isatty(),
-    }
+    order = _Order(
+        bundle=bundle.path.resolve(),
+        digest=bundle.digest,
+        graph=graph,
+        cache=state_dir / CACHE,
+        shows=sys.stderr.isatty() and not unasked,
+        keep=tuple(keep) if unasked else None,
+    )
     try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(task),
-            stdout=subprocess.PIPE,
-            stderr=None if task["shows"] else subprocess.PIPE,
-            text=True,
-            check=False,
-            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-            **identity,
-        )
+        status, said, words = await _run(order, command, identity)
     except OSError as error:
         raise BundleError(f"{bundle.path} can't be prepared: {error.strerror}") from None
-    status, last = done.returncode, done.stdout.strip().rpartition("\n")[2]
+    last = said.strip().rpartition("\n")[2]
     if status != 0 or not last:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        words = (done.stderr or "").strip().rpartition("\n")[2][-300:]
-        raise BundleError(f"{bundle.path} can't be prepared: its process ended unexpectedly ({how}) {words}")
-    said = json.loads(last)
-    if "error" in said:
-        raise BundleError(said["error"])
-    return Index.model_validate(said)
+        word = words.strip().rpartition("\n")[2][-300:]
+        raise BundleError(f"{bundle.path} can't be prepared: its process ended unexpectedly ({how}) {word}")
+    found = json.loads(last)
+    if "error" in found:
+        raise (SelfTestError if found.get("is_self_test") else BundleError)(found["error"])
+    return Index.model_validate(found)
+
+
+async def _run(order: _Order, command: Sequence[str], identity: Mapping[str, Any]) -> tuple[int, str, str]:
+    """The child's exit status, and what it wrote to its two outputs. :raises OSError: it can't be started."""
+    child = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=None if order.shows else subprocess.PIPE,
+        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+        **identity,
+    )
+
+    async def read(stream: asyncio.StreamReader | None) -> str:
+        return "" if stream is None else (await stream.read()).decode(errors="replace")
+
+    try:
+        if child.stdin is not None:  # stays open: the child ends when its parent does
+            child.stdin.write(order.model_dump_json().encode() + b"\n")
+        said, words = await asyncio.gather(read(child.stdout), read(child.stderr))
+        return await child.wait(), said, words
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+        if child.stdin is not None:
+            child.stdin.close()
 
 
 # --- in the child ----------------------------------------------------------------------------------
 
 
-def make(bundle: Bundle, graph: str, cache: Path, shows: bool = False) -> Index:
+class _Order(BaseModel):
+    """What the child is told. ``keep`` is None where somebody asked for it, and waits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Path
+    digest: str
+    graph: str
+    cache: Path
+    shows: bool
+    keep: tuple[str, ...] | None
+
+
+def make(bundle: Bundle, order: _Order) -> Index:
     """:raises BundleError: see ``prepare``. :raises OSError: what the disk says."""
 
     def show(step: str) -> None:
-        if shows:
+        if order.shows:
             print(f"\r\033[K{step}", end="", file=sys.stderr, flush=True)  # noqa: T201
 
+    graph, cache = order.graph, order.cache
     cache.mkdir(parents=True, exist_ok=True, mode=0o755)
-    is_idle = os.getloadavg()[0] <= _BUSY * usable_cores()  # before its own work counts
     with _alone(cache, show):
-        for left in cache.glob(".*"):  # by one that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        _check_room(bundle, cache)
+        _clear(cache, order.keep)
+        _check_room(bundle, cache, unasked=order.keep is not None)
         folder, stage = folder_of(bundle, graph, cache), cache / ".stage"
         stage.mkdir(mode=0o755)
         try:
@@ -145,18 +190,19 @@ def make(bundle: Bundle, graph: str, cache: Path, shows: bool = False) -> Index:
                 _write_score(bundle, stage)
             verify_bundle(bundle)  # it was the bundle's that were laid out, not what came in their place
             show("comparing what it computes")
-            _check(bundle, graph, stage)
-            seconds: dict[int, float] = {}
-            for threads in _choices() if is_idle else []:
-                show(f"measuring with {threads} threads")
-                seconds[threads] = _time(bundle, stage, threads)
+            laid_out = Prepared(stage / GRAPH, 0).seen_from(bundle.path)
+            trial.check_same(bundle, graph, laid_out)
+            apart = trial.test_itself(bundle, laid_out)
+            show("measuring threads")
+            seconds = trial.time_threads(bundle, laid_out)
             index = Index(
                 bundle=bundle.digest,
                 graph=graph,
                 machine=machine_key(),
                 cores=usable_cores(),
-                threads=fastest(seconds) if seconds else usable_cores(),
-                seconds={threads: round(value, 4) for threads, value in seconds.items()},
+                threads=trial.fastest(seconds) if seconds else usable_cores(),
+                seconds=seconds,
+                divergences=apart,
                 files=tuple(_entry(file) for file in sorted(stage.iterdir())),
             )
             (stage / INDEX).write_text(index.model_dump_json(indent=1))
@@ -172,10 +218,10 @@ def make(bundle: Bundle, graph: str, cache: Path, shows: bool = False) -> Index:
 
 
 def _entry(file: Path) -> FileEntry:
-    return FileEntry(path=file.name, bytes=file.stat().st_size, sha256=file_digest(file))
+    return FileEntry(path=file.name, bytes=file.stat().st_size, sha256=block_digest(file))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone(cache: Path, show: Callable[[str], None]) -> Iterator[None]:
     """One at a time: two would need twice the disk and measure each other."""
     descriptor = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -190,26 +236,30 @@ def _alone(cache: Path, show: Callable[[str], None]) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _check_room(bundle: Bundle, cache: Path) -> None:
-    needed = _ROOM * sum(file.bytes for file in bundle.manifest.weights)
-    free = shutil.disk_usage(cache).free
-    if free < needed:
+def _clear(cache: Path, keep: Collection[str] | None) -> None:
+    """Removes what one that was killed left and, but of the bundles ``keep``, what nobody used for a month:
+    another node with this state folder may have its own there."""
+    for left in cache.glob(".*"):
+        shutil.rmtree(left, ignore_errors=True)
+    if keep is None:
+        return
+    for folder in cache.glob("*-*"):
+        is_kept = any(folder.name.startswith(folder_start(digest)) for digest in keep)
+        if not is_kept and time.time() - folder.stat().st_mtime > _UNUSED_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_room(bundle: Bundle, cache: Path, *, unasked: bool) -> None:
+    weights = sum(file.bytes for file in bundle.manifest.weights)
+    free, needed = shutil.disk_usage(cache).free, _ROOM * weights
+    if free * (_SHARE if unasked else 1) < needed:
+        of = ", a quarter of which may be taken unasked" if unasked else ""
         wanted = f"{needed / 1e6:.0f} MB are needed to prepare {bundle.path}"
-        raise BundleError(f"{cache}: {wanted}, {free / 1e6:.0f} MB are free")
-
-
-def fastest(seconds: dict[int, float]) -> int:
-    """The fewest threads than which no more are worth it."""
-    best, *others = sorted(seconds)
-    for threads in others:
-        if seconds[threads] < _WORTH * seconds[best]:
-            best = threads
-    return best
-
-
-def _choices() -> list[int]:
-    cores = usable_cores()
-    return sorted({1, 2, 4, max(1, cores // 2), cores} & set(range(1, cores + 1)))
+        raise BundleError(f"{cache}: {wanted}, {free / 1e6:.0f} MB are free{of}")
+    memory, needed = read_memory(Path("/")), _MEMORY * weights
+    if unasked and memory is not None and memory.available < needed:
+        wanted = f"{needed / 1e6:.0f} MB of memory are needed to prepare {bundle.path} unasked"
+        raise BundleError(f"{wanted}, {memory.available / 1e6:.0f} MB are available")
 
 
 def _write(graph: Path, stage: Path) -> None:
@@ -238,8 +288,7 @@ def _write_score(bundle: Bundle, stage: Path) -> None:
         _write(bundle.path / bundle.manifest.graphs.score, apart)
         if filecmp.cmp(apart / WEIGHTS, stage / WEIGHTS, shallow=False):
             (apart / GRAPH).rename(stage / SCORE)
-            wanted = _scores(bundle, bundle.path / bundle.manifest.graphs.score)
-            if not _off(_scores(bundle, stage / SCORE), wanted) <= _CLOSE:
+            if not trial.has_same_scores(bundle, stage / SCORE):
                 (stage / SCORE).unlink()
     except OSError:
         raise
@@ -247,89 +296,6 @@ def _write_score(bundle: Bundle, stage: Path) -> None:
         (stage / SCORE).unlink(missing_ok=True)
     finally:
         shutil.rmtree(apart)
-
-
-def _check(bundle: Bundle, graph: str, stage: Path) -> None:
-    """A prompt and two steps of decoding, which take different kernels."""
-    wanted = _logits(bundle, graph)
-    off = _off(_logits(bundle, Prepared(stage / GRAPH, 0).seen_from(bundle.path)), wanted)
-    if not off <= _CLOSE:
-        raise BundleError(
-            f"{bundle.path}: what was prepared computes other numbers (by {off:.1%}), so it is not used"
-        )
-
-
-def _off(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> float:
-    """By how much of the largest number the others differ at most."""
-    import numpy as np
-
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
-
-
-def _scores(bundle: Bundle, graph: Path) -> npt.NDArray[np.float64]:
-    import numpy as np
-
-    from edgeslm.engine.labels import make_tree
-    from edgeslm.engine.prompt import Encoded
-    from edgeslm.engine.scorer import Scorer
-
-    scorer = Scorer(graph, _settings(bundle), (0,), usable_cores())
-    ids = _tokens(bundle, 16).tolist()
-    found = scorer.score(Encoded(ids, None, 8), make_tree([ids[:1], ids[:2], ids[1:3], ids[:3]]))
-    return np.array([found[label] for label in sorted(found)])
-
-
-def _logits(bundle: Bundle, graph: str) -> npt.NDArray[np.float64]:
-    import numpy as np
-
-    generator = _generator(_load(bundle, graph, usable_cores()))
-    found = []
-    generator.append_tokens(_tokens(bundle, 32))
-    for _ in range(3):
-        found.append(np.asarray(generator.get_logits(), np.float64).ravel())
-        generator.generate_next_token()
-    return np.concatenate(found)
-
-
-def _time(bundle: Bundle, stage: Path, threads: int) -> float:
-    """Seconds of a request, the least of a few."""
-    model, taken = _load(bundle, Prepared(stage / GRAPH, 0).seen_from(bundle.path), threads), []
-    for _ in range(_ROUNDS):
-        generator = _generator(model)
-        started = time.perf_counter()
-        generator.append_tokens(_tokens(bundle, PROMPT_TOKENS))
-        for _ in range(NEW_TOKENS):
-            generator.generate_next_token()
-        taken.append(time.perf_counter() - started)
-        del generator  # before its model
-    return min(taken)
-
-
-def _tokens(bundle: Bundle, count: int) -> npt.NDArray[np.int32]:
-    import numpy as np
-
-    count = min(count, bundle.manifest.context_length - NEW_TOKENS - 1)
-    return np.random.default_rng(0).integers(0, _settings(bundle)["vocab_size"], count).astype(np.int32)
-
-
-def _settings(bundle: Bundle) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]
-    return read
-
-
-def _load(bundle: Bundle, graph: str, threads: int) -> Any:
-    from edgeslm.engine.loading import PLAIN
-
-    return PLAIN.load(bundle.path, graph, threads)
-
-
-def _generator(model: Any) -> Any:
-    import onnxruntime_genai as og
-
-    params = og.GeneratorParams(model)
-    most = PROMPT_TOKENS + NEW_TOKENS + 1
-    params.set_search_options(max_length=most, min_length=most, do_sample=False)
-    return og.Generator(model, params)
 
 
 def _sync(folder: Path) -> None:
@@ -341,22 +307,43 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _give_way() -> None:
+    """Whoever else wants a processor gets it, and the kernel, short of memory, ends this process first."""
+    with contextlib.suppress(OSError):  # a unit may forbid any of them
+        os.nice(19)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 4096):  # the file itself: a reader of Python's would hold a lock at exit
+        pass
+    os._exit(1)
+
+
 def main() -> None:
-    """The task as JSON on standard input; the index or ``{"error": ...}`` as a line on standard output."""
+    """An order as a line of JSON on standard input, which stays open as long as the parent wants it done; the
+    index or ``{"error": ...}`` as a line on standard output."""
+    # Ctrl-C and systemd's SIGTERM reach the whole group: the parent ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import
     os.umask(0o022)
-    task = json.load(sys.stdin)
-    path = Path(task["bundle"])
+    order = _Order.model_validate_json(sys.stdin.readline())
+    if order.keep is not None:
+        _give_way()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     said: dict[str, Any]
     try:
-        index = make(load_bundle(path, task["digest"]), task["graph"], Path(task["cache"]), task["shows"])
-        said = index.model_dump()
+        said = make(load_bundle(order.bundle, order.digest), order).model_dump()
     except BundleError as error:
-        said = {"error": str(error)}
+        said = {"error": str(error), "is_self_test": isinstance(error, SelfTestError)}
     except OSError as error:
-        said = {"error": f"{error.filename or task['cache']}: {error.strerror}"}
+        said = {"error": f"{error.filename or order.cache}: {error.strerror}"}
     except Exception as error:  # the libraries raise many kinds
-        said = {"error": f"{path} can't be prepared: {error}"}
+        said = {"error": f"{order.bundle} can't be prepared: {error}"}
     print(json.dumps(said))  # noqa: T201
 
 

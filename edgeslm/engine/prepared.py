@@ -6,13 +6,16 @@ index names them. Loads no library.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import mmap
 import os
 import platform
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -20,7 +23,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeslm.board import read_text, usable_cores
-from edgeslm.bundle import Bundle, FileEntry, file_digest
+from edgeslm.bundle import Bundle, FileEntry
 from edgeslm.engine.libraries import LIBRARIES, installed
 from edgeslm.ownership import is_ours
 
@@ -41,24 +44,29 @@ _OF_PROCESSOR: Final = (
 """Keys of /proc/cpuinfo by which the libraries choose kernels, on x86, ARM and RISC-V."""
 PROMPT_TOKENS, NEW_TOKENS = 128, 16
 """Of the request that threads are measured with."""
+BLOCK_BYTES: Final = 2**24
+"""Hashed at a time. An index is of these blocks: others would give other digests."""
 
 
 class Index(BaseModel):
     """``prepared.json``: what was made, for what.
 
     ``seconds`` are those of a usual request by threads, empty where the machine was too busy to tell; of
-    ``cores`` that could be used ``threads`` were the fastest, all where that isn't known.
+    ``cores`` that could be used ``threads`` were the fastest, all where that isn't known. ``divergences`` are
+    how far the bundle's golden answers lie from the build machine's, in nats. The digests of ``files`` are
+    those of ``block_digest``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     bundle: str
     graph: str
     machine: str
     cores: int = Field(ge=1)
     threads: int = Field(ge=1)
     seconds: dict[int, float]
+    divergences: tuple[float, ...] = ()
     files: tuple[FileEntry, ...]
 
     def render(self) -> str:
@@ -71,6 +79,12 @@ class Index(BaseModel):
             lines.append(f"  {threads} {several}: {1000 * seconds:.0f} ms for {request}{chosen}")
         if not self.seconds:
             lines.append("  The machine is busy, so threads: auto takes all; prepare again when it is idle.")
+        if self.divergences:
+            count, most = len(self.divergences), max(self.divergences)
+            alike = f"{count} of {count} answers as on the build machine (largest divergence {most:.3f} nats)"
+            lines.append(f"  self-test: {alike}")
+        else:
+            lines.append("  no self-test: the bundle has no golden answers, as one that is exported anew has")
         return "\n".join(lines)
 
 
@@ -99,7 +113,29 @@ def machine_key(root: Path = Path("/")) -> str:
 
 def folder_of(bundle: Bundle, graph: str, cache: Path) -> Path:
     """One for each bundle and graph, whatever the machine: what another one left is of no use any more."""
-    return cache / f"{bundle.digest.removeprefix('sha256:')[:24]}-{graph.replace('/', '-')}"
+    return cache / f"{folder_start(bundle.digest)}{graph.replace('/', '-')}"
+
+
+def folder_start(digest: str) -> str:
+    """How the names of what was prepared of a bundle begin."""
+    return f"{digest.removeprefix('sha256:')[:24]}-"
+
+
+def block_digest(file: Path) -> str:
+    """SHA-256 over those of the file's blocks, one after the other, as hex.
+
+    Blocks are hashed by as many threads as there are processors. The file is mapped: whatever copies it in
+    pieces asks for the interpreter's lock before each, and a start has a thread that imports libraries and
+    holds it. A disk that fails ends the process then, which is started without what was prepared.
+    """
+    with file.open("rb") as stream, ThreadPoolExecutor(usable_cores()) as pool:
+        if not os.fstat(stream.fileno()).st_size:  # which can't be mapped
+            return hashlib.sha256().hexdigest()
+        with mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as content, memoryview(content) as view:
+            content.madvise(mmap.MADV_WILLNEED)  # the disk reads ahead of the threads
+            starts = range(0, len(view), BLOCK_BYTES)
+            blocks = pool.map(lambda at: hashlib.sha256(view[at : at + BLOCK_BYTES]).digest(), starts)
+            return hashlib.sha256(b"".join(blocks)).hexdigest()
 
 
 def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
@@ -116,7 +152,7 @@ def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
             log.info("%s is for another processor or version; edgeslm prepare makes it anew", folder)
             return None
         digests = {file.path: file.sha256 for file in index.files}
-        found = {name: file_digest(folder / name) for name in names[1:]}
+        found = {name: block_digest(folder / name) for name in names[1:]}
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
@@ -125,11 +161,18 @@ def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
     if (index.bundle, index.graph, digests) != (bundle.digest, graph, found):
         log.warning("%s is damaged; edgeslm prepare makes it anew", folder)
         return None
+    mark_used(folder)
     return Prepared(
         folder / GRAPH,
         index.threads if index.cores == usable_cores() else 0,
         folder / SCORE if SCORE in found else None,
     )
+
+
+def mark_used(folder: Path) -> None:
+    """What is used isn't taken away (``prepare``)."""
+    with contextlib.suppress(OSError):  # root's own, or not there
+        os.utime(folder)
 
 
 def _check_owner(path: Path, is_kind: Callable[[int], bool]) -> None:

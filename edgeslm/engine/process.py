@@ -103,6 +103,11 @@ class EngineProcess:
     def alive(self) -> bool:
         return self._link is not None
 
+    @property
+    def takes_prepared(self) -> bool:
+        """Whether a start looks for what was prepared: on the CPU, unless it crashed on it."""
+        return self._cache is not None and self._device == "cpu"
+
     async def start(self) -> EngineInfo:
         """Starts the worker and waits until its model is loaded.
 

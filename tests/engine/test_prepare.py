@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
+from edgeslm.board import Memory
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.engine import prepare as module
+from edgeslm.engine import trial
 from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.prepare import fastest, graph_of, prepare
-from edgeslm.engine.prepared import CACHE, GRAPH, INDEX, WEIGHTS, Index, find_prepared, folder_of
+from edgeslm.engine.prepare import graph_of
+from edgeslm.engine.prepare import prepare as start_preparing
+from edgeslm.engine.prepared import (
+    CACHE,
+    GRAPH,
+    INDEX,
+    WEIGHTS,
+    Index,
+    find_prepared,
+    folder_of,
+    folder_start,
+)
 from edgeslm.engine.prepared import SCORE as SCORE_GRAPH
 from edgeslm.engine.process import EngineCrashed, EngineProcess
 from edgeslm.errors import BundleError
+from tests.engine.golden_bundles import with_golden
 from tests.engine.test_process import play, scripted
-from tests.nodes import write_bundle
+from tests.nodes import parent_of, write_bundle
 
 PROMPT = Prompt((Turn("user", (Text("How far is it from Denver to Aspen?"),)),))
 SCORE = Score(PROMPT, ("distance", "person", "description", "abbreviation"))
 BRANCHED = Score(PROMPT, ("a place", "a person", "a distance", "a date"))
 
 
+def prepare(bundle: Bundle, graph: str, state_dir: Path, **how: Any) -> Index:
+    return asyncio.run(start_preparing(bundle, graph, state_dir, **how))
+
+
+def make(bundle: Bundle, cache: Path, keep: tuple[str, ...] | None = None) -> Index:
+    """In this process."""
+    where: dict[str, Any] = {"bundle": bundle.path, "digest": bundle.digest, "cache": cache}
+    return module.make(bundle, module._Order(graph="model.onnx", shows=False, keep=keep, **where))
+
+
 @pytest.fixture(scope="module")
-def bundle(starter: Path) -> Bundle:
-    return load_bundle(starter / "smollm2-135m-int4")
+def bundle(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The starter decoder with golden answers of this machine."""
+    return with_golden(starter / "smollm2-135m-int4", tmp_path_factory.mktemp("golden") / "small")
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +139,8 @@ def test_what_is_said_is_what_is_kept(bundle: Bundle, made: tuple[Path, Index]) 
     assert {entry.name for entry in folder.iterdir()} == {GRAPH, WEIGHTS, SCORE_GRAPH, INDEX}
     assert {entry.name for entry in cache.iterdir()} == {"lock", folder.name}
     assert 1 <= index.threads <= index.cores
+    assert len(index.divergences) == 2
+    assert all(abs(apart) < 0.001 for apart in index.divergences)
     assert all(seconds > 0 for seconds in index.seconds.values())
 
 
@@ -235,7 +265,7 @@ def test_a_full_disk_is_told_before(bundle: Bundle, tmp_path: Path, monkeypatch:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=5_000_000))
     with pytest.raises(BundleError, match=r"\d+ MB are needed to prepare .*, 5 MB are free"):
-        module.make(bundle, "model.onnx", tmp_path)
+        make(bundle, tmp_path)
 
 
 def test_a_folder_that_can_not_be_made_is_named(bundle: Bundle, tmp_path: Path) -> None:
@@ -321,16 +351,22 @@ def test_a_bundle_that_is_swapped_meanwhile_is_refused(
 
     monkeypatch.setattr(module, "_write", write)
     with pytest.raises(BundleError, match=r"model\.onnx: its SHA-256 differs"):
-        module.make(load_bundle(copy), "model.onnx", tmp_path / CACHE)
+        make(load_bundle(copy), tmp_path / CACHE)
 
 
-def test_other_numbers_are_not_kept(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([np.ones(4), np.array([1.0, 1.0, 1.1, 1.0])])
+@pytest.mark.parametrize("trait", ["check_same", "test_itself"])
+def test_what_fails_its_trial_is_not_kept(
+    trait: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> tuple[float, ...]:
+        raise BundleError("it computes other numbers")
+
     monkeypatch.setattr(module, "_write", fake_write)
-    monkeypatch.setattr(module, "_logits", lambda bundle, graph: next(answers))
     monkeypatch.setattr(module, "_write_score", lambda bundle, stage: None)
-    with pytest.raises(BundleError, match=r"computes other numbers \(by 10\.0%\), so it is not used"):
-        module.make(bundle, "model.onnx", tmp_path / CACHE)
+    monkeypatch.setattr(trial, "check_same", lambda bundle, graph, laid_out: None)
+    monkeypatch.setattr(trial, trait, fail)
+    with pytest.raises(BundleError, match="it computes other numbers"):
+        make(bundle, tmp_path / CACHE)
     assert [entry.name for entry in (tmp_path / CACHE).iterdir()] == ["lock"]
 
 
@@ -343,47 +379,142 @@ def test_a_scoring_graph_that_gets_other_weights_or_computes_otherwise_is_left_o
         if odd == "weights":
             (stage / WEIGHTS).write_text(graph.name)
 
-    answers = iter([np.ones(4), np.array([1.0, 1.0, 1.1 if odd == "numbers" else 1.0, 1.0])])
+    write_score = module._write_score
+    fake_trial(monkeypatch)
     monkeypatch.setattr(module, "_write", write)
-    monkeypatch.setattr(module, "_scores", lambda bundle, graph: next(answers))
-    monkeypatch.setattr(module, "_check", lambda bundle, graph, stage: None)
-    monkeypatch.setattr(module, "_time", lambda bundle, stage, threads: 1.0)
-    index = module.make(bundle, "model.onnx", tmp_path / CACHE)
+    monkeypatch.setattr(module, "_write_score", write_score)
+    monkeypatch.setattr(trial, "has_same_scores", lambda bundle, laid_out: odd != "numbers")
+    index = make(bundle, tmp_path / CACHE)
     assert {file.path for file in index.files} == {GRAPH, WEIGHTS}
 
 
-def test_threads_are_not_measured_on_a_busy_machine(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def fake_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is written in a moment, and passes."""
     monkeypatch.setattr(module, "_write", fake_write)
     monkeypatch.setattr(module, "_write_score", lambda bundle, stage: None)
-    monkeypatch.setattr(module, "_check", lambda bundle, graph, stage: None)
-    monkeypatch.setattr(module, "_time", lambda bundle, stage, threads: 1.0 / threads)
+    monkeypatch.setattr(trial, "check_same", lambda bundle, graph, laid_out: None)
+    monkeypatch.setattr(trial, "test_itself", lambda bundle, laid_out: (0.001, 0.004))
+    monkeypatch.setattr(trial, "time_threads", lambda bundle, laid_out: {1: 1.0, 2: 0.5})
+
+
+def test_the_most_threads_are_taken_where_none_could_be_measured(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_trial(monkeypatch)
     monkeypatch.setattr(module, "usable_cores", lambda: 4)
-    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0.0, 0.0))
-    index = module.make(bundle, "model.onnx", tmp_path / CACHE)
+    index = make(bundle, tmp_path / CACHE)
+    assert (index.threads, index.seconds, index.divergences) == (2, {1: 1.0, 2: 0.5}, (0.001, 0.004))
+    monkeypatch.setattr(trial, "time_threads", lambda bundle, laid_out: {})
+    index = make(bundle, tmp_path / CACHE)
     assert (index.threads, index.seconds) == (4, {})
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 9.0, 9.0))
-    index = module.make(bundle, "model.onnx", tmp_path / CACHE)
-    assert (index.threads, index.seconds) == (4, {1: 1.0, 2: 0.5, 4: 0.25})
+
+
+# --- where nobody asked ------------------------------------------------------------------------------
+
+
+def test_what_nobody_asked_for_takes_a_quarter_of_the_disk_and_no_memory_that_is_short(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = sum(file.bytes for file in bundle.manifest.weights)
+    fake_trial(monkeypatch)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=23 * weights))
+    with pytest.raises(BundleError, match=r"\d+ MB are free, a quarter of which may be taken unasked"):
+        make(bundle, tmp_path, keep=())
+    make(bundle, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=25 * weights))
+    monkeypatch.setattr(module, "read_memory", lambda root: Memory(8 * weights, 3 * weights, None))
+    with pytest.raises(BundleError, match=r"\d+ MB of memory are needed to prepare .* unasked"):
+        make(bundle, tmp_path, keep=())
+    make(bundle, tmp_path)
+    monkeypatch.setattr(module, "read_memory", lambda root: Memory(8 * weights, 5 * weights, None))
+    make(bundle, tmp_path, keep=())
+
+
+def test_what_others_have_not_used_for_a_month_is_removed_where_nobody_asked(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_trial(monkeypatch)
+    own, other, lately = (f"sha256:{digit * 64}" for digit in "abc")
+    for digest in (own, other, lately):
+        folder = tmp_path / f"{folder_start(digest)}model.onnx"
+        folder.mkdir()
+        (folder / WEIGHTS).write_text("large")
+        if digest != lately:
+            os.utime(folder, (0, time.time() - 31 * 24 * 3600))
+    make(bundle, tmp_path)
+    assert len(list(tmp_path.glob("*-model.onnx"))) == 4
+    make(bundle, tmp_path, keep=(bundle.digest, own))
+    left = {folder.name[:4] for folder in tmp_path.glob("*-model.onnx")}
+    assert left == {bundle.digest.removeprefix("sha256:")[:4], "aaaa", "cccc"}
+
+
+def test_a_bundle_that_is_used_counts_as_used(bundle: Bundle, cache: Path) -> None:
+    folder = folder_of(bundle, "model.onnx", cache)
+    os.utime(folder, (0, 0))
+    assert find_prepared(bundle, "model.onnx", cache) is not None
+    assert time.time() - folder.stat().st_mtime < 3600
+
+
+def told(tmp_path: Path, script: str) -> tuple[Sequence[str], Path]:
+    """A command that runs ``script`` in the child's place, and the file that it knows as ``told``."""
+    file = tmp_path / "told"
+    head = f"import json, os, pathlib, sys, time\ntold = pathlib.Path({str(file)!r})\n"
+    return (sys.executable, "-c", head + script), file
+
+
+def test_the_child_is_told_who_asked(bundle: Bundle, tmp_path: Path) -> None:
+    command, file = told(tmp_path, "told.write_text(sys.stdin.readline())")
+    for how, keep in (({}, None), ({"unasked": True, "keep": ["sha256:a"]}, ["sha256:a"])):
+        with pytest.raises(BundleError, match="ended unexpectedly"):
+            prepare(bundle, "model.onnx", tmp_path, command=command, **how)
+        order = json.loads(file.read_text())
+        assert (order["graph"], order["keep"]) == ("model.onnx", keep)
+
+
+def test_it_ends_at_once_when_it_is_cancelled(bundle: Bundle, tmp_path: Path) -> None:
+    command, file = told(tmp_path, "told.write_text(str(os.getpid())); time.sleep(600)")
+
+    async def scene() -> None:
+        preparing = asyncio.create_task(start_preparing(bundle, "model.onnx", tmp_path, command=command))
+        while not file.exists() or not file.read_text():
+            await asyncio.sleep(0.01)
+        preparing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await preparing
+        assert parent_of(int(file.read_text())) is None
+
+    play(scene)
+
+
+def test_the_child_ends_with_its_parent(bundle: Bundle, tmp_path: Path) -> None:
+    """Whatever it is doing: here it waits for the lock."""
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        order = module._Order(
+            bundle=bundle.path,
+            digest=bundle.digest,
+            graph="model.onnx",
+            cache=tmp_path,
+            shows=False,
+            keep=(),
+        )
+        child = subprocess.Popen(module.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        assert child.stdin is not None
+        child.stdin.write(order.model_dump_json().encode() + b"\n")
+        child.stdin.flush()
+        while os.sched_getscheduler(child.pid) != os.SCHED_IDLE:  # it has read its order, and gives way
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.send_signal(signal.SIGTERM)  # of systemd, to the whole group: the parent says when
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.2)
+        assert os.getpriority(os.PRIO_PROCESS, child.pid) == 19
+        child.stdin.close()
+        assert child.wait(30) == 1
 
 
 # --- by itself ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("seconds", "threads"),
-    [
-        ({1: 1.0}, 1),
-        ({1: 1.0, 2: 0.6}, 2),
-        ({1: 1.0, 2: 0.96}, 1),
-        ({1: 1.0, 2: 0.6, 4: 0.59}, 2),
-        ({1: 1.0, 2: 1.2, 4: 0.5}, 4),
-        ({4: 0.5, 1: 1.0, 2: 0.6}, 4),
-    ],
-)
-def test_more_threads_have_to_be_worth_it(seconds: dict[int, float], threads: int) -> None:
-    assert fastest(seconds) == threads
 
 
 def test_the_worker_is_told_where_prepared_bundles_are(tmp_path: Path) -> None:

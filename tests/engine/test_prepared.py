@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from edgeslm.board import usable_cores
 from edgeslm.bundle import Bundle, load_bundle
+from edgeslm.engine import prepared
 from edgeslm.engine.prepared import (
     CACHE,
     GRAPH,
@@ -21,6 +24,7 @@ from edgeslm.engine.prepared import (
     WEIGHTS,
     Index,
     Prepared,
+    block_digest,
     find_prepared,
     folder_of,
     machine_key,
@@ -44,13 +48,17 @@ def folder(bundle: Bundle, tmp_path: Path) -> Path:
     return folder
 
 
+def digest_of_blocks(*blocks: bytes) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(block).digest() for block in blocks)).hexdigest()
+
+
 def write_index(folder: Path, of: Bundle, **changes: Any) -> None:
     entries = [
-        {"path": name, "bytes": len(name), "sha256": hashlib.sha256(name.encode()).hexdigest()}
+        {"path": name, "bytes": len(name), "sha256": digest_of_blocks(name.encode())}
         for name in (GRAPH, WEIGHTS)
     ]
     content = {
-        "format": 1,
+        "format": 2,
         "bundle": of.digest,
         "graph": "model.onnx",
         "machine": machine_key(),
@@ -120,13 +128,26 @@ def test_a_changed_byte_is_damage(
     assert "is damaged" in caplog.text
 
 
+@given(content=st.binary(max_size=100))
+@example(content=b"")
+@example(content=b"x" * 64)
+@example(content=b"x" * 65)
+def test_blocks_are_hashed_each_and_then_together(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    blocks = [content[start : start + 16] for start in range(0, len(content), 16)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepared, "BLOCK_BYTES", 16)
+        assert block_digest(file) == digest_of_blocks(*blocks)
+
+
 @pytest.mark.parametrize("name", [GRAPH, WEIGHTS, INDEX])
 def test_a_missing_file_is_nothing(bundle: Bundle, folder: Path, name: str) -> None:
     (folder / name).unlink()
     assert find(bundle, folder) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"format": 2}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"format": 1}'])
 def test_an_index_that_is_none_is_told(
     bundle: Bundle, folder: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -203,5 +224,8 @@ def test_what_was_measured_is_told() -> None:
         "0 MB for this processor",
         "  1 thread: 400 ms for 128 prompt tokens and 16 new ones",
         "  2 threads: 200 ms for 128 prompt tokens and 16 new ones  taken where threads: auto",
+        "  no self-test: the bundle has no golden answers, as one that is exported anew has",
     ]
+    tested = index.model_copy(update={"divergences": (0.0011, 0.0026)}).render()
+    assert "self-test: 2 of 2 answers as on the build machine (largest divergence 0.003 nats)" in tested
     assert "The machine is busy" in index.model_copy(update={"seconds": {}}).render()
