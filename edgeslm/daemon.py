@@ -45,6 +45,8 @@ KEEP_AFTER_S = 1.0
 """How long a message may wait for its answer before it is written down here too."""
 ANNOUNCE_S = 5.0
 """How long a change of state waits for the broker's acknowledgement."""
+WARM_AFTER_S = 0.5
+"""Without work, before what prompts begin with is read in advance."""
 DRAIN_LIMIT_S = 30.0
 """How long a stop waits for what is running; what is left is delivered again at the next start."""
 
@@ -101,7 +103,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._announcing: set[asyncio.Task[None]] = set()
         self._preparer = Preparer(
-            service.models, config.state_dir, idle_s=self._idle_s, on_change=self._announce_info
+            service.models, config.state_dir, idle_s=self._idle_s, on_change=self._renewed
         )
         self._sessions_lost = 0
         self._bus = BusClient(
@@ -148,7 +150,7 @@ class Daemon:
             loading = asyncio.create_task(self._load())
             ticking = asyncio.create_task(self._publish_health())
             keeping = asyncio.create_task(self._keep_what_waits())
-            preparing = asyncio.create_task(self._prepare())
+            preparing = asyncio.create_task(self._make_ready())
             await self._first_of(stopped, loading)
             if not self._stopping.is_set():
                 await self._first_of(stopped, self._bus.failed)
@@ -185,9 +187,17 @@ class Daemon:
         self._announce_info()
         await self._publish_retained(self.topics.health, encode_document(self.health()))
 
-    async def _prepare(self) -> None:
+    async def _make_ready(self) -> None:
+        """What would cost the requests to come something otherwise."""
+        while self._idle_s() < WARM_AFTER_S:
+            await asyncio.sleep(WARM_AFTER_S)
+        await self.service.warm()
         if self.config.prepare == "auto":
             await self._preparer.run()
+
+    async def _renewed(self) -> None:
+        self._announce_info()
+        await self.service.warm()
 
     def _idle_s(self) -> float:
         """For how long it has had nothing to do, though it was online."""

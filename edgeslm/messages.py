@@ -16,6 +16,8 @@ Status = Literal["ok", "abstained", "error"]
 
 NORMAL_PRIORITY = 5
 """Of a request that names none; 0 to 9, a higher number goes first."""
+LEAST_PRIORITY = -1
+"""Of what no request asked for."""
 
 
 @dataclass(frozen=True, slots=True)

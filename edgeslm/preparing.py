@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class Preparer:
         state_dir: Path,
         *,
         idle_s: Callable[[], float],
-        on_change: Callable[[], None],
+        on_change: Callable[[], Awaitable[None]],
         first_quiet_s: float = FIRST_QUIET_S,
         quiet_s: float = QUIET_S,
         prepare: Prepare = prepare,
@@ -98,7 +98,7 @@ class Preparer:
         except EdgeslmError as error:  # its next call tries it again
             log.error("model %s could not be started on what was prepared: %s", name, error)
             return
-        self._on_change()
+        await self._on_change()
 
     def _mark_used(self) -> None:
         """For others with this state folder, who remove what isn't used: an engine marks what it loads, and

@@ -5,12 +5,13 @@ The daemon puts a bus in front of it, ``edgeslm try`` a terminal.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from edgeslm.bundle import Bundle, check_adapter, short_digest
 from edgeslm.cascade import Answer, Stage, run_stages
@@ -21,7 +22,7 @@ from edgeslm.engine.prepared import CACHE
 from edgeslm.engine.process import EngineProcess
 from edgeslm.errors import BundleError, ConfigError, RequestError, UnknownTask
 from edgeslm.escalation import Escalation, Target
-from edgeslm.messages import Request, Result
+from edgeslm.messages import LEAST_PRIORITY, Request, Result
 from edgeslm.models import MakeProcess, Models
 from edgeslm.observe.drift import DriftWatch
 from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
@@ -38,6 +39,19 @@ class _Post:
     task: Task
     model: str
     adapter: Bundle | None
+
+    def through_adapter(self, call: Call) -> Call:
+        if self.adapter is not None and isinstance(call, Generate | Score):
+            return replace(call, adapter=str(self.adapter.path))
+        return call
+
+
+class _WarmError(Exception):
+    """Ends a task that is only to have its prompt read."""
+
+
+_ANY_TEXT: Final = "."
+"""What stands in the place of a message: what is read of the prompt before it is what counts."""
 
 
 class Service:
@@ -116,6 +130,26 @@ class Service:
 
     async def stop(self) -> None:
         await self.models.stop()
+
+    async def warm(self) -> None:
+        """Has decoders read what all prompts of a task begin with, so that its first request needn't wait for
+        that. Any request is more urgent, and goes before it."""
+        for name, posts in self._posts.items():
+            for post in posts:
+                if self._bundles[post.model].manifest.model_kind == "decoder":
+                    await self._warm(name, post)
+
+    async def _warm(self, name: str, post: _Post) -> None:
+        async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
+            if isinstance(call, Generate):
+                call = replace(call, max_tokens=1)
+            await self.models.ask(post.model, post.through_adapter(call), priority=LEAST_PRIORITY)
+            raise _WarmError
+
+        options = {"context": _ANY_TEXT} if post.task.kind == "answer" else {}
+        request = Request(task=name, input=_ANY_TEXT, id=name, reply_to="", options=options)
+        with contextlib.suppress(_WarmError, RequestError):
+            await post.task.run(request, ask, None)
 
     async def submit(
         self, request: Request, on_chunk: OnChunk | None = None, on_start: OnStart | None = None
@@ -259,8 +293,7 @@ class Service:
         self, post: _Post, request: Request, on_chunk: OnChunk | None, on_try: Callable[[int], None]
     ) -> Answer:
         async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
-            if post.adapter is not None and isinstance(call, Generate | Score):
-                call = replace(call, adapter=str(post.adapter.path))
+            call = post.through_adapter(call)
             return await self.models.ask(post.model, call, on_chunk, on_try, request.priority)
 
         label = self.models.label(post.model)

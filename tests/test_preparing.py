@@ -80,7 +80,7 @@ class Node:
             prepare=prepare or self.fake,
         )
 
-    def _change(self) -> None:
+    async def _change(self) -> None:
         self.changes += 1
 
     def starts(self) -> dict[str, int]:

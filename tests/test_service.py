@@ -51,6 +51,35 @@ def test_a_request_becomes_a_result(tmp_path: Path) -> None:
     play(scene)
 
 
+def test_what_prompts_begin_with_is_read_in_advance(tmp_path: Path) -> None:
+    """Each decoder's task once, less urgent than any request; what the engine says to it is nobody's."""
+    calls: list[Call] = []
+
+    def answer(call: Call) -> Output:
+        calls.append(call)
+        if isinstance(call, Generate):
+            raise TooLong("it is only read")
+        return Output()
+
+    more = """
+    brief: {kind: summarize, model: small, max_tokens: 90}
+    manual: {kind: answer, model: small, mode: compose}
+    """
+
+    async def scene() -> None:
+        service = make_service(tmp_path, more, on_call=answer)
+        await service.start()
+        await service.warm()
+        await service.stop()
+        assert [type(call) for call in calls] == [Score, Generate, Generate]
+        assert [call.max_tokens for call in calls if isinstance(call, Generate)] == [1, 1]
+        process = service.models._models["small"].process
+        assert isinstance(process, FakeProcess)
+        assert process.priorities == [-1] * 3
+
+    play(scene)
+
+
 def test_engines_are_told_what_computes_and_how_it_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
