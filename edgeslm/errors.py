@@ -6,6 +6,7 @@
     ├── ConfigError                  the configuration file; holds every problem found
     ├── TemplateError                a route's template: doesn't compile, or doesn't fit a message
     ├── BundleError                  a bundle that is missing, damaged or not understood
+    ├── KnowledgeError               a document that can't be read, a collection that can't be used
     ├── BrokerError                  the connection to the broker can't be made or kept
     ├── JournalError                 what must survive a restart can't be written: a full disk
     ├── FeedbackError                a correction that can't be kept: a full disk, a full file
@@ -54,6 +55,10 @@ class TemplateError(EdgeslmError):
 
 class BundleError(EdgeslmError):
     """A bundle can't be used; the sentence names the file."""
+
+
+class KnowledgeError(EdgeslmError):
+    """A document can't be read, or a collection can't be used; the sentence names it."""
 
 
 class BrokerError(EdgeslmError):

@@ -23,7 +23,7 @@ FOUNDATION = {
 LAYERS = (
     FOUNDATION,
     {"board"},
-    {"engine", "bus", "routes", "inspection", "signature", "feedback"},
+    {"engine", "bus", "knowledge", "routes", "inspection", "signature", "feedback"},
     {"tasks", "trust", "expectation"},
     {"scheduler", "models", "observe", "cascade", "corrections"},
     {"escalation"},
