@@ -309,10 +309,21 @@ class Collection:
             vectors.clear(db, dimension, (slot for (slot,) in rows))
 
 
+_BEYOND = (
+    "SELECT ifnull(max(slot) + 1, 0) FROM (SELECT max(slot) AS slot FROM passages "
+    "UNION ALL SELECT max(slot) FROM free_slots)"
+)
+"""The first slot that never was in use."""
 _ENTRIES = (
     "SELECT source, title, digest, size, mtime, file, expires, added, count(p.slot) "
     "FROM documents d LEFT JOIN passages p ON p.document = d.id"
 )
+
+
+def count_passages(db: sqlite3.Connection) -> int:
+    """Without a look at each, as SQLite's own count takes it."""
+    (free,) = db.execute("SELECT count(*) FROM free_slots").fetchone()
+    return int(db.execute(_BEYOND).fetchone()[0]) - int(free)
 
 
 def _entry(row: tuple[str, str, str, int, float, str | None, float | None, float, int]) -> Entry:
@@ -333,12 +344,12 @@ def _to_embed(title: str, heading: str, text: str) -> str:
     return "\n".join(part for part in (title, heading, text) if part)
 
 
-def _encoded(texts: Sequence[str], embed: Embed | None) -> Iterator[bytes]:
+def _encoded(texts: Sequence[str], embed: Embed | None) -> list[bytes]:
     """Codes of the texts, in their order; none without ``embed``."""
     if embed is None:
-        return
-    for begin in range(0, len(texts), BATCH):
-        yield from vectors.encode(embed(texts[begin : begin + BATCH]))
+        return []
+    batches = (texts[begin : begin + BATCH] for begin in range(0, len(texts), BATCH))
+    return [code for batch in batches for code in vectors.encode(embed(batch))]
 
 
 def _slots(db: sqlite3.Connection, source: str) -> dict[str, int]:
@@ -370,10 +381,7 @@ def _put_document(db: sqlite3.Connection, document: Document, origin: Origin) ->
 
 def _free_slots(db: sqlite3.Connection, wanted: int) -> Iterator[int]:
     """So many slots that nothing is in: first those that something was in."""
-    (beyond,) = db.execute(
-        "SELECT ifnull(max(slot) + 1, 0) FROM (SELECT max(slot) AS slot FROM passages "
-        "UNION ALL SELECT max(slot) FROM free_slots)"
-    ).fetchone()
+    (beyond,) = db.execute(_BEYOND).fetchone()
     again = db.execute("SELECT slot FROM free_slots ORDER BY slot LIMIT ?", (wanted,)).fetchall()
     db.executemany("DELETE FROM free_slots WHERE slot = ?", again)
     return chain((slot for (slot,) in again), range(beyond, beyond + wanted - len(again)))

@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from edgeslm.knowledge import vectors
-from edgeslm.knowledge import words as wording
-from edgeslm.knowledge.collection import Collection, Embed, Kept
+from edgeslm.knowledge.collection import Collection, Embed, Kept, count_passages
+from edgeslm.knowledge.words import count, parse_words, score, shares, weigh
 
 if TYPE_CHECKING:
     import sqlite3
 
 CANDIDATES = 100
-"""From each ranking."""
+"""From each ranking, unless more are asked for."""
+
+_SLOTS = "SELECT slot FROM documents d JOIN passages p ON p.document = d.id"
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     """How much each figure of a passage is worth; only their ratio matters."""
 
-    words: float = 0.3
-    meaning: float = 0.7
+    words: float = 0.2
+    meaning: float = 0.8
     heading: float = 0.1
     """Of the share of the question's words that its heading has."""
     heading_word: float = 2.0
@@ -62,15 +64,6 @@ class Found(Kept):
     """By how much its score is above the next one's."""
 
 
-@dataclass(slots=True)
-class _Candidate:
-    slot: int
-    bm25: float
-    cosine: float | None
-    heading: float = 0.0
-    score: float = 0.0
-
-
 def search(
     collection: Collection,
     question: str,
@@ -86,20 +79,41 @@ def search(
     :param embed: by the encoder that the collection was embedded with.
     :raises KnowledgeError: the collection can't be read.
     """
-    asked = wording.parse_words(question)
+    words = parse_words(question)
     vector = embed([question])[0] if embed is not None and collection.encoder is not None else None
     with collection.reading() as db:
+        passages = count_passages(db)
         allowed = _allowed(db, only, time.time() if now is None else now)
-        (passages,) = db.execute("SELECT count(*) FROM passages").fetchone()
-        counts = wording.count(db, asked)
-        candidates = _candidates(db, counts, passages, vector, allowed, weights)
-        telling = wording.weigh({**dict.fromkeys(asked, 0), **counts}, passages)
-        headings = _headings(db, candidates)
-        for candidate, share in zip(candidates, wording.shares(headings, telling), strict=True):
-            candidate.heading = share
-        fuse(candidates, weights)
-        best = heapq.nlargest(k + 1, candidates, key=lambda candidate: (candidate.score, -candidate.slot))
-        return _found(db, best, telling)[:k]
+        counts = count(db, words)
+        bm25 = score(db, counts, passages, heading_word=weights.heading_word)
+        if allowed is not None:
+            bm25 = {slot: value for slot, value in bm25.items() if allowed[slot]}
+        most = max(CANDIDATES, k + 1)
+        best = [-slot for _, slot in heapq.nlargest(most, ((value, -slot) for slot, value in bm25.items()))]
+        cosines = {} if vector is None else _nearest(db, vector, most, allowed, best)
+        slots = sorted({*best, *cosines})
+        rows = _rows(db, slots)
+    telling = weigh({**dict.fromkeys(words, 0), **counts}, passages)
+    scores = fuse(
+        [bm25.get(slot, 0.0) for slot in slots],
+        [cosines.get(slot) for slot in slots],
+        shares([f"{row.title}\n{row.kept.heading}" for row in rows], telling),
+        weights,
+    )
+    order = sorted(range(len(slots)), key=lambda place: (-scores[place], place))
+    overlaps = shares([rows[place].whole for place in order[:k]], telling)
+    below = [scores[place] for place in order[1 : k + 1]] + [0.0]
+    return [
+        Found(
+            **asdict(rows[place].kept),
+            score=scores[place],
+            bm25=bm25.get(slots[place], 0.0),
+            cosine=cosines.get(slots[place]),
+            overlap=overlap,
+            margin=scores[place] - next_score,
+        )
+        for place, overlap, next_score in zip(order, overlaps, below, strict=False)
+    ]
 
 
 def neighbours(collection: Collection, id: str, *, before: int = 1, after: int = 1) -> list[Kept]:
@@ -115,112 +129,93 @@ def neighbours(collection: Collection, id: str, *, before: int = 1, after: int =
         return [Kept(*row) for row in rows]
 
 
-def fuse(candidates: Sequence[_Candidate], weights: Weights) -> None:
-    """Gives each candidate its score: the weighted mean of its figures, each scaled by the best there is.
+def fuse(
+    bm25: Sequence[float], cosines: Sequence[float | None], headings: Sequence[float], weights: Weights
+) -> list[float]:
+    """A score from 0 to 1 for each candidate: the weighted mean of its figures, scaled by the best ones.
 
-    Scaled from the least value that is possible, not the least among the candidates (Bruch et al., An
-    Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023): how many there are changes nothing.
+    Scaled from 0 and not from the least among them, so that their number changes nothing (Bruch et al., An
+    Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023). A figure that no candidate has takes
+    no part.
     """
-    bm25 = max((candidate.bm25 for candidate in candidates), default=0.0)
-    cosine = max((candidate.cosine or 0.0 for candidate in candidates), default=0.0)
-    meaning = weights.meaning if cosine > 0 else 0.0
-    words = weights.words if bm25 > 0 else 0.0
-    total = (words + meaning + weights.heading) or 1.0
-    for candidate in candidates:
-        score = weights.heading * candidate.heading
-        if words:
-            score += words * candidate.bm25 / bm25
-        if meaning:
-            score += meaning * max(0.0, candidate.cosine or 0.0) / cosine
-        candidate.score = score / total
+    parts = [
+        (weights.words, list(bm25)),
+        (weights.meaning, [max(0.0, cosine or 0.0) for cosine in cosines]),
+    ]
+    scaled = [
+        (weight, [value / best for value in values])
+        for weight, values in parts
+        if (best := max(values, default=0.0)) > 0
+    ]
+    scaled.append((weights.heading, list(headings)))
+    total = sum(weight for weight, _ in scaled) or 1.0
+    return [
+        sum(weight * values[place] for weight, values in scaled) / total for place in range(len(headings))
+    ]
 
 
-def _candidates(
+@dataclass(frozen=True, slots=True)
+class _Row:
+    title: str
+    kept: Kept
+
+    @property
+    def whole(self) -> str:
+        """All in which a word of the question may be."""
+        return f"{self.title}\n{self.kept.heading}\n{self.kept.text}"
+
+
+def _rows(db: sqlite3.Connection, slots: Sequence[int]) -> list[_Row]:
+    """In the order of ``slots``, which are sorted."""
+    marks = ", ".join("?" * len(slots))
+    rows = db.execute(
+        'SELECT d.title, p.id, d.source, p.heading, p.text, p.start, p."end" FROM passages p '
+        f"JOIN documents d ON d.id = p.document WHERE p.slot IN ({marks}) ORDER BY p.slot",
+        slots,
+    )
+    return [_Row(title, Kept(*rest)) for title, *rest in rows]
+
+
+def _nearest(
     db: sqlite3.Connection,
-    counts: Mapping[str, int],
-    passages: int,
-    vector: Sequence[float] | None,
+    vector: Sequence[float],
+    most: int,
     allowed: bytearray | None,
-    weights: Weights,
-) -> list[_Candidate]:
-    scored = wording.score(db, counts, passages, heading_word=weights.heading_word)
-    if allowed is not None:
-        scored = {slot: score for slot, score in scored.items() if allowed[slot]}
-    slots = set(heapq.nlargest(CANDIDATES, scored, key=lambda slot: (scored[slot], -slot)))
+    also: Iterable[int],
+) -> dict[int, float]:
+    """The cosines of the ``most`` nearest passages, and of ``also`` as far as they have vectors, by slot."""
     (dimension,) = db.execute("SELECT dimension FROM about").fetchone()
-    if vector is None or dimension is None:
-        return [_Candidate(slot, scored[slot], None) for slot in sorted(slots)]
+    if dimension is None:
+        return {}
     import numpy as np
 
     cosines = vectors.cosines(db, dimension, vector)
     if allowed is not None:
-        mask = np.frombuffer(allowed, np.bool_)
-        cosines[: len(mask)][~mask[: len(cosines)]] = -np.inf
-    nearest = np.argpartition(-cosines, min(CANDIDATES, len(cosines) - 1))[:CANDIDATES]
-    slots.update(int(slot) for slot in nearest if np.isfinite(cosines[slot]))
-    return [
-        _Candidate(
-            slot,
-            scored.get(slot, 0.0),
-            float(cosines[slot]) if slot < len(cosines) and np.isfinite(cosines[slot]) else None,
-        )
-        for slot in sorted(slots)
-    ]
+        mask = np.zeros(len(cosines), np.bool_)
+        mask[: len(allowed)] = np.frombuffer(allowed, np.bool_)[: len(mask)]
+        cosines[~mask] = -np.inf
+    nearest = np.argpartition(-cosines, most)[:most] if len(cosines) > most else np.arange(len(cosines))
+    there = {*nearest.tolist(), *(slot for slot in also if slot < len(cosines))}
+    return {slot: float(cosines[slot]) for slot in there if np.isfinite(cosines[slot])}
 
 
 def _allowed(db: sqlite3.Connection, only: Filter, now: float) -> bytearray | None:
     """By slot, whether its passage may be found; None for all."""
-    expired = db.execute("SELECT 1 FROM documents WHERE expires <= ? LIMIT 1", (now,)).fetchone()
-    if only == Filter() and not expired:
-        return None
-    (last,) = db.execute("SELECT ifnull(max(slot), -1) FROM passages").fetchone()
-    allowed = bytearray(last + 1)
-    rows = db.execute(
-        "SELECT slot FROM documents d JOIN passages p ON p.document = d.id "
-        "WHERE (expires IS NULL OR expires > :now) AND (:sources IS NULL OR source GLOB :sources) "
-        "AND (:since IS NULL OR mtime >= :since) AND (:until IS NULL OR mtime <= :until)",
-        {"now": now, "sources": only.sources, "since": only.since, "until": only.until},
-    )
-    for (slot,) in rows:
-        allowed[slot] = 1
+    slots = int(db.execute("SELECT ifnull(max(slot) + 1, 0) FROM passages").fetchone()[0])
+    expired = db.execute(f"{_SLOTS} WHERE expires <= ?", (now,)).fetchall()
+    if only == Filter():
+        if not expired:
+            return None
+        allowed = bytearray(b"\1") * slots
+    else:
+        allowed = bytearray(slots)
+        chosen = db.execute(
+            f"{_SLOTS} WHERE (:sources IS NULL OR source GLOB :sources) "
+            "AND (:since IS NULL OR mtime >= :since) AND (:until IS NULL OR mtime <= :until)",
+            {"sources": only.sources, "since": only.since, "until": only.until},
+        )
+        for (slot,) in chosen:
+            allowed[slot] = 1
+    for (slot,) in expired:
+        allowed[slot] = 0
     return allowed
-
-
-def _headings(db: sqlite3.Connection, candidates: Sequence[_Candidate]) -> list[str]:
-    """With the document's title, in the order of the candidates."""
-    return [
-        db.execute(
-            "SELECT d.title || char(10) || p.heading FROM passages p JOIN documents d ON d.id = p.document "
-            "WHERE p.slot = ?",
-            (candidate.slot,),
-        ).fetchone()[0]
-        for candidate in candidates
-    ]
-
-
-def _found(db: sqlite3.Connection, best: Sequence[_Candidate], telling: Mapping[str, float]) -> list[Found]:
-    rows = [
-        db.execute(
-            'SELECT p.id, d.source, p.heading, p.text, p.start, p."end", d.title FROM passages p '
-            "JOIN documents d ON d.id = p.document WHERE p.slot = ?",
-            (candidate.slot,),
-        ).fetchone()
-        for candidate in best
-    ]
-    overlaps = wording.shares(
-        [f"{title}\n{heading}\n{text}" for _, _, heading, text, _, _, title in rows], telling
-    )
-    below = [candidate.score for candidate in best[1:]] + [0.0]
-    return [
-        Found(
-            *(id, source, heading, text, start, end),
-            score=one.score,
-            bm25=one.bm25,
-            cosine=one.cosine,
-            overlap=overlap,
-            margin=one.score - next_score,
-        )
-        for (id, source, heading, text, start, end, _), one, overlap, next_score in zip(
-            rows, best, overlaps, below, strict=True
-        )
-    ]

@@ -16,11 +16,13 @@ from edgeslm.knowledge.database import TOKENIZER
 
 MOST_WORDS = 64
 """Of a question that are looked up; a message that is used as one may be long."""
-MOST_ROWS = 5000
-"""Of passages that are scored: 10 ms. A collection of fewer is scored whole."""
+MOST_ROWS = 2500
+"""Of passages that are scored: 5 ms. A smaller collection is scored whole."""
+MOST_COUNTED = 10 * MOST_ROWS
+"""What more passages have is as common as all that is so common."""
 
 _WORD = re.compile(r"[^\W_]+(?:[-_./:@+'’]+[^\W_]+)*")
-_PART = re.compile(r"[^\W_]{2,}")
+_PARTS = re.compile(r"[\W_]+")
 
 
 def parse_words(question: str) -> tuple[str, ...]:
@@ -30,17 +32,16 @@ def parse_words(question: str) -> tuple[str, ...]:
     for match in _WORD.finditer(question):
         word = match[0].casefold()
         found.setdefault(word)
-        parts = _PART.findall(word)
-        if len(parts) > 1:
-            found.update(dict.fromkeys(parts))
+        found.update(dict.fromkeys(part for part in _PARTS.split(word) if len(part) > 1))
         if len(found) >= MOST_WORDS:
             break
     return tuple(found)[:MOST_WORDS]
 
 
 def count(db: sqlite3.Connection, words: Sequence[str]) -> dict[str, int]:
-    """How many passages have each word, as the index understands it; words that none has are left out."""
-    counts = {word: _hits(db, _quoted(word)) for word in words}
+    """How many passages have each word, as the index understands it, up to :data:`MOST_COUNTED`; words that
+    none has are left out."""
+    counts = {word: _hits(db, _quoted(word), MOST_COUNTED) for word in words}
     return {word: hits for word, hits in counts.items() if hits}
 
 
@@ -74,10 +75,11 @@ def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, mos
     have too many, those with several of them.
 
     Words of more than half of all passages count nothing with BM25, so they are asked for only when there are
-    no others.
+    no others; nor are those that are so common that they weren't counted.
     """
     rarest = sorted(counts, key=lambda word: (counts[word], word))
-    telling = [word for word in rarest if 2 * counts[word] <= passages] or rarest
+    most = min(MOST_COUNTED - 1, passages // 2)
+    telling = [word for word in rarest if counts[word] <= most] or rarest
     room, choices, common = most_rows, [], []
     for word in telling:
         if counts[word] <= room:
@@ -88,9 +90,12 @@ def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, mos
     together = ""
     for word in common:
         together = f"{together} AND {word}" if together else word
-        if _hits(db, together) <= room:
+        if _hits(db, together, room + 1) <= room:
             break
-    if together and (not choices or _hits(db, together) <= room):
+    else:
+        if choices:  # even all of them are in too many
+            together = ""
+    if together:
         choices.append(f"({together})")
     return " OR ".join(choices)
 
@@ -111,8 +116,10 @@ def shares(texts: Sequence[str], weights: Mapping[str, float]) -> list[float]:
     return got
 
 
-def _hits(db: sqlite3.Connection, expression: str) -> int:
-    return int(db.execute("SELECT count(*) FROM words WHERE words MATCH ?", (expression,)).fetchone()[0])
+def _hits(db: sqlite3.Connection, expression: str, most: int) -> int:
+    """How many passages there are, up to ``most``."""
+    rows = "SELECT 1 FROM words WHERE words MATCH ? LIMIT ?"
+    return int(db.execute(f"SELECT count(*) FROM ({rows})", (expression, most)).fetchone()[0])
 
 
 def _quoted(word: str) -> str:
