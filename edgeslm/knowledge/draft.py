@@ -1,10 +1,10 @@
-"""A document in the making: readers write down what they find, paragraph by paragraph."""
+"""A document in the making: readers write down what they find, block by block."""
 
 from __future__ import annotations
 
 import re
 
-from edgeslm.knowledge.passages import Document, Heading
+from edgeslm.knowledge.passages import LONGEST_TITLE, Document, Heading
 
 _SPACE = re.compile(r"\s+")
 
@@ -16,28 +16,46 @@ class Draft:
         self.headings: list[Heading] = []
         self._parts: list[str] = []
         self._length = 0
+        self._above: list[Heading] = []
+        self._resumed: Heading | None = None
 
     def heading(self, level: int, title: str) -> None:
-        """A title on a line of its own; an empty one is none."""
+        """A title on a line of its own; an empty one is none, an endless one is a paragraph."""
         title = _SPACE.sub(" ", title).strip()
-        if title:
+        if len(title) > LONGEST_TITLE:
+            self.paragraph(title)
+        elif title:
             start = self._begin_block()
             self._write(title)
-            self.headings.append(Heading(level, title, start, self._length))
+            self._add(Heading(level, title, start, self._length))
+
+    def leave(self, level: int) -> None:
+        """What is written next belongs to the section above those of ``level`` and deeper ones."""
+        above = [heading for heading in self._above if heading.level < level]
+        if above and above != self._above:
+            self._resumed = above[-1]
 
     def paragraph(self, text: str) -> None:
         """Running text: its space, line ends too, is worth one blank."""
         self.lines(_SPACE.sub(" ", text).strip())
 
     def lines(self, text: str) -> None:
-        """Text whose lines stay: samples, tables. Empty text is none."""
+        """Text whose lines stay: samples, lists, tables. Empty text is none."""
         text = "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
-        if text.strip():
-            self._begin_block()
-            self._write(text)
+        if not text:
+            return
+        start = self._begin_block()
+        if self._resumed:
+            self._add(Heading(self._resumed.level, self._resumed.title, start, start))
+        self._write(text)
 
     def document(self, source: str, title: str) -> Document:
         return Document(source, title, "".join(self._parts), tuple(self.headings))
+
+    def _add(self, heading: Heading) -> None:
+        self._above = [other for other in self._above if other.level < heading.level] + [heading]
+        self._resumed = None
+        self.headings.append(heading)
 
     def _begin_block(self) -> int:
         if self._length:

@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from edgeslm.knowledge.passages import Document, Heading
+from edgeslm.knowledge.passages import LONGEST_TITLE, Document, Heading
 
-_LONGEST = 500
-"""Characters of a line that can be a title."""
 _FENCE = re.compile(r" {0,3}(`{3,}(?!.*`)|~{3,})")
 _HASHES = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*\r?")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*\r?")
@@ -42,7 +40,7 @@ def _headings(text: str, start: int) -> Iterator[Heading]:
                 fence = ""
         elif mark:
             fence = mark[1]
-        elif len(line) <= _LONGEST:
+        elif len(line) <= LONGEST_TITLE:
             heading = _heading(line, start, end) or _underlined(above, line, above_start, end)
             if heading:
                 yield heading
@@ -65,7 +63,7 @@ def _heading(line: str, start: int, end: int) -> Heading | None:
 
 
 def _underlined(above: str, line: str, start: int, end: int) -> Heading | None:
-    rule = _UNDERLINE.fullmatch(line) if above and len(above) <= _LONGEST else None
+    rule = _UNDERLINE.fullmatch(line) if above and len(above) <= LONGEST_TITLE else None
     title = _plain(above) if rule else ""
     return Heading(1 if rule[1][0] == "=" else 2, title, start, end) if rule and title else None
 

@@ -9,6 +9,10 @@ from itertools import islice, pairwise, zip_longest
 
 WORDS = 150
 """Most words of a passage, unless told: with its headings it stays below the 256 tokens that MiniLM reads."""
+MAX_CHARACTERS = 16 << 20
+"""Of a document, some 10,000 pages: what is larger is better kept as several."""
+LONGEST_TITLE = 200
+"""Characters; a line that is longer says more than what a section is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,9 @@ _FAR = 10_000
 
 _PIECES_PER_WORD = 1.33
 """What a tokenizer makes of an English word, its share of the punctuation included."""
-_PIECE = re.compile(r"[^\W\d_]{1,6}|\d{1,3}|([^\w\s]|_)\1*")
+_PIECE = re.compile(r"[^\W\d_]{1,6}|\d{1,3}|([^\w\s]|_)\1{0,99}+")
 """About what a tokenizer of word pieces makes one of, if the text was squeezed: such a count is rarely too low."""
-_RUN = re.compile(r"([^\w\s]|_)\1{3,}")
+_RUN = re.compile(r"([^\w\s]|_)\1{3,}+")
 
 _BLOCK = re.compile(r"\S[^\n]{0,65535}+(?:\n[^\S\n]*+\S[^\n]{0,65535}+){0,999}+")
 """Lines up to an empty one. Of endless ones a part at a time, so that memory is bounded."""
@@ -97,7 +101,6 @@ _LEADER = re.compile(r"(?:(?:\.\s?){4,}|…{2,})\s*(?:\d+|[ivxlc]+)$")
 """The dots of a list of contents, up to its page number."""
 _TAIL = 80
 """Characters of a line's end in which they are looked for."""
-_LONGEST_TITLE = 200
 _JUMP = re.compile(r"\s*(?:[-*+]|\d+\.)\s+\[[^\]]*\]\(#[^)]*\)\s*")
 """A Markdown line that only leads to a place on the same page."""
 CONTENTS = re.compile(
@@ -180,7 +183,7 @@ def _lists_contents(block: str, titles: set[str], announced: bool) -> bool:
         return True
     entries: list[str] = []
     for line in lines:
-        if entries and len(entries[-1]) < _LONGEST_TITLE and not _NUMBER.match(line):  # a title goes on
+        if entries and len(entries[-1]) < LONGEST_TITLE and not _NUMBER.match(line):  # a title goes on
             entries.append(f"{entries.pop()} {line}")
         else:
             entries.append(line)

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from edgeslm.knowledge.passages import CONTENTS, Document, Heading
+from edgeslm.knowledge.passages import CONTENTS, LONGEST_TITLE, Document, Heading
 
-_LONGEST_TITLE = 200
 _TITLE_LINES = 4
 _DEEPEST = 9
 """The level of a list of contents, which may stand in any section and ends none."""
 _NEXT_NUMBERS = 5
 """A section may be missing, or three; a number that leaps further is none of a section."""
 
-_RULE = re.compile(r"([=\-~^\"'`#*+.:_<>])\1{2,}")
+_RULE = re.compile(r"([=\-~^\"'`#*+.:_<>])\1{2,499}+")
 """What underlines a title: the characters of reStructuredText that people use for it."""
 _NUMBERED = re.compile(
     r"(?P<word>(?:Chapter|Appendix|Section|Part|Annex)\s+)?(?P<number>[1-9]\d?|[A-Z](?![^\W_]))"
@@ -84,7 +83,7 @@ def _underlined(lines: list[_Line]) -> Iterator[Heading]:
         over = above.text == rule.text and bool(above.text)
         if above.text.strip() and not over or line.indent and not over:
             continue
-        if len(rule.text) < min(len(title), 4) or len(rule.text) < 0.6 * len(title) or not title[0].isprintable():
+        if len(rule.text) < min(len(title), 4) or len(rule.text) < 0.6 * len(title) or len(title) > LONGEST_TITLE:
             continue
         kind = (rule.text[0], over)
         if kind not in kinds:
@@ -130,7 +129,7 @@ def _title_lines(lines: list[_Line], first: int) -> int:
         length += len(line.text)
         if line.indent or _LIST_MARK.match(line.text) and not _NUMBERED.match(line.text):
             return 0
-    return count if 0 < count <= _TITLE_LINES and length <= _LONGEST_TITLE else 0
+    return count if 0 < count <= _TITLE_LINES and length <= LONGEST_TITLE else 0
 
 
 def _is_plain_title(title: str) -> bool:
