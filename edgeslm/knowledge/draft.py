@@ -17,7 +17,8 @@ class Draft:
         self._parts: list[str] = []
         self._length = 0
         self._above: list[Heading] = []
-        self._resumed: Heading | None = None
+        """The headings that the text is under now."""
+        self._next: Heading | None = None
 
     def heading(self, level: int, title: str) -> None:
         """A title on a line of its own; an empty one is none, an endless one is a paragraph."""
@@ -29,11 +30,15 @@ class Draft:
             self._write(title)
             self._add(Heading(level, title, start, self._length))
 
+    def section(self, level: int, title: str) -> None:
+        """What is written next has a title that stands nowhere in the text."""
+        self._next = Heading(level, " ".join(title.split())[:LONGEST_TITLE], 0)
+
     def leave(self, level: int) -> None:
         """What is written next belongs to the section above those of ``level`` and deeper ones."""
         above = [heading for heading in self._above if heading.level < level]
         if above and above != self._above:
-            self._resumed = above[-1]
+            self._next = above[-1]
 
     def paragraph(self, text: str) -> None:
         """Running text: its space, line ends too, is worth one blank."""
@@ -45,8 +50,8 @@ class Draft:
         if not text:
             return
         start = self._begin_block()
-        if self._resumed:
-            self._add(Heading(self._resumed.level, self._resumed.title, start, start))
+        if self._next:
+            self._add(Heading(self._next.level, self._next.title, start, start))
         self._write(text)
 
     def document(self, source: str, title: str) -> Document:
@@ -54,7 +59,7 @@ class Draft:
 
     def _add(self, heading: Heading) -> None:
         self._above = [other for other in self._above if other.level < heading.level] + [heading]
-        self._resumed = None
+        self._next = None
         self.headings.append(heading)
 
     def _begin_block(self) -> int:

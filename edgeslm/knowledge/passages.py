@@ -64,6 +64,8 @@ _ROW = 0.6
 """After a line that only draws a line, as tables in plain text have between their rows."""
 _SHORT_LINE = 1.2
 """After a line that has room for the next word: somebody wanted it to end."""
+_LAST_LINE = 0.3
+"""The same where a sentence ends: of a paragraph with no empty line below it."""
 _FENCED = 1.5
 _LINE = 3.0
 _CLAUSE = 4.0
@@ -121,9 +123,9 @@ def split(document: Document, *, words: int = WORDS) -> list[Passage]:
     titles = {_bare(heading.title) for heading in document.headings}
     for path, start, end in _sections(document):
         announced = bool(path) and CONTENTS.fullmatch(path[-1].strip()) is not None
-        blocks = _blocks(document.text, start, end, titles, announced)
-        for first, last in _parts(document.text, blocks, words * _PIECES_PER_WORD):
-            passages.append(Passage(len(passages), path, document.text[first:last], first, last))
+        for first, last in _regions(document.text, start, end, titles, announced):
+            for place in _parts(document.text, first, last, words * _PIECES_PER_WORD):
+                passages.append(Passage(len(passages), path, document.text[slice(*place)], *place))
     return passages
 
 
@@ -151,17 +153,20 @@ def _sections(document: Document) -> Iterator[tuple[tuple[str, ...], int, int]]:
         yield tuple(entry.title for entry in above), body, end
 
 
-def _blocks(
+def _regions(
     text: str, start: int, end: int, titles: set[str], announced: bool
 ) -> Iterator[tuple[int, int]]:
-    """What stands between empty lines, without lists of contents.
+    """What stands between lists of contents.
 
     :param announced: whether the section is said to begin with one.
     """
-    for match in _BLOCK.finditer(text, start, end):
-        if not _lists_contents(match[0], titles, announced):
+    for block in _BLOCK.finditer(text, start, end):
+        if _lists_contents(block[0], titles, announced):
+            yield start, block.start()
+            start = block.end()
+        else:
             announced = False
-            yield match.span()
+    yield start, end
 
 
 def _bare(title: str) -> str:
@@ -204,9 +209,9 @@ class _Atom:
     """Of parting the text before it."""
 
 
-def _parts(text: str, blocks: Iterator[tuple[int, int]], most: float) -> Iterator[tuple[int, int]]:
-    """Starts and ends of the passages of a section, of at most ``most`` pieces each."""
-    atoms = _atoms(text, blocks, most)
+def _parts(text: str, start: int, end: int, most: float) -> Iterator[tuple[int, int]]:
+    """Starts and ends of the passages there, of at most ``most`` pieces each."""
+    atoms = _atoms(text, start, end, most)
     while some := list(islice(atoms, _AT_ONCE)):
         yield from _cheapest(some, most)
 
@@ -235,20 +240,27 @@ def _cheapest(atoms: list[_Atom], most: float) -> Iterator[tuple[int, int]]:
         first = last + 1
 
 
-def _atoms(text: str, blocks: Iterator[tuple[int, int]], most: float) -> Iterator[_Atom]:
+def _atoms(text: str, start: int, end: int, most: float) -> Iterator[_Atom]:
     margin, fenced, before = _FAR, False, ""
-    for start, end in blocks:
-        indent = len(text[text.rfind("\n", 0, start) + 1 : start].expandtabs())
+    for block in _BLOCK.finditer(text, start, end):
+        first, last = block.span()
+        indent = len(text[text.rfind("\n", 0, first) + 1 : first].expandtabs())
         margin = min(margin, indent)
-        cost = (_LABEL if _leads_on(before) else 0.0) + (_INDENTED if indent > margin else 0.0)
-        borders = {start: _FENCED if fenced else cost, **_borders(text, start, end)}
-        yield from _between(text, borders, end, most)
-        fenced ^= len(_FENCE.findall(text, start, end)) % 2 == 1
-        before = text[start:end].rstrip()
+        cost = _FENCED if fenced else _cost_between(before, block[0]) + (_INDENTED if indent > margin else 0.0)
+        yield from _between(text, {first: cost, **_borders(text, first, last)}, last, most)
+        fenced ^= len(_FENCE.findall(text, first, last)) % 2 == 1
+        before = block[0].rstrip()
 
 
-def _leads_on(block: str) -> bool:
-    return block.endswith(":") or (0 < len(block) <= 100 and "\n" not in block and block[-1] not in ".!?。！？")
+def _cost_between(before: str, block: str) -> float:
+    """Of parting two blocks, whose indents say nothing."""
+    if not before or before[-1] in ".!?。！？":
+        return 0.0
+    if before[-1] == ":":
+        return _LABEL
+    if block[0].islower():  # a sentence goes on, on the next page
+        return _SENTENCE
+    return _LABEL if len(before) <= 100 and "\n" not in before else 0.0
 
 
 def _borders(text: str, start: int, end: int) -> dict[int, float]:
@@ -263,7 +275,8 @@ def _borders(text: str, start: int, end: int) -> dict[int, float]:
             borders[place] = _ROW
         else:
             short = len(line.rstrip()) + len(after.split(maxsplit=1)[0]) + 8 < width
-            borders[place] = _SHORT_LINE if short and not _DRAWN.fullmatch(after.strip()) else _LINE
+            ended = _LAST_LINE if line.rstrip().endswith((".", "!", "?")) else _SHORT_LINE
+            borders[place] = ended if short and not _DRAWN.fullmatch(after.strip()) else _LINE
     for pattern, cost in ((_SENTENCE_END, _SENTENCE), (_ITEM_START, _ITEM)):
         for match in pattern.finditer(text, start, end):
             borders[match.end()] = min(cost, borders.get(match.end(), cost))

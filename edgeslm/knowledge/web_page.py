@@ -104,7 +104,8 @@ class _Page(HTMLParser):
         elif tag == "br":
             self._text.append("\n")
         elif tag == "img":
-            self._text.append(dict(attrs).get("alt") or "")
+            alt = dict(attrs).get("alt") or ""
+            self._text.append("" if alt.startswith("[") else alt)  # [Note]: an icon
         elif tag not in _VOID and _is_left_out(tag, dict(attrs)):
             if tag in _BLOCKS:
                 self._end_block()
