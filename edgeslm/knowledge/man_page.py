@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from edgeslm.knowledge import mdoc
 from edgeslm.knowledge.draft import Draft
+from edgeslm.knowledge.mdoc import LONGEST_TAG, TAG_LEVEL, write_mdoc
 from edgeslm.knowledge.passages import Document
 from edgeslm.knowledge.roff import Line, Page
 
@@ -22,9 +22,6 @@ _BULLET = re.compile(r"[•*o·–—+□-]|\(?[0-9a-zA-Z]{1,2}[.)]|\[[0-9]+\]")
 _BOLD = re.compile(r"\s*(?:\\&)?\\f(?:B|\[B\]|\(CW|\(CB|\[CB\]|3)")
 _OPTION = re.compile(r"[-+]{1,2}[\w?]")
 _TAB = re.compile(r"tab\s*\(\s*(.)\s*\)")
-LONGEST_TAG = 120
-TAG_LEVEL = 3
-"""Of an option at the margin; those in its text are deeper."""
 
 
 def read_man_page(text: str, source: str) -> Document:
@@ -37,7 +34,7 @@ def read_man_page(text: str, source: str) -> Document:
         if line.name == "TH":
             title = _title(page, line.arguments) or title
         elif line.name == "Dd":
-            title = mdoc.read(page, draft) or title
+            title = write_mdoc(page, draft) or title
         else:
             writer.write(line)
     writer.end()
@@ -227,29 +224,32 @@ def is_typed(tag: str, *, bold: bool) -> bool:
 
 def _table(page: Page) -> Iterator[str]:
     """The rows of a table of tbl(1), up to its end."""
-    separator, in_format, cells, cell = "\t", True, [""][:0], None
+    separator, in_format = "\t", True
+    row: list[str] = []
+    cell: list[str] | None = None
+    """Lines of a cell that is written over several, between ``T{`` and ``T}``."""
     for line in page:
         text = page.plain(" ".join(line.arguments) if line.name in _FONTS else line.rest)
         if line.name == "TE":
-            break
+            return
         if line.name == "T&":
             in_format = True
         elif line.name and line.name not in _FONTS:
             continue
         elif in_format:
-            if found := _TAB.search(text) if text.rstrip().endswith(";") else None:
+            if text.rstrip().endswith(";") and (found := _TAB.search(text)):
                 separator = found[1]
             in_format = not text.rstrip().endswith(".")
         elif cell is not None and not text.startswith("T}"):
             cell.append(text.strip())
         else:
             if cell is not None:
-                cells.append(" ".join(cell))
-            rest = text[2:].removeprefix(separator) if cell is not None else text
-            parts = rest.split(separator) if rest else []
-            cell = [] if parts and parts[-1].strip() == "T{" else None
-            cells += [part.strip() for part in (parts if cell is None else parts[:-1])]
+                row.append(" ".join(cell))
+                text = text[2:].removeprefix(separator)
+            *parts, last = text.split(separator)
+            cell = [] if last.strip() == "T{" else None
+            row += parts if cell is not None else [*parts, last]
             if cell is None:
-                if row := " | ".join(part for part in cells if part.strip("_=\\^ ")):
-                    yield row
-                cells = []
+                if written := [part.strip() for part in row if part.strip("_=\\^ ")]:
+                    yield " | ".join(written)
+                row = []

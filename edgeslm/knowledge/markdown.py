@@ -25,7 +25,9 @@ def read_markdown(text: str, source: str) -> Document:
     headings = tuple(_headings(text, front.end() if front else 0))
     named = _FRONT_TITLE.search(text, 0, front.end()) if front else None
     title = next((part for part in named.groups() if part), "") if named else ""
-    return Document(source, title or (headings[0].title if headings else PurePath(source).name), text, headings)
+    return Document(
+        source, title or (headings[0].title if headings else PurePath(source).name), text, headings
+    )
 
 
 def _headings(text: str, start: int) -> Iterator[Heading]:

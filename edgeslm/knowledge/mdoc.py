@@ -1,26 +1,52 @@
-"""Man pages of mdoc(7), which says what words are: options, arguments, names of pages. The reader of the BSDs' pages.
+"""Man pages of mdoc(7), which says what words are: options, arguments, names of pages.
 
 Words come out as a terminal shows them: ``.Op Fl v Ar file`` as ``[-v file]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from edgeslm.knowledge.draft import Draft
 from edgeslm.knowledge.roff import Line, Page
 
+LONGEST_TAG = 120
+"""Characters; what is longer is no option any more."""
 TAG_LEVEL = 3
-_LONGEST_TAG = 120
+"""Of an option at the margin; those in its text are deeper."""
 _PLAIN = frozenset(
     {
-        *("Ad", "An", "Bx", "Cd", "Cm", "Dv", "Em", "Er", "Ev", "Fa", "Fd", "Ft", "Ic", "In", "Lb", "Li", "Ms"),
+        *(
+            "Ad",
+            "An",
+            "Bx",
+            "Cd",
+            "Cm",
+            "Dv",
+            "Em",
+            "Er",
+            "Ev",
+            "Fa",
+            "Fd",
+            "Ft",
+            "Ic",
+            "In",
+            "Lb",
+            "Li",
+            "Ms",
+        ),
         *("Mt", "No", "Pa", "St", "Sx", "Sy", "Tn", "Va", "Vt", "Lk", "Xo"),
     }
 )
 """What only chooses a font."""
 _AROUND = {
-    **{"Op": "[]", "Bq": "[]", "Pq": "()", "Aq": "<>", "Dq": "“”", "Qq": '""', "Sq": "‘’", "Ql": "‘’", "Brq": "{}"},
+    "Op": "[]",
+    "Bq": "[]",
+    "Pq": "()",
+    "Aq": "<>",
+    "Dq": "“”",
+    "Qq": '""',
+    "Sq": "‘’",
+    "Ql": "‘’",
+    "Brq": "{}",
 }
 """Encloses the rest of its line."""
 _OPENS = {"Oo": "[", "Bo": "[", "Po": "(", "Ao": "<", "Do": "“", "Qo": '"', "So": "‘", "Bro": "{"}
@@ -37,7 +63,7 @@ _AFTER = frozenset(".,;:?!)]}”’>")
 _BEFORE = frozenset("([{<“‘")
 
 
-def read(page: Page, draft: Draft) -> str:
+def write_mdoc(page: Page, draft: Draft) -> str:
     """Writes the rest of a page into the draft. :return: its title, ``ssh(1)``, or nothing."""
     writer = _Mdoc(page, draft)
     for line in page:
@@ -96,8 +122,11 @@ class _Mdoc:
         arguments = line.arguments
         if line.name == "Nm" and not self._name and arguments:
             self._name = self._page.plain(arguments[0])
-        if line.name == "Nm" and self._text and self._draft.headings[-1:] and (
-            self._draft.headings[-1].title == "SYNOPSIS"
+        if (
+            line.name == "Nm"
+            and self._text
+            and self._draft.headings[-1:]
+            and (self._draft.headings[-1].title == "SYNOPSIS")
         ):
             self.end_paragraph()  # each form of a command begins with its name
         self._glued |= line.name == "Ns"
@@ -125,7 +154,7 @@ class _Mdoc:
     def _end_tag(self) -> None:
         tag, typed = self._tag or ("", False)
         self._tag = None
-        if typed and len(tag) <= _LONGEST_TAG:
+        if typed and len(tag) <= LONGEST_TAG:
             self._draft.heading(TAG_LEVEL + max(0, len(self._lists) - 1), tag)
         else:
             self._draft.paragraph(tag)

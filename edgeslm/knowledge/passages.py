@@ -55,7 +55,7 @@ class Passage:
 
 # What it costs to part a text there. A passage more costs about 1.
 _LABEL = 0.5
-"""After what leads to the next block: a colon, or a line alone that is no sentence (``Note``, ``Table 1``)."""
+"""After what leads to the next block: a colon, or a line alone that is no sentence (``Note``)."""
 _INDENTED = 0.5
 """Before what stands deeper than the rest of its section: a list, a sample, or the next part of it."""
 _ITEM = 0.3
@@ -82,7 +82,7 @@ _FAR = 10_000
 _PIECES_PER_WORD = 1.33
 """What a tokenizer makes of an English word, its share of the punctuation included."""
 _PIECE = re.compile(r"[^\W\d_]{1,6}|\d{1,3}|([^\w\s]|_)\1{0,99}+")
-"""About what a tokenizer of word pieces makes one of, if the text was squeezed: such a count is rarely too low."""
+"""About what a tokenizer of word pieces makes one of, of a squeezed text: the count is rarely too low."""
 _RUN = re.compile(r"([^\w\s]|_)\1{3,}+")
 
 _BLOCK = re.compile(r"\S[^\n]{0,65535}+(?:\n[^\S\n]*+\S[^\n]{0,65535}+){0,999}+")
@@ -98,7 +98,9 @@ _DRAWN = re.compile(r"[\W_]{3,}")
 _CLAUSE_END = re.compile(r"(?<=[;,:])\s+")
 _SPACE = re.compile(r"\s+")
 
-_NUMBER = re.compile(r"(?:(?:chapter|appendix|section|part)\s+)?(?:[\dA-Z]{1,3}(?:\.\d{1,3})*\.?|[ivxIVX]+\.)\s+")
+_NUMBER = re.compile(
+    r"(?:(?:chapter|appendix|section|part)\s+)?(?:[\dA-Z]{1,3}(?:\.\d{1,3})*\.?|[ivxIVX]+\.)\s+"
+)
 _LEADER = re.compile(r"(?:(?:\.\s?){4,}|…{2,})\s*(?:\d+|[ivxlc]+)$")
 """The dots of a list of contents, up to its page number."""
 _TAIL = 80
@@ -153,9 +155,7 @@ def _sections(document: Document) -> Iterator[tuple[tuple[str, ...], int, int]]:
         yield tuple(entry.title for entry in above), body, end
 
 
-def _regions(
-    text: str, start: int, end: int, titles: set[str], announced: bool
-) -> Iterator[tuple[int, int]]:
+def _regions(text: str, start: int, end: int, titles: set[str], announced: bool) -> Iterator[tuple[int, int]]:
     """What stands between lists of contents.
 
     :param announced: whether the section is said to begin with one.
@@ -180,7 +180,9 @@ def _lists_contents(block: str, titles: set[str], announced: bool) -> bool:
     :param announced: its title says so, so that what looks like it is believed.
     """
     lines = [line.strip() for line in block.splitlines()]
-    if announced and 2 * sum(bool(_NUMBER.match(line) or _bare(line) in titles) for line in lines) >= len(lines):
+    if announced and 2 * sum(bool(_NUMBER.match(line) or _bare(line) in titles) for line in lines) >= len(
+        lines
+    ):
         return True
     if len(lines) < 3 and not announced:
         return False
@@ -217,8 +219,11 @@ def _parts(text: str, start: int, end: int, most: float) -> Iterator[tuple[int, 
 
 
 def _cheapest(atoms: list[_Atom], most: float) -> Iterator[tuple[int, int]]:
-    """The best way to part atoms, found from its end: each passage costs 1 and the square of how full it is, so
-    that there are few and of equal size; each border costs what it parts."""
+    """The best way to part atoms, found from its end.
+
+    Each passage costs 1 and the square of how full it is, so that there are few of equal size; each border costs
+    what it parts.
+    """
     sizes = [(atom.pieces / most) for atom in atoms]
     costs = [*(1 + atom.cost for atom in atoms[1:]), 1.0]
     best = [0.0] * (len(atoms) + 1)
@@ -246,7 +251,9 @@ def _atoms(text: str, start: int, end: int, most: float) -> Iterator[_Atom]:
         first, last = block.span()
         indent = len(text[text.rfind("\n", 0, first) + 1 : first].expandtabs())
         margin = min(margin, indent)
-        cost = _FENCED if fenced else _cost_between(before, block[0]) + (_INDENTED if indent > margin else 0.0)
+        cost = (
+            _FENCED if fenced else _cost_between(before, block[0]) + (_INDENTED if indent > margin else 0.0)
+        )
         yield from _between(text, {first: cost, **_borders(text, first, last)}, last, most)
         fenced ^= len(_FENCE.findall(text, first, last)) % 2 == 1
         before = block[0].rstrip()

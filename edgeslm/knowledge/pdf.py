@@ -1,6 +1,6 @@
 """PDF as plain text, by pypdf: sections from the outline, or pages where there is none.
 
-Lines at the head and the foot of most pages are left out, words that were parted at a line's end are put together.
+Lines at the head and the foot of most pages are left out, words that were parted at a line's end are whole again.
 Pages that are only pictures have no text; recognizing letters in them is for other programs.
 """
 
@@ -26,7 +26,7 @@ log = logging.getLogger("edgeslm.knowledge")
 MAX_PAGES = 10_000
 _GAP = 170
 """Thousandths of the font's size: a wider gap between letters is a blank. pypdf asks for half of a blank of the
-font, and takes another letter's width for it where the font has none: then words of justified lines run together."""
+font, and takes another letter's width for it where a font has none: words of justified lines would run together."""
 _WIDE = 1000
 _EDGE_LINES = 2
 _REPEATED = 0.4
@@ -60,7 +60,9 @@ def read_pdf(file: BinaryIO, source: str) -> Document:
     from pypdf import PdfReader
     from pypdf.errors import DependencyError, PyPdfError
 
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells of each oddity of a file that can be read
+    logging.getLogger("pypdf").setLevel(
+        logging.CRITICAL
+    )  # it tells of each oddity of a file that can be read
     try:
         reader = PdfReader(file)
         if reader.is_encrypted and not reader.decrypt(""):
@@ -99,8 +101,10 @@ def _texts(reader: PdfReader, source: str) -> Iterator[str]:
 
 
 def _widen_gaps(operator: bytes, operands: Any, *_matrices: Any) -> None:
-    """Before text is shown (``TJ``): a gap between words becomes one that pypdf takes for a blank, and a step back
-    after it, so that what follows stays where it is."""
+    """Makes a gap between words one that pypdf takes for a blank, and a step back, so that what follows stays.
+
+    Called before text is shown (``TJ``), with what will be shown.
+    """
     from pypdf.generic import NumberObject
 
     if operator == b"TJ" and operands and isinstance(operands[0], list):
@@ -187,5 +191,5 @@ def _letters(text: str) -> str:
 def _joined(found: re.Match[str], words: set[str]) -> str:
     """A word that was parted at a line's end: with its hyphen only if it is written so elsewhere."""
     whole, hyphened = found[1] + found[2], f"{found[1]}-{found[2]}"
-    keeps = hyphened in words and whole not in words or not found[2][0].islower()
+    keeps = (hyphened in words and whole not in words) or not found[2][0].islower()
     return hyphened if keeps else whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePath
 
 from edgeslm.knowledge.passages import CONTENTS, LONGEST_TITLE, Document, Heading
@@ -63,7 +64,9 @@ def _lines(text: str) -> Iterator[_Line]:
 
 def _title(lines: list[_Line], headings: list[Heading] | tuple[Heading, ...], source: str) -> str:
     """The first line of text, if it can be a title; else what the file is called."""
-    first = next((line for line in lines if line.text.strip() and not _RULE.fullmatch(line.text.strip())), None)
+    first = next(
+        (line for line in lines if line.text.strip() and not _RULE.fullmatch(line.text.strip())), None
+    )
     if headings and (first is None or headings[0].start <= first.start):
         return headings[0].title
     if first and len(first.text.strip()) <= 80 and not first.text.rstrip().endswith((".", ",", ";", ":")):
@@ -72,18 +75,24 @@ def _title(lines: list[_Line], headings: list[Heading] | tuple[Heading, ...], so
 
 
 def _underlined(lines: list[_Line]) -> Iterator[Heading]:
-    """Titles with a rule under them, perhaps one above them too (docutils' section titles): each kind of rule is
-    a level, in the order in which they come."""
+    """Titles with a rule under them, perhaps one above them too, as docutils has them.
+
+    Each kind of rule is a level, in the order in which they come.
+    """
     kinds: list[tuple[str, bool]] = []
     blank = _Line("", 0, 0)
-    for number, (line, rule) in enumerate(zip(lines, lines[1:], strict=False)):
+    for number, (line, rule) in enumerate(pairwise(lines)):
         title, above = line.text.strip(), lines[number - 1] if number else blank
         if not title or line.text[0] == "\t" or not _RULE.fullmatch(rule.text) or _RULE.fullmatch(title):
             continue
         over = above.text == rule.text and bool(above.text)
-        if above.text.strip() and not over or line.indent and not over:
+        if (above.text.strip() and not over) or (line.indent and not over):
             continue
-        if len(rule.text) < min(len(title), 4) or len(rule.text) < 0.6 * len(title) or len(title) > LONGEST_TITLE:
+        if (
+            len(rule.text) < min(len(title), 4)
+            or len(rule.text) < 0.6 * len(title)
+            or len(title) > LONGEST_TITLE
+        ):
             continue
         kind = (rule.text[0], over)
         if kind not in kinds:
@@ -127,7 +136,7 @@ def _title_lines(lines: list[_Line], first: int) -> int:
             break
         count += 1
         length += len(line.text)
-        if line.indent or _LIST_MARK.match(line.text) and not _NUMBERED.match(line.text):
+        if line.indent or (_LIST_MARK.match(line.text) and not _NUMBERED.match(line.text)):
             return 0
     return count if 0 < count <= _TITLE_LINES and length <= LONGEST_TITLE else 0
 
@@ -137,7 +146,7 @@ def _is_plain_title(title: str) -> bool:
 
 
 class _Outline:
-    """Where the numbers of sections have come to. Numbers of a list within a section don't go on from there."""
+    """Where the numbers of sections have come to. Those of a list in a section don't go on from there."""
 
     def __init__(self) -> None:
         self._at: list[int] = []
@@ -162,7 +171,9 @@ class _Outline:
 
     def _number(self, title: str) -> list[int] | None:
         found = _NUMBERED.match(title)
-        if found is None or (found["number"].isalpha() and not (found["word"] or found["rest"] or found["mark"])):
+        if found is None or (
+            found["number"].isalpha() and not (found["word"] or found["rest"] or found["mark"])
+        ):
             return None
         first = found["number"]
         return [int(first) if first.isdigit() else ord(first), *map(int, found["rest"].split(".")[1:])]
@@ -175,4 +186,4 @@ class _Outline:
             # a chapter that has no title of its own in this form: 2.1 after 1.7
             return False
         before = self._at[len(above)] if len(self._at) > len(above) else 0
-        return last in (1, ord("A")) and len(above) == len(self._at) or 0 < last - before <= _NEXT_NUMBERS
+        return (last in (1, ord("A")) and len(above) == len(self._at)) or 0 < last - before <= _NEXT_NUMBERS

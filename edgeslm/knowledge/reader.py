@@ -73,7 +73,9 @@ def read_document(path: Path, source: str) -> Document:
             raise KnowledgeError(f"{source} is no file.")
         if kind is None:
             known = ", ".join(SUFFIXES)
-            raise KnowledgeError(f"{source} is of no kind that is read: {known}, man pages, each also as .gz.")
+            raise KnowledgeError(
+                f"{source} is of no kind that is read: {known}, man pages, each also as .gz."
+            )
         with path.open("rb") as file:
             packed = path.suffix.lower() == COMPRESSED
             if kind is Kind.PDF:
@@ -98,7 +100,9 @@ def _checked(document: Document) -> Document:
         )
     text, title = (text.translate(_UNSTORABLE) for text in (document.text, document.title))
     headings = tuple(
-        heading if heading.title.isprintable() else replace(heading, title=heading.title.translate(_UNSTORABLE))
+        heading
+        if heading.title.isprintable()
+        else replace(heading, title=heading.title.translate(_UNSTORABLE))
         for heading in document.headings
     )
     return Document(document.source, title, text, headings)

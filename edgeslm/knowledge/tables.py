@@ -1,4 +1,4 @@
-"""Tables and lists of objects as text: a row is a line ``column: value; column: value`` and a section of its own.
+"""Tables and lists of objects as text: a row is a line ``column: value; column: value`` and a section.
 
 So a row is found by what stands in it, and each value stands beside the name of its column.
 """
@@ -61,7 +61,9 @@ def read_json(text: str, source: str) -> Document:
     """
     value = _parse(text, source, "")
     if isinstance(value, dict):
-        lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
+        lists = [
+            item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)
+        ]
         value = lists[0] if len(lists) == 1 else value
     items = value if isinstance(value, list) else [value]
     return _document(source, "item", ((number, _flat(item, source)) for number, item in enumerate(items, 1)))
@@ -75,7 +77,9 @@ def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[s
         line = "; ".join(f"{name}: {value}" if name else value for name, value in pairs if value)
         if line:
             if length + len(line) > MAX_CHARACTERS:
-                raise KnowledgeError(f"{source} is too large with its columns' names; part it into several files.")
+                raise KnowledgeError(
+                    f"{source} is too large with its columns' names; part it into several files."
+                )
             headings.append(Heading(1, f"{word} {number}", length, length))
             lines.append(line)
             length += len(line) + 1
@@ -150,7 +154,9 @@ def _flat(value: Any, source: str) -> list[tuple[str, str]]:
         else:
             pairs.append((".".join(names), _scalar(value)))
         if len(pairs) > MAX_COLUMNS:
-            raise KnowledgeError(f"{source} has an object of more than {MAX_COLUMNS:,} values; part it into several.")
+            raise KnowledgeError(
+                f"{source} has an object of more than {MAX_COLUMNS:,} values; part it into several."
+            )
 
     walk((), value)
     return pairs

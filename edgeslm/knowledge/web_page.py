@@ -1,7 +1,7 @@
 """HTML as plain text: what a reader of the page would read, with its headings, lists, tables and samples.
 
-Written for pages as they are: tags that are never closed, or closed twice, do no harm. Scripts, navigation and
-lists of contents are left out; where a page says which part is the main one, only that is read.
+Written for pages as they are: tags that are never closed, or closed twice, do no harm. Scripts, navigation
+and lists of contents are left out; where a page says which part is the main one, only that is read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,21 @@ _VOID = frozenset(
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _BLOCKS = frozenset(
     {
-        *("p", "div", "section", "article", "main", "header", "body", "blockquote", "ul", "ol", "dl", "dt", "dd"),
+        *(
+            "p",
+            "div",
+            "section",
+            "article",
+            "main",
+            "header",
+            "body",
+            "blockquote",
+            "ul",
+            "ol",
+            "dl",
+            "dt",
+            "dd",
+        ),
         *("li", "table", "tr", "caption", "figure", "figcaption", "address", "details", "summary", "aside"),
         *("form", "fieldset", "pre", "hr", "head", "html", "title", *_HEADINGS),
     }
