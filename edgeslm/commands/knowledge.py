@@ -113,7 +113,7 @@ def _add(arguments: argparse.Namespace) -> int:
         )
         if embed is not None:
             collection.embed_missing(embed)
-    say(json.dumps(asdict(totals)) if arguments.json else _told(totals))
+    say(json.dumps(totals.figures()) if arguments.json else _told(totals))
     if totals.broken:
         print_error(f"{totals.broken} of {files} files could not be added; the others were")
     return int(totals.broken > 0)

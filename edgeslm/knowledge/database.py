@@ -51,6 +51,7 @@ CREATE TABLE documents (
     added REAL NOT NULL,
     expires REAL
 );
+CREATE INDEX documents_file ON documents (file) WHERE file IS NOT NULL;
 CREATE INDEX documents_expires ON documents (expires) WHERE expires IS NOT NULL;
 CREATE TABLE passages (
     slot INTEGER PRIMARY KEY,
@@ -92,9 +93,7 @@ def open_database(file: Path, *, writes: bool) -> sqlite3.Connection:
         if writes:
             file.parent.mkdir(parents=True, exist_ok=True)
         elif not file.is_file():
-            raise KnowledgeError(
-                f"there is no collection {file}; edgeslm knowledge add {file} PATH makes one"
-            )
+            raise _missing(file)
         db = sqlite3.connect(_address(file, writes), uri=True, isolation_level=None, timeout=WAIT_S)
         try:
             _set_up(db, file, writes)
@@ -124,6 +123,10 @@ def transaction(db: sqlite3.Connection, file: Path, *, writes: bool) -> Iterator
                 db.execute("ROLLBACK")
     except sqlite3.Error as error:
         raise refusal(file, error) from None
+
+
+def _missing(file: Path) -> KnowledgeError:
+    return KnowledgeError(f"there is no collection {file}; edgeslm knowledge add {file} PATH makes one")
 
 
 def refusal(file: Path, error: sqlite3.Error) -> KnowledgeError:
@@ -181,6 +184,8 @@ def _set_up(db: sqlite3.Connection, file: Path, writes: bool) -> None:
     db.execute("PRAGMA cache_size = -2048")
     db.execute("PRAGMA temp_store = MEMORY")
     if not writes:
+        if _is_new(db):  # what made it was killed before it did
+            raise _missing(file)
         db.execute("PRAGMA query_only = ON")
     else:
         if _is_new(db):

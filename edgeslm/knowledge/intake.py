@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.collection import Collection, Embed, Entry, Origin
@@ -30,6 +31,10 @@ class Totals:
     skipped: Counter[str] = field(default_factory=Counter)
     """What folders held besides, by what it is."""
 
+    def figures(self) -> dict[str, Any]:
+        """By name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
 
 def add_files(
     collection: Collection,
@@ -52,14 +57,14 @@ def add_files(
         on_file(source)
         try:
             origin = _look_at(path)
-            known = collection.find(source)
+            known = collection.find_file(str(origin.file)) or collection.find(source)
             if known is not None and known.origin.digest == origin.digest:
                 if known.origin != origin:
-                    collection.refresh(source, origin)
+                    collection.refresh(known.source, origin)
                 totals.unchanged += 1
                 continue
             _refuse_namesake(known, path)
-            document = read_document(path, source)
+            document = read_document(path, source if known is None else known.source)
         except KnowledgeError as error:
             totals.broken += 1
             on_broken(str(error))

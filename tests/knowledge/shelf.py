@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 from edgeslm.knowledge.collection import EncoderTag, Origin
 from edgeslm.knowledge.passages import Document, Passage
+from tests.benchmarks.scripts import load_scripts
 
 DIMENSION = 48
 TAG = EncoderTag("sha256:hash", "/bundles/hash")
@@ -50,36 +49,6 @@ def _hash_vector(text: str) -> list[float]:
 
 
 def faults(file: Path) -> list[str]:
-    """What isn't whole in a collection, looked up past its own code."""
-    with closing(sqlite3.connect(file)) as db:
-        found = [row[0] for row in db.execute("PRAGMA integrity_check") if row[0] != "ok"]
-        db.execute("INSERT INTO words (words) VALUES ('integrity-check')")
-        slots = {row[0] for row in db.execute("SELECT slot FROM passages")}
-        free = {row[0] for row in db.execute("SELECT slot FROM free_slots")}
-        indexed = {row[0] for row in db.execute("SELECT id FROM words_docsize")}
-        if slots & free or slots | free != set(range(len(slots) + len(free))):
-            found.append(f"slots {sorted(slots)} and free ones {sorted(free)} aren't all there are")
-        if indexed != slots:
-            found.append(f"the index has {sorted(indexed ^ slots)} too many or too few")
-        if db.execute("SELECT 1 FROM passages WHERE document NOT IN (SELECT id FROM documents)").fetchone():
-            found.append("passages without a document")
-        for document, numbers in db.execute("SELECT document, group_concat(number) FROM passages GROUP BY 1"):
-            if sorted(map(int, numbers.split(","))) != list(range(numbers.count(",") + 1)):
-                found.append(f"document {document} has the passages {numbers}")
-        (dimension,) = db.execute("SELECT dimension FROM about").fetchone()
-        embedded = {row[0] for row in db.execute("SELECT slot FROM passages WHERE embedded")}
-        if dimension is not None and _with_vectors(db, dimension) != embedded:
-            found.append(
-                f"{sorted(_with_vectors(db, dimension) ^ embedded)} have vectors too many or too few"
-            )
+    """What of a collection doesn't belong to the rest, looked up past its own code."""
+    found: list[str] = load_scripts("knowledge_kills")["knowledge_kills"].loose_parts(file)
     return found
-
-
-def _with_vectors(db: sqlite3.Connection, dimension: int) -> set[int]:
-    size = dimension + 4
-    return {
-        block * 256 + place // size
-        for block, raw in db.execute("SELECT block, slots FROM vectors")
-        for place in range(0, len(raw), size)
-        if any(raw[place + dimension : place + size])
-    }

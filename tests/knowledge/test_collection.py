@@ -181,7 +181,7 @@ def test_after_any_changes_it_is_as_if_it_had_been_made_at_once(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, list[str] | None, bool]]
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
-    last = {}
+    last: dict[str, list[str]] = {}
     with Collection(folder / "changed", writes=True) as changed:
         changed.use_encoder(TAG)
         for source, parts, embedded in changes:
@@ -199,14 +199,9 @@ def test_after_any_changes_it_is_as_if_it_had_been_made_at_once(
             put(fresh, source, *parts, embedded=True)
     with Collection(folder / "changed") as changed, Collection(folder / "fresh") as fresh:
         for question in ("oil", "it is", "stop"):
-            figures = [
-                {
-                    one.id: (round(one.bm25, 6), one.cosine)
-                    for one in search(kb, question, k=50, embed=hash_embed)
-                }
-                for kb in (changed, fresh)
-            ]
-            assert figures[0] == figures[1]
+            found = [search(kb, question, k=50, embed=hash_embed) for kb in (changed, fresh)]
+            one, other = ({one.id: (round(one.bm25, 6), one.cosine) for one in each} for each in found)
+            assert one == other
 
 
 # --- vectors --------------------------------------------------------------------------------------------
@@ -223,7 +218,7 @@ def test_only_new_passages_are_embedded(collection: Collection) -> None:
     for parts in (("one", "two"), ("one", "two", "three")):
         document, passages = make_document("a.txt", *parts, title="Title")
         collection.put(document, passages, make_origin(), embed=embed)
-    assert seen == ["Title\none", "Title\ntwo", "Title\nthree"]
+    assert seen == ["Title one", "Title two", "Title three"]
 
 
 def test_passages_without_vectors_get_them_later(collection: Collection) -> None:
@@ -331,8 +326,7 @@ def test_two_writers_and_a_reader_share_a_collection(tmp_path: Path) -> None:
 
 def test_nothing_of_numpy_is_loaded_until_there_are_vectors() -> None:
     code = (
-        "import sys\nimport edgeslm.knowledge.collection, edgeslm.knowledge.search, edgeslm.knowledge.intake\n"
-        "print('numpy' in sys.modules)"
+        "import sys\nfrom edgeslm.knowledge import collection, intake, search\nprint('numpy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

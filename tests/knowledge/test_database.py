@@ -145,9 +145,13 @@ def test_a_folder_that_can_t_be_used_is_said(tmp_path: Path) -> None:
         open_database(tmp_path / "file/manuals.sqlite", writes=True)
 
 
-def test_an_empty_file_becomes_a_collection(tmp_path: Path) -> None:
-    (tmp_path / "manuals.sqlite").touch()
-    make_collection(tmp_path / "manuals.sqlite")
+def test_an_empty_file_is_no_collection_yet(tmp_path: Path) -> None:
+    """That is what a kill may leave of the first moment."""
+    file = tmp_path / "manuals.sqlite"
+    file.touch()
+    with pytest.raises(KnowledgeError, match="there is no collection"):
+        open_database(file, writes=False)
+    make_collection(file)
 
 
 def test_who_waits_too_long_for_another_writer_is_told(
