@@ -20,7 +20,7 @@ from edgeslm.knowledge.words import count, parse_words, score, shares, weigh
 if TYPE_CHECKING:
     import sqlite3
 
-CANDIDATES = 100
+CANDIDATES = 50
 """From each ranking, unless more are asked for."""
 
 _SLOTS = "SELECT slot FROM documents d JOIN passages p ON p.document = d.id"

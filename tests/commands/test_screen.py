@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -11,12 +12,15 @@ from tests.fakes import FakeClock
 
 
 @pytest.fixture
-def terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """To be called in the test: pytest exchanges the stream between a fixture and it."""
+    return lambda: monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
 
 
-@pytest.mark.usefixtures("terminal")
-def test_work_that_is_done_soon_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_that_is_done_soon_shows_nothing(
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None]
+) -> None:
+    on_terminal()
     clock = FakeClock()
     with Progress(clock=clock) as progress:
         clock.now += DELAY_S - 0.1
@@ -24,8 +28,10 @@ def test_work_that_is_done_soon_shows_nothing(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.usefixtures("terminal")
-def test_long_work_shows_a_bar_that_goes_away(capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_work_shows_a_bar_that_goes_away(
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None]
+) -> None:
+    on_terminal()
     clock = FakeClock()
     with Progress(clock=clock) as progress:
         clock.now += DELAY_S
@@ -41,10 +47,10 @@ def test_long_work_shows_a_bar_that_goes_away(capsys: pytest.CaptureFixture[str]
     ]
 
 
-@pytest.mark.usefixtures("terminal")
 def test_it_makes_room_for_other_lines_and_fits_the_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    on_terminal()
     monkeypatch.setenv("COLUMNS", "40")
     clock = FakeClock()
     with Progress(clock=clock) as progress:
