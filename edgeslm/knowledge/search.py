@@ -32,7 +32,7 @@ class Weights:
 
     words: float = 0.2
     meaning: float = 0.8
-    heading: float = 0.1
+    heading: float = 0.05
     """Of the share of the question's words that its heading has."""
     heading_word: float = 2.0
     """Of a word in a heading within BM25, where one in the text has 1."""
