@@ -119,10 +119,10 @@ class Collection:
 
     # --- documents ----------------------------------------------------------------------------------
 
-    def documents(self) -> Iterator[Entry]:
+    def documents(self) -> list[Entry]:
         """Sorted by source."""
         with self.reading() as db:
-            yield from map(_entry, db.execute(f"{_ENTRIES} GROUP BY d.id ORDER BY source"))
+            return [_entry(row) for row in db.execute(f"{_ENTRIES} GROUP BY d.id ORDER BY source")]
 
     def sources(self, pattern: str) -> list[str]:
         """The source of that name; if there is none, those that the pattern fits (``*`` is any text)."""
@@ -155,7 +155,7 @@ class Collection:
             known = _slots(db, document.source)
         new = [n for n, id in enumerate(ids) if id not in known]
         texts = [_to_embed(document.title, BETWEEN.join(passages[n].heading), passages[n].text) for n in new]
-        codes = dict(zip((ids[n] for n in new), _encoded(texts, embed), strict=False))
+        vectors_of = dict(zip((ids[n] for n in new), _encoded(texts, embed), strict=True)) if embed else {}
         with self._writing() as db:
             known = _slots(db, document.source)  # again: another process may have changed it meanwhile
             staying = set(ids)
@@ -181,7 +181,7 @@ class Collection:
                         f"FROM {_BOTH} WHERE p.slot = ?",
                         (known[id],),
                     )
-            self._write_codes(db, {known[id]: code for id, code in codes.items()})
+            self._write_codes(db, {known[id]: code for id, code in vectors_of.items()})
         return len(new)
 
     def refresh(self, source: str, origin: Origin) -> None:
@@ -220,21 +220,20 @@ class Collection:
 
         :raises KnowledgeError: there are vectors of another encoder.
         """
-        there = self.encoder
-        if there is not None and there.digest != tag.digest and not replace:
-            raise KnowledgeError(
-                f"{self.file} was embedded with another encoder, {there.path} "
-                f"({short_digest(there.digest)}); use that one, or embed all passages anew with --re-embed"
-            )
-        self._encoder = tag.digest
-        if there == tag:
-            return
         with self._writing() as db:
-            if there is not None and there.digest != tag.digest:
+            digest, path = db.execute("SELECT encoder, encoder_path FROM about").fetchone()
+            if digest not in (None, tag.digest):
+                if not replace:
+                    raise KnowledgeError(
+                        f"{self.file} was embedded with another encoder, {path} ({short_digest(digest)}); "
+                        "use that one, or embed all passages anew with --re-embed"
+                    )
                 db.execute("DELETE FROM vectors")
                 db.execute("UPDATE passages SET embedded = 0")
                 db.execute("UPDATE about SET dimension = NULL")
-            db.execute("UPDATE about SET encoder = ?, encoder_path = ?", (tag.digest, tag.path))
+            if (digest, path) != (tag.digest, tag.path):
+                db.execute("UPDATE about SET encoder = ?, encoder_path = ?", (tag.digest, tag.path))
+        self._encoder = tag.digest
 
     @property
     def unembedded(self) -> int:
@@ -353,10 +352,8 @@ def _to_embed(title: str, heading: str, text: str) -> str:
     return squeeze("\n".join((title, heading, text)))
 
 
-def _encoded(texts: Sequence[str], embed: Embed | None) -> list[bytes]:
-    """Codes of the texts, in their order; none without ``embed``."""
-    if embed is None:
-        return []
+def _encoded(texts: Sequence[str], embed: Embed) -> list[bytes]:
+    """The texts' vectors as they are kept, in their order."""
     batches = (texts[begin : begin + BATCH] for begin in range(0, len(texts), BATCH))
     return [code for batch in batches for code in vectors.encode(embed(batch))]
 

@@ -57,7 +57,7 @@ def add_files(
         on_file(source)
         try:
             origin = _look_at(path)
-            known = collection.find_file(str(origin.file)) or collection.find(source)
+            known = (origin.file and collection.find_file(origin.file)) or collection.find(source)
             if known is not None and known.origin.digest == origin.digest:
                 if known.origin != origin:
                     collection.refresh(known.source, origin)
@@ -89,14 +89,24 @@ def _look_at(path: Path) -> Origin:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise KnowledgeError(f"{path}: {error.strerror}") from None
-    return Origin(digest, status.st_size, status.st_mtime, str(path.absolute()))
+    return Origin(digest, status.st_size, status.st_mtime, _address(path))
+
+
+def _address(path: Path) -> str | None:
+    """Where a file is; None for a name that no text can hold."""
+    address = str(path.absolute())
+    try:
+        address.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8, which Python has as half a surrogate pair
+        return None
+    return address
 
 
 def _refuse_namesake(known: Entry | None, path: Path) -> None:
     """Another file of the same name, of another folder, is not the new state of this one."""
-    if known is None or known.origin.file in (None, str(path.absolute())):
+    if known is None or known.origin.file is None:
         return
-    other = Path(str(known.origin.file))
+    other = Path(known.origin.file)
     if other.exists() and not other.samefile(path):
         raise KnowledgeError(
             f"{path}: the collection has a {known.source} already, from {other}; add a folder that both "

@@ -159,3 +159,13 @@ def test_what_folders_hold_besides_is_counted(collection: Collection, folder: Pa
 def test_a_collection_that_can_t_be_written_ends_it(collection: Collection, folder: Path) -> None:
     with Collection(collection.file) as reader, pytest.raises(KnowledgeError, match="can't be written to"):
         add_files(reader, [folder])
+
+
+def test_a_name_that_is_no_text_can_be_added(collection: Collection, folder: Path) -> None:
+    """Bytes that are no UTF-8."""
+    name = os.fsdecode(b"caf\xe9.txt")
+    write(folder / name, "Coffee.")
+    assert add_files(collection, [folder]).added == 3
+    assert add_files(collection, [folder], sync=True) == Totals(unchanged=3)
+    (found,) = search(collection, "coffee")
+    assert found.source == "caf?.txt"
