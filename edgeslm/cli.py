@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgeslm", description="Small language models on this box, over MQTT.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"edgeslm {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"edgeslm {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(
