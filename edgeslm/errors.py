@@ -7,6 +7,7 @@
     ├── TemplateError                a route's template: doesn't compile, or doesn't fit a message
     ├── BundleError                  a bundle that is missing, damaged or not understood
     │   └── SelfTestError            one that computes something else here than on the build machine
+    ├── KnowledgeError               a document that can't be read, a collection that can't be used
     ├── BrokerError                  the connection to the broker can't be made or kept
     ├── JournalError                 what must survive a restart can't be written: a full disk
     ├── FeedbackError                a correction that can't be kept: a full disk, a full file
@@ -59,6 +60,10 @@ class BundleError(EdgeslmError):
 
 class SelfTestError(BundleError):
     """A bundle says other things on this machine than it said on the build machine."""
+
+
+class KnowledgeError(EdgeslmError):
+    """A document can't be read, or a collection can't be used; the sentence names it."""
 
 
 class BrokerError(EdgeslmError):

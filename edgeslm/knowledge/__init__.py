@@ -1,0 +1,1 @@
+"""Documents of this box: files become passages that are found again by their words and their meaning."""

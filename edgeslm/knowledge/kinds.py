@@ -1,0 +1,57 @@
+"""The kinds of files that are read, told by their names."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+
+
+class Kind(Enum):
+    """The values are for people."""
+
+    TEXT = "plain text"
+    MARKDOWN = "Markdown"
+    RESTRUCTURED_TEXT = "reStructuredText"
+    WEB_PAGE = "HTML"
+    MAN_PAGE = "man page"
+    PDF = "PDF"
+    CSV = "CSV"
+    JSON_LINES = "JSON lines"
+    JSON = "JSON"
+
+
+SUFFIXES = {
+    ".txt": Kind.TEXT,
+    ".text": Kind.TEXT,
+    ".md": Kind.MARKDOWN,
+    ".markdown": Kind.MARKDOWN,
+    ".rst": Kind.RESTRUCTURED_TEXT,
+    ".html": Kind.WEB_PAGE,
+    ".htm": Kind.WEB_PAGE,
+    ".xhtml": Kind.WEB_PAGE,
+    ".pdf": Kind.PDF,
+    ".csv": Kind.CSV,
+    ".tsv": Kind.CSV,
+    ".jsonl": Kind.JSON_LINES,
+    ".ndjson": Kind.JSON_LINES,
+    ".json": Kind.JSON,
+}
+COMPRESSED = ".gz"
+_SECTION = re.compile(r"\.[1-8][a-z]*")
+"""Of the manual: ``.1``, ``.3pm``, ``.7ssl``."""
+
+
+def find_kind(path: Path) -> Kind | None:
+    """By the file's name, that of a compressed file included; None if files of its kind aren't read.
+
+    What is named like a man page may be anything (``syslog.1``): its content has to tell.
+    """
+    suffix = plain_suffix(path)
+    return SUFFIXES.get(suffix) or (Kind.MAN_PAGE if _SECTION.fullmatch(suffix) else None)
+
+
+def plain_suffix(path: Path) -> str:
+    """The suffix in small letters, without ``.gz``."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == COMPRESSED else suffix
