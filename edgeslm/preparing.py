@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm.bundle import Bundle
 from edgeslm.engine.prepare import prepare
 from edgeslm.engine.prepared import CACHE, Index, folder_of, mark_used
 from edgeslm.errors import EdgeslmError, SelfTestError
@@ -55,7 +54,7 @@ class Preparer:
         self._quiet_s = quiet_s
         self._prepare = prepare
         self.problems: list[str] = []
-        """Bundles that say other things here than on the build machine, as sentences."""
+        """Which models say other things here than on the build machine, as sentences for others."""
 
     async def run(self) -> None:
         """Prepares what is to be, then marks what is used. Cancelled, it ends its child at once."""
@@ -66,7 +65,7 @@ class Preparer:
                 same.setdefault((self._models.bundle(name).digest, self._models.graph(name)), []).append(name)
         for names in same.values():
             await self._until_idle(self._quiet_s)
-            if await self._make(self._models.bundle(names[0]), self._models.graph(names[0]) or ""):
+            if await self._make(names):
                 for name in names:
                     await self._renew(name)
         while True:
@@ -77,7 +76,9 @@ class Preparer:
         while (idle_s := self._idle_s()) < quiet_s:
             await asyncio.sleep(quiet_s - idle_s)
 
-    async def _make(self, bundle: Bundle, graph: str) -> bool:
+    async def _make(self, names: Sequence[str]) -> bool:
+        """For models of one bundle. :return: whether it was made."""
+        bundle, graph = self._models.bundle(names[0]), self._models.graph(names[0]) or ""
         log.info("%s is being prepared for this machine", bundle.path)
         keep = [self._models.bundle(name).digest for name in self._models.names]
         try:
@@ -85,7 +86,8 @@ class Preparer:
         except (EdgeslmError, OSError, ValueError) as error:
             log.warning("%s is not prepared until the next start: %s", bundle.path, error)
             if isinstance(error, SelfTestError):
-                self.problems.append(str(error))
+                said = str(error).removeprefix(f"{bundle.path}: ")  # paths are nobody else's business
+                self.problems.append(f"Model {', '.join(names)}: {said}.")
             return False
         log.info("%s is prepared: %s", bundle.path, "; ".join(map(str.strip, index.render().splitlines())))
         return True

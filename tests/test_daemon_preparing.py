@@ -105,6 +105,6 @@ def test_a_failed_self_test_is_an_alert(broker: Mosquitto, tmp_path: Path, hasty
     hasty(fail)
     configuration = fake_configuration(broker.url, tmp_path, prepare="auto")
     with App(broker.port, f"{BASE}/state") as app, Node(tmp_path, configuration) as node:
-        said = "2 of 8 answers are others than on the build machine"
+        said = "Model small: 2 of 8 answers are others than on the build machine."
         app.wait_until(lambda: said in node.daemon.health()["alerts"], "there is an alert")
         assert node.daemon.info()["models"]["small"]["prepared"] is False

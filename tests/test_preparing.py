@@ -154,9 +154,10 @@ def test_nothing_that_goes_wrong_ends_it(
 
 def test_other_answers_than_on_the_build_machine_are_a_problem(tmp_path: Path) -> None:
     node = Node(tmp_path)
-    node.fake.error = SelfTestError("2 of 8 answers are others")
+    bundle = node.models.bundle("small").path
+    node.fake.error = SelfTestError(f"{bundle}: 2 of 8 answers are others")
     node.run(lambda: bool(node.preparer.problems))
-    assert node.preparer.problems == ["2 of 8 answers are others"]
+    assert node.preparer.problems == ["Model small: 2 of 8 answers are others."]
     assert node.starts()["small"] == 1
 
 
