@@ -72,7 +72,7 @@ _CHUNK = 65_536
 _END_TAG = 20
 _MOST_WAITING = 262_144
 _MOST_LEFT = 10_000
-"""Characters of what isn't closed that the parser keeps, and gets at the end: its time grows with the square."""
+"""Characters of what isn't closed that the parser keeps, and gets at the end: its time is their square."""
 _SPACE = re.compile(r"\s+")
 
 
