@@ -18,7 +18,7 @@ MOST_WORDS = 64
 """Of a question that are looked up; a message that is used as one may be long."""
 MOST_ROWS = 2500
 """Of passages that are scored: 5 ms. A smaller collection is scored whole."""
-MOST_COUNTED = 10 * MOST_ROWS
+MOST_COUNTED = 4 * MOST_ROWS
 """What more passages have is as common as all that is so common."""
 
 _WORD = re.compile(r"[^\W_]+(?:[-_./:@+'’]+[^\W_]+)*")
