@@ -107,7 +107,7 @@ def faults(file: Path, shelf: Shelf) -> list[str]:
     if not _is_made(file):
         return []  # killed before that
     with Collection(file) as collection:  # mends what a kill left, as the next command does
-        entries = list(collection.documents())
+        entries = collection.documents()
         search(collection, "word1 word2")
     found = loose_parts(file)
     with closing(sqlite3.connect(file)) as db:

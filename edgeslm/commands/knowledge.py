@@ -123,7 +123,7 @@ def _list(arguments: argparse.Namespace) -> int:
     from edgeslm.knowledge.collection import Collection
 
     with Collection(arguments.kb) as collection:
-        entries = list(collection.documents())
+        entries = collection.documents()
         tag, unembedded = collection.encoder, collection.unembedded
     if arguments.json:
         say(json.dumps([asdict(entry) for entry in entries]))

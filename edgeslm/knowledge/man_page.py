@@ -21,6 +21,7 @@ _PARAGRAPHS = frozenset({"PP", "P", "LP", "HP"})
 _BULLET = re.compile(r"[•*o·–—+□-]|\(?[0-9a-zA-Z]{1,2}[.)]|\[[0-9]+\]")
 _BOLD = re.compile(r"\s*(?:\\&)?\\f(?:B|\[B\]|\(CW|\(CB|\[CB\]|3)")
 _OPTION = re.compile(r"[-+]{1,2}[\w?]")
+_LONGEST_PARAGRAPH = 65_536
 _TAB = re.compile(r"tab\s*\(\s*(.)\s*\)")
 
 
@@ -126,6 +127,8 @@ class _Man:
             if not raw.strip():
                 self._end_paragraph()
         else:
+            if len(self._text) > _LONGEST_PARAGRAPH:
+                self._end_paragraph()
             if not self._text:
                 self._end_tags()
             elif raw[0] == " ":

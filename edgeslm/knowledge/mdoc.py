@@ -8,6 +8,7 @@ from __future__ import annotations
 from edgeslm.knowledge.draft import Draft
 from edgeslm.knowledge.roff import Line, Page
 
+_LONGEST_PARAGRAPH = 65_536
 LONGEST_TAG = 120
 """Characters; what is longer is no option any more."""
 TAG_LEVEL = 3
@@ -168,6 +169,8 @@ class _Mdoc:
         elif not text.strip():
             self.end_paragraph()
         else:
+            if len(self._text) > _LONGEST_PARAGRAPH:
+                self.end_paragraph()
             glued = self._glued or self._unspaced or not self._text or self._text[-1] in _BEFORE
             blank = "" if glued or is_closing(text) else " "
             self._text += blank + text
@@ -252,9 +255,13 @@ class _Phrase:
     """Words put together: no blank before a full stop or behind a bracket that opens."""
 
     def __init__(self, *, unspaced: bool) -> None:
-        self.text = ""
+        self._parts: list[str] = []
         self._glued = True
         self._unspaced = unspaced
+
+    @property
+    def text(self) -> str:
+        return "".join(self._parts)
 
     def glue(self) -> None:
         self._glued = True
@@ -262,7 +269,7 @@ class _Phrase:
     def add(self, word: str, *, glue: bool = False) -> None:
         if word:
             blank = "" if self._glued or is_closing(word) else " "
-            self.text += blank + word
+            self._parts += (blank, word)
             self._glued = glue or self._unspaced or word in _BEFORE
 
 

@@ -221,8 +221,8 @@ def _parts(text: str, start: int, end: int, most: float) -> Iterator[tuple[int, 
 def _cheapest(atoms: list[_Atom], most: float) -> Iterator[tuple[int, int]]:
     """The best way to part atoms, found from its end.
 
-    Each passage costs 1 and the square of how full it is, so that there are few of equal size; each border costs
-    what it parts.
+    Each passage costs 1 and the square of how full it is, so that there are few of equal size; each border
+    costs what it parts.
     """
     sizes = [(atom.pieces / most) for atom in atoms]
     costs = [*(1 + atom.cost for atom in atoms[1:]), 1.0]

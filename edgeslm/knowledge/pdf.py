@@ -1,7 +1,7 @@
 """PDF as plain text, by pypdf: sections from the outline, or pages where there is none.
 
-Lines at the head and the foot of most pages are left out, words that were parted at a line's end are whole again.
-Pages that are only pictures have no text; recognizing letters in them is for other programs.
+Lines at the head and the foot of most pages are left out, and words that were parted at a line's end are
+whole again. Pages that are only pictures have no text; recognizing letters in them is for other programs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ log = logging.getLogger("edgeslm.knowledge")
 
 MAX_PAGES = 10_000
 _GAP = 170
-"""Thousandths of the font's size: a wider gap between letters is a blank. pypdf asks for half of a blank of the
-font, and takes another letter's width for it where a font has none: words of justified lines would run together."""
+"""Thousandths of the font's size: a wider gap between letters is a blank. pypdf asks for half of the font's
+own blank, or of another letter where a font has none: there, words of justified lines would run together."""
 _WIDE = 1000
 _EDGE_LINES = 2
 _REPEATED = 0.4
@@ -101,7 +101,7 @@ def _texts(reader: PdfReader, source: str) -> Iterator[str]:
 
 
 def _widen_gaps(operator: bytes, operands: Any, *_matrices: Any) -> None:
-    """Makes a gap between words one that pypdf takes for a blank, and a step back, so that what follows stays.
+    """Makes a gap between words one that pypdf takes for a blank, and a step back for what follows.
 
     Called before text is shown (``TJ``), with what will be shown.
     """

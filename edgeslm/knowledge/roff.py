@@ -10,166 +10,39 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_LONGEST_STRING = 400
+_LONGEST_STRING = 60
 """Characters: strings that name one another could grow without end."""
 
 _ESCAPE = re.compile(
     r"""\\(?:
     ["#].*                                                          # a comment
-    |\*(?:\[(?P<string>[^\]\n]*)\]|\((?P<string2>..)|(?P<string1>.))
-    |\[(?P<glyph>[^\]\n]*)\]|\((?P<glyph2>..)|C'(?P<glyph3>[^'\n]*)'
-    |[fFmMgkVYn][-+]?(?:\[[^\]\n]*\]|\(..|.)                        # font, colour, number
-    |s(?:[-+]?[0-9]{1,2}|[-+]?\[[^\]\n]*\]|[-+]?\([-+]?..|[-+]?'[^'\n]*')
-    |o'(?P<over>.)[^'\n]*'
-    |(?P<move>h)(?:'[^'\n]*')
-    |[vwlLDXZNbxRABS]'[^'\n]*'
+    |\*(?:\[(?P<string>[^\]\n]{0,100})\]|\((?P<string2>..)|(?P<string1>.))
+    |\[(?P<glyph>[^\]\n]{0,100})\]|\((?P<glyph2>..)|C'(?P<glyph3>[^'\n]{0,100})'
+    |[fFmMgkVYn][-+]?(?:\[[^\]\n]{0,100}\]|\(..|.)                  # font, colour, number
+    |s(?:[-+]?[0-9]{1,2}|[-+]?\[[^\]\n]{0,100}\]|[-+]?\([-+]?..|[-+]?'[^'\n]{0,200}')
+    |o'(?P<over>.)[^'\n]{0,100}'
+    |(?P<move>h)(?:'[^'\n]{0,200}')
+    |[vwlLDXZNbxRABS]'[^'\n]{0,200}'
     |(?P<one>.)
     |$)""",
     re.VERBOSE | re.MULTILINE,
 )
-_ONE = {
-    **dict.fromkeys(" ~0t", " "),
-    "e": "\\",
-    "E": "\\",
-    "\\": "\\",
-    "-": "-",
-    "'": "'",
-    "`": "`",
-    ".": ".",
-    "_": "_",
-}
+_ONE = {**dict.fromkeys(" ~0t", " "), **dict.fromkeys("eE\\", "\\"), **{mark: mark for mark in "-'`._"}}
 """Escapes of one character; the others, ``\\&`` say, print nothing."""
-_GLYPHS = {
-    "em": "—",
-    "en": "–",
-    "hy": "-",
-    "mi": "−",
-    "bu": "•",
-    "sq": "□",
-    "ci": "○",
-    "lh": "☜",
-    "rh": "☞",
-    "aq": "'",
-    "dq": '"',
-    "oq": "‘",
-    "cq": "’",
-    "lq": "“",
-    "rq": "”",
-    "Bq": "„",
-    "bq": "‚",
-    "ga": "`",
-    "fo": "‹",
-    "fc": "›",
-    "Fo": "«",
-    "Fc": "»",
-    "ha": "^",
-    "ti": "~",
-    "rs": "\\",
-    "sl": "/",
-    "ba": "|",
-    "br": "|",
-    "or": "|",
-    "ul": "_",
-    "at": "@",
-    "sh": "#",
-    "Do": "$",
-    "Eu": "€",
-    "eu": "€",
-    "Po": "£",
-    "Ye": "¥",
-    "ct": "¢",
-    "co": "©",
-    "rg": "®",
-    "tm": "™",
-    "de": "°",
-    "sc": "§",
-    "ps": "¶",
-    "dg": "†",
-    "dd": "‡",
-    "mc": "µ",
-    "->": "→",
-    "<-": "←",
-    "<>": "↔",
-    "ua": "↑",
-    "da": "↓",
-    "rA": "⇒",
-    "lA": "⇐",
-    "+-": "±",
-    "mu": "×",
-    "di": "÷",
-    "**": "∗",
-    "<=": "≤",
-    ">=": "≥",
-    "!=": "≠",
-    "==": "≡",
-    "~~": "≈",
-    "if": "∞",
-    "no": "¬",
-    "12": "½",
-    "14": "¼",
-    "34": "¾",
-    "S1": "¹",
-    "S2": "²",
-    "S3": "³",
-    "pl": "+",
-    "eq": "=",
-    "lB": "[",
-    "rB": "]",
-    "lC": "{",
-    "rC": "}",
-    "la": "⟨",
-    "ra": "⟩",
-    "OK": "✓",
-    "ss": "ß",
-    "a^": "^",
-    "a~": "~",
-    "aa": "´",
-    "ad": "¨",
-    "'e": "é",
-    "`e": "è",
-    "`a": "à",
-    "'a": "á",
-    "'i": "í",
-    "'o": "ó",
-    "'u": "ú",
-    ":a": "ä",
-    ":o": "ö",
-    ":u": "ü",
-    ":A": "Ä",
-    ":O": "Ö",
-    ":U": "Ü",
-    "^e": "ê",
-    "^a": "â",
-    "^o": "ô",
-    "~n": "ñ",
-    ",c": "ç",
-    "oa": "å",
-    "/o": "ø",
-    "ae": "æ",
-    "*a": "α",
-    "*b": "β",
-    "*g": "γ",
-    "*d": "δ",
-    "*l": "λ",
-    "*m": "μ",
-    "*p": "π",
-    "*s": "σ",
-    "*w": "ω",
-    "*D": "Δ",
-    "*S": "Σ",
-}
+_PAIRS = """
+    em —  en –  hy -  mi −  bu •  sq □  ci ○  lh ☜  rh ☞  aq '  dq "  oq ‘  cq ’  lq “  rq ”  Bq „
+    bq ‚  ga `  fo ‹  fc ›  Fo «  Fc »  ha ^  ti ~  rs \\  sl /  ba |  br |  or |  ul _  at @  sh #
+    Do $  Eu €  eu €  Po £  Ye ¥  ct ¢  co ©  rg ®  tm ™  de °  sc §  ps ¶  dg †  dd ‡  mc µ  -> →
+    <- ←  <> ↔  ua ↑  da ↓  rA ⇒  lA ⇐  +- ±  mu ×  di ÷  ** ∗  <= ≤  >= ≥  != ≠  == ≡  ~~ ≈  if ∞
+    no ¬  12 ½  14 ¼  34 ¾  S1 ¹  S2 ²  S3 ³  pl +  eq =  lB [  rB ]  lC {  rC }  la ⟨  ra ⟩  OK ✓
+    ss ß  a^ ^  a~ ~  aa ´  ad ¨  'e é  `e è  `a à  'a á  'i í  'o ó  'u ú  :a ä  :o ö  :u ü  :A Ä
+    :O Ö  :U Ü  ^e ê  ^a â  ^o ô  ~n ñ  ,c ç  oa å  /o ø  ae æ  *a α  *b β  *g γ  *d δ  *l λ  *m μ
+    *p π  *s σ  *w ω  *D Δ  *S Σ
+""".split()
+_GLYPHS = dict(zip(_PAIRS[::2], _PAIRS[1::2], strict=True))
 _CODE = re.compile(r"u([0-9A-F]{4,6})|char([0-9]{1,3})")
-_STRINGS = {
-    "R": "®",
-    "Tm": "™",
-    "lq": "“",
-    "rq": "”",
-    "Aq": "'",
-    "C+": "C++",
-    "--": "—",
-    "L'": '"',
-    "R'": '"',
-}
+_DEFINED = """R ®  Tm ™  lq “  rq ”  Aq '  C+ C++  -- —  L' "  R' \" """.split()
+_STRINGS = dict(zip(_DEFINED[::2], _DEFINED[1::2], strict=True))
 """What macro packages and Perl's pod2man define."""
 _CONTROL = re.compile(r"[.'][ \t]*([^\s\\]*)[ \t]*(.*)")
 _ARGUMENT = re.compile(r'"((?:[^"]|"")*)(?:"|$)|((?:\\.|[^\s\\])+)')

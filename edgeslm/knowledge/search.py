@@ -85,9 +85,7 @@ def search(
         passages = count_passages(db)
         allowed = _allowed(db, only, time.time() if now is None else now)
         counts = count(db, words)
-        bm25 = score(db, counts, passages, heading_word=weights.heading_word)
-        if allowed is not None:
-            bm25 = {slot: value for slot, value in bm25.items() if allowed[slot]}
+        bm25 = score(db, counts, passages, allowed=allowed, heading_word=weights.heading_word)
         most = max(CANDIDATES, k + 1)
         best = [-slot for _, slot in heapq.nlargest(most, ((value, -slot) for slot, value in bm25.items()))]
         cosines = {} if vector is None else _nearest(db, vector, most, allowed, best)

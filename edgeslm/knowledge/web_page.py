@@ -7,6 +7,7 @@ and lists of contents are left out; where a page says which part is the main one
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import PurePath
 
@@ -63,8 +64,15 @@ _TERM_LEVEL = 7
 """Of an option that is described: below all headings of HTML."""
 _OPTION = re.compile(r"--?[\w?]")
 _MAIN = re.compile(r"<main[\s>]", re.IGNORECASE)
-_CONDITION = re.compile(r"<!\[(?!CDATA\[)[^>]*>")
+_CONDITION = re.compile(r"<!\[(?!CDATA\[)[^>]{0,500}>")
 """Word's and old browsers' own; the parser stumbles over them."""
+_EMBEDDED = re.compile(r"data:[\w/+.-]{1,100};base64,[\w+/=]*+")
+"""Pictures within the page."""
+_CHUNK = 65_536
+_END_TAG = 20
+_MOST_WAITING = 262_144
+_MOST_LEFT = 10_000
+"""Characters of what isn't closed that the parser keeps, and gets at the end: its time is their square."""
 _SPACE = re.compile(r"\s+")
 
 
@@ -73,7 +81,7 @@ def read_web_page(text: str, source: str) -> Document:
 
     :raises KnowledgeError: no parser could make sense of it.
     """
-    text = _CONDITION.sub("", text)
+    text = _EMBEDDED.sub("", _CONDITION.sub("", "".join(_without_comments(text))))
     document = _read(text, source, has_main=_MAIN.search(text) is not None)
     return document if document.text else _read(text, source, has_main=False)
 
@@ -81,13 +89,26 @@ def read_web_page(text: str, source: str) -> Document:
 def _read(text: str, source: str, *, has_main: bool) -> Document:
     page = _Page(has_main=has_main)
     try:
-        page.feed(text)
+        for start in range(0, len(text), _CHUNK):
+            page.feed(text[start : start + _CHUNK])
+            page.give_up(_MOST_WAITING)
+        page.give_up(_MOST_LEFT)
         page.close()
     except AssertionError as error:  # the parser's way to refuse a declaration
         raise KnowledgeError(f"{source} is no HTML that can be read: {error}.") from None
     page.end_lines()
     first = page.draft.headings[0].title if page.draft.headings else PurePath(source).name
     return page.draft.document(source, page.title or first)
+
+
+def _without_comments(text: str) -> Iterator[str]:
+    """One that isn't closed goes on to the end."""
+    end = 0
+    while (start := text.find("<!--", end)) >= 0:
+        yield text[end:start]
+        closed = text.find("-->", start)
+        end = closed + 3 if closed >= 0 else len(text)
+    yield text[end:]
 
 
 class _Page(HTMLParser):
@@ -143,6 +164,12 @@ class _Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._skipped[1]:
             self._text.append(data if self._block == "pre" else _SPACE.sub(" ", data))
+
+    def give_up(self, most: int) -> None:
+        """What waits for its end, and is longer than ``most`` characters, is text; of a script, nothing."""
+        if len(self.rawdata) > most:
+            waiting = self.rawdata
+            self.rawdata = waiting[-_END_TAG:] if self.cdata_elem else waiting.replace("<", "&lt;")
 
     def _begin_block(self, tag: str) -> None:
         if tag in _ENDS_A_ROW:

@@ -18,7 +18,7 @@ MOST_WORDS = 64
 """Of a question that are looked up; a message that is used as one may be long."""
 MOST_ROWS = 2500
 """Of passages that are scored: 5 ms. A smaller collection is scored whole."""
-MOST_COUNTED = 10 * MOST_ROWS
+MOST_COUNTED = 4 * MOST_ROWS
 """What more passages have is as common as all that is so common."""
 
 _WORD = re.compile(r"[^\W_]+(?:[-_./:@+'’]+[^\W_]+)*")
@@ -55,19 +55,24 @@ def score(
     counts: Mapping[str, int],
     passages: int,
     *,
+    allowed: bytearray | None = None,
     heading_word: float = 1.0,
     most_rows: int = MOST_ROWS,
 ) -> dict[int, float]:
     """BM25 of the passages that have the words, by slot; more is better.
 
+    :param allowed: by slot, whether its passage may be found; None for all.
     :param heading_word: how much more a word counts in a heading than in the text below it.
-    :param most_rows: bounds how many are scored, see :func:`choose`.
+    :param most_rows: bounds how many are scored, about, see :func:`choose`.
     """
-    wanted = choose(db, counts, passages, most_rows)
-    if not wanted:
-        return {}
     statement = "SELECT rowid, -bm25(words, ?, 1.0) FROM words WHERE words MATCH ?"
-    return dict(db.execute(statement, (heading_word, wanted)))
+    if allowed is not None:
+        # Those that aren't allowed are passed over before they are scored, so that more may be looked at.
+        most_rows = most_rows * len(allowed) // max(1, allowed.count(1))
+        db.create_function("is_allowed", 1, allowed.__getitem__, deterministic=True)
+        statement += " AND is_allowed(rowid)"
+    wanted = choose(db, counts, passages, most_rows)
+    return dict(db.execute(statement, (heading_word, wanted))) if wanted else {}
 
 
 def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, most_rows: int) -> str:

@@ -61,9 +61,9 @@ def test_a_power_cut_leaves_whole_documents(tmp_path: Path) -> None:
 
 
 def look_at(file: Path) -> set[str]:
-    """The steps that documents are of, each of which must be whole. It is opened as the next command does it."""
+    """The steps that documents are of, each of which must be whole; opened as the next command does it."""
     with Collection(file, writes=True) as collection:
-        entries = list(collection.documents())
+        entries = collection.documents()
         for entry in entries:
             found = search(collection, "word", k=20, only=Filter(sources=entry.source))
             assert sorted(one.text for one in found) == sorted(texts(int(entry.origin.digest)))

@@ -136,6 +136,16 @@ def test_words_that_nobody_has_choose_nothing() -> None:
     assert choice("zebra", 100) == set()
 
 
+def test_of_few_that_are_allowed_all_are_scored() -> None:
+    passages = [("", f"{'a' if n % 3 == 0 else ''} {'b' if n % 4 == 0 else ''} {n}") for n in range(60)]
+    allowed = bytearray(n < 10 for n in range(60))
+    with closing(make_index(passages)) as db:
+        counts = count(db, ("a", "b"))
+        assert set(score(db, counts, 60, most_rows=10)) == set(range(0, 60, 12))
+        assert set(score(db, counts, 60, most_rows=10, allowed=allowed)) == {0, 3, 4, 6, 8, 9}
+        assert score(db, counts, 60, allowed=bytearray(60)) == {}
+
+
 # --- shares ---------------------------------------------------------------------------------------------
 
 
