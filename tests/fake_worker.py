@@ -1,6 +1,6 @@
 """An engine process without an engine: speaks the worker's side of the pipe and does what the input says.
 
-    python tests/fake_worker.py FD BUNDLE THREADS LOG_LEVEL
+    python tests/fake_worker.py FD BUNDLE THREADS LOG_LEVEL POWER DEVICE CACHE
 
 An input that begins with one of these words is an order; any other is answered at once:
 
@@ -147,4 +147,4 @@ def _pointed(call: Point) -> tuple[Pointed, ...]:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    Worker(Connection(int(sys.argv[1]))).serve(Path(sys.argv[2]), Path(sys.argv[5]))
+    Worker(Connection(int(sys.argv[1]))).serve(Path(sys.argv[2]), Path(sys.argv[7]))
