@@ -46,7 +46,7 @@ _GLYPHS = _pairs("""
     :O Ö  :U Ü  ^e ê  ^a â  ^o ô  ~n ñ  ,c ç  oa å  /o ø  ae æ  *a α  *b β  *g γ  *d δ  *l λ  *m μ
     *p π  *s σ  *w ω  *D Δ  *S Σ
 """)
-_CODE = re.compile(r"u([0-9A-F]{4,6})|char([0-9]{1,3})")
+_CODE = re.compile(r"u([0-9A-Fa-f]{4,6})|char([0-9]{1,3})")
 _STRINGS = _pairs("""R ®  Tm ™  lq “  rq ”  Aq '  C+ C++  -- —  L' "  R' \" """)
 """What macro packages and Perl's pod2man define."""
 _CONTROL = re.compile(r"[.'][ \t]*([^\s\\]*)[ \t]*(.*)")

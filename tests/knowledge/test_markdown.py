@@ -17,7 +17,10 @@ def test_the_text_stays_as_it_stands_and_headings_know_their_places() -> None:
     text = "intro\r\n\r\n# One #\r\n\r\ntext\r\n\r\nTwo\r\n---\r\n\r\nmore\r\n"
     document = read_markdown(text, "a.md")
     assert document.text == text
-    assert [text[heading.start : heading.body] for heading in document.headings] == ["# One #\r\n", "Two\r\n---\r\n"]
+    assert [text[heading.start : heading.body] for heading in document.headings] == [
+        "# One #\r\n",
+        "Two\r\n---\r\n",
+    ]
     assert [(heading.level, heading.title) for heading in document.headings] == [(1, "One"), (2, "Two")]
 
 
@@ -46,7 +49,10 @@ def test_a_heading_after_code_is_one() -> None:
 
 
 def test_titles_are_without_markup() -> None:
-    text = "# The `--port` of **a** [broker](https://a.b/c) ![](x.png)\n\n<h2 align='center'>Pumps <b>run</b></h2>\n"
+    text = (
+        "# The `--port` of **a** [broker](https://a.b/c) ![](x.png)\n\n"
+        "<h2 align='center'>Pumps <b>run</b></h2>\n"
+    )
     assert headings(text) == [(1, "The --port of a broker"), (2, "Pumps run")]
 
 

@@ -36,12 +36,18 @@ def test_underlined_titles_have_the_level_of_their_kind_of_line() -> None:
 
 
 def test_lines_that_draw_something_else_underline_nothing() -> None:
-    text = "name  size\n----  ----\na     1\n\nsome text\nand its end\n-----------\n\n---------\n\nshort\n--\n\n::\n\n  code\n  ----\n"
+    text = (
+        "name  size\n----  ----\na     1\n\nsome text\nand its end\n-----------\n\n"
+        "---------\n\nshort\n--\n\n::\n\n  code\n  ----\n"
+    )
     assert headings(read_restructured_text(text, "a.rst")) == []
 
 
 def test_numbered_titles_of_indented_text() -> None:
-    text = f"Chapter 1. Pumps\n\n1.1. Start\n\n{BODY}\n1.2. What to do when a pump\nleaks?\n\n{BODY}\nChapter 2. Fans\n\n{BODY}"
+    text = (
+        f"Chapter 1. Pumps\n\n1.1. Start\n\n{BODY}\n1.2. What to do when a pump\nleaks?\n\n{BODY}\n"
+        f"Chapter 2. Fans\n\n{BODY}"
+    )
     assert headings(read_plain_text(text, "a.txt")) == [
         (1, "Chapter 1. Pumps"),
         (2, "1.1. Start"),
@@ -51,7 +57,10 @@ def test_numbered_titles_of_indented_text() -> None:
 
 
 def test_the_style_of_an_rfc() -> None:
-    text = f"1.  Introduction\n\n{BODY}\n1.1.  Terms\n\n{BODY}\n2.  Model\n\n{BODY}\nAppendix A.  Log\n\n{BODY}\nA.1.  More\n\n{BODY}"
+    text = (
+        f"1.  Introduction\n\n{BODY}\n1.1.  Terms\n\n{BODY}\n2.  Model\n\n{BODY}\n"
+        f"Appendix A.  Log\n\n{BODY}\nA.1.  More\n\n{BODY}"
+    )
     assert [level for level, _ in headings(read_plain_text(text, "a.txt"))] == [1, 2, 1, 1, 2]
 
 
@@ -60,7 +69,10 @@ def test_no_break_spaces_part_a_number_from_its_title() -> None:
 
 
 def test_numbers_of_a_list_are_no_titles() -> None:
-    text = f"4. Start\n\n{BODY}\n4.1. Steps\n\n{BODY}\n1. Open the valve\n\n{BODY}\n2. Close it\n\n{BODY}\n4.2. More\n\n{BODY}"
+    text = (
+        f"4. Start\n\n{BODY}\n4.1. Steps\n\n{BODY}\n1. Open the valve\n\n{BODY}\n"
+        f"2. Close it\n\n{BODY}\n4.2. More\n\n{BODY}"
+    )
     assert headings(read_plain_text(text, "a.txt")) == [(1, "4. Start"), (2, "4.1. Steps"), (2, "4.2. More")]
 
 
