@@ -24,6 +24,7 @@ from edgeslm.config import Config, load_config
 from edgeslm.daemon import Daemon
 from edgeslm.engine.calls import Call, Cost, EngineInfo, Output, Score
 from edgeslm.engine.process import EngineProcess
+from edgeslm.messages import NORMAL_PRIORITY
 from edgeslm.models import MakeProcess
 from edgeslm.service import Service
 
@@ -42,7 +43,9 @@ class InstantEngine(EngineProcess):
         self.info = EngineInfo("decoder", 2048, 1, 0.0)
         return self.info
 
-    async def call(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+    async def call(
+        self, call: Call, on_chunk: Callable[[str], None] | None = None, priority: int = NORMAL_PRIORITY
+    ) -> Output:
         assert isinstance(call, Score)  # noqa: S101  (the benchmark's only task is a classify)
         rest = 0.1 / (len(call.labels) - 1)
         return Output(COST, probabilities=(0.9,) + (rest,) * (len(call.labels) - 1))

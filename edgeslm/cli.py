@@ -11,19 +11,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
+from edgeslm.commands import feedback, knowledge
+from edgeslm.commands.screen import print_error, say
 from edgeslm.errors import ConfigError, EdgeslmError
 from edgeslm.topics import DEFAULT_PREFIX
 
 if TYPE_CHECKING:
     from edgeslm.bus.protocol import Rejected
     from edgeslm.config import Config
-    from edgeslm.feedback import Correction
     from edgeslm.messages import Chunk, Request
 
 EXAMPLES = {
@@ -35,8 +37,9 @@ EXAMPLES = {
     "inspect": "edgeslm inspect /var/lib/edgeslm/bundles/smollm2-135m-int4",
     "prepare": "edgeslm prepare /var/lib/edgeslm/bundles/smollm2-135m-int4 --config config.yaml",
     "doctor": "edgeslm doctor --config config.yaml",
-    "feedback": "edgeslm feedback triage 'Spindle 3 smells of burnt oil' critical --config config.yaml",
 }
+COMMANDS: Mapping[str, ModuleType] = {"feedback": feedback, "knowledge": knowledge}
+"""Those that have a module of their own."""
 
 
 MOST_SECONDS = 7 * 24 * 3600
@@ -69,28 +72,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def print_error(sentence: str) -> None:
-    print(f"edgeslm: {sentence}", file=sys.stderr)  # noqa: T201
-
-
-def say(text: str) -> None:
-    """A line of a command's output; flushed, since a pipe's reader waits for it."""
-    print(text, flush=True)  # noqa: T201
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgeslm", description="Small language models on this box, over MQTT.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"edgeslm {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"edgeslm {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int], about: str, example: str = ""
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=about,
             description=about[0].upper() + about[1:] + ".",
-            epilog=f"example: {EXAMPLES[name]}",
+            epilog=f"example: {example or EXAMPLES[name]}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -140,12 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--context", type=_whole, help="tokens to count memory and speed with (default: 2048)")
     sub.add_argument("--json", action="store_true")
 
-    sub = add("feedback", _feedback, "keep a correction on this device, for the next tuning")
-    sub.add_argument("task")
-    sub.add_argument("text", help="the message")
-    sub.add_argument("label", help="what should have been made of it: a label, or the fields as JSON")
-    sub.add_argument("--config", type=Path, help="whose state_dir it goes to, and whose task it must fit")
-    sub.add_argument("--json", action="store_true")
+    for name, module in COMMANDS.items():
+        module.add_arguments(add(name, module.run, module.SUMMARY, module.EXAMPLE))
     return parser
 
 
@@ -401,47 +393,3 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         say(render(findings))
     return int(any(finding.level == "bad" for finding in findings))
-
-
-def _feedback(arguments: argparse.Namespace) -> int:
-    from edgeslm.bus.feedback import parse_feedback
-    from edgeslm.feedback import Correction, FeedbackStore
-    from edgeslm.sections import default_state_dir
-    from edgeslm.topics import topic_name_fault
-
-    answer: dict[str, Any] = {"label": arguments.label}
-    with contextlib.suppress(ValueError):
-        if isinstance(fields := json.loads(arguments.label), dict):
-            answer = {"fields": fields}
-    said = {"task": arguments.task, "input": arguments.text, **answer}
-    feedback = parse_feedback(json.dumps(said).encode())
-    if "/" in feedback.task or topic_name_fault(feedback.task):
-        raise EdgeslmError(f"{feedback.task!r} is no task's name")
-    correction = Correction(feedback.task, feedback.input or "", feedback.label, feedback.fields)
-    state_dir = default_state_dir()
-    if arguments.config is not None:
-        state_dir = _check_correction(arguments.config, correction)
-    file = FeedbackStore(state_dir).keep(correction)
-    say(json.dumps({"file": str(file)}) if arguments.json else f"kept in {file}")
-    return 0
-
-
-def _check_correction(config_file: Path, correction: Correction) -> Path:
-    """:return: the configuration's state folder. :raises EdgeslmError: the task can't learn from this."""
-    from edgeslm.bundle import load_bundle
-    from edgeslm.config import load_config
-    from edgeslm.corrections import check_correction
-    from edgeslm.errors import UnknownTask
-    from edgeslm.tasks import make_task
-
-    config = load_config(config_file)
-    section = config.tasks.get(correction.task)
-    if section is None:
-        names = ", ".join(sorted(config.tasks))
-        raise UnknownTask(f"there is no task {correction.task!r} in {config_file}; there are: {names}")
-    taught = section.learned or section.adapter
-    bundle = load_bundle(taught) if taught else None
-    # As the daemon takes it: examples and instruction are for other stages than what was taught.
-    alone = section.model_copy(update={"stages": (), "examples": (), "instruction": None})
-    check_correction(make_task(correction.task, alone, bundle), correction)
-    return config.state_dir

@@ -14,6 +14,9 @@ from edgeslm.errors import RequestError
 
 Status = Literal["ok", "abstained", "error"]
 
+NORMAL_PRIORITY = 5
+"""Of a request that names none; 0 to 9, a higher number goes first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -31,7 +34,7 @@ class Request:
     named: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     correlation: bytes | None = None
-    priority: int = 5
+    priority: int = NORMAL_PRIORITY
     received_at: float = 0.0
     expires_at: float | None = None
 

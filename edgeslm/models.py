@@ -13,6 +13,7 @@ from edgeslm.bundle import Bundle, short_digest
 from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Call, Output
 from edgeslm.engine.process import EngineCrashed, EngineProcess
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned
+from edgeslm.messages import NORMAL_PRIORITY
 
 log = logging.getLogger("edgeslm.models")
 
@@ -103,6 +104,7 @@ class Models:
         call: Call,
         on_chunk: Callable[[str], None] | None = None,
         on_try: Callable[[int], None] | None = None,
+        priority: int = NORMAL_PRIORITY,
     ) -> Output:
         """One engine call; waits for a model that is still loading, retries once after a crash.
 
@@ -122,7 +124,7 @@ class Models:
                 if on_try is not None:
                     on_try(attempt)
                 try:
-                    return await model.process.call(call, on_chunk)
+                    return await model.process.call(call, on_chunk, priority)
                 except EngineCrashed:
                     log.warning("the engine of model %s crashed on a request (attempt %d)", name, attempt)
         raise Poisoned(f"the engine crashed {ATTEMPTS} times on this request; it is not tried again")

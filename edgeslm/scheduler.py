@@ -46,6 +46,7 @@ class _Job:
     result: asyncio.Future[Result] = field(compare=False)
     work: asyncio.Task[None] | None = field(compare=False, default=None)
     begun: bool = field(compare=False, default=False)
+    interrupted: bool = field(compare=False, default=False)
 
     @property
     def waits(self) -> bool:
@@ -55,7 +56,9 @@ class _Job:
 class Scheduler:
     """Runs requests, at most ``slots`` at a time, the others waiting in a queue of ``limit``.
 
-    One worker computes at a time on a small board, so ``slots`` is 1 unless the board has cores for more.
+    One worker computes at a time on a small board, so ``slots`` is 1 unless the board has cores for more. One
+    more is begun if its priority is above that of all that run: the engine runs it between two pieces of
+    theirs (``engine.worker``).
     """
 
     def __init__(self, run: Run, *, limit: int, timeout_s: float, slots: int = 1) -> None:
@@ -65,7 +68,7 @@ class Scheduler:
         self._slots = slots
         self._waiting: list[_Job] = []
         self._arrived: deque[_Job] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], _Job] = {}
         self._jobs: dict[int, _Job] = {}
         self._arrivals = itertools.count()
         self._passed_over = 0
@@ -197,10 +200,20 @@ class Scheduler:
         self._finish(job, error_result(job.request, error))
 
     def _fill_slots(self) -> None:
-        while self._waiting and len(self._running) < self._slots and not self._paused:
-            job = self._next()
+        while self._waiting and not self._paused:
+            if len(self._running) < self._slots:
+                job = self._next()
+            elif len(self._running) == self._slots and self._is_urgent(self._waiting[0]):
+                job = heapq.heappop(self._waiting)
+                for other in self._running.values():
+                    other.interrupted = True
+            else:
+                return
             job.work = asyncio.create_task(self._work(job))
-            self._running.add(job.work)
+            self._running[job.work] = job
+
+    def _is_urgent(self, job: _Job) -> bool:
+        return job.request.priority > max(other.request.priority for other in self._running.values())
 
     def _next(self) -> _Job:
         while self._arrived and not self._arrived[0].waits:
@@ -222,7 +235,7 @@ class Scheduler:
                 self._finish(job, result)
         finally:
             if job.work is not None:
-                self._running.discard(job.work)
+                del self._running[job.work]
             self._fill_slots()
 
     async def _result_of(self, job: _Job) -> Result | None:
@@ -246,8 +259,9 @@ class Scheduler:
         limit = asyncio.get_running_loop().call_later(left_s, time_out)
         try:
             result = await self._run(request, self._noted(job.on_chunk), job.on_start)
-            took_s = time.monotonic() - now
-            self._service_s[request.task] = self._guess_s(request, took_s) * 0.9 + took_s * 0.1
+            if not job.interrupted:
+                took_s = time.monotonic() - now
+                self._service_s[request.task] = self._guess_s(request, took_s) * 0.9 + took_s * 0.1
         except asyncio.CancelledError:
             why = TimedOut(f"not done after {left_s:.1f} s") if is_late else Cancelled(WHILE_RUNNING)
             result = error_result(request, why)

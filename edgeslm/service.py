@@ -256,7 +256,7 @@ class Service:
         async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
             if post.adapter is not None and isinstance(call, Generate | Score):
                 call = replace(call, adapter=str(post.adapter.path))
-            return await self.models.ask(post.model, call, on_chunk, on_try)
+            return await self.models.ask(post.model, call, on_chunk, on_try, request.priority)
 
         label = self.models.label(post.model)
         if post.adapter is not None:  # small@sha256:1f3a...+sha256:9c2b...

@@ -12,6 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from edgeslm_export.pruned_head import replace_pruning
+
 GRAPH: Final = "model_score.onnx"
 
 POSITIONS, BIAS, WANTED = "position_ids", "attention_bias", "logit_positions"
@@ -21,7 +23,6 @@ POSITIONS, BIAS, WANTED = "position_ids", "attention_bias", "logit_positions"
 _ATTENTION: Final = "GroupQueryAttention"
 _POSITIONS_PLACE, _BIAS_PLACE = 9, 10
 """Where onnxruntime's ContribOperators.md has them among the inputs."""
-_PRUNING: Final = "/lm_head/prune/"
 
 
 def write_score_graph(folder: Path, plain: str = "model.onnx") -> bool:
@@ -50,15 +51,20 @@ def open_branches(graph: Any) -> bool:
     attention = [node for node in graph.node if node.op_type == _ATTENTION]
     if not attention or any(_has_window(node) or _takes_positions(node) for node in attention):
         return False
-    if not _ask_for_positions(graph):
+    from onnx import TensorProto, helper
+
+    kept = "/lm_head/wanted/Gather/output_0"
+
+    def gather(hidden: str) -> Any:
+        return helper.make_node("Gather", [hidden, WANTED], [kept], name="/lm_head/wanted/Gather", axis=1)
+
+    if not replace_pruning(graph, kept, "wanted", gather):
         return False
     for node in graph.node:  # those before were copied
         if node.op_type != _ATTENTION:
             continue
         node.input.extend([""] * (_BIAS_PLACE + 1 - len(node.input)))
         node.input[_POSITIONS_PLACE], node.input[_BIAS_PLACE] = POSITIONS, BIAS
-    from onnx import TensorProto, helper
-
     if POSITIONS not in {value.name for value in graph.input}:
         shape: list[str | int] = ["batch_size", "sequence_length"]
         graph.input.append(helper.make_tensor_value_info(POSITIONS, TensorProto.INT64, shape))
@@ -74,35 +80,3 @@ def _has_window(node: Any) -> bool:
 
 def _takes_positions(node: Any) -> bool:
     return any(node.input[_POSITIONS_PLACE : _BIAS_PLACE + 1])
-
-
-def _ask_for_positions(graph: Any) -> bool:
-    """The builder's ``prune_lm_head`` is a Gather of the last position and an Unsqueeze: a Gather of those
-    that are wanted takes their place."""
-    from onnx import helper
-
-    pruning = [node for node in graph.node if _PRUNING in node.name]
-    made = {output for node in pruning for output in node.output}
-    hidden = {node.input[0] for node in pruning} - made
-    if len(hidden) != 1:
-        return False
-    kept = f"{_PRUNING}Wanted/output_0"
-    gather = helper.make_node("Gather", [*hidden, WANTED], [kept], name=f"{_PRUNING}Wanted", axis=1)
-    nodes = []
-    for node in graph.node:
-        if node in pruning:
-            nodes += [gather] if node is pruning[0] or node == pruning[0] else []
-            continue
-        for place, source in enumerate(node.input):
-            if source in made:
-                node.input[place] = kept
-        nodes.append(node)
-    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    for value in (*graph.output, *graph.value_info):
-        dimensions = value.type.tensor_type.shape.dim
-        if (value.name == "logits" or value.name.startswith("/lm_head/")) and len(dimensions) == 3:
-            dimensions[1].Clear()
-            dimensions[1].dim_param = "wanted"
-    return True

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from edgeslm.bus.handover import Delivery
 from edgeslm.engine.calls import Call, EngineInfo, Output
 from edgeslm.engine.process import EngineCrashed, EngineProcess
+from edgeslm.messages import NORMAL_PRIORITY
 
 OnChunk = Callable[[str], None]
 
@@ -63,6 +64,7 @@ class FakeProcess(EngineProcess):
         self.starts = 0
         self.stops = 0
         self.calls: list[Call] = []
+        self.priorities: list[int] = []
         self._on_call = on_call
         self._on_start = on_start
         self._up = False
@@ -83,8 +85,11 @@ class FakeProcess(EngineProcess):
         self._up = True
         return EngineInfo("decoder", 2048, 1, 0.0)
 
-    async def call(self, call: Call, on_chunk: OnChunk | None = None) -> Output:
+    async def call(
+        self, call: Call, on_chunk: OnChunk | None = None, priority: int = NORMAL_PRIORITY
+    ) -> Output:
         self.calls.append(call)
+        self.priorities.append(priority)
         try:
             return self._on_call(call)
         except EngineCrashed:

@@ -215,7 +215,7 @@ def test_a_model_that_works_is_not_unloaded(tmp_path: Path) -> None:
         await node.models.start()
         waits = asyncio.Event()
 
-        async def slow(call: Call, on_chunk: object = None) -> Output:
+        async def slow(call: Call, on_chunk: object = None, priority: int = 5) -> Output:
             await waits.wait()
             return ANSWER
 

@@ -12,7 +12,7 @@ import pytest
 
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request, Result
-from edgeslm.scheduler import MOST_PASSED_OVER, OnChunk, Scheduler, error_result
+from edgeslm.scheduler import FIRST_GUESS_S, MOST_PASSED_OVER, OnChunk, Scheduler, error_result
 
 GIVE_UP_S = 20.0
 """Far more than any wait below: a test that hangs says so."""
@@ -117,6 +117,52 @@ def test_a_flood_of_high_priorities_does_not_starve_the_low_ones() -> None:
             tasks.append(asyncio.create_task(scheduler.submit(one)))
         await asyncio.gather(*tasks)
         assert work.begun.index("low") == MOST_PASSED_OVER + 1
+
+    play(scene)
+
+
+def test_what_is_more_urgent_than_all_that_runs_does_not_wait() -> None:
+    """One more than there are slots: what it interrupts is in memory too."""
+
+    async def scene() -> None:
+        work = Work()
+        scheduler = Scheduler(work.run, limit=99, timeout_s=9)
+        names = {"long": 5, "equal": 5, "urgent": 6, "more urgent": 7, "behind": 5}
+        tasks = []
+        for name, priority in names.items():
+            tasks.append(asyncio.create_task(scheduler.submit(request(name, priority=priority))))
+            await settle()
+        assert (work.begun, scheduler.in_flight) == (["long", "urgent"], 2)
+        work.gate("urgent").set()
+        await settle()
+        assert work.begun == ["long", "urgent", "more urgent"]
+        work.gate("more urgent").set()
+        await settle()
+        assert scheduler.in_flight == 1, "what is no more urgent waits as ever"
+        for name in names:
+            work.gate(name).set()
+        await asyncio.gather(*tasks)
+        assert work.begun == ["long", "urgent", "more urgent", "equal", "behind"]
+
+    play(scene)
+
+
+def test_the_time_of_a_request_that_was_interrupted_teaches_nothing() -> None:
+    async def scene() -> None:
+        work = Work()
+        scheduler = Scheduler(work.run, limit=99, timeout_s=9)
+        long = asyncio.create_task(scheduler.submit(request("long")))
+        await settle()
+        urgent = asyncio.create_task(scheduler.submit(request("urgent", priority=9)))
+        await asyncio.sleep(0.05)
+        work.gate("long").set()
+        await long
+        behind = asyncio.create_task(scheduler.submit(request("behind")))
+        await settle()
+        assert scheduler.wait_s == FIRST_GUESS_S
+        work.gate("urgent").set()
+        work.gate("behind").set()
+        await asyncio.gather(urgent, behind)
 
     play(scene)
 

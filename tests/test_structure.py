@@ -30,19 +30,30 @@ LAYERS = (
     {"service", "client", "doctor"},
     {"outgoing", "tries", "neighbours"},
     {"pipeline"},
-    {"daemon", "demo"},
+    {"daemon", "demo", "commands"},
     {"cli"},
     {"__main__"},
 )
 """Each sees what stands in the lines above it; those in one line, but for the foundation, not each other."""
 
-NO_BUS = {"engine", "tasks", "scheduler", "models", "observe", "cascade", "escalation", "service", "routes"}
+NO_BUS = {
+    "engine",
+    "knowledge",
+    "tasks",
+    "scheduler",
+    "models",
+    "observe",
+    "cascade",
+    "escalation",
+    "service",
+    "routes",
+}
 """What computes knows no bus: requests and results are values."""
 
 ONLY_IN = {
     "onnxruntime": {"engine"},
     "onnxruntime_genai": {"engine"},
-    "numpy": {"engine"},
+    "numpy": {"engine", "knowledge"},
     "tokenizers": {"engine"},
     "model_signing": {"signature"},  # runs in a process of its own
     "paho": {"bus", "client", "demo"},  # the demo plays the sensors and apps of others
@@ -59,7 +70,7 @@ EXPORT_SEES = {
     *("edgeslm.shape", "edgeslm.profiles", "edgeslm.arithmetic", "edgeslm.expectation", "edgeslm.pointing"),
 }
 
-LOAD_BUNDLES = {"bundle", "engine", "signature", "trust", "inspection", "doctor", "cli"}
+LOAD_BUNDLES = {"bundle", "engine", "signature", "trust", "inspection", "doctor", "commands", "cli"}
 """What loads bundles past ``Trust.load``: it runs nothing of them, or was told the digest."""
 EXPORT_MEASURES = {
     "evaluate.py": {"engine"},
@@ -214,6 +225,8 @@ def test_the_parent_never_imports_what_belongs_to_a_worker() -> None:
     parts = [name for name in parts if name != "edgeslm.__main__"] + [
         "edgeslm.bus.client",
         "edgeslm.engine.process",
+        "edgeslm.knowledge.intake",
+        "edgeslm.knowledge.search",
     ]
     forbidden = sorted(WORKER_ONLY | SIGNATURE_ONLY | BUILD_MACHINE_ONLY)
     code = (

@@ -1,10 +1,8 @@
 """Generation and label scoring on onnxruntime-genai.
 
-A *lane* is one generator with what is in its cache. A call takes the lane that shares the longest prefix
-with its prompt, rewinds it there and appends the rest, so a task's fixed instruction is computed once.
-How much an answer depends on which lane it came from is the processor's matter (``_reusable``).
-Lanes are made for a number of tokens, not for the whole context: the runtime allocates and zeroes the
-cache up to ``max_length``.
+A call takes the lane that shares the longest beginning with its prompt (``lanes``), and appends the rest.
+How much an answer depends on which lane it came from is the processor's matter. Lanes are made for a number
+of tokens, not for the whole context: the runtime allocates and zeroes the cache up to ``max_length``.
 """
 
 from __future__ import annotations
@@ -15,9 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +26,10 @@ import onnxruntime_genai as og
 from edgeslm.board import usable_cores
 from edgeslm.bundle import check_adapter, load_bundle, verify_bundle
 from edgeslm.engine.adapters import LoadedAdapters
-from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Guide, Output, Sampling, Score
-from edgeslm.engine.grammar import runtime_grammar
+from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Output, Sampling, Score
+from edgeslm.engine.grammar import longest_forced, runtime_grammar
 from edgeslm.engine.labels import Branch, make_tree
+from edgeslm.engine.lanes import Lane, LaneKey, Lanes, rewind_limit, rounded
 from edgeslm.engine.loading import engine_error, load_model
 from edgeslm.engine.prompt import ChatTokenizer, Encoded
 from edgeslm.engine.room import check_room
@@ -45,38 +42,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgeslm.engine")
 
-LANE_STEP = 256
-"""Lanes are rounded up to this many tokens, so that similar requests share one."""
-LANE_BYTES = 64_000_000
-"""What the caches of all lanes may take together; the lane in use always may."""
-MOST_LANES = 8
-"""A generator takes memory beside its cache, most of all with a grammar."""
-WORTH_SHARING = 16
-"""Tokens. With fewer in common (the template's head), another task's lane isn't taken away from it: making
-one costs about as much as computing so many tokens."""
-
 PREFILL_PIECE = 64
 """Prompt tokens between two looks at whether the call was cancelled: a tenth of a second of a 135 M model on
 two cores. Larger pieces are not faster (``benchmarks/LOG.md``)."""
 
-_PHI3_SWITCH = 4096
-"""Phi-3's LongRoPE changes its factors after this many tokens: a cache can't be rewound across it."""
-
-
-_LaneKey = tuple[Guide | None, float, str | None]
-"""Grammar, repetition penalty and adapter: what a generator can't change, or its cache depends on."""
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """A generator, the ids in its sequence, and what it was made for."""
-
-    generator: Any
-    key: _LaneKey
-    max_length: int
-    tokens: list[int] = field(default_factory=list)
-    prompt_length: int = 0
-    reused: bool = False
+MOST_DRAFTS = 8
+DRAFT_WORDS = 3
+"""Where a grammar guides, up to eight tokens are proposed at a time: those that followed the same three
+before. What it guides is mostly copied (``benchmarks/LOG.md``); free text is not, and gets no faster."""
 
 
 class Decoder:
@@ -112,7 +85,8 @@ class Decoder:
         self._chat = ChatTokenizer(path)
         config_file = path / "genai_config.json"
         try:
-            self._settings = json.loads(config_file.read_text("utf-8"))["model"]
+            settings = json.loads(config_file.read_text("utf-8"))
+            self._settings = settings["model"]
             self._model = self._load(graph)
         except BundleError:
             raise
@@ -121,8 +95,11 @@ class Decoder:
         self._adapters = LoadedAdapters(self._model, bundle, adapters) if adapters else None
         end = self._settings.get("eos_token_id", [])
         self._end_ids = frozenset(end if isinstance(end, list) else [end])
-        self._rewind_limit = _rewind_limit(self._settings, self.context_length)
-        self._lanes: list[_Lane] = []
+        # What the graph gives the logits for (``edgeslm_export.last_logits``); none in older bundles.
+        self._drafts = min(MOST_DRAFTS, settings.get("speculative", {}).get("max_draft_tokens", 0))
+        self._lanes = Lanes(
+            bundle.manifest.kv_bytes_per_token, rewind_limit(self._settings, self.context_length)
+        )
         self._tree = lru_cache(maxsize=64)(self._label_tree)  # senders may bring labels of their own
         self._scorer: Scorer | None = None
 
@@ -172,13 +149,12 @@ class Decoder:
             )
         ids, truncated, _ = self._chat.encode(call.prompt, self.context_length - call.max_tokens)
         started = time.perf_counter()
-        key = (call.guide, call.sampling.repetition_penalty, call.adapter)
-        lane = self._lane(ids, len(ids) + call.max_tokens, key, call.sampling, cancelled)
-        try:
-            prefilled, words, finish_reason = self._decode(lane, call, emit, cancelled)
-        except BaseException:
-            self._drop(lane)
-            raise
+        is_greedy = call.sampling.temperature == 0
+        key = self._key_of(call, self.context_length - len(ids) - call.max_tokens)
+        lane = self._lane(ids, len(ids) + call.max_tokens + key.forced, key, call.sampling, cancelled)
+        prefilled, words, finish_reason = self._decode(lane, call, emit, cancelled)
+        if is_greedy:
+            self._lanes.put(lane)
         ended = time.perf_counter()
         return Output(
             text=words.text,
@@ -191,6 +167,15 @@ class Decoder:
                 completion_tokens=words.count,
             ),
         )
+
+    def _key_of(self, call: Generate, room: int) -> LaneKey:
+        """:param room: tokens that are left of the context."""
+        drafts = forced = 0
+        if call.guide is not None:
+            drafts = self._drafts if call.sampling.temperature == 0 else 0
+            forced = longest_forced(call.guide)
+        penalty = call.sampling.repetition_penalty
+        return LaneKey(call.guide, penalty, call.adapter, drafts, forced if forced <= room else 0)
 
     def score(self, call: Score, cancelled: Callable[[], bool] = lambda: False) -> Output:
         """The model's distribution over ``labels`` when it may say nothing else (``labels``).
@@ -222,14 +207,11 @@ class Decoder:
     def _walk_all(
         self, ids: Sequence[int], tree: Branch, call: Score, cancelled: Callable[[], bool]
     ) -> list[float]:
-        key = (None, Sampling().repetition_penalty, call.adapter)
+        key = LaneKey(adapter=call.adapter)
         lane = self._lane(ids, len(ids) + tree.depth() + 1, key, Sampling(), cancelled)
         scores = [-math.inf] * len(call.labels)
-        try:
-            self._walk(lane, tree, len(ids), 0.0, scores, cancelled)
-        except BaseException:
-            self._drop(lane)
-            raise
+        self._walk(lane, tree, len(ids), 0.0, scores, cancelled)
+        self._lanes.put(lane)
         return scores
 
     def _scorer_for(self, call: Score, prompt: Encoded, tree: Branch) -> Scorer | None:
@@ -254,40 +236,30 @@ class Decoder:
         self,
         ids: Sequence[int],
         length: int,
-        key: _LaneKey,
+        key: LaneKey,
         sampling: Sampling,
         cancelled: Callable[[], bool],
-    ) -> _Lane:
-        """A lane whose cache holds exactly ``ids`` and has room for ``length`` tokens."""
+    ) -> Lane:
+        """A lane whose cache holds exactly ``ids`` and has room for ``length`` tokens.
+
+        It is nobody else's until it is put back: another call may run between two pieces of this one.
+        """
         if length > self.context_length:
             raise TooLong(f"{length} tokens are needed and the model's context has {self.context_length}")
-        max_length = min(-(-length // LANE_STEP) * LANE_STEP, self.context_length)
-        greedy = sampling.temperature == 0
-        shared, lane = self._longest_shared(ids, length, key) if greedy else (0, None)
+        is_greedy = sampling.temperature == 0
+        shared, lane = self._lanes.take(ids, length, key) if is_greedy else (0, None)
         if lane is None:
-            if greedy:
-                self._make_room(max_length)
+            max_length = rounded(length, self.context_length)
+            if is_greedy:
+                self._lanes.make_room(max_length)
             needed = max_length * self.bundle.manifest.kv_bytes_per_token
             check_room(needed, f"a cache of {max_length} tokens", give_back=self.forget)
             lane = self._new_lane(max_length, key, sampling)
-        else:
-            self._lanes.remove(lane)
-            lane.generator.rewind_to(shared)
-            lane.reused = True
         self._prefill(lane, ids[shared:], cancelled)
         lane.tokens, lane.prompt_length = list(ids), len(ids)
-        if greedy:
-            self._lanes.append(lane)  # the end of the list is the most recently used
         return lane
 
-    def _longest_shared(self, ids: Sequence[int], length: int, key: _LaneKey) -> tuple[int, _Lane | None]:
-        fitting = [lane for lane in self._lanes if lane.key == key and lane.max_length >= length]
-        shared, lane = max(
-            ((self._reusable(lane, ids), lane) for lane in fitting), key=itemgetter(0), default=(0, None)
-        )
-        return (shared, lane) if shared >= WORTH_SHARING else (0, None)
-
-    def _prefill(self, lane: _Lane, ids: Sequence[int], cancelled: Callable[[], bool]) -> None:
+    def _prefill(self, lane: Lane, ids: Sequence[int], cancelled: Callable[[], bool]) -> None:
         """Appends in pieces, so that a long prompt can be given up on the way.
 
         The last piece has two tokens at least: one alone takes the kernel of decoding, which differs.
@@ -305,8 +277,7 @@ class Decoder:
                 raise engine_error(error) from None
             start = end
 
-    def _new_lane(self, max_length: int, key: _LaneKey, sampling: Sampling) -> _Lane:
-        guide, _, adapter = key
+    def _new_lane(self, max_length: int, key: LaneKey, sampling: Sampling) -> Lane:
         params = og.GeneratorParams(self._model)
         search: dict[str, Any] = {"max_length": max_length, "do_sample": sampling.temperature > 0}
         if sampling.repetition_penalty != 1.0:
@@ -316,57 +287,28 @@ class Decoder:
             if sampling.seed is not None:
                 search["random_seed"] = sampling.seed
         params.set_search_options(**search)
+        if key.drafts:
+            params.set_speculative_options(ngram_size=DRAFT_WORDS + 1, max_draft_tokens=key.drafts)
         try:
-            if guide is not None:
-                kind, source = runtime_grammar(guide)
-                params.set_guidance(kind, source, False)
+            if key.guide is not None:
+                kind, source = runtime_grammar(key.guide)
+                params.set_guidance(kind, source, key.forced > 0)
             generator = og.Generator(self._model, params)
         except Exception as error:
-            if guide is not None:
-                raise InvalidRequest(f"the {guide.kind} can't be compiled to a grammar: {error}") from None
+            if key.guide is not None:
+                sentence = f"the {key.guide.kind} can't be compiled to a grammar: {error}"
+                raise InvalidRequest(sentence) from None
             raise engine_error(error) from None
-        if adapter is not None:
+        if key.adapter is not None:
             if self._adapters is None:
-                raise InternalError(f"the adapter {adapter} was not loaded with this model")
-            self._adapters.activate(generator, adapter)
-        return _Lane(generator, key, max_length)
-
-    def _reusable(self, lane: _Lane, ids: Sequence[int]) -> int:
-        """How many leading tokens of the lane's cache serve ``ids``.
-
-        Only what was prefilled, and two tokens are left to append: a step of one token, as in decoding,
-        takes another kernel with other rounding. Pieces of two or more tokens get the same bits as the whole
-        on processors with AVX2, so there the same request gets the same answer, whatever came before; with
-        AVX-512 sums are made in another order for few rows (measured: probabilities of labels move by 0.02).
-        """
-        if max(len(lane.tokens), len(ids)) > self._rewind_limit:
-            return 0
-        limit = min(lane.prompt_length, len(ids) - 2)
-        count = 0
-        while count < limit and lane.tokens[count] == ids[count]:
-            count += 1
-        return count
-
-    def _make_room(self, max_length: int) -> None:
-        """Lanes go until a new one fits the budget: the oldest that never served twice, else the oldest.
-
-        So the lanes of requests with a grammar of their own push one another out, not a task's instruction.
-        """
-        per_token = self.bundle.manifest.kv_bytes_per_token
-        while self._lanes:
-            total = max_length + sum(lane.max_length for lane in self._lanes)
-            if len(self._lanes) < MOST_LANES and total * per_token <= LANE_BYTES:
-                return
-            self._drop(next((lane for lane in self._lanes if not lane.reused), self._lanes[0]))
-
-    def _drop(self, lane: _Lane) -> None:
-        if lane in self._lanes:
-            self._lanes.remove(lane)
+                raise InternalError(f"the adapter {key.adapter} was not loaded with this model")
+            self._adapters.activate(generator, key.adapter)
+        return Lane(generator, key, max_length)
 
     # -- generation ----------------------------------------------------------------------------------
 
     def _decode(
-        self, lane: _Lane, call: Generate, emit: Callable[[str], None], cancelled: Callable[[], bool]
+        self, lane: Lane, call: Generate, emit: Callable[[str], None], cancelled: Callable[[], bool]
     ) -> tuple[float, Transcript, str]:
         words = Transcript(self._chat.tokenizer, call.stop, emit if call.stream else None)
         prefilled = 0.0
@@ -374,15 +316,18 @@ class Decoder:
             if cancelled():
                 raise Cancelled("cancelled while it was running")
             lane.generator.generate_next_token()
-            token = int(lane.generator.get_next_tokens()[0])
             prefilled = prefilled or time.perf_counter()
-            lane.tokens.append(token)
-            if token in self._end_ids:
-                words.finish()
-                return prefilled, words, "stop"
-            if words.add(token):
-                return prefilled, words, "stop"
+            # One token, or several where the grammar leaves no choice; the end token is not among them.
+            for token in map(int, lane.generator.get_sequence(0)[len(lane.tokens) :]):
+                lane.tokens.append(token)
+                if words.add(token):
+                    return prefilled, words, "stop"
+                if words.count == call.max_tokens:
+                    break
             if lane.generator.is_done():
+                if int(lane.generator.get_next_tokens()[0]) in self._end_ids:
+                    words.finish()
+                    return prefilled, words, "stop"
                 break
         words.finish()
         return prefilled or time.perf_counter(), words, "length"
@@ -394,7 +339,7 @@ class Decoder:
 
     def _walk(
         self,
-        lane: _Lane,
+        lane: Lane,
         node: Branch,
         length: int,
         score: float,
@@ -423,12 +368,3 @@ def _last_logits(generator: Any) -> npt.NDArray[np.float64]:
     logits = np.asarray(generator.get_logits())
     last: npt.NDArray[np.float64] = logits.reshape(-1, logits.shape[-1])[-1].astype(np.float64)
     return last
-
-
-def _rewind_limit(settings: dict[str, Any], context_length: int) -> int:
-    """Tokens up to which a cache may be rewound: all, the sliding window, or Phi-3's switch."""
-    window = settings.get("decoder", {}).get("sliding_window") or {}
-    limits = [context_length, window.get("window_size") or context_length]
-    if str(settings.get("type", "")).startswith("phi3") and context_length > _PHI3_SWITCH:
-        limits.append(_PHI3_SWITCH)
-    return min(limits)

@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
 from edgeslm.engine.calls import Guide
+
+MOST_FORCED: Final = 256
+"""Tokens that may follow one another without a choice: they take room beyond what is asked for."""
+_SCALAR: Final = {"null": 4, "boolean": 5, "integer": 24, "number": 48, "string": 2}
+"""Most characters of a value that may be forced: bounds may leave one number; a string's quotes."""
+_HARMLESS: Final = frozenset(
+    {"type", "title", "description", "default", "examples", "required", "x-guidance", "$schema", "$id"}
+    | {
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "minLength",
+        "maxLength",
+        "minItems",
+        "maxItems",
+    }
+)
+"""Keys of a schema that force nothing by themselves."""
 
 
 def runtime_grammar(guide: Guide) -> tuple[str, str]:
@@ -12,9 +35,58 @@ def runtime_grammar(guide: Guide) -> tuple[str, str]:
     token then breaks the grammar ("doesn't satisfy the grammar; forced bytes"). Forcing is kept where it is
     harmless, since it saves steps.
     """
-    if guide.source.isascii() and "\\u" not in guide.source:
+    if _can_force(guide):
         return guide.kind, guide.source
     unforced = '%llguidance {"no_forcing": true}\n'
     if guide.kind == "json_schema":
         return "lark_grammar", f"{unforced}start: %json {guide.source}"
     return guide.kind, unforced + guide.source if guide.kind == "lark_grammar" else guide.source
+
+
+def longest_forced(guide: Guide) -> int:
+    """Tokens for which the grammar leaves no choice, one after the other, at most; 0 if that isn't known.
+
+    The runtime appends them without a look at the end of its buffers (0.18: ``Generator::ComputeLogits``), so
+    they must be left uncomputed, or there must be room for them.
+    """
+    if guide.kind != "json_schema" or not _can_force(guide):
+        return 0
+    try:
+        longest = _forced(json.loads(guide.source))
+    except (ValueError, TypeError, AttributeError, RecursionError):  # no schema: the runtime will say so
+        return 0
+    return longest if longest is not None and longest <= MOST_FORCED else 0
+
+
+def _can_force(guide: Guide) -> bool:
+    return guide.source.isascii() and "\\u" not in guide.source
+
+
+def _forced(schema: Any) -> int | None:
+    """Characters of the longest value that a schema can force, and more than that; a token has one or more.
+    None for what isn't known here: a pattern or a reference may force any number."""
+    if not isinstance(schema, Mapping):
+        return 0 if schema is False else _SCALAR["number"]
+    kinds = schema.get("type", "string")
+    parts: list[int | None] = [
+        max(_SCALAR.get(kind, 2) for kind in ([kinds] if isinstance(kinds, str) else kinds))
+    ]
+    for key, value in schema.items():
+        if key == "const":
+            parts.append(len(json.dumps(value)))
+        elif key == "enum":
+            parts.append(max(len(json.dumps(one)) for one in value))
+        elif key == "properties":
+            parts += [len(json.dumps(name)) + 2 for name in value]
+            parts += map(_forced, value.values())
+        elif key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            parts += map(_forced, value)
+        elif key == "additionalProperties":
+            parts.append(_forced(value))
+        elif key == "items":
+            one, most = _forced(value), schema.get("maxItems")
+            parts.append(None if one is None or most is None else (one + 1) * most)
+        elif key not in _HARMLESS:
+            return None
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None

@@ -16,6 +16,7 @@ from typing import Any
 from edgeslm.engine.calls import ANY, NO_ADAPTERS, Adapters, Call, EngineInfo, Output
 from edgeslm.engine.link import Link
 from edgeslm.errors import REQUEST_ERRORS, BundleError, InternalError, ModelUnavailable
+from edgeslm.messages import NORMAL_PRIORITY
 
 log = logging.getLogger("edgeslm.engine")
 
@@ -121,8 +122,11 @@ class EngineProcess:
         log.info("%s is loaded: %d threads%s", self.bundle, self.info.threads, what)
         return self.info
 
-    async def call(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
-        """Runs one call; calls that wait are run in the order they came.
+    async def call(
+        self, call: Call, on_chunk: Callable[[str], None] | None = None, priority: int = NORMAL_PRIORITY
+    ) -> Output:
+        """Runs one call; calls that wait are run in the order they came, but for one whose ``priority`` is
+        above that of the call that runs: it is run between two pieces of the other.
 
         Cancelling the awaiting task cancels the call in the worker between two tokens.
 
@@ -133,7 +137,7 @@ class EngineProcess:
         self._number += 1
         number = self._number
         future: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
-        self._link.send(("call", number, call))
+        self._link.send(("call", number, call, priority))
         self._pending[number] = _Pending(future, on_chunk)
         try:
             return await future
@@ -184,7 +188,7 @@ class EngineProcess:
 
     def _end_hung(self, number: int) -> None:
         if number > min([*self._pending, *self._abandoned]):
-            self._watch(number)  # calls run in order, and the turn of this one has not come
+            self._watch(number)  # its turn has not come, or it came in the middle of an earlier one
             return
         log.error("the engine of %s did not give up call %d and is killed", self.bundle.name, number)
         del self._abandoned[number]

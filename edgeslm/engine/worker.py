@@ -6,7 +6,7 @@ one model down and not the connection to the broker. It ends when the pipe close
 
 Messages, as tuples:
 
-- to the worker: ``("call", number, Call)``, ``("cancel", number)``
+- to the worker: ``("call", number, Call, priority)``, ``("cancel", number)``
 - from it: ``("ready", EngineInfo)`` or ``("refused", sentence)`` once; then ``("chunk", number, text)``,
   ``("done", number, Output)``, ``("failed", number, code, sentence)``
 """
@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeslm.board import usable_cores
 from edgeslm.bundle import load_bundle
@@ -39,35 +40,65 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgeslm.worker")
 
 
+class _Entry(NamedTuple):
+    number: int
+    call: Call
+    priority: int
+
+
 class _Inbox:
     """Calls in order, and which were cancelled; filled by a thread that reads the pipe."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self._calls: queue.SimpleQueue[tuple[int, Call]] = queue.SimpleQueue()
+        self._waiting: deque[_Entry] = deque()
+        self._arrival = threading.Condition()
+        self._running: list[int] = []
         self._cancelled: set[int] = set()
 
     def start(self) -> None:
         threading.Thread(target=self._read, name="pipe", daemon=True).start()
 
-    def get(self) -> tuple[int, Call]:
-        return self._calls.get()
+    def get(self) -> _Entry:
+        """The next call, which now runs; waits for one."""
+        with self._arrival:
+            self._arrival.wait_for(lambda: self._waiting)
+            return self._begin(self._waiting[0])
+
+    def more_urgent(self, than: int) -> _Entry | None:
+        """A call whose priority is above ``than``, which now runs."""
+        with self._arrival:
+            found = max(self._waiting, key=lambda entry: entry.priority, default=None)
+            if found is None or found.priority <= than:
+                return None
+            return self._begin(found)
 
     def is_cancelled(self, number: int) -> bool:
         return number in self._cancelled
 
     def forget(self, number: int) -> None:
-        """A call was answered. Calls run in order, so cancels that came too late for theirs go too."""
-        self._cancelled -= {late for late in list(self._cancelled) if late <= number}
+        """A call was answered. Cancels that came too late for theirs go too: a number that is lower than
+        those which run or wait was answered before."""
+        with self._arrival:
+            self._running.remove(number)
+            live = {*self._running, *(entry.number for entry in self._waiting)}
+            self._cancelled -= {late for late in self._cancelled if late <= number and late not in live}
+
+    def _begin(self, entry: _Entry) -> _Entry:
+        self._waiting.remove(entry)
+        self._running.append(entry.number)
+        return entry
 
     def _read(self) -> None:
         try:
             while True:
                 kind, number, *rest = self._pipe.recv()
-                if kind == "call":
-                    self._calls.put((number, rest[0]))
-                else:
-                    self._cancelled.add(number)
+                with self._arrival:
+                    if kind == "call":
+                        self._waiting.append(_Entry(number, *rest))
+                        self._arrival.notify()
+                    else:
+                        self._cancelled.add(number)
         except (EOFError, OSError):
             os._exit(0)  # the parent is gone or done with us: nothing here is worth waiting for
 
@@ -113,8 +144,11 @@ class Engine:
             raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind} can't be a model of its own")
         self.kind = kind
 
-    def run(self, call: Call, emit: Any, cancelled: Any) -> Output:
-        """:raises RequestError: what the sender of the request is told."""
+    def run(self, call: Call, emit: Callable[[str], None], cancelled: Callable[[], bool]) -> Output:
+        """
+        :param cancelled: asked between two pieces of the work; may run another call meanwhile.
+        :raises RequestError: what the sender of the request is told.
+        """
         if isinstance(call, (Generate, Score)):
             if self._decoder is None:
                 raise InternalError("this model is an encoder and can't generate or score")
@@ -156,22 +190,31 @@ def serve(
         told = EngineInfo(engine.kind, engine.context_length, engine.threads, load_ms, engine.prepared)
         pipe.send(("ready", told))
         while True:
-            number, call = inbox.get()
-            pipe.send(_answer(engine, inbox, pipe, number, call))
-            inbox.forget(number)
+            _answer(engine, inbox, pipe, inbox.get())
     except ConnectionError:
         os._exit(0)  # the parent closed the pipe, and the reader had no turn to notice it first
 
 
-def _answer(engine: Engine, inbox: _Inbox, pipe: Connection, number: int, call: Call) -> tuple[Any, ...]:
+def _answer(engine: Engine, inbox: _Inbox, pipe: Connection, entry: _Entry) -> None:
+    """Runs a call; between two pieces of its work those that are more urgent."""
+
+    def is_cancelled() -> bool:
+        while (urgent := inbox.more_urgent(entry.priority)) is not None:
+            _answer(engine, inbox, pipe, urgent)
+        return inbox.is_cancelled(entry.number)
+
+    pipe.send(_outcome(engine, pipe, entry, is_cancelled))
+    inbox.forget(entry.number)
+
+
+def _outcome(
+    engine: Engine, pipe: Connection, entry: _Entry, is_cancelled: Callable[[], bool]
+) -> tuple[Any, ...]:
+    number, call, _ = entry
     try:
-        if inbox.is_cancelled(number):
+        if is_cancelled():
             raise Cancelled("cancelled while it was waiting")
-        output = engine.run(
-            call,
-            lambda text: pipe.send(("chunk", number, text)),
-            lambda: inbox.is_cancelled(number),
-        )
+        output = engine.run(call, lambda text: pipe.send(("chunk", number, text)), is_cancelled)
     except ConnectionError:
         raise
     except RequestError as error:

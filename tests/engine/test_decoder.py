@@ -14,10 +14,10 @@ import pytest
 
 from edgeslm.board import Memory
 from edgeslm.config import Task as TaskSection
-from edgeslm.engine import decoder as module
 from edgeslm.engine import room
 from edgeslm.engine.calls import Call, Generate, Guide, Output, Prompt, Sampling, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
+from edgeslm.engine.lanes import LANE_BYTES, MOST_LANES
 from edgeslm.errors import BundleError, Cancelled, InvalidRequest, NoMemory, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.tasks import make_task
@@ -81,24 +81,42 @@ def test_two_tasks_dont_take_the_cache_from_each_other(
 def count_appended(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens that each call computes for its prompt."""
     counts: list[int] = []
-    original = decoder._longest_shared
+    original = decoder._lanes.take
 
     def counting(ids: Any, length: int, key: Any) -> Any:
         shared, lane = original(ids, length, key)
         counts.append(len(ids) - shared)
         return shared, lane
 
-    monkeypatch.setattr(decoder, "_longest_shared", counting)
+    monkeypatch.setattr(decoder._lanes, "take", counting)
     return counts
+
+
+@pytest.mark.parametrize("max_tokens", [1, 8])
+def test_calls_that_interrupt_one_another_change_no_answer(decoder: Decoder, max_tokens: int) -> None:
+    """The other has the same instruction, so it would like the same cache."""
+    long = Generate(chat("The belt is burning. " * 20), max_tokens)
+    alone = decoder.generate(long)
+    decoder.forget()
+    asked = 0
+
+    def interrupted() -> bool:
+        nonlocal asked
+        asked += 1
+        says(decoder, f"All is well {asked}", 2)
+        decoder.score(Score(chat(f"All is well {asked}"), LABELS))
+        return False
+
+    assert decoder.generate(long, cancelled=interrupted).text == alone.text
+    assert asked > max_tokens
 
 
 def test_lanes_stay_within_their_budget(decoder: Decoder) -> None:
     for number in range(8):
         guide = Guide("regex", f"[a-z]{{{number + 1}}}")
         says(decoder, "x", 1 + 150 * (number % 5), guide=guide, sampling=Sampling(repetition_penalty=1.1))
-        total = sum(lane.max_length for lane in decoder._lanes)
-        assert total * decoder.bundle.manifest.kv_bytes_per_token <= module.LANE_BYTES
-        assert 1 <= len(decoder._lanes) <= module.MOST_LANES
+        assert decoder._lanes.tokens * decoder.bundle.manifest.kv_bytes_per_token <= LANE_BYTES
+        assert 1 <= len(decoder._lanes) <= MOST_LANES
 
 
 def test_a_request_without_memory_for_its_cache_is_refused_before(
@@ -112,30 +130,17 @@ def test_a_request_without_memory_for_its_cache_is_refused_before(
     sentence = r"a cache of 256 tokens takes \d+ MB and 1 MB are free; send a shorter text"
     with pytest.raises(NoMemory, match=sentence):
         says(decoder, "two", guide=guide)
-    assert decoder._lanes == []
+    assert len(decoder._lanes) == 0
     monkeypatch.undo()
     assert says(decoder, "two", guide=guide).text
-
-
-def test_lanes_of_a_model_that_says_nothing_of_its_cache_are_bounded_too(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "LANE_BYTES", 10**15)
-    monkeypatch.setattr(module, "MOST_LANES", 3)
-    for number in range(module.MOST_LANES + 3):
-        decoder.score(
-            Score(chat("x", f"{number} is the number of this instruction. {TRIAGE}"), ("yes", "no"))
-        )
-    assert len(decoder._lanes) == module.MOST_LANES
 
 
 def test_requests_with_a_grammar_of_their_own_leave_an_instruction_its_lane(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_LANES", 3)
     for message in ("one", "two"):
         decoder.score(Score(chat(message), LABELS))
-    for number in range(module.MOST_LANES + 2):
+    for number in range(MOST_LANES + 2):
         says(decoder, "x", 1, guide=Guide("regex", f"[a-z]{{{number + 1}}}"))
     appended = count_appended(decoder, monkeypatch)
     decoder.score(Score(chat("three"), LABELS))
@@ -376,16 +381,3 @@ def test_a_damaged_bundle(starter: Path, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"llama", b"lamma"))
     with pytest.raises(BundleError, match=r"genai_config\.json: its SHA-256 differs"):
         Decoder(copy, 1)
-
-
-@pytest.mark.parametrize(
-    ("settings", "limit"),
-    [
-        ({"type": "llama"}, 8192),
-        ({"type": "gemma2", "decoder": {"sliding_window": {"window_size": 512}}}, 512),
-        ({"type": "phi3"}, 4096),
-        ({"type": "llama", "decoder": {"sliding_window": None}}, 8192),
-    ],
-)
-def test_how_far_a_cache_can_be_rewound(settings: dict[str, Any], limit: int) -> None:
-    assert module._rewind_limit(settings, 8192) == limit

@@ -142,7 +142,7 @@ def test_a_large_call_doesnt_stop_the_loop(bundle: Path) -> None:
     ready()
     while not os.path.exists(sys.argv[2] + "/go"):
         time.sleep(0.005)
-    kind, number, call = pipe.recv()
+    kind, number, call, _ = pipe.recv()
     pipe.send(("done", number, Output(text=str(len(call.texts[0])))))
     pipe.recv()
     """
@@ -162,7 +162,7 @@ def test_a_message_that_comes_in_pieces_doesnt_stop_the_loop(bundle: Path) -> No
     script = """
     import io, pickle, struct
     ready()
-    kind, number, call = pipe.recv()
+    kind, number, call, _ = pipe.recv()
     data = pickle.dumps(("done", number, Output(text="whole")))
     data = struct.pack("!i", len(data)) + data
     os.write(pipe.fileno(), data[:2])

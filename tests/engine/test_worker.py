@@ -6,16 +6,21 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.engine.calls import Classify, Embed, Generate, Prompt, Text, Turn
+from edgeslm.engine.calls import Classify, Embed, Generate, Output, Prompt, Text, Turn
 from edgeslm.engine.process import EngineProcess
-from edgeslm.engine.worker import Engine
-from edgeslm.errors import BundleError, InternalError, ModelUnavailable, TooLong
+from edgeslm.engine.worker import Engine, serve
+from edgeslm.errors import BundleError, Cancelled, InternalError, ModelUnavailable, TooLong
 from tests.nodes import write_bundle
 
 LIMIT_S = 60.0
@@ -143,3 +148,78 @@ def test_a_bundle_that_is_swapped_while_it_is_read_is_refused(
     engine.close()
     with pytest.raises(BundleError, match="another bundle than at the start"):
         Engine(current, 1, digest)
+
+
+class Steps:
+    """An engine whose work comes in pieces: before each it asks whether to go on. Keeps what it did."""
+
+    kind, context_length, threads, prepared = "decoder", 2048, 1, False
+
+    def __init__(self, *_: object) -> None:
+        self.done: list[str] = []
+
+    def run(self, call: Any, emit: Callable[[str], None], cancelled: Callable[[], bool]) -> Output:
+        name = call.texts[0]
+        for _ in range(3):
+            emit(name)
+            self.done.append(name)
+            time.sleep(0.05)
+            if cancelled():
+                raise Cancelled("given up")
+        return Output(text=name)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Connection, Steps]]:
+    """The other end of a worker's pipe, and its engine."""
+    engine, (ours, theirs) = Steps(), Pipe()
+    monkeypatch.setattr("edgeslm.engine.worker.Engine", lambda *_: engine)
+    monkeypatch.setattr(os, "_exit", lambda status: None)  # its threads are ours
+    thread = threading.Thread(target=serve, args=(theirs, Path("x"), 1), daemon=True)
+    thread.start()
+    assert ours.recv()[0] == "ready"
+    reader = next(thread for thread in threading.enumerate() if thread.name == "pipe")
+    yield ours, engine
+    ours.close()
+    reader.join()  # before it could end the process of the tests
+
+
+def heard(pipe: Connection, *, until: int) -> list[tuple[Any, ...]]:
+    """What the worker says, until so many calls are answered."""
+    said: list[tuple[Any, ...]] = []
+    while sum(message[0] != "chunk" for message in said) < until:
+        assert pipe.poll(LIMIT_S)
+        said.append(pipe.recv())
+    return [(message[0], message[1]) for message in said if message[0] != "chunk"]
+
+
+def test_a_more_urgent_call_runs_between_two_pieces_of_another(steps: tuple[Connection, Steps]) -> None:
+    pipe, engine = steps
+    pipe.send(("call", 1, Embed(("long",)), 5))
+    assert pipe.recv() == ("chunk", 1, "long")
+    for number, (name, priority) in enumerate({"equal": 5, "urgent": 6, "most urgent": 9}.items(), 2):
+        pipe.send(("call", number, Embed((name,)), priority))
+    assert heard(pipe, until=4) == [("done", 4), ("done", 3), ("done", 1), ("done", 2)]
+    assert engine.done == [
+        *("long", "most urgent", "most urgent", "most urgent", "urgent", "urgent", "urgent"),
+        *("long", "long", "equal", "equal", "equal"),
+    ]
+
+
+def test_a_call_that_is_interrupted_can_be_cancelled_and_so_can_the_other(
+    steps: tuple[Connection, Steps],
+) -> None:
+    pipe, _ = steps
+    for cancelled, outcomes in (
+        ((1,), [("done", 2), ("failed", 1)]),
+        ((4,), [("failed", 4), ("done", 3)]),
+        ((5, 6), [("failed", 6), ("failed", 5)]),
+    ):
+        low = (cancelled[0] - 1) // 2 * 2 + 1
+        pipe.send(("call", low, Embed(("long",)), 5))
+        assert pipe.recv()[0] == "chunk"
+        pipe.send(("call", low + 1, Embed(("urgent",)), 6))
+        assert pipe.recv()[:2] == ("chunk", low + 1)
+        for number in cancelled:
+            pipe.send(("cancel", number))
+        assert heard(pipe, until=2) == outcomes

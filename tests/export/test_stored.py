@@ -25,6 +25,7 @@ from onnx import TensorProto, helper
 
 from edgeslm.engine.calls import Sampling
 from edgeslm.engine.decoder import Decoder, _last_logits
+from edgeslm.engine.lanes import LaneKey
 from edgeslm.errors import ExportError
 from tests.export.tiny_models import SHAPE, byte_tokenizer, decoder
 from tests.taught import change_manifest
@@ -115,7 +116,7 @@ def test_the_model_then_computes_what_the_engine_does(tiny: Path, int4_base: Pat
     ids = list(b"the pump runs hot and loud tonight")
     engine = Decoder(int4_base, 1)
     try:
-        lane = engine._lane(ids, len(ids) + 1, (None, 1.0, None), Sampling(), lambda: False)
+        lane = engine._lane(ids, len(ids) + 1, LaneKey(), Sampling(), lambda: False)
         expected = _last_logits(lane.generator)
     finally:
         engine.close()

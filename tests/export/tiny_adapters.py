@@ -76,6 +76,7 @@ def make(name: str, folder: Path) -> None:
 def bundle(checkpoint: Path, out: Path, architecture: str) -> None:
     """A float bundle, with the options that recipes give the builder."""
     from edgeslm_export.cleaning import make_checkpoint
+    from edgeslm_export.last_logits import keep_last_logits
     from edgeslm_export.lora_graph import GRAPH, write_lora_graph
     from edgeslm_export.package import write_manifest
     from edgeslm_export.score_graph import GRAPH as SCORE_GRAPH
@@ -87,8 +88,9 @@ def bundle(checkpoint: Path, out: Path, architecture: str) -> None:
     pairs = ["hf_token=false", "prune_lm_head=true", "fuse_mlp_gate_up=true"]
     options = parse_extra_options(None, clean, str(out), "fp32", "cpu", cache, pairs)
     create_model(None, clean, str(out), "fp32", "cpu", cache, **options)
-    assert write_lora_graph(out)
     score = {"score": SCORE_GRAPH} if write_score_graph(out) else {}
+    keep_last_logits(out)
+    assert write_lora_graph(out)
     fields = {
         "name": "tiny",
         "kind": "decoder",

@@ -1,0 +1,146 @@
+"""Lanes: generators with what is in their caches, kept so that what prompts have in common is computed once.
+
+A task's fixed instruction is the beginning of all its prompts. A lane that shares it is rewound to where the
+next prompt parts from it. Knows nothing of the runtime but ``rewind_to``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
+
+from edgeslm.engine.calls import Guide, Sampling
+
+LANE_STEP: Final = 256
+"""Lanes are rounded up to this many tokens, so that similar requests share one."""
+LANE_BYTES: Final = 64_000_000
+"""What the caches of all lanes may take together; those in use always may."""
+MOST_LANES: Final = 8
+"""A generator takes memory beside its cache, most of all with a grammar."""
+WORTH_SHARING: Final = 16
+"""Tokens. With fewer in common (the template's head), another task's lane isn't taken away from it: making
+one costs about as much as computing so many tokens."""
+_PHI3_SWITCH: Final = 4096
+"""Phi-3's LongRoPE changes its factors after this many tokens: a cache can't be rewound across it."""
+
+
+class LaneKey(NamedTuple):
+    """What a generator can't change, or its cache depends on."""
+
+    guide: Guide | None = None
+    repetition_penalty: float = Sampling().repetition_penalty
+    adapter: str | None = None
+    drafts: int = 0
+    """Tokens that are proposed at a time, at most."""
+    forced: int = 0
+    """Tokens that the grammar may force at a time, for which there is room; 0 computes them like others."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """A generator, the ids in its sequence, and what it was made for."""
+
+    generator: Any
+    key: LaneKey
+    max_length: int
+    tokens: list[int] = field(default_factory=list)
+    prompt_length: int = 0
+    reused: bool = False
+
+
+class Lanes:
+    """Those of no call that runs: a lane is taken out, and put back when its call is done.
+
+    :param kv_bytes: of the cache, for each token. :param rewind_limit: tokens up to which one may be rewound.
+    """
+
+    def __init__(
+        self,
+        kv_bytes: int,
+        rewind_limit: int,
+        *,
+        budget_bytes: int = LANE_BYTES,
+        most: int = MOST_LANES,
+    ) -> None:
+        self._kv_bytes = kv_bytes
+        self._rewind_limit = rewind_limit
+        self._budget_bytes = budget_bytes
+        self._most = most
+        self._lanes: list[Lane] = []  # the end is the most recently used
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    @property
+    def tokens(self) -> int:
+        """That the caches have room for."""
+        return sum(lane.max_length for lane in self._lanes)
+
+    def clear(self) -> None:
+        self._lanes.clear()
+
+    def put(self, lane: Lane) -> None:
+        self._lanes.append(lane)
+
+    def take(self, ids: Sequence[int], length: int, key: LaneKey) -> tuple[int, Lane | None]:
+        """The lane that shares the longest beginning with ``ids``, rewound to its end, and how long that is.
+
+        None, and 0, where none with room for ``length`` tokens shares enough.
+        """
+        fitting = [lane for lane in self._lanes if lane.key == key and lane.max_length >= length]
+        shared, lane = max(
+            ((self._reusable(lane, ids), lane) for lane in fitting), key=itemgetter(0), default=(0, None)
+        )
+        if lane is None or shared < WORTH_SHARING:
+            return 0, None
+        self._lanes.remove(lane)
+        lane.generator.rewind_to(shared)
+        lane.reused = True
+        return shared, lane
+
+    def make_room(self, max_length: int) -> None:
+        """Lanes go until one of ``max_length`` tokens fits the budget: the oldest that never served twice,
+        else the oldest.
+
+        So the lanes of requests with a grammar of their own push one another out, not a task's instruction.
+        """
+        while self._lanes:
+            total = max_length + self.tokens
+            if len(self._lanes) < self._most and total * self._kv_bytes <= self._budget_bytes:
+                return
+            self._lanes.remove(next((lane for lane in self._lanes if not lane.reused), self._lanes[0]))
+
+    def _reusable(self, lane: Lane, ids: Sequence[int]) -> int:
+        """How many leading tokens of the lane's cache serve ``ids``.
+
+        Only what was prefilled, and two tokens are left to append: a step of one token, as in decoding,
+        takes another kernel with other rounding. Pieces of two or more tokens get the same bits as the whole
+        on processors with AVX2, so there the same request gets the same answer, whatever came before; with
+        AVX-512 sums are made in another order for few rows (measured: probabilities of labels move by 0.02).
+        """
+        if max(len(lane.tokens), len(ids)) > self._rewind_limit:
+            return 0
+        limit = min(lane.prompt_length, len(ids) - 2)
+        count = 0
+        while count < limit and lane.tokens[count] == ids[count]:
+            count += 1
+        return count
+
+
+def rounded(length: int, context_length: int) -> int:
+    """Tokens that a lane is made for, to hold ``length``."""
+    return min(-(-length // LANE_STEP) * LANE_STEP, context_length)
+
+
+def rewind_limit(settings: dict[str, Any], context_length: int) -> int:
+    """Tokens up to which a cache may be rewound: all, the sliding window, or Phi-3's switch.
+
+    :param settings: ``model`` of ``genai_config.json``.
+    """
+    window = settings.get("decoder", {}).get("sliding_window") or {}
+    limits = [context_length, window.get("window_size") or context_length]
+    if str(settings.get("type", "")).startswith("phi3") and context_length > _PHI3_SWITCH:
+        limits.append(_PHI3_SWITCH)
+    return min(limits)

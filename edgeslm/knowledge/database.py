@@ -1,0 +1,211 @@
+"""The SQLite file of a collection: found, opened, checked; what it refuses is told in sentences.
+
+What it promises: a transaction is there as a whole or not at all, whatever ends the process, and others read
+the collection meanwhile. A power cut may take the last transactions, never the file (WAL with
+``synchronous=NORMAL``, sqlite.org/wal.html, section 3.2): the sources are still there to be added again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from edgeslm.bundle import MANIFEST
+from edgeslm.errors import KnowledgeError
+
+SUFFIX = ".sqlite"
+SUFFIXES = (SUFFIX, ".sqlite3", ".db")
+APPLICATION_ID = 0x65534B42
+"""``eSKB`` in the file's header: file(1) and other programs see whose it is."""
+FORMAT = 1
+OLDEST_SQLITE = (3, 34, 0)
+"""Debian 11's, the oldest that was tried."""
+WAIT_S = 10.0
+"""How long to wait while another process writes: it takes one transaction, which is one document."""
+WAL_BYTES = 8_000_000
+"""What is left of the file beside the collection after a large document."""
+
+TOKENIZER = "porter unicode61 remove_diacritics 2"
+"""What is a word, and which are the same: English endings are taken off, accents in any language.
+``benchmarks/LOG.md`` has what other ways came to."""
+
+_TABLES = f"""
+CREATE TABLE about (
+    encoder TEXT,
+    encoder_path TEXT,
+    dimension INTEGER
+);
+INSERT INTO about VALUES (NULL, NULL, NULL);
+CREATE TABLE documents (
+    id INTEGER PRIMARY KEY,
+    source TEXT NOT NULL UNIQUE,
+    title TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    mtime REAL NOT NULL,
+    file TEXT,
+    added REAL NOT NULL,
+    expires REAL
+);
+CREATE INDEX documents_file ON documents (file) WHERE file IS NOT NULL;
+CREATE INDEX documents_expires ON documents (expires) WHERE expires IS NOT NULL;
+CREATE TABLE passages (
+    slot INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    document INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    "end" INTEGER NOT NULL,
+    embedded INTEGER NOT NULL,
+    heading TEXT NOT NULL,
+    text TEXT NOT NULL
+);
+CREATE INDEX passages_in_order ON passages (document, number);
+CREATE INDEX passages_unembedded ON passages (slot) WHERE embedded = 0;
+CREATE TABLE free_slots (slot INTEGER PRIMARY KEY);
+CREATE TABLE vectors (block INTEGER PRIMARY KEY, slots BLOB NOT NULL);
+CREATE VIRTUAL TABLE words USING fts5 (heading, text, content = '', tokenize = '{TOKENIZER}');
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {FORMAT};
+"""
+
+
+def find_collection(path: Path) -> Path:
+    """The file that is meant, which need not exist: the suffix ``.sqlite`` may be left out."""
+    if path.suffix in SUFFIXES or path.is_file():
+        return path
+    return path.with_name(path.name + SUFFIX)
+
+
+def open_database(file: Path, *, writes: bool) -> sqlite3.Connection:
+    """Opens a collection; with ``writes`` it is made where there is none.
+
+    :raises KnowledgeError: it isn't there, is no collection, can't be opened, or SQLite is too old.
+    """
+    _check_sqlite()
+    if writes and _is_shipped(file):
+        raise KnowledgeError(f"{file} is part of a bundle, which never changes; add to a copy of it")
+    try:
+        if writes:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        elif not file.is_file():
+            raise _missing(file)
+        db = sqlite3.connect(_address(file, writes), uri=True, isolation_level=None, timeout=WAIT_S)
+        try:
+            _set_up(db, file, writes)
+        except BaseException:
+            db.close()
+            raise
+    except OSError as error:
+        raise KnowledgeError(f"{file} can't be used: {error.strerror}") from None
+    except sqlite3.Error as error:
+        raise refusal(file, error) from None
+    return db
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection, file: Path, *, writes: bool) -> Iterator[None]:
+    """All that is done inside is there at its end, or nothing; all reads see the same state.
+
+    :raises KnowledgeError: SQLite refused something inside.
+    """
+    try:
+        db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        try:
+            yield
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise refusal(file, error) from None
+
+
+def _missing(file: Path) -> KnowledgeError:
+    return KnowledgeError(f"there is no collection {file}; edgeslm knowledge add {file} PATH makes one")
+
+
+def refusal(file: Path, error: sqlite3.Error) -> KnowledgeError:
+    """What to tell of an error of SQLite."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest is the special case
+    match code:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            what = f"{file} is being written to by another process; try again when that is done"
+        case sqlite3.SQLITE_FULL:
+            what = f"{file} can't be written: no space left on the disk; what was added before is kept"
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            what = f"{file} can't be written to: its permissions or its disk don't allow it"
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            what = f"{file} is damaged or no collection ({error}); remove it and add its documents again"
+        case _:
+            what = f"{file} can't be used: {error}"
+    return KnowledgeError(what)
+
+
+def _check_sqlite() -> None:
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        wanted = ".".join(map(str, OLDEST_SQLITE[:2]))
+        raise KnowledgeError(
+            f"this Python has SQLite {sqlite3.sqlite_version}; collections need {wanted} or newer"
+        )
+    try:
+        with closing(sqlite3.connect(":memory:")) as db:
+            db.execute("CREATE VIRTUAL TABLE probe USING fts5 (text)")
+    except sqlite3.Error:
+        raise KnowledgeError(
+            f"this Python's SQLite {sqlite3.sqlite_version} is built without FTS5, its search for words, "
+            "which collections need; use a Python whose SQLite has it, as Debian's"
+        ) from None
+
+
+def _is_shipped(file: Path) -> bool:
+    return (file.parent / MANIFEST).exists()
+
+
+def _address(file: Path, writes: bool) -> str:
+    """The URI to open. What can't change needs no lock and no file beside it; whoever else reads shares the
+    writer's, and takes them away at the end, as ``mode=ro`` alone does not."""
+    log = Path(f"{file}-wal")
+    has_log = log.exists() and log.stat().st_size > 0
+    if writes:
+        mode = "rwc"
+    elif (_is_shipped(file) or not os.access(file.parent, os.W_OK)) and not has_log:
+        mode = "ro&immutable=1"
+    else:
+        mode = "rw" if os.access(file.parent, os.W_OK) and os.access(file, os.W_OK) else "ro"
+    return f"file:{quote(str(file.absolute()))}?mode={mode}"
+
+
+def _set_up(db: sqlite3.Connection, file: Path, writes: bool) -> None:
+    db.execute("PRAGMA cache_size = -2048")
+    db.execute("PRAGMA temp_store = MEMORY")
+    if not writes:
+        if _is_new(db):  # what made it was killed before it did
+            raise _missing(file)
+        db.execute("PRAGMA query_only = ON")
+    else:
+        if _is_new(db):
+            db.execute("PRAGMA journal_mode = WAL")
+            with transaction(db, file, writes=True):
+                if _is_new(db):  # still: another process may have been faster
+                    for statement in _TABLES.split(";\n"):
+                        db.execute(statement)
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+    application, version = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+    )
+    if application != APPLICATION_ID:
+        raise KnowledgeError(f"{file} is a database of another program, no collection of documents")
+    if version != FORMAT:
+        raise KnowledgeError(
+            f"{file} has format {version}, this edgeslm reads {FORMAT}; add its documents to a new file"
+        )
+
+
+def _is_new(db: sqlite3.Connection) -> bool:
+    return not db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()

@@ -1,0 +1,126 @@
+"""Files into a collection: what is new is read, unchanged ones cost a hash, broken ones stop nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.collection import Collection, Embed, Entry, Origin
+from edgeslm.knowledge.passages import split
+from edgeslm.knowledge.reader import read_document
+from edgeslm.knowledge.sources import find_files
+
+
+@dataclass(slots=True)
+class Totals:
+    """What came of adding files."""
+
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    """Documents whose files are gone."""
+    broken: int = 0
+    passages: int = 0
+    """New ones, of new and of changed documents."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """What folders held besides, by what it is."""
+
+    def figures(self) -> dict[str, Any]:
+        """By name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+def add_files(
+    collection: Collection,
+    paths: Sequence[Path],
+    *,
+    embed: Embed | None = None,
+    sync: bool = False,
+    on_file: Callable[[str], None] = lambda source: None,
+    on_broken: Callable[[str], None] = lambda sentence: None,
+) -> Totals:
+    """Adds files and all that is below folders, each in a transaction of its own.
+
+    :param sync: also remove the documents whose files were below ``paths`` and are gone.
+    :param on_file: told of each file before it is looked at.
+    :param on_broken: told of each file that can't be read, in a sentence; what is there of it stays.
+    :raises KnowledgeError: the collection can't be written; the documents so far are kept.
+    """
+    totals = Totals()
+    for path, source in find_files(paths, totals.skipped):
+        on_file(source)
+        try:
+            origin = _look_at(path)
+            known = (origin.file and collection.find_file(origin.file)) or collection.find(source)
+            if known is not None and known.origin.digest == origin.digest:
+                if known.origin != origin:
+                    collection.refresh(known.source, origin)
+                totals.unchanged += 1
+                continue
+            _refuse_namesake(known, path)
+            document = read_document(path, source if known is None else known.source)
+        except KnowledgeError as error:
+            totals.broken += 1
+            on_broken(str(error))
+            continue
+        totals.passages += collection.put(document, split(document), origin, embed=embed)
+        if known is None:
+            totals.added += 1
+        else:
+            totals.changed += 1
+    if sync:
+        totals.removed = _remove_gone(collection, [path.absolute() for path in paths])
+    return totals
+
+
+def _look_at(path: Path) -> Origin:
+    """:raises KnowledgeError: it can't be read."""
+    try:
+        status = path.stat()
+        with path.open("rb") as file:
+            # Before it is read: if it changes in between, the digest is the old one, and the next time is
+            # another chance.
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise KnowledgeError(f"{path}: {error.strerror}") from None
+    return Origin(digest, status.st_size, status.st_mtime, _address(path))
+
+
+def _address(path: Path) -> str | None:
+    """Where a file is; None for a name that no text can hold."""
+    address = str(path.absolute())
+    try:
+        address.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8, which Python has as half a surrogate pair
+        return None
+    return address
+
+
+def _refuse_namesake(known: Entry | None, path: Path) -> None:
+    """Another file of the same name, of another folder, is not the new state of this one."""
+    if known is None or known.origin.file is None:
+        return
+    other = Path(known.origin.file)
+    if other.exists() and not other.samefile(path):
+        raise KnowledgeError(
+            f"{path}: the collection has a {known.source} already, from {other}; add a folder that both "
+            "lie in, or use a collection for each"
+        )
+
+
+def _remove_gone(collection: Collection, paths: Iterable[Path]) -> int:
+    below = [str(path) for path in paths]
+    gone = [
+        entry.source
+        for entry in collection.documents()
+        if (file := entry.origin.file) is not None
+        and any(file == path or file.startswith(f"{path.rstrip('/')}/") for path in below)
+        and not Path(file).exists()
+    ]
+    return sum(collection.remove(source) for source in gone)

@@ -1,0 +1,83 @@
+"""Vectors as a collection keeps them: int8 with a scale each, in blocks that are read in pieces.
+
+A passage has a slot, the same number as everywhere in its collection. Slots are written in place, so that a
+message more costs a page or two. A search reads all blocks and holds one at a time: no index that would have
+to be kept up to date, and memory for four bytes a passage. numpy is imported by the functions that compute,
+since the parent process must never load it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from edgeslm.errors import KnowledgeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+SLOTS = 256
+"""In a block. At 384 dimensions its floats are 400 kB, which fit a core's cache."""
+SCALE_BYTES = 4
+
+
+def encode(vectors: Sequence[Sequence[float]]) -> list[bytes]:
+    """Each vector as codes -127 to 127 and a float32 by which their product with a unit vector is the cosine.
+
+    :raises KnowledgeError: not all of their numbers are finite.
+    """
+    import numpy as np
+
+    floats = np.array(vectors, np.float32)
+    if not np.isfinite(floats).all():
+        raise KnowledgeError("the encoder gave numbers that aren't finite; check it with edgeslm inspect")
+    largest = np.abs(floats).max(axis=1, keepdims=True)
+    codes = np.round(floats * (127 / np.maximum(largest, 1e-12))).astype(np.int8)
+    # The codes' own length: what rounding changed of it is no part of the cosine.
+    lengths = np.linalg.norm(codes.astype(np.float32), axis=1)
+    return [
+        code.tobytes() + struct.pack("<f", 1 / length if length else 0.0)
+        for code, length in zip(codes, lengths.tolist(), strict=True)
+    ]
+
+
+def write(db: sqlite3.Connection, slots: Mapping[int, bytes]) -> None:
+    """Puts encoded vectors, all of one dimension, into their slots; inside a transaction."""
+    for block, numbers in groupby(sorted(slots), key=lambda slot: slot // SLOTS):
+        places = list(numbers)
+        size = len(slots[places[0]])
+        db.execute("INSERT OR IGNORE INTO vectors VALUES (?, zeroblob(?))", (block, SLOTS * size))
+        with db.blobopen("vectors", "slots", block) as blob:
+            for slot in places:
+                blob.seek(slot % SLOTS * size)
+                blob.write(slots[slot])
+
+
+def clear(db: sqlite3.Connection, dimension: int, slots: Iterable[int]) -> None:
+    """Empties slots; inside a transaction."""
+    write(db, dict.fromkeys(slots, bytes(dimension + SCALE_BYTES)))
+
+
+def cosines(db: sqlite3.Connection, dimension: int, query: Sequence[float]) -> Floats:
+    """The cosine of ``query`` to the vector in each slot, by slot; -inf for empty ones."""
+    import numpy as np
+
+    record = np.dtype([("code", np.int8, (dimension,)), ("scale", "<f4")])
+    asked = np.array(query, np.float32)
+    asked /= max(float(np.linalg.norm(asked)), 1e-12)
+    last = db.execute("SELECT max(block) FROM vectors").fetchone()[0]
+    found = np.full((0 if last is None else last + 1) * SLOTS, -np.inf, np.float32)
+    floats = np.empty((SLOTS, dimension), np.float32)
+    for block, raw in db.execute("SELECT block, slots FROM vectors"):
+        slots = np.frombuffer(raw, record)
+        np.copyto(floats, slots["code"])
+        values = (floats @ asked) * slots["scale"]
+        place = slice(block * SLOTS, (block + 1) * SLOTS)
+        np.copyto(found[place], values, where=slots["scale"] > 0)
+    return found

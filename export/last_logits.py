@@ -1,0 +1,87 @@
+"""The plain graph of a decoder bundle gives the logits of its last few tokens, not of the last one alone.
+
+onnxruntime-genai's n-gram speculation (prompt lookup, Saxena 2023, github.com/apoorvumang/
+prompt-lookup-decoding) proposes the tokens that followed the same ones before, and takes those that the model
+would have said. For that it needs the logits of each, from a graph that declares logits for every token. With
+those of every token of a prompt a third of its time would go into the head; so the graph computes those of
+the last ``ROWS``, and has zeros before them, which nothing reads. Works on finished graphs of the builder
+that were made with ``prune_lm_head``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from edgeslm_export.pruned_head import replace_nodes, replace_pruning
+
+ROWS: Final = 9
+"""Logits that a pass gives: of a token, and of eight that are proposed behind it."""
+_NAME: Final = "/lm_head/last"
+
+
+def keep_last_logits(folder: Path, plain: str = "model.onnx") -> bool:
+    """Changes the graph ``plain`` of a bundle, and says in ``genai_config.json`` how many tokens may be
+    proposed to it at a time.
+
+    :return: false if its head is not pruned, or its cache is a window that slides, with which the runtime
+        doesn't speculate; nothing is changed then.
+    """
+    import onnx
+
+    file = folder / "genai_config.json"
+    config = json.loads(file.read_text("utf-8"))
+    model = onnx.load(folder / plain, load_external_data=False)
+    if config["model"]["decoder"].get("sliding_window") or not widen_head(model.graph):
+        return False
+    onnx.save(model, folder / plain)
+    config["speculative"] = {"max_draft_tokens": ROWS - 1}
+    file.write_text(json.dumps(config, indent=4), "utf-8")
+    return True
+
+
+def widen_head(graph: Any) -> bool:
+    """Changes the graph in place. :return: false where it was left as it is."""
+    from onnx import helper, numpy_helper
+
+    kept, few = f"{_NAME}/Slice/output_0", f"{_NAME}/logits"
+    found: list[str] = []
+
+    def keep(hidden: str) -> Any:
+        found.append(hidden)
+        bounds = [f"{_NAME}/{bound}" for bound in ("first", "end", "axis")]
+        return helper.make_node("Slice", [hidden, *bounds], [kept], name=f"{_NAME}/Slice")
+
+    if not replace_pruning(graph, kept, "last", keep):
+        return False
+    for node in graph.node:
+        for place, output in enumerate(node.output):
+            if output == "logits":
+                node.output[place] = few
+    (hidden,) = found
+    steps: list[tuple[str, list[str], str, dict[str, int]]] = [
+        ("Shape", [hidden], "all", {"start": 1, "end": 2}),
+        ("Shape", [kept], "few", {"start": 1, "end": 2}),
+        ("Sub", [f"{_NAME}/all", f"{_NAME}/few"], "missing", {}),
+        ("Concat", [f"{_NAME}/missing", f"{_NAME}/none"], "pads", {"axis": 0}),
+    ]
+    nodes = [
+        helper.make_node(kind, inputs, [f"{_NAME}/{output}"], name=f"{_NAME}/{kind}/{output}", **attributes)
+        for kind, inputs, output, attributes in steps
+    ]
+    padding = [few, f"{_NAME}/pads", "", f"{_NAME}/axis"]
+    nodes.append(helper.make_node("Pad", padding, ["logits"], name=f"{_NAME}/Pad"))
+    replace_nodes(graph, [*graph.node, *nodes])
+    for name, number in {"first": -ROWS, "end": 1 << 62, "axis": 1, "none": 0}.items():
+        graph.initializer.append(numpy_helper.from_array(_number(number), f"{_NAME}/{name}"))
+    for value in graph.output:
+        if value.name == "logits":
+            value.type.tensor_type.shape.dim[1].dim_param = "sequence_length"
+    return True
+
+
+def _number(value: int) -> Any:
+    import numpy as np
+
+    return np.array([value], np.int64)

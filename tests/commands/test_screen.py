@@ -1,0 +1,71 @@
+"""How far long work is: shown on a terminal, and only when it takes long."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from edgeslm.commands.screen import DELAY_S, TICK_S, Progress
+from tests.fakes import FakeClock
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """To be called in the test: pytest exchanges the stream between a fixture and it."""
+    return lambda: monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+
+def test_work_that_is_done_soon_shows_nothing(
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None]
+) -> None:
+    on_terminal()
+    clock = FakeClock()
+    with Progress(clock=clock) as progress:
+        clock.now += DELAY_S - 0.1
+        progress.show(1, 2, "a.txt")
+    assert capsys.readouterr().err == ""
+
+
+def test_long_work_shows_a_bar_that_goes_away(
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None]
+) -> None:
+    on_terminal()
+    clock = FakeClock()
+    with Progress(clock=clock) as progress:
+        clock.now += DELAY_S
+        progress.show(1, 4, "a.txt")
+        progress.show(2, 4, "too soon")
+        clock.now += TICK_S
+        progress.show(3, 4, "b.txt")
+    said = capsys.readouterr().err
+    assert said.split("\r\x1b[2K")[1:] == [
+        "[######..................]  25% a.txt",
+        "[##################......]  75% b.txt",
+        "",
+    ]
+
+
+def test_it_makes_room_for_other_lines_and_fits_the_terminal(
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_terminal()
+    monkeypatch.setenv("COLUMNS", "40")
+    clock = FakeClock()
+    with Progress(clock=clock) as progress:
+        clock.now += DELAY_S
+        progress.show(0, 0, "x" * 200)
+        progress.clear()
+        progress.clear()
+    said = capsys.readouterr().err
+    assert said.count("\x1b[2K") == 2
+    assert len(said.split("\x1b[2K")[1].rstrip("\r")) == 39
+
+
+def test_without_a_terminal_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = FakeClock()
+    with Progress(clock=clock) as progress:
+        clock.now += DELAY_S
+        progress.show(1, 2, "a.txt")
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,102 @@
+"""Which cache serves which prompt, with generators that only note where they are rewound to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgeslm.engine.calls import Guide
+from edgeslm.engine.lanes import WORTH_SHARING, Lane, LaneKey, Lanes, rewind_limit, rounded
+
+PLAIN = LaneKey()
+HEAD = list(range(WORTH_SHARING))
+
+
+class Generator:
+    def __init__(self) -> None:
+        self.rewound: list[int] = []
+
+    def rewind_to(self, length: int) -> None:
+        self.rewound.append(length)
+
+
+def lane(*tokens: int, key: LaneKey = PLAIN, max_length: int = 256, new: int = 0) -> Lane:
+    """:param new: how many of the tokens are not of the prompt."""
+    return Lane(Generator(), key, max_length, list(tokens), len(tokens) - new)
+
+
+def lanes(*held: Lane, **options: int) -> Lanes:
+    pool = Lanes(1000, 4096, **options)
+    for one in held:
+        pool.put(one)
+    return pool
+
+
+def test_takes_what_shares_most_and_gives_it_to_nobody_else() -> None:
+    less, most = lane(*HEAD, 7, 8, 9), lane(*HEAD, 7, 9, 9)
+    pool = lanes(less, most)
+    asked = [*HEAD, 7, 9, 5, 5]
+    assert pool.take(asked, 200, PLAIN) == (len(HEAD) + 2, most)
+    assert most.generator.rewound == [len(HEAD) + 2]
+    assert pool.take(asked, 200, PLAIN) == (len(HEAD) + 1, less)
+    assert pool.take(asked, 200, PLAIN) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("held", "key", "length"),
+    [
+        (lane(*HEAD[:-1], 99, 99), PLAIN, 100),
+        (lane(*HEAD, 9, 9), LaneKey(guide=Guide("regex", "a")), 100),
+        (lane(*HEAD, 9, 9), LaneKey(drafts=5), 100),
+        (lane(*HEAD, 9, 9), PLAIN, 257),
+        (lane(*HEAD, 9, 9, new=3), PLAIN, 100),
+        (lane(*HEAD, *range(5000), max_length=8192), PLAIN, 100),
+    ],
+    ids=["too little", "another grammar", "other drafts", "too small", "written", "past the window"],
+)
+def test_what_serves_no_other_prompt(held: Lane, key: LaneKey, length: int) -> None:
+    assert lanes(held).take([*HEAD, 5, 5], length, key) == (0, None)
+
+
+def test_two_tokens_are_left_to_append() -> None:
+    held = lane(*HEAD, 1, 2, 3)
+    assert lanes(held).take([*HEAD, 1, 2, 3], 100, PLAIN) == (len(HEAD) + 1, held)
+
+
+def test_what_never_served_twice_goes_first() -> None:
+    task, *others = lane(*HEAD, 1, 1), lane(50, 51), lane(60, 61)
+    pool = lanes(task, most=3)
+    pool.put(*filter(None, [pool.take([*HEAD, 2, 2], 10, PLAIN)[1]]))
+    for other in others:
+        pool.make_room(256)
+        pool.put(other)
+    pool.make_room(256)
+    assert len(pool) == 2
+    assert pool.take([*HEAD, 3, 3], 10, PLAIN)[1] is task
+
+
+@pytest.mark.parametrize(("options", "left"), [({"budget_bytes": 600_000}, 1), ({"most": 3}, 2), ({}, 5)])
+def test_room_is_bounded_by_bytes_and_by_number(options: dict[str, int], left: int) -> None:
+    pool = lanes(*[lane(number) for number in range(5)], **options)
+    pool.make_room(256)
+    assert (len(pool), pool.tokens) == (left, left * 256)
+    pool.clear()
+    assert len(pool) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [
+        ({"type": "llama"}, 8192),
+        ({"type": "gemma2", "decoder": {"sliding_window": {"window_size": 512}}}, 512),
+        ({"type": "phi3"}, 4096),
+        ({"type": "llama", "decoder": {"sliding_window": None}}, 8192),
+    ],
+)
+def test_how_far_a_cache_can_be_rewound(settings: dict[str, Any], limit: int) -> None:
+    assert rewind_limit(settings, 8192) == limit
+
+
+def test_lengths_are_rounded_up_to_the_context() -> None:
+    assert [rounded(length, 1000) for length in (1, 256, 257, 900)] == [256, 256, 512, 1000]

@@ -1,0 +1,171 @@
+"""Files into a collection: new, changed, unchanged, gone and broken ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge import intake
+from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.intake import Totals, add_files
+from edgeslm.knowledge.search import search
+from tests.knowledge.shelf import TAG, faults, hash_embed
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "manuals"
+    write(folder / "press/4.md", "# Press 4\n\nOil it each week.\n")
+    write(folder / "lathe.txt", "Clean the lathe.\n")
+    return folder
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Iterator[Collection]:
+    with Collection(tmp_path / "kb", writes=True) as made:
+        yield made
+        assert faults(made.file) == []
+
+
+def write(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def sources(collection: Collection) -> list[str]:
+    return [entry.source for entry in collection.documents()]
+
+
+def test_all_that_is_in_a_folder_is_added(collection: Collection, folder: Path) -> None:
+    totals = add_files(collection, [folder])
+    assert (totals.added, totals.passages, totals.broken) == (2, 2, 0)
+    assert sources(collection) == ["lathe.txt", "press/4.md"]
+    (found,) = search(collection, "oil")
+    assert (found.source, found.heading, found.text) == ("press/4.md", "Press 4", "Oil it each week.")
+    assert (folder / "press/4.md").read_text()[found.start : found.end] == found.text
+
+
+def test_what_is_unchanged_is_not_read_again(
+    collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_files(collection, [folder])
+    os.utime(folder / "lathe.txt", (5, 5))
+    monkeypatch.setattr(intake, "read_document", None)
+    assert add_files(collection, [folder]) == Totals(unchanged=2)
+    entry = collection.find("lathe.txt")
+    assert entry is not None and entry.origin.mtime == 5.0
+
+
+def test_what_has_changed_is_read_again_even_if_its_time_and_size_are_the_same(
+    collection: Collection, folder: Path
+) -> None:
+    status = (folder / "lathe.txt").stat()
+    add_files(collection, [folder])
+    write(folder / "lathe.txt", "Grind the lathe.\n")
+    os.utime(folder / "lathe.txt", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert add_files(collection, [folder]) == Totals(changed=1, unchanged=1, passages=1)
+    assert [found.text for found in search(collection, "lathe")] == ["Grind the lathe."]
+
+
+def test_only_new_passages_are_embedded(collection: Collection, folder: Path) -> None:
+    collection.use_encoder(TAG)
+    embedded: list[str] = []
+
+    def embed(texts: Sequence[str]) -> list[list[float]]:
+        embedded.extend(texts)
+        return hash_embed(texts)
+
+    add_files(collection, [folder], embed=embed)
+    assert sorted(embedded) == ["Press 4 Press 4 Oil it each week.", "lathe.txt Clean the lathe."]
+    write(folder / "lathe.txt", "Grind the lathe.\n")
+    del embedded[:]
+    add_files(collection, [folder], embed=embed)
+    assert embedded == ["lathe.txt Grind the lathe."]
+
+
+def test_files_that_are_gone_stay_unless_the_folder_is_synced(collection: Collection, folder: Path) -> None:
+    outside = write(folder.parent / "outside.txt", "Elsewhere.")
+    add_files(collection, [folder, outside])
+    outside.unlink()
+    (folder / "lathe.txt").unlink()
+    assert add_files(collection, [folder]).removed == 0
+    assert add_files(collection, [folder], sync=True).removed == 1
+    assert sources(collection) == ["outside.txt", "press/4.md"]
+
+
+def test_a_folder_with_a_name_that_begins_alike_is_another(collection: Collection, folder: Path) -> None:
+    other = write(folder.parent / "manuals-old/a.txt", "Old.")
+    add_files(collection, [folder, other.parent])
+    other.unlink()
+    assert add_files(collection, [folder], sync=True).removed == 0
+
+
+def test_a_broken_file_is_told_and_the_others_go_on(collection: Collection, folder: Path) -> None:
+    write(folder / "broken.csv", "a\0b")
+    said: list[str] = []
+    totals = add_files(collection, [folder, folder / "missing.txt"], on_broken=said.append)
+    assert (totals.added, totals.broken) == (2, 2)
+    assert len(said) == 2
+    assert "broken.csv" in said[0]
+    assert said[1] == f"{folder / 'missing.txt'}: No such file or directory"
+
+
+def test_of_a_file_that_breaks_what_was_there_stays(collection: Collection, folder: Path) -> None:
+    add_files(collection, [folder])
+    write(folder / "lathe.txt", "\0\1\2")
+    assert add_files(collection, [folder], sync=True).broken == 1
+    assert [found.text for found in search(collection, "lathe")] == ["Clean the lathe."]
+
+
+def test_a_file_keeps_its_name_whichever_folder_it_comes_with(collection: Collection, folder: Path) -> None:
+    add_files(collection, [folder])
+    assert add_files(collection, [folder / "press"]) == Totals(unchanged=1)
+    write(folder / "press/4.md", "Oil it each day.")
+    assert add_files(collection, [folder / "press"]).changed == 1
+    assert sources(collection) == ["lathe.txt", "press/4.md"]
+
+
+def test_another_file_of_the_same_name_is_no_change(collection: Collection, folder: Path) -> None:
+    add_files(collection, [folder])
+    other = write(folder.parent / "others/lathe.txt", "Another lathe.")
+    said: list[str] = []
+    assert add_files(collection, [other.parent], on_broken=said.append).broken == 1
+    assert said == [
+        f"{other}: the collection has a lathe.txt already, from {folder / 'lathe.txt'}; add a folder that "
+        "both lie in, or use a collection for each"
+    ]
+    assert [found.text for found in search(collection, "lathe")] == ["Clean the lathe."]
+
+
+def test_a_file_that_moved_is_the_same_document(collection: Collection, folder: Path) -> None:
+    add_files(collection, [folder])
+    moved = folder.rename(folder.parent / "moved")
+    write(moved / "lathe.txt", "Grind the lathe.")
+    assert add_files(collection, [moved]) == Totals(changed=1, unchanged=1, passages=1)
+    assert add_files(collection, [moved], sync=True) == Totals(unchanged=2)
+
+
+def test_what_folders_hold_besides_is_counted(collection: Collection, folder: Path) -> None:
+    write(folder / "picture.png", "")
+    write(folder / ".hidden.txt", "")
+    assert add_files(collection, [folder]).skipped == {".png": 1, "hidden": 1}
+
+
+def test_a_collection_that_can_t_be_written_ends_it(collection: Collection, folder: Path) -> None:
+    with Collection(collection.file) as reader, pytest.raises(KnowledgeError, match="can't be written to"):
+        add_files(reader, [folder])
+
+
+def test_a_name_that_is_no_text_can_be_added(collection: Collection, folder: Path) -> None:
+    """Bytes that are no UTF-8."""
+    name = os.fsdecode(b"caf\xe9.txt")
+    write(folder / name, "Coffee.")
+    assert add_files(collection, [folder]).added == 3
+    assert add_files(collection, [folder], sync=True) == Totals(unchanged=3)
+    (found,) = search(collection, "coffee")
+    assert found.source == "caf?.txt"
