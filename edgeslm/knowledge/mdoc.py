@@ -144,7 +144,7 @@ class _Mdoc:
         if line.name == "El":
             self._lists = self._lists[:-1]
         elif self._lists and self._lists[-1] in _TAGGED:
-            self._tag = (self._words(arguments), bool(arguments) and arguments[0] in _TYPED)
+            self._tag = (self._words(arguments) + " ", bool(arguments) and arguments[0] in _TYPED)
             if "Xo" not in arguments:
                 self._end_tag()
         elif self._lists and self._lists[-1] == "-column":
@@ -154,7 +154,7 @@ class _Mdoc:
 
     def _end_tag(self) -> None:
         tag, typed = self._tag or ("", False)
-        self._tag = None
+        tag, self._tag = tag.strip(), None
         if typed and len(tag) <= LONGEST_TAG:
             self._draft.heading(TAG_LEVEL + max(0, len(self._lists) - 1), tag)
         else:
@@ -162,7 +162,7 @@ class _Mdoc:
 
     def _add(self, text: str) -> None:
         if self._tag:
-            glued = self._unspaced or (text and is_closing(text))
+            glued = self._unspaced or self._tag[0].endswith(" ") or (text and is_closing(text))
             self._tag = (f"{self._tag[0]}{'' if glued else ' '}{text}", self._tag[1])
         elif self._sample is not None:
             self._sample.append(text)

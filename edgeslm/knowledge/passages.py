@@ -314,7 +314,9 @@ def _smaller(text: str, start: int, end: int, most: float, cost: float) -> Itera
     step = max(1, int(most) // 4)  # no piece is shorter than a character
     for place in range(start, end, step):
         part = min(end, place + step)
-        yield _Atom(place, part, _count(text, place, part), cost if place == start else _CHARACTER)
+        if text[place:part].strip():
+            pieces = _count(text, place, part)
+            yield _Atom(*_stripped(text, place, part), pieces, cost if place == start else _CHARACTER)
 
 
 def _count(text: str, start: int, end: int) -> int:

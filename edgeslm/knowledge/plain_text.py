@@ -156,10 +156,11 @@ class _Outline:
 
         :param sure: the layout says that it is a title: a plain number alone may be one of a list.
         """
+        found = _NUMBERED.match(title)
         number = self._number(title)
-        if number is None or (len(number) == 1 and not sure) or title[-1] in ",;:":
+        if found is None or number is None or title[-1] in ",;:":
             return None
-        if not self._goes_on(number) and not _NUMBERED.match(title)["word"]:  # type: ignore[index]
+        if not found["word"] and ((len(number) == 1 and not sure) or not self._goes_on(number)):
             return None
         self._at = number
         return len(number)
@@ -180,10 +181,7 @@ class _Outline:
 
     def _goes_on(self, number: list[int]) -> bool:
         *above, last = number
-        if len(above) > len(self._at):
-            return False
-        if above != self._at[: len(above)]:
-            # a chapter that has no title of its own in this form: 2.1 after 1.7
-            return False
+        if above != self._at[: len(above)]:  # perhaps of a chapter whose title has no number
+            return last == 1 and self._goes_on(above)
         before = self._at[len(above)] if len(self._at) > len(above) else 0
-        return (last in (1, ord("A")) and len(above) == len(self._at)) or 0 < last - before <= _NEXT_NUMBERS
+        return last == ord("A") or 0 < last - before <= _NEXT_NUMBERS

@@ -29,7 +29,14 @@ _ESCAPE = re.compile(
 )
 _ONE = {**dict.fromkeys(" ~0t", " "), **dict.fromkeys("eE\\", "\\"), **{mark: mark for mark in "-'`._"}}
 """Escapes of one character; the others, ``\\&`` say, print nothing."""
-_PAIRS = """
+
+
+def _pairs(text: str) -> dict[str, str]:
+    words = text.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+_GLYPHS = _pairs("""
     em —  en –  hy -  mi −  bu •  sq □  ci ○  lh ☜  rh ☞  aq '  dq "  oq ‘  cq ’  lq “  rq ”  Bq „
     bq ‚  ga `  fo ‹  fc ›  Fo «  Fc »  ha ^  ti ~  rs \\  sl /  ba |  br |  or |  ul _  at @  sh #
     Do $  Eu €  eu €  Po £  Ye ¥  ct ¢  co ©  rg ®  tm ™  de °  sc §  ps ¶  dg †  dd ‡  mc µ  -> →
@@ -38,11 +45,9 @@ _PAIRS = """
     ss ß  a^ ^  a~ ~  aa ´  ad ¨  'e é  `e è  `a à  'a á  'i í  'o ó  'u ú  :a ä  :o ö  :u ü  :A Ä
     :O Ö  :U Ü  ^e ê  ^a â  ^o ô  ~n ñ  ,c ç  oa å  /o ø  ae æ  *a α  *b β  *g γ  *d δ  *l λ  *m μ
     *p π  *s σ  *w ω  *D Δ  *S Σ
-""".split()
-_GLYPHS = dict(zip(_PAIRS[::2], _PAIRS[1::2], strict=True))
-_CODE = re.compile(r"u([0-9A-F]{4,6})|char([0-9]{1,3})")
-_DEFINED = """R ®  Tm ™  lq “  rq ”  Aq '  C+ C++  -- —  L' "  R' \" """.split()
-_STRINGS = dict(zip(_DEFINED[::2], _DEFINED[1::2], strict=True))
+""")
+_CODE = re.compile(r"u([0-9A-Fa-f]{4,6})|char([0-9]{1,3})")
+_STRINGS = _pairs("""R ®  Tm ™  lq “  rq ”  Aq '  C+ C++  -- —  L' "  R' \" """)
 """What macro packages and Perl's pod2man define."""
 _CONTROL = re.compile(r"[.'][ \t]*([^\s\\]*)[ \t]*(.*)")
 _ARGUMENT = re.compile(r'"((?:[^"]|"")*)(?:"|$)|((?:\\.|[^\s\\])+)')

@@ -188,6 +188,8 @@ class _Page(HTMLParser):
                 self._lists[-1] += 1
         elif tag in ("dl", "dt", "table"):
             self.end_lines()
+            if tag == "dt":
+                self.draft.leave(_TERM_LEVEL)
 
     def _leave(self, tag: str) -> None:
         if tag == "main":

@@ -1,0 +1,94 @@
+"""Which files are documents, and how they are cited."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from edgeslm.knowledge.sources import find_files
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "manuals"
+    for name in ("b.md", "a.txt", "sub/c.html.gz", "sub/.hidden.txt", ".git/d.txt", "photo.PNG", "README"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("text")
+    return folder
+
+
+def sources(*paths: Path) -> list[str]:
+    return [source for _, source in find_files(paths)]
+
+
+def test_files_of_folders_come_sorted_and_what_is_left_out_is_counted(folder: Path) -> None:
+    skipped: Counter[str] = Counter()
+    found = list(find_files([folder], skipped))
+    assert found == [
+        (folder / "a.txt", "a.txt"),
+        (folder / "b.md", "b.md"),
+        (folder / "sub/c.html.gz", "sub/c.html.gz"),
+    ]
+    assert skipped == {"hidden": 2, ".png": 1, "without a suffix": 1}
+
+
+def test_named_files_always_come(folder: Path) -> None:
+    assert sources(folder / "README", folder / "nothing.txt") == ["README", "nothing.txt"]
+
+
+def test_each_file_comes_once(folder: Path) -> None:
+    assert sources(folder / "sub", folder, folder / "a.txt") == ["c.html.gz", "a.txt", "b.md"]
+
+
+def test_no_two_have_the_same_source(tmp_path: Path) -> None:
+    for name in ("one/x", "two/x", "two/y/x"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.txt").write_text("text")
+    found = sources(*(tmp_path / name / "a.txt" for name in ("one/x", "two/x", "two/y/x")))
+    assert found == ["a.txt", "x/a.txt", "y/x/a.txt"]
+    assert sources(tmp_path / "one", tmp_path / "two") == ["x/a.txt", "two/x/a.txt", "y/x/a.txt"]
+
+
+def test_links_lead_nowhere_outside(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "secret.txt").write_text("text")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/d.txt").write_text("text")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "other").symlink_to(tmp_path / "other")
+    (folder / "again.txt").symlink_to("a.txt")
+    (folder / "gone.txt").symlink_to("nothing.txt")
+    (folder / "loop").symlink_to(folder)
+    skipped: Counter[str] = Counter()
+    assert [source for _, source in find_files([folder], skipped)] == ["a.txt", "b.md", "sub/c.html.gz"]
+    assert (skipped["link"], skipped["no file"]) == (3, 1)
+
+
+def test_a_named_link_is_followed(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    assert sources(tmp_path / "link") == ["a.txt", "b.md", "sub/c.html.gz"]
+
+
+def test_man_pages_are_told_from_what_is_named_like_them(tmp_path: Path) -> None:
+    (tmp_path / "a.1").write_text(".TH A 1\n")
+    (tmp_path / "b.8.gz").write_bytes(gzip.compress(b'.\\" a\n.Dd May 1, 2026\n'))
+    (tmp_path / "syslog.1").write_text("Nov 26 12:00 started\n")
+    (tmp_path / "libz.so.1").write_bytes(b"\x7fELF")
+    (tmp_path / "c.8.gz").write_bytes(b"no gzip")
+    (tmp_path / "link.1").write_text(".so man1/a.1\n")
+    assert sources(tmp_path) == ["a.1", "b.8.gz"]
+
+
+def test_what_cannot_be_opened_is_counted(tmp_path: Path, folder: Path) -> None:
+    os.mkfifo(folder / "pipe.txt")
+    skipped: Counter[str] = Counter()
+    assert "pipe.txt" not in [source for _, source in find_files([folder], skipped)]
+    assert skipped["no file"] == 1
+
+
+def test_names_that_are_no_utf_8_can_be_kept(tmp_path: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt"))).write_text("text")
+    assert sources(tmp_path) == ["?.txt"]
