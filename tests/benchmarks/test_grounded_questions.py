@@ -23,8 +23,10 @@ ANSWERED = [row for row in ROWS if row["document"] is not None]
 UNANSWERED = [row for row in ROWS if row["document"] is None]
 IDS = [row["id"] for row in ANSWERED]
 
+HELLO = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # the SHA-256 of ``hello``
 
-@pytest.fixture
+
+@pytest.fixture(scope="module")
 def grounded() -> ModuleType:
     return load_scripts("grounded_questions")["grounded_questions"]
 
@@ -106,8 +108,7 @@ def test_a_text_is_kept_only_in_the_version_that_is_meant(
     unpacked, cache = tmp_path / "unpacked", tmp_path / "cache"
     unpacked.mkdir()
     cache.mkdir()
-    sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # of "hello"
-    monkeypatch.setattr(grounded, "MEMBERS", {"faq": grounded.Member("s", "p", "1", "faq.gz", sha256)})
+    monkeypatch.setattr(grounded, "MEMBERS", {"faq": grounded.Member("s", "p", "1", "faq.gz", HELLO)})
 
     with pytest.raises(ExportError, match=r"package p has no faq\.gz to read"):
         grounded.keep_texts("p", unpacked, cache)
@@ -121,4 +122,26 @@ def test_a_text_is_kept_only_in_the_version_that_is_meant(
 
     (unpacked / "faq.gz").write_bytes(gzip.compress(b"hello"))
     grounded.keep_texts("p", unpacked, cache)
-    assert grounded.documents(cache) == {"faq": "hello"}
+    assert (cache / "faq").read_bytes() == b"hello"
+
+
+def test_a_package_is_fetched_only_for_a_text_that_is_not_kept(
+    grounded: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(package: str, work: Path) -> bool:
+        asked.append(package)
+        (work / "faq.gz").write_bytes(gzip.compress(b"hello"))
+        return package == "p"
+
+    monkeypatch.setattr(grounded, "MEMBERS", {"faq": grounded.Member("s", "p", "1", "faq.gz", HELLO)})
+    monkeypatch.setattr(grounded, "fetch_debian", fetch)
+    assert grounded.documents(tmp_path / "cache") == {"faq": "hello"}
+    assert grounded.documents(tmp_path / "cache") == {"faq": "hello"} and asked == ["p"]
+    (tmp_path / "cache" / "faq").write_bytes(b"damaged")
+    assert grounded.documents(tmp_path / "cache") == {"faq": "hello"} and asked == ["p", "p"]
+
+    monkeypatch.setattr(grounded, "MEMBERS", {"x": grounded.Member("s", "q", "1", "faq.gz", HELLO)})
+    with pytest.raises(ExportError, match="package q, which apt-get can't download"):
+        grounded.documents(tmp_path / "cache")
