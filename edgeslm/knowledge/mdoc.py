@@ -121,15 +121,11 @@ class _Mdoc:
 
     def _inline(self, line: Line) -> None:
         arguments = line.arguments
-        if line.name == "Nm" and not self._name and arguments:
-            self._name = self._page.plain(arguments[0])
-        if (
-            line.name == "Nm"
-            and self._text
-            and self._draft.headings[-1:]
-            and (self._draft.headings[-1].title == "SYNOPSIS")
-        ):
-            self.end_paragraph()  # each form of a command begins with its name
+        if line.name == "Nm":
+            if not self._name and arguments:
+                self._name = self._page.plain(arguments[0])
+            if self._text and self._draft.headings and self._draft.headings[-1].title == "SYNOPSIS":
+                self.end_paragraph()  # each form of a command begins with its name
         self._glued |= line.name == "Ns"
         self._add(self._words([line.name, *arguments]))
 

@@ -78,6 +78,7 @@ _AT_ONCE = 1000
 _SHORTEST = 40
 """Characters: what is shorter isn't parted from what follows in its block."""
 _FAR = 10_000
+"""Columns: further right than any text."""
 
 _PIECES_PER_WORD = 1.33
 """What a tokenizer makes of an English word, its share of the punctuation included."""
@@ -105,6 +106,7 @@ _LEADER = re.compile(r"(?:(?:\.\s?){4,}|…{2,})\s*(?:\d+|[ivxlc]+)$")
 """The dots of a list of contents, up to its page number."""
 _TAIL = 80
 """Characters of a line's end in which they are looked for."""
+_PAGE = re.compile(r"\s\d{1,4}$")
 _JUMP = re.compile(r"\s*(?:[-*+]|\d+\.)\s+\[[^\]]*\]\(#[^)]*\)\s*")
 """A Markdown line that only leads to a place on the same page."""
 CONTENTS = re.compile(
@@ -180,11 +182,11 @@ def _lists_contents(block: str, titles: set[str], announced: bool) -> bool:
     :param announced: its title says so, so that what looks like it is believed.
     """
     lines = [line.strip() for line in block.splitlines()]
-    if announced and 2 * sum(bool(_NUMBER.match(line) or _bare(line) in titles) for line in lines) >= len(
+    if announced and 2 * sum(bool(_NUMBER.match(line)) or _is_title(line, titles) for line in lines) >= len(
         lines
     ):
         return True
-    if len(lines) < 3 and not announced:
+    if len(lines) < 3:
         return False
     if 2 * sum(bool(_LEADER.search(line[-_TAIL:]) or _JUMP.fullmatch(line)) for line in lines) >= len(lines):
         return True
@@ -195,9 +197,14 @@ def _lists_contents(block: str, titles: set[str], announced: bool) -> bool:
         else:
             entries.append(line)
     return any(
-        len(kind) >= 3 and sum(_bare(entry) in titles for entry in kind) >= 0.7 * len(kind)
+        len(kind) >= 3 and sum(_is_title(entry, titles) for entry in kind) >= 0.7 * len(kind)
         for kind in (lines, entries)
     )
+
+
+def _is_title(entry: str, titles: set[str]) -> bool:
+    """Whether an entry names a section, perhaps with its page."""
+    return _bare(entry) in titles or _bare(_PAGE.sub("", entry[-LONGEST_TITLE:])) in titles
 
 
 @dataclass(frozen=True, slots=True)

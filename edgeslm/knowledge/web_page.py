@@ -30,6 +30,7 @@ _LEFT_OUT_CLASSES = frozenset(
     }
 )
 """What generators call that which leads elsewhere: DocBook, Sphinx, MkDocs, MediaWiki."""
+_PAGE_ITSELF = frozenset({"html", "body", "main", "article"})
 _VOID = frozenset(
     {
         *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source"),
@@ -255,14 +256,20 @@ class _Page(HTMLParser):
     def end_lines(self) -> None:
         """List and table are complete."""
         self._end_row()
-        self._end_block() if self._text else None
+        if self._text:
+            self._end_block()
         lines, self._lines = self._lines, []
         self.draft.lines("\n".join(lines))
 
 
 def _is_left_out(tag: str, attributes: dict[str, str | None]) -> bool:
-    if tag in _LEFT_OUT or attributes.get("role") in _LEFT_OUT_ROLES or "hidden" in attributes:
-        return tag not in ("html", "body", "main")
+    if tag in _PAGE_ITSELF:
+        return False
     classes = {*(attributes.get("class") or "").split(), attributes.get("id") or ""}
-    left_out = bool(classes & _LEFT_OUT_CLASSES) or {"contents", "topic"} <= classes
-    return left_out and tag not in ("html", "body", "main", "article")
+    return (
+        tag in _LEFT_OUT
+        or attributes.get("role") in _LEFT_OUT_ROLES
+        or "hidden" in attributes
+        or bool(classes & _LEFT_OUT_CLASSES)
+        or {"contents", "topic"} <= classes  # docutils
+    )

@@ -1,22 +1,16 @@
-"""Man pages as plain text: man(7), DocBook's and Perl's way, tables, and roff's own requests."""
+"""Man pages as plain text: man(7), DocBook's way, tables."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.knowledge.man_page import read_man_page
 from edgeslm.knowledge.passages import split
-from edgeslm.knowledge.roff import Page
 
 
 def passages(page: str) -> list[tuple[tuple[str, ...], str]]:
     return [(passage.heading, passage.text) for passage in split(read_man_page(page, "a.1"))]
-
-
-def plain(raw: str) -> str:
-    return Page("").plain(raw)
 
 
 def test_a_page_of_man() -> None:
@@ -131,60 +125,6 @@ after
 
 def test_a_section_title_on_the_next_line_and_line_breaks() -> None:
     assert passages(".TH A 1\n.SH\nNAME\na\n.br\nb\n c\n") == [(("NAME",), "a\nb\nc")]
-
-
-@pytest.mark.parametrize(
-    ("raw", "text"),
-    [
-        (r"\fBbold\fR \f[I]slanted\f(CW typed\fP", "bold slanted typed"),
-        (r"a\-b 3\&.1 \e \(em \[u2014] \[em] \(co \*(lqx\*(rq \*R", "a-b 3.1 \\ — — — © “x” ®"),
-        (r"\s-1SMALL\s0 \s+(10big\s0", "SMALL big"),
-        (r"a\ b\~c\0d", "a b c d"),
-        (r"text \" comment", "text "),
-        (r"\m[red]\[u00e4]\m[]", "\u00e4"),
-        (r"\v'1'\h'2m'x\w'abc'", " x"),
-        (r"it\'s \`so\`", "it's `so`"),
-        (r"\z\o'ab'\c", "a"),
-        ("\\", ""),
-    ],
-)
-def test_escapes(raw: str, text: str) -> None:
-    assert plain(raw) == text
-
-
-def test_conditions_strings_and_macros_of_the_page() -> None:
-    page = r""".de XX
-.SH NO
-..
-.ie t .ds a no
-.el .ds a "yes
-.if n \{\
-.ds b 1
-one
-.\}
-.if t \{\
-two
-.if n three
-.\}
-.if !t four
-.if 'a'b' five
-.ig
-six
-..
-.ds c \*a\*a
-\*a \*b \*c \*(zz
-"""
-    lines = Page(page)
-    assert [lines.plain(line.rest) for line in lines if not line.name and line.rest] == [
-        "one",
-        "four",
-        "yes 1 yesyes ",
-    ]
-
-
-def test_strings_cannot_grow_without_end() -> None:
-    page = ".ds a xxxxxxxxxx\n" + ".ds a \\*a\\*a\n" * 50 + "\\*a\n"
-    assert len(read_man_page(page, "a.1").text) < 100
 
 
 PARTS = [

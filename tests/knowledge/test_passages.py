@@ -151,7 +151,8 @@ def test_lists_of_contents_are_left_out() -> None:
     contents = "\n".join(f"{number}. {title}" for number, title in enumerate(titles, 1))
     dots = "\n".join(f"{title} {'.' * 20} {number}" for number, title in enumerate(titles, 1))
     spaced = "\n".join(f"{title} {'. ' * 20} {number}" for number, title in enumerate(titles, 1))
-    for listed in (contents, dots, spaced, "Table of Contents\n\n" + contents):
+    pages = "\n".join(f"{number} {title} {number + 7}" for number, title in enumerate(titles, 1))
+    for listed in (contents, dots, spaced, pages, "Table of Contents\n\n" + contents):
         passages = split(read_plain_text(f"The pump\n\n{listed}\n\n{sections}\n", "a.txt"))
         assert not any("leaks" in text for text in texts(passages))
         assert [passage.heading[-1] for passage in passages[-4:]] == contents.splitlines()
