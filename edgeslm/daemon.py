@@ -191,9 +191,13 @@ class Daemon:
         """What would cost the requests to come something otherwise."""
         while self._idle_s() < WARM_AFTER_S:
             await asyncio.sleep(WARM_AFTER_S)
-        await self.service.warm()
-        if self.config.prepare == "auto":
-            await self._preparer.run()
+        try:
+            await self.service.warm()
+            if self.config.prepare == "auto":
+                await self._preparer.run()
+        except Exception as error:  # it serves as well without
+            log.error("what was to be made ready is not: %s", type(error).__name__)
+            log.debug("making ready", exc_info=True)
 
     async def _renewed(self) -> None:
         self._announce_info()

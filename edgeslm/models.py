@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from edgeslm.bundle import Bundle, short_digest
@@ -36,6 +36,8 @@ class _Model:
     starting: asyncio.Task[object] | None = None
     unloading: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    alone: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by a call that is tried once more: if its engine crashes again, no other call can have done it."""
 
 
 class Models:
@@ -79,6 +81,9 @@ class Models:
     def graph(self, name: str) -> str | None:
         """What its engine loads of the bundle; None of an encoder."""
         return self._models[name].graph
+
+    def is_loaded(self, name: str) -> bool:
+        return self._models[name].process.alive
 
     def is_prepared(self, name: str) -> bool:
         """Whether its engine computes with weights that were laid out for this machine, or did so at last."""
@@ -135,17 +140,34 @@ class Models:
         model = self._models[name]
         with self._in_use(model):
             for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    await self._load(model)
-                except BundleError as error:  # changed or damaged since the start
-                    raise ModelUnavailable(str(error)) from None
-                if on_try is not None:
-                    on_try(attempt)
-                try:
-                    return await model.process.call(call, on_chunk, priority)
-                except EngineCrashed:
-                    log.warning("the engine of model %s crashed on a request (attempt %d)", name, attempt)
+                async with self._turn(model, attempt):
+                    if on_try is not None:
+                        on_try(attempt)
+                    try:
+                        return await model.process.call(call, on_chunk, priority)
+                    except EngineCrashed:
+                        log.warning("the engine of model %s crashed on a request (attempt %d)", name, attempt)
         raise Poisoned(f"the engine crashed {ATTEMPTS} times on this request; it is not tried again")
+
+    @asynccontextmanager
+    async def _turn(self, model: _Model, attempt: int) -> AsyncIterator[None]:
+        """With the engine ready. Another try has it alone: of several calls that ran when it crashed, one is
+        the cause, and the others must not be taken for it."""
+        try:
+            if attempt > 1:
+                async with model.alone:
+                    await self._load(model)
+                    yield
+                return
+            while True:
+                await self._load(model)
+                if not model.alone.locked():
+                    break
+                async with model.alone:
+                    pass
+        except BundleError as error:  # changed or damaged since the start
+            raise ModelUnavailable(str(error)) from None
+        yield
 
     async def renew(self, name: str) -> bool:
         """Starts an engine anew, for it to find what wasn't there before; calls that come meanwhile wait.

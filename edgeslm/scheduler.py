@@ -31,8 +31,8 @@ FIRST_GUESS_S = 0.5
 """Time of a request assumed for ``retry_after_ms`` before one of its task was measured."""
 
 MOST_PASSED_OVER = 8
-"""So many others may go before the request that has waited longest, then it is its turn: a flood of high
-priorities delays the low ones and doesn't starve them."""
+"""So many others may go before the request that has waited longest, then it is its turn; and so many may
+interrupt one that runs: a flood of high priorities delays the low ones and doesn't starve them."""
 
 
 @dataclass(order=True, slots=True)
@@ -46,7 +46,7 @@ class _Job:
     result: asyncio.Future[Result] = field(compare=False)
     work: asyncio.Task[None] | None = field(compare=False, default=None)
     begun: bool = field(compare=False, default=False)
-    interrupted: bool = field(compare=False, default=False)
+    interruptions: int = field(compare=False, default=0)
 
     @property
     def waits(self) -> bool:
@@ -206,14 +206,19 @@ class Scheduler:
             elif len(self._running) == self._slots and self._is_urgent(self._waiting[0]):
                 job = heapq.heappop(self._waiting)
                 for other in self._running.values():
-                    other.interrupted = True
+                    other.interruptions += 1
             else:
                 return
             job.work = asyncio.create_task(self._work(job))
             self._running[job.work] = job
 
     def _is_urgent(self, job: _Job) -> bool:
-        return job.request.priority > max(other.request.priority for other in self._running.values())
+        """Above all that run, none of which was interrupted too often before."""
+        running = self._running.values()
+        return all(
+            job.request.priority > other.request.priority and other.interruptions < MOST_PASSED_OVER
+            for other in running
+        )
 
     def _next(self) -> _Job:
         while self._arrived and not self._arrived[0].waits:
@@ -259,7 +264,7 @@ class Scheduler:
         limit = asyncio.get_running_loop().call_later(left_s, time_out)
         try:
             result = await self._run(request, self._noted(job.on_chunk), job.on_start)
-            if not job.interrupted:
+            if not job.interruptions:
                 took_s = time.monotonic() - now
                 self._service_s[request.task] = self._guess_s(request, took_s) * 0.9 + took_s * 0.1
         except asyncio.CancelledError:

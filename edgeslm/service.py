@@ -5,6 +5,7 @@ The daemon puts a bus in front of it, ``edgeslm try`` a terminal.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import time
@@ -112,6 +113,7 @@ class Service:
         """That of the first stage of each task that has one: a later stage sees only what the others weren't
         sure of, which is never like what it was taught with."""
         limits = config.limits
+        self._timeout_s = limits.request_timeout_s
         self.escalation = Escalation(limits.request_timeout_s)
         self._targets = {
             name: Target.of(section.stages, self.tasks[name].is_answer)
@@ -136,20 +138,28 @@ class Service:
         that. Any request is more urgent, and goes before it."""
         for name, posts in self._posts.items():
             for post in posts:
-                if self._bundles[post.model].manifest.model_kind == "decoder":
+                is_decoder = self._bundles[post.model].manifest.model_kind == "decoder"
+                if is_decoder and self.models.is_loaded(post.model):
                     await self._warm(name, post)
 
     async def _warm(self, name: str, post: _Post) -> None:
+        section, is_answer = post.task.section, post.task.kind == "answer"
+        if section.verbatim or (is_answer and section.mode == "quote"):
+            return  # the grammar is made of the message, and a cache serves one grammar
+
         async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
             if isinstance(call, Generate):
-                call = replace(call, max_tokens=1)
+                if call.sampling.temperature > 0:
+                    raise _WarmError  # its cache isn't kept
+                call = replace(call, only_read=True)
             await self.models.ask(post.model, post.through_adapter(call), priority=LEAST_PRIORITY)
             raise _WarmError
 
-        options = {"context": _ANY_TEXT} if post.task.kind == "answer" else {}
+        options = {"context": _ANY_TEXT} if is_answer else {}
         request = Request(task=name, input=_ANY_TEXT, id=name, reply_to="", options=options)
-        with contextlib.suppress(_WarmError, RequestError):
-            await post.task.run(request, ask, None)
+        with contextlib.suppress(_WarmError, RequestError, TimeoutError):
+            async with asyncio.timeout(self._timeout_s):  # what hangs is then ended as a request would be
+                await post.task.run(request, ask, None)
 
     async def submit(
         self, request: Request, on_chunk: OnChunk | None = None, on_start: OnStart | None = None

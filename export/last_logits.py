@@ -18,6 +18,8 @@ from edgeslm_export.pruned_head import replace_nodes, replace_pruning
 
 ROWS: Final = 9
 """Logits that a pass gives: of a token, and of eight that are proposed behind it."""
+MOST_VOCABULARY: Final = 160_000
+"""Zeros for a piece of 64 tokens then take 41 MB while it is read: with more, too much to go uncounted."""
 _NAME: Final = "/lm_head/last"
 
 
@@ -25,15 +27,16 @@ def keep_last_logits(folder: Path, plain: str = "model.onnx") -> bool:
     """Changes the graph ``plain`` of a bundle, and says in ``genai_config.json`` how many tokens may be
     proposed to it at a time.
 
-    :return: false if its head is not pruned, or its cache is a window that slides, with which the runtime
-        doesn't speculate; nothing is changed then.
+    :return: false if its head is not pruned, its vocabulary too large, or its cache a window that slides,
+        with which the runtime doesn't speculate; nothing is changed then.
     """
     import onnx
 
     file = folder / "genai_config.json"
     config = json.loads(file.read_text("utf-8"))
     model = onnx.load(folder / plain, load_external_data=False)
-    if config["model"]["decoder"].get("sliding_window") or not widen_head(model.graph):
+    wants_too_much = config["model"]["vocab_size"] > MOST_VOCABULARY
+    if wants_too_much or config["model"]["decoder"].get("sliding_window") or not widen_head(model.graph):
         return False
     onnx.save(model, folder / plain)
     config["speculative"] = {"max_draft_tokens": ROWS - 1}

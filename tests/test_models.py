@@ -289,6 +289,47 @@ def test_an_engine_that_does_nothing_is_started_anew(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
+def test_a_call_that_ran_beside_one_that_crashes_its_engine_is_not_taken_for_the_cause(
+    tmp_path: Path,
+) -> None:
+    """Each is tried once more, alone."""
+
+    async def scene() -> None:
+        node = Node(tmp_path)
+        await node.models.start()
+        running: set[str] = set()
+        crashed = asyncio.Event()
+
+        async def run(call: Call, on_chunk: object = None, priority: int = 5) -> Output:
+            assert isinstance(call, Embed)
+            name = call.texts[0]
+            running.add(name)
+            try:
+                if name == "bad":
+                    crashed.set()
+                    node.small._up = False
+                    raise EngineCrashed("it crashed")
+                if not crashed.is_set():
+                    await crashed.wait()
+                    raise EngineCrashed("the other crashed it")
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                    assert running == {name}, "it isn't alone"
+                return ANSWER
+            finally:
+                running.discard(name)
+
+        node.small.call = run  # type: ignore[method-assign]
+        good = asyncio.create_task(node.models.ask("small", Embed(("good",))))
+        await asyncio.sleep(0)
+        with pytest.raises(Poisoned):
+            await node.models.ask("small", Embed(("bad",)))
+        assert await good == ANSWER
+        await node.models.stop()
+
+    asyncio.run(scene())
+
+
 def test_an_engine_that_works_is_not_started_anew(tmp_path: Path) -> None:
     async def scene() -> None:
         node = Node(tmp_path)

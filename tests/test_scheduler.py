@@ -147,6 +147,24 @@ def test_what_is_more_urgent_than_all_that_runs_does_not_wait() -> None:
     play(scene)
 
 
+def test_a_flood_of_urgent_requests_does_not_starve_one_that_runs() -> None:
+    async def scene() -> None:
+        work = Work()
+        scheduler = Scheduler(work.run, limit=99, timeout_s=9)
+        long = asyncio.create_task(scheduler.submit(request("long")))
+        await settle()
+        floods = []
+        for number in range(MOST_PASSED_OVER + 4):
+            work.gate(f"urgent {number}").set()
+            floods.append(asyncio.create_task(scheduler.submit(request(f"urgent {number}", priority=9))))
+            await settle()
+        assert len(work.begun) == 1 + MOST_PASSED_OVER, "the others wait until it is done"
+        work.gate("long").set()
+        await asyncio.gather(long, *floods)
+
+    play(scene)
+
+
 def test_the_time_of_a_request_that_was_interrupted_teaches_nothing() -> None:
     async def scene() -> None:
         work = Work()

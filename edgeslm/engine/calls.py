@@ -98,6 +98,8 @@ class Generate:
     stream: bool = False
     adapter: str | None = None
     """Folder of an adapter bundle that the engine was started with; None computes with the base alone."""
+    only_read: bool = False
+    """Reads the prompt, so that it is in the cache, and writes nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,9 @@ class Decoder:
         is_greedy = call.sampling.temperature == 0
         key = self._key_of(call, self.context_length - len(ids) - call.max_tokens)
         lane = self._lane(ids, len(ids) + call.max_tokens + key.forced, key, call.sampling, cancelled)
+        if call.only_read:
+            self._lanes.put(lane)
+            return Output(finish_reason="length", truncated=truncated)
         prefilled, words, finish_reason = self._decode(lane, call, emit, cancelled)
         if is_greedy:
             self._lanes.put(lane)

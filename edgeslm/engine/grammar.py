@@ -10,22 +10,16 @@ from edgeslm.engine.calls import Guide
 
 MOST_FORCED: Final = 256
 """Tokens that may follow one another without a choice: they take room beyond what is asked for."""
-_SCALAR: Final = {"null": 4, "boolean": 5, "integer": 24, "number": 48, "string": 2}
+_SCALAR: Final = {"null": 4, "boolean": 5, "integer": 24, "number": 24, "string": 2}
 """Most characters of a value that may be forced: bounds may leave one number; a string's quotes."""
 _HARMLESS: Final = frozenset(
-    {"type", "title", "description", "default", "examples", "required", "x-guidance", "$schema", "$id"}
-    | {
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "minLength",
-        "maxLength",
-        "minItems",
-        "maxItems",
-    }
+    {"type", "title", "description", "default", "examples", "x-guidance", "$schema", "$id"}
+    | {"minLength", "maxLength", "minItems", "maxItems"}
 )
 """Keys of a schema that force nothing by themselves."""
+_BOUNDS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+_LARGEST: Final = 10**15
+"""Numbers beyond are written out in full, as those with an exponent are: 1e300 has 301 digits."""
 
 
 def runtime_grammar(guide: Guide) -> tuple[str, str]:
@@ -64,13 +58,15 @@ def _can_force(guide: Guide) -> bool:
 
 def _forced(schema: Any) -> int | None:
     """Characters of the longest value that a schema can force, and more than that; a token has one or more.
-    None for what isn't known here: a pattern or a reference may force any number."""
+
+    None for what isn't known here, and that is whatever may force a number of them that does not show: a
+    pattern, a reference, parts that are merged, names that are required and not described.
+    """
     if not isinstance(schema, Mapping):
         return 0 if schema is False else _SCALAR["number"]
     kinds = schema.get("type", "string")
-    parts: list[int | None] = [
-        max(_SCALAR.get(kind, 2) for kind in ([kinds] if isinstance(kinds, str) else kinds))
-    ]
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    parts: list[int | None] = [max(_SCALAR.get(kind, 2) for kind in kinds)]
     for key, value in schema.items():
         if key == "const":
             parts.append(len(json.dumps(value)))
@@ -79,14 +75,23 @@ def _forced(schema: Any) -> int | None:
         elif key == "properties":
             parts += [len(json.dumps(name)) + 2 for name in value]
             parts += map(_forced, value.values())
-        elif key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+        elif key in ("anyOf", "oneOf", "prefixItems"):
             parts += map(_forced, value)
-        elif key == "additionalProperties":
-            parts.append(_forced(value))
         elif key == "items":
             one, most = _forced(value), schema.get("maxItems")
             parts.append(None if one is None or most is None else (one + 1) * most)
-        elif key not in _HARMLESS:
+        elif not _is_harmless(key, value, schema, kinds):
             return None
     known = [part for part in parts if part is not None]
     return sum(known) if len(known) == len(parts) else None
+
+
+def _is_harmless(key: str, value: Any, schema: Mapping[str, Any], kinds: Any) -> bool:
+    """Whether a key of a schema forces nothing that isn't counted elsewhere."""
+    if key == "required":
+        return set(value) <= set(schema.get("properties", ()))
+    if key == "additionalProperties":
+        return isinstance(value, bool)
+    if key in _BOUNDS:
+        return "number" not in kinds and isinstance(value, int) and abs(value) < _LARGEST
+    return key in _HARMLESS

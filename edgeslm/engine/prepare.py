@@ -44,6 +44,7 @@ from edgeslm.engine.prepared import (
     Index,
     Prepared,
     block_digest,
+    find_prepared,
     folder_of,
     folder_start,
     machine_key,
@@ -179,8 +180,12 @@ def make(bundle: Bundle, order: _Order) -> Index:
     cache.mkdir(parents=True, exist_ok=True, mode=0o755)
     with _alone(cache, show):
         _clear(cache, order.keep)
-        _check_room(bundle, cache, unasked=order.keep is not None)
         folder, stage = folder_of(bundle, graph, cache), cache / ".stage"
+        if order.keep is not None and find_prepared(
+            bundle, graph, cache
+        ):  # another node has made it meanwhile
+            return Index.model_validate_json((folder / INDEX).read_bytes())
+        _check_room(bundle, cache, unasked=order.keep is not None)
         stage.mkdir(mode=0o755)
         try:
             show("laying out the weights")

@@ -93,6 +93,7 @@ class EngineProcess:
         self._ready: asyncio.Future[EngineInfo] | None = None
         self._pending: dict[int, _Pending] = {}
         self._abandoned: dict[int, asyncio.TimerHandle] = {}
+        self._unanswered: dict[int, int] = {}
         self._number = 0
 
     @property
@@ -158,6 +159,7 @@ class EngineProcess:
         number = self._number
         future: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
         self._link.send(("call", number, call, priority))
+        self._unanswered[number] = priority
         self._pending[number] = _Pending(future, on_chunk)
         try:
             return await future
@@ -208,8 +210,8 @@ class EngineProcess:
         self._abandoned[number] = loop.call_later(self._cancel_grace_s, self._end_hung, number)
 
     def _end_hung(self, number: int) -> None:
-        if number > min([*self._pending, *self._abandoned]):
-            self._watch(number)  # its turn has not come, or it came in the middle of an earlier one
+        if number != min(self._unanswered, key=lambda other: (-self._unanswered[other], other)):
+            self._watch(number)  # its turn has not come, or another one interrupts it
             return
         log.error("the engine of %s did not give up call %d and is killed", self.bundle.name, number)
         del self._abandoned[number]
@@ -225,8 +227,10 @@ class EngineProcess:
                     self._ready.set_exception(BundleError(rest[0]))
             return
         number, *rest = rest
-        if kind != "chunk" and (timer := self._abandoned.pop(number, None)) is not None:
-            timer.cancel()
+        if kind != "chunk":
+            self._unanswered.pop(number, None)
+            if (timer := self._abandoned.pop(number, None)) is not None:
+                timer.cancel()
         pending = self._pending.get(number)
         if pending is None or pending.future.done():
             return  # of a call that was given up
@@ -269,6 +273,7 @@ class EngineProcess:
         for timer in self._abandoned.values():
             timer.cancel()
         self._abandoned.clear()
+        self._unanswered.clear()
         waiting: list[asyncio.Future[Any]] = [p.future for p in self._pending.values()]
         if self._ready is not None:
             waiting.append(self._ready)

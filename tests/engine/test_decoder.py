@@ -111,6 +111,17 @@ def test_calls_that_interrupt_one_another_change_no_answer(decoder: Decoder, max
     assert asked > max_tokens
 
 
+def test_what_is_only_read_is_in_the_cache_of_the_next(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder.forget()
+    output = says(decoder, ".", 256, only_read=True)
+    assert (output.text, output.cost.completion_tokens) == ("", 0)
+    appended = count_appended(decoder, monkeypatch)
+    says(decoder, "The belt is burning", 2)
+    assert appended[0] < 20
+
+
 def test_lanes_stay_within_their_budget(decoder: Decoder) -> None:
     for number in range(8):
         guide = Guide("regex", f"[a-z]{{{number + 1}}}")

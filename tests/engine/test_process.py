@@ -241,6 +241,56 @@ def test_a_cancelled_call_that_waits_behind_a_long_one_doesnt_end_the_worker(bun
     play(scene)
 
 
+def test_a_cancelled_call_that_another_interrupts_has_time_until_that_is_done(bundle: Path) -> None:
+    """The worker can't notice before."""
+    script = """
+    ready()
+    numbers = [pipe.recv()[1] for _ in range(2)]
+    assert pipe.recv()[0] == "cancel"
+    while not os.path.exists(sys.argv[2] + "/go"):
+        time.sleep(0.005)
+    pipe.send(("done", numbers[1], Output(text="urgent")))
+    pipe.send(("failed", numbers[0], "cancelled", "at last"))
+    pipe.recv()
+    """
+
+    async def scene() -> None:
+        async with running(scripted(bundle, script, cancel_grace_s=0.02)) as process:
+            long = asyncio.create_task(process.call(order("x")))
+            await asyncio.sleep(0)
+            urgent = asyncio.create_task(process.call(order("y"), priority=9))
+            await asyncio.sleep(0)
+            long.cancel()
+            await asyncio.sleep(0.2)
+            assert process.alive
+            (bundle / "go").touch()
+            assert (await urgent).text == "urgent"
+            await until(lambda: process._abandoned == {})
+            assert process.alive
+
+    play(scene)
+
+
+def test_what_hangs_without_anybody_waiting_is_ended_by_the_next_call_that_gives_up(bundle: Path) -> None:
+    script = """
+    ready()
+    while True:
+        pipe.recv()
+    """
+
+    async def scene() -> None:
+        async with running(scripted(bundle, script, cancel_grace_s=0.02)) as process:
+            unasked = asyncio.create_task(process.call(order("x"), priority=-1))
+            await asyncio.sleep(0)
+            asked = asyncio.create_task(process.call(order("y")))
+            await asyncio.sleep(0.01)
+            asked.cancel()
+            with pytest.raises(EngineCrashed):
+                await unasked
+
+    play(scene)
+
+
 # -- the end of a worker ---------------------------------------------------------------------------
 
 

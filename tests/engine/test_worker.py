@@ -197,10 +197,11 @@ class Steps:
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Connection, Steps]]:
     """The other end of a worker's pipe, and its engine."""
     engine, (ours, theirs) = Steps(), Pipe()
-    monkeypatch.setattr("edgeslm.engine.worker.Engine", lambda *_: engine)
+    monkeypatch.setattr("edgeslm.engine.worker.Engine", lambda *_, **__: engine)
     monkeypatch.setattr(os, "_exit", lambda status: None)  # its threads are ours
     thread = threading.Thread(target=serve, args=(theirs, Path("x"), 1), daemon=True)
     thread.start()
+    assert ours.poll(LIMIT_S)
     assert ours.recv()[0] == "ready"
     reader = next(thread for thread in threading.enumerate() if thread.name == "pipe")
     yield ours, engine
