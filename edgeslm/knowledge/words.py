@@ -10,6 +10,7 @@ import math
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 
 from edgeslm.knowledge.database import TOKENIZER
@@ -23,14 +24,34 @@ MOST_COUNTED = 4 * MOST_ROWS
 
 _WORD = re.compile(r"[^\W_]+(?:[-_./:@+'’]+[^\W_]+)*")
 _PARTS = re.compile(r"[\W_]+")
+FUNCTION_WORDS = frozenset(
+    _PARTS.split(
+        "a about all an and any are as at be been but by can could did do does for from had has have "
+        "how i if in into is it its just me my not of on or our out should so some than that the then "
+        "there these they this those to up was we were what when where which who whom whose why with "
+        "would you your"
+    )
+)
+"""What an English question is built of and not about. BM25 takes them for rare where few passages ask
+anything. Not ``will``, which MQTT has a thing of that name for."""
 
 
 def parse_words(question: str) -> tuple[str, ...]:
     """The words of a question, each once. ``mosquitto_pub`` and ``sources.list`` are words, and so are their
-    parts: what belongs together counts more, and one part of it something."""
+    parts: what belongs together counts more, and one part of it something.
+
+    :data:`FUNCTION_WORDS` are left out, unless they stand in capitals (``CAN``, ``IT``) or there are no
+    others.
+    """
+    return _parse(question, FUNCTION_WORDS) or _parse(question, frozenset())
+
+
+def _parse(question: str, without: AbstractSet[str]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for match in _WORD.finditer(question):
         word = match[0].casefold()
+        if word in without and not (len(word) > 1 and match[0].isupper()):
+            continue
         found.setdefault(word)
         found.update(dict.fromkeys(part for part in _PARTS.split(word) if len(part) > 1))
         if len(found) >= MOST_WORDS:

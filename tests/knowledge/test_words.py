@@ -44,8 +44,12 @@ def ranked(db: sqlite3.Connection, question: str, **options: float) -> list[int]
 @pytest.mark.parametrize(
     ("question", "words"),
     [
-        ("How hot is it?", ("how", "hot", "is", "it")),
-        ("oil, OIL and oil", ("oil", "and")),
+        ("How hot is it?", ("hot",)),
+        ("oil, OIL and oil", ("oil",)),
+        ("Who are you?", ("who", "are", "you")),
+        ("Can I see it on the CAN bus?", ("see", "can", "bus")),
+        ("What is a will?", ("will",)),
+        ("plug-and-play", ("plug-and-play", "plug", "and", "play")),
         ("mosquitto_pub --will-topic", ("mosquitto_pub", "mosquitto", "pub", "will-topic", "will", "topic")),
         ("/etc/apt/sources.list", ("etc/apt/sources.list", "etc", "apt", "sources", "list")),
         ("don't", ("don't", "don")),
@@ -94,7 +98,7 @@ def test_rare_words_weigh_more_and_none_nothing() -> None:
 # --- the bound of work ----------------------------------------------------------------------------------
 
 
-COMMON = [("", f"{'a' if n % 2 else ''} {'b' if n % 3 else ''} {'c' if n == 7 else ''} d") for n in range(30)]
+COMMON = [("", f"{'e' if n % 2 else ''} {'b' if n % 3 else ''} {'c' if n == 7 else ''} d") for n in range(30)]
 
 
 def choice(question: str, most_rows: int) -> set[int]:
@@ -108,11 +112,11 @@ def choice(question: str, most_rows: int) -> set[int]:
 
 
 def test_within_the_bound_all_words_are_scored() -> None:
-    assert choice("a c", 100) == {n for n in range(30) if n % 2}
+    assert choice("e c", 100) == {n for n in range(30) if n % 2}
 
 
 def test_rare_words_go_first() -> None:
-    assert choice("a c", 5) == {7}
+    assert choice("e c", 5) == {7}
 
 
 def test_words_of_more_than_half_of_all_passages_are_left_out() -> None:
@@ -129,7 +133,7 @@ def test_of_common_words_several_must_be_there() -> None:
 
 
 def test_a_single_common_word_is_scored_all_the_same() -> None:
-    assert choice("a", 5) == {n for n in range(30) if n % 2}
+    assert choice("e", 5) == {n for n in range(30) if n % 2}
 
 
 def test_words_that_nobody_has_choose_nothing() -> None:
