@@ -226,7 +226,7 @@ def test_an_engine_that_dies_of_it_is_started_without_it(
 ) -> None:
     async def scene() -> None:
         script = """
-            if sys.argv[5] != "-":
+            if sys.argv[7] != "-":
                 os.kill(os.getpid(), signal.SIGILL)
             ready()
             pipe.recv()
@@ -421,14 +421,26 @@ def test_what_nobody_asked_for_takes_a_quarter_of_the_disk_and_no_memory_that_is
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=23 * weights))
     with pytest.raises(BundleError, match=r"\d+ MB are free, a quarter of which may be taken unasked"):
         make(bundle, tmp_path, keep=())
-    make(bundle, tmp_path)
+    make(bundle, tmp_path / "asked")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=25 * weights))
     monkeypatch.setattr(module, "read_memory", lambda root: Memory(8 * weights, 3 * weights, None))
     with pytest.raises(BundleError, match=r"\d+ MB of memory are needed to prepare .* unasked"):
         make(bundle, tmp_path, keep=())
-    make(bundle, tmp_path)
+    make(bundle, tmp_path / "asked")
     monkeypatch.setattr(module, "read_memory", lambda root: Memory(8 * weights, 5 * weights, None))
     make(bundle, tmp_path, keep=())
+
+
+def test_what_another_node_made_meanwhile_is_not_made_again_unasked(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_trial(monkeypatch)
+    made = make(bundle, tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=0))
+    assert make(bundle, tmp_path, keep=()) == made
+    with pytest.raises(BundleError, match="MB are needed"):
+        make(bundle, tmp_path)
 
 
 def test_what_others_have_not_used_for_a_month_is_removed_where_nobody_asked(
@@ -520,7 +532,7 @@ def test_the_child_ends_with_its_parent(bundle: Bundle, tmp_path: Path) -> None:
 def test_the_worker_is_told_where_prepared_bundles_are(tmp_path: Path) -> None:
     async def scene() -> None:
         script = """
-            open(sys.argv[2] + "/told", "w").write(repr(sys.argv[5:7]))
+            open(sys.argv[2] + "/told", "w").write(repr(sys.argv[7:9]))
             ready()
             pipe.recv()
         """
