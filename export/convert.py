@@ -23,6 +23,7 @@ from edgeslm_export.corpus import Corpus
 from edgeslm_export.evaluate import measure_bundle
 from edgeslm_export.formats import Format
 from edgeslm_export.goal import Attempt, Goal, Search, formats_in_use
+from edgeslm_export.last_logits import keep_last_logits
 from edgeslm_export.lora_graph import GRAPH, write_lora_graph
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.placement import Placement, Unit
@@ -233,6 +234,7 @@ class _Work:
         graph = {"formats": formats, "options": options, "out": str(folder)}
         self._run("build", "the conversion", graph)
         write_score_graph(folder)
+        keep_last_logits(folder)
         write_lora_graph(folder)
         self._golden = self._golden or golden.check(self._folder, folder)
         size = sum(file.stat().st_size for file in folder.iterdir()) + self._found["report_bytes"]

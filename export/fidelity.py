@@ -26,6 +26,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the inference library is 
 import numpy as np
 import numpy.typing as npt
 from edgeslm_export.child import Reporter
+from edgeslm_export.last_logits import give_every_token
 from edgeslm_export.rival import gguf_logits
 
 Logits = npt.NDArray[np.floating[Any]]
@@ -122,10 +123,7 @@ def bundle_logits(
 @contextlib.contextmanager
 def every_position(folder: Path, scratch: Path) -> Iterator[Path]:
     """A copy of a model folder, in ``scratch``, whose graph gives the logits of all positions; the weights
-    are shared by a link.
-
-    The builder's ``prune_lm_head`` puts a Gather and an Unsqueeze before the head: they are taken out.
-    """
+    are shared by a link."""
     import onnx
 
     with tempfile.TemporaryDirectory(prefix=".logits-", dir=scratch) as name:
@@ -137,29 +135,9 @@ def every_position(folder: Path, scratch: Path) -> Iterator[Path]:
                 except OSError:  # a file system without hard links
                     shutil.copyfile(file, copy / file.name)
         model = onnx.load(str(folder / "model.onnx"), load_external_data=False)
-        _unprune(model.graph)
+        give_every_token(model.graph)
         onnx.save(model, str(copy / "model.onnx"))
         yield copy
-
-
-def _unprune(graph: Any) -> None:
-    pruning = [node for node in graph.node if "/lm_head/prune/" in node.name]
-    if not pruning:
-        return
-    made = {output for node in pruning for output in node.output}
-    (hidden,) = {node.input[0] for node in pruning} - made
-    for node in graph.node:
-        for place, source in enumerate(node.input):
-            if source in made and node not in pruning:
-                node.input[place] = hidden
-    for node in pruning:
-        graph.node.remove(node)
-    for value in (*graph.output, *graph.value_info):
-        if value.name == "logits" or value.name.startswith("/lm_head/"):
-            shape = value.type.tensor_type.shape
-            if len(shape.dim) == 3:
-                shape.dim[1].Clear()
-                shape.dim[1].dim_param = "sequence_length"
 
 
 def measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm_export.pruned_head import replace_nodes, replace_pruning
+from edgeslm_export.pruned_head import remove_pruning, rename_tokens, replace_nodes, replace_pruning
 
 ROWS: Final = 9
 """Logits that a pass gives: of a token, and of eight that are proposed behind it."""
@@ -82,6 +82,22 @@ def widen_head(graph: Any) -> bool:
         if value.name == "logits":
             value.type.tensor_type.shape.dim[1].dim_param = "sequence_length"
     return True
+
+
+def give_every_token(graph: Any) -> None:
+    """The head of a plain graph reads all tokens, whether it was pruned, widened or neither. In place."""
+    if remove_pruning(graph):
+        return
+    added = [node for node in graph.node if node.name.startswith(f"{_NAME}/")]
+    if not added:
+        return
+    (hidden,) = [node.input[0] for node in added if node.op_type == "Slice"]
+    instead = {f"{_NAME}/Slice/output_0": hidden, f"{_NAME}/logits": "logits"}
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [instead.get(value, value) for value in values]
+    replace_nodes(graph, [node for node in graph.node if not node.name.startswith(f"{_NAME}/")])
+    rename_tokens(graph, "sequence_length")
 
 
 def _number(value: int) -> Any:

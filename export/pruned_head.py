@@ -19,27 +19,54 @@ def replace_pruning(graph: Any, kept: str, tokens: str, make: Callable[[str], An
     :param make: gets the name of the values of all tokens, and gives the node that makes ``kept`` of them.
     :return: false where the head is not pruned; nothing is changed then.
     """
+    found = _find(graph)
+    if found is None:
+        return False
+    _put(graph, *found, kept, make)
+    rename_tokens(graph, tokens)
+    return True
+
+
+def remove_pruning(graph: Any) -> bool:
+    """The head reads all tokens. Changes the graph in place; false where it was left as it is."""
+    found = _find(graph)
+    if found is None:
+        return False
+    _put(graph, *found, found[1], None)
+    rename_tokens(graph, "sequence_length")
+    return True
+
+
+def _find(graph: Any) -> tuple[list[Any], str] | None:
+    """The nodes that prune, and the values of all tokens that they read."""
     pruning = [node for node in graph.node if _PRUNING in node.name]
     made = {output for node in pruning for output in node.output}
     hidden = {node.input[0] for node in pruning} - made
-    if len(hidden) != 1:
-        return False
+    return (pruning, *hidden) if len(hidden) == 1 else None
+
+
+def _put(graph: Any, pruning: list[Any], hidden: str, kept: str, make: Callable[[str], Any] | None) -> None:
+    """``kept`` in the place of what ``pruning`` made, and the node that makes it."""
+    made = {output for node in pruning for output in node.output}
     nodes = []
     for node in graph.node:
         if node in pruning:
-            nodes += [make(*hidden)] if node == pruning[0] else []
+            nodes += [make(hidden)] if make and node == pruning[0] else []
             continue
         for place, source in enumerate(node.input):
             if source in made:
                 node.input[place] = kept
         nodes.append(node)
     replace_nodes(graph, nodes)
+
+
+def rename_tokens(graph: Any, tokens: str) -> None:
+    """The head's values have ``tokens`` as their second dimension."""
     for value in (*graph.output, *graph.value_info):
         dimensions = value.type.tensor_type.shape.dim
         if (value.name == "logits" or value.name.startswith("/lm_head/")) and len(dimensions) == 3:
             dimensions[1].Clear()
             dimensions[1].dim_param = tokens
-    return True
 
 
 def replace_nodes(graph: Any, nodes: list[Any]) -> None:

@@ -11,7 +11,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the inference library is 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from edgeslm_export.fidelity import Comparison, _unprune
+from edgeslm_export.fidelity import Comparison
+from edgeslm_export.last_logits import give_every_token, widen_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -125,12 +126,13 @@ def _run(model: Any, hidden: Array) -> Array:
     return logits
 
 
-@pytest.mark.parametrize("pruned", [True, False])
-def test_a_graph_without_pruning_gives_every_position_and_the_same_last_one(pruned: bool) -> None:
-    hidden = np.random.default_rng(2).standard_normal((1, 6, 8)).astype(np.float32)
-    before = _run(_pruned_head(pruned), hidden)
-    model = _pruned_head(pruned)
-    _unprune(model.graph)
-    after = _run(model, hidden)
-    assert after.shape == (1, 6, 5)
-    assert np.allclose(after[:, -1], before[:, -1], atol=1e-6)
+@pytest.mark.parametrize("head", ["plain", "pruned", "widened"])
+def test_a_head_of_any_form_gives_every_position_and_the_same_last_one(head: str) -> None:
+    hidden = np.random.default_rng(2).standard_normal((1, 16, 8)).astype(np.float32)
+    model = _pruned_head(head != "plain")
+    expected = _run(_pruned_head(False), hidden)
+    assert head != "widened" or widen_head(model.graph)
+    given = _run(model, hidden)
+    assert np.allclose(given[:, -1], expected[:, -1], atol=1e-6)
+    give_every_token(model.graph)
+    assert np.allclose(_run(model, hidden), expected, atol=1e-6)
