@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -12,8 +14,13 @@ from tests.benchmarks.scripts import load_scripts
 
 
 @pytest.fixture(scope="module")
-def agreement() -> ModuleType:
-    return load_scripts("agreement", "labelled", "ours", "cards", "machine")["agreement"]
+def scripts() -> dict[str, ModuleType]:
+    return load_scripts("agreement", "labelled", "ours", "cards", "machine")
+
+
+@pytest.fixture(scope="module")
+def agreement(scripts: dict[str, ModuleType]) -> ModuleType:
+    return scripts["agreement"]
 
 
 WALK = np.array([[0.6, 0.4], [0.51, 0.49], [0.1, 0.9], [0.3, 0.7]])
@@ -47,3 +54,18 @@ def test_each_set_has_labels_that_are_scored_in_one_pass(agreement: ModuleType, 
     assert make_tree(tokens).is_branched()
     call = next(agreement.calls(name, ["Where is Paris?"]))
     assert call.labels == labels
+
+
+def test_the_real_model_is_asked_both_ways(
+    scripts: dict[str, ModuleType], starter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreement, labelled = scripts["agreement"], scripts["labelled"]
+    rows = [{"text": "Where is Paris?", "label": "LOC"}, {"text": "Win a prize now", "label": "spam"}]
+    for name in agreement.LABELS:
+        own = labelled.Labelled(name, rows, ())
+        monkeypatch.setitem(agreement.SETS, name, lambda packages, own=own: own)
+    options = argparse.Namespace(bundle=starter / "smollm2-135m-int4", messages=4, threads=1)
+    found = agreement.measure(options, print)
+    assert (found["one_pass"]["messages"], found["itself"]["messages"]) == (4, 4)
+    assert 0 < found["one_pass"]["apart"]["most"] < 0.3
+    assert [row["name"] for row in found["sets"]] == ["trec", "sms"]
