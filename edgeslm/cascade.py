@@ -27,7 +27,7 @@ class Answer:
     """``model`` is how results name what computed it."""
 
     outcome: Outcome
-    model: str
+    model: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,25 +21,25 @@ from edgeslm.document import Document, Problem, key_name, read_document
 from edgeslm.errors import ConfigError
 from edgeslm.fields import Rate
 from edgeslm.sections import (
-    LEARNABLE,
     Broker,
     Config,
-    Kind,
+    Knowledge,
     Limits,
     Model,
-    Option,
     Overflow,
     Route,
     Section,
     Signing,
     Task,
 )
+from edgeslm.task_kinds import LEARNABLE, Kind, Option
 
 __all__ = [
     "LEARNABLE",
     "Broker",
     "Config",
     "Kind",
+    "Knowledge",
     "Limits",
     "Model",
     "Option",
@@ -59,17 +59,18 @@ _SECTIONS: dict[str, type[Section]] = {
     "broker": Broker,
     "models": Model,
     "tasks": Task,
+    "knowledge": Knowledge,
     "routes": Route,
     "limits": Limits,
     "signing": Signing,
 }
-_DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "routes": 3}
+_DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
 """How deep a key with a fault is taken out, so that it doesn't hide what is wrong with the others."""
 
 
 _INSTEAD: dict[str | int, tuple[str, ...]] = {
     "kind": ("learned",),
-    "model": ("learned", "stages"),
+    "model": ("learned", "stages", "kind"),
     "labels": ("learned", "adapter"),
     "schema": ("learned", "adapter"),
     "stages": ("learned",),
@@ -181,7 +182,7 @@ def _validate(read: Document, folder: Path | None) -> Config | None:
         rest, indices = _without(read.data, [path for path, _ in faults])
         sound, _ = _sections(rest, folder)
     if sound is not None:
-        names = Names(_keys(read.data.get("models")), _keys(read.data.get("tasks")))
+        names = Names(*(_keys(read.data.get(key)) for key in ("models", "tasks", "knowledge")))
         broken = [path for path, _ in faults]
         follow = inconsistencies(sound, names, indices)
         faults += [fault for fault in follow if not any(_follows(fault[0], path) for path in broken)]
@@ -237,6 +238,12 @@ def _without(data: dict[str, Any], broken: list[document.Path]) -> tuple[dict[st
     rest.setdefault("node", "-")
     rest["broker"] = {"url": "mqtts://-", **_sound_keys(rest.get("broker"), ("broker",), gone)}
     rest["models"] = {}  # only their names matter to the rest
+    knowledge = rest.get("knowledge")
+    rest["knowledge"] = {
+        name: {"path": "-", **_sound_keys(section, ("knowledge", name), gone)}
+        for name, section in (knowledge.items() if isinstance(knowledge, dict) else ())
+        if ("knowledge", name) not in gone
+    }
     tasks = rest.get("tasks")
     rest["tasks"] = {
         name: _sound_keys(task, ("tasks", name), gone)

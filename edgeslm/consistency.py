@@ -14,18 +14,8 @@ from typing import Any
 
 from edgeslm.document import Path
 from edgeslm.errors import TemplateError
-from edgeslm.sections import (
-    ALLOWED,
-    LEARNABLE,
-    LEARNED,
-    NODE_STAGE,
-    POSSIBLE,
-    Broker,
-    Config,
-    Kind,
-    Route,
-    Task,
-)
+from edgeslm.sections import LEARNED, NODE_STAGE, Broker, Config, Route, Task
+from edgeslm.task_kinds import ALLOWED, LEARNABLE, POSSIBLE, Kind
 from edgeslm.topics import NODE_CHANNELS, overlap, topic_name_fault
 
 Fault = tuple[Path, str]
@@ -39,10 +29,11 @@ _KEYS: dict[Kind, frozenset[str]] = {
         {"instruction", "output_schema", "examples", "verbatim", "adapter", "learned", "max_error", "stages"}
     )
     | (_GENERATION - {"stop"}),
-    "answer": frozenset({"instruction", "mode", "adapter"}) | _GENERATION,
+    "answer": frozenset({"instruction", "mode", "adapter", "knowledge", "passages"}) | _GENERATION,
     "summarize": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
     "generate": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
     "embed": frozenset(),
+    "search": frozenset({"knowledge", "passages"}),
 }
 """The keys that mean something to a kind, besides those that all kinds have."""
 _COMMON = frozenset({"kind", "model", "threshold", "overflow", "allow"})
@@ -58,6 +49,7 @@ class Names:
 
     models: frozenset[str]
     tasks: frozenset[str]
+    knowledge: frozenset[str] = frozenset()
 
 
 def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) -> Iterator[Fault]:
@@ -71,6 +63,11 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
     for name, task in config.tasks.items():
         if name in names.tasks:  # not a stand-in
             yield from _task_faults(("tasks", name), task, names, config.node)
+            yield from _knowledge_faults(("tasks", name), task, config, names)
+    for name, section in config.knowledge.items():
+        if section.encoder is not None and section.encoder not in names.models:
+            known = f"no model is called {section.encoder!r}: {_near(section.encoder, names.models)}"
+            yield ("knowledge", name, "encoder"), known
     yield from _route_faults(config, names, route_indices)
 
 
@@ -99,7 +96,9 @@ def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fa
     if task.kind is None and not task.learned:
         yield (*path, "kind"), f"missing: add one of {', '.join(ALLOWED)}"
         return
-    if task.model is None and not task.learned and not task.stages:
+    if task.model is not None and task.kind == "search":
+        yield (*path, "model"), "means nothing to search, which asks no model but its encoder: take it out"
+    if task.model is None and not task.learned and not task.stages and task.kind != "search":
         yield (*path, "model"), f"missing: name the model that does it; {_near('', names.models)}"
     # What was learned is of one of these kinds, and its bundle knows of which.
     kinds = LEARNABLE if task.kind is None else (task.kind,)
@@ -127,6 +126,26 @@ def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fa
             yield from schema_faults((*path, "schema"), dict(task.output_schema))
         elif not task.learned and not task.adapter:
             yield (*path, "schema"), "missing: give the JSON Schema of the fields to find"
+
+
+def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> Iterator[Fault]:
+    if task.kind == "search" and not task.knowledge:
+        yield (*path, "knowledge"), f"missing: name what is searched; {_near('', names.knowledge)}"
+    encoders: dict[str | None, str] = {}
+    for index, name in enumerate(task.knowledge):
+        where: Path = (*path, "knowledge", index)
+        if name not in names.knowledge:
+            yield where, f"no collection is called {name!r}: {_near(name, names.knowledge)}"
+        elif name in task.knowledge[:index]:
+            yield where, f"{name} is named already: name each collection once"
+        elif (section := config.knowledge.get(name)) is not None:
+            encoders.setdefault(section.encoder, name)
+    if len(encoders) > 1:
+        first, other, *_ = encoders.values()
+        yield (
+            (*path, "knowledge"),
+            f"{first} and {other} have different encoders, whose figures can't be compared: make two tasks",
+        )
 
 
 def _learned_faults(path: Path, task: Task) -> Iterator[Fault]:
@@ -243,8 +262,7 @@ def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Itera
         if route.name in seen:
             yield (*path, "name"), f"another route is called {route.name!r}: choose another name"
         seen.add(route.name or "")
-        if route.task not in names.tasks:
-            yield (*path, "task"), f"no task is called {route.task!r}: {_near(route.task, names.tasks)}"
+        yield from _reader_faults(path, route, names)
         for channel in NODE_CHANNELS:
             own = [*config.base.split("/"), channel, "#"]
             if channel != "event" and overlap(route.source.split("/"), own):
@@ -259,6 +277,23 @@ def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Itera
             yield (*path, "to"), output
         outputs.append(output if isinstance(output, list) and route.source != UNKNOWN_FILTER else None)
     yield from _loops(config.routes, indices, outputs)
+
+
+def _reader_faults(path: Path, route: Route, names: Names) -> Iterator[Fault]:
+    """What is wrong with who reads a route's messages."""
+    if route.task is None and route.remember is None:
+        yield (*path, "task"), f"missing: name the task that reads the messages; {_near('', names.tasks)}"
+    elif route.task is not None and route.task not in names.tasks:
+        yield (*path, "task"), f"no task is called {route.task!r}: {_near(route.task, names.tasks)}"
+    if route.remember is not None and route.remember not in names.knowledge:
+        near = _near(route.remember, names.knowledge)
+        yield (*path, "remember"), f"no collection is called {route.remember!r}: {near}"
+    if route.keep_s is not None and route.remember is None:
+        yield (*path, "keep_s"), "is for what is remembered: take it out, or name a collection in remember"
+    if route.task is None:
+        for key in ("to", "on_change", "retain", "qos"):
+            if key in route.model_fields_set:
+                yield (*path, key), "without a task nothing is published: take it out"
 
 
 def _template_faults(path: Path, route: Route) -> Iterator[Fault]:
@@ -281,7 +316,7 @@ def _output(route: Route, base: str) -> list[str] | str:
     from edgeslm import templates
 
     if route.to is None:
-        return [*base.split("/"), "event", route.name or route.task]
+        return [*base.split("/"), "event", route.name or ""]
     try:
         levels = templates.topic_pattern(route.to, "#" if route.source == UNKNOWN_FILTER else route.source)
     except TemplateError as error:

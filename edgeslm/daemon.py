@@ -295,7 +295,7 @@ class Daemon:
             **figures,
             "broker_dropped": self.alerts.broker_dropped,
             "session_lost": self._sessions_lost,
-            "memory_bytes": memory_bytes(self.service.models.pids),
+            "memory_bytes": memory_bytes(self.service.pids),
             "temperature_c": temperature_c(),
             "drift": {name: watch.figures() for name, watch in self.service.watches.items()},
             "alerts": self.alerts.sentences(
@@ -305,6 +305,7 @@ class Daemon:
                     self._database.problem,
                     *self._bus.shortcomings,
                     *self._preparer.problems,
+                    *self.service.library.problems,
                     *(_drift_sentence(name, watch) for name, watch in self.service.watches.items()),
                 ],
             ),
@@ -321,7 +322,7 @@ class Daemon:
             "tasks": {
                 name: {
                     "kind": task.kind,
-                    "model": self.service.model_of(name),
+                    **({"model": model} if (model := self.service.model_of(name)) else {}),
                     **({"adapter": adapter.digest} if (adapter := self.service.adapter_of(name)) else {}),
                     **({"stages": stages} if len(stages := self.service.stages_of(name)) > 1 else {}),
                     "request": self.topics.request(name),

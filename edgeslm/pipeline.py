@@ -41,6 +41,7 @@ from edgeslm.errors import BrokerError, Busy, InternalError, InvalidRequest, Jou
 from edgeslm.messages import Request, Result
 from edgeslm.observe.health import Meter
 from edgeslm.outgoing import Outgoing
+from edgeslm.remembering import Remembering
 from edgeslm.routes import RouteReader, Skip
 from edgeslm.service import Service
 from edgeslm.topics import subscription_identifier
@@ -103,6 +104,7 @@ class Pipeline:
         self._spool = spool
         self._bus = bus
         self._outgoing = Outgoing(bus, topics)
+        self._remembering = Remembering(service.library, meter.drop)
         self._routes = [RouteReader(route, topics.base) for route in config.routes]
         self._held: dict[_Held, None] = {}
         self._held_bytes = 0
@@ -404,6 +406,9 @@ class Pipeline:
         if isinstance(work, Skip):
             self._meter.drop(work.reason)
             log.debug("route %s skipped a message: %s", route.name, work.sentence)
+            return
+        await self._remembering.keep(route.route, delivery, work.input, held.key)
+        if work.task is None:
             return
         request = Request(
             work.task, work.input, secrets.token_hex(8), work.topic, received_at=delivery.received_at

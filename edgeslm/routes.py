@@ -37,9 +37,9 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A message for a task, and how to publish the result."""
+    """A message for a task, and how to publish the result; without a task it is only remembered."""
 
-    task: str
+    task: str | None
     input: str
     topic: str
     qos: int
@@ -54,7 +54,7 @@ class RouteReader:
 
     def __init__(self, route: Route, base: str) -> None:
         self.route = route
-        self.name = route.name or route.task
+        self.name = route.name or route.task or ""
         self._base = base
         self._input = make_input(route.input) if route.input is not None else None
         self._topic = make_topic(route.to) if route.to is not None else None

@@ -28,6 +28,7 @@ from edgeslm.fields import (
     stage_name,
     topic_prefix,
 )
+from edgeslm.task_kinds import ALLOWED, Kind, Option
 from edgeslm.topics import DEFAULT_PREFIX, base_topic
 
 MAX_ROUTES = 256
@@ -38,48 +39,9 @@ LEARNED = "learned"
 NODE_STAGE = "node:"
 """Before ``NODE/TASK``: the stage that is a task of another node at the same broker."""
 
-Kind = Literal["classify", "extract", "answer", "summarize", "generate", "embed"]
-LEARNABLE: tuple[Kind, ...] = ("classify", "extract")
-"""The kinds of tasks that can be taught."""
 Overflow = Literal["error", "head", "tail", "middle"]
 Power = Literal["performance", "balanced", "idle"]
 Device = Literal["cpu", "cuda"]
-Option = Literal[
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "repetition_penalty",
-    "stop",
-    "seed",
-    "stream",
-    "priority",
-    "deadline_ms",
-    "labels",
-    "schema",
-    "context",
-]
-"""What a request may carry in ``options``, if its task allows it."""
-
-_COMMON: tuple[Option, ...] = ("priority", "deadline_ms")
-_SAMPLING: tuple[Option, ...] = ("max_tokens", "temperature", "top_p", "repetition_penalty", "seed")
-_TEXT: tuple[Option, ...] = (*_SAMPLING, "stop", "stream")
-
-ALLOWED: Mapping[Kind, tuple[Option, ...]] = {
-    "classify": _COMMON,
-    "extract": (*_COMMON, *_SAMPLING),
-    "answer": (*_COMMON, *_TEXT, "context"),
-    "summarize": (*_COMMON, *_TEXT),
-    "generate": (*_COMMON, *_TEXT),
-    "embed": _COMMON,
-}
-"""The options that senders may set when a task has no ``allow``."""
-
-POSSIBLE: Mapping[Kind, tuple[Option, ...]] = {
-    **ALLOWED,
-    "classify": (*ALLOWED["classify"], "labels"),
-    "extract": (*ALLOWED["extract"], "schema"),
-}
-"""The options that mean something to a kind, so that ``allow`` may name them."""
 
 
 class Section(BaseModel):
@@ -160,11 +122,12 @@ class Task(Section):
 
     kind: Kind | None = Field(
         default=None,
-        description="What to do: `classify`, `extract`, `answer`, `summarize`, `generate` or `embed`; "
-        "only a `learned` task may leave it out",
+        description="What to do: `classify`, `extract`, `answer`, `summarize`, `generate`, `embed` or "
+        "`search`; only a `learned` task may leave it out",
     )
     model: str | None = Field(
-        default=None, description="Which of `models` does it; only a `learned` task may leave it out"
+        default=None,
+        description="Which of `models` does it; only `search` and a `learned` task may leave it out",
     )
     instruction: str | None = Field(
         default=None, min_length=1, max_length=20_000, description="What the model is told"
@@ -192,6 +155,12 @@ class Task(Section):
     )
     mode: Literal["quote", "compose"] = Field(
         default="quote", description="How `answer` answers: `quote` the context, or `compose` a sentence"
+    )
+    knowledge: tuple[Name, ...] = Field(
+        default=(), max_length=16, description="Which of `knowledge` `answer` and `search` look in"
+    )
+    passages: int = Field(
+        default=5, ge=1, le=50, description="Passages that `search` finds, and that an `answer` may come from"
     )
     threshold: float = Field(
         default=0.0,
@@ -249,14 +218,42 @@ class Task(Section):
         return frozenset(self.allow if self.allow is not None else ALLOWED[self.kind or "classify"])
 
 
+class Knowledge(Section):
+    """A collection of documents that tasks look in, as `edgeslm knowledge add` makes one."""
+
+    path: FilePath = Field(description="The collection's file; the suffix `.sqlite` may be left out")
+    encoder: Name | None = Field(
+        default=None,
+        description="Which of `models` its passages are embedded with; without one only words are searched",
+    )
+    watch: tuple[FilePath, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Files and folders that are added, brought up to date and removed while the node runs",
+    )
+
+
 class Route(Section):
     """Watch a topic, publish what a task makes of each message."""
 
     name: Name | None = Field(
-        default=None, description="Name in counters and `event` topics; the task's name, numbered if taken"
+        default=None,
+        description="Name in counters and `event` topics; that of task or collection, numbered if taken",
     )
     source: TopicFilter = Field(alias="from", description="MQTT topic filter to watch")
-    task: str = Field(description="Which of `tasks` reads the messages")
+    task: str | None = Field(
+        default=None, description="Which of `tasks` reads the messages; may be left out beside `remember`"
+    )
+    remember: Name | None = Field(
+        default=None,
+        description="Which of `knowledge` keeps the messages, so that they are searched with the documents",
+    )
+    keep_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=10 * 365 * 24 * 3600,
+        description="Seconds for which a remembered message is found; without an end if left out",
+    )
     input: str | None = Field(
         default=None,
         max_length=20_000,
@@ -368,6 +365,9 @@ class Config(Section):
     tasks: Mapping[Name, Task] = Field(
         min_length=1, description="What can be asked for, by its name in topics"
     )
+    knowledge: Mapping[Name, Knowledge] = Field(
+        default={}, description="Collections of documents, by a name of your choice"
+    )
     routes: tuple[Route, ...] = Field(
         default=(), max_length=MAX_ROUTES, description="Topics to watch without any client"
     )
@@ -406,10 +406,11 @@ class Config(Section):
         taken = {route.name for route in routes if route.name}
         named = []
         for route in routes:
-            name, number = route.name or route.task, 1
+            own = route.task or route.remember or ""
+            name, number = route.name or own, 1
             while route.name is None and name in taken:
                 number += 1
-                name = f"{route.task}-{number}"
+                name = f"{own}-{number}"
             taken.add(name)
             named.append(route.model_copy(update={"name": name}))
         return tuple(named)

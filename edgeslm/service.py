@@ -21,9 +21,12 @@ from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Generate, Hardware, Output, Score
 from edgeslm.engine.prepared import CACHE
 from edgeslm.engine.process import EngineProcess
-from edgeslm.errors import BundleError, ConfigError, RequestError, UnknownTask
+from edgeslm.errors import BundleError, ConfigError, InternalError, RequestError, UnknownTask
 from edgeslm.escalation import Escalation, Target
-from edgeslm.messages import LEAST_PRIORITY, Request, Result
+from edgeslm.knowledge.process import KnowledgeProcess
+from edgeslm.knowledge.search import Found
+from edgeslm.library import Library, MakeKnowledge
+from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY, Request, Result
 from edgeslm.models import MakeProcess, Models
 from edgeslm.observe.drift import DriftWatch
 from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
@@ -38,7 +41,8 @@ class _Post:
 
     name: str
     task: Task
-    model: str
+    model: str | None
+    """None where words alone are searched, which no model does."""
     adapter: Bundle | None
 
     def through_adapter(self, call: Call) -> Call:
@@ -62,7 +66,14 @@ class Service:
     :raises ConfigError: tasks and bundles don't fit together.
     """
 
-    def __init__(self, config: Config, *, make_process: MakeProcess | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        make_process: MakeProcess | None = None,
+        make_knowledge: MakeKnowledge = KnowledgeProcess,
+    ) -> None:
+        self._config = config
         self._trust = Trust(config.signing, config.state_dir)
         problems: list[str] = []
         bundles = {name: self._trust.load(Path(model.bundle)) for name, model in config.models.items()}
@@ -81,7 +92,7 @@ class Service:
             raise ConfigError(problems)
         adapters: dict[str, dict[Path, str | None]] = {}
         for post in itertools.chain.from_iterable(self._posts.values()):
-            if post.adapter is not None:
+            if post.adapter is not None and post.model is not None:
                 adapters.setdefault(post.model, {})[post.adapter.path] = post.adapter.digest
         self.models = Models(
             self._bundles,
@@ -105,6 +116,13 @@ class Service:
                 )
             ),
         )
+        self.library = Library(
+            config.knowledge,
+            self.models,
+            remembered=frozenset(route.remember for route in config.routes if route.remember),
+            log_level=config.log_level.upper(),
+            make_process=make_knowledge,
+        )
         self.tasks = {name: posts[0].task for name, posts in self._posts.items()}
         """What checks requests and describes results, by the name of the task."""
         self.watches = {
@@ -126,23 +144,33 @@ class Service:
         )
 
     async def start(self) -> None:
-        """:raises BundleError: a bundle isn't signed though it must be, or an engine refuses it."""
+        """
+        :raises BundleError: a bundle isn't signed though it must be, or an engine refuses it.
+        :raises KnowledgeError: a collection can't be used.
+        """
         await self._trust.check()  # before anything of a bundle runs
-        await self.models.start()
+        await asyncio.gather(self.models.start(), self.library.start())
 
     async def stop(self) -> None:
+        await self.library.stop()  # it asks an encoder
         await self.models.stop()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes of this node beside its own, by what they are for."""
+        return {**self.models.pids, **self.library.pids}
 
     async def warm(self) -> None:
         """Has decoders read what all prompts of a task begin with, so that its first request needn't wait for
         that. Any request is more urgent, and goes before it."""
         for name, posts in self._posts.items():
             for post in posts:
-                is_decoder = self._bundles[post.model].manifest.model_kind == "decoder"
-                if is_decoder and self.models.is_loaded(post.model):
-                    await self._warm(name, post)
+                if post.model is None or not self.models.is_loaded(post.model):
+                    continue
+                if self._bundles[post.model].manifest.model_kind == "decoder":
+                    await self._warm(name, post, post.model)
 
-    async def _warm(self, name: str, post: _Post) -> None:
+    async def _warm(self, name: str, post: _Post, model: str) -> None:
         section, is_answer = post.task.section, post.task.kind == "answer"
         if section.verbatim or (is_answer and section.mode == "quote"):
             return  # the grammar is made of the message, and a cache serves one grammar
@@ -152,7 +180,7 @@ class Service:
                 if call.sampling.temperature > 0:
                     raise _WarmError  # its cache isn't kept
                 call = replace(call, only_read=True)
-            await self.models.ask(post.model, post.through_adapter(call), priority=LEAST_PRIORITY)
+            await self.models.ask(model, post.through_adapter(call), priority=LEAST_PRIORITY)
             raise _WarmError
 
         options = {"context": _ANY_TEXT} if is_answer else {}
@@ -190,8 +218,8 @@ class Service:
         """The adapter that the first stage's calls go through."""
         return self._posts[task][0].adapter
 
-    def model_of(self, task: str) -> str:
-        """Name of the model that serves a task's first stage."""
+    def model_of(self, task: str) -> str | None:
+        """Name of the model that serves a task's first stage, if one does."""
         return self._posts[task][0].model
 
     def stages_of(self, task: str) -> tuple[str, ...]:
@@ -220,6 +248,9 @@ class Service:
                 # Instruction and examples are for the models behind it.
                 alone = {"instruction": None, "examples": ()} if section.stages else {}
                 posts.append(self._learned_post(name, own.model_copy(update=alone)))
+            elif own.kind == "search":
+                encoder = self._config.knowledge[own.knowledge[0]].encoder
+                posts.append(_Post(stage, make_task(name, own, seek=self._seek), encoder, None))
             elif not stage.startswith(NODE_STAGE):
                 behind = own.model_copy(update={"model": stage, "learned": None})
                 if section.stages and own.kind == "extract":  # what is written has no confidence: it answers
@@ -259,7 +290,7 @@ class Service:
         model, adapter = section.model, self._adapters.get(name)
         if model is None:
             raise ConfigError([f"tasks.{name}.model: missing"])
-        task = make_task(name, section, adapter)
+        task = make_task(name, section, adapter, self._seek)
         return self._post(model, task, model, adapter, f"tasks.{name}.adapter")
 
     def _post(self, stage: str, task: Task, model: str, adapter: Bundle | None, where: str) -> _Post:
@@ -274,6 +305,11 @@ class Service:
             except BundleError as error:
                 raise ConfigError([f"{where}: {error}"]) from None
         return _Post(stage, task, model, adapter)
+
+    async def _seek(
+        self, question: str, collections: Sequence[str], k: int, priority: int = NORMAL_PRIORITY
+    ) -> Sequence[Found]:
+        return await self.library.seek(question, collections, k, priority)
 
     def _find(self, digest: str) -> str | None:
         """The model whose bundle has this digest."""
@@ -303,12 +339,14 @@ class Service:
         self, post: _Post, request: Request, on_chunk: OnChunk | None, on_try: Callable[[int], None]
     ) -> Answer:
         async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
+            if post.model is None:
+                raise InternalError(f"task {request.task} has no model to ask")
             call = post.through_adapter(call)
             return await self.models.ask(post.model, call, on_chunk, on_try, request.priority)
 
-        label = self.models.label(post.model)
+        label = None if post.model is None else self.models.label(post.model)
         if post.adapter is not None:  # small@sha256:1f3a...+sha256:9c2b...
-            label += f"+{short_digest(post.adapter.digest)}"
+            label = f"{label}+{short_digest(post.adapter.digest)}"
         outcome = await post.task.run(request, ask, on_chunk)
         watch = self.watches.get(request.task)
         if watch is not None and post is self._posts[request.task][0]:

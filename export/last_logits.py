@@ -21,6 +21,7 @@ ROWS: Final = 9
 MOST_VOCABULARY: Final = 160_000
 """Zeros for a piece of 64 tokens then take 41 MB while it is read: with more, too much to go uncounted."""
 _NAME: Final = "/lm_head/last"
+_BOUNDS: Final = {"first": -ROWS, "end": 1 << 62, "axis": 1, "none": 0}
 
 
 def keep_last_logits(folder: Path, plain: str = "model.onnx") -> bool:
@@ -46,38 +47,41 @@ def keep_last_logits(folder: Path, plain: str = "model.onnx") -> bool:
 
 def widen_head(graph: Any) -> bool:
     """Changes the graph in place. :return: false where it was left as it is."""
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     kept, few = f"{_NAME}/Slice/output_0", f"{_NAME}/logits"
     found: list[str] = []
 
-    def keep(hidden: str) -> Any:
+    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+        return helper.make_node(kind, inputs, [output], name=f"{_NAME}/{kind}/{output}", **attributes)
+
+    def keep(hidden: str) -> list[Any]:
         found.append(hidden)
-        bounds = [f"{_NAME}/{bound}" for bound in ("first", "end", "axis")]
-        return helper.make_node("Slice", [hidden, *bounds], [kept], name=f"{_NAME}/Slice")
+        bounds = {name: f"{_NAME}/{name}" for name in _BOUNDS}
+        # Made of a shape and not constants: with one constant more than the graph that scores labels has, the
+        # runtime lays the weights of both out in another order, and they couldn't share a prepared file.
+        return [
+            node("Shape", [hidden], f"{_NAME}/one", start=0, end=1),
+            *(
+                node("ConstantOfShape", [f"{_NAME}/one"], bounds[name], value=_number(value))
+                for name, value in _BOUNDS.items()
+            ),
+            node("Slice", [hidden, bounds["first"], bounds["end"], bounds["axis"]], kept),
+        ]
 
     if not replace_pruning(graph, kept, "last", keep):
         return False
-    for node in graph.node:
-        for place, output in enumerate(node.output):
-            if output == "logits":
-                node.output[place] = few
+    for old in graph.node:
+        old.output[:] = [few if output == "logits" else output for output in old.output]
     (hidden,) = found
-    steps: list[tuple[str, list[str], str, dict[str, int]]] = [
-        ("Shape", [hidden], "all", {"start": 1, "end": 2}),
-        ("Shape", [kept], "few", {"start": 1, "end": 2}),
-        ("Sub", [f"{_NAME}/all", f"{_NAME}/few"], "missing", {}),
-        ("Concat", [f"{_NAME}/missing", f"{_NAME}/none"], "pads", {"axis": 0}),
-    ]
     nodes = [
-        helper.make_node(kind, inputs, [f"{_NAME}/{output}"], name=f"{_NAME}/{kind}/{output}", **attributes)
-        for kind, inputs, output, attributes in steps
+        node("Shape", [hidden], f"{_NAME}/all", start=1, end=2),
+        node("Shape", [kept], f"{_NAME}/few", start=1, end=2),
+        node("Sub", [f"{_NAME}/all", f"{_NAME}/few"], f"{_NAME}/missing"),
+        node("Concat", [f"{_NAME}/missing", f"{_NAME}/none"], f"{_NAME}/pads", axis=0),
+        node("Pad", [few, f"{_NAME}/pads", "", f"{_NAME}/axis"], "logits"),
     ]
-    padding = [few, f"{_NAME}/pads", "", f"{_NAME}/axis"]
-    nodes.append(helper.make_node("Pad", padding, ["logits"], name=f"{_NAME}/Pad"))
     replace_nodes(graph, [*graph.node, *nodes])
-    for name, number in {"first": -ROWS, "end": 1 << 62, "axis": 1, "none": 0}.items():
-        graph.initializer.append(numpy_helper.from_array(_number(number), f"{_NAME}/{name}"))
     for value in graph.output:
         if value.name == "logits":
             value.type.tensor_type.shape.dim[1].dim_param = "sequence_length"
@@ -102,5 +106,6 @@ def give_every_token(graph: Any) -> None:
 
 def _number(value: int) -> Any:
     import numpy as np
+    from onnx import numpy_helper
 
-    return np.array([value], np.int64)
+    return numpy_helper.from_array(np.array([value], np.int64))

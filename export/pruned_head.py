@@ -11,12 +11,12 @@ from typing import Any, Final
 _PRUNING: Final = "/lm_head/prune/"
 
 
-def replace_pruning(graph: Any, kept: str, tokens: str, make: Callable[[str], Any]) -> bool:
+def replace_pruning(graph: Any, kept: str, tokens: str, make: Callable[[str], list[Any]]) -> bool:
     """Changes the graph in place.
 
     :param kept: the value that the head is to read instead, [1, ``tokens``, size].
     :param tokens: name of the dimension that the head's values have then.
-    :param make: gets the name of the values of all tokens, and gives the node that makes ``kept`` of them.
+    :param make: gets the name of the values of all tokens, and gives the nodes that make ``kept`` of them.
     :return: false where the head is not pruned; nothing is changed then.
     """
     found = _find(graph)
@@ -45,13 +45,15 @@ def _find(graph: Any) -> tuple[list[Any], str] | None:
     return (pruning, *hidden) if len(hidden) == 1 else None
 
 
-def _put(graph: Any, pruning: list[Any], hidden: str, kept: str, make: Callable[[str], Any] | None) -> None:
-    """``kept`` in the place of what ``pruning`` made, and the node that makes it."""
+def _put(
+    graph: Any, pruning: list[Any], hidden: str, kept: str, make: Callable[[str], list[Any]] | None
+) -> None:
+    """``kept`` in the place of what ``pruning`` made, and the nodes that make it."""
     made = {output for node in pruning for output in node.output}
     nodes = []
     for node in graph.node:
         if node in pruning:
-            nodes += [make(hidden)] if make and node == pruning[0] else []
+            nodes += make(hidden) if make and node == pruning[0] else []
             continue
         for place, source in enumerate(node.input):
             if source in made:

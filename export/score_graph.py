@@ -55,8 +55,8 @@ def open_branches(graph: Any) -> bool:
 
     kept = "/lm_head/wanted/Gather/output_0"
 
-    def gather(hidden: str) -> Any:
-        return helper.make_node("Gather", [hidden, WANTED], [kept], name="/lm_head/wanted/Gather", axis=1)
+    def gather(hidden: str) -> list[Any]:
+        return [helper.make_node("Gather", [hidden, WANTED], [kept], name="/lm_head/wanted/Gather", axis=1)]
 
     if not replace_pruning(graph, kept, "wanted", gather):
         return False

@@ -24,7 +24,8 @@ from edgeslm.config import (
     parse_config,
 )
 from edgeslm.sandbox import Sandbox
-from edgeslm.sections import ALLOWED, POSSIBLE, Example
+from edgeslm.sections import Example
+from edgeslm.task_kinds import ALLOWED, POSSIBLE
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = (ROOT / "docs/config.md").read_text("utf-8")

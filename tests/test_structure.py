@@ -17,18 +17,19 @@ ROOT = Path(__file__).resolve().parent.parent
 FOUNDATION = {
     *("errors", "topics", "messages", "bundle", "calibration", "pointing", "shape", "profiles", "arithmetic"),
     *("ownership", "document", "fields", "sandbox", "templates", "sections", "consistency", "config"),
+    "task_kinds",
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""
 
 LAYERS = (
     FOUNDATION,
-    {"board"},
+    {"board", "link"},
     {"engine", "bus", "knowledge", "routes", "inspection", "signature", "feedback"},
     {"tasks", "trust", "expectation"},
     {"scheduler", "models", "observe", "cascade", "corrections"},
-    {"escalation", "preparing"},
+    {"escalation", "preparing", "library"},
     {"service", "client", "doctor"},
-    {"outgoing", "tries", "neighbours"},
+    {"outgoing", "tries", "neighbours", "remembering"},
     {"pipeline"},
     {"daemon", "demo", "commands"},
     {"cli"},
@@ -38,7 +39,7 @@ LAYERS = (
 
 NO_BUS = {
     *("engine", "knowledge", "tasks", "scheduler", "models", "observe", "cascade", "escalation", "service"),
-    *("routes", "preparing"),
+    *("routes", "preparing", "library", "link"),
 }
 """What computes knows no bus: requests and results are values."""
 

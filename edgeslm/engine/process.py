@@ -24,8 +24,8 @@ from edgeslm.engine.calls import (
     Output,
     Power,
 )
-from edgeslm.engine.link import Link
 from edgeslm.errors import REQUEST_ERRORS, BundleError, InternalError, ModelUnavailable
+from edgeslm.link import Link
 from edgeslm.messages import NORMAL_PRIORITY
 
 log = logging.getLogger("edgeslm.engine")

@@ -114,8 +114,15 @@ class Collection:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """All reads inside see one state of the collection, whatever is written meanwhile."""
-        with transaction(self._opened, self.file, writes=False):
+        with self._transaction(writes=False):
             yield self._opened
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is changed inside is one transaction, which is on the disk at its end: one sync for all."""
+        self._opened.execute("PRAGMA synchronous = FULL")
+        with self._writing():
+            yield
 
     # --- documents ----------------------------------------------------------------------------------
 
@@ -292,8 +299,16 @@ class Collection:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with transaction(self._opened, self.file, writes=True):
+        with self._transaction(writes=True):
             yield self._opened
+
+    @contextmanager
+    def _transaction(self, *, writes: bool) -> Iterator[None]:
+        if self._opened.in_transaction:  # of ``together``
+            yield
+            return
+        with transaction(self._opened, self.file, writes=writes):
+            yield
 
     def _find(self, column: str, value: str) -> Entry | None:
         with self.reading() as db:

@@ -42,18 +42,22 @@ def add_files(
     *,
     embed: Embed | None = None,
     sync: bool = False,
+    wants: Callable[[Path], bool] = lambda path: True,
     on_file: Callable[[str], None] = lambda source: None,
     on_broken: Callable[[str], None] = lambda sentence: None,
 ) -> Totals:
     """Adds files and all that is below folders, each in a transaction of its own.
 
     :param sync: also remove the documents whose files were below ``paths`` and are gone.
+    :param wants: asked of each file, whether it is looked at at all.
     :param on_file: told of each file before it is looked at.
     :param on_broken: told of each file that can't be read, in a sentence; what is there of it stays.
     :raises KnowledgeError: the collection can't be written; the documents so far are kept.
     """
     totals = Totals()
     for path, source in find_files(paths, totals.skipped):
+        if not wants(path):
+            continue
         on_file(source)
         try:
             origin = _look_at(path)

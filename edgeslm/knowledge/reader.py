@@ -85,10 +85,10 @@ def read_document(path: Path, source: str) -> Document:
                 document = _TEXT_READERS[kind](_decoded(content.getvalue(), source), source)
     except OSError as error:
         raise KnowledgeError(f"{source} can't be read: {error.strerror or error}.") from None
-    return _checked(document)
+    return check_document(document)
 
 
-def _checked(document: Document) -> Document:
+def check_document(document: Document) -> Document:
     """:raises KnowledgeError: no text, or more than can be kept."""
     if not document.text.strip():
         raise KnowledgeError(f"{document.source} has no text in it.")

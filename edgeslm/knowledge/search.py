@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,18 @@ class Found(Kept):
     """Which part of the question's words it has with its heading, rare ones counting more: 0 to 1."""
     margin: float
     """By how much its score is above the next one's."""
+    collection: str = ""
+    """The name of its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A collection to search in. ``vector`` is the question's, by the collection's encoder; without one it is
+    searched by its words alone."""
+
+    collection: Collection
+    vector: Sequence[float] | None = None
+    name: str = ""
 
 
 def search(
@@ -82,38 +94,91 @@ def search(
     :param embed: by the encoder that the collection was embedded with.
     :raises KnowledgeError: the collection can't be read.
     """
-    words = parse_words(question)
     vector = embed([question])[0] if embed is not None and collection.encoder is not None else None
-    with collection.reading() as db:
+    return search_all([Place(collection, vector)], question, k=k, weights=weights, only=only, now=now)
+
+
+def search_all(
+    places: Sequence[Place],
+    question: str,
+    *,
+    k: int = 5,
+    weights: Weights = Weights(),
+    only: Filter = Filter(),
+    now: float | None = None,
+) -> list[Found]:
+    """The same over several collections, whose candidates are judged beside one another.
+
+    :raises KnowledgeError: one of them can't be read.
+    """
+    now = time.time() if now is None else now
+    candidates: list[_Candidate] = []
+    for place in places:
+        candidates += _candidates(place, parse_words(question), max(CANDIDATES, k + 1), weights, only, now)
+    scores = fuse(
+        [one.bm25 for one in candidates],
+        [one.cosine for one in candidates],
+        [one.heading for one in candidates],
+        weights,
+    )
+    order = sorted(range(len(candidates)), key=lambda number: (-scores[number], number))
+    below = [scores[number] for number in order[1 : k + 1]] + [0.0]
+    chosen = [candidates[number] for number in order[:k]]
+    return [
+        Found(
+            **asdict(one.row.kept),
+            score=scores[number],
+            bm25=one.bm25,
+            cosine=one.cosine,
+            overlap=overlap,
+            margin=scores[number] - next_score,
+            collection=one.place,
+        )
+        for one, number, next_score, overlap in zip(chosen, order, below, _overlaps(chosen), strict=False)
+    ]
+
+
+def _overlaps(chosen: Sequence[_Candidate]) -> list[float]:
+    """Which part of the question's words each has; those of one collection are looked at together."""
+    overlaps = [0.0] * len(chosen)
+    for place in {one.place for one in chosen}:
+        numbers = [number for number, one in enumerate(chosen) if one.place == place]
+        texts = [chosen[number].row.whole for number in numbers]
+        for number, share in zip(numbers, shares(texts, chosen[numbers[0]].telling), strict=True):
+            overlaps[number] = share
+    return overlaps
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    row: _Row
+    bm25: float
+    cosine: float | None
+    heading: float
+    """Share of the question's words that its heading has."""
+    telling: Mapping[str, float]
+    """How much each word of the question is worth in its collection."""
+    place: str
+
+
+def _candidates(
+    place: Place, words: Sequence[str], most: int, weights: Weights, only: Filter, now: float
+) -> list[_Candidate]:
+    """The best of one collection by either figure, each with both."""
+    with place.collection.reading() as db:
         passages = count_passages(db)
-        allowed = _allowed(db, only, time.time() if now is None else now)
+        allowed = _allowed(db, only, now)
         counts = count(db, words)
         bm25 = score(db, counts, passages, allowed=allowed, heading_word=weights.heading_word)
-        most = max(CANDIDATES, k + 1)
         best = [-slot for _, slot in heapq.nlargest(most, ((value, -slot) for slot, value in bm25.items()))]
-        cosines = {} if vector is None else _nearest(db, vector, most, allowed, best)
+        cosines = {} if place.vector is None else _nearest(db, place.vector, most, allowed, best)
         slots = sorted({*best, *cosines})
         rows = _rows(db, slots)
     telling = weigh({**dict.fromkeys(words, 0), **counts}, passages)
-    scores = fuse(
-        [bm25.get(slot, 0.0) for slot in slots],
-        [cosines.get(slot) for slot in slots],
-        shares([f"{row.title}\n{row.kept.heading}" for row in rows], telling),
-        weights,
-    )
-    order = sorted(range(len(slots)), key=lambda place: (-scores[place], place))
-    overlaps = shares([rows[place].whole for place in order[:k]], telling)
-    below = [scores[place] for place in order[1 : k + 1]] + [0.0]
+    headings = shares([f"{row.title}\n{row.kept.heading}" for row in rows], telling)
     return [
-        Found(
-            **asdict(rows[place].kept),
-            score=scores[place],
-            bm25=bm25.get(slots[place], 0.0),
-            cosine=cosines.get(slots[place]),
-            overlap=overlap,
-            margin=scores[place] - next_score,
-        )
-        for place, overlap, next_score in zip(order, overlaps, below, strict=False)
+        _Candidate(row, bm25.get(slot, 0.0), cosines.get(slot), heading, telling, place.name)
+        for slot, row, heading in zip(slots, rows, headings, strict=True)
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, Protocol
 
@@ -11,8 +11,9 @@ from edgeslm.bundle import Bundle, LearnedSection
 from edgeslm.calibration import Calibration, find_threshold
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Cost, Output, Sampling, Text, Turn
-from edgeslm.errors import ConfigError, InvalidRequest
-from edgeslm.messages import Request, Truncated
+from edgeslm.errors import ConfigError, InternalError, InvalidRequest
+from edgeslm.knowledge.search import Found
+from edgeslm.messages import NORMAL_PRIORITY, Request, Truncated
 from edgeslm.sections import LEARNED
 
 PROBABILITY: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0, "maximum": 1}
@@ -23,6 +24,14 @@ class Ask(Protocol):
     """The engine as a task sees it."""
 
     async def __call__(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output: ...
+
+
+class Seek(Protocol):
+    """The node's collections as a task sees them: the best passages of those named, the best first."""
+
+    async def __call__(
+        self, question: str, collections: Sequence[str], k: int, priority: int = NORMAL_PRIORITY
+    ) -> Sequence[Found]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +54,18 @@ class Outcome:
 
 
 class Task(ABC):
-    """One entry of ``tasks:``, ready to run. ``bundle`` is the head or the adapter that it was taught as."""
+    """One entry of ``tasks:``, ready to run. ``bundle`` is the head or the adapter that it was taught as,
+    ``seek`` finds passages of documents."""
 
     kind: ClassVar[str]
 
-    def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
+    def __init__(
+        self, name: str, section: TaskSection, bundle: Bundle | None = None, seek: Seek | None = None
+    ) -> None:
         self.name = name
         self.section = section
         self.bundle = bundle
+        self.seek = seek
 
     @property
     def learned(self) -> LearnedSection | None:
@@ -93,10 +106,21 @@ class Task(ABC):
                 raise InvalidRequest(
                     f"task {self.name} does not let senders set the option {option!r} (it allows: {may})"
                 )
+        for name in request.options.get("knowledge", ()):
+            if name not in self.section.knowledge:
+                may = ", ".join(self.section.knowledge) or "none"
+                raise InvalidRequest(f"task {self.name} doesn't look in {name!r}; its collections are: {may}")
         self.check_input(request)
 
     def check_input(self, request: Request) -> None:
         self.text(request)
+
+    async def find(self, request: Request, k: int) -> Sequence[Found]:
+        """The best passages of the task's collections, or of those among them that the request names."""
+        if self.seek is None:
+            raise InternalError(f"task {self.name} has nothing to look in")
+        names = request.options.get("knowledge", self.section.knowledge)
+        return await self.seek(self.text(request), names, k, request.priority)
 
     def text(self, request: Request) -> str:
         """The input as text; only ``generate`` reads objects."""

@@ -1,0 +1,40 @@
+"""Messages that a collection remembers: each is a document of its own, found until its time is over."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.collection import Collection, Origin
+from edgeslm.knowledge.passages import Document, split
+from edgeslm.knowledge.queries import Memory
+from edgeslm.knowledge.reader import check_document
+
+
+def remember(
+    collection: Collection, memories: Sequence[Memory], on_refused: Callable[[str], None] = lambda why: None
+) -> int:
+    """Puts all of them, on the disk at its end and in one transaction, which costs one sync. Without vectors,
+    until they are embedded.
+
+    :param on_refused: told of each that can't be kept, in a sentence without its text.
+    :return: how many are kept.
+    :raises KnowledgeError: the collection can't be written; none is kept.
+    """
+    kept = 0
+    with collection.together():
+        for memory in memories:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(memory.at))
+            try:
+                document = check_document(Document(memory.source, f"{memory.topic} {when}", memory.text))
+            except KnowledgeError as error:
+                on_refused(str(error))
+                continue
+            raw = memory.text.encode(errors="surrogatepass")
+            expires = None if memory.keep_s is None else memory.at + memory.keep_s
+            origin = Origin(hashlib.sha256(raw).hexdigest(), len(raw), memory.at, None, expires)
+            collection.put(document, split(document), origin)
+            kept += 1
+    return kept

@@ -1,0 +1,222 @@
+"""The parent's handle on the process of the collections: start it, ask it, notice its death.
+
+Imports neither numpy nor an engine. What embeds texts is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.queries import Memory, Query, Shelf, encode_shelf
+from edgeslm.knowledge.search import Found
+from edgeslm.link import Link
+
+log = logging.getLogger("edgeslm.knowledge")
+
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "edgeslm.knowledge.worker")
+"""-P keeps the working directory off the module path."""
+
+STOP_GRACE_S = 5.0
+AGAIN_S = 1.0
+"""Before a process that ended is started again, if folders are watched."""
+TRIES = 2
+"""A search is harmless: one during which the process ended is tried once more."""
+
+EmbedTexts = Callable[[str, Sequence[str]], Awaitable[Sequence[Sequence[float]]]]
+"""Texts of a collection to vectors by its encoder."""
+
+
+class _EndedError(KnowledgeError):
+    """The process ended meanwhile."""
+
+
+class KnowledgeProcess:
+    """One process for all collections of a node; lives on one event loop.
+
+    :param embed: asked for the vectors of what was added; what it raises puts that off.
+    """
+
+    def __init__(
+        self,
+        shelves: Sequence[Shelf],
+        *,
+        embed: EmbedTexts,
+        log_level: str = "WARNING",
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self._shelves = shelves
+        self._embed = embed
+        self._log_level = log_level
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: Link | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._number = 0
+        self._troubles: dict[str, str] = {}
+        self._starting = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps collections from being up to date, in sentences."""
+        return [f"The collection {name}: {why}." for name, why in sorted(self._troubles.items())]
+
+    async def start(self) -> None:
+        """Starts the process and waits until its collections are open; nothing if it runs.
+
+        :raises KnowledgeError: one of them can't be used, or the process can't be started.
+        """
+        async with self._starting:
+            if self._link is not None or self._stopped:
+                return
+            loop = asyncio.get_running_loop()
+            ours, theirs = socket.socketpair()
+            try:
+                _, link = await loop.create_unix_connection(lambda: Link(self._handle, self._lost), sock=ours)
+                try:
+                    self._process = self._spawn(theirs.fileno())
+                except OSError as error:
+                    link.close()
+                    raise KnowledgeError(f"collections can't be opened: {error.strerror}") from None
+            finally:
+                theirs.close()
+            self._link, self._ready = link, loop.create_future()
+            try:
+                await self._ready
+            except BaseException:
+                self._close(KnowledgeError("the collections were not opened"))
+                self._bury()
+                raise
+
+    async def seek(self, query: Query) -> list[Found]:
+        """:raises KnowledgeError: a collection can't be searched."""
+        found: list[Found] = await self._ask("seek", query)
+        return found
+
+    async def remember(self, collection: str, memory: Memory) -> None:
+        """Returns when it is on the disk.
+
+        :raises KnowledgeError: it can't be written.
+        """
+        await self._ask("remember", collection, memory)
+
+    async def stop(self) -> None:
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
+        self._close(KnowledgeError("the node is stopping"))
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            await asyncio.to_thread(process.wait, STOP_GRACE_S)
+        except subprocess.TimeoutExpired:  # in a transaction, which is then as if it never was
+            process.kill()
+            await asyncio.to_thread(process.wait)
+
+    async def _ask(self, kind: str, *values: Any) -> Any:
+        for attempt in range(1, TRIES + 1):
+            await self.start()
+            if self._link is None:
+                raise KnowledgeError("the node is stopping")
+            self._number += 1
+            number, future = self._number, asyncio.get_running_loop().create_future()
+            self._pending[number] = future
+            self._link.send((kind, number, *values))
+            try:
+                return await future
+            except _EndedError:
+                if attempt == TRIES:
+                    raise
+            finally:
+                self._pending.pop(number, None)
+        return None
+
+    def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
+        arguments = [str(descriptor), self._log_level, *(encode_shelf(shelf) for shelf in self._shelves)]
+        return subprocess.Popen([*self._command, *arguments], pass_fds=[descriptor], stdin=subprocess.DEVNULL)
+
+    def _handle(self, message: tuple[Any, ...]) -> None:
+        kind, *rest = message
+        if kind in ("ready", "refused"):
+            if self._ready is not None and not self._ready.done():
+                if kind == "ready":
+                    self._ready.set_result(None)
+                else:
+                    self._ready.set_exception(KnowledgeError(rest[0]))
+        elif kind == "embed":
+            self._begin(self._give_vectors(*rest))
+        elif kind == "trouble":
+            self._note(*rest)
+        elif (future := self._pending.get(rest[0])) is not None and not future.done():
+            if kind == "done":
+                future.set_result(rest[1])
+            else:
+                future.set_exception(KnowledgeError(rest[1]))
+
+    def _note(self, name: str, why: str | None) -> None:
+        self._troubles.pop(name, None)
+        if why is not None:
+            log.warning("the collection %s: %s", name, why)
+            self._troubles[name] = why
+
+    async def _give_vectors(self, number: int, name: str, texts: Sequence[str]) -> None:
+        vectors = None
+        try:
+            vectors = await self._embed(name, texts)
+        except Exception as error:  # whatever it is, words find the passages meanwhile
+            log.warning("passages of %s can't be embedded now: %s", name, type(error).__name__)
+        if self._link is not None:
+            self._link.send(("vectors", number, vectors))
+
+    def _begin(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _lost(self) -> None:
+        status = self._bury()
+        log.error("the process of the collections ended unexpectedly (%s)", status)
+        self._close(_EndedError(f"the process of the collections ended unexpectedly ({status})"))
+        if any(shelf.is_kept for shelf in self._shelves) and not self._stopped:
+            self._begin(self._start_again())
+
+    async def _start_again(self) -> None:
+        await asyncio.sleep(AGAIN_S)
+        try:
+            await self.start()
+        except KnowledgeError as error:  # the next search says so too
+            log.error("the collections can't be opened again: %s", error)
+
+    def _bury(self) -> str:
+        process, self._process = self._process, None
+        if process is None:
+            return "stopped"
+        process.kill()
+        status = process.wait()
+        return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+    def _close(self, error: Exception) -> None:
+        """Closes the pipe; what waits for the process fails with ``error``."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        waiting: list[asyncio.Future[Any]] = [*self._pending.values()]
+        if self._ready is not None:
+            waiting.append(self._ready)
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)

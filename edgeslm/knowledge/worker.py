@@ -1,0 +1,152 @@
+"""The process of a node's collections: one thread searches, another keeps folders and messages in them.
+
+It is its own process because numpy and a search's vectors have no place in the one that holds the connection
+to the broker. What embeds texts is an engine of the node, which is asked over the pipe. It ends when the pipe
+closes, whatever it is doing: a collection holds whole documents at any time.
+
+Messages, as tuples:
+
+- to it: ``("seek", number, Query)``, ``("remember", number, collection, Memory)``, ``("vectors", number,
+  vectors or None)``
+- from it: ``("ready",)`` or ``("refused", sentence)`` once; then ``("done", number, value)``, ``("failed",
+  number, sentence)``, ``("embed", number, collection, texts)``, ``("trouble", collection, sentence or None)``
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.keeper import Keeper
+from edgeslm.knowledge.queries import Query, Shelf, parse_shelf
+from edgeslm.knowledge.search import Found, Place, search_all
+
+log = logging.getLogger("edgeslm.knowledge")
+
+
+class Mailbox:
+    """The pipe, to which both threads write."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+
+    def send(self, *message: Any) -> None:
+        try:
+            with self._lock:
+                self._pipe.send(message)
+        except OSError:
+            os._exit(0)  # the parent is gone or done with us
+
+    def receive(self) -> tuple[Any, ...]:
+        try:
+            message: tuple[Any, ...] = self._pipe.recv()
+        except (EOFError, OSError):
+            os._exit(0)
+        return message
+
+
+class Searcher:
+    """The collections, opened to be read; one whose file was replaced is opened anew."""
+
+    def __init__(self, shelves: Iterable[Shelf]) -> None:
+        self._shelves = {shelf.name: shelf for shelf in shelves}
+        self._open: dict[str, tuple[Collection, tuple[int, int]]] = {}
+
+    def search(self, query: Query) -> list[Found]:
+        """:raises KnowledgeError: a collection can't be read."""
+        places = []
+        for name in query.collections:
+            collection = self.collection(name)
+            tag, own = collection.encoder, self._shelves[name].encoder
+            is_embedded = tag is not None and own is not None and tag.digest == own.digest
+            places.append(Place(collection, query.vector if is_embedded else None, name))
+        return search_all(places, query.question, k=query.k, only=query.only)
+
+    def collection(self, name: str) -> Collection:
+        """:raises KnowledgeError: it isn't there, or can't be read."""
+        opened = self._open.get(name)
+        if opened is not None:
+            if _identity(opened[0].file) == opened[1]:
+                return opened[0]
+            opened[0].close()
+            del self._open[name]
+        collection = Collection(self._shelves[name].path)
+        collection.open()
+        self._open[name] = (collection, _identity(collection.file))
+        return collection
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """Which file it is; a missing one is none."""
+    with suppress(OSError):
+        status = file.stat()
+        return (status.st_dev, status.st_ino)
+    return (0, 0)
+
+
+def serve(pipe: Connection, shelves: list[Shelf]) -> None:
+    """Opens the collections, says so, and answers until the pipe closes."""
+    mailbox = Mailbox(pipe)
+    keeper = Keeper([shelf for shelf in shelves if shelf.is_kept], mailbox.send)
+    searcher = Searcher(shelves)
+    try:
+        keeper.make()
+        for shelf in shelves:
+            _check_encoder(shelf, searcher.collection(shelf.name))
+    except KnowledgeError as error:
+        mailbox.send("refused", str(error))
+        return
+    mailbox.send("ready")
+    keeper.start()
+    while True:
+        kind, number, *rest = mailbox.receive()
+        if kind == "seek":
+            mailbox.send(*_found(searcher, number, *rest))
+        elif kind == "remember":
+            keeper.remember(number, *rest)
+        else:
+            keeper.take_vectors(number, *rest)
+
+
+def _check_encoder(shelf: Shelf, collection: Collection) -> None:
+    tag = collection.encoder
+    if tag is not None and shelf.encoder is not None and tag.digest != shelf.encoder.digest:
+        raise KnowledgeError(
+            f"knowledge.{shelf.name}.encoder: {collection.file} was embedded with another encoder, "
+            f"{tag.path}; name that one, or embed all passages anew (edgeslm knowledge add --re-embed)"
+        )
+
+
+def _found(searcher: Searcher, number: int, query: Query) -> tuple[Any, ...]:
+    try:
+        return ("done", number, searcher.search(query))
+    except KnowledgeError as error:
+        return ("failed", number, str(error))
+    except Exception as error:  # a mistake of ours; the type alone, since its text may quote the question
+        log.error("a search failed: %s", type(error).__name__)
+        log.debug("a search failed", exc_info=True)
+        return ("failed", number, f"the search failed ({type(error).__name__})")
+
+
+def main(argv: list[str]) -> None:
+    """``python -m edgeslm.knowledge.worker FD LOG_LEVEL SHELF...``; started by ``process``."""
+    # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(level=argv[1], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    serve(Connection(int(argv[0])), [parse_shelf(text) for text in argv[2:]])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,121 @@
+"""The collections of a node: searched by a process of their own, embedded by the node's encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from edgeslm.config import Knowledge
+from edgeslm.engine.calls import Embed
+from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable
+from edgeslm.knowledge.collection import EncoderTag
+from edgeslm.knowledge.process import KnowledgeProcess
+from edgeslm.knowledge.queries import Memory, Query, Shelf
+from edgeslm.knowledge.search import Found
+from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY
+from edgeslm.models import Models
+
+MakeKnowledge = Callable[..., KnowledgeProcess]
+
+
+class Library:
+    """Searches and remembers, once it is started.
+
+    :param remembered: names of the collections that routes remember messages in.
+    :raises ConfigError: what is named as an encoder is none.
+    """
+
+    def __init__(
+        self,
+        sections: Mapping[str, Knowledge],
+        models: Models,
+        *,
+        remembered: frozenset[str] = frozenset(),
+        log_level: str = "WARNING",
+        make_process: MakeKnowledge = KnowledgeProcess,
+    ) -> None:
+        self._sections = sections
+        self._models = models
+        problems = [
+            f"knowledge.{name}.encoder: {section.encoder} is a decoder; name a model that embeds"
+            for name, section in sections.items()
+            if section.encoder and models.bundle(section.encoder).manifest.model_kind != "encoder"
+        ]
+        if problems:
+            raise ConfigError(problems)
+        shelves = [
+            Shelf(
+                name,
+                section.path,
+                self._tag(section.encoder),
+                tuple(section.watch),
+                name in remembered,
+            )
+            for name, section in sections.items()
+        ]
+        self._process = (
+            make_process(shelves, embed=self._embed_added, log_level=log_level) if shelves else None
+        )
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """For the memory that ``health`` tells."""
+        pid = None if self._process is None else self._process.pid
+        return {} if pid is None else {"knowledge": pid}
+
+    @property
+    def problems(self) -> list[str]:
+        return [] if self._process is None else self._process.problems
+
+    async def start(self) -> None:
+        """:raises KnowledgeError: a collection can't be used."""
+        if self._process is not None:
+            await self._process.start()
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            await self._process.stop()
+
+    async def seek(
+        self, question: str, collections: Sequence[str], k: int, priority: int = NORMAL_PRIORITY
+    ) -> Sequence[Found]:
+        """The ``k`` best passages of some collections, the best first.
+
+        :raises RequestError: they can't be searched.
+        """
+        encoder = self._sections[collections[0]].encoder  # all of them have the same
+        vector: Sequence[float] | None = None
+        if encoder is not None:
+            call = Embed((question,), overflow="head")
+            (vector,) = (await self._models.ask(encoder, call, priority=priority)).vectors
+        try:
+            return await self._opened.seek(Query(tuple(collections), question, k, vector))
+        except KnowledgeError as error:
+            raise ModelUnavailable(str(error)) from None
+
+    async def remember(self, collection: str, memory: Memory) -> None:
+        """Returns when it is on the disk.
+
+        :raises KnowledgeError: it can't be written.
+        """
+        await self._opened.remember(collection, memory)
+
+    @property
+    def _opened(self) -> KnowledgeProcess:
+        if self._process is None:
+            raise KnowledgeError("this node has no collections")
+        return self._process
+
+    def _tag(self, encoder: str | None) -> EncoderTag | None:
+        if encoder is None:
+            return None
+        bundle = self._models.bundle(encoder)
+        return EncoderTag(bundle.digest, str(bundle.path))
+
+    async def _embed_added(self, collection: str, texts: Sequence[str]) -> Any:
+        """Vectors of passages, when nothing else is to be done."""
+        encoder = self._sections[collection].encoder
+        if encoder is None:
+            raise KnowledgeError(f"{collection} has no encoder")
+        call = Embed(tuple(texts), overflow="head")
+        return (await self._models.ask(encoder, call, priority=LEAST_PRIORITY)).vectors

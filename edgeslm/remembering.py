@@ -1,0 +1,52 @@
+"""Messages of routes into collections, so that they are searched like documents.
+
+A message counts as kept when it is on the disk; until then the pipeline doesn't acknowledge it. A disk that
+stays full must not hold back all that follows: after some tries a message is given up, and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+
+from edgeslm.bus.client import Delivery
+from edgeslm.config import Route
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.queries import Memory
+from edgeslm.library import Library
+
+log = logging.getLogger("edgeslm.pipeline")
+
+PAUSES_S = (0.5, 2.0, 5.0)
+"""Between the tries."""
+
+
+class Remembering:
+    """``drop`` counts what is given up, by its reason."""
+
+    def __init__(self, library: Library, drop: Callable[[str], None]) -> None:
+        self._library = library
+        self._drop = drop
+
+    async def keep(self, route: Route, delivery: Delivery, text: str, key: bytes | None) -> None:
+        """Returns when the message is kept or given up. One that is delivered again, with the same ``key``,
+        is kept once."""
+        if route.remember is None:
+            return
+        name = secrets.token_hex(6) if key is None else key.hex()[:12]
+        received = time.time() - (time.monotonic() - delivery.received_at)
+        memory = Memory(delivery.topic, name, text, received, route.keep_s)
+        for pause_s in (*PAUSES_S, None):
+            try:
+                await self._library.remember(route.remember, memory)
+                return
+            except KnowledgeError as error:
+                if pause_s is None:
+                    log.error("a message for %s is given up: %s", route.remember, error)
+                    self._drop("not_remembered")
+                else:
+                    log.warning("a message for %s can't be kept yet: %s", route.remember, error)
+                    await asyncio.sleep(pause_s)

@@ -1,0 +1,210 @@
+"""What a node writes into its collections: folders, messages and vectors, and what it says of trouble."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge import keeper as module
+from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.keeper import Keeper
+from edgeslm.knowledge.queries import Memory, Shelf
+from edgeslm.knowledge.search import search
+from tests.knowledge.shelf import TAG, hash_embed
+
+LIMIT_S = 60.0
+MESSAGE = Memory("press/4/log", "a1", "bearing 7 runs hot", time.time())
+
+
+class Parent:
+    """The other end: keeps what is sent, and embeds."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[Any, ...]] = []
+        self.embeds = True
+        self.keeper: Keeper | None = None
+
+    def send(self, *message: Any) -> None:
+        self.messages.append(message)
+        if message[0] == "embed" and self.keeper is not None:
+            _, number, _, texts = message
+            self.keeper.take_vectors(number, hash_embed(texts) if self.embeds else None)
+
+    def until(self, true: Callable[[], Any]) -> Any:
+        give_up = time.monotonic() + LIMIT_S
+        while time.monotonic() < give_up:
+            if found := true():
+                return found
+            time.sleep(0.01)
+        raise AssertionError(f"it never happened; there was {self.messages}")
+
+    def said(self, *message: Any) -> bool:
+        return any(one[: len(message)] == message for one in self.messages)
+
+    @property
+    def trouble(self) -> str | None:
+        told = [why for kind, _, why, *_ in self.messages if kind == "trouble"]
+        return told[-1] if told else None
+
+
+@pytest.fixture
+def parent() -> Parent:
+    return Parent()
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, "SETTLED_S", -60.0)
+    return
+
+
+def start(parent: Parent, shelf: Shelf) -> Keeper:
+    keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
+    parent.keeper = keeper
+    keeper.make()
+    keeper.start()
+    return keeper
+
+
+def found(shelf: Shelf, question: str, *, embed: bool = False) -> list[str]:
+    with Collection(shelf.path) as collection:
+        return [one.source for one in search(collection, question, embed=hash_embed if embed else None)]
+
+
+def test_a_folder_is_kept_up_to_date(tmp_path: Path, parent: Parent) -> None:
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    (folder / "press.md").write_text("# Press\n\nOil it each week.\n")
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, shelf)
+    parent.until(lambda: found(shelf, "oil") == ["press.md"])
+    (folder / "lathe.txt").write_text("Oil the lathe each month.\n")
+    parent.until(lambda: set(found(shelf, "oil")) == {"press.md", "lathe.txt"})
+    (folder / "press.md").write_text("# Press\n\nGrease it each week.\n")
+    parent.until(lambda: found(shelf, "grease") == ["press.md"])
+    (folder / "lathe.txt").unlink()
+    parent.until(lambda: found(shelf, "oil") == [])
+    assert parent.trouble is None
+
+
+def test_a_file_on_its_way_is_left_alone_until_it_has_settled(
+    tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLED_S", 3600.0)
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    (folder / "half.txt").write_text("Oil the pr")
+    (folder / "whole.txt").write_text("Oil the lathe.")
+    os.utime(folder / "whole.txt", (5, 5))
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, shelf)
+    parent.until(lambda: found(shelf, "oil") == ["whole.txt"])
+
+
+def test_a_folder_that_is_gone_is_told_and_its_documents_stay(tmp_path: Path, parent: Parent) -> None:
+    folder = tmp_path / "usb"
+    folder.mkdir()
+    (folder / "press.md").write_text("Oil it each week.\n")
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, shelf)
+    parent.until(lambda: found(shelf, "oil"))
+    folder.rename(tmp_path / "unplugged")
+    parent.until(lambda: parent.trouble == f"{folder}, which is watched, is not there")
+    assert found(shelf, "oil") == ["press.md"]
+    (tmp_path / "unplugged").rename(folder)
+    parent.until(lambda: parent.trouble is None)
+
+
+def test_a_broken_file_is_told_for_as_long_as_it_is_broken(tmp_path: Path, parent: Parent) -> None:
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    (folder / "a.pdf").write_bytes(b"no pdf")
+    (folder / "b.txt").write_text("Oil it.")
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, shelf)
+    parent.until(lambda: found(shelf, "oil"))
+    parent.until(lambda: parent.trouble and "a.pdf" in parent.trouble)
+    (folder / "c.txt").write_text("Grease it.")
+    parent.until(lambda: found(shelf, "grease"))
+    assert parent.trouble and "a.pdf" in parent.trouble
+    (folder / "a.pdf").unlink()
+    parent.until(lambda: parent.trouble is None)
+
+
+def test_a_message_is_acknowledged_when_it_is_kept(tmp_path: Path, parent: Parent) -> None:
+    shelf = Shelf("log", tmp_path / "kb", writes=True)
+    keeper = start(parent, shelf)
+    keeper.remember(7, "log", MESSAGE)
+    parent.until(lambda: parent.said("done", 7))
+    assert found(shelf, "bearing") == ["press/4/log a1"]
+
+
+def test_a_message_that_cannot_be_kept_is_told(
+    tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf("log", tmp_path / "kb", writes=True)
+    keeper = start(parent, shelf)
+
+    def full(*arguments: Any) -> int:
+        raise KnowledgeError("no space left on the disk")
+
+    monkeypatch.setattr(module, "remember", full)
+    keeper.remember(7, "log", MESSAGE)
+    parent.until(lambda: parent.said("failed", 7, "no space left on the disk"))
+    monkeypatch.undo()
+    keeper.remember(8, "log", MESSAGE)
+    parent.until(lambda: parent.said("done", 8))
+
+
+def test_what_is_added_is_embedded_later_and_messages_go_before(tmp_path: Path, parent: Parent) -> None:
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    for number in range(100):
+        (folder / f"{number}.txt").write_text(f"Oil the press {number}.")
+    parent.embeds = False
+    shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,), writes=True)
+    keeper = start(parent, shelf)
+    parent.until(lambda: parent.said("embed"))
+    assert found(shelf, "oil")
+    keeper.remember(7, "manuals", MESSAGE)
+    parent.until(lambda: parent.said("done", 7))
+    parent.embeds = True
+
+    def all_embedded() -> bool:
+        with Collection(shelf.path) as collection:
+            return len(collection.documents()) == 101 and collection.unembedded == 0
+
+    parent.until(all_embedded)
+    assert found(shelf, "Oil the press 42.", embed=True)[0] == "42.txt"
+
+
+def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:
+    shelf = Shelf("log", tmp_path / "kb", writes=True)
+    keeper = start(parent, shelf)
+    keeper.remember(7, "log", Memory("a", "1", "short lived", time.time(), keep_s=0.2))
+    parent.until(lambda: parent.said("done", 7))
+
+    def is_gone() -> bool:
+        with Collection(shelf.path) as collection:
+            return collection.documents() == []
+
+    parent.until(is_gone)
+
+
+def test_a_collection_that_was_removed_is_made_anew(tmp_path: Path, parent: Parent) -> None:
+    """Removed by hand while the node runs: the next error or sweep opens another one."""
+    shelf = Shelf("log", tmp_path / "kb", writes=True)
+    keeper = start(parent, shelf)
+    keeper.remember(7, "log", MESSAGE)
+    parent.until(lambda: parent.said("done", 7))
+    for file in tmp_path.glob("kb*"):
+        file.unlink()
+    keeper.remember(8, "log", MESSAGE)
+    parent.until(lambda: parent.said("done", 8))
+    parent.until(lambda: (tmp_path / "kb.sqlite").exists() and found(shelf, "bearing"))

@@ -1,0 +1,176 @@
+"""The process of the collections, a real one: searched, killed, stopped, and refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.passages import split
+from edgeslm.knowledge.process import KnowledgeProcess
+from edgeslm.knowledge.queries import Memory, Query, Shelf
+from tests.knowledge.shelf import TAG, hash_embed, make_document, make_origin
+
+LIMIT_S = 60.0
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(LIMIT_S):
+            await scene()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(limited())
+
+
+async def embed(collection: str, texts: Sequence[str]) -> list[list[float]]:
+    return hash_embed(texts)
+
+
+@contextlib.asynccontextmanager
+async def running(*shelves: Shelf) -> AsyncIterator[KnowledgeProcess]:
+    process = KnowledgeProcess(shelves, embed=embed)
+    try:
+        await process.start()
+        yield process
+    finally:
+        await process.stop()
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    shelf = Shelf("manuals", tmp_path / "kb", TAG)
+    with Collection(shelf.path, writes=True) as collection:
+        collection.use_encoder(TAG)
+        document = make_document("press.md", "Oil the press each week.")
+        collection.put(document, split(document), make_origin(), embed=hash_embed)
+    return shelf
+
+
+def query(question: str = "oil", *collections: str, vector: bool = False) -> Query:
+    found = hash_embed([question])[0] if vector else None
+    return Query(collections or ("manuals",), question, 3, found)
+
+
+def test_passages_come_back_with_their_figures(shelf: Shelf) -> None:
+    async def scene() -> None:
+        async with running(shelf) as process:
+            (by_words,) = await process.seek(query())
+            assert (by_words.source, by_words.text) == ("press.md", "Oil the press each week.")
+            assert (by_words.cosine, by_words.collection) == (None, "manuals")
+            (found,) = await process.seek(query(vector=True))
+            assert found.cosine is not None
+
+    play(scene)
+
+
+def test_several_collections_are_one_ranking(shelf: Shelf, tmp_path: Path) -> None:
+    other = Shelf("log", tmp_path / "log", TAG, writes=True)
+
+    async def scene() -> None:
+        async with running(shelf, other) as process:
+            await process.remember(
+                "log", Memory("press/4", "1", "oil is low, oil the press now", time.time())
+            )
+            found = await process.seek(query("oil the press", "manuals", "log"))
+            assert {one.collection for one in found} == {"manuals", "log"}
+            assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+
+    play(scene)
+
+
+def test_a_killed_process_is_started_again_and_asked_again(shelf: Shelf) -> None:
+    async def scene() -> None:
+        async with running(shelf) as process:
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGSTOP)
+            asking = asyncio.create_task(process.seek(query()))
+            await asyncio.sleep(0.05)
+            os.kill(process.pid, signal.SIGKILL)
+            assert len(await asking) == 1
+            assert len(await process.seek(query())) == 1
+
+    play(scene)
+
+
+def test_one_that_keeps_folders_is_started_again_by_itself(shelf: Shelf, tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(replace(shelf, watch=(tmp_path,))) as process:
+            first = process.pid
+            assert first is not None
+            os.kill(first, signal.SIGKILL)
+            while process.pid in (None, first):
+                await asyncio.sleep(0.02)
+
+    play(scene)
+
+
+def test_a_collection_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    async def scene() -> None:
+        with pytest.raises(KnowledgeError, match=r"there is no collection .*kb"):
+            async with running(Shelf("manuals", tmp_path / "kb")):
+                pass
+
+    play(scene)
+
+
+def test_another_encoder_is_refused(shelf: Shelf) -> None:
+    async def scene() -> None:
+        with pytest.raises(KnowledgeError, match=r"knowledge\.manuals\.encoder: .* another encoder"):
+            async with running(replace(shelf, encoder=replace(TAG, digest="sha256:other"))):
+                pass
+
+    play(scene)
+
+
+def test_a_collection_that_was_replaced_is_opened_anew(shelf: Shelf) -> None:
+    async def scene() -> None:
+        async with running(shelf) as process:
+            assert await process.seek(query("oil"))
+            for file in shelf.path.parent.glob("kb*"):
+                file.unlink()
+            with pytest.raises(KnowledgeError, match="there is no collection"):
+                await process.seek(query("oil"))
+            with Collection(shelf.path, writes=True) as collection:
+                document = make_document("lathe.md", "Grease the lathe.")
+                collection.put(document, split(document), make_origin())
+            assert [one.source for one in await process.seek(query("grease"))] == ["lathe.md"]
+
+    play(scene)
+
+
+def test_what_waits_when_it_is_stopped_is_told(shelf: Shelf) -> None:
+    async def scene() -> None:
+        async with running(shelf) as process:
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGSTOP)
+            asking = asyncio.create_task(process.seek(query()))
+            await asyncio.sleep(0.05)
+            os.kill(process.pid, signal.SIGCONT)
+            await process.stop()
+            with pytest.raises(KnowledgeError, match="stopping"):
+                await asking
+            with pytest.raises(KnowledgeError, match="stopping"):
+                await process.seek(query())
+
+    play(scene)
+
+
+def test_trouble_is_a_problem_until_it_is_over(shelf: Shelf, tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with running(replace(shelf, watch=(tmp_path / "gone",))) as process:
+            while not process.problems:
+                await asyncio.sleep(0.02)
+            (problem,) = process.problems
+            assert problem.startswith("The collection manuals: ") and "gone" in problem
+
+    play(scene)

@@ -1,0 +1,80 @@
+"""``search``: what a request may ask for, and what passages look like in its result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jsonschema
+import pytest
+
+from edgeslm.config import Task as TaskSection
+from edgeslm.errors import InvalidRequest
+from edgeslm.knowledge.search import Found
+from edgeslm.messages import Request
+from edgeslm.tasks import Task, make_task
+from tests.fakes import FakeEngine
+
+FOUND = Found("a1", "press.md", "Press > Oil", "Oil it.", 10, 17, 0.81234, 3.2, 0.5, 1.0, 0.3, "manuals")
+
+
+class FakeSeek:
+    def __init__(self, *found: Found) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self._found = found
+
+    async def __call__(
+        self, question: str, collections: Sequence[str], k: int, priority: int = 5
+    ) -> Sequence[Found]:
+        self.asked.append((question, tuple(collections), k, priority))
+        return self._found
+
+
+def make(seek: FakeSeek, **fields: Any) -> Task:
+    section = {"kind": "search", "knowledge": ["manuals", "log"], "passages": 3, **fields}
+    return make_task("find", TaskSection.model_validate_json(json.dumps(section)), seek=seek)
+
+
+def run(task: Task, **fields: Any) -> dict[str, Any]:
+    sent = Request("find", "how often is it oiled?", "1", "r", **fields)
+    task.check(sent)
+    outcome = asyncio.run(task.run(sent, FakeEngine(), None))
+    jsonschema.validate(outcome.result, task.result_schema())
+    assert outcome.status == "ok"
+    return dict(outcome.result)
+
+
+def test_passages_with_all_that_the_contract_has() -> None:
+    seek = FakeSeek(FOUND)
+    assert run(make(seek), priority=7) == {
+        "passages": [
+            {
+                "id": "a1",
+                "source": "press.md",
+                "heading": "Press > Oil",
+                "text": "Oil it.",
+                "score": 0.8123,
+                "start": 10,
+                "end": 17,
+            }
+        ]
+    }
+    assert seek.asked == [("how often is it oiled?", ("manuals", "log"), 3, 7)]
+
+
+def test_nothing_found_is_an_answer() -> None:
+    assert run(make(FakeSeek())) == {"passages": []}
+
+
+def test_senders_choose_among_the_task_s_collections_if_they_may() -> None:
+    seek = FakeSeek()
+    run(make(seek, allow=["knowledge"]), options={"knowledge": ["log"]})
+    assert seek.asked[0][1] == ("log",)
+    with pytest.raises(InvalidRequest, match="does not let senders set the option 'knowledge'"):
+        make(seek).check(Request("find", "x", "1", "r", options={"knowledge": ["log"]}))
+    with pytest.raises(InvalidRequest, match="doesn't look in 'secret'; its collections are: manuals, log"):
+        make(seek, allow=["knowledge"]).check(
+            Request("find", "x", "1", "r", options={"knowledge": ["secret"]})
+        )
