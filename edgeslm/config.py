@@ -70,7 +70,7 @@ _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge
 
 _INSTEAD: dict[str | int, tuple[str, ...]] = {
     "kind": ("learned",),
-    "model": ("learned", "stages", "kind"),
+    "model": ("learned", "stages"),
     "labels": ("learned", "adapter"),
     "schema": ("learned", "adapter"),
     "stages": ("learned",),

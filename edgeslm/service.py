@@ -94,28 +94,7 @@ class Service:
         for post in itertools.chain.from_iterable(self._posts.values()):
             if post.adapter is not None and post.model is not None:
                 adapters.setdefault(post.model, {})[post.adapter.path] = post.adapter.digest
-        self.models = Models(
-            self._bundles,
-            {
-                name: Hardware(0 if model.threads == "auto" else model.threads, model.device)
-                for name, model in config.models.items()
-            },
-            keep_alive_s={name: model.keep_alive_s for name, model in config.models.items()},
-            adapters=adapters,
-            make_process=make_process
-            or (
-                lambda bundle, hardware, adapters: EngineProcess(
-                    bundle.path,
-                    digest=bundle.digest,
-                    threads=hardware.threads,
-                    device=hardware.device,
-                    power=config.power,
-                    adapters=adapters,
-                    cache=config.state_dir / CACHE,
-                    log_level=config.log_level.upper(),
-                )
-            ),
-        )
+        self.models = self._make_models(config, adapters, make_process)
         self.library = Library(
             config.knowledge,
             self.models,
@@ -225,6 +204,35 @@ class Service:
     def stages_of(self, task: str) -> tuple[str, ...]:
         target = self._targets[task]
         return (*(post.name for post in self._posts[task]), *([target.stage] if target else ()))
+
+    def _make_models(
+        self,
+        config: Config,
+        adapters: Mapping[str, dict[Path, str | None]],
+        make_process: MakeProcess | None,
+    ) -> Models:
+        return Models(
+            self._bundles,
+            {
+                name: Hardware(0 if model.threads == "auto" else model.threads, model.device)
+                for name, model in config.models.items()
+            },
+            keep_alive_s={name: model.keep_alive_s for name, model in config.models.items()},
+            adapters=adapters,
+            make_process=make_process
+            or (
+                lambda bundle, hardware, adapters: EngineProcess(
+                    bundle.path,
+                    digest=bundle.digest,
+                    threads=hardware.threads,
+                    device=hardware.device,
+                    power=config.power,
+                    adapters=adapters,
+                    cache=config.state_dir / CACHE,
+                    log_level=config.log_level.upper(),
+                )
+            ),
+        )
 
     def _load_adapters(self, config: Config, problems: list[str]) -> dict[str, Bundle]:
         """The adapters that tasks name, by task."""

@@ -171,8 +171,10 @@ def test_tags_are_refused(tag: str) -> None:
     ("line", "problem"),
     [
         ("replys: [a/b]", "replys: unknown key: did you mean replies?"),
-        ("colour: red", "colour: unknown key; known here: node, prefix, broker, models, tasks, routes"),
-        ("knowledge: {}", "knowledge: unknown key"),
+        ("colour: red", "colour: unknown key; known here: node, prefix, broker, models, tasks, knowledge"),
+        ("knowledge: {manuals: {}}", "knowledge.manuals.path: missing: add it"),
+        ("knowledge: {manuals: {path: /kb, encoder: larg}}", "knowledge.manuals.encoder: no model is called"),
+        ("knowledge: {manuals: {path: /kb, chunks: 5}}", "knowledge.manuals.chunks: unknown key; known here"),
         ("pool: {name: a}", "pool: unknown key"),
         ("limits: {queue: 0}", "limits.queue: must be at least 1"),
         ("limits: {queue: 1.5}", "limits.queue: must be a whole number"),

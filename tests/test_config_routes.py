@@ -68,6 +68,8 @@ def test_no_rates(value: object) -> None:
         ({"from": "a", "window": 5}, "window: unknown key"),
         ({"from": "a", "task": "triag"}, "task: no task is called 'triag': did you mean triage?"),
         ({"from": "a/b", "to": "a/b"}, "to: a loop"),
+        ({"from": "a", "remember": "log"}, "remember: no collection is called 'log'"),
+        ({"from": "a", "keep_s": 5}, "keep_s: is for what is remembered"),
     ],
 )
 def test_a_fault_of_a_route_says_what_to_change(route: dict[str, Any], problem: str) -> None:
@@ -118,3 +120,34 @@ def test_a_broken_route_does_not_make_loops_of_others_up() -> None:
 def test_there_is_an_end_to_routes_and_levels() -> None:
     assert any("routes: must have at most 256" in p for p in problems(with_routes(*[{"from": "a"}] * 257)))
     assert any("more than 200 levels" in p for p in problems(with_routes({"from": "a/" * 200 + "b"})))
+
+
+def test_a_route_may_only_remember() -> None:
+    text = """\
+node: hall
+broker: {url: mqtt://localhost}
+tasks: {find: {kind: search, knowledge: [log]}}
+knowledge: {log: {path: kb}}
+routes: [{from: a/+, remember: log, keep_s: 60}, {from: b/+, remember: log}]
+"""
+    config = parse_config(text)
+    assert [route.name for route in config.routes] == ["log", "log-2"]
+    assert [route.task for route in config.routes] == [None, None]
+    told = problems(text.replace("keep_s: 60", "qos: 0, to: x"))
+    assert any("routes[0].to: without a task nothing is published" in line for line in told)
+    assert any("routes[0].qos: without a task nothing is published" in line for line in told)
+    told = problems(text.replace("remember: log, keep_s: 60", "input: x"))
+    assert any("routes[0].task: missing: name the task" in line for line in told)
+
+
+def test_collections_of_one_task_have_one_encoder() -> None:
+    text = """\
+node: hall
+broker: {url: mqtt://localhost}
+models: {minilm: {bundle: /m}, other: {bundle: /o}}
+tasks: {find: {kind: search, knowledge: [log, manuals, log]}}
+knowledge: {log: {path: a, encoder: minilm}, manuals: {path: b, encoder: other}}
+"""
+    told = problems(text)
+    assert any("tasks.find.knowledge: log and manuals have different encoders" in line for line in told)
+    assert any("tasks.find.knowledge[2]: log is named already" in line for line in told)

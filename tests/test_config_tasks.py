@@ -15,8 +15,12 @@ from tests.config_texts import SMALL, problems, with_task
 @pytest.mark.parametrize(
     ("task", "problem"),
     [
-        ({}, "kind: missing: add one of classify, extract, answer, summarize, generate, embed"),
-        ({"kind": "search", "model": "small"}, "kind: must be one of classify"),
+        ({}, "kind: missing: add one of classify, extract, answer, summarize, generate, embed, search"),
+        ({"kind": "find", "model": "small"}, "kind: must be one of classify"),
+        ({"kind": "search"}, "knowledge: missing: name what is searched"),
+        ({"kind": "search", "knowledge": ["manual"]}, "knowledge[0]: no collection is called 'manual'"),
+        ({"kind": "search", "model": "small"}, "model: means nothing to search"),
+        ({"kind": "embed", "model": "small", "knowledge": ["a"]}, "knowledge: means nothing to embed"),
         ({"kind": "classify", "model": "small"}, "labels: missing"),
         ({"kind": "classify", "labels": ["a", "b"]}, "model: missing"),
         (

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from edgeslm.config import (
     Broker,
     Config,
+    Knowledge,
     Limits,
     Model,
     Route,
@@ -37,6 +38,7 @@ SECTIONS: dict[str, type[Section]] = {
     "models": Model,
     "tasks": Task,
     "examples": Example,
+    "knowledge": Knowledge,
     "routes": Route,
     "limits": Limits,
     "signing": Signing,
@@ -51,6 +53,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "models": {"bundle": "/b"},
     "tasks": {},
     "examples": {"input": "a", "output": "b"},
+    "knowledge": {"path": "/kb"},
     "routes": {"from": "a/b", "task": "t"},
     "limits": {},
     "signing": {"keys": ["/k"]},
@@ -168,7 +171,7 @@ def test_every_yaml_block_of_the_docs_parses(block: str, monkeypatch: pytest.Mon
         missing = {"node": "n", "broker": {"url": "mqtt://localhost"}, "models": {"small": {"bundle": "/b"}}}
         tasks = {"any": {"kind": "generate", "model": "small"}}
         for route in data.get("routes", ()):
-            tasks[route["task"]] = {"kind": "generate", "model": "small"}
+            tasks[route.get("task", "any")] = {"kind": "generate", "model": "small"}
         data = {**missing, "tasks": tasks, **data}
         block = yaml.safe_dump(data)
     parse_config(block, "docs/config.md")

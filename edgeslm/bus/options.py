@@ -152,7 +152,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "knowledge",
             "a list of 1 to 16 names of document collections",
-            "the document collections to look in; no task of this version takes it",
+            "answer, search: which of the task's document collections to look in",
             {"type": "array", "items": _STRING, "minItems": 1, "maxItems": 16, "uniqueItems": True},
             lambda value: _names(value, 16),
         ),

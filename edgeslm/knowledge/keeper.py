@@ -18,6 +18,7 @@ from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.intake import add_files
 from edgeslm.knowledge.memory import remember
+from edgeslm.knowledge.opened import OpenCollections
 from edgeslm.knowledge.queries import Memory, Shelf
 from edgeslm.knowledge.sources import find_files
 
@@ -46,9 +47,11 @@ class Keeper:
         self._waiting: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
         self._vectors: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._asked = 0
-        self._seen: dict[str, dict[Path, tuple[int, int]]] = {shelf.name: {} for shelf in shelves}
-        self._broken: dict[str, dict[Path, str]] = {shelf.name: {} for shelf in shelves}
-        self._collections: dict[str, Collection] = {}
+        self._seen: dict[str, dict[Path, tuple[int, int]]] = {}
+        self._broken: dict[str, dict[Path, str]] = {}
+        self._opened = OpenCollections(
+            {shelf.name: shelf.path for shelf in shelves}, writes=True, on_new=self._forget
+        )
         self._troubles: dict[str, str] = {}
 
     def make(self) -> None:
@@ -100,14 +103,14 @@ class Keeper:
     def _remember(self, name: str, wanted: Sequence[tuple[int, Memory]]) -> None:
         try:
             remember(
-                self._collection(name),
+                self._opened.get(name),
                 [memory for _, memory in wanted],
                 lambda why: log.warning("a message can't be remembered: %s", why),
             )
         except Exception as error:
             why = str(error) if isinstance(error, KnowledgeError) else type(error).__name__
             log.debug("remembering", exc_info=True)
-            self._close(name)
+            self._opened.close(name)
             for number, _ in wanted:
                 self._send("failed", number, why)
             return
@@ -119,7 +122,7 @@ class Keeper:
     def _sweep(self, shelf: Shelf) -> None:
         trouble: list[str] = []
         try:
-            collection = self._collection(shelf.name)
+            collection = self._opened.get(shelf.name)
             collection.remove_expired()
             if shelf.watch:
                 self._look(shelf, collection, trouble.append)
@@ -131,12 +134,12 @@ class Keeper:
             pass  # words find them meanwhile; the next sweep asks again
         except KnowledgeError as error:
             trouble.append(str(error))
-            self._close(shelf.name)
+            self._opened.close(shelf.name)
         except Exception as error:  # a mistake of ours must not end the thread
             log.error("keeping %s failed: %s", shelf.name, type(error).__name__)
             log.debug("keeping %s", shelf.name, exc_info=True)
             trouble.append(f"keeping it up to date failed ({type(error).__name__})")
-            self._close(shelf.name)
+            self._opened.close(shelf.name)
         self._tell(shelf.name, trouble)
 
     def _look(self, shelf: Shelf, collection: Collection, on_broken: Callable[[str], None]) -> None:
@@ -201,18 +204,10 @@ class Keeper:
 
     # --- inside -------------------------------------------------------------------------------------
 
-    def _collection(self, name: str) -> Collection:
-        if (collection := self._collections.get(name)) is None:
-            shelf = next(shelf for shelf in self._shelves if shelf.name == name)
-            collection = Collection(shelf.path, writes=True)
-            collection.open()
-            self._collections[name] = collection
-        return collection
-
-    def _close(self, name: str) -> None:
-        """After an error: it is opened anew, in case its file was removed or replaced."""
-        if (collection := self._collections.pop(name, None)) is not None:
-            collection.close()
+    def _forget(self, name: str) -> None:
+        """Of a collection that is opened anew nothing is known: its file may be another one."""
+        self._seen[name] = {}
+        self._broken[name] = {}
 
     def _tell(self, name: str, trouble: Sequence[str]) -> None:
         more = f" (and {len(trouble) - 1} more)" if len(trouble) > 1 else ""

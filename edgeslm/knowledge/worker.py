@@ -19,15 +19,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.keeper import Keeper
+from edgeslm.knowledge.opened import OpenCollections
 from edgeslm.knowledge.queries import Query, Shelf, parse_shelf
 from edgeslm.knowledge.search import Found, Place, search_all
 
@@ -57,42 +56,21 @@ class Mailbox:
 
 
 class Searcher:
-    """The collections, opened to be read; one whose file was replaced is opened anew."""
+    """The collections, opened to be read."""
 
-    def __init__(self, shelves: Iterable[Shelf]) -> None:
-        self._shelves = {shelf.name: shelf for shelf in shelves}
-        self._open: dict[str, tuple[Collection, tuple[int, int]]] = {}
+    def __init__(self, shelves: Sequence[Shelf]) -> None:
+        self._encoders = {shelf.name: shelf.encoder for shelf in shelves}
+        self.opened = OpenCollections({shelf.name: shelf.path for shelf in shelves})
 
     def search(self, query: Query) -> list[Found]:
         """:raises KnowledgeError: a collection can't be read."""
         places = []
         for name in query.collections:
-            collection = self.collection(name)
-            tag, own = collection.encoder, self._shelves[name].encoder
+            collection = self.opened.get(name)
+            tag, own = collection.encoder, self._encoders[name]
             is_embedded = tag is not None and own is not None and tag.digest == own.digest
             places.append(Place(collection, query.vector if is_embedded else None, name))
         return search_all(places, query.question, k=query.k, only=query.only)
-
-    def collection(self, name: str) -> Collection:
-        """:raises KnowledgeError: it isn't there, or can't be read."""
-        opened = self._open.get(name)
-        if opened is not None:
-            if _identity(opened[0].file) == opened[1]:
-                return opened[0]
-            opened[0].close()
-            del self._open[name]
-        collection = Collection(self._shelves[name].path)
-        collection.open()
-        self._open[name] = (collection, _identity(collection.file))
-        return collection
-
-
-def _identity(file: Path) -> tuple[int, int]:
-    """Which file it is; a missing one is none."""
-    with suppress(OSError):
-        status = file.stat()
-        return (status.st_dev, status.st_ino)
-    return (0, 0)
 
 
 def serve(pipe: Connection, shelves: list[Shelf]) -> None:
@@ -103,7 +81,7 @@ def serve(pipe: Connection, shelves: list[Shelf]) -> None:
     try:
         keeper.make()
         for shelf in shelves:
-            _check_encoder(shelf, searcher.collection(shelf.name))
+            _check_encoder(shelf, searcher.opened.get(shelf.name))
     except KnowledgeError as error:
         mailbox.send("refused", str(error))
         return

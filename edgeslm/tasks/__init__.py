@@ -45,7 +45,8 @@ def make_task(
         raise ConfigError([f"tasks.{name}.labels: missing, and its adapter was not taught any"])
     if section.kind == "extract" and section.output_schema is None:
         raise ConfigError([f"tasks.{name}.schema: missing, and its adapter was not taught any"])
-    task = _KINDS[section.kind](name, section, bundle, seek)
+    task = _KINDS[section.kind](name, section, bundle)
+    task.seek = seek
     if section.max_error is not None and section.kind == "extract" and not task.is_head:
         raise ConfigError([f"tasks.{name}.max_error: what a decoder writes has no confidence; take it out"])
     return task

@@ -59,13 +59,11 @@ class Task(ABC):
 
     kind: ClassVar[str]
 
-    def __init__(
-        self, name: str, section: TaskSection, bundle: Bundle | None = None, seek: Seek | None = None
-    ) -> None:
+    def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
         self.name = name
         self.section = section
         self.bundle = bundle
-        self.seek = seek
+        self.seek: Seek | None = None
 
     @property
     def learned(self) -> LearnedSection | None:

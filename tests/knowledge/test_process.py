@@ -15,7 +15,6 @@ import pytest
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.passages import split
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.knowledge.queries import Memory, Query, Shelf
 from tests.knowledge.shelf import TAG, hash_embed, make_document, make_origin
@@ -51,8 +50,9 @@ def shelf(tmp_path: Path) -> Shelf:
     shelf = Shelf("manuals", tmp_path / "kb", TAG)
     with Collection(shelf.path, writes=True) as collection:
         collection.use_encoder(TAG)
-        document = make_document("press.md", "Oil the press each week.")
-        collection.put(document, split(document), make_origin(), embed=hash_embed)
+        collection.put(
+            *make_document("press.md", "Oil the press each week."), make_origin(), embed=hash_embed
+        )
     return shelf
 
 
@@ -141,8 +141,7 @@ def test_a_collection_that_was_replaced_is_opened_anew(shelf: Shelf) -> None:
             with pytest.raises(KnowledgeError, match="there is no collection"):
                 await process.seek(query("oil"))
             with Collection(shelf.path, writes=True) as collection:
-                document = make_document("lathe.md", "Grease the lathe.")
-                collection.put(document, split(document), make_origin())
+                collection.put(*make_document("lathe.md", "Grease the lathe."), make_origin())
             assert [one.source for one in await process.seek(query("grease"))] == ["lathe.md"]
 
     play(scene)

@@ -1,0 +1,160 @@
+"""The collections of a node: which encoder embeds a question, and what senders are told of trouble."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.bundle import load_bundle
+from edgeslm.config import Knowledge
+from edgeslm.engine.calls import Call, Embed, Output
+from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable
+from edgeslm.knowledge.queries import Memory, Query, Shelf
+from edgeslm.library import Library
+from edgeslm.messages import LEAST_PRIORITY
+from edgeslm.models import Models
+from tests.fakes import FakeProcess
+from tests.nodes import write_bundle
+
+MESSAGE = Memory("a/b", "1", "hot", 5.0)
+
+
+class FakeKnowledge:
+    """A process of the collections that is none."""
+
+    def __init__(self, shelves: Sequence[Shelf], *, embed: Any, log_level: str) -> None:
+        self.shelves, self.embed = shelves, embed
+        self.queries: list[Query] = []
+        self.memories: list[tuple[str, Memory]] = []
+        self.problem: KnowledgeError | None = None
+        self.pid, self.problems = 4712, ["The collection manuals: no."]
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def seek(self, query: Query) -> list[Any]:
+        self.queries.append(query)
+        if self.problem is not None:
+            raise self.problem
+        return ["found"]
+
+    async def remember(self, collection: str, memory: Memory) -> None:
+        self.memories.append((collection, memory))
+
+
+class Shop:
+    """A library on two fake models and a fake process."""
+
+    def __init__(self, folder: Path, **sections: dict[str, Any]) -> None:
+        bundles = {
+            "small": load_bundle(write_bundle(folder / "small")),
+            "minilm": load_bundle(write_bundle(folder / "minilm", "encoder")),
+        }
+        self.processes: dict[str, FakeProcess] = {}
+
+        def make(bundle: Any, *rest: Any) -> FakeProcess:
+            process = FakeProcess(bundle.path, on_call=embed)
+            self.processes[bundle.path.name] = process
+            return process
+
+        self.models = Models(bundles, {}, make_process=make)
+        self.digest = bundles["minilm"].digest
+        self.made: list[FakeKnowledge] = []
+
+        def make_knowledge(*arguments: Any, **fields: Any) -> Any:
+            self.made.append(FakeKnowledge(*arguments, **fields))
+            return self.made[-1]
+
+        self.library = Library(
+            {name: Knowledge.model_validate(section) for name, section in sections.items()},
+            self.models,
+            remembered=frozenset({"log"}),
+            make_process=make_knowledge,
+        )
+
+
+def embed(call: Call) -> Output:
+    assert isinstance(call, Embed)
+    return Output(vectors=tuple((0.6, 0.8) for _ in call.texts))
+
+
+def test_a_question_is_embedded_by_the_collection_s_encoder(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm"})
+
+    async def scene() -> None:
+        assert await shop.library.seek("how hot?", ["manuals"], 3, 7) == ["found"]
+
+    asyncio.run(scene())
+    (knowledge,) = shop.made
+    assert knowledge.queries == [Query(("manuals",), "how hot?", 3, (0.6, 0.8))]
+    assert shop.processes["minilm"].calls == [Embed(("how hot?",), overflow="head")]
+    assert shop.processes["minilm"].priorities == [7]
+    (shelf,) = knowledge.shelves
+    assert shelf.encoder is not None and shelf.encoder.digest == shop.digest
+    assert not shelf.writes
+
+
+def test_without_an_encoder_no_model_is_asked(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, log={"path": Path("/kb")})
+
+    async def scene() -> None:
+        await shop.library.seek("how hot?", ["log"], 3)
+        await shop.library.remember("log", MESSAGE)
+
+    asyncio.run(scene())
+    (knowledge,) = shop.made
+    assert knowledge.queries[0].vector is None
+    assert knowledge.shelves[0].writes
+    assert knowledge.memories == [("log", MESSAGE)]
+    assert not shop.processes["minilm"].calls
+
+
+def test_what_is_added_is_embedded_when_nothing_else_is_to_be_done(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm"})
+
+    async def scene() -> None:
+        assert await shop.made[0].embed("manuals", ["a", "b"]) == ((0.6, 0.8), (0.6, 0.8))
+
+    asyncio.run(scene())
+    assert shop.processes["minilm"].priorities == [LEAST_PRIORITY]
+
+
+def test_senders_are_told_that_a_collection_cannot_be_searched(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, log={"path": Path("/kb")})
+    shop.made[0].problem = KnowledgeError("the disk is gone")
+
+    async def scene() -> None:
+        with pytest.raises(ModelUnavailable, match="the disk is gone"):
+            await shop.library.seek("how hot?", ["log"], 3)
+
+    asyncio.run(scene())
+
+
+def test_a_decoder_is_no_encoder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"knowledge\.log\.encoder: small is a decoder"):
+        Shop(tmp_path, log={"path": Path("/kb"), "encoder": "small"})
+
+
+def test_a_node_without_collections_has_no_process(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    assert not shop.made
+    assert (shop.library.pids, shop.library.problems) == ({}, [])
+
+    async def scene() -> None:
+        await shop.library.start()
+        await shop.library.stop()
+
+    asyncio.run(scene())
+
+
+def test_the_process_is_seen_in_health(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, log={"path": Path("/kb")})
+    assert shop.library.pids == {"knowledge": 4712}
+    assert shop.library.problems == ["The collection manuals: no."]
