@@ -178,7 +178,9 @@ def test_every_yaml_block_of_the_docs_parses(block: str, monkeypatch: pytest.Mon
 
 
 def test_there_are_example_files() -> None:
-    assert [file.name for file in EXAMPLES] == ["home-assistant.yaml", "press-hall.yaml", "sensors.yaml"]
+    assert [file.name for file in EXAMPLES] == [
+        *("home-assistant.yaml", "manuals.yaml", "press-hall.yaml", "sensors.yaml")
+    ]
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.name))
