@@ -29,7 +29,8 @@ _KEYS: dict[Kind, frozenset[str]] = {
         {"instruction", "output_schema", "examples", "verbatim", "adapter", "learned", "max_error", "stages"}
     )
     | (_GENERATION - {"stop"}),
-    "answer": frozenset({"instruction", "mode", "adapter", "knowledge", "passages"}) | _GENERATION,
+    "answer": frozenset({"instruction", "mode", "adapter", "knowledge", "passages", "escalate"})
+    | _GENERATION,
     "summarize": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
     "generate": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
     "embed": frozenset(),
@@ -131,6 +132,13 @@ def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fa
 def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> Iterator[Fault]:
     if task.kind == "search" and not task.knowledge:
         yield (*path, "knowledge"), f"missing: name what is searched; {_near('', names.knowledge)}"
+    if task.escalate is not None:
+        if not task.escalate.startswith(NODE_STAGE):
+            yield (*path, "escalate"), "must be node:NODE/TASK, as node:hall-server/manual"
+        elif task.escalate.removeprefix(NODE_STAGE).partition("/")[0] == config.node:
+            yield (*path, "escalate"), "is this node itself: name another one"
+        elif not task.knowledge:
+            yield (*path, "escalate"), "is for questions to documents: name them in knowledge, or take it out"
     encoders: dict[str | None, str] = {}
     for index, name in enumerate(task.knowledge):
         where: Path = (*path, "knowledge", index)

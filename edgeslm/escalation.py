@@ -19,11 +19,12 @@ from edgeslm.errors import Cancelled, EdgeslmError
 from edgeslm.messages import Request, Result
 from edgeslm.scheduler import WHILE_RUNNING, error_result
 from edgeslm.sections import NODE_STAGE
+from edgeslm.tasks import Task
 
 log = logging.getLogger("edgeslm.escalation")
 
-AskNode = Callable[[str, str, str, float], Awaitable[Result]]
-"""Asks NODE for TASK with a text, within so many seconds."""
+AskNode = Callable[[str, str, str, float, Mapping[str, Any]], Awaitable[Result]]
+"""Asks NODE for TASK with a text, within so many seconds, with options."""
 
 IsAnswer = Callable[[Mapping[str, Any], str], bool]
 
@@ -32,24 +33,37 @@ def _anything(result: Mapping[str, Any], message: str) -> bool:
     return True
 
 
+def _nothing(request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {}
+
+
+def _as_it_is(found: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return answer
+
+
 _PASSED_ON = frozenset(error.code for error in PASSED_ON)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``is_answer`` tells whether a result could be one of this node's task, to a message."""
+    """``is_answer`` tells whether a result could be one of this node's task, to a message. ``refer`` gives the
+    options to ask with, of the result that was found here; ``bring_back`` what that and the answer come to."""
 
     node: str
     task: str
     is_answer: IsAnswer = _anything
+    refer: Callable[[Request, Mapping[str, Any]], Mapping[str, Any]] = _nothing
+    bring_back: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any] | None] = _as_it_is
 
     @classmethod
-    def of(cls, stages: tuple[str, ...], is_answer: IsAnswer = _anything) -> Target | None:
+    def of(cls, stages: tuple[str, ...], task: Task | None = None) -> Target | None:
         """That of a task's stages, if the last one is another node."""
         if not stages or not stages[-1].startswith(NODE_STAGE):
             return None
-        node, _, task = stages[-1].removeprefix(NODE_STAGE).partition("/")
-        return cls(node, task, is_answer)
+        node, _, name = stages[-1].removeprefix(NODE_STAGE).partition("/")
+        if task is None:
+            return cls(node, name)
+        return cls(node, name, task.is_answer, task.refer, task.bring_back)
 
     @property
     def stage(self) -> str:
@@ -80,7 +94,11 @@ class Escalation:
             return found
         if request.options.keys() & {"labels", "schema"}:  # the other node knows its own alone
             return found
-        asking = asyncio.ensure_future(self.ask_node(target.node, target.task, request.input, left_s))
+        here = found.result or {}
+        options = target.refer(request, here)
+        asking = asyncio.ensure_future(
+            self.ask_node(target.node, target.task, request.input, left_s, options)
+        )
         self._waiting[asking] = request
         try:
             answer = await asking
@@ -95,14 +113,15 @@ class Escalation:
         finally:
             del self._waiting[asking]
             self._cancelled.discard(asking)
-        if answer.status != "error" and not target.is_answer(answer.result or {}, request.input):
-            log.warning("task %s: what %s answers is no answer of this task", request.task, target.stage)
-            return found
         if answer.status == "error":
             code = answer.error.code if answer.error else ""
             log.warning("task %s: %s answers with an error: %s", request.task, target.stage, code)
             return found
-        return _joined(target, request, found, answer, now)
+        brought = target.bring_back(here, answer.result or {})
+        if brought is None or not target.is_answer(brought, request.input):
+            log.warning("task %s: what %s answers is no answer of this task", request.task, target.stage)
+            return found
+        return _joined(target, request, found, replace(answer, result=brought), now)
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
         """Cancels what waits for another node. :return: how many requests."""

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from edgeslm.client import Client
 from edgeslm.errors import BrokerError
@@ -15,6 +18,7 @@ from edgeslm.messages import Result
 from edgeslm.sections import Broker
 
 CONNECT_TIMEOUT_S = 5.0
+NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 _AWAY = ("stopped", "offline")
 """States in which a node answers nothing; a broker may keep a request for it longer than anybody waits."""
 
@@ -28,7 +32,9 @@ class Neighbours:
         self._clients: dict[str, asyncio.Task[Client]] = {}
         self._is_closed = False
 
-    async def ask(self, node: str, task: str, text: str, timeout_s: float) -> Result:
+    async def ask(
+        self, node: str, task: str, text: str, timeout_s: float, options: Mapping[str, Any] = NO_OPTIONS
+    ) -> Result:
         """What the other node says; an error result is one too.
 
         :raises EdgeslmError: it can't be reached, is away, or doesn't answer in time.
@@ -38,7 +44,7 @@ class Neighbours:
         if client.node_state in _AWAY:
             raise BrokerError(f"the node {node} is {client.node_state}")
         left_s = max(0.0, give_up_at - time.monotonic())
-        return await client.request_async(task, text, timeout=left_s)
+        return await client.request_async(task, text, options or None, timeout=left_s)
 
     async def close(self) -> None:
         self._is_closed = True

@@ -162,6 +162,10 @@ class Task(Section):
     passages: int = Field(
         default=5, ge=1, le=50, description="Passages that `search` finds, and that an `answer` may come from"
     )
+    escalate: Annotated[str, AfterValidator(stage_name)] | None = Field(
+        default=None,
+        description="Task of another node, `node:NODE/TASK`, that a question which isn't answered here goes to",
+    )
     threshold: float = Field(
         default=0.0,
         ge=0,

@@ -113,7 +113,7 @@ class Service:
         self._timeout_s = limits.request_timeout_s
         self.escalation = Escalation(limits.request_timeout_s)
         self._targets = {
-            name: Target.of(section.stages, self.tasks[name].is_answer)
+            name: Target.of(section.stages or (section.escalate or "",), self.tasks[name])
             for name, section in config.tasks.items()
         }
         # The messages held at a time are bounded before; one that several routes read is as many requests.

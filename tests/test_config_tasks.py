@@ -17,6 +17,15 @@ from tests.config_texts import SMALL, problems, with_task
     [
         ({}, "kind: missing: add one of classify, extract, answer, summarize, generate, embed, search"),
         ({"kind": "find", "model": "small"}, "kind: must be one of classify"),
+        (
+            {"kind": "answer", "model": "small", "escalate": "node:b/c"},
+            "escalate: is for questions to documents",
+        ),
+        ({"kind": "answer", "model": "small", "escalate": "large"}, "escalate: must be node:NODE/TASK"),
+        (
+            {"kind": "answer", "model": "small", "escalate": "node:press-hall-4/c"},
+            "escalate: is this node itself",
+        ),
         ({"kind": "search"}, "knowledge: missing: name what is searched"),
         ({"kind": "search", "knowledge": ["manual"]}, "knowledge[0]: no collection is called 'manual'"),
         ({"kind": "search", "model": "small"}, "model: means nothing to search"),

@@ -61,8 +61,11 @@ class OtherNode:
         self.was_asked = asyncio.Event()
         self._answer = answer
 
-    async def ask(self, node: str, task: str, text: str, timeout_s: float) -> Result:
+    async def ask(
+        self, node: str, task: str, text: str, timeout_s: float, options: Mapping[str, Any]
+    ) -> Result:
         self.asked.append((node, task, text, timeout_s))
+        self.options = dict(options)
         self.was_asked.set()
         if self._answer is None:
             try:
@@ -307,3 +310,20 @@ def test_what_is_no_answer_of_the_task_here_is_not_believed() -> None:
     target = Target("hall-server", "topic", is_answer)
     assert asked(OtherNode(), target=target) == UNSURE
     assert seen == [("ham", "a secret message")]
+
+
+def test_what_was_found_here_goes_along_and_the_answer_is_brought_back() -> None:
+    def refer(request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"context": f"{request.input}, {found['label']}"}
+
+    def bring_back(found: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return {"label": f"{found['label']} or {answer['label']}"}
+
+    node = OtherNode()
+    result = asked(node, target=Target("hall-server", "topic", refer=refer, bring_back=bring_back))
+    assert node.options == {"context": "a secret message, spam"}
+    assert result.result == {"label": "spam or ham", "stage": "node:hall-server/topic"}
+
+
+def test_an_answer_that_is_of_no_use_leaves_what_was_found_here() -> None:
+    assert asked(OtherNode(), target=Target("a", "b", bring_back=lambda found, answer: None)) == UNSURE

@@ -92,6 +92,14 @@ class Task(ABC):
         """Whether what another node answered could be an answer of this task."""
         return True
 
+    def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options that another node is asked with, after what was found here."""
+        return {}
+
+    def bring_back(self, found: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Another node's result as one of this task; None if it is of no use."""
+        return answer
+
     def check(self, request: Request) -> None:
         """Refuses what can be refused without the engine, before the request waits in a queue.
 

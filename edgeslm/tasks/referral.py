@@ -1,0 +1,51 @@
+"""A question that goes to another node with the passages found here, and what it cites brought back to them.
+
+The other node is asked as any sender asks it: with a context. What it quotes of that is an offset in the
+context, which nobody else has; it becomes the passage's source and the offsets in its document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+CONTEXT: Final = "context"
+"""The source of what was quoted from a context."""
+_BETWEEN: Final = "\n\n"
+
+
+def refer(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the other node is asked with; none where nothing was found."""
+    passages: Sequence[Mapping[str, Any]] = found.get("passages", ())
+    return {"context": _BETWEEN.join(one["text"] for one in passages)} if passages else {}
+
+
+def bring_back(found: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The other node's answer, citing documents; None where it is no answer with a proof: no text, or nothing
+    cited that stands in the passages, or in documents of its own."""
+    text, cited = answer.get("text"), answer.get("citations")
+    if not isinstance(text, str) or not text.strip() or not isinstance(cited, list):
+        return None
+    citations = [kept for one in cited if (kept := _bring_back(found.get("passages", ()), one)) is not None]
+    return {**answer, "citations": citations} if citations else None
+
+
+def _bring_back(passages: Sequence[Mapping[str, Any]], citation: Any) -> dict[str, Any] | None:
+    if not isinstance(citation, Mapping):
+        return None
+    quote, start = citation.get("quote"), citation.get("start")
+    if not isinstance(quote, str) or not quote or not isinstance(start, int):
+        return None
+    if citation.get("source") != CONTEXT:
+        return dict(citation)
+    begin = 0
+    for passage in passages:
+        text = passage["text"]
+        inside = start - begin
+        if 0 <= inside < len(text):
+            if text[inside : inside + len(quote)] != quote:
+                return None
+            place = passage["start"] + inside
+            return {**citation, "source": passage["source"], "start": place, "end": place + len(quote)}
+        begin += len(text) + len(_BETWEEN)
+    return None

@@ -1,0 +1,78 @@
+"""Questions that go to another node with their passages, and what comes back of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.tasks.referral import bring_back, refer
+
+FOUND = {
+    "text": "",
+    "citations": [],
+    "passages": [
+        {"id": "a", "source": "press.md", "text": "Oil it each week.", "start": 100, "end": 117},
+        {"id": "b", "source": "lathe.md", "text": "Grease it each month.", "start": 7, "end": 28},
+    ],
+}
+
+
+def answer(quote: str, start: int, source: str = "context") -> dict[str, Any]:
+    cited = {"source": source, "quote": quote, "start": start, "end": start + len(quote)}
+    return {"text": quote, "citations": [cited]}
+
+
+def test_the_passages_are_the_context() -> None:
+    assert refer(FOUND) == {"context": "Oil it each week.\n\nGrease it each month."}
+    assert refer({"text": "", "citations": []}) == refer({}) == {}
+
+
+def test_what_is_quoted_is_cited_where_it_stands() -> None:
+    context = refer(FOUND)["context"]
+    brought = bring_back(FOUND, answer("each month", context.index("each month")))
+    assert brought == {
+        "text": "each month",
+        "citations": [{"source": "lathe.md", "quote": "each month", "start": 17, "end": 27}],
+    }
+
+
+def test_documents_of_the_other_node_stay_as_they_are() -> None:
+    assert bring_back(FOUND, answer("each day", 5, "hall.md")) == answer("each day", 5, "hall.md")
+
+
+@pytest.mark.parametrize(
+    "given_back",
+    [
+        {},
+        {"text": " ", "citations": []},
+        {"text": "each day", "citations": []},
+        {"text": "each day", "citations": "x"},
+        {"text": "each day", "citations": [None, {"source": "context"}, {"quote": 5, "start": 0}]},
+        answer("each day", 7),
+        answer("week.\n\nGrease", 12),  # over the end of a passage
+        answer("each week", 400),
+        answer("each week", -3),
+    ],
+)
+def test_an_answer_without_proof_is_none(given_back: dict[str, Any]) -> None:
+    assert bring_back(FOUND, given_back) is None
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=4), st.data())
+def test_every_quote_of_a_passage_is_found_again(texts: list[str], data: st.DataObject) -> None:
+    passages = [
+        {"source": str(number), "text": text, "start": 10 * number, "end": 10 * number + len(text)}
+        for number, text in enumerate(texts)
+    ]
+    number = data.draw(st.integers(0, len(texts) - 1))
+    begin = data.draw(st.integers(0, len(texts[number]) - 1))
+    end = data.draw(st.integers(begin + 1, len(texts[number])))
+    before = sum(len(text) + 2 for text in texts[:number])
+    quote = texts[number][begin:end]
+    brought = bring_back({"passages": passages}, {**answer(quote, before + begin), "text": "x"})
+    assert brought is not None
+    (cited,) = brought["citations"]
+    assert (cited["source"], cited["start"] - 10 * number) == (str(number), begin)
