@@ -46,8 +46,8 @@ _PASSED_ON = frozenset(error.code for error in PASSED_ON)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``is_answer`` tells whether a result could be one of this node's task, to a message. ``refer`` gives the
-    options to ask with, of the result that was found here; ``bring_back`` what that and the answer come to."""
+    """``is_answer`` tells whether a result could be one of this node's task, to a message. ``refer`` gives
+    the options to ask with, ``bring_back`` what the result found here and the answer come to."""
 
     node: str
     task: str

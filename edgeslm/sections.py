@@ -164,7 +164,7 @@ class Task(Section):
     )
     escalate: Annotated[str, AfterValidator(stage_name)] | None = Field(
         default=None,
-        description="Task of another node, `node:NODE/TASK`, that a question which isn't answered here goes to",
+        description="`node:NODE/TASK`, a task of another node that questions go to which aren't answered here",
     )
     threshold: float = Field(
         default=0.0,
