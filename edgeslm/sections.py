@@ -164,7 +164,7 @@ class Task(Section):
     )
     escalate: Annotated[str, AfterValidator(stage_name)] | None = Field(
         default=None,
-        description="`node:NODE/TASK`, a task of another node that questions go to which aren't answered here",
+        description="`node:NODE/TASK`, another node's task that questions go to which aren't answered here",
     )
     threshold: float = Field(
         default=0.0,
