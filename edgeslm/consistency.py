@@ -40,7 +40,7 @@ _KEYS: dict[Kind, frozenset[str]] = {
     )
     | (_GENERATION - {"stop"}),
     "answer": frozenset({"instruction", "mode", "adapter"}) | _GENERATION,
-    "summarize": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
+    "summarize": frozenset({"instruction", "examples", "adapter", "grounded"}) | _GENERATION,
     "generate": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
     "embed": frozenset(),
 }
@@ -245,20 +245,27 @@ def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Itera
         seen.add(route.name or "")
         if route.task not in names.tasks:
             yield (*path, "task"), f"no task is called {route.task!r}: {_near(route.task, names.tasks)}"
-        for channel in NODE_CHANNELS:
-            own = [*config.base.split("/"), channel, "#"]
-            if channel != "event" and overlap(route.source.split("/"), own):
-                yield (
-                    (*path, "from"),
-                    f"would read this node's own {channel} topics: watch something narrower",
-                )
-                break
+        yield from _own_topic_faults((*path, "from"), route.source, config.base)
+        if route.window is not None:
+            task = config.tasks.get(route.task)
+            if task is not None and route.task in names.tasks and task.kind != "summarize":
+                yield (*path, "window"), f"needs a task of kind summarize, and {route.task} is none"
+            if route.window.on is not None:
+                yield from _own_topic_faults((*path, "window"), route.window.on, config.base)
         yield from _template_faults(path, route)
         output = _output(route, config.base)
         if isinstance(output, str):
             yield (*path, "to"), output
         outputs.append(output if isinstance(output, list) and route.source != UNKNOWN_FILTER else None)
     yield from _loops(config.routes, indices, outputs)
+
+
+def _own_topic_faults(path: Path, source: str, base: str) -> Iterator[Fault]:
+    for channel in NODE_CHANNELS:
+        own = [*base.split("/"), channel, "#"]
+        if channel != "event" and overlap(source.split("/"), own):
+            yield path, f"would read this node's own {channel} topics: watch something narrower"
+            return
 
 
 def _template_faults(path: Path, route: Route) -> Iterator[Fault]:

@@ -48,6 +48,8 @@ class Task(ABC):
     """One entry of ``tasks:``, ready to run. ``bundle`` is the head or the adapter that it was taught as."""
 
     kind: ClassVar[str]
+    context_length: int | None = None
+    """Tokens that its model reads and writes at most, once a model was chosen for it."""
 
     def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
         self.name = name
