@@ -103,7 +103,7 @@ class Gatherer:
         :param topic: where it came from; ``received`` in wall-clock seconds.
         :param key: by which a redelivery is known; None: it came at QoS 0, and isn't waited for.
         """
-        name = (route, work.topic)
+        name = (route, _whole(work.topic))
         last = self._windows[route].last
         if last is not None and self._coming(name) >= last:
             self._write()  # they are complete, and what comes now belongs to the next window

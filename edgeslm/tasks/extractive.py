@@ -1,12 +1,13 @@
 """The sentences of a text that say most of it: what is told where a model's own words are of no use.
 
-SumBasic (Nenkova and Vanderwende 2005): words that the text has often are what it is about. The sentence
-whose words of content are the most frequent on average comes first; what it said then counts by the square,
-so that the next one says something else. Knows no engine.
+First comes the one whose words are nearest to all words of the text, by the cosine of their counts: a
+centroid, as in MEAD (Radev et al. 2004, section 3). What it said counts less for the next one (SumBasic,
+Nenkova and Vanderwende 2005). Knows no engine.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ from edgeslm.tasks.support import content_words, split_sentences
 
 MOST_SENTENCES = 2_000
 """Of a text that are looked at: some hundred pages, in a few hundredths of a second each time."""
+SAID = 0.25
+"""What a word still counts once a sentence with it was chosen."""
 LONGEST = 400
 """Characters. What is longer is a table or a log more likely than a sentence."""
 
@@ -27,14 +30,21 @@ def best_sentences(text: str, *, most: int = 2) -> list[tuple[int, int]]:
 
 def central(sentences: Sequence[str], *, most: int) -> list[int]:
     """Numbers of up to ``most`` sentences that say most of what all say, in their order."""
-    words = {number: found for number, one in enumerate(sentences) if (found := content_words(one))}
-    counts = Counter(word for found in words.values() for word in found)
-    total = sum(counts.values())
-    shares = {word: count / total for word, count in counts.items()}
+    words = {number: Counter(found) for number, one in enumerate(sentences) if (found := content_words(one))}
+    weights: dict[str, float] = {}
+    for found in words.values():
+        for word, count in found.items():
+            weights[word] = weights.get(word, 0.0) + count
     chosen: list[int] = []
+
+    def closeness(number: int) -> float:
+        found = words[number]
+        length = math.sqrt(sum(count * count for count in found.values()))
+        return sum(count * weights[word] for word, count in found.items()) / length
+
     while words and len(chosen) < most:
-        best = max(words, key=lambda number: sum(shares[word] for word in words[number]) / len(words[number]))
+        best = max(words, key=closeness)
         chosen.append(best)
-        for word in set(words.pop(best)):
-            shares[word] **= 2
+        for word in words.pop(best):
+            weights[word] *= SAID
     return sorted(chosen)

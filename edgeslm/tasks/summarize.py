@@ -59,10 +59,7 @@ class Summarize(Task):
         writer = _Writer(self, request, ask, on_chunk if request.options.get("stream") else None)
         if not isinstance(request.input, str):
             digest = Digest(read_messages(request.input))
-            check = Check(*digest.evidence, TOGETHER, is_strict=self.section.grounded)
-            shown = digest.shown(self._part_characters(request))
-            output = await writer.write(shown, DIGEST_INSTRUCTION)
-            return writer.outcome(digest.result(list(check.statements(output.text))))
+            return writer.outcome(digest.result(await self._wording(digest, request, writer)))
         statements = await self._summary(self.text(request), request, writer)
         text = join(statements)
         result = {
@@ -82,6 +79,20 @@ class Summarize(Task):
                 if not self._in_parts:
                     raise
         return await _Reading(text, self._part_characters(request), writer, self.section.grounded).summary()
+
+    async def _wording(self, digest: Digest, request: Request, writer: _Writer) -> list[Statement]:
+        """What the model says of the points, as far as they support it."""
+        check = Check(*digest.evidence, TOGETHER, is_strict=self.section.grounded)
+        most = self._part_characters(request)
+        while True:
+            try:
+                output = await writer.write(shown := digest.shown(most), DIGEST_INSTRUCTION)
+            except TooLong:  # log lines have more tokens than prose
+                if len(shown) < SHORTEST_PART // 4:
+                    raise
+                most = len(shown) // 2
+                continue
+            return list(check.statements(output.text))
 
     def _room(self, request: Request) -> int | None:
         """Tokens that a text may have beside the prompt and the summary, about; None: nobody knows."""

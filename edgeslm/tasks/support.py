@@ -220,9 +220,9 @@ def _word(text: str, is_first: bool) -> _Word:
     plain = text.casefold().replace("’", "'")
     if plain in _NEGATIONS or plain.endswith("n't"):
         return _Word(text, ("not",), ("not",), is_bound=True, must_be_there=True)
-    if plain in _NUMBERS or (number := _NUMBER.fullmatch(plain)) is not None:
-        figure = _NUMBERS.get(plain) or _GROUPED.sub(lambda group: group[0].replace(",", ""), number[1])
-        keys = (figure, *_keys(number[2])) if number and number[2] else (figure,)
+    if number := _NUMBER.fullmatch(_NUMBERS.get(plain, plain)):
+        figure = _GROUPED.sub(lambda group: group[0].replace(",", ""), number[1])
+        keys = (figure, *_keys(number[2])) if number[2] else (figure,)
         return _Word(text, keys, (figure,), is_bound=True, must_be_there=True)
     plain = plain.removesuffix("'s").removesuffix("'")
     parts = [part for part in _PARTS.split(plain) if part]
