@@ -139,8 +139,10 @@ class Gatherer:
             and self._size + waiting + message.size <= ALL_BYTES
         ):
             return True
-        window.dropped += 1
-        self._look(name)
+        self._write()  # so that the window is there that counts it
+        if (begun := self._open.get(name)) is not None:
+            begun.dropped += 1
+            self._look(name)
         return False
 
     def _coming(self, name: WindowName) -> int:
