@@ -121,6 +121,13 @@ def _rate(value: Any) -> Rate:
     return rate
 
 
+MAX_WINDOW = 5_000
+"""Messages that a window can hold."""
+USUAL_WINDOW = 500
+"""Those that it holds unless told."""
+_LONGEST_S = 7 * 24 * 3600
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Messages that are gathered, up to ``most``, until one of three things: there are ``last`` of them,
@@ -129,13 +136,7 @@ class Window:
     last: int | None = None
     every_s: float | None = None
     on: str | None = None
-    most: int = 500
-
-
-MAX_WINDOW = 5_000
-"""Messages that a window can hold."""
-_DURATIONS = {"s": 1, "min": 60, "h": 3600}
-_LONGEST_S = 7 * 24 * 3600
+    most: int = USUAL_WINDOW
 
 
 def _window(value: Any) -> Window:
@@ -148,7 +149,7 @@ def _window(value: Any) -> Window:
             raise ValueError("most means nothing beside last, which is as many: take it out")
         count = _count(value["last"], "last")
         return Window(last=count, most=count)
-    most = _count(value["most"], "most") if "most" in value else Window.most
+    most = _count(value["most"], "most") if "most" in value else USUAL_WINDOW
     if "every" in value:
         return Window(every_s=_duration(value["every"]), most=most)
     if not isinstance(value["on"], str):
@@ -165,7 +166,7 @@ def _count(value: Any, name: str) -> int:
 def _duration(value: Any) -> float:
     """Seconds."""
     found = re.fullmatch(r"([0-9]{1,6}) ?(s|min|h)", value) if isinstance(value, str) else None
-    seconds = int(found[1]) * _DURATIONS[found[2]] if found else value
+    seconds = int(found[1]) * _PERIODS[found[2]] if found else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= _LONGEST_S:
         raise ValueError("every must be seconds, or a text such as 30 s, 15 min or 8 h; a week at most")
     return float(seconds)

@@ -24,7 +24,7 @@ LEAST_PRIORITY = -1
 class Request:
     """One piece of work for one task.
 
-    ``input`` is the text, or an object (only ``generate`` with ``messages`` has a use for one).
+    ``input`` is the text, or an object with ``messages``: a chat for ``generate``, what ``summarize`` counts.
     ``id`` is the sender's, or one made here (``named`` tells which): it goes back in the result.
     ``reply_to`` is the topic of the result and ``correlation`` the MQTT 5 Correlation Data to return.
     """
