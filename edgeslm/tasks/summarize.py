@@ -14,13 +14,13 @@ from typing import Any, Final
 from edgeslm.bundle import Bundle
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text
-from edgeslm.errors import TooLong
+from edgeslm.errors import NoMemory, TooLong
 from edgeslm.messages import Progress, Request, Truncated
 from edgeslm.tasks.digest import Digest, digest_schema, read_messages
 from edgeslm.tasks.extractive import central
 from edgeslm.tasks.parts import split_parts
 from edgeslm.tasks.statements import Check, Speaker, Statement, extract, join, name_of, without_rest
-from edgeslm.tasks.support import Evidence
+from edgeslm.tasks.support import Evidence, split_sentences
 from edgeslm.tasks.task import Ask, Outcome, Task
 
 INSTRUCTION: Final = "Summarize the text in one or two short sentences."
@@ -38,7 +38,8 @@ SHORTEST_PART: Final = 400
 """Characters: a part that is too long for the model is parted again down to here."""
 TOGETHER: Final = 3
 """So many parts of a long text may support a sentence in common."""
-MOST_EXTRACTS: Final = 2
+MOST_EXTRACTS: Final = 3
+"""Sentences of the text that are told in the place of a model's: as many as it wrote, up to these."""
 
 
 class Summarize(Task):
@@ -74,8 +75,8 @@ class Summarize(Task):
         if not self._in_parts or room is None or len(text) <= room * MOST_PER_TOKEN:
             try:
                 check = Check(Evidence([text]), ["input"], is_strict=self.section.grounded)
-                return await writer.say(text, check) or writer.settle(extract(text, most=MOST_EXTRACTS))
-            except TooLong:
+                return await writer.say(text, check) or writer.settle(extract(text, most=writer.wanted))
+            except (TooLong, NoMemory):
                 if not self._in_parts:
                     raise
         return await _Reading(text, self._part_characters(request), writer, self.section.grounded).summary()
@@ -132,6 +133,8 @@ class _Writer:
         self._on_chunk = on_chunk
         self._cost = Cost()
         self._truncated: Truncated | None = None
+        self.wanted = 1
+        """As many sentences as the model wrote last, within bounds."""
 
     async def write(
         self, text: str, instruction: str = INSTRUCTION, on_chunk: Callable[[str], None] | None = None
@@ -149,6 +152,7 @@ class _Writer:
         output = await self._ask(call, on_chunk)
         self._cost += output.cost
         self._truncated = output.truncated
+        self.wanted = min(max(1, len(split_sentences(output.text))), MOST_EXTRACTS)
         return replace(output, text=without_rest(output.text, output.finish_reason))
 
     async def say(self, text: str, check: Check) -> list[Statement]:
@@ -200,10 +204,10 @@ class _Reading:
             if len(shown) <= self._most:
                 try:
                     said = await self._writer.say(shown, self._check)
-                except TooLong:
+                except (TooLong, NoMemory):
                     self._halve(len(shown))
                     continue
-                return said or self._writer.settle(_best(notes, MOST_EXTRACTS))
+                return said or self._writer.settle(_best(notes, self._writer.wanted))
             notes = await self._shorter(notes, shown)
         return self._writer.settle(notes)
 
@@ -216,7 +220,7 @@ class _Reading:
             part = self._text[start:end]
             try:
                 output = await self._writer.write(part)
-            except TooLong:
+            except (TooLong, NoMemory):
                 self._halve(len(part))
                 waiting = self._parts_from(start)
                 continue
@@ -235,7 +239,7 @@ class _Reading:
         for start, end in split_parts(shown, self._most):
             try:
                 output = await self._writer.write(shown[start:end])
-            except TooLong:
+            except (TooLong, NoMemory):
                 self._halve(end - start)
                 return notes
             said += self._check.statements(output.text)
@@ -249,7 +253,7 @@ class _Reading:
     def _halve(self, length: int) -> None:
         """Makes parts shorter, after one of ``length`` characters was too long.
 
-        :raises TooLong: they are short already.
+        :raises TooLong: they are short already. There is no more memory for them then either.
         """
         if length < 2 * SHORTEST_PART:
             raise TooLong(

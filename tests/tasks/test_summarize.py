@@ -9,7 +9,7 @@ import pytest
 
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Cost, Generate, Output, Text, Turn
-from edgeslm.errors import InvalidRequest, TooLong
+from edgeslm.errors import InvalidRequest, NoMemory, TooLong
 from edgeslm.messages import Progress, Request, Truncated
 from edgeslm.tasks import Outcome, Task, make_task
 from edgeslm.tasks.summarize import INSTRUCTION
@@ -96,6 +96,9 @@ def test_where_nothing_is_left_the_text_speaks_for_itself() -> None:
     outcome = run(make(), REPORT, FakeEngine(Output(text="All is well in Paris.")))
     assert outcome.status == "ok"
     assert outcome.result["extractive"] is True
+    assert outcome.result["text"] == "The press in hall 3 overheated twice on Monday."
+    assert outcome.result["sources"] == ["input[0:47]"]
+    outcome = run(make(), REPORT, FakeEngine(Output(text="All is well in Paris. It is sunny in Rome.")))
     assert outcome.result["text"] == REPORT
     assert outcome.result["sources"] == ["input[0:47]", "input[48:89]"]
 
@@ -207,6 +210,17 @@ def test_it_can_be_cancelled_between_parts() -> None:
         return engine.read
 
     assert len(asyncio.run(main())) == 1
+
+
+def test_a_text_that_there_is_no_memory_for_is_read_in_parts() -> None:
+    class Small(Reader):
+        async def __call__(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+            try:
+                return await super().__call__(call, on_chunk)
+            except TooLong:
+                raise NoMemory("no room") from None
+
+    assert run(make(), LONG, Small(2000)).result["text"] == "Machine M0 makes part P0."
 
 
 @pytest.mark.parametrize("overflow", ["error", "head"])
