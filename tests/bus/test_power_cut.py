@@ -1,4 +1,4 @@
-"""A power cut takes what was never synced: what journal, spool and windows have then. A kill takes nothing of theirs.
+"""A power cut takes what was never synced: what journal, spool and windows have then. A kill takes nothing.
 
 A process writes entries and says after each that it is done; strace records it. Then the power is cut at many
 points of the record: with all that wasn't synced gone, and with a part of it there, as a disk may have it.
