@@ -311,7 +311,8 @@ def _request(arguments: argparse.Namespace) -> int:
         options = {**options, "stream": True}
 
         def on_chunk(chunk: Chunk) -> None:
-            print(chunk.text, end="", file=sys.stderr, flush=True)  # noqa: T201
+            text = chunk.text if chunk.done is None else f"part {chunk.done} of {chunk.of}\n"
+            print(text, end="", file=sys.stderr, flush=True)  # noqa: T201
 
     with Client(
         arguments.broker,

@@ -31,7 +31,7 @@ _KEYS: dict[Kind, frozenset[str]] = {
     | (_GENERATION - {"stop"}),
     "answer": frozenset({"instruction", "mode", "adapter", "knowledge", "passages", "escalate"})
     | _GENERATION,
-    "summarize": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
+    "summarize": frozenset({"instruction", "examples", "adapter", "grounded"}) | _GENERATION,
     "generate": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
     "embed": frozenset(),
     "search": frozenset({"knowledge", "passages"}),
@@ -270,15 +270,8 @@ def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Itera
         if route.name in seen:
             yield (*path, "name"), f"another route is called {route.name!r}: choose another name"
         seen.add(route.name or "")
-        yield from _reader_faults(path, route, names)
-        for channel in NODE_CHANNELS:
-            own = [*config.base.split("/"), channel, "#"]
-            if channel != "event" and overlap(route.source.split("/"), own):
-                yield (
-                    (*path, "from"),
-                    f"would read this node's own {channel} topics: watch something narrower",
-                )
-                break
+        yield from _reader_faults(path, route, config, names)
+        yield from _own_topic_faults((*path, "from"), route.source, config.base)
         yield from _template_faults(path, route)
         output = _output(route, config.base)
         if isinstance(output, str):
@@ -287,7 +280,7 @@ def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Itera
     yield from _loops(config.routes, indices, outputs)
 
 
-def _reader_faults(path: Path, route: Route, names: Names) -> Iterator[Fault]:
+def _reader_faults(path: Path, route: Route, config: Config, names: Names) -> Iterator[Fault]:
     """What is wrong with who reads a route's messages."""
     if route.task is None and route.remember is None:
         yield (*path, "task"), f"missing: name the task that reads the messages; {_near('', names.tasks)}"
@@ -299,9 +292,23 @@ def _reader_faults(path: Path, route: Route, names: Names) -> Iterator[Fault]:
     if route.keep_s is not None and route.remember is None:
         yield (*path, "keep_s"), "is for what is remembered: take it out, or name a collection in remember"
     if route.task is None:
-        for key in ("to", "on_change", "retain", "qos"):
+        for key in ("to", "on_change", "retain", "qos", "window"):
             if key in route.model_fields_set:
                 yield (*path, key), "without a task nothing is published: take it out"
+    if route.window is not None:
+        task = config.tasks.get(route.task or "")
+        if task is not None and route.task in names.tasks and task.kind != "summarize":
+            yield (*path, "window"), f"needs a task of kind summarize, and {route.task} is none"
+        if route.window.on is not None:
+            yield from _own_topic_faults((*path, "window"), route.window.on, config.base)
+
+
+def _own_topic_faults(path: Path, source: str, base: str) -> Iterator[Fault]:
+    for channel in NODE_CHANNELS:
+        own = [*base.split("/"), channel, "#"]
+        if channel != "event" and overlap(source.split("/"), own):
+            yield path, f"would read this node's own {channel} topics: watch something narrower"
+            return
 
 
 def _template_faults(path: Path, route: Route) -> Iterator[Fault]:

@@ -23,6 +23,7 @@ from edgeslm.bus.node_topics import BROKER_DROPPED
 from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.protocol import StateName, Topics, encode_document, encode_state
 from edgeslm.bus.spool import Spool
+from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
 from edgeslm.corrections import Corrections
 from edgeslm.engine.process import CANCEL_GRACE_S, STOP_GRACE_S
@@ -130,6 +131,7 @@ class Daemon:
             topics=self.topics,
             journal=self._journal,
             spool=Spool(self._database, limit_bytes=limits.journal_bytes),
+            windows=Windows(self._database),
             meter=self.meter,
             corrections=Corrections(FeedbackStore(config.state_dir), service.tasks, self.meter.drop),
         )

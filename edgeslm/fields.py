@@ -121,6 +121,57 @@ def _rate(value: Any) -> Rate:
     return rate
 
 
+MAX_WINDOW = 5_000
+"""Messages that a window can hold."""
+USUAL_WINDOW = 500
+"""Those that it holds unless told."""
+_LONGEST_S = 7 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Messages that are gathered, up to ``most``, until one of three things: there are ``last`` of them,
+    ``every_s`` seconds have passed since the first, or a message comes on a topic that fits ``on``."""
+
+    last: int | None = None
+    every_s: float | None = None
+    on: str | None = None
+    most: int = USUAL_WINDOW
+
+
+def _window(value: Any) -> Window:
+    if not isinstance(value, dict) or len(value.keys() & {"last", "every", "on"}) != 1:
+        raise ValueError("must be one of {last: 50}, {every: 15 min} and {on: TOPIC}")
+    if unknown := sorted(value.keys() - {"last", "every", "on", "most"}):
+        raise ValueError(f"has no {unknown[0]}: there are last, every, on and most")
+    if "last" in value:
+        if "most" in value:
+            raise ValueError("most means nothing beside last, which is as many: take it out")
+        count = _count(value["last"], "last")
+        return Window(last=count, most=count)
+    most = _count(value["most"], "most") if "most" in value else USUAL_WINDOW
+    if "every" in value:
+        return Window(every_s=_duration(value["every"]), most=most)
+    if not isinstance(value["on"], str):
+        raise ValueError("on must be a topic")
+    return Window(on=_filter(value["on"]), most=most)
+
+
+def _count(value: Any, name: str) -> int:
+    if type(value) is not int or not 2 <= value <= MAX_WINDOW:
+        raise ValueError(f"{name} must be a number of messages from 2 to {MAX_WINDOW}")
+    return value
+
+
+def _duration(value: Any) -> float:
+    """Seconds."""
+    found = re.fullmatch(r"([0-9]{1,6}) ?(s|min|h)", value) if isinstance(value, str) else None
+    seconds = int(found[1]) * _PERIODS[found[2]] if found else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= _LONGEST_S:
+        raise ValueError("every must be seconds, or a text such as 30 s, 15 min or 8 h; a week at most")
+    return float(seconds)
+
+
 def broker_url(value: str) -> str:
     """Sentences never repeat the address: somebody may have put a password in it."""
     try:
@@ -174,6 +225,29 @@ MaxRate = Annotated[
                 {"type": "number", "exclusiveMinimum": 0},
                 {"type": "string", "pattern": r"^[0-9]{1,5} ?/ ?(s|min|h)$"},
             ]
+        }
+    ),
+]
+_WINDOW_COUNT = {"type": "integer", "minimum": 2, "maximum": MAX_WINDOW}
+WindowField = Annotated[
+    Window,
+    PlainValidator(_window),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {
+                "last": _WINDOW_COUNT,
+                "every": {
+                    "anyOf": [
+                        {"type": "number", "minimum": 1, "maximum": _LONGEST_S},
+                        {"type": "string", "pattern": r"^[0-9]{1,6} ?(s|min|h)$"},
+                    ]
+                },
+                "on": {"type": "string"},
+                "most": _WINDOW_COUNT,
+            },
+            "additionalProperties": False,
+            "oneOf": [{"required": ["last"]}, {"required": ["every"]}, {"required": ["on"]}],
         }
     ),
 ]

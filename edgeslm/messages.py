@@ -24,7 +24,7 @@ LEAST_PRIORITY = -1
 class Request:
     """One piece of work for one task.
 
-    ``input`` is the text, or an object (only ``generate`` with ``messages`` has a use for one).
+    ``input`` is the text, or an object with ``messages``: a chat for ``generate``, what ``summarize`` counts.
     ``id`` is the sender's, or one made here (``named`` tells which): it goes back in the result.
     ``reply_to`` is the topic of the result and ``correlation`` the MQTT 5 Correlation Data to return.
     """
@@ -77,10 +77,27 @@ class Result:
     truncated: Truncated | None = None
 
 
+class Progress(str):
+    """A piece of a streamed answer that has no text: ``done`` of ``of`` steps are behind it."""
+
+    done: int
+    of: int
+
+    def __new__(cls, done: int, of: int) -> Progress:
+        piece = super().__new__(cls)
+        piece.done, piece.of = done, of
+        return piece
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of text on its way; ``seq`` counts from 0. Only the final result carries a promise."""
+    """A piece of text on its way; ``seq`` counts from 0. Only the final result carries a promise.
+
+    ``done`` of ``of`` parts of a long text are read, where it tells of that.
+    """
 
     id: str
     seq: int
     text: str
+    done: int | None = None
+    of: int | None = None

@@ -7,12 +7,13 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from edgeslm.bus.client import BusClient, OutboxFull
 from edgeslm.bus.protocol import Rejected, Topics, encode_chunk, encode_dead
 from edgeslm.errors import BrokerError, InvalidRequest
-from edgeslm.messages import Chunk, ErrorBody, Request, Result
+from edgeslm.messages import Chunk, ErrorBody, Progress, Request, Result
 
 log = logging.getLogger("edgeslm.pipeline")
 
@@ -74,8 +75,10 @@ class Outgoing:
 
         def send(text: str) -> None:
             nonlocal count
-            chunk = encode_chunk(Chunk(request.id, count, text))
-            self._bus.publish(topic, chunk, qos=0, correlation=request.correlation)
+            chunk = Chunk(request.id, count, text)
+            if isinstance(text, Progress):
+                chunk = replace(chunk, done=text.done, of=text.of)
+            self._bus.publish(topic, encode_chunk(chunk), qos=0, correlation=request.correlation)
             count += 1
 
         return send

@@ -17,11 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import secrets
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from typing import Any
 
 from edgeslm.bus.client import BusClient, Delivery, Subscription
@@ -35,49 +32,23 @@ from edgeslm.bus.protocol import (
     parse_request,
 )
 from edgeslm.bus.spool import Spool
+from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
 from edgeslm.corrections import Corrections
-from edgeslm.errors import BrokerError, Busy, InternalError, InvalidRequest, JournalError
+from edgeslm.errors import Busy, InternalError, InvalidRequest, JournalError
+from edgeslm.held import Flights, Held
 from edgeslm.messages import Request, Result
 from edgeslm.observe.health import Meter
 from edgeslm.outgoing import Outgoing
 from edgeslm.remembering import Remembering
-from edgeslm.routes import RouteReader, Skip
 from edgeslm.service import Service
-from edgeslm.topics import subscription_identifier
 from edgeslm.tries import Tries
+from edgeslm.watching import Watcher
 
 log = logging.getLogger("edgeslm.pipeline")
 
 MOST_REFUSED = 4
 """Messages of QoS 0 beyond ``queue_unsure`` are told that it is busy; beyond so many times that, nothing."""
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    """A message that isn't acknowledged. ``epoch`` is the broker's session that it came in.
-
-    ``left`` counts what still works on it; ``spooled`` is its number in the spool; ``unsure`` came at QoS 0.
-    ``refusal`` says why it is one too many. ``is_request`` is false for what needs no answer;
-    ``is_broken_off`` is true if some of the work was cancelled, which is no answer.
-    """
-
-    delivery: Delivery
-    epoch: int
-    name: bytes | None = None
-    left: int = 0
-    is_request: bool = False
-    is_broken_off: bool = False
-    spooled: int | None = None
-    unsure: bool = False
-    refusal: str | None = None
-
-    @property
-    def key(self) -> bytes | None:
-        """Its name in the journal if its sender gave it none; nothing is remembered of what came at QoS 0."""
-        if self.name is None and not self.unsure:
-            self.name = delivery_key(self.epoch, self.delivery)
-        return self.name
 
 
 class Pipeline:
@@ -92,6 +63,7 @@ class Pipeline:
         topics: Topics,
         journal: Journal,
         spool: Spool,
+        windows: Windows,
         meter: Meter,
         corrections: Corrections,
     ) -> None:
@@ -104,12 +76,21 @@ class Pipeline:
         self._spool = spool
         self._bus = bus
         self._outgoing = Outgoing(bus, topics)
-        self._remembering = Remembering(service.library, meter.drop)
-        self._routes = [RouteReader(route, topics.base) for route in config.routes]
-        self._held: dict[_Held, None] = {}
+        self._watcher = Watcher(
+            config,
+            self._run,
+            start=self._start,
+            outgoing=self._outgoing,
+            journal=journal,
+            windows=windows,
+            remembering=Remembering(service.library, meter.drop),
+            meter=meter,
+            base=topics.base,
+        )
+        self._held: dict[Held, None] = {}
         self._held_bytes = 0
         self._unsure = 0
-        self._flights: dict[bytes, asyncio.Future[None]] = {}
+        self._flights = Flights()
         self._arrivals: list[Delivery] = []
         self._last_spooled = 0
         self._from_spool: set[int] = set()
@@ -119,27 +100,23 @@ class Pipeline:
 
     @property
     def subscriptions(self) -> list[str | Subscription]:
-        """What to subscribe to. One a filter; the broker sends retained messages where a route wants them."""
-        wanted: dict[str, bool] = {}
-        for route in self._config.routes:
-            wanted[route.source] = wanted.get(route.source, False) or route.accept_retained
+        """What to subscribe to."""
         return [
             self._topics.requests_filter,
             self._topics.cancel,
             self._topics.feedback,
-            *(
-                Subscription(source, retained=retained, identifier=subscription_identifier(source))
-                for source, retained in wanted.items()
-            ),
+            *self._watcher.subscriptions,
         ]
 
     def open(self) -> None:
-        """Begins with what the spool holds from before."""
+        """Begins with what the disk holds from before."""
+        self._watcher.open()
         self._feed()
 
     def close(self) -> None:
         """Takes nothing more: what comes now is not acknowledged, so it is delivered at the next start."""
         self._closed = True
+        self._watcher.close()
 
     async def drain(self, limit_s: float) -> int:
         """Waits for what is being served; how many messages are left after ``limit_s``."""
@@ -149,7 +126,7 @@ class Pipeline:
 
     def abandon(self) -> None:
         """Breaks off what is left: it is not answered, so broker and spool keep it for the next start."""
-        self._closed = True
+        self.close()
         for task in self._tasks:
             task.cancel()
 
@@ -160,12 +137,12 @@ class Pipeline:
             return
         if delivery.topic == self._topics.cancel:
             self._spool_arrivals()  # what it means may be among them
-            self._hold(_Held(delivery, self._journal.epoch), [self._cancel(delivery)])
+            self._hold(Held(delivery, self._journal.epoch), [self._cancel(delivery)])
         elif delivery.topic == self._topics.feedback and not delivery.qos and self._corrections.is_full:
             self._meter.drop("feedback")
         elif delivery.topic == self._topics.feedback:
             take = self._corrections.take(delivery.payload, retained=delivery.retain)
-            self._hold(_Held(delivery, self._journal.epoch), [take])
+            self._hold(Held(delivery, self._journal.epoch), [take])
         elif not delivery.qos and self._unsure >= MOST_REFUSED * self._config.limits.queue_unsure:
             self._meter.drop("busy")  # nothing holds a flood back, and answers have to be held too
         elif self._config.durability == "spool" and delivery.qos:
@@ -173,7 +150,7 @@ class Pipeline:
                 asyncio.get_running_loop().call_soon(self._spool_arrivals)
             self._arrivals.append(delivery)
         else:
-            self._take(_Held(delivery, self._journal.epoch, unsure=not delivery.qos))
+            self._take(Held(delivery, self._journal.epoch, unsure=not delivery.qos))
 
     def keep(self, older_than_s: float = 0.0) -> None:
         """Writes to the spool what has been held for so long.
@@ -208,7 +185,7 @@ class Pipeline:
             self._spool.add([(one, delivery_key(epoch, one)) for one in arrivals])
         except JournalError:  # then the broker keeps them, as without a spool
             for delivery in arrivals:
-                self._take(_Held(delivery, epoch))
+                self._take(Held(delivery, epoch))
             return
         for delivery in arrivals:
             if not delivery.dup:
@@ -233,11 +210,11 @@ class Pipeline:
                 if spooled.id not in self._from_spool:
                     self._from_spool.add(spooled.id)
                     name = spooled.key or reader_key(b"spool", str(spooled.id))
-                    self._take(_Held(spooled.delivery, self._journal.epoch, name, spooled=spooled.id))
+                    self._take(Held(spooled.delivery, self._journal.epoch, name, spooled=spooled.id))
         finally:
             self._is_feeding = False
 
-    def _take(self, held: _Held) -> None:
+    def _take(self, held: Held) -> None:
         delivery = held.delivery
         held.is_request = True
         if held.spooled is None:
@@ -246,9 +223,9 @@ class Pipeline:
             self._hold(held, [self._serve_request(held, task)])
         else:
             # All at once, so that no later message overtakes this one on its way to the queue.
-            self._hold(held, [self._serve_route(r, held) for r in self._routes if brings(delivery, r)])
+            self._hold(held, self._watcher.work_on(held))
 
-    def _why_full(self, held: _Held) -> str | None:
+    def _why_full(self, held: Held) -> str | None:
         limits = self._config.limits
         if held.unsure and self._unsure >= limits.queue_unsure:
             return f"{self._unsure} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
@@ -256,7 +233,7 @@ class Pipeline:
             return f"{self._held_bytes} bytes are waiting and {limits.queue_bytes} are the limit"
         return None
 
-    def _hold(self, held: _Held, work: list[Coroutine[Any, Any, None]]) -> None:
+    def _hold(self, held: Held, work: list[Coroutine[Any, Any, None]]) -> None:
         """Acknowledges a message when all of its work has ended, even badly.
 
         Acknowledgements keep their order, so one that never left would hold back all that follow.
@@ -277,7 +254,7 @@ class Pipeline:
         if not work:
             self._release(held, answered=True)
 
-    def _release(self, held: _Held, *, answered: bool) -> None:
+    def _release(self, held: Held, *, answered: bool) -> None:
         del self._held[held]
         self._held_bytes -= len(held.delivery.payload)
         self._unsure -= held.unsure
@@ -302,7 +279,7 @@ class Pipeline:
 
     # Requests
 
-    async def _serve_request(self, held: _Held, task: str) -> None:
+    async def _serve_request(self, held: Held, task: str) -> None:
         delivery = held.delivery
         if delivery.retain:  # MQTT 3.1.1 brings it again with each subscription
             self._meter.drop("retained")
@@ -330,11 +307,11 @@ class Pipeline:
             name = request.correlation
             name = b"correlation " + name if name else b"id " + request.id.encode()
             key = request_key(request.reply_to, name, task, delivery.payload)
-        if key is not None and (flight := self._flights.get(key)) is not None:
+        if (landing := self._flights.landing(key)) is not None:
             self._meter.repeats["attached"] += 1
-            await asyncio.shield(flight)
+            await asyncio.shield(landing)
             return
-        with self._flight(key):
+        with self._flights.flight(key):
             known = self._journal.find(key) if key is not None and (request.named or delivery.dup) else None
             if known is not None and known.result is not None:
                 self._meter.repeats["resent"] += 1
@@ -350,20 +327,6 @@ class Pipeline:
                 result = error_result(request.id, request.task, why)
                 payload = encode_result(result)
             await self._outgoing.send(request, result, payload)
-
-    @contextmanager
-    def _flight(self, key: bytes | None) -> Iterator[None]:
-        """While a request is being answered, its repeats wait for that."""
-        if key is None:
-            yield
-            return
-        landed = asyncio.get_running_loop().create_future()
-        self._flights[key] = landed
-        try:
-            yield
-        finally:
-            del self._flights[key]
-            landed.set_result(None)
 
     async def _run(self, request: Request, tries: Tries, refusal: str | None = None) -> tuple[Result, bytes]:
         try:
@@ -394,57 +357,3 @@ class Pipeline:
                 request.correlation == cancel.correlation if cancel.correlation else request.id == cancel.id
             )
         )
-
-    # Routes
-
-    async def _serve_route(self, route: RouteReader, held: _Held) -> None:
-        delivery = held.delivery
-        if delivery.size > self._config.limits.packet_bytes:
-            self._meter.drop("too_large")
-            return
-        work = route.consider(delivery.topic, delivery.payload, delivery.retain, delivery.received_at)
-        if isinstance(work, Skip):
-            self._meter.drop(work.reason)
-            log.debug("route %s skipped a message: %s", route.name, work.sentence)
-            return
-        await self._remembering.keep(route.route, delivery, work.input, held.key)
-        if work.task is None:
-            return
-        request = Request(
-            work.task, work.input, secrets.token_hex(8), work.topic, received_at=delivery.received_at
-        )
-        if held.unsure and held.refusal is not None:
-            self._meter.drop("busy")
-            return
-        key = reader_key(held.key, route.name) if held.key is not None else None
-        if key is not None and (flight := self._flights.get(key)) is not None:
-            await asyncio.shield(flight)
-            return
-        with self._flight(key):
-            known = self._journal.find(key) if key is not None and delivery.dup else None
-            payload = known.result if known is not None else None
-            if payload is None:
-                attempts = known.attempts if known else 0
-                result, payload = await self._run(request, Tries(self._journal, key, attempts))
-                # Nobody sends a route's message again: it waits, here and at the broker, for room.
-                while result.error is not None and result.error.code == "busy" and not held.unsure:
-                    await asyncio.sleep((result.error.retry_after_ms or 0) / 1000)
-                    result, payload = await self._run(request, Tries(self._journal, key, attempts))
-                if result.error is not None and result.error.code == "poisoned":
-                    await self._outgoing.report_dead(request, result.error)
-                if not route.wants(work, result):
-                    return
-            try:
-                await self._outgoing.publish(work.topic, payload, qos=work.qos, retain=work.retain)
-            except BrokerError as error:
-                log.warning("a result of route %s could not be sent: %s", route.name, error)
-
-
-def brings(delivery: Delivery, route: RouteReader) -> bool:
-    """Whether a message is for a route.
-
-    A broker may send a copy for each filter that the topic fits; each is for the routes of its filter alone.
-    """
-    if not route.matches(delivery.topic):
-        return False
-    return not delivery.identifiers or subscription_identifier(route.route.source) in delivery.identifiers

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgeslm.errors import TemplateError
@@ -26,6 +26,9 @@ Reason = Literal["retained", "not_text", "empty", "condition", "rate", "template
 REMEMBERED_TOPICS = 1_000
 """Output topics of which ``on_change`` keeps the last result; the one used longest ago is forgotten first."""
 
+LONGEST_ID = 256
+"""Characters of a message's own id that are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Skip:
@@ -37,13 +40,15 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A message for a task, and how to publish the result; without a task it is only remembered."""
+    """A message for a task, and how to publish the result; without a task it is only remembered. ``id`` is
+    the message's own, if its payload has one."""
 
     task: str | None
     input: str
     topic: str
     qos: int
     retain: bool
+    id: str | None = None
 
 
 class RouteReader:
@@ -91,7 +96,11 @@ class RouteReader:
             return Skip("empty", "there is no text to read")
         if self._rate is not None:
             self._rate.take(now)
-        return Work(self.route.task, read, topic, self.route.qos, self.route.retain)
+        return replace(self.work_on(topic), input=read, id=_id_of(scope.payload))
+
+    def work_on(self, topic: str) -> Work:
+        """What is published to ``topic``, whatever was read."""
+        return Work(self.route.task, "", topic, self.route.qos, self.route.retain)
 
     def wants(self, work: Work, result: Result) -> bool:
         """Whether to publish ``result``. With ``on_change`` it must differ from the last on that topic."""
@@ -103,6 +112,13 @@ class RouteReader:
         if len(self._last) > REMEMBERED_TOPICS:
             self._last.popitem(last=False)
         return not same
+
+
+def _id_of(payload: Any) -> str | None:
+    found = payload.get("id") if isinstance(payload, dict) else None
+    if isinstance(found, bool) or not isinstance(found, str | int):
+        return None
+    return str(found)[:LONGEST_ID] or None
 
 
 def _gist(result: Result) -> str:

@@ -23,6 +23,7 @@ from edgeslm.fields import (
     Name,
     Threads,
     TopicFilter,
+    WindowField,
     broker_url,
     node_name,
     stage_name,
@@ -194,7 +195,10 @@ class Task(Section):
     overflow: Overflow = Field(
         default="error",
         description="A text too long for the model is an `error`, or its `head`, its `tail` or both ends "
-        "without the `middle` are kept",
+        "without the `middle` are kept; without this key `summarize` reads it in parts",
+    )
+    grounded: bool = Field(
+        default=True, description="Sentences of `summarize` that the text doesn't support are left out"
     )
     allow: tuple[Option, ...] | None = Field(
         default=None, description="Options that senders of requests may set; the default depends on the kind"
@@ -283,6 +287,11 @@ class Route(Section):
     max_rate: MaxRate | None = Field(
         default=None,
         description="Most messages read, a number a second or `6/min`, `100/h`; the rest is dropped",
+    )
+    window: WindowField | None = Field(
+        default=None,
+        description="Gather messages and publish a digest of each window: `{last: 50}`, `{every: 15 min}` or "
+        "`{on: TOPIC}`; `most` bounds the last two",
     )
     accept_retained: bool = Field(
         default=False, description="Also read retained messages, which the broker repeats at every start"

@@ -312,6 +312,7 @@ class Service:
                 check_adapter(adapter, self._bundles[model])
             except BundleError as error:
                 raise ConfigError([f"{where}: {error}"]) from None
+        task.context_length = self._bundles[model].manifest.context_length
         return _Post(stage, task, model, adapter)
 
     async def _seek(

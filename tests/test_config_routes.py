@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgeslm.config import parse_config
-from edgeslm.fields import Rate
+from edgeslm.fields import Rate, Window
 from tests.config_texts import problems, with_routes
 
 
@@ -33,6 +33,53 @@ def test_routes_get_a_name_each() -> None:
 )
 def test_rates(value: object, rate: Rate) -> None:
     assert parse_config(with_routes({"from": "a", "max_rate": value})).routes[0].max_rate == rate
+
+
+@pytest.mark.parametrize(
+    ("value", "window"),
+    [
+        ({"last": 50}, Window(last=50, most=50)),
+        ({"every": "15 min"}, Window(every_s=900)),
+        ({"every": 2.5, "most": 9}, Window(every_s=2.5, most=9)),
+        ({"every": "8h"}, Window(every_s=28_800)),
+        ({"on": "hall/+/end", "most": 5000}, Window(on="hall/+/end", most=5000)),
+    ],
+)
+def test_windows(value: object, window: Window) -> None:
+    assert parse_config(with_brief({"from": "a", "window": value})).routes[0].window == window
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (50, "must be one of"),
+        ({}, "must be one of"),
+        ({"last": 50, "on": "a"}, "must be one of"),
+        ({"last": 1}, "last must be"),
+        ({"last": True}, "last must be"),
+        ({"last": 5001}, "last must be"),
+        ({"last": 5, "most": 9}, "most means nothing"),
+        ({"every": "soon"}, "every must be"),
+        ({"every": "0 s"}, "every must be"),
+        ({"every": "9999 h"}, "every must be"),
+        ({"every": True}, "every must be"),
+        ({"on": "a/#/b"}, "routes[0].window"),
+        ({"on": 5}, "on must be"),
+        ({"on": "a", "mots": 5}, "has no mots"),
+        ({"on": "edgeslm/v1/press-hall-4/req/#"}, "own req topics"),
+    ],
+)
+def test_no_windows(value: object, sentence: str) -> None:
+    assert sentence in problems(with_brief({"from": "a", "window": value}))[0]
+
+
+def test_a_window_needs_a_task_that_summarizes() -> None:
+    assert "needs a task of kind summarize" in problems(with_routes({"from": "a", "window": {"last": 5}}))[0]
+
+
+def with_brief(route: dict[str, Any]) -> str:
+    """A file with a route whose task summarizes."""
+    return with_routes({"task": "brief", **route}, tasks={"brief": {"kind": "summarize", "model": "small"}})
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "fast", "3/day", "0/s", "99999/s", [1], 1e-9, 1e300])
@@ -65,7 +112,7 @@ def test_no_rates(value: object) -> None:
         ({"from": "a", "when": "payload.x >"}, "when: the template doesn't compile"),
         ({"from": "a", "when": "{{ payload.x }} > 3"}, "when: must be one expression"),
         ({"from": "a", "retain": "yes"}, "retain: must be true or false"),
-        ({"from": "a", "window": 5}, "window: unknown key"),
+        ({"from": "a", "windows": 5}, "windows: unknown key"),
         ({"from": "a", "task": "triag"}, "task: no task is called 'triag': did you mean triage?"),
         ({"from": "a/b", "to": "a/b"}, "to: a loop"),
         ({"from": "a", "remember": "log"}, "remember: no collection is called 'log'"),

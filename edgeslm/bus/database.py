@@ -1,4 +1,4 @@
-"""The SQLite file behind journal and spool: opened by one daemon alone, set aside when it is damaged.
+"""The SQLite file behind journal, spool and windows: of one daemon alone, set aside when it is damaged.
 
 What it promises: a write outlives the end of the process as soon as the call returns (it is in the kernel's
 hands then). A power cut may take the last writes, never the file: WAL with ``synchronous=NORMAL``
@@ -51,6 +51,18 @@ CREATE TABLE IF NOT EXISTS spool (
     size INTEGER NOT NULL,
     identifiers TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS windows (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    route TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    batch INTEGER NOT NULL,
+    key BLOB UNIQUE,
+    at REAL NOT NULL,
+    received REAL NOT NULL,
+    name TEXT NOT NULL,
+    text TEXT
+);
+CREATE INDEX IF NOT EXISTS windows_of ON windows (route, topic, batch);
 """
 
 
@@ -83,7 +95,8 @@ class Database:
         except (OSError, sqlite3.Error) as error:
             self.close()
             raise JournalError(self._why_not_open(error)) from None
-        row = self.read("SELECT max(at) FROM (SELECT at FROM requests UNION ALL SELECT at FROM spool)")
+        every = " UNION ALL ".join(f"SELECT at FROM {table}" for table in ("requests", "spool", "windows"))
+        row = self.read(f"SELECT max(at) FROM ({every})")
         self._base = (float(row[0] or 0.0) if row else 0.0) - self.clock()
 
     def close(self) -> None:
@@ -118,10 +131,10 @@ class Database:
             self._begin_anew_if_damaged(error)
             return None
 
-    def rows(self, statement: str) -> Iterator[Any]:
+    def rows(self, statement: str, *values: Any) -> Iterator[Any]:
         """All rows; those before a damaged page."""
         try:
-            yield from self.opened.execute(statement)
+            yield from self.opened.execute(statement, values)
         except sqlite3.Error as error:
             log.warning("the journal can't be read (%s)", error)
 

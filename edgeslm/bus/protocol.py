@@ -365,7 +365,10 @@ def _read_truncated(value: Any) -> Truncated | None:
 
 
 def encode_chunk(chunk: Chunk) -> bytes:
-    return encode_json({"id": chunk.id, "seq": chunk.seq, "text": chunk.text})
+    fields: dict[str, Any] = {"id": chunk.id, "seq": chunk.seq, "text": chunk.text}
+    if chunk.done is not None:
+        fields["progress"] = {"done": chunk.done, "of": chunk.of}
+    return encode_json(fields)
 
 
 def parse_chunk(payload: bytes) -> Chunk:
@@ -374,7 +377,8 @@ def parse_chunk(payload: bytes) -> Chunk:
     id_, seq, text = fields.get("id"), fields.get("seq"), fields.get("text")
     if not isinstance(id_, str) or not isinstance(text, str) or not isinstance(seq, int) or seq is True:
         raise ProtocolError("The message isn't a chunk: id, seq and text are missing.")
-    return Chunk(id_, int(seq), text)
+    progress = _counts(fields.get("progress"))
+    return Chunk(id_, int(seq), text, progress.get("done"), progress.get("of"))
 
 
 # The node itself

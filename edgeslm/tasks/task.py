@@ -58,6 +58,8 @@ class Task(ABC):
     ``seek`` finds passages of documents."""
 
     kind: ClassVar[str]
+    context_length: int | None = None
+    """Tokens that its model reads and writes at most, once a model was chosen for it."""
 
     def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
         self.name = name

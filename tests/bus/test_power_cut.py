@@ -1,4 +1,4 @@
-"""A power cut takes what was never synced: what journal and spool have then. A kill takes nothing of theirs.
+"""A power cut takes what was never synced: what journal, spool and windows have then. A kill takes nothing.
 
 A process writes entries and says after each that it is done; strace records it. Then the power is cut at many
 points of the record: with all that wasn't synced gone, and with a part of it there, as a disk may have it.
@@ -18,10 +18,12 @@ from edgeslm.bus import database as database_module
 from edgeslm.bus.database import Database
 from edgeslm.bus.journal import Journal
 from edgeslm.bus.spool import Spool
+from edgeslm.bus.windows import Gathered, Windows
 from tests.fakes import make_delivery, make_key
 from tests.unsynced import Call, CannotTrace, Disk, record, write_files
 
 ENTRIES = 60
+HALL = ("digest", "hall/digest")
 WAL_PAGES = 40
 """Few, so that the pages move to the main file several times."""
 
@@ -62,8 +64,18 @@ def write_spool(folder: Path, done: Callable[[], None]) -> None:
             spool.remove(spooled)
 
 
+def write_windows(folder: Path, done: Callable[[], None]) -> None:
+    """Every tenth message completes a window."""
+    windows = Windows(open_database(folder))
+    for number in range(ENTRIES):
+        windows.add([Gathered(HALL, str(number), f"text {number}", 0.0, make_key(number))])
+        if number % 10 == 9:
+            windows.complete(HALL)
+        done()
+
+
 def main() -> None:
-    """The recorded process: ``write_journal`` or ``write_spool`` in a folder."""
+    """The recorded process: one of the functions above in a folder."""
     database_module.WAL_PAGES = WAL_PAGES
     with (Path(sys.argv[2]).parent / "done").open("wb", buffering=0) as done:
         globals()[sys.argv[1]](Path(sys.argv[2]), lambda: done.write(b"."))
@@ -141,6 +153,16 @@ def test_a_power_cut_takes_nothing_of_the_spool(tmp_path: Path) -> None:
             assert there >= {b"text %d" % number for number in range(0, done, 2)}
             for number in range(1, done, 2):  # it may be back, and is answered again
                 assert b"text %d" % number in there or found[number] is not None
+
+
+def test_a_power_cut_takes_nothing_of_windows(tmp_path: Path) -> None:
+    chance = random.Random(4)
+    for done, disk in moments(write_windows, tmp_path, chance):
+        for files in cuts(disk, chance):
+            with closing(reopened(files, tmp_path)) as database:
+                rows = dict(database.opened.execute("SELECT name, batch FROM windows").fetchall())
+            assert rows.keys() >= {str(number) for number in range(done)}
+            assert all(rows[str(number)] for number in range(done // 10 * 10)), "they are complete"
 
 
 def test_a_kill_takes_nothing(tmp_path: Path) -> None:

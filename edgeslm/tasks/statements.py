@@ -1,0 +1,121 @@
+"""What a model wrote, sentence by sentence, each with what supports it; what nothing supports is left out.
+
+Knows no engine and no request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from edgeslm.tasks.extractive import best_sentences
+from edgeslm.tasks.support import Evidence, split_sentences
+
+_ENDS = (".", "!", "?", "…", "。", "！", "？", '"', "”", "’", ")")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A sentence and the names of the sources that say the same.
+
+    ``gap`` are the blanks before it; ``is_extract`` says that it was taken from its source word for word, and
+    no model wrote it.
+    """
+
+    text: str
+    sources: tuple[str, ...]
+    gap: str = " "
+    is_extract: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Holds sentences to sources. ``together`` sources may say a sentence in common.
+
+    ``among`` are the numbers of the sources that count, None for all. Unless ``is_strict`` all passes.
+    """
+
+    evidence: Evidence
+    names: Sequence[str]
+    together: int = 1
+    among: Sequence[int] | None = None
+    is_strict: bool = True
+
+    def support(self, sentence: str) -> tuple[str, ...] | None:
+        """Names of the sources that say it, in the order of the text; None if none does."""
+        support = self.evidence.support(sentence, together=self.together, among=self.among)
+        numbers: Iterable[int] = sorted(support.sources)
+        if not support:
+            if self.is_strict:
+                return None
+            numbers = range(len(self.names)) if self.among is None else self.among
+        return tuple(self.names[number] for number in numbers)
+
+    def statements(self, text: str) -> Iterator[Statement]:
+        """The sentences of ``text`` that pass, each once."""
+        said: set[str] = set()
+        place = 0
+        for start, end in split_sentences(text):
+            sentence, gap = text[start:end], text[place:start]
+            place = end
+            gist = " ".join(sentence.casefold().split())
+            if gist not in said and (sources := self.support(sentence)) is not None:
+                yield Statement(sentence, sources, gap or " ")
+                said.add(gist)
+
+
+def extract(text: str, *, most: int = 2, offset: int = 0) -> list[Statement]:
+    """The best sentences of ``text`` as statements that are their own source.
+
+    :param offset: where ``text`` begins in what the sources are named by.
+    """
+    return [
+        Statement(
+            " ".join(text[start:end].split()),
+            (name_of(offset + start, offset + end),),
+            is_extract=True,
+        )
+        for start, end in best_sentences(text, most=most)
+    ]
+
+
+def name_of(start: int, end: int) -> str:
+    """How results name a part of the input, by its characters."""
+    return f"input[{start}:{end}]"
+
+
+def without_rest(text: str, finish_reason: str) -> str:
+    """What a model wrote without a last sentence that ``max_tokens`` cut off, if there is another."""
+    if finish_reason != "length" or text.rstrip().endswith(_ENDS):
+        return text
+    spans = split_sentences(text)
+    return text[: spans[-2][1]] if len(spans) > 1 else text
+
+
+def join(statements: Sequence[Statement]) -> str:
+    return "".join(one.gap + one.text for one in statements).strip()
+
+
+class Speaker:
+    """Passes on a text that comes in pieces, sentence by sentence, each once it is checked."""
+
+    def __init__(self, check: Check, on_chunk: Callable[[str], None]) -> None:
+        self._check = check
+        self._on_chunk = on_chunk
+        self._text = ""
+        self._said = ""
+
+    def hear(self, piece: str) -> None:
+        self._text += piece
+        spans = split_sentences(self._text)
+        if len(spans) > 1:  # the last one goes on
+            self._say(join(list(self._check.statements(self._text[: spans[-2][1]]))))
+
+    def end(self, text: str) -> None:
+        """Says what is missing of ``text``, which is what there is in the end."""
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        if text.startswith(self._said) and len(text) > len(self._said):
+            self._on_chunk(text[len(self._said) :])
+            self._said = text

@@ -1,0 +1,183 @@
+"""What routes make of messages: each is remembered, read and its result published, or gathered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+from edgeslm.bus.client import Delivery, Subscription
+from edgeslm.bus.journal import Journal, reader_key
+from edgeslm.bus.windows import Windows
+from edgeslm.config import Config
+from edgeslm.errors import BrokerError
+from edgeslm.gathering import Gatherer
+from edgeslm.held import Flights, Held
+from edgeslm.messages import Request, Result
+from edgeslm.observe.health import Meter
+from edgeslm.outgoing import Outgoing
+from edgeslm.remembering import Remembering
+from edgeslm.routes import RouteReader, Skip, Work
+from edgeslm.topics import matches, subscription_identifier
+from edgeslm.tries import Tries
+
+log = logging.getLogger("edgeslm.pipeline")
+
+Run = Callable[[Request, Tries], Awaitable[tuple[Result, bytes]]]
+"""Answers a request; the result, and how it is encoded."""
+
+
+class Watcher:
+    """The routes of ``config`` at work. ``start`` runs something beside the messages that are held."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        *,
+        start: Callable[[Coroutine[Any, Any, None]], object],
+        outgoing: Outgoing,
+        journal: Journal,
+        windows: Windows,
+        remembering: Remembering,
+        meter: Meter,
+        base: str,
+    ) -> None:
+        self._packet_bytes = config.limits.packet_bytes
+        self._run = run
+        self._outgoing = outgoing
+        self._remembering = remembering
+        self._journal = journal
+        self._meter = meter
+        self._flights = Flights()
+        self._routes = [RouteReader(route, base) for route in config.routes]
+        self._gatherer = Gatherer(
+            windows,
+            {route.name: route.route.window for route in self._routes if route.route.window is not None},
+            start=start,
+            digest=self._digest,
+            drop=meter.drop,
+        )
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """One a filter; the broker sends retained messages where a route wants them."""
+        wanted: dict[str, bool] = {}
+        for route in self._routes:
+            source, window = route.route.source, route.route.window
+            wanted[source] = wanted.get(source, False) or route.route.accept_retained
+            if window is not None and window.on is not None:
+                wanted.setdefault(window.on, False)
+        return [
+            Subscription(source, retained=retained, identifier=subscription_identifier(source))
+            for source, retained in wanted.items()
+        ]
+
+    def open(self) -> None:
+        """Goes on with the windows that were begun before."""
+        self._gatherer.open()
+
+    def close(self) -> None:
+        self._gatherer.close()
+
+    def work_on(self, held: Held) -> list[Coroutine[Any, Any, None]]:
+        """What there is to do for a message, all of it at once, so that no later one overtakes it."""
+        delivery = held.delivery
+        work = [self._serve(route, held) for route in self._routes if brings(delivery, route.route.source)]
+        for route in self._routes:
+            window = route.route.window
+            if window is None or window.on is None or delivery.retain:  # the broker repeats those
+                continue
+            if brings(delivery, window.on):
+                work.append(self._gatherer.complete(route.name))
+        return work
+
+    async def _serve(self, route: RouteReader, held: Held) -> None:
+        delivery = held.delivery
+        if delivery.size > self._packet_bytes:
+            self._meter.drop("too_large")
+            return
+        work = route.consider(delivery.topic, delivery.payload, delivery.retain, delivery.received_at)
+        if isinstance(work, Skip):
+            self._meter.drop(work.reason)
+            log.debug("route %s skipped a message: %s", route.name, work.sentence)
+            return
+        if held.unsure and held.refusal is not None:
+            self._meter.drop("busy")
+            return
+        key = reader_key(held.key, route.name) if held.key is not None else None
+        if (landing := self._flights.landing(key)) is not None:
+            await asyncio.shield(landing)
+            return
+        with self._flights.flight(key):
+            await self._remembering.keep(route.route, delivery, work.input, held.key)
+            if work.task is None:
+                return
+            if route.route.window is not None:
+                received = time.time() - (time.monotonic() - delivery.received_at)
+                await self._gatherer.add(
+                    route.name, work, delivery.topic, received, key, is_again=delivery.dup
+                )
+                return
+            known = self._journal.find(key) if key is not None and delivery.dup else None
+            payload = known.result if known is not None else None
+            if payload is None:
+                attempts = known.attempts if known else 0
+                tries = Tries(self._journal, key, attempts)
+                payload = await self._answer(
+                    route, work, work.input, tries, delivery.received_at, held.unsure
+                )
+            if payload is not None:
+                await self._publish(route, work, payload)
+
+    async def _digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None:
+        """Answers a window that is complete and publishes that."""
+        route = next(route for route in self._routes if route.name == name)
+        work = route.work_on(topic)
+        key = reader_key(b"window", f"{name} {batch} {topic}")
+        known = self._journal.find(key)
+        tries = Tries(self._journal, key, known.attempts if known else 0)
+        payload = known.result if known is not None else None
+        if payload is None:
+            payload = await self._answer(route, work, messages, tries, time.monotonic(), is_unsure=False)
+        if payload is not None:
+            await self._publish(route, work, payload)
+
+    async def _answer(
+        self,
+        route: RouteReader,
+        work: Work,
+        read: str | Mapping[str, Any],
+        tries: Tries,
+        received_at: float,
+        is_unsure: bool,
+    ) -> bytes | None:
+        """The result as it is published; None if the route doesn't want it."""
+        request = Request(work.task or "", read, secrets.token_hex(8), work.topic, received_at=received_at)
+        result, payload = await self._run(request, tries)
+        # Nobody sends a route's message again: it waits, here and at the broker, for room.
+        while result.error is not None and result.error.code == "busy" and not is_unsure:
+            await asyncio.sleep((result.error.retry_after_ms or 0) / 1000)
+            result, payload = await self._run(request, tries)
+        if result.error is not None and result.error.code == "poisoned":
+            await self._outgoing.report_dead(request, result.error)
+        return payload if route.wants(work, result) else None
+
+    async def _publish(self, route: RouteReader, work: Work, payload: bytes) -> None:
+        try:
+            await self._outgoing.publish(work.topic, payload, qos=work.qos, retain=work.retain)
+        except BrokerError as error:
+            log.warning("a result of route %s could not be sent: %s", route.name, error)
+
+
+def brings(delivery: Delivery, source: str) -> bool:
+    """Whether a message came for a filter.
+
+    A broker may send a copy for each filter that the topic fits; each is for the routes of its filter alone.
+    """
+    if not matches(source, delivery.topic):
+        return False
+    return not delivery.identifiers or subscription_identifier(source) in delivery.identifiers

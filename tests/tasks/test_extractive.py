@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.tasks.extractive import best_sentences, central
+
+TEXT = (
+    "Welcome to the shift report. The press in hall 3 overheated twice. Lunch was at noon. The press was "
+    "stopped, and its bearing replaced by the fitter. Somebody lost an umbrella. The bearing had been noisy."
+)
+
+
+def test_the_sentences_that_say_what_the_text_is_about() -> None:
+    assert [TEXT[start:end] for start, end in best_sentences(TEXT)] == [
+        "The press in hall 3 overheated twice.",
+        "The press was stopped, and its bearing replaced by the fitter.",
+    ]
+
+
+def test_what_was_said_is_not_said_again() -> None:
+    sentences = ["The press overheated.", "The press overheated.", "Belt two tore.", "The press is old."]
+    assert central(sentences, most=2)[0] in (0, 1)
+    assert central(sentences, most=2) != [0, 1]
+
+
+def test_what_is_no_sentence_is_left_out_where_there_are_some() -> None:
+    table = "press " * 200
+    text = f"{table}.\n\nThe press overheated."
+    assert [text[start:end] for start, end in best_sentences(text, most=1)] == ["The press overheated."]
+    assert best_sentences(table, most=1) == [(0, len(table) - 1)]
+
+
+def test_nothing_of_a_text_without_words() -> None:
+    assert best_sentences("... !!!") == []
+    assert best_sentences("") == []
+
+
+@given(st.text(max_size=300), st.integers(1, 4))
+def test_in_the_order_of_the_text(text: str, most: int) -> None:
+    spans = best_sentences(text, most=most)
+    assert spans == sorted(spans)
+    assert len(spans) <= most
