@@ -89,7 +89,8 @@ def test_a_question_is_embedded_by_the_collection_s_encoder(tmp_path: Path) -> N
     shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm"})
 
     async def scene() -> None:
-        assert await shop.library.seek("how hot?", ["manuals"], 3, 7) == ["found"]
+        found: Any = await shop.library.seek("how hot?", ["manuals"], 3, 7)
+        assert found == ["found"]
 
     asyncio.run(scene())
     (knowledge,) = shop.made

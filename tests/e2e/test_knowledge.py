@@ -50,7 +50,7 @@ def test_documents_and_messages_are_found_over_mqtt(broker: Mosquitto, starter: 
     made = configuration(broker, starter, tmp_path)
     with NodeProcess(tmp_path, made) as node, App(broker.port, f"{BASE}/#") as app:
         node.wait_online(app)
-        app.wait_until(lambda: search(app, "how often is oil put on it?"), "the folder is read")
+        app.wait_until(lambda: bool(search(app, "how often is oil put on it?")), "the folder is read")
         found = search(app, "how often is oil put on it?", knowledge=["manuals"])
         text = (tmp_path / "manuals/press.md").read_text()
         assert all(text[one["start"] : one["end"]] == one["text"] for one in found)
