@@ -24,9 +24,8 @@ from edgeslm.engine.process import EngineProcess
 from edgeslm.errors import BundleError, ConfigError, InternalError, RequestError, UnknownTask
 from edgeslm.escalation import Escalation, Target
 from edgeslm.knowledge.process import KnowledgeProcess
-from edgeslm.knowledge.search import Found
 from edgeslm.library import Library, MakeKnowledge
-from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY, Request, Result
+from edgeslm.messages import LEAST_PRIORITY, Request, Result
 from edgeslm.models import MakeProcess, Models
 from edgeslm.observe.drift import DriftWatch
 from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
@@ -102,6 +101,8 @@ class Service:
             log_level=config.log_level.upper(),
             make_process=make_knowledge,
         )
+        for post in itertools.chain.from_iterable(self._posts.values()):
+            post.task.documents = self.library
         self.tasks = {name: posts[0].task for name, posts in self._posts.items()}
         """What checks requests and describes results, by the name of the task."""
         self.watches = {
@@ -258,7 +259,7 @@ class Service:
                 posts.append(self._learned_post(name, own.model_copy(update=alone)))
             elif own.kind == "search":
                 encoder = self._config.knowledge[own.knowledge[0]].encoder
-                posts.append(_Post(stage, make_task(name, own, seek=self._seek), encoder, None))
+                posts.append(_Post(stage, make_task(name, own), encoder, None))
             elif not stage.startswith(NODE_STAGE):
                 behind = own.model_copy(update={"model": stage, "learned": None})
                 if section.stages and own.kind == "extract":  # what is written has no confidence: it answers
@@ -298,7 +299,7 @@ class Service:
         model, adapter = section.model, self._adapters.get(name)
         if model is None:
             raise ConfigError([f"tasks.{name}.model: missing"])
-        task = make_task(name, section, adapter, self._seek)
+        task = make_task(name, section, adapter)
         return self._post(model, task, model, adapter, f"tasks.{name}.adapter")
 
     def _post(self, stage: str, task: Task, model: str, adapter: Bundle | None, where: str) -> _Post:
@@ -314,11 +315,6 @@ class Service:
                 raise ConfigError([f"{where}: {error}"]) from None
         task.context_length = self._bundles[model].manifest.context_length
         return _Post(stage, task, model, adapter)
-
-    async def _seek(
-        self, question: str, collections: Sequence[str], k: int, priority: int = NORMAL_PRIORITY
-    ) -> Sequence[Found]:
-        return await self.library.seek(question, collections, k, priority)
 
     def _find(self, digest: str) -> str | None:
         """The model whose bundle has this digest."""

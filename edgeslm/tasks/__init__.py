@@ -18,22 +18,19 @@ from edgeslm.tasks.extract import Extract
 from edgeslm.tasks.generate import GenerateText
 from edgeslm.tasks.search import Search
 from edgeslm.tasks.summarize import Summarize
-from edgeslm.tasks.task import Ask, Outcome, Seek, Task
+from edgeslm.tasks.task import Ask, Documents, Outcome, Task
 
-__all__ = ["Ask", "Outcome", "Seek", "Task", "make_task"]
+__all__ = ["Ask", "Documents", "Outcome", "Task", "make_task"]
 
 _KINDS: dict[str, type[Task]] = {
     task.kind: task for task in (Classify, Extract, Answer, Summarize, GenerateText, EmbedText, Search)
 }
 
 
-def make_task(
-    name: str, section: TaskSection, bundle: Bundle | None = None, seek: Seek | None = None
-) -> Task:
+def make_task(name: str, section: TaskSection, bundle: Bundle | None = None) -> Task:
     """The task that ``section`` describes.
 
     :param bundle: the head or the adapter that it was taught as, which brings what the section leaves out.
-    :param seek: finds passages, for what looks in documents.
     :raises ConfigError: the section says something else than what was taught.
     """
     learned = None if bundle is None else bundle.manifest.learned
@@ -46,7 +43,6 @@ def make_task(
     if section.kind == "extract" and section.output_schema is None:
         raise ConfigError([f"tasks.{name}.schema: missing, and its adapter was not taught any"])
     task = _KINDS[section.kind](name, section, bundle)
-    task.seek = seek
     if section.max_error is not None and section.kind == "extract" and not task.is_head:
         raise ConfigError([f"tasks.{name}.max_error: what a decoder writes has no confidence; take it out"])
     return task

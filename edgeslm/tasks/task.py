@@ -26,12 +26,14 @@ class Ask(Protocol):
     async def __call__(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output: ...
 
 
-class Seek(Protocol):
-    """The node's collections as a task sees them: the best passages of those named, the best first."""
+class Documents(Protocol):
+    """The node's collections as a task sees them."""
 
-    async def __call__(
+    async def seek(
         self, question: str, collections: Sequence[str], k: int, priority: int = NORMAL_PRIORITY
-    ) -> Sequence[Found]: ...
+    ) -> Sequence[Found]:
+        """The ``k`` best passages of the collections named, the best first."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,7 @@ class Outcome:
 
 
 class Task(ABC):
-    """One entry of ``tasks:``, ready to run. ``bundle`` is the head or the adapter that it was taught as,
-    ``seek`` finds passages of documents."""
+    """One entry of ``tasks:``, ready to run. ``bundle`` is the head or the adapter that it was taught as."""
 
     kind: ClassVar[str]
     context_length: int | None = None
@@ -65,7 +66,8 @@ class Task(ABC):
         self.name = name
         self.section = section
         self.bundle = bundle
-        self.seek: Seek | None = None
+        self.documents: Documents | None = None
+        """What it may look in, once the node has opened them."""
 
     @property
     def learned(self) -> LearnedSection | None:
@@ -125,10 +127,10 @@ class Task(ABC):
 
     async def find(self, request: Request, k: int) -> Sequence[Found]:
         """The best passages of the task's collections, or of those among them that the request names."""
-        if self.seek is None:
+        if self.documents is None:
             raise InternalError(f"task {self.name} has nothing to look in")
         names = request.options.get("knowledge", self.section.knowledge)
-        return await self.seek(self.text(request), names, k, request.priority)
+        return await self.documents.seek(self.text(request), names, k, request.priority)
 
     def text(self, request: Request) -> str:
         """The input as text; only ``generate`` reads objects."""

@@ -20,21 +20,23 @@ from tests.fakes import FakeEngine
 FOUND = Found("a1", "press.md", "Press > Oil", "Oil it.", 10, 17, 0.81234, 3.2, 0.5, 1.0, 0.3, "manuals")
 
 
-class FakeSeek:
+class FakeDocuments:
     def __init__(self, *found: Found) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self._found = found
 
-    async def __call__(
+    async def seek(
         self, question: str, collections: Sequence[str], k: int, priority: int = 5
     ) -> Sequence[Found]:
         self.asked.append((question, tuple(collections), k, priority))
         return self._found
 
 
-def make(seek: FakeSeek, **fields: Any) -> Task:
+def make(documents: FakeDocuments, **fields: Any) -> Task:
     section = {"kind": "search", "knowledge": ["manuals", "log"], "passages": 3, **fields}
-    return make_task("find", TaskSection.model_validate_json(json.dumps(section)), seek=seek)
+    task = make_task("find", TaskSection.model_validate_json(json.dumps(section)))
+    task.documents = documents
+    return task
 
 
 def run(task: Task, **fields: Any) -> dict[str, Any]:
@@ -47,8 +49,8 @@ def run(task: Task, **fields: Any) -> dict[str, Any]:
 
 
 def test_passages_with_all_that_the_contract_has() -> None:
-    seek = FakeSeek(FOUND)
-    assert run(make(seek), priority=7) == {
+    documents = FakeDocuments(FOUND)
+    assert run(make(documents), priority=7) == {
         "passages": [
             {
                 "id": "a1",
@@ -61,20 +63,20 @@ def test_passages_with_all_that_the_contract_has() -> None:
             }
         ]
     }
-    assert seek.asked == [("how often is it oiled?", ("manuals", "log"), 3, 7)]
+    assert documents.asked == [("how often is it oiled?", ("manuals", "log"), 3, 7)]
 
 
 def test_nothing_found_is_an_answer() -> None:
-    assert run(make(FakeSeek())) == {"passages": []}
+    assert run(make(FakeDocuments())) == {"passages": []}
 
 
 def test_senders_choose_among_the_task_s_collections_if_they_may() -> None:
-    seek = FakeSeek()
-    run(make(seek, allow=["knowledge"]), options={"knowledge": ["log"]})
-    assert seek.asked[0][1] == ("log",)
+    documents = FakeDocuments()
+    run(make(documents, allow=["knowledge"]), options={"knowledge": ["log"]})
+    assert documents.asked[0][1] == ("log",)
     with pytest.raises(InvalidRequest, match="does not let senders set the option 'knowledge'"):
-        make(seek).check(Request("find", "x", "1", "r", options={"knowledge": ["log"]}))
+        make(documents).check(Request("find", "x", "1", "r", options={"knowledge": ["log"]}))
     with pytest.raises(InvalidRequest, match="doesn't look in 'secret'; its collections are: manuals, log"):
-        make(seek, allow=["knowledge"]).check(
+        make(documents, allow=["knowledge"]).check(
             Request("find", "x", "1", "r", options={"knowledge": ["secret"]})
         )
