@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeslm.config import Knowledge
 from edgeslm.engine.calls import Embed
@@ -14,6 +14,9 @@ from edgeslm.knowledge.queries import Memory, Query, Shelf
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY
 from edgeslm.models import Models
+
+if TYPE_CHECKING:
+    from edgeslm.knowledge.table_answers import TableAnswer
 
 MakeKnowledge = Callable[..., KnowledgeProcess]
 
@@ -90,6 +93,16 @@ class Library:
             (vector,) = (await self._models.ask(encoder, call, priority=priority)).vectors
         try:
             return await self._opened.seek(Query(tuple(collections), question, k, vector))
+        except KnowledgeError as error:
+            raise ModelUnavailable(str(error)) from None
+
+    async def compute(self, question: str, collections: Sequence[str]) -> TableAnswer | None:
+        """What the tables of some collections come to; None where they have no answer, or several.
+
+        :raises RequestError: they can't be read.
+        """
+        try:
+            return await self._opened.compute(Query(tuple(collections), question))
         except KnowledgeError as error:
             raise ModelUnavailable(str(error)) from None
 

@@ -244,7 +244,7 @@ def test_each_task_kind_is_served(tmp_path: Path) -> None:
         service = make_service(tmp_path, more, answer)
         for name, task in service.tasks.items():
             options = {"context": "the oil level"} if name == "manual" else {}
-            result = await service.submit(request(name, options=options))
+            result = await service.submit(request(name, "the oil level", options=options))
             assert result.status == "ok", (name, result.error)
             jsonschema.validate(result.result, task.result_schema())
 

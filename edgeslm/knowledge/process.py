@@ -11,12 +11,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.queries import Memory, Query, Shelf, encode_shelf
 from edgeslm.knowledge.search import Found
 from edgeslm.link import Link
+
+if TYPE_CHECKING:
+    from edgeslm.knowledge.table_answers import TableAnswer
 
 log = logging.getLogger("edgeslm.knowledge")
 
@@ -105,6 +108,11 @@ class KnowledgeProcess:
         """:raises KnowledgeError: a collection can't be searched."""
         found: list[Found] = await self._ask("seek", query)
         return found
+
+    async def compute(self, query: Query) -> TableAnswer | None:
+        """:raises KnowledgeError: a collection can't be read."""
+        answer: TableAnswer | None = await self._ask("compute", query)
+        return answer
 
     async def remember(self, collection: str, memory: Memory) -> None:
         """Returns when it is on the disk.

@@ -40,7 +40,7 @@ class Query:
 
     collections: tuple[str, ...]
     question: str
-    k: int
+    k: int = 0
     vector: Sequence[float] | None = None
     only: Filter = EVERYTHING
 

@@ -6,7 +6,7 @@ closes, whatever it is doing: a collection holds whole documents at any time.
 
 Messages, as tuples:
 
-- to it: ``("seek", number, Query)``, ``("remember", number, collection, Memory)``, ``("vectors", number,
+- to it: ``("seek" or "compute", number, Query)``, ``("remember", number, collection, Memory)``, ``("vectors", number,
   vectors or None)``
 - from it: ``("ready",)`` or ``("refused", sentence)`` once; then ``("done", number, value)``, ``("failed",
   number, sentence)``, ``("embed", number, collection, texts)``, ``("trouble", collection, sentence or None)``
@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -29,6 +29,7 @@ from edgeslm.knowledge.keeper import Keeper
 from edgeslm.knowledge.opened import OpenCollections
 from edgeslm.knowledge.queries import Query, Shelf, parse_shelf
 from edgeslm.knowledge.search import Found, Place, search_all
+from edgeslm.knowledge.table_answers import TableAnswer, answer_from_tables
 
 log = logging.getLogger("edgeslm.knowledge")
 
@@ -72,6 +73,18 @@ class Searcher:
             places.append(Place(collection, query.vector if is_embedded else None, name))
         return search_all(places, query.question, k=query.k, only=query.only)
 
+    def compute(self, query: Query) -> TableAnswer | None:
+        """What the tables say, if all collections that have an answer have the same.
+
+        :raises KnowledgeError: a collection can't be read.
+        """
+        answers = []
+        for name in query.collections:
+            answer = answer_from_tables(self.opened.get(name), query.question, only=query.only)
+            if answer is not None:
+                answers.append(answer)
+        return answers[0] if len({answer.values for answer in answers}) == 1 else None
+
 
 def serve(pipe: Connection, shelves: list[Shelf]) -> None:
     """Opens the collections, says so, and answers until the pipe closes."""
@@ -90,7 +103,9 @@ def serve(pipe: Connection, shelves: list[Shelf]) -> None:
     while True:
         kind, number, *rest = mailbox.receive()
         if kind == "seek":
-            mailbox.send(*_found(searcher, number, *rest))
+            mailbox.send(*_outcome(searcher.search, number, *rest))
+        elif kind == "compute":
+            mailbox.send(*_outcome(searcher.compute, number, *rest))
         elif kind == "remember":
             keeper.remember(number, *rest)
         else:
@@ -106,9 +121,9 @@ def _check_encoder(shelf: Shelf, collection: Collection) -> None:
         )
 
 
-def _found(searcher: Searcher, number: int, query: Query) -> tuple[Any, ...]:
+def _outcome(work: Callable[[Query], Any], number: int, query: Query) -> tuple[Any, ...]:
     try:
-        return ("done", number, searcher.search(query))
+        return ("done", number, work(query))
     except KnowledgeError as error:
         return ("failed", number, str(error))
     except Exception as error:  # a mistake of ours; the type alone, since its text may quote the question

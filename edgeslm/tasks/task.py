@@ -5,16 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
 from edgeslm.bundle import Bundle, LearnedSection
 from edgeslm.calibration import Calibration, find_threshold
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Cost, Output, Sampling, Text, Turn
 from edgeslm.errors import ConfigError, InternalError, InvalidRequest
-from edgeslm.knowledge.search import Found
 from edgeslm.messages import NORMAL_PRIORITY, Request, Truncated
 from edgeslm.sections import LEARNED
+
+if TYPE_CHECKING:
+    from edgeslm.knowledge.search import Found
+    from edgeslm.knowledge.table_answers import TableAnswer
 
 PROBABILITY: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0, "maximum": 1}
 """JSON Schema of one in a result."""
@@ -33,6 +36,10 @@ class Documents(Protocol):
         self, question: str, collections: Sequence[str], k: int, priority: int = NORMAL_PRIORITY
     ) -> Sequence[Found]:
         """The ``k`` best passages of the collections named, the best first."""
+        ...
+
+    async def compute(self, question: str, collections: Sequence[str]) -> TableAnswer | None:
+        """What the tables of the collections named come to; None where they have no answer, or several."""
         ...
 
 
