@@ -23,6 +23,7 @@ from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge import vectors
 from edgeslm.knowledge.database import find_collection, open_database, transaction
 from edgeslm.knowledge.passages import Document, Passage, squeeze
+from edgeslm.knowledge.table_store import drop_table, put_table
 
 Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 """Texts to vectors of one dimension. What it can't read whole it cuts; what it raises passes through."""
@@ -168,6 +169,7 @@ class Collection:
             staying = set(ids)
             self._drop(db, [slot for id, slot in known.items() if id not in staying])
             key = _put_document(db, document, origin)
+            put_table(db, key, document.table)
             free = _free_slots(db, sum(id not in known for id in ids))
             for id, passage in zip(ids, passages, strict=True):
                 row = (passage.number, passage.start, passage.end)
@@ -204,6 +206,8 @@ class Collection:
         """:return: whether it was there."""
         with self._writing() as db:
             self._drop(db, _slots(db, source).values())
+            for (key,) in db.execute("SELECT id FROM documents WHERE source = ?", (source,)).fetchall():
+                drop_table(db, key)
             return bool(db.execute("DELETE FROM documents WHERE source = ?", (source,)).rowcount)
 
     def remove_expired(self, now: float | None = None) -> int:

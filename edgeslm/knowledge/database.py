@@ -16,12 +16,16 @@ from urllib.parse import quote
 
 from edgeslm.bundle import MANIFEST
 from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.kinds import TABULAR, find_kind
+from edgeslm.knowledge.table_store import SCHEMA
 
 SUFFIX = ".sqlite"
 SUFFIXES = (SUFFIX, ".sqlite3", ".db")
 APPLICATION_ID = 0x65534B42
 """``eSKB`` in the file's header: file(1) and other programs see whose it is."""
-FORMAT = 1
+FORMAT = 2
+"""What is written. A file of format 1 has no tables: it is read as it is, and gets room for them when it is
+written to."""
 OLDEST_SQLITE = (3, 34, 0)
 """Debian 11's, the oldest that was tried."""
 WAIT_S = 10.0
@@ -69,6 +73,7 @@ CREATE INDEX passages_unembedded ON passages (slot) WHERE embedded = 0;
 CREATE TABLE free_slots (slot INTEGER PRIMARY KEY);
 CREATE TABLE vectors (block INTEGER PRIMARY KEY, slots BLOB NOT NULL);
 CREATE VIRTUAL TABLE words USING fts5 (heading, text, content = '', tokenize = '{TOKENIZER}');
+{SCHEMA.strip()}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT};
 """
@@ -201,10 +206,26 @@ def _set_up(db: sqlite3.Connection, file: Path, writes: bool) -> None:
     )
     if application != APPLICATION_ID:
         raise KnowledgeError(f"{file} is a database of another program, no collection of documents")
-    if version != FORMAT:
+    if not 1 <= version <= FORMAT:
         raise KnowledgeError(
             f"{file} has format {version}, this edgeslm reads {FORMAT}; add its documents to a new file"
         )
+    if writes and version < FORMAT:
+        with transaction(db, file, writes=True):
+            _upgrade(db)
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Makes room for tables. What can have one forgets its digest: the next ``add`` reads it again, which
+    changes none of its passages."""
+    if db.execute("PRAGMA user_version").fetchone()[0] == FORMAT:  # another process was faster
+        return
+    for statement in SCHEMA.strip().split(";\n"):
+        db.execute(statement)
+    for document, source in db.execute("SELECT id, ifnull(file, source) FROM documents").fetchall():
+        if find_kind(Path(source)) in TABULAR:
+            db.execute("UPDATE documents SET digest = '' WHERE id = ?", (document,))
+    db.execute(f"PRAGMA user_version = {FORMAT}")
 
 
 def _is_new(db: sqlite3.Connection) -> bool:

@@ -21,6 +21,9 @@ class Kind(Enum):
     JSON = "JSON"
 
 
+TABULAR = frozenset({Kind.CSV, Kind.JSON_LINES, Kind.JSON})
+"""What has rows that can be computed with."""
+
 SUFFIXES = {
     ".txt": Kind.TEXT,
     ".text": Kind.TEXT,

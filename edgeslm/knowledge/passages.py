@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise, zip_longest
 
+from edgeslm.knowledge.cells import Table
+
 WORDS = 150
 """Most words of a passage, unless told: with its headings it stays below the 256 tokens that MiniLM reads."""
 MAX_CHARACTERS = 16 << 20
@@ -38,6 +40,8 @@ class Document:
     """Of plain text and Markdown the file as it stands; of other kinds what a reader took out of it."""
     headings: tuple[Heading, ...] = ()
     """In the order of ``start``."""
+    table: Table | None = None
+    """What its text was written from, if that is a table: what is asked of it can be computed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.cells import Table
 from edgeslm.knowledge.kinds import COMPRESSED, SUFFIXES, Kind, find_kind
 from edgeslm.knowledge.man_page import read_man_page
 from edgeslm.knowledge.markdown import read_markdown
@@ -105,7 +106,19 @@ def check_document(document: Document) -> Document:
         else replace(heading, title=heading.title.translate(_UNSTORABLE))
         for heading in document.headings
     )
-    return Document(document.source, title, text, headings)
+    # All cells and names of columns stand in the text.
+    table = document.table if text == document.text else _storable(document.table)
+    return Document(document.source, title, text, headings, table)
+
+
+def _storable(table: Table | None) -> Table | None:
+    if table is None:
+        return None
+    columns = tuple(replace(column, name=column.name.translate(_UNSTORABLE)) for column in table.columns)
+    rows = (
+        replace(row, cells=tuple(cell.translate(_UNSTORABLE) for cell in row.cells)) for row in table.rows
+    )
+    return Table(columns, tuple(rows))
 
 
 def _too_large(source: str, most: int) -> KnowledgeError:

@@ -1,6 +1,7 @@
 """Tables and lists of objects as text: a row is a line ``column: value; column: value`` and a section.
 
-So a row is found by what stands in it, and each value stands beside the name of its column.
+So a row is found by what stands in it, and each value stands beside the name of its column. The cells are
+kept beside the text, so that what is asked of them can be computed.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from io import StringIO
 from itertools import islice
 from pathlib import PurePath
 from typing import Any
 
 from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.cells import MAX_CELLS, Row, Table, make_table
 from edgeslm.knowledge.passages import MAX_CHARACTERS, Document, Heading
 
 MAX_COLUMNS = 1000
@@ -72,8 +75,11 @@ def read_json(text: str, source: str) -> Document:
 def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[str, str]]]]) -> Document:
     lines: list[str] = []
     headings: list[Heading] = []
+    columns: dict[str, int] = {}
+    kept: list[Row] = []
     length = 0
-    for number, pairs in rows:
+    for number, row in rows:
+        pairs = list(row)
         line = "; ".join(f"{name}: {value}" if name else value for name, value in pairs if value)
         if line:
             if length + len(line) > MAX_CHARACTERS:
@@ -82,8 +88,31 @@ def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[s
                 )
             headings.append(Heading(1, f"{word} {number}", length, length))
             lines.append(line)
+            if len(columns) * len(kept) <= MAX_CELLS:
+                kept.append(Row(number, length, length + len(line), _cells(pairs, columns)))
             length += len(line) + 1
-    return Document(source, PurePath(source).name, "\n".join(lines), tuple(headings))
+    return Document(
+        source, PurePath(source).name, "\n".join(lines), tuple(headings), _table(list(columns), kept)
+    )
+
+
+def _cells(pairs: Iterable[tuple[str, str]], columns: dict[str, int]) -> tuple[str, ...]:
+    """Values by their column, of which there may be new ones. One without a name can't be asked for."""
+    cells = [""] * len(columns)
+    for name, value in pairs:
+        if name:
+            place = columns.setdefault(name, len(columns))
+            cells[place : place + 1] = [value]
+    return tuple(cells)
+
+
+def _table(names: list[str], rows: list[Row]) -> Table | None:
+    """None for one that is too large, or has nothing."""
+    if not rows or len(names) > MAX_COLUMNS or len(names) * len(rows) > MAX_CELLS:
+        return None
+    return make_table(
+        names, (replace(row, cells=row.cells + ("",) * (len(names) - len(row.cells))) for row in rows)
+    )
 
 
 def _separator(text: str) -> str:

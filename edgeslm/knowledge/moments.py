@@ -1,0 +1,163 @@
+"""Dates as people and programs write them, in cells of tables and in questions. Knows no table.
+
+A date is kept as the beginning of an ISO 8601 text, as long as it is known: ``2026``, ``2026-03``,
+``2026-03-01``, ``2026-03-01T14:30``. So one that is less exact is a prefix of all that it covers, and texts
+of one length compare as the times do. Offsets from UTC are left out: a column's dates have the same one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
+_MONTH_NUMBERS = {
+    **{name: number for number, name in enumerate(_MONTHS, 1)},
+    **{name[:3]: number for number, name in enumerate(_MONTHS, 1)},
+    "sept": 9,
+}
+_MONTH = "(?P<month>" + "|".join(sorted(_MONTH_NUMBERS, key=len, reverse=True)) + r")\b\.?"
+_DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?\b(?![.:]?\d)"
+_YEAR = r"(?P<year>(?:19|20)\d{2})\b(?![-/.:]\d)"
+_TIME = r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,]\d{1,9})?)?"
+_OFFSET = r"\s?(?P<offset>Z|UTC|[+-]\d{2}:?\d{2})?"
+_OLDEST_OF_TWO_DIGITS = 69
+"""``69`` is 1969 and ``68`` is 2068, as in POSIX's strptime."""
+
+ISO, DAY_FIRST, MONTH_FIRST = "iso", "dmy", "mdy"
+"""How the dates of a column are written; :data:`ISO` stands for all that can be read in one way only."""
+
+_CELLS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"(?P<year>\d{4})-(?P<month>\d{2})",
+        rf"(?P<year>\d{{4}})([-/.])(?P<month>\d{{1,2}})\2(?P<day>\d{{1,2}})(?:(?:T|\s){_TIME}{_OFFSET})?",
+        rf"(?P<day>\d{{1,2}})(?:[- ]|\. )\s?{_MONTH}[-, ]\s?(?P<year>\d{{4}}|\d{{2}})(?: {_TIME}{_OFFSET})?",
+        rf"{_MONTH} (?P<day>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<year>\d{{4}})(?: {_TIME}{_OFFSET})?",
+        rf"(?P<day>\d{{1,2}})\.(?P<month>\d{{1,2}})\.(?P<year>\d{{4}})(?:,? {_TIME}{_OFFSET})?",
+    )
+)
+_SLASHED = re.compile(
+    r"(?P<first>\d{1,2})([/-])(?P<second>\d{1,2})\2(?P<year>\d{4})"
+    rf"(?:,? {_TIME.replace('<second>', '<seconds>')})?"
+)
+_LONGEST_CELL = 40
+
+
+def parse_moment(cell: str, form: str = ISO) -> str | None:
+    """A cell's date; None if it is none.
+
+    :param form: what ``03/04/2026`` is: :data:`DAY_FIRST`, :data:`MONTH_FIRST`, or with :data:`ISO` no date.
+    """
+    if len(cell) > _LONGEST_CELL or not any(map(str.isdigit, cell)):
+        return None
+    for pattern in _CELLS:
+        if match := pattern.fullmatch(cell):
+            return _put_together(match.groupdict())
+    if form != ISO and (match := _SLASHED.fullmatch(cell)):
+        parts = match.groupdict()
+        day, month = ("first", "second") if form == DAY_FIRST else ("second", "first")
+        return _put_together({**parts, "day": parts[day], "month": parts[month], "second": parts["seconds"]})
+    return None
+
+
+def offset_of(cell: str) -> str:
+    """The offset from UTC that a date is written with; "" for none."""
+    found = re.search(r"(?:\d|\s)(Z|UTC|[+-]\d{2}:?\d{2})$", cell) if ":" in cell else None
+    return found[1] if found else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A date in a question, at characters ``start`` up to ``end``."""
+
+    start: int
+    end: int
+    moment: str
+    """As far as it was said. Without a year it begins with ``--``: ``--03``, ``--03-01``."""
+
+
+_SAID = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"(?<![\w.])(?P<year>\d{4})-(?P<month>\d{1,2})(?:-(?P<day>\d{1,2})(?:(?:T|\s+at\s+|\s+)"
+        rf"{_TIME})?)?\b(?![-/.]\d)",
+        r"(?<![\w.])(?P<year>\d{4})/(?P<month>\d{1,2})/(?P<day>\d{1,2})\b(?![-/.]\d)",
+        r"(?<![\w.])(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.(?P<year>\d{4})\b(?![-/.]\d)",
+        rf"\b{_DAY}[\s-]*(?:of\s+)?{_MONTH}(?:[,\s-]+(?:of\s+|in\s+)?{_YEAR})?",
+        rf"\b{_MONTH}[\s-]+(?:the\s+)?{_DAY}(?:[,\s-]+(?:of\s+|in\s+)?{_YEAR})?",
+        rf"\b{_MONTH}[,\s-]+(?:of\s+|in\s+)?{_YEAR}",
+        rf"(?<![\w.-]){_YEAR}",
+        rf"\b{_MONTH}",
+    )
+)
+_WORDS_TOO = frozenset({"may", "march", "mar", "sep", "dec", "jan", "jun", "sept"})
+"""Names of months that mean something else in small letters, unless ``in`` or the like stands before."""
+_MONTH_FOLLOWS = re.compile(r"\b(?:in|of|since|until|during|before|after|and|for|last)\s+$", re.IGNORECASE)
+
+
+def find_moments(question: str) -> Iterator[Said]:
+    """The dates that a question names, none inside another; ``03/04/2026``, which may be two, is none."""
+    taken: list[tuple[int, int]] = []
+    for pattern in _SAID:
+        for match in pattern.finditer(question):
+            start, end = match.span()
+            if any(start < last and first < end for first, last in taken):
+                continue
+            parts = match.groupdict()
+            if set(parts) == {"month"} and not _is_month(question, match):
+                continue
+            if (moment := _put_together(parts)) is not None:
+                taken.append((start, end))
+                yield Said(start, end, moment)
+
+
+def _is_month(question: str, match: re.Match[str]) -> bool:
+    word = match["month"]
+    return (
+        word.lower() not in _WORDS_TOO
+        or (word[0].isupper() and match.start() > 0)
+        or bool(_MONTH_FOLLOWS.search(question, 0, match.start()))
+    )
+
+
+def _put_together(parts: dict[str, str | None]) -> str | None:
+    """The parts of a date as one text; None if the calendar has no such day."""
+    year, month = parts.get("year"), parts.get("month")
+    if year is not None and len(year) == 2:
+        year = f"{'19' if int(year) >= _OLDEST_OF_TWO_DIGITS else '20'}{year}"
+    number = None if month is None else _MONTH_NUMBERS.get(month.lower()) or int(month)
+    day, hour = parts.get("day"), parts.get("hour")
+    try:
+        # A leap year stands for the one that wasn't said.
+        moment = datetime(
+            int(year or 2000),
+            number or 1,
+            int(day or 1),
+            *(int(parts.get(name) or 0) for name in ("hour", "minute", "second")),
+        )
+    except ValueError:
+        return None
+    text = moment.isoformat()
+    length = 4 if number is None else 7 if day is None else 10 if hour is None else 16
+    if parts.get("second") is not None:
+        length = 19
+    return text[:length] if year is not None else f"--{text[5:length]}"
+
+
+def covers(said: str, moment: str) -> bool:
+    """Whether a date of a cell lies in one that was said."""
+    return moment[5:].startswith(said[2:]) if said.startswith("--") else moment.startswith(said)
+
+
+def compare(moment: str, said: str) -> int | None:
+    """-1, 0 or 1: a cell's date is before, in or after one that was said; None where that can't be told."""
+    if said.startswith("--") or len(moment) < len(said):
+        return None
+    begin = moment[: len(said)]
+    return (begin > said) - (begin < said)

@@ -1,0 +1,369 @@
+"""Words of questions to tables: how names, cells and questions become words, and what words ask for.
+
+The lists hold what is general in English: operations, comparisons, adjectives of measure, units. What a table
+is about stands in none of them; it is told by the names of its columns and by its cells.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from enum import Enum
+
+LONGEST_KEY = 80
+"""Characters: nobody names a longer cell in a question."""
+
+_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+class Operation(Enum):
+    """What is made of the rows that are meant."""
+
+    COUNT = "count"
+    DISTINCT = "different ones"
+    TOTAL = "total"
+    AVERAGE = "average"
+    LARGEST = "largest"
+    SMALLEST = "smallest"
+    LATEST = "latest"
+    EARLIEST = "earliest"
+
+
+class Comparison(Enum):
+    """How a cell stands to a value."""
+
+    ABOVE = "above"
+    AT_LEAST = "at least"
+    BELOW = "below"
+    AT_MOST = "at most"
+    BETWEEN = "between"
+    AFTER = "after"
+    BEFORE = "before"
+
+
+def fold(text: str) -> str:
+    """Without case and accents."""
+    if text.isascii():
+        return text.lower()
+    return "".join(
+        mark for mark in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(mark)
+    )
+
+
+def parse_name(text: str) -> list[str]:
+    """The words of a column's or file's name: ``pressBar_max`` has three."""
+    return _WORD.findall(fold(_CAMEL.sub(" ", text)))
+
+
+def words_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def key_of(text: str) -> str:
+    """What cells and questions have alike where they mean the same: words without endings; "" for none."""
+    return " ".join(map(stem, _WORD.findall(fold(text))))
+
+
+def stem(word: str) -> str:
+    """A word without the endings of plurals, of the past and of ``-ing``; both sides are treated so."""
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes", "zes")):
+        return word[:-2]
+    if len(word) > 3 and word[-1] == "s" and word[-2] not in "sui":
+        word = word[:-1]
+    for ending in ("ing", "ed"):
+        rest = word[: -len(ending)]
+        if word.endswith(ending) and len(rest) > 2 and re.search("[aeiouy]", rest):
+            if rest[-1] == rest[-2] and rest[-1] not in "ls":
+                return rest[:-1]
+            return rest.removesuffix("e")
+    return word[:-1] if len(word) > 3 and word[-1] == "e" else word
+
+
+SAME = {
+    **dict.fromkeys(("temperature", "temperatures", "temps"), "temp"),
+    **dict.fromkeys(("maximum", "maximal", "maxima"), "max"),
+    **dict.fromkeys(("minimum", "minimal", "minima"), "min"),
+    **dict.fromkeys(("average", "mean"), "avg"),
+    **dict.fromkeys(("quantity", "quantities"), "qty"),
+    **dict.fromkeys(("description", "descriptions"), "desc"),
+    **dict.fromkeys(("department", "departments"), "dept"),
+    **dict.fromkeys(("number", "nr", "num", "no"), "number"),
+    **dict.fromkeys(("identifier", "identifiers", "ident"), "id"),
+    **dict.fromkeys(("latitude", "latitudes"), "lat"),
+    **dict.fromkeys(("longitude", "longitudes", "lng"), "lon"),
+    **dict.fromkeys(("percentage", "percent"), "pct"),
+    **dict.fromkeys(("reference", "references"), "ref"),
+    **dict.fromkeys(("kilometres", "kilometers", "kilometre", "kilometer"), "km"),
+    **dict.fromkeys(("address", "addresses"), "addr"),
+}
+"""Words and what they are shortened to in names of columns; the same word, not another one like it."""
+
+
+def alike(word: str) -> str:
+    """What a word of a name and of a question are compared by."""
+    return stem(SAME.get(word, word))
+
+
+GENERIC = frozenset({"code", "id", "name", "number", "date", "value", "time", "key", "label", "title"})
+"""Last words of names that say what kind of thing stands there, not what of: ``order_id``, ``start date``."""
+
+FUNCTION = words_of(
+    "a an the of in on at for from to into onto with within during is are was were be been being am do does "
+    "did done has have had having it its this that these those there here which what who whom whose when where "
+    "how much please me my i we us our you your can could would shall tell show give get got find want need "
+    "look and as s so hi hello thanks thank let say says said see their they them he she his her any all also "
+    "exactly currently like"
+)
+"""What may stand in a question without saying which column, which rows or what is wanted. Not ``not``,
+``or``, ``per``, ``each``, ``by``, ``other``, ``than``: what isn't understood of these is not answered."""
+NEUTRAL = words_of(
+    "recorded measured listed noted observed given value values reading readings table data list"
+)
+"""The same, unless a column has that name."""
+
+INTRODUCING = frozenset({"code", "id", "number", "name", "key", "called", "named"})
+"""What says nothing before a cell: ``the part called V-12``, ``the code CHF``."""
+
+PHRASES: dict[str, Operation] = {
+    **dict.fromkeys(
+        ("how many", "number of", "the number of", "count", "count of", "count the", "total number of"),
+        Operation.COUNT,
+    ),
+    **dict.fromkeys(
+        (
+            *("how many different", "how many distinct", "how many unique", "number of different"),
+            *("number of distinct", "number of unique", "count of distinct", "count of different"),
+        ),
+        Operation.DISTINCT,
+    ),
+    **dict.fromkeys(
+        (
+            *(
+                "total",
+                "sum",
+                "sum of",
+                "total of",
+                "in total",
+                "altogether",
+                "overall",
+                "combined",
+                "sum up",
+            ),
+            *("all together", "added up", "total amount", "total amount of", "totals"),
+        ),
+        Operation.TOTAL,
+    ),
+    **dict.fromkeys(
+        ("average", "mean", "avg", "on average", "in the mean", "typical average", "averaged"),
+        Operation.AVERAGE,
+    ),
+    **dict.fromkeys(
+        (
+            *("highest", "largest", "biggest", "greatest", "maximum", "max", "maximal", "most", "strongest"),
+            *("top", "peak", "peaked", "richest", "peaks"),
+        ),
+        Operation.LARGEST,
+    ),
+    **dict.fromkeys(
+        ("lowest", "smallest", "least", "minimum", "min", "minimal", "fewest", "weakest", "littlest"),
+        Operation.SMALLEST,
+    ),
+    **dict.fromkeys(
+        ("latest", "last", "newest", "most recent", "most recently", "youngest", "lately", "final"),
+        Operation.LATEST,
+    ),
+    **dict.fromkeys(("earliest", "first", "oldest"), Operation.EARLIEST),
+}
+
+COMPARISONS: dict[str, Comparison] = {
+    **dict.fromkeys(
+        (
+            *("above", "over", "more than", "greater than", "higher than", "larger than", "bigger than"),
+            *(
+                "exceed",
+                "exceeds",
+                "exceeded",
+                "exceeding",
+                ">",
+                "in excess of",
+                "stronger than",
+                "upwards of",
+            ),
+        ),
+        Comparison.ABOVE,
+    ),
+    **dict.fromkeys(
+        (
+            *("at least", "no less than", "not less than", "a minimum of", "≥", "> =", "minimum of"),
+            *("not below", "no fewer than"),
+        ),
+        Comparison.AT_LEAST,
+    ),
+    **dict.fromkeys(
+        (
+            *("below", "under", "less than", "fewer than", "lower than", "smaller than", "<", "beneath"),
+            *("weaker than",),
+        ),
+        Comparison.BELOW,
+    ),
+    **dict.fromkeys(
+        (
+            *("at most", "no more than", "not more than", "up to", "a maximum of", "maximum of", "≤", "< ="),
+            *("not above", "not over"),
+        ),
+        Comparison.AT_MOST,
+    ),
+    **dict.fromkeys(("between", "from between", "in between", "ranging from"), Comparison.BETWEEN),
+    **dict.fromkeys(("after", "later than", "newer than", "more recent than"), Comparison.AFTER),
+    **dict.fromkeys(("before", "earlier than", "older than", "prior to"), Comparison.BEFORE),
+    **dict.fromkeys(("since", "starting from"), Comparison.AT_LEAST),
+    **dict.fromkeys(("until", "till", "up until"), Comparison.AT_MOST),
+}
+BEHIND: dict[str, Comparison] = {
+    **dict.fromkeys(
+        ("or more", "or above", "or higher", "or over", "or later", "or newer"), Comparison.AT_LEAST
+    ),
+    **dict.fromkeys(
+        ("or less", "or below", "or lower", "or fewer", "or under", "or earlier"), Comparison.AT_MOST
+    ),
+}
+"""Comparisons that stand behind their value."""
+EMPTY_COMPARISONS = frozenset({"since", "until", "till"})
+"""What says nothing where no value follows: ``since when``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """An adjective that measures something: its forms, what they measure, and which way it points."""
+
+    dimensions: frozenset[str]
+    """Words of columns' names, as :func:`alike` has them."""
+    most: Operation
+
+
+def _measure(words: str, dimensions: str, most: Operation) -> dict[str, Measure]:
+    found = Measure(frozenset(map(alike, dimensions.split())), most)
+    return dict.fromkeys(words.split(), found)
+
+
+_LONG, _OLD = "length duration distance runtime", "age year built born"
+_PRICE = frozenset(map(alike, ("price", "cost")))
+SUPERLATIVES: dict[str, Measure] = {
+    **_measure("hottest warmest", "temperature heat", Operation.LARGEST),
+    **_measure("coldest coolest", "temperature", Operation.SMALLEST),
+    **_measure("heaviest", "weight mass", Operation.LARGEST),
+    **_measure("lightest", "weight mass", Operation.SMALLEST),
+    **_measure("longest", _LONG, Operation.LARGEST),
+    **_measure("shortest", f"{_LONG} height", Operation.SMALLEST),
+    **_measure("tallest", "height", Operation.LARGEST),
+    **_measure("highest", "height elevation altitude", Operation.LARGEST),
+    **_measure("deepest", "depth", Operation.LARGEST),
+    **_measure("widest broadest", "width", Operation.LARGEST),
+    **_measure("narrowest", "width", Operation.SMALLEST),
+    **_measure("thickest", "thickness", Operation.LARGEST),
+    **_measure("thinnest", "thickness", Operation.SMALLEST),
+    **_measure("fastest quickest", "speed velocity", Operation.LARGEST),
+    **_measure("slowest", "speed velocity", Operation.SMALLEST),
+    **_measure("cheapest", "price cost", Operation.SMALLEST),
+    "most expensive": Measure(_PRICE, Operation.LARGEST),
+    "least expensive": Measure(_PRICE, Operation.SMALLEST),
+    **_measure("dearest costliest priciest", "price cost", Operation.LARGEST),
+    **_measure("loudest noisiest", "noise loudness", Operation.LARGEST),
+    **_measure("quietest", "noise loudness", Operation.SMALLEST),
+    **_measure("wettest rainiest", "rain rainfall precipitation", Operation.LARGEST),
+    **_measure("windiest", "wind", Operation.LARGEST),
+    **_measure("northernmost", "latitude", Operation.LARGEST),
+    **_measure("southernmost", "latitude", Operation.SMALLEST),
+}
+COMPARATIVES: dict[str, Measure] = {
+    **_measure("hotter warmer", "temperature heat", Operation.LARGEST),
+    **_measure("colder cooler", "temperature", Operation.SMALLEST),
+    **_measure("heavier", "weight mass", Operation.LARGEST),
+    **_measure("lighter", "weight mass", Operation.SMALLEST),
+    **_measure("longer", _LONG, Operation.LARGEST),
+    **_measure("shorter", f"{_LONG} height", Operation.SMALLEST),
+    **_measure("taller", "height", Operation.LARGEST),
+    **_measure("deeper", "depth", Operation.LARGEST),
+    **_measure("wider", "width", Operation.LARGEST),
+    **_measure("thicker", "thickness", Operation.LARGEST),
+    **_measure("faster", "speed velocity", Operation.LARGEST),
+    **_measure("slower", "speed velocity", Operation.SMALLEST),
+    **_measure("cheaper", "price cost", Operation.SMALLEST),
+    "more expensive": Measure(_PRICE, Operation.LARGEST),
+    "less expensive": Measure(_PRICE, Operation.SMALLEST),
+    **_measure("louder", "noise loudness", Operation.LARGEST),
+}
+"""With ``than`` behind them they compare."""
+
+_UNITS = {
+    "c": "c celsius centigrade °c",
+    "f": "f fahrenheit °f",
+    "k": "kelvin",
+    "kg": "kg kgs kilo kilos kilogram kilograms kilogramme",
+    "g": "g gram grams",
+    "t": "t ton tons tonne tonnes",
+    "lb": "lb lbs pound pounds",
+    "mm": "mm millimeter millimeters millimetre millimetres",
+    "cm": "cm centimeter centimeters centimetre centimetres",
+    "m": "m meter meters metre metres",
+    "km": "km kilometer kilometers kilometre kilometres",
+    "in": "inch inches",
+    "ft": "ft feet foot",
+    "mi": "mi mile miles",
+    "mph": "mph",
+    "kmh": "kmh kph",
+    "ms": "ms millisecond milliseconds",
+    "s": "s sec secs second seconds",
+    "min": "mins minute minutes",
+    "h": "h hr hrs hour hours",
+    "d": "days",
+    "bar": "bar bars",
+    "mbar": "mbar millibar",
+    "psi": "psi",
+    "pa": "pa pascal",
+    "kpa": "kpa",
+    "mpa": "mpa",
+    "hpa": "hpa",
+    "v": "v volt volts",
+    "mv": "mv millivolt millivolts",
+    "a": "a amp amps ampere amperes",
+    "ma": "ma milliamp milliamps",
+    "w": "w watt watts",
+    "kw": "kw kilowatt kilowatts",
+    "kwh": "kwh",
+    "wh": "wh",
+    "hz": "hz hertz",
+    "khz": "khz",
+    "rpm": "rpm",
+    "hp": "hp",
+    "l": "l liter liters litre litres",
+    "ml": "ml milliliter milliliters millilitre millilitres",
+    "n": "newton newtons",
+    "kn": "kn",
+    "nm": "nm",
+    "db": "db decibel decibels",
+    "ppm": "ppm",
+    "pct": "% pct percent",
+    "eur": "€ eur euro euros",
+    "usd": "$ usd dollar dollars",
+    "gbp": "£ gbp",
+    "deg": "° degree degrees deg",
+}
+UNITS = {word: unit for unit, words in _UNITS.items() for word in words.split()}
+"""Every way to write a unit, and the one that is compared. ``deg`` is half of one."""
+DEGREES = frozenset({"c", "f", "k", "deg"})
+"""What ``degrees`` may mean."""
+MINUTES_OF = frozenset(map(alike, words_of("runtime downtime uptime duration time length delay wait")))
+"""Beside these ``_min`` is a unit; elsewhere it is the minimum."""
+
+DAYS = frozenset({"day", "days", "date", "dates"})
+"""What a row is where there is one a day."""
+ROWS = frozenset({"row", "rows", "entry", "entries", "record", "records", "item", "items", "line", "lines"})
+LABELS = ("name", "title", "label", "id")
+"""Columns by which a row is named, the best first."""
+DENIALS = frozenset({"not", "t", "without", "except", "excluding", "never", "neither", "nor", "no", "none"})
+"""What turns a question round. None of it is understood, and none may be passed over."""

@@ -1,0 +1,187 @@
+"""What a question to a table asks for, when the rows that it means are told. Knows one reading at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeslm.knowledge.cells import CellKind, Column
+from edgeslm.knowledge.table_mentions import Meaning, Named, Noun
+from edgeslm.knowledge.table_names import Names
+from edgeslm.knowledge.table_query import Condition, Query, Unanswerable
+from edgeslm.knowledge.table_terms import LABELS, Operation, alike
+
+_TIME_WORDS = frozenset({"date", "day", "time", "when"})
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A mention under one of its meanings."""
+
+    what: Meaning
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for, of the items that are left when the rows are told."""
+
+    words: Sequence[str]
+    left: Sequence[Item]
+    conditions: Sequence[Condition]
+    named: Sequence[tuple[int, Named]]
+    columns: Sequence[Column]
+    names: Names
+
+    def cells(self) -> Query:
+        if len(self.named) > 1:
+            raise Unanswerable("it asks for several columns")
+        if "when" in self.words and not self.named:
+            return Query(None, self._only_date())
+        if not self.named:
+            if not {"which", "what", "who", "list", "show"} & set(self.words):
+                raise Unanswerable("it doesn't say what is asked for")
+            days, plural = self._noun()
+            return Query(None, self._only_date() if days else self._label(), many=plural)
+        asked = self.named[0][1]
+        column = self.columns[asked.place]
+        if "when" in self.words and column.kind is not CellKind.DATE:
+            raise Unanswerable(f"{column.name} is no time")
+        self._check_which(column)
+        if "much" in self.words and column.kind is not CellKind.NUMBER:
+            raise Unanswerable(f"{column.name} is no amount")
+        return Query(None, asked.place, many=asked.plural or "list" in self.words)
+
+    def count(self, operation: Operation) -> Query:
+        if len(self.named) > 1:
+            raise Unanswerable("it asks for several columns")
+        if not self.named:
+            nouns = [item.what for item in self.left if isinstance(item.what, Noun)]
+            if any(noun.days for noun in nouns):
+                return Query(Operation.DISTINCT, self._only_date())
+            if operation is Operation.DISTINCT or not (nouns or self.conditions):
+                raise Unanswerable("it doesn't say what is counted")
+            return Query(operation, None)
+        asked = self.named[0][1]
+        place, kind = asked.place, self.columns[asked.place].kind
+        if kind is CellKind.NUMBER and operation is Operation.COUNT and not asked.row:
+            if not any(self._names_a_row(condition) for condition in self.conditions):
+                raise Unanswerable(f"{self.columns[place].name} is a number itself")
+            return Query(None, place)
+        return Query(Operation.DISTINCT if kind is CellKind.DATE else operation, place)
+
+    def sum(self, operation: Operation) -> Query:
+        named = [each for _, each in self.named if not each.row] or [each for _, each in self.named]
+        if len(named) != 1 or not self._is_number(named[0]):
+            raise Unanswerable(f"it doesn't say of which column the {operation.value}")
+        return Query(operation, named[0].place)
+
+    def extreme(self, operation: Operation, at: int, measured: int | None) -> Query:
+        """:param measured: the column that the operation's own word measures."""
+        largest = operation is Operation.LARGEST
+        others = list(self.named)
+        by = measured
+        if by is None:
+            after = [each for each in others if each[0] > at and self._is_number(each[1])]
+            before = [each for each in others if each[0] < at and self._is_number(each[1])]
+            if not after and not before:
+                raise Unanswerable(f"it doesn't say of which column the {operation.value}")
+            chosen = after[0] if after else before[-1]
+            others.remove(chosen)
+            by = chosen[1].place
+            others = [each for each in others if each[0] < chosen[0] or not each[1].row]
+            if not chosen[1].whole and ("min" if largest else "max") in self.names.all[by].words:
+                raise Unanswerable(f"{self.columns[by].name} is the other extreme")
+        else:
+            others = [each for each in others if each[1].place != by]
+        asked = self._row_asked(others, at)
+        if asked is None:
+            if measured is not None:
+                raise Unanswerable("it doesn't say what is asked for")
+            return Query(operation, by)
+        return Query(None, asked, by=by, largest=largest, many=True)
+
+    def in_time(self, operation: Operation, at: int) -> Query:
+        largest = operation is Operation.LATEST
+        others = list(self.named)
+        times = [each for each in others if self.columns[each[1].place].kind is CellKind.DATE]
+        beside = [each for each in times if abs(each[0] - at) == 1]
+        if times and not beside:
+            raise Unanswerable(f"it doesn't say of which column the {operation.value}")
+        if beside:
+            others.remove(beside[0])
+            by = beside[0][1].place
+        else:
+            by = self._only_date()
+        if len(others) == 1:
+            self._check_which(self.columns[others[0][1].place])
+            return Query(None, others[0][1].place, by=by, largest=largest)
+        if "when" in self.words and not others:
+            return Query(operation, by)
+        asked = self._row_asked(others, at)
+        if asked is None:
+            raise Unanswerable("it doesn't say what is asked for")
+        return Query(None, asked, by=by, largest=largest)
+
+    # --- parts of it --------------------------------------------------------------------------------
+
+    def _row_asked(self, others: Sequence[tuple[int, Named]], at: int) -> int | None:
+        """The column by which the row with an extreme is told; None if its value itself is asked for."""
+        if len(others) > 1 or any(place > at + 1 for place, _ in others):
+            raise Unanswerable("it asks for several columns")
+        if others:
+            self._check_which(self.columns[others[0][1].place])
+            return others[0][1].place
+        if "when" in self.words:
+            return self._only_date()
+        nouns = [
+            item.what
+            for place, item in enumerate(self.left)
+            if isinstance(item.what, Noun) and place <= at + 1
+        ]
+        if nouns:
+            return self._only_date() if nouns[0].days else self._label()
+        if {"who", "where", "which"} & set(self.words):
+            raise Unanswerable("it doesn't say by which column")
+        return None
+
+    def _noun(self) -> tuple[bool, bool]:
+        """Whether the row that is asked for is a day, and whether there may be several."""
+        nouns = [item.what for item in self.left if isinstance(item.what, Noun)]
+        if not nouns:
+            raise Unanswerable("it doesn't say what is asked for")
+        return nouns[0].days, nouns[0].plural
+
+    def _only_date(self) -> int:
+        dates = [place for place, column in enumerate(self.columns) if column.kind is CellKind.DATE]
+        if len(dates) != 1:
+            raise Unanswerable(f"the table has {len(dates)} columns of dates")
+        return dates[0]
+
+    def _label(self) -> int:
+        """The column that rows are called by."""
+        texts = [place for place, column in enumerate(self.columns) if column.kind is CellKind.TEXT]
+        for word in LABELS:
+            for place in texts:
+                if self.names.all[place].words == {alike(word)}:
+                    return place
+        for place in texts:
+            if self.columns[place].unique:
+                return place
+        raise Unanswerable("no column says what its rows are called")
+
+    def _check_which(self, column: Column) -> None:
+        """``Which release`` asks for what was released, and not for the date that stands below it."""
+        words = set(self.words)
+        if column.kind is CellKind.DATE and {"which", "who"} & words and not _TIME_WORDS & words:
+            raise Unanswerable(f"{column.name} is a date")
+
+    def _names_a_row(self, condition: Condition) -> bool:
+        column = self.columns[condition.place]
+        words = self.names.all[condition.place].words
+        return column.kind is CellKind.TEXT and (
+            column.unique or any(words == {alike(word)} for word in LABELS)
+        )
+
+    def _is_number(self, named: Named) -> bool:
+        return self.columns[named.place].kind is CellKind.NUMBER
