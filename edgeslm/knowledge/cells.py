@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 
@@ -77,6 +77,8 @@ _GROUPS = {
 _UNCLEAR = re.compile(r"\d{1,3},\d{3}")
 """A thousand or a decimal; with a point it is taken for a decimal."""
 _LONGEST_NUMBER = 60
+BLANKS = frozenset({"-", "--", "–", "—", "?", "n/a", "na", "nan", "nil", "null", "none"})
+"""What is written where there is no number, date, yes or no."""
 _BOOLEANS = {**dict.fromkeys(("true", "yes"), True), **dict.fromkeys(("false", "no"), False)}
 
 
@@ -117,7 +119,7 @@ class Guess:
 
     def see(self, cell: str) -> None:
         """One more of its cells."""
-        if not cell or self._kinds == {CellKind.TEXT}:
+        if not cell or self._kinds == {CellKind.TEXT} or cell.casefold() in BLANKS:
             return
         self._cells += 1
         if CellKind.BOOLEAN in self._kinds and parse_boolean(cell) is None:
@@ -176,4 +178,13 @@ def make_table(names: Sequence[str], rows: Iterable[Row]) -> Table:
     for row in kept:
         for guess, cell in zip(guesses, row.cells, strict=True):
             guess.see(cell)
-    return Table(tuple(guess.column() for guess in guesses), kept)
+    columns = tuple(guess.column() for guess in guesses)
+    # In a text "none" may be a word as any other.
+    blank = [column.kind is not CellKind.TEXT for column in columns]
+    return Table(columns, tuple(replace(row, cells=_without_blanks(row.cells, blank)) for row in kept))
+
+
+def _without_blanks(cells: Sequence[str], blank: Sequence[bool]) -> tuple[str, ...]:
+    return tuple(
+        "" if there and cell.casefold() in BLANKS else cell for cell, there in zip(cells, blank, strict=True)
+    )

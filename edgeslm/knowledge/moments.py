@@ -112,8 +112,8 @@ def find_moments(question: str) -> Iterator[Said]:
             parts = match.groupdict()
             if set(parts) == {"month"} and not _is_month(question, match):
                 continue
+            taken.append((start, end))
             if (moment := _put_together(parts)) is not None:
-                taken.append((start, end))
                 yield Said(start, end, moment)
 
 

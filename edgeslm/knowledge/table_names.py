@@ -26,7 +26,9 @@ class Name:
     """What a column's name says."""
 
     words: frozenset[str]
-    """As ``table_terms.alike`` has them, without the unit."""
+    """As ``table_terms.alike`` has them, without the unit and words as ``on``."""
+    whole: tuple[frozenset[str], ...]
+    """All its words, with the unit and without."""
     head: str
     """The one that it can't do without; "" if there are none."""
     unit: str
@@ -63,7 +65,7 @@ _WHOLE, _KIND, _PART = 3, 2, 1
 
 def _nearness(words: frozenset[str], name: Name) -> int:
     """0: not meant."""
-    if words == name.words:
+    if words in name.whole:
         return _WHOLE
     kinds, others = words & _GENERIC, name.words & _GENERIC
     if kinds and others and kinds != others:  # a country's name is not its code
@@ -82,9 +84,11 @@ def read_names(columns: Sequence[Column]) -> Names:
     alike_words = Counter(frozenset(words) for words, _ in split)
     names = []
     for column, (words, unit) in zip(columns, split, strict=True):
+        every = [alike(word) for word in parse_name(column.name)]
         if alike_words[frozenset(words)] > 1:
-            words = [alike(word) for word in parse_name(column.name)]
-        names.append(Name(frozenset(words), _head(words), unit))
+            words = every
+        about = [word for word in words if word not in FUNCTION] or words
+        names.append(Name(frozenset(about), (frozenset(every), frozenset(words)), _head(about), unit))
     return Names(tuple(names), frozenset(word for column in columns for word in parse_name(column.name)))
 
 
@@ -98,8 +102,8 @@ def _without_unit(column: Column) -> tuple[list[str], str]:
         rest = [alike(word) for word in words[:-1]]
         if words[-1] != "min" or MINUTES_OF & set(rest):
             words, unit = words[:-1], _UNITS[words[-1]]
-    if len(words) > 1:
-        words = [word for word in words if word not in FUNCTION] or words
+            if len(words) > 1 and words[-1] == "in":
+                words = words[:-1]
     return [alike(word) for word in words], unit
 
 

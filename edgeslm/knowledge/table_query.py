@@ -5,7 +5,7 @@ Numbers are decimals: what a table says to a hundredth is added up to the hundre
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 
@@ -60,6 +60,8 @@ class Query:
     largest: bool = True
     many: bool = False
     """Several different values are an answer too."""
+    apart: bool = False
+    """With ``by``: no two rows may have the same cell in ``column``; they would have to be summed up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +240,21 @@ def _best(place: int, column: Column, largest: bool, rows: Iterable[Row]) -> tup
     return written, seen
 
 
+def _apart(place: int, column: Column, rows: Iterable[Row]) -> Iterator[Row]:
+    """:raises Unclear: two of the rows are of the same thing."""
+    different: set[str] = set()
+    for row in rows:
+        if row.cells[place] in different:
+            raise Unclear(f"several rows have the same {column.name}")
+        different.add(row.cells[place])
+        yield row
+
+
 def _of_best(query: Query, place: int, columns: Sequence[Column], rows: Iterable[Row]) -> Result:
     """A cell of the rows that are the largest by another one."""
     by = place if query.by is None else query.by
+    if query.apart:
+        rows = _apart(place, columns[place], rows)
     best, seen = _best(by, columns[by], query.largest, rows)
     values = dict.fromkeys(cell for row in seen.rows if (cell := row.cells[place]))
     if seen.count > MOST_TIES or (len(values) > 1 and not query.many):

@@ -20,6 +20,7 @@ from edgeslm.knowledge.table_mentions import (
     Meaning,
     Mention,
     Named,
+    Noun,
     Number,
     Or,
     Superlative,
@@ -28,8 +29,8 @@ from edgeslm.knowledge.table_mentions import (
 )
 from edgeslm.knowledge.table_names import Names
 from edgeslm.knowledge.table_query import Condition, Query, Unanswerable
-from edgeslm.knowledge.table_terms import DEGREES, Comparison, Measure, Operation, words_of
-from edgeslm.knowledge.table_wanted import Item, Wanted
+from edgeslm.knowledge.table_terms import DEGREES, Comparison, Measure, Operation, alike, words_of
+from edgeslm.knowledge.table_wanted import Item, Wanted, year_columns
 
 MOST_READINGS = 200
 """Of a question; one with more says too little."""
@@ -38,6 +39,7 @@ _AUXILIARIES = words_of(
     "is are was were do does did has have had can could will would should am may might must"
 )
 _QUESTION_WORDS = words_of("which what who whom when where how tell show give list find count")
+_NUMBERS = ("id", alike("number"))
 _TIMES = (Comparison.AFTER, Comparison.BEFORE)
 
 
@@ -88,6 +90,7 @@ class _Reading:
         self._words, self._items, self._columns, self._names = words, items, columns, names
         self._date = date
         """The column that dates without one of their own are of."""
+        self._years = year_columns(columns, names)
 
     def query(self) -> Query:
         """:raises Unanswerable: that isn't a question to this table."""
@@ -100,7 +103,7 @@ class _Reading:
         for unit in parts.units:
             place = query.column if query.by is None else query.by
             there = "" if place is None else self._names.all[place].unit
-            if not there or not _is_unit(unit, there):
+            if not there or not is_unit(unit, there):
                 raise Unanswerable(f"the unit {unit} is another one than the table's")
         return query
 
@@ -162,7 +165,7 @@ class _Reading:
     ) -> tuple[int, int, int]:
         """The column that is compared, and where its part of the question starts and ends."""
         kind = CellKind.NUMBER if isinstance(value, Number) else CellKind.DATE
-        if kind is CellKind.NUMBER and what.comparison in _TIMES and not self._is_year(value):
+        if kind is CellKind.NUMBER and what.comparison in _TIMES and not self._years:
             raise Unanswerable("a number is no time")
         if what.measure is not None:
             return self._measured(what.measure), start, end
@@ -171,22 +174,21 @@ class _Reading:
         if isinstance(after, Named) and self._columns[after.place].kind is kind:
             return after.place, start, end + 1
         if kind is CellKind.DATE and self._date is not None:
+            if isinstance(before, Cells) and _tells_what_was_done(before):
+                raise Unanswerable("when that was done isn't said")
             return self._date, start, end
         places = [place for place, column in enumerate(self._columns) if column.kind is kind]
         if units:
             places = [
                 place
                 for place in places
-                if self._names.all[place].unit and _is_unit(units[0], self._names.all[place].unit)
+                if self._names.all[place].unit and is_unit(units[0], self._names.all[place].unit)
             ]
         if kind is CellKind.NUMBER and what.comparison in _TIMES:
-            places = [place for place in places if "year" in self._names.all[place].words]
+            places = self._years
         if len(places) != 1:
             raise Unanswerable("it doesn't say what is compared")
         return places[0], start, end
-
-    def _is_year(self, value: Number | Date) -> bool:
-        return isinstance(value, Number) and any("year" in name.words for name in self._names.all)
 
     def _take_attached(self, parts: _Parts) -> None:
         """Values beside their column: ``press 4``, ``released in 2015``, ``8 cylinders``."""
@@ -199,6 +201,11 @@ class _Reading:
                 values = [other.what]
                 end = self._also(parts, end, one.what.place, values)
                 place = one.what.place
+            elif isinstance(one.what, Noun) and isinstance(other.what, Number) and not one.what.days:
+                if (place := self._number_column()) is None:
+                    at += 1
+                    continue
+                values = [other.what]
             elif isinstance(other.what, Named) and self._stands_before(one.what, other.what.place):
                 place, values = other.what.place, [one.what]
             else:
@@ -218,6 +225,14 @@ class _Reading:
             or (isinstance(what, Number) and kind is CellKind.NUMBER)
             or (isinstance(what, Date) and kind is CellKind.DATE)
         )
+
+    def _number_column(self) -> int | None:
+        """The column by whose numbers rows are told: ``order 1002``."""
+        for word in _NUMBERS:
+            for place, column in enumerate(self._columns):
+                if column.kind is CellKind.NUMBER and self._names.all[place].words == {word}:
+                    return place
+        return None
 
     def _stands_before(self, what: Meaning, place: int) -> bool:
         """``8 cylinders``, ``the north hall``; no date does."""
@@ -250,10 +265,15 @@ class _Reading:
                 said = " ".join(each.said for each in parts.left[at:end])
                 parts.conditions.append(self._condition(item.what.place, values, None, said))
             elif isinstance(item.what, Date):
-                if self._date is None:
-                    raise Unanswerable("the table has no dates")
                 end = at + 1
-                parts.conditions.append(self._condition(self._date, [item.what], None, item.said))
+                self._check_event(parts, at)
+                if self._date is not None:
+                    condition = self._condition(self._date, [item.what], None, item.said)
+                elif len(item.what.moment) == 4 and len(self._years) == 1:
+                    condition = Condition(self._years[0], (Decimal(item.what.moment),), None, item.said)
+                else:
+                    raise Unanswerable("the table has no such dates")
+                parts.conditions.append(condition)
             elif isinstance(item.what, Number | Or | Compares):
                 raise Unanswerable(f"what {item.said} is of isn't said")
             else:
@@ -263,6 +283,11 @@ class _Reading:
         places = [each.place for each in parts.conditions if each.comparison is None]
         if len(set(places)) < len(places):
             raise Unanswerable("a cell can't be two things")
+
+    def _check_event(self, parts: _Parts, at: int) -> None:
+        before = parts.left[at - 1].what if at else None
+        if isinstance(before, Cells) and _tells_what_was_done(before):
+            raise Unanswerable("when that was done isn't said")
 
     def _condition(
         self, place: int, values: Sequence[Meaning], comparison: Comparison | None, said: str
@@ -282,7 +307,7 @@ class _Reading:
 
     def _check_units(self, units: Sequence[str], place: int) -> None:
         for unit in units:
-            if not _is_unit(unit, self._names.all[place].unit):
+            if not is_unit(unit, self._names.all[place].unit):
                 raise Unanswerable(f"{self._columns[place].name} isn't in {unit}")
 
     # --- what is wanted -----------------------------------------------------------------------------
@@ -296,6 +321,8 @@ class _Reading:
             named = [each for each in named if each not in flags]
         wanted = Wanted(self._words, parts.left, parts.conditions, named, self._columns, self._names)
         operation, at, measure = self._operation(parts)
+        what = parts.left[at].what if at >= 0 else None
+        counting = isinstance(what, Asks) and what.counting
         match operation:
             case None:
                 query = wanted.cells()
@@ -304,7 +331,8 @@ class _Reading:
             case Operation.TOTAL | Operation.AVERAGE:
                 query = wanted.sum(operation)
             case Operation.LARGEST | Operation.SMALLEST:
-                query = wanted.extreme(operation, at, None if measure is None else self._measured(measure))
+                by = None if measure is None else self._measured(measure)
+                query = wanted.extreme(operation, at, by, counting=counting)
             case _:
                 query = wanted.in_time(operation, at)
         return replace(query, conditions=tuple(parts.conditions))
@@ -339,6 +367,11 @@ class _Reading:
         return places[0]
 
 
+def _tells_what_was_done(what: Cells) -> bool:
+    """``Shipped`` in March: a date beside it needn't be the one that the row has."""
+    return all(cell.casefold().endswith("ed") for cell in what.cells)
+
+
 def _values_last(items: Sequence[Item]) -> list[Item]:
     """With each comparison before its value: ``5 bar or more`` as ``at least 5 bar``."""
     turned: list[Item] = []
@@ -351,7 +384,7 @@ def _values_last(items: Sequence[Item]) -> list[Item]:
     return turned
 
 
-def _is_unit(said: str, unit: str) -> bool:
+def is_unit(said: str, unit: str) -> bool:
     """Whether a unit that was said may be that of a column; one without any may be in degrees or percent."""
     if said == "deg":
         return unit in DEGREES or not unit
