@@ -194,20 +194,20 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     with _collection(folder) as collection:
         for question in questions:
             for way in WAYS:
-                why: list[str] = []
+                why: dict[str, str] = {}
                 only = Filter(sources=question.table) if way == WAYS[0] else Filter()
                 begin = time.perf_counter()
                 answer = answer_from_tables(
                     collection,
                     question.question,
                     only=only,
-                    on_reason=lambda source, reason, why=why: why.append(f"{source}: {reason}"),
+                    on_reason=why.__setitem__,
                 )
                 times.append(time.perf_counter() - begin)
                 found = verdict(question, answer)
                 counts[question.half, way, found] += 1
                 if args.show and way == WAYS[0]:
-                    said = answer.text if answer is not None else "; ".join(why)
+                    said = answer.text if answer is not None else "; ".join(why.values())
                     say(f"{question.id} {found:>9}  {question.question}\n{'':>15}{said}")
     figures = {half: {way: _figures(counts, half, way) for way in WAYS} for half in halves}
     _print_table(figures, say)

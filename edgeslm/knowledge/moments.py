@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, time
 
 _MONTHS = (
     *("january", "february", "march", "april", "may", "june"),
@@ -135,12 +135,8 @@ def _put_together(parts: dict[str, str | None]) -> str | None:
     day, hour = parts.get("day"), parts.get("hour")
     try:
         # A leap year stands for the one that wasn't said.
-        moment = datetime(
-            int(year or 2000),
-            number or 1,
-            int(day or 1),
-            *(int(parts.get(name) or 0) for name in ("hour", "minute", "second")),
-        )
+        clock = time(int(hour or 0), int(parts.get("minute") or 0), int(parts.get("second") or 0))
+        moment = datetime.combine(date(int(year or 2000), number or 1, int(day or 1)), clock)
     except ValueError:
         return None
     text = moment.isoformat()

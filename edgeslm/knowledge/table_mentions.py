@@ -252,7 +252,7 @@ class _Reader:
     def _may_be_unit(self, at: int) -> bool:
         """A letter is one only behind a number, a sign or ``in``."""
         text = self.tokens[at].text
-        if (len(text) > 1 and text not in FUNCTION) or not text.isalpha():
+        if (len(text) > 1 and text not in FUNCTION and text != "min") or not text.isalpha():
             return True
         before = self.tokens[at - 1].text if at else ""
         return _number(before) is not None or before in ("°", "in")

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from edgeslm.knowledge.cells import CellKind, Column
 from edgeslm.knowledge.table_terms import FUNCTION, GENERIC, MINUTES_OF, UNITS, alike, fold, parse_name
 
-_UNITS = {**UNITS, "min": "min"}
 _EXTREMES = frozenset({"max", "min", "avg", "total", "sum"})
 _GENERIC = frozenset(map(alike, GENERIC))
 _BRACKETS = re.compile(r"[(\[]\s*([^)\]]{1,12}?)\s*[)\]]\s*$")
@@ -98,10 +97,10 @@ def _without_unit(column: Column) -> tuple[list[str], str]:
     if (inside := _BRACKETS.search(name)) and (found := UNITS.get(fold(inside[1]).replace(" ", ""))):
         name, unit = name[: inside.start()], found
     words = parse_name(name)
-    if column.kind is CellKind.NUMBER and len(words) > 1 and words[-1] in _UNITS:
+    if column.kind is CellKind.NUMBER and len(words) > 1 and words[-1] in UNITS:
         rest = [alike(word) for word in words[:-1]]
         if words[-1] != "min" or MINUTES_OF & set(rest):
-            words, unit = words[:-1], _UNITS[words[-1]]
+            words, unit = words[:-1], UNITS[words[-1]]
             if len(words) > 1 and words[-1] == "in":
                 words = words[:-1]
     return [alike(word) for word in words], unit

@@ -66,7 +66,7 @@ def find_queries(
         return [], "it can be read in too many ways"
     queries: dict[Query, None] = {}
     reason = "it names nothing of the table"
-    dates = [place for place, column in enumerate(columns) if column.kind is CellKind.DATE]
+    dates: list[int | None] = [place for place, column in enumerate(columns) if column.kind is CellKind.DATE]
     for meanings in product(*(mention.meanings for mention in mentions)):
         items = [Item(what, mention.said) for mention, what in zip(mentions, meanings, strict=True)]
         for date in dates or [None]:
@@ -197,26 +197,31 @@ class _Reading:
             one, other = parts.left[at], parts.left[at + 1]
             end = at + 2
             said = f"{one.said} {other.said}"
-            if isinstance(one.what, Named) and self._is_value_of(other.what, one.what.place):
-                values = [other.what]
-                end = self._also(parts, end, one.what.place, values)
-                place = one.what.place
-            elif isinstance(one.what, Noun) and isinstance(other.what, Number) and not one.what.days:
-                if (place := self._number_column()) is None:
-                    at += 1
-                    continue
-                values = [other.what]
-            elif isinstance(other.what, Named) and self._stands_before(one.what, other.what.place):
-                place, values = other.what.place, [one.what]
-            else:
+            if (found := self._attached(one.what, other.what)) is None:
                 at += 1
                 continue
+            place, value = found
+            values = [value]
+            if other.what is value:
+                end = self._also(parts, end, place, values)
             parts.conditions.append(self._condition(place, values, None, said))
             unit = parts.left[end].what if end < len(parts.left) else None
             if isinstance(unit, Unit):
                 self._check_units([unit.unit], place)
                 end += 1
             del parts.left[at:end]
+
+    def _attached(self, one: Meaning, other: Meaning) -> tuple[int, Meaning] | None:
+        """The column and the value that two neighbours are; None if they aren't."""
+        if isinstance(one, Named) and self._is_value_of(other, one.place):
+            return one.place, other
+        if isinstance(one, Noun) and isinstance(other, Number) and not (one.days or one.bare):
+            place = self._number_column()
+            return None if place is None else (place, other)
+        # "8 cylinders", "the north hall"; no date stands before its column.
+        if isinstance(other, Named) and not isinstance(one, Date) and self._is_value_of(one, other.place):
+            return other.place, one
+        return None
 
     def _is_value_of(self, what: Meaning, place: int) -> bool:
         kind = self._columns[place].kind
@@ -233,10 +238,6 @@ class _Reading:
                 if column.kind is CellKind.NUMBER and self._names.all[place].words == {word}:
                     return place
         return None
-
-    def _stands_before(self, what: Meaning, place: int) -> bool:
-        """``8 cylinders``, ``the north hall``; no date does."""
-        return not isinstance(what, Date) and self._is_value_of(what, place)
 
     def _also(self, parts: _Parts, at: int, place: int, values: list[Meaning]) -> int:
         """Further values of the same column: ``in Norway and Sweden``, ``press 4 or 5``."""
@@ -270,7 +271,7 @@ class _Reading:
                 if self._date is not None:
                     condition = self._condition(self._date, [item.what], None, item.said)
                 elif len(item.what.moment) == 4 and len(self._years) == 1:
-                    condition = Condition(self._years[0], (Decimal(item.what.moment),), None, item.said)
+                    condition = Condition(self._years[0], (Decimal(item.what.moment),))
                 else:
                     raise Unanswerable("the table has no such dates")
                 parts.conditions.append(condition)
@@ -303,7 +304,7 @@ class _Reading:
                 wanted.append(_within(value.moment, column, comparison))
             else:
                 raise Unanswerable(f"{said} can't be compared with {column.name}")
-        return Condition(place, tuple(wanted), comparison, said)
+        return Condition(place, tuple(wanted), comparison)
 
     def _check_units(self, units: Sequence[str], place: int) -> None:
         for unit in units:
@@ -316,8 +317,8 @@ class _Reading:
         named = [(at, item.what) for at, item in enumerate(parts.left) if isinstance(item.what, Named)]
         flags = [each for each in named if self._columns[each[1].place].kind is CellKind.BOOLEAN]
         if flags and (len(named) > len(flags) or self._operation(parts)[0] is Operation.COUNT):
-            for at, flag in flags:
-                parts.conditions.append(Condition(flag.place, (True,), None, parts.left[at].said))
+            for _, flag in flags:
+                parts.conditions.append(Condition(flag.place, (True,)))
             named = [each for each in named if each not in flags]
         wanted = Wanted(self._words, parts.left, parts.conditions, named, self._columns, self._names)
         operation, at, measure = self._operation(parts)

@@ -263,7 +263,7 @@ _UNITS = {
     "kmh": "kmh kph",
     "ms": "ms millisecond milliseconds",
     "s": "s sec secs second seconds",
-    "min": "mins minute minutes",
+    "min": "min mins minute minutes",
     "h": "h hr hrs hour hours",
     "d": "days",
     "bar": "bar bars",
@@ -310,6 +310,17 @@ DAYS = frozenset({"day", "days", "date", "dates"})
 ROWS = words_of("row rows entry entries record records item items line lines readings values")
 NAMING = frozenset(map(alike, ("id", "number", "code", "year", "zip", "phone", "index")))
 """Words of columns whose numbers name something: their sum is nothing."""
+STATES = frozenset(
+    map(
+        alike,
+        words_of(
+            "temperature pressure humidity speed velocity voltage current frequency price rate ratio level "
+            "score rating age year latitude longitude height width density max min avg"
+        ),
+    )
+)
+STATE_UNITS = words_of("c f k deg pct bar mbar psi pa kpa mpa hpa v mv a ma hz khz rpm db ppm mph kmh")
+"""Names and units of what is so at a time: it is compared and not summed up."""
 LABELS = ("name", "title", "label", "id")
 """Columns by which a row is named, the best first."""
 DENIALS = frozenset({"not", "t", "without", "except", "excluding", "never", "neither", "nor", "no", "none"})

@@ -9,9 +9,26 @@ from edgeslm.knowledge.cells import CellKind, Column
 from edgeslm.knowledge.table_mentions import Meaning, Named, Noun
 from edgeslm.knowledge.table_names import Names
 from edgeslm.knowledge.table_query import Condition, Query, Unanswerable
-from edgeslm.knowledge.table_terms import DAYS, LABELS, NAMING, Operation, alike, fold
+from edgeslm.knowledge.table_terms import (
+    DAYS,
+    LABELS,
+    NAMING,
+    STATE_UNITS,
+    STATES,
+    Operation,
+    alike,
+    fold,
+    words_of,
+)
 
-_TIME_WORDS = frozenset({"date", "day", "time", "when"})
+_TIME_WORDS = words_of("date day time when timestamp hour week month quarter year")
+_EXTREMES = {
+    Operation.LARGEST: "max",
+    Operation.SMALLEST: "min",
+    Operation.AVERAGE: "avg",
+    Operation.TOTAL: "total",
+}
+"""What a column may have in its name that is asked for by the rest of it: ``highest temperature``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +99,7 @@ class Wanted:
         if len(named) != 1 or not self._is_number(named[0]):
             raise Unanswerable(f"it doesn't say of which column the {operation.value}")
         self._check_amount(named[0])
+        self._check_extreme(named[0], operation)
         return Query(operation, named[0].place)
 
     def extreme(self, operation: Operation, at: int, measured: int | None, *, counting: bool) -> Query:
@@ -99,15 +117,13 @@ class Wanted:
             by = chosen[1].place
             others = [each for each in others if each[0] < chosen[0] or not each[1].row]
             behind = [item.what for item in self.left[chosen[0] :]]
-            if any(
-                isinstance(what, Noun) and what.bare for what in behind
-            ):  # "the most temperature readings"
+            if any(isinstance(what, Noun) and what.bare for what in behind):
+                # "The most temperature readings".
                 raise Unanswerable("rows would have to be counted")
             self._check_amount(chosen[1])
             if counting and chosen[1].row:
                 raise Unanswerable(f"{self.columns[by].name} would have to be counted")
-            if not chosen[1].whole and ("min" if largest else "max") in self.names.all[by].words:
-                raise Unanswerable(f"{self.columns[by].name} is the other extreme")
+            self._check_extreme(chosen[1], operation)
         else:
             others = [each for each in others if each[1].place != by]
         others = self._without_row(others, at)
@@ -116,7 +132,9 @@ class Wanted:
             if measured is not None:
                 raise Unanswerable("it doesn't say what is asked for")
             return Query(operation, by)
-        return Query(None, asked, by=by, largest=largest, many=True, apart=counting)
+        # The building with the highest cost: in a month, or all in all? The hottest room is clear.
+        summed = counting or (measured is None and bool(others) and not self._is_state(by))
+        return Query(None, asked, by=by, largest=largest, many=True, summed=summed)
 
     def in_time(self, operation: Operation, at: int) -> Query:
         largest = operation is Operation.LATEST
@@ -214,12 +232,23 @@ class Wanted:
         if column.kind is CellKind.DATE and {"which", "who"} & words and not _TIME_WORDS & words:
             raise Unanswerable(f"{column.name} is a date")
 
+    def _is_state(self, place: int) -> bool:
+        """Whether a column says how something is: values that nobody sums up."""
+        name = self.names.all[place]
+        return name.unit in STATE_UNITS or bool(name.words & STATES)
+
     def _check_amount(self, named: Named) -> None:
         """Numbers that name things have no sum, and the largest order is not that of the highest number."""
         column, words = self.columns[named.place], self.names.all[named.place].words
         things = named.row and named.plural and not column.name.casefold().endswith("s")
         if things or words & NAMING:
             raise Unanswerable(f"{column.name} is no amount")
+
+    def _check_extreme(self, named: Named, operation: Operation) -> None:
+        """The highest temperature is not that of ``temp_min``, nor the largest mean."""
+        others = set(_EXTREMES.values()) - {_EXTREMES[operation]}
+        if not named.whole and others & self.names.all[named.place].words:
+            raise Unanswerable(f"{self.columns[named.place].name} is something else")
 
     def _names_a_row(self, condition: Condition) -> bool:
         column = self.columns[condition.place]

@@ -80,10 +80,10 @@ def test_rows_that_are_alike_are_all_told_if_they_may_be() -> None:
         values(Query(None, PRESS, by=DATE, largest=False))
 
 
-def test_what_would_have_to_be_summed_up_has_no_extreme() -> None:
-    assert values(Query(None, PRESS, (where(HALL, "North"),), by=PRESSURE, apart=True)) == (2,)
-    with pytest.raises(Unclear, match="several rows have the same hall"):
-        values(Query(None, HALL, by=PRESSURE, apart=True))
+def test_the_largest_row_must_be_of_what_has_the_largest_sum() -> None:
+    assert values(Query(None, HALL, by=PRESSURE, summed=True)) == ("South",)
+    with pytest.raises(Unclear, match="summed up by operator it is another one"):
+        values(Query(None, OPERATOR, by=TEMPERATURE, summed=True))
 
 
 def test_rows_that_differ_are_no_answer_unless_several_are_asked_for() -> None:

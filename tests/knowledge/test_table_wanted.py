@@ -98,6 +98,17 @@ def test_the_hottest_day_is_that_of_the_highest_maximum(tmp_path: Path) -> None:
             assert (answer.values if answer else None) == values, question
 
 
+def test_the_highest_of_several_rows_must_be_the_highest_sum_too(tmp_path: Path) -> None:
+    text = "building,month,cost_eur,temp_c\nMain,5,30,1\nMain,6,30,2\nAnnex,5,{},3\nAnnex,6,5,4\n"
+    for number, (cost, values) in enumerate(((10, ("Main",)), (40, None), (90, ("Annex",)))):
+        (tmp_path / str(number)).mkdir()
+        with closing(make_sheets(tmp_path / str(number), costs_csv=text.format(cost))) as collection:
+            answer = ask(collection, "which building has the highest cost?")
+            assert (answer.values if answer else None) == values
+            answer = ask(collection, "which building has the highest temperature?")
+            assert answer is not None and answer.values == ("Annex",)
+
+
 def test_a_row_of_totals_is_in_the_way_of_sums(tmp_path: Path) -> None:
     text = "part,sold\nvalve,3\npump,4\nTotal,7\n"
     with closing(make_sheets(tmp_path, parts_csv=text)) as collection:
