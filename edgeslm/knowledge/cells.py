@@ -14,8 +14,8 @@ from enum import StrEnum
 
 from edgeslm.knowledge.moments import DAY_FIRST, ISO, MONTH_FIRST, offset_of, parse_moment
 
-MAX_CELLS = 1_000_000
-"""Of a table that is kept as one, some 80 MB while it is read; a larger one is searched as text alone."""
+MAX_CELLS = 500_000
+"""Of a table that is kept as one, some 50 MB while it is read; a larger one is searched as text alone."""
 
 
 class CellKind(StrEnum):
@@ -74,6 +74,8 @@ _GROUPS = {
     "": re.compile(r"(?P<whole>[1-9]\d{0,2}(?:,\d{3})+|\d+)?(?P<fraction>\.\d+)?"),
     COMMA: re.compile(r"(?P<whole>[1-9]\d{0,2}(?:[. ' ]\d{3})+|\d+)?(?P<fraction>,\d+)?"),
 }
+_PLAIN = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
+"""What can be read without a look at its parts."""
 _UNCLEAR = re.compile(r"\d{1,3},\d{3}")
 """A thousand or a decimal; with a point it is taken for a decimal."""
 _LONGEST_NUMBER = 60
@@ -87,6 +89,8 @@ def parse_number(cell: str, form: str = "") -> Decimal | None:
 
     :param form: :data:`COMMA` where ``1,5`` is one and a half; else a comma parts thousands.
     """
+    if _PLAIN.fullmatch(cell) and (form == "" or "." not in cell):
+        return Decimal(cell)
     if len(cell) > _LONGEST_NUMBER or (match := _NUMBER.fullmatch(cell)) is None:
         return None
     if (parts := _GROUPS[form].fullmatch(match["digits"])) is None:
@@ -145,6 +149,11 @@ class Guess:
         return Column(self.name)
 
     def _see_number(self, cell: str) -> None:
+        if _PLAIN.fullmatch(cell) and cell[0] not in "-0" and "." not in cell:
+            self._units.add("")
+            if len(self._units) > 1:
+                self._kinds.discard(CellKind.NUMBER)
+            return
         match = _NUMBER.fullmatch(cell) if len(cell) <= _LONGEST_NUMBER else None
         forms = {form for form in self._forms if match and parse_number(cell, form) is not None}
         digits, unit = (match["digits"], match["before"] or match["after"] or "") if match else ("", "")
@@ -159,7 +168,8 @@ class Guess:
         self._forms = forms
 
     def _see_date(self, cell: str) -> None:
-        read = {order: parse_moment(cell, order) for order in self._orders}
+        clear = parse_moment(cell)
+        read = {order: clear or parse_moment(cell, order) for order in self._orders}
         self._orders = {order for order, moment in read.items() if moment is not None}
         self._offsets.add(offset_of(cell))
         if not self._orders or len(self._offsets) > 1:

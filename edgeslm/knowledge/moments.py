@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
 
@@ -46,6 +47,8 @@ _SLASHED = re.compile(
     r"(?P<first>\d{1,2})([/-])(?P<second>\d{1,2})\2(?P<year>\d{4})"
     rf"(?:,? {_TIME.replace('<second>', '<seconds>')})?"
 )
+_MOST_CELLS = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)?")
+"""What needs no look at its parts: a large table has a hundred thousand."""
 _LONGEST_CELL = 40
 
 
@@ -54,7 +57,14 @@ def parse_moment(cell: str, form: str = ISO) -> str | None:
 
     :param form: what ``03/04/2026`` is: :data:`DAY_FIRST`, :data:`MONTH_FIRST`, or with :data:`ISO` no date.
     """
-    if len(cell) > _LONGEST_CELL or not any(map(str.isdigit, cell)):
+    if len(cell) > _LONGEST_CELL:
+        return None
+    if _MOST_CELLS.fullmatch(cell):
+        with suppress(ValueError):
+            datetime.fromisoformat(cell)
+            return cell.replace(" ", "T")
+        return None
+    if not any(map(str.isdigit, cell)):
         return None
     for pattern in _CELLS:
         if match := pattern.fullmatch(cell):

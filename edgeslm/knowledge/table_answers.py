@@ -145,7 +145,8 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
     found: dict[tuple[Value, ...], tuple[Query, Result]] = {}
     for query in queries:
         try:
-            result = run_query(query, table.columns, read_rows(db, table.document))
+            rows = read_rows(db, table.document, _having(query, table.columns))
+            result = run_query(query, table.columns, rows)
         except Unclear:
             raise
         except Unanswerable as error:
@@ -164,6 +165,15 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
     column = None if query.column is None else table.columns[query.column]
     citations = _cite(db, table, column, query, result.rows)
     return TableAnswer(text, result.values, table.source, citations, result.matched)
+
+
+def _having(query: Query, columns: Sequence[Column]) -> list[list[str]]:
+    """Cells that the rows of a query have: so that not all rows of a large table are unpacked."""
+    return [
+        [cell for cell in condition.values if isinstance(cell, str)]
+        for condition in query.conditions
+        if columns[condition.place].kind is CellKind.TEXT
+    ][:8]
 
 
 def _is_of(meaning: Meaning, names: Names) -> bool:

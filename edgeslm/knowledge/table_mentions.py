@@ -158,7 +158,7 @@ def read_tokens(question: str) -> list[Token]:
     return [
         Token(fold(match[0]), match[0], *match.span())
         for match in _TOKEN.finditer(question)
-        if not match["own"]
+        if not match["own"] and fold(match[0])
     ]
 
 
