@@ -49,6 +49,10 @@ MOST_TABLES = 200
 """That are asked; of a collection with more, those that a filter chooses."""
 MOST_CHARACTERS = 4000
 """Of an answer's text."""
+LONGEST_QUESTION = 1000
+"""Characters; a longer message is something else."""
+MOST_QUERIES = 16
+"""Ways to read a question that are tried on a table's rows."""
 _ALL = Filter()
 _TOTALS = frozenset(map(key_of, TOTALS))
 _DECIMALS = 4
@@ -94,7 +98,7 @@ def answer_from_tables(
     :param on_reason: told of each table that has no answer: its source, and why.
     :raises KnowledgeError: the collection can't be read.
     """
-    if not 0 < len(read_tokens(question)) <= MOST_WORDS:
+    if len(question) > LONGEST_QUESTION or not 0 < len(read_tokens(question)) <= MOST_WORDS:
         return None
     answers: list[TableAnswer] = []
     with collection.reading() as db:
@@ -140,6 +144,8 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
     if not alone and not any(_is_of(each, names) for mention in mentions for each in mention.meanings):
         raise Unanswerable("nothing in it is named")
     queries, reason = find_queries(read_tokens(question), mentions, table.columns, names)
+    if len(queries) > MOST_QUERIES:
+        raise Unclear("it can be read in too many ways")
     if any(query.wanted is not None or query.by is not None for query in queries) and lookup(_TOTALS):
         raise Unanswerable("it has a row of totals")
     found: dict[tuple[Value, ...], tuple[Query, Result]] = {}
@@ -153,11 +159,11 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
             reason = str(error)
         else:
             found.setdefault(result.values, (query, result))
+        if len(found) > 1:
+            ways = "; ".join(_tell(*each, table.columns) for each in found.values())
+            raise Unclear(f"it can be read in several ways: {ways}")
     if not found:
         raise Unanswerable(reason)
-    if len(found) > 1:
-        ways = "; ".join(_tell(*each, table.columns) for each in found.values())
-        raise Unclear(f"it can be read in several ways: {ways}")
     ((query, result),) = found.values()
     text = _tell(query, result, table.columns)
     if len(text) > MOST_CHARACTERS:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import product
+from math import prod
 
 from edgeslm.knowledge.cells import CellKind, Column
 from edgeslm.knowledge.table_mentions import (
@@ -28,7 +29,7 @@ from edgeslm.knowledge.table_mentions import (
     Unit,
 )
 from edgeslm.knowledge.table_names import Names
-from edgeslm.knowledge.table_query import Condition, Query, Unanswerable
+from edgeslm.knowledge.table_query import Condition, Query, Unanswerable, Unclear
 from edgeslm.knowledge.table_terms import DEGREES, Comparison, Measure, Operation, alike, words_of
 from edgeslm.knowledge.table_wanted import Item, Wanted, year_columns
 
@@ -55,18 +56,20 @@ class _Parts:
 def find_queries(
     tokens: Sequence[Token], mentions: Sequence[Mention], columns: Sequence[Column], names: Names
 ) -> tuple[list[Query], str]:
-    """Each way in which the mentions make a query, and where there is none the reason."""
+    """Each way in which the mentions make a query, and where there is none the reason.
+
+    :raises Unclear: there are more than :data:`MOST_READINGS`.
+    """
     words = [token.text for token in tokens]
     if words and words[0] in _AUXILIARIES and not _QUESTION_WORDS & set(words):
         return [], "it asks for yes or no"
-    ways = 1
-    for mention in mentions:
-        ways *= len(mention.meanings)
-    if ways > MOST_READINGS:
-        return [], "it can be read in too many ways"
+    dates: list[int | None] = [place for place, column in enumerate(columns) if column.kind is CellKind.DATE]
+    if not any(isinstance(each, Date) for mention in mentions for each in mention.meanings):
+        dates = []
+    if prod([len(dates) or 1, *(len(mention.meanings) for mention in mentions)]) > MOST_READINGS:
+        raise Unclear("it can be read in too many ways")
     queries: dict[Query, None] = {}
     reason = "it names nothing of the table"
-    dates: list[int | None] = [place for place, column in enumerate(columns) if column.kind is CellKind.DATE]
     for meanings in product(*(mention.meanings for mention in mentions)):
         items = [Item(what, mention.said) for mention, what in zip(mentions, meanings, strict=True)]
         for date in dates or [None]:
@@ -281,6 +284,7 @@ class _Reading:
                 at += 1
                 continue
             del parts.left[at:end]
+        parts.conditions[:] = dict.fromkeys(parts.conditions)  # a day and its time are one
         places = [each.place for each in parts.conditions if each.comparison is None]
         if len(set(places)) < len(places):
             raise Unanswerable("a cell can't be two things")

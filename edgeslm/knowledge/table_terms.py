@@ -116,11 +116,14 @@ FUNCTION = words_of(
     "did done has have had having it its this that these those there here which what who whom whose when "
     "where how much please me my i we us our you your can could would shall tell show give get got find want "
     "need look and as s so hi hello thanks thank let say says said see their they them he she his her any "
-    "all also exactly like"
+    "all also exactly like know"
 )
 """What may stand in a question without saying which column, which rows or what is wanted. Not ``not``,
 ``or``, ``per``, ``each``, ``by``, ``other``, ``than``: what isn't understood of these is not answered."""
-NEUTRAL = words_of("recorded measured listed noted observed given value reading table data list")
+NEUTRAL = words_of(
+    "recorded measured listed noted observed given reported registered shown reached occurred happened value "
+    "reading table data list file dataset sheet spreadsheet csv ever"
+)
 """The same, unless a column has that name."""
 
 COUNTING = frozenset({"most", "fewest", "least"})

@@ -184,6 +184,19 @@ def test_cells_and_names_of_columns_are_data(tmp_path: Path, hostile: str) -> No
         assert len(collection.documents()) == 1
 
 
+def test_what_can_be_read_in_very_many_ways_is_not_read(tmp_path: Path) -> None:
+    names = [f"{kind}_temp" for kind in ("oil", "air", "water", "inlet", "outlet", "room", "case", "core")]
+    text = ",".join(["part", *names]) + "\n" + ",".join(["pump", *"12345678"]) + "\n"
+    with closing(make_sheets(tmp_path, parts_csv=text)) as collection:
+        assert reasons(collection, "temp temp temp temp temp")["parts.csv"] == (
+            "it can be read in too many ways"
+        )
+        found = reasons(collection, "temp of the pump")["parts.csv"]
+        assert found.startswith("it can be read in several ways: oil_temp where part is pump: 1; air_temp")
+        answer = ask(collection, "water temp of the pump")
+        assert answer is not None and answer.values == (3,)
+
+
 def test_questions_are_bounded(sheets: Collection) -> None:
     assert ask(sheets, "") is None
     assert ask(sheets, "temperature " * 1000) is None
