@@ -130,7 +130,7 @@ def _is_made(file: Path) -> bool:
 
 
 def loose_parts(file: Path) -> list[str]:
-    """What of a collection doesn't belong to the rest: documents, passages, index, vectors and free slots."""
+    """What of a collection doesn't belong to the rest: documents, passages, index, vectors, slots, tables."""
     with closing(sqlite3.connect(file)) as db:
 
         def column(statement: str) -> set[int]:
@@ -156,6 +156,13 @@ def loose_parts(file: Path) -> list[str]:
                 "(PARTITION BY document ORDER BY number) AS place FROM passages) WHERE number != place - 1"
             ),
         }
+        tables = column("SELECT document FROM tables")
+        loose = {
+            "tables": tables - column("SELECT id FROM documents"),
+            "rows": tables ^ column("SELECT DISTINCT document FROM table_rows"),
+            "texts": column("SELECT DISTINCT document FROM table_texts") - tables,
+        }
+    found += [f"{what} of {sorted(keys)} are of no table" for what, keys in loose.items() if keys]
     return [*found, *(f"slots {sorted(places)} are {what}" for what, places in wrong.items() if places)]
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 
 from edgeslm.knowledge.moments import DAY_FIRST, ISO, MONTH_FIRST, offset_of, parse_moment
 
-MAX_CELLS = 1_000_000
-"""Of a table that is kept as one, some 80 MB while it is read; a larger one is searched as text alone."""
+MAX_CELLS = 500_000
+"""Of a table that is kept as one, some 50 MB while it is read; a larger one is searched as text alone."""
 
 
 class CellKind(StrEnum):
@@ -74,9 +74,13 @@ _GROUPS = {
     "": re.compile(r"(?P<whole>[1-9]\d{0,2}(?:,\d{3})+|\d+)?(?P<fraction>\.\d+)?"),
     COMMA: re.compile(r"(?P<whole>[1-9]\d{0,2}(?:[. ' ]\d{3})+|\d+)?(?P<fraction>,\d+)?"),
 }
+_PLAIN = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
+"""What can be read without a look at its parts."""
 _UNCLEAR = re.compile(r"\d{1,3},\d{3}")
 """A thousand or a decimal; with a point it is taken for a decimal."""
 _LONGEST_NUMBER = 60
+BLANKS = frozenset({"-", "--", "–", "—", "?", "n/a", "na", "nan", "nil", "null", "none"})
+"""What is written where there is no number, date, yes or no."""
 _BOOLEANS = {**dict.fromkeys(("true", "yes"), True), **dict.fromkeys(("false", "no"), False)}
 
 
@@ -85,6 +89,8 @@ def parse_number(cell: str, form: str = "") -> Decimal | None:
 
     :param form: :data:`COMMA` where ``1,5`` is one and a half; else a comma parts thousands.
     """
+    if _PLAIN.fullmatch(cell) and (form == "" or "." not in cell):
+        return Decimal(cell)
     if len(cell) > _LONGEST_NUMBER or (match := _NUMBER.fullmatch(cell)) is None:
         return None
     if (parts := _GROUPS[form].fullmatch(match["digits"])) is None:
@@ -117,7 +123,7 @@ class Guess:
 
     def see(self, cell: str) -> None:
         """One more of its cells."""
-        if not cell or self._kinds == {CellKind.TEXT}:
+        if not cell or self._kinds == {CellKind.TEXT} or cell.casefold() in BLANKS:
             return
         self._cells += 1
         if CellKind.BOOLEAN in self._kinds and parse_boolean(cell) is None:
@@ -143,6 +149,11 @@ class Guess:
         return Column(self.name)
 
     def _see_number(self, cell: str) -> None:
+        if _PLAIN.fullmatch(cell) and cell[0] not in "-0" and "." not in cell:
+            self._units.add("")
+            if len(self._units) > 1:
+                self._kinds.discard(CellKind.NUMBER)
+            return
         match = _NUMBER.fullmatch(cell) if len(cell) <= _LONGEST_NUMBER else None
         forms = {form for form in self._forms if match and parse_number(cell, form) is not None}
         digits, unit = (match["digits"], match["before"] or match["after"] or "") if match else ("", "")
@@ -157,7 +168,8 @@ class Guess:
         self._forms = forms
 
     def _see_date(self, cell: str) -> None:
-        read = {order: parse_moment(cell, order) for order in self._orders}
+        clear = parse_moment(cell)
+        read = {order: clear or parse_moment(cell, order) for order in self._orders}
         self._orders = {order for order, moment in read.items() if moment is not None}
         self._offsets.add(offset_of(cell))
         if not self._orders or len(self._offsets) > 1:
@@ -176,4 +188,13 @@ def make_table(names: Sequence[str], rows: Iterable[Row]) -> Table:
     for row in kept:
         for guess, cell in zip(guesses, row.cells, strict=True):
             guess.see(cell)
-    return Table(tuple(guess.column() for guess in guesses), kept)
+    columns = tuple(guess.column() for guess in guesses)
+    # In a text "none" may be a word as any other.
+    blank = [column.kind is not CellKind.TEXT for column in columns]
+    return Table(columns, tuple(replace(row, cells=_without_blanks(row.cells, blank)) for row in kept))
+
+
+def _without_blanks(cells: Sequence[str], blank: Sequence[bool]) -> tuple[str, ...]:
+    return tuple(
+        "" if there and cell.casefold() in BLANKS else cell for cell, there in zip(cells, blank, strict=True)
+    )

@@ -208,7 +208,7 @@ def _set_up(db: sqlite3.Connection, file: Path, writes: bool) -> None:
         raise KnowledgeError(f"{file} is a database of another program, no collection of documents")
     if not 1 <= version <= FORMAT:
         raise KnowledgeError(
-            f"{file} has format {version}, this edgeslm reads {FORMAT}; add its documents to a new file"
+            f"{file} has format {version}, this edgeslm reads up to {FORMAT}; add its documents to a new file"
         )
     if writes and version < FORMAT:
         with transaction(db, file, writes=True):

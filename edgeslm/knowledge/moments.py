@@ -8,9 +8,10 @@ of one length compare as the times do. Offsets from UTC are left out: a column's
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time
 
 _MONTHS = (
     *("january", "february", "march", "april", "may", "june"),
@@ -46,6 +47,8 @@ _SLASHED = re.compile(
     r"(?P<first>\d{1,2})([/-])(?P<second>\d{1,2})\2(?P<year>\d{4})"
     rf"(?:,? {_TIME.replace('<second>', '<seconds>')})?"
 )
+_MOST_CELLS = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)?")
+"""What needs no look at its parts: a large table has a hundred thousand."""
 _LONGEST_CELL = 40
 
 
@@ -54,7 +57,14 @@ def parse_moment(cell: str, form: str = ISO) -> str | None:
 
     :param form: what ``03/04/2026`` is: :data:`DAY_FIRST`, :data:`MONTH_FIRST`, or with :data:`ISO` no date.
     """
-    if len(cell) > _LONGEST_CELL or not any(map(str.isdigit, cell)):
+    if len(cell) > _LONGEST_CELL:
+        return None
+    if _MOST_CELLS.fullmatch(cell):
+        with suppress(ValueError):
+            datetime.fromisoformat(cell)
+            return cell.replace(" ", "T")
+        return None
+    if not any(map(str.isdigit, cell)):
         return None
     for pattern in _CELLS:
         if match := pattern.fullmatch(cell):
@@ -96,25 +106,43 @@ _SAID = tuple(
         rf"\b{_MONTH}",
     )
 )
+_CLOCK = re.compile(
+    r"(?<![\w.:])(?P<hour>\d{1,2}):(?P<minute>\d{2})\b(?![:.]?\d)(?!\s*[ap]\.?m\b)", re.IGNORECASE
+)
 _WORDS_TOO = frozenset({"may", "march", "mar", "sep", "dec", "jan", "jun", "sept"})
 """Names of months that mean something else in small letters, unless ``in`` or the like stands before."""
 _MONTH_FOLLOWS = re.compile(r"\b(?:in|of|since|until|during|before|after|and|for|last)\s+$", re.IGNORECASE)
 
 
-def find_moments(question: str) -> Iterator[Said]:
-    """The dates that a question names, none inside another; ``03/04/2026``, which may be two, is none."""
+def find_moments(question: str) -> list[Said]:
+    """The dates that a question names, none inside another; ``03/04/2026``, which may be two, is none.
+
+    A time of day belongs to the only day, wherever it stands: both then are the same moment.
+    """
     taken: list[tuple[int, int]] = []
+    found: list[Said] = []
     for pattern in _SAID:
         for match in pattern.finditer(question):
             start, end = match.span()
-            if any(start < last and first < end for first, last in taken):
+            if _overlaps(taken, start, end):
                 continue
             parts = match.groupdict()
             if set(parts) == {"month"} and not _is_month(question, match):
                 continue
+            taken.append((start, end))
             if (moment := _put_together(parts)) is not None:
-                taken.append((start, end))
-                yield Said(start, end, moment)
+                found.append(Said(start, end, moment))
+    times = [match for match in _CLOCK.finditer(question) if not _overlaps(taken, *match.span())]
+    if len(times) == 1 and len(found) == 1 and len(found[0].moment) == len("2026-03-01"):
+        clock = f"{int(times[0]['hour']):02}:{times[0]['minute']}"
+        merged = f"{found[0].moment}T{clock}"
+        if parse_moment(merged) is not None:
+            return [replace(found[0], moment=merged), Said(*times[0].span(), merged)]
+    return found
+
+
+def _overlaps(taken: Iterable[tuple[int, int]], start: int, end: int) -> bool:
+    return any(start < last and first < end for first, last in taken)
 
 
 def _is_month(question: str, match: re.Match[str]) -> bool:
@@ -135,12 +163,8 @@ def _put_together(parts: dict[str, str | None]) -> str | None:
     day, hour = parts.get("day"), parts.get("hour")
     try:
         # A leap year stands for the one that wasn't said.
-        moment = datetime(
-            int(year or 2000),
-            number or 1,
-            int(day or 1),
-            *(int(parts.get(name) or 0) for name in ("hour", "minute", "second")),
-        )
+        clock = time(int(hour or 0), int(parts.get("minute") or 0), int(parts.get("second") or 0))
+        moment = datetime.combine(date(int(year or 2000), number or 1, int(day or 1)), clock)
     except ValueError:
         return None
     text = moment.isoformat()

@@ -15,8 +15,19 @@ from typing import TYPE_CHECKING
 from edgeslm.knowledge.cells import CellKind, Column, Row
 from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.search import Filter
-from edgeslm.knowledge.table_mentions import MOST_WORDS, find_mentions, read_tokens
-from edgeslm.knowledge.table_names import read_names
+from edgeslm.knowledge.table_mentions import (
+    MOST_WORDS,
+    Cells,
+    Compares,
+    Meaning,
+    Named,
+    Noun,
+    Superlative,
+    Unit,
+    find_mentions,
+    read_tokens,
+)
+from edgeslm.knowledge.table_names import Names, read_names
 from edgeslm.knowledge.table_query import (
     Condition,
     Query,
@@ -27,9 +38,9 @@ from edgeslm.knowledge.table_query import (
     plain,
     run_query,
 )
-from edgeslm.knowledge.table_reading import find_queries
+from edgeslm.knowledge.table_reading import find_queries, is_unit
 from edgeslm.knowledge.table_store import KeptTable, find_cells, passages_of, read_rows, read_tables
-from edgeslm.knowledge.table_terms import Operation
+from edgeslm.knowledge.table_terms import TOTALS, Operation, key_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -38,7 +49,12 @@ MOST_TABLES = 200
 """That are asked; of a collection with more, those that a filter chooses."""
 MOST_CHARACTERS = 4000
 """Of an answer's text."""
+LONGEST_QUESTION = 1000
+"""Characters; a longer message is something else."""
+MOST_QUERIES = 16
+"""Ways to read a question that are tried on a table's rows."""
 _ALL = Filter()
+_TOTALS = frozenset(map(key_of, TOTALS))
 _DECIMALS = 4
 """Of an average in the text."""
 
@@ -82,7 +98,7 @@ def answer_from_tables(
     :param on_reason: told of each table that has no answer: its source, and why.
     :raises KnowledgeError: the collection can't be read.
     """
-    if not 0 < len(read_tokens(question)) <= MOST_WORDS:
+    if len(question) > LONGEST_QUESTION or not 0 < len(read_tokens(question)) <= MOST_WORDS:
         return None
     answers: list[TableAnswer] = []
     with collection.reading() as db:
@@ -96,11 +112,15 @@ def answer_from_tables(
         if len(tables) > MOST_TABLES:
             on_reason("", f"there are {len(tables)} tables, more than {MOST_TABLES}")
             return None
+        unclear = False
         for table in tables:
             try:
-                answers.append(_answer(db, table, question))
+                answers.append(_answer(db, table, question, alone=len(tables) == 1))
             except Unanswerable as error:
+                unclear |= isinstance(error, Unclear)
                 on_reason(table.source, str(error))
+    if unclear:
+        return None
     if len({answer.values for answer in answers}) > 1:
         for answer in answers:
             on_reason(answer.source, f"another table has another answer; this one has {answer.text}")
@@ -108,8 +128,11 @@ def answer_from_tables(
     return answers[0] if answers else None
 
 
-def _answer(db: sqlite3.Connection, table: KeptTable, question: str) -> TableAnswer:
-    """:raises Unanswerable: this table has no answer, or several."""
+def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: bool) -> TableAnswer:
+    """:param alone: no other table is asked, so that it needn't be named.
+
+    :raises Unanswerable: this table has no answer; Unclear, if it has several.
+    """
 
     def lookup(keys: object) -> dict[str, dict[int, set[str]]]:
         return find_cells(db, table.document, keys)  # type: ignore[arg-type]
@@ -117,23 +140,30 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str) -> TableAns
     mentions, unknown = find_mentions(question, table.source, table.columns, lookup)
     if unknown:
         raise Unanswerable(f"nothing in it is called {', '.join(unknown)}")
-    tokens = read_tokens(question)
-    queries, reason = find_queries(tokens, mentions, table.columns, read_names(table.columns))
+    names = read_names(table.columns)
+    if not alone and not any(_is_of(each, names) for mention in mentions for each in mention.meanings):
+        raise Unanswerable("nothing in it is named")
+    queries, reason = find_queries(read_tokens(question), mentions, table.columns, names)
+    if len(queries) > MOST_QUERIES:
+        raise Unclear("it can be read in too many ways")
+    if any(query.wanted is not None or query.by is not None for query in queries) and lookup(_TOTALS):
+        raise Unanswerable("it has a row of totals")
     found: dict[tuple[Value, ...], tuple[Query, Result]] = {}
     for query in queries:
         try:
-            result = run_query(query, table.columns, read_rows(db, table.document))
+            rows = read_rows(db, table.document, _having(query, table.columns))
+            result = run_query(query, table.columns, rows)
         except Unclear:
             raise
         except Unanswerable as error:
             reason = str(error)
         else:
             found.setdefault(result.values, (query, result))
+        if len(found) > 1:
+            ways = "; ".join(_tell(*each, table.columns) for each in found.values())
+            raise Unclear(f"it can be read in several ways: {ways}")
     if not found:
         raise Unanswerable(reason)
-    if len(found) > 1:
-        ways = "; ".join(_tell(*each, table.columns) for each in found.values())
-        raise Unclear(f"it can be read in several ways: {ways}")
     ((query, result),) = found.values()
     text = _tell(query, result, table.columns)
     if len(text) > MOST_CHARACTERS:
@@ -141,6 +171,26 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str) -> TableAns
     column = None if query.column is None else table.columns[query.column]
     citations = _cite(db, table, column, query, result.rows)
     return TableAnswer(text, result.values, table.source, citations, result.matched)
+
+
+def _having(query: Query, columns: Sequence[Column]) -> list[list[str]]:
+    """Cells that the rows of a query have: so that not all rows of a large table are unpacked."""
+    return [
+        [cell for cell in condition.values if isinstance(cell, str)]
+        for condition in query.conditions
+        if columns[condition.place].kind is CellKind.TEXT
+    ][:8]
+
+
+def _is_of(meaning: Meaning, names: Names) -> bool:
+    """Whether it means something of this table, and not of any other with rows."""
+    if isinstance(meaning, Noun):
+        return not meaning.bare and not meaning.days
+    if isinstance(meaning, Unit):
+        return any(name.unit and is_unit(meaning.unit, name.unit) for name in names.all)
+    return isinstance(meaning, Named | Cells | Superlative) or (
+        isinstance(meaning, Compares) and meaning.measure is not None
+    )
 
 
 def _cite(

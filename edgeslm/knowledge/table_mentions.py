@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import PurePath
 
-from edgeslm.knowledge.cells import Column
+from edgeslm.knowledge.cells import CellKind, Column
 from edgeslm.knowledge.moments import find_moments
-from edgeslm.knowledge.table_names import Names, read_names
+from edgeslm.knowledge.table_names import read_names
 from edgeslm.knowledge.table_terms import (
     BEHIND,
     COMPARATIVES,
     COMPARISONS,
+    COUNTING,
     DAYS,
     DENIALS,
     EMPTY_COMPARISONS,
@@ -44,7 +45,7 @@ _LONGEST = 12
 """Words of a cell or a column's name in a question."""
 
 _TOKEN = re.compile(
-    r"(?P<own>(?<=\w)['’]s\b)|(?:(?<![\w.,)])[-−](?=\d))?\d+(?:[.,]\d+)*|[^\W\d_]+|[%°€$£<>≥≤]"
+    r"(?P<own>(?<=\w)['’](?:s|d|m|re|ve|ll)\b)|(?:(?<![\w.,)])[-−](?=\d))?\d+(?:[.,]\d+)*|[^\W\d_]+|[%°€$£<>≥≤]"
 )
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _PLAIN = re.compile(r"-?\d+(?:[.,]\d+)?")
@@ -103,6 +104,8 @@ class Unit:
 @dataclass(frozen=True, slots=True)
 class Asks:
     operation: Operation
+    counting: bool = False
+    """See ``table_terms.COUNTING``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +125,11 @@ class Superlative:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """What a row is. ``days``: if there is one a day."""
+    """What a row is: ``days``, if there is one a day; ``bare``, a row and nothing else."""
 
     days: bool
     plural: bool
+    bare: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ def read_tokens(question: str) -> list[Token]:
     return [
         Token(fold(match[0]), match[0], *match.span())
         for match in _TOKEN.finditer(question)
-        if not match["own"]
+        if not match["own"] and fold(match[0])
     ]
 
 
@@ -165,7 +169,7 @@ def find_mentions(
 
     :param source: of the table's document, whose name says what a row is.
     """
-    reader = _Reader(question, source, read_names(columns), lookup)
+    reader = _Reader(question, source, columns, lookup)
     mentions: list[Mention] = []
     unknown: list[str] = []
     at = 0
@@ -182,21 +186,26 @@ def find_mentions(
 
 
 class _Reader:
-    def __init__(self, question: str, source: str, names: Names, lookup: Lookup) -> None:
-        self.question, self._names = question, names
+    def __init__(self, question: str, source: str, columns: Sequence[Column], lookup: Lookup) -> None:
+        self.question, self._names = question, read_names(columns)
+        self._is_date = [column.kind is CellKind.DATE for column in columns]
         self._nouns = {alike(word) for word in parse_name(PurePath(source).name.split(".")[0])}
         tokens = read_tokens(question)
         shouted = question.isupper()
         self.tokens = tokens
         self._cells = lookup({key for first in range(len(tokens)) for key in self._keys(first)})
         self.tokens = [self._meant(token) for token in tokens]
-        self._capitals = [not shouted and token.raw.isupper() and len(token.raw) > 1 for token in tokens]
+        # "IT" is a department and "A" a hall, but for the word that a question begins with.
+        self._capitals = [
+            token.raw.isupper() and not shouted and (len(token.raw) > 1 or (at > 0 and token.raw != "I"))
+            for at, token in enumerate(tokens)
+        ]
         self._dates = self._find_dates()
 
     def says_nothing(self, at: int) -> bool:
         word = self.tokens[at].text
         if word in FUNCTION or word in NEUTRAL:
-            return True
+            return not self._capitals[at]
         if word not in INTRODUCING:
             return False
         after = self.longest(at + 1) if at + 1 < len(self.tokens) else None
@@ -205,7 +214,7 @@ class _Reader:
     def longest(self, first: int) -> Mention | None:
         for last in range(min(len(self.tokens), first + _LONGEST), first, -1):
             meanings = tuple(dict.fromkeys(self._meanings(first, last)))
-            if any(isinstance(meaning, Named) for meaning in meanings):
+            if any(isinstance(meaning, Named) and not self._is_date[meaning.place] for meaning in meanings):
                 # Presses are not the rows of a table in which each reading has a press.
                 meanings = tuple(each for each in meanings if not isinstance(each, Noun) or each.days)
             if meanings:
@@ -229,30 +238,39 @@ class _Reader:
         token = self.tokens[first]
         if (number := _number(token.text)) is not None:
             yield Number(number)
-        if token.text in UNITS and (
-            token.text not in FUNCTION or (first and _is_number(self.tokens[first - 1]))
-        ):
+        if token.text in UNITS and self._may_be_unit(first):
             yield Unit(UNITS[token.text])
-        if token.text in ROWS or (alike(token.text) in self._nouns and token.text not in FUNCTION):
-            yield Noun(False, token.plural)
+        if token.text in ROWS:
+            yield Noun(False, token.plural, True)
+        elif alike(token.text) in self._nouns and token.text not in FUNCTION:
+            yield Noun(False, token.plural, False)
         if token.text in DAYS:
-            yield Noun(True, token.plural)
+            yield Noun(True, token.plural, False)
         if token.text == "or":
             yield Or()
+
+    def _may_be_unit(self, at: int) -> bool:
+        """A letter is one only behind a number, a sign or ``in``."""
+        text = self.tokens[at].text
+        if (len(text) > 1 and text not in FUNCTION and text != "min") or not text.isalpha():
+            return True
+        before = self.tokens[at - 1].text if at else ""
+        return _number(before) is not None or before in ("°", "in")
 
     def _named(self, first: int, last: int, content: Sequence[str]) -> Iterator[Named]:
         ends = (self.tokens[first].text, self.tokens[last - 1].text)
         if not content or any(word in FUNCTION or not word[0].isalnum() for word in ends):
             return
-        if ends[0] == "number" and len(content) < last - first:  # "number of parts" counts them
-            return
-        for place, whole in self._names.find(frozenset(map(alike, content))):
+        asked = frozenset(map(alike, content))
+        if len(asked) < len(content) or (ends[0] == "number" and len(content) < last - first):
+            return  # "number of parts" counts them
+        for place, whole in self._names.find(asked):
             if whole or ends[0] not in NEUTRAL:
                 yield Named(place, whole, self.tokens[last - 1].plural, alike(content[-1]) in self._nouns)
 
     def _operations(self, phrase: str) -> Iterator[Meaning]:
         if phrase in PHRASES:
-            yield Asks(PHRASES[phrase])
+            yield Asks(PHRASES[phrase], phrase in COUNTING)
         if phrase in COMPARISONS:
             comparison = COMPARISONS[phrase]
             yield Compares(comparison, empty=phrase in EMPTY_COMPARISONS)
@@ -325,10 +343,6 @@ def _number(text: str) -> Decimal | None:
     if _GROUPED.fullmatch(text):
         return Decimal(text.replace(",", ""))
     return Decimal(text.replace(",", ".")) if _PLAIN.fullmatch(text) and len(text) <= 30 else None
-
-
-def _is_number(token: Token) -> bool:
-    return _number(token.text) is not None
 
 
 def _is_near(one: str, other: str) -> bool:

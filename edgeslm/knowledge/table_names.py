@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from edgeslm.knowledge.cells import CellKind, Column
 from edgeslm.knowledge.table_terms import FUNCTION, GENERIC, MINUTES_OF, UNITS, alike, fold, parse_name
 
-_UNITS = {**UNITS, "min": "min"}
 _EXTREMES = frozenset({"max", "min", "avg", "total", "sum"})
 _GENERIC = frozenset(map(alike, GENERIC))
 _BRACKETS = re.compile(r"[(\[]\s*([^)\]]{1,12}?)\s*[)\]]\s*$")
@@ -26,7 +25,9 @@ class Name:
     """What a column's name says."""
 
     words: frozenset[str]
-    """As ``table_terms.alike`` has them, without the unit."""
+    """As ``table_terms.alike`` has them, without the unit and words as ``on``."""
+    whole: tuple[frozenset[str], ...]
+    """All its words, with the unit and without."""
     head: str
     """The one that it can't do without; "" if there are none."""
     unit: str
@@ -63,7 +64,7 @@ _WHOLE, _KIND, _PART = 3, 2, 1
 
 def _nearness(words: frozenset[str], name: Name) -> int:
     """0: not meant."""
-    if words == name.words:
+    if words in name.whole:
         return _WHOLE
     kinds, others = words & _GENERIC, name.words & _GENERIC
     if kinds and others and kinds != others:  # a country's name is not its code
@@ -82,9 +83,11 @@ def read_names(columns: Sequence[Column]) -> Names:
     alike_words = Counter(frozenset(words) for words, _ in split)
     names = []
     for column, (words, unit) in zip(columns, split, strict=True):
+        every = [alike(word) for word in parse_name(column.name)]
         if alike_words[frozenset(words)] > 1:
-            words = [alike(word) for word in parse_name(column.name)]
-        names.append(Name(frozenset(words), _head(words), unit))
+            words = every
+        about = [word for word in words if word not in FUNCTION] or words
+        names.append(Name(frozenset(about), (frozenset(every), frozenset(words)), _head(about), unit))
     return Names(tuple(names), frozenset(word for column in columns for word in parse_name(column.name)))
 
 
@@ -94,12 +97,12 @@ def _without_unit(column: Column) -> tuple[list[str], str]:
     if (inside := _BRACKETS.search(name)) and (found := UNITS.get(fold(inside[1]).replace(" ", ""))):
         name, unit = name[: inside.start()], found
     words = parse_name(name)
-    if column.kind is CellKind.NUMBER and len(words) > 1 and words[-1] in _UNITS:
+    if column.kind is CellKind.NUMBER and len(words) > 1 and words[-1] in UNITS:
         rest = [alike(word) for word in words[:-1]]
         if words[-1] != "min" or MINUTES_OF & set(rest):
-            words, unit = words[:-1], _UNITS[words[-1]]
-    if len(words) > 1:
-        words = [word for word in words if word not in FUNCTION] or words
+            words, unit = words[:-1], UNITS[words[-1]]
+            if len(words) > 1 and words[-1] == "in":
+                words = words[:-1]
     return [alike(word) for word in words], unit
 
 

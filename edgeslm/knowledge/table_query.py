@@ -5,7 +5,7 @@ Numbers are decimals: what a table says to a hundredth is added up to the hundre
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 
@@ -42,8 +42,6 @@ class Condition:
     values: tuple[str | bool | Decimal, ...]
     """Cells of a text, what was said of a date, numbers, or a yes or no."""
     comparison: Comparison | None = None
-    said: str = ""
-    """In the words of the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,9 @@ class Query:
     largest: bool = True
     many: bool = False
     """Several different values are an answer too."""
+    summed: bool = False
+    """With ``by``: what has the largest row must have the largest sum of its rows too, since either may be
+    meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +239,28 @@ def _best(place: int, column: Column, largest: bool, rows: Iterable[Row]) -> tup
     return written, seen
 
 
+def _totals(
+    place: int, by: int, column: Column, rows: Iterable[Row], totals: dict[str, Decimal]
+) -> Iterator[Row]:
+    """Sums up ``by`` for each cell of ``place`` while the rows go by."""
+    for row in rows:
+        if (number := parse_number(row.cells[by], column.form)) is not None:
+            totals[row.cells[place]] = totals.get(row.cells[place], Decimal(0)) + number
+        yield row
+
+
 def _of_best(query: Query, place: int, columns: Sequence[Column], rows: Iterable[Row]) -> Result:
     """A cell of the rows that are the largest by another one."""
     by = place if query.by is None else query.by
+    totals: dict[str, Decimal] = {}
+    if query.summed:
+        rows = _totals(place, by, columns[by], rows, totals)
     best, seen = _best(by, columns[by], query.largest, rows)
     values = dict.fromkeys(cell for row in seen.rows if (cell := row.cells[place]))
+    if totals:
+        extreme = max(totals.values()) if query.largest else min(totals.values())
+        if values.keys() != {cell for cell, total in totals.items() if total == extreme}:
+            raise Unclear(f"summed up by {columns[place].name} it is another one")
     if seen.count > MOST_TIES or (len(values) > 1 and not query.many):
         raise Unclear(f"{seen.count} rows are alike in {columns[by].name}")
     if not values:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import product
+from math import prod
 
 from edgeslm.knowledge.cells import CellKind, Column
 from edgeslm.knowledge.table_mentions import (
@@ -20,6 +21,7 @@ from edgeslm.knowledge.table_mentions import (
     Meaning,
     Mention,
     Named,
+    Noun,
     Number,
     Or,
     Superlative,
@@ -27,9 +29,9 @@ from edgeslm.knowledge.table_mentions import (
     Unit,
 )
 from edgeslm.knowledge.table_names import Names
-from edgeslm.knowledge.table_query import Condition, Query, Unanswerable
-from edgeslm.knowledge.table_terms import DEGREES, Comparison, Measure, Operation, words_of
-from edgeslm.knowledge.table_wanted import Item, Wanted
+from edgeslm.knowledge.table_query import Condition, Query, Unanswerable, Unclear
+from edgeslm.knowledge.table_terms import DEGREES, Comparison, Measure, Operation, alike, words_of
+from edgeslm.knowledge.table_wanted import Item, Wanted, year_columns
 
 MOST_READINGS = 200
 """Of a question; one with more says too little."""
@@ -38,6 +40,7 @@ _AUXILIARIES = words_of(
     "is are was were do does did has have had can could will would should am may might must"
 )
 _QUESTION_WORDS = words_of("which what who whom when where how tell show give list find count")
+_NUMBERS = ("id", alike("number"))
 _TIMES = (Comparison.AFTER, Comparison.BEFORE)
 
 
@@ -53,18 +56,20 @@ class _Parts:
 def find_queries(
     tokens: Sequence[Token], mentions: Sequence[Mention], columns: Sequence[Column], names: Names
 ) -> tuple[list[Query], str]:
-    """Each way in which the mentions make a query, and where there is none the reason."""
+    """Each way in which the mentions make a query, and where there is none the reason.
+
+    :raises Unclear: there are more than :data:`MOST_READINGS`.
+    """
     words = [token.text for token in tokens]
     if words and words[0] in _AUXILIARIES and not _QUESTION_WORDS & set(words):
         return [], "it asks for yes or no"
-    ways = 1
-    for mention in mentions:
-        ways *= len(mention.meanings)
-    if ways > MOST_READINGS:
-        return [], "it can be read in too many ways"
+    dates: list[int | None] = [place for place, column in enumerate(columns) if column.kind is CellKind.DATE]
+    if not any(isinstance(each, Date) for mention in mentions for each in mention.meanings):
+        dates = []
+    if prod([len(dates) or 1, *(len(mention.meanings) for mention in mentions)]) > MOST_READINGS:
+        raise Unclear("it can be read in too many ways")
     queries: dict[Query, None] = {}
     reason = "it names nothing of the table"
-    dates = [place for place, column in enumerate(columns) if column.kind is CellKind.DATE]
     for meanings in product(*(mention.meanings for mention in mentions)):
         items = [Item(what, mention.said) for mention, what in zip(mentions, meanings, strict=True)]
         for date in dates or [None]:
@@ -88,6 +93,7 @@ class _Reading:
         self._words, self._items, self._columns, self._names = words, items, columns, names
         self._date = date
         """The column that dates without one of their own are of."""
+        self._years = year_columns(columns, names)
 
     def query(self) -> Query:
         """:raises Unanswerable: that isn't a question to this table."""
@@ -100,7 +106,7 @@ class _Reading:
         for unit in parts.units:
             place = query.column if query.by is None else query.by
             there = "" if place is None else self._names.all[place].unit
-            if not there or not _is_unit(unit, there):
+            if not there or not is_unit(unit, there):
                 raise Unanswerable(f"the unit {unit} is another one than the table's")
         return query
 
@@ -162,7 +168,7 @@ class _Reading:
     ) -> tuple[int, int, int]:
         """The column that is compared, and where its part of the question starts and ends."""
         kind = CellKind.NUMBER if isinstance(value, Number) else CellKind.DATE
-        if kind is CellKind.NUMBER and what.comparison in _TIMES and not self._is_year(value):
+        if kind is CellKind.NUMBER and what.comparison in _TIMES and not self._years:
             raise Unanswerable("a number is no time")
         if what.measure is not None:
             return self._measured(what.measure), start, end
@@ -171,22 +177,21 @@ class _Reading:
         if isinstance(after, Named) and self._columns[after.place].kind is kind:
             return after.place, start, end + 1
         if kind is CellKind.DATE and self._date is not None:
+            if isinstance(before, Cells) and _tells_what_was_done(before):
+                raise Unanswerable("when that was done isn't said")
             return self._date, start, end
         places = [place for place, column in enumerate(self._columns) if column.kind is kind]
         if units:
             places = [
                 place
                 for place in places
-                if self._names.all[place].unit and _is_unit(units[0], self._names.all[place].unit)
+                if self._names.all[place].unit and is_unit(units[0], self._names.all[place].unit)
             ]
         if kind is CellKind.NUMBER and what.comparison in _TIMES:
-            places = [place for place in places if "year" in self._names.all[place].words]
+            places = self._years
         if len(places) != 1:
             raise Unanswerable("it doesn't say what is compared")
         return places[0], start, end
-
-    def _is_year(self, value: Number | Date) -> bool:
-        return isinstance(value, Number) and any("year" in name.words for name in self._names.all)
 
     def _take_attached(self, parts: _Parts) -> None:
         """Values beside their column: ``press 4``, ``released in 2015``, ``8 cylinders``."""
@@ -195,21 +200,31 @@ class _Reading:
             one, other = parts.left[at], parts.left[at + 1]
             end = at + 2
             said = f"{one.said} {other.said}"
-            if isinstance(one.what, Named) and self._is_value_of(other.what, one.what.place):
-                values = [other.what]
-                end = self._also(parts, end, one.what.place, values)
-                place = one.what.place
-            elif isinstance(other.what, Named) and self._stands_before(one.what, other.what.place):
-                place, values = other.what.place, [one.what]
-            else:
+            if (found := self._attached(one.what, other.what)) is None:
                 at += 1
                 continue
+            place, value = found
+            values = [value]
+            if other.what is value:
+                end = self._also(parts, end, place, values)
             parts.conditions.append(self._condition(place, values, None, said))
             unit = parts.left[end].what if end < len(parts.left) else None
             if isinstance(unit, Unit):
                 self._check_units([unit.unit], place)
                 end += 1
             del parts.left[at:end]
+
+    def _attached(self, one: Meaning, other: Meaning) -> tuple[int, Meaning] | None:
+        """The column and the value that two neighbours are; None if they aren't."""
+        if isinstance(one, Named) and self._is_value_of(other, one.place):
+            return one.place, other
+        if isinstance(one, Noun) and isinstance(other, Number) and not (one.days or one.bare):
+            place = self._number_column()
+            return None if place is None else (place, other)
+        # "8 cylinders", "the north hall"; no date stands before its column.
+        if isinstance(other, Named) and not isinstance(one, Date) and self._is_value_of(one, other.place):
+            return other.place, one
+        return None
 
     def _is_value_of(self, what: Meaning, place: int) -> bool:
         kind = self._columns[place].kind
@@ -219,9 +234,13 @@ class _Reading:
             or (isinstance(what, Date) and kind is CellKind.DATE)
         )
 
-    def _stands_before(self, what: Meaning, place: int) -> bool:
-        """``8 cylinders``, ``the north hall``; no date does."""
-        return not isinstance(what, Date) and self._is_value_of(what, place)
+    def _number_column(self) -> int | None:
+        """The column by whose numbers rows are told: ``order 1002``."""
+        for word in _NUMBERS:
+            for place, column in enumerate(self._columns):
+                if column.kind is CellKind.NUMBER and self._names.all[place].words == {word}:
+                    return place
+        return None
 
     def _also(self, parts: _Parts, at: int, place: int, values: list[Meaning]) -> int:
         """Further values of the same column: ``in Norway and Sweden``, ``press 4 or 5``."""
@@ -250,19 +269,30 @@ class _Reading:
                 said = " ".join(each.said for each in parts.left[at:end])
                 parts.conditions.append(self._condition(item.what.place, values, None, said))
             elif isinstance(item.what, Date):
-                if self._date is None:
-                    raise Unanswerable("the table has no dates")
                 end = at + 1
-                parts.conditions.append(self._condition(self._date, [item.what], None, item.said))
+                self._check_event(parts, at)
+                if self._date is not None:
+                    condition = self._condition(self._date, [item.what], None, item.said)
+                elif len(item.what.moment) == 4 and len(self._years) == 1:
+                    condition = Condition(self._years[0], (Decimal(item.what.moment),))
+                else:
+                    raise Unanswerable("the table has no such dates")
+                parts.conditions.append(condition)
             elif isinstance(item.what, Number | Or | Compares):
                 raise Unanswerable(f"what {item.said} is of isn't said")
             else:
                 at += 1
                 continue
             del parts.left[at:end]
+        parts.conditions[:] = dict.fromkeys(parts.conditions)  # a day and its time are one
         places = [each.place for each in parts.conditions if each.comparison is None]
         if len(set(places)) < len(places):
             raise Unanswerable("a cell can't be two things")
+
+    def _check_event(self, parts: _Parts, at: int) -> None:
+        before = parts.left[at - 1].what if at else None
+        if isinstance(before, Cells) and _tells_what_was_done(before):
+            raise Unanswerable("when that was done isn't said")
 
     def _condition(
         self, place: int, values: Sequence[Meaning], comparison: Comparison | None, said: str
@@ -278,11 +308,11 @@ class _Reading:
                 wanted.append(_within(value.moment, column, comparison))
             else:
                 raise Unanswerable(f"{said} can't be compared with {column.name}")
-        return Condition(place, tuple(wanted), comparison, said)
+        return Condition(place, tuple(wanted), comparison)
 
     def _check_units(self, units: Sequence[str], place: int) -> None:
         for unit in units:
-            if not _is_unit(unit, self._names.all[place].unit):
+            if not is_unit(unit, self._names.all[place].unit):
                 raise Unanswerable(f"{self._columns[place].name} isn't in {unit}")
 
     # --- what is wanted -----------------------------------------------------------------------------
@@ -291,11 +321,13 @@ class _Reading:
         named = [(at, item.what) for at, item in enumerate(parts.left) if isinstance(item.what, Named)]
         flags = [each for each in named if self._columns[each[1].place].kind is CellKind.BOOLEAN]
         if flags and (len(named) > len(flags) or self._operation(parts)[0] is Operation.COUNT):
-            for at, flag in flags:
-                parts.conditions.append(Condition(flag.place, (True,), None, parts.left[at].said))
+            for _, flag in flags:
+                parts.conditions.append(Condition(flag.place, (True,)))
             named = [each for each in named if each not in flags]
         wanted = Wanted(self._words, parts.left, parts.conditions, named, self._columns, self._names)
         operation, at, measure = self._operation(parts)
+        what = parts.left[at].what if at >= 0 else None
+        counting = isinstance(what, Asks) and what.counting
         match operation:
             case None:
                 query = wanted.cells()
@@ -304,7 +336,8 @@ class _Reading:
             case Operation.TOTAL | Operation.AVERAGE:
                 query = wanted.sum(operation)
             case Operation.LARGEST | Operation.SMALLEST:
-                query = wanted.extreme(operation, at, None if measure is None else self._measured(measure))
+                by = None if measure is None else self._measured(measure)
+                query = wanted.extreme(operation, at, by, counting=counting)
             case _:
                 query = wanted.in_time(operation, at)
         return replace(query, conditions=tuple(parts.conditions))
@@ -339,6 +372,11 @@ class _Reading:
         return places[0]
 
 
+def _tells_what_was_done(what: Cells) -> bool:
+    """``Shipped`` in March: a date beside it needn't be the one that the row has."""
+    return all(cell.casefold().endswith("ed") for cell in what.cells)
+
+
 def _values_last(items: Sequence[Item]) -> list[Item]:
     """With each comparison before its value: ``5 bar or more`` as ``at least 5 bar``."""
     turned: list[Item] = []
@@ -351,7 +389,7 @@ def _values_last(items: Sequence[Item]) -> list[Item]:
     return turned
 
 
-def _is_unit(said: str, unit: str) -> bool:
+def is_unit(said: str, unit: str) -> bool:
     """Whether a unit that was said may be that of a column; one without any may be in degrees or percent."""
     if said == "deg":
         return unit in DEGREES or not unit

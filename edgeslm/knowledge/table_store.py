@@ -53,10 +53,7 @@ def put_table(db: sqlite3.Connection, document: int, table: Table | None) -> Non
         return
     db.executemany(
         "INSERT INTO table_rows VALUES (?, ?, ?, ?, ?)",
-        (
-            (document, row.number, row.start, row.end, json.dumps(row.cells, ensure_ascii=False))
-            for row in table.rows
-        ),
+        ((document, row.number, row.start, row.end, _packed(row.cells)) for row in table.rows),
     )
     texts = [place for place, column in enumerate(table.columns) if column.kind is CellKind.TEXT]
     db.executemany(
@@ -114,10 +111,15 @@ def find_cells(db: sqlite3.Connection, document: int, keys: Iterable[str]) -> di
     return found
 
 
-def read_rows(db: sqlite3.Connection, document: int) -> Iterator[Row]:
-    """In their order, one at a time."""
+def read_rows(db: sqlite3.Connection, document: int, having: Sequence[Sequence[str]] = ()) -> Iterator[Row]:
+    """In their order, one at a time.
+
+    :param having: of each of these some cell has to be there; which column it is in isn't looked at.
+    """
+    some = "".join(f" AND ({' OR '.join(['instr(cells, ?)'] * len(each))})" for each in having if each)
     for number, start, end, cells in db.execute(
-        'SELECT number, start, "end", cells FROM table_rows WHERE document = ? ORDER BY number', (document,)
+        f'SELECT number, start, "end", cells FROM table_rows WHERE document = ?{some} ORDER BY number',
+        (document, *(_packed(cell) for each in having for cell in each)),
     ):
         yield Row(number, start, end, tuple(json.loads(cells)))
 
@@ -134,6 +136,10 @@ def passages_of(
         ).fetchall()
         for row in rows
     ]
+
+
+def _packed(cells: str | Sequence[str]) -> str:
+    return json.dumps(cells, ensure_ascii=False)
 
 
 def _columns(text: str) -> tuple[Column, ...]:

@@ -22,7 +22,7 @@ class Operation(Enum):
     """What is made of the rows that are meant."""
 
     COUNT = "count"
-    DISTINCT = "different ones"
+    DISTINCT = "different"
     TOTAL = "total"
     AVERAGE = "average"
     LARGEST = "largest"
@@ -113,124 +113,70 @@ GENERIC = frozenset({"code", "id", "name", "number", "date", "value", "time", "k
 
 FUNCTION = words_of(
     "a an the of in on at for from to into onto with within during is are was were be been being am do does "
-    "did done has have had having it its this that these those there here which what who whom whose when where "
-    "how much please me my i we us our you your can could would shall tell show give get got find want need "
-    "look and as s so hi hello thanks thank let say says said see their they them he she his her any all also "
-    "exactly currently like"
+    "did done has have had having it its this that these those there here which what who whom whose when "
+    "where how much please me my i we us our you your can could would shall tell show give get got find want "
+    "need look and as s so hi hello thanks thank let say says said see their they them he she his her any "
+    "all also exactly like know"
 )
 """What may stand in a question without saying which column, which rows or what is wanted. Not ``not``,
 ``or``, ``per``, ``each``, ``by``, ``other``, ``than``: what isn't understood of these is not answered."""
 NEUTRAL = words_of(
-    "recorded measured listed noted observed given value values reading readings table data list"
+    "recorded measured listed noted observed given reported registered shown reached occurred happened value "
+    "reading table data list file dataset sheet spreadsheet csv ever"
 )
 """The same, unless a column has that name."""
+
+COUNTING = frozenset({"most", "fewest", "least"})
+"""Of a thing that has several rows these ask for their sum, or for their number."""
+TOTALS = ("total", "totals", "sum", "grand total", "subtotal", "average", "mean")
+"""Cells of a row that is no row like the others."""
 
 INTRODUCING = frozenset({"code", "id", "number", "name", "key", "called", "named"})
 """What says nothing before a cell: ``the part called V-12``, ``the code CHF``."""
 
-PHRASES: dict[str, Operation] = {
-    **dict.fromkeys(
-        ("how many", "number of", "the number of", "count", "count of", "count the", "total number of"),
-        Operation.COUNT,
+_PHRASES = {
+    Operation.COUNT: "how many, number of, the number of, total number of, count",
+    Operation.DISTINCT: (
+        "how many different, how many distinct, how many unique, number of different, number of distinct, "
+        "number of unique, count of different, count of distinct"
     ),
-    **dict.fromkeys(
-        (
-            *("how many different", "how many distinct", "how many unique", "number of different"),
-            *("number of distinct", "number of unique", "count of distinct", "count of different"),
-        ),
-        Operation.DISTINCT,
+    Operation.TOTAL: "total, totals, total amount, in total, sum, sum up, added up, altogether, all together",
+    Operation.AVERAGE: "average, averaged, on average, avg, mean, in the mean",
+    Operation.LARGEST: (
+        "highest, largest, biggest, greatest, maximum, max, maximal, most, strongest, top, peak, peaks"
     ),
-    **dict.fromkeys(
-        (
-            *(
-                "total",
-                "sum",
-                "sum of",
-                "total of",
-                "in total",
-                "altogether",
-                "overall",
-                "combined",
-                "sum up",
-            ),
-            *("all together", "added up", "total amount", "total amount of", "totals"),
-        ),
-        Operation.TOTAL,
-    ),
-    **dict.fromkeys(
-        ("average", "mean", "avg", "on average", "in the mean", "typical average", "averaged"),
-        Operation.AVERAGE,
-    ),
-    **dict.fromkeys(
-        (
-            *("highest", "largest", "biggest", "greatest", "maximum", "max", "maximal", "most", "strongest"),
-            *("top", "peak", "peaked", "richest", "peaks"),
-        ),
-        Operation.LARGEST,
-    ),
-    **dict.fromkeys(
-        ("lowest", "smallest", "least", "minimum", "min", "minimal", "fewest", "weakest", "littlest"),
-        Operation.SMALLEST,
-    ),
-    **dict.fromkeys(
-        ("latest", "last", "newest", "most recent", "most recently", "youngest", "lately", "final"),
-        Operation.LATEST,
-    ),
-    **dict.fromkeys(("earliest", "first", "oldest"), Operation.EARLIEST),
+    Operation.SMALLEST: "lowest, smallest, least, minimum, min, minimal, fewest, weakest",
+    Operation.LATEST: "latest, last, newest, most recent, most recently",
+    Operation.EARLIEST: "earliest, first",
 }
+PHRASES = {phrase: operation for operation, listed in _PHRASES.items() for phrase in listed.split(", ")}
 
-COMPARISONS: dict[str, Comparison] = {
-    **dict.fromkeys(
-        (
-            *("above", "over", "more than", "greater than", "higher than", "larger than", "bigger than"),
-            *(
-                "exceed",
-                "exceeds",
-                "exceeded",
-                "exceeding",
-                ">",
-                "in excess of",
-                "stronger than",
-                "upwards of",
-            ),
-        ),
-        Comparison.ABOVE,
+_COMPARISONS = {
+    Comparison.ABOVE: (
+        "above, over, more than, greater than, higher than, larger than, bigger than, stronger than, exceed, "
+        "exceeds, exceeded, exceeding, in excess of, upwards of, >"
     ),
-    **dict.fromkeys(
-        (
-            *("at least", "no less than", "not less than", "a minimum of", "≥", "> =", "minimum of"),
-            *("not below", "no fewer than"),
-        ),
-        Comparison.AT_LEAST,
+    Comparison.AT_LEAST: (
+        "at least, no less than, not less than, no fewer than, not below, minimum of, a minimum of, since, "
+        "starting from, ≥, > ="
     ),
-    **dict.fromkeys(
-        (
-            *("below", "under", "less than", "fewer than", "lower than", "smaller than", "<", "beneath"),
-            *("weaker than",),
-        ),
-        Comparison.BELOW,
+    Comparison.BELOW: (
+        "below, under, beneath, less than, fewer than, lower than, smaller than, weaker than, <"
     ),
-    **dict.fromkeys(
-        (
-            *("at most", "no more than", "not more than", "up to", "a maximum of", "maximum of", "≤", "< ="),
-            *("not above", "not over"),
-        ),
-        Comparison.AT_MOST,
+    Comparison.AT_MOST: (
+        "at most, no more than, not more than, not above, not over, up to, maximum of, a maximum of, until, "
+        "till, up until, ≤, < ="
     ),
-    **dict.fromkeys(("between", "from between", "in between", "ranging from"), Comparison.BETWEEN),
-    **dict.fromkeys(("after", "later than", "newer than", "more recent than"), Comparison.AFTER),
-    **dict.fromkeys(("before", "earlier than", "older than", "prior to"), Comparison.BEFORE),
-    **dict.fromkeys(("since", "starting from"), Comparison.AT_LEAST),
-    **dict.fromkeys(("until", "till", "up until"), Comparison.AT_MOST),
+    Comparison.BETWEEN: "between, in between, ranging from",
+    Comparison.AFTER: "after, later than, newer than, more recent than",
+    Comparison.BEFORE: "before, earlier than, older than, prior to",
 }
-BEHIND: dict[str, Comparison] = {
-    **dict.fromkeys(
-        ("or more", "or above", "or higher", "or over", "or later", "or newer"), Comparison.AT_LEAST
-    ),
-    **dict.fromkeys(
-        ("or less", "or below", "or lower", "or fewer", "or under", "or earlier"), Comparison.AT_MOST
-    ),
+COMPARISONS = {phrase: each for each, listed in _COMPARISONS.items() for phrase in listed.split(", ")}
+_BEHIND = {
+    Comparison.AT_LEAST: "or more, or above, or higher, or over, or later, or newer",
+    Comparison.AT_MOST: "or less, or below, or lower, or fewer, or under, or earlier",
 }
+BEHIND = {phrase: each for each, listed in _BEHIND.items() for phrase in listed.split(", ")}
 """Comparisons that stand behind their value."""
 EMPTY_COMPARISONS = frozenset({"since", "until", "till"})
 """What says nothing where no value follows: ``since when``."""
@@ -250,7 +196,7 @@ def _measure(words: str, dimensions: str, most: Operation) -> dict[str, Measure]
     return dict.fromkeys(words.split(), found)
 
 
-_LONG, _OLD = "length duration distance runtime", "age year built born"
+_LONG = "length duration distance runtime"
 _PRICE = frozenset(map(alike, ("price", "cost")))
 SUPERLATIVES: dict[str, Measure] = {
     **_measure("hottest warmest", "temperature heat", Operation.LARGEST),
@@ -276,6 +222,8 @@ SUPERLATIVES: dict[str, Measure] = {
     **_measure("quietest", "noise loudness", Operation.SMALLEST),
     **_measure("wettest rainiest", "rain rainfall precipitation", Operation.LARGEST),
     **_measure("windiest", "wind", Operation.LARGEST),
+    **_measure("oldest", "age", Operation.LARGEST),
+    **_measure("youngest", "age", Operation.SMALLEST),
     **_measure("northernmost", "latitude", Operation.LARGEST),
     **_measure("southernmost", "latitude", Operation.SMALLEST),
 }
@@ -318,7 +266,7 @@ _UNITS = {
     "kmh": "kmh kph",
     "ms": "ms millisecond milliseconds",
     "s": "s sec secs second seconds",
-    "min": "mins minute minutes",
+    "min": "min mins minute minutes",
     "h": "h hr hrs hour hours",
     "d": "days",
     "bar": "bar bars",
@@ -362,7 +310,20 @@ MINUTES_OF = frozenset(map(alike, words_of("runtime downtime uptime duration tim
 
 DAYS = frozenset({"day", "days", "date", "dates"})
 """What a row is where there is one a day."""
-ROWS = frozenset({"row", "rows", "entry", "entries", "record", "records", "item", "items", "line", "lines"})
+ROWS = words_of("row rows entry entries record records item items line lines readings values")
+NAMING = frozenset(map(alike, ("id", "number", "code", "year", "zip", "phone", "index")))
+"""Words of columns whose numbers name something: their sum is nothing."""
+STATES = frozenset(
+    map(
+        alike,
+        words_of(
+            "temperature pressure humidity speed velocity voltage current frequency price rate ratio level "
+            "score rating age year latitude longitude height width density max min avg"
+        ),
+    )
+)
+STATE_UNITS = words_of("c f k deg pct bar mbar psi pa kpa mpa hpa v mv a ma hz khz rpm db ppm mph kmh")
+"""Names and units of what is so at a time: it is compared and not summed up."""
 LABELS = ("name", "title", "label", "id")
 """Columns by which a row is named, the best first."""
 DENIALS = frozenset({"not", "t", "without", "except", "excluding", "never", "neither", "nor", "no", "none"})

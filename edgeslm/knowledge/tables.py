@@ -77,6 +77,7 @@ def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[s
     headings: list[Heading] = []
     columns: dict[str, int] = {}
     kept: list[Row] = []
+    shared: dict[str, str] = {}
     length = 0
     for number, row in rows:
         pairs = list(row)
@@ -89,20 +90,25 @@ def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[s
             headings.append(Heading(1, f"{word} {number}", length, length))
             lines.append(line)
             if len(columns) * len(kept) <= MAX_CELLS:
-                kept.append(Row(number, length, length + len(line), _cells(pairs, columns)))
+                kept.append(Row(number, length, length + len(line), _cells(pairs, columns, shared)))
             length += len(line) + 1
     return Document(
         source, PurePath(source).name, "\n".join(lines), tuple(headings), _table(list(columns), kept)
     )
 
 
-def _cells(pairs: Iterable[tuple[str, str]], columns: dict[str, int]) -> tuple[str, ...]:
-    """Values by their column, of which there may be new ones. One without a name can't be asked for."""
+def _cells(
+    pairs: Iterable[tuple[str, str]], columns: dict[str, int], shared: dict[str, str]
+) -> tuple[str, ...]:
+    """Values by their column, of which there may be new ones. One without a name can't be asked for.
+
+    :param shared: the values so far: what stands in many rows is kept in memory once.
+    """
     cells = [""] * len(columns)
     for name, value in pairs:
         if name:
             place = columns.setdefault(name, len(columns))
-            cells[place : place + 1] = [value]
+            cells[place : place + 1] = [shared.setdefault(value, value)]
     return tuple(cells)
 
 

@@ -129,6 +129,9 @@ def test_too_many_sections_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_no_index_takes_is_replaced_and_offsets_stay(tmp_path: Path) -> None:
     document = read(tmp_path, "a.json", rb'[{"a\ud800": "b\u0000c\udfff"}]')
     assert document.text == "a\ufffd: b\ufffdc\ufffd"
+    assert document.table is not None
+    assert document.table.columns[0].name == "a\ufffd"
+    assert document.table.rows[0].cells == ("b\ufffdc\ufffd",)
     document.text.encode()
 
 

@@ -137,3 +137,40 @@ def test_any_json_is_read_or_refused(values: list[Any]) -> None:
     except KnowledgeError:
         return
     assert len(document.headings) == (document.text.count("\n") + 1 if document.text else 0)
+
+
+# --- cells ----------------------------------------------------------------------------------------------
+
+
+def test_the_cells_are_kept_beside_the_text() -> None:
+    document = read_table("part,price\nvalve,4\nhose,\n\npump,5\n", "a.csv")
+    assert document.table is not None
+    assert [(column.name, column.kind.value) for column in document.table.columns] == [
+        ("part", "text"),
+        ("price", "number"),
+    ]
+    assert [row.cells for row in document.table.rows] == [("valve", "4"), ("hose", ""), ("pump", "5")]
+    assert [row.number for row in document.table.rows] == [2, 3, 5]
+    for row in document.table.rows:
+        assert document.text[row.start : row.end].startswith(f"part: {row.cells[0]}")
+
+
+def test_objects_with_other_keys_have_columns_of_their_own() -> None:
+    table = read_json('[{"a": 1}, {"b": {"c": true}, "a": 2}, {"d": null}]', "a.json").table
+    assert table is not None
+    assert [column.name for column in table.columns] == ["a", "b.c"]
+    assert [row.cells for row in table.rows] == [("1", ""), ("2", "true")]
+
+
+def test_cells_without_a_name_are_no_part_of_the_table() -> None:
+    table = read_table("part,price\nvalve,4,spare\n", "a.csv").table
+    assert table is not None and table.rows[0].cells == ("valve", "4")
+
+
+def test_a_table_that_is_too_large_is_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeslm.knowledge.tables.MAX_CELLS", 6)
+    rows = ["a,b", *(f"{n},{n}" for n in range(1, 4))]
+    assert read_table("\n".join(rows), "a.csv").table is not None
+    large = read_table("\n".join([*rows, "4,4"]), "a.csv")
+    assert large.table is None and len(large.headings) == 4
+    assert read_json_lines("\n".join(f'{{"x{n}": 1}}' for n in range(9)), "a.jsonl").table is None

@@ -1,0 +1,48 @@
+"""Tables for tests: readings of presses and a list of parts, in a collection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.intake import add_files
+from edgeslm.knowledge.passages import Document
+from edgeslm.knowledge.table_answers import TableAnswer, answer_from_tables
+from edgeslm.knowledge.tables import read_table
+
+PRESSES = """\
+press,hall,date,temperature_c,pressure_bar,operator,status,running
+1,North,2026-03-01,71.5,4.2,Ann,ok,yes
+2,North,2026-03-01,80.25,4.8,Bob,warning,yes
+3,South,2026-03-01,65,3.9,Ann,ok,no
+4,South,2026-03-01,91.0,5.1,Cem,critical,yes
+4,South,2026-03-02,84.5,5.0,Ann,warning,yes
+"""
+PARTS = """\
+[{"part": "Valve V-12", "in_stock": 4, "price_eur": 12.5, "supplier": {"name": "Acme", "city": "Oslo"},
+  "weight_kg": 1.5, "ordered": "2026-02-03"},
+ {"part": "Pump P-3", "in_stock": 0, "price_eur": 240, "supplier": {"name": "Birk", "city": "Turin"},
+  "weight_kg": 22, "ordered": "2026-01-10"},
+ {"part": "Hose", "in_stock": 17, "price_eur": 3.2, "supplier": {"name": "Acme", "city": "Oslo"},
+  "weight_kg": 0.4, "ordered": "2025-12-30"}]
+"""
+
+
+def make_sheets(folder: Path, **texts: str) -> Collection:
+    """An open collection of files: ``presses_csv="..."`` is ``presses.csv``."""
+    files = folder / "files"
+    files.mkdir()
+    for name, text in texts.items():
+        (files / name.replace("_", ".")).write_text(text, "utf-8")
+    collection = Collection(folder / "sheets", writes=True)
+    collection.open()
+    add_files(collection, [files])
+    return collection
+
+
+def ask(collection: Collection, question: str) -> TableAnswer | None:
+    return answer_from_tables(collection, question)
+
+
+def read(text: str, source: str = "presses.csv") -> Document:
+    return read_table(text, source)

@@ -1,0 +1,119 @@
+"""Queries over rows."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from edgeslm.knowledge.table_query import MOST_CITED, Condition, Query, Unanswerable, Unclear, run_query
+from edgeslm.knowledge.table_terms import Comparison, Operation
+from tests.knowledge.sheets import PRESSES, read
+
+TABLE = read(PRESSES).table
+assert TABLE is not None
+COLUMNS, ROWS = TABLE.columns, TABLE.rows
+PRESS, HALL, DATE, TEMPERATURE, PRESSURE, OPERATOR, STATUS, RUNNING = range(8)
+
+
+def values(query: Query) -> tuple[object, ...]:
+    return run_query(query, COLUMNS, ROWS).values
+
+
+def where(place: int, *wanted: str | bool | Decimal, comparison: Comparison | None = None) -> Condition:
+    return Condition(place, wanted, comparison)
+
+
+@pytest.mark.parametrize(
+    ("condition", "presses"),
+    [
+        (where(HALL, "North"), (1, 2)),
+        (where(OPERATOR, "Bob", "Cem"), (2, 4)),
+        (where(PRESS, Decimal(3)), (3,)),
+        (where(RUNNING, False), (3,)),
+        (where(DATE, "2026-03-02"), (4,)),
+        (where(DATE, "2026-03"), (1, 2, 3, 4)),
+        (where(DATE, "2026-03-01", comparison=Comparison.AFTER), (4,)),
+        (where(TEMPERATURE, Decimal("80.25"), comparison=Comparison.ABOVE), (4,)),
+        (where(TEMPERATURE, Decimal("80.25"), comparison=Comparison.AT_LEAST), (2, 4)),
+        (where(TEMPERATURE, Decimal(70), comparison=Comparison.BELOW), (3,)),
+        (where(TEMPERATURE, Decimal(65), comparison=Comparison.AT_MOST), (3,)),
+        (where(TEMPERATURE, Decimal(70), Decimal(85), comparison=Comparison.BETWEEN), (1, 2, 4)),
+    ],
+)
+def test_conditions(condition: Condition, presses: tuple[int, ...]) -> None:
+    assert values(Query(None, PRESS, (condition,), many=True)) == presses
+
+
+def test_conditions_hold_together() -> None:
+    both = (where(PRESS, Decimal(4)), where(DATE, "2026-03-01"))
+    assert values(Query(None, TEMPERATURE, both)) == (91,)
+
+
+def test_sums_are_exact() -> None:
+    assert values(Query(Operation.TOTAL, PRESSURE)) == (23,)
+    assert values(Query(Operation.TOTAL, TEMPERATURE, (where(HALL, "North"),))) == (151.75,)
+    assert values(Query(Operation.AVERAGE, TEMPERATURE)) == (78.45,)
+
+
+def test_counts_of_rows_and_of_different_cells() -> None:
+    assert values(Query(Operation.COUNT, None)) == (5,)
+    assert values(Query(Operation.DISTINCT, PRESS)) == (4,)
+    assert values(Query(Operation.COUNT, None, (where(HALL, "West"),))) == (0,)
+    with pytest.raises(Unclear, match="5 rows have 4 different press"):
+        values(Query(Operation.COUNT, PRESS))
+
+
+def test_extremes_and_the_rows_that_have_them() -> None:
+    assert values(Query(Operation.LARGEST, TEMPERATURE)) == (91,)
+    assert values(Query(Operation.SMALLEST, TEMPERATURE)) == (65,)
+    assert values(Query(Operation.LATEST, DATE)) == ("2026-03-02",)
+    assert values(Query(None, OPERATOR, by=TEMPERATURE)) == ("Cem",)
+    result = run_query(Query(None, PRESS, by=TEMPERATURE, largest=False), COLUMNS, ROWS)
+    assert (result.values, result.best, result.matched) == ((3,), "65", 1)
+
+
+def test_rows_that_are_alike_are_all_told_if_they_may_be() -> None:
+    query = Query(None, PRESS, by=DATE, largest=False, many=True)
+    assert values(query) == (1, 2, 3, 4)
+    with pytest.raises(Unanswerable, match="4 rows are alike in date"):
+        values(Query(None, PRESS, by=DATE, largest=False))
+
+
+def test_the_largest_row_must_be_of_what_has_the_largest_sum() -> None:
+    assert values(Query(None, HALL, by=PRESSURE, summed=True)) == ("South",)
+    with pytest.raises(Unclear, match="summed up by operator it is another one"):
+        values(Query(None, OPERATOR, by=TEMPERATURE, summed=True))
+
+
+def test_rows_that_differ_are_no_answer_unless_several_are_asked_for() -> None:
+    with pytest.raises(Unclear, match="temperature_c differs"):
+        values(Query(None, TEMPERATURE, (where(PRESS, Decimal(4)),)))
+    assert values(Query(None, HALL, (where(PRESS, Decimal(4)),))) == ("South",)
+
+
+def test_no_row_and_nothing_in_it() -> None:
+    with pytest.raises(Unanswerable, match="no row is like that"):
+        values(Query(None, HALL, (where(PRESS, Decimal(9)),)))
+    for operation in (Operation.TOTAL, Operation.LARGEST):
+        with pytest.raises(Unanswerable, match="no row"):
+            values(Query(operation, PRESSURE, (where(PRESS, Decimal(9)),)))
+    table = read("part,price\nvalve,\npump,4\n").table
+    assert table is not None
+    with pytest.raises(Unanswerable, match="price is empty there"):
+        run_query(Query(None, 1, (where(0, "valve"),)), table.columns, table.rows)
+
+
+def test_a_date_that_is_less_exact_than_the_question_cant_be_compared() -> None:
+    table = read("month,sold\n2026-01,4\n2026-02,5\n").table
+    assert table is not None
+    asked = Condition(0, ("2026-01-15",), Comparison.AFTER)
+    with pytest.raises(Unanswerable, match="month isn't as exact"):
+        run_query(Query(None, 1, (asked,)), table.columns, table.rows)
+
+
+def test_rows_kept_are_bounded_and_counts_are_not() -> None:
+    table = read("n,x\n" + "".join(f"{n},a\n" for n in range(100))).table
+    assert table is not None
+    result = run_query(Query(Operation.COUNT, None), table.columns, table.rows)
+    assert (result.values, result.matched, len(result.rows)) == ((100,), 100, MOST_CITED)
