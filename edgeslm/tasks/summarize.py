@@ -199,7 +199,7 @@ class _Reading:
     async def summary(self) -> list[Statement]:
         """:raises TooLong: even a short part is."""
         notes = await self._read()
-        while len(self._names) > 1:
+        while len(notes) > 1 and len(self._names) > 1:
             shown = "\n".join(note.text for note in notes)
             if len(shown) <= self._most:
                 try:
