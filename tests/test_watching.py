@@ -31,7 +31,7 @@ ROUTES: list[dict[str, Any]] = [
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path / "broker")
+    broker = Mosquitto(tmp_path)
     broker.start()
     yield broker
     broker.stop()

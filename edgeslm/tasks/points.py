@@ -79,7 +79,7 @@ _Row = list[tuple[str, str]]
 
 
 def _read(message: str) -> _Row:
-    row = []
+    row: _Row = []
     for match in _TOKEN.finditer(message):
         if len(row) == WORDS:
             row.append(("…", "…"))

@@ -227,14 +227,14 @@ def _word(text: str, is_first: bool) -> _Word:
         return _Word(text, keys, (figure,), is_bound=True, must_be_there=True)
     plain = plain.removesuffix("'s").removesuffix("'")
     parts = [part for part in _PARTS.split(plain) if part]
-    keys = dict.fromkeys(key for part in (plain, *parts) for key in _keys(part))
+    known = dict.fromkeys(key for part in (plain, *parts) for key in _keys(part))
     # SmolLM2, GPU and sources.list are names wherever they stand, Berlin where no sentence begins.
     is_odd = not text[1:].islower() and re.search(r"[A-Z\d_@.:+]", text[1:]) is not None
     is_name = plain not in FUNCTION_WORDS and (is_odd or (text[0].isupper() and not is_first))
     is_content = is_name or not (plain in FUNCTION_WORDS or (len(plain) == 1 and plain.isascii()))
     wanted = [part for part in _COMPOUND.split(plain) if part] or [plain]
     needs = tuple(_name(part) if is_name else _stem(part) for part in wanted)
-    return _Word(text, tuple(keys), needs, is_content, must_be_there=is_name)
+    return _Word(text, tuple(known), needs, is_content, must_be_there=is_name)
 
 
 def _keys(plain: str) -> tuple[str, str]:
