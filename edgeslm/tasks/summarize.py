@@ -93,7 +93,7 @@ class Summarize(Task):
                     raise
                 most = len(shown) // 2
                 continue
-            return list(check.statements(output.text))
+            return digest.told(check.statements(output.text))
 
     def _room(self, request: Request) -> int | None:
         """Tokens that a text may have beside the prompt and the summary, about; None: nobody knows."""
