@@ -5,7 +5,8 @@
 - **descriptions**: a task as a user would set it up for a synopsis of one line, asked about package
   descriptions; ROUGE-L against the maintainer's synopsis, beside the text's first sentence. ``supported`` is
   the share of sentences that the text supports, of what the model wrote (``raw``) and of what the task
-  answered. Instruction and examples were chosen on the other half of the packages (``--half development``).
+  answered. The instruction was chosen on the other half of the packages (``--half development``), and an
+  adapter (``--adapter``) is taught on it by ``summary_teaching.py``.
 - **long**: chapters of the Debian FAQ as one text; how many of its sections a sentence of the summary comes
   from.
 - **windows**: log lines through a route with a window, over a real broker: are the counts exact, and does
@@ -51,12 +52,10 @@ PARTS: Final = ("descriptions", "long", "windows")
 LINES: Final = 500
 SYNOPSIS: Final[dict[str, Any]] = {
     "kind": "summarize",
-    "instruction": "Write a short title that says what the software is.",
-    "max_tokens": 40,
+    "instruction": "Say in a few words what this software is.",
+    "max_tokens": 28,
     "stop": ["\n"],
 }
-EXAMPLES: Final = 4
-"""Descriptions that the task is shown, of the development half."""
 
 
 async def ask_all(service: Service, task: str, texts: Sequence[str]) -> list[Result]:
@@ -85,17 +84,17 @@ def serve(args: argparse.Namespace, tasks: Mapping[str, Any]) -> Service:
 # --- descriptions -----------------------------------------------------------------------------------------
 
 
-def make_examples(cache: Path) -> list[dict[str, str]]:
-    """Short ones, from the end of the development half."""
-    rows = [one for one in load_descriptions(cache, is_test=False)[-400:] if len(one.text.split()) < 60]
-    return [{"input": one.text, "output": one.synopsis} for one in rows[:EXAMPLES]]
-
-
 def measure_descriptions(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     rows = load_descriptions(args.cache, is_test=args.half == "test")[: args.rows]
-    task = {**SYNOPSIS, "examples": make_examples(args.cache)}
+    adapter = {} if args.adapter is None else {"adapter": str(args.adapter)}
+    task = {**SYNOPSIS, **adapter}
     service = serve(args, {"synopsis": task, "raw": {**task, "grounded": False}})
     return asyncio.run(_measure_descriptions(service, rows, args.raw, say))
+
+
+def flat(text: str) -> str:
+    """A text without the line ends that its list has put in: as a route's template would hand it over."""
+    return " ".join(text.split())
 
 
 async def _measure_descriptions(
@@ -104,9 +103,9 @@ async def _measure_descriptions(
     await service.start()
     try:
         began = time.monotonic()
-        results = await ask_all(service, "synopsis", [one.text for one in rows])
+        results = await ask_all(service, "synopsis", [flat(one.text) for one in rows])
         seconds = time.monotonic() - began
-        raw = await ask_all(service, "raw", [one.text for one in rows[:raw_rows]])
+        raw = await ask_all(service, "raw", [flat(one.text) for one in rows[:raw_rows]])
     finally:
         await service.stop()
     bodies = [dict(result.result or {}) for result in results]
@@ -252,7 +251,11 @@ async def _gather(url: str, lines: Sequence[str]) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     app = mqtt.Client(CallbackAPIVersion.VERSION2)
     app.max_inflight_messages_set(100)
-    app.on_message = lambda client, data, message: loop.call_soon_threadsafe(came.put_nowait, message.payload)
+
+    def take(client: Any, data: Any, message: Any) -> None:
+        loop.call_soon_threadsafe(came.put_nowait, bytes(message.payload))
+
+    app.on_message = take
     app.connect(host, int(port))
     app.loop_start()
     app.subscribe("digests/logs", 1)
@@ -287,6 +290,7 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", type=Path, default=BUNDLE, help="decoder bundle (%(default)s)")
+    parser.add_argument("--adapter", type=Path, help="what summary_teaching.py wrote, for the descriptions")
     parser.add_argument("--rows", type=int, default=500, help="descriptions (%(default)s)")
     parser.add_argument("--raw", type=int, default=100, help="of them also asked without the check")
     parser.add_argument("--half", choices=("development", "test"), default="test")
@@ -295,7 +299,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=cache_folder() / "descriptions")
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
     args = parser.parse_args()
-    about = {"model": args.model.name, "half": args.half}
+    about = {"model": args.model.name, "adapter": args.adapter is not None, "half": args.half}
     run_benchmark("summaries", args, measure, **about)
 
 

@@ -61,6 +61,13 @@ class RowEncoder:
             for prompt, of_row in zip(self._prompts(texts), fields, strict=True)
         ]
 
+    def text_rows(self, texts: Sequence[str], answers: Sequence[str]) -> list[TokenRow | None]:
+        """Rows of a task that writes text; None stands for a text that is too long."""
+        return [
+            None if prompt is None else TokenRow(prompt, [*self._chat.encode_text(answer), self._end])
+            for prompt, answer in zip(self._prompts(texts), answers, strict=True)
+        ]
+
     def _ordered(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """As the grammar has them: in the schema's order, and what may be missing isn't there as null."""
         schema = self._task.section.output_schema or {}

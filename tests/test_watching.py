@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,14 @@ ROUTES: list[dict[str, Any]] = [
 
 
 @pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
 def configuration(broker: Mosquitto, tmp_path: Path) -> dict[str, Any]:
     return fake_configuration(broker.url, tmp_path, routes=ROUTES)
 
@@ -51,7 +60,7 @@ def test_so_many_messages_make_a_digest_with_their_ids(
         first, second = (app.take(f"hall/{hall}/digest").json for hall in "ab")
         assert (first["status"], first["task"], first["result"]["messages"]) == ("ok", "brief", 3)
         assert counts(first["result"]) == {"Belt * tore": (2, ["m0", "m1"]), "Spindle is hot": (1, ["m2"])}
-        assert first["result"]["text"] == "3 messages. Belt * tore\nSpindle is hot"
+        assert first["result"]["text"] == "3 messages. 2 times: Belt * tore; Spindle is hot"
         ids = [id for _, found in counts(second["result"]).values() for id in found]
         assert len(set(ids)) == 3 and all(id.startswith("hall/b/log@2") for id in ids)
         assert node.daemon.health()["results"]["ok"] == 2

@@ -6,19 +6,21 @@ says is held to the points. Knows no engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from edgeslm.errors import InvalidRequest
-from edgeslm.tasks.points import make_points
+from edgeslm.tasks.points import HIDDEN, make_points
 from edgeslm.tasks.statements import Statement, join
-from edgeslm.tasks.support import Evidence
+from edgeslm.tasks.support import Evidence, content_words
 
 MOST_POINTS: Final = 20
 """Of a result; the messages behind others are counted together."""
 TOLD_POINTS: Final = 3
 """Of the text, where the model has nothing to say that holds."""
+FEWEST: Final = 3
+"""Words of content that a sentence has which tells something."""
 POINT_CHARACTERS: Final = 300
 """Of a point that are shown."""
 _FIELDS: Final = ("id", "text", "at")
@@ -82,6 +84,10 @@ class Digest:
                 break
             lines.append(text)
         return "\n".join(lines)
+
+    def told(self, said: Iterable[Statement]) -> list[Statement]:
+        """What of ``said`` tells something: not what only repeats a pattern, or a word or two of it."""
+        return [one for one in said if HIDDEN not in one.text and len(set(content_words(one.text))) >= FEWEST]
 
     def result(self, said: Sequence[Statement]) -> dict[str, Any]:
         """``said`` is what the model says of the points that they support."""

@@ -28,8 +28,8 @@ LEAST_ALIKE: Final = 0.5
 _TIME = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"
 _STAMP = (
     rf"\[?\d{{4}}[-/]\d{{2}}[-/]\d{{2}}(?:[T ]{_TIME}(?:\s?(?:Z|[+-]\d{{2}}:?\d{{2}}))?)?\]?"
-    rf"|(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? )?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ \d]\d"
-    rf" {_TIME}(?: \d{{4}})?"
+    r"|\[?(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? )?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+    rf" [ \d]?\d {_TIME}(?: \d{{4}})?\]?"
     rf"|\[?\d{{1,2}}/[A-Z][a-z]{{2}}/\d{{4}}:{_TIME}(?: [+-]\d{{4}})?\]?"
 )
 _QUOTED = r"\"[^\"\n]{0,400}\"|(?<!\w)'[^'\n]{0,400}'(?!\w)"
@@ -79,7 +79,7 @@ _Row = list[tuple[str, str]]
 
 
 def _read(message: str) -> _Row:
-    row = []
+    row: _Row = []
     for match in _TOKEN.finditer(message):
         if len(row) == WORDS:
             row.append(("…", "…"))

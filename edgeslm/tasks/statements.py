@@ -104,11 +104,13 @@ class Speaker:
         self._on_chunk = on_chunk
         self._text = ""
         self._said = ""
+        self._complete = 0
 
     def hear(self, piece: str) -> None:
         self._text += piece
         spans = split_sentences(self._text)
-        if len(spans) > 1:  # the last one goes on
+        if len(spans) - 1 > self._complete:  # the last one goes on
+            self._complete = len(spans) - 1
             self._say(join(list(self._check.statements(self._text[: spans[-2][1]]))))
 
     def end(self, text: str) -> None:

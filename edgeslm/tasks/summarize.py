@@ -93,7 +93,7 @@ class Summarize(Task):
                     raise
                 most = len(shown) // 2
                 continue
-            return list(check.statements(output.text))
+            return digest.told(check.statements(output.text))
 
     def _room(self, request: Request) -> int | None:
         """Tokens that a text may have beside the prompt and the summary, about; None: nobody knows."""
@@ -199,7 +199,7 @@ class _Reading:
     async def summary(self) -> list[Statement]:
         """:raises TooLong: even a short part is."""
         notes = await self._read()
-        while len(self._names) > 1:
+        while len(notes) > 1 and len(self._names) > 1:
             shown = "\n".join(note.text for note in notes)
             if len(shown) <= self._most:
                 try:

@@ -10,6 +10,7 @@ meaning: "A calls B" is supported by "B calls A". Knows no engine and no request
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -89,8 +90,8 @@ def supported(sentence: str, sources: Sequence[str]) -> Support:
 class _Source:
     """``places`` says where in it, counted in words, a key stands; ``starts`` where its sentences begin."""
 
-    places: dict[str, list[int]]
-    starts: list[int]
+    places: dict[str, array[int]]
+    starts: array[int]
 
 
 class Evidence:
@@ -105,13 +106,13 @@ class Evidence:
         return len(self._sources)
 
     def add(self, source: str) -> None:
-        read = _Source({}, [])
+        read = _Source({}, array("L"))
         count = 0
         for sentence in _read(source):
             read.starts.append(count)
             for word in sentence:
                 for key in word.keys:
-                    read.places.setdefault(key, []).append(count)
+                    read.places.setdefault(key, array("L")).append(count)
                 count += 1
         self._sources.append(read)
 
@@ -168,7 +169,7 @@ class Evidence:
         return any(_has_near(places, here) for here in source[word.needs[0]] for places in near)
 
 
-def _has_near(places: Sequence[int], here: int) -> bool:
+def _has_near(places: array[int], here: int) -> bool:
     next_one = bisect_left(places, here - NEAR_WORDS)
     return next_one < len(places) and places[next_one] <= here + NEAR_WORDS
 
@@ -226,14 +227,14 @@ def _word(text: str, is_first: bool) -> _Word:
         return _Word(text, keys, (figure,), is_bound=True, must_be_there=True)
     plain = plain.removesuffix("'s").removesuffix("'")
     parts = [part for part in _PARTS.split(plain) if part]
-    keys = dict.fromkeys(key for part in (plain, *parts) for key in _keys(part))
+    known = dict.fromkeys(key for part in (plain, *parts) for key in _keys(part))
     # SmolLM2, GPU and sources.list are names wherever they stand, Berlin where no sentence begins.
     is_odd = not text[1:].islower() and re.search(r"[A-Z\d_@.:+]", text[1:]) is not None
     is_name = plain not in FUNCTION_WORDS and (is_odd or (text[0].isupper() and not is_first))
     is_content = is_name or not (plain in FUNCTION_WORDS or (len(plain) == 1 and plain.isascii()))
     wanted = [part for part in _COMPOUND.split(plain) if part] or [plain]
     needs = tuple(_name(part) if is_name else _stem(part) for part in wanted)
-    return _Word(text, tuple(keys), needs, is_content, must_be_there=is_name)
+    return _Word(text, tuple(known), needs, is_content, must_be_there=is_name)
 
 
 def _keys(plain: str) -> tuple[str, str]:

@@ -4,22 +4,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.tasks.extractive import best_sentences, central
+from edgeslm.tasks.support import split_sentences
 
 TEXT = (
-    "Welcome to the shift report. The press in hall 3 overheated twice. Lunch was at noon. The press was "
+    "Good morning. The press in hall 3 overheated twice. Lunch was at noon. The press was "
     "stopped, and its bearing replaced by the fitter. Somebody lost an umbrella. The bearing had been noisy."
 )
 
 
 def test_the_sentences_that_say_what_the_text_is_about() -> None:
-    assert [TEXT[start:end] for start, end in best_sentences(TEXT)] == [
+    sentences = [TEXT[start:end] for start, end in split_sentences(TEXT)]
+    assert [sentences[number] for number in central(sentences, most=2)] == [
         "The press in hall 3 overheated twice.",
         "The press was stopped, and its bearing replaced by the fitter.",
     ]
 
 
+def test_what_stands_first_counts_more() -> None:
+    assert [TEXT[start:end] for start, end in best_sentences(TEXT, most=1)] == [
+        "The press in hall 3 overheated twice."
+    ]
+    other = "Elm, oak and ash were felled. " + TEXT
+    assert [other[start:end] for start, end in best_sentences(other, most=1)] == [
+        "Elm, oak and ash were felled."
+    ]
+
+
 def test_what_was_said_is_not_said_again() -> None:
-    sentences = ["The press overheated.", "The press overheated.", "Belt two tore.", "The press is old."]
+    sentences = [
+        "The old press overheated.",
+        "The old press overheated.",
+        "Belt two tore.",
+        "The press is very old.",
+    ]
     assert central(sentences, most=2)[0] in (0, 1)
     assert central(sentences, most=2) != [0, 1]
 

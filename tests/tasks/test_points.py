@@ -52,6 +52,7 @@ def test_what_all_messages_share_is_shown() -> None:
         ("00:1a:2b:3c:4d:5e", "*"),
         ("2026-11-26T10:00:00.5Z", "*"),
         ("me@box.example", "*"),
+        ("[Fri Feb 28 10:20:01 2014]", "*"),
         ("https://a.b/c?d", "*"),
         ("550e8400-e29b-41d4-a716-446655440000", "*"),
         ("0xdeadBEEF", "*"),

@@ -238,11 +238,12 @@ def test_a_prompt_that_leaves_no_room_is_an_error() -> None:
 
 
 def test_a_digest_of_messages() -> None:
-    messages = [{"id": f"m{number}", "text": f"Belt {number} tore"} for number in range(3)]
-    engine = FakeEngine(Output(text="A belt tore. Peter did it.", cost=Cost(1, 1, 1, 1)))
+    messages = [{"id": f"m{number}", "text": f"Old belt {number} tore"} for number in range(3)]
+    said = "Old belt * tore. Belt tore. The old belts tore. Peter did it."
+    engine = FakeEngine(Output(text=said, cost=Cost(1, 1, 1, 1)))
     outcome = run(make(), {"messages": messages}, engine)
-    assert outcome.result["text"] == "3 messages. A belt tore."
-    assert outcome.result["points"] == [{"text": "Belt * tore", "count": 3, "ids": ["m0", "m1", "m2"]}]
+    assert outcome.result["text"] == "3 messages. The old belts tore."
+    assert outcome.result["points"] == [{"text": "Old belt * tore", "count": 3, "ids": ["m0", "m1", "m2"]}]
     assert outcome.cost == Cost(1, 1, 1, 1)
 
 
