@@ -39,7 +39,8 @@ _KEYS: dict[Kind, frozenset[str]] = {
         {"instruction", "output_schema", "examples", "verbatim", "adapter", "learned", "max_error", "stages"}
     )
     | (_GENERATION - {"stop"}),
-    "answer": frozenset({"instruction", "mode", "adapter"}) | _GENERATION,
+    "answer": frozenset({"instruction", "mode", "adapter", "knowledge", "passages", "escalate"})
+    | _GENERATION,
     "summarize": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
     "generate": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
     "embed": frozenset(),

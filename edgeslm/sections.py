@@ -193,6 +193,19 @@ class Task(Section):
     mode: Literal["quote", "compose"] = Field(
         default="quote", description="How `answer` answers: `quote` the context, or `compose` a sentence"
     )
+    knowledge: tuple[Name, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Collections in which `answer` looks for what its request brings no `context` for",
+    )
+    passages: int = Field(
+        default=5, ge=1, le=20, description="Most passages that `answer` reads, or attaches when it abstains"
+    )
+    escalate: str | None = Field(
+        default=None,
+        min_length=1,
+        description="`node:NODE/TASK` where a question may go that `answer` declines",
+    )
     threshold: float = Field(
         default=0.0,
         ge=0,

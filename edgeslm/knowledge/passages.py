@@ -91,7 +91,7 @@ _BLOCK = re.compile(r"\S[^\n]{0,65535}+(?:\n[^\S\n]*+\S[^\n]{0,65535}+){0,999}+"
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.MULTILINE)
 _ITEM_MARK = r"(?:[-*+•·o–]|\(?(?:\d{1,3}|[A-Za-z])[.)])[^\S\n]+(?=\S)"
 _ITEM_START = re.compile(rf"\n(?=[^\S\n]*{_ITEM_MARK})")
-_SENTENCE_END = re.compile(
+SENTENCE_END = re.compile(
     r"(?<=[.!?])(?<!\b[A-Za-z]\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\betc\.)(?<!\bcf\.)(?<!\bvs\.)(?<!\bNo\.)"
     r"(?<!\bDr\.)[\"'”’)\]]*+\s++(?=[\"'“‘(\[]*+[^\W\d_a-z])|(?<=[。！？])"
 )
@@ -291,7 +291,7 @@ def _borders(text: str, start: int, end: int) -> dict[int, float]:
             short = len(line.rstrip()) + len(after.split(maxsplit=1)[0]) + 8 < width
             ended = _LAST_LINE if line.rstrip().endswith((".", "!", "?")) else _SHORT_LINE
             borders[place] = ended if short and not _DRAWN.fullmatch(after.strip()) else _LINE
-    for pattern, cost in ((_SENTENCE_END, _SENTENCE), (_ITEM_START, _ITEM)):
+    for pattern, cost in ((SENTENCE_END, _SENTENCE), (_ITEM_START, _ITEM)):
         for match in pattern.finditer(text, start, end):
             borders[match.end()] = min(cost, borders.get(match.end(), cost))
     kept, before = {}, start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, Protocol
 
@@ -12,6 +12,7 @@ from edgeslm.calibration import Calibration, find_threshold
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Cost, Output, Sampling, Text, Turn
 from edgeslm.errors import ConfigError, InvalidRequest
+from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request, Truncated
 from edgeslm.sections import LEARNED
 
@@ -23,6 +24,12 @@ class Ask(Protocol):
     """The engine as a task sees it."""
 
     async def __call__(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output: ...
+
+
+class Seek(Protocol):
+    """Collections as a task sees them: the best ``k`` passages to a question, the best first."""
+
+    async def __call__(self, question: str, collections: Sequence[str], k: int) -> Sequence[Found]: ...
 
 
 @dataclass(frozen=True, slots=True)

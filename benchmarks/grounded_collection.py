@@ -1,0 +1,75 @@
+"""The documents of ``grounded_questions`` in a collection, and its questions searched in it.
+
+Searched and embedded as the product does; no model answers here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection as Anyof
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grounded_questions import Question, Span, documents, load_questions
+from retrieval import find_answer, read_documents
+
+from edgeslm.commands.embedding import Embedding
+from edgeslm.knowledge.collection import BETWEEN, Collection, EncoderTag, Origin
+from edgeslm.knowledge.passages import Document, split
+from edgeslm.knowledge.search import Found, search
+from edgeslm.tasks.answer import SOUGHT
+
+Section = tuple[str, str]
+"""A document and the titles above a passage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, what the search found, and where its answers stand in the documents as they are read."""
+
+    question: Question
+    found: Sequence[Found]
+    answers: Sequence[Span]
+    sections: Anyof[Section]
+    """Those that an answer stands in."""
+
+    @property
+    def is_answerable(self) -> bool:
+        return bool(self.answers)
+
+    def is_right(self, passage: Found) -> bool:
+        """Whether a passage is of a section that answers the question."""
+        return (passage.source, passage.heading) in self.sections
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    asked: Sequence[Asked]
+    documents: dict[str, Document]
+
+
+def search_all(half: str, encoder: Path, cache: Path, *, k: int = SOUGHT) -> Ground:
+    """Every question of a half, searched in one collection of all documents."""
+    texts = documents(cache)
+    with tempfile.TemporaryDirectory(prefix="edgeslm-grounded-") as name, Embedding(encoder) as embedding:
+        read = read_documents(texts, Path(name))
+        passages = {source: split(document) for source, document in read.items()}
+        with Collection(Path(name) / "all.sqlite", writes=True) as collection:
+            collection.use_encoder(EncoderTag(embedding.bundle.digest, str(encoder)))
+            for source, document in read.items():
+                collection.put(document, passages[source], Origin(source, 0, 0.0), embed=embedding)
+            asked = []
+            for question in load_questions():
+                if question.half != half:
+                    continue
+                answers = [find_answer(read[a.document], texts[a.document], a) for a in question.answers]
+                sections = {
+                    (span.document, BETWEEN.join(passage.heading))
+                    for span in answers
+                    for passage in passages[span.document]
+                    if passage.start < span.end and span.start < passage.end
+                }
+                found = search(collection, question.question, k=k, embed=embedding)
+                asked.append(Asked(question, found, answers, sections))
+    return Ground(asked, read)

@@ -1,0 +1,258 @@
+"""Does a text say what a sentence says? A check by words, outside of the model.
+
+A sentence is supported where one source has all of its numbers and names and most of its other words of
+content, and has each number beside a word that the sentence has it with. That is a check of precision against
+the source, as ROUGE's is against a summary (Lin 2004), made strict about what a small model invents first:
+names and figures (Kryscinski et al. 2020, section 3.1, swap the same to make false claims). It reads no
+meaning: "A calls B" is supported by "B calls A". Knows no engine and no request.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Final
+
+from edgeslm.knowledge.passages import SENTENCE_END
+
+LEAST_SHARE: Final = 0.7
+"""Of a sentence's words of content that its source must have."""
+NEAR_WORDS: Final = 12
+"""So far from a number, in words, one of the sentence's other words must stand."""
+STEM_CHARACTERS: Final = 6
+"""What is alike up to here is taken for one word: configure, configuration."""
+
+_SPACE: Final = re.compile(r"\s+")
+FUNCTION_WORDS: Final = frozenset(
+    _SPACE.split(
+        "a about above after again all also an and any are as at be because been before being below "
+        "between both but by can could did do does doing done down during each either else ever few for "
+        "from further get gets had has have having he her here hers him his how however i if in into is "
+        "it its itself just less like many may me might more most much must my neither nor now of off on "
+        "once one only onto or other others our out over own per quite rather same several shall she "
+        "should since so some such than that the their them then there these they this those though "
+        "through thus to too toward under until up upon us use used uses using various very via was we "
+        "were what when where whether which while who whom whose why will with within would you your"
+    )
+)
+"""What English sentences are built of and not about. In other languages they count as any word."""
+_NEGATIONS: Final = frozenset({"no", "not", "never", "none", "nothing", "nobody", "without", "cannot"})
+_NUMBERS: Final = {
+    word: str(number)
+    for number, word in enumerate(
+        _SPACE.split("two three four five six seven eight nine ten eleven twelve"), start=2
+    )
+}
+_VOWEL: Final = re.compile(r"[aeiouy]")
+_WORD: Final = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # scripts without blanks: a character is a word
+    r"|\d++(?:[.,:]\d++)*+(?![^\W\d_])"
+    r"|[^\W_]+(?:['’\-_./:@+][^\W_]+)*"
+)
+_NUMBER: Final = re.compile(r"(\d++(?:[.,:]\d++)*+)([^\W\d_]*)")
+"""A number, and the unit behind it."""
+_GROUPED: Final = re.compile(r"\b\d{1,3}(?:,\d{3})+\b")
+_PARTS: Final = re.compile(r"[\-_./:@+]")
+_COMPOUND: Final = re.compile(r"[-/]")
+_PARAGRAPH: Final = re.compile(r"\n[^\S\n]*\n\s*")
+_ITEM: Final = re.compile(r"\n(?=[^\S\n]*(?:[-*+•–]|\d{1,3}[.)])[^\S\n])")
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What there is for a sentence. It is true if that is enough.
+
+    ``sources`` are the numbers of those that have its words, the best first; ``share`` is how many of its
+    words of content they have, and ``missing`` are those that they lack.
+    """
+
+    supported: bool
+    sources: tuple[int, ...]
+    share: float
+    missing: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.supported
+
+
+def supported(sentence: str, sources: Sequence[str]) -> Support:
+    """Whether one of the sources says what ``sentence`` says. One without any content is not supported."""
+    return Evidence(sources).support(sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """``places`` says where in it, counted in words, a key stands; ``starts`` where its sentences begin."""
+
+    places: dict[str, list[int]]
+    starts: list[int]
+
+
+class Evidence:
+    """Sources, read once for many sentences."""
+
+    def __init__(self, sources: Iterable[str] = ()) -> None:
+        self._sources: list[_Source] = []
+        for source in sources:
+            self.add(source)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def add(self, source: str) -> None:
+        read = _Source({}, [])
+        count = 0
+        for sentence in _read(source):
+            read.starts.append(count)
+            for word in sentence:
+                for key in word.keys:
+                    read.places.setdefault(key, []).append(count)
+                count += 1
+        self._sources.append(read)
+
+    def support(self, sentence: str, *, together: int = 1) -> Support:
+        """What the best source says of it, or the best ``together`` sources in common."""
+        words = [word for part in _read(sentence) for word in part if word.is_content]
+        left, chosen = words, list[int]()
+        while left and len(chosen) < min(together, len(self)):
+            others = [number for number in range(len(self)) if number not in chosen]
+            best = max(others, key=lambda number: (self._fit(left, words, number), -number))
+            after = [word for word in left if not self._has(best, word, words)]
+            if len(after) == len(left):
+                break
+            left = after
+            chosen.append(best)
+        share = 1 - len(left) / len(words) if words else 0.0
+        is_enough = share >= LEAST_SHARE and not any(word.must_be_there for word in left)
+        if is_enough and any(self._denies(number, words) for number in chosen):
+            is_enough = False
+        return Support(is_enough, tuple(chosen), share, tuple(word.text for word in left))
+
+    def _denies(self, number: int, words: Sequence[_Word]) -> bool:
+        """Whether what a source says of this it says with a ``not``, which the words lack."""
+        source = self._sources[number]
+        if "not" not in source.places or any("not" in word.needs for word in words):
+            return False
+        counts = Counter(
+            bisect_right(source.starts, place)
+            for place in {
+                place for word in words for key in word.needs for place in source.places.get(key, ())
+            }
+        )
+        most = max(counts.values(), default=0)
+        nots = {bisect_right(source.starts, place) for place in source.places["not"]}
+        return 2 * most >= len(words) and all(part in nots for part, count in counts.items() if count == most)
+
+    def _fit(self, left: Sequence[_Word], words: Sequence[_Word], number: int) -> float:
+        """Words that a source has; one without which there is no support is worth more than all others."""
+        found = [word for word in left if self._has(number, word, words)]
+        return sum(len(words) if word.must_be_there else 1 for word in found)
+
+    def _has(self, number: int, word: _Word, words: Sequence[_Word]) -> bool:
+        source = self._sources[number].places
+        if not all(key in source for key in word.needs):
+            return False
+        others = [key for other in words if not other.is_bound for key in other.needs]
+        if not word.is_bound or not others:
+            return True
+        near = [places for key in others if (places := source.get(key)) is not None]
+        return any(_has_near(places, here) for here in source[word.needs[0]] for places in near)
+
+
+def _has_near(places: Sequence[int], here: int) -> bool:
+    next_one = bisect_left(places, here - NEAR_WORDS)
+    return next_one < len(places) and places[next_one] <= here + NEAR_WORDS
+
+
+def split_sentences(text: str) -> list[tuple[int, int]]:
+    """Start and end of each sentence, without the blanks around it; items of lists and what stands between
+    empty lines are some too."""
+    borders = {0, len(text)}
+    for pattern in (SENTENCE_END, _PARAGRAPH, _ITEM):
+        borders.update(match.end() for match in pattern.finditer(text))
+    spans = []
+    ordered = sorted(borders)
+    for start, end in pairwise(ordered):
+        part = text[start:end]
+        if stripped := part.strip():
+            start += len(part) - len(part.lstrip())
+            spans.append((start, start + len(stripped)))
+    return spans
+
+
+def content_words(text: str) -> list[str]:
+    """The words of content, as they are compared: without case and endings."""
+    return [word.needs[0] for part in _read(text) for word in part if word.is_content]
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """``keys`` are what a source's word is found by, ``needs`` those that a sentence's word wants there."""
+
+    text: str
+    keys: tuple[str, ...]
+    needs: tuple[str, ...]
+    is_content: bool = True
+    is_bound: bool = False
+    """It says nothing without the words around it: a number, a negation."""
+    must_be_there: bool = False
+
+
+def _read(text: str) -> Iterator[list[_Word]]:
+    """The words of each sentence."""
+    for start, end in split_sentences(text):
+        found = [match[0] for match in _WORD.finditer(text, start, end)]
+        yield [_word(word, place == 0) for place, word in enumerate(found)]
+
+
+@lru_cache(maxsize=8192)
+def _word(text: str, is_first: bool) -> _Word:
+    """:param is_first: a sentence begins with it, so that a capital says nothing."""
+    plain = text.casefold().replace("’", "'")
+    if plain in _NEGATIONS or plain.endswith("n't"):
+        return _Word(text, ("not",), ("not",), is_bound=True, must_be_there=True)
+    if plain in _NUMBERS or (number := _NUMBER.fullmatch(plain)) is not None:
+        figure = _NUMBERS.get(plain) or _GROUPED.sub(lambda group: group[0].replace(",", ""), number[1])
+        keys = (figure, *_keys(number[2])) if number and number[2] else (figure,)
+        return _Word(text, keys, (figure,), is_bound=True, must_be_there=True)
+    plain = plain.removesuffix("'s").removesuffix("'")
+    parts = [part for part in _PARTS.split(plain) if part]
+    keys = dict.fromkeys(key for part in (plain, *parts) for key in _keys(part))
+    # SmolLM2, GPU and sources.list are names wherever they stand, Berlin where no sentence begins.
+    is_odd = not text[1:].islower() and re.search(r"[A-Z\d_@.:+]", text[1:]) is not None
+    is_name = plain not in FUNCTION_WORDS and (is_odd or (text[0].isupper() and not is_first))
+    is_content = is_name or not (plain in FUNCTION_WORDS or (len(plain) == 1 and plain.isascii()))
+    wanted = [part for part in _COMPOUND.split(plain) if part] or [plain]
+    needs = tuple(_name(part) if is_name else _stem(part) for part in wanted)
+    return _Word(text, tuple(keys), needs, is_content, must_be_there=is_name)
+
+
+def _keys(plain: str) -> tuple[str, str]:
+    return _stem(plain), _name(plain)
+
+
+def _name(plain: str) -> str:
+    """A name as it is compared: nothing is taken from it but the ending of a plural."""
+    return "=" + plain.removesuffix("s")
+
+
+def _stem(plain: str) -> str:
+    """A word without its endings, as far as a few rules take them off (Harman 1991; Porter 1980, step 1b)."""
+    if not plain.isalpha() or not plain.isascii():
+        return plain
+    if plain.endswith("s") and not plain.endswith(("ss", "us", "is")) and len(plain) > 3:
+        plain = plain[:-3] + "y" if plain.endswith("ies") and len(plain) > 4 else plain[:-1]
+    for ending in ("ing", "ed", "ly"):
+        stem = plain.removesuffix(ending)
+        if stem != plain and len(stem) > 1 and _VOWEL.search(stem):
+            plain = stem
+            break
+    plain = plain.removesuffix("e") if len(plain) > 2 else plain
+    if len(plain) > 3 and plain[-1] == plain[-2]:
+        plain = plain[:-1]
+    return plain[:STEM_CHARACTERS]
