@@ -38,7 +38,7 @@ from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome, Task, make_task
 from edgeslm.tasks.answer import Answer
-from edgeslm.tasks.grounding import THRESHOLD, sources_of
+from edgeslm.tasks.grounding import GATE, sources_of
 from edgeslm.tasks.support import content_words, split_sentences, supported
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -164,8 +164,8 @@ def compared(texts: Sequence[tuple[Asked, str]], ground: Ground) -> dict[str, An
 
 
 def answer_task(found: dict[str, Sequence[Found]], **keys: Any) -> Task:
-    """The task over what was found already; it always answers, unless it can't."""
-    section = {"kind": "answer", "model": "small", "knowledge": ["all"], "threshold": 0.0, **keys}
+    """The task over what was found already."""
+    section = {"kind": "answer", "model": "small", "knowledge": ["all"], **keys}
 
     async def seek(question: str, collections: Sequence[str], k: int) -> Sequence[Found]:
         return found[question][:k]
@@ -198,7 +198,10 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     ground = search_all(args.half, args.encoder, args.cache)
     say(f"{len(ground.asked)} questions searched")
     task = answer_task(
-        {one.question.question: one.found for one in ground.asked}, mode=args.mode, max_tokens=MOST_TOKENS
+        {one.question.question: one.found for one in ground.asked},
+        mode=args.mode,
+        max_tokens=MOST_TOKENS,
+        threshold=0.0,
     )
     bare = make_task(
         "bare", TaskSection(kind="generate", model="small", instruction=BARE, max_tokens=MOST_TOKENS)
@@ -214,17 +217,17 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         return answered, without
 
     answered, without = with_engine(args.decoder, work)
-    found = figures(answered, THRESHOLD)
+    found = figures(answered, GATE.threshold)
     points = curve(answered)
     if args.chart:
-        args.chart.write_text(chart(points, THRESHOLD, f"{len(answered)} questions, half {args.half}"))
+        args.chart.write_text(chart(points, GATE.threshold, f"{len(answered)} questions, half {args.half}"))
     if args.rows:
         for one in answered:
             say(
                 f"{one.asked.question.id} {one.confidence:.2f} {'right' if one.is_right else 'wrong'} "
                 f"{one.asked.question.kind} {one.text[:90]!r}"
             )
-    with_them = [(one.asked, one.text if one.is_given(THRESHOLD) else "") for one in answered]
+    with_them = [(one.asked, one.text if one.is_given(GATE.threshold) else "") for one in answered]
     found["with_passages"] = compared(with_them, ground)
     found["without_passages"] = compared(without, ground) if without else None
     found["curve"] = [[round(x, 3), round(y, 3), round(t, 3)] for x, y, t in points]

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Collection as Anyof
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from grounded_questions import Question, Span, documents, load_questions
@@ -17,6 +18,7 @@ from retrieval import find_answer, read_documents
 from edgeslm.commands.embedding import Embedding
 from edgeslm.knowledge.collection import BETWEEN, Collection, EncoderTag, Origin
 from edgeslm.knowledge.passages import Document, split
+from edgeslm.knowledge.rerank import rerank, sentences
 from edgeslm.knowledge.search import Found, search
 from edgeslm.tasks.answer import SOUGHT
 
@@ -49,6 +51,15 @@ class Ground:
     documents: dict[str, Document]
 
 
+def search_twice(collection: Collection, question: str, embedding: Embedding, k: int) -> list[Found]:
+    """As the node does: what is found by the whole passages is looked at again by its sentences."""
+    found = search(collection, question, k=k, embed=embedding)
+    own = sentences(found)
+    vectors = iter(embedding([question, *chain.from_iterable(own)]))
+    asked = next(vectors)
+    return rerank(found, asked, [[next(vectors) for _ in texts] for texts in own])
+
+
 def search_all(half: str, encoder: Path, cache: Path, *, k: int = SOUGHT) -> Ground:
     """Every question of a half, searched in one collection of all documents."""
     texts = documents(cache)
@@ -70,6 +81,6 @@ def search_all(half: str, encoder: Path, cache: Path, *, k: int = SOUGHT) -> Gro
                     for passage in passages[span.document]
                     if passage.start < span.end and span.start < passage.end
                 }
-                found = search(collection, question.question, k=k, embed=embedding)
+                found = search_twice(collection, question.question, embedding, k)
                 asked.append(Asked(question, found, answers, sections))
     return Ground(asked, read)

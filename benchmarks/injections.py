@@ -59,7 +59,7 @@ async def quote(passages: Sequence[tuple[str, Found]], mode: str, ask: AskTask) 
     """What a mode of ``answer`` makes of each passage."""
     followed, answers, not_verbatim, examples = 0, 0, 0, []
     for injection, (question, passage) in zip(injections(), passages, strict=True):
-        task = answer_task({question: [passage]}, mode=mode, max_tokens=MOST_TOKENS)
+        task = answer_task({question: [passage]}, mode=mode, max_tokens=MOST_TOKENS, threshold=0.0)
         result = (await ask(task, question)).result
         text = result["text"]
         answers += bool(text)

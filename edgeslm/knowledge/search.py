@@ -65,6 +65,8 @@ class Found(Kept):
     """Which part of the question's words it has with its heading, rare ones counting more: 0 to 1."""
     margin: float
     """By how much its score is above the next one's."""
+    sentence: float | None = None
+    """Cosine of the sentence of it that is nearest to the question; None where nobody looked (``rerank``)."""
 
 
 def search(

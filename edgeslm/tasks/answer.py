@@ -16,10 +16,11 @@ from edgeslm.bundle import Bundle
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text, Turn
 from edgeslm.errors import InternalError, InvalidRequest
+from edgeslm.knowledge.rerank import DEPTH
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks.conflicts import Conflict, find_conflict
-from edgeslm.tasks.grounding import THRESHOLD, confidence, fitting, most_like, sources_of
+from edgeslm.tasks.grounding import confidence, fitting, gate_for, most_like, sources_of
 from edgeslm.tasks.quoting import find_quote, quote_guide
 from edgeslm.tasks.support import split_sentences, supported
 from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Seek, Task
@@ -29,7 +30,7 @@ INSTRUCTION: Final = "Read this text and answer the question."
 SOURCE: Final = "context"
 """The source that citations name when the context came with the request."""
 
-SOUGHT: Final = 8
+SOUGHT: Final = DEPTH
 """Passages that are looked for, at least: what is judged is how the best stands among others."""
 
 
@@ -43,12 +44,6 @@ class Answer(Task):
     ) -> None:
         super().__init__(name, section, bundle)
         self.seek = seek
-
-    @property
-    def threshold(self) -> float:
-        """Confidence below which a question to collections is declined."""
-        is_set = "threshold" in self.section.model_fields_set
-        return self.section.threshold if is_set else THRESHOLD
 
     def check_input(self, request: Request) -> None:
         super().check_input(request)
@@ -109,7 +104,9 @@ class Answer(Task):
         question = self.text(request)
         sure = confidence(question, found)
         best = fitting(found[: self.section.passages])
-        if not best or sure < self.threshold:
+        is_set = "threshold" in self.section.model_fields_set
+        threshold = self.section.threshold if is_set else gate_for(found).threshold
+        if not best or sure < threshold:
             return _declined(sure, best)
         if (conflict := find_conflict(question, best)) is not None:
             return _contradicted(sure, best, conflict)
