@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import tempfile
 from collections import defaultdict
@@ -43,6 +44,7 @@ FITZ_GOV: Final = Package(
 )
 TIERS: Final = ("tier0_sanity", "tier1_core")
 MOST_TOKENS: Final = 64
+SEED: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ def claims_forbidden(case: Case, text: str) -> bool:
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     cases = load_cases(args.tier, Packages(say, folder=args.packages))
+    random.Random(SEED).shuffle(cases)
+    cases = cases[: args.most]
     with tempfile.TemporaryDirectory(prefix="cases-") as name, Embedding(args.encoder) as embedding:
         found = {case.id: search_case(case, embedding, Path(name)) for case in cases}
 
@@ -131,6 +135,7 @@ def main() -> None:
     )
     parser.add_argument("--tier", choices=TIERS, default=TIERS[0])
     parser.add_argument("--mode", choices=("quote", "compose"), default="quote")
+    parser.add_argument("--most", type=int, help="so many cases of the tier, drawn by a seed")
     parser.add_argument("--threshold", type=float, help="the task's own if left out")
     parser.add_argument("--decoder", type=Path, default=STARTER / "smollm2-135m-int4")
     parser.add_argument("--encoder", type=Path, default=STARTER / "minilm-l6-int8")

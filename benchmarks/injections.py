@@ -111,7 +111,7 @@ def measure_messages(args: argparse.Namespace) -> dict[str, Any]:
         )
         head = load_bundle(work / "head")
         encoder = head.path if head.manifest.model_kind is not None else args.encoder
-        learned = make_task("sms", TaskSection(learned=str(head.path)), head)
+        learned = make_task("sms", TaskSection(learned=head.path), head)
         told = make_task("sms", TaskSection(kind="classify", model="small", labels=LABELS))
 
         async def work_with(task: Task, ask: AskTask) -> dict[str, Any]:

@@ -10,6 +10,7 @@ meaning: "A calls B" is supported by "B calls A". Knows no engine and no request
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -89,8 +90,8 @@ def supported(sentence: str, sources: Sequence[str]) -> Support:
 class _Source:
     """``places`` says where in it, counted in words, a key stands; ``starts`` where its sentences begin."""
 
-    places: dict[str, list[int]]
-    starts: list[int]
+    places: dict[str, array[int]]
+    starts: array[int]
 
 
 class Evidence:
@@ -105,22 +106,26 @@ class Evidence:
         return len(self._sources)
 
     def add(self, source: str) -> None:
-        read = _Source({}, [])
+        read = _Source({}, array("L"))
         count = 0
         for sentence in _read(source):
             read.starts.append(count)
             for word in sentence:
                 for key in word.keys:
-                    read.places.setdefault(key, []).append(count)
+                    read.places.setdefault(key, array("L")).append(count)
                 count += 1
         self._sources.append(read)
 
-    def support(self, sentence: str, *, together: int = 1) -> Support:
-        """What the best source says of it, or the best ``together`` sources in common."""
+    def support(self, sentence: str, *, together: int = 1, among: Sequence[int] | None = None) -> Support:
+        """What the best source says of it, or the best ``together`` sources in common.
+
+        :param among: numbers of the sources that count, in the order in which they were added; None for all.
+        """
+        among = range(len(self)) if among is None else among
         words = [word for part in _read(sentence) for word in part if word.is_content]
         left, chosen = words, list[int]()
-        while left and len(chosen) < min(together, len(self)):
-            others = [number for number in range(len(self)) if number not in chosen]
+        while left and len(chosen) < min(together, len(among)):
+            others = [number for number in among if number not in chosen]
             best = max(others, key=lambda number: (self._fit(left, words, number), -number))
             after = [word for word in left if not self._has(best, word, words)]
             if len(after) == len(left):
@@ -164,7 +169,7 @@ class Evidence:
         return any(_has_near(places, here) for here in source[word.needs[0]] for places in near)
 
 
-def _has_near(places: Sequence[int], here: int) -> bool:
+def _has_near(places: array[int], here: int) -> bool:
     next_one = bisect_left(places, here - NEAR_WORDS)
     return next_one < len(places) and places[next_one] <= here + NEAR_WORDS
 
@@ -216,20 +221,20 @@ def _word(text: str, is_first: bool) -> _Word:
     plain = text.casefold().replace("’", "'")
     if plain in _NEGATIONS or plain.endswith("n't"):
         return _Word(text, ("not",), ("not",), is_bound=True, must_be_there=True)
-    if plain in _NUMBERS or (number := _NUMBER.fullmatch(plain)) is not None:
-        figure = _NUMBERS.get(plain) or _GROUPED.sub(lambda group: group[0].replace(",", ""), number[1])
-        keys = (figure, *_keys(number[2])) if number and number[2] else (figure,)
+    if number := _NUMBER.fullmatch(_NUMBERS.get(plain, plain)):
+        figure = _GROUPED.sub(lambda group: group[0].replace(",", ""), number[1])
+        keys = (figure, *_keys(number[2])) if number[2] else (figure,)
         return _Word(text, keys, (figure,), is_bound=True, must_be_there=True)
     plain = plain.removesuffix("'s").removesuffix("'")
     parts = [part for part in _PARTS.split(plain) if part]
-    keys = dict.fromkeys(key for part in (plain, *parts) for key in _keys(part))
+    known = dict.fromkeys(key for part in (plain, *parts) for key in _keys(part))
     # SmolLM2, GPU and sources.list are names wherever they stand, Berlin where no sentence begins.
     is_odd = not text[1:].islower() and re.search(r"[A-Z\d_@.:+]", text[1:]) is not None
     is_name = plain not in FUNCTION_WORDS and (is_odd or (text[0].isupper() and not is_first))
     is_content = is_name or not (plain in FUNCTION_WORDS or (len(plain) == 1 and plain.isascii()))
     wanted = [part for part in _COMPOUND.split(plain) if part] or [plain]
     needs = tuple(_name(part) if is_name else _stem(part) for part in wanted)
-    return _Word(text, tuple(keys), needs, is_content, must_be_there=is_name)
+    return _Word(text, tuple(known), needs, is_content, must_be_there=is_name)
 
 
 def _keys(plain: str) -> tuple[str, str]:
