@@ -11,6 +11,7 @@ from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable
 from edgeslm.knowledge.collection import EncoderTag
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.knowledge.queries import Memory, Query, Shelf
+from edgeslm.knowledge.rerank import rerank, sentences
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY
 from edgeslm.models import Models
@@ -80,21 +81,33 @@ class Library:
             await self._process.stop()
 
     async def seek(
-        self, question: str, collections: Sequence[str], k: int, priority: int = NORMAL_PRIORITY
+        self,
+        question: str,
+        collections: Sequence[str],
+        k: int,
+        priority: int = NORMAL_PRIORITY,
+        *,
+        by_sentence: bool = False,
     ) -> Sequence[Found]:
         """The ``k`` best passages of some collections, the best first.
 
+        :param by_sentence: the first of them are looked at again, sentence by sentence, by the encoder.
         :raises RequestError: they can't be searched.
         """
         encoder = self._sections[collections[0]].encoder  # all of them have the same
         vector: Sequence[float] | None = None
         if encoder is not None:
-            call = Embed((question,), overflow="head")
-            (vector,) = (await self._models.ask(encoder, call, priority=priority)).vectors
+            (vector,) = await self._embed(encoder, [question], priority)
         try:
-            return await self._opened.seek(Query(tuple(collections), question, k, vector))
+            found = await self._opened.seek(Query(tuple(collections), question, k, vector))
         except KnowledgeError as error:
             raise ModelUnavailable(str(error)) from None
+        if encoder is None or vector is None or not by_sentence or not found:
+            return found
+        parts = sentences(found)
+        flat = [text for own in parts for text in own]
+        vectors = iter(await self._embed(encoder, flat, priority)) if flat else iter(())
+        return rerank(found, vector, [[next(vectors) for _ in own] for own in parts])
 
     async def compute(self, question: str, collections: Sequence[str]) -> TableAnswer | None:
         """What the tables of some collections come to; None where they have no answer, or several.
@@ -130,5 +143,8 @@ class Library:
         encoder = self._sections[collection].encoder
         if encoder is None:
             raise KnowledgeError(f"{collection} has no encoder")
+        return await self._embed(encoder, texts, LEAST_PRIORITY)
+
+    async def _embed(self, encoder: str, texts: Sequence[str], priority: int) -> Sequence[Sequence[float]]:
         call = Embed(tuple(texts), overflow="head")
-        return (await self._models.ask(encoder, call, priority=LEAST_PRIORITY)).vectors
+        return (await self._models.ask(encoder, call, priority=priority)).vectors

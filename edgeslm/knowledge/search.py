@@ -67,6 +67,8 @@ class Found(Kept):
     """By how much its score is above the next one's."""
     collection: str = ""
     """The name of its place."""
+    sentence: float | None = None
+    """Cosine of the sentence of it that is nearest to the question; None where nobody looked (``rerank``)."""
 
 
 @dataclass(frozen=True, slots=True)

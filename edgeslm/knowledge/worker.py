@@ -6,8 +6,8 @@ closes, whatever it is doing: a collection holds whole documents at any time.
 
 Messages, as tuples:
 
-- to it: ``("seek" or "compute", number, Query)``, ``("remember", number, collection, Memory)``, ``("vectors", number,
-  vectors or None)``
+- to it: ``("seek" or "compute", number, Query)``, ``("remember", number, collection, Memory)``,
+  ``("vectors", number, vectors or None)``
 - from it: ``("ready",)`` or ``("refused", sentence)`` once; then ``("done", number, value)``, ``("failed",
   number, sentence)``, ``("embed", number, collection, texts)``, ``("trouble", collection, sentence or None)``
 """

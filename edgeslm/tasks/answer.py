@@ -1,23 +1,40 @@
-"""``answer``: a question over a context that comes with the request.
+"""``answer``: a question over a context that comes with the request, or over what collections have.
 
-``quote`` forces the answer to be a run of words of the context; ``compose`` lets the model speak.
+``quote`` forces the answer to be a run of words of what was read; ``compose`` lets the model speak, and of
+what it says about collections only what a passage supports is kept. Over collections no model is asked
+whether it knows: figures of the search decide whether a question is answered (``grounding``), and passages
+that contradict each other are shown instead of an answer.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
 
-from edgeslm.engine.calls import Generate, Guide, Prompt, Text, Turn
+from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text, Turn
 from edgeslm.errors import InvalidRequest
+from edgeslm.knowledge.rerank import DEPTH
+from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
-from edgeslm.tasks.task import Ask, Outcome, Task
+from edgeslm.tasks.conflicts import Conflict, find_conflict
+from edgeslm.tasks.grounding import confidence, fitting, gate_for, most_like, sources_of
+from edgeslm.tasks.quoting import find_quote, quote_guide
+from edgeslm.tasks.referral import bring_back, refer
+from edgeslm.tasks.support import split_sentences, supported
+from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task
 
-INSTRUCTION = "Read this text and answer the question."
+if TYPE_CHECKING:
+    from edgeslm.knowledge.table_answers import TableAnswer
 
-SOURCE = "context"
+INSTRUCTION: Final = "Read this text and answer the question."
+
+SOURCE: Final = "context"
 """The source that citations name when the context came with the request."""
+
+SOUGHT: Final = DEPTH
+"""Passages that are looked for, at least: what is judged is how the best stands among others."""
 
 
 class Answer(Task):
@@ -25,34 +42,37 @@ class Answer(Task):
 
     def check_input(self, request: Request) -> None:
         super().check_input(request)
-        if not str(request.options.get("context", "")).strip():
+        if not self.section.knowledge and not _context(request).strip():
             raise InvalidRequest(
                 f"task {self.name} answers from a text: send it as options.context beside the question"
             )
 
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
-        question, context = self.text(request), str(request.options["context"])
+        if _context(request).strip():
+            return await self._from_context(request, ask, on_chunk)
+        question, names = self.text(request), self.collections(request)
+        if (computed := await self.opened.compute(question, names)) is not None:
+            return _computed(computed)
+        k = max(SOUGHT, self.section.passages)
+        found = await self.opened.seek(question, names, k, request.priority, by_sentence=True)
+        return await self._from_passages(request, found, ask, on_chunk)
+
+    def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        context = _context(request)
+        return {"context": context} if context.strip() else refer(found)
+
+    def bring_back(self, found: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return bring_back(found, answer)
+
+    # --- a context ----------------------------------------------------------------------------------
+
+    async def _from_context(
+        self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None
+    ) -> Outcome:
+        context = _context(request)
         quoting = self.section.mode == "quote"
-        # One turn for all: small models answer better when the instruction stands beside the text.
-        parts = (
-            self.section.instruction or INSTRUCTION,
-            "\n\n",
-            Text(context, cut=True),
-            "\n\nQuestion: ",
-            Text(question),
-        )
-        prompt = Prompt((Turn("user", parts),), overflow=self.section.overflow)
-        output = await ask(
-            Generate(
-                prompt,
-                self.option(request, "max_tokens"),
-                self.sampling(request),
-                quote_guide(context) if quoting else None,
-                tuple(self.option(request, "stop")),
-                stream=bool(request.options.get("stream")),
-            ),
-            on_chunk,
-        )
+        call = self._call(request, [Text(context, cut=True)], [context] if quoting else [])
+        output = await ask(call, on_chunk)
         text = output.text.strip()
         start = context.find(text) if text else -1
         citations = []
@@ -60,24 +80,175 @@ class Answer(Task):
             citations.append({"source": SOURCE, "quote": text, "start": start, "end": start + len(text)})
         return Outcome.of(output, {"text": text, "citations": citations}, abstained=quoting and not citations)
 
+    def _call(self, request: Request, shown: Sequence[str | Text], quotable: Sequence[str]) -> Generate:
+        """The call over what is ``shown``; its text is a quote of one of ``quotable``, if there are any."""
+        # One turn for all: small models answer better when the instruction stands beside the text.
+        parts = (
+            self.section.instruction or INSTRUCTION,
+            "\n\n",
+            *shown,
+            "\n\nQuestion: ",
+            Text(self.text(request)),
+        )
+        return Generate(
+            Prompt((Turn("user", parts),), overflow=self.section.overflow),
+            self.option(request, "max_tokens"),
+            self.sampling(request),
+            quote_guide(*quotable) if quotable else None,
+            tuple(self.option(request, "stop")),
+            stream=bool(request.options.get("stream")),
+        )
+
+    # --- collections --------------------------------------------------------------------------------
+
+    async def _from_passages(
+        self, request: Request, found: Sequence[Found], ask: Ask, on_chunk: Callable[[str], None] | None
+    ) -> Outcome:
+        question = self.text(request)
+        sure = confidence(question, found)
+        best = fitting(found[: self.section.passages])
+        is_set = "threshold" in self.section.model_fields_set
+        threshold = self.section.threshold if is_set else gate_for(found).threshold
+        if not best or sure < threshold:
+            return _declined(sure, best)
+        if (conflict := find_conflict(question, best)) is not None:
+            return _contradicted(sure, best, conflict)
+        if self.section.mode == "quote":
+            return await self._quoted(request, sure, best, ask, on_chunk)
+        return await self._composed(request, sure, best, ask, on_chunk)
+
+    async def _quoted(
+        self,
+        request: Request,
+        sure: float,
+        best: Sequence[Found],
+        ask: Ask,
+        on_chunk: Callable[[str], None] | None,
+    ) -> Outcome:
+        texts = [passage.text for passage in best[:1]]
+        output = await ask(self._call(request, _shown(best[:1]), texts), on_chunk)
+        place = find_quote(output.text, texts)
+        if place is None:
+            return _declined(sure, best, output)
+        number, start, end = place
+        citation = _citation(best[number], start, end)
+        result = {"text": citation["quote"], "citations": [citation], "confidence": sure}
+        return Outcome.of(output, result)
+
+    async def _composed(
+        self,
+        request: Request,
+        sure: float,
+        best: Sequence[Found],
+        ask: Ask,
+        on_chunk: Callable[[str], None] | None,
+    ) -> Outcome:
+        # What isn't checked yet isn't sent: the pieces of a stream are the sentences that were kept.
+        output = await ask(replace(self._call(request, _shown(best), []), stream=False))
+        kept: list[str] = []
+        citations: list[dict[str, Any]] = []
+        for start, end in split_sentences(output.text):
+            sentence = output.text[start:end]
+            support = supported(sentence, [sources_of(passage) for passage in best])
+            if support:
+                kept.append(sentence)
+                passage = best[support.sources[0]]
+                citation = _citation(passage, *most_like(sentence, passage.text))
+                citations += [citation] if citation not in citations else []
+        if not kept:
+            return _declined(sure, best, output)
+        text = " ".join(kept)
+        if request.options.get("stream") and on_chunk is not None:
+            on_chunk(text)
+        return Outcome.of(output, {"text": text, "citations": citations, "confidence": sure})
+
     def result_schema(self) -> dict[str, Any]:
-        citation = {
-            "type": "object",
-            "properties": {
-                "source": {"type": "string"},
-                "quote": {"type": "string"},
-                "start": {"type": "integer"},
-                "end": {"type": "integer"},
-            },
-            "required": ["source", "quote", "start", "end"],
-        }
-        return {
-            "type": "object",
-            "properties": {"text": {"type": "string"}, "citations": {"type": "array", "items": citation}},
-            "required": ["text", "citations"],
-        }
+        citation = _object(
+            {"source": _TEXT, "quote": _TEXT, "start": _PLACE, "end": _PLACE},
+            {"id": _TEXT, "heading": _TEXT},
+        )
+        passage = _object(
+            {
+                **dict.fromkeys(("id", "source", "heading", "text"), _TEXT),
+                "score": {"type": "number"},
+                **dict.fromkeys(("start", "end"), _PLACE),
+            }
+        )
+        return _object(
+            {"text": _TEXT, "citations": {"type": "array", "items": citation}},
+            {
+                "confidence": PROBABILITY,
+                "conflict": {"type": "boolean"},
+                "values": {"type": "array", "items": {"type": ["string", "number", "boolean"]}},
+                "matched": {"type": "integer"},
+                "passages": {"type": "array", "items": passage},
+            }
+            if self.section.knowledge
+            else {},
+        )
 
 
-def quote_guide(context: str) -> Guide:
-    """A grammar of all runs of words of the context (llguidance, ``substring_words``)."""
-    return Guide("lark_grammar", "start: QUOTE\nQUOTE: %regex " + json.dumps({"substring_words": context}))
+_TEXT: Final = {"type": "string"}
+_PLACE: Final = {"type": "integer"}
+
+
+def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    """JSON Schema of an object with these properties."""
+    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
+
+
+def _context(request: Request) -> str:
+    return str(request.options.get("context", ""))
+
+
+def _shown(passages: Sequence[Found]) -> list[str | Text]:
+    """Passages as the model reads them. Their text is data: nothing in it can end the turn."""
+    parts: list[str | Text] = []
+    for number, passage in enumerate(passages, 1):
+        parts += [f"[{number}] " if len(passages) > 1 else "", Text(sources_of(passage)), "\n\n"]
+    return parts[:-1]
+
+
+def _citation(passage: Found, start: int, end: int) -> dict[str, Any]:
+    """Of characters ``start`` to ``end`` of the passage; a result counts them in the document's text."""
+    return {
+        "source": passage.source,
+        "quote": passage.text[start:end],
+        "start": passage.start + start,
+        "end": passage.start + end,
+        "id": passage.id,
+        "heading": passage.heading,
+    }
+
+
+def _attached(passages: Sequence[Found]) -> list[dict[str, Any]]:
+    keys = ("id", "source", "heading", "text", "score", "start", "end")
+    return [{key: getattr(passage, key) for key in keys} for passage in passages]
+
+
+def _computed(answer: TableAnswer) -> Outcome:
+    """What tables say, which no model has read."""
+    citations = [
+        {"source": one.source, "quote": one.quote, "start": one.start, "end": one.end}
+        for one in answer.citations
+    ]
+    values = [float(value) if isinstance(value, Decimal) else value for value in answer.values]
+    result = {"text": answer.text, "citations": citations, "values": values, "matched": answer.matched}
+    return Outcome("ok", result, Cost())
+
+
+def _declined(sure: float, best: Sequence[Found], output: Output | None = None) -> Outcome:
+    """The best passages instead of an invented answer."""
+    result = {"text": "", "citations": [], "confidence": sure, "passages": _attached(best)}
+    return Outcome("abstained", result, output.cost if output is not None else Cost())
+
+
+def _contradicted(sure: float, best: Sequence[Found], conflict: Conflict) -> Outcome:
+    result = {
+        "text": "",
+        "citations": [_citation(*side) for side in (conflict.one, conflict.other)],
+        "conflict": True,
+        "confidence": sure,
+        "passages": _attached(best),
+    }
+    return Outcome("abstained", result, Cost())

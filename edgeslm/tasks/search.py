@@ -30,7 +30,8 @@ class Search(Task):
     kind = "search"
 
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
-        found = await self.find(request, self.section.passages)
+        names, k = self.collections(request), self.section.passages
+        found = await self.opened.seek(self.text(request), names, k, request.priority)
         # Where nothing has any of the words and nothing is embedded, that is the answer.
         return Outcome("ok", {"passages": encode_passages(found)}, Cost())
 

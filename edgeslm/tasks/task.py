@@ -33,9 +33,18 @@ class Documents(Protocol):
     """The node's collections as a task sees them."""
 
     async def seek(
-        self, question: str, collections: Sequence[str], k: int, priority: int = NORMAL_PRIORITY
+        self,
+        question: str,
+        collections: Sequence[str],
+        k: int,
+        priority: int = NORMAL_PRIORITY,
+        *,
+        by_sentence: bool = False,
     ) -> Sequence[Found]:
-        """The ``k`` best passages of the collections named, the best first."""
+        """The ``k`` best passages of the collections named, the best first.
+
+        :param by_sentence: the first of them are looked at again, sentence by sentence.
+        """
         ...
 
     async def compute(self, question: str, collections: Sequence[str]) -> TableAnswer | None:
@@ -132,12 +141,17 @@ class Task(ABC):
     def check_input(self, request: Request) -> None:
         self.text(request)
 
-    async def find(self, request: Request, k: int) -> Sequence[Found]:
-        """The best passages of the task's collections, or of those among them that the request names."""
+    def collections(self, request: Request) -> Sequence[str]:
+        """Those of the task, or those among them that the request names."""
+        names: Sequence[str] = request.options.get("knowledge", self.section.knowledge)
+        return names
+
+    @property
+    def opened(self) -> Documents:
+        """:raises InternalError: nobody has opened them."""
         if self.documents is None:
             raise InternalError(f"task {self.name} has nothing to look in")
-        names = request.options.get("knowledge", self.section.knowledge)
-        return await self.documents.seek(self.text(request), names, k, request.priority)
+        return self.documents
 
     def text(self, request: Request) -> str:
         """The input as text; only ``generate`` reads objects."""

@@ -21,7 +21,7 @@ from edgeslm.engine.lanes import LANE_BYTES, MOST_LANES
 from edgeslm.errors import BundleError, Cancelled, InvalidRequest, NoMemory, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.tasks import make_task
-from edgeslm.tasks.answer import quote_guide
+from edgeslm.tasks.quoting import quote_guide
 
 TRIAGE = "How urgent is this message from a machine operator? Answer with one label and nothing else."
 BRIEF = "Summarize the text in one or two short sentences. Do not add anything that is not in it."

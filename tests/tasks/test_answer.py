@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
@@ -9,10 +10,13 @@ import pytest
 
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Generate, Output, Sampling, Text
-from edgeslm.errors import InvalidRequest
+from edgeslm.errors import InternalError, InvalidRequest
+from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome, Task, make_task
+from edgeslm.tasks.answer import Answer
 from tests.fakes import FakeEngine
+from tests.passages import FakeDocuments, make_found
 
 CONTEXT = 'Oil the pump every 40 hours. Use "ISO VG 46".'
 
@@ -53,9 +57,6 @@ def test_quotes_the_context() -> None:
     assert guide is not None
     assert guide.kind == "lark_grammar"
     assert json.dumps({"substring_words": CONTEXT}) in guide.source
-    assert "\n" not in guide.source.split("%regex ")[1], (
-        "no line of the context can become one of the grammar"
-    )
 
 
 def test_the_context_may_be_cut_and_the_question_not() -> None:
@@ -106,3 +107,124 @@ def test_options_go_to_the_engine() -> None:
 def test_refusals(sent: Request, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         make().check(sent)
+
+
+# --- collections ------------------------------------------------------------------------------------------
+
+OIL = make_found("The pump is oiled\nevery 40 hours. Use ISO VG 46.", heading="Care > Oil")
+GREASE = make_found("Grease the chain weekly.", heading="Care > Grease", score=0.4, cosine=0.3, bm25=1.0)
+UNSURE = {"cosine": 0.05, "bm25": 0.5, "overlap": 0.0}
+
+
+def seeking(*found: Found, **fields: Any) -> Answer:
+    """The task over collections in which everything finds ``found``."""
+
+    task = make(knowledge=["manuals"], **fields)
+    assert isinstance(task, Answer)
+    task.documents = FakeDocuments(*found)
+    return task
+
+
+def asked(question: str = "How often is the pump oiled?", **options: Any) -> Request:
+    return Request("manual", question, "1", "r", options=options)
+
+
+def test_quotes_a_passage_at_its_offsets_in_the_document() -> None:
+    engine = FakeEngine(Output(text=" oiled\nevery 40 hours"))
+    outcome = run(seeking(OIL, GREASE), engine, asked())
+    assert outcome.status == "ok"
+    assert outcome.result["text"] == "oiled\nevery 40 hours"
+    (citation,) = outcome.result["citations"]
+    start = OIL.start + OIL.text.index("oiled")
+    assert citation == {
+        "source": "manual.md",
+        "quote": "oiled\nevery 40 hours",
+        "start": start,
+        "end": start + 20,
+        "id": OIL.id,
+        "heading": "Care > Oil",
+    }
+    guide = call_of(engine).guide
+    assert guide is not None
+    assert json.dumps({"substring_words": OIL.text}) in guide.source
+
+
+def test_passages_are_read_as_texts_from_outside() -> None:
+    engine = FakeEngine(Output(text="every 40 hours"))
+    run(seeking(OIL, GREASE), engine, asked())
+    (turn,) = call_of(engine).prompt.turns
+    ours = "".join(part for part in turn.parts if isinstance(part, str))
+    assert "40" not in ours
+    assert "Care" not in ours
+
+
+@pytest.mark.parametrize(
+    "found", [(), (make_found("Some text.", **UNSURE),)], ids=["nothing found", "nothing like it"]
+)
+def test_declines_with_the_best_passages_and_without_the_model(found: Sequence[Found]) -> None:
+    outcome = run(seeking(*found), FakeEngine(), asked())
+    assert outcome.status == "abstained"
+    assert outcome.result["text"] == ""
+    assert outcome.result["citations"] == []
+    assert [passage["id"] for passage in outcome.result["passages"]] == [one.id for one in found]
+    assert outcome.result["confidence"] < 0.5
+
+
+def test_the_threshold_of_the_task_counts() -> None:
+    unlike = make_found("Some text.", **UNSURE)
+    assert run(seeking(unlike, threshold=0.0), FakeEngine(Output(text="text")), asked()).status == "ok"
+    assert run(seeking(OIL, threshold=1.0), FakeEngine(), asked()).status == "abstained"
+
+
+def test_a_quote_of_nothing_abstains() -> None:
+    outcome = run(seeking(OIL), FakeEngine(Output(text=" ")), asked())
+    assert outcome.status == "abstained"
+    assert outcome.result["passages"][0]["text"] == OIL.text
+
+
+@pytest.mark.parametrize("mode", ["quote", "compose"])
+def test_passages_that_contradict_each_other_are_shown(mode: str) -> None:
+    other = make_found("The pump is oiled every 60 hours.", source="old.md", heading="Care > Oil", start=7)
+    outcome = run(seeking(OIL, other, mode=mode), FakeEngine(), asked())
+    assert outcome.status == "abstained"
+    assert outcome.result["conflict"] is True
+    quotes = [(citation["source"], citation["quote"]) for citation in outcome.result["citations"]]
+    assert quotes == [
+        ("manual.md", "The pump is oiled\nevery 40 hours."),
+        ("old.md", "The pump is oiled every 60 hours."),
+    ]
+    assert [citation["start"] for citation in outcome.result["citations"]] == [100, 7]
+
+
+def test_composes_what_a_passage_supports() -> None:
+    said = "Oil the pump every 40 hours. Every 90 hours is fine too. Grease the chain weekly."
+    outcome = run(seeking(OIL, GREASE, mode="compose"), FakeEngine(Output(text=said)), asked())
+    assert outcome.status == "ok"
+    assert outcome.result["text"] == "Oil the pump every 40 hours. Grease the chain weekly."
+    assert [citation["id"] for citation in outcome.result["citations"]] == [OIL.id, GREASE.id]
+
+
+def test_composing_what_nothing_supports_abstains() -> None:
+    said = "Paris is the capital of France."
+    outcome = run(seeking(OIL, mode="compose"), FakeEngine(Output(text=said)), asked())
+    assert outcome.status == "abstained"
+    assert outcome.result["text"] == ""
+
+
+def test_a_stream_of_composed_text_holds_what_was_kept() -> None:
+    chunks: list[str] = []
+    engine = FakeEngine(Output(text="Oil the pump every 40 hours. Bananas are yellow."), chunks=["Bananas"])
+    task = seeking(OIL, mode="compose")
+    run(task, engine, asked(stream=True), chunks.append)
+    assert chunks == ["Oil the pump every 40 hours."]
+    assert not call_of(engine).stream
+
+
+def test_a_context_that_comes_with_the_request_goes_before_collections() -> None:
+    outcome = run(seeking(OIL), FakeEngine(Output(text="ISO VG 46")), request())
+    assert outcome.result["citations"][0]["source"] == "context"
+
+
+def test_collections_that_nothing_searches_are_an_internal_error() -> None:
+    with pytest.raises(InternalError, match="nothing to look in"):
+        run(make(knowledge=["manuals"]), FakeEngine(), asked())

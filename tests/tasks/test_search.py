@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
@@ -16,20 +15,9 @@ from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks import Task, make_task
 from tests.fakes import FakeEngine
+from tests.passages import FakeDocuments
 
 FOUND = Found("a1", "press.md", "Press > Oil", "Oil it.", 10, 17, 0.81234, 3.2, 0.5, 1.0, 0.3, "manuals")
-
-
-class FakeDocuments:
-    def __init__(self, *found: Found) -> None:
-        self.asked: list[tuple[Any, ...]] = []
-        self._found = found
-
-    async def seek(
-        self, question: str, collections: Sequence[str], k: int, priority: int = 5
-    ) -> Sequence[Found]:
-        self.asked.append((question, tuple(collections), k, priority))
-        return self._found
 
 
 def make(documents: FakeDocuments, **fields: Any) -> Task:
@@ -63,7 +51,7 @@ def test_passages_with_all_that_the_contract_has() -> None:
             }
         ]
     }
-    assert documents.asked == [("how often is it oiled?", ("manuals", "log"), 3, 7)]
+    assert documents.asked == [("how often is it oiled?", ("manuals", "log"), 3, 7, False)]
 
 
 def test_nothing_found_is_an_answer() -> None:

@@ -1,0 +1,108 @@
+"""The documents of ``grounded_questions`` in a collection, and its questions searched in it.
+
+Searched and embedded as the product does; no model answers here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection as Anyof
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from grounded_questions import Question, Span, documents, load_questions
+from retrieval import find_answer, read_documents
+
+from edgeslm.commands.embedding import Embedding
+from edgeslm.knowledge.collection import BETWEEN, Collection, EncoderTag, Origin
+from edgeslm.knowledge.passages import Document, split
+from edgeslm.knowledge.rerank import rerank, sentences
+from edgeslm.knowledge.search import Found, search
+from edgeslm.messages import NORMAL_PRIORITY
+from edgeslm.tasks.answer import SOUGHT
+
+Section = tuple[str, str]
+"""A document and the titles above a passage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, what the search found, and where its answers stand in the documents as they are read."""
+
+    question: Question
+    found: Sequence[Found]
+    answers: Sequence[Span]
+    sections: Anyof[Section]
+    """Those that an answer stands in."""
+
+    @property
+    def is_answerable(self) -> bool:
+        return bool(self.answers)
+
+    def is_right(self, passage: Found) -> bool:
+        """Whether a passage is of a section that answers the question."""
+        return (passage.source, passage.heading) in self.sections
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    asked: Sequence[Asked]
+    documents: dict[str, Document]
+
+
+class FoundBefore:
+    """Collections as a task sees them, of which everything was found before, by question."""
+
+    def __init__(self, found: Mapping[str, Sequence[Found]]) -> None:
+        self._found = found
+
+    async def seek(
+        self,
+        question: str,
+        collections: Sequence[str],
+        k: int,
+        priority: int = NORMAL_PRIORITY,
+        *,
+        by_sentence: bool = False,
+    ) -> Sequence[Found]:
+        return self._found[question][:k]
+
+    async def compute(self, question: str, collections: Sequence[str]) -> None:
+        """There are no tables."""
+
+
+def search_twice(collection: Collection, question: str, embedding: Embedding, k: int) -> list[Found]:
+    """As the node does: what is found by the whole passages is looked at again by its sentences."""
+    found = search(collection, question, k=k, embed=embedding)
+    own = sentences(found)
+    vectors = iter(embedding([question, *chain.from_iterable(own)]))
+    asked = next(vectors)
+    return rerank(found, asked, [[next(vectors) for _ in texts] for texts in own])
+
+
+def search_all(half: str, encoder: Path, cache: Path, *, k: int = SOUGHT) -> Ground:
+    """Every question of a half, searched in one collection of all documents."""
+    texts = documents(cache)
+    with tempfile.TemporaryDirectory(prefix="edgeslm-grounded-") as name, Embedding(encoder) as embedding:
+        read = read_documents(texts, Path(name))
+        passages = {source: split(document) for source, document in read.items()}
+        with Collection(Path(name) / "all.sqlite", writes=True) as collection:
+            collection.use_encoder(EncoderTag(embedding.bundle.digest, str(encoder)))
+            for source, document in read.items():
+                collection.put(document, passages[source], Origin(source, 0, 0.0), embed=embedding)
+            asked = []
+            for question in load_questions():
+                if question.half != half:
+                    continue
+                answers = [find_answer(read[a.document], texts[a.document], a) for a in question.answers]
+                sections = {
+                    (span.document, BETWEEN.join(passage.heading))
+                    for span in answers
+                    for passage in passages[span.document]
+                    if passage.start < span.end and span.start < passage.end
+                }
+                found = search_twice(collection, question.question, embedding, k)
+                asked.append(Asked(question, found, answers, sections))
+    return Ground(asked, read)

@@ -1,0 +1,172 @@
+"""Fits the gate of grounded answers on the development half of its questions, and prints its coefficients.
+
+    python benchmarks/grounded_gate.py [--encoder DIR]
+
+Learned from: each question with what was found, right if the first passage stands in a section that answers
+it; and each answerable question once more without its right passages, as if the documents didn't answer it.
+Figures are those of ``edgeslm.tasks.grounding``. Shown is how it judges questions that it wasn't fitted on
+(five folds, six times drawn): the share of answerable ones that is declined at 10 % of unanswerable ones
+answered, and the other way round at 20 % declined. The threshold is the one that declines 20 % of what it was
+fitted on.
+
+Coefficients last, in the form of ``grounding.GATE``, and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from cards import Say, run_benchmark
+from edgeslm_export.environment import cache_folder
+from grounded import STARTER
+from grounded_collection import Asked, search_all
+
+from edgeslm.bundle import load_bundle
+from edgeslm.knowledge.search import Found
+from edgeslm.tasks.grounding import figures_of
+
+FIGURES: Final = ("cosine", "sentence", "matched", "margin", "coverage_margin", "agreement")
+WORDS: Final = ("matched", "coverage_margin", "agreement")
+PENALTY: Final = 0.1
+"""``C`` of scikit-learn's logistic regression, on standardized figures."""
+LESS: Final = 0.4
+"""Weight of a question without its right passages."""
+FOLDS: Final = 5
+DRAWS: Final = 6
+DECLINED: Final = 0.2
+ANSWERED: Final = 0.1
+
+
+def rows_of(asked: Sequence[Asked], *, by_words: bool) -> list[dict[str, Any]]:
+    """A row for each question, and one without its right passages behind each answerable one."""
+    rows = []
+    for number, one in enumerate(asked):
+        kinds = [(list(one.found), False)]
+        if one.is_answerable:
+            kinds.append(([passage for passage in one.found if not one.is_right(passage)], True))
+        for found, is_without in kinds:
+            if not found:
+                continue
+            seen = [words_alone(passage) for passage in found] if by_words else found
+            rows.append(
+                {
+                    "question": number,
+                    "figures": figures_of(one.question.question, seen),
+                    "right": not is_without and one.is_right(found[0]),
+                    "answerable": one.is_answerable,
+                    "without": is_without,
+                }
+            )
+    return rows
+
+
+def words_alone(passage: Found) -> Found:
+    return replace(passage, cosine=None, sentence=None)
+
+
+def fit(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[float, list[float]]:
+    """Intercept and weights of figures as they are."""
+    from sklearn.linear_model import LogisticRegression
+
+    figures = np.array([[row["figures"][name] for name in names] for row in rows])
+    mean, spread = figures.mean(axis=0), figures.std(axis=0) + 1e-9
+    model = LogisticRegression(C=PENALTY, max_iter=1000)
+    weights = [LESS if row["without"] else 1.0 for row in rows]
+    model.fit((figures - mean) / spread, [row["right"] for row in rows], sample_weight=weights)
+    slopes = model.coef_[0] / spread
+    return float(model.intercept_[0] - slopes @ mean), [float(slope) for slope in slopes]
+
+
+def judged(
+    rows: Sequence[dict[str, Any]], names: Sequence[str], fitted: tuple[float, list[float]]
+) -> list[float]:
+    intercept, weights = fitted
+    totals = [
+        intercept + sum(w * row["figures"][name] for w, name in zip(weights, names, strict=True))
+        for row in rows
+    ]
+    return [1 / (1 + float(np.exp(-total))) for total in totals]
+
+
+def validate(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[tuple[dict[str, Any], float]]:
+    """Each real question with the mean confidence of the models that weren't fitted on it."""
+    questions = sorted({row["question"] for row in rows})
+    real = [row for row in rows if not row["without"]]
+    total = dict.fromkeys(questions, 0.0)
+    for draw in range(DRAWS):
+        order = np.random.default_rng(draw).permutation(questions)
+        for fold in range(FOLDS):
+            aside = set(order[fold::FOLDS].tolist())
+            fitted = fit([row for row in rows if row["question"] not in aside], names)
+            own = [row for row in real if row["question"] in aside]
+            for row, value in zip(own, judged(own, names, fitted), strict=True):
+                total[row["question"]] += value / DRAWS
+    return [(row, total[row["question"]]) for row in real]
+
+
+def points_of(values: Sequence[tuple[dict[str, Any], float]]) -> list[dict[str, float]]:
+    """Shares at each threshold."""
+    answerable = [(row, value) for row, value in values if row["answerable"]]
+    others = [value for row, value in values if not row["answerable"]]
+    points = []
+    for threshold in sorted({value for _, value in values}):
+        given = [row for row, value in answerable if value >= threshold]
+        points.append(
+            {
+                "threshold": round(threshold, 3),
+                "declined": round(1 - len(given) / len(answerable), 3),
+                "answered": round(sum(value >= threshold for value in others) / len(others), 3),
+                "right": round(sum(row["right"] for row in given) / max(1, len(given)), 3),
+            }
+        )
+    return points
+
+
+def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
+    ground = search_all("development", args.encoder, args.cache)
+    found: dict[str, Any] = {}
+    for gate, names in (("GATE", FIGURES), ("WORDS_GATE", WORDS)):
+        rows = rows_of(ground.asked, by_words=gate == "WORDS_GATE")
+        points = points_of(validate(rows, names))
+        strict = min((p for p in points if p["answered"] <= ANSWERED), key=lambda p: p["declined"])
+        wide = min((p for p in points if p["declined"] <= DECLINED), key=lambda p: p["answered"])
+        fitted = fit(rows, names)
+        own = points_of(
+            [(row, v) for row, v in zip(rows, judged(rows, names, fitted), strict=True) if not row["without"]]
+        )
+        threshold = max(p["threshold"] for p in own if p["declined"] <= DECLINED)
+        say(f"{gate}, not fitted on what it judges")
+        for name, point in (("10 % answered", strict), ("20 % declined", wide)):
+            say(f"{name:>22}  " + ", ".join(f"{key} {value}" for key, value in point.items()))
+        weights = {name: round(weight, 2) for name, weight in zip(names, fitted[1], strict=True)}
+        say(f"{gate}: Final = Gate({fitted[0]:.2f}, {weights}, {threshold:.2f})")
+        found[gate] = {
+            "intercept": round(fitted[0], 2),
+            "weights": weights,
+            "threshold": round(threshold, 2),
+            "at_10_answered": strict,
+            "at_20_declined": wide,
+        }
+    return {"gates": found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--encoder", type=Path, default=STARTER / "minilm-l6-int8")
+    parser.add_argument(
+        "--cache", type=Path, default=cache_folder() / "documents", help="keeps the documents (%(default)s)"
+    )
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    run_benchmark("grounded_gate", args, measure, encoder=load_bundle(args.encoder).digest)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Whether a question to collections can be answered: judged by figures of the search, no model is asked.
+
+The figures say how the best passage stands to the question and to the others that were found. A logistic
+model of them gives the confidence that it is of the section that answers the question. None of them depends
+on the size of the collection.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.words import parse_words, shares
+from edgeslm.tasks.support import content_words, split_sentences
+
+CHARACTERS_PER_TOKEN: Final = 3.5
+BUDGET: Final = 1200
+"""Tokens of passages that a model reads for one question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Coefficients by the names of figures, and below which confidence a question is declined."""
+
+    intercept: float
+    weights: Mapping[str, float]
+    threshold: float
+
+    def confidence(self, figures: Mapping[str, float]) -> float:
+        total = self.intercept + sum(weight * figures[name] for name, weight in self.weights.items())
+        return 1 / (1 + math.exp(-total))
+
+
+# From python benchmarks/grounded_gate.py, which fits them on the development half of its questions.
+GATE: Final = Gate(
+    -4.12,
+    {
+        "cosine": 1.63,
+        "sentence": 1.19,
+        "matched": 1.12,
+        "margin": 3.71,
+        "coverage_margin": 1.54,
+        "agreement": 0.44,
+    },
+    0.34,
+)
+WORDS_GATE: Final = Gate(-2.72, {"matched": 1.3, "coverage_margin": 1.31, "agreement": 1.62}, 0.32)
+"""Where passages have no vectors."""
+
+
+def gate_for(found: Sequence[Found]) -> Gate:
+    return WORDS_GATE if all(passage.cosine is None for passage in found) else GATE
+
+
+def confidence(question: str, found: Sequence[Found]) -> float:
+    """How likely the best passage is of the right section, 0 to 1."""
+    return gate_for(found).confidence(figures_of(question, found)) if found else 0.0
+
+
+MOST_MARGIN: Final = 0.3
+"""More says nothing more."""
+
+
+def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
+    """What the gate judges by.
+
+    - ``cosine``, ``sentence``: of the best passage, and of the sentence of it that is nearest to the
+      question; the passage's where nobody looked at sentences.
+    - ``matched``: the logarithm of how many words of the question it has. Many words that are all there are
+      more than one that is.
+    - ``margin``, ``coverage_margin``: by how much its score is above the next one's, and the share of the
+      question's words that it has above the most that another one has; up to :data:`MOST_MARGIN`, and 0 if it
+      is alone.
+    - ``agreement``: of cosine, sentence, BM25 and share of words, in how many it is the best of all.
+    """
+    words = dict.fromkeys(parse_words(question), 1.0)
+    coverage = shares([sources_of(passage) for passage in found], words)
+    cosines = [passage.cosine or 0.0 for passage in found]
+    nearest = [
+        cosine if passage.sentence is None else passage.sentence
+        for passage, cosine in zip(found, cosines, strict=True)
+    ]
+    rankings = (cosines, nearest, [passage.bm25 for passage in found], coverage)
+    is_alone = len(found) == 1
+    return {
+        "cosine": cosines[0],
+        "sentence": nearest[0],
+        "matched": math.log1p(coverage[0] * len(words)),
+        "margin": 0.0 if is_alone else min(MOST_MARGIN, found[0].score - found[1].score),
+        "coverage_margin": 0.0 if is_alone else min(MOST_MARGIN, coverage[0] - max(coverage[1:])),
+        "agreement": sum(0 < values[0] == max(values) for values in rankings) / len(rankings),
+    }
+
+
+def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:
+    """The best passages that together have about as many tokens as the budget, the first one in any case."""
+    kept: list[Found] = []
+    left = budget * CHARACTERS_PER_TOKEN
+    for passage in passages:
+        left -= len(sources_of(passage))
+        if left < 0 and kept:
+            break
+        kept.append(passage)
+    return kept
+
+
+def sources_of(passage: Found) -> str:
+    """What a passage says, with the titles above it."""
+    return f"{passage.heading}\n{passage.text}" if passage.heading else passage.text
+
+
+def most_like(sentence: str, text: str) -> tuple[int, int]:
+    """Start and end of the sentence of a text that has most of the words of another one."""
+    wanted = set(content_words(sentence))
+    return max(
+        split_sentences(text),
+        key=lambda place: len(wanted & set(content_words(text[slice(*place)]))),
+        default=(0, len(text)),
+    )

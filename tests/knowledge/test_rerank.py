@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from edgeslm.knowledge.rerank import DEPTH, rerank, sentences
+from tests.passages import make_found
+
+ABOUT = make_found("Much about the press. It is blue.", score=0.9, margin=0.1)
+SAYS_IT = make_found("Some words first. The press is oiled\n  weekly.\n\nMore.", score=0.8, margin=0.8)
+QUESTION = (1.0, 0.0)
+
+
+def test_sentences_are_embedded_as_lines() -> None:
+    assert sentences([ABOUT, SAYS_IT]) == [
+        ["Much about the press.", "It is blue."],
+        ["Some words first.", "The press is oiled weekly.", "More."],
+    ]
+    assert sentences([]) == []
+    assert len(sentences([ABOUT] * 20)) == DEPTH
+
+
+def test_the_nearest_sentence_lifts_its_passage() -> None:
+    vectors = [[(0.5, 0.8), (0.1, 0.9)], [(0.1, 0.9), (1.0, 0.0), (0.0, 1.0)]]
+    first, second = rerank([ABOUT, SAYS_IT], QUESTION, vectors)
+    assert (first.id, first.sentence) == (SAYS_IT.id, 1.0)
+    assert (second.id, second.sentence) == (ABOUT.id, 0.5)
+    assert first.margin == first.score - second.score > 0
+    assert second.margin == second.score
+    assert 0 <= second.score <= first.score <= 1
+
+
+def test_what_is_behind_the_first_stays_behind() -> None:
+    behind = make_found("Later.", score=0.79, margin=0.0)
+    many = [make_found(f"Text {number}.", score=0.8 - number / 100) for number in range(DEPTH)]
+    ordered = rerank([*many, behind], QUESTION, [[(0.5, 0.5)]] * DEPTH)
+    assert ordered[-1].id == behind.id
+    assert ordered[-1].score <= ordered[-2].score
+    assert ordered[-1].sentence is None
+
+
+def test_without_any_nearness_nothing_changes() -> None:
+    assert rerank([ABOUT, SAYS_IT], QUESTION, [[(0.0, 1.0)], []]) == [ABOUT, SAYS_IT]
+    assert rerank([], QUESTION, []) == []

@@ -1,0 +1,48 @@
+"""Passages as a search finds them, made by tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgeslm.knowledge.search import Found
+
+
+def make_found(text: str, **fields: Any) -> Found:
+    known: dict[str, Any] = {
+        "id": text[:12].strip().lower(),
+        "source": "manual.md",
+        "heading": "",
+        "start": 100,
+        "end": 100 + len(text),
+        "score": 0.9,
+        "bm25": 8.0,
+        "cosine": 0.7,
+        "overlap": 1.0,
+        "margin": 0.2,
+    }
+    return Found(text=text, **{**known, **fields})
+
+
+class FakeDocuments:
+    """Collections in which everything finds the same. ``asked`` is what was sought, and how."""
+
+    def __init__(self, *found: Found, computed: Any = None) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self._found = found
+        self._computed = computed
+
+    async def seek(
+        self,
+        question: str,
+        collections: Sequence[str],
+        k: int,
+        priority: int = 5,
+        *,
+        by_sentence: bool = False,
+    ) -> Sequence[Found]:
+        self.asked.append((question, tuple(collections), k, priority, by_sentence))
+        return self._found[:k]
+
+    async def compute(self, question: str, collections: Sequence[str]) -> Any:
+        return self._computed

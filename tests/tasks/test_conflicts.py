@@ -1,0 +1,50 @@
+"""Passages that contradict each other, and those that only look like it."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeslm.tasks.conflicts import find_conflict
+from tests.passages import make_found
+
+CONTRADICTING = (
+    (
+        "How often is the pump oiled?",
+        "Oil the pump every 40 hours.",
+        "The pump has to be oiled every 60 hours.",
+    ),
+    ("Who is the director of Acme?", "The director of Acme is Jane Doe.", "Acme's director is Peter Smith."),
+    ("Is the gas safe?", "The gas is safe to breathe.", "The gas is not safe to breathe."),
+    ("Is the gas safe?", "The gas is safe to breathe.", "The gas is dangerous to breathe."),
+    ("May the guard be opened?", "The guard may be opened.", "The guard can't be opened."),
+)
+AGREEING = (
+    ("How often is the pump oiled?", "Oil the pump every 40 hours.", "The pump is oiled every 40 hours."),
+    ("How often is the pump oiled?", "Oil the pump every 40 hours.", "The press is greased every 60 hours."),
+    ("How often is the pump oiled?", "Oil the pump every 40 hours.", "Oil the pump with 2 litres."),
+    ("Is the gas safe?", "The gas is safe to breathe.", "The gas is not dangerous to breathe."),
+    ("What is the port?", "The port is 1883.", "Nothing is said about that."),
+    ("Is it so?", "It is so.", "It is not so."),
+)
+
+
+@pytest.mark.parametrize(("question", "one", "other"), CONTRADICTING)
+def test_contradictions_are_found(question: str, one: str, other: str) -> None:
+    passages = [make_found("Some words before. " + one), make_found("Nothing here."), make_found(other)]
+    conflict = find_conflict(question, passages)
+    assert conflict is not None
+    assert [side[0].text[side[1] : side[2]] for side in (conflict.one, conflict.other)] == [one, other]
+
+
+@pytest.mark.parametrize(("question", "one", "other"), AGREEING)
+def test_agreement_is_none(question: str, one: str, other: str) -> None:
+    assert find_conflict(question, [make_found(one), make_found(other)]) is None
+
+
+def test_sections_of_other_things_are_not_compared() -> None:
+    """The same words below another option's title say something of that option."""
+    passages = [
+        make_found("Defaults to 1883.", heading="OPTIONS > --port"),
+        make_found("Defaults to 60.", heading="OPTIONS > --keepalive"),
+    ]
+    assert find_conflict("What is the default port?", passages) is None
