@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text, Turn
@@ -232,8 +231,12 @@ def _computed(answer: TableAnswer) -> Outcome:
         {"source": one.source, "quote": one.quote, "start": one.start, "end": one.end}
         for one in answer.citations
     ]
-    values = [float(value) if isinstance(value, Decimal) else value for value in answer.values]
-    result = {"text": answer.text, "citations": citations, "values": values, "matched": answer.matched}
+    result = {
+        "text": answer.text,
+        "citations": citations,
+        "values": list(answer.values),
+        "matched": answer.matched,
+    }
     return Outcome("ok", result, Cost())
 
 

@@ -1,4 +1,4 @@
-"""Documents and messages of a node: the real broker, the real encoder, and a process for the collections."""
+"""Documents and messages of a node: the real broker, the real models, and a process for the collections."""
 
 from __future__ import annotations
 
@@ -7,65 +7,111 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, NodeProcess, real_configuration
 
-FIND = f"{BASE}/req/find"
-REPLY = f"{BASE}/res/find/desk"
+REPLY = f"{BASE}/res/any/desk"
+MANUAL = """\
+# Press 4
+
+## Care
+
+Grease the bearings of the press every 40 hours with lithium grease.
+
+## Alarms
+
+E42 means that the spindle is overheated. Let it cool down, then press reset.
+"""
+TABLE = "press,temperature_c,operator\n1,71,Anna\n4,91,Ben\n"
+
+
+@pytest.fixture
+def manuals(tmp_path: Path) -> Path:
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    for name, text in (("press.md", MANUAL), ("presses.csv", TABLE)):
+        (folder / name).write_text(text)
+        os.utime(folder / name, (5, 5))
+    return folder
 
 
 def configuration(broker: Mosquitto, starter: Path, folder: Path) -> dict[str, Any]:
-    manuals = folder / "manuals"
-    manuals.mkdir()
-    press = manuals / "press.md"
-    press.write_text(
-        "# Press 4\n\n## Care\n\nGrease the bearings of the press each week.\n\n## Colour\n\nIt is blue.\n"
-    )
-    os.utime(press, (5, 5))
     made = real_configuration(broker.url, starter, folder)
+    kb = folder / "kb"
     return {
         **made,
-        "models": {"encoder": made["models"]["encoder"]},
         "knowledge": {
-            "manuals": {"path": str(folder / "kb/manuals"), "encoder": "encoder", "watch": [str(manuals)]},
-            "log": {"path": str(folder / "kb/log"), "encoder": "encoder"},
+            "manuals": {
+                "path": str(kb / "manuals"),
+                "encoder": "encoder",
+                "watch": [str(folder / "manuals")],
+            },
+            "log": {"path": str(kb / "log"), "encoder": "encoder"},
         },
         "tasks": {
-            "find": {"kind": "search", "knowledge": ["manuals", "log"], "passages": 2, "allow": ["knowledge"]}
+            "find": {
+                "kind": "search",
+                "knowledge": ["manuals", "log"],
+                "passages": 2,
+                "allow": ["knowledge"],
+            },
+            "manual": {"kind": "answer", "model": "small", "knowledge": ["manuals"], "max_tokens": 24},
         },
         "routes": [{"from": "plant/+/log", "remember": "log", "keep_s": 3600}],
     }
 
 
+def ask(app: App, task: str, question: str, **options: Any) -> dict[str, Any]:
+    app.publish(f"{BASE}/req/{task}", {"input": question, "reply_to": REPLY, "options": options})
+    return app.take(REPLY).json
+
+
 def search(app: App, question: str, **options: Any) -> list[dict[str, Any]]:
-    app.publish(FIND, {"input": question, "reply_to": REPLY, "options": options})
-    heard = app.take(REPLY).json
-    assert heard["status"] == "ok", heard
-    passages: list[dict[str, Any]] = heard["result"]["passages"]
+    found = ask(app, "find", question, **options)
+    assert found["status"] == "ok", found
+    passages: list[dict[str, Any]] = found["result"]["passages"]
     return passages
 
 
-def test_documents_and_messages_are_found_over_mqtt(broker: Mosquitto, starter: Path, tmp_path: Path) -> None:
+def test_documents_and_messages_are_found_and_answered_over_mqtt(
+    broker: Mosquitto, starter: Path, tmp_path: Path, manuals: Path
+) -> None:
     made = configuration(broker, starter, tmp_path)
     with NodeProcess(tmp_path, made) as node, App(broker.port, f"{BASE}/#") as app:
         node.wait_online(app)
-        app.wait_until(lambda: bool(search(app, "how often is oil put on it?")), "the folder is read")
-        found = search(app, "how often is oil put on it?", knowledge=["manuals"])
-        text = (tmp_path / "manuals/press.md").read_text()
-        assert all(text[one["start"] : one["end"]] == one["text"] for one in found)
         app.wait_until(
-            lambda: search(app, "lubrication interval")[0]["heading"] == "Press 4 > Care", "it is embedded"
+            lambda: [one["heading"] for one in search(app, "lubrication interval")][:1] == ["Press 4 > Care"],
+            "the folder is read and embedded",
         )
+        found = search(app, "how often is grease put on it?", knowledge=["manuals"])
+        assert all(MANUAL[one["start"] : one["end"]] == one["text"] for one in found if "md" in one["source"])
+
+        answer = ask(app, "manual", "How often do I grease the bearings of the press?")
+        assert answer["status"] == "ok", answer
+        (cited,) = answer["result"]["citations"]
+        assert (cited["source"], cited["heading"]) == ("press.md", "Press 4 > Care")
+        assert MANUAL[cited["start"] : cited["end"]] == cited["quote"] == answer["result"]["text"]
+
+        declined = ask(app, "manual", "Which football club won the cup in 1987?")
+        assert declined["status"] == "abstained"
+        assert declined["result"]["text"] == "" and declined["result"]["passages"]
+
+        computed = ask(app, "manual", "What is the temperature of press 4?")
+        assert computed["result"]["values"] == [91]
+        assert computed["result"]["citations"][0]["source"] == "presses.csv"
+
         app.publish("plant/4/log", "the coolant pump of hall 2 leaks")
         app.wait_until(
             lambda: any("coolant" in one["text"] for one in search(app, "where does the pump leak?")),
             "the message is remembered",
         )
-        (found_in_log,) = search(app, "where does the pump leak?", knowledge=["log"])
-        assert found_in_log["source"].startswith("plant/4/log ")
-        app.publish(FIND, {"input": "x", "reply_to": REPLY, "options": {"knowledge": ["secret"]}})
-        assert app.take(REPLY).code == "invalid_request"
+        (in_log,) = search(app, "where does the pump leak?", knowledge=["log"])
+        assert in_log["source"].startswith("plant/4/log ")
+        assert ask(app, "find", "x", knowledge=["secret"])["error"]["code"] == "invalid_request"
+
         os.kill(knowledge_pid(node.pid), signal.SIGKILL)
         assert search(app, "where does the pump leak?", knowledge=["log"])
 
