@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from edgeslm.tasks.grounding import most_like
+from edgeslm.tasks.support import Evidence, split_sentences
+
 CONTEXT: Final = "context"
 """The source of what was quoted from a context."""
 _BETWEEN: Final = "\n\n"
@@ -21,13 +24,34 @@ def refer(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bring_back(found: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The other node's answer, citing documents; None where it is no answer with a proof: no text, or nothing
-    cited that stands in the passages, or in documents of its own."""
+    """The other node's answer, citing documents; None where it is no answer with a proof.
+
+    A proof is a citation that stands in the passages, or in documents of the other node. Where it cites
+    nothing, as one that answers in its own words does, what a passage supports is kept of the text.
+    """
     text, cited = answer.get("text"), answer.get("citations")
     if not isinstance(text, str) or not text.strip() or not isinstance(cited, list):
         return None
-    citations = [kept for one in cited if (kept := _bring_back(found.get("passages", ()), one)) is not None]
-    return {**answer, "citations": citations} if citations else None
+    passages: Sequence[Mapping[str, Any]] = found.get("passages", ())
+    citations = [kept for one in cited if (kept := _bring_back(passages, one)) is not None]
+    if not cited:
+        text, citations = _proven(text, passages)
+    return {**answer, "text": text, "citations": citations} if citations else None
+
+
+def _proven(text: str, passages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The sentences that a passage supports, and the sentences that do."""
+    evidence = Evidence(one["text"] for one in passages)
+    kept, citations = [], []
+    for start, end in split_sentences(text):
+        sentence = text[start:end]
+        if support := evidence.support(sentence):
+            passage = passages[support.sources[0]]
+            begin, stop = most_like(sentence, passage["text"])
+            place = {"start": passage["start"] + begin, "end": passage["start"] + stop}
+            kept.append(sentence)
+            citations.append({"source": passage["source"], "quote": passage["text"][begin:stop], **place})
+    return " ".join(kept), citations
 
 
 def _bring_back(passages: Sequence[Mapping[str, Any]], citation: Any) -> dict[str, Any] | None:

@@ -48,7 +48,7 @@ def test_documents_of_the_other_node_stay_as_they_are() -> None:
     [
         {},
         {"text": " ", "citations": []},
-        {"text": "each day", "citations": []},
+        {"text": "Paint it each day.", "citations": []},
         {"text": "each day", "citations": "x"},
         {"text": "each day", "citations": [None, {"source": "context"}, {"quote": 5, "start": 0}]},
         answer("each day", 7),
@@ -59,6 +59,16 @@ def test_documents_of_the_other_node_stay_as_they_are() -> None:
 )
 def test_an_answer_without_proof_is_none(given_back: dict[str, Any]) -> None:
     assert bring_back(FOUND, given_back) is None
+
+
+def test_own_words_are_kept_as_far_as_a_passage_supports_them() -> None:
+    said = "The oil is to be changed each week. It lasts for 40 years."
+    brought = bring_back(FOUND, {"text": "Oil it each week. Paint it in 1999.", "citations": []})
+    assert brought == {
+        "text": "Oil it each week.",
+        "citations": [{"source": "press.md", "quote": "Oil it each week.", "start": 100, "end": 117}],
+    }
+    assert bring_back(FOUND, {"text": said.replace("oil", "paint"), "citations": []}) is None
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=4), st.data())
