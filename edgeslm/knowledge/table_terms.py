@@ -76,7 +76,7 @@ def singular(word: str) -> str:
 
 
 def stem(word: str) -> str:
-    """A word without the endings of plurals, of the past and of ``-ing``: names of columns are compared so."""
+    """A word without the endings of plurals, of the past and of ``-ing``: as columns' names are compared."""
     word = singular(word)
     for ending in ("ing", "ed"):
         rest = word[: -len(ending)]
