@@ -36,7 +36,7 @@ from edgeslm.knowledge.table_terms import (
     alike,
     fold,
     parse_name,
-    stem,
+    singular,
 )
 
 MOST_WORDS = 48
@@ -50,6 +50,8 @@ _TOKEN = re.compile(
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _PLAIN = re.compile(r"-?\d+(?:[.,]\d+)?")
 _SHORTEST_MISSPELT = 6
+"""Letters of an operation's word. Names of columns need more: a county is no country."""
+_SHORTEST_NAME_MISSPELT = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Token:
 
     @property
     def plural(self) -> bool:
-        return self.text[-1] == "s" and stem(self.text) != self.text
+        return self.text[-1] == "s" and singular(self.text) != self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,7 @@ def find_mentions(
 class _Reader:
     def __init__(self, question: str, source: str, columns: Sequence[Column], lookup: Lookup) -> None:
         self.question, self._names = question, read_names(columns)
+        self._long_names = [word for word in self._names.words if len(word) >= _SHORTEST_NAME_MISSPELT]
         self._is_date = [column.kind is CellKind.DATE for column in columns]
         self._nouns = {alike(word) for word in parse_name(PurePath(source).name.split(".")[0])}
         tokens = read_tokens(question)
@@ -259,7 +262,9 @@ class _Reader:
 
     def _named(self, first: int, last: int, content: Sequence[str]) -> Iterator[Named]:
         ends = (self.tokens[first].text, self.tokens[last - 1].text)
-        if not content or any(word in FUNCTION or not word[0].isalnum() for word in ends):
+        if not any(map(str.isalpha, content)):  # a number alone names no column
+            return
+        if any(word in FUNCTION or not word[0].isalnum() for word in ends):
             return
         asked = frozenset(map(alike, content))
         if len(asked) < len(content) or (ends[0] == "number" and len(content) < last - first):
@@ -305,8 +310,8 @@ class _Reader:
             return token
         near = {
             word
-            for word in (*self._names.words, *_VOCABULARY)
-            if len(word) >= _SHORTEST_MISSPELT - 1 and word[0] == token.text[0] and _is_near(word, token.text)
+            for word in (*self._long_names, *_VOCABULARY)
+            if word[0] == token.text[0] and _is_near(word, token.text)
         }
         return replace(token, text=near.pop()) if len({alike(word) for word in near}) == 1 else token
 
@@ -315,7 +320,7 @@ class _Reader:
             word in _KNOWN
             or alike(word) in self._nouns
             or self._names.has(alike(word))
-            or any(stem(word) in key.split() for key in self._cells)
+            or any(singular(word) in key.split() for key in self._cells)
         )
 
 
@@ -335,7 +340,7 @@ _NO_CELLS = DENIALS | {"or"}
 
 def _key(words: Sequence[str]) -> str:
     """As ``table_terms.key_of`` has it: without signs."""
-    return " ".join(stem(bare) for word in words if (bare := word.lstrip("-−")) and bare[0].isalnum())
+    return " ".join(singular(bare) for word in words if (bare := word.lstrip("-−")) and bare[0].isalnum())
 
 
 def _number(text: str) -> Decimal | None:

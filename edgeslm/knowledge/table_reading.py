@@ -71,7 +71,10 @@ def find_queries(
     queries: dict[Query, None] = {}
     reason = "it names nothing of the table"
     for meanings in product(*(mention.meanings for mention in mentions)):
-        items = [Item(what, mention.said) for mention, what in zip(mentions, meanings, strict=True)]
+        items = [
+            Item(what, mention.said, mention.first > 0 and words[mention.first - 1] == "and")
+            for mention, what in zip(mentions, meanings, strict=True)
+        ]
         for date in dates or [None]:
             reading = _Reading(words, items, columns, names, date)
             try:
@@ -252,7 +255,7 @@ class _Reading:
             follower += repeated
             if follower >= len(parts.left) or not self._is_value_of(parts.left[follower].what, place):
                 break
-            if not said_or and not repeated and not isinstance(parts.left[follower].what, Cells):
+            if not said_or and not parts.left[at].after_and:
                 break
             values.append(parts.left[follower].what)
             at = follower + 1

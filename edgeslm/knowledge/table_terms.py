@@ -62,18 +62,22 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def key_of(text: str) -> str:
-    """What cells and questions have alike where they mean the same: words without endings; "" for none."""
-    return " ".join(map(stem, _WORD.findall(fold(text))))
+    """What cells and questions have alike where they mean the same: words, as singulars; "" for none."""
+    return " ".join(map(singular, _WORD.findall(fold(text))))
 
 
-def stem(word: str) -> str:
-    """A word without the endings of plurals, of the past and of ``-ing``; both sides are treated so."""
+def singular(word: str) -> str:
+    """A word without the ending of plurals. Cells are compared so: ``Billings`` is not ``Bill``."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes", "zes")):
         return word[:-2]
-    if len(word) > 3 and word[-1] == "s" and word[-2] not in "sui":
-        word = word[:-1]
+    return word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] not in "sui" else word
+
+
+def stem(word: str) -> str:
+    """A word without the endings of plurals, of the past and of ``-ing``: as columns' names are compared."""
+    word = singular(word)
     for ending in ("ing", "ed"):
         rest = word[: -len(ending)]
         if word.endswith(ending) and len(rest) > 2 and re.search("[aeiouy]", rest):

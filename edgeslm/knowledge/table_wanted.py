@@ -37,6 +37,7 @@ class Item:
 
     what: Meaning
     said: str
+    after_and: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.knowledge.cells import Column
 from edgeslm.knowledge.table_mentions import (
     Asks,
     Cells,
@@ -113,9 +114,18 @@ def test_a_letter_may_be_wrong_in_a_columns_name(misspelt: str) -> None:
     assert meanings(f"the {misspelt}") == [Named(TEMPERATURE, True, False, False)]
 
 
+def test_a_number_alone_names_no_column() -> None:
+    columns = [Column("alpha_2"), Column("alpha_3")]
+    (mention,), _ = find_mentions("2", "a.csv", columns, lookup)
+    assert mention.meanings == (Number(Decimal(2)),)
+    (mention,), _ = find_mentions("alpha 2", "a.csv", columns, lookup)
+    assert mention.meanings == (Named(0, True, False, False),)
+
+
 def test_no_letter_may_be_wrong_in_a_cell_or_in_a_short_word() -> None:
     assert mentions_of("criticall")[1] == ["criticall"]
     assert mentions_of("hill")[1] == ["hill"]
+    assert find_mentions("county", "a.csv", [Column("country")], lookup)[1] == ["county"]
 
 
 @given(st.text(max_size=200))

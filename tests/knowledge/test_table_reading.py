@@ -32,6 +32,7 @@ def sheets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
         ("which presses had a temperature of 80.25 degrees or more", (2, 4)),
         ("how many readings were above 80 degrees", (3,)),
         ("list the operators of press 1 and press 2", ("Ann", "Bob")),
+        ("list the pressures of Ann and Bob", (4.2, 4.8, 3.9, 5)),
         ("presses with status critical or warning", (2, 4)),
         ("Which parts were ordered after 2026-01-01?", ("Valve V-12", "Pump P-3")),
         ("Which parts were ordered since January 2026?", ("Valve V-12", "Pump P-3")),
@@ -71,6 +72,7 @@ def test_rows_are_told_by_cells_dates_and_comparisons(
         "4",
         "or",
         "south north hall pressure",
+        "list the pressures of Ann Bob",
     ],
 )
 def test_what_is_not_clear_is_not_answered(sheets: Collection, question: str) -> None:

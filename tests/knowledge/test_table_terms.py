@@ -53,6 +53,8 @@ def test_a_key_knows_neither_case_nor_accents_nor_signs() -> None:
     assert key_of("Réunion") == key_of("REUNION")
     assert key_of("V-12") == key_of("v 12") == key_of("V12")
     assert key_of("🇰🇪") == ""
+    assert key_of("valves") == key_of("valve")
+    assert key_of("Billings") != key_of("Bill")
 
 
 def test_words_that_say_something_are_no_function_words() -> None:
