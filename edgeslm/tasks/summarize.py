@@ -171,7 +171,7 @@ class _Writer:
         return statements
 
     def extract(self, text: str, offset: int = 0) -> list[Statement]:
-        """Sentences of a text in the place of the model's: no more of them, and no longer than it may write."""
+        """Sentences of a text in the place of the model's: no more, and no longer than it may write."""
         limit = int(self._task.option(self._request, "max_tokens")) * CHARACTERS_PER_TOKEN
         return extract(text, most=self.wanted, limit=limit, offset=offset)
 
