@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="decoder bundle")
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter bundle")
     parser.add_argument("--rows", type=int, default=1200)
+    parser.add_argument("--words", type=int, default=400, help="of a text, at most (%(default)s)")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument(
         "--seconds", type=float, default=600, help="within which it has learned (%(default)s)"
@@ -49,7 +50,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=cache_folder() / "descriptions")
     args = parser.parse_args()
     found = load_descriptions(args.cache, is_test=False)[100:]  # the first are for looking at answers
-    rows = [one for one in found[: 4 * args.rows] if supported(one.synopsis, [one.text])][: args.rows]
+    short = [one for one in found if len(one.text.split()) <= args.words]
+    rows = [one for one in short[: 4 * args.rows] if supported(one.synopsis, [one.text])][: args.rows]
     task = make_task("synopsis", Task.model_validate({**SYNOPSIS, "model": "small"}, strict=False))
     encoder = RowEncoder(args.model, task)
     encoded = encoder.text_rows([flat(one.text) for one in rows], [one.synopsis for one in rows])

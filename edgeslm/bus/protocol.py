@@ -378,7 +378,8 @@ def parse_chunk(payload: bytes) -> Chunk:
     if not isinstance(id_, str) or not isinstance(text, str) or not isinstance(seq, int) or seq is True:
         raise ProtocolError("The message isn't a chunk: id, seq and text are missing.")
     progress = _counts(fields.get("progress"))
-    return Chunk(id_, int(seq), text, progress.get("done"), progress.get("of"))
+    known = {"done": progress["done"], "of": progress["of"]} if {"done", "of"} <= progress.keys() else {}
+    return Chunk(id_, int(seq), text, **known)
 
 
 # The node itself

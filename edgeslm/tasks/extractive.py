@@ -26,10 +26,11 @@ LONGEST = 400
 
 
 def best_sentences(text: str, *, most: int = 2) -> list[tuple[int, int]]:
-    """Start and end of up to ``most`` sentences, in the order of the text; none if it has no words."""
+    """Start and end of up to ``most`` sentences, in the order of the text; the first if it has no words."""
     spans = split_sentences(text)[:MOST_SENTENCES]
     spans = [span for span in spans if span[1] - span[0] <= LONGEST] or spans
-    return [spans[number] for number in central([text[slice(*span)] for span in spans], most=most, lead=LEAD)]
+    best = central([text[slice(*span)] for span in spans], most=most, lead=LEAD)
+    return [spans[number] for number in best] or spans[:most]
 
 
 def central(sentences: Sequence[str], *, most: int, lead: float = 0.0) -> list[int]:

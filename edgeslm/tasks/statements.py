@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeslm.tasks.extractive import best_sentences
+from edgeslm.tasks.parts import split_parts
 from edgeslm.tasks.support import Evidence, split_sentences
 
 _ENDS = (".", "!", "?", "…", "。", "！", "？", '"', "”", "’", ")")
@@ -64,19 +65,22 @@ class Check:
                 said.add(gist)
 
 
-def extract(text: str, *, most: int = 2, offset: int = 0) -> list[Statement]:
+def extract(text: str, *, most: int = 2, limit: int = 2_000, offset: int = 0) -> list[Statement]:
     """The best sentences of ``text`` as statements that are their own source.
 
+    :param limit: characters of all together; a first sentence that is longer is cut between words.
     :param offset: where ``text`` begins in what the sources are named by.
     """
-    return [
-        Statement(
-            " ".join(text[start:end].split()),
-            (name_of(offset + start, offset + end),),
-            is_extract=True,
-        )
-        for start, end in best_sentences(text, most=most)
-    ]
+    found: list[Statement] = []
+    for start, end in best_sentences(text, most=most):
+        if not found and end - start > limit:
+            end = start + split_parts(text[start:end], limit)[0][1]
+        limit -= end - start
+        if limit < 0:
+            break
+        words = " ".join(text[start:end].split())
+        found.append(Statement(words, (name_of(offset + start, offset + end),), is_extract=True))
+    return found
 
 
 def name_of(start: int, end: int) -> str:

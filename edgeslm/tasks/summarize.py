@@ -75,7 +75,7 @@ class Summarize(Task):
         if not self._in_parts or room is None or len(text) <= room * MOST_PER_TOKEN:
             try:
                 check = Check(Evidence([text]), ["input"], is_strict=self.section.grounded)
-                return await writer.say(text, check) or writer.settle(extract(text, most=writer.wanted))
+                return await writer.say(text, check) or writer.settle(writer.extract(text))
             except (TooLong, NoMemory):
                 if not self._in_parts:
                     raise
@@ -170,6 +170,11 @@ class _Writer:
             self._on_chunk(join(statements))
         return statements
 
+    def extract(self, text: str, offset: int = 0) -> list[Statement]:
+        """Sentences of a text in the place of the model's: no more, and no longer than it may write."""
+        limit = int(self._task.option(self._request, "max_tokens")) * CHARACTERS_PER_TOKEN
+        return extract(text, most=self.wanted, limit=limit, offset=offset)
+
     def tell(self, done: int, of: int) -> None:
         if self._on_chunk is not None:
             self._on_chunk(Progress(done, of))
@@ -229,7 +234,7 @@ class _Reading:
             self._evidence.add(part)
             self._names.append(name_of(start, end))
             own = replace(self._check, together=1, among=(number,))
-            notes += list(own.statements(output.text)) or extract(part, most=1, offset=start)
+            notes += list(own.statements(output.text)) or self._writer.extract(part, start)
         self._writer.tell(len(self._names), len(self._names) + 1)
         return notes
 

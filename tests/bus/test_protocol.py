@@ -446,6 +446,14 @@ class TestTheRest:
     def test_a_chunk_survives_the_round_trip(self, id_: str, seq: int, text: str) -> None:
         assert parse_chunk(encode_chunk(Chunk(id_, seq, text))) == Chunk(id_, seq, text)
 
+    def test_a_chunk_may_say_how_far_the_work_is(self) -> None:
+        chunk = Chunk("1", 2, "", done=3, of=17)
+        assert encode_chunk(chunk) == b'{"id": "1", "seq": 2, "text": "", "progress": {"done": 3, "of": 17}}'
+        assert parse_chunk(encode_chunk(chunk)) == chunk
+        for other in (b'{"done": 3}', b'"half"', b'{"done": "3", "of": 1e300}'):
+            payload = b'{"id": "1", "seq": 2, "text": "", "progress": ' + other + b"}"
+            assert parse_chunk(payload) == Chunk("1", 2, "")
+
     @pytest.mark.parametrize(
         "payload", [b"[]", b'{"id": "1", "seq": true, "text": ""}', b'{"id": 1}', b"\xff"]
     )

@@ -48,8 +48,8 @@ def test_what_is_no_sentence_is_left_out_where_there_are_some() -> None:
     assert best_sentences(table, most=1) == [(0, len(table) - 1)]
 
 
-def test_nothing_of_a_text_without_words() -> None:
-    assert best_sentences("... !!!") == []
+def test_a_text_without_words_is_its_first_sentence() -> None:
+    assert best_sentences("... !!!", most=1) == [(0, 7)]
     assert best_sentences("") == []
 
 

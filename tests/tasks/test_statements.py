@@ -47,6 +47,13 @@ def test_an_extract_is_its_own_source() -> None:
     assert name_of(104, 132) == "input[104:132]"
 
 
+def test_extracts_are_no_longer_than_wanted() -> None:
+    text = "The old press in hall 3 overheated today. The old press was then stopped."
+    assert [one.text for one in extract(text, limit=60)] == ["The old press in hall 3 overheated today."]
+    (cut,) = extract(text, limit=25)
+    assert cut.text == "The old press in hall 3" and cut.sources == ("input[0:23]",)
+
+
 @pytest.mark.parametrize(
     ("text", "reason", "kept"),
     [

@@ -103,9 +103,14 @@ def test_where_nothing_is_left_the_text_speaks_for_itself() -> None:
     assert outcome.result["sources"] == ["input[0:47]", "input[48:89]"]
 
 
-def test_nothing_can_be_said_of_a_text_without_words() -> None:
+def test_a_text_without_words_is_its_own_summary() -> None:
     outcome = run(make(), "... !!!", FakeEngine(Output(text="All is well.")))
-    assert (outcome.status, outcome.result["text"]) == ("abstained", "")
+    assert (outcome.status, outcome.result["text"]) == ("ok", "... !!!")
+
+
+def test_nothing_is_no_summary() -> None:
+    outcome = run(make(grounded=False), "...", FakeEngine(Output(text=" ")))
+    assert (outcome.status, outcome.result["text"]) == ("ok", "...")
 
 
 def test_sentences_pass_unchecked_where_the_task_says_so() -> None:
