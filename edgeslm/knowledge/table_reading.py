@@ -314,8 +314,10 @@ class _Reading:
         return Condition(place, tuple(wanted), comparison)
 
     def _check_units(self, units: Sequence[str], place: int) -> None:
+        own = self._names.all[place].unit
         for unit in units:
-            if not is_unit(unit, self._names.all[place].unit):
+            of_others = any(name.unit and is_unit(unit, name.unit) for name in self._names.all)
+            if not is_unit(unit, own) or (of_others and not own):
                 raise Unanswerable(f"{self._columns[place].name} isn't in {unit}")
 
     # --- what is wanted -----------------------------------------------------------------------------

@@ -266,3 +266,10 @@ def test_keys_and_columns_in_plain_words_give_their_cells(tmp_path: Path) -> Non
             for said, cell in zip(("location", "speed", "owner"), row[1:], strict=True):
                 answer = ask(collection, f"What is the {said} of mill {row[0][5:]}?")
                 assert answer is not None and [str(value) for value in answer.values] == [cell]
+
+
+def test_degrees_are_those_of_the_column_that_has_them(sheets: Collection) -> None:
+    """``above 70 degrees`` is nothing of a press, whose number has no unit."""
+    assert ask(sheets, "how many presses are above 70 degrees?") is None
+    answer = ask(sheets, "how many presses are hotter than 80 degrees?")
+    assert answer is None or "temperature_c above 80" in answer.text
