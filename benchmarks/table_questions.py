@@ -1,11 +1,11 @@
 """Questions to tables: how many are answered, and is what is answered exact? No model takes part.
 
-50 questions to nine tables that are in daily use: releases of Debian and Ubuntu, countries, currencies,
+100 questions to nine tables that are in daily use: releases of Debian and Ubuntu, countries, currencies,
 languages, time zones, four years of Seattle's weather, cars, airports. They come from packages of Debian and
 PyPI, the questions are in ``table_questions.jsonl``: written before the code that answers them, with answers
 that were computed from the same files by other code. Those with no answer ask for what their table doesn't
-have, or for what it has several of. ``half`` was drawn by the questions' digests: develop on ``development``,
-report ``test``.
+have, or for what it has several of. ``half`` of the first fifty was drawn by the questions' digests: develop on
+``development``, report ``test``. The fifty of ``independent`` are by somebody who had not seen what answers.
 
 Each question is asked twice: of its table, and of all tables in one collection.
 
@@ -41,7 +41,7 @@ from edgeslm.knowledge.search import Filter
 from edgeslm.knowledge.table_answers import TableAnswer, answer_from_tables
 
 FILE: Final = Path(__file__).with_suffix(".jsonl")
-HALVES: Final = ("development", "test")
+HALVES: Final = ("development", "test", "independent")
 WAYS: Final = ("its table", "all tables")
 _CLOSE: Final = 1e-9
 """Relative: averages are floats here and there."""

@@ -18,16 +18,18 @@ def questions() -> ModuleType:
 
 def test_there_are_as_many_questions_as_promised(questions: ModuleType) -> None:
     rows = questions.load_questions()
-    assert len(rows) == len({row.question for row in rows}) == 50
-    assert [row.id for row in rows] == [f"t{number:02}" for number in range(1, 51)]
+    assert len(rows) == len({row.question for row in rows}) == 100
+    assert [row.id for row in rows] == [f"{by}{number:02}" for by in "tf" for number in range(1, 51)]
     assert {row.table for row in rows} == set(questions.TABLES)
-    assert sum(row.expected is None for row in rows) == 15
+    assert sum(row.expected is None for row in rows) == 30
     halves = Counter((row.half, row.expected is None) for row in rows)
     assert halves == {
         ("development", False): 17,
         ("test", False): 18,
         ("development", True): 7,
         ("test", True): 8,
+        ("independent", False): 35,
+        ("independent", True): 15,
     }
 
 
