@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ TOGETHER = 256
 
 Send = Callable[..., None]
 _Wanted = tuple[int, str, Memory]
+_NONE_YET = object()
 
 
 class Keeper:
@@ -44,7 +46,8 @@ class Keeper:
         self._shelves = shelves
         self._send = send
         self._sweep_every_s = sweep_every_s
-        self._waiting: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Wanted | None] = queue.SimpleQueue()
+        """None says that there are vectors: the thread waits in one place for both."""
         self._vectors: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._asked = 0
         self._seen: dict[str, dict[Path, tuple[int, int]]] = {}
@@ -75,6 +78,7 @@ class Keeper:
     def take_vectors(self, number: int, vectors: Sequence[Sequence[float]] | None) -> None:
         """From any thread: the answer to ``embed``; None where it can't be had now."""
         self._vectors.put((number, vectors))
+        self._waiting.put(None)
 
     def _run(self) -> None:
         due = time.monotonic()
@@ -88,15 +92,19 @@ class Keeper:
 
     # --- messages -----------------------------------------------------------------------------------
 
-    def _remember_waiting(self, wait_s: float = 0.0) -> None:
-        """All messages that wait, in as few transactions as there are collections."""
-        wanted: list[_Wanted] = []
+    def _remember_waiting(self, wait_s: float | None = 0.0) -> None:
+        """All messages that wait, in as few transactions as there are collections.
+
+        :param wait_s: for the first, or for vectors; None: for as long as it takes.
+        """
+        arrived: list[_Wanted | None] = []
         try:
-            wanted.append(self._waiting.get(timeout=wait_s) if wait_s else self._waiting.get_nowait())
-            while len(wanted) < TOGETHER:
-                wanted.append(self._waiting.get_nowait())
+            arrived.append(self._waiting.get_nowait() if wait_s == 0 else self._waiting.get(timeout=wait_s))
+            while len(arrived) < TOGETHER:
+                arrived.append(self._waiting.get_nowait())
         except queue.Empty:
             pass
+        wanted = [one for one in arrived if one is not None]
         for name in {name for _, name, _ in wanted}:
             self._remember(name, [(number, memory) for number, of, memory in wanted if of == name])
 
@@ -193,14 +201,22 @@ class Keeper:
         self._remember_waiting()
         self._asked += 1
         self._send("embed", self._asked, name, tuple(texts))
-        while True:
-            number, vectors = self._vectors.get()
-            if number == self._asked:
-                break
+        # The encoder may be busy for long, with what is more urgent than this: messages don't wait for it.
+        while (vectors := self._arrived()) is _NONE_YET:
+            self._remember_waiting(None)
         if vectors is None:
             raise _NotNowError
         found: Sequence[Sequence[float]] = vectors
         return found
+
+    def _arrived(self) -> Any:
+        """The answer to what was asked last."""
+        with suppress(queue.Empty):
+            while True:
+                number, vectors = self._vectors.get_nowait()
+                if number == self._asked:
+                    return vectors
+        return _NONE_YET
 
     # --- inside -------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,23 @@ def test_what_is_added_is_embedded_later_and_messages_go_before(tmp_path: Path, 
 
     parent.until(all_embedded)
     assert found(shelf, "Oil the press 42.", embed=True)[0] == "42.txt"
+
+
+def test_messages_do_not_wait_for_an_encoder_that_is_busy(tmp_path: Path, parent: Parent) -> None:
+    shelf = Shelf("log", tmp_path / "kb", TAG, writes=True)
+    keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
+    keeper.make()
+    keeper.start()
+    keeper.remember(1, "log", MESSAGE)
+    parent.until(lambda: parent.said("embed"))
+    keeper.remember(2, "log", replace(MESSAGE, name="a2", text="bearing 8 runs hot"))
+    parent.until(lambda: parent.said("done", 2))
+    parent.keeper = keeper
+    _, number, _, texts = next(message for message in parent.messages if message[0] == "embed")
+    keeper.take_vectors(number, hash_embed(texts))
+    parent.until(lambda: len(found(shelf, "hot", embed=True)) == 2)
+    with Collection(shelf.path) as collection:
+        parent.until(lambda: collection.unembedded == 0)
 
 
 def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:
