@@ -7,6 +7,7 @@ the disk before they are acknowledged. Knows no pipe and no engine: both are han
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -36,6 +37,8 @@ TOGETHER = 256
 
 Send = Callable[..., None]
 _Wanted = tuple[int, str, Memory]
+_State = tuple[int, int, int]
+"""Of a file: its size, when its content changed, and when it was moved here or may be read by others."""
 _NONE_YET = object()
 
 
@@ -50,7 +53,7 @@ class Keeper:
         """None says that there are vectors: the thread waits in one place for both."""
         self._vectors: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._asked = 0
-        self._seen: dict[str, dict[Path, tuple[int, int]]] = {}
+        self._seen: dict[str, dict[Path, _State]] = {}
         self._broken: dict[str, dict[Path, str]] = {}
         self._opened = OpenCollections(
             {shelf.name: shelf.path for shelf in shelves}, writes=True, on_new=self._forget
@@ -152,19 +155,19 @@ class Keeper:
 
     def _look(self, shelf: Shelf, collection: Collection, on_broken: Callable[[str], None]) -> None:
         """Files whose size or time isn't what it was, and those that are gone."""
-        there = [path for path in shelf.watch if path.exists()]
+        there = [path for path in shelf.watch if os.path.exists(path)]  # no OSError, as of Path
         for path in shelf.watch:
             if path not in there:  # an unplugged disk is no reason to forget what was on it
                 on_broken(f"{path}, which is watched, is not there")
-        before, now = self._seen[shelf.name], dict[Path, tuple[int, int]]()
-        settled_before = time.time() - SETTLED_S
+        before, now = self._seen[shelf.name], dict[Path, _State]()
         for path, _ in find_files(there):
             try:
                 status = path.stat()
             except OSError:
                 continue
-            if status.st_mtime <= settled_before:
-                now[path] = (status.st_size, status.st_mtime_ns)
+            # A time to come is that of a clock that is wrong, here or where the file comes from.
+            if abs(time.time() - status.st_mtime) >= SETTLED_S:
+                now[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             elif path in before:
                 now[path] = before[path]
         if now != before:
@@ -173,7 +176,7 @@ class Keeper:
             on_broken(sentence)
 
     def _take_over(
-        self, name: str, collection: Collection, paths: Sequence[Path], now: dict[Path, tuple[int, int]]
+        self, name: str, collection: Collection, paths: Sequence[Path], now: dict[Path, _State]
     ) -> None:
         before, current = self._seen[name], Path()
         changed = {path for path in now if before.get(path) != now[path]}

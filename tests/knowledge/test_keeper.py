@@ -107,6 +107,32 @@ def test_a_file_on_its_way_is_left_alone_until_it_has_settled(
     parent.until(lambda: found(shelf, "oil") == ["whole.txt"])
 
 
+def test_a_file_of_a_time_to_come_is_read(
+    tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLED_S", 2.0)
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    (folder / "camera.txt").write_text("Oil the lathe.")
+    os.utime(folder / "camera.txt", (time.time() + 7200, time.time() + 7200))
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, shelf)
+    parent.until(lambda: found(shelf, "oil") == ["camera.txt"])
+
+
+def test_another_file_of_the_same_size_and_time_is_another_one(tmp_path: Path, parent: Parent) -> None:
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    for name, text in (("manuals/press.txt", "Oil it."), ("press.txt", "Wax it.")):
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, (5, 5))
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, shelf)
+    parent.until(lambda: found(shelf, "oil"))
+    (tmp_path / "press.txt").rename(folder / "press.txt")
+    parent.until(lambda: found(shelf, "wax"))
+
+
 def test_a_folder_that_is_gone_is_told_and_its_documents_stay(tmp_path: Path, parent: Parent) -> None:
     folder = tmp_path / "usb"
     folder.mkdir()
