@@ -125,6 +125,17 @@ def _remove_gone(collection: Collection, paths: Iterable[Path]) -> int:
         for entry in collection.documents()
         if (file := entry.origin.file) is not None
         and any(file == path or file.startswith(f"{path.rstrip('/')}/") for path in below)
-        and not Path(file).exists()
+        and _is_gone(Path(file))
     ]
     return sum(collection.remove(source) for source in gone)
+
+
+def _is_gone(file: Path) -> bool:
+    """What may not be looked at now is not gone."""
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -7,10 +7,12 @@ the disk before they are acknowledged. Knows no pipe and no engine: both are han
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ TOGETHER = 256
 
 Send = Callable[..., None]
 _Wanted = tuple[int, str, Memory]
+_State = tuple[int, int, int]
+"""Of a file: its size, when its content changed, and when it was moved here or may be read by others."""
+_NONE_YET = object()
 
 
 class Keeper:
@@ -44,10 +49,11 @@ class Keeper:
         self._shelves = shelves
         self._send = send
         self._sweep_every_s = sweep_every_s
-        self._waiting: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Wanted | None] = queue.SimpleQueue()
+        """None says that there are vectors: the thread waits in one place for both."""
         self._vectors: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._asked = 0
-        self._seen: dict[str, dict[Path, tuple[int, int]]] = {}
+        self._seen: dict[str, dict[Path, _State]] = {}
         self._broken: dict[str, dict[Path, str]] = {}
         self._opened = OpenCollections(
             {shelf.name: shelf.path for shelf in shelves}, writes=True, on_new=self._forget
@@ -75,6 +81,7 @@ class Keeper:
     def take_vectors(self, number: int, vectors: Sequence[Sequence[float]] | None) -> None:
         """From any thread: the answer to ``embed``; None where it can't be had now."""
         self._vectors.put((number, vectors))
+        self._waiting.put(None)
 
     def _run(self) -> None:
         due = time.monotonic()
@@ -88,15 +95,19 @@ class Keeper:
 
     # --- messages -----------------------------------------------------------------------------------
 
-    def _remember_waiting(self, wait_s: float = 0.0) -> None:
-        """All messages that wait, in as few transactions as there are collections."""
-        wanted: list[_Wanted] = []
+    def _remember_waiting(self, wait_s: float | None = 0.0) -> None:
+        """All messages that wait, in as few transactions as there are collections.
+
+        :param wait_s: for the first, or for vectors; None: for as long as it takes.
+        """
+        arrived: list[_Wanted | None] = []
         try:
-            wanted.append(self._waiting.get(timeout=wait_s) if wait_s else self._waiting.get_nowait())
-            while len(wanted) < TOGETHER:
-                wanted.append(self._waiting.get_nowait())
+            arrived.append(self._waiting.get_nowait() if wait_s == 0 else self._waiting.get(timeout=wait_s))
+            while len(arrived) < TOGETHER:
+                arrived.append(self._waiting.get_nowait())
         except queue.Empty:
             pass
+        wanted = [one for one in arrived if one is not None]
         for name in {name for _, name, _ in wanted}:
             self._remember(name, [(number, memory) for number, of, memory in wanted if of == name])
 
@@ -144,19 +155,19 @@ class Keeper:
 
     def _look(self, shelf: Shelf, collection: Collection, on_broken: Callable[[str], None]) -> None:
         """Files whose size or time isn't what it was, and those that are gone."""
-        there = [path for path in shelf.watch if path.exists()]
+        there = [path for path in shelf.watch if os.path.exists(path)]  # no OSError, as of Path
         for path in shelf.watch:
             if path not in there:  # an unplugged disk is no reason to forget what was on it
                 on_broken(f"{path}, which is watched, is not there")
-        before, now = self._seen[shelf.name], dict[Path, tuple[int, int]]()
-        settled_before = time.time() - SETTLED_S
+        before, now = self._seen[shelf.name], dict[Path, _State]()
         for path, _ in find_files(there):
             try:
                 status = path.stat()
             except OSError:
                 continue
-            if status.st_mtime <= settled_before:
-                now[path] = (status.st_size, status.st_mtime_ns)
+            # A time to come is that of a clock that is wrong, here or where the file comes from.
+            if abs(time.time() - status.st_mtime) >= SETTLED_S:
+                now[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             elif path in before:
                 now[path] = before[path]
         if now != before:
@@ -165,7 +176,7 @@ class Keeper:
             on_broken(sentence)
 
     def _take_over(
-        self, name: str, collection: Collection, paths: Sequence[Path], now: dict[Path, tuple[int, int]]
+        self, name: str, collection: Collection, paths: Sequence[Path], now: dict[Path, _State]
     ) -> None:
         before, current = self._seen[name], Path()
         changed = {path for path in now if before.get(path) != now[path]}
@@ -193,14 +204,22 @@ class Keeper:
         self._remember_waiting()
         self._asked += 1
         self._send("embed", self._asked, name, tuple(texts))
-        while True:
-            number, vectors = self._vectors.get()
-            if number == self._asked:
-                break
+        # The encoder may be busy for long, with what is more urgent than this: messages don't wait for it.
+        while (vectors := self._arrived()) is _NONE_YET:
+            self._remember_waiting(None)
         if vectors is None:
             raise _NotNowError
         found: Sequence[Sequence[float]] = vectors
         return found
+
+    def _arrived(self) -> Any:
+        """The answer to what was asked last."""
+        with suppress(queue.Empty):
+            while True:
+                number, vectors = self._vectors.get_nowait()
+                if number == self._asked:
+                    return vectors
+        return _NONE_YET
 
     # --- inside -------------------------------------------------------------------------------------
 

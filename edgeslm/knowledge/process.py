@@ -182,13 +182,13 @@ class KnowledgeProcess:
             self._troubles[name] = why
 
     async def _give_vectors(self, number: int, name: str, texts: Sequence[str]) -> None:
-        vectors = None
+        vectors, asked_by = None, self._link
         try:
             vectors = await self._embed(name, texts)
         except Exception as error:  # whatever it is, words find the passages meanwhile
             log.warning("passages of %s can't be embedded now: %s", name, type(error).__name__)
-        if self._link is not None:
-            self._link.send(("vectors", number, vectors))
+        if asked_by is not None and self._link is asked_by:  # another process counts anew, and asked for others
+            asked_by.send(("vectors", number, vectors))
 
     def _begin(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -32,7 +32,7 @@ def find_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> It
     sources: set[str] = set()
     for path in paths:
         for file, inside in _files(path, skipped) if path.is_dir() else [(path, path.name)]:
-            real = file.resolve()
+            real = _real(file)
             if real not in seen:
                 seen.add(real)
                 names = (name.encode(errors="replace").decode() for name in _names(file, inside))
@@ -65,14 +65,22 @@ def _files(folder: Path, skipped: Counter[str]) -> Iterator[tuple[Path, str]]:
 def _reason_to_skip(file: Path, folder: Path) -> str | None:
     if file.name[0] == ".":
         return "hidden"
-    if file.is_symlink() and not file.resolve().is_relative_to(folder):
-        return "link"
-    if not file.is_file():
-        return "no file"
+    try:
+        if file.is_symlink() and not _real(file).is_relative_to(folder):
+            return "link"
+        if not file.is_file():
+            return "no file"
+    except OSError:  # in a folder that may be listed and not entered
+        return "unreadable"
     kind = find_kind(file)
     if kind is None or (kind is Kind.MAN_PAGE and not _is_man_page(file)):
         return file.suffix.lower() or "without a suffix"
     return None
+
+
+def _real(file: Path) -> Path:
+    """Where links lead. ``Path.resolve`` refuses one that leads back to itself, before Python 3.13."""
+    return Path(os.path.realpath(file))
 
 
 def _is_man_page(file: Path) -> bool:

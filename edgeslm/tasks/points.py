@@ -36,8 +36,9 @@ _QUOTED = r"\"[^\"\n]{0,400}\"|(?<!\w)'[^'\n]{0,400}'(?!\w)"
 _TOKEN: Final = re.compile(rf"(?:{_STAMP})(?=\s|$|[,;:])[,;:]?|(?:{_QUOTED}|\S)+")
 _MASKED: Final = re.compile(
     rf"(?P<name>\"[^\"\n]{{0,400}}\"(?=:))|{_STAMP}|{_QUOTED}"  # the names of JSON stay
-    r"|[\w.+-]+@[\w-]+(?:\.[\w-]+)*"  # addresses of mail
-    r"|[a-z][a-z+.-]*://\S+"
+    # Addresses of mail. Each run of such characters is looked at once: a word may be a message of a MiB.
+    r"|(?<![\w.+-])[\w.+-]++@[\w-]+(?:\.[\w-]+)*"
+    r"|[a-z][a-z+.-]{0,30}+://\S+"
     r"|[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
     r"|(?<![\w:])(?:[0-9a-fA-F]{0,4}:){2,7}(?:[0-9a-fA-F]{1,4}|(?:\d{1,3}\.){3}\d{1,3})?(?![\w:])"
     r"|(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]\w)(?::\d+)?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,6 +87,22 @@ def test_only_new_passages_are_embedded(collection: Collection, folder: Path) ->
     del embedded[:]
     add_files(collection, [folder], embed=embed)
     assert embedded == ["lathe.txt Grind the lathe."]
+
+
+def test_what_may_not_be_looked_at_is_not_gone(
+    collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_files(collection, [folder])
+    stat = Path.stat
+
+    def refused(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.suffix == ".md":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    assert add_files(collection, [folder], sync=True).removed == 0
+    assert sources(collection) == ["lathe.txt", "press/4.md"]
 
 
 def test_files_that_are_gone_stay_unless_the_folder_is_synced(collection: Collection, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,32 @@ def test_a_file_on_its_way_is_left_alone_until_it_has_settled(
     parent.until(lambda: found(shelf, "oil") == ["whole.txt"])
 
 
+def test_a_file_of_a_time_to_come_is_read(
+    tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLED_S", 2.0)
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    (folder / "camera.txt").write_text("Oil the lathe.")
+    os.utime(folder / "camera.txt", (time.time() + 7200, time.time() + 7200))
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, shelf)
+    parent.until(lambda: found(shelf, "oil") == ["camera.txt"])
+
+
+def test_another_file_of_the_same_size_and_time_is_another_one(tmp_path: Path, parent: Parent) -> None:
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    for name, text in (("manuals/press.txt", "Oil it."), ("press.txt", "Wax it.")):
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, (5, 5))
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, shelf)
+    parent.until(lambda: found(shelf, "oil"))
+    (tmp_path / "press.txt").rename(folder / "press.txt")
+    parent.until(lambda: found(shelf, "wax"))
+
+
 def test_a_folder_that_is_gone_is_told_and_its_documents_stay(tmp_path: Path, parent: Parent) -> None:
     folder = tmp_path / "usb"
     folder.mkdir()
@@ -181,6 +208,23 @@ def test_what_is_added_is_embedded_later_and_messages_go_before(tmp_path: Path, 
 
     parent.until(all_embedded)
     assert found(shelf, "Oil the press 42.", embed=True)[0] == "42.txt"
+
+
+def test_messages_do_not_wait_for_an_encoder_that_is_busy(tmp_path: Path, parent: Parent) -> None:
+    shelf = Shelf("log", tmp_path / "kb", TAG, writes=True)
+    keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
+    keeper.make()
+    keeper.start()
+    keeper.remember(1, "log", MESSAGE)
+    parent.until(lambda: parent.said("embed"))
+    keeper.remember(2, "log", replace(MESSAGE, name="a2", text="bearing 8 runs hot"))
+    parent.until(lambda: parent.said("done", 2))
+    parent.keeper = keeper
+    _, number, _, texts = next(message for message in parent.messages if message[0] == "embed")
+    keeper.take_vectors(number, hash_embed(texts))
+    parent.until(lambda: len(found(shelf, "hot", embed=True)) == 2)
+    with Collection(shelf.path) as collection:
+        parent.until(lambda: collection.unembedded == 0)
 
 
 def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:

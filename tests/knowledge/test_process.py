@@ -164,6 +164,41 @@ def test_what_waits_when_it_is_stopped_is_told(shelf: Shelf) -> None:
     play(scene)
 
 
+def test_vectors_that_come_late_are_not_those_of_another_process(shelf: Shelf) -> None:
+    """Each process counts what it asks for from 1."""
+    kept = replace(shelf, writes=True)
+    first, texts_of, late = asyncio.Event(), list[Sequence[str]](), asyncio.Event()
+
+    async def embed(collection: str, texts: Sequence[str]) -> list[list[float]]:
+        texts_of.append(texts)
+        if len(texts_of) == 1:
+            first.set()
+            await late.wait()
+            return hash_embed(["something else"])
+        late.set()
+        await asyncio.sleep(0.2)
+        return hash_embed(texts)
+
+    async def scene() -> None:
+        process = KnowledgeProcess([kept], embed=embed)
+        try:
+            await process.start()
+            await process.remember("manuals", Memory("log", "1", "bearing 7 runs hot", time.time()))
+            await first.wait()
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            while len(texts_of) < 2:
+                await asyncio.sleep(0.01)
+            question = Query(("manuals",), texts_of[1][0], 1, hash_embed(texts_of[1])[0])
+            while (found := await process.seek(question))[0].cosine is None:
+                await asyncio.sleep(0.01)
+            assert found[0].cosine > 0.99
+        finally:
+            await process.stop()
+
+    play(scene)
+
+
 def test_trouble_is_a_problem_until_it_is_over(shelf: Shelf, tmp_path: Path) -> None:
     async def scene() -> None:
         async with running(replace(shelf, watch=(tmp_path / "gone",))) as process:

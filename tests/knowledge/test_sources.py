@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 from collections import Counter
@@ -65,6 +66,36 @@ def test_links_lead_nowhere_outside(tmp_path: Path, folder: Path) -> None:
     skipped: Counter[str] = Counter()
     assert [source for _, source in find_files([folder], skipped)] == ["a.txt", "b.md", "sub/c.html.gz"]
     assert (skipped["link"], skipped["no file"]) == (3, 1)
+
+
+def test_a_link_to_itself_is_left_out(tmp_path: Path, folder: Path) -> None:
+    (folder / "circle.md").symlink_to("circle.md")
+    (folder / "there.md").symlink_to("back.md")
+    (folder / "back.md").symlink_to("there.md")
+    skipped: Counter[str] = Counter()
+    assert [source for _, source in find_files([folder], skipped)] == ["a.txt", "b.md", "sub/c.html.gz"]
+    assert skipped["no file"] == 3
+
+
+def test_a_named_link_to_itself_is_told_when_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "circle.md").symlink_to("circle.md")
+    assert sources(tmp_path / "circle.md") == ["circle.md"]
+
+
+def test_a_folder_that_nobody_may_look_into_stops_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_file = Path.is_file
+
+    def refused(path: Path) -> bool:
+        if path.name == "a.txt":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    skipped: Counter[str] = Counter()
+    assert [source for _, source in find_files([folder], skipped)] == ["b.md", "sub/c.html.gz"]
+    assert skipped["unreadable"] == 1
 
 
 def test_a_named_link_is_followed(tmp_path: Path, folder: Path) -> None:

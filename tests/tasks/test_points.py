@@ -81,6 +81,12 @@ def test_an_empty_message_is_a_message() -> None:
     assert sum(point.count for point in make_points(["", " ", "a"])) == 3
 
 
+@pytest.mark.parametrize("part", ["a", "a-", "a.@", "a+", "aB3=", "ab:", '"a'])
+def test_a_word_of_a_hundred_thousand_characters_is_a_word(part: str) -> None:
+    """It took minutes, in the process that holds the connection to the broker."""
+    assert make_points([part * (100_000 // len(part))] * 2)[0].count == 2
+
+
 lines = st.lists(
     st.builds(
         " ".join,
