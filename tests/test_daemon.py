@@ -139,7 +139,7 @@ def test_below_the_threshold_a_task_abstains(app: App) -> None:
     ("task", "payload", "body"),
     [
         ("fields", "press 4", {"fields": {"machine": "press-4"}, "spans": {}, "stage": "small"}),
-        ("brief", "a long story", {"text": "a long story", "sources": ["input"]}),
+        ("brief", "a long story", {"text": "a long story", "sources": ["input"], "extractive": False}),
         (
             "say",
             {"input": {"messages": [{"role": "user", "content": "hi"}]}},
