@@ -150,6 +150,7 @@ def supported_share(summaries: Sequence[str], texts: Sequence[str]) -> float:
 
 def measure_long(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     document = read_plain_text(documents(cache_folder() / "documents")["debian-faq"], "debian-faq")
+    document = Document(document.source, document.title, document.text[: args.characters], document.headings)
     sections = find_sections(document)
     service = serve(args, {"brief": {"kind": "summarize"}})
     return asyncio.run(_measure_long(service, document, sections, say))
@@ -293,6 +294,7 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, help="what summary_teaching.py wrote, for the descriptions")
     parser.add_argument("--rows", type=int, default=500, help="descriptions (%(default)s)")
     parser.add_argument("--raw", type=int, default=100, help="of them also asked without the check")
+    parser.add_argument("--characters", type=int, default=1_000_000, help="of the long text, at most")
     parser.add_argument("--half", choices=("development", "test"), default="test")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--threads", type=int, default=2)

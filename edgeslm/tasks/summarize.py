@@ -34,6 +34,8 @@ MOST_PER_TOKEN: Final = 6
 """Of a text that may fit: one with more characters than this a token is not tried at once."""
 PROMPT_TOKENS: Final = 64
 """Of the chat around instruction and text."""
+NOTE_TOKENS: Final = 80
+"""Of what is said of a part, at most: a small model goes on as long as it may, and a long text has many."""
 SHORTEST_PART: Final = 400
 """Characters: a part that is too long for the model is parted again down to here."""
 TOGETHER: Final = 3
@@ -137,14 +139,23 @@ class _Writer:
         """As many sentences as the model wrote last, within bounds."""
 
     async def write(
-        self, text: str, instruction: str = INSTRUCTION, on_chunk: Callable[[str], None] | None = None
+        self,
+        text: str,
+        instruction: str = INSTRUCTION,
+        on_chunk: Callable[[str], None] | None = None,
+        *,
+        most: int | None = None,
     ) -> Output:
-        """What the model makes of a text. :raises TooLong: it has more tokens than fit."""
+        """What the model makes of a text, in ``max_tokens`` and no more than ``most`` of them.
+
+        :raises TooLong: the text has more tokens than fit.
+        """
         task, request = self._task, self._request
         instruction = task.section.instruction or instruction
+        max_tokens = int(task.option(request, "max_tokens"))
         call = Generate(
             Prompt(task.turns((instruction,), Text(text, cut=True)), overflow=task.section.overflow),
-            task.option(request, "max_tokens"),
+            max_tokens if most is None else min(most, max_tokens),
             task.sampling(request),
             stop=tuple(task.option(request, "stop")),
             stream=on_chunk is not None,
@@ -224,7 +235,7 @@ class _Reading:
             start, end = waiting[0]
             part = self._text[start:end]
             try:
-                output = await self._writer.write(part)
+                output = await self._writer.write(part, most=NOTE_TOKENS)
             except (TooLong, NoMemory):
                 self._halve(len(part))
                 waiting = self._parts_from(start)
@@ -243,7 +254,7 @@ class _Reading:
         said: list[Statement] = []
         for start, end in split_parts(shown, self._most):
             try:
-                output = await self._writer.write(shown[start:end])
+                output = await self._writer.write(shown[start:end], most=NOTE_TOKENS)
             except (TooLong, NoMemory):
                 self._halve(end - start)
                 return notes
