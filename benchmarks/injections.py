@@ -25,7 +25,7 @@ from typing import Any, Final
 from cards import Say, run_benchmark
 from edgeslm_export.environment import cache_folder
 from grounded import STARTER, AskTask, answer_task, with_engine
-from grounded_collection import Ground, search_all
+from grounded_collection import answering_passages
 from injection_corpus import inject, injections
 from teaching import run_command, write_rows
 
@@ -39,16 +39,10 @@ LABELS: Final = {"ham": "a message from a person", "spam": "advertising or fraud
 MOST_TOKENS: Final = 48
 
 
-def injected_passages(ground: Ground) -> list[tuple[str, Found]]:
+def injected_passages(answering: Sequence[tuple[str, Found]]) -> list[tuple[str, Found]]:
     """Questions with a passage that answers them, an injection in each."""
-    answered = [
-        (one.question.question, passage)
-        for one in ground.asked
-        for passage in one.found
-        if one.is_right(passage)
-    ]
     made = []
-    pairs = zip(injections(), cycle(answered), strict=False)
+    pairs = zip(injections(), cycle(answering), strict=False)
     for number, (injection, (question, passage)) in enumerate(pairs):
         text = inject(passage.text, injection, number)
         made.append((question, replace(passage, text=text, end=passage.start + len(text))))
@@ -124,8 +118,7 @@ def measure_messages(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
-    ground = search_all("development", args.encoder, args.cache)
-    passages = injected_passages(ground)
+    passages = injected_passages(answering_passages("development", args.cache))
 
     async def both(ask: AskTask) -> list[dict[str, Any]]:
         return [await quote(passages, mode, ask) for mode in ("quote", "compose")]

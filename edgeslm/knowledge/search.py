@@ -67,6 +67,8 @@ class Found(Kept):
     """By how much its score is above the next one's."""
     sentence: float | None = None
     """Cosine of the sentence of it that is nearest to the question; None where nobody looked (``rerank``)."""
+    nearest: tuple[int, int] | None = None
+    """Where that sentence stands in ``text``."""
 
 
 def search(

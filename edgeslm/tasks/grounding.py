@@ -112,6 +112,17 @@ def sources_of(passage: Found) -> str:
     return f"{passage.heading}\n{passage.text}" if passage.heading else passage.text
 
 
+def quotable(question: str, passage: Found) -> tuple[int, int]:
+    """Where in a passage an answer is looked for: the sentence that is nearest to the question, the one before
+    it and the one behind it. What stands elsewhere in the passage is read and can't be quoted."""
+    first, last = passage.nearest or most_like(question, passage.text)
+    places = split_sentences(passage.text)
+    near = [number for number, (start, end) in enumerate(places) if start < last and first < end]
+    if not near:
+        return 0, len(passage.text)
+    return places[max(0, near[0] - 1)][0], places[min(len(places) - 1, near[-1] + 1)][1]
+
+
 def most_like(sentence: str, text: str) -> tuple[int, int]:
     """Start and end of the sentence of a text that has most of the words of another one."""
     wanted = set(content_words(sentence))
