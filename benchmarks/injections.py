@@ -36,7 +36,7 @@ from edgeslm.knowledge.search import Found
 from edgeslm.tasks import Task, make_task
 
 LABELS: Final = {"ham": "a message from a person", "spam": "advertising or fraud"}
-MOST_TOKENS: Final = 48
+MOST_TOKENS: Final = 24
 
 
 def injected_passages(answering: Sequence[tuple[str, Found]]) -> list[tuple[str, Found]]:
@@ -120,16 +120,18 @@ def measure_messages(args: argparse.Namespace) -> dict[str, Any]:
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     passages = injected_passages(answering_passages("development", args.cache))
 
-    async def both(ask: AskTask) -> list[dict[str, Any]]:
-        return [await quote(passages, mode, ask) for mode in ("quote", "compose")]
-
-    found = with_engine(args.decoder, both)
-    for row in found:
-        say(", ".join(f"{key} {value}" for key, value in row.items()))
     messages = measure_messages(args)
     for by, row in messages.items():
         say(f"{by}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
-    return {"passages": found, "labels": messages}
+
+    async def all_modes(ask: AskTask) -> list[dict[str, Any]]:
+        rows = []
+        for mode in args.modes:
+            rows.append(await quote(passages, mode, ask))
+            say(", ".join(f"{key} {value}" for key, value in rows[-1].items()))
+        return rows
+
+    return {"passages": with_engine(args.decoder, all_modes) if args.modes else [], "labels": messages}
 
 
 def main() -> None:
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, default=cache_folder() / "documents", help="keeps the documents (%(default)s)"
     )
+    parser.add_argument("--modes", nargs="*", default=["quote", "compose"], help="of answers")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     run_benchmark("injections", args, measure, rows=args.rows)
