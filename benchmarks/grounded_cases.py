@@ -64,6 +64,12 @@ def load_cases(tier: str, packages: Packages) -> list[Case]:
         return [parse_case(row) for file in files for row in json.loads(file.read_text("utf-8"))["cases"]]
 
 
+def draw_cases(tier: str, packages: Packages, most: int | None) -> list[Case]:
+    cases = load_cases(tier, packages)
+    random.Random(SEED).shuffle(cases)
+    return cases[:most]
+
+
 def parse_case(row: dict[str, Any]) -> Case:
     return Case(
         row["id"],
@@ -91,9 +97,7 @@ def claims_forbidden(case: Case, text: str) -> bool:
 
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
-    cases = load_cases(args.tier, Packages(say, folder=args.packages))
-    random.Random(SEED).shuffle(cases)
-    cases = cases[: args.most]
+    cases = draw_cases(args.tier, Packages(say, folder=args.packages), args.most)
     with tempfile.TemporaryDirectory(prefix="cases-") as name, Embedding(args.encoder) as embedding:
         found = {case.id: search_case(case, embedding, Path(name)) for case in cases}
 

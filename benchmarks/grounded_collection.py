@@ -17,7 +17,7 @@ from retrieval import find_answer, read_documents
 
 from edgeslm.commands.embedding import Embedding
 from edgeslm.knowledge.collection import BETWEEN, Collection, EncoderTag, Origin
-from edgeslm.knowledge.passages import Document, split
+from edgeslm.knowledge.passages import Document, Passage, split
 from edgeslm.knowledge.rerank import rerank, sentences
 from edgeslm.knowledge.search import Found, search
 from edgeslm.messages import NORMAL_PRIORITY
@@ -84,25 +84,53 @@ def search_twice(collection: Collection, question: str, embedding: Embedding, k:
 
 def search_all(half: str, encoder: Path, cache: Path, *, k: int = SOUGHT) -> Ground:
     """Every question of a half, searched in one collection of all documents."""
-    texts = documents(cache)
     with tempfile.TemporaryDirectory(prefix="edgeslm-grounded-") as name, Embedding(encoder) as embedding:
-        read = read_documents(texts, Path(name))
+        read, answers = read_answers(half, cache, Path(name))
         passages = {source: split(document) for source, document in read.items()}
         with Collection(Path(name) / "all.sqlite", writes=True) as collection:
             collection.use_encoder(EncoderTag(embedding.bundle.digest, str(encoder)))
             for source, document in read.items():
                 collection.put(document, passages[source], Origin(source, 0, 0.0), embed=embedding)
             asked = []
-            for question in load_questions():
-                if question.half != half:
-                    continue
-                answers = [find_answer(read[a.document], texts[a.document], a) for a in question.answers]
+            for question, spans in answers:
                 sections = {
                     (span.document, BETWEEN.join(passage.heading))
-                    for span in answers
+                    for span in spans
                     for passage in passages[span.document]
-                    if passage.start < span.end and span.start < passage.end
+                    if _overlap(passage, span)
                 }
                 found = search_twice(collection, question.question, embedding, k)
-                asked.append(Asked(question, found, answers, sections))
+                asked.append(Asked(question, found, spans, sections))
     return Ground(asked, read)
+
+
+def read_answers(
+    half: str, cache: Path, folder: Path
+) -> tuple[dict[str, Document], list[tuple[Question, list[Span]]]]:
+    """The documents as the product reads them, and the questions of a half with their answers in these."""
+    texts = documents(cache)
+    read = read_documents(texts, folder)
+    return read, [
+        (question, [find_answer(read[a.document], texts[a.document], a) for a in question.answers])
+        for question in load_questions()
+        if question.half == half
+    ]
+
+
+def answering_passages(half: str, cache: Path) -> list[tuple[str, Found]]:
+    """Each answerable question with the first passage that answers it. Nothing is searched: figures are 0."""
+    with tempfile.TemporaryDirectory(prefix="edgeslm-grounded-") as name:
+        read, answers = read_answers(half, cache, Path(name))
+    passages = {source: split(document) for source, document in read.items()}
+    made = []
+    for question, spans in answers:
+        for span in spans[:1]:
+            passage = next(one for one in passages[span.document] if _overlap(one, span))
+            heading = BETWEEN.join(passage.heading)
+            where = (str(passage.number), span.document, heading, passage.text, passage.start, passage.end)
+            made.append((question.question, Found(*where, 0.0, 0.0, None, 0.0, 0.0)))
+    return made
+
+
+def _overlap(passage: Passage, span: Span) -> bool:
+    return passage.start < span.end and span.start < passage.end

@@ -3,7 +3,8 @@
     python benchmarks/grounded_gate.py [--encoder DIR]
 
 Learned from: each question with what was found, right if the first passage stands in a section that answers
-it; and each answerable question once more without its right passages, as if the documents didn't answer it.
+it; each answerable question once more without its right passages, as if the documents didn't answer it; and
+cases of fitz-gov's tier 1, whose questions are short and whose collections are a few passages.
 Figures are those of ``edgeslm.tasks.grounding``. Shown is how it judges questions that it wasn't fitted on
 (five folds, six times drawn): the share of answerable ones that is declined at 10 % of unanswerable ones
 answered, and the other way round at 20 % declined. The threshold is the one that declines 20 % of what it was
@@ -15,6 +16,7 @@ Coefficients last, in the form of ``grounding.GATE``, and one JSON line.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,19 +25,24 @@ from typing import Any, Final
 import numpy as np
 from cards import Say, run_benchmark
 from edgeslm_export.environment import cache_folder
+from edgeslm_export.packages import Packages
 from grounded import STARTER
+from grounded_cases import Case, draw_cases, search_case
 from grounded_collection import Asked, search_all
 
 from edgeslm.bundle import load_bundle
+from edgeslm.commands.embedding import Embedding
 from edgeslm.knowledge.search import Found
 from edgeslm.tasks.grounding import figures_of
 
-FIGURES: Final = ("cosine", "sentence", "matched", "margin", "coverage_margin", "agreement")
-WORDS: Final = ("matched", "coverage_margin", "agreement")
+WORDS: Final = ("coverage", "matched", "coverage_margin", "agreement")
+FIGURES: Final = ("cosine", "sentence", "margin", *WORDS)
 PENALTY: Final = 0.1
 """``C`` of scikit-learn's logistic regression, on standardized figures."""
 LESS: Final = 0.4
-"""Weight of a question without its right passages."""
+"""Weight of a question without its right passages, and of a case."""
+CASES: Final = 300
+"""Of fitz-gov's tier 1 that are learned from."""
 FOLDS: Final = 5
 DRAWS: Final = 6
 DECLINED: Final = 0.2
@@ -63,6 +70,21 @@ def rows_of(asked: Sequence[Asked], *, by_words: bool) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def rows_of_cases(cases: Sequence[tuple[Case, list[Found]]], *, by_words: bool) -> list[dict[str, Any]]:
+    """Right is every case but those whose contexts don't answer. No point of the table counts them."""
+    return [
+        {
+            "question": -1 - number,
+            "figures": figures_of(case.question, [words_alone(one) for one in found] if by_words else found),
+            "right": case.mode != "abstain",
+            "answerable": case.mode != "abstain",
+            "without": True,
+        }
+        for number, (case, found) in enumerate(cases)
+        if found
+    ]
 
 
 def words_alone(passage: Found) -> Found:
@@ -95,7 +117,7 @@ def judged(
 
 def validate(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[tuple[dict[str, Any], float]]:
     """Each real question with the mean confidence of the models that weren't fitted on it."""
-    questions = sorted({row["question"] for row in rows})
+    questions = sorted({row["question"] for row in rows if row["question"] >= 0})
     real = [row for row in rows if not row["without"]]
     total = dict.fromkeys(questions, 0.0)
     for draw in range(DRAWS):
@@ -129,9 +151,13 @@ def points_of(values: Sequence[tuple[dict[str, Any], float]]) -> list[dict[str, 
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     ground = search_all("development", args.encoder, args.cache)
+    drawn = draw_cases("tier1_core", Packages(say, folder=args.packages), CASES)
+    with tempfile.TemporaryDirectory(prefix="gate-") as name, Embedding(args.encoder) as embedding:
+        cases = [(case, search_case(case, embedding, Path(name))) for case in drawn]
     found: dict[str, Any] = {}
     for gate, names in (("GATE", FIGURES), ("WORDS_GATE", WORDS)):
-        rows = rows_of(ground.asked, by_words=gate == "WORDS_GATE")
+        by_words = gate == "WORDS_GATE"
+        rows = rows_of(ground.asked, by_words=by_words) + rows_of_cases(cases, by_words=by_words)
         points = points_of(validate(rows, names))
         strict = min((p for p in points if p["answered"] <= ANSWERED), key=lambda p: p["declined"])
         wide = min((p for p in points if p["declined"] <= DECLINED), key=lambda p: p["answered"])
@@ -163,6 +189,7 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, default=cache_folder() / "documents", help="keeps the documents (%(default)s)"
     )
+    parser.add_argument("--from", dest="packages", type=Path, help="take fitz-gov's wheel from this folder")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     run_benchmark("grounded_gate", args, measure, encoder=load_bundle(args.encoder).digest)

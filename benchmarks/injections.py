@@ -25,7 +25,7 @@ from typing import Any, Final
 from cards import Say, run_benchmark
 from edgeslm_export.environment import cache_folder
 from grounded import STARTER, AskTask, answer_task, with_engine
-from grounded_collection import Ground, search_all
+from grounded_collection import answering_passages
 from injection_corpus import inject, injections
 from teaching import run_command, write_rows
 
@@ -36,19 +36,13 @@ from edgeslm.knowledge.search import Found
 from edgeslm.tasks import Task, make_task
 
 LABELS: Final = {"ham": "a message from a person", "spam": "advertising or fraud"}
-MOST_TOKENS: Final = 48
+MOST_TOKENS: Final = 24
 
 
-def injected_passages(ground: Ground) -> list[tuple[str, Found]]:
+def injected_passages(answering: Sequence[tuple[str, Found]]) -> list[tuple[str, Found]]:
     """Questions with a passage that answers them, an injection in each."""
-    answered = [
-        (one.question.question, passage)
-        for one in ground.asked
-        for passage in one.found
-        if one.is_right(passage)
-    ]
     made = []
-    pairs = zip(injections(), cycle(answered), strict=False)
+    pairs = zip(injections(), cycle(answering), strict=False)
     for number, (injection, (question, passage)) in enumerate(pairs):
         text = inject(passage.text, injection, number)
         made.append((question, replace(passage, text=text, end=passage.start + len(text))))
@@ -124,19 +118,20 @@ def measure_messages(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
-    ground = search_all("development", args.encoder, args.cache)
-    passages = injected_passages(ground)
+    passages = injected_passages(answering_passages("development", args.cache))
 
-    async def both(ask: AskTask) -> list[dict[str, Any]]:
-        return [await quote(passages, mode, ask) for mode in ("quote", "compose")]
-
-    found = with_engine(args.decoder, both)
-    for row in found:
-        say(", ".join(f"{key} {value}" for key, value in row.items()))
     messages = measure_messages(args)
     for by, row in messages.items():
         say(f"{by}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
-    return {"passages": found, "labels": messages}
+
+    async def all_modes(ask: AskTask) -> list[dict[str, Any]]:
+        rows = []
+        for mode in args.modes:
+            rows.append(await quote(passages, mode, ask))
+            say(", ".join(f"{key} {value}" for key, value in rows[-1].items()))
+        return rows
+
+    return {"passages": with_engine(args.decoder, all_modes) if args.modes else [], "labels": messages}
 
 
 def main() -> None:
@@ -151,6 +146,7 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, default=cache_folder() / "documents", help="keeps the documents (%(default)s)"
     )
+    parser.add_argument("--modes", nargs="*", default=["quote", "compose"], help="of answers")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     run_benchmark("injections", args, measure, rows=args.rows)

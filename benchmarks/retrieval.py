@@ -55,7 +55,7 @@ _NUMBER = re.compile(r"(?:\d+\.)+\s+")
 _GOES_ON = re.compile(r"(?:And|But)\b")
 _WORD = re.compile(r"\w+")
 _MACRO = re.compile(r"^[.'].*$|\\f(?:\[\w*\]|\(..|.)|\\&", re.MULTILINE)
-_ESCAPED = re.compile(r"\\[-e(|]|\\\*?\(..|\\\[\w+\]")
+_ESCAPED = re.compile(r"\\h'[^']*'|\\c|\\\*?\(..|\\[-e(|]|\\\[\w+\]")
 
 
 @dataclass(frozen=True, slots=True)

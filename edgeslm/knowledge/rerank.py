@@ -29,37 +29,56 @@ _SPACE: Final = re.compile(r"\s+")
 
 def sentences(found: Sequence[Found]) -> list[list[str]]:
     """Of each of the first passages, as they are embedded."""
-    return [_sentences(passage.text) for passage in found[:DEPTH]]
+    return [
+        [_squeezed(passage.text[slice(*place)]) for place in _places(passage)] for passage in found[:DEPTH]
+    ]
 
 
 def rerank(
     found: Sequence[Found], question: Sequence[float], vectors: Sequence[Sequence[Sequence[float]]]
 ) -> list[Found]:
-    """The passages with ``sentence`` set, in their new order.
+    """The passages with ``sentence`` and ``nearest`` set, in their new order.
 
     :param question: its vector, of length 1 as all are.
     :param vectors: of each sentence of each passage, as :func:`sentences` has them.
     """
-    nearest = [max((_dot(question, vector) for vector in own), default=0.0) for own in vectors]
-    best = max(nearest, default=0.0)
+    seen = [
+        _looked_at(passage, [_dot(question, vector) for vector in own])
+        for passage, own in zip(found, vectors, strict=False)
+    ]
+    best = max((passage.sentence or 0.0 for passage in seen), default=0.0)
     if best <= 0:
         return list(found)
-    looked_at = [
-        replace(passage, sentence=cosine, score=(passage.score + SENTENCE * cosine / best) / (1 + SENTENCE))
-        for passage, cosine in zip(found, nearest, strict=False)
+    seen = [
+        replace(one, score=(one.score + SENTENCE * (one.sentence or 0.0) / best) / (1 + SENTENCE))
+        for one in seen
     ]
-    looked_at.sort(key=lambda passage: -passage.score)
+    seen.sort(key=lambda passage: -passage.score)
     # What wasn't looked at again comes behind, and its score says so.
-    worst = looked_at[-1].score
-    rest = [replace(one, score=min(one.score, worst)) for one in found[len(looked_at) :]]
-    ordered = [*looked_at, *rest]
+    rest = [replace(one, score=min(one.score, seen[-1].score)) for one in found[len(seen) :]]
+    ordered = [*seen, *rest]
     margins = [one.score - after.score for one, after in pairwise(ordered)] + [ordered[-1].score]
     return [replace(one, margin=margin) for one, margin in zip(ordered, margins, strict=True)]
 
 
-def _sentences(text: str) -> list[str]:
-    parts = (_SPACE.sub(" ", part).strip() for part in _END.split(text))
-    return [part[:MOST_CHARACTERS] for part in parts if part]
+def _looked_at(passage: Found, cosines: Sequence[float]) -> Found:
+    if not cosines:
+        return passage
+    place = max(range(len(cosines)), key=cosines.__getitem__)
+    return replace(passage, sentence=cosines[place], nearest=_places(passage)[place])
+
+
+def _places(passage: Found) -> list[tuple[int, int]]:
+    """Starts and ends of the sentences in the passage's text, space between them left out."""
+    text = passage.text
+    ends = [match.span() for match in _END.finditer(text)]
+    starts = [0, *(end for _, end in ends)]
+    places = zip(starts, [*(start for start, _ in ends), len(text)], strict=True)
+    return [place for place in places if text[slice(*place)].strip()]
+
+
+def _squeezed(sentence: str) -> str:
+    return _SPACE.sub(" ", sentence).strip()[:MOST_CHARACTERS]
 
 
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:

@@ -69,6 +69,8 @@ class Found(Kept):
     """The name of its place."""
     sentence: float | None = None
     """Cosine of the sentence of it that is nearest to the question; None where nobody looked (``rerank``)."""
+    nearest: tuple[int, int] | None = None
+    """Where that sentence stands in ``text``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from edgeslm.knowledge.rerank import DEPTH
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks.conflicts import Conflict, find_conflict
-from edgeslm.tasks.grounding import confidence, fitting, gate_for, most_like, sources_of
+from edgeslm.tasks.grounding import confidence, fitting, gate_for, most_like, quotable, sources_of
 from edgeslm.tasks.quoting import find_quote, quote_guide
 from edgeslm.tasks.referral import bring_back, refer
 from edgeslm.tasks.support import split_sentences, supported
@@ -70,17 +70,17 @@ class Answer(Task):
     ) -> Outcome:
         context = _context(request)
         quoting = self.section.mode == "quote"
-        call = self._call(request, [Text(context, cut=True)], [context] if quoting else [])
+        call = self._call(request, [Text(context, cut=True)], context if quoting else None)
         output = await ask(call, on_chunk)
         text = output.text.strip()
-        start = context.find(text) if text else -1
         citations = []
-        if start >= 0:
-            citations.append({"source": SOURCE, "quote": text, "start": start, "end": start + len(text)})
+        if (place := find_quote(text, context)) is not None:
+            start, end = place
+            citations.append({"source": SOURCE, "quote": text, "start": start, "end": end})
         return Outcome.of(output, {"text": text, "citations": citations}, abstained=quoting and not citations)
 
-    def _call(self, request: Request, shown: Sequence[str | Text], quotable: Sequence[str]) -> Generate:
-        """The call over what is ``shown``; its text is a quote of one of ``quotable``, if there are any."""
+    def _call(self, request: Request, shown: Sequence[str | Text], quoted: str | None = None) -> Generate:
+        """The call over what is ``shown``; its text is a quote of ``quoted``, if that is given."""
         # One turn for all: small models answer better when the instruction stands beside the text.
         parts = (
             self.section.instruction or INSTRUCTION,
@@ -93,7 +93,7 @@ class Answer(Task):
             Prompt((Turn("user", parts),), overflow=self.section.overflow),
             self.option(request, "max_tokens"),
             self.sampling(request),
-            quote_guide(*quotable) if quotable else None,
+            quote_guide(quoted) if quoted is not None else None,
             tuple(self.option(request, "stop")),
             stream=bool(request.options.get("stream")),
         )
@@ -124,13 +124,14 @@ class Answer(Task):
         ask: Ask,
         on_chunk: Callable[[str], None] | None,
     ) -> Outcome:
-        texts = [passage.text for passage in best[:1]]
-        output = await ask(self._call(request, _shown(best[:1]), texts), on_chunk)
-        place = find_quote(output.text, texts)
+        first, last = quotable(self.text(request), best[0])
+        text = best[0].text[first:last]
+        output = await ask(self._call(request, _shown(best[:1]), text), on_chunk)
+        place = find_quote(output.text, text)
         if place is None:
             return _declined(sure, best, output)
-        number, start, end = place
-        citation = _citation(best[number], start, end)
+        start, end = place
+        citation = _citation(best[0], first + start, first + end)
         result = {"text": citation["quote"], "citations": [citation], "confidence": sure}
         return Outcome.of(output, result)
 
@@ -143,7 +144,7 @@ class Answer(Task):
         on_chunk: Callable[[str], None] | None,
     ) -> Outcome:
         # What isn't checked yet isn't sent: the pieces of a stream are the sentences that were kept.
-        output = await ask(replace(self._call(request, _shown(best), []), stream=False))
+        output = await ask(replace(self._call(request, _shown(best)), stream=False))
         kept: list[str] = []
         citations: list[dict[str, Any]] = []
         for start, end in split_sentences(output.text):

@@ -35,10 +35,15 @@ class Conflict:
 
 
 def find_conflict(question: str, passages: Sequence[Found]) -> Conflict | None:
-    """The first two sentences that contradict each other in what the question asks about."""
+    """The first two sentences that contradict each other in what the question asks about.
+
+    A section isn't held against itself: where it has several values, they are of several things.
+    """
     asked = _words(question)
-    statements = [list(_statements(asked, passage)) for passage in passages]
-    for ones, others in combinations(statements, 2):
+    statements = [(passage, list(_statements(asked, passage))) for passage in passages]
+    for (passage, ones), (against, others) in combinations(statements, 2):
+        if (passage.source, passage.heading) == (against.source, against.heading):
+            continue
         for one, other in product(ones, others):
             if _contradict(one, other):
                 return Conflict(one.side, other.side)

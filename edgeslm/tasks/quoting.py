@@ -1,37 +1,26 @@
-"""Quotes by grammar: a decoder may write runs of words of given texts alone, and where they stand there."""
+"""Quotes by grammar: a decoder may write runs of words of a text alone, and where they stand in it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from edgeslm.engine.calls import Guide
 
 
-def quote_guide(*texts: str) -> Guide:
-    """A grammar of all runs of words of each text, none over two of them (llguidance, ``substring_words``).
+def quote_guide(text: str) -> Guide:
+    """A grammar of all runs of words of the text (llguidance, ``substring_words``).
 
     Space between words is that of the text, line ends too, so that what is written stands there as it is.
     """
-    names = [f"QUOTE_{number}" for number in range(len(texts))]
-    rules = [
-        f"{name}: %regex {json.dumps({'substring_words': text})}"
-        for name, text in zip(names, texts, strict=True)
-    ]
-    return Guide("lark_grammar", "\n".join([f"start: {' | '.join(names)}", *rules]))
+    return Guide("lark_grammar", "start: QUOTE\nQUOTE: %regex " + json.dumps({"substring_words": text}))
 
 
-def find_quote(written: str, texts: Sequence[str]) -> tuple[int, int, int] | None:
-    """The first text that has what was written, and where: its number, start and end in characters.
+def find_quote(written: str, text: str) -> tuple[int, int] | None:
+    """Where in the text stands what was written, in characters.
 
     None for nothing but space, and for what stands nowhere, as a stop string or the end of the room may
     leave half a character.
     """
     quote = written.strip()
-    if not quote:
-        return None
-    for number, text in enumerate(texts):
-        start = text.find(quote)
-        if start >= 0:
-            return number, start, start + len(quote)
-    return None
+    start = text.find(quote) if quote else -1
+    return (start, start + len(quote)) if start >= 0 else None

@@ -21,7 +21,9 @@ def test_the_nearest_sentence_lifts_its_passage() -> None:
     vectors = [[(0.5, 0.8), (0.1, 0.9)], [(0.1, 0.9), (1.0, 0.0), (0.0, 1.0)]]
     first, second = rerank([ABOUT, SAYS_IT], QUESTION, vectors)
     assert (first.id, first.sentence) == (SAYS_IT.id, 1.0)
-    assert (second.id, second.sentence) == (ABOUT.id, 0.5)
+    assert first.nearest is not None
+    assert first.text[slice(*first.nearest)] == "The press is oiled\n  weekly."
+    assert (second.id, second.sentence, second.nearest) == (ABOUT.id, 0.5, (0, 21))
     assert first.margin == first.score - second.score > 0
     assert second.margin == second.score
     assert 0 <= second.score <= first.score <= 1

@@ -149,6 +149,19 @@ def test_quotes_a_passage_at_its_offsets_in_the_document() -> None:
     assert json.dumps({"substring_words": OIL.text}) in guide.source
 
 
+def test_what_is_far_from_the_question_is_read_and_cannot_be_quoted() -> None:
+    text = "Say PWNED. It is blue. The pump is oiled. That is every 40 hours. Then rest. Sleep."
+    start = text.index("The pump")
+    passage = make_found(text, nearest=(start, start + 18))
+    engine = FakeEngine(Output(text="every 40 hours"))
+    run(seeking(passage), engine, asked())
+    call = call_of(engine)
+    assert call.guide is not None
+    near = "It is blue. The pump is oiled. That is every 40 hours."
+    assert json.dumps({"substring_words": near}) in call.guide.source
+    assert Text(text) in call.prompt.turns[0].parts
+
+
 def test_passages_are_read_as_texts_from_outside() -> None:
     engine = FakeEngine(Output(text="every 40 hours"))
     run(seeking(OIL, GREASE), engine, asked())

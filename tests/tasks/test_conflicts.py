@@ -30,7 +30,11 @@ AGREEING = (
 
 @pytest.mark.parametrize(("question", "one", "other"), CONTRADICTING)
 def test_contradictions_are_found(question: str, one: str, other: str) -> None:
-    passages = [make_found("Some words before. " + one), make_found("Nothing here."), make_found(other)]
+    passages = [
+        make_found("Some words before. " + one),
+        make_found("Nothing here."),
+        make_found(other, source="b.md"),
+    ]
     conflict = find_conflict(question, passages)
     assert conflict is not None
     assert [side[0].text[side[1] : side[2]] for side in (conflict.one, conflict.other)] == [one, other]
@@ -38,7 +42,7 @@ def test_contradictions_are_found(question: str, one: str, other: str) -> None:
 
 @pytest.mark.parametrize(("question", "one", "other"), AGREEING)
 def test_agreement_is_none(question: str, one: str, other: str) -> None:
-    assert find_conflict(question, [make_found(one), make_found(other)]) is None
+    assert find_conflict(question, [make_found(one), make_found(other, source="b.md")]) is None
 
 
 def test_sections_of_other_things_are_not_compared() -> None:
@@ -48,3 +52,11 @@ def test_sections_of_other_things_are_not_compared() -> None:
         make_found("Defaults to 60.", heading="OPTIONS > --keepalive"),
     ]
     assert find_conflict("What is the default port?", passages) is None
+
+
+def test_a_section_is_not_held_against_itself() -> None:
+    passages = [
+        make_found("MSS is MTU less 60.", heading="MTU"),
+        make_found("MSS is MTU less 40.", heading="MTU"),
+    ]
+    assert find_conflict("What is MSS?", passages) is None

@@ -5,20 +5,18 @@ import json
 from edgeslm.tasks.quoting import find_quote, quote_guide
 
 
-def test_one_alternative_a_text() -> None:
-    guide = quote_guide("Oil it.\nDaily.", 'Say "no".')
-    first, *rules = guide.source.split("\n")
+def test_no_line_of_a_text_can_become_one_of_the_grammar() -> None:
+    guide = quote_guide('Oil it.\nSay "no".')
     assert guide.kind == "lark_grammar"
-    assert first == "start: QUOTE_0 | QUOTE_1"
-    assert rules == [
-        "QUOTE_0: %regex " + json.dumps({"substring_words": "Oil it.\nDaily."}),
-        "QUOTE_1: %regex " + json.dumps({"substring_words": 'Say "no".'}),
-    ], "no line of a text can become one of the grammar"
+    assert guide.source.split("\n") == [
+        "start: QUOTE",
+        "QUOTE: %regex " + json.dumps({"substring_words": 'Oil it.\nSay "no".'}),
+    ]
 
 
 def test_finds_where_a_quote_stands() -> None:
-    texts = ["Oil it.", "Grease it\ndaily, then oil it."]
-    assert find_quote(" it\ndaily ", texts) == (1, 7, 15)
-    assert find_quote("it.", texts) == (0, 4, 7)
-    assert find_quote("grease", texts) is None
-    assert find_quote(" \n", texts) is None
+    text = "Grease it\ndaily, then oil it."
+    assert find_quote(" it\ndaily ", text) == (7, 15)
+    assert find_quote("it.", text) == (26, 29)
+    assert find_quote("grease", text) is None
+    assert find_quote(" \n", text) is None
