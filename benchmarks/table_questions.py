@@ -4,8 +4,8 @@
 languages, time zones, four years of Seattle's weather, cars, airports. They come from packages of Debian and
 PyPI, the questions are in ``table_questions.jsonl``: written before the code that answers them, with answers
 that were computed from the same files by other code. Those with no answer ask for what their table doesn't
-have, or for what it has several of. ``half`` of the first fifty was drawn by the questions' digests: develop on
-``development``, report ``test``. The fifty of ``independent`` are by somebody who had not seen what answers.
+have, or for what it has several of. ``half`` of the first fifty was drawn by the questions' digests: develop
+on ``development``, report ``test``. Those of ``independent`` are by somebody who had not seen what answers.
 
 Each question is asked twice: of its table, and of all tables in one collection.
 

@@ -124,8 +124,13 @@ def _remove_gone(collection: Collection, paths: Iterable[Path]) -> int:
         entry.source
         for entry in collection.documents()
         if (file := entry.origin.file) is not None
-        and any(file == path or file.startswith(f"{path.rstrip('/')}/") for path in below)
         and _is_gone(Path(file))
+        # Looked at behind the file: a disk may be unplugged at any moment.
+        and any(
+            (file == path or file.startswith(f"{path.rstrip('/')}/"))
+            and (file == path or Path(path).is_dir())
+            for path in below
+        )
     ]
     return sum(collection.remove(source) for source in gone)
 

@@ -155,12 +155,18 @@ class Keeper:
 
     def _look(self, shelf: Shelf, collection: Collection, on_broken: Callable[[str], None]) -> None:
         """Files whose size or time isn't what it was, and those that are gone."""
-        there = [path for path in shelf.watch if os.path.exists(path)]  # no OSError, as of Path
+        there = [path for path in shelf.watch if os.path.exists(path)]  # noqa: PTH110 (no OSError, as of Path)
         for path in shelf.watch:
             if path not in there:  # an unplugged disk is no reason to forget what was on it
                 on_broken(f"{path}, which is watched, is not there")
+        files = [path for path, _ in find_files(there)]
+        for path in list(there):  # nor is the empty folder that it leaves
+            if path.is_dir() and not any(file.is_relative_to(path) for file in files):
+                there.remove(path)
+                if _has_documents_of(collection, path):
+                    on_broken(f"{path}, which is watched, is empty; what was in it is still found")
         before, now = self._seen[shelf.name], dict[Path, _State]()
-        for path, _ in find_files(there):
+        for path in files:
             try:
                 status = path.stat()
             except OSError:
@@ -234,6 +240,11 @@ class Keeper:
         if sentence != self._troubles.get(name, ""):
             self._troubles[name] = sentence
             self._send("trouble", name, sentence or None)
+
+
+def _has_documents_of(collection: Collection, folder: Path) -> bool:
+    files = (entry.origin.file for entry in collection.documents())
+    return any(Path(file).is_relative_to(folder.absolute()) for file in files if file is not None)
 
 
 class _NotNowError(Exception):

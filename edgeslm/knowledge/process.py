@@ -187,7 +187,7 @@ class KnowledgeProcess:
             vectors = await self._embed(name, texts)
         except Exception as error:  # whatever it is, words find the passages meanwhile
             log.warning("passages of %s can't be embedded now: %s", name, type(error).__name__)
-        if asked_by is not None and self._link is asked_by:  # another process counts anew, and asked for others
+        if asked_by is not None and self._link is asked_by:
             asked_by.send(("vectors", number, vectors))
 
     def _begin(self, work: Any) -> None:

@@ -134,6 +134,8 @@ class Evidence:
             chosen.append(best)
         share = 1 - len(left) / len(words) if words else 0.0
         is_enough = share >= LEAST_SHARE and not any(word.must_be_there for word in left)
+        if all(word.is_bound for word in words):  # "24." is in many texts and says nothing
+            is_enough = False
         if is_enough and any(self._denies(number, words) for number in chosen):
             is_enough = False
         return Support(is_enough, tuple(chosen), share, tuple(word.text for word in left))

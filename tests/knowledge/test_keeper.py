@@ -147,6 +147,21 @@ def test_a_folder_that_is_gone_is_told_and_its_documents_stay(tmp_path: Path, pa
     parent.until(lambda: parent.trouble is None)
 
 
+def test_a_folder_that_is_empty_now_may_be_a_disk_that_was_unmounted(tmp_path: Path, parent: Parent) -> None:
+    folder = tmp_path / "usb"
+    folder.mkdir()
+    (folder / "press.md").write_text("Oil it each week.\n")
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, shelf)
+    parent.until(lambda: found(shelf, "oil"))
+    (folder / "press.md").unlink()
+    parent.until(lambda: parent.trouble and "is empty; what was in it is still found" in parent.trouble)
+    assert found(shelf, "oil") == ["press.md"]
+    (folder / "lathe.md").write_text("Grease it.\n")
+    parent.until(lambda: found(shelf, "grease") and not found(shelf, "oil"))
+    parent.until(lambda: parent.trouble is None)
+
+
 def test_a_broken_file_is_told_for_as_long_as_it_is_broken(tmp_path: Path, parent: Parent) -> None:
     folder = tmp_path / "manuals"
     folder.mkdir()

@@ -88,7 +88,7 @@ def test_the_best_source_is_named() -> None:
     assert supported("The press is oiled by hand every week.", sources).sources == (1,)
 
 
-@pytest.mark.parametrize("sentence", ["", "...", "It is what it is.", "a"])
+@pytest.mark.parametrize("sentence", ["", "...", "It is what it is.", "a", "92.5", "200 3.", "Not 10!"])
 def test_a_sentence_without_content_is_not_supported(sentence: str) -> None:
     assert not supported(sentence, [PRESS])
     assert not supported(sentence, [])
@@ -122,4 +122,6 @@ def test_sentences_are_all_of_a_text_but_blanks(text: str) -> None:
 def test_every_text_with_content_supports_itself(text: str) -> None:
     sentences = [text[start:end] for start, end in split_sentences(text)]
     for sentence in sentences:
-        assert supported(sentence, [sentence]).supported == bool(content_words(sentence))
+        support = supported(sentence, [sentence])
+        assert support.share == (1.0 if content_words(sentence) else 0.0)
+        assert not support.missing
