@@ -142,7 +142,8 @@ class Encoder:
         kept, truncated = fit(bare, self.context_length - sum(frame), overflow)
         lead = frame.index(0) if bare else len(frame)
         order = [*range(lead), *kept, *range(lead + len(bare), len(frame))]
-        return [encoding.ids[at] for at in order], [encoding.offsets[at] for at in order], truncated
+        ids, offsets = encoding.ids, encoding.offsets  # each look makes a new list of all of them
+        return [ids[at] for at in order], [offsets[at] for at in order], truncated
 
     def _forward(self, ids: Sequence[int]) -> Floats:
         """[tokens, dimension]"""

@@ -127,8 +127,7 @@ def _remove_gone(collection: Collection, paths: Iterable[Path]) -> int:
         and _is_gone(Path(file))
         # Looked at behind the file: a disk may be unplugged at any moment.
         and any(
-            (file == path or file.startswith(f"{path.rstrip('/')}/"))
-            and (file == path or Path(path).is_dir())
+            file == path or (file.startswith(f"{path.rstrip('/')}/") and Path(path).is_dir())
             for path in below
         )
     ]

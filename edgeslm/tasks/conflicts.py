@@ -15,7 +15,7 @@ from typing import Final
 
 from edgeslm.knowledge.collection import BETWEEN
 from edgeslm.knowledge.search import Found
-from edgeslm.tasks.support import content_words, split_sentences
+from edgeslm.tasks.support import FUNCTION_WORDS, content_words, split_sentences
 
 ALIKE: Final = 0.4
 """Share of the words of two sentences, values aside, that both must have where numbers differ."""
@@ -40,12 +40,13 @@ def find_conflict(question: str, passages: Sequence[Found]) -> Conflict | None:
     A section isn't held against itself: where it has several values, they are of several things.
     """
     asked = _words(question)
+    subjects = frozenset(_subjects(question))
     statements = [(passage, list(_statements(asked, passage))) for passage in passages]
     for (passage, ones), (against, others) in combinations(statements, 2):
         if (passage.source, passage.heading) == (against.source, against.heading):
             continue
         for one, other in product(ones, others):
-            if _contradict(one, other):
+            if not _is_about_others(subjects, one, other) and _contradict(one, other):
                 return Conflict(one.side, other.side)
     return None
 
@@ -60,6 +61,8 @@ class _Statement:
     numbers: frozenset[tuple[str, str]]
     """Each with the word that it counts: ``("40", "hour")``."""
     names: frozenset[str]
+    subjects: frozenset[tuple[str, str]]
+    """What is told from others of its kind by a number, with its heading: ``("press", "4")``."""
     poles: frozenset[tuple[int, int]]
     """Of the pairs of opposites that it has a word of: the pair, and which of the two."""
     denies: bool
@@ -82,7 +85,16 @@ def _statements(asked: frozenset[str], passage: Found) -> Iterator[_Statement]:
             if word not in names and not word[0].isdigit()
         )
         denies = _NEGATION.search(text) is not None
-        yield _Statement((passage, start, end), words, numbers, names, poles, denies)
+        subjects = frozenset(_subjects(f"{passage.heading}\n{text}"))
+        yield _Statement((passage, start, end), words, numbers, names, subjects, poles, denies)
+
+
+def _is_about_others(asked: frozenset[tuple[str, str]], one: _Statement, other: _Statement) -> bool:
+    """Whether the question asks about press 4, and one of them is about press 5 instead."""
+    kinds = {kind for kind, _ in asked}
+    return any(
+        not asked & side.subjects and any(kind in kinds for kind, _ in side.subjects) for side in (one, other)
+    )
 
 
 def _contradict(one: _Statement, other: _Statement) -> bool:
@@ -107,6 +119,12 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(content_words(text.casefold()))
 
 
+def _subjects(text: str) -> Iterator[tuple[str, str]]:
+    for kind, number in _SUBJECT.findall(text.casefold()):
+        if kind not in FUNCTION_WORDS:
+            yield kind, number
+
+
 def _numbers(text: str) -> Iterator[tuple[str, str]]:
     for match in _NUMBER.finditer(text):
         sign, number, unit = match.groups()
@@ -115,6 +133,8 @@ def _numbers(text: str) -> Iterator[tuple[str, str]]:
 
 
 _NUMBER: Final = re.compile(r"([$€£]\s?)?(?<![\w.-])(\d[\d,]*(?:\.\d+)?)\s*(%|[^\W\d_]+)?")
+_SUBJECT: Final = re.compile(r"\b([^\W\d_]{1,40})[ -]?(\d{1,6})\b(?![.,]\d)")
+"""``P7``, ``X-200``, ``press 4``."""
 _NAME: Final = re.compile(r"(?<=[\w,;] )[A-Z]\w+")
 """A word that is written large inside of a sentence."""
 _NEGATION: Final = re.compile(

@@ -45,6 +45,28 @@ def test_agreement_is_none(question: str, one: str, other: str) -> None:
     assert find_conflict(question, [make_found(one), make_found(other, source="b.md")]) is None
 
 
+@pytest.mark.parametrize(
+    ("question", "one", "other"),
+    [
+        ("At how many bar does pump P7 run?", "Pump P7 runs at 6.5 bar.", "Pump P9 runs at 9 bar."),
+        ("How often is press 4 oiled?", "Oil press 4 every 40 hours.", "Oil press 5 every 60 hours."),
+    ],
+)
+def test_what_is_said_of_another_of_its_kind_contradicts_nothing(question: str, one: str, other: str) -> None:
+    assert find_conflict(question, [make_found(one), make_found(other)]) is None
+    same = [make_found(one), make_found(other.replace("P9", "P7").replace("press 5", "press 4"))]
+    assert find_conflict(question, same) is not None
+
+
+def test_the_heading_says_of_which_of_its_kind_a_section_is() -> None:
+    passages = [
+        make_found("The pump runs at 6.5 bar.", heading="Pump P7 > Pressure"),
+        make_found("The pump runs at 9 bar.", heading="Pump P9 > Pressure"),
+    ]
+    assert find_conflict("At how many bar does the pump P7 run?", passages) is None
+    assert find_conflict("At how many bar does the pump run?", passages) is not None
+
+
 def test_sections_of_other_things_are_not_compared() -> None:
     """The same words below another option's title say something of that option."""
     passages = [
