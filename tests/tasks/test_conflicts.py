@@ -53,9 +53,9 @@ def test_agreement_is_none(question: str, one: str, other: str) -> None:
     ],
 )
 def test_what_is_said_of_another_of_its_kind_contradicts_nothing(question: str, one: str, other: str) -> None:
-    assert find_conflict(question, [make_found(one), make_found(other)]) is None
-    same = [make_found(one), make_found(other.replace("P9", "P7").replace("press 5", "press 4"))]
-    assert find_conflict(question, same) is not None
+    assert find_conflict(question, [make_found(one), make_found(other, source="b.md")]) is None
+    same = make_found(other.replace("P9", "P7").replace("press 5", "press 4"), source="b.md")
+    assert find_conflict(question, [make_found(one), same]) is not None
 
 
 def test_the_heading_says_of_which_of_its_kind_a_section_is() -> None:
