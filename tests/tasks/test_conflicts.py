@@ -48,9 +48,7 @@ def test_agreement_is_none(question: str, one: str, other: str) -> None:
         ("How often is press 4 oiled?", "Oil press 4 every 40 hours.", "Oil press 5 every 60 hours."),
     ],
 )
-def test_what_is_said_of_another_of_its_kind_contradicts_nothing(
-    question: str, one: str, other: str
-) -> None:
+def test_what_is_said_of_another_of_its_kind_contradicts_nothing(question: str, one: str, other: str) -> None:
     assert find_conflict(question, [make_found(one), make_found(other)]) is None
     same = [make_found(one), make_found(other.replace("P9", "P7").replace("press 5", "press 4"))]
     assert find_conflict(question, same) is not None
