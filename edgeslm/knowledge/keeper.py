@@ -155,7 +155,7 @@ class Keeper:
 
     def _look(self, shelf: Shelf, collection: Collection, on_broken: Callable[[str], None]) -> None:
         """Files whose size or time isn't what it was, and those that are gone."""
-        there = [path for path in shelf.watch if os.path.exists(path)]  # no OSError, as of Path
+        there = [path for path in shelf.watch if os.access(path, os.F_OK)]  # raises nothing
         for path in shelf.watch:
             if path not in there:  # an unplugged disk is no reason to forget what was on it
                 on_broken(f"{path}, which is watched, is not there")
