@@ -33,7 +33,7 @@ SHARE = 20
 SETTLED_S = 2.0
 """A file that changed less than so many seconds ago may still be on its way."""
 TOGETHER = 256
-"""Most messages that one transaction remembers."""
+"""Most messages that one transaction remembers or removes."""
 
 Send = Callable[..., None]
 _Wanted = tuple[int, str, Memory]
@@ -134,7 +134,8 @@ class Keeper:
         trouble: list[str] = []
         try:
             collection = self._opened.get(shelf.name)
-            collection.remove_expired()
+            while collection.remove_expired(most=TOGETHER) == TOGETHER:
+                self._remember_waiting()
             if shelf.watch:
                 self._look(shelf, collection, trouble.append)
             if shelf.encoder is not None:
