@@ -128,7 +128,7 @@ def test_one_that_ends_again_and_again_is_left_alone_for_longer_each_time(
 
     async def scene() -> None:
         async with running(replace(shelf, watch=(tmp_path,))) as process:
-            monkeypatch.setattr(module.asyncio, "sleep", note)
+            monkeypatch.setattr(asyncio, "sleep", note)
             pid = process.pid
             for _ in range(3):
                 assert pid is not None
@@ -136,7 +136,7 @@ def test_one_that_ends_again_and_again_is_left_alone_for_longer_each_time(
                 while process.pid in (None, pid) or not (await process.seek(query())):
                     await sleep(0.01)
                 pid = process.pid
-            monkeypatch.setattr(module.asyncio, "sleep", sleep)
+            monkeypatch.setattr(asyncio, "sleep", sleep)
 
     play(scene)
     assert pauses == [module.AGAIN_S * 2**n for n in range(3)]
@@ -152,11 +152,12 @@ def test_one_that_could_not_be_opened_again_is_tried_once_more(
 
     async def scene() -> None:
         async with running(replace(shelf, watch=(folder,))) as process:
-            assert process.pid is not None
+            pid = process.pid
+            assert pid is not None
             for name in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
                 name.unlink(missing_ok=True)
             file.mkdir()
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
             while process.pid is not None:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.5)
