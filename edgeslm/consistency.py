@@ -65,7 +65,11 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
         if name in names.tasks:  # not a stand-in
             yield from _task_faults(("tasks", name), task, names, config.node)
             yield from _knowledge_faults(("tasks", name), task, config, names)
+    files: dict[str, str] = {}
     for name, section in config.knowledge.items():
+        file = str(section.path).removesuffix(".sqlite")  # which may be left out
+        if (other := files.setdefault(file, name)) != name:
+            yield ("knowledge", name, "path"), f"is the file of {other}: each passage would be found twice"
         if section.encoder is not None and section.encoder not in names.models:
             known = f"no model is called {section.encoder!r}: {_near(section.encoder, names.models)}"
             yield ("knowledge", name, "encoder"), known

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MakeKnowledge = Callable[..., KnowledgeProcess]
 
+AT_ONCE = 4
+"""Passages in one call of an encoder, while which a question has to wait."""
+
 
 class Library:
     """Searches and remembers, once it is started.
@@ -139,11 +142,15 @@ class Library:
         return EncoderTag(bundle.digest, str(bundle.path))
 
     async def _embed_added(self, collection: str, texts: Sequence[str]) -> Any:
-        """Vectors of passages, when nothing else is to be done."""
+        """Vectors of passages, when nothing else is to be done; a few at a time, since a question can't end
+        what the encoder has begun."""
         encoder = self._sections[collection].encoder
         if encoder is None:
             raise KnowledgeError(f"{collection} has no encoder")
-        return await self._embed(encoder, texts, LEAST_PRIORITY)
+        vectors: list[Sequence[float]] = []
+        for begin in range(0, len(texts), AT_ONCE):
+            vectors += await self._embed(encoder, texts[begin : begin + AT_ONCE], LEAST_PRIORITY)
+        return vectors
 
     async def _embed(self, encoder: str, texts: Sequence[str], priority: int) -> Sequence[Sequence[float]]:
         call = Embed(tuple(texts), overflow="head")

@@ -7,6 +7,7 @@ stays full must not hold back all that follows: after some tries a message is gi
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import secrets
 import time
@@ -36,7 +37,10 @@ class Remembering:
         is kept once."""
         if route.remember is None:
             return
-        name = secrets.token_hex(6) if key is None else key.hex()[:12]
+        if delivery.retain:  # the broker brings it again with each connection
+            name = hashlib.sha256(delivery.payload).hexdigest()[:12]
+        else:
+            name = secrets.token_hex(6) if key is None else key.hex()[:12]
         received = time.time() - (time.monotonic() - delivery.received_at)
         memory = Memory(delivery.topic, name, text, received, route.keep_s)
         for pause_s in (*PAUSES_S, None):

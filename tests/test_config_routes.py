@@ -198,3 +198,14 @@ knowledge: {log: {path: a, encoder: minilm}, manuals: {path: b, encoder: other}}
     told = problems(text)
     assert any("tasks.find.knowledge: log and manuals have different encoders" in line for line in told)
     assert any("tasks.find.knowledge[2]: log is named already" in line for line in told)
+
+
+def test_a_collection_has_one_name() -> None:
+    text = """\
+node: hall
+broker: {url: mqtt://localhost}
+tasks: {find: {kind: search, knowledge: [log]}}
+knowledge: {log: {path: kb}, manuals: {path: kb.sqlite}}
+"""
+    told = problems(text)
+    assert any("knowledge.manuals.path: is the file of log" in line for line in told)

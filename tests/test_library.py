@@ -121,10 +121,19 @@ def test_what_is_added_is_embedded_when_nothing_else_is_to_be_done(tmp_path: Pat
     shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm"})
 
     async def scene() -> None:
-        assert await shop.made[0].embed("manuals", ["a", "b"]) == ((0.6, 0.8), (0.6, 0.8))
+        assert await shop.made[0].embed("manuals", ["a", "b"]) == [(0.6, 0.8), (0.6, 0.8)]
 
     asyncio.run(scene())
     assert shop.processes["minilm"].priorities == [LEAST_PRIORITY]
+
+
+def test_many_that_are_added_are_embedded_a_few_at_a_time_so_that_questions_come_between(
+    tmp_path: Path,
+) -> None:
+    shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm"})
+    vectors = asyncio.run(shop.made[0].embed("manuals", ("Oil it.",) * 9))
+    assert len(vectors) == 9
+    assert shop.processes["minilm"].priorities == [LEAST_PRIORITY] * 3
 
 
 def test_senders_are_told_that_a_collection_cannot_be_searched(tmp_path: Path) -> None:

@@ -37,9 +37,11 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSES_S", (0.0, 0.0, 0.0))
 
 
-def keep(library: FakeLibrary, route: Route = ROUTE, key: bytes | None = b"\x01" * 16) -> list[str]:
+def keep(
+    library: FakeLibrary, route: Route = ROUTE, key: bytes | None = b"\x01" * 16, retain: bool = False
+) -> list[str]:
     dropped: list[str] = []
-    delivery = make_delivery(topic="press/4", received_at=time.monotonic() - 5)
+    delivery = make_delivery(topic="press/4", retain=retain, received_at=time.monotonic() - 5)
     made: Any = library
     asyncio.run(Remembering(made, dropped.append).keep(route, delivery, "bearing 7 runs hot", key))
     return dropped
@@ -60,6 +62,14 @@ def test_messages_without_a_key_are_others_each_time() -> None:
     keep(library, key=None)
     keep(library, key=None)
     assert len({memory.source for _, memory in library.kept}) == 2
+
+
+def test_a_retained_message_that_comes_with_each_connection_is_kept_once() -> None:
+    library = FakeLibrary()
+    keep(library, key=b"\x01" * 16, retain=True)
+    keep(library, key=b"\x02" * 16, retain=True)
+    keep(library, key=None, retain=True)
+    assert len({memory.source for _, memory in library.kept}) == 1
 
 
 def test_a_full_disk_is_tried_again() -> None:

@@ -210,13 +210,20 @@ class Collection:
                 drop_table(db, key)
             return bool(db.execute("DELETE FROM documents WHERE source = ?", (source,)).rowcount)
 
-    def remove_expired(self, now: float | None = None) -> int:
-        """Removes what is no longer found, a document a transaction. :return: how many documents."""
+    def remove_expired(self, now: float | None = None, *, most: int = -1) -> int:
+        """Removes what is no longer found, ``most`` documents unless it is below 0, in one transaction.
+
+        :return: how many documents.
+        """
         with self.reading() as db:
             found = db.execute(
-                "SELECT source FROM documents WHERE expires <= ?", (now if now is not None else time.time(),)
+                "SELECT source FROM documents WHERE expires <= ? LIMIT ?",
+                (now if now is not None else time.time(), most),
             ).fetchall()
-        return sum(self.remove(source) for (source,) in found)
+        if not found:
+            return 0
+        with self._writing():
+            return sum(self.remove(source) for (source,) in found)
 
     # --- vectors ------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ SHARE = 20
 SETTLED_S = 2.0
 """A file that changed less than so many seconds ago may still be on its way."""
 TOGETHER = 256
-"""Most messages that one transaction remembers."""
+"""Most messages that one transaction remembers or removes."""
 
 Send = Callable[..., None]
 _Wanted = tuple[int, str, Memory]
@@ -134,7 +134,8 @@ class Keeper:
         trouble: list[str] = []
         try:
             collection = self._opened.get(shelf.name)
-            collection.remove_expired()
+            while collection.remove_expired(most=TOGETHER) == TOGETHER:
+                self._remember_waiting()
             if shelf.watch:
                 self._look(shelf, collection, trouble.append)
             if shelf.encoder is not None:
@@ -155,7 +156,7 @@ class Keeper:
 
     def _look(self, shelf: Shelf, collection: Collection, on_broken: Callable[[str], None]) -> None:
         """Files whose size or time isn't what it was, and those that are gone."""
-        there = [path for path in shelf.watch if os.path.exists(path)]  # noqa: PTH110 (no OSError, as of Path)
+        there = [path for path in shelf.watch if os.access(path, os.F_OK)]  # raises nothing
         for path in shelf.watch:
             if path not in there:  # an unplugged disk is no reason to forget what was on it
                 on_broken(f"{path}, which is watched, is not there")

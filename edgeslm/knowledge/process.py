@@ -10,7 +10,7 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.errors import KnowledgeError
@@ -28,7 +28,10 @@ COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "edgeslm.knowledge.worke
 
 STOP_GRACE_S = 5.0
 AGAIN_S = 1.0
-"""Before a process that ended is started again, if folders are watched."""
+"""Before a process that ended is started again, if folders are watched; twice as long after each time."""
+MOST_AGAIN_S = 60.0
+CALM_S = 300.0
+"""A process that lived so long didn't end of what it does first: the pause begins anew."""
 TRIES = 2
 """A search is harmless: one during which the process ended is tried once more."""
 
@@ -67,6 +70,9 @@ class KnowledgeProcess:
         self._starting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
+        self._ready_at = 0.0
+        self._pause_s = AGAIN_S
+        self._again: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -99,6 +105,7 @@ class KnowledgeProcess:
             self._link, self._ready = link, loop.create_future()
             try:
                 await self._ready
+                self._ready_at = loop.time()
             except BaseException:
                 self._close(KnowledgeError("the collections were not opened"))
                 self._bury()
@@ -190,24 +197,32 @@ class KnowledgeProcess:
         if asked_by is not None and self._link is asked_by:
             asked_by.send(("vectors", number, vectors))
 
-    def _begin(self, work: Any) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _lost(self) -> None:
         status = self._bury()
         log.error("the process of the collections ended unexpectedly (%s)", status)
         self._close(_EndedError(f"the process of the collections ended unexpectedly ({status})"))
-        if any(shelf.is_kept for shelf in self._shelves) and not self._stopped:
-            self._begin(self._start_again())
+        if asyncio.get_running_loop().time() - self._ready_at > CALM_S:
+            self._pause_s = AGAIN_S
+        is_kept = any(shelf.is_kept for shelf in self._shelves)
+        if is_kept and not self._stopped and (self._again is None or self._again.done()):
+            self._again = self._begin(self._start_again())
 
     async def _start_again(self) -> None:
-        await asyncio.sleep(AGAIN_S)
-        try:
-            await self.start()
-        except KnowledgeError as error:  # the next search says so too
-            log.error("the collections can't be opened again: %s", error)
+        """Until it runs. What ends it may be a document in a watched folder, each time anew."""
+        while True:
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(MOST_AGAIN_S, 2 * self._pause_s)
+            try:
+                await self.start()
+                return
+            except KnowledgeError as error:  # the next search says so too
+                log.error("the collections can't be opened again: %s", error)
 
     def _bury(self) -> str:
         process, self._process = self._process, None

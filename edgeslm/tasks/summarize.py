@@ -7,6 +7,7 @@ the text itself are told. Messages are counted first (``digest``).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -61,7 +62,8 @@ class Summarize(Task):
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
         writer = _Writer(self, request, ask, on_chunk if request.options.get("stream") else None)
         if not isinstance(request.input, str):
-            digest = Digest(read_messages(request.input))
+            # A second of a MiB of log lines, more on a board, in which the node has others to serve.
+            digest = await asyncio.to_thread(Digest, read_messages(request.input))
             return writer.outcome(digest.result(await self._wording(digest, request, writer)))
         statements = await self._summary(self.text(request), request, writer)
         text = join(statements)

@@ -15,6 +15,7 @@ from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge import keeper as module
 from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.keeper import Keeper
+from edgeslm.knowledge.memory import remember
 from edgeslm.knowledge.queries import Memory, Shelf
 from edgeslm.knowledge.search import search
 from tests.knowledge.shelf import TAG, hash_embed
@@ -253,6 +254,22 @@ def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:
             return collection.documents() == []
 
     parent.until(is_gone)
+
+
+def test_many_that_expired_are_removed_some_at_a_time_with_messages_between(
+    tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf("log", tmp_path / "kb", writes=True)
+    old = [replace(MESSAGE, name=f"n{number}", at=5.0, keep_s=5.0) for number in range(7)]
+    with Collection(shelf.path, writes=True) as collection:
+        remember(collection, old)
+    monkeypatch.setattr(module, "TOGETHER", 2)
+    keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
+    keeper.remember(1, "log", MESSAGE)
+    keeper.make()
+    keeper.start()
+    with Collection(shelf.path) as collection:
+        parent.until(lambda: [one.source for one in collection.documents()] == [MESSAGE.source])
 
 
 def test_a_collection_that_was_removed_is_made_anew(tmp_path: Path, parent: Parent) -> None:

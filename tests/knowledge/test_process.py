@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge import process as module
 from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.knowledge.queries import Memory, Query, Shelf
@@ -110,6 +111,59 @@ def test_one_that_keeps_folders_is_started_again_by_itself(shelf: Shelf, tmp_pat
             os.kill(first, signal.SIGKILL)
             while process.pid in (None, first):
                 await asyncio.sleep(0.02)
+
+    play(scene)
+
+
+def test_one_that_ends_again_and_again_is_left_alone_for_longer_each_time(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = list[float]()
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        if seconds >= module.AGAIN_S:
+            pauses.append(seconds)
+        await sleep(0.01)
+
+    async def scene() -> None:
+        async with running(replace(shelf, watch=(tmp_path,))) as process:
+            monkeypatch.setattr(asyncio, "sleep", note)
+            pid = process.pid
+            for _ in range(3):
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+                while process.pid in (None, pid) or not (await process.seek(query())):
+                    await sleep(0.01)
+                pid = process.pid
+            monkeypatch.setattr(asyncio, "sleep", sleep)
+
+    play(scene)
+    assert pauses == [module.AGAIN_S * 2**n for n in range(3)]
+
+
+def test_one_that_could_not_be_opened_again_is_tried_once_more(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AGAIN_S", 0.05)
+    folder = tmp_path / "watched"
+    folder.mkdir()
+    file = shelf.path.with_suffix(".sqlite")
+
+    async def scene() -> None:
+        async with running(replace(shelf, watch=(folder,))) as process:
+            pid = process.pid
+            assert pid is not None
+            for name in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
+                name.unlink(missing_ok=True)
+            file.mkdir()
+            os.kill(pid, signal.SIGKILL)
+            while process.pid is not None:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.5)
+            file.rmdir()
+            while process.pid is None:
+                await asyncio.sleep(0.01)
 
     play(scene)
 
