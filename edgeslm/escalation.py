@@ -80,8 +80,9 @@ class Escalation:
         self._cancelled: set[asyncio.Future[Result]] = set()
 
     def is_wanted(self, result: Result) -> bool:
-        """Whether another node should be asked after this result."""
-        if self.ask_node is None:
+        """Whether another node should be asked after this result. Documents that contradict each other are
+        for a person to see: a larger model would take one side."""
+        if self.ask_node is None or (result.result or {}).get("conflict"):
             return False
         return result.status == "abstained" or (result.error is not None and result.error.code in _PASSED_ON)
 

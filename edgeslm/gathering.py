@@ -212,9 +212,11 @@ class Gatherer:
 
     async def _make(self, name: WindowName, batch: int, size: int, dropped: int) -> None:
         gathered = self._store.read(name, batch)
-        if gathered:
-            await self._digest(*name, {"messages": _named(gathered), "dropped": dropped}, batch)
-        self._size -= size
+        try:
+            if gathered:
+                await self._digest(*name, {"messages": _named(gathered), "dropped": dropped}, batch)
+        finally:
+            self._size -= size
         with suppress(JournalError):  # then it is published again after the next start
             self._store.forget(name, batch)
 

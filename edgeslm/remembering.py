@@ -21,7 +21,7 @@ from edgeslm.library import Library
 
 log = logging.getLogger("edgeslm.pipeline")
 
-PAUSES_S = (0.5, 2.0, 5.0)
+PAUSES_S = (0.5, 2.0, 5.0, 15.0)
 """Between the tries."""
 
 

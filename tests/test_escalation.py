@@ -118,6 +118,11 @@ def test_what_is_sure_is_not_passed_on() -> None:
     assert not escalation.is_wanted(ANSWER)
 
 
+def test_a_contradiction_is_told_and_not_settled_elsewhere() -> None:
+    found = {"text": "", "citations": [], "conflict": True, "passages": []}
+    assert not make(OtherNode()).is_wanted(Result("x", "manual", "abstained", found))
+
+
 def test_without_a_bus_there_is_no_other_node() -> None:
     """As for `edgeslm try`."""
     escalation = Escalation(60.0)

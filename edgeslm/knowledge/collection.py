@@ -122,8 +122,11 @@ class Collection:
     def together(self) -> Iterator[None]:
         """What is changed inside is one transaction, which is on the disk at its end: one sync for all."""
         self._opened.execute("PRAGMA synchronous = FULL")
-        with self._writing():
-            yield
+        try:
+            with self._writing():
+                yield
+        finally:
+            self._opened.execute("PRAGMA synchronous = NORMAL")
 
     # --- documents ----------------------------------------------------------------------------------
 

@@ -122,6 +122,10 @@ class Keeper:
             why = str(error) if isinstance(error, KnowledgeError) else type(error).__name__
             log.debug("remembering", exc_info=True)
             self._opened.close(name)
+            if len(wanted) > 1 and not isinstance(error, KnowledgeError):
+                for one in wanted:  # one of them is the cause: the others are kept
+                    self._remember(name, [one])
+                return
             for number, _ in wanted:
                 self._send("failed", number, why)
             return

@@ -20,6 +20,8 @@ DEPTH: Final = 10
 SENTENCE: Final = 0.3
 """Weight of the nearest sentence, as a share of the best one's, beside the score
 (``benchmarks/LOG.md``)."""
+MOST_SENTENCES: Final = 40
+"""Of a passage; more than that is no prose, as a list of single letters is none."""
 MOST_CHARACTERS: Final = 600
 """Of a sentence that are embedded: a table without any end of a sentence is one."""
 
@@ -74,7 +76,7 @@ def _places(passage: Found) -> list[tuple[int, int]]:
     ends = [match.span() for match in _END.finditer(text)]
     starts = [0, *(end for _, end in ends)]
     places = zip(starts, [*(start for start, _ in ends), len(text)], strict=True)
-    return [place for place in places if text[slice(*place)].strip()]
+    return [place for place in places if text[slice(*place)].strip()][:MOST_SENTENCES]
 
 
 def _squeezed(sentence: str) -> str:

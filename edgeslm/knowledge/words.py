@@ -17,6 +17,8 @@ from edgeslm.knowledge.database import TOKENIZER
 
 MOST_WORDS = 64
 """Of a question that are looked up; a message that is used as one may be long."""
+MOST_CHARACTERS = 20_000
+"""Of a question that are read for them."""
 MOST_ROWS = 2500
 """Of passages that are scored: 5 ms. A smaller collection is scored whole."""
 MOST_COUNTED = 4 * MOST_ROWS
@@ -48,7 +50,7 @@ def parse_words(question: str) -> tuple[str, ...]:
 
 def _parse(question: str, without: AbstractSet[str]) -> tuple[str, ...]:
     found: dict[str, None] = {}
-    for match in _WORD.finditer(question):
+    for match in _WORD.finditer(question, 0, MOST_CHARACTERS):
         word = match[0].casefold()
         if word in without and not (len(word) > 1 and match[0].isupper()):
             continue

@@ -26,17 +26,25 @@ def refer(found: Mapping[str, Any]) -> dict[str, Any]:
 def bring_back(found: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any] | None:
     """The other node's answer, citing documents; None where it is no answer with a proof.
 
-    A proof is a citation that stands in the passages, or in documents of the other node. Where it cites
-    nothing, as one that answers in its own words does, what a passage supports is kept of the text.
+    A proof is a citation that stands in the passages, or in documents of the other node. Where the text is
+    not what it quotes of them, as of one that answers in its own words, what a passage supports is kept.
     """
     text, cited = answer.get("text"), answer.get("citations")
     if not isinstance(text, str) or not text.strip() or not isinstance(cited, list):
         return None
     passages: Sequence[Mapping[str, Any]] = found.get("passages", ())
     citations = [kept for one in cited if (kept := _bring_back(passages, one)) is not None]
-    if not cited:
+    quotes = [one["quote"].strip() for one in citations]
+    if not cited or (citations and not _has_own(cited) and text.strip() not in quotes):
         text, citations = _proven(text, passages)
-    return {**answer, "text": text, "citations": citations} if citations else None
+    sure = answer.get("confidence")
+    told = {"confidence": sure} if isinstance(sure, float) and 0 <= sure <= 1 else {}
+    return {"text": text, "citations": citations, **told} if citations else None
+
+
+def _has_own(cited: Sequence[Any]) -> bool:
+    """Whether the other node cites documents beside the context."""
+    return any(isinstance(one, Mapping) and one.get("source") != CONTEXT for one in cited)
 
 
 def _proven(text: str, passages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, Any]]]:

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.knowledge.database import TOKENIZER
-from edgeslm.knowledge.words import MOST_WORDS, choose, count, parse_words, score, shares, weigh
+from edgeslm.knowledge.words import (
+    MOST_CHARACTERS,
+    MOST_WORDS,
+    choose,
+    count,
+    parse_words,
+    score,
+    shares,
+    weigh,
+)
 
 
 def make_index(passages: Sequence[tuple[str, str]]) -> sqlite3.Connection:
@@ -61,6 +70,11 @@ def ranked(db: sqlite3.Connection, question: str, **options: float) -> list[int]
 )
 def test_words_of_a_question(question: str, words: tuple[str, ...]) -> None:
     assert parse_words(question) == words
+
+
+def test_a_question_is_read_as_far_as_a_question_goes() -> None:
+    assert parse_words("oil " * 100_000 + "press") == ("oil",)
+    assert len(parse_words("a" * 1_000_000)[0]) == MOST_CHARACTERS
 
 
 def test_of_a_message_as_a_question_so_many_words_are_looked_up() -> None:

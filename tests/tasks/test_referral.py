@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgeslm.tasks.referral import bring_back, refer
@@ -41,6 +41,14 @@ def test_what_is_quoted_is_cited_where_it_stands() -> None:
 
 def test_documents_of_the_other_node_stay_as_they_are() -> None:
     assert bring_back(FOUND, answer("each day", 5, "hall.md")) == answer("each day", 5, "hall.md")
+
+
+def test_a_word_that_is_quoted_proves_no_sentence() -> None:
+    said = answer("Oil", 0) | {"text": "Oil must never be used. Oil it each week."}
+    brought = bring_back(FOUND, said)
+    assert brought is not None
+    assert brought["text"] == "Oil it each week."
+    assert bring_back(FOUND, answer("Oil", 0) | {"text": "Oil must never be used."}) is None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +90,8 @@ def test_every_quote_of_a_passage_is_found_again(texts: list[str], data: st.Data
     end = data.draw(st.integers(begin + 1, len(texts[number])))
     before = sum(len(text) + 2 for text in texts[:number])
     quote = texts[number][begin:end]
-    brought = bring_back({"passages": passages}, {**answer(quote, before + begin), "text": "x"})
+    assume(quote.strip())  # a text of blanks is none
+    brought = bring_back({"passages": passages}, answer(quote, before + begin))
     assert brought is not None
     (cited,) = brought["citations"]
     assert (cited["source"], cited["start"] - 10 * number) == (str(number), begin)
