@@ -30,6 +30,7 @@ from edgeslm.task_kinds import ALLOWED, POSSIBLE
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = (ROOT / "docs/config.md").read_text("utf-8")
+KNOWLEDGE = (ROOT / "docs/knowledge.md").read_text("utf-8")
 EXAMPLES = sorted((ROOT / "firmware-config/examples").glob("*.yaml"))
 
 SECTIONS: dict[str, type[Section]] = {
@@ -156,7 +157,8 @@ def test_the_filters_of_templates_are_documented() -> None:
 
 
 def yaml_blocks() -> list[str]:
-    return re.findall(r"(?ms)^```yaml\n(.*?)^```", DOCS)
+    texts = (DOCS, KNOWLEDGE)
+    return [block for text in texts for block in re.findall(r"(?ms)^```yaml\n(.*?)^```", text)]
 
 
 def test_there_are_yaml_blocks_to_check() -> None:
@@ -172,9 +174,17 @@ def test_every_yaml_block_of_the_docs_parses(block: str, monkeypatch: pytest.Mon
         tasks = {"any": {"kind": "generate", "model": "small"}}
         for route in data.get("routes", ()):
             tasks[route.get("task", "any")] = {"kind": "generate", "model": "small"}
+        named = {name for task in data.get("tasks", {}).values() for name in task.get("knowledge", ())}
+        if named:
+            missing["knowledge"] = {name: {"path": "/kb"} for name in named}
         data = {**missing, "tasks": tasks, **data}
         block = yaml.safe_dump(data)
     parse_config(block, "docs/config.md")
+
+
+@pytest.mark.parametrize("block", re.findall(r"(?ms)^```python\n(.*?)^```", KNOWLEDGE))
+def test_every_python_block_about_documents_compiles(block: str) -> None:
+    compile(block, "docs/knowledge.md", "exec")
 
 
 def test_there_are_example_files() -> None:
