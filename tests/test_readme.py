@@ -38,10 +38,12 @@ def test_the_tree_names_no_module_that_is_gone() -> None:
 
 
 def test_the_configuration_parses() -> None:
-    (text,) = blocks("yaml")
-    config = parse_config(text)
+    whole, of_documents = blocks("yaml")
+    config = parse_config(whole)
     assert config.node == "press-hall-4"
     assert config.routes[0].task == "triage"
+    config = parse_config("node: hall\nbroker: {url: mqtt://localhost}\n" + of_documents)
+    assert config.routes[0].remember == "log"
 
 
 def test_the_result_is_one() -> None:
