@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from types import ModuleType
 from typing import Any
 
@@ -65,7 +66,12 @@ def test_figures_at_a_threshold(scripts: dict[str, ModuleType]) -> None:
     assert found["unanswerable_answered"] == 0.5
     points = scripts["grounded"].curve(rows)
     assert [round(risk, 2) for _, risk, _ in points] == [0.0, 0.5, 0.67, 0.5, 0.6]
-    assert "<svg" in scripts["grounded"].chart(points, 0.5, "title")
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="the extra chart is not installed")
+def test_a_curve_is_drawn(scripts: dict[str, ModuleType]) -> None:
+    rows = [answered(scripts, 0.9), answered(scripts, 0.1, known=False)]
+    assert "<svg" in scripts["grounded"].chart(scripts["grounded"].curve(rows), 0.5, "title")
 
 
 def test_texts_are_judged_alike(scripts: dict[str, ModuleType]) -> None:
