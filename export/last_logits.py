@@ -36,8 +36,9 @@ def keep_last_logits(folder: Path, plain: str = "model.onnx") -> bool:
     file = folder / "genai_config.json"
     config = json.loads(file.read_text("utf-8"))
     model = onnx.load(folder / plain, load_external_data=False)
-    wants_too_much = config["model"]["vocab_size"] > MOST_VOCABULARY
-    if wants_too_much or config["model"]["decoder"].get("sliding_window") or not widen_head(model.graph):
+    settings = config.get("model", {})
+    wants_too_much = settings.get("vocab_size", MOST_VOCABULARY + 1) > MOST_VOCABULARY
+    if wants_too_much or settings["decoder"].get("sliding_window") or not widen_head(model.graph):
         return False
     onnx.save(model, folder / plain)
     config["speculative"] = {"max_draft_tokens": ROWS - 1}
