@@ -24,6 +24,7 @@ FOUNDATION = {
 LAYERS = (
     FOUNDATION,
     {"board", "link"},
+    {"child"},
     {"engine", "bus", "knowledge", "routes", "inspection", "signature", "feedback"},
     {"tasks", "trust", "expectation"},
     {"scheduler", "models", "observe", "cascade", "corrections"},
@@ -41,7 +42,7 @@ LAYERS = (
 
 NO_BUS = {
     *("engine", "knowledge", "tasks", "scheduler", "models", "observe", "cascade", "escalation", "service"),
-    *("routes", "preparing", "library", "link"),
+    *("routes", "preparing", "library", "link", "child"),
 }
 """What computes knows no bus: requests and results are values."""
 

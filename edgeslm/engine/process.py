@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeslm.child import Child
 from edgeslm.engine.calls import (
     ANY,
     BALANCED,
@@ -25,7 +24,6 @@ from edgeslm.engine.calls import (
     Power,
 )
 from edgeslm.errors import REQUEST_ERRORS, BundleError, InternalError, ModelUnavailable
-from edgeslm.link import Link
 from edgeslm.messages import NORMAL_PRIORITY
 
 log = logging.getLogger("edgeslm.engine")
@@ -88,8 +86,7 @@ class EngineProcess:
         self._command = command
         self._stop_grace_s = stop_grace_s
         self._cancel_grace_s = cancel_grace_s
-        self._process: subprocess.Popen[bytes] | None = None
-        self._link: Link | None = None
+        self._child = Child(self._handle, self._lost)
         self._ready: asyncio.Future[EngineInfo] | None = None
         self._pending: dict[int, _Pending] = {}
         self._abandoned: dict[int, asyncio.TimerHandle] = {}
@@ -98,11 +95,11 @@ class EngineProcess:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        return self._child.pid
 
     @property
     def alive(self) -> bool:
-        return self._link is not None
+        return self._child.is_linked
 
     @property
     def takes_prepared(self) -> bool:
@@ -116,25 +113,22 @@ class EngineProcess:
         :raises EngineCrashed: it ended while loading.
         :raises ModelUnavailable: it can't be started, or is stopped meanwhile.
         """
-        loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
         try:
-            _, link = await loop.create_unix_connection(lambda: Link(self._handle, self._lost), sock=ours)
-            try:
-                self._process = self._spawn(theirs.fileno())
-            except OSError as error:
-                link.close()
-                name = self.bundle.name
-                raise ModelUnavailable(f"the engine of {name} can't be started: {error.strerror}") from None
-        finally:
-            theirs.close()
-        self._link = link
-        self._ready = loop.create_future()
+            await self._child.start(
+                self._command,
+                self._arguments(),
+                # Read at import by both libraries; the worker sets it too, this covers its children.
+                {**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+            )
+        except OSError as error:
+            name = self.bundle.name
+            raise ModelUnavailable(f"the engine of {name} can't be started: {error.strerror}") from None
+        self._ready = asyncio.get_running_loop().create_future()
         try:
             self.info = await self._ready
         except BaseException as error:
-            self._close(ModelUnavailable("the engine was not started"))
-            self._bury()
+            self._child.bury()
+            self._fail(ModelUnavailable("the engine was not started"))
             if isinstance(error, EngineCrashed) and self._cache is not None:
                 log.warning("the engine of %s is started without what was prepared", self.bundle.name)
                 self._cache = None
@@ -153,12 +147,12 @@ class EngineProcess:
 
         :raises RequestError: as the worker says; :class:`EngineCrashed` when it ended meanwhile.
         """
-        if self._link is None:
+        if not self.alive:
             raise EngineCrashed(f"the engine of {self.bundle.name} is not running")
         self._number += 1
         number = self._number
         future: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
-        self._link.send(("call", number, call, priority))
+        self._child.send(("call", number, call, priority))
         self._unanswered[number] = priority
         self._pending[number] = _Pending(future, on_chunk)
         try:
@@ -171,38 +165,25 @@ class EngineProcess:
 
     async def stop(self) -> None:
         """Closes the pipe, which ends the worker; kills it if that takes more than a few seconds."""
-        self._close(ModelUnavailable("the engine is being stopped"))
-        process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            await asyncio.to_thread(process.wait, self._stop_grace_s)
-        except subprocess.TimeoutExpired:
-            log.warning("worker %d did not end in %.0f s and is killed", process.pid, self._stop_grace_s)
-            process.kill()
-            await asyncio.to_thread(process.wait)
+        pid = self.pid
+        self._fail(ModelUnavailable("the engine is being stopped"))
+        if await self._child.stop(self._stop_grace_s):
+            log.warning("worker %d did not end in %.0f s and is killed", pid, self._stop_grace_s)
 
     def kill(self) -> None:
         """Ends a worker that no longer answers; its calls fail as crashed."""
-        if self._process is not None:
-            self._process.kill()
+        self._child.kill()
 
-    def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
-        arguments = [str(descriptor), str(self.bundle), str(self._threads), self._log_level]
+    def _arguments(self) -> list[str]:
+        arguments = [str(self.bundle), str(self._threads), self._log_level]
         arguments += [self._power, self._device, str(self._cache or ANY), self.digest or ANY]
         adapters = [part for path, digest in self._adapters.items() for part in (str(path), digest or ANY)]
-        return subprocess.Popen(
-            [*self._command, *arguments, *adapters],
-            pass_fds=[descriptor],
-            stdin=subprocess.DEVNULL,
-            # Read at import by both libraries; the worker sets it too, this covers its children.
-            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-        )
+        return [*arguments, *adapters]
 
     def _abandon(self, number: int) -> None:
         """Asks the worker to give a call up, and ends it if it hangs instead."""
-        if self._link is not None:
-            self._link.send(("cancel", number))
+        if self.alive:
+            self._child.send(("cancel", number))
             self._watch(number)
 
     def _watch(self, number: int) -> None:
@@ -249,27 +230,12 @@ class EngineProcess:
         except Exception as error:  # chunks carry no promise: the call goes on
             log.error("a chunk could not be passed on: %s", type(error).__name__)
 
-    def _lost(self) -> None:
-        """The worker closed the pipe: it is gone, or of no more use."""
-        reason = self._bury()
+    def _lost(self, reason: str) -> None:
         log.error("the engine of %s ended unexpectedly (%s)", self.bundle.name, reason)
-        self._close(EngineCrashed(f"the engine of {self.bundle.name} ended unexpectedly ({reason})"))
+        self._fail(EngineCrashed(f"the engine of {self.bundle.name} ended unexpectedly ({reason})"))
 
-    def _bury(self) -> str:
-        """Reaps the process and says how it ended. One that still lives is killed, so this does not wait;
-        one that is about to end keeps its own status."""
-        process, self._process = self._process, None
-        if process is None:
-            return "stopped"
-        process.kill()
-        status = process.wait()
-        return f"signal {-status}" if status < 0 else f"exit status {status}"
-
-    def _close(self, error: Exception) -> None:
-        """Closes the pipe; what waits for the worker fails with ``error``."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+    def _fail(self, error: Exception) -> None:
+        """Nothing more is expected of the worker; what waits for it fails with ``error``."""
         for timer in self._abandoned.values():
             timer.cancel()
         self._abandoned.clear()

@@ -135,6 +135,12 @@ class Collection:
         with self.reading() as db:
             return [_entry(row) for row in db.execute(f"{_ENTRIES} GROUP BY d.id ORDER BY source")]
 
+    def files(self) -> list[tuple[str, Path]]:
+        """Of each document that was read from a file, its source and that file."""
+        with self.reading() as db:
+            rows = db.execute("SELECT source, file FROM documents WHERE file IS NOT NULL ORDER BY source")
+            return [(source, Path(file)) for source, file in rows]
+
     def sources(self, pattern: str) -> list[str]:
         """The source of that name; if there is none, those that the pattern fits (``*`` is any text)."""
         with self.reading() as db:

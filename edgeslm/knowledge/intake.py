@@ -119,17 +119,13 @@ def _refuse_namesake(known: Entry | None, path: Path) -> None:
 
 
 def _remove_gone(collection: Collection, paths: Iterable[Path]) -> int:
-    below = [str(path) for path in paths]
+    below = list(paths)
     gone = [
-        entry.source
-        for entry in collection.documents()
-        if (file := entry.origin.file) is not None
-        and _is_gone(Path(file))
+        source
+        for source, file in collection.files()
+        if _is_gone(file)
         # Looked at behind the file: a disk may be unplugged at any moment.
-        and any(
-            file == path or (file.startswith(f"{path.rstrip('/')}/") and Path(path).is_dir())
-            for path in below
-        )
+        and any(file == path or (file.is_relative_to(path) and path.is_dir()) for path in below)
     ]
     return sum(collection.remove(source) for source in gone)
 

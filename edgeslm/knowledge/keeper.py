@@ -168,7 +168,7 @@ class Keeper:
         for path in list(there):  # nor is the empty folder that it leaves
             if path.is_dir() and not any(file.is_relative_to(path) for file in files):
                 there.remove(path)
-                if _has_documents_of(collection, path):
+                if any(file.is_relative_to(path.absolute()) for _, file in collection.files()):
                     on_broken(f"{path}, which is watched, is empty; what was in it is still found")
         before, now = self._seen[shelf.name], dict[Path, _State]()
         for path in files:
@@ -245,11 +245,6 @@ class Keeper:
         if sentence != self._troubles.get(name, ""):
             self._troubles[name] = sentence
             self._send("trouble", name, sentence or None)
-
-
-def _has_documents_of(collection: Collection, folder: Path) -> bool:
-    files = (entry.origin.file for entry in collection.documents())
-    return any(Path(file).is_relative_to(folder.absolute()) for file in files if file is not None)
 
 
 class _NotNowError(Exception):

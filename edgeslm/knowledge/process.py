@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgeslm.child import Child
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.queries import Memory, Query, Shelf, encode_shelf
 from edgeslm.knowledge.search import Found
-from edgeslm.link import Link
 
 if TYPE_CHECKING:
     from edgeslm.knowledge.table_answers import TableAnswer
@@ -61,8 +59,7 @@ class KnowledgeProcess:
         self._embed = embed
         self._log_level = log_level
         self._command = command
-        self._process: subprocess.Popen[bytes] | None = None
-        self._link: Link | None = None
+        self._child = Child(self._handle, self._lost)
         self._ready: asyncio.Future[None] | None = None
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
@@ -76,7 +73,7 @@ class KnowledgeProcess:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        return self._child.pid
 
     @property
     def problems(self) -> list[str]:
@@ -89,26 +86,21 @@ class KnowledgeProcess:
         :raises KnowledgeError: one of them can't be used, or the process can't be started.
         """
         async with self._starting:
-            if self._link is not None or self._stopped:
+            if self._child.is_linked or self._stopped:
                 return
-            loop = asyncio.get_running_loop()
-            ours, theirs = socket.socketpair()
+            arguments = [self._log_level, *(encode_shelf(shelf) for shelf in self._shelves)]
             try:
-                _, link = await loop.create_unix_connection(lambda: Link(self._handle, self._lost), sock=ours)
-                try:
-                    self._process = self._spawn(theirs.fileno())
-                except OSError as error:
-                    link.close()
-                    raise KnowledgeError(f"collections can't be opened: {error.strerror}") from None
-            finally:
-                theirs.close()
-            self._link, self._ready = link, loop.create_future()
+                await self._child.start(self._command, arguments)
+            except OSError as error:
+                raise KnowledgeError(f"collections can't be opened: {error.strerror}") from None
+            loop = asyncio.get_running_loop()
+            self._ready = loop.create_future()
             try:
                 await self._ready
                 self._ready_at = loop.time()
             except BaseException:
-                self._close(KnowledgeError("the collections were not opened"))
-                self._bury()
+                self._child.bury()
+                self._fail(KnowledgeError("the collections were not opened"))
                 raise
 
     async def seek(self, query: Query) -> list[Found]:
@@ -132,25 +124,18 @@ class KnowledgeProcess:
         self._stopped = True
         for task in self._tasks:
             task.cancel()
-        self._close(KnowledgeError("the node is stopping"))
-        process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            await asyncio.to_thread(process.wait, STOP_GRACE_S)
-        except subprocess.TimeoutExpired:  # in a transaction, which is then as if it never was
-            process.kill()
-            await asyncio.to_thread(process.wait)
+        self._fail(KnowledgeError("the node is stopping"))
+        await self._child.stop(STOP_GRACE_S)  # killed in a transaction, that is as if it never was
 
     async def _ask(self, kind: str, *values: Any) -> Any:
         for attempt in range(1, TRIES + 1):
             await self.start()
-            if self._link is None:
+            if not self._child.is_linked:
                 raise KnowledgeError("the node is stopping")
             self._number += 1
             number, future = self._number, asyncio.get_running_loop().create_future()
             self._pending[number] = future
-            self._link.send((kind, number, *values))
+            self._child.send((kind, number, *values))
             try:
                 return await future
             except _EndedError:
@@ -159,10 +144,6 @@ class KnowledgeProcess:
             finally:
                 self._pending.pop(number, None)
         return None
-
-    def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
-        arguments = [str(descriptor), self._log_level, *(encode_shelf(shelf) for shelf in self._shelves)]
-        return subprocess.Popen([*self._command, *arguments], pass_fds=[descriptor], stdin=subprocess.DEVNULL)
 
     def _handle(self, message: tuple[Any, ...]) -> None:
         kind, *rest = message
@@ -189,13 +170,13 @@ class KnowledgeProcess:
             self._troubles[name] = why
 
     async def _give_vectors(self, number: int, name: str, texts: Sequence[str]) -> None:
-        vectors, asked_by = None, self._link
+        vectors, asked_by = None, self._child.starts
         try:
             vectors = await self._embed(name, texts)
         except Exception as error:  # whatever it is, words find the passages meanwhile
             log.warning("passages of %s can't be embedded now: %s", name, type(error).__name__)
-        if asked_by is not None and self._link is asked_by:
-            asked_by.send(("vectors", number, vectors))
+        if self._child.starts == asked_by:  # another process counts anew, and asked for others
+            self._child.send(("vectors", number, vectors))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -203,10 +184,9 @@ class KnowledgeProcess:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _lost(self) -> None:
-        status = self._bury()
+    def _lost(self, status: str) -> None:
         log.error("the process of the collections ended unexpectedly (%s)", status)
-        self._close(_EndedError(f"the process of the collections ended unexpectedly ({status})"))
+        self._fail(_EndedError(f"the process of the collections ended unexpectedly ({status})"))
         if asyncio.get_running_loop().time() - self._ready_at > CALM_S:
             self._pause_s = AGAIN_S
         is_kept = any(shelf.is_kept for shelf in self._shelves)
@@ -224,19 +204,8 @@ class KnowledgeProcess:
             except KnowledgeError as error:  # the next search says so too
                 log.error("the collections can't be opened again: %s", error)
 
-    def _bury(self) -> str:
-        process, self._process = self._process, None
-        if process is None:
-            return "stopped"
-        process.kill()
-        status = process.wait()
-        return f"signal {-status}" if status < 0 else f"exit status {status}"
-
-    def _close(self, error: Exception) -> None:
-        """Closes the pipe; what waits for the process fails with ``error``."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+    def _fail(self, error: Exception) -> None:
+        """Nothing more is expected of the process; what waits for it fails with ``error``."""
         waiting: list[asyncio.Future[Any]] = [*self._pending.values()]
         if self._ready is not None:
             waiting.append(self._ready)

@@ -18,10 +18,10 @@ from edgeslm.knowledge.rerank import DEPTH
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks.conflicts import Conflict, find_conflict
-from edgeslm.tasks.grounding import confidence, fitting, gate_for, most_like, quotable, sources_of
+from edgeslm.tasks.grounding import confidence, fitting, gate_for, quotable, sources_of
+from edgeslm.tasks.passages import PASSAGE_SCHEMA, cite, encode_passages, keep_proven
 from edgeslm.tasks.quoting import find_quote, quote_guide
 from edgeslm.tasks.referral import bring_back, refer
-from edgeslm.tasks.support import split_sentences, supported
 from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task
 
 if TYPE_CHECKING:
@@ -145,19 +145,9 @@ class Answer(Task):
     ) -> Outcome:
         # What isn't checked yet isn't sent: the pieces of a stream are the sentences that were kept.
         output = await ask(replace(self._call(request, _shown(best)), stream=False))
-        kept: list[str] = []
-        citations: list[dict[str, Any]] = []
-        for start, end in split_sentences(output.text):
-            sentence = output.text[start:end]
-            support = supported(sentence, [sources_of(passage) for passage in best])
-            if support:
-                kept.append(sentence)
-                passage = best[support.sources[0]]
-                citation = _citation(passage, *most_like(sentence, passage.text))
-                citations += [citation] if citation not in citations else []
-        if not kept:
+        text, citations = keep_proven(output.text, encode_passages(best))
+        if not text:
             return _declined(sure, best, output)
-        text = " ".join(kept)
         if request.options.get("stream") and on_chunk is not None:
             on_chunk(text)
         return Outcome.of(output, {"text": text, "citations": citations, "confidence": sure})
@@ -167,13 +157,6 @@ class Answer(Task):
             {"source": _TEXT, "quote": _TEXT, "start": _PLACE, "end": _PLACE},
             {"id": _TEXT, "heading": _TEXT},
         )
-        passage = _object(
-            {
-                **dict.fromkeys(("id", "source", "heading", "text"), _TEXT),
-                "score": {"type": "number"},
-                **dict.fromkeys(("start", "end"), _PLACE),
-            }
-        )
         return _object(
             {"text": _TEXT, "citations": {"type": "array", "items": citation}},
             {
@@ -181,7 +164,7 @@ class Answer(Task):
                 "conflict": {"type": "boolean"},
                 "values": {"type": "array", "items": {"type": ["string", "number", "boolean"]}},
                 "matched": {"type": "integer"},
-                "passages": {"type": "array", "items": passage},
+                "passages": {"type": "array", "items": PASSAGE_SCHEMA},
             }
             if self.section.knowledge
             else {},
@@ -210,20 +193,8 @@ def _shown(passages: Sequence[Found]) -> list[str | Text]:
 
 
 def _citation(passage: Found, start: int, end: int) -> dict[str, Any]:
-    """Of characters ``start`` to ``end`` of the passage; a result counts them in the document's text."""
-    return {
-        "source": passage.source,
-        "quote": passage.text[start:end],
-        "start": passage.start + start,
-        "end": passage.start + end,
-        "id": passage.id,
-        "heading": passage.heading,
-    }
-
-
-def _attached(passages: Sequence[Found]) -> list[dict[str, Any]]:
-    keys = ("id", "source", "heading", "text", "score", "start", "end")
-    return [{key: getattr(passage, key) for key in keys} for passage in passages]
+    (encoded,) = encode_passages([passage])
+    return cite(encoded, start, end)
 
 
 def _computed(answer: TableAnswer) -> Outcome:
@@ -243,7 +214,7 @@ def _computed(answer: TableAnswer) -> Outcome:
 
 def _declined(sure: float, best: Sequence[Found], output: Output | None = None) -> Outcome:
     """The best passages instead of an invented answer."""
-    result = {"text": "", "citations": [], "confidence": sure, "passages": _attached(best)}
+    result = {"text": "", "citations": [], "confidence": sure, "passages": encode_passages(best)}
     return Outcome("abstained", result, output.cost if output is not None else Cost())
 
 
@@ -253,6 +224,6 @@ def _contradicted(sure: float, best: Sequence[Found], conflict: Conflict) -> Out
         "citations": [_citation(*side) for side in (conflict.one, conflict.other)],
         "conflict": True,
         "confidence": sure,
-        "passages": _attached(best),
+        "passages": encode_passages(best),
     }
     return Outcome("abstained", result, Cost())

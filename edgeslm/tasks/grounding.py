@@ -115,7 +115,11 @@ def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:
 
 def sources_of(passage: Found) -> str:
     """What a passage says, with the titles above it."""
-    return f"{passage.heading}\n{passage.text}" if passage.heading else passage.text
+    return with_heading(passage.heading, passage.text)
+
+
+def with_heading(heading: str, text: str) -> str:
+    return f"{heading}\n{text}" if heading else text
 
 
 def quotable(question: str, passage: Found) -> tuple[int, int]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from edgeslm.tasks.grounding import most_like
-from edgeslm.tasks.support import Evidence, split_sentences
+from edgeslm.tasks.passages import keep_proven
 
 CONTEXT: Final = "context"
 """The source of what was quoted from a context."""
@@ -36,7 +35,7 @@ def bring_back(found: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str,
     citations = [kept for one in cited if (kept := _bring_back(passages, one)) is not None]
     quotes = [one["quote"].strip() for one in citations]
     if not cited or (citations and not _has_own(cited) and text.strip() not in quotes):
-        text, citations = _proven(text, passages)
+        text, citations = keep_proven(text, passages)
     sure = answer.get("confidence")
     told = {"confidence": sure} if isinstance(sure, float) and 0 <= sure <= 1 else {}
     return {"text": text, "citations": citations, **told} if citations else None
@@ -45,21 +44,6 @@ def bring_back(found: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str,
 def _has_own(cited: Sequence[Any]) -> bool:
     """Whether the other node cites documents beside the context."""
     return any(isinstance(one, Mapping) and one.get("source") != CONTEXT for one in cited)
-
-
-def _proven(text: str, passages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-    """The sentences that a passage supports, and the sentences that do."""
-    evidence = Evidence(one["text"] for one in passages)
-    kept, citations = [], []
-    for start, end in split_sentences(text):
-        sentence = text[start:end]
-        if support := evidence.support(sentence):
-            passage = passages[support.sources[0]]
-            begin, stop = most_like(sentence, passage["text"])
-            place = {"start": passage["start"] + begin, "end": passage["start"] + stop}
-            kept.append(sentence)
-            citations.append({"source": passage["source"], "quote": passage["text"][begin:stop], **place})
-    return " ".join(kept), citations
 
 
 def _bring_back(passages: Sequence[Mapping[str, Any]], citation: Any) -> dict[str, Any] | None:

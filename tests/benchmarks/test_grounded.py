@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import ModuleType
 from typing import Any
 
@@ -68,7 +67,6 @@ def test_figures_at_a_threshold(scripts: dict[str, ModuleType]) -> None:
     assert [round(risk, 2) for _, risk, _ in points] == [0.0, 0.5, 0.67, 0.5, 0.6]
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="the extra chart is not installed")
 def test_a_curve_is_drawn(scripts: dict[str, ModuleType]) -> None:
     rows = [answered(scripts, 0.9), answered(scripts, 0.1, known=False)]
     assert "<svg" in scripts["grounded"].chart(scripts["grounded"].curve(rows), 0.5, "title")

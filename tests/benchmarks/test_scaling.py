@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import ModuleType
@@ -61,7 +60,6 @@ def test_the_table_names_what_is_worse_than_linear(scripts: dict[str, ModuleType
     ]
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="the extra chart is not installed")
 def test_the_chart_has_a_panel_for_each_thing_that_grows(scripts: dict[str, ModuleType]) -> None:
     figures = scripts["scaling_figures"]
     picture = figures.chart(curves(figures))

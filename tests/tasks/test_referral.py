@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from edgeslm.tasks.referral import bring_back, refer
 
+PROOF = {"id": "a1", "heading": "Care"}
+"""What a citation has of its passage beside the place."""
 FOUND = {
     "text": "",
     "citations": [],
     "passages": [
-        {"id": "a", "source": "press.md", "text": "Oil it each week.", "start": 100, "end": 117},
-        {"id": "b", "source": "lathe.md", "text": "Grease it each month.", "start": 7, "end": 28},
+        {**PROOF, "source": "press.md", "text": "Oil it each week.", "start": 100, "end": 117},
+        {**PROOF, "source": "lathe.md", "text": "Grease it each month.", "start": 7, "end": 28},
     ],
 }
 
@@ -74,7 +76,9 @@ def test_own_words_are_kept_as_far_as_a_passage_supports_them() -> None:
     brought = bring_back(FOUND, {"text": "Oil it each week. Paint it in 1999.", "citations": []})
     assert brought == {
         "text": "Oil it each week.",
-        "citations": [{"source": "press.md", "quote": "Oil it each week.", "start": 100, "end": 117}],
+        "citations": [
+            {**PROOF, "source": "press.md", "quote": "Oil it each week.", "start": 100, "end": 117}
+        ],
     }
     assert bring_back(FOUND, {"text": said.replace("oil", "paint"), "citations": []}) is None
 
@@ -82,7 +86,14 @@ def test_own_words_are_kept_as_far_as_a_passage_supports_them() -> None:
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=4), st.data())
 def test_every_quote_of_a_passage_is_found_again(texts: list[str], data: st.DataObject) -> None:
     passages = [
-        {"source": str(number), "text": text, "start": 10 * number, "end": 10 * number + len(text)}
+        {
+            "id": "",
+            "heading": "",
+            "source": str(number),
+            "text": text,
+            "start": 10 * number,
+            "end": 10 * number + len(text),
+        }
         for number, text in enumerate(texts)
     ]
     number = data.draw(st.integers(0, len(texts) - 1))

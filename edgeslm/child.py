@@ -1,0 +1,107 @@
+"""A process of the node at the other end of a pipe: started, told things, noticed when it ends.
+
+Its command line begins with the descriptor of its end; it ends when that is closed. Knows nothing of what is
+said over the pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from edgeslm.link import Link
+
+
+class Child:
+    """One process at a time; lives on one event loop.
+
+    :param on_message: gets each value that it sends.
+    :param on_lost: called once it has ended by itself, with how (``signal 9``, ``exit status 1``).
+    """
+
+    def __init__(self, on_message: Callable[[Any], None], on_lost: Callable[[str], None]) -> None:
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: Link | None = None
+        self.starts = 0
+        """How many processes there were, which tells one from the next."""
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the pipe is open."""
+        return self._link is not None
+
+    async def start(
+        self, command: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """:raises OSError: it can't be started."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        try:
+            _, link = await loop.create_unix_connection(lambda: Link(self._on_message, self._lost), sock=ours)
+            try:
+                self._process = subprocess.Popen(
+                    [*command, str(theirs.fileno()), *arguments],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=environment,
+                )
+            except OSError:
+                link.close()
+                raise
+        finally:
+            theirs.close()
+        self._link = link
+        self.starts += 1
+
+    def send(self, value: Any) -> None:
+        """Nothing if the pipe is closed."""
+        if self._link is not None:
+            self._link.send(value)
+
+    def close(self) -> None:
+        """Closes the pipe, which ends the process; ``on_lost`` isn't called any more."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def kill(self) -> None:
+        """Ends a process that no longer answers; ``on_lost`` follows."""
+        if self._process is not None:
+            self._process.kill()
+
+    def bury(self) -> str:
+        """Closes the pipe, reaps the process and says how it ended. One that still lives is killed, so this
+        does not wait; one that is about to end keeps its own status."""
+        self.close()
+        process, self._process = self._process, None
+        if process is None:
+            return "stopped"
+        process.kill()
+        status = process.wait()
+        return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+    async def stop(self, grace_s: float) -> bool:
+        """Closes the pipe and waits for the end. :return: whether that took longer, so that it was killed."""
+        self.close()
+        process, self._process = self._process, None
+        if process is None:
+            return False
+        try:
+            await asyncio.to_thread(process.wait, grace_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+            return True
+        return False
+
+    def _lost(self) -> None:
+        self._on_lost(self.bury())

@@ -1,0 +1,70 @@
+"""Passages in results, and what of a text they prove: one form for searches, answers and other nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeslm.tasks.grounding import most_like, with_heading
+from edgeslm.tasks.support import Evidence, split_sentences
+
+if TYPE_CHECKING:
+    from edgeslm.knowledge.search import Found
+
+PASSAGE_SCHEMA: Final = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "source": {"type": "string"},
+        "heading": {"type": "string"},
+        "text": {"type": "string"},
+        "score": {"type": "number", "minimum": 0, "maximum": 1},
+        "start": {"type": "integer", "minimum": 0},
+        "end": {"type": "integer", "minimum": 0},
+    },
+    "required": ["id", "source", "heading", "text", "score", "start", "end"],
+}
+"""JSON Schema of a passage in a result."""
+
+
+def encode_passages(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """As results tell passages, the best first."""
+    return [
+        {
+            "id": one.id,
+            "source": one.source,
+            "heading": one.heading,
+            "text": one.text,
+            "score": round(one.score, 4),
+            "start": one.start,
+            "end": one.end,
+        }
+        for one in found
+    ]
+
+
+def cite(passage: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
+    """Characters ``start`` to ``end`` of a passage; a result counts them in the document's text."""
+    return {
+        "source": passage["source"],
+        "quote": passage["text"][start:end],
+        "start": passage["start"] + start,
+        "end": passage["start"] + end,
+        "id": passage["id"],
+        "heading": passage["heading"],
+    }
+
+
+def keep_proven(text: str, passages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The sentences of a text that a passage supports, and as citations the sentences that do."""
+    evidence = Evidence(with_heading(one["heading"], one["text"]) for one in passages)
+    kept: list[str] = []
+    citations: list[dict[str, Any]] = []
+    for start, end in split_sentences(text):
+        sentence = text[start:end]
+        if support := evidence.support(sentence):
+            kept.append(sentence)
+            passage = passages[support.sources[0]]
+            citation = cite(passage, *most_like(sentence, passage["text"]))
+            citations += [citation] if citation not in citations else []
+    return " ".join(kept), citations

@@ -1,0 +1,103 @@
+"""A process at the other end of a pipe: told things, stopped, killed, lost."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from edgeslm.child import Child
+
+ECHO = """
+import sys
+from multiprocessing.connection import Connection
+pipe = Connection(int(sys.argv[1]))
+pipe.send(("arguments", *sys.argv[2:]))
+while True:
+    try:
+        value = pipe.recv()
+    except EOFError:
+        {at_end}
+    if value == "die":
+        sys.exit(3)
+    pipe.send(value)
+"""
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self.lost: list[str] = []
+        self.child = Child(self.values.append, self.lost.append)
+
+    async def start(self, at_end: str = "sys.exit()") -> None:
+        await self.child.start((sys.executable, "-c", ECHO.format(at_end=at_end)), ["a", "b"])
+        await self.until(lambda: bool(self.values))
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not true():
+                await asyncio.sleep(0.005)
+
+
+def play(scene: Callable[[Heard], Awaitable[None]]) -> None:
+    async def run() -> None:
+        heard = Heard()
+        await scene(heard)
+        await heard.child.stop(60)
+
+    asyncio.run(run())
+
+
+def test_it_is_told_things_and_answers() -> None:
+    async def scene(heard: Heard) -> None:
+        await heard.start()
+        heard.child.send({"x": 1})
+        await heard.until(lambda: len(heard.values) == 2)
+        assert heard.values == [("arguments", "a", "b"), {"x": 1}]
+        assert heard.child.is_linked and heard.child.starts == 1
+        assert not await heard.child.stop(60)
+        assert (heard.child.pid, heard.child.is_linked, heard.lost) == (None, False, [])
+        heard.child.send("nobody is there")
+
+    play(scene)
+
+
+@pytest.mark.parametrize("how", ["exit", "kill"])
+def test_one_that_ends_by_itself_is_lost_once(how: str) -> None:
+    async def scene(heard: Heard) -> None:
+        await heard.start()
+        if how == "exit":
+            heard.child.send("die")
+        else:
+            heard.child.kill()
+        await heard.until(lambda: bool(heard.lost))
+        # One that exits has closed its end before it is gone: it may be the kill that ends it.
+        assert heard.lost in ([["signal 9"]] if how == "kill" else [["signal 9"], ["exit status 3"]])
+        assert not heard.child.is_linked
+        await heard.start()
+        assert heard.child.starts == 2
+
+    play(scene)
+
+
+def test_one_that_does_not_end_is_killed() -> None:
+    async def scene(heard: Heard) -> None:
+        await heard.start(at_end="import time; time.sleep(600)")
+        assert await heard.child.stop(0.1)
+        assert heard.lost == []
+
+    play(scene)
+
+
+def test_one_that_cannot_be_started_leaves_nothing() -> None:
+    async def scene(heard: Heard) -> None:
+        with pytest.raises(OSError):
+            await heard.child.start(("/nowhere/at/all",), [])
+        assert (heard.child.pid, heard.child.is_linked, heard.child.starts) == (None, False, 0)
+        assert heard.child.bury() == "stopped"
+
+    play(scene)
