@@ -9,7 +9,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from edgeslm.bus.database import Database
 from tests.brokers import Mosquitto
+from tests.fakes import FakeClock
 
 # A board or a busy machine may take its time with any example.
 hypothesis.settings.register_profile(
@@ -55,3 +57,17 @@ def starter() -> Path:
         if not (folder / name / "manifest.json").exists():
             pytest.fail(f"{folder / name} is missing: make it with `edgeslm-export starter .edgeslm/starter`")
     return folder
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def database(tmp_path: Path, clock: FakeClock) -> Iterator[Database]:
+    """What journal, spool and windows are kept in, by ``clock``."""
+    database = Database(tmp_path / "journal-hall.sqlite", clock=clock)
+    database.open()
+    yield database
+    database.close()

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import pytest
@@ -16,19 +15,6 @@ from edgeslm.routes import Work
 from tests.fakes import FakeClock, make_key
 
 TOPIC = "hall/digest"
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def database(tmp_path: Path, clock: FakeClock) -> Iterator[Database]:
-    database = Database(tmp_path / "journal-hall.sqlite", clock=clock)
-    database.open()
-    yield database
-    database.close()
 
 
 class Hall:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -12,19 +10,6 @@ from edgeslm.errors import JournalError
 from tests.fakes import FakeClock, make_delivery
 
 KEY = b"k" * 16
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def database(tmp_path: Path, clock: FakeClock) -> Iterator[Database]:
-    database = Database(tmp_path / "journal-hall.sqlite", clock=clock)
-    database.open()
-    yield database
-    database.close()
 
 
 @pytest.fixture

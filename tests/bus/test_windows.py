@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,19 +16,6 @@ YARD = ("digest", "yard/digest")
 def make_message(number: int, **fields: object) -> Gathered:
     message = Gathered(HALL, f"m{number}", f"text {number}", 1000.0 + number, make_key(number))
     return replace(message, **fields)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def database(tmp_path: Path, clock: FakeClock) -> Iterator[Database]:
-    database = Database(tmp_path / "journal-hall.sqlite", clock=clock)
-    database.open()
-    yield database
-    database.close()
 
 
 @pytest.fixture

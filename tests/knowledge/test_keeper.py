@@ -60,6 +60,14 @@ def parent() -> Parent:
     return Parent()
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One that is watched."""
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SETTLED_S", -60.0)
@@ -78,9 +86,7 @@ def found(shelf: Shelf, question: str, *, embed: bool = False) -> list[str]:
         return [one.source for one in search(collection, question, embed=hash_embed if embed else None)]
 
 
-def test_a_folder_is_kept_up_to_date(tmp_path: Path, parent: Parent) -> None:
-    folder = tmp_path / "manuals"
-    folder.mkdir()
+def test_a_folder_is_kept_up_to_date(tmp_path: Path, folder: Path, parent: Parent) -> None:
     (folder / "press.md").write_text("# Press\n\nOil it each week.\n")
     shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
     start(parent, shelf)
@@ -95,11 +101,9 @@ def test_a_folder_is_kept_up_to_date(tmp_path: Path, parent: Parent) -> None:
 
 
 def test_a_file_on_its_way_is_left_alone_until_it_has_settled(
-    tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SETTLED_S", 3600.0)
-    folder = tmp_path / "manuals"
-    folder.mkdir()
     (folder / "half.txt").write_text("Oil the pr")
     (folder / "whole.txt").write_text("Oil the lathe.")
     os.utime(folder / "whole.txt", (5, 5))
@@ -109,11 +113,9 @@ def test_a_file_on_its_way_is_left_alone_until_it_has_settled(
 
 
 def test_a_file_of_a_time_to_come_is_read(
-    tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SETTLED_S", 2.0)
-    folder = tmp_path / "manuals"
-    folder.mkdir()
     (folder / "camera.txt").write_text("Oil the lathe.")
     os.utime(folder / "camera.txt", (time.time() + 7200, time.time() + 7200))
     shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
@@ -121,9 +123,9 @@ def test_a_file_of_a_time_to_come_is_read(
     parent.until(lambda: found(shelf, "oil") == ["camera.txt"])
 
 
-def test_another_file_of_the_same_size_and_time_is_another_one(tmp_path: Path, parent: Parent) -> None:
-    folder = tmp_path / "manuals"
-    folder.mkdir()
+def test_another_file_of_the_same_size_and_time_is_another_one(
+    tmp_path: Path, folder: Path, parent: Parent
+) -> None:
     for name, text in (("manuals/press.txt", "Oil it."), ("press.txt", "Wax it.")):
         (tmp_path / name).write_text(text)
         os.utime(tmp_path / name, (5, 5))
@@ -134,9 +136,9 @@ def test_another_file_of_the_same_size_and_time_is_another_one(tmp_path: Path, p
     parent.until(lambda: found(shelf, "wax"))
 
 
-def test_a_folder_that_is_gone_is_told_and_its_documents_stay(tmp_path: Path, parent: Parent) -> None:
-    folder = tmp_path / "usb"
-    folder.mkdir()
+def test_a_folder_that_is_gone_is_told_and_its_documents_stay(
+    tmp_path: Path, folder: Path, parent: Parent
+) -> None:
     (folder / "press.md").write_text("Oil it each week.\n")
     shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
     start(parent, shelf)
@@ -148,9 +150,9 @@ def test_a_folder_that_is_gone_is_told_and_its_documents_stay(tmp_path: Path, pa
     parent.until(lambda: parent.trouble is None)
 
 
-def test_a_folder_that_is_empty_now_may_be_a_disk_that_was_unmounted(tmp_path: Path, parent: Parent) -> None:
-    folder = tmp_path / "usb"
-    folder.mkdir()
+def test_a_folder_that_is_empty_now_may_be_a_disk_that_was_unmounted(
+    tmp_path: Path, folder: Path, parent: Parent
+) -> None:
     (folder / "press.md").write_text("Oil it each week.\n")
     shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
     start(parent, shelf)
@@ -163,9 +165,9 @@ def test_a_folder_that_is_empty_now_may_be_a_disk_that_was_unmounted(tmp_path: P
     parent.until(lambda: parent.trouble is None)
 
 
-def test_a_broken_file_is_told_for_as_long_as_it_is_broken(tmp_path: Path, parent: Parent) -> None:
-    folder = tmp_path / "manuals"
-    folder.mkdir()
+def test_a_broken_file_is_told_for_as_long_as_it_is_broken(
+    tmp_path: Path, folder: Path, parent: Parent
+) -> None:
     (folder / "a.pdf").write_bytes(b"no pdf")
     (folder / "b.txt").write_text("Oil it.")
     shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
@@ -204,9 +206,9 @@ def test_a_message_that_cannot_be_kept_is_told(
     parent.until(lambda: parent.said("done", 8))
 
 
-def test_what_is_added_is_embedded_later_and_messages_go_before(tmp_path: Path, parent: Parent) -> None:
-    folder = tmp_path / "manuals"
-    folder.mkdir()
+def test_what_is_added_is_embedded_later_and_messages_go_before(
+    tmp_path: Path, folder: Path, parent: Parent
+) -> None:
     for number in range(100):
         (folder / f"{number}.txt").write_text(f"Oil the press {number}.")
     parent.embeds = False
