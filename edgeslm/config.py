@@ -20,18 +20,8 @@ from edgeslm.consistency import UNKNOWN_FILTER, Names, inconsistencies
 from edgeslm.document import Document, Problem, key_name, read_document
 from edgeslm.errors import ConfigError
 from edgeslm.fields import Rate
-from edgeslm.sections import (
-    Broker,
-    Config,
-    Knowledge,
-    Limits,
-    Model,
-    Overflow,
-    Route,
-    Section,
-    Signing,
-    Task,
-)
+from edgeslm.sections import Config, Knowledge, Model, Overflow, Route, Task
+from edgeslm.surroundings import Broker, Limits, Section, Signing
 from edgeslm.task_kinds import LEARNABLE, Kind, Option
 
 __all__ = [

@@ -14,7 +14,8 @@ from typing import Any
 
 from edgeslm.document import Path
 from edgeslm.errors import TemplateError
-from edgeslm.sections import LEARNED, NODE_STAGE, Broker, Config, Route, Task
+from edgeslm.sections import LEARNED, NODE_STAGE, Config, Route, Task
+from edgeslm.surroundings import Broker
 from edgeslm.task_kinds import ALLOWED, LEARNABLE, POSSIBLE, Kind
 from edgeslm.topics import NODE_CHANNELS, overlap, topic_name_fault
 

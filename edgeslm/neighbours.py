@@ -15,7 +15,7 @@ from typing import Any, Final
 from edgeslm.client import Client
 from edgeslm.errors import BrokerError
 from edgeslm.messages import Result
-from edgeslm.sections import Broker
+from edgeslm.surroundings import Broker
 
 CONNECT_TIMEOUT_S = 5.0
 NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})

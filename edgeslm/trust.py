@@ -21,8 +21,8 @@ from pathlib import Path
 from edgeslm.bundle import SIGNATURE, Bundle, file_digest, load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.ownership import is_ours
-from edgeslm.sections import Signing
 from edgeslm.signature import Verdict, parse_statement, read_signature
+from edgeslm.surroundings import Signing
 
 log = logging.getLogger("edgeslm.trust")
 

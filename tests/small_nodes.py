@@ -17,7 +17,7 @@ from edgeslm.bus.protocol import (
 )
 from edgeslm.errors import Busy
 from edgeslm.messages import Chunk, Request, Result
-from edgeslm.sections import Broker
+from edgeslm.surroundings import Broker
 
 REPLIES = ("edgeslm/v1/+/res/#",)
 

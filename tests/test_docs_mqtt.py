@@ -31,7 +31,7 @@ from edgeslm.bus.protocol import (
 )
 from edgeslm.errors import REQUEST_ERRORS
 from edgeslm.messages import Request
-from edgeslm.sections import Limits
+from edgeslm.surroundings import Limits
 from edgeslm.task_kinds import ALLOWED
 from edgeslm.tries import TRANSIENT
 from tests.brokers import CONFIGURATIONS, Mosquitto

@@ -22,8 +22,8 @@ from edgeslm.doctor import Finding, examine, render
 from edgeslm.engine import libraries
 from edgeslm.errors import BoardError, BrokerError, BundleError
 from edgeslm.profiles import Board
-from edgeslm.sections import Signing
 from edgeslm.signature import Verdict
+from edgeslm.surroundings import Signing
 from tests.signers import Signer
 
 PI_4_CPU = "".join(

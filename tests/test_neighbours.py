@@ -14,7 +14,7 @@ from edgeslm import daemon as daemon_module
 from edgeslm import neighbours as neighbours_module
 from edgeslm.errors import BrokerError, EdgeslmError, ProtocolError, TimedOut
 from edgeslm.neighbours import Neighbours
-from edgeslm.sections import Broker
+from edgeslm.surroundings import Broker
 from tests.apps import App, Heard
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, TASKS, Node, fake_configuration

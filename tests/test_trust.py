@@ -13,8 +13,8 @@ import pytest
 
 from edgeslm import trust
 from edgeslm.errors import BundleError
-from edgeslm.sections import Signing
 from edgeslm.signature import Verdict
+from edgeslm.surroundings import Signing
 from edgeslm.trust import COMMAND, RECORD, Trust, check_bundles, describe_signature
 from tests.nodes import write_bundle
 from tests.signers import Signer, write_files, write_manifest

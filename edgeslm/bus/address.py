@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from edgeslm.errors import BrokerError
 
 if TYPE_CHECKING:
-    from edgeslm.sections import Broker
+    from edgeslm.surroundings import Broker
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 """Scheme -> default port."""

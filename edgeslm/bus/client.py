@@ -25,7 +25,7 @@ from edgeslm.bus.problems import Problem, Welcome, shortcomings
 from edgeslm.errors import BrokerError, InvalidRequest
 
 if TYPE_CHECKING:
-    from edgeslm.sections import Broker
+    from edgeslm.surroundings import Broker
 
 __all__ = ["BusClient", "Delivery", "OutboxFull", "Subscription"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.bus.client import BusClient, Delivery, Subscription
-from edgeslm.sections import Broker
+from edgeslm.surroundings import Broker
 from tests.brokers import Mosquitto
 
 WAIT_S = 30.0

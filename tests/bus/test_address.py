@@ -8,7 +8,7 @@ import pytest
 
 from edgeslm.bus.address import BrokerAddress, read_password
 from edgeslm.errors import BrokerError
-from edgeslm.sections import Broker
+from edgeslm.surroundings import Broker
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class TestConnection:
         program = (
             "import asyncio, sys\n"
             "from edgeslm.bus.client import BusClient\n"
-            "from edgeslm.sections import Broker\n"
+            "from edgeslm.surroundings import Broker\n"
             "async def main():\n"
             "    bus = BusClient(Broker(url=sys.argv[1]), client_id='node', queue=9, packet_bytes=999,\n"
             "        will=('node/state', b'offline'), on_delivery=lambda d: None,\n"

@@ -1,0 +1,105 @@
+"""The sections of a configuration that say what a node lives among: its broker, its limits, whom it trusts.
+
+What a node does, its models, tasks, collections and routes, is in ``edgeslm.sections``. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from edgeslm.fields import FilePath, broker_url
+
+
+class Section(BaseModel):
+    """Common to all sections: nothing unknown, nothing changed later, no silent conversions."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, protected_namespaces=()
+    )
+
+
+class Broker(Section):
+    """The MQTT broker and how to log in. Secrets are in files only."""
+
+    url: Annotated[str, AfterValidator(broker_url)] = Field(
+        description="Address: `mqtt://HOST[:PORT]`, or `mqtts://HOST[:PORT]` with TLS; ports 1883 and 8883"
+    )
+    username: str | None = Field(default=None, min_length=1, description="User name to log in with")
+    password_file: FilePath | None = Field(
+        default=None, description="File whose first line is the password, such as a systemd credential"
+    )
+    ca_file: FilePath | None = Field(
+        default=None, description="Certificates (PEM) to trust for `mqtts`; the system's if left out"
+    )
+    cert_file: FilePath | None = Field(default=None, description="Client certificate (PEM) for mutual TLS")
+    key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")
+    keepalive_s: int = Field(
+        default=30, ge=1, le=65535, description="Seconds of silence before the broker is asked for a sign"
+    )
+
+    @property
+    def _parts(self) -> SplitResult:
+        return urlsplit(self.url)
+
+    @property
+    def tls(self) -> bool:
+        return self._parts.scheme == "mqtts"
+
+    @property
+    def host(self) -> str:
+        return self._parts.hostname or ""
+
+    @property
+    def port(self) -> int:
+        return self._parts.port or (8883 if self.tls else 1883)
+
+
+class Limits(Section):
+    """What the node takes at most."""
+
+    queue: int = Field(
+        default=256, ge=1, le=65535, description="Requests held at a time, waiting ones included"
+    )
+    queue_bytes: int = Field(
+        default=33_554_432,
+        ge=1024,
+        le=2**31,
+        description="Bytes of the messages held at a time; more are `busy`",
+    )
+    packet_bytes: int = Field(
+        default=1_048_576, ge=1024, le=268_435_455, description="Largest MQTT message that is read, in bytes"
+    )
+    request_timeout_s: float = Field(
+        default=120.0, gt=0, le=86_400, description="Seconds before a request is given up"
+    )
+    repeat_window_s: float = Field(
+        default=3600.0,
+        ge=0,
+        le=31_536_000,
+        description="Seconds for which an answered request is remembered, so that a repeat isn't run again",
+    )
+    journal_bytes: int = Field(
+        default=67_108_864,
+        ge=65_536,
+        le=268_435_455,
+        description="Size of the journal in bytes; beyond it the oldest requests are forgotten",
+    )
+
+    @property
+    def queue_unsure(self) -> int:
+        """Messages of QoS 0 held at a time, beside ``queue``: nothing holds their senders back."""
+        return max(1, self.queue // 4)
+
+
+class Signing(Section):
+    """Whose bundles this node trusts."""
+
+    require_signature: bool = Field(
+        default=False, description="Refuse every bundle that none of `keys` has signed"
+    )
+    keys: tuple[FilePath, ...] = Field(
+        default=(), description="Public keys (PEM, P-256, P-384 or P-521) whose signatures count"
+    )
