@@ -1,0 +1,73 @@
+"""The systemd files of ``firmware-config/systemd``: read and judged by systemd, which need not be running."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parent.parent / "firmware-config/systemd"
+COMMON = "10-edgeslm.conf"
+SINCE_254 = ("RestartSteps", "RestartMaxDelaySec")
+"""Keys that older systemds (Debian 12 has 252) tell of and leave alone: they try again every two seconds."""
+NODES = ("edgeslm.service", "edgeslm@hall.service")
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    if shutil.which(command[0]) is None:
+        raise AssertionError(f"{command[0]} isn't installed; install systemd, or run scripts/setup test")
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "SYSTEMD_COLORS": "0"})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A system with nothing but systemd's own units, these, and a program to start."""
+    shutil.copytree("/usr/lib/systemd/system", tmp_path / "usr/lib/systemd/system", symlinks=True)
+    shutil.copytree(UNITS, tmp_path / "etc/systemd/system", symlinks=True)
+    program = tmp_path / "opt/edgeslm/bin/edgeslm"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_systemd_finds_no_mistake_in_the_units(root: Path, node: str) -> None:
+    done = run("systemd-analyze", f"--root={root}", "verify", node)
+    found = [line for line in done.stderr.splitlines() if not any(key in line for key in SINCE_254)]
+    assert (done.returncode, done.stdout, found) == (0, "", [])
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_systemd_rates_the_exposure_at_1_5_or_less(node: str) -> None:
+    done = run("systemd-analyze", "security", "--offline=true", "--threshold=15", UNITS / node)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Overall exposure level for {node}: " in done.stdout
+
+
+def test_both_units_share_one_sandbox_and_start_nothing_without_it(root: Path) -> None:
+    link = UNITS / "edgeslm@.service.d" / COMMON
+    assert link.is_symlink() and link.resolve() == (UNITS / "edgeslm.service.d" / COMMON).resolve()
+    for unit in ("edgeslm.service", "edgeslm@.service"):
+        assert "ExecStart=" not in (UNITS / unit).read_text()
+    shutil.rmtree(root / "etc/systemd/system/edgeslm.service.d")
+    done = run("systemd-analyze", f"--root={root}", "verify", "edgeslm.service")
+    assert done.returncode != 0 and "no ExecStart=" in done.stderr
+
+
+def test_the_user_and_the_folders_are_made(tmp_path: Path) -> None:
+    for command, name in (("systemd-sysusers", "edgeslm.sysusers"), ("systemd-tmpfiles", "edgeslm.tmpfiles")):
+        create = ["--create"] if command.endswith("tmpfiles") else []
+        done = run(command, f"--root={tmp_path}", *create, UNITS / name)
+        if os.geteuid() == 0:
+            assert done.returncode == 0, done.stderr
+    passwd = (tmp_path / "etc/passwd").read_text().split(":")
+    assert passwd[0] == "edgeslm" and passwd[6].strip() == "/usr/sbin/nologin"
+    modes = {"etc/edgeslm": 0o755, "etc/edgeslm/credentials": 0o700, "var/lib/edgeslm": 0o750}
+    for path, mode in modes.items():
+        assert (tmp_path / path).stat().st_mode & 0o777 == mode, path
+    if os.geteuid() == 0:
+        assert (tmp_path / "var/lib/edgeslm").stat().st_uid == int(passwd[2])
