@@ -26,12 +26,12 @@ from edgeslm.engine.calls import Cost, EngineInfo, Output, Score
 
 
 def run(config: str) -> int:
-    from edgeslm import cli, service
+    from edgeslm import arrangement, cli
     from edgeslm.engine.process import EngineProcess
 
     command = (sys.executable, str(Path(__file__).resolve()))
     slow = functools.partial(EngineProcess, command=command)
-    service.EngineProcess = slow  # type: ignore[attr-defined, assignment]
+    arrangement.EngineProcess = slow  # type: ignore[attr-defined, assignment]
     return cli.main(["run", config])
 
 

@@ -29,9 +29,11 @@ LONGEST = 4096
 
 
 class Corrections:
-    """``drop`` counts what isn't kept."""
+    """``tasks`` gives the node's present ones; ``drop`` counts what isn't kept."""
 
-    def __init__(self, store: FeedbackStore, tasks: Mapping[str, Task], drop: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: FeedbackStore, tasks: Callable[[], Mapping[str, Task]], drop: Callable[[str], None]
+    ) -> None:
         self._store = store
         self._tasks = tasks
         self._drop = drop
@@ -72,7 +74,7 @@ class Corrections:
 
     def _correction(self, feedback: Feedback) -> Correction:
         """:raises InvalidRequest: an unknown task, id or label."""
-        task = self._tasks.get(feedback.task)
+        task = self._tasks().get(feedback.task)
         if task is None:
             raise InvalidRequest(f"there is no task {feedback.task!r} here")
         text = feedback.input

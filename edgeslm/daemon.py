@@ -133,7 +133,7 @@ class Daemon:
             spool=Spool(self._database, limit_bytes=limits.journal_bytes),
             windows=Windows(self._database),
             meter=self.meter,
-            corrections=Corrections(FeedbackStore(config.state_dir), service.tasks, self.meter.drop),
+            corrections=Corrections(FeedbackStore(config.state_dir), lambda: service.tasks, self.meter.drop),
         )
 
     def request_stop(self) -> None:

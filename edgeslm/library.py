@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ class Library:
         make_process: MakeKnowledge = KnowledgeProcess,
     ) -> None:
         self._sections = sections
-        self._models = models
+        self.models = models
+        """What embeds; those of the node, which may become others while it runs."""
         problems = [
             f"knowledge.{name}.encoder: {section.encoder} is a decoder; name a model that embeds"
             for name, section in sections.items()
@@ -60,9 +62,13 @@ class Library:
             )
             for name, section in sections.items()
         ]
-        self._process = (
-            make_process(shelves, embed=self._embed_added, log_level=log_level) if shelves else None
+        self.plan = shelves, {name: section.encoder for name, section in sections.items()}
+        """What is searched and kept: of two with the same, one goes on for the other."""
+        self._make_process: Callable[[], KnowledgeProcess] = functools.partial(
+            make_process, shelves, embed=self._embed_added, log_level=log_level
         )
+        self._process = self._make_process() if shelves else None
+        self._was_stopped = False
 
     @property
     def pids(self) -> dict[str, int]:
@@ -77,10 +83,13 @@ class Library:
     async def start(self) -> None:
         """:raises KnowledgeError: a collection can't be used."""
         if self._process is not None:
+            if self._was_stopped:
+                self._process, self._was_stopped = self._make_process(), False
             await self._process.start()
 
     async def stop(self) -> None:
         if self._process is not None:
+            self._was_stopped = True
             await self._process.stop()
 
     async def seek(
@@ -138,7 +147,7 @@ class Library:
     def _tag(self, encoder: str | None) -> EncoderTag | None:
         if encoder is None:
             return None
-        bundle = self._models.bundle(encoder)
+        bundle = self.models.bundle(encoder)
         return EncoderTag(bundle.digest, str(bundle.path))
 
     async def _embed_added(self, collection: str, texts: Sequence[str]) -> Any:
@@ -154,4 +163,4 @@ class Library:
 
     async def _embed(self, encoder: str, texts: Sequence[str], priority: int) -> Sequence[Sequence[float]]:
         call = Embed(tuple(texts), overflow="head")
-        return (await self._models.ask(encoder, call, priority=priority)).vectors
+        return (await self.models.ask(encoder, call, priority=priority)).vectors

@@ -24,13 +24,15 @@ ATTEMPTS = 2
 """A request whose engine crashed gets one more try on a fresh one; then it is taken for the cause."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Model:
     """``calls`` are those that run or wait; without any for ``keep_alive_s`` seconds it is unloaded."""
 
     bundle: Bundle
     process: EngineProcess
     graph: str | None
+    hardware: Hardware
+    adapters: Adapters
     keep_alive_s: float | None = None
     calls: int = 0
     starting: asyncio.Task[object] | None = None
@@ -38,6 +40,11 @@ class _Model:
     timer: asyncio.TimerHandle | None = None
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by a call that is tried once more: if its engine crashes again, no other call can have done it."""
+
+    def is_of(self, bundle: Bundle, hardware: Hardware, adapters: Adapters) -> bool:
+        """Whether it computes the same by the same means."""
+        own = self.bundle.path, self.bundle.digest, self.hardware, dict(self.adapters)
+        return own == (bundle.path, bundle.digest, hardware, dict(adapters))
 
 
 class Models:
@@ -48,6 +55,7 @@ class Models:
     :param keep_alive_s: name -> seconds without a call after which a model is unloaded until the next one.
     :param adapters: name -> the adapter bundles that its calls may name, with their digests.
     :param make_process: what makes an engine process of bundle, hardware and adapters; tests hand in a fake.
+    :param running: models that are at work; those that are the same go on as they are, and belong to both.
     """
 
     def __init__(
@@ -58,13 +66,19 @@ class Models:
         keep_alive_s: Mapping[str, float | None] = MappingProxyType({}),
         adapters: Mapping[str, Adapters] = MappingProxyType({}),
         make_process: MakeProcess,
+        running: Models | None = None,
     ) -> None:
-        self._models = {}
+        self._models: dict[str, _Model] = {}
         for name, bundle in bundles.items():
-            taken = adapters.get(name, NO_ADAPTERS)
-            process = make_process(bundle, hardware.get(name, Hardware()), taken)
+            on, taken = hardware.get(name, Hardware()), adapters.get(name, NO_ADAPTERS)
+            before = None if running is None else running._models.get(name)
+            if before is not None and before.is_of(bundle, on, taken):
+                before.keep_alive_s = keep_alive_s.get(name)
+                self._models[name] = before
+                continue
+            process = make_process(bundle, on, taken)
             graph = bundle.manifest.graphs.for_calls(adapters=bool(taken))
-            self._models[name] = _Model(bundle, process, graph, keep_alive_s.get(name))
+            self._models[name] = _Model(bundle, process, graph, on, taken, keep_alive_s.get(name))
         self._stopped = False
 
     @property
@@ -186,10 +200,11 @@ class Models:
             self._unload_later(model)
         return True
 
-    async def stop(self) -> None:
-        """Ends all engines; calls that run or come from now on fail."""
+    async def stop(self, successor: Models | None = None) -> None:
+        """Ends all engines that ``successor`` hasn't too; calls that run there or come from now on fail."""
         self._stopped = True
-        models = self._models.values()
+        going_on = [] if successor is None else list(successor._models.values())
+        models = [model for model in self._models.values() if model not in going_on]
         starting = [model.starting for model in models if model.starting is not None]
         for start in starting:
             start.cancel()
@@ -197,7 +212,7 @@ class Models:
             _put_off(model)
         unloading = [model.unloading for model in models if model.unloading is not None]
         await asyncio.gather(*starting, *unloading, return_exceptions=True)
-        await asyncio.gather(*(model.process.stop() for model in self._models.values()))
+        await asyncio.gather(*(model.process.stop() for model in models))
 
     async def _ensure(self, model: _Model) -> None:
         """Starts the model's process unless it runs; callers that come meanwhile share one start."""

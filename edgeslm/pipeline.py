@@ -83,7 +83,7 @@ class Pipeline:
             outgoing=self._outgoing,
             journal=journal,
             windows=windows,
-            remembering=Remembering(service.library, meter.drop),
+            remembering=Remembering(lambda: service.library, meter.drop),
             meter=meter,
             base=topics.base,
         )

@@ -26,9 +26,9 @@ PAUSES_S = (0.5, 2.0, 5.0, 15.0)
 
 
 class Remembering:
-    """``drop`` counts what is given up, by its reason."""
+    """``library`` gives the node's present one; ``drop`` counts what is given up, by its reason."""
 
-    def __init__(self, library: Library, drop: Callable[[str], None]) -> None:
+    def __init__(self, library: Callable[[], Library], drop: Callable[[str], None]) -> None:
         self._library = library
         self._drop = drop
 
@@ -45,7 +45,7 @@ class Remembering:
         memory = Memory(delivery.topic, name, text, received, route.keep_s)
         for pause_s in (*PAUSES_S, None):
             try:
-                await self._library.remember(route.remember, memory)
+                await self._library().remember(route.remember, memory)
                 return
             except KnowledgeError as error:
                 if pause_s is None:

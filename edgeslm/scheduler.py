@@ -63,7 +63,8 @@ class Scheduler:
 
     def __init__(self, run: Run, *, limit: int, timeout_s: float, slots: int = 1) -> None:
         self._run = run
-        self._limit = limit
+        self.limit = limit
+        """Requests that may wait."""
         self._timeout_s = timeout_s
         self._slots = slots
         self._waiting: list[_Job] = []
@@ -129,7 +130,7 @@ class Scheduler:
             raise Expired("it had expired when it arrived")
         if self._is_hopeless(request, now):
             raise Expired("it takes longer than the time that is left")
-        if len(self._waiting) >= self._limit:
+        if len(self._waiting) >= self.limit:
             message = f"{len(self._waiting)} requests are waiting, which is the limit; try again later"
             raise Busy(message, retry_after_ms=math.ceil(self.wait_s * 1000))
         if request.expires_at is None or not self._waiting:

@@ -1,61 +1,26 @@
-"""Requests in, results out, without a bus: tasks, models and the scheduler put together.
+"""Requests in, results out, without a bus: an arrangement of models and tasks behind the scheduler.
 
-The daemon puts a bus in front of it, ``edgeslm try`` a terminal.
+The daemon puts a bus in front of it, ``edgeslm try`` a terminal. Another configuration can take over while
+requests come in: each is served by the one or the other, none is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Callable, Mapping
 
-from edgeslm.bundle import Bundle, check_adapter, short_digest
-from edgeslm.cascade import Answer, Stage, run_stages
-from edgeslm.config import LEARNABLE, Config
-from edgeslm.config import Task as TaskSection
-from edgeslm.engine.calls import Call, Generate, Hardware, Output, Score
-from edgeslm.engine.prepared import CACHE
-from edgeslm.engine.process import EngineProcess
-from edgeslm.errors import BundleError, ConfigError, InternalError, RequestError, UnknownTask
-from edgeslm.escalation import Escalation, Target
+from edgeslm.arrangement import Arrangement
+from edgeslm.bundle import Bundle
+from edgeslm.config import Config
+from edgeslm.errors import RequestError, UnknownTask
+from edgeslm.escalation import Escalation
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.library import Library, MakeKnowledge
-from edgeslm.messages import LEAST_PRIORITY, Request, Result
+from edgeslm.messages import Request, Result
 from edgeslm.models import MakeProcess, Models
 from edgeslm.observe.drift import DriftWatch
 from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
-from edgeslm.sections import LEARNED, NODE_STAGE
-from edgeslm.tasks import Task, make_task
-from edgeslm.trust import Trust
-
-
-@dataclass(frozen=True, slots=True)
-class _Post:
-    """One stage of a task on this node: the task as this stage does it, its model and adapter."""
-
-    name: str
-    task: Task
-    model: str | None
-    """None where words alone are searched, which no model does."""
-    adapter: Bundle | None
-
-    def through_adapter(self, call: Call) -> Call:
-        if self.adapter is not None and isinstance(call, Generate | Score):
-            return replace(call, adapter=str(self.adapter.path))
-        return call
-
-
-class _WarmError(Exception):
-    """Ends a task that is only to have its prompt read."""
-
-
-_ANY_TEXT: Final = "."
-"""What stands in the place of a message: what is read of the prompt before it is what counts."""
+from edgeslm.tasks import Task
 
 
 class Service:
@@ -72,102 +37,117 @@ class Service:
         make_process: MakeProcess | None = None,
         make_knowledge: MakeKnowledge = KnowledgeProcess,
     ) -> None:
-        self._config = config
-        self._trust = Trust(config.signing, config.state_dir)
-        problems: list[str] = []
-        bundles = {name: self._trust.load(Path(model.bundle)) for name, model in config.models.items()}
-        self._learned = {
-            name: self._trust.load(Path(task.learned)) for name, task in config.tasks.items() if task.learned
-        }
-        self._adapters = self._load_adapters(config, problems)
-        self._bundles = bundles | _own_encoders(self._learned, bundles)
-        self._posts: dict[str, tuple[_Post, ...]] = {}
-        for name, section in config.tasks.items():
-            try:
-                self._posts[name] = self._make_posts(name, section)
-            except ConfigError as error:
-                problems += error.problems
-        if problems:
-            raise ConfigError(problems)
-        adapters: dict[str, dict[Path, str | None]] = {}
-        for post in itertools.chain.from_iterable(self._posts.values()):
-            if post.adapter is not None and post.model is not None:
-                adapters.setdefault(post.model, {})[post.adapter.path] = post.adapter.digest
-        self.models = self._make_models(config, adapters, make_process)
-        self.library = Library(
-            config.knowledge,
-            self.models,
-            remembered=frozenset(route.remember for route in config.routes if route.remember),
-            log_level=config.log_level.upper(),
-            make_process=make_knowledge,
-        )
-        for post in itertools.chain.from_iterable(self._posts.values()):
-            post.task.documents = self.library
-        self.tasks = {name: posts[0].task for name, posts in self._posts.items()}
-        """What checks requests and describes results, by the name of the task."""
-        self.watches = {
-            name: watch for name, posts in self._posts.items() if (watch := _watch(posts[0].task)) is not None
-        }
-        """That of the first stage of each task that has one: a later stage sees only what the others weren't
-        sure of, which is never like what it was taught with."""
+        self._make_process = make_process
+        self._make_knowledge = make_knowledge
+        self._now = Arrangement(config, make_process=make_process, make_knowledge=make_knowledge)
+        self._others: set[Arrangement] = set()
+        """One that is loading, or that still answers what it began."""
+        self._replacing = asyncio.Lock()
         limits = config.limits
-        self._timeout_s = limits.request_timeout_s
         self.escalation = Escalation(limits.request_timeout_s)
-        self._targets = {
-            name: Target.of(section.stages or (section.escalate or "",), self.tasks[name])
-            for name, section in config.tasks.items()
-        }
-        # The messages held at a time are bounded before; one that several routes read is as many requests.
-        held = limits.queue + limits.queue_unsure
         self.scheduler = Scheduler(
-            self._run, limit=held * max(1, len(config.routes)), timeout_s=limits.request_timeout_s
+            self._run, limit=_most_requests(config), timeout_s=limits.request_timeout_s
         )
+
+    @property
+    def config(self) -> Config:
+        """That of what is at work now."""
+        return self._now.config
+
+    @property
+    def models(self) -> Models:
+        return self._now.models
+
+    @property
+    def library(self) -> Library:
+        return self._now.library
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """What checks requests and describes results, by the name of the task."""
+        return self._now.tasks
+
+    @property
+    def watches(self) -> Mapping[str, DriftWatch]:
+        return self._now.watches
 
     async def start(self) -> None:
         """
         :raises BundleError: a bundle isn't signed though it must be, or an engine refuses it.
         :raises KnowledgeError: a collection can't be used.
         """
-        await self._trust.check()  # before anything of a bundle runs
-        await asyncio.gather(self.models.start(), self.library.start())
+        await self._now.start()
 
     async def stop(self) -> None:
-        await self.library.stop()  # it asks an encoder
-        await self.models.stop()
+        for other in list(self._others):
+            await other.stop(self._now)
+        await self._now.stop()
 
     @property
     def pids(self) -> dict[str, int]:
         """The processes of this node beside its own, by what they are for."""
-        return {**self.models.pids, **self.library.pids}
+        return self._now.pids
 
     async def warm(self) -> None:
         """Has decoders read what all prompts of a task begin with, so that its first request needn't wait for
         that. Any request is more urgent, and goes before it."""
-        for name, posts in self._posts.items():
-            for post in posts:
-                if post.model is None or not self.models.is_loaded(post.model):
-                    continue
-                if self._bundles[post.model].manifest.model_kind == "decoder":
-                    await self._warm(name, post, post.model)
+        await self._now.warm()
 
-    async def _warm(self, name: str, post: _Post, model: str) -> None:
-        section, is_answer = post.task.section, post.task.kind == "answer"
-        if section.verbatim or (is_answer and section.mode == "quote"):
-            return  # the grammar is made of the message, and a cache serves one grammar
+    async def replace(self, config: Config) -> None:
+        """Puts another configuration to work, between two requests; returns when nothing of the old one runs.
 
-        async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
-            if isinstance(call, Generate):
-                if call.sampling.temperature > 0:
-                    raise _WarmError  # its cache isn't kept
-                call = replace(call, only_read=True)
-            await self.models.ask(model, post.through_adapter(call), priority=LEAST_PRIORITY)
-            raise _WarmError
+        Its models are loaded beside those at work, which both have if they are the same in both. What the
+        old one has begun it also ends. If this fails, the old one is at work as before. What a change of
+        would make this another node (its name, broker, limits and state folder) is not looked at.
 
-        options = {"context": _ANY_TEXT} if is_answer else {}
-        request = Request(task=name, input=_ANY_TEXT, id=name, reply_to="", options=options)
-        with contextlib.suppress(_WarmError, RequestError, TimeoutError):
-            async with asyncio.timeout(self._timeout_s):  # what hangs is then ended as a request would be
-                await post.task.run(request, ask, None)
+        :raises BundleError: as :meth:`start`. :raises ConfigError: as the constructor.
+        :raises ModelUnavailable: an engine ends while it loads.
+        :raises KnowledgeError: a collection can't be used.
+        """
+        async with self._replacing:
+            old = self._now
+            new = Arrangement(
+                config, running=old, make_process=self._make_process, make_knowledge=self._make_knowledge
+            )
+            self._others.add(new)
+            try:
+                await new.start_models()
+                if new.library is old.library:
+                    self._now = new
+                else:
+                    await self._take_turns(old, new)
+            except BaseException:
+                await new.stop(old)
+                raise
+            finally:
+                self._others.discard(new)
+            self.scheduler.limit = _most_requests(config)
+            new.library.models = new.models
+            await self._retire(old)
+
+    async def _take_turns(self, old: Arrangement, new: Arrangement) -> None:
+        """Two processes must not write to one collection: requests wait while the one follows the other."""
+        self.scheduler.pause()
+        try:
+            await old.until_idle()
+            await old.library.stop()
+            try:
+                await new.library.start()
+            except BaseException:
+                await new.library.stop()
+                await old.library.start()
+                raise
+            self._now = new
+        finally:
+            self.scheduler.resume()
+
+    async def _retire(self, old: Arrangement) -> None:
+        self._others.add(old)
+        try:
+            await old.until_idle()
+            await old.stop(self._now)
+        finally:
+            self._others.discard(old)
 
     async def submit(
         self, request: Request, on_chunk: OnChunk | None = None, on_start: OnStart | None = None
@@ -176,19 +156,25 @@ class Service:
 
         ``on_start`` is called before each try of running it, and may refuse it with a RequestError.
         """
-        task = self.tasks.get(request.task)
+        asked = self._now
+        task = asked.tasks.get(request.task)
         try:
             if task is None:
-                names = ", ".join(sorted(self.tasks))
+                names = ", ".join(sorted(asked.tasks))
                 raise UnknownTask(f"there is no task {request.task!r} here; there are: {names}")
             task.check(request)
         except RequestError as error:
             return error_result(request, error)
         result = await self.scheduler.submit(request, on_chunk, on_start)
-        target = self._targets[request.task]
+        target = asked.targets[request.task]
         if target is not None and self.escalation.is_wanted(result):
             return await self.escalation.ask(target, request, result)
         return result
+
+    async def _run(self, request: Request, on_chunk: OnChunk | None, on_start: OnStart | None) -> Result:
+        serving = self._now
+        with serving.in_use():
+            return await serving.run(request, on_chunk, on_start)
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
         """Cancels every request that ``matches``, and says how many those were."""
@@ -196,217 +182,17 @@ class Service:
 
     def adapter_of(self, task: str) -> Bundle | None:
         """The adapter that the first stage's calls go through."""
-        return self._posts[task][0].adapter
+        return self._now.adapter_of(task)
 
     def model_of(self, task: str) -> str | None:
         """Name of the model that serves a task's first stage, if one does."""
-        return self._posts[task][0].model
+        return self._now.model_of(task)
 
     def stages_of(self, task: str) -> tuple[str, ...]:
-        target = self._targets[task]
-        return (*(post.name for post in self._posts[task]), *([target.stage] if target else ()))
-
-    def _make_models(
-        self,
-        config: Config,
-        adapters: Mapping[str, dict[Path, str | None]],
-        make_process: MakeProcess | None,
-    ) -> Models:
-        return Models(
-            self._bundles,
-            {
-                name: Hardware(0 if model.threads == "auto" else model.threads, model.device)
-                for name, model in config.models.items()
-            },
-            keep_alive_s={name: model.keep_alive_s for name, model in config.models.items()},
-            adapters=adapters,
-            make_process=make_process
-            or (
-                lambda bundle, hardware, adapters: EngineProcess(
-                    bundle.path,
-                    digest=bundle.digest,
-                    threads=hardware.threads,
-                    device=hardware.device,
-                    power=config.power,
-                    adapters=adapters,
-                    cache=config.state_dir / CACHE,
-                    log_level=config.log_level.upper(),
-                )
-            ),
-        )
-
-    def _load_adapters(self, config: Config, problems: list[str]) -> dict[str, Bundle]:
-        """The adapters that tasks name, by task."""
-        adapters = {}
-        for name, task in config.tasks.items():
-            if task.adapter is not None:
-                try:
-                    adapters[name] = self._trust.load(Path(task.adapter))
-                except BundleError as error:
-                    problems.append(f"tasks.{name}.adapter: {error}")
-        return adapters
-
-    def _make_posts(self, name: str, section: TaskSection) -> tuple[_Post, ...]:
-        """:raises ConfigError: a stage that its bundle doesn't fit."""
-        own = section.model_copy(update={"stages": ()})
-        if section.stages and section.learned:
-            own = own.model_copy(update=_shared(section, self._learned[name]))
-        posts = []
-        for stage in section.stages or ((LEARNED,) if section.learned else (section.model or "",)):
-            if stage == LEARNED:
-                # Instruction and examples are for the models behind it.
-                alone = {"instruction": None, "examples": ()} if section.stages else {}
-                posts.append(self._learned_post(name, own.model_copy(update=alone)))
-            elif own.kind == "search":
-                encoder = self._config.knowledge[own.knowledge[0]].encoder
-                posts.append(_Post(stage, make_task(name, own), encoder, None))
-            elif not stage.startswith(NODE_STAGE):
-                behind = own.model_copy(update={"model": stage, "learned": None})
-                if section.stages and own.kind == "extract":  # what is written has no confidence: it answers
-                    behind = behind.model_copy(update={"max_error": None, "threshold": 0.0})
-                posts.append(self._model_post(name, behind))
-        self._check_stages(name, section, posts)
-        return tuple(posts)
-
-    def _check_stages(self, name: str, section: TaskSection, posts: Sequence[_Post]) -> None:
-        where = f"tasks.{name}.stages"
-        if section.stages and any(post.task.kind not in LEARNABLE for post in posts):
-            raise ConfigError([f"{where}: mean something to {' and '.join(LEARNABLE)} alone; take them out"])
-        for post, behind in zip(posts, section.stages[1:], strict=False):
-            if post.task.kind == "extract" and not post.task.is_head:
-                raise ConfigError(
-                    [f"{where}: {post.name} writes fields and never passes on, so {behind} is never asked"]
-                )
-
-    def _learned_post(self, name: str, section: TaskSection) -> _Post:
-        bundle = self._learned[name]
-        manifest, where = bundle.manifest, f"tasks.{name}.learned"
-        if manifest.learned is None:
-            raise ConfigError([f"{where}: {section.learned} holds no task that was learned"])
-        if manifest.adapter is not None:
-            model = section.model or self._find(manifest.adapter.base)
-            if model is None:
-                base = short_digest(manifest.adapter.base)
-                raise ConfigError([f"{where}: name the decoder bundle {base} that it adds to in models"])
-            return self._post(LEARNED, make_task(name, section, bundle), model, bundle, where)
-        encoder = manifest.head.encoder if manifest.head else None
-        found = self._find(encoder or bundle.digest)
-        if found is None:
-            raise ConfigError([f"{where}: name the encoder bundle {encoder} in models"])
-        return self._post(LEARNED, make_task(name, section, bundle), found, None, where)
-
-    def _model_post(self, name: str, section: TaskSection) -> _Post:
-        model, adapter = section.model, self._adapters.get(name)
-        if model is None:
-            raise ConfigError([f"tasks.{name}.model: missing"])
-        task = make_task(name, section, adapter)
-        return self._post(model, task, model, adapter, f"tasks.{name}.adapter")
-
-    def _post(self, stage: str, task: Task, model: str, adapter: Bundle | None, where: str) -> _Post:
-        needed = "encoder" if task.is_head or task.kind == "embed" else "decoder"
-        if (kind := self._bundles[model].manifest.model_kind) != needed:
-            raise ConfigError(
-                [f"tasks.{task.name}.model: {model} is of kind {kind}; this task needs kind {needed}"]
-            )
-        if adapter is not None:
-            try:
-                check_adapter(adapter, self._bundles[model])
-            except BundleError as error:
-                raise ConfigError([f"{where}: {error}"]) from None
-        task.context_length = self._bundles[model].manifest.context_length
-        return _Post(stage, task, model, adapter)
-
-    def _find(self, digest: str) -> str | None:
-        """The model whose bundle has this digest."""
-        return next((name for name, bundle in self._bundles.items() if bundle.digest == digest), None)
-
-    async def _run(self, request: Request, on_chunk: OnChunk | None, on_start: OnStart | None) -> Result:
-        started = time.monotonic()
-        has_begun = False
-
-        def on_try(attempt: int) -> None:
-            """A task may ask engines several times: that is one start, unless one crashes."""
-            nonlocal has_begun
-            if on_start is not None and (attempt > 1 or not has_begun):
-                on_start()
-            has_begun = True
-
-        def stage_of(post: _Post) -> Stage:
-            async def ask(request: Request) -> Answer:
-                return await self._ask_post(post, request, on_chunk, on_try)
-
-            return Stage(post.name, ask)
-
-        answer = await run_stages([stage_of(post) for post in self._posts[request.task]], request)
-        return _result(request, answer, started)
-
-    async def _ask_post(
-        self, post: _Post, request: Request, on_chunk: OnChunk | None, on_try: Callable[[int], None]
-    ) -> Answer:
-        async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
-            if post.model is None:
-                raise InternalError(f"task {request.task} has no model to ask")
-            call = post.through_adapter(call)
-            return await self.models.ask(post.model, call, on_chunk, on_try, request.priority)
-
-        label = None if post.model is None else self.models.label(post.model)
-        if post.adapter is not None:  # small@sha256:1f3a...+sha256:9c2b...
-            label = f"{label}+{short_digest(post.adapter.digest)}"
-        outcome = await post.task.run(request, ask, on_chunk)
-        watch = self.watches.get(request.task)
-        if watch is not None and post is self._posts[request.task][0]:
-            given = outcome.result.get("label", "")  # fields have none
-            watch.see(given, outcome.result["confidence"], outcome.distance)
-        return Answer(outcome, label)
+        return self._now.stages_of(task)
 
 
-def _watch(task: Task) -> DriftWatch | None:
-    """For a task that brings what it was tested with."""
-    learned = task.learned
-    if learned is None or learned.reference is None:
-        return None
-    return DriftWatch(learned.reference, learned.labels)
-
-
-def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) -> dict[str, Bundle]:
-    """The models that learned tasks bring; tasks with one folder share one, and what is named isn't twice."""
-    found: dict[str, Bundle] = {}
-    known = {bundle.path.resolve() for bundle in named.values()}
-    for name, bundle in learned.items():
-        if bundle.manifest.model_kind is not None and bundle.path.resolve() not in known:
-            known.add(bundle.path.resolve())
-            found[f"{LEARNED}/{name}"] = bundle
-    return found
-
-
-def _shared(section: TaskSection, learned: Bundle) -> dict[str, Any]:
-    """What the other stages of a task need to know of what was learned, where the section doesn't say it."""
-    taught = learned.manifest.learned
-    if taught is None:
-        return {}
-    return {
-        "kind": section.kind or taught.kind,
-        "labels": section.labels or dict.fromkeys(taught.labels, "") or None,
-        "output_schema": section.output_schema or taught.output_schema,
-    }
-
-
-def _result(request: Request, answer: Answer, started: float) -> Result:
-    outcome = answer.outcome
-    cost = outcome.cost
-    received_at = request.received_at or started
-    return Result(
-        id=request.id,
-        task=request.task,
-        status=outcome.status,
-        result=outcome.result,
-        model=answer.model,
-        timings_ms={
-            "queue": (started - received_at) * 1000,
-            "prefill": cost.prefill_ms,
-            "decode": cost.decode_ms,
-            "total": (time.monotonic() - received_at) * 1000,
-        },
-        usage={"prompt_tokens": cost.prompt_tokens, "completion_tokens": cost.completion_tokens},
-        truncated=outcome.truncated,
-    )
+def _most_requests(config: Config) -> int:
+    """The messages held at a time are bounded before; one that several routes read is as many requests."""
+    limits = config.limits
+    return (limits.queue + limits.queue_unsure) * max(1, len(config.routes))

@@ -33,9 +33,9 @@ FAKE_COMMAND = (sys.executable, str(ROOT / "tests/fake_worker.py"))
 
 FAKE_RUN = """
 import functools, sys
-from edgeslm import cli, service
+from edgeslm import cli, arrangement
 from tests.nodes import FAKE_COMMAND
-service.EngineProcess = functools.partial(service.EngineProcess, command=FAKE_COMMAND)
+arrangement.EngineProcess = functools.partial(arrangement.EngineProcess, command=FAKE_COMMAND)
 sys.exit(cli.main(["run", sys.argv[1]]))
 """
 

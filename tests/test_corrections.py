@@ -39,7 +39,7 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.store = FeedbackStore(folder)
         self.dropped: list[str] = []
-        self.corrections = Corrections(self.store, TASKS, self.dropped.append)
+        self.corrections = Corrections(self.store, lambda: TASKS, self.dropped.append)
 
     def ask(self, text: Any, id_: str, task: str = "triage") -> None:
         self.corrections.remember(Request(task, text, id_, "r"))

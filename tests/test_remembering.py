@@ -43,7 +43,7 @@ def keep(
     dropped: list[str] = []
     delivery = make_delivery(topic="press/4", retain=retain, received_at=time.monotonic() - 5)
     made: Any = library
-    asyncio.run(Remembering(made, dropped.append).keep(route, delivery, "bearing 7 runs hot", key))
+    asyncio.run(Remembering(lambda: made, dropped.append).keep(route, delivery, "bearing 7 runs hot", key))
     return dropped
 
 

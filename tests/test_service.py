@@ -91,7 +91,7 @@ def test_engines_are_told_what_computes_and_how_it_waits(
 
     for name, kind in (("small", "decoder"), ("encoder", "encoder")):
         write_bundle(tmp_path / name, kind)
-    monkeypatch.setattr("edgeslm.service.EngineProcess", make_process)
+    monkeypatch.setattr("edgeslm.arrangement.EngineProcess", make_process)
     text = CONFIG.format(folder=tmp_path).replace("threads: 3", "threads: 3, device: cuda")
     Service(parse_config(text + "power: idle\n"))
     seen = {name: (options["threads"], options["device"], options["power"]) for name, options in told.items()}
@@ -183,7 +183,7 @@ def test_all_bundles_of_a_configuration_are_those_that_a_service_loads(
             return super().load(path)
 
     write_head(tmp_path / "learned", make_service(tmp_path).models.bundle("encoder").digest)
-    monkeypatch.setattr("edgeslm.service.Trust", Spy)
+    monkeypatch.setattr("edgeslm.arrangement.Trust", Spy)
     adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "ready"))
     more = (
         f"topic: {{learned: {tmp_path}/learned}}\nsay: {{kind: generate, model: ready, adapter: {adapter}}}\n"

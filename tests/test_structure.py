@@ -29,6 +29,7 @@ LAYERS = (
     {"tasks", "trust", "expectation"},
     {"scheduler", "models", "observe", "cascade", "corrections"},
     {"escalation", "preparing", "library"},
+    {"arrangement"},
     {"service", "client", "doctor"},
     {"outgoing", "tries", "neighbours", "held", "remembering"},
     {"gathering"},
@@ -42,6 +43,7 @@ LAYERS = (
 
 NO_BUS = {
     *("engine", "knowledge", "tasks", "scheduler", "models", "observe", "cascade", "escalation", "service"),
+    "arrangement",
     *("routes", "preparing", "library", "link", "child"),
 }
 """What computes knows no bus: requests and results are values."""
