@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
-from edgeslm.commands import feedback, knowledge
+from edgeslm.commands import feedback, knowledge, top
 from edgeslm.commands.screen import print_error, say
 from edgeslm.errors import ConfigError, EdgeslmError
 from edgeslm.topics import DEFAULT_PREFIX
@@ -38,7 +38,7 @@ EXAMPLES = {
     "prepare": "edgeslm prepare /var/lib/edgeslm/bundles/smollm2-135m-int4 --config config.yaml",
     "doctor": "edgeslm doctor --config config.yaml",
 }
-COMMANDS: Mapping[str, ModuleType] = {"feedback": feedback, "knowledge": knowledge}
+COMMANDS: Mapping[str, ModuleType] = {"feedback": feedback, "knowledge": knowledge, "top": top}
 """Those that have a module of their own."""
 
 

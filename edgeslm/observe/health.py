@@ -18,14 +18,16 @@ RATE_WINDOW_S = 60.0
 
 
 class Meter:
-    """Counts results; says latency quantiles over the last :data:`WINDOW` and tokens/s over a minute."""
+    """Counts results; says latency quantiles over the last :data:`WINDOW`, answers and tokens a second over a
+    minute."""
 
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.repeats: Counter[str] = Counter({"attached": 0, "resent": 0})
         self._latencies_ms: deque[float] = deque(maxlen=WINDOW)
-        self._tokens: deque[tuple[float, int]] = deque(maxlen=WINDOW)
+        self._answered: deque[tuple[float, str, int]] = deque(maxlen=WINDOW)
+        """When, of which task, how many tokens."""
         self._started = time.monotonic()
 
     def count(self, result: Result) -> None:
@@ -34,7 +36,7 @@ class Meter:
         if result.status == "error":
             return
         self._latencies_ms.append(result.timings_ms.get("total", 0.0))
-        self._tokens.append((time.monotonic(), sum(result.usage.values())))
+        self._answered.append((time.monotonic(), result.task, sum(result.usage.values())))
 
     def drop(self, reason: str) -> None:
         """A message that will get no result, such as one over a route's rate."""
@@ -42,14 +44,17 @@ class Meter:
 
     def figures(self) -> dict[str, Any]:
         now = time.monotonic()
-        recent = [tokens for at, tokens in self._tokens if now - at <= RATE_WINDOW_S]
+        recent = [(task, tokens) for at, task, tokens in self._answered if now - at <= RATE_WINDOW_S]
         # A busy node has more results a minute than are kept: then what is kept spans less time.
         full = len(recent) == WINDOW
-        span_s = now - self._tokens[0][0] if full else min(RATE_WINDOW_S, now - self._started)
+        span_s = max(1.0, now - self._answered[0][0] if full else min(RATE_WINDOW_S, now - self._started))
         return {
             "uptime_s": round(now - self._started),
             "results": dict(self.statuses),
-            "tokens_per_s": round(sum(recent) / max(span_s, 1.0), 1),
+            "answers_per_s": {
+                task: round(count / span_s, 2) for task, count in Counter(task for task, _ in recent).items()
+            },
+            "tokens_per_s": round(sum(tokens for _, tokens in recent) / span_s, 1),
             "latency_ms": quantiles(self._latencies_ms),
             "dropped": dict(self.dropped),
             "repeats": dict(self.repeats),

@@ -47,6 +47,18 @@ def test_counts_results_by_status_and_code(clock: Clock) -> None:
     assert figures["latency_ms"] == {"p50": 10.0, "p95": 20.0, "p99": 20.0}, "errors have no latency"
 
 
+def test_answers_a_second_by_task_over_the_last_minute(clock: Clock) -> None:
+    meter = Meter()
+    clock.now += 10
+    meter.count(result())
+    for _ in range(4):
+        meter.count(Result("1", "other", "abstained", {}))
+    meter.count(Result("1", "nobody", "error", error=ErrorBody.of(InvalidRequest("no"))))
+    assert meter.figures()["answers_per_s"] == {"t": 0.1, "other": 0.4}, "a sender can't make up tasks"
+    clock.now += 100
+    assert meter.figures()["answers_per_s"] == {}
+
+
 def test_tokens_a_second_over_the_last_minute(clock: Clock) -> None:
     meter = Meter()
     clock.now += 10

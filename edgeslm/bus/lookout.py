@@ -1,0 +1,172 @@
+"""What nodes say of themselves, as an onlooker hears it: the retained ``state``, ``info`` and ``health``.
+
+Publishes nothing, and keeps the last document of each kind for each node. Knows no meaning of a figure.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgeslm.bus.address import BrokerAddress
+from edgeslm.bus.network import Link, Network, Settings, Subscription
+from edgeslm.bus.problems import Problem, Welcome
+from edgeslm.bus.strict_json import decode_text, parse_json
+from edgeslm.errors import BrokerError, InvalidRequest
+from edgeslm.topics import base_topic
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import MQTTMessage
+    from paho.mqtt.reasoncodes import ReasonCode
+
+KINDS = ("state", "info", "health")
+MOST_NODES = 1000
+"""Nodes that are kept; a broker on which somebody invents more must not fill our memory."""
+_DOCUMENT_BYTES = 1024 * 1024
+_CALM_S = 0.5
+"""Without a message for so long after the subscription, what is retained has come."""
+
+
+@dataclass(slots=True)
+class Sighting:
+    """The last documents of one node, and when each came (``time.time()``); a retained one may be older."""
+
+    node: str
+    documents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    heard_at: dict[str, float] = field(default_factory=dict)
+
+
+class Lookout:
+    """A connection that only listens; ``node`` None: to all nodes below ``prefix``. Safe between threads."""
+
+    def __init__(self, address: BrokerAddress, prefix: str, node: str | None = None) -> None:
+        self._address = address
+        self._head = base_topic(prefix, "")
+        self._node = node
+        self._changed = threading.Condition()
+        self._sightings: dict[str, Sighting] = {}
+        self._problem: Problem | None = None
+        self._is_subscribed = False
+        self._refused: str | None = None
+        self._heard_at = 0.0
+        self._version = 0
+        settings = Settings(
+            client_id=f"{prefix.replace('/', '-')}-top-{secrets.token_hex(8)}",
+            keepalive_s=15,
+            session_expiry_s=0,
+            receive_maximum=256,
+            maximum_packet_size=_DOCUMENT_BYTES,
+            keeps_session=False,
+        )
+        self._network = Network(address, settings, self, first_pause_s=0.5, longest_pause_s=15.0)
+
+    def __enter__(self) -> Lookout:
+        self._network.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._network.stop(5.0)
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no connection now, as a sentence."""
+        return self._problem.sentence if self._problem else None
+
+    def sightings(self) -> list[Sighting]:
+        """By the name of the node."""
+        with self._changed:
+            return [
+                Sighting(one.node, dict(one.documents), dict(one.heard_at))
+                for _, one in sorted(self._sightings.items())
+            ]
+
+    def wait(self, timeout_s: float) -> bool:
+        """Returns once something has changed, or after ``timeout_s``; says whether something has."""
+        with self._changed:
+            version = self._version
+            return self._changed.wait_for(lambda: self._version != version, timeout_s)
+
+    def settle(self, timeout_s: float) -> None:
+        """Waits until the broker has told what it keeps: MQTT has no sign for that, so for a calm after it.
+
+        :raises BrokerError: there is no connection within ``timeout_s``, or the broker lets nobody read.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_subscribed or self._problem or self._refused, timeout_s)
+            self._check_heard()
+            while (left_s := self._heard_at + _CALM_S - time.monotonic()) > 0 and not self._is_complete():
+                self._changed.wait(left_s)
+
+    def _check_heard(self) -> None:
+        if self._refused or not self._is_subscribed:
+            raise BrokerError(self._refused or self.problem or f"The broker at {self._address} is silent.")
+
+    def _is_complete(self) -> bool:
+        sighting = self._sightings.get(self._node or "")
+        return sighting is not None and len(sighting.documents) == len(KINDS)
+
+    # The listener, on the network thread
+
+    def welcomed(self, link: Link, welcome: Welcome) -> None:
+        with self._changed:
+            self._problem = None
+            self._note()
+        name = self._node or "+"
+        link.subscribe([Subscription(f"{self._head}{name}/{kind}", every_time=True) for kind in KINDS])
+
+    def received(self, link: Link, message: MQTTMessage) -> None:
+        if message.qos:
+            link.ack(message.mid)
+        node, _, kind = message.topic.removeprefix(self._head).partition("/")
+        if kind not in KINDS:
+            return
+        try:
+            document = parse_json(decode_text(bytes(message.payload))) if message.payload else None
+        except InvalidRequest:
+            return
+        with self._changed:
+            if not message.payload:  # the broker has been told to forget it
+                self._forget(node, kind)
+            elif isinstance(document, dict) and (
+                node in self._sightings or len(self._sightings) < MOST_NODES
+            ):
+                sighting = self._sightings.setdefault(node, Sighting(node))
+                sighting.documents[kind] = document
+                sighting.heard_at[kind] = time.time()
+            self._heard_at = time.monotonic()
+            self._note()
+
+    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
+        """Nothing is published."""
+
+    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
+        with self._changed:
+            self._is_subscribed = not all(failures)
+            if all(failures):
+                self._refused = (
+                    f"The broker refuses the subscription to {self._head}{self._node or '+'}/... "
+                    f"({failures[0]}); its access list must allow it."
+                )
+            self._heard_at = time.monotonic()
+            self._note()
+
+    def lost(self, problem: Problem) -> None:
+        with self._changed:
+            self._problem = problem
+            self._note()
+
+    def _forget(self, node: str, kind: str) -> None:
+        sighting = self._sightings.get(node)
+        if sighting is not None:
+            sighting.documents.pop(kind, None)
+            sighting.heard_at.pop(kind, None)
+            if not sighting.documents:
+                del self._sightings[node]
+
+    def _note(self) -> None:
+        self._version += 1
+        self._changed.notify_all()

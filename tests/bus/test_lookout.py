@@ -1,0 +1,110 @@
+"""An onlooker at a real broker: what it hears, what it forgets, and what it says when nobody is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeslm.bus.address import BrokerAddress
+from edgeslm.bus.lookout import MOST_NODES, Lookout
+from edgeslm.errors import BrokerError
+from tests.apps import WAIT_S, App
+from tests.brokers import Mosquitto, free_port
+
+BASE = "edgeslm/v1"
+
+
+def lookout_of(broker: Mosquitto, node: str | None = None) -> Lookout:
+    return Lookout(BrokerAddress.parse(broker.url), "edgeslm", node)
+
+
+def until(lookout: Lookout, holds: Callable[[], bool]) -> None:
+    while not holds():
+        assert lookout.wait(WAIT_S), "waited in vain"
+
+
+def test_it_hears_what_is_retained_and_what_comes(broker: Mosquitto) -> None:
+    with App(broker.port) as app:
+        app.publish(f"{BASE}/yard/state", {"state": "online"}, retain=True)
+        app.publish(f"{BASE}/hall/state", {"state": "online"}, retain=True)
+        app.publish(f"{BASE}/hall/health", {"queue": 1}, retain=True)
+        app.publish(f"{BASE}/hall/req/triage", "no document", retain=True)
+        with lookout_of(broker) as lookout:
+            lookout.settle(WAIT_S)
+            found = lookout.sightings()
+            assert [one.node for one in found] == ["hall", "yard"]
+            assert found[0].documents == {"state": {"state": "online"}, "health": {"queue": 1}}
+            assert found[0].heard_at["health"] > 0
+            app.publish(f"{BASE}/hall/health", {"queue": 2}, retain=True)
+            until(lookout, lambda: lookout.sightings()[0].documents["health"] == {"queue": 2})
+
+
+def test_one_node_alone(broker: Mosquitto) -> None:
+    with App(broker.port) as app:
+        for node in ("hall", "yard"):
+            for kind in ("state", "info", "health"):
+                app.publish(f"{BASE}/{node}/{kind}", {"of": node}, retain=True)
+        with lookout_of(broker, "yard") as lookout:
+            lookout.settle(WAIT_S)
+            (found,) = lookout.sightings()
+            assert (found.node, len(found.documents)) == ("yard", 3)
+
+
+def test_what_is_no_document_is_ignored_and_an_empty_one_forgets(broker: Mosquitto) -> None:
+    with App(broker.port) as app, lookout_of(broker) as lookout:
+        lookout.settle(WAIT_S)
+        for payload in (b"[]", b"\xff", b"{", b"[" * 5000, b'"x"'):
+            app.publish(f"{BASE}/hall/health", payload)
+        app.publish(f"{BASE}/hall/state", {"state": "online"}, retain=True)
+        until(
+            lookout,
+            lambda: [one.documents for one in lookout.sightings()] == [{"state": {"state": "online"}}],
+        )
+        app.publish(f"{BASE}/hall/state", b"", retain=True)
+        until(lookout, lambda: not lookout.sightings())
+
+
+def test_it_goes_on_after_the_broker_was_away(broker: Mosquitto) -> None:
+    with lookout_of(broker) as lookout:
+        lookout.settle(WAIT_S)
+        assert lookout.problem is None
+        broker.kill()
+        until(lookout, lambda: lookout.problem is not None)
+        broker.start()
+        until(lookout, lambda: lookout.problem is None)
+        with App(broker.port) as app:
+            app.publish(f"{BASE}/hall/state", {"state": "online"}, retain=True)
+        until(lookout, lambda: len(lookout.sightings()) == 1)
+
+
+def test_nodes_without_end_don_t_fill_the_memory(broker: Mosquitto) -> None:
+    with App(broker.port) as app, lookout_of(broker) as lookout:
+        lookout.settle(WAIT_S)
+        for number in range(MOST_NODES + 5):
+            app._client.publish(f"{BASE}/n{number}/state", b"{}", 1)
+        until(lookout, lambda: len(lookout.sightings()) == MOST_NODES)
+        app.publish(f"{BASE}/n0/state", json.dumps({"state": "last"}))
+        until(lookout, lambda: lookout.sightings()[0].documents["state"] == {"state": "last"})
+        assert len(lookout.sightings()) == MOST_NODES
+
+
+def test_a_broker_that_isn_t_there_is_said_at_once() -> None:
+    address = BrokerAddress.parse(f"mqtt://127.0.0.1:{free_port()}")
+    with Lookout(address, "edgeslm") as lookout, pytest.raises(BrokerError, match="Nothing listens"):
+        lookout.settle(WAIT_S)
+
+
+def test_a_broker_that_lets_nobody_read_is_said(
+    make_broker: Callable[..., Mosquitto], tmp_path: Path
+) -> None:
+    (tmp_path / "acl").write_text("topic write #\n")
+    broker = make_broker(f"acl_file {tmp_path}/acl\n", folder=tmp_path)
+    with lookout_of(broker) as lookout:
+        try:
+            lookout.settle(WAIT_S)
+        except BrokerError as error:
+            assert "access list" in str(error)
+        assert lookout.sightings() == []  # mosquitto 2.0 grants what it doesn't bring

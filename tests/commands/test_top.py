@@ -1,0 +1,112 @@
+"""``edgeslm top`` at a real broker: once, as JSON, and live on a terminal that is a pseudo-terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgeslm.cli import main
+from tests.apps import WAIT_S, App
+from tests.brokers import Mosquitto, free_port
+
+BASE = "edgeslm/v1/hall"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def node(broker: Mosquitto) -> Iterator[App]:
+    with App(broker.port) as app:
+        app.publish(f"{BASE}/state", {"state": "online", "boot_id": "b"}, retain=True)
+        app.publish(f"{BASE}/info", {"tasks": {"triage": {"kind": "classify"}}}, retain=True)
+        app.publish(f"{BASE}/health", {"queue": 3, "answers_per_s": {"triage": 1.5}}, retain=True)
+        yield app
+
+
+def test_once(broker: Mosquitto, node: App, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", "--broker", broker.url, "--once"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"edgeslm top  {broker.url}")
+    assert lines[3].split()[:5] == ["hall", "online", "3", "-", "1.5"]
+    assert lines[4].split() == ["triage", "classify", "1.5/s"]
+
+
+def test_once_as_json(broker: Mosquitto, node: App, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", "--broker", broker.url, "--once", "--json", "--node", "hall"]) == 0
+    (figures,) = json.loads(capsys.readouterr().out)
+    assert (figures["node"], figures["state"], figures["queue"]) == ("hall", "online", 3)
+    assert figures["answers_per_s"] == {"triage": 1.5}
+
+
+def test_a_node_that_nobody_knows(broker: Mosquitto, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", "--broker", broker.url, "--once", "--node", "attic"]) == 1
+    assert "has heard nothing of the node attic" in capsys.readouterr().err
+
+
+def test_no_broker(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", "--broker", f"mqtt://127.0.0.1:{free_port()}"]) == 1
+    assert "Nothing listens" in capsys.readouterr().err
+
+
+class Terminal:
+    """``edgeslm top`` on a terminal of its own."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edgeslm", "top", *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80", **environment},
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def wait_for(self, text: str) -> None:
+        give_up_at = time.monotonic() + WAIT_S
+        while text not in self.seen:
+            assert time.monotonic() < give_up_at, self.seen
+            if select.select([self._ours], [], [], 1.0)[0]:
+                self.seen += os.read(self._ours, 65536).decode()
+
+    def interrupt(self) -> int:
+        self._process.send_signal(signal.SIGINT)
+        status = self._process.wait(WAIT_S)
+        while select.select([self._ours], [], [], 0)[0]:
+            try:
+                self.seen += os.read(self._ours, 65536).decode()
+            except OSError:
+                break
+        os.close(self._ours)
+        return status
+
+
+def test_live_on_a_terminal(broker: Mosquitto, node: App) -> None:
+    terminal = Terminal("--broker", broker.url)
+    terminal.wait_for("online")
+    assert "\x1b[?1049h" in terminal.seen
+    node.publish(f"{BASE}/state", {"state": "offline", "boot_id": "b"}, retain=True)
+    terminal.wait_for("offline")
+    terminal.wait_for("\x1b[31m")
+    broker.stop()
+    terminal.wait_for("Trying again")
+    assert terminal.interrupt() == 130
+    assert terminal.seen.endswith("\x1b[?25h\x1b[?1049l"), "the terminal is as it was"
+
+
+def test_no_colours_where_they_aren_t_wanted(broker: Mosquitto, node: App) -> None:
+    terminal = Terminal("--broker", broker.url, NO_COLOR="1")
+    terminal.wait_for("online")
+    terminal.interrupt()
+    assert "\x1b[1m" not in terminal.seen
+    assert "\x1b[31m" not in terminal.seen
