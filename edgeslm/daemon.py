@@ -34,6 +34,8 @@ from edgeslm.observe.alerts import Alerts
 from edgeslm.observe.drift import DriftWatch
 from edgeslm.observe.health import Meter, memory_bytes, temperature_c
 from edgeslm.observe.liveness import Liveness
+from edgeslm.observe.metrics import exposition
+from edgeslm.observe.scrape import ScrapeEndpoint
 from edgeslm.observe.systemd import ServiceManager
 from edgeslm.pipeline import Pipeline
 from edgeslm.preparing import Preparer
@@ -95,7 +97,10 @@ class Daemon:
         self.config = config
         self.service = service
         self.topics = Topics(config.node, config.prefix)
-        self.meter = Meter()
+        self.meter = Meter(lambda: service.tasks)
+        self.scrapes = ScrapeEndpoint(
+            config.metrics.address, lambda accept: exposition(self.health(), accept)
+        )
         self.alerts = Alerts()
         self.manager = ServiceManager()
         self.liveness = Liveness(longest_step_s=config.limits.request_timeout_s + CANCEL_GRACE_S)
@@ -148,6 +153,7 @@ class Daemon:
         try:
             self._pipeline.open()
             await self._bus.start()
+            await self.scrapes.start()
             watching = asyncio.create_task(self.manager.watch(self._fault))
             loading = asyncio.create_task(self._load())
             ticking = asyncio.create_task(self._publish_health())
@@ -165,6 +171,7 @@ class Daemon:
             watching.cancel()
         finally:
             stopped.cancel()
+            await self.scrapes.stop()
             self._pipeline.abandon()  # before the bus gives up results, which a route would take for an end
             await self._set_state("stopped")  # also when a model can't be loaded: the goodbye drops the will
             await self._neighbours.close()
@@ -297,6 +304,7 @@ class Daemon:
             **figures,
             "broker_dropped": self.alerts.broker_dropped,
             "session_lost": self._sessions_lost,
+            "engine_restarts": self.service.models.losses,
             "memory_bytes": memory_bytes(self.service.pids),
             "temperature_c": temperature_c(),
             "drift": {name: watch.figures() for name, watch in self.service.watches.items()},
@@ -305,6 +313,7 @@ class Daemon:
                 standing=[
                     self._fault(),
                     self._database.problem,
+                    self.scrapes.problem,
                     *self._bus.shortcomings,
                     *self._preparer.problems,
                     *self.service.library.problems,

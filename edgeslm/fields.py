@@ -190,6 +190,22 @@ def broker_url(value: str) -> str:
     return value
 
 
+_LOOPBACK = "127.0.0.1"
+
+
+def listen_address(value: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``, ``[IPv6]:PORT`` or a port alone, which is on loopback."""
+    found = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):)?([0-9]{1,5})", value)
+    if not found or not 0 < int(found[2]) < 65536:
+        raise ValueError(f"must be a port, on {_LOOPBACK}, or HOST:PORT, as {_LOOPBACK}:9464")
+    return (found[1] or _LOOPBACK).strip("[]"), int(found[2])
+
+
+def _listen(value: str) -> str:
+    host, port = listen_address(value)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _example_output(value: Any) -> str | Mapping[str, Any]:
     if not isinstance(value, str | dict):
         raise ValueError("must be a text (numbers in quotes) or a mapping of fields")
@@ -199,6 +215,7 @@ def _example_output(value: Any) -> str | Mapping[str, Any]:
 FilePath = Annotated[Path, AfterValidator(_file)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 TopicFilter = Annotated[str, AfterValidator(_filter)]
+ListenAddress = Annotated[str, AfterValidator(_listen)]
 Labels = Annotated[
     Mapping[str, str],
     PlainValidator(_labels),

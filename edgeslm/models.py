@@ -118,6 +118,11 @@ class Models:
     def pids(self) -> dict[str, int]:
         return {name: pid for name, m in self._models.items() if (pid := m.process.pid) is not None}
 
+    @property
+    def losses(self) -> dict[str, int]:
+        """How often each model's engine has ended by itself; it is started again for the next call."""
+        return {name: model.process.losses for name, model in self._models.items()}
+
     async def start(self) -> None:
         """Loads all models side by side. An engine that ends while it loads is started once more.
 

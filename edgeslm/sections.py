@@ -27,7 +27,7 @@ from edgeslm.fields import (
     stage_name,
     topic_prefix,
 )
-from edgeslm.surroundings import Broker, Limits, Section, Signing
+from edgeslm.surroundings import Broker, Limits, Metrics, Section, Signing
 from edgeslm.task_kinds import ALLOWED, Kind, Option
 from edgeslm.topics import DEFAULT_PREFIX, base_topic
 
@@ -298,6 +298,7 @@ class Config(Section):
     )
     limits: Limits = Field(default=Limits(), description="What the node takes at most")
     signing: Signing = Field(default=Signing(), description="Whose bundles this node trusts")
+    metrics: Metrics = Field(default=Metrics(), description="Where Prometheus may ask for the node's figures")
     power: Power = Field(
         default="balanced",
         description="How threads of the engines wait for work: `performance` and `balanced` spin a while, "

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from edgeslm.fields import FilePath, broker_url
+from edgeslm.fields import FilePath, ListenAddress, broker_url, listen_address
 
 
 class Section(BaseModel):
@@ -103,3 +103,17 @@ class Signing(Section):
     keys: tuple[FilePath, ...] = Field(
         default=(), description="Public keys (PEM, P-256, P-384 or P-521) whose signatures count"
     )
+
+
+class Metrics(Section):
+    """Where Prometheus may ask for the node's figures."""
+
+    listen: ListenAddress | None = Field(
+        default=None,
+        description="Port on 127.0.0.1, or `HOST:PORT`, where `GET /metrics` is answered; nothing listens "
+        "if left out",
+    )
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        return listen_address(self.listen) if self.listen is not None else None

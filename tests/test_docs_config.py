@@ -16,6 +16,7 @@ from edgeslm.config import (
     Config,
     Knowledge,
     Limits,
+    Metrics,
     Model,
     Route,
     Section,
@@ -43,6 +44,7 @@ SECTIONS: dict[str, type[Section]] = {
     "routes": Route,
     "limits": Limits,
     "signing": Signing,
+    "metrics": Metrics,
 }
 REQUIRED: dict[str, dict[str, Any]] = {
     "The file": {
@@ -58,6 +60,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "routes": {"from": "a/b", "task": "t"},
     "limits": {},
     "signing": {"keys": ["/k"]},
+    "metrics": {},
 }
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 

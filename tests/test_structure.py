@@ -62,8 +62,8 @@ ONLY_IN = {
 WORKER_ONLY = {"onnxruntime", "onnxruntime_genai", "numpy", "tokenizers"}
 SIGNATURE_ONLY = {"model_signing", "cryptography", "sigstore", "OpenSSL"}
 """Only the process that checks signatures loads them."""
-WHEN_NEEDED = {"pypdf"}
-"""27 MB of memory, for what reads PDFs."""
+WHEN_NEEDED = {"pypdf", "prometheus_client"}
+"""27 MB of memory, for what reads PDFs, and one for what Prometheus asks."""
 BUILD_MACHINE_ONLY = {"torch", "transformers", "onnx", "onnx_ir", "gguf", "accelerate", "sklearn", "optimum"}
 
 EXPORT_SEES = {

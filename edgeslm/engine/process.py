@@ -77,6 +77,8 @@ class EngineProcess:
         self.bundle = bundle
         self.digest = digest
         self.info: EngineInfo | None = None
+        self.losses = 0
+        """How often a worker has ended without being told to."""
         self._threads = threads
         self._power: Power = power
         self._device: Device = device
@@ -231,6 +233,7 @@ class EngineProcess:
             log.error("a chunk could not be passed on: %s", type(error).__name__)
 
     def _lost(self, reason: str) -> None:
+        self.losses += 1
         log.error("the engine of %s ended unexpectedly (%s)", self.bundle.name, reason)
         self._fail(EngineCrashed(f"the engine of {self.bundle.name} ended unexpectedly ({reason})"))
 

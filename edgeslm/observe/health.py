@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import time
+from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +16,87 @@ from edgeslm.messages import Result
 
 WINDOW = 1000
 """Latencies kept for the quantiles."""
+TASK_WINDOW = 200
+"""Those kept of each task."""
+BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+"""Upper bounds of the histogram of each task; a last bucket has no bound."""
+PHASES = ("queue", "prefill", "decode", "total")
+OTHER = "other"
+"""Stands for tasks that the node doesn't have: their names are the senders', and without end."""
 RATE_WINDOW_S = 60.0
+
+
+class _TaskMeter:
+    """What one task came to since the start. Latencies are those of results that are no errors."""
+
+    def __init__(self) -> None:
+        self.results: Counter[str] = Counter()
+        self._tokens: Counter[str] = Counter({"prompt": 0, "completion": 0})
+        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._buckets = [0] * (len(BUCKETS_S) + 1)
+        self._latencies_ms: deque[float] = deque(maxlen=TASK_WINDOW)
+
+    def count(self, key: str, result: Result) -> None:
+        self.results[key] += 1
+        if result.status == "error":
+            return
+        total_ms = result.timings_ms.get("total", 0.0)
+        self._latencies_ms.append(total_ms)
+        self._buckets[bisect_left(BUCKETS_S, total_ms / 1000)] += 1
+        for phase in PHASES:
+            self._seconds[phase] += result.timings_ms.get(phase, 0.0) / 1000
+        for kind in self._tokens:
+            self._tokens[kind] += result.usage.get(f"{kind}_tokens", 0)
+
+    def figures(self) -> dict[str, Any]:
+        bounds = [*(f"{bound:g}" for bound in BUCKETS_S), "+Inf"]
+        return {
+            "results": dict(self.results),
+            "latency_ms": quantiles(self._latencies_ms),
+            "tokens": dict(self._tokens),
+            "seconds": {phase: round(self._seconds[phase], 3) for phase in PHASES},
+            "within_s": dict(zip(bounds, accumulate(self._buckets), strict=True)),
+        }
 
 
 class Meter:
     """Counts results; says latency quantiles over the last :data:`WINDOW`, answers and tokens a second over a
-    minute."""
+    minute.
 
-    def __init__(self) -> None:
-        self.statuses: Counter[str] = Counter()
+    ``known`` says which tasks there are just now: others are counted together, as :data:`OTHER`. Without it
+    each name that comes is counted by itself.
+    """
+
+    def __init__(self, known: Callable[[], Container[str]] | None = None) -> None:
+        self._known = known
         self.dropped: Counter[str] = Counter()
         self.repeats: Counter[str] = Counter({"attached": 0, "resent": 0})
+        self._tasks: dict[str, _TaskMeter] = {}
         self._latencies_ms: deque[float] = deque(maxlen=WINDOW)
         self._answered: deque[tuple[float, str, int]] = deque(maxlen=WINDOW)
         """When, of which task, how many tokens."""
         self._started = time.monotonic()
 
+    @property
+    def statuses(self) -> Counter[str]:
+        """Results of all tasks, by status and, for errors, by code."""
+        return sum((task.results for task in self._tasks.values()), Counter())
+
     def count(self, result: Result) -> None:
         key = result.status if result.error is None else result.error.code
-        self.statuses[key] += 1
+        task = result.task if self._known is None or result.task in self._known() else OTHER
+        self._tasks.setdefault(task, _TaskMeter()).count(key, result)
         if result.status == "error":
             return
         self._latencies_ms.append(result.timings_ms.get("total", 0.0))
-        self._answered.append((time.monotonic(), result.task, sum(result.usage.values())))
+        self._answered.append((time.monotonic(), task, sum(result.usage.values())))
 
     def drop(self, reason: str) -> None:
         """A message that will get no result, such as one over a route's rate."""
         self.dropped[reason] += 1
 
     def figures(self) -> dict[str, Any]:
+        """``results`` are those of all ``tasks`` together; the document ``health`` of docs/mqtt.md."""
         now = time.monotonic()
         recent = [(task, tokens) for at, task, tokens in self._answered if now - at <= RATE_WINDOW_S]
         # A busy node has more results a minute than are kept: then what is kept spans less time.
@@ -56,6 +110,7 @@ class Meter:
             },
             "tokens_per_s": round(sum(tokens for _, tokens in recent) / span_s, 1),
             "latency_ms": quantiles(self._latencies_ms),
+            "tasks": {name: task.figures() for name, task in self._tasks.items()},
             "dropped": dict(self.dropped),
             "repeats": dict(self.repeats),
         }

@@ -1,0 +1,138 @@
+"""Where Prometheus asks: ``GET /metrics`` over HTTP/1.1, on the event loop and for a few at a time.
+
+A scraper that is slow, silent or sends nonsense costs its own connection and no more: each has a few seconds
+and a few kilobytes, and beyond :data:`CONNECTIONS` the next is closed at once. Knows no figures: who asks
+gets what ``read`` says, which is asked once a second at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+
+log = logging.getLogger("edgeslm.observe")
+
+CONNECTIONS = 8
+"""At a time; Prometheus needs one."""
+PATIENCE_S = 5.0
+"""For a request to come in, and as much again for its answer to go out."""
+MOST_BYTES = 8192
+"""Of a request's head."""
+FRESH_S = 1.0
+"""How long an answer is given again."""
+
+Read = Callable[[str], tuple[bytes, str]]
+"""What the header ``Accept`` asks for -> body and content type."""
+
+
+class ScrapeEndpoint:
+    """Listens on ``address``, host and port, from :meth:`start` to :meth:`stop`; on nothing without one."""
+
+    def __init__(self, address: tuple[str, int] | None, read: Read) -> None:
+        self._address = address
+        self._read = read
+        self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+        self._answers: dict[str, tuple[float, bytes]] = {}
+        self.problem: str | None = None
+        """Why nobody can ask though they should, as a sentence."""
+
+    @property
+    def port(self) -> int | None:
+        """The port that it listens on; None while it does not."""
+        return self._server.sockets[0].getsockname()[1] if self._server and self._server.sockets else None
+
+    async def start(self) -> None:
+        """A node serves as well without figures: what keeps it from listening is told in :attr:`problem`."""
+        if self._address is None:
+            return
+        host, port = self._address
+        try:
+            self._server = await asyncio.start_server(self._accept, host, port, limit=MOST_BYTES)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            self.problem = f"Nobody can ask for metrics, since {host}:{port} can't be listened on: {why}."
+            log.error("%s", self.problem)
+
+    async def stop(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        for task in self._serving:
+            task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._serving) >= CONNECTIONS:
+            writer.transport.abort()
+            return
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request a connection."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+            writer.write(self._answer(head))
+            async with asyncio.timeout(PATIENCE_S):
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except asyncio.LimitOverrunError:
+            writer.write(_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
+            writer.close()
+        except (TimeoutError, OSError, EOFError):
+            pass  # theirs to mend
+        except Exception as error:  # a mistake of ours, told without what was asked
+            log.error("a scrape was not answered: %s", type(error).__name__)
+            log.debug("a scrape was not answered", exc_info=True)
+            writer.write(_response(HTTPStatus.INTERNAL_SERVER_ERROR))
+            writer.close()
+        finally:
+            with contextlib.suppress(Exception):
+                if not writer.transport.is_closing() or writer.transport.get_write_buffer_size():
+                    writer.transport.abort()
+
+    def _answer(self, head: bytes) -> bytes:
+        line, *fields = head.decode("latin-1").split("\r\n")
+        method, path, version = [*line.split(" "), "", "", ""][:3]
+        if not version.startswith("HTTP/1."):
+            return _response(HTTPStatus.BAD_REQUEST)
+        if path.partition("?")[0] != "/metrics":
+            return _response(HTTPStatus.NOT_FOUND)
+        if method not in ("GET", "HEAD"):
+            return _response(HTTPStatus.METHOD_NOT_ALLOWED, ("Allow: GET, HEAD",))
+        named = (field.partition(":") for field in fields)
+        accept = next((value.strip() for name, _, value in named if name.lower() == "accept"), "")
+        whole = self._fresh(accept)
+        return whole if method == "GET" else whole.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+    def _fresh(self, accept: str) -> bytes:
+        now = time.monotonic()
+        at, whole = self._answers.get(accept, (-FRESH_S, b""))
+        if not whole or now - at >= FRESH_S:
+            body, content_type = self._read(accept)
+            whole = _response(HTTPStatus.OK, (f"Content-Type: {content_type}",), body)
+            if len(self._answers) >= CONNECTIONS:  # as many kinds of scrapers have been here
+                self._answers.clear()
+            self._answers[accept] = (now, whole)
+        return whole
+
+
+def _response(status: HTTPStatus, fields: tuple[str, ...] = (), body: bytes = b"") -> bytes:
+    lines = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        *fields,
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        "Connection: close",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
