@@ -18,10 +18,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
-from edgeslm.commands import feedback, knowledge, top
+from edgeslm.commands import feedback, knowledge, provision, top
 from edgeslm.commands.screen import print_error, say
 from edgeslm.errors import ConfigError, EdgeslmError
-from edgeslm.topics import DEFAULT_PREFIX
+from edgeslm.topics import DEFAULT_PREFIX, topic_name_fault
 
 if TYPE_CHECKING:
     from edgeslm.bus.protocol import Rejected
@@ -38,7 +38,12 @@ EXAMPLES = {
     "prepare": "edgeslm prepare /var/lib/edgeslm/bundles/smollm2-135m-int4 --config config.yaml",
     "doctor": "edgeslm doctor --config config.yaml",
 }
-COMMANDS: Mapping[str, ModuleType] = {"feedback": feedback, "knowledge": knowledge, "top": top}
+COMMANDS: Mapping[str, ModuleType] = {
+    "feedback": feedback,
+    "knowledge": knowledge,
+    "provision": provision,
+    "top": top,
+}
 """Those that have a module of their own."""
 
 
@@ -153,6 +158,13 @@ def _add_request_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--password-file", type=Path)
     sub.add_argument("--ca-file", type=Path)
     sub.add_argument(
+        "--cert-file", type=Path, help="certificate to log in with, as edgeslm provision makes it"
+    )
+    sub.add_argument("--key-file", type=Path, help="key of that certificate")
+    sub.add_argument(
+        "--name", type=_one_level, help="that of the login, below which the broker lets it read its results"
+    )
+    sub.add_argument(
         "--timeout",
         type=_seconds,
         default=60.0,
@@ -180,6 +192,12 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("not a JSON object")
     return value
+
+
+def _one_level(text: str) -> str:
+    if "/" in text or topic_name_fault(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no level of a topic")
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -321,6 +339,9 @@ def _request(arguments: argparse.Namespace) -> int:
         username=arguments.username,
         password_file=arguments.password_file,
         ca_file=arguments.ca_file,
+        cert_file=arguments.cert_file,
+        key_file=arguments.key_file,
+        name=arguments.name,
     ) as client:
         try:
             try:

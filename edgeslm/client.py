@@ -46,6 +46,9 @@ class Client:
     isn't lost. A request is sent again until it has its result: after each reconnect, when the node was
     busy, and after ``repeat_after_s`` seconds without a result, then after twice as long, up to 30 s. A node
     knows a repeat and doesn't run it twice.
+
+    Results come to a topic of this client alone, below ``<base>/res/<task>/<name>/`` where it has a ``name``:
+    that of its login, which a broker's access list goes by (``edgeslm provision acl``).
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Client:
         node: str,
         *,
         prefix: str = DEFAULT_PREFIX,
+        name: str | None = None,
         username: str | None = None,
         password: str | None = None,
         password_file: Path | None = None,
@@ -71,9 +75,10 @@ class Client:
         self._repeat_after_s = repeat_after_s
         self._node = node
         self._topics = Topics(node, prefix)
-        self._name = f"app-{secrets.token_hex(8)}"
+        alone = f"app-{secrets.token_hex(8)}"
+        self._name = f"{name}/{alone}" if name is not None else alone
         self._settings = Settings(
-            client_id=f"{prefix}-{self._name}",
+            client_id=f"{prefix}-{alone}",
             keepalive_s=15,
             session_expiry_s=session_expiry_s,
             receive_maximum=256,

@@ -127,7 +127,7 @@ class Daemon:
         self._journal = Journal(
             self._database, window_s=limits.repeat_window_s, limit_bytes=limits.journal_bytes
         )
-        self._neighbours = Neighbours(config.broker, config.prefix)
+        self._neighbours = Neighbours(config.broker, config.prefix, config.node)
         service.escalation.ask_node = self._neighbours.ask
         self._pipeline = Pipeline(
             config,

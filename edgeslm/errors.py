@@ -11,6 +11,7 @@
     ├── BrokerError                  the connection to the broker can't be made or kept
     ├── JournalError                 what must survive a restart can't be written: a full disk
     ├── FeedbackError                a correction that can't be kept: a full disk, a full file
+    ├── ProvisionError               keys, certificates or an access list that can't be made
     ├── ProtocolError                bytes from the bus that aren't what their topic says
     ├── ShapeError                   a config from which a model's sizes can't be told
     ├── BoardError                   a board profile that isn't there or can't be read or measured
@@ -76,6 +77,10 @@ class JournalError(EdgeslmError):
 
 class FeedbackError(EdgeslmError):
     """A correction can't be kept."""
+
+
+class ProvisionError(EdgeslmError):
+    """Keys, certificates or an access list can't be made; the sentence names the file or the grant."""
 
 
 class ProtocolError(EdgeslmError):

@@ -24,10 +24,11 @@ _AWAY = ("stopped", "offline")
 
 
 class Neighbours:
-    """The other nodes, by name."""
+    """The other nodes, by name. ``own_name`` is this node's, below which their answers come."""
 
-    def __init__(self, broker: Broker, prefix: str) -> None:
+    def __init__(self, broker: Broker, prefix: str, own_name: str) -> None:
         self._broker = broker
+        self._own_name = own_name
         self._prefix = prefix
         self._clients: dict[str, asyncio.Task[Client]] = {}
         self._is_closed = False
@@ -75,6 +76,7 @@ class Neighbours:
             broker.url,
             node,
             prefix=self._prefix,
+            name=self._own_name,
             username=broker.username,
             password_file=broker.password_file,
             ca_file=broker.ca_file,

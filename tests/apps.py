@@ -60,6 +60,7 @@ class App:
         username: str | None = None,
         password: str | None = None,
         ca_file: Path | None = None,
+        cert_file: Path | None = None,
     ) -> None:
         self._changed = threading.Condition()
         self._untaken: list[Heard] = []
@@ -79,7 +80,11 @@ class App:
         if username is not None:
             self._client.username_pw_set(username, password)
         if ca_file is not None:
-            self._client.tls_set(str(ca_file))
+            self._client.tls_set(
+                str(ca_file),
+                str(cert_file) if cert_file else None,
+                str(cert_file.with_suffix(".key")) if cert_file else None,
+            )
         self._client.connect("localhost" if ca_file else "127.0.0.1", port)
         self._client.loop_start()
         assert self._connected.wait(WAIT_S), "the broker didn't let the test's app in"

@@ -38,13 +38,7 @@ class Mosquitto:
         if program is None:
             raise AssertionError("mosquitto isn't installed; install the package, or run scripts/setup test")
         config = self._folder / "mosquitto.conf"
-        config.write_text(
-            f"listener {self.port} 127.0.0.1\n"
-            f"allow_anonymous {str(self._anonymous).lower()}\n"
-            "set_tcp_nodelay true\n"
-            "log_type all\n" + ("user root\n" if os.geteuid() == 0 else "") + self._lines
-            # Started as root it would become a user who can't read the test's folder.
-        )
+        config.write_text(self._settings())
         with (self._folder / "mosquitto.log").open("ab") as log:
             # In its folder, since it may write mosquitto.db where it stands.
             self._process = subprocess.Popen(
@@ -56,6 +50,16 @@ class Mosquitto:
                 self.stop()
                 raise AssertionError(f"mosquitto didn't start:\n{self.log}")
             time.sleep(0.02)
+
+    def _settings(self) -> str:
+        """Its configuration."""
+        return (
+            f"listener {self.port} 127.0.0.1\n"
+            f"allow_anonymous {str(self._anonymous).lower()}\n"
+            "set_tcp_nodelay true\n"
+            "log_type all\n" + ("user root\n" if os.geteuid() == 0 else "") + self._lines
+            # Started as root it would become a user who can't read the test's folder.
+        )
 
     @property
     def pid(self) -> int:

@@ -24,7 +24,10 @@ from tests.brokers import Mosquitto, free_port
 from tests.nodes import BASE, FAKE_COMMAND, Node, fake_configuration, write_bundle, write_configuration
 from tests.signers import Signer
 
-COMMANDS = ("run", "check", "demo", "try", "request", "inspect", "prepare", "doctor", "feedback", "knowledge")
+COMMANDS = (
+    *("run", "check", "demo", "try", "request", "inspect", "prepare", "doctor"),
+    *("feedback", "knowledge", "provision"),
+)
 
 
 class Outcome:

@@ -29,7 +29,7 @@ REPLY = f"{BASE}/res/app"
 
 def play(url: str, scene: Callable[[Neighbours], Awaitable[None]]) -> None:
     async def run() -> None:
-        neighbours = Neighbours(Broker(url=url), "edgeslm")
+        neighbours = Neighbours(Broker(url=url), "edgeslm", "panel")
         try:
             await scene(neighbours)
         finally:

@@ -1,0 +1,30 @@
+"""provision/files.py: mode, no overwriting, nothing half-made."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from edgeslm.errors import ProvisionError
+from edgeslm.provision.files import write_private
+
+
+def test_a_file_is_private_and_not_written_over_unless_asked(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "key"
+    write_private(file, b"one")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with pytest.raises(ProvisionError, match="is there already; --force"):
+        write_private(file, b"two")
+    assert file.read_bytes() == b"one"
+    write_private(file, b"two", replace=True)
+    assert file.read_bytes() == b"two"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_that_is_a_file_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    with pytest.raises(ProvisionError, match="can't be written"):
+        write_private(tmp_path / "plain" / "key", b"")
