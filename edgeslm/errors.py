@@ -110,50 +110,74 @@ class RequestError(EdgeslmError):
 
 
 class InvalidRequest(RequestError):
+    """The message is no request that this task takes; mend the sender."""
+
     code = "invalid_request"
 
 
 class UnknownTask(RequestError):
+    """The node has no task of that name."""
+
     code = "unknown_task"
 
 
 class TooLarge(RequestError):
+    """More bytes than the node, or the broker, takes."""
+
     code = "too_large"
 
 
 class TooLong(RequestError):
+    """More tokens than the model takes, or an answer that doesn't fit."""
+
     code = "too_long"
 
 
 class Busy(RequestError):
+    """The node has enough to do; try again after ``retry_after_ms``."""
+
     code = "busy"
 
 
 class Expired(RequestError):
+    """The time in which the sender wanted it has passed."""
+
     code = "expired"
 
 
 class Cancelled(RequestError):
+    """Somebody cancelled it."""
+
     code = "cancelled"
 
 
 class TimedOut(RequestError):
+    """It took longer than it may, or no result came in time."""
+
     code = "timeout"
 
 
 class NoMemory(RequestError):
+    """There is no memory for it."""
+
     code = "no_memory"
 
 
 class ModelUnavailable(RequestError):
+    """The model isn't loaded; try again later."""
+
     code = "model_unavailable"
 
 
 class Poisoned(RequestError):
+    """It ended the engine more than once and isn't run again."""
+
     code = "poisoned"
 
 
 class InternalError(RequestError):
+    """A mistake of the node's."""
+
     code = "internal"
 
 

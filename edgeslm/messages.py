@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from edgeslm.errors import RequestError
+from edgeslm.errors import REQUEST_ERRORS, RequestError
 
 Status = Literal["ok", "abstained", "error"]
 
@@ -53,6 +53,10 @@ class ErrorBody:
     def of(cls, error: RequestError) -> ErrorBody:
         return cls(error.code, str(error), error.retry_after_ms)
 
+    def exception(self) -> RequestError:
+        """The same to be raised: of the class of its code, where this version knows the code."""
+        return REQUEST_ERRORS.get(self.code, RequestError)(self.message, retry_after_ms=self.retry_after_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
@@ -64,7 +68,10 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a request came to; exactly one of ``result`` and ``error`` is set."""
+    """What a request came to; exactly one of ``result`` and ``error`` is set.
+
+    An ``abstained`` result has a ``result`` too: what the task would say if it were surer.
+    """
 
     id: str
     task: str
@@ -75,6 +82,15 @@ class Result:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)
     truncated: Truncated | None = None
+
+    def unwrap(self) -> Mapping[str, Any]:
+        """``result``, for those who like an error better raised than looked at.
+
+        :raises RequestError: ``error``, as an exception: Busy, TooLong, UnknownTask ...
+        """
+        if self.error is not None:
+            raise self.error.exception()
+        return self.result or {}
 
 
 class Progress(str):

@@ -25,8 +25,8 @@ REPLIES = ("edgeslm/v1/+/res/#",)
 class SmallNode:
     """A node with a thread of its own. It knows no repeats; what it does is up to the task:
 
-    - ``label``: the label critical; ``echo``: the input as result; ``stream``: in words before that;
-      ``garbage``: what is no result
+    - ``label``, ``triage``: the label critical; ``echo``: the input as result; ``garbage``: what is no result
+    - ``stream``, ``chat``: as ``echo``, but in words before that
     - ``silent``: nothing; ``second``: as ``stream``, but the first delivery gets its first two words only
     - ``busy-once``: busy for a tenth of a second; ``busy``: busy for an hour
     """
@@ -35,6 +35,7 @@ class SmallNode:
         self.topics = Topics(name)
         self.requests: list[Request | Rejected] = []
         self.deliveries: list[Delivery] = []
+        self.told: list[Delivery] = []  # cancel and feedback
         self._url = url
         self._replies = replies
         self._ready = threading.Event()
@@ -82,11 +83,15 @@ class SmallNode:
         await self._bus.stop()
 
     def _announce(self) -> None:
-        self._bus.subscribe([self.topics.requests_filter])
+        self._bus.subscribe([self.topics.requests_filter, self.topics.cancel, self.topics.feedback])
         online = self._bus.publish(self.topics.state, encode_state("online", "b"), qos=1, retain=True)
         online.add_done_callback(lambda done: self._ready.set())
 
     def _answer(self, delivery: Delivery) -> None:
+        if delivery.topic in (self.topics.cancel, self.topics.feedback):
+            self.told.append(delivery)
+            self._bus.ack(delivery)
+            return
         self.deliveries.append(delivery)
         request = parse_request(
             delivery.payload,
@@ -116,7 +121,7 @@ class SmallNode:
         if request.task == "busy" or (request.task == "busy-once" and is_first):
             busy = Busy("too much", retry_after_ms=100 if request.task == "busy-once" else 3_600_000)
             return encode_result(error_result(request.id, request.task, busy))
-        if request.task in ("stream", "second"):
+        if request.task in ("stream", "chat", "second"):
             words = str(request.input).split()
             for seq, text in enumerate(words[:2] if request.task == "second" and is_first else words):
                 chunk = encode_chunk(Chunk(request.id, seq, text))
@@ -125,5 +130,5 @@ class SmallNode:
                 )
         if request.task == "silent" or (request.task == "second" and is_first):
             return None
-        made = {"label": "critical"} if request.task == "label" else {"text": request.input}
+        made = {"label": "critical"} if request.task in ("label", "triage") else {"text": request.input}
         return encode_result(Result(request.id, request.task, "ok", made))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
+import inspect
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +15,25 @@ from typing import Any
 
 import pytest
 
+from edgeslm import client as module
 from edgeslm.bus.desk import Desk, Inbox
 from edgeslm.bus.errand import Letter, Room
+from edgeslm.bus.feedback import Feedback, parse_feedback
+from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.protocol import encode_result
-from edgeslm.client import Client
-from edgeslm.errors import BrokerError, ProtocolError, RequestError, TimedOut, TooLarge
-from edgeslm.messages import Chunk, Request, Result
+from edgeslm.client import Client, Options
+from edgeslm.errors import (
+    REQUEST_ERRORS,
+    BrokerError,
+    Busy,
+    InvalidRequest,
+    ProtocolError,
+    RequestError,
+    TimedOut,
+    TooLarge,
+)
+from edgeslm.messages import Chunk, ErrorBody, Request, Result
+from tests.apps import WAIT_S
 from tests.brokers import Mosquitto, free_port
 from tests.small_nodes import SmallNode
 
@@ -204,4 +220,112 @@ def test_it_needs_nothing_of_what_a_node_needs() -> None:
 
 def test_it_is_small_enough_to_describe() -> None:
     public: dict[str, Any] = {name: value for name, value in vars(Client).items() if not name.startswith("_")}
-    assert set(public) == {"open", "close", "request", "request_async", "node_state"}
+    assert set(public) == {
+        *("open", "close", "node_state"),
+        *("request", "request_async", "stream", "listen", "feedback", "feedback_async"),
+    }
+
+
+def test_all_that_an_app_needs_comes_from_one_module() -> None:
+    names = set(module.__all__)
+    assert module.__all__ == sorted(names)
+    assert {cls.__name__ for cls in REQUEST_ERRORS.values()} <= names
+    for name in names:
+        thing = getattr(module, name)
+        assert inspect.isclass(thing) and (thing.__doc__ or "").strip(), name
+    for _, method in inspect.getmembers(Client, inspect.isfunction):
+        assert "return" in inspect.get_annotations(method), method
+
+
+def test_the_options_that_editors_know_are_those_of_the_protocol() -> None:
+    assert Options.__annotations__.keys() == OPTIONS.keys()
+    assert Options.__total__ is False
+
+
+def test_the_examples_in_its_docstrings_say_the_truth(client: Client) -> None:
+    """Of a node that says ``critical`` to triage, and says after what it is told."""
+    examples = 0
+    for found in doctest.DocTestFinder(recurse=True).find(module, globs={**vars(module), "client": client}):
+        runner = doctest.DocTestRunner()
+        runner.run(found)
+        assert not runner.failures, found.name
+        examples += len(found.examples)
+    assert examples >= 5
+
+
+def test_an_error_can_be_raised_by_its_code(client: Client) -> None:
+    result = client.request("echo", "a", {"max_token": 5}, timeout=30)
+    with pytest.raises(InvalidRequest, match="max_token"):
+        result.unwrap()
+    assert client.request("echo", "a", timeout=30).unwrap() == {"text": "a"}
+    busy = ErrorBody("busy", "too much", 100).exception()
+    assert isinstance(busy, Busy) and busy.retry_after_ms == 100
+    assert type(ErrorBody("of tomorrow", "?").exception()) is RequestError
+
+
+def test_who_gives_up_has_the_request_cancelled_on_the_node(client: Client, node: SmallNode) -> None:
+    with pytest.raises(TimedOut):
+        client.request("silent", "a", timeout=0.5)
+    assert_cancelled(node)
+
+
+def test_a_cancelled_task_has_its_request_cancelled_on_the_node(client: Client, node: SmallNode) -> None:
+    async def scene() -> None:
+        task = asyncio.create_task(client.request_async("silent", "a", timeout=60))
+        await asyncio.to_thread(node.wait_for_request)
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(scene())
+    assert_cancelled(node)
+
+
+def test_what_has_its_result_is_not_cancelled(client: Client, node: SmallNode) -> None:
+    client.request("echo", "a", timeout=30)
+    client.feedback("triage", input="the next that the node hears", label="critical")
+    wait_for(lambda: node.told)
+    assert [one.topic for one in node.told] == [node.topics.feedback]
+
+
+def test_many_tasks_at_a_time_in_one_loop(client: Client) -> None:
+    async def scene() -> list[Result]:
+        asked = [client.request_async(task, "a b", timeout=60) for task in ("echo", "triage", "stream") * 10]
+        return await asyncio.gather(*asked)
+
+    kinds = [next(iter(result.unwrap())) for result in asyncio.run(scene())]
+    assert kinds == ["text", "label", "text"] * 10
+
+
+def test_feedback_reaches_the_node(client: Client, node: SmallNode) -> None:
+    client.feedback("triage", input="Burnt smell", label="critical")
+    asyncio.run(client.feedback_async("fields", id="7f", fields={"machine": "press 4"}))
+    wait_for(lambda: len(node.told) == 2)
+    assert [parse_feedback(one.payload) for one in node.told] == [
+        Feedback("triage", input="Burnt smell", label="critical"),
+        Feedback("fields", id="7f", fields={"machine": "press 4"}),
+    ]
+    assert node.told[0].response_topic is None
+
+
+def test_feedback_that_says_nothing_is_refused_here(client: Client) -> None:
+    with pytest.raises(InvalidRequest, match="a label, or fields"):
+        client.feedback("triage", input="Burnt smell")
+
+
+def test_feedback_to_a_node_that_was_never_there(broker: Mosquitto) -> None:
+    with Client(broker.url, "hal") as client, pytest.raises(BrokerError, match="No node 'hal' listens"):
+        client.feedback("triage", input="Burnt smell", label="critical")
+
+
+def assert_cancelled(node: SmallNode) -> None:
+    wait_for(lambda: node.told)
+    (cancel,) = node.told
+    assert cancel.topic == node.topics.cancel
+    assert cancel.correlation == node.deliveries[0].correlation
+
+
+def wait_for(holds: Callable[[], Any]) -> None:
+    give_up_at = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)

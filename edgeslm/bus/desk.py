@@ -1,7 +1,7 @@
 """The app's side of the bus: who waits for what, shared between the network thread and those who ask.
 
 Subscribes to the reply topics, renews that on every connection, keeps to the broker's Receive Maximum, and
-hands what comes to the errand it is for. Decides nothing about sending again.
+hands what comes to whom it is for. Decides nothing about sending again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from edgeslm.bus.errand import (
     Answer,
     Event,
     Failed,
+    Heard,
     Letter,
     Lost,
     NodeUp,
@@ -31,6 +32,7 @@ from edgeslm.bus.outbox import packet_bytes
 from edgeslm.bus.problems import Problem, Welcome
 from edgeslm.bus.protocol import parse_state
 from edgeslm.errors import BrokerError, ProtocolError, TooLarge
+from edgeslm.topics import matches
 
 if TYPE_CHECKING:
     from paho.mqtt.client import MQTTMessage
@@ -69,6 +71,7 @@ class Desk:
         self._filters: dict[str, list[str]] = {topics.state: []}
         self._confirmed: set[str] = set()
         self._askers: dict[str, set[bytes]] = {}
+        self._listeners: dict[bytes, Sequence[str]] = {}
         self._asked_for: dict[int, str] = {}
         self._early_subacks: dict[int, Sequence[str | None]] = {}
         # In flight
@@ -90,6 +93,15 @@ class Desk:
         if link is None:
             raise BrokerError(problem.sentence if problem else "The broker doesn't answer.")
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no connection, where that is known."""
+        return self._problem.sentence if self._problem else None
+
     def reply_topic(self, task: str) -> str:
         return f"{self._topics.result(task)}/{self._name}"
 
@@ -100,13 +112,13 @@ class Desk:
             link, generation = self._link, self._generation
             self._inboxes[letter.correlation] = inbox
             self._askers.setdefault(reply_to, set()).add(letter.correlation)
-            is_new = reply_to not in self._filters
+            is_new = bool(reply_to) and reply_to not in self._filters
             if is_new:
                 # Also where the node answers if it refuses our reply topic.
                 self._filters[reply_to] = [self._topics.stream(reply_to), self._topics.result(task)]
             if self._closed is not None:
                 inbox(self._closed)
-            elif reply_to in self._confirmed:
+            elif reply_to in self._confirmed or (link is not None and not reply_to):
                 inbox(Ready(generation))
             elif link is None and self._problem is not None:
                 inbox(Lost(generation, self._problem))
@@ -124,6 +136,45 @@ class Desk:
                 self._want_room.remove(letter.correlation)
             self._offer_room()
 
+    def listen(self, filters: Sequence[str], key: bytes, inbox: Inbox) -> None:
+        """From now on ``inbox`` gets what comes on the topics that ``filters`` match, and ``Ready`` for each.
+
+        Retained messages come on each connection, also to those who listen already.
+        """
+        with self._changed:
+            link, generation = self._link, self._generation
+            self._inboxes[key] = inbox
+            self._listeners[key] = filters
+            for one in filters:
+                self._filters.setdefault(one, [])
+                self._askers.setdefault(one, set()).add(key)
+            if self._closed is not None:
+                inbox(self._closed)
+        if link is not None:
+            for one in filters:
+                self._subscribe(link, generation, one)
+
+    def has_confirmed(self, filters: Sequence[str]) -> bool:
+        return self._confirmed.issuperset(filters)
+
+    def stop_listening(self, key: bytes) -> None:
+        """Nothing more comes; filters that nobody else needs are unsubscribed from."""
+        with self._changed:
+            self._inboxes.pop(key, None)
+            unwanted = []
+            for one in self._listeners.pop(key, ()):
+                askers = self._askers.get(one, set())
+                askers.discard(key)
+                beside = [item for others in self._filters.values() for item in others]
+                if not askers and one in self._filters and one not in (self._topics.state, *beside):
+                    del self._filters[one]
+                    self._askers.pop(one, None)
+                    self._confirmed.discard(one)
+                    unwanted.append(one)
+            link = self._link
+        if link is not None and unwanted:
+            link.unsubscribe(unwanted)
+
     def close(self, error: BrokerError) -> None:
         """Ends everything that waits, and what is enlisted from now on."""
         with self._changed:
@@ -131,7 +182,7 @@ class Desk:
             for inbox in self._inboxes.values():
                 inbox(self._closed)
 
-    def send(self, letter: Letter, expiry_s: int) -> int | None:
+    def send(self, letter: Letter, expiry_s: int | None) -> int | None:
         """Publishes a letter: the generation of the connection, or None if that isn't possible now.
 
         Then ``Ready`` or ``Room`` comes when it is. Raises TooLarge if the broker takes no such packet.
@@ -139,14 +190,14 @@ class Desk:
         size = packet_bytes(letter.topic, letter.payload, letter.correlation) + len(letter.reply_to.encode())
         with self._changed:
             link, generation = self._link, self._generation
-            if link is None or letter.reply_to not in self._confirmed:
+            if link is None or (letter.reply_to and letter.reply_to not in self._confirmed):
                 return None
             if self._packet_limit is not None and size > self._packet_limit:
                 raise TooLarge(
                     f"The request has {size} bytes and the broker takes {self._packet_limit}; send less text."
                 )
             if self._room() < 1:
-                if letter.correlation not in self._want_room:
+                if letter.correlation in self._inboxes and letter.correlation not in self._want_room:
                     self._want_room.append(letter.correlation)
                 return None
             self._out += 1
@@ -157,7 +208,7 @@ class Desk:
             retain=False,
             correlation=letter.correlation,
             expiry_s=expiry_s,
-            response_topic=letter.reply_to,
+            response_topic=letter.reply_to or None,
         )
         with self._changed:
             if generation != self._generation or self._link is None:
@@ -174,7 +225,13 @@ class Desk:
     def _subscribe(self, link: Link, generation: int, reply_to: str) -> None:
         with self._changed:
             filters = [reply_to, *self._filters.get(reply_to, [])]
-        mid = link.subscribe([Subscription(one, retained=one == self._topics.state) for one in filters])
+            heard = {one for listened in self._listeners.values() for one in listened}
+        mid = link.subscribe(
+            [
+                Subscription(one, retained=one == self._topics.state, every_time=one in heard)
+                for one in filters
+            ]
+        )
         with self._changed:
             if generation != self._generation or mid is None:
                 return
@@ -229,6 +286,8 @@ class Desk:
             self._packet_limit = welcome.maximum_packet_size
             self._receive_maximum = welcome.receive_maximum
             reply_topics = list(self._filters)
+            for correlation in self._askers.get("", ()):
+                self._tell(correlation, Ready(generation))
             self._changed.notify_all()
         for reply_to in reply_topics:
             self._subscribe(link, generation, reply_to)
@@ -239,11 +298,13 @@ class Desk:
         payload = bytes(message.payload)
         if message.topic == self._topics.state:
             self._hear_state(payload)
-            return
         correlation = getattr(message.properties, "CorrelationData", b"")
         is_piece = message.topic.endswith(self._stream_end)
         with self._changed:
             self._tell(correlation, Piece(payload) if is_piece else Answer(payload))
+            for key, filters in self._listeners.items():
+                if any(matches(one, message.topic) for one in filters):
+                    self._tell(key, Heard(message.topic, payload, message.retain))
 
     def _hear_state(self, payload: bytes) -> None:
         with contextlib.suppress(ProtocolError):

@@ -1,4 +1,4 @@
-"""One request of an app until it has its result: when it is sent again, and what ends it.
+"""One request of an app until it has its result, one note until the broker has it: when it is sent again.
 
 Pure: no thread, no connection, no clock. Nodes suppress repeats, so sending again costs little, and not
 sending again may cost a request: it goes out again, byte for byte, after each reconnect, after a growing
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from edgeslm.bus.problems import Problem
 from edgeslm.bus.protocol import parse_chunk, parse_result
-from edgeslm.errors import BrokerError, TimedOut
+from edgeslm.errors import BrokerError, EdgeslmError, TimedOut
 from edgeslm.messages import Chunk, Result
 
 log = logging.getLogger("edgeslm.bus")
@@ -43,7 +43,10 @@ TRANSIENT = frozenset({0x91, 0x97})
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What is published, the same each time: a node knows a repeat by all four. ``payload`` is private."""
+    """What is published, the same each time: a node knows a repeat by all four. ``payload`` is private.
+
+    One without a ``reply_to`` gets no answer.
+    """
 
     topic: str
     payload: bytes = field(repr=False)
@@ -98,15 +101,24 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """What came on a topic that is listened to. ``retained``: it is from before the subscription."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    retained: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
-    """It can't go on: the client was closed, a subscription was refused."""
+    """It can't go on: the client was closed, a subscription was refused, nobody wants it any more."""
 
-    error: BrokerError
+    error: EdgeslmError
 
 
-Event = Ready | Lost | Acknowledged | Room | NodeUp | Answer | Piece | Failed
+Event = Ready | Lost | Acknowledged | Room | NodeUp | Answer | Piece | Heard | Failed
 
-Send = Callable[[Letter, int], int | None]
+Send = Callable[[Letter, int | None], int | None]
 """Publishes a letter with a Message Expiry in seconds: the connection's generation; None if it can't go."""
 
 
@@ -155,6 +167,13 @@ class Errand:
     def wait_s(self, now: float) -> float:
         """Seconds until it wants to be advanced without an event."""
         return max(0.0, min(self._next_at, self._until) - now)
+
+    def abandon(self, cancel_topic: str, now: float) -> None:
+        """Nobody waits for the result any more: tells the node, once, if it may know of the request."""
+        if self.times_sent:
+            # As long as the request itself may reach a node that is away.
+            left_s = min(max(0.0, self._until - now) + LONGEST_INTERVAL_S, LONGEST_EXPIRY_S)
+            self._send(Letter(cancel_topic, b"", "", self.letter.correlation), math.ceil(left_s))
 
     def advance(self, event: Event | None, now: float) -> Result | None:
         """Takes in what happened and sends the request if it is due; the result ends it.
@@ -280,3 +299,47 @@ class Errand:
         state = self._node_state()
         is_so = f"is {state}" if state else "has never said a word here"
         return f"{said}; the node {self._node!r} {is_so}{' and was busy' if self._was_busy else ''}."
+
+
+class Note:
+    """A message that gets no answer, until the broker has it. Fed as an :class:`Errand` is."""
+
+    def __init__(self, letter: Letter, send: Send, *, node: str, now: float, timeout_s: float) -> None:
+        self.letter = letter
+        self._send = send
+        self._node = node
+        self._timeout_s = timeout_s
+        self._until = now + timeout_s
+        self._next_at = math.inf
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until it wants to be advanced without an event."""
+        return max(0.0, min(self._next_at, self._until) - now)
+
+    def advance(self, event: Event | None, now: float) -> bool | None:
+        """Takes in what happened, and sends the note if it is due: True once the broker has it.
+
+        :raises TimedOut: the broker didn't take it in time.
+        :raises BrokerError: it was refused, or no node is there to get it, or the client was closed.
+        """
+        match event:
+            case Acknowledged(reason, name):
+                if reason == NOBODY_LISTENS:
+                    raise BrokerError(f"No node {self._node!r} listens at this broker; it was not delivered.")
+                if reason < 0x80:
+                    return True
+                if reason not in TRANSIENT:
+                    raise BrokerError(f"The broker refuses the message: {name}.")
+                self._next_at = now + NOBODY_INTERVAL_S
+            case Ready() | Room():
+                self._next_at = now
+            case Lost(_, problem) if problem.fatal:
+                raise BrokerError(problem.sentence)
+            case Failed(error):
+                raise error
+        if now >= self._until:
+            raise TimedOut(f"The broker didn't take the message within {self._timeout_s:g} s.")
+        if now >= self._next_at:
+            self._next_at = math.inf
+            self._send(self.letter, None)
+        return None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgeslm.bus.strict_json import decode_text, parse_json
+from edgeslm.bus.strict_json import decode_text, encode_json, parse_json
 from edgeslm.errors import InvalidRequest
 
 
@@ -22,6 +22,20 @@ class Feedback:
     id: str | None = None
     label: str | None = None
     fields: Mapping[str, Any] | None = None
+
+
+def encode_feedback(feedback: Feedback) -> bytes:
+    """:raises InvalidRequest: it is none that a node takes."""
+    fields = {
+        "task": feedback.task,
+        "input": feedback.input,
+        "id": feedback.id,
+        "label": feedback.label,
+        "fields": feedback.fields,
+    }
+    payload = encode_json({name: value for name, value in fields.items() if value is not None})
+    parse_feedback(payload)
+    return payload
 
 
 def parse_feedback(payload: bytes) -> Feedback:

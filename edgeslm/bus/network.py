@@ -7,6 +7,7 @@ network thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import socket
@@ -125,7 +126,7 @@ class Listener(Protocol):
 
 
 class Link:
-    """One connection. ``run`` blocks; ``publish``, ``ack``, ``subscribe`` and ``close`` fit any thread.
+    """One connection. ``run`` blocks; ``publish``, ``ack``, ``[un]subscribe`` and ``close`` fit any thread.
 
     :raises BrokerError: a file of the TLS settings can't be used.
     """
@@ -203,6 +204,11 @@ class Link:
             return self._client.subscribe(wanted, properties=properties)[1]
         except OSError:
             return None
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Best effort: what comes all the same is nobody's."""
+        with contextlib.suppress(OSError):
+            self._client.unsubscribe(list(filters))
 
     def close(self) -> None:
         """Says goodbye, and the broker drops the will."""

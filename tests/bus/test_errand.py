@@ -19,6 +19,7 @@ from edgeslm.bus.errand import (
     Letter,
     Lost,
     NodeUp,
+    Note,
     Piece,
     Ready,
     Room,
@@ -48,7 +49,8 @@ class Bench:
         self.generation: int | None = None
         self.node_state: str | None = "online"
         self.sent: list[float] = []
-        self.expiries_s: list[int] = []
+        self.expiries_s: list[int | None] = []
+        self.cancelled: list[tuple[Letter, int | None]] = []
         self.chunks: list[Chunk] = []
         self.errand = Errand(
             LETTER,
@@ -62,7 +64,10 @@ class Bench:
             jitter=lambda low, high: 1.0,
         )
 
-    def _send(self, letter: Letter, expiry_s: int) -> int | None:
+    def _send(self, letter: Letter, expiry_s: int | None) -> int | None:
+        if letter.topic == "hall/cancel":
+            self.cancelled.append((letter, expiry_s))
+            return self.generation
         assert letter is LETTER
         if self.generation is None:
             return None
@@ -416,3 +421,82 @@ def test_whatever_happens_it_neither_stops_nor_spins(
     bench.run(60)
     assert bench.sent and bench.sent[-1] > bench.now - 1000.0 - 61
     assert bench.tell(ACCEPTED, OK) is not None
+
+
+def test_who_gives_up_has_it_cancelled_as_long_as_it_may_reach_the_node() -> None:
+    bench = accepted(timeout_s=100.0)
+    bench.run(40)
+    bench.errand.abandon("hall/cancel", bench.now)
+    assert bench.cancelled == [(Letter("hall/cancel", b"", "", LETTER.correlation), 90)]
+
+
+def test_what_was_never_sent_is_not_cancelled() -> None:
+    bench = Bench()
+    bench.errand.abandon("hall/cancel", bench.now)
+    assert bench.cancelled == []
+
+
+# -- notes -----------------------------------------------------------------------------------------
+
+
+class Desk:
+    """Takes notes while ``generation`` is a number."""
+
+    def __init__(self) -> None:
+        self.generation: int | None = 1
+        self.sent: list[int | None] = []
+
+    def send(self, letter: Letter, expiry_s: int | None) -> int | None:
+        if self.generation is not None:
+            self.sent.append(expiry_s)
+        return self.generation
+
+
+def note(desk: Desk) -> Note:
+    return Note(Letter("hall/feedback", b"{}", "", b"7f"), desk.send, node="hall", now=0.0, timeout_s=60.0)
+
+
+def test_a_note_is_done_when_the_broker_has_it() -> None:
+    desk = Desk()
+    told = note(desk)
+    assert told.advance(None, 0.0) is None and desk.sent == []
+    assert told.advance(Ready(1), 1.0) is None and desk.sent == [None]
+    assert told.advance(ACCEPTED, 2.0) is True
+
+
+def test_a_note_goes_again_on_a_new_connection_when_there_is_room_and_after_a_quota() -> None:
+    desk = Desk()
+    told = note(desk)
+    told.advance(Ready(1), 1.0)
+    told.advance(Lost(1, GONE), 2.0)
+    told.advance(Ready(2), 3.0)
+    told.advance(Acknowledged(0x97, "Quota exceeded"), 4.0)
+    assert len(desk.sent) == 2
+    told.advance(None, 4.0 + told.wait_s(4.0))
+    desk.generation = None
+    told.advance(Ready(3), 8.0)
+    desk.generation = 3
+    told.advance(Room(), 9.0)
+    assert len(desk.sent) == 4
+
+
+@pytest.mark.parametrize(
+    ("event", "error", "says"),
+    [
+        (NOBODY, BrokerError, "No node 'hall' listens"),
+        (Acknowledged(0x87, "Not authorized"), BrokerError, "refuses the message: Not authorized"),
+        (Failed(BrokerError("closed")), BrokerError, "closed"),
+        (Lost(1, Problem("too old", fatal=True)), BrokerError, "too old"),
+    ],
+)
+def test_a_note_that_can_t_be_delivered_says_why(event: Event, error: type[Exception], says: str) -> None:
+    told = note(Desk())
+    told.advance(Ready(1), 1.0)
+    with pytest.raises(error, match=says):
+        told.advance(event, 2.0)
+
+
+def test_a_note_has_a_time_out() -> None:
+    told = note(Desk())
+    with pytest.raises(TimedOut, match="within 60 s"):
+        told.advance(Ready(1), 61.0)

@@ -1,0 +1,105 @@
+"""Answers in pieces: iterated in a thread and in a loop, left early, closed from elsewhere. A real broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from edgeslm.client import BrokerError, Cancelled, Client, EdgeslmError, TimedOut
+from tests.brokers import Mosquitto
+from tests.small_nodes import SmallNode
+from tests.test_client import assert_cancelled, wait_for
+
+
+@pytest.fixture
+def node(broker: Mosquitto) -> Iterator[SmallNode]:
+    with SmallNode(broker.url) as node:
+        yield node
+
+
+@pytest.fixture
+def client(broker: Mosquitto, node: SmallNode) -> Iterator[Client]:
+    with Client(broker.url, "hall") as client:
+        yield client
+
+
+def test_pieces_then_the_result(client: Client) -> None:
+    answer = client.stream("stream", "one two three", timeout=60)
+    assert [chunk.text for chunk in answer] == ["one", "two", "three"]
+    assert answer.result.unwrap() == {"text": "one two three"}
+
+
+def test_pieces_then_the_result_in_a_loop(client: Client) -> None:
+    async def scene() -> None:
+        async with client.stream("stream", "one two three", timeout=60) as answer:
+            assert [chunk.text async for chunk in answer] == ["one", "two", "three"]
+        assert answer.result.unwrap() == {"text": "one two three"}
+
+    asyncio.run(scene())
+
+
+def test_an_error_has_no_pieces(client: Client) -> None:
+    answer = client.stream("stream", "a", {"max_token": 1}, timeout=60)
+    assert list(answer) == []
+    assert answer.result.error is not None and answer.result.error.code == "invalid_request"
+
+
+def test_nothing_is_sent_before_it_is_iterated(client: Client, node: SmallNode) -> None:
+    client.stream("stream", "a").close()
+    assert client.request("echo", "b", timeout=60).status == "ok"
+    assert [one.task for one in node.requests] == ["echo"]
+
+
+def test_who_leaves_early_has_it_cancelled(client: Client, node: SmallNode) -> None:
+    """The first delivery to ``second`` gets two words and no result."""
+    for chunk in client.stream("second", "one two three", timeout=60):
+        if chunk.text == "two":
+            break
+    assert_cancelled(node)
+
+
+def test_who_leaves_a_loop_early_has_it_cancelled(client: Client, node: SmallNode) -> None:
+    async def scene() -> None:
+        async with client.stream("second", "one two three", timeout=60) as answer:
+            async for chunk in answer:
+                if chunk.text == "two":
+                    break
+
+    asyncio.run(scene())
+    assert_cancelled(node)
+
+
+def test_it_can_be_closed_from_another_thread(client: Client, node: SmallNode) -> None:
+    answer = client.stream("silent", "a", timeout=60)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(list, answer)
+        node.wait_for_request()
+        answer.close()
+        with pytest.raises(Cancelled):
+            waiting.result(30)
+    assert_cancelled(node)
+    with pytest.raises(EdgeslmError, match="isn't here yet"):
+        print(answer.result)
+
+
+def test_it_times_out(client: Client, node: SmallNode) -> None:
+    with pytest.raises(TimedOut):
+        list(client.stream("silent", "a", timeout=0.5))
+    wait_for(lambda: node.told)
+
+
+def test_it_is_iterated_once(client: Client) -> None:
+    answer = client.stream("stream", "one", timeout=60)
+    assert len(list(answer)) == 1
+    with pytest.raises(EdgeslmError, match="iterated once"):
+        list(answer)
+    answer.close()
+    assert answer.result.status == "ok"
+
+
+def test_a_client_that_is_not_open_says_so() -> None:
+    with pytest.raises(BrokerError, match="isn't open"):
+        Client("mqtt://127.0.0.1", "hall").stream("echo", "a")
