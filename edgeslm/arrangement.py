@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,11 +138,11 @@ class Arrangement:
         await self._trust.check()
         await self.models.start()
 
-    async def stop(self, successor: Arrangement | None = None) -> None:
-        """Ends all that ``successor`` doesn't go on with."""
-        if successor is None or successor.library is not self.library:
+    async def stop(self, beside: Collection[Arrangement] = ()) -> None:
+        """Ends all but what others ``beside`` have too."""
+        if all(other.library is not self.library for other in beside):
             await self.library.stop()  # it asks an encoder
-        await self.models.stop(None if successor is None else successor.models)
+        await self.models.stop([other.models for other in beside])
 
     @property
     def pids(self) -> dict[str, int]:

@@ -223,7 +223,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config)
     _set_up_logging(config.log_level, arguments.debug)
-    return asyncio.run(run(config))
+    return asyncio.run(run(config, arguments.config))
 
 
 def _check(arguments: argparse.Namespace) -> int:

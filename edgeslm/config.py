@@ -21,13 +21,14 @@ from edgeslm.document import Document, Problem, key_name, read_document
 from edgeslm.errors import ConfigError
 from edgeslm.fields import Rate
 from edgeslm.sections import Config, Knowledge, Model, Overflow, Route, Task
-from edgeslm.surroundings import Broker, Limits, Metrics, Section, Signing
+from edgeslm.surroundings import Broker, Control, Limits, Metrics, Section, Signing
 from edgeslm.task_kinds import LEARNABLE, Kind, Option
 
 __all__ = [
     "LEARNABLE",
     "Broker",
     "Config",
+    "Control",
     "Kind",
     "Knowledge",
     "Limits",
@@ -55,6 +56,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "limits": Limits,
     "signing": Signing,
     "metrics": Metrics,
+    "control": Control,
 }
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
 """How deep a key with a fault is taken out, so that it doesn't hide what is wrong with the others."""

@@ -25,9 +25,10 @@ from edgeslm.bus.protocol import StateName, Topics, encode_document, encode_stat
 from edgeslm.bus.spool import Spool
 from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
+from edgeslm.control import Control
 from edgeslm.corrections import Corrections
 from edgeslm.engine.process import CANCEL_GRACE_S, STOP_GRACE_S
-from edgeslm.errors import BrokerError
+from edgeslm.errors import BrokerError, EdgeslmError
 from edgeslm.feedback import FeedbackStore
 from edgeslm.neighbours import Neighbours
 from edgeslm.observe.alerts import Alerts
@@ -37,6 +38,7 @@ from edgeslm.observe.liveness import Liveness
 from edgeslm.observe.metrics import exposition
 from edgeslm.observe.scrape import ScrapeEndpoint
 from edgeslm.observe.systemd import ServiceManager
+from edgeslm.operating import Operating
 from edgeslm.pipeline import Pipeline
 from edgeslm.preparing import Preparer
 from edgeslm.service import Service
@@ -54,14 +56,15 @@ DRAIN_LIMIT_S = 30.0
 """How long a stop waits for what is running; what is left is delivered again at the next start."""
 
 
-async def run(config: Config) -> int:
-    """Runs until SIGTERM or SIGINT; the exit status.
+async def run(config: Config, path: Path | None = None) -> int:
+    """Runs until SIGTERM or SIGINT; the exit status. SIGHUP has it read its file ``path`` again.
 
     :raises EdgeslmError: what keeps it from starting or going on.
     """
     _give_back_large_buffers()
-    daemon = Daemon(config, Service(config))
+    daemon = Daemon(config, Service(config), path)
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, daemon.request_reload)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.request_stop)
     await daemon.run()
@@ -93,7 +96,7 @@ def _drift_sentence(task: str, watch: DriftWatch) -> str | None:
 class Daemon:
     """One node on the bus."""
 
-    def __init__(self, config: Config, service: Service) -> None:
+    def __init__(self, config: Config, service: Service, path: Path | None = None) -> None:
         self.config = config
         self.service = service
         self.topics = Topics(config.node, config.prefix)
@@ -108,9 +111,7 @@ class Daemon:
         self._state: StateName = "starting"
         self._stopping = asyncio.Event()
         self._announcing: set[asyncio.Task[None]] = set()
-        self._preparer = Preparer(
-            service.models, config.state_dir, idle_s=self._idle_s, on_change=self._renewed
-        )
+        self._preparer: Preparer | None = None
         self._sessions_lost = 0
         self._bus = BusClient(
             config.broker,
@@ -140,6 +141,35 @@ class Daemon:
             meter=self.meter,
             corrections=Corrections(FeedbackStore(config.state_dir), lambda: service.tasks, self.meter.drop),
         )
+        self.operating = Operating(
+            path,
+            config,
+            service,
+            self._pipeline,
+            self._bus,
+            self.manager,
+            is_online=lambda: self._state == "online",
+            settled=lambda config: config,
+            stop=self.request_stop,
+            on_change=self._taken_up,
+        )
+        self._control = Control(self._bus, self.topics, config.control.allow, self.operating.handlers)
+        self._reloading: asyncio.Task[Any] | None = None
+        self._making_ready: asyncio.Task[None] | None = None
+
+    def request_reload(self) -> None:
+        """As SIGHUP: what goes wrong is logged, and stands among the alerts."""
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        with contextlib.suppress(EdgeslmError):
+            await self.operating.reload()
+
+    def _taken_up(self, config: Config) -> None:
+        self.config = config
+        self._announce_info()
+        self._begin_making_ready()
 
     def request_stop(self) -> None:
         self._stopping.set()
@@ -158,13 +188,17 @@ class Daemon:
             loading = asyncio.create_task(self._load())
             ticking = asyncio.create_task(self._publish_health())
             keeping = asyncio.create_task(self._keep_what_waits())
-            preparing = asyncio.create_task(self._make_ready())
+            self._begin_making_ready()
             await self._first_of(stopped, loading)
             if not self._stopping.is_set():
                 await self._first_of(stopped, self._bus.failed)
-            preparing.cancel()
+            self._control.close()
+            if self._reloading is not None:
+                self._reloading.cancel()
+            if self._making_ready is not None:
+                self._making_ready.cancel()
             await self._drain()
-            await asyncio.wait([preparing])
+            await asyncio.wait([task for task in (self._making_ready, self._reloading) if task is not None])
             ticking.cancel()
             keeping.cancel()
             loading.cancel()
@@ -196,6 +230,11 @@ class Daemon:
         self._announce_info()
         await self._publish_retained(self.topics.health, encode_document(self.health()))
 
+    def _begin_making_ready(self) -> None:
+        if self._making_ready is not None:
+            self._making_ready.cancel()
+        self._making_ready = asyncio.create_task(self._make_ready())
+
     async def _make_ready(self) -> None:
         """What would cost the requests to come something otherwise."""
         while self._idle_s() < WARM_AFTER_S:
@@ -203,6 +242,9 @@ class Daemon:
         try:
             await self.service.warm()
             if self.config.prepare == "auto":
+                self._preparer = Preparer(
+                    self.service.models, self.config.state_dir, idle_s=self._idle_s, on_change=self._renewed
+                )
                 await self._preparer.run()
         except Exception as error:  # it serves as well without
             log.error("what was to be made ready is not: %s", type(error).__name__)
@@ -242,6 +284,7 @@ class Daemon:
                 log.warning("the broker has lost the node's session, and the requests that waited in it")
             self._journal.begin_session()
         self._bus.subscribe(self._pipeline.subscriptions)
+        self._bus.subscribe(self._control.subscriptions)
         # Every time: what the broker dropped for a node that was away is told by the retained count alone.
         self._bus.subscribe([Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True)])
         for topic, payload in (
@@ -263,6 +306,9 @@ class Daemon:
     def _delivered(self, delivery: Delivery) -> None:
         if delivery.topic == BROKER_DROPPED:
             self.alerts.see_broker_dropped(delivery.payload)
+        elif self._control.takes(delivery.topic):
+            self._control.deliver(delivery)
+            return
         self._pipeline.deliver(delivery)
 
     async def _publish_retained(self, topic: str, payload: bytes) -> None:
@@ -315,7 +361,8 @@ class Daemon:
                     self._database.problem,
                     self.scrapes.problem,
                     *self._bus.shortcomings,
-                    *self._preparer.problems,
+                    *(self._preparer.problems if self._preparer is not None else ()),
+                    self.operating.problem,
                     *self.service.library.problems,
                     *(_drift_sentence(name, watch) for name, watch in self.service.watches.items()),
                 ],

@@ -89,6 +89,37 @@ class Gatherer:
         self._size += stored.size
         self._look(stored.window)
 
+    def take_up(self, windows: Mapping[str, Window]) -> None:
+        """The windows of other routes. What is open goes on if its route still has a window, by the new rule;
+        what was gathered for a route that has none is forgotten."""
+        self._write()
+        gone = [route for route in self._windows if route not in windows]
+        changed = [route for route, window in self._windows.items() if windows.get(route, window) != window]
+        for message, written in [one for one in self._arrivals if one[0].window[0] in gone]:
+            self._arrivals.remove((message, written))
+            written.set_result(None)
+        for name in [name for name in self._open if name[0] in gone]:
+            window = self._open.pop(name)
+            self._size -= window.size
+            if window.timer is not None:
+                window.timer.cancel()
+        for route in gone:
+            with suppress(JournalError):  # then the next start forgets it
+                self._store.forget_route(route)
+        self._windows = windows
+        if not changed:
+            return
+        for stored in self._store.stored():
+            name = stored.window
+            if stored.batch or name[0] not in changed or name not in self._open:
+                continue
+            before = self._open.pop(name)
+            if before.timer is not None:
+                before.timer.cancel()
+            window = self._begun(name, stored.age_s)
+            window.count, window.size, window.dropped = before.count, before.size, before.dropped
+            self._look(name)
+
     def close(self) -> None:
         """From now on no window is completed by its clock."""
         for window in self._open.values():
@@ -103,6 +134,9 @@ class Gatherer:
         :param topic: where it came from; ``received`` in wall-clock seconds.
         :param key: by which a redelivery is known; None: it came at QoS 0, and isn't waited for.
         """
+        if route not in self._windows:  # it had one when the message came
+            self._drop(DROPPED)
+            return
         name = (route, _whole(work.topic))
         last = self._windows[route].last
         if last is not None and self._coming(name) >= last:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -205,10 +205,11 @@ class Models:
             self._unload_later(model)
         return True
 
-    async def stop(self, successor: Models | None = None) -> None:
-        """Ends all engines that ``successor`` hasn't too; calls that run there or come from now on fail."""
+    async def stop(self, beside: Collection[Models] = ()) -> None:
+        """Ends all engines but those that others ``beside`` have too; calls that run or come from now on
+        fail."""
         self._stopped = True
-        going_on = [] if successor is None else list(successor._models.values())
+        going_on = [model for other in beside for model in other._models.values()]
         models = [model for model in self._models.values() if model not in going_on]
         starting = [model.starting for model in models if model.starting is not None]
         for start in starting:

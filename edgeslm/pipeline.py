@@ -108,6 +108,11 @@ class Pipeline:
             *self._watcher.subscriptions,
         ]
 
+    def take_up(self, config: Config) -> None:
+        """Other routes and reply topics, from the next message on; what is being served is not disturbed."""
+        self._config = config
+        self._watcher.take_up(config)
+
     def open(self) -> None:
         """Begins with what the disk holds from before."""
         self._watcher.open()

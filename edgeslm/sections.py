@@ -27,7 +27,7 @@ from edgeslm.fields import (
     stage_name,
     topic_prefix,
 )
-from edgeslm.surroundings import Broker, Limits, Metrics, Section, Signing
+from edgeslm.surroundings import Broker, Control, Limits, Metrics, Section, Signing
 from edgeslm.task_kinds import ALLOWED, Kind, Option
 from edgeslm.topics import DEFAULT_PREFIX, base_topic
 
@@ -297,6 +297,7 @@ class Config(Section):
         json_schema_extra={"default": list(_default_replies({"prefix": DEFAULT_PREFIX}))},
     )
     limits: Limits = Field(default=Limits(), description="What the node takes at most")
+    control: Control = Field(default=Control(), description="Which commands the node takes over the bus")
     signing: Signing = Field(default=Signing(), description="Whose bundles this node trusts")
     metrics: Metrics = Field(default=Metrics(), description="Where Prometheus may ask for the node's figures")
     power: Power = Field(

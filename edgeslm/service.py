@@ -43,6 +43,7 @@ class Service:
         self._others: set[Arrangement] = set()
         """One that is loading, or that still answers what it began."""
         self._replacing = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
         limits = config.limits
         self.escalation = Escalation(limits.request_timeout_s)
         self.scheduler = Scheduler(
@@ -79,8 +80,10 @@ class Service:
         await self._now.start()
 
     async def stop(self) -> None:
+        for retiring in self._retiring:
+            retiring.cancel()
         for other in list(self._others):
-            await other.stop(self._now)
+            await self._end(other)
         await self._now.stop()
 
     @property
@@ -94,11 +97,11 @@ class Service:
         await self._now.warm()
 
     async def replace(self, config: Config) -> None:
-        """Puts another configuration to work, between two requests; returns when nothing of the old one runs.
+        """Puts another configuration to work, between two requests. What is being run goes on to its end.
 
-        Its models are loaded beside those at work, which both have if they are the same in both. What the
-        old one has begun it also ends. If this fails, the old one is at work as before. What a change of
-        would make this another node (its name, broker, limits and state folder) is not looked at.
+        Its models are loaded beside those at work, which both have if they are the same in both. If this
+        fails, the old one is at work as before. Changes that would make this another node (its name, broker,
+        limits and state folder) are not looked at.
 
         :raises BundleError: as :meth:`start`. :raises ConfigError: as the constructor.
         :raises ModelUnavailable: an engine ends while it loads.
@@ -117,13 +120,15 @@ class Service:
                 else:
                     await self._take_turns(old, new)
             except BaseException:
-                await new.stop(old)
+                await self._end(new)
                 raise
-            finally:
-                self._others.discard(new)
+            self._others.discard(new)
+            self._others.add(old)
             self.scheduler.limit = _most_requests(config)
             new.library.models = new.models
-            await self._retire(old)
+            retiring = asyncio.create_task(self._retire(old))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
 
     async def _take_turns(self, old: Arrangement, new: Arrangement) -> None:
         """Two processes must not write to one collection: requests wait while the one follows the other."""
@@ -142,12 +147,12 @@ class Service:
             self.scheduler.resume()
 
     async def _retire(self, old: Arrangement) -> None:
-        self._others.add(old)
-        try:
-            await old.until_idle()
-            await old.stop(self._now)
-        finally:
-            self._others.discard(old)
+        await old.until_idle()
+        await self._end(old)
+
+    async def _end(self, arrangement: Arrangement) -> None:
+        self._others.discard(arrangement)
+        await arrangement.stop([self._now, *self._others])
 
     async def submit(
         self, request: Request, on_chunk: OnChunk | None = None, on_start: OnStart | None = None

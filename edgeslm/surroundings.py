@@ -5,7 +5,7 @@ What a node does, its models, tasks, collections and routes, is in ``edgeslm.sec
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -92,6 +92,19 @@ class Limits(Section):
     def queue_unsure(self) -> int:
         """Messages of QoS 0 held at a time, beside ``queue``: nothing holds their senders back."""
         return max(1, self.queue // 4)
+
+
+Command = Literal["ping", "log_level", "reload", "drain", "models"]
+
+
+class Control(Section):
+    """Which commands the node takes over the bus. Whoever may publish to its `ctl` topics may give them."""
+
+    allow: tuple[Command, ...] = Field(
+        default=(),
+        description="Commands on `<base>/ctl/<command>`: any of `ping`, `log_level`, `reload`, `drain`, "
+        "`models`; none unless named here",
+    )
 
 
 class Signing(Section):

@@ -14,6 +14,7 @@ from edgeslm.bus.journal import Journal, reader_key
 from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
 from edgeslm.errors import BrokerError
+from edgeslm.fields import Window
 from edgeslm.gathering import Gatherer
 from edgeslm.held import Flights, Held
 from edgeslm.messages import Request, Result
@@ -53,10 +54,11 @@ class Watcher:
         self._journal = journal
         self._meter = meter
         self._flights = Flights()
+        self._base = base
         self._routes = [RouteReader(route, base) for route in config.routes]
         self._gatherer = Gatherer(
             windows,
-            {route.name: route.route.window for route in self._routes if route.route.window is not None},
+            self._windows,
             start=start,
             digest=self._digest,
             drop=meter.drop,
@@ -75,6 +77,20 @@ class Watcher:
             Subscription(source, retained=retained, identifier=subscription_identifier(source))
             for source, retained in wanted.items()
         ]
+
+    @property
+    def _windows(self) -> dict[str, Window]:
+        return {route.name: route.route.window for route in self._routes if route.route.window is not None}
+
+    def take_up(self, config: Config) -> None:
+        """Other routes; those that are as before go on, with what they know of rates and last results."""
+        before = self._routes
+        self._routes = [
+            next((reader for reader in before if reader.route == route), None)
+            or RouteReader(route, self._base)
+            for route in config.routes
+        ]
+        self._gatherer.take_up(self._windows)
 
     def open(self) -> None:
         """Goes on with the windows that were begun before."""
@@ -135,7 +151,9 @@ class Watcher:
 
     async def _digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None:
         """Answers a window that is complete and publishes that."""
-        route = next(route for route in self._routes if route.name == name)
+        route = next((route for route in self._routes if route.name == name), None)
+        if route is None:  # it is gone meanwhile, and nobody wants its digest
+            return
         work = route.work_on(topic)
         key = reader_key(b"window", f"{name} {batch} {topic}")
         known = self._journal.find(key)

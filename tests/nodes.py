@@ -146,7 +146,8 @@ class Node:
     """A daemon with fake engines in a thread; leaving the ``with`` drains it and raises why it failed."""
 
     def __init__(self, folder: Path, configuration: Mapping[str, Any]) -> None:
-        config = load_config(write_configuration(folder, configuration))
+        self.file = write_configuration(folder, configuration)
+        config = load_config(self.file)
         service = Service(
             config,
             make_process=lambda bundle, hardware, adapters: EngineProcess(
@@ -197,7 +198,7 @@ class Node:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.daemon = Daemon(self._config, self._service)
+        self.daemon = Daemon(self._config, self._service, self.file)
         self._started.set()
         await self.daemon.run()
 

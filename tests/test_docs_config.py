@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from edgeslm.config import (
     Broker,
     Config,
+    Control,
     Knowledge,
     Limits,
     Metrics,
@@ -45,6 +46,7 @@ SECTIONS: dict[str, type[Section]] = {
     "limits": Limits,
     "signing": Signing,
     "metrics": Metrics,
+    "control": Control,
 }
 REQUIRED: dict[str, dict[str, Any]] = {
     "The file": {
@@ -61,6 +63,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "limits": {},
     "signing": {"keys": ["/k"]},
     "metrics": {},
+    "control": {},
 }
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 

@@ -180,6 +180,11 @@ class BusClient:
             if self._link is not None and (mid := self._link.subscribe(group)) is not None:
                 self._asked_for[mid] = group
 
+    def unsubscribe(self, filters: Iterable[str]) -> None:
+        """Asks the broker to forget filters; without a connection nothing is done."""
+        if self._link is not None and (gone := list(filters)):
+            self._link.unsubscribe(gone)
+
     def publish(
         self,
         topic: str,

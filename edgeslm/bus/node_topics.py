@@ -53,6 +53,13 @@ class Topics:
     def feedback(self) -> str:
         return f"{self.base}/feedback"
 
+    def control(self, command: str) -> str:
+        """Where a command to the node comes, such as ``models/list``."""
+        return f"{self.base}/ctl/{command}"
+
+    def control_result(self, command: str) -> str:
+        return f"{self.control(command)}/res"
+
     @property
     def requests_filter(self) -> str:
         """The filter that catches the requests of every task."""

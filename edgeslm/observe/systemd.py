@@ -50,6 +50,10 @@ class ServiceManager:
         self._status = status
         self._say(STATUS=status)
 
+    def reloading(self) -> None:
+        """A new configuration is being taken up (``Type=notify-reload``); :meth:`ready` follows."""
+        self._say(RELOADING="1", MONOTONIC_USEC=str(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000))
+
     def stopping(self, status: str, *, within_s: float) -> None:
         """The end has begun, and may take ``within_s`` even if the unit allows it less."""
         self._is_starting = False

@@ -1,0 +1,113 @@
+"""Commands that come over the bus to a node: which of them it takes, and what it answers.
+
+Off unless the configuration allows them. What a command does is handed in; one that was retained is left
+alone, since the broker would repeat it at every start. Commands are no requests: one that comes while the
+node is away waits at the broker, and one that is being run when the node ends is not run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Final
+
+from edgeslm.bus.client import BusClient, Delivery, Subscription
+from edgeslm.bus.commands import encode_answer, parse_command
+from edgeslm.bus.protocol import Topics
+from edgeslm.errors import BrokerError, Busy, EdgeslmError, InternalError, InvalidRequest, RequestError
+from edgeslm.messages import ErrorBody
+
+log = logging.getLogger("edgeslm.control")
+
+Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+"""Does what the arguments say; the result that goes back."""
+
+MOST_RUNNING: Final = 4
+
+
+class Control:
+    """``handlers`` by name; those whose first level isn't among ``allowed`` are as if they weren't there."""
+
+    def __init__(
+        self, bus: BusClient, topics: Topics, allowed: Collection[str], handlers: Mapping[str, Handler]
+    ) -> None:
+        self._bus = bus
+        self._topics = topics
+        self._handlers = {
+            name: handler for name, handler in handlers.items() if name.split("/")[0] in allowed
+        }
+        self._running: set[asyncio.Task[None]] = set()
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        return [Subscription(self._topics.control(name)) for name in self._handlers]
+
+    def takes(self, topic: str) -> bool:
+        return self._name_of(topic) is not None
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Acknowledges it at once: some take minutes, and acknowledgements keep their order."""
+        self._bus.ack(delivery)
+        name = self._name_of(delivery.topic)
+        if name is None:
+            return
+        if delivery.retain:
+            log.warning(
+                "a retained message on %s is left alone; send commands without retain", delivery.topic
+            )
+            return
+        task = asyncio.create_task(self._run(name, delivery))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def close(self) -> None:
+        """Breaks off what runs."""
+        for task in self._running:
+            task.cancel()
+
+    def _name_of(self, topic: str) -> str | None:
+        return next((name for name in self._handlers if topic == self._topics.control(name)), None)
+
+    async def _run(self, name: str, delivery: Delivery) -> None:
+        id = None
+        try:
+            command = parse_command(name, delivery.payload, delivery.correlation)
+            id = command.id
+            if len(self._running) > MOST_RUNNING:
+                raise Busy(f"{MOST_RUNNING} commands are being run; try again later")
+            log.info("command %s", name)
+            answer = encode_answer(name, id, result=await self._handlers[name](command.arguments))
+        except EdgeslmError as error:
+            log.warning("command %s is not done: %s", name, error)
+            answer = encode_answer(name, id, error=_body(error))
+        except Exception as error:  # a mistake of ours; whoever sent it must not wait for ever
+            log.error("command %s failed: %s", name, type(error).__name__)
+            log.debug("command %s", name, exc_info=True)
+            why = InternalError(f"the node failed on it ({type(error).__name__})")
+            answer = encode_answer(name, id, error=_body(why))
+        try:
+            await self._bus.publish(
+                self._topics.control_result(name), answer, qos=1, correlation=delivery.correlation
+            )
+        except BrokerError as error:
+            log.warning("the answer to command %s could not be sent: %s", name, error)
+
+
+def only(arguments: Mapping[str, Any], *names: str) -> None:
+    """:raises InvalidRequest: there are others."""
+    if unknown := sorted(arguments.keys() - set(names)):
+        known = ", ".join(names) or "no arguments"
+        raise InvalidRequest(f"The command has no argument {unknown[0]!r}; it has {known}.")
+
+
+def text_argument(arguments: Mapping[str, Any], name: str) -> str:
+    """:raises InvalidRequest: it is missing, or no text."""
+    value = arguments.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidRequest(f"The command needs {name!r}, a text.")
+    return value
+
+
+def _body(error: EdgeslmError) -> ErrorBody:
+    return ErrorBody.of(error if isinstance(error, RequestError) else InvalidRequest(str(error)))
