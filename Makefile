@@ -1,6 +1,6 @@
 # The same commands for people and CI. Each is a script, which also works where make is missing.
 # Arguments for one: make test ARGS="-k topics"
-.PHONY: demo test check bench bench-compare chaos
+.PHONY: demo test check bench bench-compare chaos test-arm
 
 demo:
 	@scripts/demo $(ARGS)
@@ -19,3 +19,6 @@ bench-compare:
 
 chaos:
 	@scripts/chaos $(ARGS)
+
+test-arm:
+	@scripts/test-arm $(ARGS)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,7 @@ class Node:
 
 class NodeProcess:
     """``edgeslm run`` as a process, or a ``script`` that does it in its own way; its words are kept in
-    ``folder``. Killed at the end if it still runs."""
+    ``folder``. Killed at the end if it still runs. ``python`` is another one than this, or emulated."""
 
     def __init__(
         self,
@@ -214,13 +214,14 @@ class NodeProcess:
         *,
         fake: bool = False,
         script: str = "",
+        python: Sequence[str] = (sys.executable,),
         **environment: str,
     ) -> None:
         self.file = write_configuration(folder, configuration)
         self._words = folder / "words.txt"
-        self._command = [sys.executable, "-m", "edgeslm", "run", str(self.file)]
+        self._command = [*python, "-m", "edgeslm", "run", str(self.file)]
         if script := script or (FAKE_RUN if fake else ""):
-            self._command = [sys.executable, "-c", script, str(self.file)]
+            self._command = [*python, "-c", script, str(self.file)]
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
 
     def __enter__(self) -> NodeProcess:

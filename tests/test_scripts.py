@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
-COMMANDS = ["demo", "test", "check", "bench", "bench-compare", "chaos"]
+COMMANDS = ["demo", "test", "check", "bench", "bench-compare", "chaos", "test-arm"]
 
 FAKE_PYTHON = f"""#!/bin/sh
 # Stands for the system's Python and for the one of the environment that it makes.
@@ -145,7 +145,8 @@ def test_the_makefile_only_calls_scripts() -> None:
 
 def test_ci_runs_what_people_run() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert [line for line in lines if line.startswith("make ")] == ["make check", "make test"]
+    made = [line for line in lines if line.startswith("make ")]
+    assert made == ["make check", "make test", "make test-arm"]
 
 
 def test_scripts_run_from_any_folder(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_scripts_run_from_any_folder(tmp_path: Path) -> None:
         [ROOT / "scripts" / "setup", "everything"], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "usage: scripts/setup check|demo|test|bench|compare\n"
+    assert done.stderr == "usage: scripts/setup check|demo|test|bench|compare|arm\n"
 
 
 # --- the environment -------------------------------------------------------------------------------
