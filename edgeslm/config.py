@@ -21,7 +21,7 @@ from edgeslm.document import Document, Problem, key_name, read_document
 from edgeslm.errors import ConfigError
 from edgeslm.fields import Rate
 from edgeslm.sections import Config, Knowledge, Model, Overflow, Route, Task
-from edgeslm.surroundings import Broker, Control, Limits, Metrics, Section, Signing
+from edgeslm.surroundings import Broker, Control, Journal, Limits, Metrics, Section, Signing
 from edgeslm.task_kinds import LEARNABLE, Kind, Option
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Broker",
     "Config",
     "Control",
+    "Journal",
     "Kind",
     "Knowledge",
     "Limits",
@@ -54,6 +55,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "knowledge": Knowledge,
     "routes": Route,
     "limits": Limits,
+    "journal": Journal,
     "signing": Signing,
     "metrics": Metrics,
     "control": Control,

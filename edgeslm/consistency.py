@@ -62,6 +62,7 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
     yield from _broker_faults(config.broker)
     if config.signing.require_signature and not config.signing.keys:
         yield ("signing", "keys"), "missing: list the public keys of those whose bundles may run here"
+    yield from _journal_faults(config)
     for name, task in config.tasks.items():
         if name in names.tasks:  # not a stand-in
             yield from _task_faults(("tasks", name), task, names, config.node)
@@ -75,6 +76,15 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
             known = f"no model is called {section.encoder!r}: {_near(section.encoder, names.models)}"
             yield ("knowledge", name, "encoder"), known
     yield from _route_faults(config, names, route_indices)
+
+
+def _journal_faults(config: Config) -> Iterator[Fault]:
+    if config.journal.keep == "full":
+        return
+    if config.journal.key_file is not None:
+        yield ("journal", "key_file"), "means nothing where nothing is kept: take it out, or keep: full"
+    if config.durability == "spool":
+        yield ("durability",), "spool keeps every message on this disk, and journal says none: take one out"
 
 
 def _broker_faults(broker: Broker) -> Iterator[Fault]:
@@ -306,6 +316,8 @@ def _reader_faults(path: Path, route: Route, config: Config, names: Names) -> It
             yield (*path, "window"), f"needs a task of kind summarize, and {route.task} is none"
         if route.window.on is not None:
             yield from _own_topic_faults((*path, "window"), route.window.on, config.base)
+        if config.journal.keep == "none":
+            yield (*path, "window"), "keeps texts on this disk, and journal says none: take one of them out"
 
 
 def _own_topic_faults(path: Path, source: str, base: str) -> Iterator[Fault]:

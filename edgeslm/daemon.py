@@ -22,6 +22,7 @@ from edgeslm.bus.journal import Journal
 from edgeslm.bus.node_topics import BROKER_DROPPED
 from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.protocol import StateName, Topics, encode_document, encode_state
+from edgeslm.bus.seal import load_seal
 from edgeslm.bus.spool import Spool
 from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
@@ -93,6 +94,15 @@ def _drift_sentence(task: str, watch: DriftWatch) -> str | None:
     )
 
 
+def open_journal(config: Config) -> Database:
+    """The file behind a node's journal, not opened yet. :raises JournalError: its key can't be used."""
+    key_file = config.journal.key_file
+    return Database(
+        Path(config.state_dir) / f"journal-{config.node}.sqlite",
+        seal=load_seal(key_file) if key_file else None,
+    )
+
+
 class Daemon:
     """One node on the bus."""
 
@@ -124,9 +134,12 @@ class Daemon:
             on_disconnect=lambda: self._pipeline.keep(),
         )
         limits = config.limits
-        self._database = Database(Path(config.state_dir) / f"journal-{config.node}.sqlite")
+        self._database = open_journal(config)
         self._journal = Journal(
-            self._database, window_s=limits.repeat_window_s, limit_bytes=limits.journal_bytes
+            self._database,
+            window_s=limits.repeat_window_s,
+            limit_bytes=limits.journal_bytes,
+            keeps_results=config.journal.keep == "full",
         )
         self._neighbours = Neighbours(config.broker, config.prefix, config.node)
         service.escalation.ask_node = self._neighbours.ask
@@ -321,6 +334,7 @@ class Daemon:
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
             self._journal.retry()
+            self._journal.tidy()
             _give_back_free_memory()
             await self._publish_retained(self.topics.health, encode_document(self.health()))
 

@@ -163,6 +163,8 @@ class Pipeline:
         A broker that is killed may come back without what it had delivered, mosquitto does; should the node
         end too before it has answered, nobody would know of it.
         """
+        if self._config.journal.keep == "none":
+            return
         since = time.monotonic() - older_than_s
         loose = []
         for held in self._held:  # the oldest first

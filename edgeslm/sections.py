@@ -27,7 +27,7 @@ from edgeslm.fields import (
     stage_name,
     topic_prefix,
 )
-from edgeslm.surroundings import Broker, Control, Limits, Metrics, Section, Signing
+from edgeslm.surroundings import Broker, Control, Journal, Limits, Metrics, Section, Signing
 from edgeslm.task_kinds import ALLOWED, Kind, Option
 from edgeslm.topics import DEFAULT_PREFIX, base_topic
 
@@ -299,6 +299,9 @@ class Config(Section):
     limits: Limits = Field(default=Limits(), description="What the node takes at most")
     control: Control = Field(default=Control(), description="Which commands the node takes over the bus")
     signing: Signing = Field(default=Signing(), description="Whose bundles this node trusts")
+    journal: Journal = Field(
+        default=Journal(), description="What of messages stays on this disk, and whether it is encrypted"
+    )
     metrics: Metrics = Field(default=Metrics(), description="Where Prometheus may ask for the node's figures")
     power: Power = Field(
         default="balanced",

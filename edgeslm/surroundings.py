@@ -118,6 +118,21 @@ class Signing(Section):
     )
 
 
+class Journal(Section):
+    """What of messages stays on this disk until they are answered, and while repeats are recognised."""
+
+    keep: Literal["full", "none"] = Field(
+        default="full",
+        description="`full`, or `none`: no text is written down, a repeat is run again, and what the node "
+        "holds is lost when the broker is killed with it",
+    )
+    key_file: FilePath | None = Field(
+        default=None,
+        description="File with 32 bytes or 64 hexadecimal digits, such as a systemd credential: texts in the "
+        "journal are encrypted with it",
+    )
+
+
 class Metrics(Section):
     """Where Prometheus may ask for the node's figures."""
 

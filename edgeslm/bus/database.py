@@ -5,6 +5,9 @@ hands then). A power cut may take the last writes, never the file: WAL with ``sy
 (sqlite.org/wal.html, section 3.2). A transaction that asks for it is synced to the disk before it returns.
 
 Its clock runs only while the node does, so that no jump of the wall clock can age an entry.
+
+What is deleted is written over with zeros, and :meth:`Database.scrub` takes it out of the write-ahead log
+too. With a :class:`~edgeslm.bus.seal.Seal` texts are encrypted; keys of requests, times and topics are not.
 """
 
 from __future__ import annotations
@@ -17,11 +20,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from edgeslm.bus.seal import Seal
 from edgeslm.errors import JournalError
 
 log = logging.getLogger("edgeslm.bus")
 
 FORMAT = 1
+SEALED_FORMAT = 2
+"""The same, with texts encrypted: a version that doesn't know it leaves the file alone."""
+_MARK = b"edgeslm"
 PAGE_BYTES = 512
 """Each change writes whole pages; small ones spare an SD card (a row has some 400 bytes)."""
 WAL_PAGES = 4000
@@ -63,14 +70,27 @@ CREATE TABLE IF NOT EXISTS windows (
     text TEXT
 );
 CREATE INDEX IF NOT EXISTS windows_of ON windows (route, topic, batch);
+CREATE TABLE IF NOT EXISTS mark (sealed BLOB NOT NULL);
 """
+
+
+SEALED = (("requests", "result", "key"), ("spool", "payload", "topic"), ("windows", "text", "topic"))
+"""Tables, the column with a text, and the one that says what it is of."""
+
+
+def place_of(table: str, about: bytes | str) -> bytes:
+    """What a sealed text is bound to."""
+    return table.encode() + b" " + (about.encode() if isinstance(about, str) else about)
 
 
 class Database:
     """The file, which need not exist. One thread at a time."""
 
-    def __init__(self, file: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, file: Path, *, seal: Seal | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.file = file
+        self._seal = seal
         self.clock = clock
         self.problem: str | None = None
         """Why nothing can be written, as long as that lasts."""
@@ -81,7 +101,8 @@ class Database:
     def open(self) -> None:
         """Opens the file. One that is damaged is set aside, and everything begins anew.
 
-        :raises JournalError: the folder can't be written to, or another daemon uses the file.
+        :raises JournalError: the folder can't be written to, another daemon uses the file, or its texts were
+            encrypted with another key.
         """
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +116,9 @@ class Database:
         except (OSError, sqlite3.Error) as error:
             self.close()
             raise JournalError(self._why_not_open(error)) from None
+        except JournalError:
+            self.close()
+            raise
         every = " UNION ALL ".join(f"SELECT at FROM {table}" for table in ("requests", "spool", "windows"))
         row = self.read(f"SELECT max(at) FROM ({every})")
         self._base = (float(row[0] or 0.0) if row else 0.0) - self.clock()
@@ -174,6 +198,30 @@ class Database:
                     db.execute("ROLLBACK")
                 db.execute("PRAGMA synchronous = NORMAL")
 
+    def sealed(self, text: bytes, place: bytes) -> bytes:
+        """A text as it is written down; ``place`` says what it is of."""
+        return text if self._seal is None else self._seal.close(text, place)
+
+    def unsealed(self, kept: bytes, place: bytes) -> bytes:
+        """:raises ValueError: it is not as it was written."""
+        return kept if self._seal is None else self._seal.open(kept, place)
+
+    def scrub(self) -> None:
+        """Empties the write-ahead log, in which what was deleted since may still stand. Syncs both files."""
+        with suppress(sqlite3.Error):
+            self.opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def shrink(self) -> None:
+        """Writes the file anew without its free pages. :raises JournalError: it can't be."""
+        with self.writing() as db:
+            db.execute("VACUUM")
+        self.scrub()
+
+    @property
+    def changes(self) -> int:
+        """How many rows were written and deleted since it was opened."""
+        return self.opened.total_changes
+
     @property
     def is_resting(self) -> bool:
         """Whether the disk refused a write a moment ago and is left alone."""
@@ -190,13 +238,54 @@ class Database:
         db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         db.execute(f"PRAGMA journal_size_limit = {2 * WAL_PAGES * PAGE_BYTES}")
         db.execute("PRAGMA cache_size = -1024")
+        db.execute("PRAGMA secure_delete = ON")
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, FORMAT):
+        if version not in (0, FORMAT, SEALED_FORMAT):
             raise sqlite3.DatabaseError(f"format {version}")
         db.executescript(_TABLES)
         if version == 0:
             db.execute("INSERT INTO session SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM session)")
             db.execute(f"PRAGMA user_version = {FORMAT}")
+        self._check_seal(db)
+
+    def _check_seal(self, db: sqlite3.Connection) -> None:
+        """Encrypts a file that wasn't yet. :raises JournalError: it was, with another key."""
+        row = db.execute("SELECT sealed FROM mark").fetchone()
+        begin_anew = f"Or remove {self.file}, which forgets what was answered, and what waits in it."
+        if row is None:
+            if self._seal is not None:
+                self._seal_all(db, self._seal)
+        elif self._seal is None:
+            raise JournalError(
+                f"The journal {self.file} is encrypted: name its key as `journal: key_file`. {begin_anew}"
+            )
+        else:
+            try:
+                self._seal.open(row[0], _MARK)
+            except ValueError:
+                raise JournalError(
+                    f"The journal {self.file} was encrypted with another key: bring that one back. "
+                    f"{begin_anew}"
+                ) from None
+
+    @staticmethod
+    def _seal_all(db: sqlite3.Connection, seal: Seal) -> None:
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN")
+        for table, column, place in SEALED:
+            numbers = db.execute(f"SELECT id FROM {table} WHERE {column} IS NOT NULL").fetchall()
+            for (number,) in numbers:
+                query = f"SELECT {column}, {place} FROM {table} WHERE id = ?"
+                text, about = db.execute(query, (number,)).fetchone()
+                text = text.encode() if isinstance(text, str) else text
+                sealed = seal.close(text, place_of(table, about))
+                db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (sealed, number))
+        db.execute("INSERT INTO mark VALUES (?)", (seal.close(_MARK, _MARK),))
+        db.execute(f"PRAGMA user_version = {SEALED_FORMAT}")
+        db.execute("COMMIT")
+        db.execute("VACUUM")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        db.execute("PRAGMA synchronous = NORMAL")
 
     def _begin_anew_if_damaged(self, error: sqlite3.Error) -> None:
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(

@@ -8,6 +8,7 @@ entries, their requests are delivered and run once more. Knows no JSON and no co
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import sqlite3
 from array import array
@@ -15,10 +16,12 @@ from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import dataclass
 
-from edgeslm.bus.database import PAGE_BYTES, Database
+from edgeslm.bus.database import PAGE_BYTES, Database, place_of
 from edgeslm.bus.handover import Delivery
 from edgeslm.bus.marks import Marks
 from edgeslm.errors import JournalError
+
+log = logging.getLogger("edgeslm.bus")
 
 PRUNE_EVERY = 1024
 """Rows between two looks for old ones."""
@@ -26,6 +29,10 @@ PRUNE_ROWS = 4096
 """Most rows that one look removes, so that it never takes long."""
 ROW_BYTES = 60
 """What a row takes beside its result."""
+TIDY_S = 30.0, 600.0
+"""Least and most time between two looks for entries that are older than the window; else a tenth of it."""
+TRIES_S = 3600.0
+"""Tries are remembered so long at least: they keep a request from ending the node for ever."""
 KEPT = 0.9
 """When there are too many bytes, this part of them stays."""
 
@@ -122,11 +129,15 @@ class Journal:
     the oldest entries make room. A disk that is full or broken is told of by :class:`JournalError` where a
     request would be begun; results that can't be written are kept in memory until they can be.
 
-    Rows are only added at the end and removed at the start; the newest row of a key counts.
+    Rows are only added at the end and removed at the start; the newest row of a key counts. Without
+    ``keeps_results`` only tries are remembered, no texts: a repeat is run again.
     """
 
-    def __init__(self, database: Database, *, window_s: float, limit_bytes: int) -> None:
+    def __init__(
+        self, database: Database, *, window_s: float, limit_bytes: int, keeps_results: bool = True
+    ) -> None:
         self._database = database
+        self._keeps_results = keeps_results
         self._window_s = window_s
         self._limit_bytes = limit_bytes
         self._index = _Index()
@@ -134,12 +145,17 @@ class Journal:
         self._unsaved: dict[bytes, Entry] = {}
         self._bytes = 0
         self._epoch: int | None = None
+        self._tidied_at = -math.inf
+        self._changes = -1
 
     def open(self) -> None:
         """Reads what there is. What was being run when the last process ended has one try more.
 
         :raises JournalError: the file of the marks can't be used.
         """
+        if not self._keeps_results:  # those of a time when they were kept
+            with suppress(JournalError):
+                self._database.write("DELETE FROM requests WHERE result IS NOT NULL")
         for row, key, size in self._database.rows(f"SELECT id, key, {_SIZE} FROM requests ORDER BY id"):
             self._index.put(key, row)
             self._bytes += row_bytes(size)
@@ -154,6 +170,7 @@ class Journal:
             known = self.find(key)
             if known is None or known.result is None:  # else the process ended between answer and mark
                 self.finish(key, known.attempts + 1 if known else 1, None)
+        self.tidy()
 
     def close(self) -> None:
         self.retry()
@@ -171,7 +188,15 @@ class Journal:
         if not found or found[0] != key:
             return None
         # Tries are remembered however short the window is: they keep a request from ending the node for ever.
-        return Entry(found[2], found[3]) if found[3] is None or found[1] > self._oldest else None
+        if found[3] is None:
+            return Entry(found[2], None)
+        if found[1] <= self._oldest:
+            return None
+        try:
+            return Entry(found[2], self._database.unsealed(found[3], place_of("requests", key)))
+        except ValueError:
+            log.error("an answer in the journal is not as it was written; its request may be run again")
+            return None
 
     def begin(self, key: bytes, attempts: int) -> None:
         """Marks that a request is being run for the ``attempts``-th time, before it is.
@@ -191,7 +216,7 @@ class Journal:
 
         Never fails: what the disk doesn't take is kept in memory.
         """
-        entry = Entry(attempts, result)
+        entry = Entry(attempts, result) if self._keeps_results or result is None else Entry(0, None)
         if entry != Entry(0, None) or self._index.get(key) is not None:
             try:
                 self._write(key, entry)
@@ -212,6 +237,21 @@ class Journal:
             with suppress(JournalError):
                 self._retry()
 
+    def tidy(self) -> None:
+        """Takes what is older than the window out of the file, and what was deleted out of its log. To be
+        called now and then; looks when it is time."""
+        least, most = TIDY_S
+        if self._database.now - self._tidied_at < max(least, min(self._window_s / 10, most)):
+            return
+        self._tidied_at = self._database.now
+        with suppress(sqlite3.Error):
+            while self._prune():
+                pass
+            self._blank()
+            if (changes := self._database.changes) != self._changes:
+                self._changes = changes
+                self._database.scrub()
+
     @property
     def epoch(self) -> int:
         """Number of the broker's session; 0 before the first."""
@@ -231,15 +271,18 @@ class Journal:
         return self._database.now - self._window_s
 
     def _write(self, key: bytes, entry: Entry) -> None:
+        result = entry.result
+        if result is not None:
+            result = self._database.sealed(result, place_of("requests", key))
         row = self._database.write(
             "INSERT INTO requests (key, at, attempts, result) VALUES (?, ?, ?, ?)",
             key,
             self._database.now,
             entry.attempts,
-            entry.result,
+            result,
         )
         self._index.put(key, row)
-        self._bytes += row_bytes(len(entry.result or b""))
+        self._bytes += row_bytes(len(result or b""))
         if row % PRUNE_EVERY == 0 or self._bytes > self._limit_bytes:
             with suppress(sqlite3.Error):
                 self._prune()
@@ -255,19 +298,36 @@ class Journal:
             self._write(key, entry)
             del self._unsaved[key]
 
-    def _prune(self) -> None:
-        """Removes entries that are older than the window, and the oldest if there are too many bytes."""
+    def _prune(self) -> bool:
+        """Removes entries that are older than the window, and the oldest if there are too many bytes.
+
+        :return: whether there may be more of them.
+        """
         db = self._database.opened
         excess = self._bytes - KEPT * self._limit_bytes if self._bytes > self._limit_bytes else 0
-        freed = last = 0
-        for row, at, size in db.execute(
-            f"SELECT id, at, {_SIZE} FROM requests ORDER BY id LIMIT {PRUNE_ROWS}"
+        freed = last = count = 0
+        oldest_try = min(self._oldest, self._database.now - TRIES_S)
+        for row, at, size, is_try in db.execute(
+            f"SELECT id, at, {_SIZE}, result IS NULL FROM requests ORDER BY id LIMIT {PRUNE_ROWS}"
         ).fetchall():
-            if at > self._oldest and freed >= excess:
+            if at > (oldest_try if is_try else self._oldest) and freed >= excess:
                 break
             freed += row_bytes(size)
             last = row
+            count += 1
         if last:
             db.execute("DELETE FROM requests WHERE id <= ?", (last,))
             self._bytes -= freed
             self._index.drop_up_to(last)
+        return count == PRUNE_ROWS
+
+    def _blank(self) -> None:
+        """Takes the texts out of rows that are older than the window and stand behind tries that aren't."""
+        db = self._database.opened
+        first = db.execute("SELECT at FROM requests ORDER BY id LIMIT 1").fetchone()
+        if first is None or first[0] > self._oldest:
+            return
+        old = "WHERE result IS NOT NULL AND at <= ?"
+        sizes = db.execute(f"SELECT {_SIZE} FROM requests {old}", (self._oldest,)).fetchall()
+        db.execute(f"UPDATE requests SET result = NULL, attempts = 0 {old}", (self._oldest,))
+        self._bytes -= sum(row_bytes(size) - row_bytes(0) for (size,) in sizes)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from edgeslm.bus.database import Database
+from edgeslm.bus.database import Database, place_of
 from edgeslm.bus.handover import Delivery
 from edgeslm.errors import JournalError
 
@@ -67,7 +67,7 @@ class Spool:
             key,
             self._database.now,
             delivery.topic,
-            delivery.payload,
+            self._database.sealed(delivery.payload, place_of("spool", delivery.topic)),
             delivery.retain,
             delivery.response_topic,
             delivery.correlation,
@@ -101,7 +101,7 @@ class Spool:
         waited_s = self._database.now - at
         delivery = Delivery(
             topic=topic,
-            payload=payload,
+            payload=self._database.unsealed(payload, place_of("spool", topic)),
             qos=0,  # nothing is left to acknowledge
             retain=bool(retain),
             dup=True,  # it may have been begun before

@@ -6,12 +6,15 @@ Knows neither when a window is complete nor what becomes of it.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeslm.bus.database import Database
+from edgeslm.bus.database import Database, place_of
 from edgeslm.errors import JournalError
+
+log = logging.getLogger("edgeslm.bus")
 
 WindowName = tuple[str, str]
 """The route that gathers, and the topic to which its digest goes."""
@@ -77,7 +80,7 @@ class Windows:
             self._database.now,
             message.received,
             message.id,
-            message.text,
+            self._sealed(message),
         )
         db.execute(
             "INSERT INTO windows (route, topic, batch, key, at, received, name, text) "
@@ -85,6 +88,20 @@ class Windows:
             values,
         )
         return True
+
+    def _sealed(self, message: Gathered) -> str | bytes:
+        raw = message.text.encode()
+        kept = self._database.sealed(raw, place_of("windows", message.window[1]))
+        return message.text if kept is raw else kept
+
+    def _unsealed(self, kept: str | bytes, topic: str) -> str | None:
+        if isinstance(kept, str):
+            return kept
+        try:
+            return self._database.unsealed(kept, place_of("windows", topic)).decode()
+        except ValueError:
+            log.error("a message of a window is not as it was written; the digest does without it")
+            return None
 
     def stored(self) -> list[Stored]:
         """All windows whose digest isn't published, the oldest first."""
@@ -116,7 +133,11 @@ class Windows:
             *window,
             batch,
         )
-        return [Gathered(window, name, text, received) for name, text, received in rows]
+        return [
+            Gathered(window, name, text, received)
+            for name, kept, received in rows
+            if (text := self._unsealed(kept, window[1])) is not None
+        ]
 
     def forget(self, window: WindowName, batch: int) -> None:
         """Forgets the texts of a window whose digest is published, and all of those before it.

@@ -267,3 +267,36 @@ def test_a_full_disk_loses_nothing_and_is_recovered_from(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert "make room for journal.sqlite" in done.stdout
+
+
+# How long texts stay
+
+
+def test_a_result_is_out_of_every_file_a_tenth_of_the_window_later(
+    database: Database, clock: FakeClock, tmp_path: Path
+) -> None:
+    def is_there() -> bool:
+        return any(b"a secret" in file.read_bytes() for file in (tmp_path / "state").iterdir())
+
+    journal = make(database, window_s=1000.0)
+    journal.finish(KEY, 1, b"a secret " * 200)
+    clock.now += 900
+    journal.tidy()
+    assert is_there()
+    clock.now += 201
+    journal.tidy()
+    assert not is_there()
+    assert journal.find(KEY) is None
+
+
+def test_without_results_only_tries_are_remembered(database: Database, tmp_path: Path) -> None:
+    make(database).finish(KEY, 1, b"a secret")
+    database.close()
+    database.open()
+    journal = make(database, keeps_results=False)
+    assert journal.find(KEY) is None, "nor those of a time when they were kept"
+    journal.finish(OTHER, 1, b"a secret")
+    assert journal.find(OTHER) is None
+    journal.finish(OTHER, 2, None)
+    assert journal.find(OTHER) == Entry(2, None)
+    assert not any(b"a secret" in file.read_bytes() for file in (tmp_path / "state").iterdir())

@@ -1,0 +1,64 @@
+"""Texts on this disk that only the holder of a key can read: AES-256-GCM (NIST SP 800-38D).
+
+Each text has a random nonce of 96 bits, good for four thousand million texts a key, and is bound to the place
+where it is kept, so that nobody can swap two. The package that computes it is loaded with the first seal.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgeslm.errors import JournalError
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+
+
+class Seal:
+    """:raises JournalError: the package isn't installed."""
+
+    def __init__(self, key: bytes) -> None:
+        try:
+            from cryptography.exceptions import InvalidTag
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        except ImportError:
+            raise JournalError(
+                "The journal's key_file needs a package that isn't installed: pip install 'edgeslm[encrypt]'."
+            ) from None
+        self._cipher = AESGCM(key)
+        self._invalid = InvalidTag
+
+    def close(self, text: bytes, place: bytes) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        sealed: bytes = self._cipher.encrypt(nonce, text, place)
+        return nonce + sealed
+
+    def open(self, sealed: bytes, place: bytes) -> bytes:
+        """:raises ValueError: it was sealed with another key, for another place, or changed since."""
+        try:
+            text: bytes = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], place)
+        except self._invalid:
+            raise ValueError("the seal is broken") from None
+        return text
+
+
+def load_seal(file: Path) -> Seal:
+    """With the key in ``file``: 32 bytes, or their 64 hexadecimal digits.
+
+    :raises JournalError: it can't be read, holds no key, or the package isn't installed.
+    """
+    try:
+        key = file.read_bytes()
+        if len(key) != KEY_BYTES:
+            key = bytes.fromhex(key.decode("ascii"))
+    except OSError as error:
+        raise JournalError(f"The journal's key {file} can't be read ({error.strerror}).") from None
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise JournalError(
+            f"{file} holds no key for the journal: it must have 32 bytes or 64 hexadecimal digits, as "
+            "`openssl rand -hex 32` prints them."
+        )
+    return Seal(key)
