@@ -21,7 +21,7 @@ from edgeslm.document import Document, Problem, key_name, read_document
 from edgeslm.errors import ConfigError
 from edgeslm.fields import Rate
 from edgeslm.sections import Config, Knowledge, Model, Overflow, Route, Task
-from edgeslm.surroundings import Broker, Control, Journal, Limits, Metrics, Section, Signing
+from edgeslm.surroundings import Broker, Control, Discovery, Journal, Limits, Metrics, Section, Signing
 from edgeslm.task_kinds import LEARNABLE, Kind, Option
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Broker",
     "Config",
     "Control",
+    "Discovery",
     "Journal",
     "Kind",
     "Knowledge",
@@ -57,6 +58,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "limits": Limits,
     "journal": Journal,
     "signing": Signing,
+    "discovery": Discovery,
     "metrics": Metrics,
     "control": Control,
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm import __version__
+from edgeslm.announcing import Announcer
 from edgeslm.bus.client import BusClient, Delivery, Subscription
 from edgeslm.bus.database import Database
 from edgeslm.bus.journal import Journal
@@ -33,6 +34,7 @@ from edgeslm.errors import BrokerError, EdgeslmError
 from edgeslm.feedback import FeedbackStore
 from edgeslm.neighbours import Neighbours
 from edgeslm.observe.alerts import Alerts
+from edgeslm.observe.discovery import ONLINE, announcements, status_topic
 from edgeslm.observe.drift import DriftWatch
 from edgeslm.observe.health import Meter, memory_bytes, temperature_c
 from edgeslm.observe.liveness import Liveness
@@ -141,6 +143,11 @@ class Daemon:
             limit_bytes=limits.journal_bytes,
             keeps_results=config.journal.keep == "full",
         )
+        self._announcer = Announcer(
+            Path(config.state_dir) / f"discovery-{config.node}.json",
+            lambda: announcements(self.config, {name: task.kind for name, task in service.tasks.items()}),
+            self._publish_retained,
+        )
         self._neighbours = Neighbours(config.broker, config.prefix, config.node)
         service.escalation.ask_node = self._neighbours.ask
         self._pipeline = Pipeline(
@@ -221,6 +228,7 @@ class Daemon:
             await self.scrapes.stop()
             self._pipeline.abandon()  # before the bus gives up results, which a route would take for an end
             await self._set_state("stopped")  # also when a model can't be loaded: the goodbye drops the will
+            await self._announcer.stop()
             await self._neighbours.close()
             await self._bus.stop()
             await self.service.stop()
@@ -306,6 +314,9 @@ class Daemon:
             (self.topics.health, encode_document(self.health())),
         ):
             self._announce(topic, payload)
+        if status := status_topic(self.config.discovery.prefix):
+            self._bus.subscribe([Subscription(status, optional=True)])
+        self._announcer.announce()
 
     def _announce_info(self) -> None:
         if self._bus.connected:  # else it is announced on the next connect
@@ -322,6 +333,8 @@ class Daemon:
         elif self._control.takes(delivery.topic):
             self._control.deliver(delivery)
             return
+        elif delivery.payload == ONLINE and delivery.topic == status_topic(self.config.discovery.prefix):
+            self._announcer.announce()
         self._pipeline.deliver(delivery)
 
     async def _publish_retained(self, topic: str, payload: bytes) -> None:

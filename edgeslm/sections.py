@@ -27,7 +27,7 @@ from edgeslm.fields import (
     stage_name,
     topic_prefix,
 )
-from edgeslm.surroundings import Broker, Control, Journal, Limits, Metrics, Section, Signing
+from edgeslm.surroundings import Broker, Control, Discovery, Journal, Limits, Metrics, Section, Signing
 from edgeslm.task_kinds import ALLOWED, Kind, Option
 from edgeslm.topics import DEFAULT_PREFIX, base_topic
 
@@ -302,6 +302,7 @@ class Config(Section):
     journal: Journal = Field(
         default=Journal(), description="What of messages stays on this disk, and whether it is encrypted"
     )
+    discovery: Discovery = Field(default=Discovery(), description="What Home Assistant is told of the node")
     metrics: Metrics = Field(default=Metrics(), description="Where Prometheus may ask for the node's figures")
     power: Power = Field(
         default="balanced",

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from edgeslm.fields import FilePath, ListenAddress, broker_url, listen_address
+from edgeslm.fields import FilePath, ListenAddress, broker_url, listen_address, topic_prefix
 
 
 class Section(BaseModel):
@@ -130,6 +130,16 @@ class Journal(Section):
         default=None,
         description="File with 32 bytes or 64 hexadecimal digits, such as a systemd credential: texts in the "
         "journal are encrypted with it",
+    )
+
+
+class Discovery(Section):
+    """What Home Assistant is told of the node."""
+
+    prefix: Annotated[str, AfterValidator(topic_prefix)] | None = Field(
+        default=None,
+        description="First levels of the topics on which Home Assistant is told of the node, by default "
+        "`homeassistant` there; it is told nothing if left out",
     )
 
 

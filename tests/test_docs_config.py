@@ -15,6 +15,7 @@ from edgeslm.config import (
     Broker,
     Config,
     Control,
+    Discovery,
     Journal,
     Knowledge,
     Limits,
@@ -47,6 +48,7 @@ SECTIONS: dict[str, type[Section]] = {
     "limits": Limits,
     "journal": Journal,
     "signing": Signing,
+    "discovery": Discovery,
     "metrics": Metrics,
     "control": Control,
 }
@@ -65,6 +67,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "limits": {},
     "journal": {},
     "signing": {"keys": ["/k"]},
+    "discovery": {},
     "metrics": {},
     "control": {},
 }

@@ -31,7 +31,7 @@ LAYERS = (
     {"escalation", "preparing", "library"},
     {"arrangement"},
     {"service", "client", "doctor"},
-    {"outgoing", "tries", "neighbours", "held", "remembering"},
+    {"outgoing", "announcing", "tries", "neighbours", "held", "remembering"},
     {"gathering"},
     {"watching"},
     {"pipeline"},
