@@ -84,7 +84,9 @@ class Corrections:
             raise InvalidRequest(
                 f"the text of the request {feedback.id!r} isn't known any more; send it as input"
             )
-        return check_correction(task, Correction(feedback.task, text, feedback.label, feedback.fields))
+        return check_correction(
+            task, Correction(feedback.task, text, feedback.label, feedback.fields, feedback.id)
+        )
 
 
 def fields_fault(schema: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> str | None:

@@ -18,12 +18,11 @@ from typing import Any
 from edgeslm import __version__
 from edgeslm.announcing import Announcer
 from edgeslm.bus.client import BusClient, Delivery, Subscription
-from edgeslm.bus.database import Database
+from edgeslm.bus.database import journal_of
 from edgeslm.bus.journal import Journal
 from edgeslm.bus.node_topics import BROKER_DROPPED
 from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.protocol import StateName, Topics, encode_document, encode_state
-from edgeslm.bus.seal import load_seal
 from edgeslm.bus.spool import Spool
 from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
@@ -96,15 +95,6 @@ def _drift_sentence(task: str, watch: DriftWatch) -> str | None:
     )
 
 
-def open_journal(config: Config) -> Database:
-    """The file behind a node's journal, not opened yet. :raises JournalError: its key can't be used."""
-    key_file = config.journal.key_file
-    return Database(
-        Path(config.state_dir) / f"journal-{config.node}.sqlite",
-        seal=load_seal(key_file) if key_file else None,
-    )
-
-
 class Daemon:
     """One node on the bus."""
 
@@ -136,7 +126,7 @@ class Daemon:
             on_disconnect=lambda: self._pipeline.keep(),
         )
         limits = config.limits
-        self._database = open_journal(config)
+        self._database = journal_of(config)
         self._journal = Journal(
             self._database,
             window_s=limits.repeat_window_s,

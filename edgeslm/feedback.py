@@ -12,10 +12,12 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeslm.erasing import UNKNOWN_AGE_S, Choice, id_of
 from edgeslm.errors import FeedbackError
 
 FOLDER = "feedback"
@@ -31,10 +33,13 @@ class Correction:
     text: str
     label: str | None = None
     fields: Mapping[str, Any] | None = None
+    id: str | None = None
+    """Of the request that was meant, if it was named by that: `edgeslm purge --id` finds it by it."""
 
     def encode(self, now: datetime.datetime) -> bytes:
         answer = {"label": self.label} if self.fields is None else {"fields": dict(self.fields)}
-        row = {"text": self.text, **answer, "at": now.isoformat(timespec="seconds")}
+        name = {} if self.id is None else {"id": self.id}
+        row = {"text": self.text, **answer, "at": now.isoformat(timespec="seconds"), **name}
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
@@ -53,9 +58,8 @@ class FeedbackStore:
         row = correction.encode(datetime.datetime.now(datetime.UTC))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = _locked(file)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
                 size = os.fstat(descriptor).st_size
                 if not size:
                     _give_to_owner_of(file.parent.parent, file.parent, file)
@@ -76,6 +80,52 @@ class FeedbackStore:
         except OSError as error:
             raise FeedbackError(f"{file} can't be written: {error.strerror}") from None
         return file
+
+    def erase(self, choice: Choice, *, dry_run: bool = False) -> int:
+        """Takes the rows that fit out of the files. :return: how many. :raises FeedbackError: one can't be
+        written anew, and is as it was."""
+        return sum(_without(file, choice, dry_run) for file in sorted(self._folder.glob("*.jsonl")))
+
+
+def _locked(file: Path) -> int:
+    """A descriptor to append to a file, which is made if need be; who erases puts another in its place."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def _without(file: Path, choice: Choice, dry_run: bool) -> int:
+    try:
+        descriptor = _locked(file)
+        try:
+            rows = file.read_bytes().splitlines(keepends=True)
+            kept = [row for row in rows if not _fits(row, choice)]
+            if len(kept) < len(rows) and not dry_run:
+                beside = file.with_suffix(".new")
+                beside.write_bytes(b"".join(kept))
+                status = os.fstat(descriptor)
+                beside.chmod(status.st_mode & 0o777)
+                if os.geteuid() == 0:
+                    os.chown(beside, status.st_uid, status.st_gid)
+                beside.replace(file)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise FeedbackError(f"{file} can't be written: {error.strerror}") from None
+    return len(rows) - len(kept)
+
+
+def _fits(row: bytes, choice: Choice) -> bool:
+    try:
+        at = datetime.datetime.fromisoformat(json.loads(row)["at"])
+        age_s = (datetime.datetime.now(datetime.UTC) - at).total_seconds()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        age_s = UNKNOWN_AGE_S
+    return choice.fits(id_of(row), age_s)
 
 
 def _give_to_owner_of(state_dir: Path, *made: Path) -> None:

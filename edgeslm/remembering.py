@@ -21,6 +21,8 @@ from edgeslm.library import Library
 
 log = logging.getLogger("edgeslm.pipeline")
 
+LONGEST_ID = 64
+"""Characters of a message's own id that its source has."""
 PAUSES_S = (0.5, 2.0, 5.0, 15.0)
 """Between the tries."""
 
@@ -32,15 +34,19 @@ class Remembering:
         self._library = library
         self._drop = drop
 
-    async def keep(self, route: Route, delivery: Delivery, text: str, key: bytes | None) -> None:
+    async def keep(
+        self, route: Route, delivery: Delivery, text: str, key: bytes | None, id: str | None = None
+    ) -> None:
         """Returns when the message is kept or given up. One that is delivered again, with the same ``key``,
-        is kept once."""
+        is kept once. ``id`` is the message's own, if it has one."""
         if route.remember is None:
             return
         if delivery.retain:  # the broker brings it again with each connection
             name = hashlib.sha256(delivery.payload).hexdigest()[:12]
         else:
             name = secrets.token_hex(6) if key is None else key.hex()[:12]
+        if id is not None:
+            name = f"{' '.join(id.split())[:LONGEST_ID]} {name}"
         received = time.time() - (time.monotonic() - delivery.received_at)
         memory = Memory(delivery.topic, name, text, received, route.keep_s)
         for pause_s in (*PAUSES_S, None):

@@ -129,7 +129,7 @@ class Watcher:
             await asyncio.shield(landing)
             return
         with self._flights.flight(key):
-            await self._remembering.keep(route.route, delivery, work.input, held.key)
+            await self._remembering.keep(route.route, delivery, work.input, held.key, work.id)
             if work.task is None:
                 return
             if route.route.window is not None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOUNDATION = {
     *("errors", "topics", "messages", "bundle", "calibration", "pointing", "shape", "profiles", "arithmetic"),
     *("ownership", "document", "fields", "sandbox", "templates", "sections", "consistency", "config"),
-    *("task_kinds", "surroundings", "changes"),
+    *("task_kinds", "surroundings", "erasing", "changes"),
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""
 
@@ -30,7 +30,7 @@ LAYERS = (
     {"scheduler", "models", "observe", "cascade", "corrections"},
     {"escalation", "preparing", "library"},
     {"arrangement"},
-    {"service", "client", "doctor"},
+    {"service", "client", "doctor", "purge"},
     {"outgoing", "announcing", "tries", "neighbours", "held", "remembering"},
     {"gathering"},
     {"watching"},

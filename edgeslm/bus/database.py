@@ -20,8 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bus.seal import Seal
+from edgeslm.bus.seal import Seal, load_seal
 from edgeslm.errors import JournalError
+from edgeslm.sections import Config
 
 log = logging.getLogger("edgeslm.bus")
 
@@ -323,3 +324,10 @@ class Database:
             )
         why = error.strerror if isinstance(error, OSError) else error
         return f"The journal {self.file} can't be used ({why}); name a folder to write to as state_dir."
+
+
+def journal_of(config: Config) -> Database:
+    """The file of a node, not opened yet. :raises JournalError: its key can't be used."""
+    key_file = config.journal.key_file
+    seal = load_seal(key_file) if key_file is not None else None
+    return Database(config.state_dir / f"journal-{config.node}.sqlite", seal=seal)

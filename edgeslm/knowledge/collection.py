@@ -21,7 +21,7 @@ from types import TracebackType
 from edgeslm.bundle import short_digest
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge import vectors
-from edgeslm.knowledge.database import find_collection, open_database, transaction
+from edgeslm.knowledge.database import find_collection, open_database, refusal, transaction
 from edgeslm.knowledge.passages import Document, Passage, squeeze
 from edgeslm.knowledge.table_store import drop_table, put_table
 
@@ -233,6 +233,26 @@ class Collection:
             return 0
         with self._writing():
             return sum(self.remove(source) for (source,) in found)
+
+    def shrink(self) -> None:
+        """Takes out of the file what was removed: of the index, which only marks it, and of free pages.
+
+        :raises KnowledgeError: it can't be written now.
+        """
+        db = self._opened
+        try:
+            db.execute("PRAGMA secure_delete = ON")
+            with self._writing():
+                db.execute("INSERT INTO words (words) VALUES ('optimize')")
+            db.execute("VACUUM")
+            busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.Error as error:
+            raise refusal(self.file, error) from None
+        if busy:
+            raise KnowledgeError(
+                f"{self.file} is being read: what was removed is gone from it, and may stay in "
+                "the file beside it until the next try"
+            )
 
     # --- vectors ------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 
+from edgeslm.erasing import Choice
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.collection import Collection, Origin
 from edgeslm.knowledge.passages import Document, split
@@ -38,3 +39,33 @@ def remember(
             collection.put(document, split(document), origin)
             kept += 1
     return kept
+
+
+def forget(collection: Collection, choice: Choice, *, dry_run: bool = False) -> int:
+    """Erases the messages that fit, so that no byte of them is left in the collection's file.
+
+    :return: how many.
+    :raises KnowledgeError: the collection can't be written.
+    """
+    now = time.time()
+    chosen = [
+        entry.source
+        for entry in collection.documents()
+        if entry.origin.file is None and choice.fits(_id_in(entry.source, choice), now - entry.origin.mtime)
+    ]
+    if not dry_run:
+        with collection.together():
+            for source in chosen:
+                collection.remove(source)
+        collection.shrink()  # also for what was removed before: its bytes may still be there
+    return len(chosen)
+
+
+def _id_in(source: str, choice: Choice) -> str | None:
+    """The id that a message's source ends with, before the name that the node gave it.
+
+    Topics and ids may have blanks, so the id that is looked for says where it begins.
+    """
+    named = source.rpartition(" ")[0]
+    parts = named.split(" ")
+    return next((id for n in range(1, len(parts)) if choice.fits(id := " ".join(parts[n:]), 0.0)), None)

@@ -67,7 +67,15 @@ def _own(topics: Topics, config: Config) -> Iterator[Grant]:
         yield Grant("write", reply, "where requests may send results to (replies)")
         if not reply.endswith("#"):
             yield Grant("write", topics.stream(reply), "where requests may send results to (replies)")
+    for command in config.control.allow:
+        yield Grant("read", topics.control(_levels(command)), "commands that it takes (control)")
+        yield Grant("write", topics.control_result(_levels(command)), "commands that it takes (control)")
     yield Grant("read", BROKER_DROPPED, "what the broker dropped, for health")
+
+
+def _levels(command: str) -> str:
+    """Of its topic: some commands are several."""
+    return "models/+" if command == "models" else command
 
 
 def _routes(topics: Topics, config: Config) -> Iterator[Grant]:
@@ -93,9 +101,9 @@ def _neighbours(config: Config) -> Iterator[Grant]:
         for stage in (*task.stages, task.escalate or ""):
             if stage.startswith(NODE_STAGE):
                 node, _, asked = stage.removeprefix(NODE_STAGE).partition("/")
-                yield from _asking(
-                    Topics(node, config.prefix), asked, config.node, f"task {name} asks {stage}"
-                )
+                topics, why = Topics(node, config.prefix), f"task {name} asks {stage}"
+                yield from _asking(topics, asked, config.node, why)
+                yield Grant("write", topics.cancel, why)
 
 
 def _asking(topics: Topics, task: str, name: str, why: str) -> Iterator[Grant]:
@@ -109,9 +117,9 @@ def app_user(text: str, configs: Sequence[Config]) -> User:
     """An app and what it was given, ``NAME:GRANT,GRANT``.
 
     A grant is a task that it may ask, ``NODE/TASK``, or ``TASK`` where there is one configuration;
-    ``cancel=NODE``, ``feedback=NODE`` and ``health=NODE``; ``results=NODE/TASK``, the results of requests
-    that named no reply topic; ``read=FILTER`` and ``write=FILTER``. Its own replies come below
-    ``<base>/res/<task>/<NAME>/``, which no other app may read.
+    ``cancel=NODE``, ``feedback=NODE`` and ``health=NODE``; ``control=NODE/COMMAND``, which the node must
+    allow; ``results=NODE/TASK``, the results of requests that named no reply topic; ``read=FILTER`` and
+    ``write=FILTER``. Its own replies come below ``<base>/res/<task>/<NAME>/``, which no other app may read.
 
     :raises ProvisionError: it can't be understood, or names a task that the node doesn't have.
     """
@@ -140,11 +148,18 @@ def _given(name: str, parts: Iterable[str], nodes: Mapping[str, Config]) -> Iter
             yield Grant("write", topics.cancel if word == "cancel" else topics.feedback, part)
         elif word == "health":
             yield Grant("read", _node(value, nodes).health, part)
+        elif word == "control":
+            node, _, command = value.partition("/")
+            topics = _node(node, nodes)
+            if command not in nodes[node].control.allow:
+                raise ProvisionError(f"the node {node} doesn't take the command {command!r} (control.allow)")
+            yield Grant("write", topics.control(_levels(command)), part)
+            yield Grant("read", topics.control_result(_levels(command)), part)
         elif word == "results":
             topics, task = _task(value, nodes)
             yield Grant("read", topics.result(task), part)
         else:
-            known = "NODE/TASK, cancel=, feedback=, health=, results=, read= and write="
+            known = "NODE/TASK, cancel=, control=, feedback=, health=, results=, read= and write="
             raise ProvisionError(f"{word}= is unknown; there are {known}")
 
 

@@ -160,6 +160,7 @@ def test_questions_go_to_the_named_node_and_answers_come_below_this_nodes_name()
     assert user.may("write", "edgeslm/v1/server/req/manual")
     assert user.may("read", "edgeslm/v1/server/res/manual/hall/app-1/stream")
     assert user.may("read", "edgeslm/v1/server/state")
+    assert user.may("write", "edgeslm/v1/server/cancel"), "what nobody waits for any more"
     assert not user.may("read", "edgeslm/v1/server/res/manual/desk/app-1")
 
 
@@ -191,6 +192,21 @@ def test_an_app_asks_the_tasks_it_was_given_and_reads_its_own_results() -> None:
     for topic in (f"{BASE}/res/gist", f"{BASE}/res/gist/phone/app-1", f"{BASE}/req/gist"):
         assert not desk.may("read", topic)
     assert not desk.may("write", f"{BASE}/cancel")
+
+
+def test_commands_are_allowed_as_far_as_the_node_takes_them() -> None:
+    assert not node_user(configured()).may("read", f"{BASE}/ctl/reload")
+    config = configured(control={"allow": ["reload", "models"]})
+    node, lead = node_user(config), app_user("lead:control=hall/models,control=hall/reload", [config])
+    for command in ("reload", "models/stage"):
+        assert node.may("read", f"{BASE}/ctl/{command}")
+        assert node.may("write", f"{BASE}/ctl/{command}/res")
+        assert lead.may("write", f"{BASE}/ctl/{command}")
+        assert lead.may("read", f"{BASE}/ctl/{command}/res")
+    assert not node.may("read", f"{BASE}/ctl/drain")
+    assert not node.may("write", f"{BASE}/ctl/reload")
+    with pytest.raises(ProvisionError, match="doesn't take the command 'drain'"):
+        app_user("lead:control=hall/drain", [config])
 
 
 @pytest.mark.parametrize(

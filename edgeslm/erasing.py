@@ -1,0 +1,34 @@
+"""Which messages are to be erased: those of an age, or of an id. Pure."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import math
+from dataclasses import dataclass
+
+UNKNOWN_AGE_S = math.inf
+"""Of what nobody knows when it came: it counts as old."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Exactly one is set: seconds since a message came, or its id, in which ``*`` stands for any text."""
+
+    older_than_s: float | None = None
+    id: str | None = None
+
+    def fits(self, id: str | None, age_s: float) -> bool:
+        if self.older_than_s is not None:
+            return age_s > self.older_than_s
+        return id is not None and self.id is not None and fnmatch.fnmatchcase(id, self.id)
+
+
+def id_of(payload: bytes) -> str | None:
+    """The ``id`` in the JSON of a request or a result; None if it is none, or has none."""
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    found = value.get("id") if isinstance(value, dict) else None
+    return str(found) if isinstance(found, str | int) and not isinstance(found, bool) else None
