@@ -195,6 +195,10 @@ class Arrangement:
             async with asyncio.timeout(self.config.limits.request_timeout_s):
                 await post.task.run(request, ask, None)
 
+    def tasks_of(self, model: str) -> list[str]:
+        """The tasks in one of whose stages a model has a part."""
+        return [name for name, posts in self._posts.items() if any(post.model == model for post in posts)]
+
     def adapter_of(self, task: str) -> Bundle | None:
         """The adapter that the first stage's calls go through."""
         return self._posts[task][0].adapter

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
-from edgeslm.commands import feedback, knowledge, provision, purge, top
+from edgeslm.commands import feedback, knowledge, models, provision, purge, top
 from edgeslm.commands.screen import print_error, say
 from edgeslm.errors import ConfigError, EdgeslmError
 from edgeslm.topics import DEFAULT_PREFIX, topic_name_fault
@@ -41,6 +41,7 @@ EXAMPLES = {
 COMMANDS: Mapping[str, ModuleType] = {
     "feedback": feedback,
     "knowledge": knowledge,
+    "models": models,
     "provision": provision,
     "purge": purge,
     "top": top,

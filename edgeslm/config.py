@@ -21,7 +21,17 @@ from edgeslm.document import Document, Problem, key_name, read_document
 from edgeslm.errors import ConfigError
 from edgeslm.fields import Rate
 from edgeslm.sections import Config, Knowledge, Model, Overflow, Route, Task
-from edgeslm.surroundings import Broker, Control, Discovery, Journal, Limits, Metrics, Section, Signing
+from edgeslm.surroundings import (
+    Broker,
+    Control,
+    Discovery,
+    Journal,
+    Limits,
+    Metrics,
+    Section,
+    Signing,
+    Updates,
+)
 from edgeslm.task_kinds import LEARNABLE, Kind, Option
 
 __all__ = [
@@ -43,6 +53,7 @@ __all__ = [
     "Section",
     "Signing",
     "Task",
+    "Updates",
     "config_schema",
     "load_config",
     "load_task",
@@ -61,6 +72,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "discovery": Discovery,
     "metrics": Metrics,
     "control": Control,
+    "updates": Updates,
 }
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
 """How deep a key with a fault is taken out, so that it doesn't hide what is wrong with the others."""

@@ -38,7 +38,7 @@ _KEYS: dict[Kind, frozenset[str]] = {
     "search": frozenset({"knowledge", "passages"}),
 }
 """The keys that mean something to a kind, besides those that all kinds have."""
-_COMMON = frozenset({"kind", "model", "threshold", "overflow", "allow"})
+_COMMON = frozenset({"kind", "model", "threshold", "overflow", "allow", "checks"})
 
 
 UNKNOWN_FILTER = "$-"
@@ -215,8 +215,9 @@ def _stage_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[F
 
 
 def _example_faults(path: Path, kind: Kind, task: Task) -> Iterator[Fault]:
-    for index, example in enumerate(task.examples):
-        key: Path = (*path, "examples", index, "output")
+    known = [("examples", *item) for item in enumerate(task.examples)]
+    for name, index, example in [*known, *(("checks", *item) for item in enumerate(task.checks))]:
+        key: Path = (*path, name, index, "output")
         if kind == "extract":
             if isinstance(example.output, str):
                 yield key, "must be a mapping of the fields to find"

@@ -15,19 +15,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgeslm import __version__
 from edgeslm.announcing import Announcer
 from edgeslm.bus.client import BusClient, Delivery, Subscription
 from edgeslm.bus.database import journal_of
 from edgeslm.bus.journal import Journal
 from edgeslm.bus.node_topics import BROKER_DROPPED
-from edgeslm.bus.options import OPTIONS
 from edgeslm.bus.protocol import StateName, Topics, encode_document, encode_state
 from edgeslm.bus.spool import Spool
 from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
 from edgeslm.control import Control
 from edgeslm.corrections import Corrections
+from edgeslm.description import describe
 from edgeslm.engine.process import CANCEL_GRACE_S, STOP_GRACE_S
 from edgeslm.errors import BrokerError, EdgeslmError
 from edgeslm.feedback import FeedbackStore
@@ -44,6 +43,9 @@ from edgeslm.operating import Operating
 from edgeslm.pipeline import Pipeline
 from edgeslm.preparing import Preparer
 from edgeslm.service import Service
+from edgeslm.update.store import Store
+from edgeslm.update.updater import Updater
+from edgeslm.update.wishes import Wishes
 
 log = logging.getLogger("edgeslm.daemon")
 
@@ -64,13 +66,27 @@ async def run(config: Config, path: Path | None = None) -> int:
     :raises EdgeslmError: what keeps it from starting or going on.
     """
     _give_back_large_buffers()
-    daemon = Daemon(config, Service(config), path)
+    store = Store(config.state_dir, config.node)
+    gone = await asyncio.to_thread(_begin_start, store)
+    daemon = Daemon(config, Service(store.settled(config)), path, store)
+    for model in gone:
+        daemon.updater.note_taken_back(model, "the node ended each time that it was started with it")
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, daemon.request_reload)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.request_stop)
     await daemon.run()
     return 0
+
+
+def _begin_start(store: Store) -> list[str]:
+    """:return: models that were taken back, since the node ended each time that it started with them."""
+    store.clear()
+    try:
+        return store.begin_start()
+    except OSError as error:  # the disk is full: then the start isn't counted
+        log.error("the starts of models on trial can't be counted: %s", error)
+        return []
 
 
 def _give_back_large_buffers() -> None:
@@ -98,7 +114,9 @@ def _drift_sentence(task: str, watch: DriftWatch) -> str | None:
 class Daemon:
     """One node on the bus."""
 
-    def __init__(self, config: Config, service: Service, path: Path | None = None) -> None:
+    def __init__(
+        self, config: Config, service: Service, path: Path | None = None, store: Store | None = None
+    ) -> None:
         self.config = config
         self.service = service
         self.topics = Topics(config.node, config.prefix)
@@ -151,6 +169,7 @@ class Daemon:
             meter=self.meter,
             corrections=Corrections(FeedbackStore(config.state_dir), lambda: service.tasks, self.meter.drop),
         )
+        self._store = store or Store(config.state_dir, config.node)
         self.operating = Operating(
             path,
             config,
@@ -159,12 +178,17 @@ class Daemon:
             self._bus,
             self.manager,
             is_online=lambda: self._state == "online",
-            settled=lambda config: config,
+            settled=self._store.settled,
             stop=self.request_stop,
             on_change=self._taken_up,
         )
-        self._control = Control(self._bus, self.topics, config.control.allow, self.operating.handlers)
+        self.updater = Updater(
+            self._store, self.operating, service, self.meter, on_change=self._announce_health
+        )
+        handlers = {**self.operating.handlers, **self.updater.handlers}
+        self._control = Control(self._bus, self.topics, config.control.allow, handlers)
         self._reloading: asyncio.Task[Any] | None = None
+        self._updating: asyncio.Task[None] | None = None
         self._making_ready: asyncio.Task[None] | None = None
 
     def request_reload(self) -> None:
@@ -179,6 +203,7 @@ class Daemon:
     def _taken_up(self, config: Config) -> None:
         self.config = config
         self._announce_info()
+        self._announcer.announce()
         self._begin_making_ready()
 
     def request_stop(self) -> None:
@@ -203,12 +228,12 @@ class Daemon:
             if not self._stopping.is_set():
                 await self._first_of(stopped, self._bus.failed)
             self._control.close()
-            if self._reloading is not None:
-                self._reloading.cancel()
-            if self._making_ready is not None:
-                self._making_ready.cancel()
+            self.updater.close()
+            beside = [one for one in (self._making_ready, self._reloading, self._updating) if one is not None]
+            for task in beside:
+                task.cancel()
             await self._drain()
-            await asyncio.wait([task for task in (self._making_ready, self._reloading) if task is not None])
+            await asyncio.wait(beside)
             ticking.cancel()
             keeping.cancel()
             loading.cancel()
@@ -233,8 +258,19 @@ class Daemon:
 
     async def _load(self) -> None:
         self.service.scheduler.pause()  # a model may load for longer than a request may run
-        await self.service.start()
+        try:
+            await self.service.start()
+        except EdgeslmError as error:
+            if not (on_trial := self._store.on_trial):
+                raise
+            for model in on_trial:
+                self._store.roll_back(model)
+                self.updater.note_taken_back(model, str(error).partition("\n")[0].rstrip("."))
+            await self.service.start_over(self._store.settled(self.config))
         self.service.scheduler.resume()
+        self._updating = asyncio.create_task(
+            self.updater.run(Wishes(self.config.state_dir, self.config.node))
+        )
         log.info("models loaded: %s", ", ".join(self.service.models.names))
         await self._set_state("online")
         self.manager.ready("online")
@@ -300,7 +336,10 @@ class Daemon:
         self._bus.subscribe([Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True)])
         for topic, payload in (
             (self.topics.state, encode_state(self._state, self.boot_id)),
-            (self.topics.info, encode_document(self.info())),
+            (
+                self.topics.info,
+                encode_document(self.info()),
+            ),
             (self.topics.health, encode_document(self.health())),
         ):
             self._announce(topic, payload)
@@ -310,7 +349,14 @@ class Daemon:
 
     def _announce_info(self) -> None:
         if self._bus.connected:  # else it is announced on the next connect
-            self._announce(self.topics.info, encode_document(self.info()))
+            self._announce(
+                self.topics.info,
+                encode_document(self.info()),
+            )
+
+    def _announce_health(self) -> None:
+        if self._bus.connected:
+            self._announce(self.topics.health, encode_document(self.health()))
 
     def _announce(self, topic: str, payload: bytes) -> None:
         task = asyncio.create_task(self._publish_retained(topic, payload))
@@ -370,6 +416,7 @@ class Daemon:
             "engine_restarts": self.service.models.losses,
             "memory_bytes": memory_bytes(self.service.pids),
             "temperature_c": temperature_c(),
+            "updates": {name: outcome.figures() for name, outcome in self.updater.outcomes.items()},
             "drift": {name: watch.figures() for name, watch in self.service.watches.items()},
             "alerts": self.alerts.sentences(
                 session_lost=self._sessions_lost,
@@ -380,6 +427,7 @@ class Daemon:
                     *self._bus.shortcomings,
                     *(self._preparer.problems if self._preparer is not None else ()),
                     self.operating.problem,
+                    *self.updater.problems,
                     *self.service.library.problems,
                     *(_drift_sentence(name, watch) for name, watch in self.service.watches.items()),
                 ],
@@ -387,39 +435,5 @@ class Daemon:
         }
 
     def info(self) -> dict[str, Any]:
-        """What this node is and can do, with no secret and no path."""
-        config, models = self.config, self.service.models
-        return {
-            "version": __version__,
-            "protocol": 1,
-            "node": config.node,
-            "boot_id": self.boot_id,
-            "tasks": {
-                name: {
-                    "kind": task.kind,
-                    **({"model": model} if (model := self.service.model_of(name)) else {}),
-                    **({"adapter": adapter.digest} if (adapter := self.service.adapter_of(name)) else {}),
-                    **({"stages": stages} if len(stages := self.service.stages_of(name)) > 1 else {}),
-                    "request": self.topics.request(name),
-                    "options": {
-                        option: dict(OPTIONS[option].schema) for option in sorted(task.section.allowed)
-                    },
-                    "result_schema": task.result_schema(),
-                }
-                for name, task in self.service.tasks.items()
-            },
-            "routes": [
-                {"name": route.name, "from": route.source, "task": route.task} for route in config.routes
-            ],
-            "models": {
-                name: {
-                    "bundle": (bundle := models.bundle(name)).manifest.name,
-                    "kind": bundle.manifest.model_kind,
-                    "digest": bundle.digest,
-                    "context_length": bundle.manifest.context_length,
-                    **({"prepared": models.is_prepared(name)} if models.graph(name) else {}),
-                }
-                for name in models.names
-            },
-            "limits": config.limits.model_dump(),
-        }
+        """What this node is and can do."""
+        return describe(self.config, self.service, self.topics, self.boot_id)

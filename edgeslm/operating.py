@@ -21,7 +21,7 @@ from edgeslm.control import Handler, only, text_argument
 from edgeslm.errors import Busy, ConfigError, EdgeslmError, InvalidRequest
 from edgeslm.observe.systemd import ServiceManager
 from edgeslm.pipeline import Pipeline
-from edgeslm.service import Service
+from edgeslm.service import BeforeSwitch, Service
 
 log = logging.getLogger("edgeslm.control")
 
@@ -102,13 +102,14 @@ class Operating:
             log.info("configuration taken up: %s", ", ".join(changes.taken_up) or "nothing has changed")
             return changes
 
-    async def serve(self, config: Config) -> None:
+    async def serve(self, config: Config, *, check: BeforeSwitch | None = None) -> None:
         """Puts a configuration to work that differs in what a running node can take up.
 
+        :param check: see ``Service.replace``.
         :raises EdgeslmError: see :meth:`reload`.
         """
         before = self._subscriptions
-        await self._service.replace(self._settled(config))
+        await self._service.replace(self._settled(config), before=check)
         self.config = config
         self._pipeline.take_up(config)
         after = self._subscriptions

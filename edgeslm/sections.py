@@ -27,7 +27,17 @@ from edgeslm.fields import (
     stage_name,
     topic_prefix,
 )
-from edgeslm.surroundings import Broker, Control, Discovery, Journal, Limits, Metrics, Section, Signing
+from edgeslm.surroundings import (
+    Broker,
+    Control,
+    Discovery,
+    Journal,
+    Limits,
+    Metrics,
+    Section,
+    Signing,
+    Updates,
+)
 from edgeslm.task_kinds import ALLOWED, Kind, Option
 from edgeslm.topics import DEFAULT_PREFIX, base_topic
 
@@ -65,7 +75,7 @@ class Model(Section):
 
 
 class Example(Section):
-    """A message and what the model should have made of it, shown to it before the real one."""
+    """A message and what a model should make of it."""
 
     input: str = Field(min_length=1, max_length=20_000, description="A message as it comes in")
     output: ExampleOutput = Field(
@@ -93,6 +103,12 @@ class Task(Section):
     )
     examples: tuple[Example, ...] = Field(
         default=(), max_length=64, description="Worked examples that the decoder is shown"
+    )
+    checks: tuple[Example, ...] = Field(
+        default=(),
+        max_length=200,
+        description="Messages whose answers are known: a model that is to take over must get as many right "
+        "as the one at work",
     )
     output_schema: Mapping[str, Any] | None = Field(
         default=None, alias="schema", description="JSON Schema (2020-12, type object) that `extract` fills in"
@@ -298,6 +314,7 @@ class Config(Section):
     )
     limits: Limits = Field(default=Limits(), description="What the node takes at most")
     control: Control = Field(default=Control(), description="Which commands the node takes over the bus")
+    updates: Updates = Field(default=Updates(), description="How other bundles come to its models")
     signing: Signing = Field(default=Signing(), description="Whose bundles this node trusts")
     journal: Journal = Field(
         default=Journal(), description="What of messages stays on this disk, and whether it is encrypted"

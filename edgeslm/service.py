@@ -7,7 +7,7 @@ requests come in: each is served by the one or the other, none is lost.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from edgeslm.arrangement import Arrangement
 from edgeslm.bundle import Bundle
@@ -21,6 +21,8 @@ from edgeslm.models import MakeProcess, Models
 from edgeslm.observe.drift import DriftWatch
 from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
 from edgeslm.tasks import Task
+
+BeforeSwitch = Callable[[Arrangement, Arrangement], Awaitable[None]]
 
 
 class Service:
@@ -79,6 +81,12 @@ class Service:
         """
         await self._now.start()
 
+    async def start_over(self, config: Config) -> None:
+        """After a start that failed: another configuration, from the beginning. :raises EdgeslmError: why."""
+        await self._now.stop()
+        self._now = Arrangement(config, make_process=self._make_process, make_knowledge=self._make_knowledge)
+        await self._now.start()
+
     async def stop(self) -> None:
         for retiring in self._retiring:
             retiring.cancel()
@@ -96,13 +104,15 @@ class Service:
         that. Any request is more urgent, and goes before it."""
         await self._now.warm()
 
-    async def replace(self, config: Config) -> None:
+    async def replace(self, config: Config, *, before: BeforeSwitch | None = None) -> None:
         """Puts another configuration to work, between two requests. What is being run goes on to its end.
 
         Its models are loaded beside those at work, which both have if they are the same in both. If this
         fails, the old one is at work as before. Changes that would make this another node (its name, broker,
         limits and state folder) are not looked at.
 
+        :param before: called with the old and the new one when the new one is loaded; what it raises keeps
+            the old one at work.
         :raises BundleError: as :meth:`start`. :raises ConfigError: as the constructor.
         :raises ModelUnavailable: an engine ends while it loads.
         :raises KnowledgeError: a collection can't be used.
@@ -115,6 +125,8 @@ class Service:
             self._others.add(new)
             try:
                 await new.start_models()
+                if before is not None:
+                    await before(old, new)
                 if new.library is old.library:
                     self._now = new
                 else:

@@ -107,6 +107,39 @@ class Control(Section):
     )
 
 
+class Updates(Section):
+    """How other bundles come to this node's models while it runs."""
+
+    watch: FilePath | None = Field(
+        default=None,
+        description="Folder in which bundles are taken up by themselves: a folder or archive that is named "
+        "like a model",
+    )
+    sources: tuple[str, ...] = Field(
+        default=(),
+        description="Folders and `https://` addresses below which `models/stage` may name bundles",
+    )
+    budget_bytes: int = Field(
+        default=8_589_934_592, ge=1, description="Most bytes that a bundle may have, packed and unpacked"
+    )
+    ca_file: FilePath | None = Field(
+        default=None, description="Certificates (PEM) to trust for `https://`; the system's if left out"
+    )
+    slowest: float = Field(
+        default=2.0,
+        ge=1,
+        le=100,
+        description="Most time that a new bundle may take for a request, in times of the one at work",
+    )
+    trial_s: float = Field(
+        default=300.0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="Seconds for which a new bundle is watched, and taken back if its engine ends or its "
+        "requests fail",
+    )
+
+
 class Signing(Section):
     """Whose bundles this node trusts."""
 

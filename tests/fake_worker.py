@@ -8,8 +8,9 @@ An input that begins with one of these words is an order; any other is answered 
 - ``crash``: end by SIGKILL; ``crash-once FILE``: the same, unless the file exists, which it then does
 - ``fail CODE``: the error result with that code
 
-The variable ``FAKE_LOAD`` names a file without which the model isn't loaded. A decoder is prepared if there
-is a folder for prepared bundles.
+A bundle whose weights begin with ``crash at load`` or ``crash at once`` has it end while it loads or on the
+first call, with ``wrong`` it chooses another label. The variable ``FAKE_LOAD`` names a file without which the
+model isn't loaded. A decoder is prepared if there is a folder for prepared bundles.
 """
 
 from __future__ import annotations
@@ -58,6 +59,11 @@ class Worker:
         if gate := os.environ.get("FAKE_LOAD"):
             self._wait_for(Path(gate), -1)
         kind = load_bundle(bundle).manifest.kind
+        weights = (bundle / "model.onnx").read_bytes()
+        if weights.startswith(b"crash at load"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._crashes = weights.startswith(b"crash at once")
+        self._is_wrong = weights.startswith(b"wrong")
         is_prepared = kind == "decoder" and cache.is_dir()
         self._pipe.send(("ready", EngineInfo(kind, 2048, 1, 0.0, is_prepared)))
         while True:
@@ -82,6 +88,8 @@ class Worker:
     def _answer(self, number: int, call: Call) -> tuple[Any, ...]:
         text = _input_of(call)
         order, _, rest = text.partition(" ")
+        if self._crashes:
+            os.kill(os.getpid(), signal.SIGKILL)
         if order == "hold":
             Path(rest + ".held").touch()
             self._wait_for(Path(rest), number)
@@ -98,6 +106,7 @@ class Worker:
     def _output(self, number: int, call: Call, text: str) -> Output:
         if isinstance(call, Score):
             chosen = next((i for i, label in enumerate(call.labels) if label in text), 0)
+            chosen = (chosen + self._is_wrong) % len(call.labels)
             rest = 0.1 / (len(call.labels) - 1)
             return Output(
                 COST, probabilities=tuple(0.9 if i == chosen else rest for i in range(len(call.labels)))

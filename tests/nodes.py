@@ -13,18 +13,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from edgeslm.bundle import Bundle
 from edgeslm.bus.handover import Delivery
 from edgeslm.config import load_config
 from edgeslm.daemon import Daemon
 from edgeslm.engine.prepared import CACHE
 from edgeslm.engine.process import EngineProcess
 from edgeslm.service import Service
+from edgeslm.update.store import Store
 from tests.apps import WAIT_S, App, Heard
 
 BASE = "edgeslm/v1/hall"
@@ -48,10 +50,10 @@ SECTIONS: dict[str, Any] = {
 """What a manifest of a kind must have beside the common fields."""
 
 
-def write_bundle(folder: Path, kind: str = "decoder") -> Path:
-    """A bundle that only a fake worker can load."""
+def write_bundle(folder: Path, kind: str = "decoder", *, weights: bytes | None = None) -> Path:
+    """A bundle that only a fake worker can load; its ``weights`` tell that what to do (``fake_worker``)."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = b"weights of a fake " + kind.encode()
+    weights = weights or b"weights of a fake " + kind.encode()
     (folder / "model.onnx").write_bytes(weights)
     manifest = {
         "format": 1,
@@ -142,14 +144,25 @@ def write_configuration(folder: Path, configuration: Mapping[str, Any]) -> Path:
     return file
 
 
+async def passes(bundle: Bundle, **how: object) -> None:
+    """The smoke test of a bundle that is sound."""
+
+
 class Node:
     """A daemon with fake engines in a thread; leaving the ``with`` drains it and raises why it failed."""
 
-    def __init__(self, folder: Path, configuration: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        configuration: Mapping[str, Any],
+        *,
+        smoke: Callable[..., Awaitable[object]] = passes,
+    ) -> None:
+        self._smoke = smoke
         self.file = write_configuration(folder, configuration)
         config = load_config(self.file)
         service = Service(
-            config,
+            Store(config.state_dir, config.node).settled(config),
             make_process=lambda bundle, hardware, adapters: EngineProcess(
                 bundle.path, threads=hardware.threads, cache=config.state_dir / CACHE, command=FAKE_COMMAND
             ),
@@ -199,6 +212,7 @@ class Node:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.daemon = Daemon(self._config, self._service, self.file)
+        self.daemon.updater._smoke = self._smoke
         self._started.set()
         await self.daemon.run()
 

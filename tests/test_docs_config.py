@@ -25,6 +25,7 @@ from edgeslm.config import (
     Section,
     Signing,
     Task,
+    Updates,
     config_schema,
     parse_config,
 )
@@ -51,6 +52,7 @@ SECTIONS: dict[str, type[Section]] = {
     "discovery": Discovery,
     "metrics": Metrics,
     "control": Control,
+    "updates": Updates,
 }
 REQUIRED: dict[str, dict[str, Any]] = {
     "The file": {
@@ -70,6 +72,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "discovery": {},
     "metrics": {},
     "control": {},
+    "updates": {},
 }
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -14,32 +13,9 @@ import pytest
 from tests.apps import App, Heard
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, TASKS, Node, NodeProcess, fake_configuration, write_bundle, write_configuration
+from tests.operators import Operator, ask
 
 ALL = {"allow": ["ping", "log_level", "reload", "drain"]}
-
-
-class Operator:
-    """Gives commands and hears the answers."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._given = 0
-
-    def give(self, command: str, **arguments: Any) -> dict[str, Any]:
-        self._given += 1
-        id = f"given-{self._given}"
-        self._app.publish(
-            f"{BASE}/ctl/{command}", json.dumps({"id": id, **arguments}), correlation=id.encode()
-        )
-
-        def is_answer(heard: Heard) -> bool:
-            return heard.json.get("id") == id
-
-        topic = f"{BASE}/ctl/{command}/res"
-        self._app.wait_until(lambda: any(map(is_answer, self._app.untaken(topic))), f"{command} is answered")
-        found = next(filter(is_answer, self._app.untaken(topic)))
-        assert found.correlation == id.encode()
-        return found.json
 
 
 @pytest.fixture
@@ -54,17 +30,6 @@ def app(broker: Mosquitto) -> Iterator[App]:
     )
     with App(broker.port, *filters, "out/#") as app:
         yield app
-
-
-def ask(app: App, task: str, text: str, correlation: bytes) -> dict[str, Any]:
-    app.publish(f"{BASE}/req/{task}", text, correlation=correlation)
-
-    def answers() -> list[dict[str, Any]]:
-        heard = app.untaken(f"{BASE}/res/{task}")
-        return [one.json for one in heard if one.correlation == correlation]
-
-    app.wait_until(lambda: bool(answers()), "an answer")
-    return answers()[0]
 
 
 def wait_announced(app: App, task: str) -> None:

@@ -31,12 +31,13 @@ LAYERS = (
     {"escalation", "preparing", "library"},
     {"arrangement"},
     {"service", "client", "doctor", "purge"},
-    {"outgoing", "announcing", "tries", "neighbours", "held", "remembering"},
+    {"outgoing", "announcing", "tries", "description", "neighbours", "held", "remembering"},
     {"gathering"},
     {"watching"},
     {"pipeline"},
     {"control"},
     {"operating"},
+    {"update"},
     {"daemon", "demo", "commands"},
     {"cli"},
     {"__main__"},
@@ -74,7 +75,9 @@ EXPORT_SEES = {
     *("edgeslm.shape", "edgeslm.profiles", "edgeslm.arithmetic", "edgeslm.expectation", "edgeslm.pointing"),
 }
 
-LOAD_BUNDLES = {"bundle", "engine", "signature", "trust", "inspection", "doctor", "commands", "cli"}
+LOAD_BUNDLES = {
+    *("bundle", "engine", "signature", "trust", "inspection", "doctor", "commands", "cli", "update"),
+}
 """What loads bundles past ``Trust.load``: it runs nothing of them, or was told the digest."""
 EXPORT_MEASURES = {
     "evaluate.py": {"engine"},

@@ -14,19 +14,14 @@ alone writes, as the user to whom the state folder belongs.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import filecmp
-import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +30,7 @@ from pydantic import BaseModel, ConfigDict
 from edgeslm.board import read_memory, usable_cores
 from edgeslm.bundle import Bundle, FileEntry, load_bundle, verify_bundle
 from edgeslm.engine import trial
+from edgeslm.engine.orders import carry_out, give_way, serve_one
 from edgeslm.engine.prepared import (
     CACHE,
     GRAPH,
@@ -110,47 +106,16 @@ async def prepare(
         shows=sys.stderr.isatty() and not unasked,
         keep=tuple(keep) if unasked else None,
     )
-    try:
-        status, said, words = await _run(order, command, identity)
-    except OSError as error:
-        raise BundleError(f"{bundle.path} can't be prepared: {error.strerror}") from None
-    last = said.strip().rpartition("\n")[2]
-    if status != 0 or not last:
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        word = words.strip().rpartition("\n")[2][-300:]
-        raise BundleError(f"{bundle.path} can't be prepared: its process ended unexpectedly ({how}) {word}")
-    found = json.loads(last)
+    found = await carry_out(
+        order.model_dump_json(),
+        command,
+        f"{bundle.path} can't be prepared",
+        shows=order.shows,
+        identity=identity,
+    )
     if "error" in found:
         raise (SelfTestError if found.get("is_self_test") else BundleError)(found["error"])
     return Index.model_validate(found)
-
-
-async def _run(order: _Order, command: Sequence[str], identity: Mapping[str, Any]) -> tuple[int, str, str]:
-    """The child's exit status, and what it wrote to its two outputs. :raises OSError: it can't be started."""
-    child = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=None if order.shows else subprocess.PIPE,
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-        **identity,
-    )
-
-    async def read(stream: asyncio.StreamReader | None) -> str:
-        return "" if stream is None else (await stream.read()).decode(errors="replace")
-
-    try:
-        if child.stdin is not None:  # stays open: the child ends when its parent does
-            child.stdin.write(order.model_dump_json().encode() + b"\n")
-        said, words = await asyncio.gather(read(child.stdout), read(child.stderr))
-        return await child.wait(), said, words
-    finally:
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
-        if child.stdin is not None:
-            child.stdin.close()
 
 
 # --- in the child ----------------------------------------------------------------------------------
@@ -312,45 +277,20 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _give_way() -> None:
-    """Whoever else wants a processor gets it, and the kernel, short of memory, ends this process first."""
-    with contextlib.suppress(OSError):  # a unit may forbid any of them
-        os.nice(19)
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 4096):  # the file itself: a reader of Python's would hold a lock at exit
-        pass
-    os._exit(1)
-
-
-def main() -> None:
-    """An order as a line of JSON on standard input, which stays open as long as the parent wants it done; the
-    index or ``{"error": ...}`` as a line on standard output."""
-    # Ctrl-C and systemd's SIGTERM reach the whole group: the parent ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import
-    os.umask(0o022)
-    order = _Order.model_validate_json(sys.stdin.readline())
+def _answer(line: str) -> dict[str, Any]:
+    """The index, or ``{"error": ...}``."""
+    order = _Order.model_validate_json(line)
     if order.keep is not None:
-        _give_way()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    said: dict[str, Any]
+        give_way()
     try:
-        said = make(load_bundle(order.bundle, order.digest), order).model_dump()
+        return make(load_bundle(order.bundle, order.digest), order).model_dump()
     except BundleError as error:
-        said = {"error": str(error), "is_self_test": isinstance(error, SelfTestError)}
+        return {"error": str(error), "is_self_test": isinstance(error, SelfTestError)}
     except OSError as error:
-        said = {"error": f"{error.filename or order.cache}: {error.strerror}"}
+        return {"error": f"{error.filename or order.cache}: {error.strerror}"}
     except Exception as error:  # the libraries raise many kinds
-        said = {"error": f"{order.bundle} can't be prepared: {error}"}
-    print(json.dumps(said))  # noqa: T201
+        return {"error": f"{order.bundle} can't be prepared: {error}"}
 
 
 if __name__ == "__main__":
-    main()
+    serve_one(_answer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,7 +78,7 @@ def time_threads(bundle: Bundle, laid_out: str) -> dict[int, float]:
     began, others = time.perf_counter(), _others_s()
     seconds: dict[int, float] = {}
     for threads in _choices():
-        seconds[threads] = round(_time(bundle, laid_out, threads), 4)
+        seconds[threads] = round(time_request(bundle, laid_out, threads), 4)
     processors_s = (time.perf_counter() - began) * usable_cores()
     return seconds if _others_s() - others <= _DISTURBED * processors_s else {}
 
@@ -134,16 +135,18 @@ def _logits(bundle: Bundle, graph: str) -> npt.NDArray[np.float64]:
     return np.concatenate(found)
 
 
-def _time(bundle: Bundle, laid_out: str, threads: int) -> float:
+def time_request(
+    bundle: Bundle, laid_out: str, threads: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds of a request, the least of a few."""
     model, taken = _load(bundle, laid_out, threads), []
     for _ in range(_ROUNDS):
         generator = _generator(model)
-        started = time.perf_counter()
+        started = clock()
         generator.append_tokens(_tokens(bundle, PROMPT_TOKENS))
         for _ in range(NEW_TOKENS):
             generator.generate_next_token()
-        taken.append(time.perf_counter() - started)
+        taken.append(clock() - started)
         del generator  # before its model
     return min(taken)
 

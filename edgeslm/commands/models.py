@@ -1,0 +1,159 @@
+"""``edgeslm models``: the bundles on this device, and which of them a node's models are."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm.commands.screen import Progress, say
+from edgeslm.errors import BundleError, EdgeslmError
+
+if TYPE_CHECKING:
+    from edgeslm.config import Config
+    from edgeslm.update.store import Store
+
+SUMMARY = "bring bundles onto this device, and switch a node's models to them"
+EXAMPLE = "edgeslm models stage config.yaml https://updates.plant.local/smollm2.tar.gz"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=summary, description=summary)
+        action.add_argument("config", type=Path, metavar="CONFIG")
+        action.add_argument("--json", action="store_true")
+        action.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+        return action
+
+    add("list", "the bundles on this device, and what each model is")
+    action = add("stage", "bring a bundle onto this device; no model changes")
+    action.add_argument("source", metavar="SOURCE", help="a folder, a .tar archive, or its https:// address")
+    action = add("activate", "have a model become a bundle of this device, after tests; on trial at first")
+    action.add_argument("model", metavar="MODEL")
+    action.add_argument("digest", metavar="DIGEST", help="of the bundle, or its first characters")
+    action = add("rollback", "have a model become what it was before")
+    action.add_argument("model", metavar="MODEL")
+    action = add("remove", "remove a bundle that no model is or may become again")
+    action.add_argument("digest", metavar="DIGEST")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from edgeslm.config import load_config
+    from edgeslm.update.store import Store
+
+    config = load_config(arguments.config)
+    store = Store(config.state_dir, config.node)
+    act = {"list": _list, "stage": _stage, "activate": _activate, "rollback": _rollback, "remove": _remove}
+    try:
+        said, text = act[arguments.action](arguments, config, store)
+    except OSError as error:
+        raise EdgeslmError(f"{error.filename or store.folder}: {error.strerror}") from None
+    say(json.dumps(said) if arguments.json else text)
+    return 0
+
+
+def _list(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:
+    from edgeslm.bundle import short_digest
+    from edgeslm.update.commands import describe, models_of
+
+    models, bundles = models_of(store, config), [describe(one) for one in store.bundles()]
+    lines = []
+    for name, model in models.items():
+        active = "what the configuration names"
+        if model["active"]:
+            active = short_digest(model["active"]) + (", on trial" if model["on_trial"] else "")
+        lines.append(f"{name}: {active}")
+    for one in bundles:
+        used = f"  used by {', '.join(one['used_by'])}" if one["used_by"] else ""
+        lines.append(f"  {short_digest(one['digest'])}  {one['bytes'] / 1e6:7.1f} MB  {one['name']}{used}")
+    return {"models": models, "bundles": bundles}, "\n".join(lines)
+
+
+def _stage(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:
+    from edgeslm.bundle import short_digest
+    from edgeslm.trust import Trust
+    from edgeslm.update.staging import Staging
+
+    with Progress() as progress:
+        staging = Staging(
+            store,
+            budget_bytes=config.updates.budget_bytes,
+            ca_file=config.updates.ca_file,
+            show=lambda done, of: progress.show(done, of or done, "staging"),
+        )
+        bundle = staging.bring(arguments.source)
+    trust = Trust(config.signing, config.state_dir)
+    trust.load(bundle.path)
+    asyncio.run(trust.check())
+    _give_to_owner(store)
+    said = {"bundle": bundle.manifest.name, "digest": bundle.digest, "path": str(bundle.path)}
+    return said, f"{bundle.manifest.name} is on this device: {short_digest(bundle.digest)}"
+
+
+def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:
+    from edgeslm.bundle import load_bundle, short_digest
+    from edgeslm.engine.smoke import smoke_test
+    from edgeslm.trust import Trust
+    from edgeslm.update.wishes import Wishes
+
+    name = _model(arguments.model, config)
+    bundle = store.find(arguments.digest)
+    wishes = Wishes(config.state_dir, config.node)
+    short = short_digest(bundle.digest)
+    if wishes.is_node_running:
+        outcome = wishes.ask("activate", name, bundle.digest)
+        if "error" in outcome:
+            raise BundleError(f"model {name} stays what it is: {outcome['error']}")
+        return outcome, f"model {name} is {short}, on trial for {config.updates.trial_s:g} s"
+    trust = Trust(config.signing, config.state_dir)
+    trusted = trust.load(bundle.path)
+    asyncio.run(trust.check())
+    base = load_bundle(config.models[name].bundle)
+    asyncio.run(smoke_test(trusted, beside=base, slowest=config.updates.slowest))
+    store.activate(name, base.digest, bundle.digest, on_trial=True)
+    _give_to_owner(store)
+    said = {"model": name, "digest": bundle.digest, "state": "ON_TRIAL"}
+    return said, f"model {name} will be {short} when the node starts, on trial"
+
+
+def _rollback(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:
+    from edgeslm.bundle import short_digest
+    from edgeslm.update.wishes import Wishes
+
+    name = _model(arguments.model, config)
+    wishes = Wishes(config.state_dir, config.node)
+    if wishes.is_node_running:
+        outcome = wishes.ask("rollback", name)
+        if "error" in outcome:
+            raise BundleError(f"model {name} stays what it is: {outcome['error']}")
+        digest = outcome["digest"]
+    else:
+        digest = store.roll_back(name)
+        _give_to_owner(store)
+    return {"model": name, "digest": digest}, f"model {name} is {short_digest(digest)} again"
+
+
+def _remove(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:
+    bundle = store.remove(arguments.digest)
+    return {"digest": bundle.digest}, f"{bundle.manifest.name} is removed"
+
+
+def _model(name: str, config: Config) -> str:
+    if name not in config.models:
+        known = ", ".join(config.models)
+        raise EdgeslmError(f"there is no model {name!r} in the configuration; there are: {known}")
+    return name
+
+
+def _give_to_owner(store: Store) -> None:
+    """What root brings belongs to the node's user, to whom the state folder does: it has to change it too."""
+    import os
+
+    owner = store.folder.parent.stat()
+    if os.geteuid() == 0 and owner.st_uid:
+        for path in (store.folder, *store.folder.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

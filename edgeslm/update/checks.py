@@ -1,0 +1,75 @@
+"""What a model that is to take over makes of messages whose answers are known, beside the one at work.
+
+The messages are those of the tasks' ``checks``. Both models get them, while requests are served, and the new
+one must get as many right: what no small model can do isn't held against it. A task without any is asked one
+thing all the same, whose answer doesn't matter: a model that crashes is found before it has anything to lose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from edgeslm.arrangement import Arrangement
+from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, RequestError
+from edgeslm.messages import LEAST_PRIORITY, Request
+from edgeslm.sections import Example
+
+log = logging.getLogger("edgeslm.update")
+
+_ANYTHING: Final = "Pump 3 is loud and its bearing is hot."
+
+
+async def check(model: str, old: Arrangement, new: Arrangement) -> None:
+    """:raises BundleError: the new model is worse, or crashes."""
+    right_before = right_now = asked = 0
+    for task in new.tasks_of(model):
+        examples = new.config.tasks[task].checks
+        if not examples:
+            await _answers(new, task, [Example(input=_ANYTHING, output="-")])
+            continue
+        asked += len(examples)
+        right_now += sum(await _answers(new, task, examples))
+        if task in old.tasks:
+            right_before += sum(await _answers(old, task, examples))
+    log.info("model %s: %d of %d checks are right, %d before", model, right_now, asked, right_before)
+    if right_now < right_before:
+        raise BundleError(
+            f"model {model}: {right_now} of {asked} checks are right, and {right_before} are now"
+        )
+
+
+async def _answers(arrangement: Arrangement, task: str, examples: Sequence[Example]) -> list[bool]:
+    """For each example, whether what is made of it is right."""
+    found = []
+    options = {"context": _ANYTHING} if arrangement.tasks[task].kind == "answer" else {}
+    for number, example in enumerate(examples):
+        request = Request(
+            task, example.input, f"check-{number}", "", options=options, priority=LEAST_PRIORITY
+        )
+        try:
+            async with asyncio.timeout(arrangement.config.limits.request_timeout_s):
+                with arrangement.in_use():
+                    result = await arrangement.run(request, None, None)
+        except TimeoutError:
+            raise BundleError(f"task {task}: a check wasn't done in time") from None
+        except (Poisoned, ModelUnavailable) as error:
+            raise BundleError(f"task {task}: the engine can't do a check: {error}") from None
+        except RequestError as error:
+            log.debug("a check of task %s: %s", task, error)
+            found.append(False)
+        else:
+            found.append(is_right(result.result or {}, example.output))
+    return found
+
+
+def is_right(result: Mapping[str, Any], wanted: Any) -> bool:
+    """Whether a result is what an example says: the label, all fields, or a text that holds its words."""
+    if isinstance(wanted, Mapping):
+        fields = result.get("fields", {})
+        return all(fields.get(name) == value for name, value in wanted.items())
+    if "label" in result:
+        return bool(result["label"] == wanted)
+    return str(wanted).casefold() in str(result.get("text", "")).casefold()

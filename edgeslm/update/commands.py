@@ -1,0 +1,98 @@
+"""The commands ``models/...`` over the bus: their arguments, and what of them a node does for others."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm.config import Config
+from edgeslm.control import only, text_argument
+from edgeslm.errors import InvalidRequest
+from edgeslm.update.staging import SCHEME
+from edgeslm.update.store import Store
+
+if TYPE_CHECKING:
+    from edgeslm.update.updater import Updater
+
+Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+def handlers_of(updater: Updater, store: Store, config: Callable[[], Config]) -> dict[str, Handler]:
+    """By name."""
+
+    async def list_all(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        only(arguments)
+        return {"bundles": [describe(one) for one in store.bundles()], "models": models_of(store, config())}
+
+    async def stage(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        only(arguments, "source")
+        source = text_argument(arguments, "source")
+        check_source(source, config().updates.sources)
+        bundle = await updater.bring(source)
+        return {"bundle": bundle.manifest.name, "digest": bundle.digest}
+
+    async def activate(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        only(arguments, "model", "digest")
+        bundle = store.find(text_argument(arguments, "digest"))
+        return (await updater.update(text_argument(arguments, "model"), bundle)).figures()
+
+    async def rollback(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        only(arguments, "model")
+        return {"digest": await updater.roll_back(text_argument(arguments, "model"))}
+
+    async def remove(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        only(arguments, "digest")
+        return {"digest": store.remove(text_argument(arguments, "digest")).digest}
+
+    return {
+        "models/list": list_all,
+        "models/stage": stage,
+        "models/activate": activate,
+        "models/rollback": rollback,
+        "models/remove": remove,
+    }
+
+
+def check_source(source: str, allowed: tuple[str, ...]) -> None:
+    """Whether somebody on the bus may have this brought here.
+
+    :raises InvalidRequest: it is below none of the ``allowed`` folders and addresses.
+    """
+    for start in allowed:
+        if start.startswith(SCHEME):
+            inside = source.startswith(start.rstrip("/") + "/") and "/../" not in source
+        else:
+            inside = "://" not in source and Path(source).resolve().is_relative_to(Path(start).resolve())
+        if inside:
+            return
+    raise InvalidRequest(f"{source[:200]}: not below any of updates.sources of this node's configuration")
+
+
+def describe(stored: Any) -> dict[str, Any]:
+    """A bundle of the store, for others; no path."""
+    manifest = stored.bundle.manifest
+    return {
+        "name": manifest.name,
+        "kind": manifest.kind,
+        "digest": stored.bundle.digest,
+        "bytes": stored.size_bytes,
+        "used_by": list(stored.used_by),
+    }
+
+
+def models_of(store: Store, config: Config) -> dict[str, Any]:
+    """What each model is by the record; a model that isn't in it is what the configuration names."""
+    found: dict[str, Any] = {}
+    for name in config.models:
+        entry = store.entry(name)
+        found[name] = (
+            {"active": None, "previous": None}
+            if entry is None
+            else {
+                "active": entry.active,
+                "previous": entry.previous,
+                "on_trial": entry.tries is not None,
+            }
+        )
+    return found

@@ -1,0 +1,85 @@
+"""A folder into which people and programs put bundles: what is in it for each model, once it is all there.
+
+``<folder>/<model>`` is a bundle's folder, ``<folder>/<model>.tar``, ``.tar.gz`` or ``.tar.xz`` an archive.
+Nothing tells when a copy is done, so an entry counts that was the same at two looks. Each is taken once, as
+long as it stays as it is. Blocking: called in a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from edgeslm.update.store import write_whole
+
+ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.xz")
+MOST_FILES: Final = 10_000
+
+
+class Incoming:
+    """:param record: where it is remembered what was taken."""
+
+    def __init__(self, folder: Path, record: Path) -> None:
+        self._folder = folder
+        self._record = record
+        self._last: dict[str, str] = {}
+        self.problem: str | None = None
+        """Why the folder can't be looked at, as a sentence."""
+
+    def look(self, models: Collection[str]) -> list[tuple[str, Path, str]]:
+        """What is new: the model, where its bundle is, and the mark to :meth:`take` it by."""
+        self.problem = None
+        present: dict[str, tuple[Path, str]] = {}
+        try:
+            for path in sorted(self._folder.iterdir()):
+                model = _model_of(path)
+                if model in models and (mark := _mark(path)) is not None:
+                    present[model] = (path, mark)
+        except OSError as error:
+            self.problem = f"The folder of new models {self._folder.name} can't be read: {error.strerror}."
+            return []
+        before, self._last = self._last, {model: mark for model, (_, mark) in present.items()}
+        taken = self._taken()
+        return [
+            (model, path, mark)
+            for model, (path, mark) in present.items()
+            if before.get(model) == mark and taken.get(model) != mark
+        ]
+
+    def take(self, model: str, mark: str) -> None:
+        """It isn't looked at again until it changes. :raises OSError: the disk."""
+        write_whole(self._record, {**self._taken(), model: mark})
+
+    def _taken(self) -> dict[str, str]:
+        try:
+            found = json.loads(self._record.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _model_of(path: Path) -> str:
+    for ending in ENDINGS:
+        if path.name.endswith(ending):
+            return path.name.removesuffix(ending)
+    return path.name
+
+
+def _mark(path: Path) -> str | None:
+    """What changes when anything in it does; None of what isn't a bundle yet."""
+    if path.is_dir():
+        if not (path / "manifest.json").is_file():
+            return None
+        files = sorted(file for file in path.rglob("*") if file.is_file())[:MOST_FILES]
+    elif path.is_file() and path.name.endswith(ENDINGS):
+        files = [path]
+    else:
+        return None
+    seen = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        seen.update(f"{file.relative_to(path.parent)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return seen.hexdigest()

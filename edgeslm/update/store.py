@@ -1,0 +1,283 @@
+"""Bundles that were brought onto this device, and which of them a node's models are now.
+
+A bundle is a folder below ``<state_dir>/bundles`` by its name and digest; it is there whole or not at all.
+Which one is at work stands in a record of the node beside them, replaced in one step: after a power cut it is
+the old one or the new one. The configuration stays what the user wrote; a bundle that it names anew goes
+first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgeslm.bundle import Bundle, load_bundle, verify_bundle
+from edgeslm.errors import BundleError
+from edgeslm.ownership import is_ours
+from edgeslm.sections import Config
+
+log = logging.getLogger("edgeslm.update")
+
+FOLDER: Final = "bundles"
+DRAFT: Final = ".draft-"
+MOST_TRIES: Final = 2
+"""Starts that a model on trial may take: one more, and the node has ended in each of them."""
+
+
+class Entry(BaseModel):
+    """What a model is now instead of the bundle ``base`` that the configuration names; digests.
+
+    ``tries`` counts the starts of a model on trial; None once it was found good.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str
+    active: str
+    previous: str | None = None
+    tries: int | None = None
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = Field(default=1, ge=1, le=1)
+    models: dict[str, Entry] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A bundle in the store; ``used_by`` are the models of this node whose entry names it."""
+
+    bundle: Bundle
+    used_by: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(entry.bytes for entry in self.bundle.manifest.files)
+
+
+class Store:
+    """The bundles of a state folder, with the record of one node."""
+
+    def __init__(self, state_dir: Path, node: str) -> None:
+        self.folder = state_dir / FOLDER
+        self._file = self.folder / f"active-{node}.json"
+        self.problems: dict[str, str] = {}
+        """Why a model isn't the bundle that the record names, as a sentence."""
+
+    # What is there
+
+    def bundles(self) -> list[Stored]:
+        """All whole ones, by name."""
+        entries = self._read().models
+        found = []
+        for folder in sorted(self.folder.glob("*-*")):
+            with contextlib.suppress(BundleError):
+                bundle = load_bundle(folder) if folder.is_dir() else None
+                if bundle is not None:
+                    users = [
+                        name for name, one in entries.items() if bundle.digest in (one.active, one.previous)
+                    ]
+                    found.append(Stored(bundle, tuple(users)))
+        return found
+
+    def find(self, digest: str) -> Bundle:
+        """By its digest, or the beginning of it. :raises BundleError: there is none, or there are several."""
+        start = digest.removeprefix("sha256:")
+        hits = [
+            one.bundle
+            for one in self.bundles()
+            if one.bundle.digest.removeprefix("sha256:").startswith(start)
+        ]
+        if len(hits) != 1 or len(start) < 4:
+            what = "no bundle" if not hits else "more than one bundle"
+            raise BundleError(f"{what} on this device has the digest {digest}")
+        return hits[0]
+
+    def entry(self, model: str) -> Entry | None:
+        return self._read().models.get(model)
+
+    def settled(self, config: Config) -> Config:
+        """The configuration with the bundles that its models are now. What can't be used is passed over."""
+        self.problems.clear()
+        models = dict(config.models)
+        for name, entry in self._read().models.items():
+            if name not in models:
+                continue
+            base = _digest(models[name].bundle)
+            if base is not None and base != entry.base:
+                log.info("model %s: the configuration names another bundle now, which goes first", name)
+                continue
+            for digest in (entry.active, entry.previous):
+                if digest is None or digest == entry.base:
+                    break
+                try:
+                    models[name] = models[name].model_copy(update={"bundle": self.find(digest).path})
+                    break
+                except BundleError as error:
+                    self.problems[name] = f"Model {name} is not the bundle that it was switched to: {error}."
+                    log.error("model %s: %s", name, error)
+        return config.model_copy(update={"models": models})
+
+    # What comes and goes
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[Path]:
+        """A new folder to bring a bundle into; gone afterwards. :raises OSError: what the disk says."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = self.folder / f"{DRAFT}{secrets.token_hex(4)}"
+        folder.mkdir(mode=0o755)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def add(self, folder: Path) -> Bundle:
+        """Takes in a bundle from a draft, once all of it is on the disk.
+
+        :raises BundleError: a file is missing or damaged. :raises OSError: what the disk says.
+        """
+        bundle = load_bundle(folder)
+        verify_bundle(bundle)
+        plain = re.sub(r"[^A-Za-z0-9._]+", "-", bundle.manifest.name).strip("-.")[:80] or "bundle"
+        target = self.folder / f"{plain}-{bundle.digest.removeprefix('sha256:')[:16]}"
+        if target.is_dir():
+            with contextlib.suppress(BundleError):
+                present = load_bundle(target, bundle.digest)
+                verify_bundle(present)
+                return present
+            target.rename(folder.with_name(f"{DRAFT}{secrets.token_hex(4)}"))  # a damaged one goes
+        for file in (*folder.rglob("*"), folder):
+            _sync(file)
+        folder.rename(target)
+        _sync(self.folder)
+        return load_bundle(target, bundle.digest)
+
+    def remove(self, digest: str) -> Bundle:
+        """:raises BundleError: there is none, or a model is it, or may become it again."""
+        bundle = self.find(digest)
+        users = next(one.used_by for one in self.bundles() if one.bundle.digest == bundle.digest)
+        if users:
+            raise BundleError(f"{bundle.path.name} is in use by model {', '.join(users)}")
+        gone = bundle.path.with_name(f"{DRAFT}{secrets.token_hex(4)}")
+        bundle.path.rename(gone)  # never half of one under its name
+        shutil.rmtree(gone, ignore_errors=True)
+        return bundle
+
+    def clear(self) -> None:
+        """Removes what was left of a run that was killed."""
+        for folder in self.folder.glob(f"{DRAFT}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # What is at work
+
+    def activate(self, model: str, base: str, digest: str, *, on_trial: bool) -> None:
+        """:param base: digest of the bundle that the configuration names. :raises OSError: the disk."""
+        before = self.entry(model)
+        previous = before.active if before is not None and before.base == base else base
+        self._put(model, Entry(base=base, active=digest, previous=previous, tries=0 if on_trial else None))
+
+    def prove(self, model: str) -> None:
+        """Ends the trial of a model well."""
+        entry = self.entry(model)
+        if entry is not None:
+            self._put(model, entry.model_copy(update={"tries": None}))
+
+    def roll_back(self, model: str) -> str:
+        """To what it was before. :return: its digest. :raises BundleError: there is nothing to go back to."""
+        entry = self.entry(model)
+        if entry is None or entry.previous is None:
+            raise BundleError(f"model {model} has nothing to go back to")
+        back = (
+            None
+            if entry.previous == entry.base
+            else entry.model_copy(update={"active": entry.previous, "previous": None, "tries": None})
+        )
+        self._put(model, back)
+        return entry.previous
+
+    def restore(self, model: str, entry: Entry | None) -> None:
+        """After a switch that was not made."""
+        self._put(model, entry)
+
+    def begin_start(self) -> list[str]:
+        """Counts a start for all models on trial, and takes back those that had too many.
+
+        :return: names of those that were taken back.
+        """
+        gone = []
+        for name, entry in self._read().models.items():
+            if entry.tries is None:
+                continue
+            if entry.tries >= MOST_TRIES:
+                self.roll_back(name)
+                gone.append(name)
+            else:
+                self._put(name, entry.model_copy(update={"tries": entry.tries + 1}))
+        return gone
+
+    @property
+    def on_trial(self) -> list[str]:
+        return [name for name, entry in self._read().models.items() if entry.tries is not None]
+
+    def _put(self, model: str, entry: Entry | None) -> None:
+        models: Mapping[str, Entry] = self._read().models
+        kept = {name: one for name, one in models.items() if name != model}
+        write_whole(
+            self._file, _Record(models=kept if entry is None else {**kept, model: entry}).model_dump()
+        )
+
+    def _read(self) -> _Record:
+        try:
+            with self._file.open("rb") as stream:
+                if not is_ours(os.fstat(stream.fileno())):
+                    log.warning("%s can be written by others and is not believed", self._file)
+                    return _Record()
+                return _Record.model_validate_json(stream.read())
+        except FileNotFoundError:
+            return _Record()
+        except (OSError, ValidationError) as error:
+            log.error("%s can't be read, so models are what the configuration names: %s", self._file, error)
+            return _Record()
+
+
+def write_whole(file: Path, value: object) -> None:
+    """Replaces a JSON file in one step that outlives a power cut. :raises OSError: the disk."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w") as stream:
+            json.dump(value, stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync(file.parent)
+
+
+def _digest(bundle: Path) -> str | None:
+    try:
+        return load_bundle(Path(bundle)).digest
+    except BundleError:
+        return None
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,337 @@
+"""A model of a running node becomes another bundle, and goes back by itself if that was a mistake.
+
+::
+
+    bring -> verify, signature -> prepare -> smoke test -> checks -> switch -> trial -> proved
+      |           |                              |           |         |        |
+      +-----------+------------------------------+-----------+         +--------+--> taken back
+
+Until the switch the model at work serves as if nothing was. What is to be the model stands on the disk before
+the switch, on trial: a node that ends meanwhile goes on with the trial, and after two such ends with the old
+one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from edgeslm.bundle import Bundle, load_bundle
+from edgeslm.config import Config
+from edgeslm.engine.prepare import prepare
+from edgeslm.engine.smoke import smoke_test
+from edgeslm.errors import BundleError, Busy, EdgeslmError, InvalidRequest, SelfTestError
+from edgeslm.observe.health import Meter
+from edgeslm.operating import Operating
+from edgeslm.service import Service
+from edgeslm.trust import Trust
+from edgeslm.update.checks import check
+from edgeslm.update.incoming import Incoming
+from edgeslm.update.staging import Staging
+from edgeslm.update.store import Store
+from edgeslm.update.wishes import Wish, Wishes
+
+log = logging.getLogger("edgeslm.update")
+
+State = Literal["IN_PROGRESS", "ON_TRIAL", "SUCCEEDED", "REJECTED", "FAILED"]
+"""As jobs of device fleets name them; rejected is what never served, failed what was taken back."""
+
+LOOK_EVERY_S: Final = 1.0
+FOLDER_EVERY_S: Final = 5.0
+MOST_ENDS: Final = 2
+"""Times that the engine of a model on trial may end by itself; then it is taken back."""
+BAD: Final = frozenset({"internal", "poisoned", "model_unavailable", "timeout", "no_memory"})
+"""Results that a model may be the cause of."""
+FEWEST_BAD: Final = 3
+MOST_BAD: Final = 0.2
+"""Share of bad results of a model on trial that is too much, if it is more than twice that before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How far an update of a model has come; ``why`` it went wrong, in a sentence."""
+
+    state: State
+    step: str
+    bundle: str
+    digest: str
+    why: str = ""
+
+    def figures(self) -> dict[str, str]:
+        found = {"state": self.state, "step": self.step, "bundle": self.bundle, "digest": self.digest}
+        return {**found, **({"why": self.why} if self.why else {})}
+
+
+@dataclass(slots=True)
+class _Trial:
+    """What was counted when it began: ends of the engine, results by code; ``usual`` share of bad ones."""
+
+    began: float
+    ends: int
+    results: Mapping[str, int]
+    usual: float
+
+
+class Updater:
+    """Updates of a node's models, one at a time. ``on_change`` is called when one has come any further."""
+
+    def __init__(
+        self,
+        store: Store,
+        operating: Operating,
+        service: Service,
+        meter: Meter,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+        smoke: Callable[..., Awaitable[object]] = smoke_test,
+        make_ready: Callable[..., Awaitable[object]] = prepare,
+    ) -> None:
+        self._store = store
+        self._operating = operating
+        self._service = service
+        self._meter = meter
+        self._on_change = on_change
+        self._smoke = smoke
+        self._make_ready = make_ready
+        self._alone = asyncio.Lock()
+        self._trials: dict[str, _Trial] = {}
+        self._stop = threading.Event()
+        self.outcomes: dict[str, Outcome] = {}
+        """Of the last update of each model."""
+
+    @property
+    def problems(self) -> list[str]:
+        """What a person should know of, in sentences."""
+        wrong = [
+            f"Model {name} did not become {one.bundle}: {one.why}."
+            for name, one in self.outcomes.items()
+            if one.state in ("REJECTED", "FAILED")
+        ]
+        return [*wrong, *self._store.problems.values()]
+
+    @property
+    def handlers(self) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]]:
+        """Of the commands over the bus, by their names."""
+        from edgeslm.update.commands import handlers_of
+
+        return handlers_of(self, self._store, lambda: self._config)
+
+    @property
+    def _config(self) -> Config:
+        return self._operating.config
+
+    def close(self) -> None:
+        """Has what runs in other threads end soon."""
+        self._stop.set()
+
+    async def run(self, wishes: Wishes) -> None:
+        """Until cancelled: watches models on trial, the folder of new ones, and for ``edgeslm models``."""
+        incoming: Incoming | None = None
+        if (folder := self._config.updates.watch) is not None:
+            incoming = Incoming(folder, self._store.folder / f"taken-{self._config.node}.json")
+        for name in self._store.on_trial:
+            self._begin_trial(name)
+        looked = 0.0
+        with wishes.running():
+            while True:
+                await asyncio.sleep(LOOK_EVERY_S)
+                for name in list(self._trials):
+                    await self._look_at_trial(name)
+                if (wish := await asyncio.to_thread(wishes.next)) is not None:
+                    await self._grant(wish, wishes)
+                if incoming is not None and time.monotonic() - looked >= FOLDER_EVERY_S:
+                    looked = time.monotonic()
+                    await self._take_in(incoming)
+
+    async def bring(self, source: str) -> Bundle:
+        """Brings a bundle onto this device; nothing else happens to it.
+
+        :raises BundleError: see :class:`Staging`.
+        """
+        updates = self._config.updates
+        staging = Staging(
+            self._store, budget_bytes=updates.budget_bytes, ca_file=updates.ca_file, stop=self._stop
+        )
+        return await asyncio.to_thread(staging.bring, source)
+
+    async def update(self, model: str, bundle: Bundle) -> Outcome:
+        """Has a model become a bundle of the store. Returns when it serves, on trial.
+
+        :raises InvalidRequest: there is no such model.
+        :raises Busy: another update is being made.
+        :raises EdgeslmError: why it does not; the model is what it was.
+        """
+        if model not in self._config.models:
+            raise InvalidRequest(f"there is no model {model!r} here")
+        if self._alone.locked():
+            raise Busy("another update is being made; try again later")
+        async with self._alone:
+            try:
+                return await self._update(model, bundle)
+            except EdgeslmError as error:
+                self._note(model, "REJECTED", bundle, str(error).partition("\n")[0].rstrip("."))
+                raise
+            except OSError as error:
+                self._note(model, "REJECTED", bundle, f"the disk: {error.strerror}")
+                raise BundleError(f"{self._store.folder}: {error.strerror}") from None
+
+    async def _update(self, model: str, bundle: Bundle) -> Outcome:
+        present = self._service.models.bundle(model)
+        if bundle.digest == present.digest:
+            raise InvalidRequest(f"model {model} is this bundle already")
+        self._note(model, "IN_PROGRESS", bundle, step="verifying")
+        trust = Trust(self._config.signing, self._config.state_dir)
+        trusted = trust.load(bundle.path)
+        await trust.check()
+        await self._prepare(model, trusted)
+        self._note(model, "IN_PROGRESS", bundle, step="testing")
+        graph = self._service.models.graph(model)
+        takes_adapters = graph is not None and graph == present.manifest.graphs.adapters
+        await self._smoke(
+            trusted, beside=present, adapters=takes_adapters, slowest=self._config.updates.slowest
+        )
+        self._note(model, "IN_PROGRESS", bundle, step="switching")
+        base = await asyncio.to_thread(load_bundle, self._config.models[model].bundle)
+        before = self._store.entry(model)
+        self._store.activate(model, base.digest, bundle.digest, on_trial=True)
+        try:
+            await self._operating.serve(self._config, check=functools.partial(check, model))
+        except BaseException:
+            self._store.restore(model, before)
+            raise
+        self._begin_trial(model)
+        return self._note(model, "ON_TRIAL", bundle, step="watching")
+
+    async def roll_back(self, model: str, why: str = "") -> str:
+        """Back to what it was before. :return: digest of what serves now.
+
+        :raises BundleError: there is nothing to go back to, or that can't be loaded.
+        """
+        if model not in self._config.models:
+            raise InvalidRequest(f"there is no model {model!r} here")
+        async with self._alone:
+            bundle = self._service.models.bundle(model)
+            self._trials.pop(model, None)
+            entry = self._store.entry(model)
+            digest = self._store.roll_back(model)
+            try:
+                await self._operating.serve(self._config)
+            except EdgeslmError:
+                self._store.restore(model, entry)
+                raise
+            if why:
+                log.error("model %s is taken back from %s: %s", model, bundle.path.name, why)
+                self._note(model, "FAILED", bundle, why)
+            else:
+                self.outcomes.pop(model, None)
+            self._on_change()
+            return digest
+
+    async def _prepare(self, model: str, bundle: Bundle) -> None:
+        """Laid out for this machine now rather than when it serves, if there is room for it."""
+        if bundle.manifest.model_kind != "decoder" or self._config.prepare != "auto":
+            return
+        graph = self._service.models.graph(model)
+        own = bundle.manifest.graphs
+        wanted = (
+            own.adapters
+            if graph == self._service.models.bundle(model).manifest.graphs.adapters
+            else own.generate
+        )
+        if wanted is None:
+            return
+        self._note(model, "IN_PROGRESS", bundle, step="preparing")
+        keep = [self._service.models.bundle(name).digest for name in self._service.models.names]
+        try:
+            await self._make_ready(
+                bundle, wanted, self._config.state_dir, unasked=True, keep=[*keep, bundle.digest]
+            )
+        except SelfTestError:
+            raise
+        except (EdgeslmError, OSError, ValueError) as error:
+            log.warning("%s is not prepared before it serves: %s", bundle.path, error)
+
+    def _note(self, model: str, state: State, bundle: Bundle, why: str = "", *, step: str = "") -> Outcome:
+        before = self.outcomes.get(model)
+        step = step or (before.step if before is not None else "")
+        outcome = Outcome(state, step, bundle.manifest.name, bundle.digest, why)
+        self.outcomes[model] = outcome
+        log.info("model %s, %s: %s, %s %s", model, bundle.manifest.name, state, step, why)
+        self._on_change()
+        return outcome
+
+    # Trials
+
+    def _begin_trial(self, model: str) -> None:
+        counts = dict(self._meter.statuses)
+        total, bad = sum(counts.values()), sum(counts.get(code, 0) for code in BAD)
+        ends = self._service.models.losses.get(model, 0)
+        self._trials[model] = _Trial(time.monotonic(), ends, counts, bad / total if total else 0.0)
+
+    async def _look_at_trial(self, model: str) -> None:
+        trial = self._trials[model]
+        if model not in self._service.models.names:
+            del self._trials[model]
+            return
+        why = self._why_bad(model, trial)
+        if why:
+            with contextlib.suppress(EdgeslmError):  # then it is as it is, and the alert says so
+                await self.roll_back(model, why)
+        elif time.monotonic() - trial.began >= self._config.updates.trial_s:
+            del self._trials[model]
+            self._store.prove(model)
+            self._note(model, "SUCCEEDED", self._service.models.bundle(model), step="done")
+
+    def _why_bad(self, model: str, trial: _Trial) -> str:
+        ends = self._service.models.losses.get(model, 0) - trial.ends
+        if ends >= MOST_ENDS:
+            return f"its engine ended {ends} times by itself"
+        now = self._meter.statuses
+        total = sum(now.values()) - sum(trial.results.values())
+        bad = sum(now[code] - trial.results.get(code, 0) for code in BAD)
+        if bad >= FEWEST_BAD and bad / total > max(MOST_BAD, 2 * trial.usual):
+            return f"{bad} of {total} requests failed"
+        return ""
+
+    # What others want
+
+    async def _grant(self, wish: Wish, wishes: Wishes) -> None:
+        outcome: dict[str, Any]
+        try:
+            if wish.action == "rollback":
+                outcome = {"digest": await self.roll_back(wish.model)}
+            else:
+                done = await self.update(wish.model, self._store.find(wish.digest or ""))
+                outcome = done.figures()
+        except EdgeslmError as error:
+            outcome = {"error": str(error)}
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(wishes.tell, wish, outcome)
+
+    async def _take_in(self, incoming: Incoming) -> None:
+        for model, path, mark in await asyncio.to_thread(incoming.look, self._config.models.keys()):
+            try:
+                incoming.take(model, mark)  # before: what ends the node must not do so again
+                await self.update(model, await self.bring(str(path)))
+            except Busy:
+                continue
+            except InvalidRequest as error:
+                log.info("%s: %s", path, error)
+            except (EdgeslmError, OSError) as error:
+                log.error("%s is not taken up: %s", path, error)
+                if model not in self.outcomes or self.outcomes[model].state != "REJECTED":
+                    self.outcomes[model] = Outcome(
+                        "REJECTED", "staging", path.name, "", str(error).rstrip(".")
+                    )
+                    self._on_change()
+
+    def note_taken_back(self, model: str, why: str) -> None:
+        """What a start did before there was anybody to tell."""
+        self.outcomes[model] = Outcome("FAILED", "starting", "what it was switched to", "", why)
