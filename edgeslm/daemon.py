@@ -170,10 +170,14 @@ class Daemon:
             corrections=Corrections(FeedbackStore(config.state_dir), lambda: service.tasks, self.meter.drop),
         )
         self._store = store or Store(config.state_dir, config.node)
+        self._set_up_operating(path)
+
+    def _set_up_operating(self, path: Path | None) -> None:
+        config = self.config
         self.operating = Operating(
             path,
             config,
-            service,
+            self.service,
             self._pipeline,
             self._bus,
             self.manager,
@@ -183,7 +187,7 @@ class Daemon:
             on_change=self._taken_up,
         )
         self.updater = Updater(
-            self._store, self.operating, service, self.meter, on_change=self._announce_health
+            self._store, self.operating, self.service, self.meter, on_change=self._announce_health
         )
         handlers = {**self.operating.handlers, **self.updater.handlers}
         self._control = Control(self._bus, self.topics, config.control.allow, handlers)
@@ -349,10 +353,7 @@ class Daemon:
 
     def _announce_info(self) -> None:
         if self._bus.connected:  # else it is announced on the next connect
-            self._announce(
-                self.topics.info,
-                encode_document(self.info()),
-            )
+            self._announce(self.topics.info, encode_document(self.info()))
 
     def _announce_health(self) -> None:
         if self._bus.connected:
