@@ -204,7 +204,7 @@ def test_every_python_block_about_documents_compiles(block: str) -> None:
 
 def test_there_are_example_files() -> None:
     assert [file.name for file in EXAMPLES] == [
-        *("home-assistant.yaml", "manuals.yaml", "press-hall.yaml", "sensors.yaml")
+        *("first.yaml", "home-assistant.yaml", "manuals.yaml", "press-hall.yaml", "sensors.yaml")
     ]
 
 

@@ -1,0 +1,319 @@
+#!/bin/sh
+# Installs edgeslm as a service of this machine, or brings an installed one up to date. Run again, it changes nothing
+# that is as it should be. When it fails, or the power goes, everything becomes as it was before.
+#
+#   sudo firmware-config/install.sh [WHEEL | FOLDER | REQUIREMENT]   default: the clone that this file is in
+#     --bundles DIR    copies the bundles in DIR to /var/lib/edgeslm/bundles, and starts the service
+#     --uninstall      removes program and service; configuration, state and user stay
+#     --purge          removes those too
+#     --root DIR       works on the system below DIR, which doesn't run
+#
+#   EDGESLM_PYTHON     the Python to use (default: the first of python3, python3.13 ... that will do)
+#   Settings of pip hold too: PIP_INDEX_URL, PIP_FIND_LINKS ...
+set -eu
+umask 022
+
+here=$(cd "$(dirname "$0")" && pwd)
+minimum=3.11
+action=install
+root=
+source=
+bundles=
+
+say() { printf 'install: %s\n' "$*"; }
+
+fail() {
+    printf 'install: %s\n' "$*" >&2
+    exit 1
+}
+
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
+
+while [ $# -gt 0 ]; do
+    case $1 in
+        --root | --bundles)
+            { [ $# -gt 1 ] && [ -d "$2" ]; } || fail "$1 needs a folder that exists"
+            path=$(cd "$2" && pwd)
+            if [ "$1" = --root ]; then root=${path%/}; else bundles=$path; fi
+            shift
+            ;;
+        --uninstall) action=uninstall ;;
+        --purge) action=purge ;;
+        -h | --help) usage && exit 0 ;;
+        -*) usage >&2 && exit 2 ;;
+        *) source=$1 ;;
+    esac
+    shift
+done
+
+program=$root/opt/edgeslm
+command=$root/usr/local/bin/edgeslm
+lib=$root/usr/local/lib
+etc=$root/etc/edgeslm
+state=$root/var/lib/edgeslm
+aside=$root/var/lib/.edgeslm-install # what is replaced lies here until all has gone well; `list` says what is whose
+
+runs() { [ -z "$root" ] && [ -d /run/systemd/system ]; } # there is a systemd to talk to
+
+ctl() { systemctl --quiet ${root:+"--root=$root"} "$@"; }
+
+# --- Everything is written down before it is changed ---------------------------------------------------------
+
+note() { printf '%s\n' "$*" >>"$aside/list"; } # KIND NUMBER PATH
+
+put_aside() { # the file or folder $1, which is going to be made anew
+    number=$((number + 1))
+    if [ -e "$1" ] || [ -L "$1" ]; then
+        note kept $number "$1"
+        mv "$1" "$aside/$number"
+    else
+        note new $number "$1"
+    fi
+}
+
+make_folder() {
+    if [ -d "${1:-/}" ]; then return 0; fi
+    make_folder "${1%/*}"
+    note folder 0 "$1"
+    mkdir "$1"
+}
+
+remove_user() { # whether userdel takes the group too depends on the system's login.defs
+    if grep -q '^edgeslm:' "$root/etc/passwd" 2>/dev/null; then userdel ${root:+--prefix "$root"} edgeslm; fi
+    if grep -q '^edgeslm:' "$root/etc/group" 2>/dev/null; then groupdel ${root:+--prefix "$root"} edgeslm; fi
+}
+
+undo() { # the last first; nothing here may stop it
+    tac "$aside/list" | while read -r kind nth path; do
+        case $kind in
+            new) rm -rf "$path" ;;
+            kept) if [ -e "$aside/$nth" ] || [ -L "$aside/$nth" ]; then rm -rf "$path" && mv "$aside/$nth" "$path"; fi ;;
+            folder) rmdir "$path" ;;
+            user) remove_user ;;
+            enabled) ctl disable edgeslm.service ;;
+            disabled) ctl enable edgeslm.service ;;
+            running) if [ -e "$aside/disturbed" ] && runs; then ctl daemon-reload && ctl restart "$path"; fi ;;
+        esac || say "could not undo: $kind $path" >&2
+    done
+    rm -rf "$aside"
+}
+
+ended() {
+    status=$?
+    trap - EXIT INT TERM HUP
+    if [ -e "$aside/list" ]; then
+        say "it failed; undoing what was done" >&2
+        set +e
+        undo
+    fi
+    rm -rf "$aside"
+    exit $status
+}
+
+# --- Checks ----------------------------------------------------------------------------------------------------
+
+check_system() {
+    [ -n "$root" ] || [ "$(id -u)" = 0 ] || fail "run it as root: sudo $0"
+    for tool in systemctl systemd-sysusers systemd-tmpfiles userdel; do
+        command -v $tool >/dev/null || fail "$tool is missing; this needs a system with systemd"
+    done
+}
+
+choose_python() {
+    test='import ensurepip, sys, venv
+old = sys.version_info < tuple(int(part) for part in sys.argv[1].split("."))
+sys.exit(old or sys.maxsize < 2**32 or sys.base_prefix.startswith(("/home/", "/root")))' # the service sees no homes
+    for python in ${EDGESLM_PYTHON:-python3 /usr/bin/python3 python3.13 python3.12 python3.11}; do
+        if "$python" -c "$test" $minimum 2>/dev/null; then return 0; fi
+    done
+    fail "a 64-bit Python $minimum or newer with venv is needed, outside of homes: apt-get install python3-venv"
+}
+
+choose_source() {
+    if [ -z "$source" ] && [ -e "$here/../pyproject.toml" ]; then source=$here/..; fi
+    source=${source:-edgeslm}
+    if [ -e "$source" ]; then source=$(cd "$(dirname "$source")" && pwd)/$(basename "$source"); fi
+}
+
+stamp_of_source() { # what would be installed; nothing where only the index knows
+    if [ -d "$source" ]; then
+        (cd "$source" && find pyproject.toml edgeslm export firmware-config -type f ! -name '*.pyc' -exec sha256sum {} + | LC_ALL=C sort)
+    elif [ -e "$source" ]; then
+        cat "$source"
+    else
+        return 0
+    fi | { cat && "$python" -c 'import sys; print(sys.version)'; } | sha256sum
+}
+
+# --- Steps -----------------------------------------------------------------------------------------------------
+
+install_program() { # a new virtual environment beside the one that is in use, which then takes its place
+    stamp=$(stamp_of_source)
+    if [ "$(cat "$program/installed-from" 2>/dev/null)" = "${stamp:-unknown}" ]; then
+        say "the program is up to date"
+        return 0
+    fi
+    say "installing $source"
+    make_folder "$root/opt"
+    put_aside "$program.new" # of a run that was killed
+    "$python" -m venv "$program.new"
+    if [ -d "$source" ]; then # pip would build it where it stands, and take what an earlier build left there
+        mkdir "$aside/source"
+        for part in pyproject.toml README.md LICENSE edgeslm export firmware-config; do
+            cp -R "$source/$part" "$aside/source"
+        done
+        source=$aside/source
+    fi
+    "$program.new/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$source"
+    # Its scripts name the folder they were made in.
+    find "$program.new/bin" "$program.new/pyvenv.cfg" -type f -exec sed -i "s|$program.new|/opt/edgeslm|g" {} +
+    echo "$stamp" >"$program.new/installed-from"
+    "$program.new/bin/python" -m edgeslm --version >/dev/null || fail "the program that was installed doesn't start"
+    put_aside "$program"
+    mv "$program.new" "$program"
+}
+
+install_file() { # $1 as $2, where it isn't that already
+    if cmp -s "$1" "$2"; then return 0; fi
+    make_folder "${2%/*}"
+    put_aside "$2"
+    cp -P "$1" "$2"
+}
+
+files() { # "FROM TO" of each file that is installed
+    for unit in edgeslm.service edgeslm@.service; do
+        echo "$unit $lib/systemd/system/$unit"
+        echo "$unit.d/10-edgeslm.conf $lib/systemd/system/$unit.d/10-edgeslm.conf"
+    done
+    echo "edgeslm.sysusers $lib/sysusers.d/edgeslm.conf"
+    echo "edgeslm.tmpfiles $lib/tmpfiles.d/edgeslm.conf"
+}
+
+install_files() {
+    files >"$aside/files"
+    while read -r from to; do install_file "$here/systemd/$from" "$to"; done <"$aside/files"
+    if [ "$(readlink "$command")" != /opt/edgeslm/bin/edgeslm ]; then
+        make_folder "${command%/*}"
+        put_aside "$command"
+        ln -s /opt/edgeslm/bin/edgeslm "$command"
+    fi
+}
+
+make_user_and_folders() {
+    if ! grep -q '^edgeslm:' "$root/etc/passwd" 2>/dev/null; then
+        note user 0 edgeslm
+        systemd-sysusers ${root:+"--root=$root"} - <"$here/systemd/edgeslm.sysusers"
+    fi
+    for folder in "$etc" "$etc/credentials" "$state" "$state/bundles"; do make_folder "$folder"; done
+    systemd-tmpfiles ${root:+"--root=$root"} --create - <"$here/systemd/edgeslm.tmpfiles"
+}
+
+install_bundles() {
+    for bundle in "$bundles"/*/manifest.json; do
+        [ -e "$bundle" ] || fail "$bundles: no bundle in it"
+        folder=${bundle%/manifest.json}
+        if diff -rq "$folder" "$state/bundles/${folder##*/}" >/dev/null 2>&1; then continue; fi
+        put_aside "$state/bundles/${folder##*/}"
+        cp -R "$folder" "$state/bundles/"
+        chmod -R u=rwX,go=rX "$state/bundles/${folder##*/}"
+    done
+}
+
+install_configuration() {
+    if [ -e "$etc/edgeslm.yaml" ]; then
+        if [ -z "$root" ]; then "$command" check "$etc/edgeslm.yaml" >/dev/null; fi # the new version may know more mistakes
+    else
+        install_file "$here/examples/first.yaml" "$etc/edgeslm.yaml"
+    fi
+}
+
+active_nodes() {
+    if runs; then systemctl list-units --plain --no-legend --state=active,activating 'edgeslm.service' 'edgeslm@*.service'; fi |
+        while read -r unit rest; do echo "$unit"; done
+}
+
+start_service() {
+    if [ -n "$first" ]; then
+        make_folder "$root/etc/systemd/system/multi-user.target.wants"
+        note enabled 0 edgeslm.service
+        ctl enable edgeslm.service
+    fi
+    if [ $number = 0 ] || ! runs; then return 0; fi
+    : >"$aside/disturbed"
+    ctl daemon-reload
+    for unit in $nodes ${bundles:+edgeslm.service}; do ctl restart "$unit"; done
+}
+
+install_all() {
+    choose_python
+    choose_source
+    first=
+    if [ ! -e "$lib/systemd/system/edgeslm.service" ]; then first=1; fi
+    install_program
+    install_files
+    make_user_and_folders
+    if [ -n "$bundles" ]; then install_bundles; fi
+    install_configuration
+    start_service
+}
+
+remove_all() {
+    if runs; then
+        : >"$aside/disturbed"
+        for unit in $nodes; do ctl stop "$unit"; done
+    fi
+    if [ -e "$lib/systemd/system/edgeslm.service" ]; then
+        if ctl is-enabled edgeslm.service >/dev/null; then note disabled 0 edgeslm.service; fi
+        ctl disable edgeslm.service
+    fi
+    files >"$aside/files"
+    while read -r from to; do put_aside "$to"; done <"$aside/files"
+    put_aside "$command"
+    put_aside "$program"
+    if [ $action = purge ]; then
+        put_aside "$etc"
+        put_aside "$state"
+        remove_user
+    fi
+}
+
+# --- The way of a run --------------------------------------------------------------------------------------------
+
+check_system
+if [ -e "$aside/list" ]; then
+    say "the last run was cut short; undoing what it did"
+    set +e
+    undo
+    set -e
+fi
+rm -rf "$aside"
+number=0
+nodes=$(active_nodes)
+trap ended EXIT
+trap 'exit 130' INT TERM HUP
+mkdir "$aside"
+: >"$aside/list"
+for unit in $nodes; do note running 0 "$unit"; done
+
+case $action in
+    install) install_all ;;
+    *) remove_all ;;
+esac
+
+rm "$aside/list" # from here on nothing is undone
+trap - EXIT
+rm -rf "$aside"
+case $action in
+    install)
+        say "done: $("$program/bin/python" -m edgeslm --version)"
+        if [ -n "$first" ] && [ -z "$bundles" ]; then
+            say "next: copy bundles to $state/bundles, edit $etc/edgeslm.yaml, then: systemctl start edgeslm"
+        fi
+        ;;
+    *)
+        if runs; then ctl daemon-reload; fi
+        for unit in edgeslm.service edgeslm@.service; do rmdir "$lib/systemd/system/$unit.d" 2>/dev/null || true; done
+        for folder in systemd/system systemd sysusers.d tmpfiles.d; do rmdir "$lib/$folder" 2>/dev/null || true; done
+        if [ $action = uninstall ]; then say "done; $etc and $state are still there (--purge removes them)"; else say "done"; fi
+        ;;
+esac
