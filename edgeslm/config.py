@@ -22,6 +22,7 @@ from edgeslm.errors import ConfigError
 from edgeslm.fields import Rate
 from edgeslm.sections import Config, Knowledge, Model, Overflow, Route, Task
 from edgeslm.surroundings import (
+    Audit,
     Broker,
     Control,
     Discovery,
@@ -36,6 +37,7 @@ from edgeslm.task_kinds import LEARNABLE, Kind, Option
 
 __all__ = [
     "LEARNABLE",
+    "Audit",
     "Broker",
     "Config",
     "Control",
@@ -68,6 +70,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "routes": Route,
     "limits": Limits,
     "journal": Journal,
+    "audit": Audit,
     "signing": Signing,
     "discovery": Discovery,
     "metrics": Metrics,

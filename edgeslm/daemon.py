@@ -32,6 +32,7 @@ from edgeslm.errors import BrokerError, EdgeslmError
 from edgeslm.feedback import FeedbackStore
 from edgeslm.neighbours import Neighbours
 from edgeslm.observe.alerts import Alerts
+from edgeslm.observe.audit import AuditLog
 from edgeslm.observe.discovery import ONLINE, announcements, status_topic
 from edgeslm.observe.drift import DriftWatch
 from edgeslm.observe.health import Meter, memory_bytes, temperature_c
@@ -156,6 +157,7 @@ class Daemon:
             lambda: announcements(self.config, {name: task.kind for name, task in service.tasks.items()}),
             self._publish_retained,
         )
+        self._audit = AuditLog(config.audit)
         self._neighbours = Neighbours(config.broker, config.prefix, config.node)
         service.escalation.ask_node = self._neighbours.ask
         self._pipeline = Pipeline(
@@ -168,6 +170,7 @@ class Daemon:
             windows=Windows(self._database),
             meter=self.meter,
             corrections=Corrections(FeedbackStore(config.state_dir), lambda: service.tasks, self.meter.drop),
+            audit=self._audit,
         )
         self._store = store or Store(config.state_dir, config.node)
         self._set_up_operating(path)
@@ -253,6 +256,7 @@ class Daemon:
             await self.service.stop()
             self._journal.close()
             self._database.close()
+            self._audit.close()
 
     @staticmethod
     async def _first_of(*futures: asyncio.Future[Any]) -> None:
@@ -368,6 +372,7 @@ class Daemon:
         if delivery.topic == BROKER_DROPPED:
             self.alerts.see_broker_dropped(delivery.payload)
         elif self._control.takes(delivery.topic):
+            self._audit.note("command", topic=delivery.topic, bytes=delivery.size)
             self._control.deliver(delivery)
             return
         elif delivery.payload == ONLINE and delivery.topic == status_topic(self.config.discovery.prefix):
@@ -425,6 +430,7 @@ class Daemon:
                     self._fault(),
                     self._database.problem,
                     self.scrapes.problem,
+                    self._audit.problem,
                     *self._bus.shortcomings,
                     *(self._preparer.problems if self._preparer is not None else ()),
                     self.operating.problem,

@@ -39,6 +39,8 @@ class Request:
     priority: int = NORMAL_PRIORITY
     received_at: float = 0.0
     expires_at: float | None = None
+    sender: str | None = None
+    """Who asks, as far as that can be told; None: this node itself, for a route."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from edgeslm.corrections import Corrections
 from edgeslm.errors import Busy, InternalError, InvalidRequest, JournalError
 from edgeslm.held import Flights, Held
 from edgeslm.messages import Request, Result
+from edgeslm.observe.audit import AuditLog
 from edgeslm.observe.health import Meter
 from edgeslm.outgoing import Outgoing
 from edgeslm.remembering import Remembering
@@ -66,11 +67,13 @@ class Pipeline:
         windows: Windows,
         meter: Meter,
         corrections: Corrections,
+        audit: AuditLog,
     ) -> None:
         self._config = config
         self._service = service
         self._topics = topics
         self._meter = meter
+        self._audit = audit
         self._corrections = corrections
         self._journal = journal
         self._spool = spool
@@ -78,7 +81,7 @@ class Pipeline:
         self._outgoing = Outgoing(bus, topics)
         self._watcher = Watcher(
             config,
-            self._run,
+            self._run_for_route,
             start=self._start,
             outgoing=self._outgoing,
             journal=journal,
@@ -140,6 +143,8 @@ class Pipeline:
     def deliver(self, delivery: Delivery) -> None:
         if self._closed:
             return
+        if delivery.topic in (self._topics.cancel, self._topics.feedback):
+            self._audit.note(delivery.topic.rpartition("/")[2], bytes=delivery.size)
         if delivery.topic == self._topics.cancel:
             self._spool_arrivals()  # what it means may be among them
             self._hold(Held(delivery, self._journal.epoch), [self._cancel(delivery)])
@@ -306,6 +311,7 @@ class Pipeline:
         if isinstance(request, Rejected):
             refused = error_result(request.id, request.task, request.error)
             self._meter.count(refused)
+            self._note("request", request, refused, delivery.size)
             await self._outgoing.send(request, refused, encode_result(refused))
             return
         self._corrections.remember(request)
@@ -322,6 +328,7 @@ class Pipeline:
             known = self._journal.find(key) if key is not None and (request.named or delivery.dup) else None
             if known is not None and known.result is not None:
                 self._meter.repeats["resent"] += 1
+                self._note("repeat", request, None, delivery.size)
                 await self._outgoing.resend(request, known.result)
                 return
             tries = Tries(self._journal, key, known.attempts if known else 0)
@@ -333,7 +340,29 @@ class Pipeline:
                 why = InternalError(f"the node failed on it ({type(error).__name__})")
                 result = error_result(request.id, request.task, why)
                 payload = encode_result(result)
+            self._note("request", request, result, delivery.size)
             await self._outgoing.send(request, result, payload)
+
+    async def _run_for_route(self, request: Request, tries: Tries) -> tuple[Result, bytes]:
+        result, payload = await self._run(request, tries)
+        self._note("route", request, result, None)
+        return result, payload
+
+    def _note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
+        """Writes down who asked, without what was asked."""
+        task = self._service.tasks.get(request.task)
+        self._audit.note(
+            what,
+            task=request.task,
+            kind=task.kind if task is not None else None,
+            id=request.id,
+            reply_to=request.reply_to,
+            bytes=size,
+            status=result.status if result is not None else None,
+            code=result.error.code if result is not None and result.error is not None else None,
+            ms=round(result.timings_ms.get("total", 0.0), 1) if result is not None else None,
+            tokens=sum(result.usage.values()) if result is not None and result.usage else None,
+        )
 
     async def _run(self, request: Request, tries: Tries, refusal: str | None = None) -> tuple[Result, bytes]:
         try:

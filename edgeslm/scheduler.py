@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from edgeslm.errors import Busy, Cancelled, Expired, InternalError, RequestError, TimedOut
 from edgeslm.messages import ErrorBody, Request, Result
+from edgeslm.senders import Senders
 
 log = logging.getLogger("edgeslm.scheduler")
 
@@ -61,8 +62,17 @@ class Scheduler:
     theirs (``engine.worker``).
     """
 
-    def __init__(self, run: Run, *, limit: int, timeout_s: float, slots: int = 1) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        limit: int,
+        timeout_s: float,
+        slots: int = 1,
+        senders: Senders | None = None,
+    ) -> None:
         self._run = run
+        self._senders = senders
         self.limit = limit
         """Requests that may wait."""
         self._timeout_s = timeout_s
@@ -102,6 +112,8 @@ class Scheduler:
         rank = (-request.priority, request.expires_at or math.inf, number)
         try:
             self._admit(request, rank)
+            if self._senders is not None and request.sender is not None:
+                self._senders.admit(request.sender, self.wait_s)
         except RequestError as error:
             return error_result(request, error)
         loop = asyncio.get_running_loop()
@@ -120,6 +132,9 @@ class Scheduler:
             raise
         finally:
             del self._jobs[number]
+            if self._senders is not None and request.sender is not None:
+                is_done = job.result.done() and not job.result.cancelled()
+                self._senders.settle(request.sender, job.result.result().usage if is_done else {})
             if expiry is not None:
                 expiry.cancel()
 

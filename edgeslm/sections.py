@@ -28,6 +28,7 @@ from edgeslm.fields import (
     topic_prefix,
 )
 from edgeslm.surroundings import (
+    Audit,
     Broker,
     Control,
     Discovery,
@@ -320,6 +321,7 @@ class Config(Section):
         default=Journal(), description="What of messages stays on this disk, and whether it is encrypted"
     )
     discovery: Discovery = Field(default=Discovery(), description="What Home Assistant is told of the node")
+    audit: Audit = Field(default=Audit(), description="Who asked what when, without texts")
     metrics: Metrics = Field(default=Metrics(), description="Where Prometheus may ask for the node's figures")
     power: Power = Field(
         default="balanced",

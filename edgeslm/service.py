@@ -20,6 +20,7 @@ from edgeslm.messages import Request, Result
 from edgeslm.models import MakeProcess, Models
 from edgeslm.observe.drift import DriftWatch
 from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
+from edgeslm.senders import Senders
 from edgeslm.tasks import Task
 
 BeforeSwitch = Callable[[Arrangement, Arrangement], Awaitable[None]]
@@ -49,7 +50,10 @@ class Service:
         limits = config.limits
         self.escalation = Escalation(limits.request_timeout_s)
         self.scheduler = Scheduler(
-            self._run, limit=_most_requests(config), timeout_s=limits.request_timeout_s
+            self._run,
+            limit=_most_requests(config),
+            timeout_s=limits.request_timeout_s,
+            senders=Senders(limits.sender_queue or max(1, limits.queue // 2), limits.sender_tokens_per_min),
         )
 
     @property

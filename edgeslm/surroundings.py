@@ -88,6 +88,19 @@ class Limits(Section):
         description="Size of the journal in bytes; beyond it the oldest requests are forgotten",
     )
 
+    sender_queue: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Requests of one sender held at a time while others ask too; half of `queue` if left out",
+    )
+    sender_tokens_per_min: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31,
+        description="Tokens a minute that are read and written for one sender; without a limit if left out",
+    )
+
     @property
     def queue_unsure(self) -> int:
         """Messages of QoS 0 held at a time, beside ``queue``: nothing holds their senders back."""
@@ -174,6 +187,22 @@ class Discovery(Section):
         description="First levels of the topics on which Home Assistant is told of the node, by default "
         "`homeassistant` there; it is told nothing if left out",
     )
+
+
+class Audit(Section):
+    """Who asked what when, without texts."""
+
+    file: FilePath | None = Field(
+        default=None, description="File of JSON lines that is appended to; nothing is written if left out"
+    )
+    max_bytes: int = Field(
+        default=10_000_000,
+        ge=4096,
+        le=2**31,
+        description="Size from which on another file is begun; older ones have `.1`, `.2` and so on behind "
+        "their name",
+    )
+    files: int = Field(default=5, ge=1, le=100, description="How many of them are kept, the newest included")
 
 
 class Metrics(Section):

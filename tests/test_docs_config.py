@@ -12,6 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from edgeslm.config import (
+    Audit,
     Broker,
     Config,
     Control,
@@ -48,6 +49,7 @@ SECTIONS: dict[str, type[Section]] = {
     "routes": Route,
     "limits": Limits,
     "journal": Journal,
+    "audit": Audit,
     "signing": Signing,
     "discovery": Discovery,
     "metrics": Metrics,
@@ -68,6 +70,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "routes": {"from": "a/b", "task": "t"},
     "limits": {},
     "journal": {},
+    "audit": {},
     "signing": {"keys": ["/k"]},
     "discovery": {},
     "metrics": {},

@@ -26,9 +26,9 @@ LAYERS = (
     {"board", "link"},
     {"child"},
     {"engine", "bus", "knowledge", "routes", "inspection", "signature", "feedback"},
-    {"tasks", "trust", "expectation", "provision"},
+    {"tasks", "trust", "expectation", "senders"},
     {"scheduler", "models", "observe", "cascade", "corrections"},
-    {"escalation", "preparing", "library"},
+    {"escalation", "preparing", "library", "provision"},
     {"arrangement"},
     {"service", "client", "doctor", "purge"},
     {"outgoing", "announcing", "tries", "description", "neighbours", "held", "remembering"},
@@ -47,7 +47,7 @@ LAYERS = (
 NO_BUS = {
     *("engine", "knowledge", "tasks", "scheduler", "models", "observe", "cascade", "escalation", "service"),
     "arrangement",
-    *("routes", "preparing", "library", "link", "child"),
+    *("routes", "senders", "preparing", "library", "link", "child"),
 }
 """What computes knows no bus: requests and results are values."""
 

@@ -118,3 +118,15 @@ def check_reply_topic(topic: str, topics: Topics, allowed: Iterable[str]) -> Non
         raise InvalidRequest(
             f"The reply topic {shown(topic, 100)} {fault}; use one below {topics.base}/res/."
         )
+
+
+def sender_of(reply_to: str, topics: Topics) -> str:
+    """Who chose a reply topic: the name behind the task in a result topic, else the whole of it.
+
+    All that name no reply topic are one.
+    """
+    head = f"{topics.base}/res/"
+    if not reply_to.startswith(head):
+        return reply_to
+    _, *name = reply_to[len(head) :].split("/")
+    return name[0] if name else ""

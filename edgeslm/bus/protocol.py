@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from edgeslm.bus.node_topics import Topics, check_reply_topic, check_topic_name
+from edgeslm.bus.node_topics import Topics, check_reply_topic, check_topic_name, sender_of
 from edgeslm.bus.options import read_options
 from edgeslm.bus.strict_json import decode_text, encode_json, parse_json, shown
 from edgeslm.errors import InvalidRequest, ProtocolError, RequestError, TooLarge
@@ -144,7 +144,7 @@ def parse_request(
             )
         text = decode_text(payload)
         if not payload.lstrip().startswith(b"{"):
-            return _make_request(sender, text, {}, task, correlation, expiry_s, now)
+            return _make_request(sender, text, {}, task, topics, correlation, expiry_s, now)
         sender.fields = _parse_fields(text)
         _read_sender(sender, topics, allowed_replies, has_response_topic=response_topic is not None)
         unknown = [name for name in sender.fields if name not in _FIELDS]
@@ -155,7 +155,8 @@ def parse_request(
         if "input" not in sender.fields:
             raise InvalidRequest('The field "input" is missing; put the text there: {"input": "..."}.')
         options = read_options(sender.fields.get("options", {}))
-        return _make_request(sender, sender.fields["input"], options, task, correlation, expiry_s, now)
+        given = sender.fields["input"]
+        return _make_request(sender, given, options, task, topics, correlation, expiry_s, now)
     except RequestError as error:
         return Rejected(task, sender.id, sender.reply_to, error, correlation)
 
@@ -206,6 +207,7 @@ def _make_request(
     input: Any,
     options: Mapping[str, Any],
     task: str,
+    topics: Topics,
     correlation: bytes | None,
     expiry_s: int | None,
     now: float,
@@ -227,6 +229,7 @@ def _make_request(
         correlation=correlation,
         received_at=now,
         expires_at=now + min(waits_s) if waits_s else None,
+        sender=sender_of(sender.reply_to, topics),
         **({"priority": options["priority"]} if "priority" in options else {}),
     )
 

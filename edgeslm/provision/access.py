@@ -13,6 +13,7 @@ from typing import Literal
 
 from edgeslm.bus.node_topics import BROKER_DROPPED, Topics
 from edgeslm.errors import ProvisionError
+from edgeslm.observe.discovery import entity_filter
 from edgeslm.provision.certificates import check_client_name
 from edgeslm.sections import NODE_STAGE, Config, Route
 from edgeslm.templates import topic_pattern
@@ -70,6 +71,9 @@ def _own(topics: Topics, config: Config) -> Iterator[Grant]:
     for command in config.control.allow:
         yield Grant("read", topics.control(_levels(command)), "commands that it takes (control)")
         yield Grant("write", topics.control_result(_levels(command)), "commands that it takes (control)")
+    if (prefix := config.discovery.prefix) is not None:
+        yield Grant("write", entity_filter(prefix, topics.base), "what Home Assistant is told (discovery)")
+        yield Grant("read", f"{prefix}/status", "what Home Assistant is told (discovery)")
     yield Grant("read", BROKER_DROPPED, "what the broker dropped, for health")
 
 

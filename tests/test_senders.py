@@ -1,0 +1,60 @@
+"""senders.py: shares of the queue and of tokens."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeslm import senders as module
+from edgeslm.errors import Busy
+from edgeslm.senders import Senders
+from tests.fakes import FakeClock
+
+
+def admitted(senders: Senders, sender: str, times: int) -> int:
+    count = 0
+    for _ in range(times):
+        try:
+            senders.admit(sender, 1.5)
+            count += 1
+        except Busy:
+            pass
+    return count
+
+
+def test_a_lone_sender_may_have_the_whole_queue(clock: FakeClock) -> None:
+    assert admitted(Senders(2, clock=clock), "flood", 10) == 10
+
+
+def test_a_sender_has_its_share_while_others_ask(clock: FakeClock) -> None:
+    senders = Senders(2, clock=clock)
+    senders.admit("other", 0.0)
+    assert admitted(senders, "flood", 10) == 2
+    with pytest.raises(Busy, match="2 are its share") as refused:
+        senders.admit("flood", 1.5)
+    assert refused.value.retry_after_ms == 1500
+    senders.settle("flood", {})
+    assert admitted(senders, "flood", 10) == 1
+    senders.settle("other", {})
+    clock.now += module.OTHERS_S + 1
+    assert admitted(senders, "flood", 10) == 10, "nobody else has asked for a while"
+
+
+def test_tokens_are_given_back_by_the_minute(clock: FakeClock) -> None:
+    senders = Senders(10, 60, clock=clock)
+    senders.admit("greedy", 0.0)
+    senders.settle("greedy", {"prompt_tokens": 50, "completion_tokens": 40})
+    with pytest.raises(Busy, match="tokens of this minute") as refused:
+        senders.admit("greedy", 0.0)
+    assert refused.value.retry_after_ms == 31_000
+    assert admitted(senders, "other", 1) == 1
+    clock.now += 31
+    assert admitted(senders, "greedy", 1) == 1
+
+
+def test_made_up_names_take_no_memory(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_SENDERS", 3)
+    senders = Senders(1, clock=clock)
+    for number in range(100):
+        senders.admit(f"sender {number}" * 1000, 0.0)
+    assert len(senders._accounts) == 3
+    senders.settle("one that is forgotten", {"prompt_tokens": 1})
