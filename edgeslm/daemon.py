@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.announcing import Announcer
+from edgeslm.bus.address import client_id_of
 from edgeslm.bus.client import BusClient, Delivery, Subscription
 from edgeslm.bus.database import journal_of
 from edgeslm.bus.journal import Journal
@@ -136,7 +137,7 @@ class Daemon:
         self._sessions_lost = 0
         self._bus = BusClient(
             config.broker,
-            client_id=f"{config.prefix}-{config.node}",
+            client_id=client_id_of(config),
             queue=config.limits.queue,
             packet_bytes=config.limits.packet_bytes,
             will=(self.topics.state, encode_state("offline", self.boot_id)),

@@ -36,6 +36,11 @@ class Broker(Section):
     )
     cert_file: FilePath | None = Field(default=None, description="Client certificate (PEM) for mutual TLS")
     key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")
+    client_id_file: FilePath | None = Field(
+        default=None,
+        description="File whose first line is the name of the node's session at the broker, `PREFIX-NODE` if "
+        "left out: who knows it and may log in can take the session over",
+    )
     keepalive_s: int = Field(
         default=30, ge=1, le=65535, description="Seconds of silence before the broker is asked for a sign"
     )

@@ -26,7 +26,10 @@ class Site:
         files = []
         for node, configuration in configurations.items():
             (home := folder / node).mkdir()
-            configuration["broker"] = self.login(node)
+            configuration["broker"] = {
+                **self.login(node),
+                "client_id_file": str(self.folder / f"{node}.id"),
+            }
             files.append(write_configuration(home, {"node": node, **configuration}))
         run("provision", "broker", self.folder, *files, "--port", self.broker.port,
             *(part for app in apps for part in ("--app", app)))  # fmt: skip

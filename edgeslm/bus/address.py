@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from edgeslm.errors import BrokerError
 
 if TYPE_CHECKING:
+    from edgeslm.sections import Config
     from edgeslm.surroundings import Broker
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -112,17 +113,25 @@ class BrokerAddress:
 
 def read_password(file: Path | None) -> str | None:
     """The first line of a file; BrokerError if it can't be read or is empty."""
-    if file is None:
-        return None
+    return None if file is None else _read_line(file, "password")
+
+
+def client_id_of(config: Config) -> str:
+    """The name of a node's session at the broker. BrokerError if its file can't be read or is empty."""
+    file = config.broker.client_id_file
+    return f"{config.prefix}-{config.node}" if file is None else _read_line(file, "client id")
+
+
+def _read_line(file: Path, what: str) -> str:
     try:
-        password = file.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
+        line = file.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
     except (OSError, UnicodeDecodeError):
         raise BrokerError(
-            f"The password file {file} can't be read; it must hold one line of UTF-8 text."
+            f"The {what} file {file} can't be read; it must hold one line of UTF-8 text."
         ) from None
-    if not password:
-        raise BrokerError(f"The password file {file} is empty; write the password into its first line.")
-    return password
+    if not line:
+        raise BrokerError(f"The {what} file {file} is empty; write the {what} into its first line.")
+    return line
 
 
 def _split(url: str) -> tuple[SplitResult, int]:

@@ -315,7 +315,7 @@ class Link:
         granted: Properties | None,
     ) -> None:
         if flags.is_disconnect_packet_from_server:
-            self._problem = hang_up(self._address, self._settings.client_id, reason)
+            self._problem = hang_up(self._address, reason)
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
         self._received += message.qos > 0

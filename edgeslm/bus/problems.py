@@ -119,12 +119,12 @@ def silent_refusal(address: BrokerAddress) -> Problem:
     return Problem(sentence, unanswered=True)
 
 
-def hang_up(address: BrokerAddress, client_id: str, reason: ReasonCode) -> Problem:
+def hang_up(address: BrokerAddress, reason: ReasonCode) -> Problem:
     """Why a broker ended a connection, from the reason code of its DISCONNECT."""
     if reason.value == SESSION_TAKEN_OVER:
         return Problem(
-            f"Another client took over the session {client_id!r} at the broker {address}: two nodes have the "
-            "same name. Give this one another `node`, or stop the other.",
+            f"Another client took over this node's session at the broker {address}: two nodes have the same "
+            "name. Give this one another `node`, or stop the other.",
             fatal=True,
         )
     sentence = f"The broker at {address} ended the connection: {reason.getName()}."

@@ -110,7 +110,7 @@ def _days(text: str) -> int:
 def _keys(arguments: argparse.Namespace) -> int:
     from edgeslm.errors import ProvisionError
     from edgeslm.fields import node_name
-    from edgeslm.provision.certificates import KeyFolder
+    from edgeslm.provision.certificates import KeyFolder, make_client_id
 
     for node in arguments.node:
         try:
@@ -121,6 +121,8 @@ def _keys(arguments: argparse.Namespace) -> int:
         arguments.folder, days=arguments.days, force=arguments.force, renew_within_days=arguments.renew
     )
     made = folder.make(arguments.broker_host, [*arguments.node, *arguments.app])
+    for node in arguments.node:
+        make_client_id(arguments.folder, node, replace=arguments.force)
     if arguments.json:
         say(
             json.dumps([{**asdict(one), "ends": one.ends.isoformat()} for one in made], default=str, indent=2)
@@ -130,7 +132,8 @@ def _keys(arguments: argparse.Namespace) -> int:
         say(f"{one.what:8} {one.file} (until {one.ends}), key {one.key}")
     say(
         f"Keep {arguments.folder}/ca.key off the broker and off the nodes: who has it can be anybody. "
-        "Each client gets ca.pem and its own two files."
+        "Each client gets ca.pem and its own files: "
+        "broker.ca_file, cert_file, key_file and, of a node, client_id_file."
     )
     return 0
 

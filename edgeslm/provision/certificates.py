@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,17 @@ class Made:
 class _Pair:
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
+
+
+def make_client_id(folder: Path, node: str, *, replace: bool = False) -> Path:
+    """A file with a name for the node's session at the broker that nobody can guess. One that is there stays.
+
+    :raises ProvisionError: it can't be written.
+    """
+    file = folder / f"{node}.id"
+    if replace or not file.exists():
+        write_private(file, f"edgeslm-{node}-{secrets.token_hex(16)}\n".encode(), replace=replace)
+    return file
 
 
 class KeyFolder:

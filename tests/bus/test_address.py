@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus.address import BrokerAddress, read_password
+from edgeslm.bus.address import BrokerAddress, client_id_of, read_password
+from edgeslm.config import parse_config
 from edgeslm.errors import BrokerError
 from edgeslm.surroundings import Broker
 
@@ -72,3 +73,15 @@ def test_bad_tls_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(BrokerError, match=f"client certificate {missing}"):
         BrokerAddress.parse("mqtts://h", cert_file=missing).tls_context()
     assert BrokerAddress.parse("mqtt://h", ca_file=missing).tls_context() is None
+
+
+def test_the_name_of_a_session_is_that_of_the_node_or_in_a_file(tmp_path: Path) -> None:
+    text = "node: hall\nbroker: {url: mqtt://localhost%s}\n"
+    text += "tasks: {t: {kind: embed, model: m}}\nmodels: {m: {bundle: /b}}"
+    assert client_id_of(parse_config(text % "")) == "edgeslm-hall"
+    (file := tmp_path / "id").write_text("nobody knows it\n")
+    config = parse_config(text % f", client_id_file: {file}")
+    assert client_id_of(config) == "nobody knows it"
+    file.write_text("")
+    with pytest.raises(BrokerError, match=r"The client id file .* is empty"):
+        client_id_of(config)

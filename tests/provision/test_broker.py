@@ -171,9 +171,10 @@ def test_20_operations_are_allowed_and_20_forbidden(site: Site, version: int) ->
     assert not wrong
 
 
-def connects(site: Site, context: ssl.SSLContext) -> bool:
+def connects(site: Site, context: ssl.SSLContext, client_id: bytes = b"x") -> bool:
     """Whether the broker lets a client of that TLS in: a CONNECT without a login is answered with success."""
-    packet = bytes.fromhex("100d00044d5154540402001e0001") + b"x"
+    rest = bytes.fromhex("00044d5154540402001e") + len(client_id).to_bytes(2, "big") + client_id
+    packet = b"\x10" + bytes([len(rest)]) + rest
     try:
         with (
             socket.create_connection(("localhost", site.broker.port)) as plain,
@@ -238,6 +239,23 @@ def test_nodes_and_apps_do_their_work_with_the_generated_files(tmp_path: Path) -
                 sensor.publish("factory/shift/end", "")
                 root.take(f"{BASE}/event/digest")
             assert not root.untaken("+/v1/+/dead")
+    finally:
+        site.broker.stop()
+
+
+def test_another_login_cannot_take_over_the_session_of_a_node(tmp_path: Path) -> None:
+    """mosquitto lets any client in under any client id: that of a node is one that nobody can guess."""
+    configured = {"hall": configurations(tmp_path)["hall"]}
+    configured["hall"]["tasks"].pop("topic")
+    site = Site(tmp_path, configured, ("desk:hall/triage", APPS[-1]))
+    site.broker.start()
+    try:
+        with Node(tmp_path / "hall", {"node": "hall", **configured["hall"]}), site.app("root", "#") as root:
+            root.take_state(BASE, "online")
+            assert connects(site, trusting(site, site.folder / "desk.pem"), b"edgeslm-hall")
+            root.publish(f"{BASE}/req/say", "still there?", reply_to=f"{BASE}/res/say/root")
+            assert root.take(f"{BASE}/res/say/root").json["status"] == "ok"
+            assert not [heard for heard in root.untaken(f"{BASE}/state") if heard.json["state"] == "offline"]
     finally:
         site.broker.stop()
 

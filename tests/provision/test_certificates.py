@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import ssl
 import stat
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from edgeslm.errors import ProvisionError
-from edgeslm.provision.certificates import KeyFolder
+from edgeslm.provision.certificates import KeyFolder, make_client_id
 
 NOW = datetime.datetime(2026, 11, 26, tzinfo=datetime.UTC)
 
@@ -98,6 +99,15 @@ def test_renewal_keeps_keys_and_names_and_what_the_authority_signed(tmp_path: Pa
     made = KeyFolder(tmp_path, now=much_later, renew_within_days=90).make([], [])
     assert made[0].what == "renewed"
     old.verify_directly_issued_by(certificate(tmp_path, "ca"))
+
+
+def test_the_name_of_a_session_cannot_be_guessed_and_stays(tmp_path: Path) -> None:
+    file = make_client_id(tmp_path, "hall")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    first = file.read_text()
+    assert re.fullmatch(r"edgeslm-hall-[0-9a-f]{32}\n", first)
+    assert make_client_id(tmp_path, "hall").read_text() == first
+    assert make_client_id(tmp_path, "hall", replace=True).read_text() != first
 
 
 def test_other_names_of_the_broker_make_its_certificate_anew_for_the_same_key(tmp_path: Path) -> None:
