@@ -6,11 +6,15 @@ in for it. What can't be read is None or empty: containers and old kernels show 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ARM_CORES = {
     ("0x41", "0xd03"): "Cortex-A53",
@@ -175,18 +179,43 @@ def temperature_c(root: Path) -> float | None:
     return max((reading for reading in readings if -40 < reading < 150), default=None)
 
 
-def throttling(root: Path) -> tuple[bool, bool]:
-    """(too little voltage was seen, the CPU was slowed down for heat), as far as the kernel shows it."""
+class Throttling(NamedTuple):
+    """What slows the CPU down, too little voltage or heat and what follows: since the start, and now."""
+
+    low_voltage: bool
+    low_voltage_now: bool
+    slowed: bool
+    slowed_now: bool
+
+
+def throttling(root: Path, firmware: Callable[[], str | None] = lambda: None) -> Throttling:
+    """As far as the kernel shows it; ``firmware`` is asked where it doesn't show what a Pi's knows."""
     low_voltage = heat = False
     for name in (root / "sys/class/hwmon").glob("hwmon*/name"):
         if read_text(name) == "rpi_volt":
             low_voltage |= _read_int(name.with_name("in0_lcrit_alarm")) == 1
     for count in (root / "sys/devices/system/cpu").glob("cpu*/thermal_throttle/*_throttle_count"):
         heat |= (_read_int(count) or 0) > 0
-    # Raspberry Pi firmware: bit 0 and 16 under-voltage, 1 to 3 and 17 to 19 capped, throttled, soft limit
-    text = read_text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    # "soc" up to the Pi 4, "soc@107c000000" on the Pi 5.
+    files = sorted((root / "sys/devices/platform").glob("soc*/soc*:firmware/get_throttled"))
+    text = read_text(files[0]) if files else firmware()
+    # bit 0 and 16 under-voltage, 1 to 3 and 17 to 19 capped, throttled, soft limit; now, and since the start
     bits = int(text, 16) if text is not None and re.fullmatch(r"(0x)?[0-9a-fA-F]+", text) else 0
-    return low_voltage or bool(bits & 0x1_0001), heat or bool(bits & 0xE_000E)
+    return Throttling(
+        low_voltage or bool(bits & 0x1_0001),
+        bool(bits & 0x1),
+        heat or bool(bits & 0xE_000E),
+        bool(bits & 0xE),
+    )
+
+
+def ask_firmware() -> str | None:
+    """What ``vcgencmd`` says of throttling, a number in hex; None where it isn't there or can't be asked."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ("vcgencmd", "get_throttled")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip().partition("=")[2] or None
+    return None
 
 
 def governor(root: Path) -> str | None:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm import board, doctor
+from edgeslm import board
 from edgeslm.config import Config, parse_config
-from edgeslm.doctor import Finding, examine, render
+from edgeslm.doctor import Finding, examine, render, software
+from edgeslm.doctor import bundles as judged_bundles
 from edgeslm.engine import libraries
 from edgeslm.errors import BoardError, BrokerError, BundleError
 from edgeslm.profiles import Board
@@ -112,6 +113,8 @@ def look(root: Path, config: Config | None = None, bundles: tuple[Path, ...] = (
         probe_broker=lambda config: (["answers in 1 ms"], []),
         clock=lambda: True,
         measure=lambda: MACHINE,
+        measure_disk=lambda folder: [4.0, 5.0, 60.0],
+        resolve=lambda host: ["192.168.1.9"],
     )
     assert all(finding.advice for finding in found if finding.level != "ok")
     assert not any(finding.advice for finding in found if finding.level == "ok")
@@ -188,9 +191,14 @@ def test_a_pi_with_a_bad_power_supply_that_runs_hot(pi_4: Path) -> None:
 
 @pytest.mark.parametrize(
     ("bits", "expected"),
-    [("0", (False, False)), ("50005", (True, True)), ("0x10000", (True, False)), ("8", (False, True))],
+    [
+        ("0", (False, False, False, False)),
+        ("50005", (True, True, True, True)),
+        ("0x10000", (True, False, False, False)),
+        ("8", (False, False, True, True)),
+    ],
 )
-def test_the_bits_of_the_pi_firmware(pi_4: Path, bits: str, expected: tuple[bool, bool]) -> None:
+def test_the_bits_of_the_pi_firmware(pi_4: Path, bits: str, expected: tuple[bool, ...]) -> None:
     put(pi_4, "sys/devices/platform/soc/soc:firmware/get_throttled", bits)
     assert board.throttling(pi_4) == expected
 
@@ -335,7 +343,7 @@ def test_libraries_that_are_not_installed(n100: Path, monkeypatch: pytest.Monkey
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor, "version", missing)
+    monkeypatch.setattr(software, "version", missing)
     monkeypatch.setattr(libraries, "version", missing)
     found = {f.subject: f for f in examine(root=n100, clock=lambda: True)}
     assert found["engine"].text == "onnxruntime-genai is not installed"
@@ -476,7 +484,7 @@ def test_signatures_without_the_library(
     n100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: bool, level: str
 ) -> None:
     missing = Verdict("unverifiable", "the package model_signing is missing: pip install it")
-    monkeypatch.setattr(doctor, "check_bundles", lambda bundles, keys: [missing])
+    monkeypatch.setattr(judged_bundles, "check_bundles", lambda bundles, keys: [missing])
     bundle = make_bundle(tmp_path / "small", 0)
     finding = look(n100, signing_config(bundle, tmp_path / "a.pub", required=required))[
         "signature model small"
@@ -491,7 +499,7 @@ def test_a_check_of_signatures_that_fails(
     def fail(*_: object) -> None:
         raise BundleError("the check of signatures ended unexpectedly (signal 9): no word")
 
-    monkeypatch.setattr(doctor, "check_bundles", fail)
+    monkeypatch.setattr(judged_bundles, "check_bundles", fail)
     bundle = make_bundle(tmp_path / "small", 0)
     finding = look(n100, signing_config(bundle, tmp_path / "a.pub"))["signatures"]
     assert finding.level == "bad" and "signal 9" in finding.text

@@ -1,0 +1,47 @@
+"""What the doctor says of one thing, and how it is shown. Judges nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "warn", "bad"]
+
+MB = 1_000_000
+DAEMON_BYTES = 60 * MB
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``advice`` says what to do, empty if nothing is."""
+
+    subject: str
+    level: Level
+    text: str
+    advice: str = ""
+
+
+def render(findings: Sequence[Finding], colour: bool | None = None) -> str:
+    """A line each, with what to do below it. Colours on a terminal, unless NO_COLOR is set."""
+    if colour is None:
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colours = {"ok": "\x1b[32m", "warn": "\x1b[33m", "bad": "\x1b[31m"}
+    width = max((len(finding.subject) for finding in findings), default=0)
+    lines = []
+    for finding in findings:
+        mark = f"{finding.level:<4}"
+        if colour:
+            mark = f"{colours[finding.level]}{mark}\x1b[0m"
+        lines.append(f"{mark}  {finding.subject:<{width}}  {finding.text}")
+        if finding.advice:
+            lines.append(f"      {'':<{width}}  -> {finding.advice}")
+    count = {level: sum(finding.level == level for finding in findings) for level in colours}
+    lines.append(f"{count['ok']} ok, {count['warn']} to look at, {count['bad']} bad")
+    return "\n".join(lines)
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"

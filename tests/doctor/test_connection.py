@@ -1,0 +1,52 @@
+"""Brokers that the service's sandbox keeps it from."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+
+import pytest
+
+from edgeslm.config import parse_config
+from edgeslm.doctor.connection import ADDRESSES, SERVICE, judge_reach, look_up
+from tests.nodes import ROOT
+from tests.test_doctor import put
+
+CONFIG = parse_config(
+    "{node: n, broker: {url: 'mqtt://broker.example'}, tasks: {t: {kind: search, knowledge: [k]}},"
+    " knowledge: {k: {path: /srv/k}}}"
+)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "told"),
+    [
+        (["192.168.1.9"], False),
+        (["203.0.113.4"], True),
+        (["203.0.113.4", "fd00::1"], False),
+        (["2001:db8::1"], True),
+        ([], False),
+    ],
+)
+def test_a_public_address_is_told_where_the_service_is_installed(
+    tmp_path: Path, addresses: list[str], told: bool
+) -> None:
+    assert judge_reach(CONFIG, tmp_path, lambda host: addresses) == []
+    put(tmp_path, f"usr/lib/{SERVICE}", "")
+    found = judge_reach(CONFIG, tmp_path, lambda host: addresses)
+    assert [finding.level for finding in found] == ["warn"] * told
+    assert all(f"IPAddressAllow={addresses[0]}" in finding.advice for finding in found)
+
+
+def test_the_unit_lets_through_what_is_said_here() -> None:
+    text = (ROOT / "firmware-config/systemd/edgeslm.service.d/10-edgeslm.conf").read_text()
+    (line,) = re.findall(r"(?m)^IPAddressAllow=(.*)$", text)
+    words = {"localhost": ["127.0.0.0/8", "::1/128"], "link-local": ["169.254.0.0/16", "fe80::/64"]}
+    allowed = [network for word in line.split() for network in words.get(word, [word])]
+    assert {ipaddress.ip_network(network) for network in allowed} == set(ADDRESSES)
+
+
+def test_names_are_looked_up() -> None:
+    assert "127.0.0.1" in look_up("127.0.0.1")
+    assert look_up("no-such-host.invalid") == []

@@ -1,0 +1,53 @@
+"""Collections that can't be opened, watched folders that aren't there, and what the service can't see."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgeslm.config import Config, parse_config
+from edgeslm.doctor.documents import judge_collections, judge_homes
+from edgeslm.knowledge.collection import Collection
+
+
+def config_of(**sections: Any) -> Config:
+    knowledge = sections.pop("knowledge")
+    made = {
+        "node": "n",
+        "broker": {"url": "mqtt://localhost"},
+        "models": {},
+        "tasks": {"find": {"kind": "search", "knowledge": list(knowledge)}},
+        "knowledge": knowledge,
+        **sections,
+    }
+    return parse_config(json.dumps(made))
+
+
+def test_collections_are_opened(tmp_path: Path) -> None:
+    with Collection(tmp_path / "whole", writes=True):
+        pass
+    (tmp_path / "broken.sqlite").write_bytes(b"no database at all" * 100)
+    names = ("whole", "broken", "gone")
+    found = judge_collections(config_of(knowledge={name: {"path": str(tmp_path / name)} for name in names}))
+    assert [(one.subject, one.level) for one in found] == [
+        ("collection whole", "ok"),
+        ("collection broken", "bad"),
+        ("collection gone", "bad"),
+    ]
+    assert found[0].text == "0 documents"
+    assert all(one.advice for one in found[1:])
+
+
+def test_a_watched_collection_is_made_by_the_node_but_its_folder_must_be_there(tmp_path: Path) -> None:
+    manuals = {"path": str(tmp_path / "new"), "watch": [str(tmp_path), str(tmp_path / "none")]}
+    collection, watched = judge_collections(config_of(knowledge={"manuals": manuals}))
+    assert collection.level == "ok" and "the node makes it" in collection.text
+    assert watched.level == "warn" and watched.text == f"{tmp_path / 'none'} isn't there"
+
+
+def test_what_lies_in_a_home_is_told(tmp_path: Path) -> None:
+    shelf = {"k": {"path": "/srv/k", "watch": ["/home/pi/manuals"]}}
+    (finding,) = judge_homes(config_of(knowledge=shelf, state_dir="/var/lib/edgeslm"))
+    assert finding.level == "warn" and finding.text.endswith(": /home/pi/manuals")
+    assert judge_homes(config_of(knowledge={"k": {"path": "/srv/k"}}, state_dir="/var/lib/edgeslm")) == []
