@@ -82,6 +82,7 @@ class Desk:
         self._early_pubacks: dict[int, ReasonCode] = {}
         self._want_room: deque[bytes] = deque()
         self.node_state: str | None = None
+        self._state: bytes | None = None
 
     # For the asking threads
 
@@ -150,9 +151,12 @@ class Desk:
                 self._askers.setdefault(one, set()).add(key)
             if self._closed is not None:
                 inbox(self._closed)
+            if self._topics.state in filters and self._state is not None:
+                inbox(Heard(self._topics.state, self._state, True))
         if link is not None:
             for one in filters:
-                self._subscribe(link, generation, one)
+                if one != self._topics.state:  # that one is subscribed to anyway
+                    self._subscribe(link, generation, one)
 
     def has_confirmed(self, filters: Sequence[str]) -> bool:
         return self._confirmed.issuperset(filters)
@@ -298,6 +302,7 @@ class Desk:
         payload = bytes(message.payload)
         if message.topic == self._topics.state:
             self._hear_state(payload)
+            self._state = payload
         correlation = getattr(message.properties, "CorrelationData", b"")
         is_piece = message.topic.endswith(self._stream_end)
         with self._changed:
