@@ -1,7 +1,6 @@
 """The examples in JavaScript: in Node.js over TCP and over WebSockets, and the page in Chromium where it is.
 
-Node.js and MQTT.js (in ``.edgeslm/npm``, the version of ``docs/examples/package.json``) come from
-``scripts/setup test``. Without them these tests are skipped, but not where ``CI`` is set.
+``scripts/from-npm`` gets MQTT.js, and Node.js where there is none.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ import os
 import queue
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import unquote
 
 import pytest
@@ -29,34 +28,35 @@ from tests.small_nodes import SmallNode
 from tests.test_client import wait_for
 
 
-def lacking(what: str) -> NoReturn:
-    sentence = f"{what} is missing; run scripts/setup test"
-    if os.environ.get("CI"):
-        pytest.fail(sentence)
-    pytest.skip(sentence)
+@pytest.fixture(scope="session")
+def mqtt_js() -> tuple[str, Path]:
+    """A Node.js, and the ``node_modules`` with the MQTT.js that package.json names."""
+    version = json.loads((EXAMPLES / "package.json").read_text("utf-8"))["dependencies"]["mqtt"]
+    # Its own fallback for Node.js needs uv, which is beside this Python.
+    uv = str(Path(sys.executable).with_name("uv"))
+    environment = {**os.environ, "EDGESLM_PYTHON": sys.executable, "UV": uv}
+    command = [ROOT / "scripts" / "from-npm", "mqtt", f"mqtt@{version}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    node, folder = done.stdout.splitlines()
+    return node, Path(folder) / "node_modules"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The examples beside MQTT.js, as ``npm install`` would leave them."""
-    modules = ROOT / ".edgeslm" / "npm" / "node_modules"
-    if shutil.which("node") is None:
-        lacking("Node.js")
-    if not (modules / "mqtt").is_dir():
-        lacking("MQTT.js")
-    wanted = json.loads((EXAMPLES / "package.json").read_text())["dependencies"]["mqtt"]
-    assert json.loads((modules / "mqtt" / "package.json").read_text())["version"] == wanted
+def folder(tmp_path_factory: pytest.TempPathFactory, mqtt_js: tuple[str, Path]) -> Path:
+    """The examples beside MQTT.js, as ``npm install`` would leave them, and ``node``."""
     folder = tmp_path_factory.mktemp("javascript")
     for file in EXAMPLES.glob("*.mjs"):
         shutil.copy(file, folder)
-    (folder / "node_modules").symlink_to(modules)
+    (folder / "node").symlink_to(mqtt_js[0])
+    (folder / "node_modules").symlink_to(mqtt_js[1])
     return folder
 
 
 def run(program: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """JavaScript that may import what the folder has."""
     return subprocess.run(
-        ["node", "--input-type=module", "--eval", program],
+        ["./node", "--input-type=module", "--eval", program],
         env={"PATH": os.environ["PATH"], **variables},
         cwd=folder,
         capture_output=True,
@@ -66,7 +66,7 @@ def run(program: str, folder: Path, **variables: str) -> subprocess.CompletedPro
 
 
 def ask(hall: Hall, folder: Path, text: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
-    return hall.run(["node", folder / "ask.mjs", text], url)
+    return hall.run([folder / "node", folder / "ask.mjs", text], url)
 
 
 def test_ask_prints_the_label(hall: Hall, folder: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_broker_that_is_killed_meanwhile(
     broker = make_broker(folder=tmp_path)
     with SmallNode(broker.url) as node:
         asking = subprocess.Popen(
-            ["node", "--input-type=module", "--eval", ASK],
+            ["./node", "--input-type=module", "--eval", ASK],
             env={"PATH": os.environ["PATH"], "BROKER": broker.url, "TASK": "second"},
             cwd=quick,
             stdout=subprocess.PIPE,
