@@ -35,7 +35,7 @@ def mqtt_js() -> tuple[str, Path]:
     # Its own fallback for Node.js needs uv, which is beside this Python.
     uv = str(Path(sys.executable).with_name("uv"))
     environment = {**os.environ, "EDGESLM_PYTHON": sys.executable, "UV": uv}
-    command = [ROOT / "scripts" / "from-npm", "mqtt", f"mqtt@{version}"]
+    command = [str(ROOT / "scripts" / "from-npm"), "mqtt", f"mqtt@{version}"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     node, folder = done.stdout.splitlines()
