@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from edgeslm.link import Link
+from edgeslm.link import PICKLE, Codec, Link
 
 
 class Child:
@@ -20,11 +20,15 @@ class Child:
 
     :param on_message: gets each value that it sends.
     :param on_lost: called once it has ended by itself, with how (``signal 9``, ``exit status 1``).
+    :param codec: how values are written; a process that talks to strangers must not send pickles.
     """
 
-    def __init__(self, on_message: Callable[[Any], None], on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, on_message: Callable[[Any], None], on_lost: Callable[[str], None], codec: Codec = PICKLE
+    ) -> None:
         self._on_message = on_message
         self._on_lost = on_lost
+        self._codec = codec
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Link | None = None
         self.starts = 0
@@ -39,6 +43,11 @@ class Child:
         """Whether the pipe is open."""
         return self._link is not None
 
+    @property
+    def backlog_bytes(self) -> int:
+        """What it has not taken yet of what it was told."""
+        return self._link.backlog_bytes if self._link else 0
+
     async def start(
         self, command: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> None:
@@ -46,7 +55,9 @@ class Child:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         try:
-            _, link = await loop.create_unix_connection(lambda: Link(self._on_message, self._lost), sock=ours)
+            _, link = await loop.create_unix_connection(
+                lambda: Link(self._on_message, self._lost, self._codec), sock=ours
+            )
             try:
                 self._process = subprocess.Popen(
                     [*command, str(theirs.fileno()), *arguments],

@@ -24,6 +24,7 @@ from edgeslm.sections import Config, Knowledge, Model, Overflow, Route, Task
 from edgeslm.surroundings import (
     Audit,
     Broker,
+    Console,
     Control,
     Discovery,
     Journal,
@@ -40,6 +41,7 @@ __all__ = [
     "Audit",
     "Broker",
     "Config",
+    "Console",
     "Control",
     "Discovery",
     "Journal",
@@ -76,6 +78,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "metrics": Metrics,
     "control": Control,
     "updates": Updates,
+    "console": Console,
 }
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
 """How deep a key with a fault is taken out, so that it doesn't hide what is wrong with the others."""

@@ -15,7 +15,7 @@ from typing import Any
 from edgeslm.document import Path
 from edgeslm.errors import TemplateError
 from edgeslm.sections import LEARNED, NODE_STAGE, Config, Route, Task
-from edgeslm.surroundings import Broker
+from edgeslm.surroundings import Broker, Console
 from edgeslm.task_kinds import ALLOWED, LEARNABLE, POSSIBLE, Kind
 from edgeslm.topics import NODE_CHANNELS, overlap, topic_name_fault
 
@@ -60,6 +60,8 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
     ``route_indices`` are the positions in the file of ``config.routes``, of which bad ones were taken out.
     """
     yield from _broker_faults(config.broker)
+    if config.console is not None:
+        yield from _console_faults(config.console)
     if config.signing.require_signature and not config.signing.keys:
         yield ("signing", "keys"), "missing: list the public keys of those whose bundles may run here"
     yield from _journal_faults(config)
@@ -97,6 +99,19 @@ def _broker_faults(broker: Broker) -> Iterator[Fault]:
     for key in ("ca_file", "cert_file", "key_file"):
         if getattr(broker, key) and not broker.tls:
             yield ("broker", key), "certificates need TLS: let url begin with mqtts://"
+
+
+def _console_faults(console: Console) -> Iterator[Fault]:
+    if console.cert_file and not console.key_file:
+        yield ("console", "key_file"), "missing: cert_file needs the key that belongs to it"
+    if console.key_file and not console.cert_file:
+        yield ("console", "cert_file"), "missing: key_file needs the certificate that belongs to it"
+    if not (console.is_secure or console.is_local):
+        sentence = (
+            "others than this machine could read the token on its way: add cert_file and key_file, or "
+            "https: true if a proxy in front of it speaks TLS"
+        )
+        yield ("console", "listen"), sentence
 
 
 def _near(name: str, known: frozenset[str]) -> str:

@@ -31,6 +31,7 @@ from edgeslm.description import describe
 from edgeslm.engine.process import CANCEL_GRACE_S, STOP_GRACE_S
 from edgeslm.errors import BrokerError, EdgeslmError
 from edgeslm.feedback import FeedbackStore
+from edgeslm.hosting import make_console
 from edgeslm.neighbours import Neighbours
 from edgeslm.observe.alerts import Alerts
 from edgeslm.observe.audit import AuditLog
@@ -161,6 +162,7 @@ class Daemon:
         self._audit = AuditLog(config.audit)
         self._neighbours = Neighbours(config.broker, config.prefix, config.node)
         service.escalation.ask_node = self._neighbours.ask
+        self._console = make_console(config, service, self.health, self.info)
         self._pipeline = Pipeline(
             config,
             service,
@@ -172,6 +174,7 @@ class Daemon:
             meter=self.meter,
             corrections=Corrections(FeedbackStore(config.state_dir), lambda: service.tasks, self.meter.drop),
             audit=self._audit,
+            watch=self._console.feed.watch if self._console else None,
         )
         self._store = store or Store(config.state_dir, config.node)
         self._set_up_operating(path)
@@ -232,6 +235,7 @@ class Daemon:
             ticking = asyncio.create_task(self._publish_health())
             keeping = asyncio.create_task(self._keep_what_waits())
             self._begin_making_ready()
+            showing = asyncio.create_task(self._console.run()) if self._console else None
             await self._first_of(stopped, loading)
             if not self._stopping.is_set():
                 await self._first_of(stopped, self._bus.failed)
@@ -242,6 +246,9 @@ class Daemon:
                 task.cancel()
             await self._drain()
             await asyncio.wait(beside)
+            if showing is not None:
+                showing.cancel()
+                await asyncio.wait([showing])
             ticking.cancel()
             keeping.cancel()
             loading.cancel()
@@ -410,7 +417,7 @@ class Daemon:
 
     def health(self) -> dict[str, Any]:
         """The node's condition now, with no text of any message."""
-        scheduler = self.service.scheduler
+        scheduler, console = self.service.scheduler, self._console
         figures = self.meter.figures()
         figures["dropped"]["qos0"] = self._bus.dropped
         return {
@@ -421,7 +428,7 @@ class Daemon:
             "broker_dropped": self.alerts.broker_dropped,
             "session_lost": self._sessions_lost,
             "engine_restarts": self.service.models.losses,
-            "memory_bytes": memory_bytes(self.service.pids),
+            "memory_bytes": memory_bytes({**self.service.pids, **(console.pids if console else {})}),
             "temperature_c": temperature_c(),
             "updates": {name: outcome.figures() for name, outcome in self.updater.outcomes.items()},
             "drift": {name: watch.figures() for name, watch in self.service.watches.items()},
@@ -437,6 +444,7 @@ class Daemon:
                     self.operating.problem,
                     *self.updater.problems,
                     *self.service.library.problems,
+                    console.problem if console else None,
                     *(_drift_sentence(name, watch) for name, watch in self.service.watches.items()),
                 ],
             ),

@@ -206,6 +206,12 @@ def _listen(value: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def host_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", value):
+        raise ValueError("must be a name such as hall.example.org, in small letters, without a port")
+    return value
+
+
 def _example_output(value: Any) -> str | Mapping[str, Any]:
     if not isinstance(value, str | dict):
         raise ValueError("must be a text (numbers in quotes) or a mapping of fields")

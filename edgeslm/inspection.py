@@ -108,9 +108,35 @@ def _learned_rows(learned: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def card_rows(card: dict[str, Any]) -> list[tuple[str, str]]:
+    """A report card as pairs of a name and what is known: in words, or as it stands there."""
+    rows: list[tuple[str, str]] = []
+    said, rest = _known(card)
+    for name, sentences in said:
+        rows += [("" if number else name, line) for number, line in enumerate(sentences)]
+    flat = list(rest.items())
+    while flat:
+        key, value = flat.pop(0)
+        if isinstance(value, dict):
+            flat[:0] = [(f"{key}, {inner}", one) for inner, one in value.items()]
+        else:
+            rows.append((str(key).replace("_", " "), value if isinstance(value, str) else json.dumps(value)))
+    return rows
+
+
 def _card_lines(card: dict[str, Any]) -> list[str]:
-    """What is known of a report card in words; what isn't, as it stands there."""
-    lines: list[str] = []
+    said, rest = _known(card)
+    lines = [
+        f"  {'' if number else name:<24}{line}"
+        for name, sentences in said
+        for number, line in enumerate(sentences)
+    ]
+    return lines + _report_lines(rest, "  ")
+
+
+def _known(card: dict[str, Any]) -> tuple[list[tuple[str, list[str]]], dict[str, Any]]:
+    """What is known of a report card in words, by name, and the rest of it."""
+    known: list[tuple[str, list[str]]] = []
     rest = dict(card)
     for name, keys, sentences in _CARD:
         try:
@@ -119,8 +145,9 @@ def _card_lines(card: dict[str, Any]) -> list[str]:
             continue  # of another version: shown as it stands
         for key in keys if said else ():
             rest.pop(key, None)
-        lines += [f"  {'' if number else name:<24}{line}" for number, line in enumerate(said)]
-    return lines + _report_lines(rest, "  ")
+        if said:
+            known.append((name, said))
+    return known, rest
 
 
 def _fidelity(card: dict[str, Any]) -> list[str]:

@@ -11,29 +11,50 @@ import asyncio
 import pickle
 import struct
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 _HEADER = struct.Struct("!i")
 """Length of the pickle that follows, as ``Connection._send_bytes`` writes it for less than 2 GB."""
+
+
+class Codec(NamedTuple):
+    """How values are written, and how long what the other end sends may be, in bytes."""
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytearray], Any]
+    limit: int
+
+
+PICKLE = Codec(pickle.dumps, pickle.loads, 2**31 - 1)
+"""For workers that talk to this process alone."""
 
 
 class Link(asyncio.Protocol):
     """Python values out and in over a stream socket.
 
     :param on_message: gets each value.
-    :param on_lost: called once, when the other end is closed; not after :meth:`close`.
+    :param on_lost: called once, when the other end is closed or sends what is no value; not after
+        :meth:`close`.
     """
 
-    def __init__(self, on_message: Callable[[Any], None], on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, on_message: Callable[[Any], None], on_lost: Callable[[], None], codec: Codec = PICKLE
+    ) -> None:
         self._on_message = on_message
         self._on_lost = on_lost
+        self._codec = codec
         self._received = bytearray()
         self._closed = False
 
     def send(self, value: Any) -> None:
         """Never waits; what goes to a worker that has ended is lost, and ``on_lost`` follows."""
-        data = pickle.dumps(value)
+        data = self._codec.encode(value)
         self._transport.write(_HEADER.pack(len(data)) + data)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What the other end has not taken yet."""
+        return self._transport.get_write_buffer_size()
 
     def close(self) -> None:
         """Closes at once; what was not sent yet is dropped."""
@@ -48,9 +69,16 @@ class Link(asyncio.Protocol):
         while not self._closed and len(self._received) >= _HEADER.size:
             (size,) = _HEADER.unpack_from(self._received)
             end = _HEADER.size + size
+            if not 0 <= size <= self._codec.limit:
+                self._transport.abort()
+                return
             if len(self._received) < end:
                 return
-            value = pickle.loads(self._received[_HEADER.size : end])
+            try:
+                value = self._codec.decode(self._received[_HEADER.size : end])
+            except (ValueError, RecursionError):
+                self._transport.abort()
+                return
             del self._received[:end]
             self._on_message(value)
 

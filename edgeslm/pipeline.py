@@ -18,8 +18,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from edgeslm.bus.client import BusClient, Delivery, Subscription
 from edgeslm.bus.journal import Journal, delivery_key, reader_key, request_key
@@ -52,6 +52,18 @@ MOST_REFUSED = 4
 """Messages of QoS 0 beyond ``queue_unsure`` are told that it is busy; beyond so many times that, nothing."""
 
 
+class Onlooker(Protocol):
+    """Sees one request: that its turn has come, and what became of it; None if it was broken off."""
+
+    def begun(self) -> None: ...
+    def ended(self, result: Result | None) -> None: ...
+
+
+class _Nobody:
+    def begun(self) -> None: ...
+    def ended(self, result: Result | None) -> None: ...
+
+
 class Pipeline:
     """Serves what the bus delivers. ``meter`` counts what becomes of it."""
 
@@ -68,8 +80,10 @@ class Pipeline:
         meter: Meter,
         corrections: Corrections,
         audit: AuditLog,
+        watch: Callable[[Request], Onlooker] | None = None,
     ) -> None:
         self._config = config
+        self._watch = watch or (lambda request: _Nobody())
         self._service = service
         self._topics = topics
         self._meter = meter
@@ -365,16 +379,24 @@ class Pipeline:
         )
 
     async def _run(self, request: Request, tries: Tries, refusal: str | None = None) -> tuple[Result, bytes]:
+        onlooker, result = self._watch(request), None
+
+        def start() -> None:
+            tries.start()
+            onlooker.begun()
+
         try:
             if refusal is None:
                 chunks = self._outgoing.chunks_of(request)
-                result = await self._service.submit(request, chunks, tries.start)
+                result = await self._service.submit(request, chunks, start)
             else:
                 busy = Busy(refusal, retry_after_ms=math.ceil(self._service.scheduler.wait_s * 1000))
                 result = error_result(request.id, request.task, busy)
         except asyncio.CancelledError:
             tries.withdraw()
             raise
+        finally:
+            onlooker.ended(result)
         self._meter.count(result)
         payload = encode_result(result)
         tries.end(result, payload)

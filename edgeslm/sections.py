@@ -30,6 +30,7 @@ from edgeslm.fields import (
 from edgeslm.surroundings import (
     Audit,
     Broker,
+    Console,
     Control,
     Discovery,
     Journal,
@@ -323,6 +324,9 @@ class Config(Section):
     discovery: Discovery = Field(default=Discovery(), description="What Home Assistant is told of the node")
     audit: Audit = Field(default=Audit(), description="Who asked what when, without texts")
     metrics: Metrics = Field(default=Metrics(), description="Where Prometheus may ask for the node's figures")
+    console: Console | None = Field(
+        default=None, description="The console in the browser; without this section nothing listens"
+    )
     power: Power = Field(
         default="balanced",
         description="How threads of the engines wait for work: `performance` and `balanced` spin a while, "

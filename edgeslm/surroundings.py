@@ -5,12 +5,13 @@ What a node does, its models, tasks, collections and routes, is in ``edgeslm.sec
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from edgeslm.fields import FilePath, ListenAddress, broker_url, listen_address, topic_prefix
+from edgeslm.fields import FilePath, ListenAddress, broker_url, host_name, listen_address, topic_prefix
 
 
 class Section(BaseModel):
@@ -222,3 +223,51 @@ class Metrics(Section):
     @property
     def address(self) -> tuple[str, int] | None:
         return listen_address(self.listen) if self.listen is not None else None
+
+
+class Console(Section):
+    """The console in the browser, and who gets in."""
+
+    listen: ListenAddress = Field(
+        default="127.0.0.1:8480",
+        description="Port on 127.0.0.1, or `HOST:PORT`, to listen on; others than this machine reach it with "
+        "TLS alone",
+    )
+    token_file: FilePath | None = Field(
+        default=None,
+        description="File whose first line is the token to sign in with; if left out, `console-token` in "
+        "`state_dir`, made at the first start",
+    )
+    texts: bool = Field(
+        default=False,
+        description="Whether who is signed in may see the texts of single requests, which are then kept in "
+        "memory",
+    )
+    hosts: tuple[Annotated[str, AfterValidator(host_name)], ...] = Field(
+        default=(),
+        max_length=32,
+        description="Names by which browsers reach it, beside `localhost` and addresses",
+    )
+    cert_file: FilePath | None = Field(
+        default=None, description="Certificate (PEM) to speak TLS with; without one it doesn't"
+    )
+    key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")
+    https: bool = Field(default=False, description="Browsers reach it through a proxy that speaks TLS for it")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return listen_address(self.listen)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it listens for this machine alone."""
+        host, _ = self.address
+        try:
+            return host == "localhost" or ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether browsers speak TLS."""
+        return self.https or self.cert_file is not None

@@ -15,6 +15,7 @@ from edgeslm.config import (
     Audit,
     Broker,
     Config,
+    Console,
     Control,
     Discovery,
     Journal,
@@ -37,6 +38,7 @@ from edgeslm.task_kinds import ALLOWED, POSSIBLE
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = (ROOT / "docs/config.md").read_text("utf-8")
 KNOWLEDGE = (ROOT / "docs/knowledge.md").read_text("utf-8")
+CONSOLE = (ROOT / "docs/console.md").read_text("utf-8")
 EXAMPLES = sorted((ROOT / "firmware-config/examples").glob("*.yaml"))
 
 SECTIONS: dict[str, type[Section]] = {
@@ -55,6 +57,7 @@ SECTIONS: dict[str, type[Section]] = {
     "metrics": Metrics,
     "control": Control,
     "updates": Updates,
+    "console": Console,
 }
 REQUIRED: dict[str, dict[str, Any]] = {
     "The file": {
@@ -76,6 +79,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "metrics": {},
     "control": {},
     "updates": {},
+    "console": {},
 }
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 
@@ -175,7 +179,7 @@ def test_the_filters_of_templates_are_documented() -> None:
 
 
 def yaml_blocks() -> list[str]:
-    texts = (DOCS, KNOWLEDGE)
+    texts = (DOCS, KNOWLEDGE, CONSOLE)
     return [block for text in texts for block in re.findall(r"(?ms)^```yaml\n(.*?)^```", text)]
 
 

@@ -28,10 +28,10 @@ LAYERS = (
     {"engine", "bus", "knowledge", "routes", "inspection", "signature", "feedback"},
     {"tasks", "trust", "expectation", "senders"},
     {"scheduler", "models", "observe", "cascade", "corrections"},
-    {"escalation", "preparing", "library", "provision"},
+    {"escalation", "preparing", "library", "provision", "console"},
     {"arrangement"},
     {"service", "client", "doctor", "purge"},
-    {"outgoing", "announcing", "tries", "description", "neighbours", "held", "remembering"},
+    {"outgoing", "hosting", "announcing", "tries", "description", "neighbours", "held", "remembering"},
     {"gathering"},
     {"watching"},
     {"pipeline"},
@@ -47,7 +47,7 @@ LAYERS = (
 NO_BUS = {
     *("engine", "knowledge", "tasks", "scheduler", "models", "observe", "cascade", "escalation", "service"),
     "arrangement",
-    *("routes", "senders", "preparing", "library", "link", "child"),
+    *("routes", "senders", "preparing", "library", "link", "child", "console"),
 }
 """What computes knows no bus: requests and results are values."""
 
@@ -59,6 +59,8 @@ ONLY_IN = {
     "pypdf": {"knowledge"},
     "model_signing": {"signature"},  # runs in a process of its own
     "cryptography": {"provision", "bus"},  # the bus: an encrypted journal
+    "starlette": {"console"},
+    "uvicorn": {"console"},
     "paho": {"bus", "client", "demo"},  # the demo plays the sensors and apps of others
 }
 """Libraries that stay behind one door."""
@@ -66,8 +68,8 @@ ONLY_IN = {
 WORKER_ONLY = {"onnxruntime", "onnxruntime_genai", "numpy", "tokenizers"}
 SIGNATURE_ONLY = {"model_signing", "cryptography", "sigstore", "OpenSSL"}
 """Only the process that checks signatures loads them."""
-WHEN_NEEDED = {"pypdf", "prometheus_client"}
-"""27 MB of memory, for what reads PDFs, and one for what Prometheus asks."""
+WHEN_NEEDED = {"pypdf", "prometheus_client", "starlette", "uvicorn"}
+"""27 MB of memory, for what reads PDFs, and one for what Prometheus asks; the console has its own process."""
 BUILD_MACHINE_ONLY = {"torch", "transformers", "onnx", "onnx_ir", "gguf", "accelerate", "sklearn", "optimum"}
 
 EXPORT_SEES = {
@@ -91,7 +93,12 @@ EXPORT_MEASURES = {
 """What is measured and taught is what a device runs: these modules see more."""
 
 INSTALLED_AS = {"yaml": "pyyaml", "paho": "paho-mqtt"}
-OPTIONAL = {"model_signing": "verify", "cryptography": "provision"}
+OPTIONAL = {
+    "model_signing": "verify",
+    "cryptography": "provision",
+    "starlette": "console",
+    "uvicorn": "console",
+}
 """Libraries that an extra brings."""
 
 MODULES = sorted((ROOT / "edgeslm").rglob("*.py"))

@@ -1,0 +1,155 @@
+"""What passes through the node, as the console shows it: the last requests, and figures of a moment.
+
+Costs a request two calls and a row of a ring. Keeps no text unless it is told to. Pure: knows no pipe, no bus
+and no clock but the machine's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from edgeslm.messages import Request, Result
+from edgeslm.observe.health import quantiles
+
+ROWS = 200
+"""Requests that are kept."""
+MOST_LATENCIES = 1000
+"""Of one moment; a busier node's quantiles are of its first ones."""
+TEXT_CHARACTERS = 4000
+"""Kept of a text, if any is."""
+
+
+@dataclass(slots=True)
+class _Row:
+    number: int
+    at: float
+    task: str
+    topic: str
+    status: str = "waiting"
+    total_ms: float | None = None
+    queue_ms: float | None = None
+    tokens: int | None = None
+    model: str | None = None
+    input: str | None = None
+    output: str | None = None
+
+    def shown(self) -> dict[str, Any]:
+        """Without the texts."""
+        return {
+            "n": self.number,
+            "at": round(self.at, 3),
+            "task": self.task,
+            "topic": self.topic,
+            "status": self.status,
+            "ms": self.total_ms,
+            "wait": self.queue_ms,
+            "tokens": self.tokens,
+            "model": self.model,
+        }
+
+
+class Seen:
+    """One request as it goes on."""
+
+    __slots__ = ("_feed", "_row")
+
+    def __init__(self, feed: Feed, row: _Row) -> None:
+        self._feed = feed
+        self._row = row
+
+    def begun(self) -> None:
+        """Its turn has come."""
+        self._feed.begin(self._row)
+
+    def ended(self, result: Result | None) -> None:
+        """None: it was broken off."""
+        self._feed.end(self._row, result)
+
+
+class Feed:
+    """``keep_texts`` keeps the beginnings of inputs and results, for whoever asks for one."""
+
+    def __init__(self, *, keep_texts: bool = False) -> None:
+        self._keep_texts = keep_texts
+        self._rows: deque[_Row] = deque(maxlen=ROWS)
+        self._changed: dict[int, _Row] = {}
+        self._number = 0
+        self._latencies_ms: list[float] = []
+        self._answered = 0
+        self._errors = 0
+
+    def watch(self, request: Request) -> Seen:
+        """Takes in a request; what is returned is told how it goes on."""
+        self._number += 1
+        row = _Row(self._number, time.time(), request.task[:100], request.reply_to[:300])
+        if self._keep_texts:
+            row.input = _beginning(request.input)
+        self._rows.append(row)
+        self._note(row)
+        return Seen(self, row)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All that are kept, the oldest first."""
+        return [row.shown() for row in self._rows]
+
+    def take_changed(self) -> list[dict[str, Any]]:
+        """What has changed since the last call, the last of it if that is more than is kept."""
+        changed, self._changed = self._changed, {}
+        return [row.shown() for row in changed.values()]
+
+    def take_moment(self) -> dict[str, Any]:
+        """Figures since the last call: ``answered`` and ``errors`` counted, ``p50`` and ``p95`` in ms."""
+        latencies, self._latencies_ms = self._latencies_ms, []
+        found = quantiles(latencies)
+        moment = {
+            "answered": self._answered,
+            "errors": self._errors,
+            "p50": found.get("p50"),
+            "p95": found.get("p95"),
+        }
+        self._answered = self._errors = 0
+        return moment
+
+    def text(self, number: int) -> tuple[str | None, str | None]:
+        """Input and result of a row; None where they aren't kept."""
+        row = next((row for row in self._rows if row.number == number), None)
+        return (row.input, row.output) if row is not None else (None, None)
+
+    def begin(self, row: _Row) -> None:
+        row.status = "running"
+        self._note(row)
+
+    def end(self, row: _Row, result: Result | None) -> None:
+        if result is None:
+            row.status = "broken off"
+        else:
+            row.status = result.status if result.error is None else result.error.code
+            timings = result.timings_ms
+            if timings:
+                row.total_ms = round(timings.get("total", 0.0), 1)
+                row.queue_ms = round(timings.get("queue", 0.0), 1)
+            row.tokens = sum(result.usage.values()) or None
+            row.model = result.model
+            self._errors += result.status == "error"
+            self._answered += result.status != "error"
+            is_timed = result.status != "error" and row.total_ms is not None
+            if is_timed and len(self._latencies_ms) < MOST_LATENCIES:
+                self._latencies_ms.append(row.total_ms or 0.0)
+            if self._keep_texts:
+                row.output = _beginning(result.error.message if result.error else result.result)
+        self._note(row)
+
+    def _note(self, row: _Row) -> None:
+        self._changed.pop(row.number, None)
+        self._changed[row.number] = row
+        if len(self._changed) > ROWS:
+            del self._changed[next(iter(self._changed))]
+
+
+def _beginning(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS] + " …"

@@ -1,0 +1,152 @@
+"""The node's handle on the console's process: start it, feed it, start it again when it ended.
+
+Imports no web server. What doesn't get through the pipe in time is left out: the console never
+holds the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeslm.child import Child
+from edgeslm.console.access import FEWEST_CHARACTERS
+from edgeslm.console.wire import FROM_CONSOLE
+from edgeslm.errors import ConfigError
+from edgeslm.surroundings import Console
+
+log = logging.getLogger("edgeslm.console")
+
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "edgeslm.console.worker")
+"""-P keeps the working directory off the module path."""
+MOST_BACKLOG_BYTES = 512 * 1024
+"""A console that is so far behind is told nothing more until it has caught up."""
+STOP_GRACE_S = 2.0
+AGAIN_S = 2.0
+"""Before a process that ended is started again; twice as long after each time."""
+MOST_AGAIN_S = 60.0
+CALM_S = 300.0
+
+
+def read_token(section: Console, state_dir: Path) -> str:
+    """The token to sign in with; one is made where the configuration names no file and there is none yet.
+
+    :raises ConfigError: there is none, or one that could be guessed.
+    """
+    file = section.token_file or state_dir / "console-token"
+    where = f"console.token_file: {file}"
+    try:
+        if section.token_file is None and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+                stream.write(secrets.token_urlsafe(24) + "\n")
+            log.info("the token to sign in to the console with is in %s", file)
+        token = file.read_text("utf-8").split("\n", 1)[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{where} can't be read: {getattr(error, 'strerror', None) or error}"]) from None
+    if len(token) < FEWEST_CHARACTERS:
+        how = "in its first line, which `openssl rand -hex 20` makes"
+        raise ConfigError([f"{where} needs a token of {FEWEST_CHARACTERS} characters or more {how}"])
+    return token
+
+
+def check_installed() -> None:
+    """:raises ConfigError: the web server isn't there."""
+    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
+        raise ConfigError(["console: needs more packages: pip install 'edgeslm[console]'"])
+
+
+class ConsoleProcess:
+    """Lives on one event loop.
+
+    :param settings: what the process is told first.
+    :param on_message: gets what it says, but for whether it listens.
+    :param on_start: called when a process is there that knows nothing yet.
+    """
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        on_message: Callable[[dict[str, Any]], None],
+        on_start: Callable[[], None],
+        *,
+        log_level: str = "WARNING",
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self._settings = settings
+        self._on_message = on_message
+        self._on_start = on_start
+        self._log_level = log_level
+        self._command = command
+        self._child = Child(self._take, self._lost, FROM_CONSOLE)
+        self._over = asyncio.Event()
+        self._problem: str | None = None
+        self.url: str | None = None
+        """Where it listens, while it does."""
+        self.viewers = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no console, as a sentence."""
+        return f"The console doesn't run: {self._problem}." if self._problem else None
+
+    async def run(self) -> None:
+        """Keeps it running until cancelled."""
+        pause_s, loop = AGAIN_S, asyncio.get_running_loop()
+        while True:
+            self._over.clear()
+            started_at = loop.time()
+            try:
+                await self._child.start(self._command, [self._log_level])
+            except OSError as error:
+                self._problem = f"it can't be started ({error.strerror})"
+            else:
+                self._child.send({"kind": "settings", **self._settings})
+                self._on_start()
+                await self._over.wait()
+            if loop.time() - started_at > CALM_S:
+                pause_s = AGAIN_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(MOST_AGAIN_S, 2 * pause_s)
+
+    def send(self, kind: str, **fields: Any) -> bool:
+        """False if it has too much to read already."""
+        if self._child.backlog_bytes > MOST_BACKLOG_BYTES:
+            return False
+        self._child.send({"kind": kind, **fields})
+        return True
+
+    async def stop(self) -> None:
+        await self._child.stop(STOP_GRACE_S)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        kind = message["kind"]
+        if kind == "listening":
+            self.url, self._problem = str(message["url"]), None
+            log.info("the console is at %s", self.url)
+        elif kind == "refused":
+            self._problem = str(message["sentence"])
+            log.error("the console doesn't run: %s", self._problem)
+            self._child.kill()
+        elif kind == "viewers":
+            self.viewers = int(message["count"])
+        if kind not in ("listening", "refused"):
+            self._on_message(message)
+
+    def _lost(self, status: str) -> None:
+        if self._problem is None:
+            self._problem = f"its process ended ({status})"
+            log.error("the console's process ended (%s)", status)
+        self.url, self.viewers = None, 0
+        self._over.set()

@@ -1,0 +1,82 @@
+"""What the console's process knows of the node, and what each browser has not seen of it yet.
+
+Bounded whatever comes: the last requests, a quarter of an hour of figures, the last word on each part. A
+browser that reads slowly gets the newest when it comes back, not a backlog. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import Any
+
+MOMENTS = 450
+"""Figures that are kept, two seconds apart."""
+ROWS = 200
+
+
+@dataclass(slots=True)
+class Cursor:
+    """How far one browser has come."""
+
+    version: int = 0
+    moment: int = 0
+
+
+class View:
+    """Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._rows: OrderedDict[int, tuple[int, dict[str, Any]]] = OrderedDict()
+        self._moments: deque[dict[str, Any]] = deque(maxlen=MOMENTS)
+        self._moment = 0
+        self._parts: dict[str, tuple[int, Any]] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def take(self, message: dict[str, Any]) -> None:
+        """A message of the node: ``tick``, ``rows`` or ``told``."""
+        self._version += 1
+        if message["kind"] == "tick":
+            self._moment += 1
+            self._moments.append(message["moment"])
+        elif message["kind"] == "told":
+            self._parts[message["part"]] = (self._version, message["value"])
+        else:
+            for row in message["rows"]:
+                self._rows[row["n"]] = (self._version, row)  # stays where its number stood
+            while len(self._rows) > ROWS:
+                self._rows.popitem(last=False)
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def news(self, cursor: Cursor) -> dict[str, Any]:
+        """What the browser at ``cursor`` hasn't seen, all of it for a new one; moves the cursor."""
+        rows = [row for version, row in self._rows.values() if version > cursor.version]
+        unseen = min(self._moment - cursor.moment, len(self._moments))
+        news: dict[str, Any] = {}
+        if rows:
+            news["rows"] = rows
+        if unseen:
+            news["moments"] = list(self._moments)[-unseen:]
+        for part, (version, value) in self._parts.items():
+            if version > cursor.version:
+                news[part] = value
+        cursor.version, cursor.moment = self._version, self._moment
+        return news
+
+    async def changed(self, cursor: Cursor, timeout_s: float) -> None:
+        """Returns when there is news, or after ``timeout_s``."""
+        if cursor.version != self._version:
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await future
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting.discard(future)

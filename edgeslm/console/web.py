@@ -1,0 +1,367 @@
+"""The console's pages and its interface for them, behind one guard: nothing but the sign-in page without it.
+
+Knows no node: what is shown comes from a ``View``, what is asked goes to ``ask``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edgeslm.console.access import Access, Session, TooManyAttempts
+from edgeslm.console.view import Cursor, View
+from edgeslm.console.wire import INPUT_BYTES
+
+log = logging.getLogger("edgeslm.console")
+
+Ask = Callable[[str, Any, dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Task, input and options to the result, as it would be published."""
+Text = Callable[[int], Awaitable[dict[str, Any]]]
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: with that, browsers say of a form that it comes from nowhere.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), usb=()",
+}
+CSRF_HEADER = "X-Edgeslm-Secret"
+PUBLIC = ("/login", "/static/style.css", "/static/icon.svg")
+"""What a browser gets without a session."""
+MOST_STREAMS = 16
+MOST_ASKS = 2
+"""Requests of the form at a time."""
+BODY_BYTES = 3 * INPUT_BYTES
+BODY_S = 10.0
+BEAT_S = 15.0
+"""Without news, how long until a stream says that it lives; it then also looks whether its session does."""
+TAKE_S = 30.0
+"""How long a browser may take for what was sent to it."""
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    body: bytes
+    packed: bytes
+    tag: str
+    media_type: str
+
+
+class Refusal(Exception):
+    """An answer other than the one that was wanted: a status and a sentence."""
+
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.headers = headers
+
+
+class Guard:
+    """Lets pass what names this console and comes with a session, and puts HEADERS on all that goes out."""
+
+    def __init__(self, app: ASGIApp, access: Access, cookie: str, *, secure: bool) -> None:
+        self._app = app
+        self._access = access
+        self._cookie = cookie
+        self._headers = dict(HEADERS)
+        if secure:
+            self._headers["Strict-Transport-Security"] = "max-age=31536000"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        answer = self._refuse(scope) or self._app
+        await answer(scope, receive, send_with_headers)
+
+    def _refuse(self, scope: Scope) -> Response | None:
+        request = Request(scope)
+        hosts = request.headers.getlist("host")
+        if len(hosts) != 1 or not self._access.is_our_host(hosts[0]):
+            sentence = "This name isn't one of the console's; name it in console.hosts."
+            return PlainTextResponse(sentence, status_code=421)
+        session = self._access.session(request.cookies.get(self._cookie))
+        scope["state"] = {"session": session}
+        if session is None and scope["path"] not in PUBLIC:
+            if scope["path"] == "/" and scope["method"] in ("GET", "HEAD"):
+                return RedirectResponse("/login", 303)
+            return JSONResponse({"error": "Sign in first."}, status_code=401)
+        if scope["method"] not in ("GET", "HEAD"):
+            return self._refuse_change(request, hosts[0], session)
+        return None
+
+    def _refuse_change(self, request: Request, host: str, session: Session | None) -> Response | None:
+        fetched_by = request.headers.get("sec-fetch-site", "same-origin")
+        is_ours = self._access.is_our_page(request.headers.get("origin"), host)
+        if not is_ours or fetched_by != "same-origin":
+            return JSONResponse({"error": "This didn't come from a page of the console."}, status_code=403)
+        if request.url.path == "/login":
+            return None
+        if session is None or not self._access.knows_secret(session, request.headers.get(CSRF_HEADER)):
+            return JSONResponse({"error": "The page is out of date; load it again."}, status_code=403)
+        return None
+
+
+class EventStream:
+    """Server-sent events, one browser's. Each piece waits until the one before has been taken."""
+
+    def __init__(self, view: View, first: Mapping[str, Any], is_wanted: Callable[[], bool]) -> None:
+        self._view = view
+        self._first = first
+        self._is_wanted = is_wanted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        headers.append((b"x-accel-buffering", b"no"))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        streaming = asyncio.create_task(self._stream(send))
+        leaving = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait([streaming, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (streaming, leaving):
+                task.cancel()
+            await asyncio.wait([streaming, leaving])
+        error = None if streaming.cancelled() else streaming.exception()
+        if error is not None and not isinstance(error, OSError | TimeoutError):
+            raise error
+
+    async def _stream(self, send: Send) -> None:
+        cursor = Cursor()
+        news: Mapping[str, Any] = {**self._first, **self._view.news(cursor)}
+        while True:
+            body = b"data: " + json.dumps(news).encode() + b"\n\n" if news else b": \n\n"
+            async with asyncio.timeout(TAKE_S):
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+            await self._view.changed(cursor, BEAT_S)
+            if not self._is_wanted():
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
+            news = self._view.news(cursor)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class Web:
+    """The pages and what they ask for.
+
+    :param texts: whether ``text`` may be asked for one request's texts.
+    :param on_viewers: told how many browsers look.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        view: View,
+        ask: Ask,
+        text: Text,
+        *,
+        secure: bool,
+        texts: bool,
+        on_viewers: Callable[[int], None],
+    ) -> None:
+        self._access = access
+        self._view = view
+        self._ask = ask
+        self._text = text
+        self._secure = secure
+        self._texts = texts
+        self._on_viewers = on_viewers
+        self._cookie = "__Host-edgeslm" if secure else "edgeslm"
+        self._files = _load_files()
+        self._streams = 0
+        self._asks = 0
+        routes = [
+            Route("/", self._page),
+            Route("/login", self._login, methods=["GET", "POST"]),
+            Route("/logout", self._logout, methods=["POST"]),
+            Route("/events", self._events),
+            Route("/api/node", self._node),
+            Route("/api/ask", self._answer, methods=["POST"]),
+            Route("/api/text/{number:int}", self._texts_of),
+            Route("/static/{name}", self._static),
+        ]
+        app = Starlette(routes=routes, exception_handlers={Refusal: _refused, 500: _failed})
+        self.app: ASGIApp = Guard(app, access, self._cookie, secure=secure)
+
+    async def _page(self, request: Request) -> Response:
+        return self._file(request, "index.html")
+
+    async def _static(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._files or name.endswith(".html"):
+            raise Refusal(404, "There is no such file.")
+        return self._file(request, name)
+
+    async def _login(self, request: Request) -> Response:
+        if request.method != "POST":
+            if request.state.session is not None:
+                return RedirectResponse("/", 303)
+            return self._login_page("", 200)
+        body = await _body(request, 4096)
+        token = (parse_qs(body.decode("utf-8", "replace")).get("token") or [""])[0].strip()
+        address = request.client.host if request.client else ""
+        try:
+            secret = self._access.sign_in(token, address)
+        except TooManyAttempts as error:
+            said = f"Too many attempts. Try again in {error.wait_s} seconds."
+            page = self._login_page(said, 429)
+            page.headers["Retry-After"] = str(error.wait_s)
+            return page
+        if secret is None:
+            log.warning("somebody at %s tried to sign in to the console with a wrong token", address)
+            return self._login_page("This is not the token.", 403)
+        response = RedirectResponse("/", 303)
+        response.set_cookie(
+            self._cookie, secret, httponly=True, samesite="strict", secure=self._secure, path="/"
+        )
+        return response
+
+    async def _logout(self, request: Request) -> Response:
+        self._access.sign_out(request.cookies.get(self._cookie))
+        response = JSONResponse({})
+        response.delete_cookie(self._cookie, httponly=True, samesite="strict", secure=self._secure, path="/")
+        return response
+
+    async def _node(self, request: Request) -> Response:
+        return JSONResponse(self._view.news(Cursor()))
+
+    async def _events(self, request: Request) -> Response:
+        if self._streams >= MOST_STREAMS:
+            raise Refusal(503, f"{MOST_STREAMS} browsers look already; close one.", {"Retry-After": "10"})
+        cookie = request.cookies.get(self._cookie)
+        first = {"first": True, "csrf": request.state.session.csrf, "texts": self._texts}
+        stream = EventStream(self._view, first, lambda: self._access.session(cookie) is not None)
+        return _Counted(stream, self._count)
+
+    def _count(self, change: int) -> None:
+        self._streams += change
+        self._on_viewers(self._streams)
+
+    async def _answer(self, request: Request) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise Refusal(415, "Send JSON.")
+        try:
+            asked = json.loads(await _body(request, BODY_BYTES))
+        except (ValueError, RecursionError):
+            raise Refusal(400, "This isn't JSON.") from None
+        task, text, options = (
+            (asked.get("task"), asked.get("input"), asked.get("options", {}))
+            if isinstance(asked, dict)
+            else (None, None, None)
+        )
+        if not isinstance(task, str) or not isinstance(text, str) or not isinstance(options, dict):
+            raise Refusal(400, "Send an object with task, input and, if you like, options.")
+        if len(text.encode("utf-8", "replace")) > INPUT_BYTES:
+            raise Refusal(413, f"The text is longer than {INPUT_BYTES // 1024} kB; send it over MQTT.")
+        if self._asks >= MOST_ASKS:
+            raise Refusal(
+                429, "Requests of this form are running already; wait for them.", {"Retry-After": "2"}
+            )
+        self._asks += 1
+        try:
+            return JSONResponse(await self._ask(task, text, options))
+        finally:
+            self._asks -= 1
+
+    async def _texts_of(self, request: Request) -> Response:
+        if not self._texts:
+            raise Refusal(404, "Texts aren't kept: console.texts is false.")
+        return JSONResponse(await self._text(request.path_params["number"]))
+
+    def _login_page(self, said: str, status: int) -> Response:
+        page = self._files["login.html"].body.replace(b"<!-- said -->", said.encode())
+        return Response(page, status, media_type="text/html")
+
+    def _file(self, request: Request, name: str) -> Response:
+        file = self._files[name]
+        headers = {"ETag": file.tag, "Cache-Control": "private, no-cache", "Vary": "Accept-Encoding"}
+        if request.headers.get("if-none-match") == file.tag:
+            return Response(status_code=304, headers=headers)
+        body = file.body
+        if "gzip" in Headers(scope=request.scope).get("accept-encoding", ""):
+            headers["Content-Encoding"], body = "gzip", file.packed
+        return Response(body, headers=headers, media_type=file.media_type)
+
+
+class _Counted(Response):
+    """A stream that is counted while it lasts."""
+
+    def __init__(self, stream: EventStream, count: Callable[[int], None]) -> None:
+        super().__init__()
+        self._stream = stream
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._count(1)
+        try:
+            await self._stream(scope, receive, send)
+        finally:
+            self._count(-1)
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """:raises Refusal: it is too long, or takes too long to come."""
+    body = b""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(BODY_S):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > most:
+                    raise Refusal(413, f"This is longer than {most} bytes.")
+            return body
+    raise Refusal(408, "This takes too long.")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    refusal = error if isinstance(error, Refusal) else Refusal(500, "The console failed on this.")
+    return JSONResponse({"error": str(refusal)}, refusal.status, headers=refusal.headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    log.error("the console failed on a request: %s", type(error).__name__)
+    return JSONResponse({"error": "The console failed on this; its log says more."}, 500)
+
+
+def _load_files() -> dict[str, _File]:
+    """All in memory: no request comes near a path of the disk."""
+    found = {}
+    for entry in files("edgeslm.console").joinpath("static").iterdir():
+        media_type = _TYPES.get(entry.name.rpartition(".")[2])
+        if media_type is not None:
+            body = entry.read_bytes()
+            tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+            found[entry.name] = _File(body, gzip.compress(body, mtime=0), tag, media_type)
+    return found

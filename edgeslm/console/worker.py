@@ -1,0 +1,195 @@
+"""The console's process: a web server at one end, the pipe to the node at the other.
+
+It is its own process so that no browser, slow or hostile, costs the node's connection a moment, and because
+the web server's memory is for those alone who want a console. It ends when the pipe closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from edgeslm.console.access import Access
+from edgeslm.console.view import View
+from edgeslm.console.web import Refusal, Web
+from edgeslm.console.wire import FROM_NODE
+from edgeslm.link import Link
+
+log = logging.getLogger("edgeslm.console")
+
+MOST_CONNECTIONS = 64
+HEADER_BYTES = 16 * 1024
+IDLE_S = 15.0
+"""How long a connection may be open without a request."""
+MARGIN_S = 10.0
+"""What the node may take longer than a request may."""
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals alone: the node says when it is over."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def hang_up_on_idlers(self) -> None:
+        """uvicorn waits without end for the first request of a connection."""
+        silent: set[Any] = set()
+        while True:
+            await asyncio.sleep(IDLE_S)
+            idle = {one for one in self.server_state.connections if getattr(one, "cycle", None) is None}
+            for one in silent & idle:
+                if (transport := getattr(one, "transport", None)) is not None:
+                    transport.abort()
+            silent = idle - silent
+
+
+class Worker:
+    """One run of the console."""
+
+    def __init__(self) -> None:
+        self._view = View()
+        self._settings: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._ended = asyncio.Event()
+        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._number = 0
+        self._timeout_s = 120.0
+        self._link: Link | None = None
+
+    async def run(self, descriptor: int) -> None:
+        loop = asyncio.get_running_loop()
+        _, self._link = await loop.create_unix_connection(
+            lambda: Link(self._take, self._ended.set, FROM_NODE), sock=socket.socket(fileno=descriptor)
+        )
+        ended = asyncio.create_task(self._ended.wait())
+        serving = asyncio.create_task(self._serve())
+        await asyncio.wait([ended, serving], return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+            await ended  # what it said of its end is read before the pipe closes
+
+    async def _serve(self) -> None:
+        settings = await self._settings
+        self._timeout_s = settings["timeout_s"]
+        secure = settings["secure"]
+        web = Web(
+            Access(settings["token"], hosts=settings["hosts"], secure=secure),
+            self._view,
+            self._ask,
+            self._text,
+            secure=secure,
+            texts=settings["texts"],
+            on_viewers=lambda count: self._say("viewers", count=count),
+        )
+        try:
+            listener = _listen(settings["host"], settings["port"])
+            server = _Server(_config(web, settings))
+            server.config.load()
+        except (OSError, ValueError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            reason = reason.partition(" (while attempting")[0]  # it names the address once more
+            self._say("refused", sentence=f"{settings['listen']}: {reason}")
+            return
+        port = listener.getsockname()[1]
+        scheme = "https" if settings["cert_file"] else "http"
+        host = f"[{settings['host']}]" if ":" in settings["host"] else settings["host"]
+        self._say("listening", url=f"{scheme}://{host}:{port}")
+        tidying = asyncio.create_task(server.hang_up_on_idlers())
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            tidying.cancel()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        kind = message["kind"]
+        if kind == "settings":
+            self._settings.set_result(message)
+        elif kind in ("answer", "text"):
+            future = self._pending.get(message["number"])
+            if future is not None and not future.done():
+                future.set_result(message)
+        else:
+            self._view.take(message)
+
+    async def _ask(self, task: str, text: Any, options: dict[str, Any]) -> dict[str, Any]:
+        said = await self._get("ask", task=task, input=text, options=options)
+        result: dict[str, Any] = said["result"]
+        return result
+
+    async def _text(self, row: int) -> dict[str, Any]:
+        said = await self._get("text", row=row)
+        return {"input": said["input"], "output": said["output"]}
+
+    async def _get(self, kind: str, **fields: Any) -> dict[str, Any]:
+        self._number += 1
+        number, future = self._number, asyncio.get_running_loop().create_future()
+        self._pending[number] = future
+        try:
+            self._say(kind, number=number, **fields)
+            async with asyncio.timeout(self._timeout_s + MARGIN_S):
+                said: dict[str, Any] = await future
+                return said
+        except TimeoutError:
+            raise Refusal(504, "The node doesn't answer.") from None
+        finally:
+            del self._pending[number]
+
+    def _say(self, kind: str, **fields: Any) -> None:
+        if self._link is not None:
+            self._link.send({"kind": kind, **fields})
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
+
+
+def _config(web: Web, settings: dict[str, Any]) -> uvicorn.Config:
+    cert_file, key_file = settings["cert_file"], settings["key_file"]
+    return uvicorn.Config(
+        web.app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_keep_alive=int(IDLE_S),
+        timeout_graceful_shutdown=1,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        ssl_certfile=Path(cert_file) if cert_file else None,
+        ssl_keyfile=Path(key_file) if key_file else None,
+        ssl_keyfile_password="",  # keeps OpenSSL from asking for one
+    )
+
+
+async def _run(descriptor: int) -> None:
+    await Worker().run(descriptor)
+
+
+def main(argv: list[str]) -> None:
+    """``python -m edgeslm.console.worker FD LOG_LEVEL``; started by ``process``."""
+    # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(level=argv[1], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("uvicorn").setLevel("WARNING")
+    asyncio.run(_run(int(argv[0])))
+    os._exit(0)  # browsers that stream hold nothing that matters
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
