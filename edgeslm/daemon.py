@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import secrets
 import signal
@@ -31,6 +30,7 @@ from edgeslm.description import describe
 from edgeslm.engine.process import CANCEL_GRACE_S, STOP_GRACE_S
 from edgeslm.errors import BrokerError, EdgeslmError
 from edgeslm.feedback import FeedbackStore
+from edgeslm.heap import give_back_free_memory, give_back_large_buffers
 from edgeslm.hosting import make_console
 from edgeslm.neighbours import Neighbours
 from edgeslm.observe.alerts import Alerts
@@ -68,7 +68,7 @@ async def run(config: Config, path: Path | None = None) -> int:
 
     :raises EdgeslmError: what keeps it from starting or going on.
     """
-    _give_back_large_buffers()
+    give_back_large_buffers()
     store = Store(config.state_dir, config.node)
     gone = await asyncio.to_thread(_begin_start, store)
     daemon = Daemon(config, Service(store.settled(config)), path, store)
@@ -90,19 +90,6 @@ def _begin_start(store: Store) -> list[str]:
     except OSError as error:  # the disk is full: then the start isn't counted
         log.error("the starts of models on trial can't be counted: %s", error)
         return []
-
-
-def _give_back_large_buffers() -> None:
-    """Keeps glibc from raising its threshold for memory maps: after one message of 10 MB the next ones would
-    come from the heap, which never shrinks below them (mallopt(3), M_MMAP_THRESHOLD)."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(-3, 128 * 1024)
-
-
-def _give_back_free_memory() -> None:
-    """glibc keeps what was freed between what is in use (malloc_trim(3)); less than a millisecond."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _drift_sentence(task: str, watch: DriftWatch) -> str | None:
@@ -162,7 +149,7 @@ class Daemon:
         self._audit = AuditLog(config.audit)
         self._neighbours = Neighbours(config.broker, config.prefix, config.node)
         service.escalation.ask_node = self._neighbours.ask
-        self._console = make_console(config, service, self.health, self.info)
+        self._console = make_console(config, service, self._audit, self.health, self.info)
         self._pipeline = Pipeline(
             config,
             service,
@@ -398,7 +385,7 @@ class Daemon:
             await asyncio.sleep(HEALTH_EVERY_S)
             self._journal.retry()
             self._journal.tidy()
-            _give_back_free_memory()
+            give_back_free_memory()
             await self._publish_retained(self.topics.health, encode_document(self.health()))
 
     async def _keep_what_waits(self) -> None:

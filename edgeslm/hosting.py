@@ -31,6 +31,7 @@ from edgeslm.console.wire import INPUT_BYTES
 from edgeslm.errors import BundleError, Busy, InternalError, KnowledgeError
 from edgeslm.inspection import card_rows, describe
 from edgeslm.knowledge.database import find_collection, open_database
+from edgeslm.observe.audit import AuditLog
 from edgeslm.service import Service
 from edgeslm.surroundings import Console
 
@@ -61,6 +62,7 @@ class ConsoleHost:
         *,
         health: Document,
         info: Document,
+        audit: AuditLog,
         command: Sequence[str] = COMMAND,
     ) -> None:
         check_installed()
@@ -68,6 +70,7 @@ class ConsoleHost:
         self.feed = Feed(keep_texts=section.texts)
         self._config = config
         self._service = service
+        self._audit = audit
         self._topics = Topics(config.node, config.prefix)
         self._documents = {"health": health, "info": info, "models": self._models}
         self._sent: dict[str, str] = {}
@@ -246,14 +249,24 @@ class ConsoleHost:
                 why = InternalError(f"the node failed on it ({type(error).__name__})")
                 result = error_result(request.id, request.task, why)
             seen.ended(result)
+        self._audit.note(
+            "console",
+            task=request.task,
+            id=request.id,
+            bytes=len(text.encode("utf-8", "replace")),
+            status=result.status,
+            code=result.error.code if result.error is not None else None,
+        )
         self._process.send("answer", number=number, result=json.loads(encode_result(result)))
 
 
-def make_console(config: Config, service: Service, health: Document, info: Document) -> ConsoleHost | None:
+def make_console(
+    config: Config, service: Service, audit: AuditLog, health: Document, info: Document
+) -> ConsoleHost | None:
     """None unless the configuration has one. :raises ConfigError: its packages or its token are missing."""
     if config.console is None:
         return None
-    return ConsoleHost(config.console, config, service, health=health, info=info)
+    return ConsoleHost(config.console, config, service, health=health, info=info, audit=audit)
 
 
 def _count(path: Path) -> tuple[int, int]:

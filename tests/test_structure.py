@@ -23,7 +23,7 @@ FOUNDATION = {
 
 LAYERS = (
     FOUNDATION,
-    {"board", "link"},
+    {"board", "link", "heap"},
     {"child"},
     {"engine", "bus", "knowledge", "routes", "inspection", "signature", "feedback"},
     {"tasks", "trust", "expectation", "senders"},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import stat
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_a_token_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
 
 def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     check_installed()
-    monkeypatch.setattr(process.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'edgeslm\[console\]'"):
         check_installed()
 
@@ -98,7 +99,7 @@ def test_a_process_that_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -
 
 def test_one_that_is_behind_is_told_nothing_more() -> None:
     async def scenario() -> None:
-        command = ("sleep", "60")
+        command = ("sh", "-c", "sleep 60")  # reads nothing
         console = ConsoleProcess(settings_for(1), lambda message: None, lambda: None, command=command)
         running = asyncio.create_task(console.run())
         async with asyncio.timeout(60):
