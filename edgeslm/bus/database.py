@@ -13,6 +13,7 @@ too. With a :class:`~edgeslm.bus.seal.Seal` texts are encrypted; keys of request
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -106,7 +107,7 @@ class Database:
             encrypted with another key.
         """
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 self._connect()
             except sqlite3.DatabaseError as error:
@@ -229,6 +230,7 @@ class Database:
         return self._failed_at is not None and self.clock() - self._failed_at < RETRY_S
 
     def _connect(self) -> None:
+        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600))  # texts are for nobody else
         # Statements are few and short, so each is its own transaction unless it says BEGIN.
         self._db = db = sqlite3.connect(self.file, isolation_level=None, timeout=1.0)
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,16 @@ def test_what_was_written_outlives_kill_9(file: Path) -> None:
     assert journal.find(KEY) == Entry(1, None)
     assert journal.find(OTHER) == Entry(1, b"answer")
     database.close()
+
+
+def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    database = Database(tmp_path / "state" / "journal.sqlite")
+    database.open()
+    try:
+        database.write("UPDATE session SET epoch = 1")
+        files = list((tmp_path / "state").iterdir())
+        assert len(files) > 1, "the write-ahead log too"
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+        assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    finally:
+        database.close()

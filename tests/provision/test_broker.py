@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import socket
 import ssl
 from collections.abc import Iterator
@@ -256,6 +258,24 @@ def test_another_login_cannot_take_over_the_session_of_a_node(tmp_path: Path) ->
             root.publish(f"{BASE}/req/say", "still there?", reply_to=f"{BASE}/res/say/root")
             assert root.take(f"{BASE}/res/say/root").json["status"] == "ok"
             assert not [heard for heard in root.untaken(f"{BASE}/state") if heard.json["state"] == "offline"]
+    finally:
+        site.broker.stop()
+
+
+def test_a_client_that_is_taken_out_of_the_list_may_do_nothing(tmp_path: Path) -> None:
+    """What to do about a stolen key: the broker reads the list again on SIGHUP."""
+    configured = {"hall": configurations(tmp_path)["hall"]}
+    site = Site(tmp_path, configured, ("desk:hall/triage", APPS[-1]))
+    site.broker.start()
+    try:
+        asks = Operation("desk", "writes", f"{BASE}/req/triage")
+        assert happens(site, asks, 5)
+        config = tmp_path / "hall" / "config.yaml"
+        run("provision", "acl", config, "--app", APPS[-1], "--out", site.folder / "access.acl", "--force")
+        os.kill(site.broker.pid, signal.SIGHUP)
+        with site.app("root") as root:
+            root.wait_until(lambda: "Reloading config" in site.broker.log, "the broker reads its list again")
+        assert not happens(site, asks, 5)
     finally:
         site.broker.stop()
 
