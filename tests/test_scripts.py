@@ -109,6 +109,7 @@ def machine(tmp_path: Path) -> Machine:
     (made.clone / "export").mkdir()
     shutil.copy(ROOT / "export" / "starter.py", made.clone / "export")
     made.program("python3", FAKE_PYTHON)
+    made.program("apt-get", "#!/bin/sh\nexit 1\n")  # no network
     return made
 
 
