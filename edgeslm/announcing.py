@@ -39,6 +39,11 @@ class Announcer:
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._run())
 
+    def heard(self, payload: bytes) -> None:
+        """What Home Assistant says on its status topic: when it has started, it is told all of it again."""
+        if payload == b"online":
+            self.announce()
+
     async def stop(self) -> None:
         if self._work is not None:
             self._work.cancel()

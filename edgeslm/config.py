@@ -32,6 +32,7 @@ from edgeslm.surroundings import (
     Metrics,
     Section,
     Signing,
+    Tracing,
     Updates,
 )
 from edgeslm.task_kinds import LEARNABLE, Kind, Option
@@ -57,6 +58,7 @@ __all__ = [
     "Section",
     "Signing",
     "Task",
+    "Tracing",
     "Updates",
     "config_schema",
     "load_config",
@@ -76,6 +78,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "signing": Signing,
     "discovery": Discovery,
     "metrics": Metrics,
+    "tracing": Tracing,
     "control": Control,
     "updates": Updates,
     "console": Console,

@@ -35,13 +35,14 @@ from edgeslm.hosting import make_console
 from edgeslm.neighbours import Neighbours
 from edgeslm.observe.alerts import Alerts
 from edgeslm.observe.audit import AuditLog
-from edgeslm.observe.discovery import ONLINE, announcements, status_topic
+from edgeslm.observe.discovery import announcements, status_topic
 from edgeslm.observe.drift import DriftWatch
 from edgeslm.observe.health import Meter, memory_bytes, temperature_c
 from edgeslm.observe.liveness import Liveness
 from edgeslm.observe.metrics import exposition
 from edgeslm.observe.scrape import ScrapeEndpoint
 from edgeslm.observe.systemd import ServiceManager
+from edgeslm.observe.tracing import Tracer
 from edgeslm.operating import Operating
 from edgeslm.pipeline import Pipeline
 from edgeslm.preparing import Preparer
@@ -114,6 +115,8 @@ class Daemon:
         self.scrapes = ScrapeEndpoint(
             config.metrics.address, lambda accept: exposition(self.health(), accept)
         )
+        tracing = config.tracing
+        self.tracer = Tracer(tracing.endpoint, tracing.sample, config.node, lambda: service.tasks)
         self.alerts = Alerts()
         self.manager = ServiceManager()
         self.liveness = Liveness(longest_step_s=config.limits.request_timeout_s + CANCEL_GRACE_S)
@@ -159,6 +162,7 @@ class Daemon:
             spool=Spool(self._database, limit_bytes=limits.journal_bytes),
             windows=Windows(self._database),
             meter=self.meter,
+            tracer=self.tracer,
             corrections=Corrections(FeedbackStore(config.state_dir), lambda: service.tasks, self.meter.drop),
             audit=self._audit,
             watch=self._console.feed.watch if self._console else None,
@@ -217,6 +221,7 @@ class Daemon:
             self._pipeline.open()
             await self._bus.start()
             await self.scrapes.start()
+            self.tracer.start()
             watching = asyncio.create_task(self.manager.watch(self._fault))
             loading = asyncio.create_task(self._load())
             ticking = asyncio.create_task(self._publish_health())
@@ -243,6 +248,7 @@ class Daemon:
         finally:
             stopped.cancel()
             await self.scrapes.stop()
+            await self.tracer.stop()
             self._pipeline.abandon()  # before the bus gives up results, which a route would take for an end
             await self._set_state("stopped")  # also when a model can't be loaded: the goodbye drops the will
             await self._announcer.stop()
@@ -346,8 +352,8 @@ class Daemon:
             (self.topics.health, encode_document(self.health())),
         ):
             self._announce(topic, payload)
-        if status := status_topic(self.config.discovery.prefix):
-            self._bus.subscribe([Subscription(status, optional=True)])
+        if (home := self.config.discovery.prefix) is not None:
+            self._bus.subscribe([Subscription(status_topic(home), optional=True)])
         self._announcer.announce()
 
     def _announce_info(self) -> None:
@@ -370,8 +376,8 @@ class Daemon:
             self._audit.note("command", topic=delivery.topic, bytes=delivery.size)
             self._control.deliver(delivery)
             return
-        elif delivery.payload == ONLINE and delivery.topic == status_topic(self.config.discovery.prefix):
-            self._announcer.announce()
+        elif (home := self.config.discovery.prefix) and delivery.topic == status_topic(home):
+            self._announcer.heard(delivery.payload)
         self._pipeline.deliver(delivery)
 
     async def _publish_retained(self, topic: str, payload: bytes) -> None:
@@ -426,6 +432,7 @@ class Daemon:
                     self._database.problem,
                     self.scrapes.problem,
                     self._audit.problem,
+                    self.tracer.problem,
                     *self._bus.shortcomings,
                     *(self._preparer.problems if self._preparer is not None else ()),
                     self.operating.problem,

@@ -190,6 +190,20 @@ def broker_url(value: str) -> str:
     return value
 
 
+def http_url(value: str) -> str:
+    """An address without a query; a secret has no place in it."""
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("is no address: write http://HOST:PORT") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s\\]", value):
+        raise ValueError("must be an address as http://HOST:PORT or https://HOST")
+    if "@" in value or parts.query or parts.fragment:
+        raise ValueError("must hold no user, password, query or fragment")
+    return value
+
+
 _LOOPBACK = "127.0.0.1"
 
 

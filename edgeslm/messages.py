@@ -21,6 +21,15 @@ LEAST_PRIORITY = -1
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """Where a request stands in a trace (W3C Trace Context): ``header`` goes out with its result, ``parent``
+    is the span that it came from, 16 hexadecimal digits."""
+
+    header: str
+    parent: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One piece of work for one task.
 
@@ -41,6 +50,7 @@ class Request:
     expires_at: float | None = None
     sender: str | None = None
     """Who asks, as far as that can be told; None: this node itself, for a route."""
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)

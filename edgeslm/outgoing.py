@@ -41,7 +41,12 @@ class Outgoing:
             expiry_s = max(1, math.ceil(request.expires_at - time.monotonic()))
         try:
             await self.publish(
-                request.reply_to, payload, qos=1, correlation=request.correlation, expiry_s=expiry_s
+                request.reply_to,
+                payload,
+                qos=1,
+                correlation=request.correlation,
+                expiry_s=expiry_s,
+                traceparent=request.trace.header if request.trace else None,
             )
         except BrokerError as error:
             log.warning("the result of request %s could not be sent: %s", request.id, error)

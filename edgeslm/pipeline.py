@@ -19,6 +19,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Protocol
 
 from edgeslm.bus.client import BusClient, Delivery, Subscription
@@ -40,6 +41,7 @@ from edgeslm.held import Flights, Held
 from edgeslm.messages import Request, Result
 from edgeslm.observe.audit import AuditLog
 from edgeslm.observe.health import Meter
+from edgeslm.observe.tracing import Tracer
 from edgeslm.outgoing import Outgoing
 from edgeslm.remembering import Remembering
 from edgeslm.service import Service
@@ -78,6 +80,7 @@ class Pipeline:
         spool: Spool,
         windows: Windows,
         meter: Meter,
+        tracer: Tracer,
         corrections: Corrections,
         audit: AuditLog,
         watch: Callable[[Request], Onlooker] | None = None,
@@ -88,6 +91,7 @@ class Pipeline:
         self._topics = topics
         self._meter = meter
         self._audit = audit
+        self._tracer = tracer
         self._corrections = corrections
         self._journal = journal
         self._spool = spool
@@ -102,6 +106,7 @@ class Pipeline:
             windows=windows,
             remembering=Remembering(lambda: service.library, meter.drop),
             meter=meter,
+            tracer=tracer,
             base=topics.base,
         )
         self._held: dict[Held, None] = {}
@@ -322,6 +327,8 @@ class Pipeline:
             expiry_s=delivery.expiry_s,
             size=delivery.size,
         )
+        if (trace := self._tracer.trace(delivery.traceparent)) is not None:
+            request = replace(request, trace=trace)
         if isinstance(request, Rejected):
             refused = error_result(request.id, request.task, request.error)
             self._meter.count(refused)
@@ -398,6 +405,7 @@ class Pipeline:
         finally:
             onlooker.ended(result)
         self._meter.count(result)
+        self._tracer.record(request, result)
         payload = encode_result(result)
         tries.end(result, payload)
         return result, payload

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from edgeslm.errors import TemplateError
 from edgeslm.fields import Rate
-from edgeslm.messages import Result
+from edgeslm.messages import Result, Trace
 from edgeslm.sections import Route
 from edgeslm.templates import Scope, make_condition, make_input, make_topic, read_scope
 from edgeslm.topics import matches
@@ -41,7 +41,7 @@ class Skip:
 @dataclass(frozen=True, slots=True)
 class Work:
     """A message for a task, and how to publish the result; without a task it is only remembered. ``id`` is
-    the message's own, if its payload has one."""
+    the message's own, if its payload has one, ``trace`` what its result belongs to."""
 
     task: str | None
     input: str
@@ -49,6 +49,7 @@ class Work:
     qos: int
     retain: bool
     id: str | None = None
+    trace: Trace | None = None
 
 
 class RouteReader:

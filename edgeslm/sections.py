@@ -38,6 +38,7 @@ from edgeslm.surroundings import (
     Metrics,
     Section,
     Signing,
+    Tracing,
     Updates,
 )
 from edgeslm.task_kinds import ALLOWED, Kind, Option
@@ -327,6 +328,7 @@ class Config(Section):
     console: Console | None = Field(
         default=None, description="The console in the browser; without this section nothing listens"
     )
+    tracing: Tracing = Field(default=Tracing(), description="Where traces of requests are sent")
     power: Power = Field(
         default="balanced",
         description="How threads of the engines wait for work: `performance` and `balanced` spin a while, "

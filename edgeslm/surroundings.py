@@ -11,7 +11,15 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from edgeslm.fields import FilePath, ListenAddress, broker_url, host_name, listen_address, topic_prefix
+from edgeslm.fields import (
+    FilePath,
+    ListenAddress,
+    broker_url,
+    host_name,
+    http_url,
+    listen_address,
+    topic_prefix,
+)
 
 
 class Section(BaseModel):
@@ -209,6 +217,22 @@ class Audit(Section):
         "their name",
     )
     files: int = Field(default=5, ge=1, le=100, description="How many of them are kept, the newest included")
+
+
+class Tracing(Section):
+    """Where traces of requests are sent."""
+
+    endpoint: Annotated[str, AfterValidator(http_url)] | None = Field(
+        default=None,
+        description="Address of an OpenTelemetry collector that takes OTLP over HTTP; no traces are sent if "
+        "left out",
+    )
+    sample: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of the requests that are traced, but for those that come as part of a trace",
+    )
 
 
 class Metrics(Section):

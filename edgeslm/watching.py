@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
 
 from edgeslm.bus.client import Delivery, Subscription
@@ -19,6 +20,7 @@ from edgeslm.gathering import Gatherer
 from edgeslm.held import Flights, Held
 from edgeslm.messages import Request, Result
 from edgeslm.observe.health import Meter
+from edgeslm.observe.tracing import Tracer
 from edgeslm.outgoing import Outgoing
 from edgeslm.remembering import Remembering
 from edgeslm.routes import RouteReader, Skip, Work
@@ -45,6 +47,7 @@ class Watcher:
         windows: Windows,
         remembering: Remembering,
         meter: Meter,
+        tracer: Tracer,
         base: str,
     ) -> None:
         self._packet_bytes = config.limits.packet_bytes
@@ -53,6 +56,7 @@ class Watcher:
         self._remembering = remembering
         self._journal = journal
         self._meter = meter
+        self._tracer = tracer
         self._flights = Flights()
         self._base = base
         self._routes = [RouteReader(route, base) for route in config.routes]
@@ -121,6 +125,7 @@ class Watcher:
             self._meter.drop(work.reason)
             log.debug("route %s skipped a message: %s", route.name, work.sentence)
             return
+        work = replace(work, trace=self._tracer.trace(delivery.traceparent))
         if held.unsure and held.refusal is not None:
             self._meter.drop("busy")
             return
@@ -154,7 +159,7 @@ class Watcher:
         route = next((route for route in self._routes if route.name == name), None)
         if route is None:  # it is gone meanwhile, and nobody wants its digest
             return
-        work = route.work_on(topic)
+        work = replace(route.work_on(topic), trace=self._tracer.trace(None))
         key = reader_key(b"window", f"{name} {batch} {topic}")
         known = self._journal.find(key)
         tries = Tries(self._journal, key, known.attempts if known else 0)
@@ -174,7 +179,8 @@ class Watcher:
         is_unsure: bool,
     ) -> bytes | None:
         """The result as it is published; None if the route doesn't want it."""
-        request = Request(work.task or "", read, secrets.token_hex(8), work.topic, received_at=received_at)
+        id = secrets.token_hex(8)
+        request = Request(work.task or "", read, id, work.topic, received_at=received_at, trace=work.trace)
         result, payload = await self._run(request, tries)
         # Nobody sends a route's message again: it waits, here and at the broker, for room.
         while result.error is not None and result.error.code == "busy" and not is_unsure:
@@ -186,7 +192,10 @@ class Watcher:
 
     async def _publish(self, route: RouteReader, work: Work, payload: bytes) -> None:
         try:
-            await self._outgoing.publish(work.topic, payload, qos=work.qos, retain=work.retain)
+            header = work.trace.header if work.trace else None
+            await self._outgoing.publish(
+                work.topic, payload, qos=work.qos, retain=work.retain, traceparent=header
+            )
         except BrokerError as error:
             log.warning("a result of route %s could not be sent: %s", route.name, error)
 

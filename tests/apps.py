@@ -36,6 +36,7 @@ class Heard:
     qos: int
     correlation: bytes | None = None
     expiry_s: int | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
 
     @property
     def json(self) -> dict[str, Any]:
@@ -115,6 +116,7 @@ class App:
         reply_to: str | None = None,
         correlation: bytes | None = None,
         expiry_s: int | None = None,
+        user_property: tuple[str, str] | None = None,
     ) -> None:
         """Returns when the broker has the message (QoS 1)."""
         body = payload if isinstance(payload, bytes | str) else json.dumps(payload)
@@ -125,6 +127,7 @@ class App:
                 ("ResponseTopic", reply_to),
                 ("CorrelationData", correlation),
                 ("MessageExpiryInterval", expiry_s),
+                ("UserProperty", user_property),
             ):
                 if value is not None:
                     setattr(properties, name, value)
@@ -177,6 +180,7 @@ class App:
             message.qos,
             getattr(properties, "CorrelationData", None),
             getattr(properties, "MessageExpiryInterval", None),
+            tuple(getattr(properties, "UserProperty", ())),
         )
         with self._changed:
             self._untaken.append(heard)

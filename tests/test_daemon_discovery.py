@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.apps import App, Heard
 from tests.brokers import Mosquitto
-from tests.nodes import BASE, TASKS, Node, fake_configuration
+from tests.nodes import BASE, TASKS, Node, fake_configuration, write_configuration
 
 MakeBroker = Callable[..., Mosquitto]
 TOPICS = "homeassistant/+/edgeslm_hall/+/config"
@@ -59,6 +59,22 @@ def test_all_is_told_when_home_assistant_starts_and_taken_back_when_it_is_gone(
             late.subscribe("$SYS/broker/uptime")
             late.take("$SYS/broker/uptime")
             assert not late.untaken(TOPICS)
+
+
+def test_a_reload_tells_what_changed(make_broker: MakeBroker, tmp_path: Path) -> None:
+    broker = make_broker()
+    common: dict[str, Any] = {"discovery": {"prefix": "homeassistant"}, "control": {"allow": ["reload"]}}
+    with (
+        App(broker.port, TOPICS, f"{BASE}/state", f"{BASE}/ctl/#") as app,
+        Node(tmp_path, fake_configuration(broker.url, tmp_path, routes=ROUTES, **common)),
+    ):
+        app.take_state(BASE, "online")
+        app.take(TOPICS, lambda heard: "route_log" in heard.topic and heard.payload != b"")
+        routes = [{**ROUTES[0], "name": "news"}]
+        write_configuration(tmp_path, fake_configuration(broker.url, tmp_path, routes=routes, **common))
+        app.publish(f"{BASE}/ctl/reload", "")
+        app.take(TOPICS, lambda heard: "route_log" in heard.topic and heard.payload == b"")
+        app.take(TOPICS, lambda heard: "route_news" in heard.topic and heard.payload != b"")
 
 
 def test_a_node_that_may_not_hear_home_assistant_serves(make_broker: MakeBroker, tmp_path: Path) -> None:

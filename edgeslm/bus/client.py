@@ -194,6 +194,7 @@ class BusClient:
         retain: bool = False,
         correlation: bytes | None = None,
         expiry_s: int | None = None,
+        traceparent: str | None = None,
     ) -> asyncio.Future[None]:
         """Publishes; the future is done when the broker has acknowledged the message.
 
@@ -204,7 +205,7 @@ class BusClient:
         """
         done: asyncio.Future[None] = self._loop.create_future()
         expires_at = time.monotonic() + expiry_s if expiry_s is not None else None
-        parcel = Parcel(topic, payload, qos, retain, correlation, expires_at, [done])
+        parcel = Parcel(topic, payload, qos, retain, correlation, expires_at, [done], traceparent=traceparent)
         try:
             check_topic_name(topic)
             self._check_size(parcel)
@@ -282,6 +283,7 @@ class BusClient:
                 retain=parcel.retain,
                 correlation=parcel.correlation,
                 expiry_s=expiry_s,
+                traceparent=parcel.traceparent,
             )
             if sent is None:
                 self._outbox.put_back(parcel)

@@ -37,7 +37,8 @@ class Delivery:
     ``size`` is the payload's size in bytes even when ``payload`` was dropped for being over the node's limit.
     ``expiry_s`` is what is left of the Message Expiry Interval; ``received_at`` is monotonic seconds.
     ``generation`` and ``mid`` say which message of which connection this is. ``identifiers`` are those of the
-    subscriptions that brought this copy; empty where none has one, or the broker knows none.
+    subscriptions that brought this copy; empty where none has one, or the broker knows none. ``traceparent``
+    is what the sender's User Property of that name holds: any text.
     """
 
     topic: str
@@ -53,6 +54,7 @@ class Delivery:
     size: int
     received_at: float
     identifiers: tuple[int, ...] = ()
+    traceparent: str | None = None
 
 
 class Receiver(Protocol):
@@ -148,6 +150,7 @@ class Handover:
             size=size,
             received_at=time.monotonic(),
             identifiers=tuple(getattr(message.properties, "SubscriptionIdentifier", ())),
+            traceparent=getattr(message.properties, "traceparent", None),
         )
 
     def _post(self, call: Callable[..., None], *values: object) -> None:

@@ -168,9 +168,12 @@ class Link:
         correlation: bytes | None = None,
         expiry_s: int | None = None,
         response_topic: str | None = None,
+        traceparent: str | None = None,
     ) -> Sent | None:
         """Hands a message to the network thread; None if it can't go now."""
-        properties = SentProperties(expiry_s, response_topic, correlation) if self._mqtt5 else None
+        properties = (
+            SentProperties(expiry_s, response_topic, correlation, traceparent) if self._mqtt5 else None
+        )
         try:
             sent = self._client.publish(topic, payload, qos, retain, properties)
         except OSError:  # the connection is being closed on the network thread

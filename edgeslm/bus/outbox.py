@@ -42,9 +42,10 @@ class Parcel:
     done: list[asyncio.Future[None]] = field(default_factory=list)
     namesakes: int = 0
     size: int = 0
+    traceparent: str | None = None
 
     def __post_init__(self) -> None:
-        self.size = packet_bytes(self.topic, self.payload, self.correlation)
+        self.size = packet_bytes(self.topic, self.payload, self.correlation) + len(self.traceparent or "")
 
     def expiry_s(self, now: float) -> int | None:
         """What is left of the message's life, in whole seconds; 0 when it is over."""

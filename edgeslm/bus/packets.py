@@ -21,7 +21,8 @@ MESSAGE_EXPIRY_INTERVAL, RESPONSE_TOPIC, CORRELATION_DATA, SUBSCRIPTION_IDENTIFI
 PAYLOAD_FORMAT_INDICATOR, CONTENT_TYPE, USER_PROPERTY = 0x01, 0x03, 0x26
 """MQTT 5 section 2.2.2.2."""
 
-_UNREAD_STRINGS = {CONTENT_TYPE: 1, USER_PROPERTY: 2}
+TRACEPARENT = "traceparent"
+"""The one User Property that is read: W3C Trace Context for MQTT."""
 
 _NAMES = {
     MESSAGE_EXPIRY_INTERVAL: "MessageExpiryInterval",
@@ -44,10 +45,16 @@ def make_properties(packet_type: int, **values: Any) -> Properties:
 class SentProperties(Properties):
     """Properties of a message that can be sent, which is all that is asked of them.
 
-    ``expiry_s`` is the Message Expiry Interval.
+    ``expiry_s`` is the Message Expiry Interval, ``traceparent`` the value of a User Property of that name.
     """
 
-    def __init__(self, expiry_s: int | None, response_topic: str | None, correlation: bytes | None) -> None:
+    def __init__(
+        self,
+        expiry_s: int | None,
+        response_topic: str | None,
+        correlation: bytes | None,
+        traceparent: str | None = None,
+    ) -> None:
         written = b""
         if expiry_s is not None:
             written += struct.pack("!BL", MESSAGE_EXPIRY_INTERVAL, expiry_s)
@@ -55,6 +62,9 @@ class SentProperties(Properties):
             written += _prefixed(RESPONSE_TOPIC, response_topic.encode())
         if correlation is not None:
             written += _prefixed(CORRELATION_DATA, correlation)
+        if traceparent is not None:
+            written += _prefixed(USER_PROPERTY, TRACEPARENT.encode())
+            written += _SHORT.pack(len(traceparent)) + traceparent.encode("ascii")
         size: bytes = VariableByteIntegers.encode(len(written))  # type: ignore[no-untyped-call]
         object.__setattr__(self, "_packed", size + written)  # paho's own takes names of properties alone
 
@@ -86,7 +96,8 @@ def read_publish(first: int, body: bytes | bytearray) -> MQTTMessage | None:
     """The message of a PUBLISH packet of MQTT 5, from its first byte and what follows its length.
 
     None for one that is left to paho: QoS 2, malformed, without a topic, or with a property that no broker
-    sends unasked. Payload Format Indicator, Content Type and User Properties are passed over.
+    sends unasked. Payload Format Indicator, Content Type and User Properties are passed over, but for the
+    first ``traceparent``.
     """
     qos = first >> 1 & 3
     if qos > 1:
@@ -129,10 +140,14 @@ def _read_properties(body: bytes | bytearray, at: int) -> tuple[dict[str, object
         if kind == PAYLOAD_FORMAT_INDICATOR:
             at += 2
             continue
-        if kind in _UNREAD_STRINGS:
-            at += 1
-            for _ in range(_UNREAD_STRINGS[kind]):
-                at += 2 + _SHORT.unpack_from(body, at)[0]
+        if kind == CONTENT_TYPE:
+            at += 3 + _SHORT.unpack_from(body, at + 1)[0]
+            continue
+        if kind == USER_PROPERTY:
+            key, at = _read_bytes(body, at + 1)
+            value, at = _read_bytes(body, at)
+            if key == TRACEPARENT.encode() and value.isascii():
+                values.setdefault(TRACEPARENT, value.decode())
             continue
         name = _NAMES.get(kind)
         if name is None or name in values:
@@ -148,6 +163,12 @@ def _read_properties(body: bytes | bytearray, at: int) -> tuple[dict[str, object
     if at > end:
         raise ValueError
     return values, end
+
+
+def _read_bytes(body: bytes | bytearray, at: int) -> tuple[bytes, int]:
+    """What stands behind a length of two bytes, and where it ends."""
+    end = at + 2 + _SHORT.unpack_from(body, at)[0]
+    return bytes(body[at + 2 : end]), end
 
 
 def _read_variable(body: bytes | bytearray, at: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from edgeslm.bus.node_topics import Topics, check_reply_topic, check_topic_name,
 from edgeslm.bus.options import read_options
 from edgeslm.bus.strict_json import decode_text, encode_json, parse_json, shown
 from edgeslm.errors import InvalidRequest, ProtocolError, RequestError, TooLarge
-from edgeslm.messages import Chunk, ErrorBody, Request, Result, Truncated
+from edgeslm.messages import Chunk, ErrorBody, Request, Result, Trace, Truncated
 from edgeslm.topics import matches as topic_matches
 
 __all__ = [
@@ -69,6 +69,7 @@ class Rejected:
     reply_to: str
     error: RequestError
     correlation: bytes | None = None
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)

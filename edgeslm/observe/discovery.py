@@ -19,9 +19,6 @@ from edgeslm import __version__
 from edgeslm.sections import Config, Route
 from edgeslm.templates import topic_pattern
 
-ONLINE = b"online"
-"""What Home Assistant says on its status topic when it has started."""
-
 _TEXT = "r.text | default('', true) | truncate(250, true, '…', 0)"
 _VALUES = {
     "classify": "r.label",
@@ -51,9 +48,9 @@ _ICONS = {"classify": "mdi:label", "extract": "mdi:form-textbox", "search": "mdi
 _IS_AVAILABLE = "{{ 'online' if value_json.state in ['online', 'draining'] else 'offline' }}"
 
 
-def status_topic(prefix: str | None) -> str | None:
-    """Where Home Assistant says that it is ``online``, with its default settings; None without a prefix."""
-    return f"{prefix}/status" if prefix is not None else None
+def status_topic(prefix: str) -> str:
+    """Where Home Assistant says that it is ``online``, with its default settings."""
+    return f"{prefix}/status"
 
 
 def entity_filter(prefix: str, base: str) -> str:

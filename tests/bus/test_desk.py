@@ -69,6 +69,7 @@ class FakeLink(Link):
         correlation: bytes | None = None,
         expiry_s: int | None = None,
         response_topic: str | None = None,
+        traceparent: str | None = None,
     ) -> Sent | None:
         if self.is_broken:
             return None

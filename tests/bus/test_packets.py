@@ -127,3 +127,32 @@ def test_a_puback_without_a_reason_is_a_success(body: bytes) -> None:
     if mid is not None:
         read = decode_puback(0x40, body, V5)
         assert (read.mid, read.reason.value) == (mid, 0)
+
+
+@given(st.from_regex(r"[ -~]{1,80}", fullmatch=True))
+def test_a_traceparent_is_written_as_paho_writes_it_and_read(value: str) -> None:
+    by_paho = make_properties(PacketTypes.PUBLISH, UserProperty=("traceparent", value)).pack()  # type: ignore[no-untyped-call]
+    assert SentProperties(None, None, None, value).pack() == by_paho
+    read = read_publish(0x30, publish_body(0, b"t", {"UserProperty": ("traceparent", value)}, b""))
+    assert read is not None and getattr(read.properties, "traceparent", None) == value
+
+
+@pytest.mark.parametrize(
+    ("properties", "expected"),
+    [
+        ((b"other", b"x"), None),
+        ((b"traceparent", b"first", b"traceparent", b"second"), "first"),
+        ((b"traceparent", b"\xff"), None),
+        ((b"traceparent", "é".encode()), None),
+        ((b"Traceparent", b"x"), None),
+    ],
+)
+def test_other_user_properties_are_no_traceparent(
+    properties: tuple[bytes, ...], expected: str | None
+) -> None:
+    pairs = zip(properties[::2], properties[1::2], strict=True)
+    packed = b"".join(
+        b"\x26" + b"".join(struct.pack("!H", len(text)) + text for text in pair) for pair in pairs
+    )
+    read = read_publish(0x30, b"\0\1t" + bytes([len(packed)]) + packed)
+    assert read is not None and getattr(read.properties, "traceparent", None) == expected

@@ -32,7 +32,6 @@ def topic_of(name: str, **top: Any) -> str:
 
 def test_without_a_prefix_nothing_is_told() -> None:
     assert announcements(parse_config(with_routes()), {"triage": "classify"}) == {}
-    assert status_topic(None) is None
     assert status_topic("homeassistant") == "homeassistant/status"
 
 

@@ -147,6 +147,15 @@ def test_a_template_becomes_the_narrowest_filter(source: str, to: str | None, ex
     assert written == [source, expected]
 
 
+def test_what_home_assistant_is_told_may_be_told_and_its_start_be_heard() -> None:
+    silent, told = node_user(configured()), node_user(configured(discovery={"prefix": "homeassistant"}))
+    config = "homeassistant/sensor/edgeslm_hall/task_triage/config"
+    assert told.may("write", config) and told.may("read", "homeassistant/status")
+    assert not silent.may("write", config) and not silent.may("read", "homeassistant/status")
+    assert not told.may("write", config.replace("edgeslm_hall", "edgeslm_yard"))
+    assert not told.may("write", "homeassistant/status")
+
+
 def test_a_route_that_only_remembers_writes_nothing() -> None:
     config = configured(knowledge={"log": {"path": "/k"}}, routes=[{"from": "factory/+", "remember": "log"}])
     assert [one.access for one in node_user(config).grants if one.why == "route log"] == ["read"]
