@@ -274,7 +274,9 @@ async def _try_all(config: Config, task: str, inputs: Iterator[bytes], options: 
     """One result line an input, what the daemon would answer; exit status 1 if any of them is an error."""
     from edgeslm.bus.protocol import Rejected, encode_result, error_result
     from edgeslm.service import Service
+    from edgeslm.update.store import Store
 
+    config = Store(config.state_dir, config.node).settled(config)
     needed = config.model_copy(update={"tasks": {task: config.tasks[task]}} if task in config.tasks else {})
     service = Service(needed)
     await service.start()

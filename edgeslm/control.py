@@ -57,7 +57,8 @@ class Control:
                 "a retained message on %s is left alone; send commands without retain", delivery.topic
             )
             return
-        task = asyncio.create_task(self._run(name, delivery))
+        is_full = len(self._running) >= MOST_RUNNING
+        task = asyncio.create_task(self._run(name, delivery, is_full=is_full))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -69,12 +70,12 @@ class Control:
     def _name_of(self, topic: str) -> str | None:
         return next((name for name in self._handlers if topic == self._topics.control(name)), None)
 
-    async def _run(self, name: str, delivery: Delivery) -> None:
+    async def _run(self, name: str, delivery: Delivery, *, is_full: bool) -> None:
         id = None
         try:
             command = parse_command(name, delivery.payload, delivery.correlation)
             id = command.id
-            if len(self._running) > MOST_RUNNING:
+            if is_full:
                 raise Busy(f"{MOST_RUNNING} commands are being run; try again later")
             log.info("command %s", name)
             answer = encode_answer(name, id, result=await self._handlers[name](command.arguments))

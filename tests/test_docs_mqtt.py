@@ -15,6 +15,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
+from edgeslm.bus.commands import encode_answer, parse_command
 from edgeslm.bus.errand import FIRST_INTERVAL_S, LONGEST_INTERVAL_S, NOBODY_INTERVAL_S
 from edgeslm.bus.feedback import parse_feedback
 from edgeslm.bus.options import OPTIONS
@@ -30,7 +31,7 @@ from edgeslm.bus.protocol import (
     parse_state,
 )
 from edgeslm.errors import REQUEST_ERRORS
-from edgeslm.messages import Request
+from edgeslm.messages import ErrorBody, Request
 from edgeslm.surroundings import Limits
 from edgeslm.task_kinds import ALLOWED
 from edgeslm.tries import TRANSIENT
@@ -81,6 +82,13 @@ def read_payload(name: str, payload: bytes) -> None:
         parse_feedback(payload)
     elif name == "state":
         parse_state(payload)
+    elif name == "command":
+        parse_command("models/activate", payload)
+    elif name == "outcome":
+        said = json.loads(payload)
+        error = ErrorBody(**said["error"]) if "error" in said else None
+        made = encode_answer(said["command"], said.get("id"), result=said.get("result"), error=error)
+        assert json.loads(made) == said
     else:
         assert name in ("info", "health", "dead")
 
@@ -106,6 +114,8 @@ class TestPage:
             "chunk",
             "cancel",
             "feedback",
+            "command",
+            "outcome",
             "state",
             "info",
             "health",
@@ -191,6 +201,8 @@ class TestPage:
             topics.stream("<reply topic>"),
             topics.cancel,
             topics.feedback,
+            topics.control("<command>"),
+            topics.control_result("<command>"),
             topics.event("<route>"),
             topics.dead,
             topics.state,
@@ -282,6 +294,8 @@ class TestAsyncApi:
             "event": topics.event("{route}"),
             "cancel": topics.cancel,
             "feedback": topics.feedback,
+            "control": topics.control("{command}"),
+            "controlResult": topics.control_result("{command}"),
             "state": topics.state,
             "info": topics.info,
             "health": topics.health,

@@ -90,12 +90,16 @@ def serve_one(answer: Callable[[str], Mapping[str, Any]]) -> None:
     print(json.dumps(answer(order)))  # noqa: T201
 
 
-def give_way() -> None:
-    """Whoever else wants a processor gets it, and the kernel, short of memory, ends this process first."""
+def give_way(*, wholly: bool = True) -> None:
+    """Whoever else wants a processor gets it, and the kernel, short of memory, ends this process first.
+
+    :param wholly: it can wait for as long as others compute; else it gets a small part of the time.
+    """
     with contextlib.suppress(OSError):  # a unit may forbid any of them
-        os.nice(19)
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        os.nice(19 if wholly else 5)
+    if wholly:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 

@@ -116,7 +116,8 @@ class Staging:
                 with tarfile.open(archive, "r:*") as tar:
                     self._extract(tar, archive, inside)
             except (tarfile.TarError, EOFError, ValueError) as error:
-                raise BundleError(f"{archive.name}: no archive that can be unpacked ({error})") from None
+                said = str(error).partition("\n")[0]
+                raise BundleError(f"{archive.name}: no archive that can be unpacked ({said})") from None
             except OSError as error:
                 if isinstance(error, FileNotFoundError | PermissionError) or error.errno is not None:
                     raise

@@ -261,6 +261,7 @@ class Updater:
     def _note(self, model: str, state: State, bundle: Bundle, why: str = "", *, step: str = "") -> Outcome:
         before = self.outcomes.get(model)
         step = step or (before.step if before is not None else "")
+        why = why.replace(f"{self._store.folder}/", "")  # paths are nobody else's business
         outcome = Outcome(state, step, bundle.manifest.name, bundle.digest, why)
         self.outcomes[model] = outcome
         log.info("model %s, %s: %s, %s %s", model, bundle.manifest.name, state, step, why)

@@ -1,0 +1,62 @@
+"""The folder into which bundles are put."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeslm.update.incoming import Incoming
+from tests.nodes import write_bundle
+
+MODELS = ("small", "encoder")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "incoming").mkdir()
+    return tmp_path / "incoming"
+
+
+@pytest.fixture
+def incoming(folder: Path, tmp_path: Path) -> Incoming:
+    return Incoming(folder, tmp_path / "taken.json")
+
+
+def test_what_is_still_being_written_is_left_alone(incoming: Incoming, folder: Path) -> None:
+    bundle = write_bundle(folder / "small")
+    assert incoming.look(MODELS) == []
+    (bundle / "more.bin").write_bytes(b"1")
+    assert incoming.look(MODELS) == []
+    (bundle / "more.bin").write_bytes(b"12")
+    assert incoming.look(MODELS) == []
+    assert [(model, path) for model, path, _ in incoming.look(MODELS)] == [("small", bundle)]
+
+
+def test_each_is_taken_once_also_over_a_restart(incoming: Incoming, folder: Path, tmp_path: Path) -> None:
+    (folder / "encoder.tar.gz").write_bytes(b"packed")
+    incoming.look(MODELS)
+    ((model, _, mark),) = incoming.look(MODELS)
+    assert model == "encoder"
+    incoming.take(model, mark)
+    assert incoming.look(MODELS) == []
+    again = Incoming(folder, tmp_path / "taken.json")
+    assert [again.look(MODELS), again.look(MODELS)] == [[], []]
+    (folder / "encoder.tar.gz").write_bytes(b"packed anew")
+    again.look(MODELS)
+    assert len(again.look(MODELS)) == 1
+
+
+def test_what_is_named_like_no_model_is_nobody_s(incoming: Incoming, folder: Path) -> None:
+    write_bundle(folder / "large")
+    (folder / "small.zip").write_bytes(b"1")
+    (folder / "small.tar.part").write_bytes(b"1")
+    (folder / "encoder").mkdir()
+    assert [incoming.look(MODELS), incoming.look(MODELS)] == [[], []]
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    incoming = Incoming(tmp_path / "nowhere", tmp_path / "taken.json")
+    assert incoming.look(MODELS) == []
+    assert incoming.problem is not None
+    assert "can't be read" in incoming.problem

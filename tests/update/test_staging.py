@@ -1,0 +1,253 @@
+"""Bundles are brought onto a device: folders, archives, downloads that break off; what is refused of them."""
+
+from __future__ import annotations
+
+import io
+import ssl
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from edgeslm.bundle import load_bundle
+from edgeslm.errors import BundleError
+from edgeslm.update import staging
+from edgeslm.update.staging import Staging
+from edgeslm.update.store import Store
+from tests.nodes import write_bundle
+
+WEIGHTS = b"weights " * 400_000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "state", "hall")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "v2", weights=WEIGHTS)
+
+
+def pack(bundle: Path, file: Path, mode: str = "w:gz", inside: str = "v2") -> Path:
+    with tarfile.open(file, mode) as tar:  # type: ignore[call-overload]
+        tar.add(bundle, arcname=inside)
+    return file
+
+
+def bring(store: Store, source: object, *, budget_bytes: int = 1 << 30, **how: Any) -> Path:
+    return Staging(store, budget_bytes=budget_bytes, pauses_s=(0.0, 0.0), **how).bring(str(source)).path
+
+
+def left_over(store: Store) -> list[str]:
+    """What stands in the store beside bundles."""
+    return sorted(path.name for path in store.folder.glob(".*"))
+
+
+def test_a_folder_and_its_archives_come_to_the_same(store: Store, bundle: Path, tmp_path: Path) -> None:
+    path = bring(store, bundle)
+    assert load_bundle(path).digest == load_bundle(bundle).digest
+    for name, mode, inside in (("a.tar", "w", "v2"), ("b.tar.gz", "w:gz", ""), ("c.tar.xz", "w:xz", "x")):
+        assert bring(store, pack(bundle, tmp_path / name, mode, inside)) == path
+    assert left_over(store) == []
+    assert [one.bundle.path for one in store.bundles()] == [path]
+
+
+def test_progress_is_shown(store: Store, bundle: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    bring(store, bundle, show=lambda done, of: seen.append((done, of)))
+    total = sum(entry.bytes for entry in load_bundle(bundle).manifest.files)
+    assert seen[-1][0] >= total
+
+
+@pytest.mark.parametrize("make", ["missing", "text", "cut", "empty", "link", "device", "up", "absolute"])
+def test_what_is_no_bundle_is_refused_with_a_sentence(
+    store: Store, bundle: Path, tmp_path: Path, make: str
+) -> None:
+    file = tmp_path / "given.tar.gz"
+    if make == "text":
+        file.write_text("no archive")
+    elif make == "cut":
+        whole = pack(bundle, tmp_path / "whole.tar.gz").read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+    elif make != "missing":
+        with tarfile.open(file, "w:gz") as tar:
+            if make != "empty":
+                member = tarfile.TarInfo({"up": "../../out", "absolute": "/out"}.get(make, "v2/model.onnx"))
+                if make == "link":
+                    member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+                elif make == "device":
+                    member.type = tarfile.CHRTYPE
+                tar.addfile(member, io.BytesIO())
+    with pytest.raises(BundleError) as error:
+        bring(store, file)
+    assert "\n" not in str(error.value)
+    assert store.bundles() == []
+    assert left_over(store) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_file_is_found(store: Store, bundle: Path) -> None:
+    weights = bundle / "model.onnx"
+    weights.write_bytes(b"W" + weights.read_bytes()[1:])
+    with pytest.raises(BundleError, match="SHA-256"):
+        bring(store, bundle)
+    assert left_over(store) == []
+
+
+def test_the_budget_bounds_what_is_unpacked(store: Store, bundle: Path, tmp_path: Path) -> None:
+    archive = pack(bundle, tmp_path / "a.tar.xz", "w:xz")
+    assert archive.stat().st_size < 100_000 < len(WEIGHTS)
+    for source in (archive, bundle):
+        with pytest.raises(BundleError, match=r"updates\.budget_bytes"):
+            bring(store, source, budget_bytes=100_000)
+    assert left_over(store) == []
+
+
+def test_it_ends_when_it_is_told_to(store: Store, bundle: Path, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    for source in (bundle, pack(bundle, tmp_path / "a.tar")):
+        with pytest.raises(BundleError, match="broken off"):
+            bring(store, source, stop=stop)
+    assert left_over(store) == []
+
+
+class Server:
+    """``https://localhost:PORT/v2.tar``: hangs up after ``cuts`` bytes, one each time; knows ranges."""
+
+    def __init__(self, folder: Path, payload: bytes) -> None:
+        authority = trustme.CA()
+        self.ca_file = folder / "ca.pem"
+        authority.cert_pem.write_to_path(self.ca_file)
+        self.payload = payload
+        self.tag = '"one"'
+        self.cuts: list[int] = []
+        self.ranges: list[str | None] = []
+        self.status: int | None = None
+        self.leads_to: str | None = None
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.answer(self)
+
+            def log_message(self, *words: object) -> None:
+                """Nothing."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self._thread.start()
+        self.url = f"https://localhost:{self._http.server_address[1]}/v2.tar"
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        wanted = request.headers.get("Range")
+        self.ranges.append(wanted)
+        if self.leads_to or self.status:
+            request.send_response(self.status or 302)
+            request.send_header("Location", self.leads_to or "")
+            request.end_headers()
+            return
+        start = 0
+        if wanted and request.headers.get("If-Range") == self.tag:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            request.send_response(206)
+            request.send_header("Content-Range", f"bytes {start}-{len(self.payload) - 1}/{len(self.payload)}")
+        else:
+            request.send_response(200)
+        request.send_header("ETag", self.tag)
+        request.send_header("Content-Length", str(len(self.payload) - start))
+        request.end_headers()
+        end = self.cuts.pop(0) if self.cuts else len(self.payload)
+        request.wfile.write(self.payload[start:end])
+        request.wfile.flush()
+        request.close_connection = True
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server(bundle: Path, tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path, pack(bundle, tmp_path / "v2.tar", "w").read_bytes())
+    yield server
+    server.close()
+
+
+def test_a_download_goes_on_where_it_broke_off(store: Store, server: Server, bundle: Path) -> None:
+    server.cuts = [1_000_000, 2_000_000]
+    path = bring(store, server.url, ca_file=server.ca_file)
+    assert load_bundle(path).digest == load_bundle(bundle).digest
+    assert server.ranges == [None, "bytes=1000000-", "bytes=2000000-"]
+    assert left_over(store) == []
+
+
+def test_it_goes_on_after_a_restart_too(store: Store, server: Server, bundle: Path) -> None:
+    server.cuts = [1_000_000, 1_000_000, 1_000_000]
+    with pytest.raises(BundleError, match="what came is kept"):
+        bring(store, server.url, ca_file=server.ca_file)
+    server.cuts, server.ranges = [], []
+    assert load_bundle(bring(store, server.url, ca_file=server.ca_file)).digest == load_bundle(bundle).digest
+    assert server.ranges == ["bytes=1000000-"]
+
+
+def test_what_has_changed_meanwhile_is_fetched_anew(store: Store, server: Server, bundle: Path) -> None:
+    server.cuts = [1_000_000, 1_000_000, 1_000_000]
+    with pytest.raises(BundleError):
+        bring(store, server.url, ca_file=server.ca_file)
+    server.tag, server.ranges, server.cuts = '"two"', [], []
+    assert load_bundle(bring(store, server.url, ca_file=server.ca_file)).digest == load_bundle(bundle).digest
+    assert server.ranges == ["bytes=1000000-"], "and the server sent all of it"
+
+
+def test_a_server_that_is_not_trusted_is_refused(store: Store, server: Server) -> None:
+    with pytest.raises(BundleError, match="isn't trusted"):
+        bring(store, server.url)
+
+
+def test_a_download_is_held_to_the_budget(store: Store, server: Server) -> None:
+    with pytest.raises(BundleError, match=r"updates\.budget_bytes"):
+        bring(store, server.url, ca_file=server.ca_file, budget_bytes=100_000)
+    assert server.ranges == [None]
+
+
+def test_what_the_server_says_is_passed_on(store: Store, server: Server) -> None:
+    server.status = 404
+    with pytest.raises(BundleError, match="404"):
+        bring(store, server.url, ca_file=server.ca_file)
+    assert len(server.ranges) == 1, "it is not asked again"
+
+
+@pytest.mark.parametrize("address", ["http://localhost/v2.tar", "file:///etc/passwd"])
+def test_a_redirection_to_elsewhere_is_refused(store: Store, server: Server, address: str) -> None:
+    server.leads_to = address
+    with pytest.raises(BundleError, match="https://"):
+        bring(store, server.url, ca_file=server.ca_file)
+
+
+@pytest.mark.parametrize("source", ["http://localhost/v2.tar", "ftp://localhost/v2.tar", "file:///v2.tar"])
+def test_other_addresses_are_refused(store: Store, source: str) -> None:
+    with pytest.raises(BundleError, match="only https://"):
+        bring(store, source)
+
+
+def test_a_download_that_nobody_goes_on_with_is_removed(
+    store: Store, server: Server, monkeypatch: Any
+) -> None:
+    server.cuts = [1_000_000, 1_000_000, 1_000_000]
+    with pytest.raises(BundleError):
+        bring(store, server.url, ca_file=server.ca_file)
+    assert left_over(store) != []
+    monkeypatch.setattr(staging, "KEPT_S", -1.0)
+    with pytest.raises(BundleError):
+        bring(store, server.url.replace("v2", "v3"))
+    assert left_over(store) == []

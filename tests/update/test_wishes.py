@@ -1,0 +1,48 @@
+"""How a command tells a node on the same device what to do."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from edgeslm.errors import BundleError
+from edgeslm.update.wishes import Wishes
+
+
+def test_a_wish_is_granted_once_and_answered(tmp_path: Path) -> None:
+    node, command = Wishes(tmp_path, "hall"), Wishes(tmp_path, "hall")
+    assert command.is_node_running is False
+    with node.running():
+        assert Wishes(tmp_path, "hall").is_node_running
+        assert not Wishes(tmp_path, "yard").is_node_running
+        answers: list[object] = []
+        asking = threading.Thread(target=lambda: answers.append(command.ask("activate", "small", "sha256:1")))
+        asking.start()
+        while (wish := node.next()) is None:
+            pass
+        assert (wish.action, wish.model, wish.digest) == ("activate", "small", "sha256:1")
+        assert node.next() is None
+        node.tell(wish, {"state": "ON_TRIAL"})
+        asking.join()
+        assert answers == [{"id": wish.id, "state": "ON_TRIAL"}]
+
+
+def test_a_node_that_ends_before_is_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="ended before"):
+        Wishes(tmp_path / "nowhere", "hall").ask("rollback", "small")
+
+
+def test_what_was_wished_of_an_earlier_run_or_by_others_is_left(tmp_path: Path) -> None:
+    node = Wishes(tmp_path, "hall")
+    file = tmp_path / "bundles" / "wish-hall.json"
+    file.parent.mkdir()
+    good = '{"id": "1", "action": "rollback", "model": "small"}'
+    file.write_text(good)
+    with node.running():
+        assert node.next() is None
+        for text, mode in ((good, 0o666), ("{", 0o644), ('{"id": 1}', 0o644)):
+            file.write_text(text)
+            file.chmod(mode)
+            assert node.next() is None
