@@ -14,11 +14,13 @@ from edgeslm.client import BrokerError, Client, TimedOut
 # mqtts://USER:PASSWORD@HOST works too; Client() takes username, password_file, ca_file, cert_file, key_file.
 BROKER = os.environ.get("BROKER", "mqtt://broker.local")
 NODE = os.environ.get("NODE", "press-hall-4")
+# Only at a broker whose access list `edgeslm provision` made: the name of this app there.
+LOGIN = os.environ.get("LOGIN")
 
 
 def main(text: str) -> int:
     # Open one client and keep it: it is for all threads of a program, and connects again by itself.
-    with Client(BROKER, NODE) as client:
+    with Client(BROKER, NODE, name=LOGIN) as client:
         # Sent again until there is a result, whatever restarts meanwhile; the node runs it once.
         result = client.request("triage", text, timeout=60)
     if result.error is not None:  # the node's own no: docs/apps.md says what to do about each code

@@ -12,6 +12,7 @@
 BROKER=${BROKER:-localhost} # a login goes into ~/.config/mosquitto_rr: --username, --pw, --cafile, one a line
 PORT=${PORT:-1883}
 NODE=${NODE:-press-hall-4}
+LOGIN=${LOGIN:-} # only at a broker whose access list `edgeslm provision` made: the name of this app there
 
 json_text() { # $1 as a JSON string; control characters and line breaks become spaces
     printf '"%s"' "$(printf '%s' "$1" | tr '\001-\037\177' ' ' | sed 's/[\\"]/\\&/g')"
@@ -25,7 +26,7 @@ edgeslm_label() { # $1 the text, $2 the task
     task=${2:-triage}
     # The same id and reply topic in every repeat, so that the node runs the request once; new ones each time.
     id=$(uname -n)-$$-$(date +%s)-$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n')
-    reply=edgeslm/v1/$NODE/res/$task/$id
+    reply=edgeslm/v1/$NODE/res/$task/${LOGIN:+$LOGIN/}$id
     request="{\"id\": \"$id\", \"reply_to\": \"$reply\", \"input\": $(json_text "$1")}"
     for seconds in 5 10 20 30; do
         # It subscribes, publishes, and waits for one message. Status 27: nothing came; another: no connection.

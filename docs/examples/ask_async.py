@@ -11,6 +11,7 @@ from edgeslm.client import BrokerError, Busy, Client, Options, RequestError, Tim
 
 BROKER = os.environ.get("BROKER", "mqtt://broker.local")
 NODE = os.environ.get("NODE", "press-hall-4")
+LOGIN = os.environ.get("LOGIN")  # see ask.py
 
 
 async def label(client: Client, text: str) -> str:
@@ -20,7 +21,7 @@ async def label(client: Client, text: str) -> str:
 
 
 async def main(texts: list[str]) -> None:
-    async with Client(BROKER, NODE) as client:
+    async with Client(BROKER, NODE, name=LOGIN) as client:
         # All at once: the node has a queue. Results come as they are done, gather puts them in order.
         labels = await asyncio.gather(*(label(client, text) for text in texts))
         for text, one in zip(texts, labels, strict=True):

@@ -4,8 +4,9 @@ import mqtt from "mqtt";
 const FIRST_REPEAT_MS = 5000, LONGEST_REPEAT_MS = 30000;
 
 /** A connection to one node. Make one and keep it: it connects again by itself, and subscribes again.
- *  options are MQTT.js's: username, password, ca ... */
-export function connect(url, node, options = {}) {
+ *  options are MQTT.js's: username, password, ca ... login, only at a broker whose access list `edgeslm provision`
+ *  made, is the name of this app there. */
+export function connect(url, node, {login, ...options} = {}) {
   const base = `edgeslm/v1/${node}`;
   // Not crypto.randomUUID(): browsers have that on https pages only.
   const name = `js-${Date.now().toString(36)}-${Math.random().toString(36).slice(2, 10)}`;
@@ -41,7 +42,7 @@ export function connect(url, node, options = {}) {
    *  signal (of an AbortController) stops waiting, and the node is told to cancel. */
   async function ask(task, input, {timeout = 60000, options = {}, onText, signal} = {}) {
     const id = `${name}-${++asked}`; // new for each request, the same in its repeats: the node runs it once
-    const replyTo = `${base}/res/${task}/${name}`;
+    const replyTo = `${base}/res/${task}/${login ? `${login}/` : ""}${name}`;
     const payload = JSON.stringify({input, options: onText ? {...options, stream: true} : options});
     const until = Date.now() + timeout;
     let timer, lastSeq = -1, pause = FIRST_REPEAT_MS;

@@ -75,6 +75,7 @@ def test_nothing_else_is_there(python: Path) -> None:
     assert done.stdout.split() == ["edgeslm", "paho-mqtt"]
     line = f"pip {' '.join(DOCUMENTED)}\n"
     assert line in (EXAMPLES / "ask.py").read_text("utf-8")
+    assert line in (ROOT / "docs" / "apps.md").read_text("utf-8")
 
 
 def test_the_command_is_of_use_there_too(python: Path, hall: Hall) -> None:
