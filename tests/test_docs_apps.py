@@ -45,7 +45,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_each_error_has_its_row_and_its_exception() -> None:
     rows = [row.split(" | ") for row in PAGE.splitlines() if re.match(r"\| `\w+`.*\| `[A-Z]\w+`", row)]
-    explained = {}
+    explained: dict[str, str] = {}
     for codes, classes, *_ in rows:
         explained |= dict(zip(re.findall(r"`(\w+)`", codes), re.findall(r"`(\w+)`", classes), strict=True))
     assert explained == {code: cls.__name__ for code, cls in REQUEST_ERRORS.items()}
