@@ -36,7 +36,6 @@ from edgeslm.neighbours import Neighbours
 from edgeslm.observe.alerts import Alerts
 from edgeslm.observe.audit import AuditLog
 from edgeslm.observe.discovery import announcements, status_topic
-from edgeslm.observe.drift import DriftWatch
 from edgeslm.observe.health import Meter, memory_bytes, temperature_c
 from edgeslm.observe.liveness import Liveness
 from edgeslm.observe.metrics import exposition
@@ -93,15 +92,6 @@ def _begin_start(store: Store) -> list[str]:
         return []
 
 
-def _drift_sentence(task: str, watch: DriftWatch) -> str | None:
-    if not watch.moved:
-        return None
-    return (
-        f"The messages of task {task} have moved away from what it was taught with: "
-        f"{'; '.join(watch.reasons)}. Look at some, and teach it again with them."
-    )
-
-
 class Daemon:
     """One node on the bus."""
 
@@ -115,8 +105,7 @@ class Daemon:
         self.scrapes = ScrapeEndpoint(
             config.metrics.address, lambda accept: exposition(self.health(), accept)
         )
-        tracing = config.tracing
-        self.tracer = Tracer(tracing.endpoint, tracing.sample, config.node, lambda: service.tasks)
+        self.tracer = Tracer(config.tracing, config.node, lambda: service.tasks)
         self.alerts = Alerts()
         self.manager = ServiceManager()
         self.liveness = Liveness(longest_step_s=config.limits.request_timeout_s + CANCEL_GRACE_S)
@@ -439,7 +428,7 @@ class Daemon:
                     *self.updater.problems,
                     *self.service.library.problems,
                     console.problem if console else None,
-                    *(_drift_sentence(name, watch) for name, watch in self.service.watches.items()),
+                    *(watch.sentence(name) for name, watch in self.service.watches.items()),
                 ],
             ),
         }

@@ -69,6 +69,15 @@ class DriftWatch:
         }
         return [words[name] for name, value in self._statistics.items() if value > self._limit(name) * _BACK]
 
+    def sentence(self, task: str) -> str | None:
+        """What an operator should know; None while nothing has moved."""
+        if not self.moved:
+            return None
+        return (
+            f"The messages of task {task} have moved away from what it was taught with: "
+            f"{'; '.join(self.reasons)}. Look at some, and teach it again with them."
+        )
+
     def _compare(self) -> None:
         reference = self._reference
         self._statistics = {

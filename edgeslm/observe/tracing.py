@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
 from edgeslm.messages import Request, Result, Trace
+from edgeslm.surroundings import Tracing
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -42,8 +43,8 @@ _SAMPLED = 1
 
 
 class Tracer:
-    """``endpoint`` is the collector's address without ``/v1/traces``; None: nothing is sent, and contexts are
-    passed on as they came.
+    """Sends to the collector of its section; without one nothing is sent, and contexts are passed on as they
+    came.
 
     :param known: the tasks that there are just now; the names of others are their senders'.
     :param make_processor: takes finished spans, and tells whether the collector took them; tests hand in a
@@ -52,14 +53,13 @@ class Tracer:
 
     def __init__(
         self,
-        endpoint: str | None,
-        sample: float,
+        section: Tracing,
         node: str,
         known: Callable[[], Container[str]],
         make_processor: Callable[[str, Callable[[bool], None]], SpanProcessor] | None = None,
     ) -> None:
-        self._endpoint = endpoint
-        self._sample = sample
+        self._endpoint = section.endpoint
+        self._sample = section.sample
         self._node = node
         self._known = known
         self._make_processor = make_processor or _batches
