@@ -11,10 +11,10 @@ function shape(name, attributes, text) {
   return made;
 }
 
-// The next of 1, 2, 5, 10, 20 ... that holds the value.
+// The next of 1, 2, 4, 10, 20 ... that holds the value: its half is a round number too.
 function ceiling(value, least) {
   const size = 10 ** Math.floor(Math.log10(Math.max(value, least)));
-  for (const step of [1, 2, 5, 10]) if (step * size >= Math.max(value, least)) return step * size;
+  for (const step of [1, 2, 4, 10]) if (step * size >= Math.max(value, least)) return step * size;
   return 10 * size;
 }
 

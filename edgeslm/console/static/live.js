@@ -20,6 +20,7 @@ export class Live {
       title: "Queue", words: (value) => Number(value.toFixed(1)).toString(), least: 4, onPoint: (moment) => this.sayQueue(moment),
       lines: [{ key: "queue", name: "waiting", className: "first", area: true }],
     });
+    this.tiles({});
     $("pause").addEventListener("click", () => this.pause());
     $("only-task").addEventListener("change", () => this.list());
     $("only-errors").addEventListener("change", () => this.list());
@@ -47,21 +48,24 @@ export class Live {
   }
 
   takeHealth(health) {
-    this.health = health;
     const alerts = health.alerts.length ? [el("ul", {}, ...health.alerts.map((said) => el("li", {}, said)))] : [];
     put($("alerts"), ...alerts);
+    this.tiles(health);
+  }
+
+  tiles(health) {
     const total = (figures) => Object.values(figures ?? {}).reduce((sum, value) => sum + value, 0);
     const latency = health.latency_ms ?? {};
     const tiles = [
-      ["Answers/s", rate(total(health.answers_per_s))],
-      ["Waiting", health.queue],
-      ["Running", health.in_flight],
+      ["Answers/s", rate(health.answers_per_s && total(health.answers_per_s))],
+      ["Waiting", health.queue ?? "–"],
+      ["Running", health.in_flight ?? "–"],
       ["Half within", ms(latency.p50)],
       ["95 % within", ms(latency.p95)],
       ["Tokens/s", rate(health.tokens_per_s)],
       ["Memory", bytes(total(health.memory_bytes))],
-      ["Temperature", health.temperature_c === null ? null : `${health.temperature_c.toFixed(0)} °C`],
-      ["Up", duration(health.uptime_s)],
+      ["Temperature", typeof health.temperature_c !== "number" ? null : `${health.temperature_c.toFixed(0)} °C`],
+      ["Up", health.uptime_s === undefined ? "–" : duration(health.uptime_s)],
     ].filter(([, value]) => value !== null);
     put($("tiles"), ...tiles.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
   }
