@@ -22,6 +22,7 @@ from edgeslm.bus.network import SESSION_EXPIRY_S, Link, Network, Settings, Subsc
 from edgeslm.bus.node_topics import check_topic_name
 from edgeslm.bus.outbox import Outbox, OutboxFull, Parcel
 from edgeslm.bus.problems import Problem, Welcome, shortcomings
+from edgeslm.bus.validity import ending_soon
 from edgeslm.errors import BrokerError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ class BusClient:
         self._unsent_bytes = 0
         self._one_at_a_time = False
         self._last_problem = ""
-        self.shortcomings: list[str] = []
-        """What the broker doesn't give a node, as sentences; of the last connection."""
+        self._shortcomings: list[str] = []
         self._unsent_dropped = 0
 
     async def start(self) -> None:
@@ -133,6 +133,12 @@ class BusClient:
     def failed(self) -> asyncio.Future[None]:
         """Raises BrokerError when trying again is no use: another node of the same name, no MQTT 5."""
         return self._failed
+
+    @property
+    def shortcomings(self) -> list[str]:
+        """What the broker doesn't give a node, as sentences, of the last connection; and certificates that
+        end soon."""
+        return [*self._shortcomings, *ending_soon(self._broker)]
 
     @property
     def connected(self) -> bool:
@@ -298,10 +304,10 @@ class BusClient:
         self._welcome = welcome
         self._forget_receipts()
         log.info("connected to the broker%s", ", session resumed" if welcome.session_present else "")
-        self.shortcomings = shortcomings(
+        self._shortcomings = shortcomings(
             welcome, session_expiry_s=self._settings.session_expiry_s, packet_limit=self._packet_limit
         )
-        for sentence in self.shortcomings:
+        for sentence in self._shortcomings:
             log.warning("%s", sentence)
         self._guarded(self._on_connect)
         self._send_waiting()

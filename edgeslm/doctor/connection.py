@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from edgeslm.bus.validity import ending_soon
 from edgeslm.config import Broker, Config
 from edgeslm.doctor.finding import Finding
 from edgeslm.errors import EdgeslmError
@@ -14,7 +15,7 @@ from edgeslm.errors import EdgeslmError
 
 def judge_secrets(broker: Broker) -> list[Finding]:
     findings = []
-    for key in ("password_file", "ca_file", "cert_file", "key_file"):
+    for key in ("password_file", "ca_file", "cert_file", "key_file", "client_id_file"):
         file: Path | None = getattr(broker, key)
         if file is None:
             continue
@@ -25,9 +26,10 @@ def judge_secrets(broker: Broker) -> list[Finding]:
             text = f"{key} {file}: {error.strerror}"
             findings.append(Finding("secrets", "bad", text, "correct the path, or let this user read it"))
             continue
-        if key in ("password_file", "key_file") and mode & 0o007:
+        if key in ("password_file", "key_file", "client_id_file") and mode & 0o007:
             text = f"{key} {file} can be read by every user"
             findings.append(Finding("secrets", "warn", text, f"chmod o= {file}"))
+    findings += [Finding("secrets", "warn", sentence) for sentence in ending_soon(broker)]
     if broker.password_file and not broker.tls and broker.host not in ("localhost", "127.0.0.1", "::1"):
         text = "the password crosses the network in clear"
         findings.append(Finding("secrets", "warn", text, "use mqtts:// in url"))
