@@ -1,6 +1,6 @@
 """The daemon: bus, journal, pipeline and service put together; the order of start, stop and drain.
 
-It announces the node and keeps what is retained. What becomes of a message is the pipeline's business.
+What becomes of a message is the pipeline's business, what a node says of itself that of presence.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import logging
 import secrets
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from edgeslm.bus.client import BusClient, Delivery, Subscription
 from edgeslm.bus.database import journal_of
 from edgeslm.bus.journal import Journal
 from edgeslm.bus.node_topics import BROKER_DROPPED
-from edgeslm.bus.protocol import StateName, Topics, encode_document, encode_state
+from edgeslm.bus.protocol import Topics, encode_state
 from edgeslm.bus.spool import Spool
 from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
@@ -28,7 +27,7 @@ from edgeslm.control import Control
 from edgeslm.corrections import Corrections
 from edgeslm.description import describe
 from edgeslm.engine.process import CANCEL_GRACE_S, STOP_GRACE_S
-from edgeslm.errors import BrokerError, EdgeslmError
+from edgeslm.errors import EdgeslmError
 from edgeslm.feedback import FeedbackStore
 from edgeslm.heap import give_back_free_memory, give_back_large_buffers
 from edgeslm.hosting import make_console
@@ -44,7 +43,8 @@ from edgeslm.observe.systemd import ServiceManager
 from edgeslm.observe.tracing import Tracer
 from edgeslm.operating import Operating
 from edgeslm.pipeline import Pipeline
-from edgeslm.preparing import Preparer
+from edgeslm.presence import ANNOUNCE_S, Presence
+from edgeslm.readying import Readying
 from edgeslm.service import Service
 from edgeslm.update.store import Store
 from edgeslm.update.updater import Updater
@@ -55,10 +55,6 @@ log = logging.getLogger("edgeslm.daemon")
 HEALTH_EVERY_S = 30.0
 KEEP_AFTER_S = 1.0
 """How long a message may wait for its answer before it is written down here too."""
-ANNOUNCE_S = 5.0
-"""How long a change of state waits for the broker's acknowledgement."""
-WARM_AFTER_S = 0.5
-"""Without work, before what prompts begin with is read in advance."""
 DRAIN_LIMIT_S = 30.0
 """How long a stop waits for what is running; what is left is delivered again at the next start."""
 
@@ -110,10 +106,7 @@ class Daemon:
         self.manager = ServiceManager()
         self.liveness = Liveness(longest_step_s=config.limits.request_timeout_s + CANCEL_GRACE_S)
         self.boot_id = secrets.token_hex(8)
-        self._state: StateName = "starting"
         self._stopping = asyncio.Event()
-        self._announcing: set[asyncio.Task[None]] = set()
-        self._preparer: Preparer | None = None
         self._sessions_lost = 0
         self._bus = BusClient(
             config.broker,
@@ -124,6 +117,12 @@ class Daemon:
             on_delivery=self._delivered,
             on_connect=self._connected,
             on_disconnect=lambda: self._pipeline.keep(),
+        )
+        self._presence = Presence(self._bus, self.topics, self.boot_id, info=self.info, health=self.health)
+        self._readying = Readying(
+            service,
+            is_online=lambda: self._presence.state == "online",
+            on_change=self._presence.announce_info,
         )
         limits = config.limits
         self._database = journal_of(config)
@@ -136,7 +135,7 @@ class Daemon:
         self._announcer = Announcer(
             Path(config.state_dir) / f"discovery-{config.node}.json",
             lambda: announcements(self.config, {name: task.kind for name, task in service.tasks.items()}),
-            self._publish_retained,
+            self._presence.retain,
         )
         self._audit = AuditLog(config.audit)
         self._neighbours = Neighbours(config.broker, config.prefix, config.node)
@@ -168,19 +167,18 @@ class Daemon:
             self._pipeline,
             self._bus,
             self.manager,
-            is_online=lambda: self._state == "online",
+            is_online=lambda: self._presence.state == "online",
             settled=self._store.settled,
             stop=self.request_stop,
             on_change=self._taken_up,
         )
         self.updater = Updater(
-            self._store, self.operating, self.service, self.meter, on_change=self._announce_health
+            self._store, self.operating, self.service, self.meter, on_change=self._presence.announce_health
         )
         handlers = {**self.operating.handlers, **self.updater.handlers}
         self._control = Control(self._bus, self.topics, config.control.allow, handlers)
         self._reloading: asyncio.Task[Any] | None = None
         self._updating: asyncio.Task[None] | None = None
-        self._making_ready: asyncio.Task[None] | None = None
 
     def request_reload(self) -> None:
         """As SIGHUP: what goes wrong is logged, and stands among the alerts."""
@@ -193,9 +191,9 @@ class Daemon:
 
     def _taken_up(self, config: Config) -> None:
         self.config = config
-        self._announce_info()
+        self._presence.announce_info()
         self._announcer.announce()
-        self._begin_making_ready()
+        self._readying.begin()
 
     def request_stop(self) -> None:
         self._stopping.set()
@@ -215,18 +213,19 @@ class Daemon:
             loading = asyncio.create_task(self._load())
             ticking = asyncio.create_task(self._publish_health())
             keeping = asyncio.create_task(self._keep_what_waits())
-            self._begin_making_ready()
+            self._readying.begin()
             showing = asyncio.create_task(self._console.run()) if self._console else None
             await self._first_of(stopped, loading)
             if not self._stopping.is_set():
                 await self._first_of(stopped, self._bus.failed)
             self._control.close()
             self.updater.close()
-            beside = [one for one in (self._making_ready, self._reloading, self._updating) if one is not None]
+            beside = [one for one in (self._reloading, self._updating) if one is not None]
             for task in beside:
                 task.cancel()
+            await self._readying.stop()
             await self._drain()
-            await asyncio.wait(beside)
+            await asyncio.gather(*beside, return_exceptions=True)
             if showing is not None:
                 showing.cancel()
                 await asyncio.wait([showing])
@@ -239,7 +238,9 @@ class Daemon:
             await self.scrapes.stop()
             await self.tracer.stop()
             self._pipeline.abandon()  # before the bus gives up results, which a route would take for an end
-            await self._set_state("stopped")  # also when a model can't be loaded: the goodbye drops the will
+            await self._presence.change(
+                "stopped"
+            )  # also when a model can't be loaded: the goodbye drops the will
             await self._announcer.stop()
             await self._neighbours.close()
             await self._bus.stop()
@@ -270,56 +271,17 @@ class Daemon:
             self.updater.run(Wishes(self.config.state_dir, self.config.node))
         )
         log.info("models loaded: %s", ", ".join(self.service.models.names))
-        await self._set_state("online")
+        await self._presence.change("online")
         self.manager.ready("online")
-        self._announce_info()
-        await self._publish_retained(self.topics.health, encode_document(self.health()))
-
-    def _begin_making_ready(self) -> None:
-        if self._making_ready is not None:
-            self._making_ready.cancel()
-        self._making_ready = asyncio.create_task(self._make_ready())
-
-    async def _make_ready(self) -> None:
-        """What would cost the requests to come something otherwise."""
-        while self._idle_s() < WARM_AFTER_S:
-            await asyncio.sleep(WARM_AFTER_S)
-        try:
-            await self.service.warm()
-            if self.config.prepare == "auto":
-                self._preparer = Preparer(
-                    self.service.models, self.config.state_dir, idle_s=self._idle_s, on_change=self._renewed
-                )
-                await self._preparer.run()
-        except Exception as error:  # it serves as well without
-            log.error("what was to be made ready is not: %s", type(error).__name__)
-            log.debug("making ready", exc_info=True)
-
-    async def _renewed(self) -> None:
-        self._announce_info()
-        await self.service.warm()
-
-    def _idle_s(self) -> float:
-        """For how long it has had nothing to do, though it was online."""
-        scheduler = self.service.scheduler
-        has_work = self._state != "online" or scheduler.waiting or scheduler.in_flight
-        return 0.0 if has_work else time.monotonic() - scheduler.moved_at
+        self._presence.announce_info()
+        await self._presence.publish_health()
 
     async def _drain(self) -> None:
         log.info("draining")
         self.manager.stopping("draining", within_s=DRAIN_LIMIT_S + 2 * ANNOUNCE_S + STOP_GRACE_S)
-        await self._set_state("draining")
+        await self._presence.change("draining")
         if left := await self._pipeline.drain(DRAIN_LIMIT_S):
             log.warning("%d messages are left; they are delivered at the next start", left)
-
-    # -- what is retained ----------------------------------------------------------------------------
-
-    async def _set_state(self, state: StateName) -> None:
-        self._state = state
-        if self._bus.connected:  # else it is announced on the next connect
-            with contextlib.suppress(TimeoutError):  # the broker may be gone without a word: go on
-                async with asyncio.timeout(ANNOUNCE_S):
-                    await self._publish_retained(self.topics.state, encode_state(state, self.boot_id))
 
     def _connected(self) -> None:
         """After every CONNACK: subscriptions and everything that is retained, since the broker may be new."""
@@ -332,31 +294,10 @@ class Daemon:
         self._bus.subscribe(self._control.subscriptions)
         # Every time: what the broker dropped for a node that was away is told by the retained count alone.
         self._bus.subscribe([Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True)])
-        for topic, payload in (
-            (self.topics.state, encode_state(self._state, self.boot_id)),
-            (
-                self.topics.info,
-                encode_document(self.info()),
-            ),
-            (self.topics.health, encode_document(self.health())),
-        ):
-            self._announce(topic, payload)
+        self._presence.announce()
         if (home := self.config.discovery.prefix) is not None:
             self._bus.subscribe([Subscription(status_topic(home), optional=True)])
         self._announcer.announce()
-
-    def _announce_info(self) -> None:
-        if self._bus.connected:  # else it is announced on the next connect
-            self._announce(self.topics.info, encode_document(self.info()))
-
-    def _announce_health(self) -> None:
-        if self._bus.connected:
-            self._announce(self.topics.health, encode_document(self.health()))
-
-    def _announce(self, topic: str, payload: bytes) -> None:
-        task = asyncio.create_task(self._publish_retained(topic, payload))
-        self._announcing.add(task)
-        task.add_done_callback(self._announcing.discard)
 
     def _delivered(self, delivery: Delivery) -> None:
         if delivery.topic == BROKER_DROPPED:
@@ -369,19 +310,13 @@ class Daemon:
             self._announcer.heard(delivery.payload)
         self._pipeline.deliver(delivery)
 
-    async def _publish_retained(self, topic: str, payload: bytes) -> None:
-        try:
-            await self._bus.publish(topic, payload, qos=1, retain=True)
-        except BrokerError as error:
-            log.warning("%s could not be published: %s", topic, error)
-
     async def _publish_health(self) -> None:
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
             self._journal.retry()
             self._journal.tidy()
             give_back_free_memory()
-            await self._publish_retained(self.topics.health, encode_document(self.health()))
+            await self._presence.publish_health()
 
     async def _keep_what_waits(self) -> None:
         while True:
@@ -393,7 +328,7 @@ class Daemon:
         return self.liveness.fault(
             network_alive=self._bus.network_alive,
             network_silent_s=self._bus.network_silent_s,
-            unfinished=0 if self._state == "starting" else scheduler.waiting + scheduler.in_flight,
+            unfinished=0 if self._presence.state == "starting" else scheduler.waiting + scheduler.in_flight,
             moved_at=scheduler.moved_at,
         )
 
@@ -403,7 +338,7 @@ class Daemon:
         figures = self.meter.figures()
         figures["dropped"]["qos0"] = self._bus.dropped
         return {
-            "state": self._state,
+            "state": self._presence.state,
             "queue": scheduler.waiting,
             "in_flight": scheduler.in_flight,
             **figures,
@@ -423,7 +358,7 @@ class Daemon:
                     self._audit.problem,
                     self.tracer.problem,
                     *self._bus.shortcomings,
-                    *(self._preparer.problems if self._preparer is not None else ()),
+                    *self._readying.problems,
                     self.operating.problem,
                     *self.updater.problems,
                     *self.service.library.problems,

@@ -33,7 +33,7 @@ def node(bus: Mosquitto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         bus.url,
         folder,
         replies=["edgeslm/v1/+/res/#", "replies/#"],
-        limits={"packet_bytes": 65_536, "queue": 8, "request_timeout_s": 60},
+        limits={"packet_bytes": 65_536, "queue": 8, "sender_queue": 8, "request_timeout_s": 60},
     )
     with App(bus.port, f"{BASE}/state") as app, Node(folder, configuration) as node:
         app.take_state(BASE, "online")
