@@ -32,16 +32,22 @@ class _Account:
 
 class Senders:
     """``queue`` is how many requests of one sender are held at a time while others ask too,
-    ``tokens_per_min`` how many tokens a minute are read and written for it (None: without an end)."""
+    ``tokens_per_min`` how many tokens a minute are read and written for it (None: without an end).
+
+    The empty name stands for all that gave none, such as sensors that would not hear a refusal: they are
+    held to ``nameless_queue`` together, without an end if it is None.
+    """
 
     def __init__(
         self,
         queue: int,
         tokens_per_min: int | None = None,
         *,
+        nameless_queue: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
+        self._nameless_queue = nameless_queue
         self._rate = tokens_per_min / 60 if tokens_per_min is not None else None
         self._most = float(tokens_per_min or 0)
         self._clock = clock
@@ -55,9 +61,10 @@ class Senders:
         now = self._clock()
         account = self._account(sender, now)
         account.asked_at = now
-        if account.held >= self._queue and self._others_ask(account, now):
+        share = self._queue if sender else self._nameless_queue
+        if share is not None and account.held >= share and self._others_ask(account, now):
             raise Busy(
-                f"{account.held} requests of this sender are held and others ask too; {self._queue} are its "
+                f"{account.held} requests of this sender are held and others ask too; {share} are its "
                 "share, try again later",
                 retry_after_ms=math.ceil(wait_s * 1000),
             )

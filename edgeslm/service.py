@@ -53,7 +53,11 @@ class Service:
             self._run,
             limit=_most_requests(config),
             timeout_s=limits.request_timeout_s,
-            senders=Senders(limits.sender_queue or max(1, limits.queue // 2), limits.sender_tokens_per_min),
+            senders=Senders(
+                limits.sender_queue or max(1, limits.queue // 2),
+                limits.sender_tokens_per_min,
+                nameless_queue=limits.sender_queue,
+            ),
         )
 
     @property

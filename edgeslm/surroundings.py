@@ -106,7 +106,8 @@ class Limits(Section):
         default=None,
         ge=1,
         le=65535,
-        description="Requests of one sender held at a time while others ask too; half of `queue` if left out",
+        description="Requests of one sender held at a time while others ask too; if left out half of "
+        "`queue`, and of those that name no reply topic as many as there are",
     )
     sender_tokens_per_min: int | None = Field(
         default=None,

@@ -39,6 +39,14 @@ def test_a_sender_has_its_share_while_others_ask(clock: FakeClock) -> None:
     assert admitted(senders, "flood", 10) == 10, "nobody else has asked for a while"
 
 
+def test_those_without_a_name_are_held_to_a_share_only_where_one_is_set(clock: FakeClock) -> None:
+    """Sensors that name no reply topic hear no refusal: the broker holds them back instead."""
+    for share, expected in ((None, 10), (3, 3)):
+        senders = Senders(2, nameless_queue=share, clock=clock)
+        senders.admit("other", 0.0)
+        assert admitted(senders, "", 10) == expected
+
+
 def test_tokens_are_given_back_by_the_minute(clock: FakeClock) -> None:
     senders = Senders(10, 60, clock=clock)
     senders.admit("greedy", 0.0)

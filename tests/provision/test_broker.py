@@ -23,6 +23,7 @@ APPS = (
     "phone:server/triage,hall/say,health=hall",
     "sensor:write=factory/+/log,write=factory/shift/end",
     "judge:feedback=hall,results=hall/triage",
+    "operator:read=edgeslm/v1/+/state,read=edgeslm/v1/+/info,read=edgeslm/v1/+/health",
     # Sees and says everything: what arrives where is asked of it.
     "root:read=#,write=#,read=$SYS/#",
 )
@@ -203,8 +204,10 @@ def test_only_who_has_a_certificate_of_the_site_gets_in(site: Site, tmp_path: Pa
     assert not connects(site, trusting(site, site.folder / "broker.pem")), "the broker's own"
 
 
-def test_nodes_and_apps_do_their_work_with_the_generated_files(tmp_path: Path) -> None:
-    """A request, a stream, a route, an escalation, a correction: all that the list has to allow."""
+def test_nodes_and_apps_do_their_work_with_the_generated_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A request, a stream, routes, an escalation, the commands that look: all that the list has to allow."""
     configured = configurations(tmp_path)
     site = Site(tmp_path, configured, APPS)
     site.broker.start()
@@ -241,6 +244,11 @@ def test_nodes_and_apps_do_their_work_with_the_generated_files(tmp_path: Path) -
                 sensor.publish("factory/shift/end", "")
                 root.take(f"{BASE}/event/digest")
             assert not root.untaken("+/v1/+/dead")
+            run("check", tmp_path / "hall" / "config.yaml", "--connect")
+            seen = site.login("operator")
+            run("top", "--broker", seen["url"], "--once", "--json", "--ca-file", seen["ca_file"],
+                "--cert-file", seen["cert_file"], "--key-file", seen["key_file"])  # fmt: skip
+            assert '"online"' in capsys.readouterr().out
     finally:
         site.broker.stop()
 
