@@ -1,6 +1,6 @@
 # The same commands for people and CI. Each is a script, which also works where make is missing.
 # Arguments for one: make test ARGS="-k topics"
-.PHONY: demo test check bench bench-compare chaos test-arm
+.PHONY: demo test check bench bench-compare chaos test-arm deb test-deb
 
 demo:
 	@scripts/demo $(ARGS)
@@ -22,3 +22,9 @@ chaos:
 
 test-arm:
 	@scripts/test-arm $(ARGS)
+
+deb:
+	@scripts/deb $(ARGS)
+
+test-deb:
+	@scripts/test-deb $(ARGS)

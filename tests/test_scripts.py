@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+OTHERS = [ROOT / ".ci/run", ROOT / "tests/packages/emulate", *ROOT.glob("firmware-config/debian/*.p[or]*")]
 SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
-COMMANDS = ["demo", "test", "check", "bench", "bench-compare", "chaos", "test-arm"]
+COMMANDS = ["demo", "test", "check", "bench", "bench-compare", "chaos", "test-arm", "deb", "test-deb"]
 
 FAKE_PYTHON = f"""#!/bin/sh
 # Stands for the system's Python and for the one of the environment that it makes.
@@ -132,7 +133,7 @@ def test_scripts_are_posix_shell(path: Path) -> None:
 def test_shellcheck_finds_nothing() -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert shellcheck is not None, "shellcheck is missing: pip install 'edgeslm[dev]'"
-    done = subprocess.run([shellcheck, *SCRIPTS, ROOT / ".ci" / "run"], capture_output=True, text=True)
+    done = subprocess.run([shellcheck, *SCRIPTS, *OTHERS], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -155,7 +156,7 @@ def test_scripts_run_from_any_folder(tmp_path: Path) -> None:
         [ROOT / "scripts" / "setup", "everything"], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "usage: scripts/setup check|demo|test|bench|compare|arm\n"
+    assert done.stderr == "usage: scripts/setup check|demo|test|bench|compare|arm|deb\n"
 
 
 # --- the environment -------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def teach(
     :raises EdgeslmError: the build machine's part isn't installed here, or it failed.
     """
     if importlib.util.find_spec("sklearn") is None:
-        raise EdgeslmError("the demo teaches a task, which needs the extra: pip install 'edgeslm[export]'")
+        raise EdgeslmError("the demo teaches a task, which needs the extra: pip install 'edgeslm[heads]'")
     out = folder / "learned" / task
     out.parent.mkdir(exist_ok=True)
     description = folder / f"{task}.yaml"
