@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,9 +83,13 @@ class Visitor:
             "content_type": "application/x-www-form-urlencoded",
             "origin": f"http://{self.host}",
         }
-        body = urlencode({"token": token}).encode()
+        before = self.ask("/login", cookie=None)
+        given = re.search(r'name="csrf_token" value="(\w+)"', before.text)
+        visit = before.headers["set-cookie"].partition(";")[0]
+        body = urlencode({"token": token, "csrf_token": given[1] if given else ""}).encode()
+        usual["cookie"] = visit if self.cookie is None else f"{self.cookie}; {visit}"
         reply = self.ask("/login", "POST", body, **{**usual, **headers})
-        if "set-cookie" in reply.headers and reply.status == 303:
+        if reply.status == 303:
             self.cookie = reply.headers["set-cookie"].partition(";")[0]
             self.csrf = next(self.news())["csrf"]
         return reply

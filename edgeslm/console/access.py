@@ -57,6 +57,7 @@ class Access:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._token = _digest(token)
+        self._key = secrets.token_bytes(32)
         self._hosts = frozenset(hosts) | {"localhost"}
         self._scheme = "https" if secure else "http"
         self._clock = clock
@@ -78,6 +79,13 @@ class Access:
     def is_our_page(self, origin: str | None, host: str) -> bool:
         """Whether a request that changes something comes from a page of this console."""
         return origin == f"{self._scheme}://{host}"
+
+    def pass_of(self, visit: str) -> str:
+        """What the sign-in form has to bring back beside the cookie ``visit``: no other site knows it."""
+        return hmac.new(self._key, visit.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+    def is_pass(self, given: str, visit: str | None) -> bool:
+        return visit is not None and hmac.compare_digest(_digest(given), _digest(self.pass_of(visit)))
 
     def sign_in(self, token: str, address: str) -> str | None:
         """The secret of a new session; None if the token is wrong.

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -230,8 +231,10 @@ class Web:
             if request.state.session is not None:
                 return RedirectResponse("/", 303)
             return self._login_page("", 200)
-        body = await _body(request, 4096)
-        token = (parse_qs(body.decode("utf-8", "replace")).get("token") or [""])[0].strip()
+        fields = parse_qs((await _body(request, 4096)).decode("utf-8", "replace"))
+        token, given = ((fields.get(name) or [""])[0].strip() for name in ("token", "csrf_token"))
+        if not self._access.is_pass(given, request.cookies.get(f"{self._cookie}-visit")):
+            return self._login_page("The page was out of date; try again.", 403)
         address = request.client.host if request.client else ""
         try:
             secret = self._access.sign_in(token, address)
@@ -244,9 +247,7 @@ class Web:
             log.warning("somebody at %s tried to sign in to the console with a wrong token", address)
             return self._login_page("This is not the token.", 403)
         response = RedirectResponse("/", 303)
-        response.set_cookie(
-            self._cookie, secret, httponly=True, samesite="strict", secure=self._secure, path="/"
-        )
+        self._set_cookie(response, self._cookie, secret)
         return response
 
     async def _logout(self, request: Request) -> Response:
@@ -302,8 +303,15 @@ class Web:
         return JSONResponse(await self._text(request.path_params["number"]))
 
     def _login_page(self, said: str, status: int) -> Response:
+        visit = secrets.token_urlsafe(16)
         page = self._files["login.html"].body.replace(b"<!-- said -->", said.encode())
-        return Response(page, status, media_type="text/html")
+        page = page.replace(b"<!-- pass -->", self._access.pass_of(visit).encode())
+        response = Response(page, status, media_type="text/html")
+        self._set_cookie(response, f"{self._cookie}-visit", visit)
+        return response
+
+    def _set_cookie(self, response: Response, name: str, value: str) -> None:
+        response.set_cookie(name, value, httponly=True, samesite="strict", secure=self._secure, path="/")
 
     def _file(self, request: Request, name: str) -> Response:
         file = self._files[name]

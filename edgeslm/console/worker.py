@@ -43,15 +43,17 @@ class _Server(uvicorn.Server):
         yield
 
     async def hang_up_on_idlers(self) -> None:
-        """uvicorn waits without end for the first request of a connection."""
-        silent: set[Any] = set()
+        """uvicorn waits without end for a request that comes slowly: whoever answers nothing from one look to
+        the next and has nothing being answered is let go."""
+        silent: dict[Any, Any] = {}
         while True:
             await asyncio.sleep(IDLE_S)
-            idle = {one for one in self.server_state.connections if getattr(one, "cycle", None) is None}
-            for one in silent & idle:
-                if (transport := getattr(one, "transport", None)) is not None:
-                    transport.abort()
-            silent = idle - silent
+            seen = {one: getattr(one, "cycle", None) for one in self.server_state.connections}
+            idle = {one: cycle for one, cycle in seen.items() if cycle is None or cycle.response_complete}
+            for one, cycle in idle.items():
+                if one in silent and silent[one] is cycle and one.transport is not None:
+                    one.transport.abort()
+            silent = idle
 
 
 class Worker:

@@ -20,7 +20,7 @@ from edgeslm.console.access import ATTEMPTS, MOST_SESSIONS
 from edgeslm.console.web import HEADERS, MOST_STREAMS
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto
-from tests.consoles import TOKEN, Visitor, console_node, visitor_of
+from tests.consoles import TOKEN, Reply, Visitor, console_node, visitor_of
 from tests.nodes import BASE, Node
 
 PAGES = ["/", "/events", "/api/node", "/api/ask", "/api/text/1", "/logout"]
@@ -53,6 +53,10 @@ def guest(node: Node) -> Visitor:
     visitor = visitor_of(node)
     assert visitor.sign_in().status == 303
     return visitor
+
+
+def has_session(reply: Reply) -> bool:
+    return "edgeslm=" in reply.headers.get("set-cookie", "")
 
 
 def raw(visitor: Visitor, request: bytes) -> bytes:
@@ -93,7 +97,7 @@ def test_04_a_wrong_token_opens_nothing(broker: Mosquitto, tmp_path: Path) -> No
         for token in ("", TOKEN[:-1], TOKEN.upper(), TOKEN + "\0", "' or '1'='1"):
             reply = visitor_of(node).sign_in(token)
             assert reply.status == 403
-            assert "set-cookie" not in reply.headers
+            assert not has_session(reply)
             assert "1'='1" not in reply.text
 
 
@@ -104,7 +108,7 @@ def test_05_guessing_is_slowed_down(broker: Mosquitto, tmp_path: Path) -> None:
         reply = visitor.sign_in(TOKEN)
         assert reply.status == 429
         assert 0 < int(reply.headers["retry-after"]) <= 60
-        assert "set-cookie" not in reply.headers
+        assert not has_session(reply)
 
 
 def test_06_the_token_in_an_address_or_a_header_opens_nothing(stranger: Visitor) -> None:
@@ -188,6 +192,9 @@ def test_15_another_site_signs_nobody_in(stranger: Visitor) -> None:
     for origin in (None, "null", "http://evil.example.org"):
         assert stranger.sign_in(origin=origin).status == 403
     assert stranger.sign_in(sec_fetch_site="cross-site").status == 403
+    for cookie in (None, "edgeslm-visit=", "edgeslm-visit=of-somebody-else"):
+        reply = stranger.sign_in(cookie=cookie)
+        assert reply.status == 403 and "out of date" in reply.text
 
 
 def test_16_reading_changes_nothing(guest: Visitor) -> None:

@@ -81,7 +81,7 @@ export class Ask {
       parts.push(el("p", { className: "quiet" }, [one.source, one.heading].filter(Boolean).join(" · ")));
     }
     for (const one of made.passages ?? []) {
-      parts.push(el("p", { className: "quiet" }, [one.source, one.heading].filter(Boolean).join(" · ")), el("blockquote", {}, one.text));
+      parts.push(el("blockquote", {}, one.text), el("p", { className: "quiet" }, [one.source, one.heading].filter(Boolean).join(" · ")));
     }
     if (made.vector) parts.push(el("p", {}, `A vector of ${made.vector.length} numbers.`));
     return parts;
