@@ -55,7 +55,12 @@ MOST_SECONDS = 7 * 24 * 3600
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; a failure is one plain sentence on standard error and exit status 1."""
-    arguments = _parser().parse_args(argv)
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as end:
+        # 2 is what argparse ends with; of `request` that says that no result came in time, and nothing else.
+        is_request = list(sys.argv[1:] if argv is None else argv)[:1] == ["request"]
+        raise SystemExit(1 if is_request and end.code == 2 else end.code) from None
     try:
         return int(arguments.command(arguments))
     except EdgeslmError as error:
@@ -124,7 +129,8 @@ def _parser() -> argparse.ArgumentParser:
         "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
     )
 
-    _add_request_arguments(add("request", _request, "send one request over MQTT and print its result"))
+    about = "send one request over MQTT and print its result (status 1: an error, 2: none came in time)"
+    _add_request_arguments(add("request", _request, about))
 
     sub = add("inspect", _inspect, "show what a bundle is, its report card and the memory it needs")
     sub.add_argument("bundle", type=Path)

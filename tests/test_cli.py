@@ -92,13 +92,20 @@ def test_the_help_lists_all_commands(edgeslm: Any) -> None:
     assert edgeslm("--version").out.startswith("edgeslm 0.")
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["run"], ["check"], ["try", "c.yaml"], ["request", "t", "x"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["run"], ["check"], ["try", "c.yaml"]])
 def test_a_command_line_that_can_t_be_understood_is_status_2(edgeslm: Any, arguments: Sequence[str]) -> None:
     done = edgeslm(*arguments)
     assert (done.status, done.out) == (2, "")
     assert done.err
+
+
+@pytest.mark.parametrize("arguments", [["t", "x"], ["t", "x", "--options", "x"], ["--fly"]])
+def test_of_a_request_status_2_says_a_time_out_and_nothing_else(
+    edgeslm: Any, arguments: Sequence[str]
+) -> None:
+    """What repeats on 2 must not repeat a mistake."""
+    done = edgeslm("request", *arguments)
+    assert (done.status, done.out) == (1, "") and done.err
 
 
 @pytest.mark.parametrize(
@@ -388,7 +395,7 @@ def test_request_says_what_keeps_it_from_asking(
 @pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1", "soon", "1e12"])
 def test_a_time_out_must_be_a_sensible_number(edgeslm: Any, seconds: str) -> None:
     done = edgeslm("request", "say", "x", "--broker", "mqtt://x", "--node", "hall", "--timeout", seconds)
-    assert done.status == 2 and "--timeout" in done.err
+    assert done.status == 1 and "--timeout" in done.err
 
 
 # inspect, doctor, demo
