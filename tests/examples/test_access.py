@@ -30,7 +30,7 @@ def broker(make_broker: Callable[..., Mosquitto], tmp_path: Path) -> Iterator[Mo
     access, passwords = tmp_path / "acl", tmp_path / "passwords"
     passwords.touch(0o600)
     for user in (NAME, "desk", "watch"):
-        command = ["mosquitto_passwd", "-b", passwords, user, PASSWORD]
+        command = ["mosquitto_passwd", "-b", str(passwords), user, PASSWORD]
         subprocess.run(command, check=True, capture_output=True)
     access.touch(0o600)
     broker = make_broker(f"acl_file {access}\npassword_file {passwords}\n", anonymous=False)
@@ -70,12 +70,13 @@ def run(
 
 def test_each_example_may_do_what_it_does(broker: Mosquitto, folder: Path, tmp_path: Path) -> None:
     text = "it is critical"
-    for command in (
-        [sys.executable, EXAMPLES / "ask.py", text],
-        ["sh", EXAMPLES / "ask.sh", text],
-        [folder / "node", folder / "ask.mjs", text],
-    ):
-        done = run(broker, tmp_path, *command)
+    programs: tuple[tuple[str | Path, Path], ...] = (
+        (sys.executable, EXAMPLES / "ask.py"),
+        ("sh", EXAMPLES / "ask.sh"),
+        (folder / "node", folder / "ask.mjs"),
+    )
+    for program in programs:
+        done = run(broker, tmp_path, *program, text)
         assert (done.stdout, done.stderr, done.returncode) == ("critical\n", "", 0)
     done = run(broker, tmp_path, sys.executable, EXAMPLES / "ask_async.py", text)
     assert done.stdout.startswith(f"critical: {text}\n") and not done.stderr
