@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgeslm.observe import scrape
 from edgeslm.observe.scrape import CONNECTIONS, MOST_BYTES, ScrapeEndpoint
@@ -198,3 +201,11 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end() -> None:
             await endpoint.stop()
 
     run(work())
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda rest: b"GET /metrics HTTP/1.1\r\n" + rest))
+def test_whatever_is_asked_the_answer_is_one_of_http(head: bytes) -> None:
+    endpoint = ScrapeEndpoint((LOOPBACK, 1), Figures())
+    answer = endpoint._answer(head + b"\r\n\r\n")
+    assert re.match(rb"HTTP/1\.1 (200|400|404|405) [A-Za-z ]+\r\n", answer)
+    assert b"\r\n\r\n" in answer
