@@ -84,6 +84,11 @@ class Device:
         """The digest of the model that answers, as results shorten it. :raises RuntimeError: nothing does."""
         try:
             with Client(self._url, NODE) as client:
+                give_up_at = time.monotonic() + FIRST_S
+                while client.node_state != "online":
+                    if time.monotonic() > give_up_at:
+                        raise RuntimeError(f"not online: {self._words.read_text()[-800:]}")
+                    time.sleep(0.05)
                 result = client.request("judge", "Spindle 3 smells of burnt oil", timeout=FIRST_S)
         except EdgeslmError as error:
             raise RuntimeError(f"no answer ({error}); the node: {self._words.read_text()[-800:]}") from None

@@ -102,12 +102,16 @@ class Operating:
             log.info("configuration taken up: %s", ", ".join(changes.taken_up) or "nothing has changed")
             return changes
 
-    async def serve(self, config: Config, *, check: BeforeSwitch | None = None) -> None:
-        """Puts a configuration to work that differs in what a running node can take up.
+    async def serve_again(self, *, check: BeforeSwitch | None = None) -> None:
+        """Puts the present configuration to work anew, since a bundle of it is another one now.
 
         :param check: see ``Service.replace``.
         :raises EdgeslmError: see :meth:`reload`.
         """
+        async with self._one_at_a_time:
+            await self._serve(self.config, check)
+
+    async def _serve(self, config: Config, check: BeforeSwitch | None = None) -> None:
         before = self._subscriptions
         await self._service.replace(self._settled(config), before=check)
         self.config = config
@@ -129,7 +133,7 @@ class Operating:
             keys = ", ".join(changes.held_back)
             raise ConfigError([f"{self._path}: {keys}: such a change needs a restart of the node"])
         if changes:
-            await self.serve(config)
+            await self._serve(config)
         return changes
 
     async def _ping(self, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -102,6 +102,8 @@ class Updater:
         self._make_ready = make_ready
         self._alone = asyncio.Lock()
         self._trials: dict[str, _Trial] = {}
+        self._incoming: Incoming | None = None
+        self._looked = 0.0
         self._stop = threading.Event()
         self.outcomes: dict[str, Outcome] = {}
         """Of the last update of each model."""
@@ -114,7 +116,8 @@ class Updater:
             for name, one in self.outcomes.items()
             if one.state in ("REJECTED", "FAILED")
         ]
-        return [*wrong, *self._store.problems.values()]
+        unseen = self._incoming.problem if self._incoming is not None else None
+        return [*wrong, *self._store.problems.values(), *([unseen] if unseen else [])]
 
     @property
     def handlers(self) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]]:
@@ -133,22 +136,29 @@ class Updater:
 
     async def run(self, wishes: Wishes) -> None:
         """Until cancelled: watches models on trial, the folder of new ones, and for ``edgeslm models``."""
-        incoming: Incoming | None = None
         if (folder := self._config.updates.watch) is not None:
-            incoming = Incoming(folder, self._store.folder / f"taken-{self._config.node}.json")
+            record = self._store.folder / f"taken-{self._config.node}.json"
+            self._incoming = Incoming(folder, record)
         for name in self._store.on_trial:
             self._begin_trial(name)
-        looked = 0.0
         with wishes.running():
             while True:
                 await asyncio.sleep(LOOK_EVERY_S)
-                for name in list(self._trials):
-                    await self._look_at_trial(name)
-                if (wish := await asyncio.to_thread(wishes.next)) is not None:
-                    await self._grant(wish, wishes)
-                if incoming is not None and time.monotonic() - looked >= FOLDER_EVERY_S:
-                    looked = time.monotonic()
-                    await self._take_in(incoming)
+                try:
+                    await self._look(wishes)
+                except Exception as error:  # a full disk, or a mistake of ours: the next look may do better
+                    log.error("updates can't go on: %s", error if isinstance(error, OSError) else type(error))
+                    log.debug("updates", exc_info=True)
+                    await asyncio.sleep(FOLDER_EVERY_S)
+
+    async def _look(self, wishes: Wishes) -> None:
+        for name in list(self._trials):
+            await self._look_at_trial(name)
+        if (wish := await asyncio.to_thread(wishes.next)) is not None:
+            await self._grant(wish, wishes)
+        if self._incoming is not None and time.monotonic() - self._looked >= FOLDER_EVERY_S:
+            self._looked = time.monotonic()
+            await self._take_in(self._incoming)
 
     async def bring(self, source: str) -> Bundle:
         """Brings a bundle onto this device; nothing else happens to it.
@@ -202,7 +212,7 @@ class Updater:
         before = self._store.entry(model)
         self._store.activate(model, base.digest, bundle.digest, on_trial=True)
         try:
-            await self._operating.serve(self._config, check=functools.partial(check, model))
+            await self._operating.serve_again(check=functools.partial(check, model))
         except BaseException:
             self._store.restore(model, before)
             raise
@@ -222,7 +232,7 @@ class Updater:
             entry = self._store.entry(model)
             digest = self._store.roll_back(model)
             try:
-                await self._operating.serve(self._config)
+                await self._operating.serve_again()
             except EdgeslmError:
                 self._store.restore(model, entry)
                 raise
@@ -318,11 +328,11 @@ class Updater:
 
     async def _take_in(self, incoming: Incoming) -> None:
         for model, path, mark in await asyncio.to_thread(incoming.look, self._config.models.keys()):
+            if self._alone.locked():
+                return  # it is found again at the next look
             try:
                 incoming.take(model, mark)  # before: what ends the node must not do so again
                 await self.update(model, await self.bring(str(path)))
-            except Busy:
-                continue
             except InvalidRequest as error:
                 log.info("%s: %s", path, error)
             except (EdgeslmError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,15 @@ from edgeslm.errors import BundleError
 from edgeslm.update.store import Store
 from tests.apps import App
 from tests.brokers import Mosquitto
-from tests.nodes import BASE, TASKS, Node, NodeProcess, fake_configuration, write_bundle
+from tests.nodes import (
+    BASE,
+    TASKS,
+    Node,
+    NodeProcess,
+    fake_configuration,
+    write_bundle,
+    write_configuration,
+)
 from tests.operators import Operator, ask
 
 CHECKS = [{"input": "all is normal", "output": "normal"}, {"input": "critical noise", "output": "critical"}]
@@ -33,7 +42,7 @@ def configuration(broker: Mosquitto, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def app(broker: Mosquitto) -> Iterator[App]:
-    own = ("state", "info", "health", "ctl/models/+/res", "res/#", "dead")
+    own = ("state", "info", "health", "ctl/+/res", "ctl/models/+/res", "res/#", "dead")
     with App(broker.port, *(f"{BASE}/{name}" for name in own)) as app:
         yield app
 
@@ -234,3 +243,31 @@ def test_a_bundle_that_was_damaged_on_the_disk_is_passed_over_at_the_start(
         assert ask(app, "say", "hello", b"1")["status"] == "ok"
         alerts = [alert for heard in app.untaken(f"{BASE}/health") for alert in heard.json["alerts"]]
         assert any("is not the bundle that it was switched to" in alert for alert in alerts)
+
+
+def test_a_file_that_is_taken_up_during_an_update_stays_taken_up(
+    configuration: dict[str, Any], tmp_path: Path, app: App
+) -> None:
+    gate = tmp_path / "gate"
+
+    async def waits(bundle: Bundle, **how: object) -> None:
+        while not gate.exists():
+            await asyncio.sleep(0.01)
+
+    configuration["control"] = {"allow": ["models", "reload"]}
+    new = write_bundle(tmp_path / "new" / "v2", weights=b"weights of version 2")
+    with Node(tmp_path, configuration, smoke=waits):
+        app.take_state(BASE, "online")
+        before = label_of(app, b"1")
+        operator = Operator(app)
+        digest = operator.give("models/stage", source=str(new))["result"]["digest"]
+        app.publish(f"{BASE}/ctl/models/activate", {"id": "it", "model": "small", "digest": digest})
+        wait_state(app, "IN_PROGRESS")
+        busy = operator.give("models/activate", model="encoder", digest=digest)
+        assert busy["error"]["code"] == "busy"
+        tasks = {**configuration["tasks"], "more": TASKS["say"]}
+        write_configuration(tmp_path, {**configuration, "tasks": tasks})
+        assert operator.give("reload")["result"]["changed"] == ["tasks.more"]
+        gate.touch()
+        wait_state(app, "ON_TRIAL")
+        assert ask(app, "more", "hello", b"2")["model"] != before
