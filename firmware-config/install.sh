@@ -3,6 +3,7 @@
 # that is as it should be. When it fails, or the power goes, everything becomes as it was before.
 #
 #   sudo firmware-config/install.sh [WHEEL | FOLDER | REQUIREMENT]   default: the clone that this file is in
+#     --extras LIST    optional parts, such as console,verify; an update keeps them
 #     --bundles DIR    copies the bundles in DIR to /var/lib/edgeslm/bundles, and starts the service
 #     --uninstall      removes program and service; configuration, state and user stay
 #     --purge          removes those too
@@ -19,6 +20,7 @@ action=install
 root=
 source=
 bundles=
+extras=
 
 say() { printf 'install: %s\n' "$*"; }
 
@@ -35,6 +37,11 @@ while [ $# -gt 0 ]; do
             { [ $# -gt 1 ] && [ -d "$2" ]; } || fail "$1 needs a folder that exists"
             path=$(cd "$2" && pwd)
             if [ "$1" = --root ]; then root=${path%/}; else bundles=$path; fi
+            shift
+            ;;
+        --extras)
+            [ $# -gt 1 ] || fail "$1 needs names, such as console,verify"
+            extras=$2
             shift
             ;;
         --uninstall) action=uninstall ;;
@@ -142,12 +149,13 @@ stamp_of_source() { # what would be installed; nothing where only the index know
         cat "$source"
     else
         return 0
-    fi | { cat && "$python" -c 'import sys; print(sys.version)'; } | sha256sum
+    fi | { cat && echo "$extras" && "$python" -c 'import sys; print(sys.version)'; } | sha256sum
 }
 
 # --- Steps -----------------------------------------------------------------------------------------------------
 
 install_program() { # a new virtual environment beside the one that is in use, which then takes its place
+    if [ -z "$extras" ]; then extras=$(cat "$program/installed-extras" 2>/dev/null || true); fi
     stamp=$(stamp_of_source)
     if [ "$(cat "$program/installed-from" 2>/dev/null)" = "${stamp:-unknown}" ]; then
         say "the program is up to date"
@@ -164,10 +172,11 @@ install_program() { # a new virtual environment beside the one that is in use, w
         done
         source=$aside/source
     fi
-    "$program.new/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$source"
+    "$program.new/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$source${extras:+[$extras]}"
     # Its scripts name the folder they were made in.
     find "$program.new/bin" "$program.new/pyvenv.cfg" -type f -exec sed -i "s|$program.new|/opt/edgeslm|g" {} +
     echo "$stamp" >"$program.new/installed-from"
+    echo "$extras" >"$program.new/installed-extras"
     "$program.new/bin/python" -m edgeslm --version >/dev/null || fail "the program that was installed doesn't start"
     put_aside "$program"
     mv "$program.new" "$program"

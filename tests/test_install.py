@@ -30,6 +30,7 @@ case "$1 $2" in
         ;;
     "-m pip")
         for source in "$@"; do :; done
+        source=${{source%%\\[*}}
         [ -d "$source" ] || [ -e "$source" ] || {{ echo "no such package: $source" >&2 && exit 1; }}
         printf '#!%s\\n' "$0" >"${{0%/*}}/edgeslm"
         chmod +x "${{0%/*}}/edgeslm"
@@ -186,6 +187,15 @@ def test_an_older_version_is_replaced_and_what_was_edited_stays(older: System) -
     assert older.run().returncode == 0
     assert "older" not in (older.root / UNITS / "edgeslm.service").read_text()
     assert (older.root / "etc/edgeslm/edgeslm.yaml").read_text() == "# mine\n"
+
+
+def test_optional_parts_stay_with_an_update(system: System) -> None:
+    assert system.run(str(system.wheel), "--extras", "console,verify").returncode == 0
+    noted = system.root / "opt/edgeslm/installed-extras"
+    system.wheel.write_text("a newer wheel")
+    done = system.run()
+    assert done.returncode == 0 and "up to date" not in done.stdout
+    assert noted.read_text() == "console,verify\n"
 
 
 def test_bundles_are_copied_for_the_service_to_read(system: System, tmp_path: Path) -> None:
