@@ -228,12 +228,8 @@ install_bundles() {
     done
 }
 
-install_configuration() {
-    if [ -e "$etc/edgeslm.yaml" ]; then
-        if [ -z "$root" ]; then "$command" check "$etc/edgeslm.yaml" >/dev/null; fi # the new version may know more mistakes
-    else
-        install_file "$here/examples/first.yaml" "$etc/edgeslm.yaml"
-    fi
+install_configuration() { # what is there stays as it is
+    if [ ! -e "$etc/edgeslm.yaml" ]; then install_file "$here/examples/first.yaml" "$etc/edgeslm.yaml"; fi
 }
 
 active_nodes() {
@@ -250,7 +246,9 @@ start_service() {
     if [ $number = 0 ] || ! runs; then return 0; fi
     : >"$aside/disturbed"
     ctl daemon-reload
-    for unit in $nodes ${bundles:+edgeslm.service}; do ctl restart "$unit"; done
+    for unit in $nodes ${bundles:+edgeslm.service}; do # returns when the node serves
+        ctl restart "$unit" || fail "$unit doesn't come up: $(journalctl -u "$unit" -n 1 -o cat --no-pager 2>/dev/null)"
+    done
 }
 
 install_all() {

@@ -1,6 +1,6 @@
 """systemd as process 1 of namespaces of its own, beside what runs this machine: the real thing runs units.
 
-It sees this machine's ``/usr`` and network, but has its own ``/etc`` (a layer above this one's), ``/opt``,
+It sees this machine's ``/usr`` and network, but has its own ``/etc`` and ``/usr/local`` (layers), ``/opt``,
 ``/srv``, ``/var/lib``, ``/run``, processes and control groups, and no unit but those it was given. Needs root
 and a kernel that gives namespaces away, which many containers' don't. There is no journal: services write to
 a file.
@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -40,17 +40,22 @@ BOOT = """
 set -eu
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir /run/here /run/etc /run/etc.work
+mkdir /run/here
 mount --bind "$FOLDER" /run/here
-mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work /etc
+for place in /etc /usr/local; do
+    layer=/run/layers$place
+    mkdir -p "$layer" "$layer.work"
+    mount -t overlay overlay -o "lowerdir=$place,upperdir=$layer,workdir=$layer.work" "$place"
+done
 for place in /opt /srv /var/lib; do mount -t tmpfs -o mode=755 tmpfs "$place"; done
 umount -R /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 none /sys/fs/cgroup
 . /run/here/binds
-for file in /run/here/*.sysusers; do systemd-sysusers "$file"; done
-for file in /run/here/*.tmpfiles; do systemd-tmpfiles --create "$file"; done
+for file in /run/here/*.sysusers; do [ ! -e "$file" ] || systemd-sysusers "$file"; done
+for file in /run/here/*.tmpfiles; do [ ! -e "$file" ] || systemd-tmpfiles --create "$file"; done
 mount --make-rshared / # what systemd mounts for a service shows outside of that
-export container=test SYSTEMD_UNIT_PATH=/run/here/units SYSTEMD_LOG_TARGET=console
+export container=test SYSTEMD_LOG_TARGET=console
+export SYSTEMD_UNIT_PATH=/run/here/units:/usr/local/lib/systemd/system
 exec "$SYSTEMD" --system --unit=multi-user.target
 """
 
@@ -67,15 +72,17 @@ def skip_where_it_cannot_boot() -> None:
 
 class Booted:
     """A system of ``units`` (a folder with sysusers and tmpfiles too). ``binds``: what else it sees, by its
-    place there; nothing of that can be written."""
+    place there; nothing of that can be written. ``later``: units that will be installed in it."""
 
-    def __init__(self, folder: Path, units: Path, binds: Mapping[str, Path]) -> None:
+    def __init__(
+        self, folder: Path, units: Path, binds: Mapping[str, Path], *, later: Sequence[str] = ()
+    ) -> None:
         self._folder = folder
         shutil.copytree(units, folder / "units", symlinks=True)
         for name in TARGETS:
             (folder / "units" / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n")
-        for unit in folder.glob("units/*.service"):
-            drop_ins = folder / "units" / f"{unit.name}.d"
+        for unit in {*(file.name for file in folder.glob("units/*.service")), *later}:
+            drop_ins = folder / "units" / f"{unit}.d"
             drop_ins.mkdir(exist_ok=True)
             (drop_ins / "99-words.conf").write_text(
                 "[Service]\nStandardOutput=append:/run/here/words\nStandardError=inherit\n"

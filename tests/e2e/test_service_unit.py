@@ -140,6 +140,8 @@ def test_what_a_node_does_it_can_do_in_its_sandbox(board: Board) -> None:
         lambda: any("lithium" in one["text"] for one in board.ask("find", "bearing grease")["passages"]),
         "the watched folder is read",
     )
+    health = app.take(f"{BASE}/health", lambda heard: bool(heard.json["memory_bytes"])).json
+    assert all(size > 1_000_000 for size in health["memory_bytes"].values()), "it sees its engines"
     before = system.show(UNIT, "MainPID")
     system.call("systemctl", "restart", UNIT)
     assert system.show(UNIT, "MainPID") != before
