@@ -167,6 +167,8 @@ def test_program_units_user_and_a_first_configuration_are_there(system: System) 
     assert config.state_dir == Path("/var/lib/edgeslm")
     shutil.copytree("/usr/lib/systemd/system", root / "usr/lib/systemd/system", symlinks=True)
     (root / "opt/edgeslm/bin/edgeslm").chmod(0o755)
+    (root / "bin").mkdir()
+    shutil.copy(root / "opt/edgeslm/bin/edgeslm", root / "bin/sh")
     found = subprocess.run(
         ["systemd-analyze", f"--root={root}", "verify", "edgeslm.service", "edgeslm@hall.service"],
         capture_output=True,

@@ -157,6 +157,18 @@ def test_it_prepares_its_model_there(board: Board) -> None:
     assert board.ask("triage", "Spindle 3 smells of burnt oil")["label"] in ("normal", "critical")
 
 
+def test_a_reload_takes_up_what_was_changed(board: Board) -> None:
+    system = board.system
+    changed = json.loads(system.call("cat", "/etc/edgeslm/edgeslm.yaml"))
+    changed["tasks"]["triage"]["labels"]["odd"] = "look at it"
+    system.put("/etc/edgeslm/edgeslm.yaml", json.dumps(changed))
+    before = system.show(UNIT, "MainPID")
+    system.call("systemctl", "reload", UNIT)
+    board.app.take(f"{BASE}/info", lambda heard: "odd" in json.dumps(heard.json["tasks"]["triage"]))
+    assert "odd" in board.ask("triage", "Spindle 3 smells of burnt oil")["scores"]
+    assert system.show(UNIT, "MainPID") == before
+
+
 def test_it_is_started_again_when_it_was_killed_and_stops_when_told(board: Board) -> None:
     system, app = board.system, board.app
     while app.untaken(f"{BASE}/state"):
