@@ -6,8 +6,10 @@ models. The machine at hand is measured by ``edgeslm.expectation``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -44,6 +46,22 @@ class _Figure(BaseModel):
     estimated: bool = False
 
 
+class NodeAdvice(BaseModel):
+    """What a node on such a board is set to, ``power`` and ``threads``, and which models fit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...]
+    """What the kernel calls such boards or their processors, how the name begins; none: any of its kind."""
+    power: Literal["performance", "balanced", "idle"]
+    threads: Literal["auto"] | Annotated[int, Field(gt=0)]
+    models_gb: float = Field(gt=0, allow_inf_nan=False)
+    """For all models together; half a gigabyte goes to the system, more where others work beside the node."""
+    models: tuple[str, ...]
+    """Those of the plan's examples that fit in four bits, reading 20 tokens/s and writing 5 or more, as
+    ``edgeslm.arithmetic`` predicts it at 2048 tokens."""
+
+
 class _Profile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,6 +71,7 @@ class _Profile(BaseModel):
     read_gbs: _Figure
     int4_gflops: _Figure
     int8_gflops: _Figure
+    node: NodeAdvice
 
 
 _FIGURES = ("read_gbs", "int4_gflops", "int8_gflops")
@@ -92,6 +111,30 @@ def load_sources(name: str) -> dict[str, str]:
     """Figure -> where its number comes from."""
     profile = _load(boards_folder() / f"{name}.yaml")
     return {figure: getattr(profile, figure).source for figure in _FIGURES}
+
+
+def load_advice(name: str) -> NodeAdvice:
+    """:raises BoardError: as :func:`load_board`."""
+    load_board(name)
+    return _load(boards_folder() / f"{name}.yaml").node
+
+
+def recognise(names: Sequence[str], family: str, memory_bytes: int) -> str | None:
+    """The profile of a board that the kernel calls so; with less memory than it says, a smaller one.
+
+    :param names: of the board and of its processor.
+    :param family: ``x86`` or ``arm``: of PCs without a profile of their own there is a general one.
+    """
+    found = [
+        board
+        for board in map(load_board, board_names())
+        if any(name.startswith(known) for name in names for known in load_advice(board.name).names)
+        and memory_bytes > 0.8 * board.memory_bytes
+    ]
+    if found:
+        return max(found, key=lambda board: board.memory_bytes).name
+    general = load_board("generic-x86")
+    return general.name if family == "x86" and memory_bytes > 0.8 * general.memory_bytes else None
 
 
 def _load(file: Path) -> _Profile:

@@ -165,6 +165,9 @@ def test_an_n100(n100: Path) -> None:
     assert found["board"].text == "AZW MINI S"
     assert found["cpu"] == Finding("cpu", "ok", "Intel(R) N100, 4 cores, instructions: avx2, avx_vnni, fma")
     assert found["temperature"].text == "48 degrees Celsius"
+    assert found["profile"].text.startswith(
+        "n100: power balanced, threads auto, 15 GB for models; fit for it"
+    )
     assert {finding.level for finding in found.values()} == {"ok"}
 
 

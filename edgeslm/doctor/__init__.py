@@ -18,7 +18,14 @@ from edgeslm.doctor.connection import ask_broker, judge_broker, judge_reach, jud
 from edgeslm.doctor.disk import judge_disk, judge_writes, measure_writes
 from edgeslm.doctor.documents import judge_collections, judge_homes
 from edgeslm.doctor.finding import Finding, render
-from edgeslm.doctor.machine import judge_board, judge_clock, judge_cpu, judge_heat, judge_memory
+from edgeslm.doctor.machine import (
+    judge_board,
+    judge_clock,
+    judge_cpu,
+    judge_heat,
+    judge_memory,
+    judge_profile,
+)
 from edgeslm.doctor.software import judge_libraries, judge_pure_libraries, judge_python
 from edgeslm.engine.libraries import import_in_child
 from edgeslm.expectation import measure_board
@@ -51,8 +58,8 @@ def examine(
     the starter folder, are measured against the memory with ``context`` tokens, and what the board was
     measured to do says how fast they will be. The probes ask a child process and a broker; tests give others.
     """
-    findings = [judge_board(root), *judge_cpu(root), *judge_memory(root), judge_disk(config)]
-    findings += judge_writes(config, measure_disk)
+    findings = [judge_board(root), *judge_profile(root), *judge_cpu(root), *judge_memory(root)]
+    findings += [judge_disk(config), *judge_writes(config, measure_disk)]
     findings += [*judge_heat(root, firmware), judge_clock(clock, now)]
     wanting = [name for name, model in config.models.items() if model.device == "cuda"] if config else []
     findings += [judge_python(), *judge_libraries(probe_library or import_in_child, wanting)]

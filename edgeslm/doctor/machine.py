@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgeslm import board
 from edgeslm.doctor.finding import DAEMON_BYTES, MB, Finding, Level, megabytes
+from edgeslm.profiles import load_advice, recognise
 
 SMALLEST_MODEL_BYTES = 300 * MB
 """What SmolLM2-135M in int4 takes at its peak."""
@@ -19,6 +20,18 @@ def judge_board(root: Path) -> Finding:
     if name is None:
         return Finding("board", "ok", "not named by the kernel (a virtual machine or container)")
     return Finding("board", "ok", name)
+
+
+def judge_profile(root: Path) -> list[Finding]:
+    """What the profile of such a board advises; nothing where there is none."""
+    memory, cpu = board.read_memory(root), board.read_cpu(root)
+    names = [name for name in (board.board_name(root), cpu.name) if name]
+    profile = recognise(names, cpu.family, memory.total) if memory is not None else None
+    if profile is None:
+        return []
+    advised = load_advice(profile)
+    text = f"{profile}: power {advised.power}, threads {advised.threads}, {advised.models_gb:g} GB for models"
+    return [Finding("profile", "ok", f"{text}; fit for it in 4 bits: {', '.join(advised.models)}")]
 
 
 def judge_cpu(root: Path) -> list[Finding]:
