@@ -252,6 +252,8 @@ start_service() {
 }
 
 install_all() {
+    [ ! -e "$root/usr/lib/systemd/system/edgeslm.service" ] ||
+        fail "the Debian package is installed; it is brought up to date by apt-get, or removed by it first"
     choose_python
     choose_source
     first=

@@ -200,6 +200,16 @@ def test_optional_parts_stay_with_an_update(system: System) -> None:
     assert noted.read_text() == "console,verify\n"
 
 
+def test_a_debian_package_is_left_alone(system: System) -> None:
+    unit = system.root / "usr/lib/systemd/system/edgeslm.service"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    before = system.state()
+    done = system.run()
+    assert done.returncode == 1 and "the Debian package is installed" in done.stderr
+    assert system.state() == before
+
+
 def test_bundles_are_copied_for_the_service_to_read(system: System, tmp_path: Path) -> None:
     source = tmp_path / "starter/small"
     source.mkdir(parents=True, mode=0o700)
