@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from edgeslm import board
 from edgeslm.bus.validity import ending_soon
 from edgeslm.config import Broker, Config
 from edgeslm.doctor.finding import Finding
@@ -81,9 +83,24 @@ def judge_reach(config: Config, root: Path, resolve: Callable[[str], list[str]])
     """Whether the service, which sees private networks alone, can reach a broker that this command can."""
     if not any((root / place / SERVICE).exists() for place in ("usr/lib", "usr/local/lib", "etc")):
         return []
-    addresses = [ipaddress.ip_address(text) for text in resolve(config.broker.host)]
-    if not addresses or any(address in network for address in addresses for network in ADDRESSES):
-        return []
-    text = f"{config.broker.host} is {addresses[0]}, which the service's sandbox keeps it from"
-    advice = f"sudo systemctl edit edgeslm, and write: [Service] IPAddressAllow={addresses[0]}"
-    return [Finding("broker address", "warn", text, advice)]
+    host, said = config.broker.host, []
+    if addresses := _out_of_reach(resolve(host)):
+        said.append((f"{host} is {addresses[0]}", addresses[0]))
+    servers = re.findall(r"(?m)^nameserver +([\w.:]+)", board.read_text(root / "etc/resolv.conf") or "")
+    if host not in resolve(host) and (hidden := _out_of_reach(servers)):
+        said.append((f"names are looked up at {hidden[0]}", hidden[0]))
+    return [
+        Finding(
+            "broker address",
+            "warn",
+            f"{text}, which the service's sandbox keeps it from",
+            f"sudo systemctl edit edgeslm, and write: [Service] IPAddressAllow={address}",
+        )
+        for text, address in said
+    ]
+
+
+def _out_of_reach(addresses: Sequence[str]) -> Sequence[str]:
+    """All of them if the service reaches none, otherwise nothing."""
+    read = [ipaddress.ip_address(text) for text in addresses]
+    return [] if any(address in network for address in read for network in ADDRESSES) else addresses

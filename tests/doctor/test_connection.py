@@ -39,6 +39,18 @@ def test_a_public_address_is_told_where_the_service_is_installed(
     assert all(f"IPAddressAllow={addresses[0]}" in finding.advice for finding in found)
 
 
+@pytest.mark.parametrize(
+    ("servers", "told"), [("9.9.9.9", True), ("192.168.1.1", False), ("127.0.0.53", False), ("", False)]
+)
+def test_public_servers_for_names_are_told_where_a_name_is_looked_up(
+    tmp_path: Path, servers: str, told: bool
+) -> None:
+    put(tmp_path, f"usr/lib/{SERVICE}", "")
+    put(tmp_path, "etc/resolv.conf", f"search lan\n{servers and 'nameserver ' + servers}\n")
+    found = judge_reach(CONFIG, tmp_path, lambda host: ["192.168.1.9"])
+    assert [finding.text.split(",")[0] for finding in found] == [f"names are looked up at {servers}"] * told
+
+
 def test_the_unit_lets_through_what_is_said_here() -> None:
     text = (ROOT / "firmware-config/systemd/edgeslm.service.d/10-edgeslm.conf").read_text()
     (line,) = re.findall(r"(?m)^IPAddressAllow=(.*)$", text)
