@@ -154,7 +154,7 @@ def test_it_is_sent_again_until_there_is_a_result(
 @pytest.mark.parametrize(("how", "says"), [("TIMEOUT", "Error"), ("ABORT", "TimeoutError")])
 def test_who_stops_waiting_has_it_cancelled(broker: Mosquitto, folder: Path, how: str, says: str) -> None:
     with SmallNode(broker.url) as node:
-        done = run(ASK, folder, BROKER=broker.url, TASK="silent", **{how: "1500"})
+        done = run(ASK, folder, BROKER=broker.url, TASK="silent", **{how: "4000"})
         assert done.stdout == f"{says}\n"
         wait_for(lambda: node.told)
         assert node.told[0].topic == node.topics.cancel
