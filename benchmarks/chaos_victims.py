@@ -167,6 +167,7 @@ def configuration(bundle: Path, port: int, state: Path) -> dict[str, Any]:
                 "labels": {"normal": "all is well", "warning": "look at it", "critical": "stop now"},
             }
         },
+        "limits": {"sender_queue": 256},  # two senders have all of it, and none of it is refused
         "prepare": "never",
         "state_dir": str(state),
         "log_level": "info",
