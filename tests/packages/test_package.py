@@ -105,6 +105,7 @@ def check_removed(root: Root, kept: dict[str, bytes], before: dict[str, str]) ->
     left = root.texts("etc/edgeslm", "var/lib/edgeslm/bundles")
     assert left == {path: text for path, text in kept.items() if path in left} and CONFIG in left
     root.call("dpkg", "--purge", "edgeslm-teach", "edgeslm")
+    assert not (root.folder / "var/log/edgeslm").exists()
     after = root.state()
     assert {path: what for path, what in after.items() if before.get(path) != what} == {}
     # dpkg takes a folder along that is empty then, and no package owns /opt.
