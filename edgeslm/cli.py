@@ -226,6 +226,8 @@ def _set_up_logging(level: str, debug: bool) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     # Until the daemon takes over there is nothing to drain.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    # paho loads dnspython where it is installed, for SRV records that no node asks for: 3 MB here.
+    sys.modules.setdefault("dns", None)  # type: ignore[arg-type]
     from edgeslm.config import load_config
     from edgeslm.daemon import run
 

@@ -271,10 +271,8 @@ class Daemon:
             self.updater.run(Wishes(self.config.state_dir, self.config.node))
         )
         log.info("models loaded: %s", ", ".join(self.service.models.names))
-        await self._presence.change("online")
+        await self._presence.come_online()
         self.manager.ready("online")
-        self._presence.announce_info()
-        await self._presence.publish_health()
 
     async def _drain(self) -> None:
         log.info("draining")

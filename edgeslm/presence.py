@@ -45,6 +45,14 @@ class Presence:
                 async with asyncio.timeout(ANNOUNCE_S):
                     await self.retain(self._topics.state, encode_state(state, self._boot_id))
 
+    async def come_online(self) -> None:
+        """What it is and how it does is there before it says that it is."""
+        self.state = "online"
+        if self._bus.connected:
+            await self.retain(self._topics.info, encode_document(self._info()))
+            await self.publish_health()
+        await self.change("online")
+
     def announce(self) -> None:
         """All of it, after a connection was made."""
         self._begin(self._topics.state, encode_state(self.state, self._boot_id))
