@@ -166,9 +166,14 @@ class Store:
         return load_bundle(target, bundle.digest)
 
     def remove(self, digest: str) -> Bundle:
-        """:raises BundleError: there is none, or a model is it, or may become it again."""
+        """:raises BundleError: there is none, or a model of any node is it, or may become it again."""
         bundle = self.find(digest)
-        users = next(one.used_by for one in self.bundles() if one.bundle.digest == bundle.digest)
+        users = [
+            name
+            for record in self.folder.glob("active-*.json")
+            for name, one in _read(record).models.items()
+            if bundle.digest in (one.active, one.previous)
+        ]
         if users:
             raise BundleError(f"{bundle.path.name} is in use by model {', '.join(users)}")
         gone = bundle.path.with_name(f"{DRAFT}{secrets.token_hex(4)}")
@@ -240,17 +245,21 @@ class Store:
         )
 
     def _read(self) -> _Record:
-        try:
-            with self._file.open("rb") as stream:
-                if not is_ours(os.fstat(stream.fileno())):
-                    log.warning("%s can be written by others and is not believed", self._file)
-                    return _Record()
-                return _Record.model_validate_json(stream.read())
-        except FileNotFoundError:
-            return _Record()
-        except (OSError, ValidationError) as error:
-            log.error("%s can't be read, so models are what the configuration names: %s", self._file, error)
-            return _Record()
+        return _read(self._file)
+
+
+def _read(file: Path) -> _Record:
+    try:
+        with file.open("rb") as stream:
+            if not is_ours(os.fstat(stream.fileno())):
+                log.warning("%s can be written by others and is not believed", file)
+                return _Record()
+            return _Record.model_validate_json(stream.read())
+    except FileNotFoundError:
+        return _Record()
+    except (OSError, ValidationError) as error:
+        log.error("%s can't be read, so models are what the configuration names: %s", file, error)
+        return _Record()
 
 
 def write_whole(file: Path, value: object) -> None:

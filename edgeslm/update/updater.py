@@ -103,6 +103,8 @@ class Updater:
         self._alone = asyncio.Lock()
         self._trials: dict[str, _Trial] = {}
         self._incoming: Incoming | None = None
+        self._stale: dict[str, str] = {}
+        """What nothing goes back to once a model on trial is found good."""
         self._looked = 0.0
         self._stop = threading.Event()
         self.outcomes: dict[str, Outcome] = {}
@@ -217,6 +219,8 @@ class Updater:
             self._store.restore(model, before)
             raise
         self._begin_trial(model)
+        if before is not None and before.previous is not None:
+            self._stale[model] = before.previous
         return self._note(model, "ON_TRIAL", bundle, step="watching")
 
     async def roll_back(self, model: str, why: str = "") -> str:
@@ -229,6 +233,7 @@ class Updater:
         async with self._alone:
             bundle = self._service.models.bundle(model)
             self._trials.pop(model, None)
+            self._stale.pop(model, None)
             entry = self._store.entry(model)
             digest = self._store.roll_back(model)
             try:
@@ -298,6 +303,9 @@ class Updater:
         elif time.monotonic() - trial.began >= self._config.updates.trial_s:
             del self._trials[model]
             self._store.prove(model)
+            if (stale := self._stale.pop(model, None)) is not None:
+                with contextlib.suppress(BundleError):  # the configuration's, or somebody else's: it stays
+                    self._store.remove(stale)
             self._note(model, "SUCCEEDED", self._service.models.bundle(model), step="done")
 
     def _why_bad(self, model: str, trial: _Trial) -> str:

@@ -152,5 +152,7 @@ def test_nodes_of_one_state_folder_have_records_of_their_own(
     store.activate("small", base_of(config), add(store, b"second"), on_trial=False)
     other = Store(tmp_path, "yard")
     assert served(other, config) == base_of(config)
+    with pytest.raises(BundleError, match="in use by model small"):
+        other.remove(other.bundles()[0].bundle.digest)
     assert len(other.bundles()) == 1
     assert json.loads((store.folder / "active-hall.json").read_text())["models"].keys() == {"small"}

@@ -99,6 +99,28 @@ def test_a_bundle_is_staged_tested_switched_to_and_proved(
         assert operator.give("models/list")["result"]["bundles"] == []
 
 
+def test_what_nothing_goes_back_to_is_removed(
+    configuration: dict[str, Any], tmp_path: Path, app: App
+) -> None:
+    configuration["updates"]["trial_s"] = 0
+    with Node(tmp_path, configuration):
+        app.take_state(BASE, "online")
+        operator = Operator(app)
+        digests = []
+        for version in (2, 3, 4):
+            new = write_bundle(tmp_path / "new" / f"v{version}", weights=b"version %d" % version)
+            digests.append(operator.give("models/stage", source=str(new))["result"]["digest"])
+            operator.give("models/activate", model="small", digest=digests[-1])
+
+            def is_proved() -> bool:
+                small = operator.give("models/list")["result"]["models"]["small"]
+                return small["active"] == digests[-1] and not small["on_trial"]
+
+            app.wait_until(is_proved, "it is proved")
+        left = {one["digest"] for one in operator.give("models/list")["result"]["bundles"]}
+        assert left == set(digests[1:])
+
+
 def test_what_a_command_may_name_is_bounded(configuration: dict[str, Any], tmp_path: Path, app: App) -> None:
     elsewhere = write_bundle(tmp_path / "elsewhere")
     link = tmp_path / "new" / "link"
