@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import pytest
 from edgeslm.bus.database import Database
 from tests.brokers import Mosquitto
 from tests.fakes import FakeClock
+
+# A run that a shell has put into the background ignores Ctrl-C, and so would the programs that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A board or a busy machine may take its time with any example.
 hypothesis.settings.register_profile(
