@@ -53,5 +53,5 @@ def test_without_the_build_machine_s_part_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EdgeslmError, match=r"pip install 'edgeslm\[export\]'"):
+    with pytest.raises(EdgeslmError, match=r"pip install 'edgeslm\[heads\]'"):
         teach(tmp_path, "spam", {}, ROWS, tmp_path)
