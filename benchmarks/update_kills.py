@@ -33,6 +33,7 @@ from cards import Say, run_benchmark
 
 from edgeslm.bundle import Bundle, load_bundle, verify_bundle
 from edgeslm.client import Client
+from edgeslm.config import load_config
 from edgeslm.demo.broker import start_broker
 from edgeslm.errors import EdgeslmError
 from edgeslm.update.store import Store
@@ -115,15 +116,13 @@ class Device:
 
     def tidy(self) -> None:
         """Removes what nothing goes back to: hundreds of copies would fill the disk."""
-        store = Store(self.state, NODE)
+        store, config = Store(self.state, NODE), load_config(self.file)
         for stored in store.bundles():
             if not stored.used_by:
-                store.remove(stored.bundle.digest)
+                store.remove(stored.bundle.digest, config)
 
     def serving(self) -> Bundle:
         """By the record, as the next start reads it."""
-        from edgeslm.config import load_config
-
         config = Store(self.state, NODE).settled(load_config(self.file))
         return load_bundle(config.models["small"].bundle)
 
@@ -142,7 +141,7 @@ def look(device: Device, allowed: Sequence[str]) -> str:
         verify_bundle(bundle)
         if bundle.digest not in allowed or not bundle.digest.startswith(said):
             raise RuntimeError(f"{said} answers, {bundle.digest} is on record, allowed were {allowed}")
-        left = [path.name for path in (device.state / "bundles").glob(".draft-*")]
+        left = [path.name for path in (device.state / "updates").glob(".draft-*")]
         if left:
             raise RuntimeError(f"left over: {left}")
     finally:

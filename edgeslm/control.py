@@ -38,6 +38,7 @@ class Control:
             name: handler for name, handler in handlers.items() if name.split("/")[0] in allowed
         }
         self._running: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     @property
     def subscriptions(self) -> list[Subscription]:
@@ -48,6 +49,8 @@ class Control:
 
     def deliver(self, delivery: Delivery) -> None:
         """Acknowledges it at once: some take minutes, and acknowledgements keep their order."""
+        if self._closed:  # it is delivered at the next start
+            return
         self._bus.ack(delivery)
         name = self._name_of(delivery.topic)
         if name is None:
@@ -63,7 +66,8 @@ class Control:
         task.add_done_callback(self._running.discard)
 
     def close(self) -> None:
-        """Breaks off what runs."""
+        """Takes nothing more, and breaks off what runs."""
+        self._closed = True
         for task in self._running:
             task.cancel()
 

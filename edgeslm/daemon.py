@@ -66,7 +66,7 @@ async def run(config: Config, path: Path | None = None) -> int:
     """
     give_back_large_buffers()
     store = Store(config.state_dir, config.node)
-    gone = await asyncio.to_thread(_begin_start, store)
+    gone = _begin_start(store)
     daemon = Daemon(config, Service(store.settled(config)), path, store)
     for model in gone:
         daemon.updater.note_taken_back(model, "the node ended each time that it was started with it")
@@ -156,6 +156,7 @@ class Daemon:
             watch=self._console.feed.watch if self._console else None,
         )
         self._store = store or Store(config.state_dir, config.node)
+        self._wishes = Wishes(config.state_dir, config.node)
         self._set_up_operating(path)
 
     def _set_up_operating(self, path: Path | None) -> None:
@@ -201,6 +202,10 @@ class Daemon:
 
     async def run(self) -> None:
         """Connects, loads, serves until a stop is requested or something fatal happens, drains."""
+        with self._wishes.running():
+            await self._run()
+
+    async def _run(self) -> None:
         self._database.open()
         self._journal.open()
         stopped = asyncio.create_task(self._stopping.wait())
@@ -260,16 +265,15 @@ class Daemon:
         try:
             await self.service.start()
         except EdgeslmError as error:
-            if not (on_trial := self._store.on_trial):
+            # What was damaged on the disk is found by an engine alone: then all goes back.
+            if not (changed := self._store.on_trial or self._store.changed):
                 raise
-            for model in on_trial:
+            for model in changed:
                 self._store.roll_back(model)
                 self.updater.note_taken_back(model, str(error).partition("\n")[0].rstrip("."))
             await self.service.start_over(self._store.settled(self.config))
         self.service.scheduler.resume()
-        self._updating = asyncio.create_task(
-            self.updater.run(Wishes(self.config.state_dir, self.config.node))
-        )
+        self._updating = asyncio.create_task(self.updater.run(self._wishes))
         log.info("models loaded: %s", ", ".join(self.service.models.names))
         await self._presence.come_online()
         self.manager.ready("online")
@@ -280,6 +284,8 @@ class Daemon:
         await self._presence.change("draining")
         if left := await self._pipeline.drain(DRAIN_LIMIT_S):
             log.warning("%d messages are left; they are delivered at the next start", left)
+        with contextlib.suppress(OSError):
+            self._store.end_start()
 
     def _connected(self) -> None:
         """After every CONNACK: subscriptions and everything that is retained, since the broker may be new."""
@@ -314,7 +320,7 @@ class Daemon:
             self._journal.retry()
             self._journal.tidy()
             give_back_free_memory()
-            await self._presence.publish_health()
+            self._presence.announce_health()
 
     async def _keep_what_waits(self) -> None:
         while True:

@@ -33,7 +33,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Final
+
+_PATH: Final = re.compile(r"(?<![\w:/.])/(?:[^\s/:,;'\"]+/)*([^\s/:,;'\"]+)")
 
 
 class EdgeslmError(Exception):
@@ -199,3 +202,9 @@ REQUEST_ERRORS: dict[str, type[RequestError]] = {
     )
 }
 """Wire code -> class: how an error crosses the pipe from a worker."""
+
+
+def without_paths(sentence: str) -> str:
+    """For others on the bus: of each absolute path the last name alone, since where things lie here is nobody
+    else's business."""
+    return _PATH.sub(r"\1", sentence)

@@ -18,7 +18,7 @@ from edgeslm.bus.client import BusClient, Subscription
 from edgeslm.changes import Changes, changes_between
 from edgeslm.config import Config, load_config
 from edgeslm.control import Handler, only, text_argument
-from edgeslm.errors import Busy, ConfigError, EdgeslmError, InvalidRequest
+from edgeslm.errors import Busy, ConfigError, EdgeslmError, InvalidRequest, without_paths
 from edgeslm.observe.systemd import ServiceManager
 from edgeslm.pipeline import Pipeline
 from edgeslm.service import BeforeSwitch, Service
@@ -92,7 +92,7 @@ class Operating:
             try:
                 changes = await self._take_up(await asyncio.to_thread(load_config, self._path))
             except EdgeslmError as error:
-                first = str(error).partition("\n")[0]
+                first = without_paths(str(error).partition("\n")[0])
                 self.problem = f"The changed configuration is not taken up: {first}"
                 log.error("the configuration stays as it was: %s", error)
                 raise
@@ -102,24 +102,33 @@ class Operating:
             log.info("configuration taken up: %s", ", ".join(changes.taken_up) or "nothing has changed")
             return changes
 
-    async def serve_again(self, *, check: BeforeSwitch | None = None) -> None:
+    @property
+    def is_online(self) -> Callable[[], bool]:
+        """Whether the node serves now."""
+        return self._is_online
+
+    async def serve_again(
+        self, *, before: Callable[[], None] = lambda: None, check: BeforeSwitch | None = None
+    ) -> None:
         """Puts the present configuration to work anew, since a bundle of it is another one now.
 
-        :param check: see ``Service.replace``.
+        :param before: makes that so, while nothing else is taken up. :param check: see ``Service.replace``.
         :raises EdgeslmError: see :meth:`reload`.
         """
         async with self._one_at_a_time:
+            before()
             await self._serve(self.config, check)
 
     async def _serve(self, config: Config, check: BeforeSwitch | None = None) -> None:
         before = self._subscriptions
         await self._service.replace(self._settled(config), before=check)
-        self.config = config
+        was, self.config = self.config, config
         self._pipeline.take_up(config)
         after = self._subscriptions
         self._bus.subscribe(one for one in after.values() if before.get(one.filter) != one)
         self._bus.unsubscribe(before.keys() - after.keys())
-        logging.getLogger().setLevel(config.log_level.upper())
+        if config.log_level != was.log_level:  # what a command set stays
+            logging.getLogger().setLevel(config.log_level.upper())
         self._on_change(config)
 
     @property

@@ -49,8 +49,10 @@ class Presence:
         """What it is and how it does is there before it says that it is."""
         self.state = "online"
         if self._bus.connected:
-            await self.retain(self._topics.info, encode_document(self._info()))
-            await self.publish_health()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCE_S):
+                    await self.retain(self._topics.info, encode_document(self._info()))
+                    await self.publish_health()
         await self.change("online")
 
     def announce(self) -> None:

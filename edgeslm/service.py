@@ -213,6 +213,10 @@ class Service:
         """Name of the model that serves a task's first stage, if one does."""
         return self._now.model_of(task)
 
+    def tasks_of(self, model: str) -> list[str]:
+        """The tasks in one of whose stages a model has a part."""
+        return self._now.tasks_of(model)
+
     def stages_of(self, task: str) -> tuple[str, ...]:
         return self._now.stages_of(task)
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 import edgeslm.errors as module
 from edgeslm.engine.process import EngineCrashed
-from edgeslm.errors import REQUEST_ERRORS, EdgeslmError, RequestError
+from edgeslm.errors import REQUEST_ERRORS, EdgeslmError, RequestError, without_paths
 from edgeslm.messages import ErrorBody
 
 CODES = {
@@ -26,3 +28,19 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     assert drawn == classes - {"EdgeslmError", "ClassVar"}
     assert all(issubclass(getattr(module, name), EdgeslmError) for name in drawn)
     assert issubclass(RequestError, EdgeslmError)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("/etc/edgeslm/hall.yaml:1: tasks: missing", "hall.yaml:1: tasks: missing"),
+        ("/var/lib/x/a-1/model.onnx: No such file", "model.onnx: No such file"),
+        (
+            "https://updates.plant/x.tar: the server says 404",
+            "https://updates.plant/x.tar: the server says 404",
+        ),
+        ("12 of 13 and/or 3/4", "12 of 13 and/or 3/4"),
+    ],
+)
+def test_paths_are_nobody_else_s_business(sentence: str, told: str) -> None:
+    assert without_paths(sentence) == told

@@ -26,7 +26,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=summary, description=summary)
         action.add_argument("config", type=Path, metavar="CONFIG")
         action.add_argument("--json", action="store_true")
-        action.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return action
 
     add("list", "the bundles on this device, and what each model is")
@@ -138,7 +138,7 @@ def _rollback(arguments: argparse.Namespace, config: Config, store: Store) -> tu
 
 
 def _remove(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:
-    bundle = store.remove(arguments.digest)
+    bundle = store.remove(arguments.digest, config)
     return {"digest": bundle.digest}, f"{bundle.manifest.name} is removed"
 
 

@@ -43,10 +43,14 @@ def read_token(section: Console, state_dir: Path) -> str:
     file = section.token_file or state_dir / "console-token"
     where = f"console.token_file: {file}"
     try:
-        if section.token_file is None and not file.exists():
+        # One that is empty is what a power cut left of it.
+        if section.token_file is None and not (file.exists() and file.stat().st_size):
             file.parent.mkdir(parents=True, exist_ok=True)
+            file.unlink(missing_ok=True)
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
                 stream.write(secrets.token_urlsafe(24) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
             log.info("the token to sign in to the console with is in %s", file)
         token = file.read_text("utf-8").split("\n", 1)[0].strip()
     except (OSError, UnicodeDecodeError) as error:

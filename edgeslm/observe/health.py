@@ -82,6 +82,11 @@ class Meter:
         """Results of all tasks, by status and, for errors, by code."""
         return sum((task.results for task in self._tasks.values()), Counter())
 
+    @property
+    def counts(self) -> dict[str, Counter[str]]:
+        """The same of each task."""
+        return {name: task.results for name, task in self._tasks.items()}
+
     def count(self, result: Result) -> None:
         key = result.status if result.error is None else result.error.code
         task = result.task if self._known is None or result.task in self._known() else OTHER

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from edgeslm.config import Config
 from edgeslm.control import only, text_argument
@@ -43,7 +45,8 @@ def handlers_of(updater: Updater, store: Store, config: Callable[[], Config]) ->
 
     async def remove(arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments, "digest")
-        return {"digest": store.remove(text_argument(arguments, "digest")).digest}
+        bundle = await asyncio.to_thread(store.remove, text_argument(arguments, "digest"), config())
+        return {"digest": bundle.digest}
 
     return {
         "models/list": list_all,
@@ -61,7 +64,7 @@ def check_source(source: str, allowed: tuple[str, ...]) -> None:
     """
     for start in allowed:
         if start.startswith(SCHEME):
-            inside = source.startswith(start.rstrip("/") + "/") and "/../" not in source
+            inside = source.startswith(start.rstrip("/") + "/") and ".." not in unquote(source)
         else:
             inside = "://" not in source and Path(source).resolve().is_relative_to(Path(start).resolve())
         if inside:

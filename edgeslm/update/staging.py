@@ -7,6 +7,7 @@ anything, and is taken in by the store once every file has its digest.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import http.client
 import json
@@ -20,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
 from edgeslm.bundle import Bundle, load_bundle
@@ -35,6 +36,8 @@ Show = Callable[[int, int | None], None]
 SCHEME: Final = "https://"
 MOST_FILES: Final = 10_000
 PIECE: Final = 1 << 20
+RESERVE_BYTES: Final = 200_000_000
+"""Left on the disk, or the journal could write nothing."""
 SILENT_S: Final = 30.0
 PAUSES_S: Final = (1.0, 5.0, 15.0, 60.0)
 """Between the tries of a download; each goes on where the one before ended, which counts anew if it got any
@@ -79,17 +82,34 @@ class Staging:
         """
         try:
             if source.startswith(SCHEME):
-                archive = self._download(source)
-                bundle = self._unpack(archive)
-                archive.unlink(missing_ok=True)
-                archive.with_suffix(".json").unlink(missing_ok=True)
-                return bundle
+                return self._bring_from(source)
             if "://" in source:
                 raise BundleError(f"{source}: only {SCHEME} addresses, folders and archives are taken")
             path = Path(source)
             return self._copy(path) if path.is_dir() else self._unpack(path)
         except OSError as error:
             raise BundleError(f"{error.filename or source}: {error.strerror or error}") from None
+
+    def _bring_from(self, url: str) -> Bundle:
+        self._store.folder.mkdir(parents=True, exist_ok=True)
+        self._forget_old()
+        file = self._store.folder / f".part-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+        with file.open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BundleError(f"{url}: is being brought already") from None
+            try:
+                self._download(url, file)
+            except BundleError:
+                if not file.stat().st_size:
+                    file.unlink()
+                raise
+            try:
+                return self._unpack(file)
+            finally:  # what is whole and wrong would be wrong again
+                file.unlink(missing_ok=True)
+                file.with_suffix(".json").unlink(missing_ok=True)
 
     # Folders and archives
 
@@ -130,7 +150,7 @@ class Staging:
 
     def _extract(self, tar: tarfile.TarFile, archive: Path, target: Path) -> None:
         total = files = 0
-        free = shutil.disk_usage(target).free
+        free = max(0, shutil.disk_usage(target).free - RESERVE_BYTES)
         for member in tar:
             self._look()
             files, total = files + 1, total + max(0, member.size)
@@ -141,24 +161,36 @@ class Staging:
                 raise BundleError(f"{archive.name}: {free / 1e6:.0f} MB are free, and it has more")
             if not (member.isfile() or member.isdir()):
                 raise BundleError(f"{archive.name}: {member.name} is neither a file nor a folder")
-            try:
-                tar.extract(member, target, filter="data")
-            except tarfile.FilterError as error:
-                raise BundleError(f"{archive.name}: {error}") from None
+            self._write_member(tar, member, archive.name, target)
+
+    def _write_member(self, tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, target: Path) -> None:
+        """A file with its content alone: no owner, no mode, no time, and nowhere but below ``target``."""
+        parts = PurePosixPath(member.name).parts
+        if member.name.startswith("/") or ".." in parts:
+            raise BundleError(f"{name}: {member.name} leads out of it")
+        path = target.joinpath(*parts)
+        if member.isdir():
+            path.mkdir(parents=True, exist_ok=True)
+            return
+        read = tar.extractfile(member)
+        if read is None:
+            raise BundleError(f"{name}: {member.name} can't be read")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with read, path.open("xb") as written:
+            while piece := read.read(PIECE):
+                self._look()
+                written.write(piece)
 
     # Downloads
 
-    def _download(self, url: str) -> Path:
+    def _download(self, url: str, file: Path) -> None:
         """The archive, whole as far as its sender tells."""
-        self._store.folder.mkdir(parents=True, exist_ok=True)
-        self._forget_old()
-        file = self._store.folder / f".part-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
         left = list(self._pauses_s)
         while True:
             before = file.stat().st_size if file.exists() else 0
             try:
                 self._fetch(url, file)
-                return file
+                return
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in (408, 429):
                     raise BundleError(f"{url}: the server says {error.code} {error.reason}") from None
@@ -197,7 +229,7 @@ class Staging:
             if error.code == 416:  # all of it is here, or it has become shorter
                 if known.get("size") == have:
                     return
-                file.unlink()
+                notes.unlink(missing_ok=True)  # then it begins anew
             raise
         with answer:
             goes_on = answer.status == 206 and _start_of(answer.headers.get("Content-Range")) == have
@@ -245,7 +277,7 @@ class Staging:
     def _check_room(self, size: int, what: str) -> None:
         self._check_budget(size, what)
         self._store.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self._store.folder).free
+        free = max(0, shutil.disk_usage(self._store.folder).free - RESERVE_BYTES)
         if size > free:
             raise BundleError(
                 f"{what}: {size / 1e6:.0f} MB are needed on the disk and {free / 1e6:.0f} are free"

@@ -1,6 +1,6 @@
 """Bundles that were brought onto this device, and which of them a node's models are now.
 
-A bundle is a folder below ``<state_dir>/bundles`` by its name and digest; it is there whole or not at all.
+A bundle is a folder below ``<state_dir>/updates`` by its name and digest; it is there whole or not at all.
 Which one is at work stands in a record of the node beside them, replaced in one step: after a power cut it is
 the old one or the new one. The configuration stays what the user wrote; a bundle that it names anew goes
 first.
@@ -9,6 +9,7 @@ first.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -29,7 +30,7 @@ from edgeslm.sections import Config
 
 log = logging.getLogger("edgeslm.update")
 
-FOLDER: Final = "bundles"
+FOLDER: Final = "updates"
 DRAFT: Final = ".draft-"
 MOST_TRIES: Final = 2
 """Starts that a model on trial may take: one more, and the node has ended in each of them."""
@@ -86,7 +87,7 @@ class Store:
         for folder in sorted(self.folder.glob("*-*")):
             with contextlib.suppress(BundleError):
                 bundle = load_bundle(folder) if folder.is_dir() else None
-                if bundle is not None:
+                if bundle is not None and folder.name.endswith(_tail(bundle)):
                     users = [
                         name for name, one in entries.items() if bundle.digest in (one.active, one.previous)
                     ]
@@ -139,9 +140,12 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         folder = self.folder / f"{DRAFT}{secrets.token_hex(4)}"
         folder.mkdir(mode=0o755)
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # so that another node's start leaves it
         try:
             yield folder
         finally:
+            os.close(lock)
             shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, folder: Path) -> Bundle:
@@ -152,7 +156,7 @@ class Store:
         bundle = load_bundle(folder)
         verify_bundle(bundle)
         plain = re.sub(r"[^A-Za-z0-9._]+", "-", bundle.manifest.name).strip("-.")[:80] or "bundle"
-        target = self.folder / f"{plain}-{bundle.digest.removeprefix('sha256:')[:16]}"
+        target = self.folder / f"{plain}{_tail(bundle)}"
         if target.is_dir():
             with contextlib.suppress(BundleError):
                 present = load_bundle(target, bundle.digest)
@@ -165,14 +169,17 @@ class Store:
         _sync(self.folder)
         return load_bundle(target, bundle.digest)
 
-    def remove(self, digest: str) -> Bundle:
+    def remove(self, digest: str, config: Config) -> Bundle:
         """:raises BundleError: there is none, or a model of any node is it, or may become it again."""
         bundle = self.find(digest)
+        for what, path in config.bundles.items():
+            if path.resolve() == bundle.path.resolve():
+                raise BundleError(f"{bundle.path.name} is named in the configuration: {what}")
         users = [
             name
             for record in self.folder.glob("active-*.json")
             for name, one in _read(record).models.items()
-            if bundle.digest in (one.active, one.previous)
+            if bundle.digest in (one.active, one.previous, one.base)
         ]
         if users:
             raise BundleError(f"{bundle.path.name} is in use by model {', '.join(users)}")
@@ -182,9 +189,15 @@ class Store:
         return bundle
 
     def clear(self) -> None:
-        """Removes what was left of a run that was killed."""
+        """Removes what was left of runs that were killed, not what another node or command is bringing."""
         for folder in self.folder.glob(f"{DRAFT}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                lock = os.open(folder, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(lock)
 
     # What is at work
 
@@ -233,6 +246,17 @@ class Store:
                 self._put(name, entry.model_copy(update={"tries": entry.tries + 1}))
         return gone
 
+    def end_start(self) -> None:
+        """A start on trial that ended since it was told to counts for nothing. :raises OSError: the disk."""
+        for name, entry in self._read().models.items():
+            if entry.tries:
+                self._put(name, entry.model_copy(update={"tries": entry.tries - 1}))
+
+    @property
+    def changed(self) -> list[str]:
+        """The models that are something else than the configuration says."""
+        return list(self._read().models)
+
     @property
     def on_trial(self) -> list[str]:
         return [name for name, entry in self._read().models.items() if entry.tries is not None]
@@ -275,6 +299,11 @@ def write_whole(file: Path, value: object) -> None:
     finally:
         draft.unlink(missing_ok=True)
     _sync(file.parent)
+
+
+def _tail(bundle: Bundle) -> str:
+    """How the folder of a bundle in the store ends; what ends otherwise was put there by somebody."""
+    return f"-{bundle.digest.removeprefix('sha256:')[:16]}"
 
 
 def _digest(bundle: Path) -> str | None:

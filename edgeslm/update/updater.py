@@ -27,7 +27,14 @@ from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.config import Config
 from edgeslm.engine.prepare import prepare
 from edgeslm.engine.smoke import smoke_test
-from edgeslm.errors import BundleError, Busy, EdgeslmError, InvalidRequest, SelfTestError
+from edgeslm.errors import (
+    BundleError,
+    Busy,
+    EdgeslmError,
+    InvalidRequest,
+    SelfTestError,
+    without_paths,
+)
 from edgeslm.observe.health import Meter
 from edgeslm.operating import Operating
 from edgeslm.service import Service
@@ -36,6 +43,7 @@ from edgeslm.update.checks import check
 from edgeslm.update.incoming import Incoming
 from edgeslm.update.staging import Staging
 from edgeslm.update.store import Store
+from edgeslm.update.trials import Trial
 from edgeslm.update.wishes import Wish, Wishes
 
 log = logging.getLogger("edgeslm.update")
@@ -45,13 +53,8 @@ State = Literal["IN_PROGRESS", "ON_TRIAL", "SUCCEEDED", "REJECTED", "FAILED"]
 
 LOOK_EVERY_S: Final = 1.0
 FOLDER_EVERY_S: Final = 5.0
-MOST_ENDS: Final = 2
-"""Times that the engine of a model on trial may end by itself; then it is taken back."""
-BAD: Final = frozenset({"internal", "poisoned", "model_unavailable", "timeout", "no_memory"})
-"""Results that a model may be the cause of."""
-FEWEST_BAD: Final = 3
-MOST_BAD: Final = 0.2
-"""Share of bad results of a model on trial that is too much, if it is more than twice that before."""
+AGAIN_S: Final = 60.0
+"""After which it is tried again to take a model back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +70,6 @@ class Outcome:
     def figures(self) -> dict[str, str]:
         found = {"state": self.state, "step": self.step, "bundle": self.bundle, "digest": self.digest}
         return {**found, **({"why": self.why} if self.why else {})}
-
-
-@dataclass(slots=True)
-class _Trial:
-    """What was counted when it began: ends of the engine, results by code; ``usual`` share of bad ones."""
-
-    began: float
-    ends: int
-    results: Mapping[str, int]
-    usual: float
 
 
 class Updater:
@@ -101,7 +94,7 @@ class Updater:
         self._smoke = smoke
         self._make_ready = make_ready
         self._alone = asyncio.Lock()
-        self._trials: dict[str, _Trial] = {}
+        self._trials: dict[str, Trial] = {}
         self._incoming: Incoming | None = None
         self._stale: dict[str, str] = {}
         """What nothing goes back to once a model on trial is found good."""
@@ -143,20 +136,19 @@ class Updater:
             self._incoming = Incoming(folder, record)
         for name in self._store.on_trial:
             self._begin_trial(name)
-        with wishes.running():
-            while True:
-                await asyncio.sleep(LOOK_EVERY_S)
-                try:
-                    await self._look(wishes)
-                except Exception as error:  # a full disk, or a mistake of ours: the next look may do better
-                    log.error("updates can't go on: %s", error if isinstance(error, OSError) else type(error))
-                    log.debug("updates", exc_info=True)
-                    await asyncio.sleep(FOLDER_EVERY_S)
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self._look(wishes)
+            except Exception as error:  # a full disk, or a mistake of ours: the next look may do better
+                log.error("updates can't go on: %s", error if isinstance(error, OSError) else type(error))
+                log.debug("updates", exc_info=True)
+                await asyncio.sleep(FOLDER_EVERY_S)
 
     async def _look(self, wishes: Wishes) -> None:
         for name in list(self._trials):
             await self._look_at_trial(name)
-        if (wish := await asyncio.to_thread(wishes.next)) is not None:
+        if (wish := wishes.next()) is not None:  # a look for a small file: no thread has to be kept for it
             await self._grant(wish, wishes)
         if self._incoming is not None and time.monotonic() - self._looked >= FOLDER_EVERY_S:
             self._looked = time.monotonic()
@@ -180,10 +172,12 @@ class Updater:
         :raises Busy: another update is being made.
         :raises EdgeslmError: why it does not; the model is what it was.
         """
-        if model not in self._config.models:
-            raise InvalidRequest(f"there is no model {model!r} here")
+        self._check(model)
         if self._alone.locked():
             raise Busy("another update is being made; try again later")
+        present = self._service.models.bundle(model)
+        if bundle.digest == present.digest:
+            raise InvalidRequest(f"model {model} is this bundle already")
         async with self._alone:
             try:
                 return await self._update(model, bundle)
@@ -193,11 +187,12 @@ class Updater:
             except OSError as error:
                 self._note(model, "REJECTED", bundle, f"the disk: {error.strerror}")
                 raise BundleError(f"{self._store.folder}: {error.strerror}") from None
+            except Exception as error:
+                self._note(model, "REJECTED", bundle, f"the node failed on it ({type(error).__name__})")
+                raise
 
     async def _update(self, model: str, bundle: Bundle) -> Outcome:
         present = self._service.models.bundle(model)
-        if bundle.digest == present.digest:
-            raise InvalidRequest(f"model {model} is this bundle already")
         self._note(model, "IN_PROGRESS", bundle, step="verifying")
         trust = Trust(self._config.signing, self._config.state_dir)
         trusted = trust.load(bundle.path)
@@ -212,9 +207,12 @@ class Updater:
         self._note(model, "IN_PROGRESS", bundle, step="switching")
         base = await asyncio.to_thread(load_bundle, self._config.models[model].bundle)
         before = self._store.entry(model)
-        self._store.activate(model, base.digest, bundle.digest, on_trial=True)
+
+        def record() -> None:
+            self._store.activate(model, base.digest, bundle.digest, on_trial=True)
+
         try:
-            await self._operating.serve_again(check=functools.partial(check, model))
+            await self._operating.serve_again(before=record, check=functools.partial(check, model))
         except BaseException:
             self._store.restore(model, before)
             raise
@@ -228,19 +226,18 @@ class Updater:
 
         :raises BundleError: there is nothing to go back to, or that can't be loaded.
         """
-        if model not in self._config.models:
-            raise InvalidRequest(f"there is no model {model!r} here")
+        self._check(model)
         async with self._alone:
             bundle = self._service.models.bundle(model)
-            self._trials.pop(model, None)
-            self._stale.pop(model, None)
             entry = self._store.entry(model)
             digest = self._store.roll_back(model)
             try:
                 await self._operating.serve_again()
-            except EdgeslmError:
+            except BaseException:
                 self._store.restore(model, entry)
                 raise
+            self._trials.pop(model, None)
+            self._stale.pop(model, None)
             if why:
                 log.error("model %s is taken back from %s: %s", model, bundle.path.name, why)
                 self._note(model, "FAILED", bundle, why)
@@ -248,6 +245,13 @@ class Updater:
                 self.outcomes.pop(model, None)
             self._on_change()
             return digest
+
+    def _check(self, model: str) -> None:
+        """:raises Busy: the node isn't online. :raises InvalidRequest: it has no such model."""
+        if not self._operating.is_online():
+            raise Busy("the node is starting, or draining")
+        if model not in self._config.models or model not in self._service.models.names:
+            raise InvalidRequest(f"there is no model {model!r} here")
 
     async def _prepare(self, model: str, bundle: Bundle) -> None:
         """Laid out for this machine now rather than when it serves, if there is room for it."""
@@ -276,7 +280,7 @@ class Updater:
     def _note(self, model: str, state: State, bundle: Bundle, why: str = "", *, step: str = "") -> Outcome:
         before = self.outcomes.get(model)
         step = step or (before.step if before is not None else "")
-        why = why.replace(f"{self._store.folder}/", "")  # paths are nobody else's business
+        why = without_paths(why)
         outcome = Outcome(state, step, bundle.manifest.name, bundle.digest, why)
         self.outcomes[model] = outcome
         log.info("model %s, %s: %s, %s %s", model, bundle.manifest.name, state, step, why)
@@ -286,38 +290,34 @@ class Updater:
     # Trials
 
     def _begin_trial(self, model: str) -> None:
-        counts = dict(self._meter.statuses)
-        total, bad = sum(counts.values()), sum(counts.get(code, 0) for code in BAD)
-        ends = self._service.models.losses.get(model, 0)
-        self._trials[model] = _Trial(time.monotonic(), ends, counts, bad / total if total else 0.0)
+        """If it is what serves: a start may have passed it over, or another bundle be configured now."""
+        models, entry = self._service.models, self._store.entry(model)
+        if model in models.names and entry is not None and models.bundle(model).digest == entry.active:
+            ends = models.losses.get(model, 0)
+            tasks = self._service.tasks_of(model)
+            self._trials[model] = Trial.begin(entry.active, tasks, ends, self._meter.counts)
 
     async def _look_at_trial(self, model: str) -> None:
-        trial = self._trials[model]
-        if model not in self._service.models.names:
+        trial, models = self._trials[model], self._service.models
+        if model not in models.names or models.bundle(model).digest != trial.digest:
             del self._trials[model]
             return
-        why = self._why_bad(model, trial)
+        if time.monotonic() < trial.next_look:
+            return
+        why = trial.why_bad(models.losses.get(model, 0), self._meter.counts)
         if why:
-            with contextlib.suppress(EdgeslmError):  # then it is as it is, and the alert says so
+            try:
                 await self.roll_back(model, why)
+            except (EdgeslmError, OSError) as error:
+                trial.next_look = time.monotonic() + AGAIN_S
+                self._note(model, "FAILED", models.bundle(model), f"{why}; it can't be taken back: {error}")
         elif time.monotonic() - trial.began >= self._config.updates.trial_s:
-            del self._trials[model]
             self._store.prove(model)
+            del self._trials[model]
             if (stale := self._stale.pop(model, None)) is not None:
                 with contextlib.suppress(BundleError):  # the configuration's, or somebody else's: it stays
-                    self._store.remove(stale)
-            self._note(model, "SUCCEEDED", self._service.models.bundle(model), step="done")
-
-    def _why_bad(self, model: str, trial: _Trial) -> str:
-        ends = self._service.models.losses.get(model, 0) - trial.ends
-        if ends >= MOST_ENDS:
-            return f"its engine ended {ends} times by itself"
-        now = self._meter.statuses
-        total = sum(now.values()) - sum(trial.results.values())
-        bad = sum(now[code] - trial.results.get(code, 0) for code in BAD)
-        if bad >= FEWEST_BAD and bad / total > max(MOST_BAD, 2 * trial.usual):
-            return f"{bad} of {total} requests failed"
-        return ""
+                    self._store.remove(stale, self._config)
+            self._note(model, "SUCCEEDED", models.bundle(model), step="done")
 
     # What others want
 
@@ -329,8 +329,12 @@ class Updater:
             else:
                 done = await self.update(wish.model, self._store.find(wish.digest or ""))
                 outcome = done.figures()
-        except EdgeslmError as error:
+        except (EdgeslmError, OSError) as error:
             outcome = {"error": str(error)}
+        except Exception as error:  # a mistake of ours; the command must not wait for ever
+            log.error("an update failed: %s", type(error).__name__)
+            log.debug("an update failed", exc_info=True)
+            outcome = {"error": f"the node failed on it ({type(error).__name__})"}
         with contextlib.suppress(OSError):
             await asyncio.to_thread(wishes.tell, wish, outcome)
 
@@ -341,16 +345,18 @@ class Updater:
             try:
                 incoming.take(model, mark)  # before: what ends the node must not do so again
                 await self.update(model, await self.bring(str(path)))
+            except Busy:  # found again at the next look
+                incoming.take(model, "")
             except InvalidRequest as error:
                 log.info("%s: %s", path, error)
             except (EdgeslmError, OSError) as error:
                 log.error("%s is not taken up: %s", path, error)
                 if model not in self.outcomes or self.outcomes[model].state != "REJECTED":
-                    self.outcomes[model] = Outcome(
-                        "REJECTED", "staging", path.name, "", str(error).rstrip(".")
-                    )
+                    why = without_paths(str(error)).rstrip(".")
+                    self.outcomes[model] = Outcome("REJECTED", "staging", path.name, "", why)
                     self._on_change()
 
     def note_taken_back(self, model: str, why: str) -> None:
         """What a start did before there was anybody to tell."""
+        why = without_paths(why)
         self.outcomes[model] = Outcome("FAILED", "starting", "what it was switched to", "", why)

@@ -105,6 +105,8 @@ class Wishes:
         :raises BundleError: the node ended before. :raises OSError: the wish can't be written.
         """
         wish = Wish(id=secrets.token_hex(8), action=action, model=model, digest=digest)
+        if self._wish.exists():
+            raise BundleError("another command waits for the node; try again when that is done")
         write_whole(self._wish, wish.model_dump())
         while True:
             with contextlib.suppress(OSError, ValueError):

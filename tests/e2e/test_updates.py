@@ -189,6 +189,6 @@ def engine_of(node: NodeProcess, not_of: Path) -> int:
     """The engine process of the decoder that came from the store."""
     for pid in node.worker_pids:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if any(b"/state/bundles/" in word for word in words) and str(not_of).encode() not in words:
+        if any(b"/state/updates/" in word for word in words) and str(not_of).encode() not in words:
             return pid
     raise AssertionError("no engine of a staged bundle runs")

@@ -86,7 +86,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     monkeypatch.setattr(os, "times", lambda: os.times_result((next(times), 0.0, 0.0, 0.0, 0.0)))
     monkeypatch.setattr(time, "perf_counter", lambda: next(walls))
     monkeypatch.setattr(trial, "usable_cores", lambda: 4)
-    monkeypatch.setattr(trial, "_time", lambda bundle, laid_out, threads: 1.0 / threads)
+    monkeypatch.setattr(trial, "time_request", lambda bundle, laid_out, threads: 1.0 / threads)
     yield busy
     assert busy == []
 

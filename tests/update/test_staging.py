@@ -251,3 +251,13 @@ def test_a_download_that_nobody_goes_on_with_is_removed(
     with pytest.raises(BundleError):
         bring(store, server.url.replace("v2", "v3"))
     assert left_over(store) == []
+
+
+def test_a_download_that_is_whole_and_wrong_is_fetched_anew(
+    store: Store, server: Server, bundle: Path
+) -> None:
+    good, server.payload = server.payload, b"x" * len(server.payload)
+    with pytest.raises(BundleError, match="no archive"):
+        bring(store, server.url, ca_file=server.ca_file)
+    server.payload = good
+    assert load_bundle(bring(store, server.url, ca_file=server.ca_file)).digest == load_bundle(bundle).digest

@@ -126,8 +126,8 @@ def test_only_what_nobody_uses_is_removed(store: Store, config: Config) -> None:
     second, third = add(store, b"second"), add(store, b"third")
     store.activate("small", base_of(config), second, on_trial=False)
     with pytest.raises(BundleError, match="in use by model small"):
-        store.remove(second)
-    assert store.remove(third).digest == third
+        store.remove(second, config)
+    assert store.remove(third, config).digest == third
     assert [one.bundle.digest for one in store.bundles()] == [second]
     assert list(store.folder.glob(".*")) == []
 
@@ -153,6 +153,30 @@ def test_nodes_of_one_state_folder_have_records_of_their_own(
     other = Store(tmp_path, "yard")
     assert served(other, config) == base_of(config)
     with pytest.raises(BundleError, match="in use by model small"):
-        other.remove(other.bundles()[0].bundle.digest)
+        other.remove(other.bundles()[0].bundle.digest, config)
     assert len(other.bundles()) == 1
     assert json.loads((store.folder / "active-hall.json").read_text())["models"].keys() == {"small"}
+
+
+def test_what_the_configuration_names_or_others_put_there_is_not_removed(
+    store: Store, tmp_path: Path
+) -> None:
+    digest = add(store, b"second")
+    named = configure(store.find(digest).path)
+    with pytest.raises(BundleError, match="named in the configuration: model small"):
+        store.remove(digest, named)
+    write_bundle(store.folder / "by-hand", weights=b"put there")
+    assert [one.bundle.digest for one in store.bundles()] == [digest]
+
+
+def test_what_another_is_bringing_is_not_cleared(store: Store, tmp_path: Path) -> None:
+    with store.draft() as draft:
+        Store(tmp_path, "yard").clear()
+        assert draft.is_dir()
+
+
+def test_a_start_that_ends_in_order_counts_for_nothing(store: Store, config: Config) -> None:
+    store.activate("small", base_of(config), add(store, b"second"), on_trial=True)
+    for _ in range(5):
+        assert store.begin_start() == []
+        store.end_start()

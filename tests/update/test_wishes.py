@@ -36,7 +36,7 @@ def test_a_node_that_ends_before_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_what_was_wished_of_an_earlier_run_or_by_others_is_left(tmp_path: Path) -> None:
     node = Wishes(tmp_path, "hall")
-    file = tmp_path / "bundles" / "wish-hall.json"
+    file = tmp_path / "updates" / "wish-hall.json"
     file.parent.mkdir()
     good = '{"id": "1", "action": "rollback", "model": "small"}'
     file.write_text(good)
