@@ -91,6 +91,7 @@ class BusClient:
         self._receipts: deque[int] = deque()
         self._acked: set[int] = set()
         self._asked_for: dict[int, list[Subscription]] = {}
+        self._unwanted: set[str] = set()
         self._unsent: deque[tuple[Callable[[], bool], int]] = deque()
         self._unsent_bytes = 0
         self._one_at_a_time = False
@@ -180,6 +181,7 @@ class BusClient:
         takes_identifiers = self._welcome is not None and self._welcome.identifiers_available
         for one in subscriptions:
             wanted = Subscription(one) if isinstance(one, str) else one
+            self._unwanted.discard(wanted.filter)
             packets.setdefault(wanted.identifier if takes_identifiers else None, []).append(wanted)
         for identifier, group in packets.items():
             group = [replace(one, identifier=identifier) for one in group]
@@ -187,9 +189,11 @@ class BusClient:
                 self._asked_for[mid] = group
 
     def unsubscribe(self, filters: Iterable[str]) -> None:
-        """Asks the broker to forget filters; without a connection nothing is done."""
-        if self._link is not None and (gone := list(filters)):
-            self._link.unsubscribe(gone)
+        """Asks the broker to forget filters; without a connection, once there is one."""
+        self._unwanted.update(filters)
+        if self._link is not None and self._unwanted:
+            self._link.unsubscribe(sorted(self._unwanted))
+            self._unwanted.clear()
 
     def publish(
         self,
@@ -309,6 +313,7 @@ class BusClient:
         )
         for sentence in self._shortcomings:
             log.warning("%s", sentence)
+        self.unsubscribe(())
         self._guarded(self._on_connect)
         self._send_waiting()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from edgeslm.update.store import Store
 
 SUMMARY = "bring bundles onto this device, and switch a node's models to them"
+EXAMPLES = {
+    "list": " --json",
+    "stage": " smollm2-v2.tar.gz",
+    "activate": " small 1f3a",
+    "rollback": " small",
+    "remove": " 1f3a",
+}
 EXAMPLE = "edgeslm models stage config.yaml https://updates.plant.local/smollm2.tar.gz"
 
 
@@ -23,7 +31,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def add(name: str, summary: str) -> argparse.ArgumentParser:
-        action = actions.add_parser(name, help=summary, description=summary)
+        example = f"example: edgeslm models {name} /etc/edgeslm/edgeslm.yaml{EXAMPLES[name]}"
+        action = actions.add_parser(name, help=summary, description=summary, epilog=example)
         action.add_argument("config", type=Path, metavar="CONFIG")
         action.add_argument("--json", action="store_true")
         action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -46,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     from edgeslm.update.store import Store
 
     config = load_config(arguments.config)
+    if arguments.action != "list":
+        _become_owner(config.state_dir)
     store = Store(config.state_dir, config.node)
     act = {"list": _list, "stage": _stage, "activate": _activate, "rollback": _rollback, "remove": _remove}
     try:
@@ -88,8 +99,11 @@ def _stage(arguments: argparse.Namespace, config: Config, store: Store) -> tuple
         bundle = staging.bring(arguments.source)
     trust = Trust(config.signing, config.state_dir)
     trust.load(bundle.path)
-    asyncio.run(trust.check())
-    _give_to_owner(store)
+    try:
+        asyncio.run(trust.check())
+    except BundleError:
+        store.remove(bundle.digest, config)
+        raise
     said = {"bundle": bundle.manifest.name, "digest": bundle.digest, "path": str(bundle.path)}
     return said, f"{bundle.manifest.name} is on this device: {short_digest(bundle.digest)}"
 
@@ -115,7 +129,6 @@ def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tu
     base = load_bundle(config.models[name].bundle)
     asyncio.run(smoke_test(trusted, beside=base, slowest=config.updates.slowest))
     store.activate(name, base.digest, bundle.digest, on_trial=True)
-    _give_to_owner(store)
     said = {"model": name, "digest": bundle.digest, "state": "ON_TRIAL"}
     return said, f"model {name} will be {short} when the node starts, on trial"
 
@@ -133,7 +146,6 @@ def _rollback(arguments: argparse.Namespace, config: Config, store: Store) -> tu
         digest = outcome["digest"]
     else:
         digest = store.roll_back(name)
-        _give_to_owner(store)
     return {"model": name, "digest": digest}, f"model {name} is {short_digest(digest)} again"
 
 
@@ -149,11 +161,18 @@ def _model(name: str, config: Config) -> str:
     return name
 
 
-def _give_to_owner(store: Store) -> None:
-    """What root brings belongs to the node's user, to whom the state folder does: it has to change it too."""
-    import os
+def _become_owner(state_dir: Path) -> None:
+    """Root goes on as the user of the state folder: nothing that this user put there may lead root astray,
+    and what is brought has to be the user's.
 
-    owner = store.folder.parent.stat()
-    if os.geteuid() == 0 and owner.st_uid:
-        for path in (store.folder, *store.folder.rglob("*")):
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    :raises EdgeslmError: there is no such folder yet.
+    """
+    if os.geteuid():
+        return
+    if not state_dir.is_dir():
+        raise EdgeslmError(f"{state_dir}: missing; start the node once, or make it for the node's user")
+    owner = state_dir.stat()
+    if owner.st_uid:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)

@@ -25,6 +25,8 @@ MOST_BYTES = 8192
 FRESH_S = 1.0
 """How long an answer is given again."""
 
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
 Read = Callable[[str], tuple[bytes, str]]
 """What the header ``Accept`` asks for -> body and content type."""
 
@@ -111,7 +113,8 @@ class ScrapeEndpoint:
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, ("Allow: GET, HEAD",))
         named = (field.partition(":") for field in fields)
         accept = next((value.strip() for name, _, value in named if name.lower() == "accept"), "")
-        whole = self._fresh(accept)
+        # Which form is wanted, not how it is asked for: a scraper must not be able to have all read again.
+        whole = self._fresh(OPENMETRICS if "application/openmetrics-text" in accept else "")
         return whole if method == "GET" else whole.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
     def _fresh(self, accept: str) -> bytes:
@@ -120,8 +123,6 @@ class ScrapeEndpoint:
         if not whole or now - at >= FRESH_S:
             body, content_type = self._read(accept)
             whole = _response(HTTPStatus.OK, (f"Content-Type: {content_type}",), body)
-            if len(self._answers) >= CONNECTIONS:  # as many kinds of scrapers have been here
-                self._answers.clear()
             self._answers[accept] = (now, whole)
         return whole
 

@@ -30,8 +30,9 @@ def handlers_of(updater: Updater, store: Store, config: Callable[[], Config]) ->
     async def stage(arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments, "source")
         source = text_argument(arguments, "source")
-        check_source(source, config().updates.sources)
-        bundle = await updater.bring(source)
+        sources = config().updates.sources
+        check_source(source, sources)
+        bundle = await updater.bring(source, within=sources)
         return {"bundle": bundle.manifest.name, "digest": bundle.digest}
 
     async def activate(arguments: Mapping[str, Any]) -> dict[str, Any]:

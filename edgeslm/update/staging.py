@@ -20,7 +20,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
@@ -55,6 +55,7 @@ class Staging:
 
     :param budget_bytes: the most that one bundle may have, packed and unpacked.
     :param ca_file: certificates (PEM) that downloads trust; the system's if None.
+    :param within: addresses below which downloads must stay, where they are led elsewhere; any if empty.
     :param stop: set it, and what runs in another thread ends soon.
     """
 
@@ -66,6 +67,7 @@ class Staging:
         ca_file: Path | None = None,
         stop: threading.Event | None = None,
         show: Show = lambda done, of: None,
+        within: Sequence[str] = (),
         pauses_s: tuple[float, ...] = PAUSES_S,
     ) -> None:
         self._store = store
@@ -73,6 +75,7 @@ class Staging:
         self._ca_file = ca_file
         self._stop = stop or threading.Event()
         self._show = show
+        self._within = tuple(start.rstrip("/") + "/" for start in within if start.startswith(SCHEME))
         self._pauses_s = pauses_s
 
     def bring(self, source: str) -> Bundle:
@@ -221,7 +224,7 @@ class Staging:
             request.add_header("If-Range", known["tag"])
         opener = urllib.request.build_opener(
             urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=self._ca_file)),
-            _OnlyHttps(),
+            _OnlyHttps(self._within),
         )
         try:
             answer = opener.open(request, timeout=SILENT_S)
@@ -289,11 +292,16 @@ class Staging:
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):
-    """A redirection must not lead to where nobody can tell who answers."""
+    """A redirection must not lead to where nobody can tell who answers, or out of what is allowed."""
+
+    def __init__(self, within: tuple[str, ...]) -> None:
+        self._within = within
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.startswith(SCHEME):
             raise BundleError(f"{req.full_url}: leads to {newurl}; only {SCHEME} addresses are taken")
+        if self._within and not newurl.startswith(self._within):
+            raise BundleError(f"{req.full_url}: leads to {newurl}, which is not below what may be named")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -19,7 +19,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -154,14 +154,19 @@ class Updater:
             self._looked = time.monotonic()
             await self._take_in(self._incoming)
 
-    async def bring(self, source: str) -> Bundle:
+    async def bring(self, source: str, within: Sequence[str] = ()) -> Bundle:
         """Brings a bundle onto this device; nothing else happens to it.
 
+        :param within: see :class:`Staging`.
         :raises BundleError: see :class:`Staging`.
         """
         updates = self._config.updates
         staging = Staging(
-            self._store, budget_bytes=updates.budget_bytes, ca_file=updates.ca_file, stop=self._stop
+            self._store,
+            budget_bytes=updates.budget_bytes,
+            ca_file=updates.ca_file,
+            stop=self._stop,
+            within=within,
         )
         return await asyncio.to_thread(staging.bring, source)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ def configuration(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def config(configuration: dict[str, Any], tmp_path: Path) -> Path:
+    (tmp_path / "state").mkdir()
     return write_configuration(tmp_path, configuration)
 
 
@@ -108,3 +112,32 @@ def test_a_node_that_runs_does_it(
         capsys.readouterr()
         assert run("activate", config, "small", load_bundle(bad).digest) == 1
         assert "model small stays what it is: the engine of" in capsys.readouterr().err
+
+
+def test_root_goes_on_as_the_user_of_the_state_folder(config: Path, new: Path, tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can be somebody else")
+    if not all(path.stat().st_mode & 0o001 for path in Path(os.__file__).resolve().parents):
+        pytest.skip("this Python is root's alone")
+    for path in (tmp_path, *tmp_path.parents):  # the user has to be able to read what is staged
+        path.chmod(path.stat().st_mode | 0o055)
+    os.chown(tmp_path / "state", 65534, 65534)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeslm", "models", "stage", str(config), str(new)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    owners = {path.stat().st_uid for path in (tmp_path / "state").rglob("*")}
+    assert owners == {65534}
+
+
+def test_without_a_state_folder_root_makes_none(
+    config: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if os.geteuid():
+        pytest.skip("others make it as their own")
+    (tmp_path / "state").rmdir()
+    assert run("stage", config, new) == 1
+    assert "start the node once" in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_a_scrape() -> None:
 def test_accept_chooses_the_format() -> None:
     async def work(stand: Stand) -> None:
         await stand.ask(b"GET /metrics?x=1 HTTP/1.1\r\naCCept:  application/openmetrics-text \r\n\r\n")
-        assert stand.figures.accepts == ["application/openmetrics-text"]
+        assert stand.figures.accepts == [scrape.OPENMETRICS]
 
     with_stand(work)
 
