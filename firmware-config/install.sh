@@ -72,7 +72,13 @@ put_aside() { # the file or folder $1, which is going to be made anew
     number=$((number + 1))
     if [ -e "$1" ] || [ -L "$1" ]; then
         note kept $number "$1"
-        mv "$1" "$aside/$number"
+        if [ "$(stat -c %d "$1")" = "$(stat -c %d "$aside")" ]; then
+            mv "$1" "$aside/$number"
+        else # another file system: half a copy must never stand for what it was made of
+            cp -a "$1" "$aside/$number.part"
+            mv "$aside/$number.part" "$aside/$number"
+            rm -rf "$1"
+        fi
     else
         note new $number "$1"
     fi
