@@ -58,6 +58,7 @@ def test_a_correction_ends_up_in_the_file(app: App, tmp_path: Path) -> None:
     app.publish(FEEDBACK, {"task": "topic", "input": "Win a prize!", "label": "spam"})
     app.publish(FEEDBACK, {"task": "fields", "input": "Press 4", "fields": {"machine": "Press 4"}})
     app.wait_until(lambda: bool(kept(tmp_path, "fields")), "the second one is kept")
+    app.wait_until(lambda: bool(kept(tmp_path, "topic")), "the first one is kept")
     (row,) = kept(tmp_path, "topic")
     assert (row["text"], row["label"]) == ("Win a prize!", "spam")
 
