@@ -37,24 +37,23 @@ class Control:
         self._handlers = {
             name: handler for name, handler in handlers.items() if name.split("/")[0] in allowed
         }
+        self._names = {topics.control(name): name for name in self._handlers}
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        return [Subscription(self._topics.control(name)) for name in self._handlers]
+        return [Subscription(topic) for topic in self._names]
 
     def takes(self, topic: str) -> bool:
-        return self._name_of(topic) is not None
+        return topic in self._names
 
     def deliver(self, delivery: Delivery) -> None:
         """Acknowledges it at once: some take minutes, and acknowledgements keep their order."""
         if self._closed:  # it is delivered at the next start
             return
         self._bus.ack(delivery)
-        name = self._name_of(delivery.topic)
-        if name is None:
-            return
+        name = self._names[delivery.topic]
         if delivery.retain:
             log.warning(
                 "a retained message on %s is left alone; send commands without retain", delivery.topic
@@ -70,9 +69,6 @@ class Control:
         self._closed = True
         for task in self._running:
             task.cancel()
-
-    def _name_of(self, topic: str) -> str | None:
-        return next((name for name in self._handlers if topic == self._topics.control(name)), None)
 
     async def _run(self, name: str, delivery: Delivery, *, is_full: bool) -> None:
         id = None

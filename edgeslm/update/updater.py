@@ -40,6 +40,7 @@ from edgeslm.operating import Operating
 from edgeslm.service import Service
 from edgeslm.trust import Trust
 from edgeslm.update.checks import check
+from edgeslm.update.commands import handlers_of
 from edgeslm.update.incoming import Incoming
 from edgeslm.update.staging import Staging
 from edgeslm.update.store import Store
@@ -117,8 +118,6 @@ class Updater:
     @property
     def handlers(self) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]]:
         """Of the commands over the bus, by their names."""
-        from edgeslm.update.commands import handlers_of
-
         return handlers_of(self, self._store, lambda: self._config)
 
     @property
