@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeslm.records import write_record
+
 log = logging.getLogger("edgeslm.announcing")
 
 PAUSE_S = 1.0
@@ -81,12 +83,10 @@ class Announcer:
         return {topic for topic in noted if isinstance(topic, str)} if isinstance(noted, list) else set()
 
     def _note(self, topics: Iterable[str]) -> None:
-        text = json.dumps(sorted(topics), ensure_ascii=False, indent=1).encode()
-        unfinished = self._record.with_suffix(".new")
+        wanted = set(topics)
+        if self._record.exists() and self._told() == wanted:
+            return
         try:
-            if self._record.exists() and self._record.read_bytes() == text:
-                return
-            unfinished.write_bytes(text)
-            unfinished.replace(self._record)
+            write_record(self._record, sorted(wanted))
         except OSError as error:
             log.warning("what Home Assistant is told can't be noted: %s", error)

@@ -21,6 +21,7 @@ from pathlib import Path
 from edgeslm.bundle import SIGNATURE, Bundle, file_digest, load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.ownership import is_ours
+from edgeslm.records import write_record
 from edgeslm.signature import Verdict, parse_statement, read_signature
 from edgeslm.surroundings import Signing
 
@@ -175,13 +176,8 @@ class Trust:
 
     def _remember(self, known: dict[str, str]) -> None:
         kept = dict(list(known.items())[-REMEMBERED:])
-        draft = self._record.with_name(f"{RECORD}.{os.getpid()}")
         try:
-            self._record.parent.mkdir(parents=True, exist_ok=True)
-            draft.unlink(missing_ok=True)
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-                json.dump(kept, stream, indent=1)
-            draft.replace(self._record)
+            write_record(self._record, kept)
         except OSError as error:
             log.warning(
                 "%s can't be written (%s): signatures are checked at every start", self._record, error

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from edgeslm.update.store import write_whole
+from edgeslm.records import write_record
 
 ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 MOST_FILES: Final = 10_000
@@ -51,7 +51,7 @@ class Incoming:
 
     def take(self, model: str, mark: str) -> None:
         """It isn't looked at again until it changes. :raises OSError: the disk."""
-        write_whole(self._record, {**self._taken(), model: mark})
+        write_record(self._record, {**self._taken(), model: mark})
 
     def _taken(self) -> dict[str, str]:
         try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import re
@@ -26,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeslm.bundle import Bundle, load_bundle, verify_bundle
 from edgeslm.errors import BundleError
 from edgeslm.ownership import is_ours
+from edgeslm.records import sync, write_record
 from edgeslm.sections import Config
 
 log = logging.getLogger("edgeslm.update")
@@ -164,9 +164,9 @@ class Store:
                 return present
             target.rename(folder.with_name(f"{DRAFT}{secrets.token_hex(4)}"))  # a damaged one goes
         for file in (*folder.rglob("*"), folder):
-            _sync(file)
+            sync(file)
         folder.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
         return load_bundle(target, bundle.digest)
 
     def remove(self, digest: str, config: Config) -> Bundle:
@@ -264,7 +264,7 @@ class Store:
     def _put(self, model: str, entry: Entry | None) -> None:
         models: Mapping[str, Entry] = self._read().models
         kept = {name: one for name, one in models.items() if name != model}
-        write_whole(
+        write_record(
             self._file, _Record(models=kept if entry is None else {**kept, model: entry}).model_dump()
         )
 
@@ -286,21 +286,6 @@ def _read(file: Path) -> _Record:
         return _Record()
 
 
-def write_whole(file: Path, value: object) -> None:
-    """Replaces a JSON file in one step that outlives a power cut. :raises OSError: the disk."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w") as stream:
-            json.dump(value, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync(file.parent)
-
-
 def _tail(bundle: Bundle) -> str:
     """How the folder of a bundle in the store ends; what ends otherwise was put there by somebody."""
     return f"-{bundle.digest.removeprefix('sha256:')[:16]}"
@@ -311,11 +296,3 @@ def _digest(bundle: Path) -> str | None:
         return load_bundle(Path(bundle)).digest
     except BundleError:
         return None
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgeslm.errors import BundleError
 from edgeslm.ownership import is_ours
-from edgeslm.update.store import FOLDER, write_whole
+from edgeslm.records import write_record
+from edgeslm.update.store import FOLDER
 
 LOOK_EVERY_S: Final = 0.2
 
@@ -79,7 +80,7 @@ class Wishes:
 
     def tell(self, wish: Wish, outcome: dict[str, Any]) -> None:
         """:raises OSError: the disk."""
-        write_whole(self._outcome, {"id": wish.id, **outcome})
+        write_record(self._outcome, {"id": wish.id, **outcome})
 
     # The command's end
 
@@ -107,7 +108,7 @@ class Wishes:
         wish = Wish(id=secrets.token_hex(8), action=action, model=model, digest=digest)
         if self._wish.exists():
             raise BundleError("another command waits for the node; try again when that is done")
-        write_whole(self._wish, wish.model_dump())
+        write_record(self._wish, wish.model_dump())
         while True:
             with contextlib.suppress(OSError, ValueError):
                 found = json.loads(self._outcome.read_text("utf-8"))
