@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeslm.commands.parts import add_part
 from edgeslm.commands.screen import Progress, print_error, say
 from edgeslm.errors import BundleError, KnowledgeError
 
@@ -35,18 +36,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     def add(
         name: str, act: Callable[[argparse.Namespace], int], about: str, example: str
     ) -> argparse.ArgumentParser:
-        sub = parts.add_parser(
-            name,
-            help=about,
-            description=about[0].upper() + about[1:] + ".",
-            epilog=f"example: {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        sub = add_part(parts, name, act, about, example)
         sub.add_argument("kb", type=Path, metavar="KB", help="the collection's file; .sqlite may be left out")
         sub.add_argument("--json", action="store_true")
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        sub.set_defaults(act=act)
         return sub
 
     sub = add("add", _add, "add files and folders, or what has changed in them", EXAMPLE)

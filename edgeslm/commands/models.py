@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeslm.commands.parts import Act, add_part
 from edgeslm.commands.screen import Progress, say
 from edgeslm.errors import BundleError, EdgeslmError
 
@@ -17,37 +18,29 @@ if TYPE_CHECKING:
     from edgeslm.update.store import Store
 
 SUMMARY = "bring bundles onto this device, and switch a node's models to them"
-EXAMPLES = {
-    "list": " --json",
-    "stage": " smollm2-v2.tar.gz",
-    "activate": " small 1f3a",
-    "rollback": " small",
-    "remove": " 1f3a",
-}
 EXAMPLE = "edgeslm models stage config.yaml https://updates.plant.local/smollm2.tar.gz"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    parts = command.add_subparsers(title="what to do", metavar="ACTION", required=True)
 
-    def add(name: str, summary: str) -> argparse.ArgumentParser:
-        example = f"example: edgeslm models {name} /etc/edgeslm/edgeslm.yaml{EXAMPLES[name]}"
-        action = actions.add_parser(name, help=summary, description=summary, epilog=example)
-        action.add_argument("config", type=Path, metavar="CONFIG")
-        action.add_argument("--json", action="store_true")
-        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        return action
+    def add(name: str, act: Act, about: str, *example: str) -> argparse.ArgumentParser:
+        line = " ".join(("edgeslm models", name, "/etc/edgeslm/edgeslm.yaml", *example))
+        part = add_part(parts, name, act, about, line)
+        part.add_argument("config", type=Path, metavar="CONFIG")
+        part.add_argument("--json", action="store_true")
+        return part
 
-    add("list", "the bundles on this device, and what each model is")
-    action = add("stage", "bring a bundle onto this device; no model changes")
-    action.add_argument("source", metavar="SOURCE", help="a folder, a .tar archive, or its https:// address")
-    action = add("activate", "have a model become a bundle of this device, after tests; on trial at first")
-    action.add_argument("model", metavar="MODEL")
-    action.add_argument("digest", metavar="DIGEST", help="of the bundle, or its first characters")
-    action = add("rollback", "have a model become what it was before")
-    action.add_argument("model", metavar="MODEL")
-    action = add("remove", "remove a bundle that no model is or may become again")
-    action.add_argument("digest", metavar="DIGEST")
+    add("list", _list, "show the bundles on this device, and what each model is", "--json")
+    part = add("stage", _stage, "bring a bundle onto this device; no model changes", "v2.tar.gz")
+    part.add_argument("source", metavar="SOURCE", help="a folder, a .tar archive, or its https:// address")
+    part = add("activate", _activate, "have a model become another bundle, on trial", "small", "1f3a")
+    part.add_argument("model", metavar="MODEL")
+    part.add_argument("digest", metavar="DIGEST", help="of the bundle, or its first characters")
+    part = add("rollback", _rollback, "have a model become what it was before", "small")
+    part.add_argument("model", metavar="MODEL")
+    part = add("remove", _remove, "remove a bundle that no model is or may become again", "1f3a")
+    part.add_argument("digest", metavar="DIGEST")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,12 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     from edgeslm.update.store import Store
 
     config = load_config(arguments.config)
-    if arguments.action != "list":
+    if arguments.act is not _list:
         _become_owner(config.state_dir)
     store = Store(config.state_dir, config.node)
-    act = {"list": _list, "stage": _stage, "activate": _activate, "rollback": _rollback, "remove": _remove}
     try:
-        said, text = act[arguments.action](arguments, config, store)
+        said, text = arguments.act(arguments, config, store)
     except OSError as error:
         raise EdgeslmError(f"{error.filename or store.folder}: {error.strerror}") from None
     say(json.dumps(said) if arguments.json else text)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeslm.commands.parts import add_part
 from edgeslm.commands.screen import print_error, say
 
 if TYPE_CHECKING:
@@ -27,27 +28,20 @@ _APP_HELP = (
 def add_arguments(command: argparse.ArgumentParser) -> None:
     parts = command.add_subparsers(title="what to make", metavar="WHAT", required=True)
 
-    def add(
-        name: str, act: Callable[[argparse.Namespace], int], about: str, example: str
-    ) -> argparse.ArgumentParser:
-        sub = parts.add_parser(
-            name,
-            help=about,
-            description=about[0].upper() + about[1:] + ".",
-            epilog=f"example: {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        sub.set_defaults(act=act)
-        return sub
-
     _add_keys(
-        add("keys", _keys, "make a private authority, and certificates for broker, nodes and apps", EXAMPLE)
+        add_part(
+            parts,
+            "keys",
+            _keys,
+            "make a private authority, and certificates for broker, nodes and apps",
+            EXAMPLE,
+        )
     )
 
     example = "edgeslm provision acl config.yaml --app desk:triage,read=factory/+/log/label --out access.acl"
-    sub = add("acl", _acl, "make the broker's access list from the configurations of nodes", example)
+    sub = add_part(
+        parts, "acl", _acl, "make the broker's access list from the configurations of nodes", example
+    )
     sub.add_argument("configs", type=Path, nargs="+", metavar="CONFIG")
     sub.add_argument("--app", action="append", default=[], metavar=_APP, help=_APP_HELP)
     sub.add_argument("--out", type=Path, metavar="FILE", help="write it there, and not on standard output")
@@ -55,7 +49,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     sub.add_argument("--json", action="store_true", help="print who may what, for other programs")
 
     example = "edgeslm provision broker site config.yaml --app desk:triage --at /etc/mosquitto/edgeslm"
-    sub = add("broker", _broker, "write mosquitto's configuration and access list beside the keys", example)
+    sub = add_part(
+        parts, "broker", _broker, "write mosquitto's configuration and access list beside the keys", example
+    )
     sub.add_argument("folder", type=Path, metavar="DIR", help="where edgeslm provision keys made the keys")
     sub.add_argument("configs", type=Path, nargs="+", metavar="CONFIG")
     sub.add_argument("--app", action="append", default=[], metavar=_APP, help=_APP_HELP)
