@@ -19,6 +19,14 @@ from tests.brokers import Mosquitto
 from tests.nodes import BASE, Node, fake_configuration, passes, write_bundle, write_configuration
 from tests.operators import ask
 
+LOADED_BEFORE = """
+import sys
+from edgeslm import cli, config, trust
+from edgeslm.update import staging, store
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""The command, in a Python that may be root's alone."""
+
 
 @pytest.fixture
 def configuration(tmp_path: Path) -> dict[str, Any]:
@@ -117,13 +125,11 @@ def test_a_node_that_runs_does_it(
 def test_root_goes_on_as_the_user_of_the_state_folder(config: Path, new: Path, tmp_path: Path) -> None:
     if os.geteuid():
         pytest.skip("only root can be somebody else")
-    if not all(path.stat().st_mode & 0o001 for path in Path(os.__file__).resolve().parents):
-        pytest.skip("this Python is root's alone")
     for path in (tmp_path, *tmp_path.parents):  # the user has to be able to read what is staged
         path.chmod(path.stat().st_mode | 0o055)
     os.chown(tmp_path / "state", 65534, 65534)
     done = subprocess.run(
-        [sys.executable, "-m", "edgeslm", "models", "stage", str(config), str(new)],
+        [sys.executable, "-c", LOADED_BEFORE, "models", "stage", str(config), str(new)],
         capture_output=True,
         text=True,
         check=False,
