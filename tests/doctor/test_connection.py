@@ -10,8 +10,8 @@ import pytest
 
 from edgeslm.config import parse_config
 from edgeslm.doctor.connection import ADDRESSES, SERVICE, judge_reach, look_up
+from tests.boards import put
 from tests.nodes import ROOT
-from tests.test_doctor import put
 
 CONFIG = parse_config(
     "{node: n, broker: {url: 'mqtt://broker.example'}, tasks: {t: {kind: search, knowledge: [k]}},"

@@ -9,7 +9,7 @@ import pytest
 
 from edgeslm import board
 from edgeslm.doctor.machine import judge_clock, judge_heat
-from tests.test_doctor import put
+from tests.boards import put
 
 BITS = "sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled"
 

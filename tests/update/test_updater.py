@@ -293,3 +293,18 @@ def test_a_file_that_is_taken_up_during_an_update_stays_taken_up(
         gate.touch()
         wait_state(app, "ON_TRIAL")
         assert ask(app, "more", "hello", b"2")["model"] != before
+
+
+def test_what_its_engine_refuses_at_the_start_goes_back(
+    configuration: dict[str, Any], tmp_path: Path, app: App
+) -> None:
+    """Found good long ago, and damaged on the disk since."""
+    store = Store(tmp_path / "state", "hall")
+    with store.draft() as draft:
+        bundle = store.add(write_bundle(draft / "v2", weights=b"crash at load"))
+    store.activate("small", load_bundle(tmp_path / "small").digest, bundle.digest, on_trial=False)
+    with NodeProcess(tmp_path, configuration, fake=True) as node:
+        node.wait_online(app)
+        assert ask(app, "say", "hello", b"1")["status"] == "ok"
+        assert wait_state(app, "FAILED")["alerts"]
+    assert store.entry("small") is None

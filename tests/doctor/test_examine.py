@@ -2,151 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from edgeslm import board
-from edgeslm.config import Config, parse_config
+from edgeslm.config import Config
 from edgeslm.doctor import Finding, examine, render, software
-from edgeslm.doctor import bundles as judged_bundles
 from edgeslm.engine import libraries
-from edgeslm.errors import BoardError, BrokerError, BundleError
-from edgeslm.profiles import Board
-from edgeslm.signature import Verdict
-from edgeslm.surroundings import Signing
-from tests.signers import Signer
-
-PI_4_CPU = "".join(
-    f"""processor\t: {core}
-BogoMIPS\t: 108.00
-Features\t: fp asimd evtstrm crc32 cpuid
-CPU implementer\t: 0x41
-CPU architecture: 8
-CPU variant\t: 0x0
-CPU part\t: 0xd08
-CPU revision\t: 3
-
-"""
-    for core in range(4)
-)
-N100_CPU = "".join(
-    f"""processor\t: {core}
-vendor_id\t: GenuineIntel
-model name\t: Intel(R) N100
-flags\t\t: fpu sse2 ssse3 fma avx f16c avx2 avx_vnni
-
-"""
-    for core in range(4)
-)
-
-
-def meminfo(total_mb: int, available_mb: int) -> str:
-    return f"MemTotal:    {total_mb * 1000} kB\nMemFree:   1 kB\nMemAvailable:   {available_mb * 1000} kB\n"
-
-
-def put(root: Path, path: str, text: str) -> None:
-    file = root / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-
-
-@pytest.fixture
-def pi_4(tmp_path: Path) -> Path:
-    root = tmp_path / "pi4"
-    put(root, "proc/device-tree/model", "Raspberry Pi 4 Model B Rev 1.4\0")
-    put(root, "proc/cpuinfo", PI_4_CPU)
-    put(root, "proc/meminfo", meminfo(1900, 1500))
-    put(root, "proc/self/cgroup", "0::/system.slice/edgeslm.service\n")
-    put(root, "sys/class/thermal/thermal_zone0/temp", "61300\n")
-    put(root, "sys/class/hwmon/hwmon1/name", "rpi_volt\n")
-    put(root, "sys/class/hwmon/hwmon1/in0_lcrit_alarm", "0\n")
-    put(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "ondemand\n")
-    return root
-
-
-@pytest.fixture
-def n100(tmp_path: Path) -> Path:
-    root = tmp_path / "n100"
-    put(root, "sys/class/dmi/id/sys_vendor", "AZW\n")
-    put(root, "sys/class/dmi/id/product_name", "MINI S\n")
-    put(root, "proc/cpuinfo", N100_CPU)
-    put(root, "proc/meminfo", meminfo(16000, 12000))
-    put(root, "sys/class/thermal/thermal_zone0/temp", "27800\n")
-    put(root, "sys/class/thermal/thermal_zone1/temp", "48000\n")
-    put(root, "sys/class/thermal/thermal_zone2/temp", "-274000\n")
-    put(root, "sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", "0\n")
-    return root
-
-
-@pytest.fixture(autouse=True)
-def quiet_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No bundles and no state of the machine that runs the tests."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
-
-
-def child(status: int, errors: str = "") -> Callable[[str], subprocess.CompletedProcess[str]]:
-    return lambda name: subprocess.CompletedProcess([name], status, "", errors)
-
-
-MACHINE = Board("this", "a test", 4, 8 * 10**9, 15.0, 200.0, 200.0)
-
-
-def look(root: Path, config: Config | None = None, bundles: tuple[Path, ...] = ()) -> dict[str, Finding]:
-    """Findings by subject; a board whose libraries load, whose clock is right and whose broker answers."""
-    found = examine(
-        config,
-        bundles,
-        root=root,
-        probe_library=child(0),
-        probe_broker=lambda config: (["answers in 1 ms"], []),
-        clock=lambda: True,
-        measure=lambda: MACHINE,
-        measure_disk=lambda folder: [4.0, 5.0, 60.0],
-        resolve=lambda host: ["192.168.1.9"],
-    )
-    assert all(finding.advice for finding in found if finding.level != "ok")
-    assert not any(finding.advice for finding in found if finding.level == "ok")
-    return {finding.subject: finding for finding in found}
-
-
-def make_bundle(folder: Path, megabytes: int) -> Path:
-    """A bundle whose weights are a hole in a file: the arithmetic only looks at sizes."""
-    folder.mkdir(parents=True)
-    with (folder / "model.onnx").open("wb") as stream:
-        stream.truncate(megabytes * 1_000_000)
-    manifest = {
-        "format": 1,
-        "name": folder.name,
-        "kind": "decoder",
-        "architecture": "LlamaForCausalLM",
-        "source": {"id": "test"},
-        "files": [
-            {"path": "model.onnx", "bytes": megabytes * 1_000_000, "sha256": hashlib.sha256().hexdigest()}
-        ],
-        "context_length": 2048,
-        "kv_bytes_per_token": 46080,
-        "created": "2026-01-01T00:00:00Z",
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
-
-
-def config_with(bundles: dict[str, Path], broker: str = "{url: mqtt://localhost}") -> Config:
-    models = ", ".join(f"{name}: {{bundle: {path}}}" for name, path in bundles.items())
-    task = f"{{kind: generate, model: {next(iter(bundles))}}}"
-    return parse_config(f"node: n\nbroker: {broker}\nmodels: {{{models}}}\ntasks: {{t: {task}}}")
+from edgeslm.errors import BrokerError
+from tests.boards import MACHINE, child, config_with, look, make_bundle, meminfo, put
 
 
 def test_a_raspberry_pi_4(pi_4: Path) -> None:
@@ -259,40 +129,6 @@ def test_little_memory_now_and_at_all(n100: Path) -> None:
     assert look(n100)["memory"].level == "warn"
     put(n100, "proc/meminfo", meminfo(250, 200))
     assert look(n100)["memory"].level == "bad"
-
-
-def test_bundles_are_measured_against_the_memory(pi_4: Path, tmp_path: Path) -> None:
-    small, large = make_bundle(tmp_path / "small", 86), make_bundle(tmp_path / "large", 930)
-    huge, broken = make_bundle(tmp_path / "huge", 3000), tmp_path / "broken"
-    found = look(pi_4, bundles=(small, large, huge, broken))
-    assert [found[f"bundle {name}"].level for name in ("small", "large", "huge", "broken")] == [
-        "ok",
-        "warn",
-        "bad",
-        "bad",
-    ]
-    assert found["bundle small"].text == "needs about 323 MB at 2048 tokens"
-    manifest = json.loads((small / "manifest.json").read_text())
-    (small / "manifest.json").write_text(json.dumps({**manifest, "context_length": 64}))
-    assert look(pi_4, bundles=(small,))["bundle small"].text.endswith(" MB at 64 tokens")
-
-
-def test_bundles_of_the_starter_folder_are_found(pi_4: Path, tmp_path: Path) -> None:
-    make_bundle(tmp_path / "data/edgeslm/starter/smollm2-135m-int4", 86)
-    assert look(pi_4)["bundle smollm2-135m-int4"].level == "ok"
-
-
-def test_models_of_a_configuration_must_fit_together(pi_4: Path, tmp_path: Path) -> None:
-    config = config_with({"a": make_bundle(tmp_path / "a", 420), "b": make_bundle(tmp_path / "b", 420)})
-    found = look(pi_4, config)
-    assert (found["model a"].level, found["model b"].level, found["all models"].level) == ("ok", "ok", "warn")
-    assert found["broker"] == Finding("broker", "ok", "answers in 1 ms")
-
-
-def test_a_model_of_the_configuration_that_is_not_there(pi_4: Path, tmp_path: Path) -> None:
-    found = look(pi_4, config_with({"a": tmp_path / "gone"}))
-    assert found["model a"].level == "bad"
-    assert str(tmp_path / "gone") in found["model a"].text
 
 
 @pytest.mark.parametrize(
@@ -457,93 +293,3 @@ def test_no_colours_without_a_terminal_or_when_unwanted(monkeypatch: pytest.Monk
     assert "\x1b" in render(findings)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in render(findings)
-
-
-def signing_config(bundle: Path, *keys: Path, required: bool = False) -> Config:
-    signing = {"require_signature": required, "keys": [str(key) for key in keys]}
-    config = config_with({"small": bundle})
-    return config.model_copy(update={"signing": Signing.model_validate_json(json.dumps(signing))})
-
-
-def test_signatures_are_told_in_plain_words(n100: Path, tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "small", 0)
-    signer, other = Signer(tmp_path), Signer(tmp_path, "other")
-    assert "signature model small" not in look(n100, signing_config(bundle))
-    finding = look(n100, signing_config(bundle, signer.public))["signature model small"]
-    assert (finding.level, finding.text.partition(":")[0]) == ("warn", "not signed")
-    finding = look(n100, signing_config(bundle, signer.public, required=True))["signature model small"]
-    assert (finding.level, finding.text.partition(":")[0]) == ("bad", "not signed")
-    signer.sign(bundle)
-    finding = look(n100, signing_config(bundle))["signature model small"]
-    assert finding.level == "ok" and "not verified, as no key was named" in finding.text
-    finding = look(n100, signing_config(bundle, signer.public, required=True))["signature model small"]
-    assert finding == Finding("signature model small", "ok", f"{bundle} is signed by {signer.public}")
-    finding = look(n100, signing_config(bundle, other.public, required=True))["signature model small"]
-    assert finding.level == "bad" and "not made with the key" in finding.text
-
-
-@pytest.mark.parametrize(("required", "level"), [(True, "bad"), (False, "warn")])
-def test_signatures_without_the_library(
-    n100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: bool, level: str
-) -> None:
-    missing = Verdict("unverifiable", "the package model_signing is missing: pip install it")
-    monkeypatch.setattr(judged_bundles, "check_bundles", lambda bundles, keys: [missing])
-    bundle = make_bundle(tmp_path / "small", 0)
-    finding = look(n100, signing_config(bundle, tmp_path / "a.pub", required=required))[
-        "signature model small"
-    ]
-    assert (finding.level, finding.advice) == (level, "pip install 'edgeslm[verify]'")
-    assert finding.text == f"{bundle} is not verifiable: the package model_signing is missing"
-
-
-def test_a_check_of_signatures_that_fails(
-    n100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise BundleError("the check of signatures ended unexpectedly (signal 9): no word")
-
-    monkeypatch.setattr(judged_bundles, "check_bundles", fail)
-    bundle = make_bundle(tmp_path / "small", 0)
-    finding = look(n100, signing_config(bundle, tmp_path / "a.pub"))["signatures"]
-    assert finding.level == "bad" and "signal 9" in finding.text
-
-
-def test_a_known_model_is_told_with_its_speed(n100: Path, starter: Path) -> None:
-    found = look(n100, bundles=(starter / "smollm2-135m-int4",))
-    assert found["speed"].text == "reads 15.0 GB/s, computes 200 GFLOPS with 4-bit weights on 4 cores"
-    text = found["bundle smollm2-135m-int4"].text
-    assert re.fullmatch(r"needs about 3\d\d MB at 2048 tokens, reads \d+ and writes \d+ tokens/s there", text)
-
-
-def test_a_busy_machine_is_told(n100: Path, starter: Path) -> None:
-    found = examine(
-        bundles=(starter / "smollm2-135m-int4",),
-        root=n100,
-        probe_library=child(0),
-        clock=lambda: True,
-        measure=lambda: replace(MACHINE, busy=True),
-    )
-    assert "other programs computed meanwhile" in next(f.text for f in found if f.subject == "speed")
-
-
-def test_a_board_that_can_not_be_measured_still_tells_the_memory(n100: Path, starter: Path) -> None:
-    def fail() -> Board:
-        raise BoardError("The speed of this machine can't be measured: no engine.")
-
-    found = examine(
-        bundles=(starter / "smollm2-135m-int4",),
-        root=n100,
-        probe_library=child(0),
-        clock=lambda: True,
-        measure=fail,
-    )
-    told = {finding.subject: finding for finding in found}
-    assert told["speed"].level == "warn"
-    assert told["bundle smollm2-135m-int4"].text.endswith("at 2048 tokens")
-
-
-def test_a_board_short_of_memory_is_not_measured(n100: Path, starter: Path) -> None:
-    (n100 / "proc/meminfo").write_text("MemTotal: 500000 kB\nMemAvailable: 300000 kB\n")
-    found = look(n100, bundles=(starter / "smollm2-135m-int4",))
-    assert (found["speed"].level, found["speed"].text[:12]) == ("warn", "not measured")
-    assert "tokens/s" not in found["bundle smollm2-135m-int4"].text
