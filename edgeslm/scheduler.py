@@ -113,7 +113,7 @@ class Scheduler:
         try:
             self._admit(request, rank)
             if self._senders is not None and request.sender is not None:
-                self._senders.admit(request.sender, self.wait_s)
+                self._senders.admit(request.sender, lambda: self.wait_s)
         except RequestError as error:
             return error_result(request, error)
         loop = asyncio.get_running_loop()

@@ -53,8 +53,9 @@ class Senders:
         self._clock = clock
         self._accounts: OrderedDict[bytes, _Account] = OrderedDict()
 
-    def admit(self, sender: str, wait_s: float) -> None:
-        """Counts a request, until :meth:`settle`. ``wait_s`` is how long the queue takes.
+    def admit(self, sender: str, wait_s: Callable[[], float]) -> None:
+        """Counts a request, until :meth:`settle`. ``wait_s`` says how long the queue takes, which costs a look
+        at all that waits.
 
         :raises Busy: the sender has its share.
         """
@@ -66,7 +67,7 @@ class Senders:
             raise Busy(
                 f"{account.held} requests of this sender are held and others ask too; {share} are its "
                 "share, try again later",
-                retry_after_ms=math.ceil(wait_s * 1000),
+                retry_after_ms=math.ceil(wait_s() * 1000),
             )
         if self._rate is not None and account.tokens <= 0:
             raise Busy(

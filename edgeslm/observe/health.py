@@ -90,7 +90,9 @@ class Meter:
     def count(self, result: Result) -> None:
         key = result.status if result.error is None else result.error.code
         task = result.task if self._known is None or result.task in self._known() else OTHER
-        self._tasks.setdefault(task, _TaskMeter()).count(key, result)
+        if task not in self._tasks:
+            self._tasks[task] = _TaskMeter()
+        self._tasks[task].count(key, result)
         if result.status == "error":
             return
         self._latencies_ms.append(result.timings_ms.get("total", 0.0))
