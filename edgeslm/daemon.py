@@ -11,7 +11,7 @@ import logging
 import secrets
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeslm.announcing import Announcer
 from edgeslm.bus.address import client_id_of
@@ -30,7 +30,6 @@ from edgeslm.engine.process import CANCEL_GRACE_S, STOP_GRACE_S
 from edgeslm.errors import EdgeslmError
 from edgeslm.feedback import FeedbackStore
 from edgeslm.heap import give_back_free_memory, give_back_large_buffers
-from edgeslm.hosting import make_console
 from edgeslm.neighbours import Neighbours
 from edgeslm.observe.alerts import Alerts
 from edgeslm.observe.audit import AuditLog
@@ -49,6 +48,9 @@ from edgeslm.service import Service
 from edgeslm.update.store import Store
 from edgeslm.update.updater import Updater
 from edgeslm.update.wishes import Wishes
+
+if TYPE_CHECKING:
+    from edgeslm.hosting import ConsoleHost
 
 log = logging.getLogger("edgeslm.daemon")
 
@@ -140,7 +142,7 @@ class Daemon:
         self._audit = AuditLog(config.audit)
         self._neighbours = Neighbours(config.broker, config.prefix, config.node)
         service.escalation.ask_node = self._neighbours.ask
-        self._console = make_console(config, service, self._audit, self.health, self.info)
+        self._console = self._make_console()
         self._pipeline = Pipeline(
             config,
             service,
@@ -158,6 +160,21 @@ class Daemon:
         self._store = store or Store(config.state_dir, config.node)
         self._wishes = Wishes(config.state_dir, config.node)
         self._set_up_operating(path)
+
+    def _make_console(self) -> ConsoleHost | None:
+        """None unless the configuration has one, which few have: its modules are loaded here alone."""
+        if self.config.console is None:
+            return None
+        from edgeslm.hosting import ConsoleHost
+
+        return ConsoleHost(
+            self.config.console,
+            self.config,
+            self.service,
+            health=self.health,
+            info=self.info,
+            audit=self._audit,
+        )
 
     def _set_up_operating(self, path: Path | None) -> None:
         config = self.config

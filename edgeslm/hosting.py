@@ -260,15 +260,6 @@ class ConsoleHost:
         self._process.send("answer", number=number, result=json.loads(encode_result(result)))
 
 
-def make_console(
-    config: Config, service: Service, audit: AuditLog, health: Document, info: Document
-) -> ConsoleHost | None:
-    """None unless the configuration has one. :raises ConfigError: its packages or its token are missing."""
-    if config.console is None:
-        return None
-    return ConsoleHost(config.console, config, service, health=health, info=info, audit=audit)
-
-
 def _count(path: Path) -> tuple[int, int]:
     """Documents and passages of a collection. :raises KnowledgeError: it can't be read."""
     db = open_database(find_collection(path), writes=False)

@@ -54,7 +54,7 @@ class Senders:
         self._accounts: OrderedDict[bytes, _Account] = OrderedDict()
 
     def admit(self, sender: str, wait_s: Callable[[], float]) -> None:
-        """Counts a request, until :meth:`settle`. ``wait_s`` says how long the queue takes, which costs a look
+        """Counts a request, until :meth:`settle`. ``wait_s`` says how long the queue takes, which is to look
         at all that waits.
 
         :raises Busy: the sender has its share.

@@ -185,6 +185,28 @@ def test_the_time_of_a_request_that_was_interrupted_teaches_nothing() -> None:
     play(scene)
 
 
+def test_who_comes_is_admitted_without_a_look_at_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With thousands in the queue that look would cost more than all the rest of a request."""
+    work = Work()
+    scheduler = Scheduler(work.run, limit=100, timeout_s=60)
+
+    def never(*_: object) -> float:
+        raise AssertionError("it was looked at")
+
+    async def scene() -> None:
+        running = [asyncio.create_task(scheduler.submit(request(str(number)))) for number in range(5)]
+        await settle()
+        monkeypatch.setattr(Scheduler, "wait_s", property(never))
+        running += [asyncio.create_task(scheduler.submit(request(str(number)))) for number in range(5, 20)]
+        await settle()
+        assert scheduler.waiting == 19
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    play(scene)
+
+
 async def measured(scheduler: Scheduler, work: Work, took_s: float) -> None:
     """Lets the scheduler know how long the task takes."""
     one = asyncio.create_task(scheduler.submit(request("measured")))

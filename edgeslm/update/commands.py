@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from edgeslm.config import Config
 from edgeslm.control import only, text_argument
-from edgeslm.errors import InvalidRequest
-from edgeslm.update.staging import SCHEME
+from edgeslm.update.sources import check_source
 from edgeslm.update.store import Store
 
 if TYPE_CHECKING:
@@ -56,21 +53,6 @@ def handlers_of(updater: Updater, store: Store, config: Callable[[], Config]) ->
         "models/rollback": rollback,
         "models/remove": remove,
     }
-
-
-def check_source(source: str, allowed: tuple[str, ...]) -> None:
-    """Whether somebody on the bus may have this brought here.
-
-    :raises InvalidRequest: it is below none of the ``allowed`` folders and addresses.
-    """
-    for start in allowed:
-        if start.startswith(SCHEME):
-            inside = source.startswith(start.rstrip("/") + "/") and ".." not in unquote(source)
-        else:
-            inside = "://" not in source and Path(source).resolve().is_relative_to(Path(start).resolve())
-        if inside:
-            return
-    raise InvalidRequest(f"{source[:200]}: not below any of updates.sources of this node's configuration")
 
 
 def describe(stored: Any) -> dict[str, Any]:

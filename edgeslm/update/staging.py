@@ -26,6 +26,7 @@ from typing import IO, Any, Final
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.errors import BundleError
+from edgeslm.update.sources import SCHEME
 from edgeslm.update.store import Store
 
 log = logging.getLogger("edgeslm.update")
@@ -33,7 +34,6 @@ log = logging.getLogger("edgeslm.update")
 Show = Callable[[int, int | None], None]
 """Bytes that are here, of how many, if that is known."""
 
-SCHEME: Final = "https://"
 MOST_FILES: Final = 10_000
 PIECE: Final = 1 << 20
 RESERVE_BYTES: Final = 200_000_000

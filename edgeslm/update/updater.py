@@ -42,7 +42,6 @@ from edgeslm.trust import Trust
 from edgeslm.update.checks import check
 from edgeslm.update.commands import handlers_of
 from edgeslm.update.incoming import Incoming
-from edgeslm.update.staging import Staging
 from edgeslm.update.store import Store
 from edgeslm.update.trials import Trial
 from edgeslm.update.wishes import Wish, Wishes
@@ -159,6 +158,8 @@ class Updater:
         :param within: see :class:`Staging`.
         :raises BundleError: see :class:`Staging`.
         """
+        from edgeslm.update.staging import Staging  # lazy: few starts bring anything
+
         updates = self._config.updates
         staging = Staging(
             self._store,

@@ -1,0 +1,26 @@
+"""Where bundles may come from. Brings nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from edgeslm.errors import InvalidRequest
+
+SCHEME: Final = "https://"
+
+
+def check_source(source: str, allowed: tuple[str, ...]) -> None:
+    """Whether somebody on the bus may have this brought here.
+
+    :raises InvalidRequest: it is below none of the ``allowed`` folders and addresses.
+    """
+    for start in allowed:
+        if start.startswith(SCHEME):
+            inside = source.startswith(start.rstrip("/") + "/") and ".." not in unquote(source)
+        else:
+            inside = "://" not in source and Path(source).resolve().is_relative_to(Path(start).resolve())
+        if inside:
+            return
+    raise InvalidRequest(f"{source[:200]}: not below any of updates.sources of this node's configuration")
