@@ -20,7 +20,7 @@ from edgeslm.consistency import UNKNOWN_FILTER, Names, inconsistencies
 from edgeslm.document import Document, Problem, key_name, read_document
 from edgeslm.errors import ConfigError
 from edgeslm.fields import Rate
-from edgeslm.sections import Config, Knowledge, Model, Overflow, Route, Task
+from edgeslm.sections import Config, Knowledge, Model, Overflow, Pool, Route, Task
 from edgeslm.surroundings import (
     Audit,
     Broker,
@@ -53,6 +53,7 @@ __all__ = [
     "Model",
     "Option",
     "Overflow",
+    "Pool",
     "Rate",
     "Route",
     "Section",
@@ -72,6 +73,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "tasks": Task,
     "knowledge": Knowledge,
     "routes": Route,
+    "pool": Pool,
     "limits": Limits,
     "journal": Journal,
     "audit": Audit,

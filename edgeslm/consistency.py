@@ -14,7 +14,7 @@ from typing import Any
 
 from edgeslm.document import Path
 from edgeslm.errors import TemplateError
-from edgeslm.sections import LEARNED, NODE_STAGE, Config, Route, Task
+from edgeslm.sections import LEARNED, NODE_STAGE, Config, Pool, Route, Task
 from edgeslm.surroundings import Broker, Console
 from edgeslm.task_kinds import ALLOWED, LEARNABLE, POSSIBLE, Kind
 from edgeslm.topics import NODE_CHANNELS, overlap, topic_name_fault
@@ -78,6 +78,17 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
             known = f"no model is called {section.encoder!r}: {_near(section.encoder, names.models)}"
             yield ("knowledge", name, "encoder"), known
     yield from _route_faults(config, names, route_indices)
+    if config.pool is not None:
+        yield from _pool_faults(config.pool, names)
+
+
+def _pool_faults(pool: Pool, names: Names) -> Iterator[Fault]:
+    for index, name in enumerate(pool.tasks):
+        path: Path = ("pool", "tasks", index)
+        if name not in names.tasks:
+            yield path, f"no task is called {name!r}: {_near(name, names.tasks)}"
+        elif name in pool.tasks[:index]:
+            yield path, f"{name} is named already: name each task once"
 
 
 def _journal_faults(config: Config) -> Iterator[Fault]:

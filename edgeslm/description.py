@@ -43,4 +43,5 @@ def describe(config: Config, service: Service, topics: Topics, boot_id: str) -> 
             for name in models.names
         },
         "limits": config.limits.model_dump(),
+        **({"pool": config.pool.model_dump(mode="json")} if config.pool is not None else {}),
     }

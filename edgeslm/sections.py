@@ -272,6 +272,23 @@ class Route(Section):
     )
 
 
+class Pool(Section):
+    """The pool that this node is a member of: nodes that share the requests to one set of topics."""
+
+    name: Annotated[str, AfterValidator(node_name)] = Field(
+        description="Name of the pool: `a-z`, `0-9` and `-`; the nodes that name it are its members",
+        json_schema_extra={"pattern": "^(?!pool$)[a-z0-9-]{1,64}$"},
+    )
+    tasks: tuple[Name, ...] = Field(
+        min_length=1, max_length=256, description="Which of `tasks` the node does for the pool"
+    )
+    by: Literal["share", "dispatcher"] = Field(
+        default="share",
+        description="Who hands requests out: the broker, by a shared subscription (`share`), or a process of "
+        "`edgeslm dispatch`",
+    )
+
+
 def _default_replies(data: dict[str, Any]) -> tuple[str, ...]:
     prefix = data.get("prefix", DEFAULT_PREFIX)
     return (f"{prefix}/v1/+/res/#", f"{prefix}/v1/pool/+/res/#")
@@ -309,6 +326,9 @@ class Config(Section):
     )
     routes: tuple[Route, ...] = Field(
         default=(), max_length=MAX_ROUTES, description="Topics to watch without any client"
+    )
+    pool: Pool | None = Field(
+        default=None, description="The pool of nodes that this one also serves; none if left out"
     )
     replies: tuple[TopicFilter, ...] = Field(
         default_factory=_default_replies,

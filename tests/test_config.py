@@ -46,6 +46,20 @@ def test_sections_can_t_be_changed() -> None:
         config.node = "other"
 
 
+def test_a_pool_serves_tasks_of_the_node_and_each_once() -> None:
+    pool = parse_config(SMALL + "pool: {name: hall, tasks: [triage]}\n").pool
+    assert pool is not None
+    assert (pool.name, pool.tasks, pool.by) == ("hall", ("triage",), "share")
+    assert problems(SMALL + "pool: {name: pool, tasks: [triage], by: luck}\n") == [
+        "c.yaml:7: pool.by: must be one of share, dispatcher",
+        "c.yaml:7: pool.name: pool is no node's name, since pools have their topics there: choose another",
+    ]
+    assert problems(SMALL + "pool: {name: hall, tasks: [triag, triage, triage]}\n") == [
+        "c.yaml:7: pool.tasks[0]: no task is called 'triag': did you mean triage?",
+        "c.yaml:7: pool.tasks[2]: triage is named already: name each task once",
+    ]
+
+
 def test_the_default_of_replies_follows_the_prefix() -> None:
     assert parse_config(SMALL + "prefix: plant\n").replies == ("plant/v1/+/res/#", "plant/v1/pool/+/res/#")
 
@@ -175,7 +189,7 @@ def test_tags_are_refused(tag: str) -> None:
         ("knowledge: {manuals: {}}", "knowledge.manuals.path: missing: add it"),
         ("knowledge: {manuals: {path: /kb, encoder: larg}}", "knowledge.manuals.encoder: no model is called"),
         ("knowledge: {manuals: {path: /kb, chunks: 5}}", "knowledge.manuals.chunks: unknown key; known here"),
-        ("pool: {name: a}", "pool: unknown key"),
+        ("pool: {name: a}", "pool.tasks: missing: add it"),
         ("limits: {queue: 0}", "limits.queue: must be at least 1"),
         ("limits: {queue: 1.5}", "limits.queue: must be a whole number"),
         ('limits: {queue: "5"}', "limits.queue: must be a whole number, without quotes"),
