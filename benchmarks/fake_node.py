@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,8 +33,13 @@ FAKE_WORKER = Path(__file__).parents[1] / "tests" / "fake_worker.py"
 COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
 
 
-class InstantEngine(EngineProcess):
-    """No process: the first label has it, always."""
+class TimedEngine(EngineProcess):
+    """No process: the first label has it, always, after ``service_s`` seconds, one call at a time."""
+
+    def __init__(self, bundle: Path, service_s: float = 0.0) -> None:
+        super().__init__(bundle)
+        self.service_s = service_s
+        self._alone = asyncio.Lock()
 
     @property
     def alive(self) -> bool:
@@ -47,15 +53,19 @@ class InstantEngine(EngineProcess):
         self, call: Call, on_chunk: Callable[[str], None] | None = None, priority: int = NORMAL_PRIORITY
     ) -> Output:
         assert isinstance(call, Score)  # noqa: S101  (the benchmark's only task is a classify)
+        if self.service_s:
+            async with self._alone:
+                await asyncio.sleep(self.service_s)
         rest = 0.1 / (len(call.labels) - 1)
-        return Output(COST, probabilities=(0.9,) + (rest,) * (len(call.labels) - 1))
+        cost = replace(COST, prefill_ms=self.service_s * 1000) if self.service_s else COST
+        return Output(cost, probabilities=(0.9,) + (rest,) * (len(call.labels) - 1))
 
     async def stop(self) -> None:
         self.info = None
 
 
 ENGINES: dict[str, MakeProcess] = {
-    "parent": lambda bundle, hardware, adapters: InstantEngine(bundle.path),
+    "parent": lambda bundle, hardware, adapters: TimedEngine(bundle.path),
     "pipe": lambda bundle, hardware, adapters: EngineProcess(
         bundle.path, command=(sys.executable, str(FAKE_WORKER))
     ),
