@@ -25,6 +25,9 @@ bus for good."""
 NODE_CHANNELS = ("state", "info", "health", "req", "res", "event", "dead", "cancel", "feedback", "ctl")
 """First level below a node's base topic, as protocol version 1 names them."""
 
+SITES = "site"
+"""First level of what comes from other brokers: a site's topics are below ``site/<name>/`` at its hub."""
+
 _PLAIN_NAME = re.compile(r"[\w.-]{1,64}(/[\w.-]{1,64}){0,20}", re.ASCII)
 """Names in which nothing can be wrong: nearly all. Every request comes by here, more than once."""
 
@@ -39,6 +42,22 @@ _UNWANTED = re.compile(
 def base_topic(prefix: str, node: str) -> str:
     """The topic below which everything of one node lives."""
     return f"{prefix}/v1/{node}"
+
+
+def site_topic(site: str, topic: str) -> str:
+    """A topic of a site's broker as the hub has it."""
+    return f"{SITES}/{site}/{topic}"
+
+
+def site_fault(name: str) -> str | None:
+    """What is wrong with the name of a site, as the end of a sentence; None if it is fine."""
+    fine = re.fullmatch(r"[a-z0-9-]{1,59}", name)
+    return None if fine else "may hold a-z, 0-9 and - only, 1 to 59 of them"
+
+
+def link_topic(site: str) -> str:
+    """Whether the hub has a connection with a site: ``1`` or ``0``, retained."""
+    return site_topic(site, "link")
 
 
 def topic_name_fault(topic: str) -> str | None:

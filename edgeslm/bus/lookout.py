@@ -1,6 +1,7 @@
 """What nodes say of themselves, as an onlooker hears it: the retained ``state``, ``info`` and ``health``.
 
-Publishes nothing, and keeps the last document of each kind for each node. Knows no meaning of a figure.
+At a hub it hears the nodes of sites, and whether each site is connected. Publishes nothing, and keeps the
+last document of each kind for each node. Knows no meaning of a figure.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edgeslm.bus.network import Link, Network, Settings, Subscription
 from edgeslm.bus.problems import Problem, Welcome
 from edgeslm.bus.strict_json import decode_text, parse_json
 from edgeslm.errors import BrokerError, InvalidRequest
-from edgeslm.topics import base_topic
+from edgeslm.topics import base_topic, link_topic, matches, site_topic
 
 if TYPE_CHECKING:
     from paho.mqtt.client import MQTTMessage
@@ -31,24 +32,49 @@ _CALM_S = 0.5
 """Without a message for so long after the subscription, what is retained has come."""
 
 
+ALL_SITES = "+"
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """Whether a site has a connection with its hub, since when (``time.time()``), or ``since_before``."""
+
+    is_up: bool
+    since: float
+    since_before: bool
+
+
 @dataclass(slots=True)
 class Sighting:
-    """The last documents of one node, and when each came (``time.time()``); a retained one may be older."""
+    """The last documents of one node, and when each came (``time.time()``); a retained one may be older.
+
+    ``site`` is None for a node of the broker itself.
+    """
 
     node: str
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
     heard_at: dict[str, float] = field(default_factory=dict)
+    site: str | None = None
 
 
 class Lookout:
-    """A connection that only listens; ``node`` None: to all nodes below ``prefix``. Safe between threads."""
+    """A connection that only listens; ``node`` None: to all nodes below ``prefix``. Safe between threads.
 
-    def __init__(self, address: BrokerAddress, prefix: str, node: str | None = None) -> None:
+    ``site`` None: to nodes of the broker; a name or ``ALL_SITES``: to nodes of sites, at the broker that is
+    their hub. ``prefix`` is that at the site.
+    """
+
+    def __init__(
+        self, address: BrokerAddress, prefix: str, node: str | None = None, *, site: str | None = None
+    ) -> None:
         self._address = address
-        self._head = base_topic(prefix, "")
-        self._node = node
+        bases = base_topic(prefix, node or "+")
+        self._bases = bases if site is None else site_topic(site, bases)
+        self._link = None if site is None else link_topic(site)
+        self._is_one = node is not None and site != ALL_SITES
         self._changed = threading.Condition()
-        self._sightings: dict[str, Sighting] = {}
+        self._sightings: dict[tuple[str, str], Sighting] = {}
+        self._uplinks: dict[str, Uplink] = {}
         self._problem: Problem | None = None
         self._is_subscribed = False
         self._refused: str | None = None
@@ -77,12 +103,17 @@ class Lookout:
         return self._problem.sentence if self._problem else None
 
     def sightings(self) -> list[Sighting]:
-        """By the name of the node."""
+        """By the names of site and node."""
         with self._changed:
             return [
-                Sighting(one.node, dict(one.documents), dict(one.heard_at))
+                Sighting(one.node, dict(one.documents), dict(one.heard_at), one.site)
                 for _, one in sorted(self._sightings.items())
             ]
+
+    def uplinks(self) -> dict[str, Uplink]:
+        """Of the sites that have told of theirs, by name."""
+        with self._changed:
+            return dict(sorted(self._uplinks.items()))
 
     def wait(self, timeout_s: float) -> bool:
         """Returns once something has changed, or after ``timeout_s``; says whether something has."""
@@ -106,8 +137,7 @@ class Lookout:
             raise BrokerError(self._refused or self.problem or f"The broker at {self._address} is silent.")
 
     def _is_complete(self) -> bool:
-        sighting = self._sightings.get(self._node or "")
-        return sighting is not None and len(sighting.documents) == len(KINDS)
+        return self._is_one and any(len(one.documents) == len(KINDS) for one in self._sightings.values())
 
     # The listener, on the network thread
 
@@ -115,28 +145,44 @@ class Lookout:
         with self._changed:
             self._problem = None
             self._note()
-        name = self._node or "+"
-        link.subscribe([Subscription(f"{self._head}{name}/{kind}", every_time=True) for kind in KINDS])
+        filters = [f"{self._bases}/{kind}" for kind in KINDS] + ([self._link] if self._link else [])
+        link.subscribe([Subscription(one, every_time=True) for one in filters])
 
     def received(self, link: Link, message: MQTTMessage) -> None:
         if message.qos:
             link.ack(message.mid)
-        node, _, kind = message.topic.removeprefix(self._head).partition("/")
-        if kind not in KINDS:
+        if self._link is not None and matches(self._link, message.topic):
+            self._note_uplink(message.topic.split("/")[1], bytes(message.payload), message.retain)
             return
+        base, _, kind = message.topic.rpartition("/")
+        if kind not in KINDS or not matches(self._bases, base):
+            return
+        levels = base.split("/")
+        site, node = None if self._link is None else levels[1], levels[-1]
+        key = (site or "", node)
         try:
             document = parse_json(decode_text(bytes(message.payload))) if message.payload else None
         except InvalidRequest:
             return
         with self._changed:
             if not message.payload:  # the broker has been told to forget it
-                self._forget(node, kind)
-            elif isinstance(document, dict) and (
-                node in self._sightings or len(self._sightings) < MOST_NODES
-            ):
-                sighting = self._sightings.setdefault(node, Sighting(node))
+                self._forget(key, kind)
+            elif isinstance(document, dict) and (key in self._sightings or len(self._sightings) < MOST_NODES):
+                sighting = self._sightings.setdefault(key, Sighting(node, site=site))
                 sighting.documents[kind] = document
                 sighting.heard_at[kind] = time.time()
+            self._heard_at = time.monotonic()
+            self._note()
+
+    def _note_uplink(self, site: str, payload: bytes, retained: bool) -> None:
+        with self._changed:
+            there = self._uplinks.get(site)
+            if payload not in (b"0", b"1"):
+                self._uplinks.pop(site, None)
+            elif there is None and len(self._uplinks) == MOST_NODES:
+                return
+            elif there is None or there.is_up != (payload == b"1"):
+                self._uplinks[site] = Uplink(payload == b"1", time.time(), bool(retained))
             self._heard_at = time.monotonic()
             self._note()
 
@@ -148,7 +194,7 @@ class Lookout:
             self._is_subscribed = not all(failures)
             if all(failures):
                 self._refused = (
-                    f"The broker refuses the subscription to {self._head}{self._node or '+'}/... "
+                    f"The broker refuses the subscription to {self._bases}/... "
                     f"({failures[0]}); its access list must allow it."
                 )
             self._heard_at = time.monotonic()
@@ -159,13 +205,13 @@ class Lookout:
             self._problem = problem
             self._note()
 
-    def _forget(self, node: str, kind: str) -> None:
-        sighting = self._sightings.get(node)
+    def _forget(self, key: tuple[str, str], kind: str) -> None:
+        sighting = self._sightings.get(key)
         if sighting is not None:
             sighting.documents.pop(kind, None)
             sighting.heard_at.pop(kind, None)
             if not sighting.documents:
-                del self._sightings[node]
+                del self._sightings[key]
 
     def _note(self) -> None:
         self._version += 1

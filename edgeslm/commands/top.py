@@ -1,4 +1,4 @@
-"""``edgeslm top``: a node, or all nodes of a broker, live in the terminal."""
+"""``edgeslm top``: a node, all nodes of a broker, or of all sites of a hub, live in the terminal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from edgeslm.commands.screen import say
 from edgeslm.errors import BrokerError
-from edgeslm.topics import DEFAULT_PREFIX
+from edgeslm.topics import DEFAULT_PREFIX, site_fault, site_topic
 
 if TYPE_CHECKING:
     from edgeslm.bus.lookout import Lookout
     from edgeslm.observe.overview import NodeFigures
 
-SUMMARY = "show a node, or all nodes of a broker, live"
+SUMMARY = "show a node, all nodes of a broker, or of all sites of a hub, live"
 EXAMPLE = "edgeslm top --broker mqtt://broker.local --node press-hall-4"
 
 REDRAW_S = 1.0
@@ -37,6 +37,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--node", help="this node alone, with all that it says")
     command.add_argument("--prefix", default=DEFAULT_PREFIX, help="first level of the nodes' topics")
+    command.add_argument(
+        "--sites", action="store_true", help="the nodes of all sites, at the broker that is their hub"
+    )
+    command.add_argument("--site", metavar="NAME", help="the nodes of this site alone, at its hub")
     command.add_argument("--username")
     command.add_argument("--password-file", type=Path)
     command.add_argument("--ca-file", type=Path)
@@ -50,7 +54,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from edgeslm.bus.address import BrokerAddress, read_password
-    from edgeslm.bus.lookout import Lookout
+    from edgeslm.bus.lookout import ALL_SITES, Lookout
+    from edgeslm.observe.overview import plain
 
     address = BrokerAddress.parse(
         arguments.broker,
@@ -60,13 +65,15 @@ def run(arguments: argparse.Namespace) -> int:
         cert_file=arguments.cert_file,
         key_file=arguments.key_file,
     )
-    with Lookout(address, arguments.prefix, arguments.node) as lookout:
+    if arguments.site is not None and (fault := site_fault(arguments.site)):
+        raise BrokerError(f"--site {plain(arguments.site)}: a site's name {fault}")
+    site = arguments.site or (ALL_SITES if arguments.sites else None)
+    with Lookout(address, arguments.prefix, arguments.node, site=site) as lookout:
         lookout.settle(PATIENCE_S)
         if arguments.once and not lookout.sightings():
             who = f"the node {arguments.node}" if arguments.node else "any node"
-            raise BrokerError(
-                f"The broker at {address} has heard nothing of {who} below {arguments.prefix}/v1."
-            )
+            below = f"{arguments.prefix}/v1" if site is None else site_topic(site, f"{arguments.prefix}/v1")
+            raise BrokerError(f"The broker at {address} has heard nothing of {who} below {below}.")
         if arguments.once:
             say(_picture(lookout, arguments, str(address), None))
             return 0
@@ -122,5 +129,15 @@ def _picture(lookout: Lookout, arguments: argparse.Namespace, broker: str, heigh
 def _figures(lookout: Lookout) -> list[NodeFigures]:
     from edgeslm.observe.overview import figures_of
 
-    now = time.time()
-    return [figures_of(one.node, one.documents, one.heard_at, now) for one in lookout.sightings()]
+    now, uplinks = time.time(), lookout.uplinks()
+    nodes = []
+    for one in lookout.sightings():
+        node = figures_of(one.node, one.documents, one.heard_at, now)
+        if one.site is not None:
+            uplink = uplinks.get(one.site)
+            if uplink is None or uplink.is_up:
+                node = node.of_site(one.site)
+            else:
+                node = node.of_site(one.site, uplink.since, uplink.since_before)
+        nodes.append(node)
+    return nodes

@@ -7,8 +7,9 @@ form: what isn't a figure is left out, and no character can command a terminal.
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 STALE_S = 90.0
@@ -20,7 +21,11 @@ _STATE_STYLES = {"online": "good", "starting": "busy", "draining": "busy"}
 
 @dataclass(frozen=True, slots=True)
 class NodeFigures:
-    """One node, as far as it has said; None where it hasn't. ``age_s`` is that of its health."""
+    """One node, as far as it has said; None where it hasn't. ``age_s`` is that of its health.
+
+    ``site`` is None for a node of the broker itself. Where its site is cut off, ``unreachable_since`` is when
+    that was heard (``time.time()``); with ``since_before`` it was so already when somebody began to listen.
+    """
 
     node: str
     state: str
@@ -40,10 +45,18 @@ class NodeFigures:
     models: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
     age_s: float | None = None
+    site: str | None = None
+    unreachable_since: float | None = None
+    since_before: bool = False
 
     @property
     def is_up(self) -> bool:
-        return self.state not in ("offline", "stopped", "unknown")
+        return self.unreachable_since is None and self.state not in ("offline", "stopped", "unknown")
+
+    def of_site(
+        self, site: str, unreachable_since: float | None = None, since_before: bool = False
+    ) -> NodeFigures:
+        return replace(self, site=plain(site), unreachable_since=unreachable_since, since_before=since_before)
 
 
 def figures_of(
@@ -161,6 +174,7 @@ _COLUMNS = (
     _Column("UP", 6, 0),
 )
 _NARROWEST = 10
+_WIDEST_SITE = 20
 
 
 class Painter:
@@ -181,24 +195,25 @@ def screen(
     Where not all fit, tasks give way to nodes, and nodes at the end to a line that counts them.
     """
     width = max(20, width)
-    up = sum(node.is_up for node in nodes)
-    count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}, {up} up"
-    head = [paint(_cut(f"{title}   {count}", width), "bold"), ""]
-    columns = _columns(width, [node.node for node in nodes])
-    table = [paint(_row("NODE", [c.title for c in columns], columns, width), "dim")]
+    head = [paint(_cut(f"{title}   {_counted(nodes)}", width), "bold"), ""]
     if not nodes:
         return [*head, _cut("No node has said anything yet.", width)]
-    rows = {node.node: paint_row(node, columns, width, paint) for node in nodes}
-    details = {node.node: _details(node, width, paint, alone=len(nodes) == 1) for node in nodes}
-    alerts = {node.node: _alerts(node, width, paint) for node in nodes}
+    sites = max((len(node.site) for node in nodes if node.site is not None), default=None)
+    site_room = None if sites is None else min(max(sites, 4), _WIDEST_SITE, width // 4)
+    site = "" if site_room is None else f"{'SITE':<{site_room}} "
+    columns = _columns(width - len(site), [node.node for node in nodes])
+    table = [paint(site + _row("NODE", [c.title for c in columns], columns, width - len(site)), "dim")]
+    rows = [paint_row(node, columns, width, paint, site_room) for node in nodes]
+    details = [_details(node, width, paint, alone=len(nodes) == 1) for node in nodes]
+    alerts = [_alerts(node, width, paint) for node in nodes]
     for parts in ((details, alerts), (alerts,), ()):
         lines = [
             *head,
             *table,
             *(
                 line
-                for node in nodes
-                for line in (rows[node.node], *(one for part in parts for one in part[node.node]))
+                for index, row in enumerate(rows)
+                for line in (row, *(one for part in parts for one in part[index]))
             ),
         ]
         if height is None or len(lines) <= height:
@@ -209,7 +224,36 @@ def screen(
     return lines
 
 
-def paint_row(node: NodeFigures, columns: Sequence[_Column], width: int, paint: Painter) -> str:
+def _counted(nodes: Sequence[NodeFigures]) -> str:
+    up = sum(node.is_up for node in nodes)
+    count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}, {up} up"
+    sites = {node.site for node in nodes if node.site is not None}
+    if not sites:
+        return count
+    cut_off = {node.site for node in nodes if node.unreachable_since is not None}
+    return f"{len(sites)} site{'' if len(sites) == 1 else 's'}, {len(cut_off)} unreachable   {count}"
+
+
+def _unreachable(node: NodeFigures) -> str:
+    """In local time, with the date if it isn't today's."""
+    since = time.localtime(node.unreachable_since)
+    today = time.localtime()[:3] == since[:3]
+    said = time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M", since)
+    return f"unreachable since {'before ' if node.since_before else ''}{said} (was {node.state})"
+
+
+def paint_row(
+    node: NodeFigures,
+    columns: Sequence[_Column],
+    width: int,
+    paint: Painter,
+    site_room: int | None = None,
+) -> str:
+    """``site_room``: columns for the name of the site, if there are sites."""
+    site = "" if site_room is None else f"{_cut(node.site or '', site_room):<{site_room}} "
+    left = width - len(site)
+    if node.unreachable_since is not None:  # its figures are of then, and nobody knows what has become of it
+        return paint(_cut(site + _named(node.node, columns, left) + f" {_unreachable(node)}", width), "bad")
     latency = node.latency_ms
     cells = {
         "STATE": node.state,
@@ -226,7 +270,7 @@ def paint_row(node: NodeFigures, columns: Sequence[_Column], width: int, paint: 
     }
     if not node.is_up:  # what it last said is no figure of now
         cells = {"STATE": node.state}
-    line = _row(node.node, [cells.get(column.title, "") for column in columns], columns, width)
+    line = site + _row(node.node, [cells.get(column.title, "") for column in columns], columns, left)
     style = _STATE_STYLES.get(node.state, "bad")
     return paint(line, "dim" if not node.is_up else None) if style == "good" else paint(line, style)
 
@@ -273,16 +317,19 @@ def wrap(text: str, width: int) -> list[str]:
 def _columns(width: int, names: Sequence[str]) -> list[_Column]:
     """As many columns as fit beside the longest name, or beside its beginning."""
     kept = list(_COLUMNS)
-    wanted = max([4, *(len(name) for name in names)])
+    wanted = max([_NARROWEST, *(len(name) for name in names)])
     while len(kept) > 1 and sum(c.width + 1 for c in kept) + min(wanted, 24) > width:
         kept.remove(min(kept, key=lambda column: column.keep))
     return kept
 
 
+def _named(name: str, columns: Sequence[_Column], width: int) -> str:
+    room = min(max(_NARROWEST, width - sum(column.width + 1 for column in columns)), 32)
+    return f"{_cut(name, room):<{room}}"
+
+
 def _row(name: str, cells: Sequence[str], columns: Sequence[_Column], width: int) -> str:
-    room = max(_NARROWEST, width - sum(column.width + 1 for column in columns))
-    room = min(room, 32)
-    line = f"{_cut(name, room):<{room}}"
+    line = _named(name, columns, width)
     for cell, column in zip(cells, columns, strict=True):
         side = "<" if column.title == "STATE" else ">"
         line += f" {_cut(cell, column.width):{side}{column.width}}"

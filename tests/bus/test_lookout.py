@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.bus.address import BrokerAddress
-from edgeslm.bus.lookout import MOST_NODES, Lookout
+from edgeslm.bus.lookout import ALL_SITES, MOST_NODES, Lookout
 from edgeslm.errors import BrokerError
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto, free_port
@@ -17,8 +17,8 @@ from tests.brokers import Mosquitto, free_port
 BASE = "edgeslm/v1"
 
 
-def lookout_of(broker: Mosquitto, node: str | None = None) -> Lookout:
-    return Lookout(BrokerAddress.parse(broker.url), "edgeslm", node)
+def lookout_of(broker: Mosquitto, node: str | None = None, site: str | None = None) -> Lookout:
+    return Lookout(BrokerAddress.parse(broker.url), "edgeslm", node, site=site)
 
 
 def until(lookout: Lookout, holds: Callable[[], bool]) -> None:
@@ -108,3 +108,55 @@ def test_a_broker_that_lets_nobody_read_is_said(
         except BrokerError as error:
             assert "access list" in str(error)
         assert lookout.sightings() == []  # mosquitto 2.0 grants what it doesn't bring
+
+
+def test_at_a_hub_it_hears_the_nodes_of_sites_by_site_and_node(broker: Mosquitto) -> None:
+    with App(broker.port) as app:
+        for place in (
+            "site/yard/edgeslm",
+            "site/hall/edgeslm",
+            "edgeslm",
+            "site/hall/other",
+            "site/a/b/edgeslm",
+        ):
+            app.publish(f"{place}/v1/press/state", {"at": place}, retain=True)
+        app.publish("site/yard/edgeslm/v1/press/res/state", {"no": "document"}, retain=True)
+        app.publish("site/yard/link", b"0", retain=True)
+        with lookout_of(broker, site=ALL_SITES) as lookout:
+            lookout.settle(WAIT_S)
+            found = lookout.sightings()
+            assert [(one.site, one.node) for one in found] == [("hall", "press"), ("yard", "press")]
+            assert found[1].documents == {"state": {"at": "site/yard/edgeslm"}}
+            app.publish("site/hall/edgeslm/v1/press/state", b"", retain=True)
+            until(lookout, lambda: [one.site for one in lookout.sightings()] == ["yard"])
+        with lookout_of(broker, "press", site="yard") as lookout:
+            lookout.settle(WAIT_S)
+            assert [(one.site, one.node) for one in lookout.sightings()] == [("yard", "press")]
+        with lookout_of(broker) as lookout:
+            lookout.settle(WAIT_S)
+            assert [one.documents for one in lookout.sightings()] == [{"state": {"at": "edgeslm"}}]
+            assert not lookout.uplinks()
+
+
+def test_it_knows_which_sites_are_cut_off_and_since_when(broker: Mosquitto) -> None:
+    with App(broker.port) as app:
+        app.publish("site/yard/link", b"0", retain=True)
+        with lookout_of(broker, site=ALL_SITES) as lookout:
+            lookout.settle(WAIT_S)
+            before = lookout.uplinks()["yard"]
+            assert (before.is_up, before.since_before) == (False, True)
+            for payload in (b"1", b"1", b"0", b"0"):
+                app.publish("site/hall/link", payload, retain=True)
+            until(lookout, lambda: "hall" in lookout.uplinks() and not lookout.uplinks()["hall"].is_up)
+            cut = lookout.uplinks()["hall"]
+            assert (cut.is_up, cut.since_before) == (False, False)
+            broker.stop()  # it keeps nothing here, as a hub that was set up anew
+            until(lookout, lambda: lookout.problem is not None)
+            broker.start()
+            until(lookout, lambda: lookout.problem is None)
+            assert lookout.uplinks()["hall"] == cut
+    with App(broker.port) as app, lookout_of(broker, site=ALL_SITES) as lookout:
+        for payload in (b"1", b"", b"1", b"off"):
+            app.publish("site/hall/link", payload, retain=True)
+        app.publish("site/last/link", b"1")
+        until(lookout, lambda: list(lookout.uplinks()) == ["last"])

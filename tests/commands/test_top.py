@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -45,6 +46,55 @@ def test_once_as_json(broker: Mosquitto, node: App, capsys: pytest.CaptureFixtur
     (figures,) = json.loads(capsys.readouterr().out)
     assert (figures["node"], figures["state"], figures["queue"]) == ("hall", "online", 3)
     assert figures["answers_per_s"] == {"triage": 1.5}
+
+
+@pytest.fixture
+def sites(broker: Mosquitto) -> Iterator[App]:
+    """A hub: two sites, whose nodes have one name, and one of which is cut off."""
+    with App(broker.port) as app:
+        for site, link in (("yard", "0"), ("plant", "1")):
+            app.publish(f"site/{site}/link", link, retain=True)
+            app.publish(f"site/{site}/{BASE}/state", {"state": "online", "boot_id": "b"}, retain=True)
+        yield app
+
+
+def test_the_sites_of_a_hub(broker: Mosquitto, sites: App, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", "--broker", broker.url, "--once", "--sites"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "2 sites, 1 unreachable   2 nodes, 1 up" in lines[0]
+    assert [line.split()[:4] for line in lines[3:]] == [
+        ["plant", "hall", "online", "-"],
+        ["yard", "hall", "unreachable", "since"],
+    ]
+    assert main(["top", "--broker", broker.url, "--once", "--sites", "--json"]) == 0
+    up, cut = json.loads(capsys.readouterr().out)
+    assert (up["site"], up["node"], up["unreachable_since"]) == ("plant", "hall", None)
+    assert (cut["site"], cut["node"], cut["since_before"]) == ("yard", "hall", True)
+    assert cut["unreachable_since"] > 0
+    assert main(["top", "--broker", broker.url, "--once", "--json", "--site", "yard"]) == 0
+    assert [one["site"] for one in json.loads(capsys.readouterr().out)] == ["yard"]
+    assert main(["top", "--broker", broker.url, "--once", "--json", "--prefix", "site/plant/edgeslm"]) == 0
+    assert [one["node"] for one in json.loads(capsys.readouterr().out)] == ["hall"]
+
+
+def test_a_site_that_can_t_be_or_that_nobody_knows(
+    broker: Mosquitto, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["top", "--broker", broker.url, "--once", "--site", "#"]) == 1
+    assert "--site #: a site's name may hold a-z" in capsys.readouterr().err
+    assert main(["top", "--broker", broker.url, "--once", "--site", "attic"]) == 1
+    assert "of any node below site/attic/edgeslm/v1" in capsys.readouterr().err
+
+
+def test_a_site_that_is_cut_off_while_somebody_looks(broker: Mosquitto, sites: App) -> None:
+    terminal = Terminal("--broker", broker.url, "--sites", COLUMNS="100")
+    terminal.wait_for("1 unreachable")
+    sites.publish("site/plant/link", "0", retain=True)
+    terminal.wait_for("2 unreachable")
+    terminal.seen = terminal.seen.partition("2 unreachable")[2]
+    terminal.wait_for("yard")  # which stands below it
+    assert re.search(r"plant +hall +unreachable since \d\d:\d\d:\d\d", terminal.seen)
+    assert terminal.interrupt() == 130
 
 
 def test_a_node_that_nobody_knows(broker: Mosquitto, capsys: pytest.CaptureFixture[str]) -> None:

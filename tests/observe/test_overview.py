@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -83,9 +84,31 @@ def test_where_not_all_fits_tasks_give_way_to_nodes_and_nodes_to_a_count() -> No
     assert drawn(*nodes, height=6)[-2:] == [drawn(*nodes, height=8)[4], "and 3 more"]
 
 
+def test_nodes_of_sites_stand_beside_their_site_and_those_of_a_site_that_is_cut_off_say_so() -> None:
+    at_noon = time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1))
+    (one, two) = [figures_of("press", documents(), {"health": 100.0}, 112.0)] * 2
+    lines = screen(
+        [one.of_site("hall"), two.of_site("yard", at_noon), two.of_site("yard", at_noon, since_before=True)],
+        width=90,
+        height=None,
+        title="top",
+        paint=Painter(False),
+    )
+    assert lines[0] == "top   2 sites, 1 unreachable   3 nodes, 1 up"
+    assert lines[2].startswith("SITE NODE ")
+    assert lines[3].startswith("hall press  ")
+    assert lines[-2].split(maxsplit=2) == ["yard", "press", "unreachable since 2026-03-04 12:00 (was online)"]
+    assert lines[-1].endswith("unreachable since before 2026-03-04 12:00 (was online)")
+    assert sum("disk is full" in line for line in lines) == 1
+
+
 @pytest.mark.parametrize("width", [20, 30, 44, 60, 80, 200])
 def test_columns_give_way_on_a_narrow_terminal(width: int) -> None:
     lines = drawn(("press-hall-4-by-the-gate", documents()), width=width)
+    (node,) = [figures_of("press", documents(), {}, 0.0).of_site("a" * 30, 0.0)]
+    for site in (node, node.of_site("hall")):
+        of_site = screen([site], width=width, height=None, title="top", paint=Painter(False))
+        assert all(len(line) <= width for line in of_site)
     assert all(len(line) <= width for line in lines)
     assert "STATE" in lines[2]
     assert ("P99" in lines[2]) == (width > 90)
