@@ -18,26 +18,19 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from edgeslm.bus.client import BusClient, Delivery, Subscription
-from edgeslm.bus.journal import Journal, delivery_key, reader_key, request_key
-from edgeslm.bus.protocol import (
-    Rejected,
-    Topics,
-    encode_result,
-    error_result,
-    parse_cancel,
-    parse_request,
-)
+from edgeslm.bus.journal import Journal, delivery_key, reader_key
+from edgeslm.bus.protocol import Rejected, Topics, encode_result, error_result, parse_cancel
 from edgeslm.bus.spool import Spool
 from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
 from edgeslm.corrections import Corrections
-from edgeslm.errors import Busy, InternalError, InvalidRequest, JournalError
-from edgeslm.held import Flights, Held
+from edgeslm.errors import Busy, InvalidRequest, JournalError
+from edgeslm.held import Held
+from edgeslm.holding import Holding
 from edgeslm.messages import Request, Result
 from edgeslm.observe.audit import AuditLog
 from edgeslm.observe.health import Meter
@@ -45,6 +38,7 @@ from edgeslm.observe.tracing import Tracer
 from edgeslm.outgoing import Outgoing
 from edgeslm.remembering import Remembering
 from edgeslm.service import Service
+from edgeslm.serving import Serving
 from edgeslm.tries import Tries
 from edgeslm.watching import Watcher
 
@@ -97,10 +91,19 @@ class Pipeline:
         self._spool = spool
         self._bus = bus
         self._outgoing = Outgoing(bus, topics)
+        self._holding = Holding(self._released)
+        self._serving = Serving(
+            self._answer,
+            clerk=self,
+            journal=journal,
+            outgoing=self._outgoing,
+            meter=meter,
+            trace=tracer.trace,
+        )
         self._watcher = Watcher(
             config,
             self._run_for_route,
-            start=self._start,
+            start=self._holding.start,
             outgoing=self._outgoing,
             journal=journal,
             windows=windows,
@@ -109,15 +112,10 @@ class Pipeline:
             tracer=tracer,
             base=topics.base,
         )
-        self._held: dict[Held, None] = {}
-        self._held_bytes = 0
-        self._unsure = 0
-        self._flights = Flights()
         self._arrivals: list[Delivery] = []
         self._last_spooled = 0
         self._from_spool: set[int] = set()
         self._is_feeding = False
-        self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
@@ -147,15 +145,12 @@ class Pipeline:
 
     async def drain(self, limit_s: float) -> int:
         """Waits for what is being served; how many messages are left after ``limit_s``."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=limit_s)
-        return len(self._tasks)
+        return await self._holding.drain(limit_s)
 
     def abandon(self) -> None:
         """Breaks off what is left: it is not answered, so broker and spool keep it for the next start."""
         self.close()
-        for task in self._tasks:
-            task.cancel()
+        self._holding.abandon()
 
     # In
 
@@ -166,13 +161,13 @@ class Pipeline:
             self._audit.note(delivery.topic.rpartition("/")[2], bytes=delivery.size)
         if delivery.topic == self._topics.cancel:
             self._spool_arrivals()  # what it means may be among them
-            self._hold(Held(delivery, self._journal.epoch), [self._cancel(delivery)])
+            self._holding.hold(Held(delivery, self._journal.epoch), [self._cancel(delivery)])
         elif delivery.topic == self._topics.feedback and not delivery.qos and self._corrections.is_full:
             self._meter.drop("feedback")
         elif delivery.topic == self._topics.feedback:
             take = self._corrections.take(delivery.payload, retained=delivery.retain)
-            self._hold(Held(delivery, self._journal.epoch), [take])
-        elif not delivery.qos and self._unsure >= MOST_REFUSED * self._config.limits.queue_unsure:
+            self._holding.hold(Held(delivery, self._journal.epoch), [take])
+        elif not delivery.qos and self._holding.unsure >= MOST_REFUSED * self._config.limits.queue_unsure:
             self._meter.drop("busy")  # nothing holds a flood back, and answers have to be held too
         elif self._config.durability == "spool" and delivery.qos:
             if not self._arrivals:  # all that come in this turn of the loop are synced at once
@@ -191,7 +186,7 @@ class Pipeline:
             return
         since = time.monotonic() - older_than_s
         loose = []
-        for held in self._held:  # the oldest first
+        for held in self._holding:  # the oldest first
             if held.delivery.received_at > since:
                 break
             if held.is_request and held.spooled is None and not held.unsure:
@@ -231,9 +226,7 @@ class Pipeline:
         limits = self._config.limits
         self._is_feeding = True
         try:
-            while (
-                len(self._held) < limits.queue and self._held_bytes < limits.queue_bytes and not self._closed
-            ):
+            while self._holding.has_room(limits) and not self._closed:
                 spooled = self._spool.next(self._last_spooled)
                 if spooled is None:
                     return
@@ -249,46 +242,14 @@ class Pipeline:
         delivery = held.delivery
         held.is_request = True
         if held.spooled is None:
-            held.refusal = self._why_full(held)
+            held.refusal = self._holding.why_full(held, self._config.limits)
         if (task := self._topics.task_of(delivery.topic)) is not None:
-            self._hold(held, [self._serve_request(held, task)])
+            self._holding.hold(held, [self._serve(held, task)])
         else:
             # All at once, so that no later message overtakes this one on its way to the queue.
-            self._hold(held, self._watcher.work_on(held))
+            self._holding.hold(held, self._watcher.work_on(held))
 
-    def _why_full(self, held: Held) -> str | None:
-        limits = self._config.limits
-        if held.unsure and self._unsure >= limits.queue_unsure:
-            return f"{self._unsure} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
-        if self._held and self._held_bytes + len(held.delivery.payload) > limits.queue_bytes:
-            return f"{self._held_bytes} bytes are waiting and {limits.queue_bytes} are the limit"
-        return None
-
-    def _hold(self, held: Held, work: list[Coroutine[Any, Any, None]]) -> None:
-        """Acknowledges a message when all of its work has ended, even badly.
-
-        Acknowledgements keep their order, so one that never left would hold back all that follow.
-        """
-        held.left = len(work)
-        self._held[held] = None
-        self._held_bytes += len(held.delivery.payload)
-        self._unsure += held.unsure
-
-        def ended(task: asyncio.Task[None]) -> None:
-            held.left -= 1
-            held.is_broken_off = held.is_broken_off or task.cancelled()
-            if not held.left:
-                self._release(held, answered=not held.is_broken_off)
-
-        for each in work:
-            self._start(each).add_done_callback(ended)
-        if not work:
-            self._release(held, answered=True)
-
-    def _release(self, held: Held, *, answered: bool) -> None:
-        del self._held[held]
-        self._held_bytes -= len(held.delivery.payload)
-        self._unsure -= held.unsure
+    def _released(self, held: Held, answered: bool) -> None:
         if answered:
             self._bus.ack(held.delivery)
             if held.spooled is not None:
@@ -296,80 +257,28 @@ class Pipeline:
                 self._spool.remove(held.spooled)
                 self._feed()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a message was not served to its end: %s", type(error).__name__)
-            log.debug("a message was not served to its end", exc_info=error)
-
     # Requests
 
-    async def _serve_request(self, held: Held, task: str) -> None:
-        delivery = held.delivery
-        if delivery.retain:  # MQTT 3.1.1 brings it again with each subscription
-            self._meter.drop("retained")
-            return
-        request = parse_request(
-            delivery.payload,
-            task=task,
-            topics=self._topics,
-            allowed_replies=self._config.replies,
-            packet_limit=self._config.limits.packet_bytes,
-            now=delivery.received_at,
-            response_topic=delivery.response_topic,
-            correlation=delivery.correlation,
-            expiry_s=delivery.expiry_s,
-            size=delivery.size,
+    async def _serve(self, held: Held, task: str) -> None:
+        config = self._config
+        await self._serving.serve(
+            held, task, self._topics, replies=config.replies, packet_bytes=config.limits.packet_bytes
         )
-        if (trace := self._tracer.trace(delivery.traceparent)) is not None:
-            request = replace(request, trace=trace)
-        if isinstance(request, Rejected):
-            refused = error_result(request.id, request.task, request.error)
-            self._meter.count(refused)
-            self._note("request", request, refused, delivery.size)
-            await self._outgoing.send(request, refused, encode_result(refused))
-            return
+
+    async def _answer(
+        self, request: Request, held: Held, key: bytes | None, attempts: int
+    ) -> tuple[Result, bytes]:
+        return await self._run(request, Tries(self._journal, key, attempts), held.refusal)
+
+    def taken(self, request: Request) -> None:
         self._corrections.remember(request)
-        key = held.key
-        if request.named:
-            name = request.correlation
-            name = b"correlation " + name if name else b"id " + request.id.encode()
-            key = request_key(request.reply_to, name, task, delivery.payload)
-        if (landing := self._flights.landing(key)) is not None:
-            self._meter.repeats["attached"] += 1
-            await asyncio.shield(landing)
-            return
-        with self._flights.flight(key):
-            known = self._journal.find(key) if key is not None and (request.named or delivery.dup) else None
-            if known is not None and known.result is not None:
-                self._meter.repeats["resent"] += 1
-                self._note("repeat", request, None, delivery.size)
-                await self._outgoing.resend(request, known.result)
-                return
-            tries = Tries(self._journal, key, known.attempts if known else 0)
-            try:
-                result, payload = await self._run(request, tries, held.refusal)
-            except Exception as error:  # a mistake of ours; the sender must not wait for ever
-                log.error("request %s failed: %s", request.id, type(error).__name__)
-                log.debug("request %s", request.id, exc_info=error)
-                why = InternalError(f"the node failed on it ({type(error).__name__})")
-                result = error_result(request.id, request.task, why)
-                payload = encode_result(result)
-            self._note("request", request, result, delivery.size)
-            await self._outgoing.send(request, result, payload)
 
     async def _run_for_route(self, request: Request, tries: Tries) -> tuple[Result, bytes]:
         result, payload = await self._run(request, tries)
-        self._note("route", request, result, None)
+        self.note("route", request, result, None)
         return result, payload
 
-    def _note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
+    def note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
         """Writes down who asked, without what was asked."""
         task = self._service.tasks.get(request.task)
         self._audit.note(

@@ -43,7 +43,7 @@ LAYERS = (
         "held",
         "remembering",
     },
-    {"gathering"},
+    {"gathering", "holding", "serving"},
     {"watching"},
     {"pipeline"},
     {"control"},

@@ -21,7 +21,7 @@ from edgeslm.bus.handover import Delivery, Handover
 from edgeslm.bus.network import SESSION_EXPIRY_S, Link, Network, Settings, Subscription, Will
 from edgeslm.bus.node_topics import check_topic_name
 from edgeslm.bus.outbox import Outbox, OutboxFull, Parcel
-from edgeslm.bus.problems import Problem, Welcome, shortcomings
+from edgeslm.bus.problems import Problem, SessionTakenOver, Welcome, shortcomings
 from edgeslm.bus.validity import ending_soon
 from edgeslm.errors import BrokerError, InvalidRequest
 
@@ -45,9 +45,9 @@ class BusClient:
 
     ``queue`` is the Receive Maximum: so many QoS 1 deliveries may be unacknowledged at a time.
     ``packet_bytes`` is the largest payload that is handed on. ``will`` is the topic and payload of the
-    retained last will. ``on_delivery`` gets every message; ``on_connect`` is called after every CONNACK, to
-    subscribe and to publish what is retained, since the broker may have lost both; ``on_disconnect`` when a
-    connection has ended or could not be made. All run in the loop.
+    retained last will, None without one. ``on_delivery`` gets every message; ``on_connect`` is called after
+    every CONNACK, to subscribe and to publish what is retained, since the broker may have lost both;
+    ``on_disconnect`` when a connection has ended or could not be made. All run in the loop.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class BusClient:
         client_id: str,
         queue: int,
         packet_bytes: int,
-        will: tuple[str, bytes],
+        will: tuple[str, bytes] | None,
         on_delivery: Callable[[Delivery], None],
         on_connect: Callable[[], None],
         on_disconnect: Callable[[], None] = lambda: None,
@@ -73,7 +73,7 @@ class BusClient:
             session_expiry_s=session_expiry_s,
             receive_maximum=queue,
             maximum_packet_size=max(ANSWERABLE_BYTES, 2 * packet_bytes),
-            will=Will(*will),
+            will=Will(*will) if will is not None else None,
         )
         self._packet_limit = packet_bytes
         self._on_delivery = on_delivery
@@ -132,7 +132,8 @@ class BusClient:
 
     @property
     def failed(self) -> asyncio.Future[None]:
-        """Raises BrokerError when trying again is no use: another node of the same name, no MQTT 5."""
+        """Raises BrokerError when trying again is no use: another client of the same name, which is told by
+        SessionTakenOver, or no MQTT 5."""
         return self._failed
 
     @property
@@ -205,6 +206,7 @@ class BusClient:
         correlation: bytes | None = None,
         expiry_s: int | None = None,
         traceparent: str | None = None,
+        response_topic: str | None = None,
     ) -> asyncio.Future[None]:
         """Publishes; the future is done when the broker has acknowledged the message.
 
@@ -215,7 +217,17 @@ class BusClient:
         """
         done: asyncio.Future[None] = self._loop.create_future()
         expires_at = time.monotonic() + expiry_s if expiry_s is not None else None
-        parcel = Parcel(topic, payload, qos, retain, correlation, expires_at, [done], traceparent=traceparent)
+        parcel = Parcel(
+            topic,
+            payload,
+            qos,
+            retain,
+            correlation,
+            expires_at,
+            [done],
+            traceparent=traceparent,
+            response_topic=response_topic,
+        )
         try:
             check_topic_name(topic)
             self._check_size(parcel)
@@ -294,6 +306,7 @@ class BusClient:
                 correlation=parcel.correlation,
                 expiry_s=expiry_s,
                 traceparent=parcel.traceparent,
+                response_topic=parcel.response_topic,
             )
             if sent is None:
                 self._outbox.put_back(parcel)
@@ -330,7 +343,8 @@ class BusClient:
         self._last_problem = problem.sentence
         self._guarded(self._on_disconnect)
         if problem.fatal and not self._failed.done():
-            self._failed.set_exception(BrokerError(problem.sentence))
+            kind = SessionTakenOver if problem.taken_over else BrokerError
+            self._failed.set_exception(kind(problem.sentence))
 
     def delivered(self, delivery: Delivery) -> None:
         if delivery.qos and delivery.generation == self._generation:

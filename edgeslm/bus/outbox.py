@@ -43,9 +43,11 @@ class Parcel:
     namesakes: int = 0
     size: int = 0
     traceparent: str | None = None
+    response_topic: str | None = None
 
     def __post_init__(self) -> None:
-        self.size = packet_bytes(self.topic, self.payload, self.correlation) + len(self.traceparent or "")
+        size = packet_bytes(self.topic, self.payload, self.correlation)
+        self.size = size + len(self.traceparent or "") + len((self.response_topic or "").encode())
 
     def expiry_s(self, now: float) -> int | None:
         """What is left of the message's life, in whole seconds; 0 when it is over."""

@@ -13,6 +13,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeslm.bus.address import BrokerAddress
+from edgeslm.errors import BrokerError
 
 SESSION_TAKEN_OVER = 0x8E
 UNSUPPORTED_VERSION = 0x84
@@ -22,12 +23,17 @@ PACKET_REFUSED = (0x81, 0x82, 0x90, 0x95, 0x99, 0x9B)
 """Reasons for which a broker hangs up over something we sent: sent again, it would hang up again."""
 
 
+class SessionTakenOver(BrokerError):
+    """Another client has connected by the same name and has the session now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why there is no connection.
 
     ``packet_refused``: the broker hung up over something we sent. ``unanswered``: it hung up without a word.
     ``version_refused``: it doesn't speak the version of MQTT. ``fatal``: trying again is no use.
+    ``taken_over``: another client has the session now.
     """
 
     sentence: str
@@ -35,6 +41,7 @@ class Problem:
     unanswered: bool = False
     version_refused: bool = False
     fatal: bool = False
+    taken_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,7 @@ def hang_up(address: BrokerAddress, reason: ReasonCode) -> Problem:
             f"Another client took over this node's session at the broker {address}: two nodes have the same "
             "name. Give this one another `node`, or stop the other.",
             fatal=True,
+            taken_over=True,
         )
     sentence = f"The broker at {address} ended the connection: {reason.getName()}."
     return Problem(sentence, packet_refused=reason.value in PACKET_REFUSED)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import asyncio
+
+from edgeslm.held import Held
+from edgeslm.holding import Holding
+from edgeslm.surroundings import Limits
+from tests.fakes import make_delivery
+
+
+def test_a_message_is_released_when_all_of_its_work_has_ended_even_badly() -> None:
+    async def main() -> None:
+        released: list[tuple[Held, bool]] = []
+        holding = Holding(lambda held, answered: released.append((held, answered)))
+        gate = asyncio.Event()
+
+        async def fail() -> None:
+            raise ZeroDivisionError
+
+        async def wait() -> None:
+            await gate.wait()
+
+        held = Held(make_delivery(b"12345"), 0)
+        holding.hold(held, [wait(), fail()])
+        await asyncio.sleep(0)
+        assert (len(holding), holding.bytes, released) == (1, 5, [])
+        gate.set()
+        assert await holding.drain(10) == 0
+        await asyncio.sleep(0)
+        assert released == [(held, True)]
+        assert (len(holding), holding.bytes) == (0, 0)
+        nobodys = Held(make_delivery(), 0)
+        holding.hold(nobodys, [])
+        assert released[-1] == (nobodys, True)
+
+    asyncio.run(main())
+
+
+def test_what_is_broken_off_is_not_answered() -> None:
+    async def main() -> None:
+        released: list[bool] = []
+        holding = Holding(lambda held, answered: released.append(answered))
+        holding.hold(Held(make_delivery(), 0), [asyncio.sleep(3600)])
+        assert await holding.drain(0.0) == 1
+        holding.abandon()
+        await holding.drain(10)
+        await asyncio.sleep(0)
+        assert released == [False]
+
+    asyncio.run(main())
+
+
+def test_room_is_bounded_in_messages_bytes_and_those_of_qos_0() -> None:
+    async def main() -> None:
+        limits = Limits(queue=4, queue_bytes=1024)
+        holding = Holding(lambda held, answered: None)
+        big = Held(make_delivery(bytes(2000)), 0)
+        assert holding.why_full(big, limits) is None, "one alone is taken, however big it is"
+        holding.hold(big, [asyncio.sleep(3600)])
+        assert not holding.has_room(limits)
+        assert holding.why_full(Held(make_delivery(b"x"), 0), limits) is not None
+        unsure = Held(make_delivery(b"", qos=0), 0, unsure=True)
+        holding.hold(unsure, [asyncio.sleep(3600)])
+        assert "QoS 0" in (holding.why_full(Held(make_delivery(b"", qos=0), 0, unsure=True), limits) or "")
+        holding.abandon()
+        await holding.drain(10)
+
+    asyncio.run(main())

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from edgeslm.bus.database import Database
+from edgeslm.bus.journal import Journal
+from edgeslm.bus.protocol import Rejected, Topics, encode_result, parse_result
+from edgeslm.held import Held
+from edgeslm.messages import Request, Result
+from edgeslm.observe.health import Meter
+from edgeslm.outgoing import Outgoing
+from edgeslm.serving import Serving
+from tests.fakes import make_delivery
+
+REPLIES = ("edgeslm/v1/+/res/#",)
+
+
+class FakeBus:
+    def __init__(self) -> None:
+        self.published: list[tuple[str, bytes]] = []
+
+    def publish(self, topic: str, payload: bytes, **how: Any) -> asyncio.Future[None]:
+        self.published.append((topic, payload))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+
+class FakeClerk:
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def taken(self, request: Request) -> None:
+        self.notes.append("taken")
+
+    def note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
+        self.notes.append(what)
+
+
+class Desk:
+    """A serving with a journal in ``folder``; ``answers`` counts what was run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bus, self.clerk, self.meter = FakeBus(), FakeClerk(), Meter()
+        self.database = Database(folder / "journal.sqlite")
+        self.database.open()
+        self.journal = Journal(self.database, window_s=3600, limit_bytes=1_000_000)
+        self.journal.open()
+        self.answers = 0
+        self.gate: asyncio.Event | None = None
+        topics = Topics("hall")
+        self.serving = Serving(
+            self.answer,
+            clerk=self.clerk,
+            journal=self.journal,
+            outgoing=Outgoing(self.bus, topics),  # type: ignore[arg-type]
+            meter=self.meter,
+            trace=lambda header: None,
+        )
+
+    async def answer(
+        self, request: Request, held: Held, key: bytes | None, attempts: int
+    ) -> tuple[Result, bytes]:
+        self.answers += 1
+        if request.input == "fail":
+            raise ZeroDivisionError
+        if self.gate is not None:
+            await self.gate.wait()
+        result = Result(request.id, request.task, "ok", {"label": "normal"})
+        payload = encode_result(result)
+        if key is not None:
+            self.journal.finish(key, attempts + 1, payload)
+        return result, payload
+
+    async def serve(self, payload: bytes, **fields: Any) -> None:
+        held = Held(make_delivery(payload, **fields), 0)
+        await self.serving.serve(held, "triage", Topics("hall"), replies=REPLIES, packet_bytes=10_000)
+
+    def close(self) -> None:
+        self.journal.close()
+        self.database.close()
+
+
+def test_a_named_request_is_answered_once_and_its_repeat_gets_the_same_bytes(tmp_path: Path) -> None:
+    async def main() -> None:
+        desk = Desk(tmp_path)
+        for _ in range(2):
+            await desk.serve(b"text", correlation=b"42")
+        assert desk.answers == 1
+        assert len(set(desk.bus.published)) == 1 and len(desk.bus.published) == 2
+        assert desk.clerk.notes == ["taken", "request", "taken", "repeat"]
+        await desk.serve(b"text")
+        await desk.serve(b"text")
+        assert desk.answers == 3, "requests without a name are never repeats"
+        desk.close()
+
+    asyncio.run(main())
+
+
+def test_a_repeat_of_what_is_being_answered_waits_for_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        desk = Desk(tmp_path)
+        desk.gate = asyncio.Event()
+        both = [asyncio.create_task(desk.serve(b"text", correlation=b"42")) for _ in range(2)]
+        while not desk.meter.repeats["attached"]:
+            await asyncio.sleep(0)
+        desk.gate.set()
+        await asyncio.gather(*both)
+        assert (desk.answers, len(desk.bus.published)) == (1, 1)
+        desk.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_no_request_and_a_mistake_of_ours_are_answered_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        desk = Desk(tmp_path)
+        await desk.serve(b"{")
+        await desk.serve(b"fail")
+        codes = [error.code for _, payload in desk.bus.published if (error := parse_result(payload).error)]
+        assert codes == ["invalid_request", "internal"]
+        await desk.serve(b"text", retain=True)
+        assert desk.meter.dropped["retained"] == 1 and len(desk.bus.published) == 2
+        desk.close()
+
+    asyncio.run(main())
