@@ -32,11 +32,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import yaml
 from fake_engine import write_bundle
 from fake_node import TimedEngine
+from thin_nodes import Profile, ThinNodes
 
+from edgeslm.bus.protocol import encode_document, encode_state
 from edgeslm.config import Config, parse_config
 from edgeslm.daemon import Daemon
 from edgeslm.service import Service
@@ -63,6 +66,8 @@ class Plan:
     journal: str = "full"
     keepalive_s: int = 30
     first: int = 1
+    thin: bool = False
+    """As ``thin_nodes`` has them: for measuring a broker, not nodes."""
 
     @property
     def names(self) -> list[str]:
@@ -153,6 +158,26 @@ def _slow_down(nodes: Sequence[Node], factor: float) -> None:
         node.slow_down(factor)
 
 
+def serve_thin(plan: Plan, folder: Path, stop: asyncio.Event) -> None:
+    """The same with ``thin_nodes``: what they retain is what real nodes of this plan would."""
+    bundle = write_bundle(folder / "bundle") if not (folder / "bundle").exists() else folder / "bundle"
+    profiles = []
+    for name, service_s in zip(plan.names, plan.services_s, strict=True):
+        daemon = Node(plan.config(name, bundle, folder / name), service_s).daemon
+        topics = daemon.topics
+        retained = {
+            topics.state: encode_state("online", daemon.boot_id),
+            topics.info: encode_document(daemon.info()),
+            topics.health: encode_document({**daemon.health(), "state": "online"}),
+        }
+        shared = (f"$share/{plan.pool}/{topics.prefix}/v1/pool/{plan.pool}/req/{TASK}",)
+        filters = (topics.requests_filter, *(shared if plan.pool and plan.by == "share" else ()))
+        profiles.append(Profile(name, service_s, filters, topics.state, retained))
+    port = urlsplit(plan.broker).port or 1883
+    nodes = ThinNodes(port, profiles, plan.keepalive_s)
+    nodes.serve(stop.is_set, lambda: print("ready", flush=True))
+
+
 class Crowd:
     """The nodes of a plan in processes of their own; ends with the ``with`` statement.
 
@@ -238,6 +263,12 @@ class Crowd:
             self.kill(number)
 
 
+def open_many_files() -> None:
+    """As many as this process may: a node takes ten, the broker one for each."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def _serve_until_told(plan: Plan, folder: Path, *, with_parent: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -245,7 +276,10 @@ async def _serve_until_told(plan: Plan, folder: Path, *, with_parent: bool) -> N
         loop.add_signal_handler(number, stop.set)
     if with_parent:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # nothing is ever written there: it is the end
-    await serve(plan, folder, stop)
+    if plan.thin:
+        await asyncio.to_thread(serve_thin, plan, folder, stop)
+    else:
+        await serve(plan, folder, stop)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -262,6 +296,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--journal", choices=("full", "none"), default="full", help="(default: full)")
     parser.add_argument("--keepalive-s", type=int, default=30, help="(default: %(default)s)")
     parser.add_argument("--first", type=int, default=1, help="number of the first node (default: 1)")
+    parser.add_argument("--thin", action="store_true", help="only answer, to measure a broker (thin_nodes)")
     parser.add_argument("--folder", type=Path, help="where they keep what they remember (default: nowhere)")
     args = parser.parse_args(argv)
     if min(args.nodes, args.processes, args.first) < 1 or min(args.service_ms) < 0:
@@ -276,8 +311,7 @@ def _times(text: str) -> tuple[float, ...]:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # ten for each node
+    open_many_files()
     if args.serve:
         fields = json.loads((args.serve / "plan.json").read_text())
         fields["service_ms"] = tuple(fields["service_ms"])
@@ -295,6 +329,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.journal,
             args.keepalive_s,
             args.first,
+            args.thin,
         )
         if args.processes == 1:
             asyncio.run(_serve_until_told(plan, folder, with_parent=False))

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,8 @@ from tests.brokers import Mosquitto
 
 @pytest.fixture(scope="module")
 def simulated_nodes() -> ModuleType:
-    return load_scripts("fake_engine", "fake_node", "simulated_nodes")["simulated_nodes"]
+    names = ("bare_client", "fake_engine", "fake_node", "thin_nodes", "simulated_nodes")
+    return load_scripts(*names)["simulated_nodes"]
 
 
 def test_service_times_go_round_the_nodes_however_they_are_parted(simulated_nodes: ModuleType) -> None:
@@ -62,3 +64,24 @@ async def _kill_and_start_again(simulated_nodes: ModuleType, url: str, folder: P
             crowd.wait(1)
             await _state(last, "online")
             assert (await last.request_async("triage", "again", timeout=60)).status == "ok"
+
+
+def test_to_a_client_a_thin_node_is_a_node(simulated_nodes: ModuleType, tmp_path: Path) -> None:
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    try:
+        plan = simulated_nodes.Plan(broker.url, nodes=2, service_ms=(1.0,), thin=True)
+        asyncio.run(_ask_thin_nodes(simulated_nodes, plan, tmp_path / "nodes"))
+    finally:
+        broker.stop()
+
+
+async def _ask_thin_nodes(simulated_nodes: ModuleType, plan: Any, folder: Path) -> None:
+    with simulated_nodes.Crowd(plan, folder) as crowd:
+        async with Client(plan.broker, "node-2") as client:
+            await _state(client, "online")
+            result = await client.request_async("triage", "hot", timeout=60)
+            assert result.status == "ok"
+            assert result.timings_ms["prefill"] == 1.0
+            crowd.kill(0)
+            await _state(client, "offline")
