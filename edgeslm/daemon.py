@@ -237,7 +237,7 @@ class Daemon:
             keeping = asyncio.create_task(self._keep_what_waits())
             self._readying.begin()
             showing = asyncio.create_task(self._console.run()) if self._console else None
-            await self._first_of(stopped, loading)
+            await self._first_of(stopped, loading, self._bus.failed)
             if not self._stopping.is_set():
                 await self._first_of(stopped, self._bus.failed)
             self._control.close()

@@ -26,14 +26,13 @@ ATTEMPTS = 2
 
 @dataclass(slots=True, eq=False)
 class _Model:
-    """``calls`` are those that run or wait; without any for ``keep_alive_s`` seconds it is unloaded."""
+    """``calls`` are those that run or wait."""
 
     bundle: Bundle
     process: EngineProcess
     graph: str | None
     hardware: Hardware
     adapters: Adapters
-    keep_alive_s: float | None = None
     calls: int = 0
     starting: asyncio.Task[object] | None = None
     unloading: asyncio.Task[None] | None = None
@@ -69,16 +68,16 @@ class Models:
         running: Models | None = None,
     ) -> None:
         self._models: dict[str, _Model] = {}
+        self._keep_alive_s = keep_alive_s
         for name, bundle in bundles.items():
             on, taken = hardware.get(name, Hardware()), adapters.get(name, NO_ADAPTERS)
             before = None if running is None else running._models.get(name)
             if before is not None and before.is_of(bundle, on, taken):
-                before.keep_alive_s = keep_alive_s.get(name)
                 self._models[name] = before
                 continue
             process = make_process(bundle, on, taken)
             graph = bundle.manifest.graphs.for_calls(adapters=bool(taken))
-            self._models[name] = _Model(bundle, process, graph, on, taken, keep_alive_s.get(name))
+            self._models[name] = _Model(bundle, process, graph, on, taken)
         self._stopped = False
 
     @property
@@ -130,8 +129,8 @@ class Models:
         :raises EngineCrashed: an engine ended while loading.
         """
         await asyncio.gather(*(self._load(model) for model in self._models.values()))
-        for model in self._models.values():
-            self._unload_later(model)
+        for name in self._models:
+            self._unload_later(name)
 
     async def _load(self, model: _Model) -> None:
         try:
@@ -157,7 +156,7 @@ class Models:
         :raises RequestError: what the engine says.
         """
         model = self._models[name]
-        with self._in_use(model):
+        with self._in_use(name):
             for attempt in range(1, ATTEMPTS + 1):
                 async with self._turn(model, attempt):
                     if on_try is not None:
@@ -202,7 +201,7 @@ class Models:
             _put_off(model)
             model.unloading = asyncio.create_task(model.process.stop())
             await self._load(model)
-            self._unload_later(model)
+            self._unload_later(name)
         return True
 
     async def stop(self, beside: Collection[Models] = ()) -> None:
@@ -242,20 +241,23 @@ class Models:
         await model.process.start()
 
     @contextmanager
-    def _in_use(self, model: _Model) -> Iterator[None]:
+    def _in_use(self, name: str) -> Iterator[None]:
+        model = self._models[name]
         model.calls += 1
         _put_off(model)
         try:
             yield
         finally:
             model.calls -= 1
-            self._unload_later(model)
+            self._unload_later(name)
 
-    def _unload_later(self, model: _Model) -> None:
-        if model.keep_alive_s is not None and not model.calls and not self._stopped:
+    def _unload_later(self, name: str) -> None:
+        model, keep_alive_s = self._models[name], self._keep_alive_s.get(name)
+        if not model.calls and not self._stopped:
             _put_off(model)
-            loop = asyncio.get_running_loop()
-            model.timer = loop.call_later(model.keep_alive_s, self._unload, model)
+            if keep_alive_s is not None:
+                loop = asyncio.get_running_loop()
+                model.timer = loop.call_later(keep_alive_s, self._unload, model)
 
     def _unload(self, model: _Model) -> None:
         model.timer = None

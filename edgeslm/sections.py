@@ -375,13 +375,17 @@ class Config(Section):
     @classmethod
     def _name_routes(cls, routes: tuple[Route, ...]) -> tuple[Route, ...]:
         taken = {route.name for route in routes if route.name}
-        named = []
+        named: list[Route] = []
         for route in routes:
             own = route.task or route.remember or ""
             name, number = route.name or own, 1
             while route.name is None and name in taken:
                 number += 1
                 name = f"{own}-{number}"
+            if route.window is not None and number > 1:  # it gathers under its name, which must stay its own
+                raise ValueError(
+                    f"number {len(named) + 1} has a window and no name, and {own} is taken: give it a name"
+                )
             taken.add(name)
             named.append(route.model_copy(update={"name": name}))
         return tuple(named)

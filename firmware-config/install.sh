@@ -281,6 +281,9 @@ remove_all() {
         if ctl is-enabled edgeslm.service >/dev/null; then note disabled 0 edgeslm.service; fi
         ctl disable edgeslm.service
     fi
+    for link in "$root"/etc/systemd/system/*.wants/edgeslm@*.service; do
+        if [ -L "$link" ]; then put_aside "$link"; fi
+    done
     files >"$aside/files"
     while read -r from to; do put_aside "$to"; done <"$aside/files"
     put_aside "$command"

@@ -121,6 +121,11 @@ class Booted:
         self._process.wait(WAIT_S)
 
     @property
+    def namespace(self) -> str:
+        """That of its processes, as the kernel names it."""
+        return str(Path(f"/proc/{self._pid()}/ns/pid").readlink())
+
+    @property
     def log(self) -> str:
         """What systemd said."""
         return (self._folder / "boot.log").read_text(errors="replace")

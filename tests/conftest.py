@@ -13,6 +13,8 @@ import pytest
 from edgeslm.bus.database import Database
 from tests.brokers import Mosquitto
 from tests.fakes import FakeClock
+from tests.nodes import NodeProcess
+from tests.sandboxed import Sandbox
 
 # A run that a shell has put into the background ignores Ctrl-C, and so would the programs that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -29,6 +31,17 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """With EDGESLM_TEST_SANDBOX (``scripts/test --sandbox``) nodes are services of the shipped unit."""
+    if not os.environ.get("EDGESLM_TEST_SANDBOX"):
+        yield
+        return
+    with Sandbox(tmp_path_factory.mktemp("sandbox"), tmp_path_factory.getbasetemp()) as sandbox:
+        NodeProcess.launch = staticmethod(sandbox.launch)
+        yield
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -217,9 +217,20 @@ class Node:
         await self.daemon.run()
 
 
+def launch(command: Sequence[str], words: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A process whose words are added to the file ``words``."""
+    with words.open("ab") as stream:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment
+        )
+
+
 class NodeProcess:
     """``edgeslm run`` as a process, or a ``script`` that does it in its own way; its words are kept in
-    ``folder``. Killed at the end if it still runs. ``python`` is another one than this, or emulated."""
+    ``folder``. Killed at the end if it still runs. ``python`` is another one than this, or emulated.
+    ``launch`` is what starts it (:mod:`tests.sandboxed` has another)."""
+
+    launch: ClassVar[Callable[..., Any]] = staticmethod(launch)
 
     def __init__(
         self,
@@ -247,10 +258,7 @@ class NodeProcess:
             self.kill()
 
     def start(self) -> None:
-        with self._words.open("ab") as words:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=self._environment
-            )
+        self._process = self.launch(self._command, self._words, self._environment)
 
     def wait_online(self, app: App) -> Heard:
         """The state that says so; ``app`` must listen to it. Fails with the node's words if it ends first."""
@@ -264,7 +272,7 @@ class NodeProcess:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return int(self._process.pid)
 
     @property
     def words(self) -> str:
@@ -286,7 +294,7 @@ class NodeProcess:
         self._process.wait()
 
     def wait(self) -> int:
-        return self._process.wait(WAIT_S)
+        return int(self._process.wait(WAIT_S))
 
 
 def parent_of(pid: int) -> int | None:

@@ -169,6 +169,20 @@ def test_there_is_an_end_to_routes_and_levels() -> None:
     assert any("more than 200 levels" in p for p in problems(with_routes({"from": "a/" * 200 + "b"})))
 
 
+def test_what_a_route_gathers_under_has_a_name_that_stays() -> None:
+    text = """\
+node: hall
+broker: {url: mqtt://localhost}
+models: {m: {bundle: /m}}
+tasks: {brief: {kind: summarize, model: m}}
+routes: [{from: a/+, task: brief}, {from: b/+, task: brief, window: {last: 5}}]
+"""
+    (told,) = problems(text)
+    assert told == "c.yaml:5: routes: number 2 has a window and no name, and brief is taken: give it a name"
+    assert parse_config(text.replace("from: b/+", "from: b/+, name: b")).routes[1].name == "b"
+    assert parse_config(text.replace("{from: a/+, task: brief}, ", "")).routes[0].name == "brief"
+
+
 def test_a_route_may_only_remember() -> None:
     text = """\
 node: hall

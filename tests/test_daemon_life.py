@@ -141,6 +141,17 @@ def test_of_two_nodes_with_one_name_the_older_ends_and_says_why(broker: Mosquitt
         assert states(app, "stopped")[-1] == "stopped"
 
 
+def test_it_does_not_load_on_when_another_node_has_its_name(broker: Mosquitto, tmp_path: Path) -> None:
+    for_ever = {"FAKE_LOAD": str(tmp_path / "never")}
+    configuration = fake_configuration(broker.url, tmp_path)
+    with App(broker.port, STATE) as app, NodeProcess(tmp_path, configuration, fake=True, **for_ever) as older:
+        app.take_state(BASE, "starting")
+        other = fake_configuration(broker.url, tmp_path / "two")
+        with NodeProcess(tmp_path / "two", other, fake=True):
+            assert older.wait() == 1
+            assert "two nodes have the same name" in older.words
+
+
 def test_a_model_that_can_t_be_loaded_ends_the_node_with_a_sentence_and_the_state_stopped(
     broker: Mosquitto, tmp_path: Path
 ) -> None:

@@ -276,6 +276,8 @@ def test_a_package_that_is_not_there_is_told(system: System) -> None:
 def test_it_is_removed_and_what_is_of_the_user_stays_until_told(system: System) -> None:
     before = system.state()
     assert system.run().returncode == 0
+    wanted = system.root / "etc/systemd/system/multi-user.target.wants"
+    (wanted / "edgeslm@hall.service").symlink_to("/usr/local/lib/systemd/system/edgeslm@.service")
     assert system.run("--uninstall").returncode == 0
     left = set(system.state()) - set(before)
     assert {name.split("/")[1] for name in left if name.startswith("etc/")} == {"edgeslm"}

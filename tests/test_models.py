@@ -257,6 +257,36 @@ def test_a_request_that_comes_while_it_is_unloaded_waits_for_that(tmp_path: Path
     asyncio.run(scene())
 
 
+def test_how_long_a_model_stays_is_changed_by_what_takes_over_alone(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, on_call=raises(None))
+        await node.models.start()
+
+        def no_process(*about: Any) -> Any:
+            raise AssertionError("it is the same model")
+
+        def other(keep_alive_s: float | None) -> Models:
+            return Models(
+                {"small": node.models.bundle("small")},
+                {"small": Hardware(3, "cuda")},
+                keep_alive_s={"small": keep_alive_s},
+                adapters={"small": {tmp_path / "adapter": "sha256:a"}},
+                make_process=no_process,
+                running=node.models,
+            )
+
+        other(MOMENT_S)  # never started: something else of it could not be loaded
+        assert await node.models.ask("small", CALL) == ANSWER
+        await asyncio.sleep(3 * MOMENT_S)
+        assert node.small.alive
+        after = other(MOMENT_S)
+        await after.start()
+        await until(lambda: not node.small.alive)
+        await after.stop()
+
+    asyncio.run(scene())
+
+
 def test_a_node_that_stops_unloads_nothing_more(tmp_path: Path) -> None:
     async def scene() -> None:
         node = Node(tmp_path, keep_alive_s=MOMENT_S)

@@ -2,7 +2,8 @@
 
 ``<folder>/<model>`` is a bundle's folder, ``<folder>/<model>.tar``, ``.tar.gz`` or ``.tar.xz`` an archive.
 Nothing tells when a copy is done, so an entry counts that was the same at two looks. Each is taken once, as
-long as it stays as it is. Blocking: called in a thread.
+long as it stays as it is; once more if the node ended meanwhile, which the power may have done. Blocking:
+called in a thread.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from edgeslm.records import write_record
 
 ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 MOST_FILES: Final = 10_000
+MOST_BEGUN: Final = 2
+"""What ended the node each time that it was taken isn't taken again."""
 
 
 class Incoming:
@@ -46,19 +49,35 @@ class Incoming:
         return [
             (model, path, mark)
             for model, (path, mark) in present.items()
-            if before.get(model) == mark and taken.get(model) != mark
+            if before.get(model) == mark and taken.get(model, {}).get(mark, 0) < MOST_BEGUN
         ]
 
-    def take(self, model: str, mark: str) -> None:
-        """It isn't looked at again until it changes. :raises OSError: the disk."""
-        write_record(self._record, {**self._taken(), model: mark})
+    def begin(self, model: str, mark: str) -> None:
+        """It is being taken. :raises OSError: the disk."""
+        taken = self._taken()
+        begun = taken.get(model, {}).get(mark, 0) + 1
+        write_record(self._record, {**taken, model: {mark: begun}})
 
-    def _taken(self) -> dict[str, str]:
+    def end(self, model: str, mark: str, *, again: bool = False) -> None:
+        """It isn't looked at again until it changes, or is as if it had never been begun.
+
+        :raises OSError: the disk.
+        """
+        write_record(self._record, {**self._taken(), model: {mark: 0 if again else MOST_BEGUN}})
+
+    def _taken(self) -> dict[str, dict[str, int]]:
+        """How often what is there for each model was begun, by its mark."""
         try:
             found = json.loads(self._record.read_text("utf-8"))
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        if not isinstance(found, dict):
+            return {}
+        return {
+            model: {mark: number for mark, number in begun.items() if isinstance(number, int)}
+            for model, begun in found.items()
+            if isinstance(begun, dict)
+        }
 
 
 def _model_of(path: Path) -> str:

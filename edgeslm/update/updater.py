@@ -347,11 +347,12 @@ class Updater:
         for model, path, mark in await asyncio.to_thread(incoming.look, self._config.models.keys()):
             if self._alone.locked():
                 return  # it is found again at the next look
+            again = False
             try:
-                incoming.take(model, mark)  # before: what ends the node must not do so again
+                incoming.begin(model, mark)
                 await self.update(model, await self.bring(str(path)))
             except Busy:  # found again at the next look
-                incoming.take(model, "")
+                again = True
             except InvalidRequest as error:
                 log.info("%s: %s", path, error)
             except (EdgeslmError, OSError) as error:
@@ -360,6 +361,8 @@ class Updater:
                     why = without_paths(str(error)).rstrip(".")
                     self.outcomes[model] = Outcome("REJECTED", "staging", path.name, "", why)
                     self._on_change()
+            with contextlib.suppress(OSError):
+                incoming.end(model, mark, again=again)
 
     def note_taken_back(self, model: str, why: str) -> None:
         """What a start did before there was anybody to tell."""

@@ -20,8 +20,9 @@ import pytest
 
 from tests.apps import App
 from tests.booted import Booted, skip_where_it_cannot_boot
-from tests.brokers import Mosquitto
+from tests.brokers import Mosquitto, free_port
 from tests.bus.nodes import password_lines
+from tests.consoles import Visitor
 from tests.nodes import BASE, ROOT, real_configuration
 from tests.signers import Signer
 
@@ -81,6 +82,7 @@ def configuration(broker: Mosquitto, bundles: Path) -> dict[str, Any]:
     made["broker"] |= {"username": "hall", "password_file": "${CREDENTIALS_DIRECTORY}/edgeslm_password"}
     made["signing"] = {"require_signature": True, "keys": ["/srv/keys/factory.pub"]}
     made["prepare"] = "auto"
+    made["console"] = {"listen": f"127.0.0.1:{free_port()}"}
     made["knowledge"] = {
         "manuals": {"path": "/var/lib/edgeslm/manuals", "encoder": "encoder", "watch": ["/srv/manuals"]}
     }
@@ -155,6 +157,15 @@ def test_it_prepares_its_model_there(board: Board) -> None:
     """Weights are laid out anew by a process with the lowest priority, and an engine maps what it wrote."""
     board.app.take(f"{BASE}/info", lambda heard: heard.json["models"]["small"].get("prepared") is True)
     assert board.ask("triage", "Spindle 3 smells of burnt oil")["label"] in ("normal", "critical")
+
+
+def test_its_console_shows_it_to_who_has_the_token(board: Board) -> None:
+    system = board.system
+    made = json.loads(system.call("cat", "/etc/edgeslm/edgeslm.yaml"))
+    visitor = Visitor(int(made["console"]["listen"].rpartition(":")[2]))
+    assert visitor.ask("/api/node").status == 401
+    visitor.sign_in(system.call("cat", "/var/lib/edgeslm/console-token"))
+    assert visitor.ask("/api/node").status == 200
 
 
 def test_a_reload_takes_up_what_was_changed(board: Board) -> None:

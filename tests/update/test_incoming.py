@@ -38,13 +38,43 @@ def test_each_is_taken_once_also_over_a_restart(incoming: Incoming, folder: Path
     incoming.look(MODELS)
     ((model, _, mark),) = incoming.look(MODELS)
     assert model == "encoder"
-    incoming.take(model, mark)
+    incoming.begin(model, mark)
+    incoming.end(model, mark)
     assert incoming.look(MODELS) == []
     again = Incoming(folder, tmp_path / "taken.json")
     assert [again.look(MODELS), again.look(MODELS)] == [[], []]
     (folder / "encoder.tar.gz").write_bytes(b"packed anew")
     again.look(MODELS)
     assert len(again.look(MODELS)) == 1
+
+
+def test_what_was_cut_short_is_taken_once_more_and_not_for_ever(folder: Path, tmp_path: Path) -> None:
+    (folder / "encoder.tar.gz").write_bytes(b"packed")
+    found = []
+    for _ in range(4):  # each a life of a node that ends while it takes it
+        incoming = Incoming(folder, tmp_path / "taken.json")
+        incoming.look(MODELS)
+        found.append(incoming.look(MODELS))
+        for model, _, mark in found[-1]:
+            incoming.begin(model, mark)
+    assert [len(each) for each in found] == [1, 1, 0, 0]
+
+
+def test_what_comes_at_a_bad_moment_is_found_again(incoming: Incoming, folder: Path) -> None:
+    (folder / "encoder.tar.gz").write_bytes(b"packed")
+    incoming.look(MODELS)
+    for _ in range(5):
+        ((model, _, mark),) = incoming.look(MODELS)
+        incoming.begin(model, mark)
+        incoming.end(model, mark, again=True)
+
+
+def test_a_damaged_record_forgets(incoming: Incoming, folder: Path, tmp_path: Path) -> None:
+    (folder / "encoder.tar.gz").write_bytes(b"packed")
+    for words in ("[1]", "{", '{"encoder": "a mark of an older version"}', '{"encoder": {"mark": "x"}}'):
+        (tmp_path / "taken.json").write_text(words)
+        incoming.look(MODELS)
+        assert len(incoming.look(MODELS)) == 1
 
 
 def test_what_is_named_like_no_model_is_nobody_s(incoming: Incoming, folder: Path) -> None:
