@@ -54,17 +54,21 @@ class Site:
 
 
 class SiteBroker(Mosquitto):
-    """One with the settings that ``edgeslm provision broker`` wrote to ``site``, word for word."""
+    """One with the settings that ``edgeslm provision broker`` wrote to ``site``, word for word.
+
+    ``more`` comes behind them, as the next file of a ``conf.d``.
+    """
 
     def __init__(self, folder: Path, site: Path) -> None:
         super().__init__(folder)
         self._site = site
+        self.more = ""
 
     def _settings(self) -> str:
         settings = (self._site / "mosquitto.conf").read_text("utf-8")
         settings += f"persistence_location {self._folder}/\nlog_type all\n"
         # Started as root it would become a user who can't read the test's folder.
-        return settings + ("user root\n" if os.geteuid() == 0 else "")
+        return settings + ("user root\n" if os.geteuid() == 0 else "") + self.more
 
 
 def run(*arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""``edgeslm provision``: keys and certificates of a site, its broker's access list and configuration."""
+"""``edgeslm provision``: keys and certificates of a site, its broker's access list, its bridge to a hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeslm.commands.screen import print_error, say
 if TYPE_CHECKING:
     from edgeslm.provision.access import User
 
-SUMMARY = "make keys, certificates and the broker's access list"
+SUMMARY = "make keys, certificates, the broker's access list and the bridge to a hub"
 EXAMPLE = "edgeslm provision keys site --broker-host broker.local --node press-hall-4 --app desk"
 
 _APP = "NAME:TASK,..."
@@ -42,8 +42,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     sub = add_part(
         parts, "acl", _acl, "make the broker's access list from the configurations of nodes", example
     )
-    sub.add_argument("configs", type=Path, nargs="+", metavar="CONFIG")
-    sub.add_argument("--app", action="append", default=[], metavar=_APP, help=_APP_HELP)
+    _add_users(sub)
     sub.add_argument("--out", type=Path, metavar="FILE", help="write it there, and not on standard output")
     sub.add_argument("--force", action="store_true", help="write over the file")
     sub.add_argument("--json", action="store_true", help="print who may what, for other programs")
@@ -53,8 +52,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         parts, "broker", _broker, "write mosquitto's configuration and access list beside the keys", example
     )
     sub.add_argument("folder", type=Path, metavar="DIR", help="where edgeslm provision keys made the keys")
-    sub.add_argument("configs", type=Path, nargs="+", metavar="CONFIG")
-    sub.add_argument("--app", action="append", default=[], metavar=_APP, help=_APP_HELP)
+    _add_users(sub)
     sub.add_argument("--at", type=Path, metavar="DIR", help="where the broker will have that folder")
     sub.add_argument("--port", type=int, default=8883)
     sub.add_argument(
@@ -64,6 +62,69 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="when the broker saves (docs/mqtt.md, The broker; default: strict)",
     )
     sub.add_argument("--force", action="store_true", help="write over the files")
+
+    example = "edgeslm provision site hub config.yaml --site plant-a --hub mqtts://hub.example.com"
+    _add_site(
+        add_part(parts, "site", _site, "make the bridge of a site's broker to a hub, and its login", example)
+    )
+
+
+def _add_users(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("configs", type=Path, nargs="*", metavar="CONFIG", help="configurations of nodes")
+    sub.add_argument("--app", action="append", default=[], metavar=_APP, help=_APP_HELP)
+    sub.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="take in the clients of this list, as edgeslm provision site makes one for a hub",
+    )
+
+
+def _add_site(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "folder", type=Path, metavar="DIR", help="where edgeslm provision keys made the hub's keys"
+    )
+    sub.add_argument(
+        "configs", type=Path, nargs="+", metavar="CONFIG", help="configurations of the site's nodes"
+    )
+    sub.add_argument(
+        "--site", required=True, metavar="NAME", help="its topics are below site/NAME/ at the hub"
+    )
+    sub.add_argument("--hub", required=True, metavar="URL", help="mqtts://HOST[:PORT]")
+    sub.add_argument("--at", type=Path, metavar="DIR", help="where the site's broker will have its files")
+    sub.add_argument(
+        "--up",
+        action="append",
+        default=[],
+        metavar="FILTER",
+        help="topics that go up too, as factory/+/log/label",
+    )
+    sub.add_argument(
+        "--results", action="store_true", help="results of requests go up too, those of events do"
+    )
+    sub.add_argument(
+        "--allow-down", action="append", default=[], metavar="NODE/TASK", help="a task that the hub may ask"
+    )
+    sub.add_argument(
+        "--per-s",
+        type=_amount,
+        metavar="N",
+        help="messages a second that have to wait without a way to the hub (default: 1)",
+    )
+    sub.add_argument("--hours", type=_amount, metavar="N", help="how long they have to (default: 8)")
+    sub.add_argument("--message-bytes", type=_count, metavar="N", help="their size (default: 1024)")
+    sub.add_argument(
+        "--save-s",
+        type=_count,
+        metavar="N",
+        help="save the queue every so many seconds (default: as the broker's profile says)",
+    )
+    sub.add_argument(
+        "--days", type=_days, default=825, help="how long the certificate is valid (default: 825)"
+    )
+    sub.add_argument("--force", action="store_true", help="write over the files; keys are kept")
 
 
 def _add_keys(sub: argparse.ArgumentParser) -> None:
@@ -103,6 +164,24 @@ def _days(text: str) -> int:
     return int(text)
 
 
+def _amount(text: str) -> float:
+    """An argparse type: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0 and up to a million")
+    return value
+
+
+def _count(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 100_000_000:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0 and up to a hundred million")
+    return int(text)
+
+
 def _keys(arguments: argparse.Namespace) -> int:
     from edgeslm.errors import ProvisionError
     from edgeslm.fields import node_name
@@ -134,12 +213,16 @@ def _keys(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _users(configs: Sequence[Path], apps: Sequence[str]) -> list[User]:
+def _users(configs: Sequence[Path], apps: Sequence[str], includes: Sequence[Path]) -> list[User]:
     from edgeslm.config import load_config
+    from edgeslm.errors import ProvisionError
     from edgeslm.provision.access import app_user, node_user, too_wide
 
+    if not (configs or apps or includes):
+        raise ProvisionError("who may use the broker? name configurations of nodes, --app or --include")
     loaded = [load_config(file) for file in configs]
     users = [node_user(config) for config in loaded] + [app_user(text, loaded) for text in apps]
+    users += [user for file in includes for user in _included(file)]
     for prefix in dict.fromkeys(config.prefix for config in loaded):
         for user in users:
             for grant in too_wide(user, prefix):
@@ -150,11 +233,23 @@ def _users(configs: Sequence[Path], apps: Sequence[str]) -> list[User]:
     return users
 
 
+def _included(file: Path) -> list[User]:
+    from edgeslm.errors import ProvisionError
+    from edgeslm.provision.access import parse_access
+
+    try:
+        return parse_access(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProvisionError(f"--include {file}: it can't be read: {error}") from None
+    except ProvisionError as error:
+        raise ProvisionError(f"--include {file}: {error}") from None
+
+
 def _acl(arguments: argparse.Namespace) -> int:
     from edgeslm.provision.access import render
     from edgeslm.provision.files import write_private
 
-    users = _users(arguments.configs, arguments.app)
+    users = _users(arguments.configs, arguments.app, arguments.include)
     text = render(users)
     if arguments.json:
         text = (
@@ -173,7 +268,7 @@ def _broker(arguments: argparse.Namespace) -> int:
     from edgeslm.provision.broker import ACCESS, SETTINGS, broker_settings
     from edgeslm.provision.files import write_private
 
-    text = render(_users(arguments.configs, arguments.app))
+    text = render(_users(arguments.configs, arguments.app, arguments.include))
     settings = broker_settings(arguments.profile, arguments.at or arguments.folder.absolute(), arguments.port)
     for name, content in ((ACCESS, text), (SETTINGS, settings)):
         write_private(arguments.folder / name, content.encode(), replace=arguments.force)
@@ -182,5 +277,50 @@ def _broker(arguments: argparse.Namespace) -> int:
         f"{arguments.folder}/{SETTINGS} and {ACCESS} are made. The broker needs them in {at} with ca.pem, "
         "broker.pem and broker.key, all readable by its user: link or copy "
         f"{SETTINGS} to /etc/mosquitto/conf.d/edgeslm.conf and restart it."
+    )
+    return 0
+
+
+def _site(arguments: argparse.Namespace) -> int:
+    from edgeslm.config import load_config
+    from edgeslm.errors import ProvisionError
+    from edgeslm.provision.access import render
+    from edgeslm.provision.bridge import Waiting, bridge_settings, hub_access, plan_bridge, unsent
+    from edgeslm.provision.certificates import AUTHORITY, KeyFolder, make_client_id
+    from edgeslm.provision.files import keep_private
+
+    folder, configs = arguments.folder, [load_config(file) for file in arguments.configs]
+    bridge = plan_bridge(
+        arguments.site,
+        arguments.hub,
+        configs,
+        up=arguments.up,
+        results=arguments.results,
+        down=arguments.allow_down,
+    )
+    if not (folder / f"{AUTHORITY}.key").is_file():
+        raise ProvisionError(
+            f"{folder} has no keys of a hub: make them with edgeslm provision keys {folder} --broker-host "
+            f"{bridge.hub.host}"
+        )
+    given = {name: getattr(arguments, name) for name in ("per_s", "hours", "message_bytes", "save_s")}
+    waiting = Waiting(**{name: value for name, value in given.items() if value is not None})
+    at = arguments.at or folder.absolute()
+    bridge_settings(bridge, at, "", waiting)  # refused before anything is written
+    user = bridge.user
+    KeyFolder(folder, days=arguments.days).make([], [user])
+    client_id = make_client_id(folder, user).read_text("utf-8").strip()
+    for name, content in (
+        (f"{user}.conf", bridge_settings(bridge, at, client_id, waiting).encode()),
+        (f"{user}-hub.pem", (folder / f"{AUTHORITY}.pem").read_bytes()),
+        (f"{user}.acl", render([hub_access(bridge)]).encode()),
+    ):
+        keep_private(folder / name, content, replace=arguments.force)
+    for sentence in unsent(bridge, configs):
+        print_error(f"note: {sentence}")
+    say(
+        f"The site's broker needs {user}.conf in /etc/mosquitto/conf.d, and {user}.pem, {user}.key and "
+        f"{user}-hub.pem in {at}, all readable by its user: restart it. The hub's needs its access list made "
+        f"anew: edgeslm provision broker {folder} --include {folder / user}.acl, with those of other sites."
     )
     return 0

@@ -7,9 +7,10 @@ mosquitto, what no line allows is forbidden. Pure. Knows no files and no certifi
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 from edgeslm.bus.node_topics import BROKER_DROPPED, Topics
 from edgeslm.errors import ProvisionError
@@ -21,7 +22,7 @@ from edgeslm.topics import filter_fault, matches, overlap
 
 Access = Literal["read", "write", "readwrite"]
 
-_COMMANDS = ("req/+", "cancel", "feedback", "ctl/#")
+COMMANDS = ("req/+", "cancel", "feedback", "ctl/#")
 """Below a node's base: what others tell it."""
 _ANY_OTHER = "~"
 """Stands for a node that nobody named; no node can be called so."""
@@ -89,10 +90,10 @@ def _routes(topics: Topics, config: Config) -> Iterator[Grant]:
         if route.window is not None and route.window.on is not None:
             yield Grant("read", route.window.on, why)
         if route.task is not None:
-            yield Grant("write", _output(route, topics), why)
+            yield Grant("write", route_output(route, topics), why)
 
 
-def _output(route: Route, topics: Topics) -> str:
+def route_output(route: Route, topics: Topics) -> str:
     """The narrowest filter that covers what a route's ``to`` can come to."""
     if route.to is None:
         return topics.event(route.name or "")
@@ -201,7 +202,7 @@ def too_wide(user: User, prefix: str) -> list[Grant]:
 
     A route whose ``to`` is all template, say: the narrowest filter for it is everything.
     """
-    asked = [[*prefix.split("/"), "v1", _ANY_OTHER, *command.split("/")] for command in _COMMANDS]
+    asked = [[*prefix.split("/"), "v1", _ANY_OTHER, *command.split("/")] for command in COMMANDS]
     return [grant for grant in user.grants if any(overlap(grant.filter.split("/"), one) for one in asked)]
 
 
@@ -224,6 +225,29 @@ def render(users: Sequence[User]) -> str:
             lines.append(f"# {why}")
             lines += [_line(grant) for grant in user.grants if grant.why == why]
     return "\n".join(lines) + "\n"
+
+
+def parse_access(text: str) -> list[User]:
+    """The users of an access list that :func:`render` wrote.
+
+    :raises ProvisionError: it is another file.
+    """
+    users: list[User] = []
+    why = "given"
+    for number, line in enumerate(text.split("\n"), 1):
+        if found := re.fullmatch(r"user (\S+)", line):
+            check_client_name(found[1])
+            users.append(User(found[1], ()))
+        elif (found := re.fullmatch(r"topic (read|write|readwrite) (.+)", line)) and users:
+            if fault := filter_fault(found[2]):
+                raise ProvisionError(f"line {number}: the filter {found[2]!r} {fault}")
+            grant = Grant(cast(Access, found[1]), found[2], why)
+            users[-1] = replace(users[-1], grants=(*users[-1].grants, grant))
+        elif line.startswith("# "):
+            why = line.removeprefix("# ")
+        elif line:
+            raise ProvisionError(f"line {number} is none that edgeslm provision writes: {line[:80]!r}")
+    return users
 
 
 def _line(grant: Grant) -> str:

@@ -33,6 +33,8 @@ RENEW_WITHIN_DAYS = 90
 SLACK = datetime.timedelta(days=1)
 """A certificate counts from a day ago on: clocks of boards go wrong."""
 
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
+
 _Extensions = list[tuple[Any, bool]]
 
 
@@ -280,16 +282,24 @@ def _named(name: str) -> x509.Name:
 
 
 def _host(text: str) -> x509.GeneralName:
-    """:raises ProvisionError: it is neither an address nor a host's name."""
     from cryptography import x509
 
+    check_host(text)
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
-        pass
-    if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*", text):
+        return x509.DNSName(text)
+
+
+def check_host(text: str) -> None:
+    """:raises ProvisionError: it is neither an address nor a host's name."""
+    try:
+        ipaddress.ip_address(text)
+        is_address = "%" not in text  # behind it IPv6 takes any characters
+    except ValueError:
+        is_address = False
+    if not is_address and not _HOST.fullmatch(text):
         raise ProvisionError(f"{text!r} is neither the name of a host nor an address")
-    return x509.DNSName(text)
 
 
 def _hosts_of(certificate: x509.Certificate) -> list[str]:

@@ -33,6 +33,16 @@ def write_private(file: Path, content: bytes, *, replace: bool = False) -> None:
         raise ProvisionError(f"{file} can't be written: {error.strerror}") from None
 
 
+def keep_private(file: Path, content: bytes, *, replace: bool = False) -> None:
+    """As :func:`write_private`, but what is there and has the same content stays."""
+    try:
+        if file.read_bytes() == content:
+            return
+    except OSError:
+        pass
+    write_private(file, content, replace=replace)
+
+
 def _link(beside: Path, file: Path) -> None:
     try:
         file.hardlink_to(beside)  # fails where a rename would replace

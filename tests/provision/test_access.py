@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgeslm.bus.node_topics import Topics
 from edgeslm.config import Config, parse_config
 from edgeslm.errors import ProvisionError
-from edgeslm.provision.access import User, app_user, node_user, render, too_wide
+from edgeslm.provision.access import User, app_user, node_user, parse_access, render, too_wide
 from edgeslm.routes import RouteReader, Work
 
 BASE = "edgeslm/v1/hall"
@@ -262,3 +262,10 @@ def test_two_clients_of_one_name_are_refused() -> None:
 def test_a_topic_that_the_file_cannot_hold_is_refused() -> None:
     with pytest.raises(ProvisionError, match="white space"):
         render([node_user(configured(routes=[{"from": "factory/ ", "task": "triage"}]))])
+
+
+def test_a_list_that_was_written_is_read_again() -> None:
+    users = [node_user(configured()), app_user("desk:triage,read=a b/#", [configured()])]
+    assert [(user.name, set(user.grants)) for user in parse_access(render(users))] == [
+        (user.name, set(user.grants)) for user in users
+    ]

@@ -125,7 +125,7 @@ def test_a_name_that_can_be_no_client_is_refused(tmp_path: Path, name: str) -> N
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("host", ["", "mqtts://broker", "a b", "*", "-x"])
+@pytest.mark.parametrize("host", ["", "mqtts://broker", "a b", "*", "-x", "fe80::1%a b"])
 def test_what_is_no_host_is_refused(tmp_path: Path, host: str) -> None:
     with pytest.raises(ProvisionError, match="neither the name of a host nor an address"):
         KeyFolder(tmp_path).make([host], [])
