@@ -30,6 +30,7 @@ from edgeslm.surroundings import (
     Journal,
     Limits,
     Metrics,
+    Rollouts,
     Section,
     Signing,
     Tracing,
@@ -55,6 +56,7 @@ __all__ = [
     "Overflow",
     "Pool",
     "Rate",
+    "Rollouts",
     "Route",
     "Section",
     "Signing",
@@ -83,6 +85,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "tracing": Tracing,
     "control": Control,
     "updates": Updates,
+    "rollouts": Rollouts,
     "console": Console,
 }
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}

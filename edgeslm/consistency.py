@@ -15,7 +15,7 @@ from typing import Any
 from edgeslm.document import Path
 from edgeslm.errors import TemplateError
 from edgeslm.sections import LEARNED, NODE_STAGE, Config, Pool, Route, Task
-from edgeslm.surroundings import Broker, Console
+from edgeslm.surroundings import Broker, Console, Rollouts
 from edgeslm.task_kinds import ALLOWED, LEARNABLE, POSSIBLE, Kind
 from edgeslm.topics import NODE_CHANNELS, overlap, topic_name_fault
 
@@ -80,6 +80,8 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
     yield from _route_faults(config, names, route_indices)
     if config.pool is not None:
         yield from _pool_faults(config.pool, names)
+    if config.rollouts is not None:
+        yield from _rollout_faults(config.rollouts, names)
 
 
 def _pool_faults(pool: Pool, names: Names) -> Iterator[Fault]:
@@ -123,6 +125,22 @@ def _console_faults(console: Console) -> Iterator[Fault]:
             "https: true if a proxy in front of it speaks TLS"
         )
         yield ("console", "listen"), sentence
+
+
+def _rollout_faults(rollouts: Rollouts, names: Names) -> Iterator[Fault]:
+    if rollouts.cert_file and not rollouts.key_file:
+        yield ("rollouts", "key_file"), "missing: cert_file needs the key that belongs to it"
+    if not (rollouts.is_secure or rollouts.allow_http):
+        yield ("rollouts", "url"), "whoever is on the way could read the token: write https://"
+    for index, address in enumerate(rollouts.downloads):
+        if not (address.startswith("https://") or rollouts.allow_http):
+            yield ("rollouts", "downloads", index), "must begin with https://"
+    for module, model in rollouts.models.items():
+        if model not in names.models:
+            yield (
+                ("rollouts", "models", module),
+                f"no model is called {model!r}: {_near(model, names.models)}",
+            )
 
 
 def _near(name: str, known: frozenset[str]) -> str:

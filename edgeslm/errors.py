@@ -12,6 +12,7 @@
     ├── JournalError                 what must survive a restart can't be written: a full disk
     ├── FeedbackError                a correction that can't be kept: a full disk, a full file
     ├── ProvisionError               keys, certificates or an access list that can't be made
+    ├── RolloutError                 a rollout's server that can't be asked, or says what isn't understood
     ├── ProtocolError                bytes from the bus that aren't what their topic says
     ├── ShapeError                   a config from which a model's sizes can't be told
     ├── BoardError                   a board profile that isn't there or can't be read or measured
@@ -84,6 +85,10 @@ class FeedbackError(EdgeslmError):
 
 class ProvisionError(EdgeslmError):
     """Keys, certificates or an access list can't be made; the sentence names the file or the grant."""
+
+
+class RolloutError(EdgeslmError):
+    """The server of a rollout can't be asked, or says what nobody understands."""
 
 
 class ProtocolError(EdgeslmError):

@@ -36,6 +36,7 @@ from edgeslm.surroundings import (
     Journal,
     Limits,
     Metrics,
+    Rollouts,
     Section,
     Signing,
     Tracing,
@@ -338,6 +339,10 @@ class Config(Section):
     limits: Limits = Field(default=Limits(), description="What the node takes at most")
     control: Control = Field(default=Control(), description="Which commands the node takes over the bus")
     updates: Updates = Field(default=Updates(), description="How other bundles come to its models")
+    rollouts: Rollouts | None = Field(
+        default=None,
+        description="The server whose rollouts `edgeslm rollout` takes part in; none if left out",
+    )
     signing: Signing = Field(default=Signing(), description="Whose bundles this node trusts")
     journal: Journal = Field(
         default=Journal(), description="What of messages stays on this disk, and whether it is encrypted"

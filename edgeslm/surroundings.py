@@ -5,6 +5,7 @@ What a node does, its models, tasks, collections and routes, is in ``edgeslm.sec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from edgeslm.fields import (
     FilePath,
     ListenAddress,
+    Name,
     broker_url,
     host_name,
     http_url,
@@ -166,6 +168,62 @@ class Updates(Section):
         description="Seconds for which a new bundle is watched, and taken back if its engine ends or its "
         "requests fail",
     )
+
+
+class Rollouts(Section):
+    """The server that sends bundles to this node and others: hawkBit, or another that speaks its DDI API."""
+
+    url: Annotated[str, AfterValidator(http_url)] = Field(
+        description="Address of the server, such as `https://hawkbit.plant.local`"
+    )
+    tenant: Name = Field(default="DEFAULT", description="Tenant of the server")
+    controller_id: Name | None = Field(
+        default=None, description="Name of this node there; that of the node if left out"
+    )
+    token_file: FilePath | None = Field(
+        default=None, description="File whose first line is the token to log in with"
+    )
+    token: Literal["target", "gateway"] = Field(
+        default="target", description="Whose token that is: this node's alone, or the gateway's"
+    )
+    cert_file: FilePath | None = Field(default=None, description="Client certificate (PEM) for mutual TLS")
+    key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")
+    ca_file: FilePath | None = Field(
+        default=None, description="Certificates (PEM) to trust; the system's if left out"
+    )
+    allow_http: bool = Field(
+        default=False, description="Whether `url` may be without TLS, which gives the token away"
+    )
+    downloads: tuple[Annotated[str, AfterValidator(http_url)], ...] = Field(
+        default=(),
+        description="Addresses below which bundles may lie, beside `url`; they don't get the token",
+    )
+    models: Mapping[str, str] = Field(
+        default={},
+        description="Which model a software module of the server is, where it isn't called like the model",
+    )
+    poll_s: float | None = Field(
+        default=None,
+        ge=1,
+        le=86_400,
+        description="Seconds between two questions to the server; as often as it says if left out",
+    )
+    timeout_s: float = Field(
+        default=86_400.0,
+        ge=1,
+        le=30 * 86_400,
+        description="Seconds after which a rollout that isn't over is given up here",
+    )
+    confirm: bool = Field(
+        default=False, description="Confirm rollouts that wait for that; otherwise a person does it there"
+    )
+    attributes: Mapping[str, str] = Field(
+        default={}, description="What the server is told of this node beside what it is"
+    )
+
+    @property
+    def is_secure(self) -> bool:
+        return self.url.startswith("https://")
 
 
 class Signing(Section):

@@ -60,6 +60,24 @@ def test_a_pool_serves_tasks_of_the_node_and_each_once() -> None:
     ]
 
 
+def test_a_server_of_rollouts_is_asked_with_tls_and_names_models_that_are_here() -> None:
+    rollouts = parse_config(SMALL + "rollouts: {url: https://hawkbit.plant}\n").rollouts
+    assert rollouts is not None
+    assert (rollouts.tenant, rollouts.token, rollouts.allow_http) == ("DEFAULT", "target", False)
+    wrong = "rollouts: {url: http://h, cert_file: /x, downloads: ['http://f'], models: {a: smal}}\n"
+    assert problems(SMALL + wrong) == [
+        "c.yaml:7: rollouts.downloads[0]: must begin with https://",
+        "c.yaml:7: rollouts.key_file: missing: cert_file needs the key that belongs to it",
+        "c.yaml:7: rollouts.models.a: no model is called 'smal': did you mean small?",
+        "c.yaml:7: rollouts.url: whoever is on the way could read the token: write https://",
+    ]
+    allowed = "rollouts: {url: http://h, allow_http: true}\n"
+    assert parse_config(SMALL + allowed).rollouts is not None
+    assert problems(SMALL + "rollouts: {url: https://h, tenant: a/b}\n")[0].startswith(
+        "c.yaml:7: rollouts.tenant: no name"
+    )
+
+
 def test_the_default_of_replies_follows_the_prefix() -> None:
     assert parse_config(SMALL + "prefix: plant\n").replies == ("plant/v1/+/res/#", "plant/v1/pool/+/res/#")
 

@@ -24,6 +24,7 @@ from edgeslm.config import (
     Metrics,
     Model,
     Pool,
+    Rollouts,
     Route,
     Section,
     Signing,
@@ -61,6 +62,7 @@ SECTIONS: dict[str, type[Section]] = {
     "tracing": Tracing,
     "control": Control,
     "updates": Updates,
+    "rollouts": Rollouts,
     "console": Console,
 }
 REQUIRED: dict[str, dict[str, Any]] = {
@@ -85,6 +87,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "tracing": {},
     "control": {},
     "updates": {},
+    "rollouts": {"url": "https://hawkbit"},
     "console": {},
 }
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}

@@ -49,6 +49,7 @@ LAYERS = (
     {"control"},
     {"operating"},
     {"update"},
+    {"rollout"},
     {"daemon", "demo", "commands"},
     {"cli"},
     {"__main__"},
@@ -90,6 +91,7 @@ EXPORT_SEES = {
 
 LOAD_BUNDLES = {
     *("bundle", "engine", "signature", "trust", "inspection", "doctor", "commands", "cli", "update"),
+    "rollout",
 }
 """What loads bundles past ``Trust.load``: it runs nothing of them, or was told the digest."""
 EXPORT_MEASURES = {

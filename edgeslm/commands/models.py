@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.commands.parts import Act, add_part
 from edgeslm.commands.screen import Progress, say
 from edgeslm.errors import BundleError, EdgeslmError
+from edgeslm.ownership import become_owner
 
 if TYPE_CHECKING:
     from edgeslm.config import Config
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config)
     if arguments.act is not _list:
-        _become_owner(config.state_dir)
+        become_owner(config.state_dir)
     store = Store(config.state_dir, config.node)
     try:
         said, text = arguments.act(arguments, config, store)
@@ -151,20 +151,3 @@ def _model(name: str, config: Config) -> str:
         known = ", ".join(config.models)
         raise EdgeslmError(f"there is no model {name!r} in the configuration; there are: {known}")
     return name
-
-
-def _become_owner(state_dir: Path) -> None:
-    """Root goes on as the user of the state folder: nothing that this user put there may lead root astray,
-    and what is brought has to be the user's.
-
-    :raises EdgeslmError: there is no such folder yet.
-    """
-    if os.geteuid():
-        return
-    if not state_dir.is_dir():
-        raise EdgeslmError(f"{state_dir}: missing; start the node once, or make it for the node's user")
-    owner = state_dir.stat()
-    if owner.st_uid:
-        os.setgroups([])
-        os.setgid(owner.st_gid)
-        os.setuid(owner.st_uid)

@@ -44,6 +44,7 @@ from edgeslm.update.commands import handlers_of
 from edgeslm.update.incoming import Incoming
 from edgeslm.update.store import Store
 from edgeslm.update.trials import Trial
+from edgeslm.update.verdicts import Verdicts
 from edgeslm.update.wishes import Wish, Wishes
 
 log = logging.getLogger("edgeslm.update")
@@ -53,6 +54,7 @@ State = Literal["IN_PROGRESS", "ON_TRIAL", "SUCCEEDED", "REJECTED", "FAILED"]
 
 LOOK_EVERY_S: Final = 1.0
 FOLDER_EVERY_S: Final = 5.0
+BY_HAND: Final = "somebody switched it back"
 AGAIN_S: Final = 60.0
 """After which it is tried again to take a model back."""
 
@@ -100,6 +102,7 @@ class Updater:
         """What nothing goes back to once a model on trial is found good."""
         self._looked = 0.0
         self._stop = threading.Event()
+        self._verdicts = Verdicts(store.folder, operating.config.node)
         self.outcomes: dict[str, Outcome] = {}
         """Of the last update of each model."""
 
@@ -248,6 +251,8 @@ class Updater:
                 self._note(model, "FAILED", bundle, why)
             else:
                 self.outcomes.pop(model, None)
+                done = Outcome("FAILED", "watching", bundle.manifest.name, bundle.digest, BY_HAND)
+                self._verdicts.write(model, done.figures())
             self._on_change()
             return digest
 
@@ -289,6 +294,8 @@ class Updater:
         outcome = Outcome(state, step, bundle.manifest.name, bundle.digest, why)
         self.outcomes[model] = outcome
         log.info("model %s, %s: %s, %s %s", model, bundle.manifest.name, state, step, why)
+        if state in ("SUCCEEDED", "FAILED", "REJECTED"):
+            self._verdicts.write(model, outcome.figures())
         self._on_change()
         return outcome
 
@@ -335,7 +342,7 @@ class Updater:
                 done = await self.update(wish.model, self._store.find(wish.digest or ""))
                 outcome = done.figures()
         except (EdgeslmError, OSError) as error:
-            outcome = {"error": str(error)}
+            outcome = {"error": str(error), "later": isinstance(error, Busy)}
         except Exception as error:  # a mistake of ours; the command must not wait for ever
             log.error("an update failed: %s", type(error).__name__)
             log.debug("an update failed", exc_info=True)
@@ -368,3 +375,4 @@ class Updater:
         """What a start did before there was anybody to tell."""
         why = without_paths(why)
         self.outcomes[model] = Outcome("FAILED", "starting", "what it was switched to", "", why)
+        self._verdicts.write(model, self.outcomes[model].figures())

@@ -105,15 +105,34 @@ class Wishes:
 
         :raises BundleError: the node ended before. :raises OSError: the wish can't be written.
         """
+        wish = self.make(action, model, digest)
+        while (found := self.heard(wish)) is None:
+            if not self.is_node_running:
+                raise BundleError("the node ended before it had done it")
+            time.sleep(LOOK_EVERY_S)
+        return found
+
+    def make(self, action: Literal["activate", "rollback"], model: str, digest: str | None = None) -> Wish:
+        """Asks the node for it and doesn't wait.
+
+        :raises BundleError: somebody else's waits. :raises OSError: the wish can't be written.
+        """
         wish = Wish(id=secrets.token_hex(8), action=action, model=model, digest=digest)
         if self._wish.exists():
             raise BundleError("another command waits for the node; try again when that is done")
         write_record(self._wish, wish.model_dump())
-        while True:
-            with contextlib.suppress(OSError, ValueError):
-                found = json.loads(self._outcome.read_text("utf-8"))
-                if isinstance(found, dict) and found.get("id") == wish.id:
-                    return found
-            if not self.is_node_running:
-                raise BundleError("the node ended before it had done it")
-            time.sleep(LOOK_EVERY_S)
+        return wish
+
+    def heard(self, wish: Wish) -> dict[str, Any] | None:
+        """What the node said; None while it has said nothing."""
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self._outcome.read_text("utf-8"))
+            if isinstance(found, dict) and found.get("id") == wish.id:
+                return found
+        return None
+
+    def withdraw(self, wish: Wish) -> None:
+        """Of a node that ended before it heard of it. :raises OSError: the disk."""
+        with contextlib.suppress(OSError, ValidationError):
+            if Wish.model_validate_json(self._wish.read_bytes()).id == wish.id:
+                self._wish.unlink()

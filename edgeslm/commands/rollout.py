@@ -1,0 +1,78 @@
+"""``edgeslm rollout``: this node in the rollouts of a server, hawkBit or Mender."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeslm.commands.parts import Act, add_part
+from edgeslm.commands.screen import say
+from edgeslm.errors import EdgeslmError
+from edgeslm.ownership import become_owner
+
+if TYPE_CHECKING:
+    from edgeslm.config import Config
+
+SUMMARY = "take part in the rollouts of a server: hawkBit, Mender"
+EXAMPLE = "edgeslm rollout hawkbit /etc/edgeslm/edgeslm.yaml"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    parts = command.add_subparsers(title="what to do", metavar="ACTION", required=True)
+
+    def add(name: str, act: Act, about: str, line: str) -> argparse.ArgumentParser:
+        part = add_part(parts, name, act, about, line)
+        part.add_argument("config", type=Path, metavar="CONFIG")
+        return part
+
+    add("hawkbit", _hawkbit, "ask the server of the section rollouts again and again, until SIGTERM", EXAMPLE)
+    part = add(
+        "show", _show, "show how far the last rollout has come", "edgeslm rollout show config.yaml --json"
+    )
+    part.add_argument("--json", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from edgeslm.config import load_config
+
+    config = load_config(arguments.config)
+    try:
+        arguments.act(arguments, config)
+    except OSError as error:
+        raise EdgeslmError(f"{error.filename or config.state_dir}: {error.strerror}") from None
+    return 0
+
+
+def _hawkbit(arguments: argparse.Namespace, config: Config) -> None:
+    from edgeslm.rollout.hawkbit import Hawkbit
+
+    logging.basicConfig(
+        level="DEBUG" if arguments.debug else config.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    become_owner(config.state_dir)
+    hawkbit, stop = Hawkbit(config), threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: stop.set())
+    hawkbit.run(stop)
+
+
+def _show(arguments: argparse.Namespace, config: Config) -> None:
+    from edgeslm.rollout.jobs import Book
+    from edgeslm.update.store import Store
+
+    job = Book(Store(config.state_dir, config.node).folder, config.node, "hawkbit").job
+    if arguments.json:
+        say(json.dumps(None if job is None else job.model_dump()))
+    elif job is None:
+        say("no rollout has come to this node")
+    else:
+        models = ", ".join(part.model for part in job.parts) or "no model"
+        say(f"rollout {job.id}, {models}: {job.state}, {job.step}{f': {job.why}' if job.why else ''}")

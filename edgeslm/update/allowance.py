@@ -1,0 +1,78 @@
+"""How much may be brought onto this device, and whether it goes on: bytes are counted while they come."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Final
+
+from edgeslm.errors import BundleError
+
+Show = Callable[[int, int | None], None]
+"""Bytes that are here, of how many, if that is known."""
+
+PIECE: Final = 1 << 20
+RESERVE_BYTES: Final = 200_000_000
+"""Left on the disk, or the journal could write nothing."""
+
+
+class Stopped(BundleError):
+    """Somebody wants it to end."""
+
+
+class Allowance:
+    """
+    :param folder: on whose disk room is needed.
+    :param budget_bytes: the most that one bundle may have, packed and unpacked.
+    :param stop: set it, and what runs in another thread ends soon.
+    """
+
+    def __init__(self, folder: Path, budget_bytes: int, stop: threading.Event, show: Show) -> None:
+        self._folder = folder
+        self._budget = budget_bytes
+        self._stop = stop
+        self._show = show
+
+    def pour(self, read: IO[bytes] | Any, written: IO[bytes], done: int, size: int | None, what: str) -> int:
+        """:param done: bytes that were there before. :return: those that are there now."""
+        while piece := read.read(PIECE):
+            self.look()
+            done += len(piece)
+            self.check_budget(done, what)
+            written.write(piece)
+            self._show(done, size)
+        return done
+
+    def check_budget(self, size: int, what: str) -> None:
+        """:raises BundleError: ``size`` is more than that."""
+        if size > self._budget:
+            raise BundleError(
+                f"{what}: it has more than the {self._budget / 1e6:.0f} MB that a bundle may have "
+                "(updates.budget_bytes)"
+            )
+
+    def check_room(self, size: int, what: str) -> None:
+        """:raises BundleError: ``size`` is more than the budget, or than the disk has."""
+        self.check_budget(size, what)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if size > (free := self.free_bytes(self._folder)):
+            raise BundleError(
+                f"{what}: {size / 1e6:.0f} MB are needed on the disk and {free / 1e6:.0f} are free"
+            )
+
+    @staticmethod
+    def free_bytes(folder: Path) -> int:
+        """On its disk, but for the reserve."""
+        return max(0, shutil.disk_usage(folder).free - RESERVE_BYTES)
+
+    def wait(self, seconds: float) -> None:
+        """:raises Stopped: it is to end."""
+        self._stop.wait(seconds)
+        self.look()
+
+    def look(self) -> None:
+        """:raises Stopped: it is to end."""
+        if self._stop.is_set():
+            raise Stopped("it was broken off")

@@ -1,0 +1,196 @@
+"""A file is downloaded: it may break off, and goes on where it ended, also in another run.
+
+Bounded by an allowance, and held to ``https://`` wherever it is led. Knows nothing of bundles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import logging
+import os
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from edgeslm.errors import BundleError
+from edgeslm.update.allowance import PIECE, Allowance
+from edgeslm.update.sources import SCHEME
+
+log = logging.getLogger("edgeslm.update")
+
+SILENT_S: Final = 30.0
+PAUSES_S: Final = (1.0, 5.0, 15.0, 60.0)
+"""Between the tries of a download; each goes on where the one before ended, which counts anew if it got any
+further."""
+HASHES: Final = ("sha256", "sha1", "md5")
+"""The strongest first: that one is looked at."""
+
+
+class Unreachable(BundleError):
+    """It can't be downloaded now; what came of it is kept, so that later tries go on with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How a server lets one in. ``headers`` go to the address itself and nowhere else it leads to."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """:raises OSError: a file can't be read, or is none of those that it should be."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.cert_file is not None:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        return context
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What somebody says of a file before it comes: ``size`` in bytes, hashes by name in hexadecimal."""
+
+    size: int
+    hashes: Mapping[str, str]
+
+    def check(self, file: Path, what: str) -> None:
+        """:raises BundleError: it isn't so. :raises OSError: the disk."""
+        name = next(name for name in HASHES if name in self.hashes)
+        if (size := file.stat().st_size) != self.size:
+            raise BundleError(f"{what}: it has {size} bytes and should have {self.size}")
+        seen = hashlib.new(name, usedforsecurity=False)
+        with file.open("rb") as stream:
+            while piece := stream.read(PIECE):
+                seen.update(piece)
+        if seen.hexdigest() != self.hashes[name].lower():
+            raise BundleError(f"{what}: its {name} is not the one that was promised")
+
+
+class Download:
+    """
+    :param within: addresses below which it must stay, where it is led elsewhere; any if empty.
+    :param schemes: how addresses may begin.
+    """
+
+    def __init__(
+        self,
+        allowance: Allowance,
+        login: Login,
+        *,
+        within: Sequence[str] = (),
+        schemes: tuple[str, ...] = (SCHEME,),
+        pauses_s: tuple[float, ...] = PAUSES_S,
+    ) -> None:
+        self._allowance = allowance
+        self._login = login
+        self._within = tuple(start.rstrip("/") + "/" for start in within if start.startswith(schemes))
+        self._schemes = schemes
+        self._pauses_s = pauses_s
+
+    def bring(self, url: str, file: Path) -> None:
+        """What is at ``url``, whole as far as its sender tells. ``file`` may hold the beginning of it.
+
+        :raises Unreachable: nobody answers, or it ends too early. :raises BundleError: it can't be had.
+        """
+        left = list(self._pauses_s)
+        while True:
+            before = file.stat().st_size if file.exists() else 0
+            try:
+                self._fetch(url, file)
+                return
+            except urllib.error.HTTPError as error:
+                if error.code < 500 and error.code not in (408, 429):
+                    raise BundleError(f"{url}: the server says {error.code} {error.reason}") from None
+                why = f"{error.code} {error.reason}"
+            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+                reason = getattr(error, "reason", error)
+                if isinstance(reason, ssl.SSLCertVerificationError):
+                    raise BundleError(
+                        f"{url}: its certificate isn't trusted ({reason.verify_message})"
+                    ) from None
+                why = str(reason) or type(error).__name__
+            if file.exists() and file.stat().st_size > before:
+                left = list(self._pauses_s)
+            if not left:
+                raise Unreachable(f"{url}: can't be downloaded ({why}); what came is kept for the next try")
+            log.warning("%s broke off (%s); it goes on in %g s", url, why, left[0])
+            self._allowance.wait(left.pop(0))
+
+    def _fetch(self, url: str, file: Path) -> None:
+        """One try, from where the file ends, if the server has still the same."""
+        notes = file.with_suffix(".json")
+        known = _read_notes(notes) if file.exists() else {}
+        have = file.stat().st_size if known else 0
+        request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
+        for name, value in self._login.headers.items():
+            request.add_unredirected_header(name, value)
+        if have and known.get("tag"):
+            request.add_header("Range", f"bytes={have}-")
+            request.add_header("If-Range", known["tag"])
+        opener = urllib.request.build_opener(
+            urllib.request.HTTPSHandler(context=self._login.context()),
+            _Redirections(self._schemes, self._within),
+        )
+        try:
+            answer = opener.open(request, timeout=SILENT_S)
+        except urllib.error.HTTPError as error:
+            if error.code == 416:  # all of it is here, or it has become shorter
+                if known.get("size") == have:
+                    return
+                notes.unlink(missing_ok=True)  # then it begins anew
+            raise
+        with answer:
+            goes_on = answer.status == 206 and _start_of(answer.headers.get("Content-Range")) == have
+            if not goes_on:
+                have = 0
+            length = answer.headers.get("Content-Length")
+            size = have + int(length) if length is not None and length.isdecimal() else None
+            self._allowance.check_room((size or 0) - have, url)
+            self._allowance.check_budget(size or 0, url)
+            tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+            if tag and tag.startswith("W/"):
+                tag = None  # a weak one doesn't mean the same bytes
+            notes.write_text(json.dumps({"tag": tag, "size": size, "url": url}))
+            with file.open("ab" if goes_on else "wb") as written:
+                done = self._allowance.pour(answer, written, have, size, url)
+                written.flush()
+                os.fsync(written.fileno())
+            if size is not None and done < size:
+                raise ConnectionError(f"it ended after {done} of {size} bytes")
+
+
+class _Redirections(urllib.request.HTTPRedirectHandler):
+    """One must not lead to where nobody can tell who answers, or out of what is allowed."""
+
+    def __init__(self, schemes: tuple[str, ...], within: tuple[str, ...]) -> None:
+        self._schemes = schemes
+        self._within = within
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.startswith(self._schemes):
+            raise BundleError(f"{req.full_url}: leads to {newurl}; only {SCHEME} addresses are taken")
+        if self._within and not newurl.startswith(self._within):
+            raise BundleError(f"{req.full_url}: leads to {newurl}, which is not below what may be named")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _read_notes(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _start_of(content_range: str | None) -> int | None:
+    """Of ``bytes 5-9/10``, 5 (RFC 9110, section 14.4)."""
+    unit, _, rest = (content_range or "").partition(" ")
+    start = rest.partition("-")[0]
+    return int(start) if unit == "bytes" and start.isdecimal() else None
