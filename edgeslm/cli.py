@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("demo", _demo, "show the whole thing on this machine, with real messages")
     sub.add_argument("--bundle", type=Path, help="decoder bundle of a starter folder")
+    sub.add_argument("--short", action="store_true", help="a few messages of each kind, for a slow board")
 
     sub = add("try", _try, "run one task without a broker")
     sub.add_argument("config", type=Path)
@@ -264,7 +265,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from edgeslm.demo import demo
 
-    return demo(arguments.bundle)
+    return demo(arguments.bundle, short=arguments.short)
 
 
 def _try(arguments: argparse.Namespace) -> int:

@@ -25,7 +25,10 @@ from edgeslm.demo.material import (
     NOTES_TAUGHT,
     QUESTIONS,
     SENSORS,
+    SHORT,
+    Extent,
     Labelled,
+    Question,
     load_logins,
     load_sms,
 )
@@ -40,8 +43,6 @@ ENCODER = "minilm-l6-int8"
 
 SHOWN = 10
 """Messages shown one by one; of larger sets the rest only counts."""
-ZERO_SHOT = 100
-LOGINS = 12
 
 
 def default_starter() -> Path:
@@ -50,9 +51,10 @@ def default_starter() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / "edgeslm" / "starter"
 
 
-def demo(bundle: Path | None) -> int:
-    """Runs the demo with the starter folder that ``bundle`` is in; the exit status.
+def demo(bundle: Path | None, *, short: bool = False) -> int:
+    """Runs the demo with the starter folder that ``bundle`` is in; ``short``: a few messages of each kind.
 
+    :return: the exit status.
     :raises EdgeslmError: something is missing or did not work.
     """
     starter = bundle.absolute().parent if bundle else default_starter()
@@ -66,14 +68,15 @@ def demo(bundle: Path | None) -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="edgeslm-demo-") as name:
         folder = Path(name)
-        _play(screen, folder, decoder, starter / ENCODER, starter / "data")
+        extent = SHORT if short else Extent()
+        _play(screen, folder, decoder, starter / ENCODER, starter / "data", extent)
     screen.line(f"\nDone in {time.monotonic() - started:.0f} s.")
     return 0
 
 
-def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path) -> None:
+def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path, extent: Extent) -> None:
     taught, aside = load_sms(data)
-    logins = load_logins(data, LOGINS)
+    logins = load_logins(data, extent.logins)
     screen.title("Teaching")
     spam = teach(
         folder, "spam", {"ham": "an ordinary message", "spam": "advertising or fraud"}, taught, encoder
@@ -85,24 +88,33 @@ def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path
             f"(cross-validated accuracy {lesson.accuracy:.2f})"
         )
     screen.title("Starting")
-    with start_broker(folder) as broker, _daemon(folder, broker, decoder, encoder, (spam, notes)) as seconds:
+    lessons = spam, notes
+    with (
+        start_broker(folder) as broker,
+        _daemon(folder, broker, decoder, encoder, lessons, extent.request_timeout_s) as seconds,
+    ):
         screen.line(f"  broker {broker.name} at {broker.url}; node {NODE} online in {seconds:.1f} s")
         if not broker.keeps_messages:
             screen.line(
                 "  Note: amqtt gives no guarantee; what it acknowledged can be lost. Install mosquitto."
             )
-        with Traffic(broker.url, NODE) as traffic:
+        with Traffic(broker.url, NODE, patience_s=extent.request_timeout_s) as traffic:
             rows = [
-                _spam(screen, traffic, aside),
-                _sensors(screen, traffic),
+                _spam(screen, traffic, aside[: extent.sms], extent.untaught),
+                _sensors(screen, traffic, SENSORS[: extent.reports]),
                 _logins(screen, traffic, logins),
-                _questions(screen, traffic),
+                _questions(screen, traffic, QUESTIONS[: extent.questions]),
             ]
     screen.summary([row for row in rows if row is not None])
 
 
 def _configuration(
-    folder: Path, broker: Broker, decoder: Path, encoder: Path, lessons: Sequence[Lesson]
+    folder: Path,
+    broker: Broker,
+    decoder: Path,
+    encoder: Path,
+    lessons: Sequence[Lesson],
+    request_timeout_s: float,
 ) -> dict[str, Any]:
     spam, notes = lessons
     return {
@@ -145,6 +157,7 @@ def _configuration(
             {"from": "demo/gate/+", "task": "login", "to": "demo/gate/{{ topic[2] }}/host"},
         ],
         "prepare": "never",
+        "limits": {"request_timeout_s": request_timeout_s},
         "state_dir": str(folder),
         "log_level": "warning",
     }
@@ -152,13 +165,17 @@ def _configuration(
 
 @contextmanager
 def _daemon(
-    folder: Path, broker: Broker, decoder: Path, encoder: Path, lessons: Sequence[Lesson]
+    folder: Path,
+    broker: Broker,
+    decoder: Path,
+    encoder: Path,
+    lessons: Sequence[Lesson],
+    request_timeout_s: float,
 ) -> Iterator[float]:
     """The real daemon as a process of its own; yields the seconds until it was online."""
     file = folder / "config.yaml"
-    file.write_text(
-        yaml.safe_dump(_configuration(folder, broker, decoder, encoder, lessons), sort_keys=False)
-    )
+    configuration = _configuration(folder, broker, decoder, encoder, lessons, request_timeout_s)
+    file.write_text(yaml.safe_dump(configuration, sort_keys=False))
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "edgeslm", "run", str(file)], stdin=subprocess.DEVNULL
@@ -175,7 +192,9 @@ def _daemon(
             process.wait()
 
 
-def _spam(screen: Screen, traffic: Traffic, aside: Sequence[Labelled]) -> tuple[str, str, str]:
+def _spam(
+    screen: Screen, traffic: Traffic, aside: Sequence[Labelled], most_untaught: int
+) -> tuple[str, str, str]:
     screen.title(f"SMS through the route demo/sms/+ -> spam, {len(aside)} that it has not seen")
     screen.header()
     topics = [(f"demo/sms/{number}", row.text) for number, row in enumerate(aside)]
@@ -193,7 +212,7 @@ def _spam(screen: Screen, traffic: Traffic, aside: Sequence[Labelled]) -> tuple[
     screen.line(
         f"  {right} of {len(aside)} right ({right / len(aside):.3f}) at {rate:.0f} messages/s over MQTT"
     )
-    untaught = aside[:ZERO_SHOT]
+    untaught = aside[:most_untaught]
     guessed = 0
     answers = traffic.requests("spam-untaught", [row.text for row in untaught], in_flight=IN_FLIGHT)
     for row, answer in zip(untaught, answers, strict=True):
@@ -212,11 +231,13 @@ def _spam(screen: Screen, traffic: Traffic, aside: Sequence[Labelled]) -> tuple[
     )
 
 
-def _sensors(screen: Screen, traffic: Traffic) -> tuple[str, str, str]:
+def _sensors(
+    screen: Screen, traffic: Traffic, reports: Sequence[tuple[dict[str, object], str]]
+) -> tuple[str, str, str]:
     screen.title("Machine reports (JSON) through a route whose template reads the note")
     screen.header()
-    sent = [(number, payload, label) for number, (payload, label) in enumerate(SENSORS) if label]
-    silent = [payload for payload, label in SENSORS if not label]
+    sent = [(number, payload, label) for number, (payload, label) in enumerate(reports) if label]
+    silent = [payload for payload, label in reports if not label]
     right = 0
     half = len(sent) // 2
     messages = [(f"demo/plant/{number}/report", payload) for number, payload, _ in sent[:half]]
@@ -257,21 +278,21 @@ def _logins(screen: Screen, traffic: Traffic, logins: Sequence[Labelled]) -> tup
     return "login (decoder, grammar)", f"{right} of {len(logins)} exact", f"{verbatim} words of their line"
 
 
-def _questions(screen: Screen, traffic: Traffic) -> tuple[str, str, str]:
+def _questions(screen: Screen, traffic: Traffic, questions: Sequence[Question]) -> tuple[str, str, str]:
     screen.title("Questions about a text that comes along: the answer is a quote of it")
     screen.header("must hold")
-    options = [{"context": question.context} for question in QUESTIONS]
-    answers = traffic.requests("manual", [question.text for question in QUESTIONS], options)
+    options = [{"context": question.context} for question in questions]
+    answers = traffic.requests("manual", [question.text for question in questions], options)
     right = verbatim = 0
-    for question, answer in zip(QUESTIONS, answers, strict=True):
+    for question, answer in zip(questions, answers, strict=True):
         right += question.gold in answer.label
         verbatim += answer.label in question.context
         screen.message(question.text, answer, question.gold)
     screen.line(
-        f"  {right} of {len(QUESTIONS)} hold the right words, {verbatim} are verbatim; "
+        f"  {right} of {len(questions)} hold the right words, {verbatim} are verbatim; "
         "a model of this size reads poorly"
     )
-    return "manual (decoder, quote)", f"{right} of {len(QUESTIONS)} right", f"{verbatim} verbatim"
+    return "manual (decoder, quote)", f"{right} of {len(questions)} right", f"{verbatim} verbatim"
 
 
 def _chain(*parts: Iterator[Answer]) -> Iterator[Answer]:

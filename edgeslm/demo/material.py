@@ -24,6 +24,22 @@ HELD_ASIDE = 500
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """How much of it is shown: so many messages of each kind, and the seconds that each may take."""
+
+    sms: int = HELD_ASIDE
+    untaught: int = 100
+    reports: int | None = None
+    logins: int = 12
+    questions: int | None = None
+    request_timeout_s: float = 120.0
+
+
+SHORT = Extent(sms=20, untaught=2, reports=4, logins=2, questions=2, request_timeout_s=1200.0)
+"""For boards on which the whole of it would take hours."""
+
+
+@dataclass(frozen=True, slots=True)
 class Labelled:
     """A message and what it should come to."""
 

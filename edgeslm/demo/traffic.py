@@ -20,7 +20,6 @@ from edgeslm.bus.protocol import Topics, encode_request, parse_result, parse_sta
 from edgeslm.errors import BrokerError, EdgeslmError, ProtocolError
 from edgeslm.messages import Result
 
-WAIT_S = 120.0
 IN_FLIGHT = 16
 """Messages under way where the rate is the point; one at a time where the milliseconds are."""
 
@@ -36,9 +35,13 @@ class Answer:
 
 
 class Traffic:
-    """An app on the bus. It speaks MQTT 3.1.1 with JSON ids, as most sensors do and every broker can."""
+    """An app on the bus. It speaks MQTT 3.1.1 with JSON ids, as most sensors do and every broker can.
 
-    def __init__(self, url: str, node: str) -> None:
+    It waits ``patience_s`` for each result.
+    """
+
+    def __init__(self, url: str, node: str, *, patience_s: float) -> None:
+        self._patience_s = patience_s
         self._topics = Topics(node)
         self._reply = f"{self._topics.base}/res/demo-app"
         self._arrived: queue.SimpleQueue[tuple[str, Result, float]] = queue.SimpleQueue()
@@ -149,9 +152,9 @@ class Traffic:
 
     def _next(self) -> tuple[str, Result, float]:
         try:
-            return self._arrived.get(timeout=WAIT_S)
+            return self._arrived.get(timeout=self._patience_s)
         except queue.Empty:
-            raise EdgeslmError(f"no result came within {WAIT_S:.0f} s") from None
+            raise EdgeslmError(f"no result came within {self._patience_s:.0f} s") from None
 
     def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
         at = time.perf_counter()

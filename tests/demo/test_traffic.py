@@ -11,7 +11,7 @@ import pytest
 
 from edgeslm.demo.traffic import Traffic
 from edgeslm.errors import BrokerError, EdgeslmError
-from tests.apps import App
+from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto, free_port
 from tests.nodes import BASE, Node, fake_configuration
 
@@ -32,7 +32,7 @@ def traffic(broker: Mosquitto, tmp_path: Path) -> Iterator[Traffic]:
     configuration = fake_configuration(broker.url, tmp_path, routes=ROUTES)
     with App(broker.port, f"{BASE}/state") as app, Node(tmp_path, configuration):
         app.take_state(BASE, "online")
-        with Traffic(broker.url, "hall") as traffic:
+        with Traffic(broker.url, "hall", patience_s=WAIT_S) as traffic:
             yield traffic
 
 
@@ -74,4 +74,4 @@ def test_a_daemon_that_ends_is_noticed(broker: Mosquitto) -> None:
 
 def test_a_broker_that_is_not_there_is_a_sentence() -> None:
     with pytest.raises(BrokerError, match="can't be reached"):
-        Traffic(f"mqtt://127.0.0.1:{free_port()}", "hall")
+        Traffic(f"mqtt://127.0.0.1:{free_port()}", "hall", patience_s=WAIT_S)

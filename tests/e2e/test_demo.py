@@ -28,3 +28,17 @@ def test_the_demo_ends_by_itself_with_status_0_and_a_summary(starter: Path, tmp_
         assert re.search(rf"^  {re.escape(line)}.* \d+ of \d+ ", done.stdout, re.MULTILINE), line
     assert "\x1b" not in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_short_demo_shows_some_of_everything(starter: Path) -> None:
+    bundle = str(starter / "smollm2-135m-int4")
+    command = [sys.executable, "-m", "edgeslm", "demo", "--short", "--bundle", bundle]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for line, of in (
+        ("spam (learned head)", 20),
+        ("triage (learned head)", 3),
+        ("login (decoder", 2),
+        ("manual (decoder", 2),
+    ):
+        assert re.search(rf"^  {re.escape(line)}.* \d+ of {of} ", done.stdout, re.MULTILINE), line

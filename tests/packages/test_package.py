@@ -158,6 +158,17 @@ def test_the_demo_runs_with_the_package_native(starter: Path, tmp_path: Path) ->
         assert "Reached in this run" in said and "spam (learned head)" in said
 
 
+def test_the_demo_runs_with_the_package_emulated(starter: Path, tmp_path: Path) -> None:
+    debs = packages(FOREIGN)
+    root = Root(unpack(FOREIGN, tmp_path), FOREIGN)
+    root.install(*debs)
+    bring_bundles(root, starter)
+    shutil.copytree(starter / "data", root.folder / "var/lib/edgeslm/bundles/data")
+    bundle = "/var/lib/edgeslm/bundles/smollm2-135m-int4"
+    said = root.call("edgeslm", "demo", "--short", "--bundle", bundle)
+    assert "Reached in this run" in said and "spam (learned head)" in said
+
+
 def test_a_life_of_the_package_emulated(
     starter: Path, tmp_path: Path, make_broker: Callable[..., Mosquitto]
 ) -> None:
