@@ -1,16 +1,24 @@
 """Many nodes: what a real broker carries, and what a simulation says of more than this machine can run.
 
     python benchmarks/fleet.py broker [--nodes 200] [--rates 250 500 1000] [--seconds 15] [--service-ms 30]
-                                      [--way topics|share] [--processes 2] [--profile balanced]
+                                      [--way topics|share] [--thin] [--processes 2] [--profile balanced]
+    python benchmarks/fleet.py compare [--seconds 20]
+    python benchmarks/fleet.py simulate [--requests 60000] [--charts FOLDER]
 
 ``broker``: simulated nodes (``simulated_nodes.py``: real daemons with engines that take a given time) on a
 real mosquitto with shipped settings, and a sender at a rate, as Poisson arrivals. Way ``topics``: the sender
 draws a node for each request; ``share``: it asks the pool. With ``--thin`` nodes only answer
 (``thin_nodes.py``), which leaves the machine to the broker. All share the processors of this machine, so
-processor time of broker, nodes, sender and everything else on the machine are told apart. A rate holds if
-nothing is lost or refused, and 99 of 100 requests are answered within a second.
+processor time of broker, nodes, sender and everything else on the machine are told apart, as processors kept
+busy. A rate holds if nothing is lost or refused, and 99 of 100 requests are answered within a second.
 
-A table first, one JSON line last.
+``compare``: the same small fleets at a real broker and in the simulation (``fleet_model.py``), side by side.
+
+``simulate``: 10 to 10,000 nodes, 1 to 100,000 requests/s, three ways, nodes that die; ``fleet_curves.py``
+says which. ``--broker-us``, ``--dispatcher-us``, ``--dispatcher-node-us`` and ``--hop-us``, before the
+command, are the measured costs it goes by.
+
+Tables first, one JSON line last.
 """
 
 from __future__ import annotations
@@ -18,151 +26,165 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from fleet_load import RateClient, poisson
+import fleet_curves
+import fleet_figures as figures
+from fleet_broker import Case, carry
+from fleet_model import Costs, Fleet, Setup
 from machine import processor
-from processes import cpu_seconds
-from shipped import ShippedBroker
-from simulated_nodes import TASK, Crowd, Plan, open_many_files
+from simulated_nodes import open_many_files
 
-from edgeslm.bus.protocol import Topics
-
-POOL: Final = "fleet"
-HOLDS_MS: Final = 1000.0
-REPLY: Final = "edgeslm/v1/sender/res/triage"
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Seconds of processor time so far: of each part, and of all processes of the machine."""
-
-    broker: float
-    nodes: float
-    sender: float
-    machine: float
-
-    @classmethod
-    def now(cls, broker: int, nodes: Sequence[int]) -> Spent:
-        user, nice, system, _, _, irq, soft, *_ = (
-            int(one) for one in Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
-        )
-        busy = (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
-        return cls(cpu_seconds(broker), sum(map(cpu_seconds, nodes)), cpu_seconds(os.getpid()), busy)
-
-    def cores_since(self, before: Spent, seconds: float) -> dict[str, float]:
-        """How many processors each part kept busy; ``others`` is what else ran on the machine."""
-        parts = {
-            "broker": self.broker - before.broker,
-            "nodes": self.nodes - before.nodes,
-            "sender": self.sender - before.sender,
-        }
-        parts["others"] = max(0.0, self.machine - before.machine - sum(parts.values()))
-        return {name: round(spent / seconds, 3) for name, spent in parts.items()}
-
-
-COLUMNS = (
-    ("offered_per_s", "offered/s", 10),
-    ("answered_per_s", "answered/s", 11),
-    ("p50_ms", "p50 ms", 8),
-    ("p99_ms", "p99 ms", 8),
-    ("way_p50_ms", "way ms", 8),
-    ("lost", "lost", 6),
-    ("duplicates", "twice", 6),
-    ("errors", "errors", 7),
+COMPARED = (
+    # name, nodes, service times in ms, ways, loads as a share of what the way can do, thin
+    ("4 daemons, 50 and 200 ms", 4, (50.0, 200.0), ("topics", "share"), (0.5, 0.8), False),
+    ("20 daemons, 100 ms", 20, (100.0,), ("topics", "share"), (0.7,), False),
+    ("200 thin nodes, 100 ms", 200, (100.0,), ("topics", "share"), (0.5, 0.8), True),
 )
-PARTS = ("broker", "nodes", "sender", "others")
 
 
-def head() -> str:
-    titles = "".join(f"{title:>{width}}" for _, title, width in COLUMNS)
-    return titles + "".join(f"{part:>8}" for part in PARTS) + "   holds"
+def told(title: str, rows: Iterable[dict[str, Any]], columns: figures.Columns) -> list[dict[str, Any]]:
+    """The rows, each printed when it is there."""
+    print(f"\n{title}\n{figures.head(columns)}", flush=True)
+    kept = []
+    for row in rows:
+        print(figures.line(row, columns), flush=True)
+        kept.append(row)
+    return kept
 
 
-def row(found: dict[str, Any]) -> str:
-    cells = "".join(f"{found[key] if found[key] is not None else '-':>{width}}" for key, _, width in COLUMNS)
-    cores = "".join(f"{found['cores'][part]:>8.2f}" for part in PARTS)
-    return cells + cores + ("   yes" if found["holds"] else "   no")
+def broker(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
+    case = Case(
+        args.nodes,
+        tuple(args.rates),
+        args.seconds,
+        tuple(args.service_ms),
+        args.way,
+        args.processes,
+        args.profile,
+        args.journal,
+        args.thin,
+        args.folder,
+        args.seed,
+    )
+    title = f"{case.nodes} {'thin nodes' if case.thin else 'daemons'}, way {case.way}, {case.profile}"
+    return {"rows": told(title, map(figures.carried, carry(case)), figures.CARRIED)}
 
 
-def holds(found: dict[str, Any]) -> bool:
-    is_whole = not found["lost"] and not found["errors"]
-    return is_whole and found["p99_ms"] is not None and found["p99_ms"] <= HOLDS_MS
+def compare(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
+    """Each case at a real broker, then the same in the simulation with ``costs``."""
+
+    def rows() -> Iterable[dict[str, Any]]:
+        for name, nodes, service_ms, ways, loads, thin in COMPARED:
+            services_s = tuple(one / 1000 for one in service_ms)
+            for way in ways:
+                bound = Setup(way, nodes, 1.0, services_s).bound  # type: ignore[arg-type]
+                rates = tuple(round(load * bound, 1) for load in loads)
+                case = Case(nodes, rates, args.seconds, service_ms, way, 1, thin=thin, folder=args.folder)
+                for real in carry(case):
+                    if real["rate"]:
+                        setup = Setup(way, nodes, real["rate"], services_s, args.seconds * 20, costs)  # type: ignore[arg-type]
+                        yield side_by_side(f"{name}, {way}", real, Fleet(setup).run().figures())
+
+    return {"rows": told("Real broker and simulation", rows(), figures.COMPARED)}
 
 
-def carry(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The real broker under each rate in turn."""
-    chance = random.Random(args.seed)
-    rows = []
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=args.folder))).resolve()
-        broker = ShippedBroker(args.profile, folder)
-        broker.start()
-        stack.callback(broker.end)
-        plan = Plan(
-            f"mqtt://127.0.0.1:{broker.port}",
-            args.nodes,
-            tuple(args.service_ms),
-            POOL if args.way == "share" else None,
-            journal=args.journal,
-            thin=args.thin,
-        )
-        crowd = stack.enter_context(Crowd(plan, folder / "nodes", args.processes))
-        client = RateClient(broker.port, REPLY)
-        stack.callback(client.close)
-        print(head(), flush=True)
-        topics = [Topics(name).request(TASK) for name in plan.names]
-        if args.way == "share":
-            topics = [f"edgeslm/v1/pool/{POOL}/req/{TASK}"]
-        for rate in (0.0, *args.rates):
-            planned = poisson(rate, args.seconds, lambda _: chance.choice(topics), chance) if rate else []
-            before = Spent.now(broker.pid, crowd.pids)
-            marks: list[Spent] = []
-
-            def look(now_s: float, marks: list[Spent] = marks) -> None:
-                if not marks and now_s >= args.seconds:
-                    marks.append(Spent.now(broker.pid, crowd.pids))
-
-            offered = client.offer(planned, args.seconds, meanwhile=look)
-            if not rate:
-                client.idle(args.seconds)
-            after = marks[0] if marks else Spent.now(broker.pid, crowd.pids)
-            found = {"rate": rate, **offered.figures(), "cores": after.cores_since(before, args.seconds)}
-            found["holds"] = holds(found) or not rate
-            rows.append(found)
-            print(row(found), flush=True)
-    return rows
+def side_by_side(case: str, real: dict[str, Any], simulated: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "case": case,
+        "rate": real["rate"],
+        **{f"real_{key}": real[key] for key in ("p50_ms", "mean_ms", "p99_ms")},
+        **{key: simulated[key] for key in ("p50_ms", "mean_ms", "p99_ms")},
+        "difference": f"{100 * (simulated['p99_ms'] / real['p99_ms'] - 1):+.0f} %",
+        "lost": real["lost"],
+        "others": real["cores"]["others"],
+    }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def simulate(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
+    most = args.requests
+    found = {
+        "by_size": told(
+            "Nodes of 30 and 120 ms, by size and rate",
+            fleet_curves.by_size(costs, most, tuple(args.sizes)),
+            figures.SIMULATED,
+        ),
+        "by_load": told("100 nodes of 30 ms, by load", fleet_curves.by_load(costs, most), figures.SIMULATED),
+        "with_deaths": told(
+            "5 % of the nodes die a minute; 300 ms, half load",
+            fleet_curves.with_deaths(costs, args.seconds, tuple(one for one in args.sizes if one <= 1000)),
+            figures.DYING,
+        ),
+        "with_old_news": told(
+            "100 nodes of 30 ms, 0.7 of what they can do, a part of it past the dispatcher",
+            fleet_curves.with_old_news(costs, most),
+            figures.NEWS,
+        ),
+    }
+    if args.charts:
+        charts = {
+            "fleet_latency": figures.latency_chart(found["by_size"]),
+            "fleet_load": figures.load_chart(found["by_load"]),
+            "fleet_deaths": figures.deaths_chart(found["with_deaths"], 100 if 100 in args.sizes else 10),
+        }
+        for name, text in charts.items():
+            (args.charts / f"{name}.svg").write_text(text)
+    return found
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--broker-us", type=float, default=Costs().broker_s * 1e6)
+    parser.add_argument("--dispatcher-us", type=float, default=Costs().dispatcher_s * 1e6)
+    parser.add_argument("--dispatcher-node-us", type=float, default=Costs().dispatcher_node_s * 1e6)
+    parser.add_argument("--hop-us", type=float, default=Costs().hop_s * 1e6)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("broker", help="what a real broker carries")
-    one.add_argument("--nodes", type=int, default=200)
-    one.add_argument("--rates", type=float, nargs="+", default=[250, 500, 750, 1000, 1250])
-    one.add_argument("--seconds", type=float, default=15.0, help="of each rate (default: %(default)s)")
-    one.add_argument("--service-ms", type=float, nargs="+", default=[30.0])
-    one.add_argument("--way", choices=("topics", "share"), default="topics")
-    one.add_argument("--processes", type=int, default=2, help="that the nodes share (default: %(default)s)")
-    one.add_argument("--profile", choices=("balanced", "strict"), default="balanced")
-    one.add_argument("--journal", choices=("full", "none"), default="full")
+    one, default = commands.add_parser("broker", help="what a real broker carries"), Case()
+    one.set_defaults(run=broker)
+    one.add_argument("--nodes", type=int, default=default.nodes)
+    one.add_argument("--rates", type=float, nargs="+", default=default.rates)
+    one.add_argument("--seconds", type=float, default=default.seconds, help="of each rate")
+    one.add_argument("--service-ms", type=float, nargs="+", default=default.service_ms)
+    one.add_argument("--way", choices=("topics", "share"), default=default.way)
+    one.add_argument("--processes", type=int, default=default.processes, help="that the nodes share")
+    one.add_argument("--profile", choices=("balanced", "strict"), default=default.profile)
+    one.add_argument("--journal", choices=("full", "none"), default=default.journal)
     one.add_argument("--thin", action="store_true", help="nodes that only answer: the broker's own bound")
-    one.add_argument("--folder", type=Path, default=Path(), help="on a disk (default: here)")
-    one.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args(argv)
+    one.add_argument("--seed", type=int, default=default.seed)
+    two = commands.add_parser("compare", help="the simulation beside a real broker")
+    two.set_defaults(run=compare)
+    two.add_argument("--seconds", type=float, default=20.0, help="of each case")
+    for each in (one, two):
+        each.add_argument("--folder", type=Path, default=default.folder, help="on a disk (default: here)")
+    three = commands.add_parser("simulate", help="large fleets, and nodes that die")
+    three.set_defaults(run=simulate)
+    three.add_argument("--requests", type=int, default=60_000, help="of a row, in one cell")
+    three.add_argument("--seconds", type=float, default=300.0, help="of a row with deaths")
+    three.add_argument("--sizes", type=int, nargs="+", default=fleet_curves.SIZES)
+    three.add_argument("--charts", type=Path, help="a folder for SVG files")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
     open_many_files()
+    told = {
+        "broker_us": args.broker_us,
+        "dispatcher_us": args.dispatcher_us,
+        "dispatcher_node_us": args.dispatcher_node_us,
+        "hop_us": args.hop_us,
+    }
+    costs = Costs(**{f"{name.removesuffix('_us')}_s": value / 1e6 for name, value in told.items()})
     card = {"cpus": len(os.sched_getaffinity(0)), "processor": processor()}
     print("  ".join(f"{key} {value}" for key, value in card.items()))
-    rows = carry(args)
-    print(json.dumps({"benchmark": f"fleet {args.command}", **card, "rows": rows}))
+    if args.command != "broker":
+        card |= told
+        print("  ".join(f"{key} {value:g}" for key, value in told.items()))
+    print(json.dumps({"benchmark": f"fleet {args.command}", **card, **args.run(args, costs)}))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ class Offered:
             "answered_per_s": round(len(self.latencies_s) / max(self.seconds, self.until_s), 1),
             "p50_ms": ms.get("p50"),
             "p99_ms": ms.get("p99"),
+            "mean_ms": round(1000 * sum(self.latencies_s) / len(self.latencies_s), 1) if way else None,
             "way_p50_ms": round(way[len(way) // 2] * 1000, 2) if way else None,
             "lost": self.lost,
             "duplicates": self.duplicates,

@@ -1,0 +1,116 @@
+"""A real broker with simulated nodes under a rate: what it carried, what each part took of the machine."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fleet_load import RateClient, poisson
+from processes import cpu_seconds
+from shipped import ShippedBroker
+from simulated_nodes import TASK, Crowd, Plan
+
+from edgeslm.bus.protocol import Topics
+
+POOL: Final = "fleet"
+HOLDS_MS: Final = 1000.0
+REPLY: Final = "edgeslm/v1/sender/res/triage"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is measured: ``seconds`` of each rate, in requests a second, and as long without any before.
+
+    ``way``: ``topics`` draws a node for each request, ``share`` asks the pool. ``thin`` nodes only answer.
+    """
+
+    nodes: int = 200
+    rates: tuple[float, ...] = (250, 500, 750, 1000, 1250)
+    seconds: float = 15.0
+    service_ms: tuple[float, ...] = (30.0,)
+    way: str = "topics"
+    processes: int = 2
+    profile: str = "balanced"
+    journal: str = "full"
+    thin: bool = False
+    folder: Path = Path()
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds of processor time so far: of each part, and of all processes of the machine."""
+
+    broker: float
+    nodes: float
+    sender: float
+    machine: float
+
+    @classmethod
+    def now(cls, broker: int, nodes: Sequence[int]) -> Spent:
+        user, nice, system, _, _, irq, soft, *_ = (
+            int(one) for one in Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
+        )
+        busy = (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
+        return cls(cpu_seconds(broker), sum(map(cpu_seconds, nodes)), cpu_seconds(os.getpid()), busy)
+
+    def cores_since(self, before: Spent, seconds: float) -> dict[str, float]:
+        """How many processors each part kept busy; ``others`` is what else ran on the machine."""
+        parts = {
+            "broker": self.broker - before.broker,
+            "nodes": self.nodes - before.nodes,
+            "sender": self.sender - before.sender,
+        }
+        parts["others"] = max(0.0, self.machine - before.machine - sum(parts.values()))
+        return {name: round(spent / seconds, 3) for name, spent in parts.items()}
+
+
+def holds(found: dict[str, Any]) -> bool:
+    """Nothing is lost or refused, and 99 of 100 requests are answered within a second."""
+    is_whole = not found["lost"] and not found["errors"]
+    return is_whole and found["p99_ms"] is not None and found["p99_ms"] <= HOLDS_MS
+
+
+def carry(case: Case) -> Iterator[dict[str, Any]]:
+    """A row without requests first, then one for each rate."""
+    chance = random.Random(case.seed)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=case.folder))).resolve()
+        broker = ShippedBroker(case.profile, folder)
+        broker.start()
+        stack.callback(broker.end)
+        plan = Plan(
+            f"mqtt://127.0.0.1:{broker.port}",
+            case.nodes,
+            case.service_ms,
+            POOL if case.way == "share" else None,
+            journal=case.journal,
+            thin=case.thin,
+        )
+        crowd = stack.enter_context(Crowd(plan, folder / "nodes", case.processes))
+        client = RateClient(broker.port, REPLY)
+        stack.callback(client.close)
+        topics = [Topics(name).request(TASK) for name in plan.names]
+        if case.way == "share":
+            topics = [f"edgeslm/v1/pool/{POOL}/req/{TASK}"]
+        for rate in (0.0, *case.rates):
+            planned = poisson(rate, case.seconds, lambda _: chance.choice(topics), chance) if rate else []
+            before = Spent.now(broker.pid, crowd.pids)
+            marks: list[Spent] = []
+
+            def look(now_s: float, marks: list[Spent] = marks) -> None:
+                if not marks and now_s >= case.seconds:
+                    marks.append(Spent.now(broker.pid, crowd.pids))
+
+            offered = client.offer(planned, case.seconds, meanwhile=look)
+            if not rate:
+                client.idle(case.seconds)
+            after = marks[0] if marks else Spent.now(broker.pid, crowd.pids)
+            found = {"rate": rate, **offered.figures(), "cores": after.cores_since(before, case.seconds)}
+            yield {**found, "holds": holds(found) or not rate}
