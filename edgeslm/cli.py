@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
-from edgeslm.commands import feedback, knowledge, models, provision, purge, rollout, top
+from edgeslm.commands import dispatch, feedback, knowledge, models, provision, purge, rollout, top
 from edgeslm.commands.screen import print_error, say
 from edgeslm.errors import ConfigError, EdgeslmError
 from edgeslm.topics import DEFAULT_PREFIX, topic_name_fault
@@ -39,6 +39,7 @@ EXAMPLES = {
     "doctor": "edgeslm doctor --config config.yaml",
 }
 COMMANDS: Mapping[str, ModuleType] = {
+    "dispatch": dispatch,
     "feedback": feedback,
     "knowledge": knowledge,
     "models": models,

@@ -6,9 +6,7 @@ start of the daemon do. The sections themselves are in ``edgeslm.sections``.
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,9 @@ from pydantic import ValidationError
 
 from edgeslm import document
 from edgeslm.consistency import UNKNOWN_FILTER, Names, inconsistencies
-from edgeslm.document import Document, Problem, key_name, read_document
-from edgeslm.errors import ConfigError
+from edgeslm.document import Document, Problem, read_document
 from edgeslm.fields import Rate
+from edgeslm.findings import problems_of, read_text, sentence_of
 from edgeslm.sections import Config, Knowledge, Model, Overflow, Pool, Route, Task
 from edgeslm.surroundings import (
     Audit,
@@ -108,7 +106,7 @@ def load_config(path: Path) -> Config:
 
     :raises ConfigError: with every problem found as ``file:line: key: sentence``.
     """
-    text = _read_text(path)
+    text = read_text(path)
     return parse_config(text, str(path), path.absolute().parent)
 
 
@@ -125,7 +123,7 @@ def load_task(
     :param ignored: keys that don't matter to the command.
     :raises ConfigError: with every problem found as ``file:line: key: sentence``.
     """
-    read = read_document(_read_text(path))
+    read = read_document(read_text(path))
     name, task = None, None
     if isinstance(read.data, dict):
         entry = dict(read.data)
@@ -147,24 +145,8 @@ def load_task(
         read.problems += [Problem(p.line, p.path[2:] or ("name",), p.sentence) for p in inner.problems]
         task = config.tasks[name] if config is not None else None
     if task is None or name is None or read.problems:
-        raise _config_error(read, str(path))
+        raise problems_of(read, str(path))
     return name, task
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(document.MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise ConfigError([f"{path}:1: file: there is no such file"]) from None
-    except (OSError, ValueError) as error:
-        fault = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise ConfigError([f"{path}:1: file: can't be read: {fault}"]) from None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError([f"{path}:{line}: file: not UTF-8 here: save the file as UTF-8"]) from None
 
 
 def parse_config(text: str, where: str = "config", folder: Path | None = None) -> Config:
@@ -178,14 +160,8 @@ def parse_config(text: str, where: str = "config", folder: Path | None = None) -
     read = read_document(text)
     config = _validate(read, folder) if isinstance(read.data, dict) else None
     if config is None or read.problems:
-        raise _config_error(read, where)
+        raise problems_of(read, where)
     return config
-
-
-def _config_error(read: Document, where: str) -> ConfigError:
-    problems = sorted(set(read.problems), key=lambda problem: (problem.line, key_name(problem.path)))
-    lines = [f"{where}:{p.line}: {key_name(p.path)}: {p.sentence}" for p in problems]
-    return ConfigError([line.replace("\n", " ") for line in lines])
 
 
 def config_schema() -> dict[str, Any]:
@@ -243,7 +219,7 @@ def _sections(
             if entry["type"] == "default_factory_not_called":
                 continue
             path = tuple(part for part in entry["loc"] if part != "[key]")
-            faults.append((path, _plain(entry, path)))
+            faults.append((path, sentence_of(entry, path, _section_at(path))))
         return None, faults
 
 
@@ -292,83 +268,5 @@ def _sound_keys(section: Any, path: document.Path, gone: set[document.Path]) -> 
     return {key: value for key, value in section.items() if (*path, key) not in gone}
 
 
-def _plain(entry: Any, path: document.Path) -> str:
-    """Pydantic's finding -> a sentence that says what to change. Never repeats a value of ``broker``."""
-    kind, context, value = entry["type"], entry.get("ctx") or {}, entry.get("input")
-    if kind == "missing":
-        return "missing: add it"
-    if kind == "extra_forbidden":
-        return _unknown_key(path)
-    if kind == "value_error":
-        return str(context["error"])
-    if value is None:
-        return "empty: give it a value, or take the key out (a value with # or a leading * & needs quotes)"
-    if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'|(\d+)", context["expected"])
-        return _choice([text or number for text, number in choices], value)
-    if kind == "string_pattern_mismatch":
-        return "no name: use letters, digits, _ . and -, at most 64, a letter or digit first"
-    if sentence := _TYPES.get(kind):
-        return sentence + (_quotes(value) if kind == "string_type" else "")
-    if kind in ("int_type", "float_type", "bool_type"):
-        return _NUMBERS[kind] + (
-            ", without quotes" if isinstance(value, str) and _looks_like(kind, value) else ""
-        )
-    if limit := _LIMITS.get(kind):
-        return limit.format(**context)
-    return str(entry["msg"])
-
-
-_TYPES = {
-    "string_type": "must be a text",
-    "model_type": "must be a mapping of keys to values",
-    "model_attributes_type": "must be a mapping of keys to values",
-    "dict_type": "must be a mapping of keys to values",
-    "mapping_type": "must be a mapping of keys to values",
-    "tuple_type": "must be a list, as in [one, two]",
-    "list_type": "must be a list, as in [one, two]",
-}
-_NUMBERS = {
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-}
-_LIMITS = {
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be more than {gt}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be less than {lt}",
-    "string_too_short": "must have at least {min_length} character(s)",
-    "string_too_long": "must have at most {max_length} characters",
-    "too_short": "needs at least {min_length}",
-    "too_long": "must have at most {max_length}",
-}
-
-
-def _quotes(value: object) -> str:
-    return ": put it in quotes" if isinstance(value, bool | int | float) else ""
-
-
-def _looks_like(kind: str, value: str) -> bool:
-    pattern = {"int_type": r"[-+]?\d+", "float_type": r"[-+]?\d+(\.\d*)?", "bool_type": r"true|false"}
-    return re.fullmatch(pattern[kind], value) is not None
-
-
-def _choice(choices: list[str], value: object) -> str:
-    listed = ", ".join(choices)
-    near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
-    return f"must be one of {listed}" + (f" (did you mean {near[0]}?)" if near else "")
-
-
-def _unknown_key(path: document.Path) -> str:
-    section: type[Section] = Config
-    if len(path) > 1:
-        section = _SECTIONS.get(str(path[0]), Config)
-    key = str(path[-1])
-    if section is Broker and re.search(r"pass|secret|token|credential", key, re.IGNORECASE):
-        return "a secret must not be in this file: put it into a file of its own, named by password_file"
-    known = [field.alias or name for name, field in section.model_fields.items()]
-    near = difflib.get_close_matches(key, known, 1)
-    if near:
-        return f"unknown key: did you mean {near[0]}?"
-    return f"unknown key; known here: {', '.join(known)}"
+def _section_at(path: document.Path) -> type[Section]:
+    return _SECTIONS.get(str(path[0]), Config) if len(path) > 1 else Config

@@ -71,8 +71,9 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's own shape
 
 
-def read_document(text: str) -> Document:
-    """Never raises: whatever the text is, its faults are in ``problems``."""
+def read_document(text: str, least: str = "node, broker and tasks") -> Document:
+    """Never raises: whatever the text is, its faults are in ``problems``. ``least`` are the keys that such a
+    file has at least."""
     document = Document()
     if len(text.encode(errors="replace")) > MAX_BYTES:
         document.problems.append(Problem(1, (), f"longer than {MAX_BYTES} bytes, the most that is read"))
@@ -97,7 +98,7 @@ def read_document(text: str) -> Document:
         document.problems.append(Problem(1, (), "not YAML: an escape or number in it can't be read"))
         return document
     if root is None or (isinstance(root, yaml.ScalarNode) and not root.value and root.style is None):
-        document.problems.append(Problem(1, (), "empty: write at least node, broker and tasks"))
+        document.problems.append(Problem(1, (), f"empty: write at least {least}"))
     elif not isinstance(root, yaml.MappingNode):
         line = root.start_mark.line + 1
         document.problems.append(Problem(line, (), "not a mapping: write keys such as `node: my-node`"))

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOUNDATION = {
     *("errors", "topics", "messages", "bundle", "calibration", "pointing", "shape", "profiles", "arithmetic"),
     *("ownership", "document", "fields", "sandbox", "templates", "sections", "consistency", "config"),
-    *("task_kinds", "surroundings", "erasing", "changes", "records"),
+    *("task_kinds", "surroundings", "erasing", "changes", "records", "findings"),
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""
 
@@ -45,7 +45,7 @@ LAYERS = (
     },
     {"gathering", "holding", "serving"},
     {"watching"},
-    {"pipeline"},
+    {"pipeline", "dispatch"},
     {"control"},
     {"operating"},
     {"update"},

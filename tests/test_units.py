@@ -13,7 +13,7 @@ UNITS = Path(__file__).parent.parent / "firmware-config/systemd"
 COMMON = "10-edgeslm.conf"
 SINCE_254 = ("RestartSteps", "RestartMaxDelaySec")
 """Keys that older systemds (Debian 12 has 252) tell of and leave alone: they try again every two seconds."""
-NODES = ("edgeslm.service", "edgeslm@hall.service")
+NODES = ("edgeslm.service", "edgeslm@hall.service", "edgeslm-dispatch.service")
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -56,6 +56,15 @@ def test_both_units_share_one_sandbox_and_start_nothing_without_it(root: Path) -
         assert "ExecStart=" not in (UNITS / unit).read_text()
     shutil.rmtree(root / "etc/systemd/system/edgeslm.service.d")
     done = run("systemd-analyze", f"--root={root}", "verify", "edgeslm.service")
+    assert done.returncode != 0 and "no ExecStart=" in done.stderr
+
+
+def test_the_dispatcher_has_the_sandbox_of_a_node_and_starts_nothing_without_it(root: Path) -> None:
+    link = UNITS / "edgeslm-dispatch.service.d" / COMMON
+    assert link.is_symlink() and link.resolve() == (UNITS / "edgeslm.service.d" / COMMON).resolve()
+    assert "ExecStart=" not in (UNITS / "edgeslm-dispatch.service").read_text()
+    shutil.rmtree(root / "etc/systemd/system/edgeslm-dispatch.service.d")
+    done = run("systemd-analyze", f"--root={root}", "verify", "edgeslm-dispatch.service")
     assert done.returncode != 0 and "no ExecStart=" in done.stderr
 
 

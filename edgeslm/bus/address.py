@@ -122,6 +122,13 @@ def client_id_of(config: Config) -> str:
     return f"{config.prefix}-{config.node}" if file is None else _read_line(file, "client id")
 
 
+def pool_client_id(broker: Broker, prefix: str, pool: str) -> str:
+    """The name of a pool's session at the broker, which no node's can be: those have no dot. BrokerError if
+    its file can't be read or is empty."""
+    file = broker.client_id_file
+    return f"{prefix}-pool.{pool}" if file is None else _read_line(file, "client id")
+
+
 def _read_line(file: Path, what: str) -> str:
     try:
         line = file.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")

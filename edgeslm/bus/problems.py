@@ -164,7 +164,7 @@ def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) 
         )
     if not welcome.wildcards_available:
         found.append("The broker allows no wildcards in subscriptions, so requests can't arrive; allow them.")
-    if welcome.session_expiry_s == 0:
+    if session_expiry_s and welcome.session_expiry_s == 0:
         found.append(
             "The broker keeps no session for the node, so requests sent while it is away, and those it had "
             f"in hand when a connection broke, are lost; allow sessions of {session_expiry_s} s there."

@@ -1,0 +1,130 @@
+"""The process of a dispatcher: it waits for its turn, works, and waits again when another has taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+
+from edgeslm.bus.address import pool_client_id
+from edgeslm.bus.database import Database
+from edgeslm.bus.journal import Journal
+from edgeslm.bus.problems import SessionTakenOver
+from edgeslm.bus.seal import load_seal
+from edgeslm.dispatch.settings import Settings
+from edgeslm.dispatch.standby import Standby
+from edgeslm.dispatch.work import Work
+from edgeslm.observe.health import Meter
+from edgeslm.observe.liveness import NETWORK_SILENT_S
+from edgeslm.observe.systemd import ServiceManager
+
+log = logging.getLogger("edgeslm.dispatch")
+
+HOLD_OFF_S = 3.0
+"""One that gave way waits so long before it looks at the lease, which the other takes meanwhile."""
+STOP_S = 15.0
+
+
+async def run(settings: Settings) -> int:
+    """Runs until SIGTERM or SIGINT; the exit status.
+
+    :raises EdgeslmError: what keeps it from starting or going on.
+    """
+    dispatcher = Dispatcher(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, dispatcher.request_stop)
+    await dispatcher.run()
+    return 0
+
+
+class Dispatcher:
+    """One of the dispatchers of a pool."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.meter = Meter()
+        self.work: Work | None = None
+        """While it is at work."""
+        self.terms = 0
+        self._manager = ServiceManager()
+        self._standby: Standby | None = None
+        self._stopping = asyncio.Event()
+        self._client_id = pool_client_id(settings.broker, settings.prefix, settings.pool)
+        key_file = settings.journal.key_file
+        self._database = Database(
+            settings.state_dir / f"journal-pool-{settings.pool}.sqlite",
+            seal=load_seal(key_file) if key_file is not None else None,
+        )
+        self._journal = Journal(
+            self._database,
+            window_s=settings.limits.repeat_window_s,
+            limit_bytes=settings.limits.journal_bytes,
+            keeps_results=settings.journal.keep == "full",
+        )
+
+    def request_stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Waits and works in turns until a stop is requested, or something fatal happens."""
+        self._database.open()
+        watching = asyncio.create_task(self._manager.watch(self._fault))
+        try:
+            self._journal.open()
+            hold_off_s = 0.0
+            while await self._wait_for_turn(hold_off_s) and not await self._work():
+                hold_off_s = HOLD_OFF_S
+        finally:
+            watching.cancel()
+            self._journal.close()
+            self._database.close()
+
+    async def _wait_for_turn(self, hold_off_s: float) -> bool:
+        """False if it is to stop."""
+        self._standby = Standby(self.settings, self._client_id, is_first=not self.terms)
+        self._manager.ready("standby")
+        waiting = asyncio.create_task(self._standby.wait(hold_off_s))
+        stopped = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([waiting, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                waiting.result()  # raises what it failed with
+            return not self._stopping.is_set()
+        finally:
+            stopped.cancel()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            self._standby = None
+
+    async def _work(self) -> bool:
+        """True when it was told to stop."""
+        self.terms += 1
+        self.work = Work(
+            self.settings,
+            self._client_id,
+            secrets.token_hex(8),
+            journal=self._journal,
+            meter=self.meter,
+            problems=lambda: [problem] if (problem := self._database.problem) else [],
+        )
+        log.info("at work for the pool %s", self.settings.pool)
+        self._manager.ready("online")
+        try:
+            return await self.work.run(self._stopping)
+        except SessionTakenOver:
+            log.warning("another dispatcher has taken the pool over; waiting until it is gone")
+            return self._stopping.is_set()
+        finally:
+            self.work = None
+            if self._stopping.is_set():
+                self._manager.stopping("stopping", within_s=STOP_S)
+
+    def _fault(self) -> str | None:
+        work, standby = self.work, self._standby
+        buses = [work.pool, work.nodes.bus] if work is not None else [standby.bus] if standby else []
+        for bus in buses:
+            if bus.network_silent_s > NETWORK_SILENT_S:
+                return f"The network thread has been stuck for {bus.network_silent_s:.0f} s."
+        return None

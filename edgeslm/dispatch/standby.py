@@ -1,0 +1,79 @@
+"""The dispatcher that waits: it listens to the lease of the one at work until that has run out."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from typing import Any
+
+from edgeslm.bus.client import BusClient, Delivery, Subscription
+from edgeslm.dispatch.lease import Lease
+from edgeslm.dispatch.settings import Settings
+from edgeslm.dispatch.topics import PoolTopics
+
+JITTER_S = 0.5
+"""Of several who wait not all should take over at once."""
+
+
+class Standby:
+    """``client_id`` is that of the pool's session; this connection has another one and keeps nothing."""
+
+    def __init__(self, settings: Settings, client_id: str, *, is_first: bool) -> None:
+        self._topics = PoolTopics(settings.pool, settings.prefix)
+        self._lease = Lease(settings.name, is_first=is_first)
+        self._news = asyncio.Event()
+        self.bus = BusClient(
+            settings.broker,
+            client_id=f"{client_id}.standby-{secrets.token_hex(8)}",
+            queue=16,
+            packet_bytes=settings.limits.packet_bytes,
+            will=None,
+            on_delivery=self._delivered,
+            on_connect=self._connected,
+            on_disconnect=self._disconnected,
+            session_expiry_s=0,
+            longest_pause_s=5.0,
+        )
+
+    async def wait(self, hold_off_s: float = 0.0) -> None:
+        """Returns when the lease is free, not before ``hold_off_s`` seconds. Can be cancelled.
+
+        :raises BrokerError: trying to connect again is no use.
+        """
+        await self.bus.start()
+        not_before = time.monotonic() + hold_off_s + random.uniform(0, JITTER_S)
+        try:
+            while (wait_s := max(self._lease.wait_s(time.monotonic()), not_before - time.monotonic())) > 0:
+                self._news.clear()
+                news = asyncio.create_task(self._news.wait())
+                either: list[asyncio.Future[Any]] = [news, self.bus.failed]
+                try:
+                    await asyncio.wait(
+                        either, timeout=min(wait_s, 3600.0), return_when=asyncio.FIRST_COMPLETED
+                    )
+                finally:
+                    news.cancel()
+                if self.bus.failed.done():
+                    self.bus.failed.result()
+        finally:
+            await self.bus.stop()
+
+    def _connected(self) -> None:
+        topics = (self._topics.lease, self._topics.clients.state)
+        self.bus.subscribe([Subscription(topic, every_time=True) for topic in topics])
+        self._lease.listen(time.monotonic())
+        self._news.set()
+
+    def _disconnected(self) -> None:
+        self._lease.lose()
+        self._news.set()
+
+    def _delivered(self, delivery: Delivery) -> None:
+        self.bus.ack(delivery)
+        if delivery.topic == self._topics.lease:
+            self._lease.hear(delivery.payload, time.monotonic())
+        else:
+            self._lease.hear_state(delivery.payload, time.monotonic())
+        self._news.set()

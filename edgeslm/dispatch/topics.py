@@ -1,0 +1,83 @@
+"""The topics of a pool's dispatcher: to clients those of a node, to nodes a reply topic of its own for each.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from edgeslm.bus.node_topics import Topics
+from edgeslm.topics import DEFAULT_PREFIX, base_topic
+
+MARK = ".dispatch"
+"""The level behind the task in the reply topics that nodes are given; no login's name begins with a dot."""
+KINDS = ("state", "info", "health")
+_NODE = re.compile(r"(?!pool$)[a-z0-9-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a message on a reply topic of ours is: a result of ``node`` for ``task``, or a piece of one."""
+
+    task: str
+    node: str
+    is_piece: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTopics:
+    """Those of the pool ``pool``. Reply topics are the same for whoever is its dispatcher, so that another
+    one can go on where it broke off."""
+
+    pool: str
+    prefix: str = DEFAULT_PREFIX
+
+    @property
+    def clients(self) -> Topics:
+        """What the pool is to its clients."""
+        return Topics(f"pool/{self.pool}", self.prefix)
+
+    @property
+    def lease(self) -> str:
+        return f"{self.clients.base}/lease"
+
+    def node(self, name: str) -> Topics:
+        return Topics(name, self.prefix)
+
+    def node_filter(self, kind: str) -> str:
+        """What all nodes say of themselves, of one of :data:`KINDS`."""
+        return f"{base_topic(self.prefix, '+')}/{kind}"
+
+    def reply(self, task: str, node: str) -> str:
+        """Where a node sends its results: a topic for each node, so that it is known who answered."""
+        return f"{self.clients.result(task)}/{MARK}/{node}"
+
+    @property
+    def replies_filter(self) -> str:
+        return f"{self.clients.base}/res/+/{MARK}/+"
+
+    @property
+    def pieces_filter(self) -> str:
+        return Topics.stream(self.replies_filter)
+
+    def is_ours(self, topic: str) -> bool:
+        """Whether it is a reply topic of a dispatcher's, which no client may name as its own."""
+        head = f"{self.clients.base}/res/"
+        return topic.startswith(head) and topic[len(head) :].split("/")[1:2] == [MARK]
+
+    def read_reply(self, topic: str) -> Reply | None:
+        if not self.is_ours(topic):
+            return None
+        task, _, *rest = topic[len(self.clients.base) + len("/res/") :].split("/")
+        if not rest or not _NODE.fullmatch(rest[0]) or rest[1:] not in ([], ["stream"]):
+            return None
+        return Reply(task, rest[0], len(rest) > 1)
+
+    def read_word(self, topic: str) -> tuple[str, str] | None:
+        """The node and the kind of what a node says of itself."""
+        head = base_topic(self.prefix, "")
+        node, _, kind = topic[len(head) :].partition("/")
+        said = topic.startswith(head) and kind in KINDS and _NODE.fullmatch(node)
+        return (node, kind) if said else None

@@ -1,0 +1,25 @@
+"""What members of a pool say of themselves, for tests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+DIGEST = "sha256:1f3a00"
+
+
+def info(pool: str = "triage", **changes: Any) -> bytes:
+    """The document of a member that does the task ``label``."""
+    return json.dumps(
+        {
+            "protocol": 1,
+            "pool": {"name": pool, "tasks": ["label"], "by": "dispatcher"},
+            "tasks": {"label": {"kind": "classify", "model": "small"}, "other": {"kind": "classify"}},
+            "models": {"small": {"digest": DIGEST}},
+            **changes,
+        }
+    ).encode()
+
+
+def state(name: str = "online", boot_id: str = "b") -> bytes:
+    return json.dumps({"state": name, "boot_id": boot_id}).encode()
