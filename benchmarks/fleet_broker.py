@@ -25,13 +25,13 @@ REPLY: Final = "edgeslm/v1/sender/res/triage"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is measured: ``seconds`` of each rate, in requests a second, and as long without any before.
+    """What is measured: ``seconds`` of each rate, in requests a second; a rate of 0 is nodes that wait.
 
     ``way``: ``topics`` draws a node for each request, ``share`` asks the pool. ``thin`` nodes only answer.
     """
 
     nodes: int = 200
-    rates: tuple[float, ...] = (250, 500, 750, 1000, 1250)
+    rates: tuple[float, ...] = (0, 250, 500, 750, 1000, 1250)
     seconds: float = 15.0
     service_ms: tuple[float, ...] = (30.0,)
     way: str = "topics"
@@ -77,8 +77,8 @@ def holds(found: dict[str, Any]) -> bool:
     return is_whole and found["p99_ms"] is not None and found["p99_ms"] <= HOLDS_MS
 
 
-def carry(case: Case) -> Iterator[dict[str, Any]]:
-    """A row without requests first, then one for each rate."""
+def carry(case: Case) -> Iterator[tuple[dict[str, Any], list[tuple[float, int]]]]:
+    """For each rate what came of it, and the requests: when each was due, to which node (-1: the pool)."""
     chance = random.Random(case.seed)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=case.folder))).resolve()
@@ -99,7 +99,7 @@ def carry(case: Case) -> Iterator[dict[str, Any]]:
         topics = [Topics(name).request(TASK) for name in plan.names]
         if case.way == "share":
             topics = [f"edgeslm/v1/pool/{POOL}/req/{TASK}"]
-        for rate in (0.0, *case.rates):
+        for rate in case.rates:
             planned = poisson(rate, case.seconds, lambda _: chance.choice(topics), chance) if rate else []
             before = Spent.now(broker.pid, crowd.pids)
             marks: list[Spent] = []
@@ -113,4 +113,6 @@ def carry(case: Case) -> Iterator[dict[str, Any]]:
                 client.idle(case.seconds)
             after = marks[0] if marks else Spent.now(broker.pid, crowd.pids)
             found = {"rate": rate, **offered.figures(), "cores": after.cores_since(before, case.seconds)}
-            yield {**found, "holds": holds(found) or not rate}
+            numbers = {topic: number if case.way == "topics" else -1 for number, topic in enumerate(topics)}
+            trace = [(one.at_s, numbers[one.topic]) for one in planned]
+            yield {**found, "holds": holds(found) or not rate}, trace

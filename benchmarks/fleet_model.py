@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -79,6 +79,8 @@ class Setup:
     """Whether senders of ``share`` send again, which another member gets."""
     patience_s: float = 60.0
     late_s: float = 10.0
+    warm_up: float = 0.1
+    """Share of the time whose requests aren't counted."""
     seed: int = 1
 
     @property
@@ -129,10 +131,11 @@ def cell_of(setup: Setup, most_nodes: int = MOST_NODES) -> tuple[Setup, int]:
 
 @dataclass(slots=True, eq=False)
 class Ask:
-    """A request: when it was sent, and when it was answered first. ``is_own`` came beside the pool."""
+    """A request: when it was sent, and when it was answered first. ``home`` is the node that its sender would
+    choose; one that ``is_own`` came beside the pool."""
 
     at: float
-    sender: int
+    home: int
     is_own: bool = False
     answered_at: float | None = None
     runs: int = 0
@@ -154,7 +157,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the requests of the pool came to, those of the first tenth of the time left out. ``late`` were
+    """What the requests of the pool came to, those of the beginning left out. ``late`` were
     answered after ``late_s``, ``lost`` not within the sender's patience; ``runs`` counts what nodes did for
     them all."""
 
@@ -188,10 +191,12 @@ def _ms(seconds: float) -> float:
 
 
 class Fleet:
-    """Runs one :class:`Setup`, once."""
+    """Runs one :class:`Setup`, once. ``trace`` are requests that were sent elsewhere, to be repeated here:
+    when, and to which node where the sender chose one."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, trace: Sequence[tuple[float, int]] | None = None) -> None:
         self._setup = setup
+        self._trace = trace
         self._costs = setup.costs
         self._env = simpy.Environment()
         self._chance = random.Random(setup.seed)
@@ -209,7 +214,10 @@ class Fleet:
 
     def run(self) -> Outcome:
         setup = self._setup
-        self._env.process(self._arrivals(setup.rate, self._send))
+        if self._trace is None:
+            self._env.process(self._arrivals(setup.rate, self._send))
+        for at_s, node in self._trace or ():
+            self._after(at_s, self._send, node)
         if setup.own_rate:
             self._env.process(self._arrivals(setup.own_rate, self._send_own))
         if setup.way == "dispatcher" and setup.own_rate:
@@ -224,7 +232,7 @@ class Fleet:
 
     def _outcome(self) -> Outcome:
         setup = self._setup
-        asks = [ask for ask in self._asks if not ask.is_own and ask.at >= setup.seconds / 10]
+        asks = [ask for ask in self._asks if not ask.is_own and ask.at >= setup.seconds * setup.warm_up]
         took = [ask.answered_at - ask.at for ask in asks if ask.answered_at is not None]
         known = np.array([one for one in took if one <= setup.patience_s])
         return Outcome(
@@ -284,19 +292,21 @@ class Fleet:
 
     # The way of a request
 
-    def _send(self) -> None:
-        senders = self._setup.senders
-        sender = -1 if senders is None else self._chance.randrange(senders)
-        ask = Ask(self._env.now, sender)
+    def _send(self, node: int | None = None) -> None:
+        ask = Ask(self._env.now, self._home() if node is None else node)
         self._asks.append(ask)
         self._route(ask)
         if self._setup.repeats and self._setup.way == "share":
             self._after(REPEATS_S[0], self._repeat, ask, 1)
 
+    def _home(self) -> int:
+        """The node of a sender: of a request's way ``topics`` its only one."""
+        return self._chance.choice(self._homes) if self._homes else self._chance.randrange(len(self._members))
+
     def _send_own(self) -> None:
-        ask = Ask(self._env.now, -1, is_own=True)
+        ask = Ask(self._env.now, self._chance.randrange(len(self._members)), is_own=True)
         self._asks.append(ask)
-        self._pass_on(self._arrive, self._members[self._chance.randrange(len(self._members))], ask)
+        self._pass_on(self._arrive, self._members[ask.home], ask)
 
     def _repeat(self, ask: Ask, times: int) -> None:
         if ask.answered_at is None and self._env.now - ask.at < self._setup.patience_s:
@@ -310,8 +320,7 @@ class Fleet:
             self._turn += 1
             self._pass_on(self._arrive, self._members[self._turn % len(self._members)], ask)
         else:
-            home = self._homes[ask.sender] if self._homes else self._chance.randrange(len(self._members))
-            self._pass_on(self._arrive, self._members[home], ask)
+            self._pass_on(self._arrive, self._members[ask.home], ask)
 
     def _pass_on(self, call: Callable[..., None], *values: object) -> None:
         """Through the broker, which takes one message after the other."""

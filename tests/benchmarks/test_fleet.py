@@ -40,7 +40,7 @@ def scripts() -> dict[str, ModuleType]:
 def test_few_requests_to_few_nodes_are_all_answered_once(
     scripts: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str], thin: bool
 ) -> None:
-    arguments = "broker --nodes 3 --rates 20 --seconds 2 --service-ms 2 --processes 2 --folder"
+    arguments = "broker --nodes 3 --rates 0 20 --seconds 2 --service-ms 2 --processes 2 --folder"
     scripts["fleet"].main([*arguments.split(), str(tmp_path), *(["--thin"] if thin else [])])
     *_, last = capsys.readouterr().out.splitlines()
     idle, found = json.loads(last)["rows"]

@@ -105,10 +105,10 @@ def test_cells_are_as_many_as_broker_and_dispatcher_need(model: ModuleType) -> N
     cell, count = model.cell_of(model.Setup("dispatcher", 1000, 6999.0, costs=costs, senders=5000))
     assert (count, cell.nodes, cell.rate, cell.senders) == (10, 100, 699.9, 500)
     dear = replace(costs, dispatcher_node_s=0.00001)
-    brokers, dispatchers = model.cells_of("dispatcher", 1000, 7000.0, dear)
+    brokers, dispatchers = model.cells_of("dispatcher", 1000, 6999.0, dear)
     assert brokers == 2
-    assert 7000 / dispatchers * dear.of_dispatcher(1000 / dispatchers) <= model.FULL
-    assert 7000 / (dispatchers - 1) * dear.of_dispatcher(1000 / (dispatchers - 1)) > model.FULL
+    assert 6999 / dispatchers * dear.of_dispatcher(1000 / dispatchers) <= model.FULL
+    assert 6999 / (dispatchers - 1) * dear.of_dispatcher(1000 / (dispatchers - 1)) > model.FULL
     _, many = model.cell_of(model.Setup("share", 10_000, 10.0, costs=costs))
     assert many == math.ceil(10_000 / model.MOST_NODES)
 
