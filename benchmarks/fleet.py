@@ -12,8 +12,8 @@ draws a node for each request; ``share``: it asks the pool. With ``--thin`` node
 processor time of broker, nodes, sender and everything else on the machine are told apart, as processors kept
 busy. A rate holds if nothing is lost or refused, and 99 of 100 requests are answered within a second.
 
-``compare``: small fleets at a real broker, and in the simulation (``fleet_model.py``) the same requests at the
-same times, side by side.
+``compare``: small fleets at a real broker, and in the simulation (``fleet_model.py``) the same requests at
+the same times, side by side.
 
 ``simulate``: 10 to 10,000 nodes, 1 to 100,000 requests/s, three ways, nodes that die; ``fleet_curves.py``
 says which. ``--broker-us``, ``--dispatcher-us``, ``--dispatcher-node-us`` and ``--hop-us``, before the
