@@ -33,6 +33,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
     add("hawkbit", _hawkbit, "ask the server of the section rollouts again and again, until SIGTERM", EXAMPLE)
     part = add(
+        "mender",
+        _mender,
+        "do what Mender's client asks of an update module, which firmware-config/mender/edgeslm-bundle is",
+        "edgeslm rollout mender config.yaml ArtifactCommit /var/lib/mender/modules/v3/payloads/0000/tree",
+    )
+    part.add_argument("state", metavar="STATE")
+    part.add_argument("folder", type=Path, metavar="FOLDER", help="with the artifact's header and files")
+    part = add(
         "show", _show, "show how far the last rollout has come", "edgeslm rollout show config.yaml --json"
     )
     part.add_argument("--json", action="store_true")
@@ -62,6 +70,27 @@ def _hawkbit(arguments: argparse.Namespace, config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stop.set())
     hawkbit.run(stop)
+
+
+def _mender(arguments: argparse.Namespace, config: Config) -> None:
+    from edgeslm.rollout.mender import Module, Payload
+
+    logging.basicConfig(level=config.log_level.upper(), format="%(message)s", stream=sys.stderr)
+    with Payload(arguments.folder, config.models) as payload:
+        if arguments.state == "Download":
+            payload.check()
+            return
+        installed = payload.archive() if arguments.state == "ArtifactInstall" else None
+        become_owner(config.state_dir)
+        module = Module(config)
+        if installed is not None:
+            module.install(*installed)
+        elif arguments.state == "ArtifactCommit":
+            module.commit()
+        elif arguments.state in ("ArtifactRollback", "ArtifactFailure"):
+            module.roll_back()
+        elif arguments.state == "Cleanup":
+            module.clean_up()
 
 
 def _show(arguments: argparse.Namespace, config: Config) -> None:

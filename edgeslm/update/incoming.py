@@ -38,7 +38,7 @@ class Incoming:
         present: dict[str, tuple[Path, str]] = {}
         try:
             for path in sorted(self._folder.iterdir()):
-                model = _model_of(path)
+                model = model_of(path)
                 if model in models and (mark := _mark(path)) is not None:
                     present[model] = (path, mark)
         except OSError as error:
@@ -80,7 +80,8 @@ class Incoming:
         }
 
 
-def _model_of(path: Path) -> str:
+def model_of(path: Path) -> str:
+    """Of ``small``, ``small.tar`` and the like, ``small``."""
     for ending in ENDINGS:
         if path.name.endswith(ending):
             return path.name.removesuffix(ending)
