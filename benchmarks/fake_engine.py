@@ -5,7 +5,8 @@
 
 It scores the labels of ``classify`` and nothing else. ``FAKE_SERVICE_MS`` is how long a call takes (default
 0), ``FAKE_CRASH_EVERY`` how many calls come to one that ends the process by SIGKILL in its middle (default:
-none).
+none). A bundle whose weights begin with ``wrong`` has it choose another label, with ``crash after N`` end on
+its Nth call.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -35,32 +37,37 @@ def run(config: str) -> int:
     return cli.main(["run", config])
 
 
-def serve(pipe: Connection) -> None:
+def serve(pipe: Connection, weights: bytes) -> None:
     service_s = float(os.environ.get("FAKE_SERVICE_MS", "0")) / 1000
     crash_every = float(os.environ.get("FAKE_CRASH_EVERY", "inf"))
+    chosen = int(weights.startswith(b"wrong"))
+    found = re.match(rb"crash after (\d+)", weights)
+    calls_left = int(found[1]) if found else None
     pipe.send(("ready", EngineInfo("decoder", 2048, 1, 0.0)))
     while True:
         kind, number, *rest = pipe.recv()
         if kind != "call":
             continue  # a cancel: what it means is over by now
         crashes = random.random() * crash_every < 1
+        if calls_left is not None:
+            calls_left -= 1
+            crashes = crashes or calls_left <= 0
         time.sleep(service_s / 2 if crashes else service_s)
         if crashes:
             os.kill(os.getpid(), signal.SIGKILL)
         call = rest[0]
         if isinstance(call, Score):
             left = 0.1 / max(1, len(call.labels) - 1)
-            probabilities = (0.9, *(left for _ in call.labels[1:]))
+            probabilities = tuple(0.9 if index == chosen else left for index in range(len(call.labels)))
             cost = Cost(prefill_ms=service_s * 1000, prompt_tokens=7)
             pipe.send(("done", number, Output(cost, probabilities=probabilities)))
         else:
             pipe.send(("failed", number, "internal", "The fake engine only scores labels."))
 
 
-def write_bundle(folder: Path) -> Path:
+def write_bundle(folder: Path, weights: bytes = b"weights of a fake") -> Path:
     """A bundle that only this engine can load."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = b"weights of a fake"
     (folder / "model.onnx").write_bytes(weights)
     digest = hashlib.sha256(weights).hexdigest()
     manifest = {
@@ -72,6 +79,7 @@ def write_bundle(folder: Path) -> Path:
         "files": [{"path": "model.onnx", "bytes": len(weights), "sha256": digest}],
         "context_length": 2048,
         "kv_bytes_per_token": 64,
+        "graphs": {"generate": "model.onnx"},
         "created": "2026-01-01T00:00:00Z",
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -84,4 +92,4 @@ if __name__ == "__main__":
     for signal_number in (signal.SIGINT, signal.SIGTERM):  # the parent decides
         signal.signal(signal_number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):  # the daemon is gone
-        serve(Connection(int(sys.argv[1])))
+        serve(Connection(int(sys.argv[1])), (Path(sys.argv[2]) / "model.onnx").read_bytes())

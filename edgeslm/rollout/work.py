@@ -194,7 +194,8 @@ class Work:
             return False
         self._put_part(job, index, asked=False)
         if "error" in said and self._models.digest(part.model) != part.digest:
-            why = f"model {part.model} stays what it is: {said['error']}"
+            why = str(said["error"]).removeprefix(f"model {part.model}: ")
+            why = f"model {part.model} stays what it is: {why}"
             self._undo(self._book.job or job, "REJECTED", why)
         return True
 
