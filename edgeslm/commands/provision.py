@@ -108,6 +108,13 @@ def _add_site(sub: argparse.ArgumentParser) -> None:
         "--allow-down", action="append", default=[], metavar="NODE/TASK", help="a task that the hub may ask"
     )
     sub.add_argument(
+        "--guard",
+        action="append",
+        default=[],
+        metavar="FILTER",
+        help="more topics that a hub that was taken over must not reach; its nodes' and routes' are guarded",
+    )
+    sub.add_argument(
         "--per-s",
         type=_amount,
         metavar="N",
@@ -297,6 +304,7 @@ def _site(arguments: argparse.Namespace) -> int:
         up=arguments.up,
         results=arguments.results,
         down=arguments.allow_down,
+        guard=arguments.guard,
     )
     if not (folder / f"{AUTHORITY}.key").is_file():
         raise ProvisionError(

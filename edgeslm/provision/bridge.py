@@ -31,6 +31,10 @@ LEAST_QUEUED = 10_000, 64 * 1024 * 1024
 """What the shipped configurations have; a bridge never makes it less."""
 MOST_QUEUED = 10_000_000
 
+ASIDE = "from-hub/"
+"""Where at the site comes what nobody asked the hub for; nobody is allowed to read it."""
+_GUARDS = f"what a hub that was taken over sends to these topics goes to {ASIDE}"
+
 _DOCUMENTS = ("state", "info", "health")
 _RESULTS = ("res/#", "pool/+/res/#")
 
@@ -39,7 +43,8 @@ _RESULTS = ("res/#", "pool/+/res/#")
 class Mapping:
     """One line ``topic``: messages of ``filter`` at the site are those below ``site/<name>/`` at the hub.
 
-    ``is_same`` if the topic has that at the site too, as reply topics of requests from the hub do.
+    ``is_same`` if the topic has that at the site too, as reply topics of requests from the hub do. A guard is
+    for what a hub would send that nobody asked it for: on such topics it comes below ``from-hub/``.
     """
 
     filter: str
@@ -47,6 +52,7 @@ class Mapping:
     qos: int
     why: str
     is_same: bool = False
+    is_guard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +113,13 @@ def plan_bridge(
     up: Sequence[str] = (),
     results: bool = False,
     down: Sequence[str] = (),
+    guard: Sequence[str] = (),
 ) -> Bridge:
     """What a site needs whose nodes have these configurations.
 
     ``up`` are filters of the site that go up beside what its nodes say of themselves; ``results`` those of
-    requests too; ``down`` are tasks that the hub may ask, ``NODE/TASK``, whose replies come up again.
+    requests too; ``down`` are tasks that the hub may ask, ``NODE/TASK``, whose replies come up again. Nothing
+    else of the hub reaches topics of nodes, what their routes read, and the filters of ``guard``.
 
     :raises ProvisionError: a name or a filter that can't be, one that would send requests or commands up.
     """
@@ -122,8 +130,10 @@ def plan_bridge(
     for one in up:
         _check_up(one, prefixes, topics)
         topics.append(Mapping(one, "out", 1, "named (--up)"))
+    asked = [site_topic(site, one.filter) for one in topics if one.direction == "in"]
+    topics += _guards(asked, prefixes, configs, guard)
     for mapping in topics:
-        if any(character.isspace() for character in mapping.filter):
+        if _has_space(mapping.filter):
             raise ProvisionError(
                 f"the topic {mapping.filter!r} has white space in it, which no bridge can map"
             )
@@ -180,6 +190,37 @@ def _down(site: str, configs: Sequence[Config], tasks: Sequence[str]) -> Iterato
         yield Mapping(f"{replies}/#", "out", 1, why, is_same=True)
 
 
+def _guards(
+    down: Sequence[str], prefixes: Sequence[str], configs: Sequence[Config], named: Sequence[str]
+) -> Iterator[Mapping]:
+    """mosquitto 2.0 believes a bridge: what the other broker sends is published, past the access list.
+
+    ``down`` are the topics at the hub that may come down: what fits a guard too would come twice.
+    """
+    guarded = [f"{prefix}/#" for prefix in prefixes]
+    for one in named:
+        if fault := filter_fault(one):
+            raise ProvisionError(f"--guard {one!r}: the filter {fault}")
+        if found := [asked for asked in down if matches(one, asked)]:
+            raise ProvisionError(f"--guard {one!r}: {found[0]} may come down (--allow-down)")
+        guarded.append(one)
+    for route in (route for config in configs for route in config.routes):
+        for source in (route.source, route.window.on if route.window is not None else None):
+            if source is None:
+                continue
+            one = "/".join("+" if _has_space(level) else level for level in source.split("/"))
+            if not any(matches(one, asked) for asked in down):
+                guarded.append(one)
+    for one in dict.fromkeys(guarded):
+        whole = [other for other in guarded if other != one and other[-1] == "#" and "+" not in other]
+        if not any(matches(other, one) for other in whole):
+            yield Mapping(one, "in", 0, _GUARDS, is_guard=True)
+
+
+def _has_space(text: str) -> bool:
+    return any(character.isspace() for character in text)
+
+
 def _check_up(one: str, prefixes: Sequence[str], topics: Sequence[Mapping]) -> None:
     if fault := filter_fault(one):
         raise ProvisionError(f"--up {one!r}: the filter {fault}")
@@ -232,6 +273,8 @@ def hub_access(bridge: Bridge) -> User:
     """What the site's bridge may do at the hub."""
     grants = [Grant("write", link_topic(bridge.site), "whether the site is connected")]
     for mapping in bridge.topics:
+        if mapping.is_guard:
+            continue
         access: Literal["read", "write"] = "write" if mapping.direction == "out" else "read"
         grants.append(Grant(access, bridge.at_hub(mapping), mapping.why))
     return User(bridge.user, tuple(grants))
@@ -313,6 +356,13 @@ def bridge_settings(bridge: Bridge, folder: Path, client_id: str, waiting: Waiti
         text += f"\n# {why[0].upper()}{why[1:]}.\n"
         for mapping in bridge.topics:
             if mapping.why == why:
-                remote = "" if mapping.is_same else f' "" {site_topic(bridge.site, "")}'
-                text += f"topic {mapping.filter} {mapping.direction} {mapping.qos}{remote}\n"
+                line = f"topic {mapping.filter} {mapping.direction} {mapping.qos}"
+                text += f"{line}{_prefixes(bridge, mapping)}\n"
     return text
+
+
+def _prefixes(bridge: Bridge, mapping: Mapping) -> str:
+    """Local and remote one, as mosquitto takes them."""
+    if mapping.is_guard:
+        return f' {ASIDE} ""'
+    return "" if mapping.is_same else f' "" {site_topic(bridge.site, "")}'

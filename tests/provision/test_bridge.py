@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import ssl
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -166,6 +169,50 @@ FORBIDDEN = [
 ]
 
 
+class HostileHub:
+    """Lets a bridge in with the hub's own certificate, and sends it what it never subscribed to."""
+
+    def __init__(self, keys: Path, port: int) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=keys / "ca.pem")
+        context.load_cert_chain(keys / "broker.pem", keys / "broker.key")
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self._context = context
+
+    def send(self, topics: list[str]) -> None:
+        connection, _ = self._listener.accept()
+        self._bridge = self._context.wrap_socket(connection, server_side=True)
+        self._bridge.recv(65536)
+        self._bridge.sendall(bytes([0x20, 3, 0, 0, 0]))  # CONNACK: success, no properties
+        for topic in topics:
+            name = topic.encode()
+            body = struct.pack("!H", len(name)) + name + b"\0from the hub"
+            self._bridge.sendall(bytes([0x30, len(body)]) + body)
+
+    def close(self) -> None:
+        self._bridge.close()
+        self._listener.close()
+
+
+def test_a_hub_that_was_taken_over_reaches_no_node_and_no_guarded_topic(tmp_path: Path) -> None:
+    """mosquitto 2.0 publishes what comes over a bridge without asking its access list."""
+    hub = Hub(tmp_path, {"north": {"hall": configuration(tmp_path, "n")}}, options=("--guard", "plc/#"))
+    hostile = HostileHub(hub.folder, hub.broker.port)
+    site = hub.sites["north"]
+    site.broker.start()
+    try:
+        guarded = [f"{HALL}/{below}" for below in ("req/say", "ctl/reload", "cancel", "feedback", "state")]
+        guarded += ["edgeslm/v1/pool/p/req/triage", "factory/3/log", "yard/1", "plc/valve/open"]
+        with site.app("root", "#") as below:
+            hostile.send([*guarded, "not/guarded"])
+            below.take("not/guarded")
+            came = [heard.topic for heard in below.untaken("#") if heard.payload == b"from the hub"]
+            assert sorted(came) == [f"from-hub/{topic}" for topic in sorted(guarded)]
+    finally:
+        site.broker.stop()
+        hostile.close()
+        hub.network.stop()
+
+
 @pytest.mark.parametrize("version", [5, 4])
 def test_at_the_hub_a_site_reaches_its_own_topics_alone(hub: Hub, version: int) -> None:
     """With the generated files; 4 is MQTT 3.1.1. ``pytest -s`` prints the table."""
@@ -281,6 +328,7 @@ def settings(site: str = "north", *configs: Config, **how: Any) -> str:
         ({"up": ["a b"]}, "white space"),
         ({"up": ["a\nlistener 1883"]}, "control character"),
         ({"up": [""]}, "is empty"),
+        ({"guard": ["a/#/b"]}, "has a # that is not"),
         ({"down": ["hall/other"]}, "no configuration has such"),
         ({"down": ["attic/triage"]}, "no configuration has such"),
         ({"down": ["triage"]}, "no configuration has such"),
@@ -315,7 +363,9 @@ def test_no_argument_writes_a_line_of_its_own(site: str, host: str, up: list[str
     lines = [line for line in text.split("\n") if line and not line.startswith("#")]
     assert {line.split(" ")[0] for line in lines} == KNOWN
     assert len(lines) == len(KNOWN) - 1 + len(bridge.topics)
-    assert all(line.endswith(f' "" site/{site}/') for line in lines if line.startswith("topic"))
+    mapped = [line for line in lines if line.startswith("topic")]
+    assert mapped.pop() == 'topic edgeslm/# in 0 from-hub/ ""'
+    assert all(line.endswith(f' "" site/{site}/') for line in mapped)
     granted = [line for line in access.split("\n") if line.startswith(("topic", "user", "pattern"))]
     assert granted[0] == f"user site-{site}"
     assert all(line.startswith(f"topic write site/{site}/") for line in granted[1:])
@@ -326,6 +376,27 @@ def test_prefixes_of_several_levels_and_of_several_nodes() -> None:
     assert 'topic acme/slm/v1/+/state out 0 "" site/north/\n' in text
     assert 'topic edgeslm/v1/+/res/# out 1 "" site/north/\n' in text
     assert 'topic acme/slm/v1/pool/+/res/# out 1 "" site/north/\n' in text
+
+
+def test_guards_stand_for_what_nodes_and_routes_read_and_none_takes_what_may_come_down() -> None:
+    replies = "replies: ['site/north/edgeslm/v1/hall/res/#']\n"
+    one = config(
+        f"{replies}routes:\n"
+        "- {from: factory/+/log, task: triage}\n"
+        "- {from: edgeslm/v1/other/event/x, task: triage}\n"
+        "- {from: a level/x, task: triage}\n"
+        "- {from: site/#, task: triage}\n"
+    )
+
+    def guards(**how: Any) -> list[str]:
+        topics = plan_bridge("north", HUB, [one], **how).topics
+        return [mapping.filter for mapping in topics if mapping.is_guard]
+
+    assert guards() == ["edgeslm/#", "factory/+/log", "+/x", "site/#"]
+    assert guards(guard=["factory/#"]) == ["edgeslm/#", "factory/#", "+/x", "site/#"]
+    assert guards(down=["hall/triage"]) == ["edgeslm/#", "factory/+/log", "+/x"]
+    with pytest.raises(ProvisionError, match="site/north/edgeslm/v1/hall/req/triage may come down"):
+        guards(down=["hall/triage"], guard=["#"])
 
 
 def test_how_much_waits_is_told_by_rate_and_hours() -> None:
