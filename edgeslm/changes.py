@@ -8,7 +8,7 @@ from typing import Final
 from edgeslm.sections import Config
 
 TAKEN_UP: Final = frozenset(
-    {"models", "tasks", "knowledge", "routes", "replies", "signing", "prepare", "log_level"}
+    {"models", "tasks", "knowledge", "routes", "pool", "replies", "signing", "prepare", "log_level"}
 )
 """Keys whose changes a running node takes up; those of all others would make it another node."""
 

@@ -163,7 +163,9 @@ def _add_request_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
     )
-    sub.add_argument("--node", required=True)
+    whom = sub.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--node")
+    whom.add_argument("--pool", help="a pool, of whose members one answers")
     sub.add_argument("--prefix", default=DEFAULT_PREFIX, help="first level of the node's topics")
     sub.add_argument("--username")
     sub.add_argument("--password-file", type=Path)
@@ -350,6 +352,7 @@ def _request(arguments: argparse.Namespace) -> int:
     with Client(
         arguments.broker,
         arguments.node,
+        pool=arguments.pool,
         prefix=arguments.prefix,
         username=arguments.username,
         password_file=arguments.password_file,

@@ -107,7 +107,8 @@ class Options(TypedDict, total=False):
 
 
 class Client:
-    """A connection of an app to the node ``node`` at the broker ``url`` (``mqtt[s]://[user[:password]@]host``).
+    """A connection of an app to the node ``node``, or to the members of ``pool``, at the broker ``url``
+    (``mqtt[s]://[user[:password]@]host``).
 
     The session outlives a broken connection by ``session_expiry_s``, so that a result that comes meanwhile
     isn't lost. A request is sent again until it has its result: after each reconnect, when the node was
@@ -122,8 +123,9 @@ class Client:
     def __init__(
         self,
         url: str,
-        node: str,
+        node: str | None = None,
         *,
+        pool: str | None = None,
         prefix: str = DEFAULT_PREFIX,
         name: str | None = None,
         username: str | None = None,
@@ -145,8 +147,10 @@ class Client:
         }
         self._connect_timeout_s = connect_timeout_s
         self._repeat_after_s = repeat_after_s
-        self._node = node
-        self._topics = Topics(node, prefix)
+        if (node is None) == (pool is None):
+            raise InvalidRequest("A client asks a node or a pool; name one of them.")
+        self._topics = Topics.of_pool(pool, prefix) if pool is not None else Topics(node or "", prefix)
+        self._node = self._topics.node
         alone = f"app-{secrets.token_hex(8)}"
         self._name = f"{name}/{alone}" if name is not None else alone
         self._settings = Settings(
@@ -201,7 +205,10 @@ class Client:
 
     @property
     def node_state(self) -> str | None:
-        """What the node last said of itself (``online``, ``offline`` ...); None if it never did."""
+        """What the node last said of itself (``online``, ``offline`` ...); None if it never did.
+
+        For a pool nobody speaks but its dispatcher, if it has one.
+        """
         return self._desk.node_state
 
     def request(
@@ -225,7 +232,7 @@ class Client:
         :raises TimedOut: no result came in time; the node has been told not to start after that.
         :raises BrokerError: the broker refuses the request; no node of that name was ever there, or it said
             goodbye and the broker keeps nothing for it; the client was closed.
-        :raises ProtocolError: what came is no result.
+        :raises ProtocolError: what came is no result, or the node is of a version too far from this one.
         :raises RequestError: what can't be sent: a task that is no topic level, more than the broker takes.
         """
         with self._stream(task, input, options, timeout, streams=on_chunk is not None) as stream:
@@ -312,7 +319,8 @@ class Client:
 
         >>> client.feedback("triage", input="Spindle 3 smells of burnt oil", label="critical")
 
-        :raises InvalidRequest: not exactly one of ``input`` and ``id``, and one of ``label`` and ``fields``.
+        :raises InvalidRequest: not exactly one of ``input`` and ``id``, and one of ``label`` and ``fields``;
+            or the client is one of a pool, whose nodes keep corrections of their own.
         :raises TimedOut: the broker didn't take it in time.
         :raises BrokerError: it was refused, or no node is there to get it.
         """
@@ -356,6 +364,8 @@ class Client:
 
     def _note(self, feedback: Feedback, timeout: float) -> Note:
         self._check_open()
+        if self._topics.pool is not None:
+            raise InvalidRequest("A pool takes no corrections: tell them to one of its nodes.")
         letter = Letter(self._topics.feedback, encode_feedback(feedback), "", secrets.token_hex(8).encode())
         return Note(letter, self._desk.send, node=self._node, now=time.monotonic(), timeout_s=timeout)
 

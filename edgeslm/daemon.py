@@ -30,6 +30,7 @@ from edgeslm.engine.process import CANCEL_GRACE_S, STOP_GRACE_S
 from edgeslm.errors import EdgeslmError
 from edgeslm.feedback import FeedbackStore
 from edgeslm.heap import give_back_free_memory, give_back_large_buffers
+from edgeslm.membership import Membership
 from edgeslm.neighbours import Neighbours
 from edgeslm.observe.alerts import Alerts
 from edgeslm.observe.audit import AuditLog
@@ -143,6 +144,9 @@ class Daemon:
         self._neighbours = Neighbours(config.broker, config.prefix, config.node)
         service.escalation.ask_node = self._neighbours.ask
         self._console = self._make_console()
+        self._membership = Membership(
+            self.topics, config.pool, Path(config.state_dir) / f"pools-{config.node}.json"
+        )
         self._pipeline = Pipeline(
             config,
             service,
@@ -155,6 +159,7 @@ class Daemon:
             tracer=self.tracer,
             corrections=Corrections(FeedbackStore(config.state_dir), lambda: service.tasks, self.meter.drop),
             audit=self._audit,
+            membership=self._membership,
             watch=self._console.feed.watch if self._console else None,
         )
         self._store = store or Store(config.state_dir, config.node)
@@ -215,7 +220,7 @@ class Daemon:
 
     def request_stop(self) -> None:
         self._stopping.set()
-        self._pipeline.close()
+        self._pipeline.close(is_leaving=True)
 
     async def run(self) -> None:
         """Connects, loads, serves until a stop is requested or something fatal happens, drains."""
@@ -292,14 +297,28 @@ class Daemon:
         self.service.scheduler.resume()
         self._updating = asyncio.create_task(self.updater.run(self._wishes))
         log.info("models loaded: %s", ", ".join(self.service.models.names))
+        self._membership.join()
+        if self._bus.connected:
+            self._bus.subscribe(self._membership.subscriptions)
         await self._presence.come_online()
         self.manager.ready("online")
 
     async def _drain(self) -> None:
         log.info("draining")
         self.manager.stopping("draining", within_s=DRAIN_LIMIT_S + 2 * ANNOUNCE_S + STOP_GRACE_S)
+        share = self._membership.leave()
+        self._bus.unsubscribe(share)
+        give_up_at = asyncio.get_running_loop().time() + DRAIN_LIMIT_S
         await self._presence.change("draining")
-        if left := await self._pipeline.drain(DRAIN_LIMIT_S):
+        left = await self._pipeline.drain(DRAIN_LIMIT_S)
+        # The broker's answer comes behind what it still had for this member; nobody else would get that.
+        while share and not left and self._bus.connected:
+            await self._presence.change("draining")
+            left_s = give_up_at - asyncio.get_running_loop().time()
+            if not self._pipeline.is_busy or left_s <= 0:
+                break
+            left = await self._pipeline.drain(left_s)
+        if left:
             log.warning("%d messages are left; they are delivered at the next start", left)
         with contextlib.suppress(OSError):
             self._store.end_start()
@@ -311,6 +330,7 @@ class Daemon:
                 self._sessions_lost += 1
                 log.warning("the broker has lost the node's session, and the requests that waited in it")
             self._journal.begin_session()
+        self._bus.unsubscribe(self._membership.left_over)
         self._bus.subscribe(self._pipeline.subscriptions)
         self._bus.subscribe(self._control.subscriptions)
         # Every time: what the broker dropped for a node that was away is told by the retained count alone.

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgeslm import __version__
 from edgeslm.bus.options import OPTIONS
-from edgeslm.bus.protocol import Topics
+from edgeslm.bus.protocol import PROTOCOL_VERSION, Topics
 from edgeslm.config import Config
 from edgeslm.service import Service
 
@@ -16,7 +16,7 @@ def describe(config: Config, service: Service, topics: Topics, boot_id: str) -> 
     models = service.models
     return {
         "version": __version__,
-        "protocol": 1,
+        "protocol": PROTOCOL_VERSION,
         "node": config.node,
         "boot_id": boot_id,
         "tasks": {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -75,8 +76,9 @@ class Holding:
 
     async def drain(self, limit_s: float) -> int:
         """Waits for what is being worked on; how much is left after ``limit_s``."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=limit_s)
+        give_up_at = time.monotonic() + limit_s
+        while self._tasks and (left_s := give_up_at - time.monotonic()) > 0:
+            await asyncio.wait(set(self._tasks), timeout=left_s)
         return len(self._tasks)
 
     def abandon(self) -> None:

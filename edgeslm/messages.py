@@ -51,6 +51,8 @@ class Request:
     sender: str | None = None
     """Who asks, as far as that can be told; None: this node itself, for a route."""
     trace: Trace | None = None
+    pool: str | None = None
+    """The pool that it was sent to; None: this node itself."""
 
 
 @dataclass(frozen=True, slots=True)

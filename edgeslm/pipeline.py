@@ -31,6 +31,7 @@ from edgeslm.corrections import Corrections
 from edgeslm.errors import Busy, InvalidRequest, JournalError
 from edgeslm.held import Held
 from edgeslm.holding import Holding
+from edgeslm.membership import Membership
 from edgeslm.messages import Request, Result
 from edgeslm.observe.audit import AuditLog
 from edgeslm.observe.health import Meter
@@ -77,12 +78,14 @@ class Pipeline:
         tracer: Tracer,
         corrections: Corrections,
         audit: AuditLog,
+        membership: Membership,
         watch: Callable[[Request], Onlooker] | None = None,
     ) -> None:
         self._config = config
         self._watch = watch or (lambda request: _Nobody())
         self._service = service
         self._topics = topics
+        self._membership = membership
         self._meter = meter
         self._audit = audit
         self._tracer = tracer
@@ -117,6 +120,7 @@ class Pipeline:
         self._from_spool: set[int] = set()
         self._is_feeding = False
         self._closed = False
+        self._is_leaving = False
 
     @property
     def subscriptions(self) -> list[str | Subscription]:
@@ -125,27 +129,38 @@ class Pipeline:
             self._topics.requests_filter,
             self._topics.cancel,
             self._topics.feedback,
+            *self._membership.subscriptions,
             *self._watcher.subscriptions,
         ]
 
     def take_up(self, config: Config) -> None:
-        """Other routes and reply topics, from the next message on; what is being served is not disturbed."""
+        """Other routes, pool, reply topics, from the next message on; what is being served stays as it is."""
         self._config = config
+        self._membership.take_up(config.pool)
         self._watcher.take_up(config)
 
     def open(self) -> None:
         """Begins with what the disk holds from before."""
+        self._membership.open()
         self._watcher.open()
         self._feed()
 
-    def close(self) -> None:
-        """Takes nothing more: what comes now is not acknowledged, so it is delivered at the next start."""
-        self._closed = True
+    def close(self, *, is_leaving: bool = False) -> None:
+        """Takes nothing more: what comes now is not acknowledged, so it is delivered at the next start.
+
+        ``is_leaving``: but for requests to the pool, which would wait while others could serve them.
+        """
+        self._closed, self._is_leaving = True, is_leaving and bool(self._membership.subscriptions)
         self._watcher.close()
 
     async def drain(self, limit_s: float) -> int:
         """Waits for what is being served; how many messages are left after ``limit_s``."""
         return await self._holding.drain(limit_s)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a message is being served."""
+        return len(self._holding) > 0
 
     def abandon(self) -> None:
         """Breaks off what is left: it is not answered, so broker and spool keep it for the next start."""
@@ -154,14 +169,18 @@ class Pipeline:
 
     # In
 
+    def _takes(self, topic: str) -> bool:
+        return not self._closed or (self._is_leaving and self._membership.is_for_a_pool(topic))
+
     def deliver(self, delivery: Delivery) -> None:
-        if self._closed:
+        if not self._takes(delivery.topic):
             return
-        if delivery.topic in (self._topics.cancel, self._topics.feedback):
+        cancelled = self._membership.cancelled(delivery.topic)
+        if cancelled is not None or delivery.topic == self._topics.feedback:
             self._audit.note(delivery.topic.rpartition("/")[2], bytes=delivery.size)
-        if delivery.topic == self._topics.cancel:
+        if cancelled is not None:
             self._spool_arrivals()  # what it means may be among them
-            self._holding.hold(Held(delivery, self._journal.epoch), [self._cancel(delivery)])
+            self._holding.hold(Held(delivery, self._journal.epoch), [self._cancel(delivery, cancelled.pool)])
         elif delivery.topic == self._topics.feedback and not delivery.qos and self._corrections.is_full:
             self._meter.drop("feedback")
         elif delivery.topic == self._topics.feedback:
@@ -226,12 +245,12 @@ class Pipeline:
         limits = self._config.limits
         self._is_feeding = True
         try:
-            while self._holding.has_room(limits) and not self._closed:
+            while self._holding.has_room(limits) and (not self._closed or self._is_leaving):
                 spooled = self._spool.next(self._last_spooled)
                 if spooled is None:
                     return
                 self._last_spooled = spooled.id
-                if spooled.id not in self._from_spool:
+                if spooled.id not in self._from_spool and self._takes(spooled.delivery.topic):
                     self._from_spool.add(spooled.id)
                     name = spooled.key or reader_key(b"spool", str(spooled.id))
                     self._take(Held(spooled.delivery, self._journal.epoch, name, spooled=spooled.id))
@@ -243,8 +262,8 @@ class Pipeline:
         held.is_request = True
         if held.spooled is None:
             held.refusal = self._holding.why_full(held, self._config.limits)
-        if (task := self._topics.task_of(delivery.topic)) is not None:
-            self._holding.hold(held, [self._serve(held, task)])
+        if (addressee := self._membership.addressee(delivery.topic)) is not None:
+            self._holding.hold(held, [self._serve(held, *addressee)])
         else:
             # All at once, so that no later message overtakes this one on its way to the queue.
             self._holding.hold(held, self._watcher.work_on(held))
@@ -259,10 +278,10 @@ class Pipeline:
 
     # Requests
 
-    async def _serve(self, held: Held, task: str) -> None:
+    async def _serve(self, held: Held, topics: Topics, task: str) -> None:
         config = self._config
         await self._serving.serve(
-            held, task, self._topics, replies=config.replies, packet_bytes=config.limits.packet_bytes
+            held, task, topics, replies=config.replies, packet_bytes=config.limits.packet_bytes
         )
 
     async def _answer(
@@ -319,16 +338,18 @@ class Pipeline:
         tries.end(result, payload)
         return result, payload
 
-    async def _cancel(self, delivery: Delivery) -> None:
+    async def _cancel(self, delivery: Delivery, pool: str | None) -> None:
         """A task too: the request that it means may have come just before and not have begun."""
         try:
             cancel = parse_cancel(delivery.payload, delivery.correlation)
         except InvalidRequest as error:
-            log.warning("a message on %s names no request", self._topics.cancel)
-            log.debug("a message on %s names no request: %s", self._topics.cancel, error)
+            log.warning("a message on %s names no request", delivery.topic)
+            log.debug("a message on %s names no request: %s", delivery.topic, error)
             return
-        self._service.cancel(
-            lambda request: (
-                request.correlation == cancel.correlation if cancel.correlation else request.id == cancel.id
-            )
-        )
+
+        def is_meant(request: Request) -> bool:
+            if cancel.correlation:
+                return request.pool == pool and request.correlation == cancel.correlation
+            return request.pool == pool and request.id == cancel.id
+
+        self._service.cancel(is_meant)

@@ -89,7 +89,9 @@ class Serving:
         if request.named:
             name = request.correlation
             name = b"correlation " + name if name else b"id " + request.id.encode()
-            key = request_key(request.reply_to, name, task, delivery.payload)
+            # A task has no slash in its name: what was sent to a pool is no repeat of what came to a node.
+            asked = task if topics.pool is None else f"{topics.node}/{task}"
+            key = request_key(request.reply_to, name, asked, delivery.payload)
         if (landing := self._flights.landing(key)) is not None:
             self._meter.repeats["attached"] += 1
             await asyncio.shield(landing)

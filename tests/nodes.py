@@ -260,15 +260,15 @@ class NodeProcess:
     def start(self) -> None:
         self._process = self.launch(self._command, self._words, self._environment)
 
-    def wait_online(self, app: App) -> Heard:
+    def wait_online(self, app: App, base: str = BASE) -> Heard:
         """The state that says so; ``app`` must listen to it. Fails with the node's words if it ends first."""
 
         def is_online() -> bool:
             assert self._process.poll() is None, self.words
-            return any(heard.json["state"] == "online" for heard in app.untaken(f"{BASE}/state"))
+            return any(heard.json["state"] == "online" for heard in app.untaken(f"{base}/state"))
 
         app.wait_until(is_online, "the node is online")
-        return app.take_state(BASE, "online")
+        return app.take_state(base, "online")
 
     @property
     def pid(self) -> int:

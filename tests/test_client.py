@@ -33,7 +33,7 @@ from edgeslm.errors import (
     TooLarge,
 )
 from edgeslm.messages import Chunk, ErrorBody, Request, Result
-from tests.apps import WAIT_S
+from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto, free_port
 from tests.small_nodes import SmallNode
 
@@ -329,3 +329,22 @@ def wait_for(holds: Callable[[], Any]) -> None:
     while not holds():
         assert time.monotonic() < give_up_at
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("retained_before", [True, False])
+def test_a_node_of_a_protocol_too_far_apart_is_not_asked(broker: Mosquitto, retained_before: bool) -> None:
+    far = {"protocol": 3, "version": "9.0.0", "tasks": {}}
+    with SmallNode(broker.url) as node, App(broker.port) as app:
+        if retained_before:
+            app.publish("edgeslm/v1/hall/info", far, retain=True)
+        with Client(broker.url, "hall") as client:
+            if not retained_before:
+                assert client.request("label", "x").status == "ok"
+                app.publish("edgeslm/v1/hall/info", {**far, "protocol": 2, "new": [1]}, retain=True)
+                assert client.request("label", "x").status == "ok"
+            with pytest.raises(ProtocolError, match=r"node 'hall' speaks protocol 3 \(edgeslm 9.0.0\)"):
+                if not retained_before:
+                    app.publish("edgeslm/v1/hall/info", far, retain=True)
+                    client.request("silent", "x")
+                client.request("label", "x")
+        assert len(node.requests) <= 3

@@ -41,6 +41,7 @@ LAYERS = (
         "readying",
         "neighbours",
         "held",
+        "membership",
         "remembering",
     },
     {"gathering", "holding", "serving"},

@@ -25,13 +25,16 @@ from edgeslm.bus.errand import (
     Piece,
     Ready,
     Room,
+    named,
 )
 from edgeslm.bus.network import Link, Subscription
 from edgeslm.bus.node_topics import Topics
 from edgeslm.bus.outbox import packet_bytes
 from edgeslm.bus.problems import Problem, Welcome
 from edgeslm.bus.protocol import parse_state
-from edgeslm.errors import BrokerError, ProtocolError, TooLarge
+from edgeslm.bus.skew import why_not_spoken
+from edgeslm.bus.strict_json import decode_text, parse_json
+from edgeslm.errors import BrokerError, InvalidRequest, ProtocolError, TooLarge
 from edgeslm.topics import matches
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ class Desk:
         self._packet_limit: int | None = None
         self._inboxes: dict[bytes, Inbox] = {}
         # By reply topic: the other filters that go with it, and which are confirmed on this connection.
-        self._filters: dict[str, list[str]] = {topics.state: []}
+        self._filters: dict[str, list[str]] = {topics.state: [topics.info]}
         self._confirmed: set[str] = set()
         self._askers: dict[str, set[bytes]] = {}
         self._listeners: dict[bytes, Sequence[str]] = {}
@@ -83,6 +86,7 @@ class Desk:
         self._want_room: deque[bytes] = deque()
         self.node_state: str | None = None
         self._state: bytes | None = None
+        self._fault: Failed | None = None
 
     # For the asking threads
 
@@ -119,6 +123,8 @@ class Desk:
                 self._filters[reply_to] = [self._topics.stream(reply_to), self._topics.result(task)]
             if self._closed is not None:
                 inbox(self._closed)
+            elif self._fault is not None:
+                inbox(self._fault)
             elif reply_to in self._confirmed or (link is not None and not reply_to):
                 inbox(Ready(generation))
             elif link is None and self._problem is not None:
@@ -232,7 +238,12 @@ class Desk:
             heard = {one for listened in self._listeners.values() for one in listened}
         mid = link.subscribe(
             [
-                Subscription(one, retained=one == self._topics.state, every_time=one in heard)
+                Subscription(
+                    one,
+                    retained=one in (self._topics.state, self._topics.info),
+                    every_time=one in heard,
+                    optional=one == self._topics.info,
+                )
                 for one in filters
             ]
         )
@@ -303,6 +314,8 @@ class Desk:
         if message.topic == self._topics.state:
             self._hear_state(payload)
             self._state = payload
+        elif message.topic == self._topics.info:
+            self._hear_info(payload)
         correlation = getattr(message.properties, "CorrelationData", b"")
         is_piece = message.topic.endswith(self._stream_end)
         with self._changed:
@@ -318,6 +331,19 @@ class Desk:
                 with self._changed:
                     for inbox in self._inboxes.values():
                         inbox(NodeUp())
+
+    def _hear_info(self, payload: bytes) -> None:
+        """A node that is too far from this version isn't asked."""
+        try:
+            info = parse_json(decode_text(payload)) if payload else {}
+        except InvalidRequest:
+            return
+        fault = why_not_spoken(named(self._topics.node), info) if isinstance(info, dict) else None
+        with self._changed:
+            self._fault = Failed(ProtocolError(fault)) if fault else None
+            for key, inbox in self._inboxes.items():
+                if self._fault is not None and key not in self._listeners:
+                    inbox(self._fault)
 
     def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
         with self._changed:

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from edgeslm.bus.node_topics import Topics
 from edgeslm.bus.problems import Problem
 from edgeslm.bus.protocol import parse_chunk, parse_result
 from edgeslm.errors import BrokerError, EdgeslmError, TimedOut
@@ -120,6 +121,17 @@ Event = Ready | Lost | Acknowledged | Room | NodeUp | Answer | Piece | Heard | F
 
 Send = Callable[[Letter, int | None], int | None]
 """Publishes a letter with a Message Expiry in seconds: the connection's generation; None if it can't go."""
+
+
+def named(node: str) -> str:
+    """Whom a sentence speaks of: ``the node 'hall'``, ``the pool 'triage'``."""
+    pool = Topics(node).pool
+    return f"the node {node!r}" if pool is None else f"the pool {pool!r}"
+
+
+def nobody(node: str) -> str:
+    pool = Topics(node).pool
+    return f"No node {node!r}" if pool is None else f"No member of the pool {pool!r}"
 
 
 class Errand:
@@ -282,23 +294,27 @@ class Errand:
             # `offline`: a broker that wakes up may publish the wills of connections long given up.
             self._next_at = now + NOBODY_INTERVAL_S * self._jitter(1 - JITTER, 1 + JITTER)
         else:
-            raise BrokerError(
-                f"No node {self._node!r} listens at this broker; check the name, or start the node."
-            )
+            is_node = Topics(self._node).pool is None
+            advice = "check the name, or start the node" if is_node else "check both names, or start a member"
+            for_it = "" if is_node else " for this task"
+            raise BrokerError(f"{nobody(self._node)} listens{for_it} at this broker; {advice}.")
 
     def _why_not(self) -> str:
         said = f"No result came within {self._timeout_s:g} s"
         if self._lost is not None:
             return f"{said}: there is no connection. {self._lost.sentence}"
         if self._nobody_listens:
-            return f"{said}: the node {self._node!r} hasn't come back to this broker."
+            return f"{said}: {named(self._node)} hasn't come back to this broker."
         if self._is_under_way or not self.times_sent:
             return f"{said}: the broker doesn't answer any more."
         if self.times_sent > 1:
             said += f", though the request was sent {self.times_sent} times"
         state = self._node_state()
+        if state is None and Topics(self._node).pool is not None:  # only a dispatcher speaks for one
+            is_so = "was busy" if self._was_busy else "has none that answered"
+            return f"{said}; {named(self._node)} {is_so}."
         is_so = f"is {state}" if state else "has never said a word here"
-        return f"{said}; the node {self._node!r} {is_so}{' and was busy' if self._was_busy else ''}."
+        return f"{said}; {named(self._node)} {is_so}{' and was busy' if self._was_busy else ''}."
 
 
 class Note:
@@ -325,7 +341,7 @@ class Note:
         match event:
             case Acknowledged(reason, name):
                 if reason == NOBODY_LISTENS:
-                    raise BrokerError(f"No node {self._node!r} listens at this broker; it was not delivered.")
+                    raise BrokerError(f"{nobody(self._node)} listens at this broker; it was not delivered.")
                 if reason < 0x80:
                     return True
                 if reason not in TRANSIENT:

@@ -18,12 +18,29 @@ a whole number as text, retained, again when it has changed (``sys_interval``, 1
 such topic, or let nobody read it."""
 
 
+POOL = "pool/"
+"""Before the name of a pool, where a node's name stands; no node is called ``pool``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """Every topic of one node: ``<prefix>/v1/<node>/...``."""
+    """Every topic of one node: ``<prefix>/v1/<node>/...``; those of a pool have ``pool/<name>`` there."""
 
     node: str
     prefix: str = DEFAULT_PREFIX
+
+    @classmethod
+    def of_pool(cls, name: str, prefix: str = DEFAULT_PREFIX) -> Topics:
+        return cls(f"{POOL}{name}", prefix)
+
+    @property
+    def pool(self) -> str | None:
+        """The name of the pool whose topics these are; None: a node's."""
+        return self.node.removeprefix(POOL) if self.node.startswith(POOL) else None
+
+    def shared(self, topic: str) -> str:
+        """The filter by which the members of this pool share what comes on ``topic``."""
+        return f"$share/{self.pool}/{topic}"
 
     @property
     def base(self) -> str:

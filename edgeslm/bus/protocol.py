@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from edgeslm.bus.node_topics import Topics, check_reply_topic, check_topic_name, sender_of
 from edgeslm.bus.options import read_options
+from edgeslm.bus.skew import PROTOCOL_VERSION, is_newer
 from edgeslm.bus.strict_json import decode_text, encode_json, parse_json, shown
 from edgeslm.errors import InvalidRequest, ProtocolError, RequestError, TooLarge
 from edgeslm.messages import Chunk, ErrorBody, Request, Result, Trace, Truncated
@@ -47,14 +48,13 @@ __all__ = [
     "topic_matches",
 ]
 
-PROTOCOL_VERSION = 1
 MAX_ID_CHARACTERS = 256
 DIGITS = 6
 """Decimal places of probabilities and vectors on the wire."""
 
 StateName = Literal["starting", "online", "draining", "stopped", "offline"]
 _STATES: tuple[StateName, ...] = ("starting", "online", "draining", "stopped", "offline")
-_FIELDS = ("input", "id", "reply_to", "options")
+_FIELDS = ("input", "id", "reply_to", "options", "protocol")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def parse_request(
         sender.fields = _parse_fields(text)
         _read_sender(sender, topics, allowed_replies, has_response_topic=response_topic is not None)
         unknown = [name for name in sender.fields if name not in _FIELDS]
-        if unknown:
+        if not is_newer(sender.fields.get("protocol", PROTOCOL_VERSION)) and unknown:
             raise InvalidRequest(
                 f"There is no field {shown(unknown[0])}; a request has {', '.join(_FIELDS)}."
             )
@@ -231,6 +231,7 @@ def _make_request(
         received_at=now,
         expires_at=now + min(waits_s) if waits_s else None,
         sender=sender_of(sender.reply_to, topics),
+        pool=topics.pool,
         **({"priority": options["priority"]} if "priority" in options else {}),
     )
 

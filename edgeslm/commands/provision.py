@@ -21,7 +21,8 @@ EXAMPLE = "edgeslm provision keys site --broker-host broker.local --node press-h
 _APP = "NAME:TASK,..."
 _APP_HELP = (
     "an app, and what it may: tasks to ask (NODE/TASK, or TASK of the only node), cancel=NODE, "
-    "feedback=NODE, health=NODE, control=NODE/COMMAND, results=NODE/TASK, read=FILTER, write=FILTER"
+    "feedback=NODE, health=NODE, control=NODE/COMMAND, results=NODE/TASK, read=FILTER, write=FILTER, "
+    "pool=POOL/TASK, cancel=pool/POOL; dispatcher=POOL for edgeslm dispatch"
 )
 
 

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from edgeslm.bus.node_topics import BROKER_DROPPED, Topics
+from edgeslm.bus.node_topics import BROKER_DROPPED, POOL, Topics
 from edgeslm.errors import ProvisionError
 from edgeslm.observe.discovery import entity_filter
 from edgeslm.provision.certificates import check_client_name
 from edgeslm.sections import NODE_STAGE, Config, Route
 from edgeslm.templates import topic_pattern
-from edgeslm.topics import filter_fault, matches, overlap
+from edgeslm.topics import base_topic, filter_fault, matches, overlap
 
 Access = Literal["read", "write", "readwrite"]
 
@@ -54,7 +54,7 @@ class User:
 def node_user(config: Config) -> User:
     """What the node of a configuration needs. Its login is its name: that stands in its certificate."""
     topics = Topics(config.node, config.prefix)
-    grants = [*_own(topics, config), *_routes(topics, config), *_neighbours(config)]
+    grants = [*_own(topics, config), *_member(config), *_routes(topics, config), *_neighbours(config)]
     return User(config.node, _merged(grants))
 
 
@@ -76,6 +76,65 @@ def _own(topics: Topics, config: Config) -> Iterator[Grant]:
         yield Grant("write", entity_filter(prefix, topics.base), "what Home Assistant is told (discovery)")
         yield Grant("read", f"{prefix}/status", "what Home Assistant is told (discovery)")
     yield Grant("read", BROKER_DROPPED, "what the broker dropped, for health")
+
+
+def _member(config: Config) -> Iterator[Grant]:
+    """Of its pool. A broker looks at what a shared subscription is to: the filter behind the group."""
+    if config.pool is not None and config.pool.by == "share":
+        topics, why = (
+            Topics.of_pool(config.pool.name, config.prefix),
+            f"its share of the pool {config.pool.name}",
+        )
+        for task in config.pool.tasks:
+            yield Grant("read", topics.request(task), why)
+        yield Grant("read", topics.cancel, why)
+    if config.pool is not None:
+        topics = Topics.of_pool(config.pool.name, config.prefix)
+        yield Grant("write", topics.result("#"), f"results of the pool {config.pool.name}")
+
+
+def _dispatcher(pool: str, nodes: Mapping[str, Config]) -> Iterator[Grant]:
+    """What ``edgeslm dispatch`` needs for a pool: the requests of its clients, and its members."""
+    topics, members = _pool(pool, nodes), [one for one in nodes.values() if _is_member(one, pool)]
+    why = f"hands out the requests of the pool {pool}"
+    for asked in (topics.requests_filter, topics.cancel):
+        yield Grant("read", asked, why)
+    for told in (topics.state, f"{topics.base}/lease"):
+        yield Grant("readwrite", told, why)
+    for told in (topics.info, topics.health, topics.dead):
+        yield Grant("write", told, why)
+    yield Grant("readwrite", topics.result("#"), why)
+    for said in ("state", "info", "health"):
+        yield Grant("read", f"{base_topic(topics.prefix, '+')}/{said}", why)
+    for member in members:
+        own = Topics(member.node, member.prefix)
+        for task in member.pool.tasks if member.pool is not None else ():
+            yield Grant("write", own.request(task), f"asks the member {member.node}")
+        yield Grant("write", own.cancel, f"asks the member {member.node}")
+    for reply in dict.fromkeys(reply for member in members for reply in member.replies):
+        yield Grant("write", reply, "where requests may send results to (replies)")
+
+
+def _is_member(config: Config, pool: str) -> bool:
+    return config.pool is not None and config.pool.name == pool
+
+
+def _pool(name: str, nodes: Mapping[str, Config]) -> Topics:
+    for config in nodes.values():
+        if _is_member(config, name):
+            return Topics.of_pool(name, config.prefix)
+    pools = ", ".join(sorted({one.pool.name for one in nodes.values() if one.pool is not None})) or "none"
+    raise ProvisionError(f"no configuration names the pool {name!r}; there is {pools}")
+
+
+def _pool_task(text: str, nodes: Mapping[str, Config]) -> tuple[Topics, str]:
+    pool, _, task = text.partition("/")
+    topics = _pool(pool, nodes)
+    tasks = {task for one in nodes.values() if one.pool and one.pool.name == pool for task in one.pool.tasks}
+    if task not in tasks:
+        near = difflib.get_close_matches(task, sorted(tasks), 1) or sorted(tasks)
+        raise ProvisionError(f"no member of the pool {pool} does {task!r} for it; there is {', '.join(near)}")
+    return topics, task
 
 
 def _levels(command: str) -> str:
@@ -116,6 +175,7 @@ def _asking(topics: Topics, task: str, name: str, why: str) -> Iterator[Grant]:
     yield Grant("write", topics.request(task), why)
     yield Grant("read", f"{topics.result(task)}/{name}/#", why)
     yield Grant("read", topics.state, why)
+    yield Grant("read", topics.info, why)
 
 
 def app_user(text: str, configs: Sequence[Config]) -> User:
@@ -124,7 +184,9 @@ def app_user(text: str, configs: Sequence[Config]) -> User:
     A grant is a task that it may ask, ``NODE/TASK``, or ``TASK`` where there is one configuration;
     ``cancel=NODE``, ``feedback=NODE`` and ``health=NODE``; ``control=NODE/COMMAND``, which the node must
     allow; ``results=NODE/TASK``, the results of requests that named no reply topic; ``read=FILTER`` and
-    ``write=FILTER``. Its own replies come below ``<base>/res/<task>/<NAME>/``, which no other app may read.
+    ``write=FILTER``; ``pool=POOL/TASK``, a task of a pool, and ``cancel=pool/POOL``; ``dispatcher=POOL`` for
+    what hands out its requests. Its own replies come below ``<base>/res/<task>/<NAME>/``, which no other
+    app may read.
 
     :raises ProvisionError: it can't be understood, or names a task that the node doesn't have.
     """
@@ -143,11 +205,17 @@ def _given(name: str, parts: Iterable[str], nodes: Mapping[str, Config]) -> Iter
         if not has_value:
             topics, task = _task(part, nodes)
             yield from _asking(topics, task, name, f"asks {part}")
-            yield Grant("read", topics.info, f"asks {part}")
         elif word in ("read", "write"):
             if fault := filter_fault(value):
                 raise ProvisionError(f"the filter {value!r} {fault}")
             yield Grant("read" if word == "read" else "write", value, "given")
+        elif word == "pool":
+            topics, task = _pool_task(value, nodes)
+            yield from _asking(topics, task, name, f"asks {part}")
+        elif word == "dispatcher":
+            yield from _dispatcher(value, nodes)
+        elif word == "cancel" and value.startswith(POOL):
+            yield Grant("write", _pool(value.removeprefix(POOL), nodes).cancel, part)
         elif word in ("cancel", "feedback"):
             topics = _node(value, nodes)
             yield Grant("write", topics.cancel if word == "cancel" else topics.feedback, part)
@@ -164,8 +232,8 @@ def _given(name: str, parts: Iterable[str], nodes: Mapping[str, Config]) -> Iter
             topics, task = _task(value, nodes)
             yield Grant("read", topics.result(task), part)
         else:
-            known = "NODE/TASK, cancel=, control=, feedback=, health=, results=, read= and write="
-            raise ProvisionError(f"{word}= is unknown; there are {known}")
+            known = "cancel=, control=, dispatcher=, feedback=, health=, pool=, results=, read= and write="
+            raise ProvisionError(f"{word}= is unknown; there are NODE/TASK, {known}")
 
 
 def _task(text: str, nodes: Mapping[str, Config]) -> tuple[Topics, str]:

@@ -143,7 +143,10 @@ def test_subscriptions_are_renewed_on_each_connection_before_anything_is_sent(de
     desk.send(one.letter, 60)
     desk.lost(BROKEN)
     link = connect(desk)
-    assert link.subscribed == {1: [TOPICS.state], 2: [REPLY_TO, f"{REPLY_TO}/stream", TOPICS.result("say")]}
+    assert link.subscribed == {
+        1: [TOPICS.state, TOPICS.info],
+        2: [REPLY_TO, f"{REPLY_TO}/stream", TOPICS.result("say")],
+    }
     desk.subscribed(link, 1, [None])
     assert desk.send(one.letter, 60) is None
     one.take()
