@@ -104,7 +104,7 @@ undo() { # the last first; nothing here may stop it
             folder) rmdir "$path" ;;
             user) remove_user ;;
             enabled) ctl disable edgeslm.service ;;
-            disabled) ctl enable edgeslm.service ;;
+            disabled) ctl enable "$path" ;;
             running) if [ -e "$aside/disturbed" ] && runs; then ctl daemon-reload && ctl restart "$path"; fi ;;
         esac || say "could not undo: $kind $path" >&2
     done
@@ -200,6 +200,7 @@ files() { # "FROM TO" of each file that is installed
         echo "$unit $lib/systemd/system/$unit"
         echo "$unit.d/10-edgeslm.conf $lib/systemd/system/$unit.d/10-edgeslm.conf"
     done
+    echo "edgeslm-hawkbit.service $lib/systemd/system/edgeslm-hawkbit.service"
     echo "edgeslm.sysusers $lib/sysusers.d/edgeslm.conf"
     echo "edgeslm.tmpfiles $lib/tmpfiles.d/edgeslm.conf"
 }
@@ -239,7 +240,7 @@ install_configuration() { # what is there stays as it is
 }
 
 active_nodes() {
-    if runs; then systemctl list-units --plain --no-legend --state=active,activating 'edgeslm.service' 'edgeslm@*.service'; fi |
+    if runs; then systemctl list-units --plain --no-legend --state=active,activating 'edgeslm.service' 'edgeslm@*.service' edgeslm-hawkbit.service; fi |
         while read -r unit rest; do echo "$unit"; done
 }
 
@@ -279,7 +280,12 @@ remove_all() {
     fi
     if [ -e "$lib/systemd/system/edgeslm.service" ]; then
         if ctl is-enabled edgeslm.service >/dev/null; then note disabled 0 edgeslm.service; fi
-        ctl disable edgeslm.service
+        hawkbit=
+        if [ -L "$root/etc/systemd/system/multi-user.target.wants/edgeslm-hawkbit.service" ]; then
+            hawkbit=edgeslm-hawkbit.service
+            note disabled 0 $hawkbit
+        fi
+        ctl disable edgeslm.service $hawkbit
     fi
     for link in "$root"/etc/systemd/system/*.wants/edgeslm@*.service; do
         if [ -L "$link" ]; then put_aside "$link"; fi

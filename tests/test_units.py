@@ -13,7 +13,7 @@ UNITS = Path(__file__).parent.parent / "firmware-config/systemd"
 COMMON = "10-edgeslm.conf"
 SINCE_254 = ("RestartSteps", "RestartMaxDelaySec")
 """Keys that older systemds (Debian 12 has 252) tell of and leave alone: they try again every two seconds."""
-NODES = ("edgeslm.service", "edgeslm@hall.service", "edgeslm-dispatch.service")
+NODES = ("edgeslm.service", "edgeslm@hall.service", "edgeslm-dispatch.service", "edgeslm-hawkbit.service")
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -66,6 +66,15 @@ def test_the_dispatcher_has_the_sandbox_of_a_node_and_starts_nothing_without_it(
     shutil.rmtree(root / "etc/systemd/system/edgeslm-dispatch.service.d")
     done = run("systemd-analyze", f"--root={root}", "verify", "edgeslm-dispatch.service")
     assert done.returncode != 0 and "no ExecStart=" in done.stderr
+
+
+def test_the_client_of_hawkbit_has_the_sandbox_of_a_node_but_for_the_network() -> None:
+    common = (UNITS / "edgeslm.service.d" / COMMON).read_text().partition("# --- Files")[2]
+    own = (UNITS / "edgeslm-hawkbit.service").read_text().splitlines()
+    wanted = [line for line in common.splitlines() if line and not line.startswith("#")]
+    missing = [line for line in wanted if line not in own]
+    assert missing and all(line.startswith("IPAddress") for line in missing)
+    assert "SocketBindDeny=any" in own
 
 
 def test_the_user_and_the_folders_are_made(tmp_path: Path) -> None:
