@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
-from edgeslm.commands import dispatch, feedback, knowledge, models, provision, purge, rollout, top
+from edgeslm.commands import dispatch, feedback, fleet, knowledge, models, provision, purge, rollout, top
 from edgeslm.commands.screen import print_error, say
 from edgeslm.errors import ConfigError, EdgeslmError
 from edgeslm.topics import DEFAULT_PREFIX, topic_name_fault
@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "purge": purge,
     "rollout": rollout,
     "top": top,
+    "fleet": fleet,
 }
 """Those that have a module of their own."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.bus.address import BrokerAddress
 from edgeslm.bus.network import Link, Network, Settings, Subscription
+from edgeslm.bus.node_topics import POOL
 from edgeslm.bus.problems import Problem, Welcome
 from edgeslm.bus.strict_json import decode_text, parse_json
 from edgeslm.errors import BrokerError, InvalidRequest
@@ -47,6 +48,7 @@ class Uplink:
 @dataclass(slots=True)
 class Sighting:
     """The last documents of one node, and when each came (``time.time()``); a retained one may be older.
+    What a dispatcher says for its pool is that of ``pool/NAME``.
 
     ``site`` is None for a node of the broker itself.
     """
@@ -68,8 +70,9 @@ class Lookout:
         self, address: BrokerAddress, prefix: str, node: str | None = None, *, site: str | None = None
     ) -> None:
         self._address = address
-        bases = base_topic(prefix, node or "+")
-        self._bases = bases if site is None else site_topic(site, bases)
+        names = [node] if node is not None else ["+", f"{POOL}+"]
+        bases = [base_topic(prefix, name) for name in names]
+        self._bases = bases if site is None else [site_topic(site, base) for base in bases]
         self._link = None if site is None else link_topic(site)
         self._is_one = node is not None and site != ALL_SITES
         self._changed = threading.Condition()
@@ -145,7 +148,8 @@ class Lookout:
         with self._changed:
             self._problem = None
             self._note()
-        filters = [f"{self._bases}/{kind}" for kind in KINDS] + ([self._link] if self._link else [])
+        filters = [f"{base}/{kind}" for base in self._bases for kind in KINDS]
+        filters += [self._link] if self._link else []
         link.subscribe([Subscription(one, every_time=True) for one in filters])
 
     def received(self, link: Link, message: MQTTMessage) -> None:
@@ -155,10 +159,14 @@ class Lookout:
             self._note_uplink(message.topic.split("/")[1], bytes(message.payload), message.retain)
             return
         base, _, kind = message.topic.rpartition("/")
-        if kind not in KINDS or not matches(self._bases, base):
+        if kind not in KINDS or not any(matches(one, base) for one in self._bases):
             return
         levels = base.split("/")
         site, node = None if self._link is None else levels[1], levels[-1]
+        if levels[-2:-1] == [POOL.rstrip("/")]:
+            node = POOL + node
+        elif node == POOL.rstrip("/"):  # no node is called so
+            return
         key = (site or "", node)
         try:
             document = parse_json(decode_text(bytes(message.payload))) if message.payload else None
@@ -194,7 +202,7 @@ class Lookout:
             self._is_subscribed = not all(failures)
             if all(failures):
                 self._refused = (
-                    f"The broker refuses the subscription to {self._bases}/... "
+                    f"The broker refuses the subscription to {self._bases[0]}/... "
                     f"({failures[0]}); its access list must allow it."
                 )
             self._heard_at = time.monotonic()

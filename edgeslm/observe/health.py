@@ -110,6 +110,7 @@ class Meter:
         full = len(recent) == WINDOW
         span_s = max(1.0, now - self._answered[0][0] if full else min(RATE_WINDOW_S, now - self._started))
         return {
+            "at": round(time.time()),
             "uptime_s": round(now - self._started),
             "results": dict(self.statuses),
             "answers_per_s": {

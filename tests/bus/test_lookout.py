@@ -160,3 +160,16 @@ def test_it_knows_which_sites_are_cut_off_and_since_when(broker: Mosquitto) -> N
             app.publish("site/hall/link", payload, retain=True)
         app.publish("site/last/link", b"1")
         until(lookout, lambda: list(lookout.uplinks()) == ["last"])
+
+
+def test_what_a_dispatcher_says_is_heard_under_the_name_of_its_pool(broker: Mosquitto) -> None:
+    with App(broker.port) as app, lookout_of(broker) as lookout:
+        app.publish(f"{BASE}/pool/hands/state", {"state": "online"}, retain=True)
+        app.publish(f"{BASE}/pool/state", {"state": "online"}, retain=True)
+        app.publish(f"{BASE}/hall/state", {"state": "online"}, retain=True)
+        lookout.settle(WAIT_S)
+        until(lookout, lambda: len(lookout.sightings()) == 2)
+        assert [one.node for one in lookout.sightings()] == ["hall", "pool/hands"]
+    with lookout_of(broker, "pool/hands") as alone:
+        alone.settle(WAIT_S)
+        assert [one.node for one in alone.sightings()] == ["pool/hands"]

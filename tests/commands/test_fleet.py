@@ -1,0 +1,78 @@
+"""``edgeslm fleet list`` at a real broker: who is listed, by which filter, and with which status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm import cli
+from tests.apps import App
+from tests.brokers import Mosquitto, free_port
+from tests.nodes import Node
+from tests.pool_members import base, member
+
+
+def say(app: App, name: str, state: str = "online", info: Any = None, health: Any = None) -> None:
+    for kind, document in (("state", {"state": state}), ("info", info), ("health", health)):
+        if document is not None:
+            app.publish(f"edgeslm/v1/{name}/{kind}", document, retain=True)
+
+
+@pytest.fixture
+def app(broker: Mosquitto) -> Iterator[App]:
+    with App(broker.port, "edgeslm/v1/+/state") as app:
+        yield app
+
+
+def listed(broker: Mosquitto, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
+    capsys.readouterr()
+    assert cli.main(["fleet", "list", "--broker", broker.url, "--json", *options]) == 0
+    return [node["name"] for node in json.loads(capsys.readouterr().out)["nodes"]]
+
+
+def test_real_nodes_are_listed_with_what_they_have(
+    broker: Mosquitto, app: App, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Node(tmp_path / "left", member(broker.url, tmp_path, "left")):
+        app.take_state(base("left"), "online")
+        assert cli.main(["fleet", "list", "--broker", broker.url, "--json", "--check"]) == 0
+        (node,) = json.loads(capsys.readouterr().out)["nodes"]
+        assert (node["name"], node["state"], node["up"], node["stale"]) == ("left", "online", True, False)
+        assert node["pool"] == {"name": "hands", "tasks": ["triage"], "by": "share"}
+        assert node["models"][0]["digest"].startswith("sha256:")
+        assert node["load"] == {"queue": 0, "in_flight": 0, "requests": 0}
+        assert 0 <= node["age_s"] < 60
+    assert cli.main(["fleet", "list", "--broker", broker.url, "--check"]) == 1
+    assert "stopped" in capsys.readouterr().out
+
+
+def test_filters(broker: Mosquitto, app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = {"name": "hands", "tasks": ["triage"], "by": "dispatcher"}
+    say(app, "a", info={"version": "0.1.0", "protocol": 1, "pool": pool})
+    say(app, "b", info={"version": "0.2.0", "protocol": 2}, health={"alerts": ["The disk is full."]})
+    say(app, "c", info={"version": "0.2.0", "protocol": 4})
+    say(app, "pool/hands", info={"version": "0.2.0", "protocol": 1, "members": {"a": "online"}})
+    say(app, "pool", info={"version": "0.2.0"})  # no node is called so
+    assert listed(broker, capsys) == ["a", "b", "c", "pool/hands"]
+    assert listed(broker, capsys, "--node", "b") == ["b"]
+    assert listed(broker, capsys, "--pool", "hands") == ["a", "pool/hands"]
+    assert listed(broker, capsys, "--outdated") == ["a", "c"]
+    assert listed(broker, capsys, "--attention") == ["b", "c"]
+    assert cli.main(["fleet", "list", "--broker", broker.url, "--pool", "hands", "--check"]) == 0
+
+
+def test_nobody_is_there(broker: Mosquitto, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fleet", "list", "--broker", broker.url]) == 1
+    assert "has heard nothing of any node below edgeslm/v1" in capsys.readouterr().err
+    assert cli.main(["fleet", "list", "--broker", f"mqtt://127.0.0.1:{free_port()}"]) == 1
+
+
+def test_it_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["fleet", "list", "--help"])
+    assert end.value.code == 0
+    assert "example: edgeslm fleet list --broker" in capsys.readouterr().out
