@@ -160,8 +160,10 @@ class Sender:
         mqtt5: bool,
         repeat_s: float | None = None,
         priorities: bool = False,
+        topics: Topics = TOPICS,
     ) -> None:
-        self.reply_to = f"{TOPICS.result(TASK)}/{name}"
+        self._topics = topics
+        self.reply_to = f"{topics.result(TASK)}/{name}"
         self._mqtt5 = mqtt5
         self._ledger = ledger
         self._repeat_s = repeat_s
@@ -220,7 +222,7 @@ class Sender:
             if self._repeat_s is not None:
                 one = self._open.setdefault(number, _Open(payload, self._repeat_s))
                 one.due_at = math.inf  # paho repeats it until it is acknowledged
-        mid = self._client.publish(TOPICS.request(TASK), payload, qos=1, properties=properties).mid
+        mid = self._client.publish(self._topics.request(TASK), payload, qos=1, properties=properties).mid
         with self._lock:
             reason = self._early.pop(mid, None)
             if reason is None:
@@ -261,8 +263,9 @@ class Sender:
 class Watcher:
     """Listens, without the proxies, to what the node says of itself and to the broker's count of drops."""
 
-    def __init__(self, port: int, ledger: Ledger) -> None:
+    def __init__(self, port: int, ledger: Ledger, topics: Topics = TOPICS) -> None:
         self._ledger = ledger
+        self._topics = topics
         self._changed = threading.Condition()
         self._latest: dict[str, tuple[int, Any]] = {}
         self._client = make_client("chaos-watcher", True)
@@ -286,12 +289,12 @@ class Watcher:
             return self._changed.wait_for(holds, timeout_s)
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        topics = (TOPICS.state, TOPICS.health, TOPICS.dead, DROPPED)
+        topics = (self._topics.state, self._topics.health, self._topics.dead, DROPPED)
         client.subscribe([(topic, 1) for topic in topics])
 
     def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
         value = json.loads(message.payload)
-        if message.topic == TOPICS.dead:
+        if message.topic == self._topics.dead:
             self._ledger.answer(value["id"], "dead", is_dead=True)
         with self._changed:
             self._latest[message.topic] = (self.count(message.topic) + 1, value)

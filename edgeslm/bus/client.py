@@ -47,7 +47,8 @@ class BusClient:
     ``packet_bytes`` is the largest payload that is handed on. ``will`` is the topic and payload of the
     retained last will, None without one. ``on_delivery`` gets every message; ``on_connect`` is called after
     every CONNACK, to subscribe and to publish what is retained, since the broker may have lost both;
-    ``on_disconnect`` when a connection has ended or could not be made. All run in the loop.
+    ``on_disconnect`` when a connection has ended or could not be made. All run in the loop. ``may_connect``
+    is asked on the network's thread before a connection is tried again.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class BusClient:
         outbox_bytes: int = 16 * 1024 * 1024,
         first_pause_s: float = 0.5,
         longest_pause_s: float = 60.0,
+        may_connect: Callable[[], bool] = lambda: True,
     ) -> None:
         self._broker = broker
         self._settings = Settings(
@@ -80,6 +82,7 @@ class BusClient:
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
         self._pauses_s = first_pause_s, longest_pause_s
+        self._may_connect = may_connect
         self._outbox = Outbox(outbox_bytes)
         self._handover: Handover | None = None
         self._network: Network | None = None
@@ -113,6 +116,7 @@ class BusClient:
             self._handover,
             first_pause_s=self._pauses_s[0],
             longest_pause_s=self._pauses_s[1],
+            may_connect=self._may_connect,
         )
         self._network.start()
 
@@ -243,20 +247,25 @@ class BusClient:
             parcel.settle(BrokerError(f"The message can't be published. {error}"))
         return done
 
-    def ack(self, delivery: Delivery) -> None:
+    def ack(self, delivery: Delivery) -> bool:
         """Tells the broker to forget a delivery, as soon as all earlier ones are acknowledged too.
 
         MQTT 5 [MQTT-4.6.0-2] wants PUBACKs in the order of receipt. Does nothing for QoS 0, and nothing if
         the message came over an earlier connection: the broker sends it again, and its packet identifier
         may be somebody else's by now.
+
+        :return: whether that is all there is to do: False if it waits for earlier ones, or comes again.
         """
-        if delivery.qos == 0 or delivery.generation != self._generation or self._link is None:
-            return
+        if delivery.qos == 0:
+            return True
+        if delivery.generation != self._generation or self._link is None:
+            return False
         self._acked.add(delivery.mid)
         while self._receipts and self._receipts[0] in self._acked:
             mid = self._receipts.popleft()
             self._acked.discard(mid)
             self._link.ack(mid)
+        return delivery.mid not in self._acked
 
     def _check_size(self, parcel: Parcel) -> None:
         limit = self._welcome.maximum_packet_size if self._welcome else None

@@ -366,7 +366,8 @@ def send_small_packets_at_once(client: Client, userdata: Any, sock: SocketLike) 
 
 
 class Network:
-    """Keeps a link up until :meth:`stop`, with a growing, jittered pause between attempts."""
+    """Keeps a link up until :meth:`stop`, with a growing, jittered pause between attempts. ``may_connect`` is
+    asked before each but the first; it must return at once."""
 
     def __init__(
         self,
@@ -376,10 +377,12 @@ class Network:
         *,
         first_pause_s: float,
         longest_pause_s: float,
+        may_connect: Callable[[], bool] = lambda: True,
     ) -> None:
         self._address = address
         self._settings = settings
         self._listener = listener
+        self._may_connect = may_connect
         self._first_pause_s = first_pause_s
         self._longest_pause_s = longest_pause_s
         self._stop = threading.Event()
@@ -438,7 +441,9 @@ class Network:
     def _pause(self, failures: int) -> None:
         """Waits half to the whole of a pause that doubles, so that a fleet doesn't return all at once."""
         until = time.monotonic() + self._longest_pause(failures) * random.uniform(0.5, 1.0)
-        while (left := until - time.monotonic()) > 0 and not self._stop.wait(min(left, 1.0)):
+        while (left := until - time.monotonic()) > 0 or not self._may_connect():
+            if self._stop.wait(min(max(left, 0.05), 1.0)):
+                return
             self._beat_at = time.monotonic()
 
     def _longest_pause(self, failures: int) -> float:

@@ -42,6 +42,8 @@ class NodeSide:
         on_end: Callable[[Order], None],
         on_piece: Callable[[Request, Chunk], None],
         drop: Callable[[str], None],
+        on_disconnect: Callable[[], None],
+        may_connect: Callable[[], bool],
     ) -> None:
         self._topics = PoolTopics(settings.pool, settings.prefix)
         self._on_piece = on_piece
@@ -60,7 +62,9 @@ class NodeSide:
             will=None,
             on_delivery=self._delivered,
             on_connect=self._connected,
+            on_disconnect=on_disconnect,
             longest_pause_s=5.0,
+            may_connect=may_connect,
         )
 
     def submit(self, order: Order) -> None:

@@ -12,6 +12,7 @@ from edgeslm.bus.database import Database
 from edgeslm.bus.journal import Journal
 from edgeslm.bus.problems import SessionTakenOver
 from edgeslm.bus.seal import load_seal
+from edgeslm.dispatch.answered import Answered
 from edgeslm.dispatch.settings import Settings
 from edgeslm.dispatch.standby import Standby
 from edgeslm.dispatch.work import Work
@@ -24,6 +25,7 @@ log = logging.getLogger("edgeslm.dispatch")
 HOLD_OFF_S = 3.0
 """One that gave way waits so long before it looks at the lease, which the other takes meanwhile."""
 STOP_S = 15.0
+LEAST_ANSWERED = 1024
 
 
 async def run(settings: Settings) -> int:
@@ -71,6 +73,9 @@ class Dispatcher:
         """Waits and works in turns until a stop is requested, or something fatal happens."""
         self._database.open()
         watching = asyncio.create_task(self._manager.watch(self._fault))
+        self._answered = Answered(
+            self._database.file.with_suffix(".answered"), max(LEAST_ANSWERED, 2 * self.settings.limits.queue)
+        )
         try:
             self._journal.open()
             hold_off_s = 0.0
@@ -78,12 +83,13 @@ class Dispatcher:
                 hold_off_s = HOLD_OFF_S
         finally:
             watching.cancel()
+            self._answered.close()
             self._journal.close()
             self._database.close()
 
     async def _wait_for_turn(self, hold_off_s: float) -> bool:
         """False if it is to stop."""
-        self._standby = Standby(self.settings, self._client_id, is_first=not self.terms)
+        self._standby = Standby(self.settings, self._client_id, self._answered, is_first=not self.terms)
         self._manager.ready("standby")
         waiting = asyncio.create_task(self._standby.wait(hold_off_s))
         stopped = asyncio.create_task(self._stopping.wait())
@@ -106,6 +112,7 @@ class Dispatcher:
             self._client_id,
             secrets.token_hex(8),
             journal=self._journal,
+            answered=self._answered,
             meter=self.meter,
             problems=lambda: [problem] if (problem := self._database.problem) else [],
         )

@@ -1,4 +1,8 @@
-"""The dispatcher that waits: it listens to the lease of the one at work until that has run out."""
+"""The dispatcher that waits: it listens to the lease of the one at work until that has run out.
+
+And the look that the one at work takes after its connection broke, before it takes the session again: another
+may have taken over meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import asyncio
 import random
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from edgeslm.bus.client import BusClient, Delivery, Subscription
-from edgeslm.dispatch.lease import Lease
+from edgeslm.dispatch.answered import Answered, parse_keys
+from edgeslm.dispatch.lease import QUIET_S, Lease, Word, parse_lease
 from edgeslm.dispatch.settings import Settings
 from edgeslm.dispatch.topics import PoolTopics
 
@@ -17,25 +23,65 @@ JITTER_S = 0.5
 """Of several who wait not all should take over at once."""
 
 
-class Standby:
-    """``client_id`` is that of the pool's session; this connection has another one and keeps nothing."""
+async def look(settings: Settings, client_id: str) -> Word | None:
+    """The lease that the broker keeps, as soon as there is a connection to it; None if it keeps none."""
+    topic = PoolTopics(settings.pool, settings.prefix).lease
+    heard: asyncio.Future[Word | None] = asyncio.get_running_loop().create_future()
+    connected = asyncio.Event()
 
-    def __init__(self, settings: Settings, client_id: str, *, is_first: bool) -> None:
+    def deliver(delivery: Delivery) -> None:
+        bus.ack(delivery)
+        if not heard.done():
+            heard.set_result(parse_lease(delivery.payload))
+
+    def listen() -> None:
+        bus.subscribe([Subscription(topic, every_time=True)])
+        connected.set()
+
+    bus = _listener(settings, client_id, deliver, listen)
+    await bus.start()
+    try:
+        await connected.wait()
+        async with asyncio.timeout(QUIET_S):
+            return await heard
+    except TimeoutError:
+        return None
+    finally:
+        await bus.stop()
+
+
+def _listener(
+    settings: Settings,
+    client_id: str,
+    on_delivery: Callable[[Delivery], None],
+    on_connect: Callable[[], None],
+    on_disconnect: Callable[[], None] = lambda: None,
+) -> BusClient:
+    """A connection beside the pool's session, which keeps nothing."""
+    return BusClient(
+        settings.broker,
+        client_id=f"{client_id}.standby-{secrets.token_hex(8)}",
+        queue=16,
+        packet_bytes=settings.limits.packet_bytes,
+        will=None,
+        on_delivery=on_delivery,
+        on_connect=on_connect,
+        on_disconnect=on_disconnect,
+        session_expiry_s=0,
+        longest_pause_s=5.0,
+    )
+
+
+class Standby:
+    """``client_id`` is that of the pool's session; this connection has another one and keeps nothing.
+    ``answered`` gets what the one at work tells of."""
+
+    def __init__(self, settings: Settings, client_id: str, answered: Answered, *, is_first: bool) -> None:
+        self._answered = answered
         self._topics = PoolTopics(settings.pool, settings.prefix)
         self._lease = Lease(settings.name, is_first=is_first)
         self._news = asyncio.Event()
-        self.bus = BusClient(
-            settings.broker,
-            client_id=f"{client_id}.standby-{secrets.token_hex(8)}",
-            queue=16,
-            packet_bytes=settings.limits.packet_bytes,
-            will=None,
-            on_delivery=self._delivered,
-            on_connect=self._connected,
-            on_disconnect=self._disconnected,
-            session_expiry_s=0,
-            longest_pause_s=5.0,
-        )
+        self.bus = _listener(settings, client_id, self._delivered, self._connected, self._disconnected)
 
     async def wait(self, hold_off_s: float = 0.0) -> None:
         """Returns when the lease is free, not before ``hold_off_s`` seconds. Can be cancelled.
@@ -63,6 +109,7 @@ class Standby:
     def _connected(self) -> None:
         topics = (self._topics.lease, self._topics.clients.state)
         self.bus.subscribe([Subscription(topic, every_time=True) for topic in topics])
+        self.bus.subscribe([Subscription(self._topics.answered, qos=0)])
         self._lease.listen(time.monotonic())
         self._news.set()
 
@@ -72,6 +119,10 @@ class Standby:
 
     def _delivered(self, delivery: Delivery) -> None:
         self.bus.ack(delivery)
+        if delivery.topic == self._topics.answered:
+            if not delivery.retain:
+                self._answered.add(parse_keys(delivery.payload))
+            return
         if delivery.topic == self._topics.lease:
             self._lease.hear(delivery.payload, time.monotonic())
         else:

@@ -43,6 +43,11 @@ class PoolTopics:
     def lease(self) -> str:
         return f"{self.clients.base}/lease"
 
+    @property
+    def answered(self) -> str:
+        """Where the dispatcher at work tells the one that waits what is answered and not acknowledged yet."""
+        return f"{self.clients.base}/answered"
+
     def node(self, name: str) -> Topics:
         return Topics(name, self.prefix)
 

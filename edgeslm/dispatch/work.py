@@ -25,11 +25,13 @@ from edgeslm.bus.protocol import (
     parse_cancel,
 )
 from edgeslm.bus.strict_json import decode_text, encode_json, parse_json
+from edgeslm.dispatch.answered import Answered, encode_keys, name_of
 from edgeslm.dispatch.lease import encode_lease, parse_lease
 from edgeslm.dispatch.nodes import NodeSide
 from edgeslm.dispatch.orders import Answer, Order
 from edgeslm.dispatch.report import describe, health
 from edgeslm.dispatch.settings import Settings
+from edgeslm.dispatch.standby import look
 from edgeslm.dispatch.topics import PoolTopics
 from edgeslm.errors import Busy, InvalidRequest, UnknownTask
 from edgeslm.held import Held
@@ -46,6 +48,8 @@ log = logging.getLogger("edgeslm.dispatch")
 
 TICK_S: Final = 0.1
 HEALTH_EVERY_S: Final = 30.0
+TELL_S: Final = 0.02
+"""What is answered in so long is told at once."""
 DRAIN_LIMIT_S: Final = 5.0
 """How long a stop waits for answers; the next dispatcher gets the others."""
 RETURN_S: Final = 1.0
@@ -63,6 +67,7 @@ class Work:
         boot_id: str,
         *,
         journal: Journal,
+        answered: Answered,
         meter: Meter,
         problems: Callable[[], list[str]],
     ) -> None:
@@ -71,10 +76,18 @@ class Work:
         self.topics = PoolTopics(settings.pool, settings.prefix)
         self._clients = self.topics.clients
         self._journal = journal
+        self._answered = answered
+        self._untold: list[bytes] = []
         self.meter = meter
         self._problems = problems
         self.nodes = NodeSide(
-            settings, client_id, on_end=self._note_end, on_piece=self._pass_on, drop=meter.drop
+            settings,
+            client_id,
+            on_end=self._note_end,
+            on_piece=self._pass_on,
+            drop=meter.drop,
+            on_disconnect=self._disconnected,
+            may_connect=lambda: self._may_connect,
         )
         limits = settings.limits
         share = limits.sender_queue or max(1, limits.queue // 2)
@@ -82,6 +95,9 @@ class Work:
         self._holding = Holding(self._released)
         self._receipts: dict[Held, Delivery] = {}
         self._leads = False
+        self._client_id = client_id
+        self._may_connect = True
+        self._looking: asyncio.Task[None] | None = None
         self._connections = 0
         self._sessions_lost = 0
         self._is_closed = False
@@ -94,7 +110,9 @@ class Work:
             will=(self._clients.state, encode_state("offline", boot_id)),
             on_delivery=self._from_client,
             on_connect=self._pool_connected,
+            on_disconnect=self._disconnected,
             longest_pause_s=5.0,
+            may_connect=lambda: self._may_connect,
         )
         self._outgoing = Outgoing(self.pool, self._clients)
         self._serving = Serving(
@@ -127,11 +145,11 @@ class Work:
                 if one.done():
                     one.result()  # raises what it failed with
             is_told = stop.is_set()
-            if is_told:
+            if is_told and not self.yielded.is_set():
                 await self._drain()
-            await self._hand_over()
+                await self._hand_over()
         finally:
-            for task in (*ends, *beside):
+            for task in (*ends, *beside, *([self._looking] if self._looking else [])):
                 task.cancel()
             self._is_closed = True
             self._holding.abandon()
@@ -221,6 +239,9 @@ class Work:
             return
         elif delivery.topic == self._clients.cancel:
             self._holding.hold(Held(delivery, self._journal.epoch), [self._cancel(delivery)])
+        elif self._is_answered(delivery):
+            self.meter.repeats["acknowledged"] += 1
+            self._acknowledge(delivery)
         elif (task := self._clients.task_of(delivery.topic)) is not None:
             if not delivery.qos and self._holding.unsure >= 4 * self.settings.limits.queue_unsure:
                 self.meter.drop("busy")
@@ -231,15 +252,60 @@ class Work:
         else:
             self.pool.ack(delivery)
 
+    def _is_answered(self, delivery: Delivery) -> bool:
+        """Whether the broker brings again what only had to be acknowledged."""
+        if not delivery.dup:
+            self._answered.discard(name_of(delivery))
+            return False
+        return name_of(delivery) in self._answered
+
+    def _acknowledge(self, delivery: Delivery) -> None:
+        """What has to wait for that is remembered, and told to the dispatcher that waits."""
+        if self.pool.ack(delivery):
+            return
+        name = name_of(delivery)
+        self._answered.add([name])
+        if not self._untold:
+            asyncio.get_running_loop().call_later(TELL_S, self._tell_answered)
+        self._untold.append(name)
+
+    def _tell_answered(self) -> None:
+        untold, self._untold = self._untold, []
+        if not self._is_closed and self.pool.connected:
+            self.pool.publish(self.topics.answered, encode_keys(untold), qos=0)
+
     def _hear_lease(self, payload: bytes) -> None:
         word = parse_lease(payload)
         if word is not None and word.holder == self.boot_id:
             self._leads = True
         elif self._leads and word is not None and word.holder is not None:
-            log.warning("another dispatcher has taken over meanwhile")
-            self.yielded.set()
+            self._give_way()
         elif self._leads and not self._is_closed:
             self._say_lease()
+
+    def _disconnected(self) -> None:
+        """Before the session is taken again: another may have it."""
+        if not self._connections or self._is_closed:
+            return
+        self._may_connect = False
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        word = await look(self.settings, self._client_id)
+        if word is None or word.holder in (None, self.boot_id):
+            self._may_connect = True
+        else:
+            self._give_way()
+
+    def _give_way(self) -> None:
+        """What is in hand is in the hands of another by now."""
+        if not self._is_closed:
+            log.warning("another dispatcher has taken over meanwhile")
+            self._is_closed = True
+            self._leads = False
+            self._holding.abandon()
+            self.yielded.set()
 
     async def _serve(self, held: Held, task: str) -> None:
         settings = self.settings
@@ -327,7 +393,7 @@ class Work:
     def _released(self, held: Held, answered: bool) -> None:
         receipt = self._receipts.pop(held, None)
         if answered:
-            self.pool.ack(held.delivery)
+            self._acknowledge(held.delivery)
             if receipt is not None:
                 self.nodes.bus.ack(receipt)
 
