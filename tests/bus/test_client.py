@@ -18,6 +18,7 @@ import trustme
 from edgeslm.bus.client import Subscription
 from edgeslm.bus.network import PATIENCE, Network
 from edgeslm.bus.node_topics import BROKER_DROPPED
+from edgeslm.bus.problems import SessionTakenOver
 from edgeslm.errors import BrokerError
 from edgeslm.observe.alerts import Alerts
 from tests.brokers import Mosquitto
@@ -48,6 +49,36 @@ class TestConnection:
                     broker.kill()
                     await until(lambda: not node.bus.connected)
                     broker.start()
+
+        run(main)
+
+    def test_a_connection_is_tried_again_when_it_may_be(self, broker: Mosquitto) -> None:
+        async def main() -> None:
+            may, asked = False, 0
+
+            def may_connect() -> bool:
+                nonlocal asked
+                asked += 1
+                return may
+
+            async with Wire(broker.port) as wire, Node(wire.url, may_connect=may_connect) as node:
+                await until(lambda: node.ready)
+                assert not asked, "the first needs no leave"
+                wire.cut()
+                await until(lambda: asked > 3)
+                assert not node.bus.connected
+                may = True
+                await until(lambda: node.ready and node.births == 2)
+
+        run(main)
+
+    def test_who_is_taken_over_is_told_so(self, broker: Mosquitto) -> None:
+        async def main() -> None:
+            async with Node(broker.url) as first:
+                await until(lambda: first.ready)
+                async with Node(broker.url) as second:
+                    await until(lambda: second.ready and first.bus.failed.done())
+                    assert isinstance(first.bus.failed.exception(), SessionTakenOver)
 
         run(main)
 

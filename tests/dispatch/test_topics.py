@@ -12,6 +12,7 @@ TOPICS = PoolTopics("triage")
 
 def test_to_clients_a_pool_is_what_a_node_is() -> None:
     assert TOPICS.clients.request("label") == "edgeslm/v1/pool/triage/req/label"
+    assert TOPICS.answered == "edgeslm/v1/pool/triage/answered"
     assert TOPICS.lease == "edgeslm/v1/pool/triage/lease"
     assert TOPICS.clients.task_of("edgeslm/v1/pool/triage/req/label") == "label"
 

@@ -172,6 +172,43 @@ def test_a_dispatcher_that_is_killed_is_followed_before_its_lease_runs_out(
             assert len(a.runs) == 1
 
 
+@pytest.mark.parametrize("by", ["itself", "another"])
+def test_what_only_had_to_be_acknowledged_is_not_answered_again(
+    app: App, broker: Mosquitto, tmp_path: Path, dispatcher: DispatcherProcess, by: str
+) -> None:
+    def but_the_first(request: Request) -> dict[str, str] | None:
+        return None if request.input == "1" else {"label": "a"}
+
+    with Member(broker.url, "a", but_the_first) as a, Member(broker.url, "b", but_the_first) as b:
+        second = DispatcherProcess(tmp_path / "two", broker.url)
+        if by == "another":
+            second.start()
+            app.wait_until(lambda: "connected" in second.words, "the second listens")
+        ask(app, "1")
+        app.wait_until(lambda: len(a.runs) + len(b.runs) == 1, "the first is at a member")
+        others = [str(number) for number in range(2, 8)]
+        for text in others:
+            ask(app, text)
+            take(app, text)
+        ask(app, "last")  # by its result all before it are told
+        take(app, "last")
+        app.take(f"{POOL}/answered")
+        dispatcher.kill()
+        if by == "itself":
+            dispatcher.start()
+        app.take(f"{POOL}/state", lambda heard: heard.json["state"] == "offline")
+        app.take_state(POOL, "online")
+        a.tell()
+        b.tell()
+        assert take(app, "1").json["status"] == "ok"
+        ask(app, "end")
+        take(app, "end")
+        left = [heard.correlation for heard in app.untaken(REPLY)]
+        assert set(left) <= {b"last"}, "its acknowledgement may not have been told yet"
+        if by == "another":
+            second.kill()
+
+
 def test_a_busy_member_is_asked_later(app: App, broker: Mosquitto, dispatcher: DispatcherProcess) -> None:
     asked: list[str] = []
 
