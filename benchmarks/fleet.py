@@ -1,23 +1,23 @@
 """Many nodes: what a real broker carries, and what a simulation says of more than this machine can run.
 
     python benchmarks/fleet.py broker [--nodes 200] [--rates 0 250 1000] [--seconds 15] [--service-ms 30]
-                                      [--way topics|share] [--thin] [--processes 2] [--profile balanced]
+                                      [--way topics|share|dispatcher] [--thin] [--processes 2]
     python benchmarks/fleet.py compare [--seconds 20]
     python benchmarks/fleet.py simulate [--requests 60000] [--charts FOLDER]
 
 ``broker``: simulated nodes (``simulated_nodes.py``: real daemons with engines that take a given time) on a
 real mosquitto with shipped settings, and a sender at a rate, as Poisson arrivals. Way ``topics``: the sender
-draws a node for each request; ``share``: it asks the pool. With ``--thin`` nodes only answer
-(``thin_nodes.py``), which leaves the machine to the broker. All share the processors of this machine, so
-processor time of broker, nodes, sender and everything else on the machine are told apart, as processors kept
-busy. A rate holds if nothing is lost or refused, and 99 of 100 requests are answered within a second.
+draws a node for each request; ``share`` and ``dispatcher``: it asks the pool. With ``--thin`` nodes only
+answer (``thin_nodes.py``), which leaves the machine to the broker. All share the processors of this machine,
+so processor time of each part and of everything else on it is told apart, as processors kept busy. A rate
+holds if nothing is lost or refused, and 99 of 100 requests are answered within a second.
 
 ``compare``: small fleets at a real broker, and in the simulation (``fleet_model.py``) the same requests at
 the same times, side by side.
 
 ``simulate``: 10 to 10,000 nodes, 1 to 100,000 requests/s, three ways, nodes that die; ``fleet_curves.py``
-says which. ``--broker-us``, ``--dispatcher-us``, ``--dispatcher-node-us`` and ``--hop-us``, before the
-command, are the measured costs it goes by.
+says which. ``--broker-us``, ``--dispatcher-us``, ``--hop-us`` and such, before the command, are the measured
+costs that it goes by.
 
 Tables first, one JSON line last.
 """
@@ -34,7 +34,7 @@ from typing import Any
 import fleet_curves
 import fleet_figures as figures
 from fleet_broker import Case, carry
-from fleet_model import Costs, Fleet, Setup
+from fleet_model import WAYS, Costs, Fleet, Setup
 from machine import processor
 from simulated_nodes import open_many_files
 
@@ -143,6 +143,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--broker-us", type=float, default=Costs().broker_s * 1e6)
     parser.add_argument("--dispatcher-us", type=float, default=Costs().dispatcher_s * 1e6)
     parser.add_argument("--dispatcher-node-us", type=float, default=Costs().dispatcher_node_s * 1e6)
+    parser.add_argument("--dispatcher-wait-us", type=float, default=Costs().dispatcher_wait_s * 1e6)
     parser.add_argument("--hop-us", type=float, default=Costs().hop_s * 1e6)
     commands = parser.add_subparsers(dest="command", required=True)
     one, default = commands.add_parser("broker", help="what a real broker carries"), Case()
@@ -151,7 +152,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument("--rates", type=float, nargs="+", default=default.rates)
     one.add_argument("--seconds", type=float, default=default.seconds, help="of each rate")
     one.add_argument("--service-ms", type=float, nargs="+", default=default.service_ms)
-    one.add_argument("--way", choices=("topics", "share"), default=default.way)
+    one.add_argument("--way", choices=WAYS, default=default.way)
     one.add_argument("--processes", type=int, default=default.processes, help="that the nodes share")
     one.add_argument("--profile", choices=("balanced", "strict"), default=default.profile)
     one.add_argument("--journal", choices=("full", "none"), default=default.journal)
@@ -178,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "broker_us": args.broker_us,
         "dispatcher_us": args.dispatcher_us,
         "dispatcher_node_us": args.dispatcher_node_us,
+        "dispatcher_wait_us": args.dispatcher_wait_us,
         "hop_us": args.hop_us,
     }
     costs = Costs(**{f"{name.removesuffix('_us')}_s": value / 1e6 for name, value in told.items()})

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
 from fleet_load import RateClient, poisson
 from processes import cpu_seconds
 from shipped import ShippedBroker
-from simulated_nodes import TASK, Crowd, Plan
+from simulated_nodes import ROOT, TASK, Crowd, Plan
 
 from edgeslm.bus.protocol import Topics
 
 POOL: Final = "fleet"
+POOL_BASE: Final = f"edgeslm/v1/pool/{POOL}"
 HOLDS_MS: Final = 1000.0
+SETTLE_S: Final = 2.0
+"""Until a dispatcher that is online has heard of all nodes."""
 REPLY: Final = "edgeslm/v1/sender/res/triage"
 
 
@@ -27,7 +33,8 @@ REPLY: Final = "edgeslm/v1/sender/res/triage"
 class Case:
     """What is measured: ``seconds`` of each rate, in requests a second; a rate of 0 is nodes that wait.
 
-    ``way``: ``topics`` draws a node for each request, ``share`` asks the pool. ``thin`` nodes only answer.
+    ``way``: ``topics`` draws a node for each request, ``share`` and ``dispatcher`` ask the pool. ``thin``
+    nodes only answer.
     """
 
     nodes: int = 200
@@ -50,15 +57,22 @@ class Spent:
     broker: float
     nodes: float
     sender: float
+    dispatcher: float
     machine: float
 
     @classmethod
-    def now(cls, broker: int, nodes: Sequence[int]) -> Spent:
+    def now(cls, broker: int, nodes: Sequence[int], dispatcher: int | None) -> Spent:
         user, nice, system, _, _, irq, soft, *_ = (
             int(one) for one in Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
         )
         busy = (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
-        return cls(cpu_seconds(broker), sum(map(cpu_seconds, nodes)), cpu_seconds(os.getpid()), busy)
+        return cls(
+            cpu_seconds(broker),
+            sum(map(cpu_seconds, nodes)),
+            cpu_seconds(os.getpid()),
+            cpu_seconds(dispatcher) if dispatcher is not None else 0.0,
+            busy,
+        )
 
     def cores_since(self, before: Spent, seconds: float) -> dict[str, float]:
         """How many processors each part kept busy; ``others`` is what else ran on the machine."""
@@ -66,9 +80,28 @@ class Spent:
             "broker": self.broker - before.broker,
             "nodes": self.nodes - before.nodes,
             "sender": self.sender - before.sender,
+            "dispatcher": self.dispatcher - before.dispatcher,
         }
         parts["others"] = max(0.0, self.machine - before.machine - sum(parts.values()))
         return {name: round(spent / seconds, 3) for name, spent in parts.items()}
+
+
+@contextmanager
+def dispatcher_at(broker: str, folder: Path) -> Iterator[int]:
+    """``edgeslm dispatch`` for the pool: its process id."""
+    folder.mkdir()
+    settings = {"pool": POOL, "broker": {"url": broker}, "state_dir": str(folder), "log_level": "error"}
+    (folder / "dispatch.yaml").write_text(yaml.safe_dump(settings))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeslm", "dispatch", str(folder / "dispatch.yaml")],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+    )
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def holds(found: dict[str, Any]) -> bool:
@@ -89,7 +122,8 @@ def carry(case: Case) -> Iterator[tuple[dict[str, Any], list[tuple[float, int]]]
             f"mqtt://127.0.0.1:{broker.port}",
             case.nodes,
             case.service_ms,
-            POOL if case.way == "share" else None,
+            None if case.way == "topics" else POOL,
+            "dispatcher" if case.way == "dispatcher" else "share",
             journal=case.journal,
             thin=case.thin,
         )
@@ -97,21 +131,26 @@ def carry(case: Case) -> Iterator[tuple[dict[str, Any], list[tuple[float, int]]]
         client = RateClient(broker.port, REPLY)
         stack.callback(client.close)
         topics = [Topics(name).request(TASK) for name in plan.names]
-        if case.way == "share":
-            topics = [f"edgeslm/v1/pool/{POOL}/req/{TASK}"]
+        if case.way != "topics":
+            topics = [f"{POOL_BASE}/req/{TASK}"]
+        dispatcher = None
+        if case.way == "dispatcher":
+            dispatcher = stack.enter_context(dispatcher_at(plan.broker, folder / "dispatcher"))
+            client.wait_for(f"{POOL_BASE}/state", b'"online"')
+            client.idle(SETTLE_S)
         for rate in case.rates:
             planned = poisson(rate, case.seconds, lambda _: chance.choice(topics), chance) if rate else []
-            before = Spent.now(broker.pid, crowd.pids)
+            before = Spent.now(broker.pid, crowd.pids, dispatcher)
             marks: list[Spent] = []
 
             def look(now_s: float, marks: list[Spent] = marks) -> None:
                 if not marks and now_s >= case.seconds:
-                    marks.append(Spent.now(broker.pid, crowd.pids))
+                    marks.append(Spent.now(broker.pid, crowd.pids, dispatcher))
 
             offered = client.offer(planned, case.seconds, meanwhile=look)
             if not rate:
                 client.idle(case.seconds)
-            after = marks[0] if marks else Spent.now(broker.pid, crowd.pids)
+            after = marks[0] if marks else Spent.now(broker.pid, crowd.pids, dispatcher)
             found = {"rate": rate, **offered.figures(), "cores": after.cores_since(before, case.seconds)}
             numbers = {topic: number if case.way == "topics" else -1 for number, topic in enumerate(topics)}
             trace = [(one.at_s, numbers[one.topic]) for one in planned]

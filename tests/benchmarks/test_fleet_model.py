@@ -20,7 +20,9 @@ def model() -> ModuleType:
 @pytest.fixture(scope="module")
 def free(model: ModuleType) -> Any:
     """Nothing costs anything but the nodes' time."""
-    return model.Costs(broker_s=0.0, dispatcher_s=0.0, dispatcher_node_s=0.0, hop_s=0.0)
+    return model.Costs(
+        broker_s=0.0, dispatcher_s=0.0, dispatcher_node_s=0.0, dispatcher_wait_s=0.0, hop_s=0.0
+    )
 
 
 @pytest.mark.parametrize("load", [0.3, 0.7])
@@ -98,7 +100,9 @@ def test_a_node_that_is_back_does_what_it_was_given(model: ModuleType, free: Any
 
 
 def test_cells_are_as_many_as_broker_and_dispatcher_need(model: ModuleType) -> None:
-    costs = model.Costs(broker_s=0.00005, dispatcher_s=0.001, dispatcher_node_s=0.0, hop_s=0.0)
+    costs = model.Costs(
+        broker_s=0.00005, dispatcher_s=0.001, dispatcher_node_s=0.0, dispatcher_wait_s=0.0, hop_s=0.0
+    )
     assert model.cells_of("topics", 100, 6999.0, costs) == (1, 0)
     assert model.cells_of("topics", 100, 7001.0, costs) == (2, 0)
     assert model.cells_of("dispatcher", 1000, 6999.0, costs) == (2, 10)
