@@ -40,9 +40,10 @@ from simulated_nodes import open_many_files
 
 COMPARED = (
     # name, nodes, service times in ms, ways, loads as a share of what the way can do, thin
-    ("4 daemons, 50 and 200 ms", 4, (50.0, 200.0), ("topics",), (0.5, 0.8), False),
-    ("20 daemons, 100 ms", 20, (100.0,), ("topics",), (0.5, 0.8), False),
-    ("200 thin nodes, 100 ms", 200, (100.0,), ("topics", "share"), (0.5, 0.8), True),
+    ("4 daemons, 50 and 200 ms", 4, (50.0, 200.0), WAYS, (0.5, 0.8), False),
+    ("20 daemons, 100 ms", 20, (100.0,), WAYS, (0.5, 0.8), False),
+    ("200 thin nodes, 100 ms", 200, (100.0,), ("share", "topics"), (0.5, 0.8), True),
+    ("50 thin nodes, 100 ms", 50, (100.0,), ("dispatcher",), (0.5, 0.8), True),
 )
 
 
@@ -80,7 +81,7 @@ def compare(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
     def rows() -> Iterable[dict[str, Any]]:
         for name, nodes, service_ms, ways, loads, thin in COMPARED:
             services_s = tuple(one / 1000 for one in service_ms)
-            for way in ways:
+            for way in (one for one in ways if one in args.ways):
                 bound = Setup(way, nodes, 1.0, services_s).bound  # type: ignore[arg-type]
                 rates = tuple(round(load * bound, 1) for load in loads)
                 case = Case(nodes, rates, args.seconds, service_ms, way, 1, thin=thin, folder=args.folder)
@@ -161,6 +162,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     two = commands.add_parser("compare", help="the simulation beside a real broker")
     two.set_defaults(run=compare)
     two.add_argument("--seconds", type=float, default=20.0, help="of each case")
+    two.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     for each in (one, two):
         each.add_argument("--folder", type=Path, default=default.folder, help="on a disk (default: here)")
     three = commands.add_parser("simulate", help="large fleets, and nodes that die")
