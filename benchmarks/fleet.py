@@ -130,7 +130,7 @@ def simulate(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
         charts = {
             "fleet_latency": figures.latency_chart(found["by_size"]),
             "fleet_load": figures.load_chart(found["by_load"]),
-            "fleet_deaths": figures.deaths_chart(found["with_deaths"], 100 if 100 in args.sizes else 10),
+            "fleet_deaths": figures.deaths_chart(found["with_deaths"], fleet_curves.POWER_FAILS),
         }
         for name, text in charts.items():
             (args.charts / f"{name}.svg").write_text(text)

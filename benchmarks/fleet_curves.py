@@ -20,7 +20,8 @@ SLOW_S: Final = (0.3,)
 LOADS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SENDERS_PER_NODE: Final = 100
 LONGEST_S: Final = 600.0
-DEATHS: Final = {"process ends, back in 5 s": (0.0, 5.0), "power fails, back in 2 min": (45.0, 120.0)}
+POWER_FAILS: Final = "power fails, back in 2 min"
+DEATHS: Final = {"process ends, back in 5 s": (0.0, 5.0), POWER_FAILS: (45.0, 120.0)}
 """How long until the broker notices, and until the node is back."""
 SHORT_NOTICE_S: Final = 15.0
 """That of a keep-alive of 10 s."""

@@ -14,16 +14,12 @@ from typing import Final, Generic, TypeVar
 
 import numpy as np
 
+from edgeslm.dispatch.forwarding import HEALTH_S, LEAD_S, SILENT_S
+from edgeslm.dispatch.settings import DispatchLimits
+from edgeslm.dispatch.speeds import LEAST_PATIENCE_S, PATIENCE
+
 Ask = TypeVar("Ask")
-WINDOW: Final = 4
-"""``limits.node_queue`` of a dispatcher."""
-HEALTH_S: Final = 45.0
-"""How long a node's word of its queue counts, ever less."""
-LEAST_PATIENCE_S: Final = 2.0
-PATIENCE: Final = 4.0
-"""Times what is expected: after so long a node is taken for stuck."""
-SILENT_S: Final = 10.0
-"""How long such a node gets nothing."""
+WINDOW: Final = DispatchLimits().node_queue
 
 
 class Dispatcher(Generic[Ask]):
@@ -110,7 +106,7 @@ class Dispatcher(Generic[Ask]):
         while self._waiting:
             ready_s = self._ready_s(now)
             may = self._is_there & (self._silent_until <= now)
-            room = may & (self._held < WINDOW)
+            room = may & (self._held < WINDOW) & ((self._held < 2) | (ready_s < LEAD_S))
             done_s = np.where(room, ready_s + self._service_s, math.inf)
             node = int(done_s.argmin())
             if done_s[node] == math.inf:

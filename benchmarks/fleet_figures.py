@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +66,6 @@ COLOURS: Final = {
     "topics": "#7a7a7a",
     "topics by sender": "#b0b0b0",
     "dispatcher": "#2a78b8",
-    "dispatcher, keep-alive 10 s": "#8ab8dc",
 }
 NAMES: Final = {
     "share": "shared subscription",
@@ -75,7 +73,6 @@ NAMES: Final = {
     "topics": "topics, a node drawn",
     "topics by sender": "topics, a node for each sender",
     "dispatcher": "dispatcher",
-    "dispatcher, keep-alive 10 s": "dispatcher, keep-alive 10 s",
 }
 
 
@@ -103,7 +100,7 @@ def carried(row: Row) -> dict[str, Any]:
 
 
 def latency_chart(rows: Sequence[Row]) -> str:
-    """p99 over rate, a panel for each size."""
+    """p99 over rate, a panel for each size; hollow where it takes several dispatchers."""
     from matplotlib.figure import Figure
 
     sizes = sorted({row["nodes"] for row in rows})
@@ -120,12 +117,15 @@ def latency_chart(rows: Sequence[Row]) -> str:
                 marker="o",
                 markersize=2.5,
             )
-            for before, row in itertools.pairwise(own):
-                if row["dispatchers"] > 1 >= before["dispatchers"]:
-                    at = row["rate"], row["p99_ms"]
-                    axes.annotate(
-                        "2 dispatchers or more", at, (4, -11), textcoords="offset points", fontsize=7
-                    )
+            several = [row for row in own if row["dispatchers"] > 1]
+            axes.plot(
+                [row["rate"] for row in several],
+                [row["p99_ms"] for row in several],
+                "o",
+                color=COLOURS[way],
+                markerfacecolor="white",
+                markersize=4.5,
+            )
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_title(f"{nodes:,} nodes", fontsize=10)
@@ -166,28 +166,31 @@ def load_chart(rows: Sequence[Row]) -> str:
         if key == "p99_ms":
             axes.set_yscale("log")
             axes.set_ylim(20, 3000)
+        else:
+            axes.set_yscale("log", base=2)
+            axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
     return _finished(figure, panels)
 
 
-def deaths_chart(rows: Sequence[Row], nodes: int) -> str:
-    """Late and lost, in percent, for each kind of death and way."""
+def deaths_chart(rows: Sequence[Row], death: str) -> str:
+    """Late and lost, in percent, for each size and way."""
     from matplotlib.figure import Figure
 
-    own = [row for row in rows if row["nodes"] == nodes]
-    deaths = list(dict.fromkeys(row["death"] for row in own))
-    figure = Figure(figsize=(3.6 * len(deaths), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(deaths), sharey=True, sharex=True, squeeze=False)[0]
-    for axes, death in zip(panels, deaths, strict=True):
-        these = [row for row in own if row["death"] == death]
+    own = [row for row in rows if row["death"] == death and row["way"] in NAMES]
+    sizes = sorted({row["nodes"] for row in own})
+    figure = Figure(figsize=(3.6 * len(sizes), 3.0), layout="constrained")
+    panels = figure.subplots(1, len(sizes), sharey=True, sharex=True, squeeze=False)[0]
+    for axes, nodes in zip(panels, sizes, strict=True):
+        these = [row for row in own if row["nodes"] == nodes]
         names = [NAMES[row["way"]].replace(", ", ",\n") for row in these]
         late, lost = ([row[f"{what}_percent"] for row in these] for what in ("late", "lost"))
         axes.barh(names, late, color="#e8c46a", label="later than 10 s")
         bars = axes.barh(names, lost, left=late, color="#b33a3a", label="not within 60 s")
         labels = [f"{a:.2g} + {b:.2g}" if a + b else "0" for a, b in zip(late, lost, strict=True)]
         axes.bar_label(bars, labels, padding=3, fontsize=8)
-        axes.set_title(death, fontsize=10)
+        axes.set_title(f"{nodes:,} nodes", fontsize=10)
         axes.set_xlabel("percent of requests", fontsize=9)
-        axes.margins(x=0.3)
+        axes.margins(x=0.35)
     panels[0].invert_yaxis()
     return _finished(figure, panels)
 
