@@ -332,6 +332,11 @@ def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Itera
         seen.add(route.name or "")
         yield from _reader_faults(path, route, config, names)
         yield from _own_topic_faults((*path, "from"), route.source, config.base)
+        if config.pool is not None and overlap(route.source.split("/"), config.pool_requests):
+            yield (
+                (*path, "from"),
+                "would read requests to this node's pool once more: watch something narrower",
+            )
         yield from _template_faults(path, route)
         output = _output(route, config.base)
         if isinstance(output, str):

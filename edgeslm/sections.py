@@ -409,3 +409,8 @@ class Config(Section):
     def base(self) -> str:
         """The topic below which everything of this node lives."""
         return base_topic(self.prefix, self.node)
+
+    @property
+    def pool_requests(self) -> list[str]:
+        """Levels of the filter of the requests to its pool; none if it has none."""
+        return [*base_topic(self.prefix, "pool").split("/"), self.pool.name, "req", "+"] if self.pool else []

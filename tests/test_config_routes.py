@@ -223,3 +223,14 @@ knowledge: {log: {path: kb}, manuals: {path: kb.sqlite}}
 """
     told = problems(text)
     assert any("knowledge.manuals.path: is the file of log" in line for line in told)
+
+
+def test_a_route_does_not_read_the_requests_to_the_nodes_own_pool() -> None:
+    pool = {"name": "hands", "tasks": ["triage"]}
+    reads = {"from": "edgeslm/v1/pool/+/req/#", "to": "out/x"}
+    (problem,) = problems(with_routes(reads, pool=pool))
+    assert problem.endswith(
+        "routes[0].from: would read requests to this node's pool once more: watch something narrower"
+    )
+    other = {"from": "edgeslm/v1/pool/feet/res/#", "to": "out/x"}
+    assert parse_config(with_routes(other, pool=pool)).pool is not None

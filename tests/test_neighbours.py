@@ -257,3 +257,14 @@ def test_a_request_that_waits_for_another_node_outlives_a_restart(
             result = app.take(REPLY).json
     assert (result["status"], result.get("error")) == ("ok", None)
     assert app.untaken(REPLY) == []
+
+
+def test_a_node_of_a_version_too_far_apart_is_not_asked(broker: Mosquitto) -> None:
+    async def scene(neighbours: Neighbours) -> None:
+        with pytest.raises(ProtocolError, match="The node 'server' speaks protocol 7"):
+            await neighbours.ask("server", "echo", "x", 60)
+
+    with SmallNode(broker.url, "server") as server, App(broker.port) as app:
+        app.publish(f"{SERVER}/info", {"protocol": 7}, retain=True)
+        play(broker.url, scene)
+        assert server.requests == []
