@@ -246,7 +246,8 @@ class Hawkbit:
 
     def _resume(self) -> None:
         job = self.book.job
-        if job is not None and not job.is_over:
+        told = any(one.execution == "resumed" for one in self.book.record.reports)
+        if job is not None and not job.is_over and not told:
             self.book.put(job, _told(job.id, "resumed", f"{job.state}, {job.step}"))
 
     def _bring(self, part: Part, stop: threading.Event) -> Bundle:

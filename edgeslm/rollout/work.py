@@ -168,29 +168,31 @@ class Work:
 
     def _ask(self, job: Job, index: int) -> bool:
         part = job.parts[index]
+        # Asked, and then this process ended, perhaps with the node, which forgets it at its start.
+        tries = part.tries + part.asked
         if not self._models.is_node_running:
             if part.asked:
-                self._put_part(job, index, asked=False)  # a start forgets what was asked before
+                self._put_part(job, index, asked=False, tries=tries)
             return part.asked
         if part.tries >= MOST_TRIES:
             self._undo(job, "FAILED", f"the node ended {MOST_TRIES} times while it tested the bundle")
             return True
         before = part.before or self._models.digest(part.model)
-        self._put_part(job, index, before=before, asked=True, tries=part.tries + 1)
+        self._put_part(job, index, before=before, asked=True, tries=tries)
         try:
             self._wish = self._models.wish("activate", part.model, part.digest)
         except EdgeslmError:  # another command waits for the node
-            self._put_part(job, index, before=before, asked=part.asked, tries=part.tries)
+            self._put_part(job, index, before=before, asked=part.asked)
         return True
 
     def _hear(self, job: Job, index: int) -> bool:
         part, said = job.parts[index], self._heard()
         if said is None:
             if self._wish is None:  # the node ended
-                self._put_part(job, index, asked=False)
+                self._put_part(job, index, asked=False, tries=part.tries + 1)
             return True
         if said.get("later"):
-            self._put_part(job, index, asked=False, tries=part.tries - 1)
+            self._put_part(job, index, asked=False)
             return False
         self._put_part(job, index, asked=False)
         if "error" in said and self._models.digest(part.model) != part.digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import ssl
 import tarfile
@@ -17,6 +18,7 @@ import trustme
 from edgeslm.bundle import load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.update import staging
+from edgeslm.update.downloads import Login, Promise
 from edgeslm.update.staging import Staging
 from edgeslm.update.store import Store
 from tests.nodes import write_bundle
@@ -251,6 +253,49 @@ def test_a_download_that_nobody_goes_on_with_is_removed(
     with pytest.raises(BundleError):
         bring(store, server.url.replace("v2", "v3"))
     assert left_over(store) == []
+
+
+def test_a_download_is_held_to_what_was_promised(store: Store, server: Server, bundle: Path) -> None:
+    size, right = len(server.payload), hashlib.sha256(server.payload).hexdigest()
+
+    def brought(promise: Promise) -> Path:
+        return Staging(store, budget_bytes=1 << 30, ca_file=server.ca_file).bring(server.url, promise).path
+
+    with pytest.raises(BundleError, match="sha256 is not the one"):
+        brought(Promise(size, {"sha256": "0" * 64, "md5": hashlib.md5(server.payload).hexdigest()}))
+    with pytest.raises(BundleError, match=f"has {size} bytes and should have {size + 1}"):
+        brought(Promise(size + 1, {"sha256": right}))
+    with pytest.raises(BundleError, match=r"updates\.budget_bytes"):
+        brought(Promise(1 << 40, {"sha256": right}))
+    assert left_over(store) == []
+    path = brought(Promise(size, {"sha256": right.upper()}))
+    assert load_bundle(path).digest == load_bundle(bundle).digest
+
+
+def test_a_login_isnt_taken_to_where_a_download_is_led(
+    store: Store, server: Server, bundle: Path, tmp_path: Path
+) -> None:
+    seen: list[tuple[str, str | None]] = []
+    answer = server.answer
+
+    def look(request: BaseHTTPRequestHandler) -> None:
+        seen.append((request.path, request.headers.get("Authorization")))
+        server.leads_to = f"{server.url}?again" if request.path == "/v2.tar" else None
+        answer(request)
+
+    server.answer = look  # type: ignore[method-assign]
+    login = Login(headers={"Authorization": "TargetToken secret"}, ca_file=server.ca_file)
+    bring(store, server.url, login=login)
+    assert seen == [("/v2.tar", "TargetToken secret"), ("/v2.tar?again", None)]
+    server.answer = answer  # type: ignore[method-assign]
+
+
+def test_an_archive_may_be_open_already(store: Store, bundle: Path, tmp_path: Path) -> None:
+    staging = Staging(store, budget_bytes=1 << 30)
+    with pack(bundle, tmp_path / "v2.tar.gz").open("rb") as archive:
+        assert staging.take(archive, "v2.tar.gz").digest == load_bundle(bundle).digest
+    with pytest.raises(BundleError, match=r"x\.tar: no archive"):
+        staging.take(io.BytesIO(b"nothing"), "x.tar")
 
 
 def test_a_download_that_is_whole_and_wrong_is_fetched_anew(
