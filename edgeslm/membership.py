@@ -52,7 +52,9 @@ class Membership:
             self._record()
 
     def join(self) -> None:
-        """From now on :attr:`subscriptions` has the share."""
+        """From now on :attr:`subscriptions` has the share; a node that is leaving already stays out."""
+        if self._has_left:
+            return
         self._is_in = True
         self._record()
 

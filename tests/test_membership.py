@@ -41,6 +41,13 @@ def test_a_member_has_its_share_from_joining_to_leaving(tmp_path: Path) -> None:
     assert membership.left_over == [SHARE, CANCEL]  # should the connection break before the broker knows
 
 
+def test_a_node_that_is_stopped_while_its_models_load_stays_out(tmp_path: Path) -> None:
+    membership = member(tmp_path / "pools.json", pool())
+    assert membership.leave() == []
+    membership.join()
+    assert filters(membership) == []
+
+
 @pytest.mark.parametrize("of", [None, pool(by="dispatcher")])
 def test_who_has_no_share_subscribes_to_nothing(tmp_path: Path, of: Pool | None) -> None:
     membership = member(tmp_path / "pools.json", of)

@@ -65,6 +65,27 @@ def test_filters(broker: Mosquitto, app: App, capsys: pytest.CaptureFixture[str]
     assert cli.main(["fleet", "list", "--broker", broker.url, "--pool", "hands", "--check"]) == 0
 
 
+def test_the_nodes_of_sites_at_their_hub(
+    broker: Mosquitto, app: App, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(app, "own")
+    for site, link in (("plant-a", "1"), ("plant-b", "0")):
+        for name in ("hall", "pool/hands"):
+            app.publish(f"site/{site}/edgeslm/v1/{name}/state", {"state": "online"}, retain=True)
+        app.publish(f"site/{site}/link", link, retain=True)
+    assert cli.main(["fleet", "list", "--broker", broker.url, "--sites", "--json"]) == 0
+    nodes = json.loads(capsys.readouterr().out)["nodes"]
+    assert [(one["site"], one["name"], one["up"], one["unreachable"]) for one in nodes] == [
+        ("plant-a", "hall", True, False),
+        ("plant-a", "pool/hands", True, False),
+        ("plant-b", "hall", False, True),
+        ("plant-b", "pool/hands", False, True),
+    ]
+    assert cli.main(["fleet", "list", "--broker", broker.url, "--site", "plant-b"]) == 0
+    assert "plant-b/hall" in capsys.readouterr().out
+    assert cli.main(["fleet", "list", "--broker", broker.url, "--site", "A/B"]) == 1
+
+
 def test_nobody_is_there(broker: Mosquitto, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["fleet", "list", "--broker", broker.url]) == 1
     assert "has heard nothing of any node below edgeslm/v1" in capsys.readouterr().err

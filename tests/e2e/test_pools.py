@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,15 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from edgeslm import cli
 from edgeslm.client import BrokerError, Client, InvalidRequest, TimedOut
 from tests.apps import App
-from tests.brokers import Mosquitto
+from tests.brokers import Mosquitto, shipped_lines
 from tests.nodes import Node, NodeProcess
 from tests.pool_members import ASK, POOL, answers, ask, base, member, untaken_ids, who
 
 pytestmark = pytest.mark.e2e
 MakeBroker = Callable[..., Mosquitto]
-SAVING = "persistence true\nautosave_interval 1\nautosave_on_changes true\n"
 DESK = f"{POOL}/res/triage/desk"
 
 
@@ -104,7 +105,8 @@ def test_a_member_that_ends_in_order_answers_what_it_has_and_gets_nothing_more(
 
 
 def test_a_broker_that_is_killed_forgets_no_request(make_broker: MakeBroker, tmp_path: Path) -> None:
-    broker = make_broker(SAVING)
+    (folder := tmp_path / "broker").mkdir()
+    broker = make_broker(shipped_lines("strict", folder), folder=folder)
     gate = tmp_path / "gate"
     with (
         Node(tmp_path / "left", member(broker.url, tmp_path, "left")),
@@ -241,6 +243,22 @@ def test_with_a_dispatcher_a_member_takes_nothing_of_the_pool_by_itself(
             reply_to = f"{POOL}/res/triage/dispatcher"
             app.publish(f"{base('left')}/req/triage", "x", reply_to=reply_to, correlation=b"7")
             assert app.take(reply_to).json["status"] == "ok"
+
+
+def test_the_command_asks_a_pool(
+    broker: Mosquitto, app: App, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = ["request", "triage", "all fine", "--broker", broker.url]
+    with Node(tmp_path / "left", member(broker.url, tmp_path, "left")):
+        online(app, "left")
+        assert cli.main([*request, "--pool", "hands"]) == 0
+        assert json.loads(capsys.readouterr().out)["status"] == "ok"
+    assert cli.main([*request, "--pool", "hands"]) == 1
+    assert "No member of the pool 'hands' listens" in capsys.readouterr().err
+    for wrong in ([], ["--pool", "hands", "--node", "left"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main([*request, *wrong])
+        assert end.value.code == 1
 
 
 def test_what_an_app_hears_when_a_pool_does_not_answer(broker: Mosquitto, app: App, tmp_path: Path) -> None:
