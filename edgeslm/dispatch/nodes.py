@@ -21,8 +21,9 @@ from edgeslm.messages import Chunk, Request, Result
 
 log = logging.getLogger("edgeslm.dispatch")
 
-EARLY_S: Final = 5.0
-"""How long after a connection an answer may come before its request."""
+EARLY_S: Final = 2.0
+"""How long after the first connection an answer may come before its request. No longer: those that follow
+wait for its acknowledgement, and a full window lets none in."""
 MOST_EARLY: Final = 1000
 ANSWERS: Final = 1000
 """Answers of nodes that may be unacknowledged at a time."""
@@ -54,6 +55,7 @@ class NodeSide:
             self, self.members, window=settings.limits.node_queue, clock=time.monotonic, on_end=on_end
         )
         self._early: dict[bytes, tuple[Delivery, Reply, Result]] = {}
+        self._early_until: float | None = None
         self.bus = BusClient(
             settings.broker,
             client_id=f"{client_id}.nodes",
@@ -77,7 +79,7 @@ class NodeSide:
     def tick(self) -> None:
         """To be called a few times a second."""
         self.forwarder.tick()
-        if self._early and time.monotonic() - self.forwarder.connected_at > EARLY_S:
+        if self._early and time.monotonic() > (self._early_until or 0.0):
             early, self._early = self._early, {}
             for delivery, _, _ in early.values():
                 self.bus.ack(delivery)
@@ -113,6 +115,8 @@ class NodeSide:
 
     def _connected(self) -> None:
         self.forwarder.connected_at = time.monotonic()
+        if self._early_until is None:  # later all requests that it may be for are known
+            self._early_until = time.monotonic() + EARLY_S
         self.bus.subscribe([self._topics.replies_filter, Subscription(self._topics.pieces_filter, qos=0)])
         for kind in KINDS:
             # The broker tells each time: what it dropped for one who was away is not known otherwise.
@@ -146,8 +150,8 @@ class NodeSide:
         correlation = delivery.correlation or b""
         order = self.forwarder.answer(reply.node, correlation, result, delivery.payload)
         if order is None:
-            is_new = time.monotonic() - self.forwarder.connected_at < EARLY_S
-            if is_new and len(self._early) < MOST_EARLY and correlation not in self._early:
+            is_early = time.monotonic() < (self._early_until or 0.0)
+            if is_early and len(self._early) < MOST_EARLY and correlation not in self._early:
                 self._early[correlation] = delivery, reply, result  # its request may be on its way
                 return
         elif order.answered.done() and order.receipt is None:
