@@ -23,10 +23,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    # Until the dispatcher takes over there is nothing to drain.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    # paho loads dnspython where it is installed, for SRV records that nobody here asks for.
-    sys.modules.setdefault("dns", None)  # type: ignore[arg-type]
     from edgeslm.dispatch.settings import load_settings, settings_schema
 
     if arguments.schema:
@@ -44,6 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    # Until the dispatcher takes over there is nothing to drain.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    # paho loads dnspython where it is installed, for SRV records that nobody here asks for.
+    sys.modules.setdefault("dns", None)  # type: ignore[arg-type]
     from edgeslm.dispatch.process import run as run_dispatcher
 
     return asyncio.run(run_dispatcher(settings))

@@ -115,7 +115,7 @@ class Forwarder:
         """A node's word of itself."""
         now = self._clock()
         news = self._members.hear(node, kind, payload)
-        if kind == "health":
+        if kind == "health" and self._members.knows(node):
             self._others[node] = max(0, self._members.busy(node) - self.load(node)), now
         if news is not None:
             self._take_news(node, news)

@@ -97,6 +97,10 @@ class Members:
                 found.setdefault(task, offer)
         return found
 
+    def knows(self, name: str) -> bool:
+        """Whether it is a member, be it away just now."""
+        return name in self._nodes and bool(self._nodes[name].offers)
+
     def models(self, task: str) -> set[str]:
         """Digests of the models that do a task at members."""
         offers = [node.offers[task] for node in self._nodes.values() if task in node.offers]

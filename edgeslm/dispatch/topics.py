@@ -37,7 +37,7 @@ class PoolTopics:
     @property
     def clients(self) -> Topics:
         """What the pool is to its clients."""
-        return Topics(f"pool/{self.pool}", self.prefix)
+        return Topics.of_pool(self.pool, self.prefix)
 
     @property
     def lease(self) -> str:

@@ -99,7 +99,7 @@ def _dispatcher(pool: str, nodes: Mapping[str, Config]) -> Iterator[Grant]:
     why = f"hands out the requests of the pool {pool}"
     for asked in (topics.requests_filter, topics.cancel):
         yield Grant("read", asked, why)
-    for told in (topics.state, f"{topics.base}/lease"):
+    for told in (topics.state, f"{topics.base}/lease", f"{topics.base}/answered"):
         yield Grant("readwrite", told, why)
     for told in (topics.info, topics.health, topics.dead):
         yield Grant("write", told, why)
