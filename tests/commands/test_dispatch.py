@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,11 @@ def test_without_a_file_it_says_what_is_missing(capsys: pytest.CaptureFixture[st
     assert "name the configuration file" in capsys.readouterr().err
 
 
-def test_a_state_folder_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_state_folder_that_is_none_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dns", None)  # what the command does too: undone at the end
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     (tmp_path / "state").write_text("no folder")
     file = tmp_path / "dispatch.yaml"
     file.write_text(FILE + "state_dir: state\n")
