@@ -172,6 +172,30 @@ def test_a_dispatcher_that_is_killed_is_followed_before_its_lease_runs_out(
             assert len(a.runs) == 1
 
 
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_broker_that_is_killed_loses_nothing_that_the_dispatcher_holds(
+    tmp_path: Path, forgets: bool
+) -> None:
+    keeps = "persistence true\nautosave_on_changes true\nautosave_interval 1\n"
+    broker = Mosquitto(tmp_path, "max_inflight_messages 256\n" + ("" if forgets else keeps))
+    broker.start()
+    with DispatcherProcess(tmp_path / "one", broker.url), Member(broker.url, "a", silent) as a:
+        with App(broker.port, f"{POOL}/#") as app:
+            wait_members(app, "a")
+            ask(app, "1")
+            app.wait_until(lambda: len(a.runs) == 1, "it is at the member")
+        broker.kill()
+        broker.start()
+        a.answers = lambda request: {"label": "a"}
+        with App(broker.port, f"{POOL}/#") as app:
+            wait_members(app, "a")
+            a.tell()
+            assert take(app, "1").json["status"] == "ok"
+            ask(app, "2")
+            assert take(app, "2").json["status"] == "ok"
+    broker.stop()
+
+
 @pytest.mark.parametrize("by", ["itself", "another"])
 def test_what_only_had_to_be_acknowledged_is_not_answered_again(
     app: App, broker: Mosquitto, tmp_path: Path, dispatcher: DispatcherProcess, by: str
