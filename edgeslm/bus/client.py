@@ -387,6 +387,9 @@ class BusClient:
                 log.error(
                     "the broker refuses the subscription to %s: %s; allow it there", one.filter, failure
                 )
+                sentence = f"The broker refuses the subscription to {one.filter} ({failure}); allow it there."
+                if sentence not in self._shortcomings:
+                    self._shortcomings.append(sentence)
 
     def _single_out(self, problem: Problem) -> None:
         """Sends one message at a time, until the one is found for which the broker hangs up."""

@@ -280,8 +280,12 @@ class TestConnection:
                 Subscription(BROKER_DROPPED, optional=True),
                 "node/req/+",
             ]
-            async with server, Node(url, wanted):
+            async with server, Node(url, wanted) as node:
                 await until(lambda: "refuses the subscription to node/req/+: Not authorized" in caplog.text)
+                refused = [one for one in node.bus.shortcomings if "refuses" in one]
+                assert refused == [
+                    "The broker refuses the subscription to node/req/+ (Not authorized); allow it there."
+                ]
             assert "subscription to a/b" not in caplog.text
             assert BROKER_DROPPED not in caplog.text, "it was optional"
 
