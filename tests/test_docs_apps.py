@@ -29,7 +29,7 @@ def test_every_example_is_named_and_run_by_a_test() -> None:
         file.read_text("utf-8") for file in (Path(__file__).parent / "examples").glob("test_*.py")
     )
     for file in EXAMPLES.rglob("*"):
-        if file.is_file():
+        if file.is_file() and file.suffix != ".yaml":  # a dispatcher's is no app: docs/fleet.md shows it
             assert file.name == "package.json" or f"({file.relative_to(DOCS)})" in PAGE, file
             assert file.name in tests or file.suffix in tests, file
 
