@@ -48,7 +48,7 @@ def test_few_requests_to_few_nodes_are_all_answered_once(
     assert found["statuses"] == {"ok": round(found["offered_per_s"] * 2)}
     assert (found["lost"], found["duplicates"], found["errors"]) == (0, 0, 0)
     assert found["by_service_ms"].keys() == {"2"}
-    assert found["cores"].keys() == {"broker", "nodes", "sender", "others"}
+    assert found["cores"].keys() == {"broker", "nodes", "sender", "dispatcher", "others"}
 
 
 def test_requests_come_as_often_as_they_are_said_to(scripts: dict[str, ModuleType]) -> None:
