@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from edgeslm.bus.protocol import PROTOCOL_VERSION
+from edgeslm.bus.skew import PROTOCOL_VERSION, is_spoken
 from edgeslm.bus.strict_json import decode_text, parse_json
 from edgeslm.dispatch.settings import Wanted
 from edgeslm.errors import InvalidRequest
@@ -138,8 +138,9 @@ class Members:
         pool = document.get("pool")
         if not isinstance(pool, Mapping) or pool.get("name") != self._pool:
             return
-        if document.get("protocol") != PROTOCOL_VERSION:
-            node.why_not = f"it does not speak version {PROTOCOL_VERSION} of the protocol"
+        protocol = document.get("protocol")
+        if not isinstance(protocol, int) or isinstance(protocol, bool) or not is_spoken(protocol):
+            node.why_not = f"its version of the protocol is too far from {PROTOCOL_VERSION}"
             return
         if pool.get("by") != "dispatcher":
             node.why_not = (

@@ -155,12 +155,14 @@ def _address(url: str) -> BrokerAddress:
 
 def _said(prefixes: Sequence[str]) -> Iterator[Mapping]:
     for prefix in prefixes:
-        every = Topics("+", prefix).base
+        every, pools = Topics("+", prefix).base, Topics.of_pool("+", prefix).base
         for document in _DOCUMENTS:
             # The last one is all that counts, and mosquitto sends what is retained with each connection.
             # At QoS 1 it would also put it into the queue again with each try to connect.
             yield Mapping(f"{every}/{document}", "out", 0, "what nodes say of themselves: the last of each")
-        yield Mapping(f"{every}/dead", "out", 1, "requests given up")
+            yield Mapping(f"{pools}/{document}", "out", 0, "what dispatchers say for their pools")
+        for base in (every, pools):
+            yield Mapping(f"{base}/dead", "out", 1, "requests given up")
         yield Mapping(f"{every}/event/#", "out", 1, "results of routes that have no topic of their own")
 
 

@@ -60,8 +60,13 @@ def test_who_takes_requests_from_the_broker_too_is_left_out_and_told_of() -> Non
         "Node n1 is left out: it takes the pool's requests from the broker too, so that all would be run "
         "twice; set `pool: by: dispatcher` there."
     ]
-    members = one(Members("triage", None), _changed(protocol=2))
-    assert "version 1" in members.problems[0] and not members.known
+
+
+def test_a_node_one_protocol_apart_is_a_member_and_one_further_apart_is_left_out() -> None:
+    assert one(Members("triage", None), _changed(protocol=2)).known
+    for protocol in (3, None, "1", True):
+        members = one(Members("triage", None), _changed(protocol=protocol))
+        assert "too far from 1" in members.problems[0] and not members.known
 
 
 def _changed(**changes: Any) -> bytes:
