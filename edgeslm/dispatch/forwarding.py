@@ -91,6 +91,12 @@ class Forwarder:
         self.waiting.add(order)
         self.pump()
 
+    def repeat(self) -> None:
+        """Asks nodes again for all that they have: what was on the way may be lost; nodes know repeats."""
+        for node, load in self._loads.items():
+            for order in load:
+                self._nodes.forward(order, node)
+
     def drop(self, order: Order) -> None:
         """Nobody wants its answer any more; nodes may go on with it."""
         self._orders.pop(order.correlation, None)
@@ -286,10 +292,14 @@ class Forwarder:
             sending = order.at[node]
             sending.patience_at = now + 2 * (now - sending.sent_at)
             others = set(self._members.doing(order.request.task)) - order.at.keys() - self._silent.keys()
-            if len(order.at) == 1 and others and not order.is_cancelled:
+            if len(order.at) > 1 or order.is_cancelled:
+                continue
+            self.counts["overdue"] += 1
+            if others:
                 log.warning("node %s has not answered for %.1f s", node, now - sending.sent_at)
-                self.counts["overdue"] += 1
                 self.waiting.add(order)
+            else:  # it, or its answer, may have been lost with a broker; a node knows a repeat
+                self._nodes.forward(order, node)
 
     def _learn(self, node: str, sending: Sending, result: Result, now: float) -> None:
         total = result.timings_ms.get("total")

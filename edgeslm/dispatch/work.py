@@ -24,12 +24,12 @@ from edgeslm.bus.protocol import (
     encode_state,
     parse_cancel,
 )
-from edgeslm.bus.strict_json import decode_text, encode_json, parse_json
 from edgeslm.dispatch.answered import Answered, encode_keys, name_of
 from edgeslm.dispatch.lease import encode_lease, parse_lease
 from edgeslm.dispatch.nodes import NodeSide
 from edgeslm.dispatch.orders import Answer, Order
 from edgeslm.dispatch.report import describe, health
+from edgeslm.dispatch.results import as_the_pools
 from edgeslm.dispatch.settings import Settings
 from edgeslm.dispatch.standby import look
 from edgeslm.dispatch.topics import PoolTopics
@@ -331,11 +331,11 @@ class Work:
             key=key,
         )
         result, payload = await self._ask(order, held)
-        self.meter.count(result)
         if payload is None:
             payload = encode_result(result)
-        elif result.id != request.id:
-            payload = encode_json({**parse_json(decode_text(payload)), "id": request.id})
+        else:
+            result, payload = as_the_pools(request, result, payload, time.monotonic())
+        self.meter.count(result)
         if key is not None and (result.error is None or result.error.code not in TRANSIENT):
             self._journal.finish(key, order.ends, payload)
         if order.receipt is not None:

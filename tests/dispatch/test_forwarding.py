@@ -197,6 +197,17 @@ def test_a_node_that_does_not_answer_is_passed_over_until_it_does(make: Make) ->
     assert not pool.forwarder.is_silent(stuck)
 
 
+def test_a_lone_node_is_asked_again_since_its_answer_may_be_lost(make: Make) -> None:
+    pool = make("a")
+    pool.ask("1")
+    pool.wait(FIRST_PATIENCE_S + 0.2)
+    assert pool.forwarded == [("1", "a")] * 2 and pool.forwarder.load("a") == 1
+    pool.forwarder.repeat()
+    assert pool.forwarded == [("1", "a")] * 3
+    pool.answer("a", "1")
+    assert pool.code("1") == "ok"
+
+
 def test_a_stream_that_goes_on_is_not_stuck(make: Make) -> None:
     pool = make("a", "b")
     order = pool.ask("1", options={"stream": True})

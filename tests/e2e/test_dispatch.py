@@ -65,6 +65,8 @@ def test_requests_go_to_members_and_results_come_as_from_a_node(
             heard = take(app, str(number))
             assert heard.qos == 1 and heard.json["id"] == str(number)
             assert heard.json["result"]["label"] in "ab"
+            timings = heard.json["timings_ms"]
+            assert timings["total"] >= 10.0 and timings["queue"] <= timings["total"] - 10.0 + 0.1
         assert len(a.runs) + len(b.runs) == 10 and a.runs and b.runs
         app.publish(LABEL, {"input": "x", "id": "own"}, expiry_s=30)
         heard = app.take(f"{POOL}/res/label")
