@@ -2,7 +2,7 @@
 
     python benchmarks/fleet.py broker [--nodes 200] [--rates 0 250 1000] [--seconds 15] [--service-ms 30]
                                       [--way topics|share|dispatcher] [--thin] [--processes 2]
-    python benchmarks/fleet.py compare [--seconds 20]
+    python benchmarks/fleet.py compare [--seconds 20] [--absences]
     python benchmarks/fleet.py simulate [--requests 60000] [--charts FOLDER]
 
 ``broker``: simulated nodes (``simulated_nodes.py``: real daemons with engines that take a given time) on a
@@ -34,6 +34,7 @@ from typing import Any
 import fleet_curves
 import fleet_figures as figures
 from fleet_broker import Case, carry
+from fleet_load import LATE_S
 from fleet_model import WAYS, Costs, Fleet, Setup
 from machine import processor
 from simulated_nodes import open_many_files
@@ -68,8 +69,8 @@ def broker(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
         args.profile,
         args.journal,
         args.thin,
-        args.folder,
-        args.seed,
+        folder=args.folder,
+        seed=args.seed,
     )
     title = f"{case.nodes} {'thin nodes' if case.thin else 'daemons'}, way {case.way}, {case.profile}"
     return {"rows": told(title, (figures.carried(row) for row, _ in carry(case)), figures.CARRIED)}
@@ -89,7 +90,26 @@ def compare(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
                     setup = Setup(way, nodes, 1.0, services_s, args.seconds, costs, warm_up=0)  # type: ignore[arg-type]
                     yield side_by_side(f"{name}, {way}", real, Fleet(setup, trace).run().figures())
 
-    return {"rows": told("Real broker and simulation", rows(), figures.COMPARED)}
+    if not args.absences:
+        return {"rows": told("Real broker and simulation", rows(), figures.COMPARED)}
+    return {"rows": told("Nodes that freeze, and go on", absent(args, costs), figures.ABSENT)}
+
+
+def absent(args: argparse.Namespace, costs: Costs) -> Iterable[dict[str, Any]]:
+    """Ten nodes, of which two freeze for 12 s one after the other; their connections stay."""
+    seconds = 40.0
+    away = ((5.0, 0, 12.0), (22.0, 4, 12.0))
+    for way in args.ways:
+        case = Case(10, (50.0,), seconds, (100.0,), way, 10, absences=away, folder=args.folder)
+        for real, trace in carry(case):
+            setup = Setup(way, 10, 1.0, (0.1,), seconds, costs, absences=away, warm_up=0, late_s=LATE_S)
+            simulated = Fleet(setup, trace).run().figures()
+            row = side_by_side(f"10 daemons, 100 ms, two freeze, {way}", real, simulated)
+            yield {
+                **row,
+                "real_late_percent": real["late_percent"],
+                "late_percent": simulated["late_percent"],
+            }
 
 
 def side_by_side(case: str, real: dict[str, Any], simulated: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +182,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     two = commands.add_parser("compare", help="the simulation beside a real broker")
     two.set_defaults(run=compare)
     two.add_argument("--seconds", type=float, default=20.0, help="of each case")
+    two.add_argument("--absences", action="store_true", help="instead: nodes that freeze for 12 s")
     two.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     for each in (one, two):
         each.add_argument("--folder", type=Path, default=default.folder, help="on a disk (default: here)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from edgeslm.bus.protocol import Topics
 POOL: Final = "fleet"
 POOL_BASE: Final = f"edgeslm/v1/pool/{POOL}"
 HOLDS_MS: Final = 1000.0
+Turn = tuple[float, int, signal.Signals]
 SETTLE_S: Final = 2.0
 """Until a dispatcher that is online has heard of all nodes."""
 REPLY: Final = "edgeslm/v1/sender/res/triage"
@@ -46,6 +48,8 @@ class Case:
     profile: str = "balanced"
     journal: str = "full"
     thin: bool = False
+    absences: tuple[tuple[float, int, float], ...] = ()
+    """Nodes that are frozen, with their connections: when, which, for how long. Each has a process then."""
     folder: Path = Path()
     seed: int = 1
 
@@ -143,7 +147,15 @@ def carry(case: Case) -> Iterator[tuple[dict[str, Any], list[tuple[float, int]]]
             before = Spent.now(broker.pid, crowd.pids, dispatcher)
             marks: list[Spent] = []
 
-            def look(now_s: float, marks: list[Spent] = marks) -> None:
+            turns = sorted(
+                [(at_s, node, signal.SIGSTOP) for at_s, node, _ in case.absences]
+                + [(at_s + for_s, node, signal.SIGCONT) for at_s, node, for_s in case.absences]
+            )
+
+            def look(now_s: float, marks: list[Spent] = marks, turns: list[Turn] = turns) -> None:
+                while turns and now_s >= turns[0][0]:
+                    _, node, what = turns.pop(0)
+                    crowd.signal(node, what)
                 if not marks and now_s >= case.seconds:
                     marks.append(Spent.now(broker.pid, crowd.pids, dispatcher))
 

@@ -60,6 +60,14 @@ COMPARED: Final = (
     ("p99_ms", "simulated", 10),
     ("difference", "p99 differs", 12),
 )
+ABSENT: Final = (
+    ("case", "case", 44),
+    ("rate", "req/s", 8),
+    ("real_late_percent", "later than 2 s, % real", 24),
+    ("late_percent", "simulated", 10),
+    *COMPARED[2:-1],
+    ("lost", "lost", 6),
+)
 COLOURS: Final = {
     "share": "#e0842c",
     "share, sent again": "#f0b47c",

@@ -25,6 +25,8 @@ IN_FLIGHT: Final = 256
 SETTLE_S: Final = 20.0
 """How long answers are waited for after the last request."""
 
+LATE_S: Final = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -63,6 +65,9 @@ class Offered:
             "p99_ms": ms.get("p99"),
             "mean_ms": round(1000 * sum(self.latencies_s) / len(self.latencies_s), 1) if way else None,
             "way_p50_ms": round(way[len(way) // 2] * 1000, 2) if way else None,
+            "late_percent": round(
+                100 * sum(one > LATE_S for one in self.latencies_s) / max(1, self.planned), 2
+            ),
             "lost": self.lost,
             "duplicates": self.duplicates,
             "errors": sum(count for status, count in self.statuses.items() if status != "ok"),

@@ -73,6 +73,8 @@ class Setup:
     own_rate: float = 0.0
     """Requests a second that nodes get beside the pool's, by their own topics, unseen by the dispatcher."""
     deaths_per_min: float = 0.0
+    absences: tuple[tuple[float, int, float], ...] = ()
+    """Nodes that are gone at a given time: when, which, for how long."""
     gone_s: float = 120.0
     notice_s: float = 45.0
     """One and a half keep-alives: so long a broker waits for a silent client (MQTT 5 section 3.1.2.10)."""
@@ -225,7 +227,10 @@ class Fleet:
             self._env.process(self._arrivals(setup.own_rate, self._send_own))
         if setup.way == "dispatcher" and setup.own_rate:
             self._env.process(self._health())
-        if setup.way == "dispatcher" and setup.deaths_per_min:
+        for at_s, node, for_s in setup.absences:
+            self._after(at_s, self._die, self._members[node])
+            self._after(at_s + for_s, self._return, self._members[node])
+        if setup.way == "dispatcher" and (setup.deaths_per_min or setup.absences):
             self._env.process(self._ticks())
         if setup.deaths_per_min:
             for member in self._members:
@@ -265,18 +270,24 @@ class Fleet:
         hazard = self._setup.deaths_per_min / 60
         while True:
             yield self._env.timeout(self._chance.expovariate(hazard))
-            self._deaths += 1
-            member.is_up = False
-            member.life += 1
-            if member.current is not None:
-                member.waiting.appendleft(member.current)
-                member.current = None
-            self._after(self._setup.notice_s, self._notice, member, member.life)
+            self._die(member)
             yield self._env.timeout(self._setup.gone_s)
-            member.is_up = True
-            if self._setup.way == "dispatcher":
-                self._dispatcher.back(member.number)
-            self._begin(member)
+            self._return(member)
+
+    def _die(self, member: Member) -> None:
+        self._deaths += 1
+        member.is_up = False
+        member.life += 1
+        if member.current is not None:
+            member.waiting.appendleft(member.current)
+            member.current = None
+        self._after(self._setup.notice_s, self._notice, member, member.life)
+
+    def _return(self, member: Member) -> None:
+        member.is_up = True
+        if self._setup.way == "dispatcher":
+            self._dispatcher.back(member.number)
+        self._begin(member)
 
     def _health(self) -> Generator[simpy.Event, None, None]:
         """Each node says its queue once in the interval, all at different times."""

@@ -99,6 +99,17 @@ def test_a_node_that_is_back_does_what_it_was_given(model: ModuleType, free: Any
     assert outcome.runs == outcome.asked
 
 
+def test_a_request_to_a_node_that_is_away_waits_or_goes_elsewhere(model: ModuleType, free: Any) -> None:
+    """One node is gone from second 1 to 6, without a word; a request comes at second 2, and a later one."""
+    trace = [(2.0, 0), (9.0, 0)]
+    setup = model.Setup("topics", 2, 1.0, (0.1,), 12.0, free, absences=((1.0, 0, 5.0),), warm_up=0)
+    there = model.Fleet(setup, trace).run().latencies_s
+    assert list(there) == pytest.approx([4.1, 0.1])
+    elsewhere = model.Fleet(replace(setup, way="dispatcher"), trace).run().latencies_s
+    assert elsewhere[0] == pytest.approx(2.1, abs=2 * model.TICK_S)  # the least patience, then the other node
+    assert elsewhere[1] == pytest.approx(0.1)
+
+
 def test_cells_are_as_many_as_broker_and_dispatcher_need(model: ModuleType) -> None:
     costs = model.Costs(
         broker_s=0.00005, dispatcher_s=0.001, dispatcher_node_s=0.0, dispatcher_wait_s=0.0, hop_s=0.0
