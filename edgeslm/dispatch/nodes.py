@@ -115,15 +115,15 @@ class NodeSide:
 
     def _connected(self) -> None:
         self.forwarder.connected_at = time.monotonic()
-        if self._early_until is None:  # later all requests that it may be for are known
-            self._early_until = time.monotonic() + EARLY_S
-        elif not self.bus.resumed:  # the broker has forgotten the session, and the answers in it
-            self.forwarder.repeat()
         self.bus.subscribe([self._topics.replies_filter, Subscription(self._topics.pieces_filter, qos=0)])
         for kind in KINDS:
             # The broker tells each time: what it dropped for one who was away is not known otherwise.
             said = Subscription(self._topics.node_filter(kind), qos=int(kind != "health"), every_time=True)
             self.bus.subscribe([said])
+        if self._early_until is None:  # later all requests that it may be for are known
+            self._early_until = time.monotonic() + EARLY_S
+        elif not self.bus.resumed:  # the broker has forgotten the session, and the answers in it
+            self.forwarder.repeat()
 
     def _delivered(self, delivery: Delivery) -> None:
         reply = self._topics.read_reply(delivery.topic)
