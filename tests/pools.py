@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,21 @@ Answers = Callable[[Request], "dict[str, Any] | RequestError | None"]
 class Member:
     """A node with a thread and a persistent session. It remembers what it has answered, as nodes do."""
 
-    def __init__(self, url: str, name: str, answers: Answers | None = None, **pool: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        answers: Answers | None = None,
+        *,
+        kinds: Mapping[str, str] | None = None,
+        **pool: Any,
+    ) -> None:
         self.topics = Topics(name)
         self.answers: Answers = answers or (lambda request: {"label": name})
         self.runs: list[Request] = []
         self.cancels: list[bytes] = []
         self._pool = {"name": "triage", "tasks": ["label"], "by": "dispatcher", **pool}
+        self._kinds = {"label": "classify", **(kinds or {})}
         self._url = url
         self._known: dict[bytes, bytes | None] = {}
         self._open: dict[bytes, tuple[Request, bytes]] = {}
@@ -114,7 +123,7 @@ class Member:
         info = {
             "protocol": 1,
             "pool": self._pool,
-            "tasks": {"label": {"kind": "classify", "model": "small"}},
+            "tasks": {task: {"kind": kind, "model": "small"} for task, kind in self._kinds.items()},
             "models": {"small": {"digest": "sha256:1f3a"}},
         }
         self._bus.publish(self.topics.info, json.dumps(info).encode(), qos=1, retain=True)

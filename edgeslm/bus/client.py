@@ -171,6 +171,11 @@ class BusClient:
         return self._unsent_dropped + (self._handover.dropped if self._handover else 0)
 
     @property
+    def held_back(self) -> int:
+        """Deliveries that are acknowledged as soon as earlier ones are."""
+        return len(self._acked)
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes that the broker has not acknowledged yet."""
         return self._outbox.bytes

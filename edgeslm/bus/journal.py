@@ -33,6 +33,8 @@ TIDY_S = 30.0, 600.0
 """Least and most time between two looks for entries that are older than the window; else a tenth of it."""
 TRIES_S = 3600.0
 """Tries are remembered so long at least: they keep a request from ending the node for ever."""
+MOST_UNSAVED = 1024
+"""Entries that wait in memory for a disk that takes none; beyond that the oldest are forgotten."""
 KEPT = 0.9
 """When there are too many bytes, this part of them stays."""
 
@@ -222,7 +224,10 @@ class Journal:
                 self._write(key, entry)
                 self._unsaved.pop(key, None)
             except JournalError:
+                self._unsaved.pop(key, None)
                 self._unsaved[key] = entry
+                if len(self._unsaved) > MOST_UNSAVED:
+                    del self._unsaved[next(iter(self._unsaved))]
         if self._marks is not None:
             self._marks.clear(key)
 

@@ -21,6 +21,10 @@ such topic, or let nobody read it."""
 POOL = "pool/"
 """Before the name of a pool, where a node's name stands; no node is called ``pool``."""
 
+DISPATCH = ".dispatch"
+"""The level behind the task in the reply topics that a dispatcher gives to nodes; no login's name begins
+with a dot."""
+
 
 @dataclass(frozen=True, slots=True)
 class Topics:
@@ -106,13 +110,16 @@ class Topics:
     def takes_results(self, topic: str) -> bool:
         """False for a topic under ``<prefix>/v1`` that means something else than results.
 
-        A result sent to another node's ``req`` or ``cancel`` topic would be a command in our name.
+        A result sent to another node's ``req`` or ``cancel`` topic would be a command in our name, and one
+        sent to what a dispatcher gave to another node would be that node's answer.
         """
         head = base_topic(self.prefix, "")
         if not topic.startswith(head):
             return True
         owner, *levels = topic[len(head) :].split("/")
-        return (levels[1:2] if owner == "pool" else levels[:1]) == ["res"]
+        if owner != "pool":
+            return levels[:1] == ["res"]
+        return levels[1:2] == ["res"] and (levels[3:4] != [DISPATCH] or levels[4:5] == [self.node])
 
 
 def check_topic_name(topic: str) -> None:

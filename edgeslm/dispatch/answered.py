@@ -16,15 +16,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from edgeslm.bus.handover import Delivery
-from edgeslm.bus.journal import delivery_key
+from edgeslm.bus.journal import delivery_key, reader_key
 from edgeslm.bus.marks import KEY_BYTES
 
 log = logging.getLogger("edgeslm.dispatch")
 
 
 def name_of(delivery: Delivery) -> bytes:
-    """Names a message in the pool's session, the same on every machine that has the session."""
-    return delivery_key(0, delivery)
+    """Names a message in the pool's session, the same on every machine that has the session. With the
+    Correlation Data: packet identifiers come again, and so do texts."""
+    return reader_key(delivery_key(0, delivery), (delivery.correlation or b"").hex())
 
 
 class Answered:
@@ -79,6 +80,11 @@ class Answered:
         slot = self._slots.pop(key, None)
         if slot is not None:
             self._write(slot, bytes(KEY_BYTES))
+
+    def clear(self) -> None:
+        """The broker has a new session, with other messages."""
+        for key in list(self._slots):
+            self.discard(key)
 
     def _write(self, slot: int, key: bytes) -> None:
         if self._pages is not None:

@@ -84,6 +84,8 @@ class Forwarder:
         """Takes an order; its future has the answer once there is one."""
         self._count += 1
         order.number = self._count
+        while order.correlation in self._orders:  # of a session that the broker has forgotten
+            order.variant += 1
         self._orders[order.correlation] = order
         if order.ends >= MOST_TRIES:
             self._give_up(order, self._poisoned())
@@ -145,9 +147,8 @@ class Forwarder:
                 self._on_end(order)
             if order.ends >= MOST_TRIES:
                 self._give_up(order, self._poisoned())
-            elif not order.at:
-                self.counts["elsewhere"] += 1
-                self.waiting.add(order)
+            else:
+                self._put_back(order)
 
     def answer(self, node: str, correlation: bytes, result: Result, payload: bytes) -> Order | None:
         """A node's result; the order that it ends, or would have ended had no other been before it."""
@@ -169,10 +170,12 @@ class Forwarder:
             self._pauses[node] = now + pause_s
             self._put_back(order)
         elif code == "cancelled" and not order.is_cancelled:
-            # It was withdrawn from this node before; asked by another name, the node runs it.
-            del self._orders[order.correlation]
-            order.variant += 1
-            self._orders[order.correlation] = order
+            # It was withdrawn from this node before; asked by another name, the node runs it. Another node
+            # that has it knows it by this one.
+            if not order.at:
+                del self._orders[order.correlation]
+                order.variant += 1
+                self._orders[order.correlation] = order
             self._put_back(order)
         elif code in ELSEWHERE:
             order.refusals[node] = now + REFUSED_S
@@ -217,6 +220,17 @@ class Forwarder:
             for node in order.at:
                 self._nodes.withdraw(order, node)
 
+    def refuse_stranded(self) -> None:
+        """Answers what no node is there for. To be called when too many answered ones wait behind such for
+        their acknowledgement: a full window lets nothing in for anybody."""
+        if self._clock() - self.connected_at <= SETTLE_S:
+            return
+        for order in list(self.waiting):
+            if not self._members.doing(order.request.task):
+                task = order.request.task
+                why = f"No node of the pool that does the task {task!r} is there; try again later."
+                self._give_up(order, Busy(why, retry_after_ms=RETRY_MS))
+
     def tick(self) -> None:
         """Looks at what time alone brings about."""
         now = self._clock()
@@ -243,7 +257,7 @@ class Forwarder:
             self._give_up(order, self._too_late(order))
         elif order.is_cancelled and now > order.cancelled_at + CANCEL_S:
             self._give_up(order, Cancelled("It was cancelled."))
-        elif self._has_settled and not self._members.is_offered(order.request.task):
+        elif self._has_settled and not order.at and not self._members.is_offered(order.request.task):
             self._give_up(order, UnknownTask(f"No node of the pool does the task {order.request.task!r}."))
 
     def _too_late(self, order: Order) -> RequestError:

@@ -58,10 +58,12 @@ class Lease:
         self._is_first = is_first
         self._free_at = math.inf
         self._gone_at = math.inf
+        self._quiet_s = QUIET_S
 
     def listen(self, now: float) -> None:
-        """The broker has confirmed that it tells: what it keeps comes at once."""
-        self._free_at = min(self._free_at, now + QUIET_S)
+        """The broker has been asked to tell: what it keeps comes at once. One that was started anew may have
+        forgotten it; who held it holds what the broker has forgotten too, and gets its time to come back."""
+        self._free_at = min(self._free_at, now + self._quiet_s)
 
     def lose(self) -> None:
         """There is no connection: nothing is known any more."""
@@ -70,9 +72,9 @@ class Lease:
     def hear(self, payload: bytes, now: float) -> None:
         word = parse_lease(payload)
         if word is None or word.holder is None or (self._is_first and word.name == self._name):
-            self._free_at = now
+            self._free_at, self._quiet_s = now, QUIET_S
         else:
-            self._free_at = now + word.for_s
+            self._free_at, self._quiet_s = now + word.for_s, max(QUIET_S, word.for_s)
 
     def hear_state(self, payload: bytes, now: float) -> None:
         """What the dispatcher at work says of itself, or the broker in its place."""

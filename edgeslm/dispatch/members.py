@@ -14,8 +14,12 @@ from edgeslm.bus.strict_json import decode_text, parse_json
 from edgeslm.dispatch.settings import Wanted
 from edgeslm.errors import InvalidRequest
 
-MOST_NODES = 1000
-"""Nodes that are remembered; a broker on which somebody invents more must not fill our memory."""
+MOST_NODES = 20_000
+"""Nodes that are remembered, also those of other pools, at half a kilobyte each; a broker on which somebody
+invents more must not fill our memory."""
+MOST_MEMBERS = 1000
+MOST_PROBLEMS = 20
+STATE_CHARACTERS = 16
 MOST_TASKS = 256
 News = Literal["ended", "left", "ready", "changed"]
 """What a word of a node means: it broke off without a word (``ended``), it stopped or drains (``left``), it
@@ -37,7 +41,6 @@ class Node:
     it names the pool; ``busy`` is what waited and ran there by its last health."""
 
     state: str = "unknown"
-    boot_id: str = ""
     offers: dict[str, Offer] = field(default_factory=dict)
     why_not: str | None = None
     wrong: dict[str, str] = field(default_factory=dict)
@@ -52,6 +55,8 @@ class Members:
         self._pool = pool
         self._wanted = wanted
         self._nodes: dict[str, Node] = {}
+        self._ours: dict[str, Node] = {}
+        """Those that name the pool."""
 
     def hear(self, name: str, kind: str, payload: bytes) -> News | None:
         """Takes in a retained document; an empty one means that the broker was told to forget it."""
@@ -61,38 +66,43 @@ class Members:
             return None
         if not isinstance(document, dict) or (name not in self._nodes and len(self._nodes) >= MOST_NODES):
             return None
+        if kind == "info" and name not in self._ours and len(self._ours) >= MOST_MEMBERS:
+            return None
         node = self._nodes.setdefault(name, Node())
         if kind == "state":
             return self._hear_state(node, document)
         if kind == "info":
             was = (dict(node.offers), node.why_not)
             self._hear_info(node, document)
+            self._ours.pop(name, None)
+            if node.offers or node.wrong or node.why_not:
+                self._ours[name] = node
             return "changed" if was != (node.offers, node.why_not) else None
         node.busy = _whole(document.get("queue")) + _whole(document.get("in_flight"))
         return None
 
     def doing(self, task: str) -> list[str]:
         """Who can be asked now."""
-        return [name for name, node in self._nodes.items() if node.state == "online" and task in node.offers]
+        return [name for name, node in self._ours.items() if node.state == "online" and task in node.offers]
 
     def is_offered(self, task: str) -> bool:
         """Whether some member does it, be it away just now."""
-        return any(task in node.offers for node in self._nodes.values())
+        return any(task in node.offers for node in self._ours.values())
 
     @property
     def online(self) -> list[str]:
-        return [name for name, node in self._nodes.items() if node.offers and node.state == "online"]
+        return [name for name, node in self._ours.items() if node.offers and node.state == "online"]
 
     @property
     def known(self) -> dict[str, str]:
         """All members, with their states."""
-        return {name: node.state for name, node in sorted(self._nodes.items()) if node.offers}
+        return {name: node.state for name, node in sorted(self._ours.items()) if node.offers}
 
     @property
     def tasks(self) -> dict[str, Offer]:
         """Every task that is offered, as the first that offers it tells of it."""
         found: dict[str, Offer] = {}
-        for _, node in sorted(self._nodes.items()):
+        for _, node in sorted(self._ours.items()):
             for task, offer in node.offers.items():
                 found.setdefault(task, offer)
         return found
@@ -103,7 +113,7 @@ class Members:
 
     def models(self, task: str) -> set[str]:
         """Digests of the models that do a task at members."""
-        offers = [node.offers[task] for node in self._nodes.values() if task in node.offers]
+        offers = [node.offers[task] for node in self._ours.values() if task in node.offers]
         return {offer.model for offer in offers if offer.model}
 
     def busy(self, name: str) -> int:
@@ -115,18 +125,18 @@ class Members:
     def problems(self) -> list[str]:
         """Nodes that name the pool and are left out, and tasks of members that aren't what is needed."""
         found = []
-        for name, node in sorted(self._nodes.items()):
+        for name, node in sorted(self._ours.items()):
             if node.why_not:
                 found.append(f"Node {name} is left out: {node.why_not}.")
             found += [f"Node {name} gets no {task}: {why}." for task, why in sorted(node.wrong.items())]
-        return found
+        more = len(found) - MOST_PROBLEMS
+        return found if more <= 0 else [*found[:MOST_PROBLEMS], f"{more} more like these."]
 
     @staticmethod
     def _hear_state(node: Node, document: Mapping[str, Any]) -> News | None:
-        state, boot_id = document.get("state"), document.get("boot_id")
-        was = node.state
-        node.state = state if isinstance(state, str) else "unknown"
-        node.boot_id = boot_id if isinstance(boot_id, str) else ""
+        state, was = document.get("state"), node.state
+        is_one = isinstance(state, str) and len(state) <= STATE_CHARACTERS
+        node.state = str(state) if is_one else "unknown"
         if node.state == was:
             return None
         if node.state == "online":

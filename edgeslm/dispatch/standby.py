@@ -24,7 +24,10 @@ JITTER_S = 0.5
 
 
 async def look(settings: Settings, client_id: str) -> Word | None:
-    """The lease that the broker keeps, as soon as there is a connection to it; None if it keeps none."""
+    """The lease that the broker keeps, as soon as there is a connection to it; None if it keeps none.
+
+    :raises BrokerError: trying to connect is no use.
+    """
     topic = PoolTopics(settings.pool, settings.prefix).lease
     heard: asyncio.Future[Word | None] = asyncio.get_running_loop().create_future()
     connected = asyncio.Event()
@@ -41,7 +44,14 @@ async def look(settings: Settings, client_id: str) -> Word | None:
     bus = _listener(settings, client_id, deliver, listen)
     await bus.start()
     try:
-        await connected.wait()
+        waiting = asyncio.create_task(connected.wait())
+        either: list[asyncio.Future[Any]] = [waiting, bus.failed]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if bus.failed.done():
+            bus.failed.result()
         async with asyncio.timeout(QUIET_S):
             return await heard
     except TimeoutError:
@@ -120,7 +130,9 @@ class Standby:
     def _delivered(self, delivery: Delivery) -> None:
         self.bus.ack(delivery)
         if delivery.topic == self._topics.answered:
-            if not delivery.retain:
+            if not delivery.retain and not delivery.payload:
+                self._answered.clear()
+            elif not delivery.retain:
                 self._answered.add(parse_keys(delivery.payload))
             return
         if delivery.topic == self._topics.lease:

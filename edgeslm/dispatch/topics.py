@@ -8,11 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from edgeslm.bus.node_topics import Topics
+from edgeslm.bus.node_topics import DISPATCH, Topics
 from edgeslm.topics import DEFAULT_PREFIX, base_topic
 
-MARK = ".dispatch"
-"""The level behind the task in the reply topics that nodes are given; no login's name begins with a dot."""
 KINDS = ("state", "info", "health")
 _NODE = re.compile(r"(?!pool$)[a-z0-9-]{1,64}")
 
@@ -45,7 +43,8 @@ class PoolTopics:
 
     @property
     def answered(self) -> str:
-        """Where the dispatcher at work tells the one that waits what is answered and not acknowledged yet."""
+        """Where the dispatcher at work tells the one that waits what is answered and not acknowledged yet;
+        an empty message: nothing is."""
         return f"{self.clients.base}/answered"
 
     def node(self, name: str) -> Topics:
@@ -57,28 +56,23 @@ class PoolTopics:
 
     def reply(self, task: str, node: str) -> str:
         """Where a node sends its results: a topic for each node, so that it is known who answered."""
-        return f"{self.clients.result(task)}/{MARK}/{node}"
+        return f"{self.clients.result(task)}/{DISPATCH}/{node}"
 
     @property
     def replies_filter(self) -> str:
-        return f"{self.clients.base}/res/+/{MARK}/+"
+        return f"{self.clients.base}/res/+/{DISPATCH}/+"
 
     @property
     def pieces_filter(self) -> str:
         return Topics.stream(self.replies_filter)
 
-    def is_ours(self, topic: str) -> bool:
-        """Whether it is a reply topic of a dispatcher's, which no client may name as its own."""
-        head = f"{self.clients.base}/res/"
-        return topic.startswith(head) and topic[len(head) :].split("/")[1:2] == [MARK]
-
     def read_reply(self, topic: str) -> Reply | None:
-        if not self.is_ours(topic):
+        head = f"{self.clients.base}/res/"
+        task, mark, node, *rest = [*topic[len(head) :].split("/"), "", ""]
+        if not topic.startswith(head) or mark != DISPATCH or not _NODE.fullmatch(node):
             return None
-        task, _, *rest = topic[len(self.clients.base) + len("/res/") :].split("/")
-        if not rest or not _NODE.fullmatch(rest[0]) or rest[1:] not in ([], ["stream"]):
-            return None
-        return Reply(task, rest[0], len(rest) > 1)
+        is_piece = rest == ["stream", "", ""]
+        return Reply(task, node, is_piece) if is_piece or rest == ["", ""] else None
 
     def read_word(self, topic: str) -> tuple[str, str] | None:
         """The node and the kind of what a node says of itself."""

@@ -33,7 +33,7 @@ from edgeslm.dispatch.results import as_the_pools
 from edgeslm.dispatch.settings import Settings
 from edgeslm.dispatch.standby import look
 from edgeslm.dispatch.topics import PoolTopics
-from edgeslm.errors import Busy, InvalidRequest, UnknownTask
+from edgeslm.errors import BrokerError, Busy, InvalidRequest, UnknownTask
 from edgeslm.held import Held
 from edgeslm.holding import Holding
 from edgeslm.messages import Chunk, Request, Result, Trace
@@ -55,6 +55,8 @@ DRAIN_LIMIT_S: Final = 5.0
 RETURN_S: Final = 1.0
 """How long a request that came before waits for an answer that may be under way already."""
 CONNECT_S: Final = 10.0
+OWN_KEPT: Final = frozenset({"cancelled", "poisoned"})
+"""Errors of ours that a repeat is told again. With the others it is asked anew: members come and go."""
 
 
 class Work:
@@ -187,6 +189,8 @@ class Work:
         while True:
             await asyncio.sleep(TICK_S)
             self.nodes.tick()
+            if self.pool.held_back >= self.settings.limits.queue / 2:
+                self.nodes.forwarder.refuse_stranded()
             members = self.nodes.members
             if (now := (sorted(members.tasks), members.known, members.problems)) != offered:
                 offered = now
@@ -218,6 +222,8 @@ class Work:
                 self._sessions_lost += 1
                 log.warning("the broker has lost the pool's session, and the requests that waited in it")
             self._journal.begin_session()
+            self._answered.clear()
+            self.pool.publish(self.topics.answered, b"", qos=0)
         if not self._connections:  # it takes the lease; later another may have it, which is looked at first
             self._say_lease()
         self._connections += 1
@@ -292,7 +298,11 @@ class Work:
             self._looking = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
-        word = await look(self.settings, self._client_id)
+        try:
+            word = await look(self.settings, self._client_id)
+        except BrokerError as error:  # the session's own connection will tell it too, if it lasts
+            log.warning("the lease can't be looked at: %s", error)
+            word = None
         if word is None or word.holder in (None, self.boot_id):
             self._may_connect = True
         else:
@@ -331,12 +341,15 @@ class Work:
             key=key,
         )
         result, payload = await self._ask(order, held)
+        code = result.error.code if result.error is not None else None
         if payload is None:
+            is_kept = code in OWN_KEPT
             payload = encode_result(result)
         else:
+            is_kept = code not in TRANSIENT
             result, payload = as_the_pools(request, result, payload, time.monotonic())
         self.meter.count(result)
-        if key is not None and (result.error is None or result.error.code not in TRANSIENT):
+        if key is not None and is_kept:
             self._journal.finish(key, order.ends, payload)
         if order.receipt is not None:
             self._receipts[held] = order.receipt
@@ -354,9 +367,6 @@ class Work:
         request = order.request
         if held.refusal is not None:
             return order.refuse(Busy(held.refusal, retry_after_ms=1000))
-        if self.topics.is_ours(request.reply_to):
-            error = InvalidRequest("That reply topic is the dispatcher's own; use another name in it.")
-            return order.refuse(error)
         tasks = self.settings.tasks
         if tasks is not None and request.task not in tasks:
             known = ", ".join(sorted(tasks))

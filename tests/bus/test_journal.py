@@ -221,7 +221,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from edgeslm.bus.database import Database
-from edgeslm.bus.journal import Journal
+from edgeslm.bus.journal import MOST_UNSAVED, Journal
 from edgeslm.errors import JournalError
 
 now = 0.0
@@ -241,6 +241,10 @@ except JournalError as error:
     print(error)
 else:
     raise AssertionError("a request was begun that can't be remembered")
+for number in range(MOST_UNSAVED):
+    journal.finish(b"%16d" % number, 1, b"b" * 10_000)
+assert journal.find(b"1" * 16) is None, "what is kept in memory has no bound"
+journal.finish(b"1" * 16, 1, b"a" * 10_000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 now += 0.1
 try:

@@ -8,12 +8,12 @@ from typing import Any
 DIGEST = "sha256:1f3a00"
 
 
-def info(pool: str = "triage", **changes: Any) -> bytes:
+def info(**changes: Any) -> bytes:
     """The document of a member that does the task ``label``."""
     return json.dumps(
         {
             "protocol": 1,
-            "pool": {"name": pool, "tasks": ["label"], "by": "dispatcher"},
+            "pool": {"name": "triage", "tasks": ["label"], "by": "dispatcher"},
             "tasks": {"label": {"kind": "classify", "model": "small"}, "other": {"kind": "classify"}},
             "models": {"small": {"digest": DIGEST}},
             **changes,

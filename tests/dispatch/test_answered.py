@@ -19,6 +19,8 @@ def test_what_is_answered_outlives_the_process_and_the_oldest_make_room(tmp_path
     # not closed: it is killed
     again = Answered(file, 4)
     assert set(again) == {make_key(2), make_key(4), make_key(5)}
+    again.clear()
+    assert not set(again) and not set(Answered(file, 4)), "in the file too"
     again.close()
 
 
@@ -33,6 +35,7 @@ def test_a_message_has_the_same_name_whoever_gets_it() -> None:
     first = make_delivery(b"x", mid=7)
     assert name_of(first) == name_of(make_delivery(b"x", mid=7, dup=True, generation=9))
     assert name_of(first) != name_of(make_delivery(b"x", mid=8))
+    assert name_of(first) != name_of(make_delivery(b"x", mid=7, correlation=b"1")), "the text came again"
 
 
 @given(st.binary(max_size=100))

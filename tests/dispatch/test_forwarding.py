@@ -272,6 +272,21 @@ def test_without_a_node_a_request_waits_for_one_until_its_time_is_over(make: Mak
     assert pool.code("1") == "timeout"
 
 
+def test_what_no_node_is_there_for_is_refused_when_others_wait_behind_it(make: Make) -> None:
+    pool = make("a", "b")
+    pool.forwarder.hear("b", "info", info(pool={"name": "triage", "tasks": ["other"], "by": "dispatcher"}))
+    pool.say("b", "offline")
+    pool.ask("stranded", task="other")
+    for id in "123":
+        pool.ask(id)
+    pool.forwarder.refuse_stranded()
+    assert pool.code("stranded") is None, "its node may only not have been heard yet"
+    pool.wait(SETTLE_S + 0.5)
+    pool.forwarder.refuse_stranded()
+    assert pool.code("stranded") == "busy"
+    assert [pool.code(id) for id in "123"] == [None] * 3, "these have a node"
+
+
 def test_a_request_that_waits_is_cancelled_here_and_one_that_is_forwarded_there(make: Make) -> None:
     pool = make("a", window=1)
     for id in "12":
@@ -292,6 +307,50 @@ def test_a_node_that_remembers_a_withdrawal_is_asked_by_another_name(make: Make)
     assert pool.forwarded == [("1", "a")] * 2 and pool.code("1") is None
     assert order.correlation != before
     pool.answer("a", "1")
+    assert pool.code("1") == "ok"
+
+
+def test_two_requests_of_one_name_are_both_answered(make: Make) -> None:
+    """A broker that has forgotten its session counts packet identifiers anew."""
+    pool = make("a")
+    first, second = pool.ask("1"), pool.ask("1")
+    assert first.correlation != second.correlation
+    for order in (first, second):
+        pool.orders["1"] = order
+        pool.answer("a", "1")
+        assert pool.code("1") == "ok"
+
+
+def test_a_node_that_was_called_off_before_does_not_hide_the_answer_of_another(make: Make) -> None:
+    pool = make("a", "b")
+    order = pool.ask("1")
+    ((_, node),) = pool.forwarded
+    known_as = order.correlation
+    pool.answer({"a": "b", "b": "a"}[node], "1", "cancelled")
+    assert order.correlation == known_as
+    pool.answer(node, "1")
+    assert pool.code("1") == "ok" and len(pool.forwarded) == 1
+
+
+def test_what_is_cancelled_goes_to_no_other_node_when_its_own_ends(make: Make) -> None:
+    pool = make("a", "b")
+    pool.ask("1")
+    ((_, node),) = pool.forwarded
+    pool.forwarder.cancel(lambda request: request.id == "1")
+    pool.say(node, "offline")
+    assert pool.code("1") == "cancelled" and len(pool.forwarded) == 1
+
+
+def test_what_a_node_has_is_not_unknown_because_it_left_the_pool(make: Make) -> None:
+    pool = make("a", "b")
+    pool.ask("1")
+    ((_, node),) = pool.forwarded
+    for each in "ab":
+        pool.forwarder.hear(each, "info", info(tasks={}))
+    pool.forwarder.hear("c", "info", info(pool={"name": "triage", "tasks": ["other"], "by": "dispatcher"}))
+    pool.wait(SETTLE_S + 1)
+    assert pool.code("1") is None
+    pool.answer(node, "1")
     assert pool.code("1") == "ok"
 
 

@@ -61,6 +61,19 @@ def test_a_last_will_shortens_the_wait_unless_it_comes_back() -> None:
     assert own.wait_s(200.0) == math.inf
 
 
+def test_a_broker_that_forgot_it_leaves_the_holder_its_time_to_come_back() -> None:
+    own = lease()
+    own.listen(100.0)
+    own.hear(encode_lease("x", "there", 10.0), 100.1)
+    own.lose()
+    own.listen(102.0)
+    assert own.wait_s(102.0) == 10.0
+    own.hear(encode_lease(None, "there", 10.0), 103.0)
+    own.lose()
+    own.listen(104.0)
+    assert own.wait_s(104.0) == QUIET_S, "nobody holds it"
+
+
 @given(st.binary(max_size=60))
 def test_what_is_no_lease_is_none(payload: bytes) -> None:
     parse_lease(payload)

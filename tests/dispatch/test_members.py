@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.dispatch.members import MOST_NODES, Members
+from edgeslm.dispatch.members import MOST_MEMBERS, MOST_NODES, MOST_PROBLEMS, Members
 from edgeslm.dispatch.settings import Wanted
 from tests.dispatch.members import DIGEST, info, state
 
@@ -75,9 +75,27 @@ def _changed(**changes: Any) -> bytes:
 
 def test_inventions_do_not_fill_the_memory() -> None:
     members = Members("triage", None)
-    for number in range(MOST_NODES + 10):
+    for number in range(MOST_MEMBERS + 10):
         members.hear(f"n{number}", "info", info())
-    assert len(members.known) == MOST_NODES
+    members.hear("n0", "state", json.dumps({"state": "x" * 1000}).encode())
+    assert len(members.known) == MOST_MEMBERS and members.known["n0"] == "unknown"
+    for number in range(MOST_MEMBERS):
+        members.hear(f"n{number}", "info", info(protocol=99))
+    assert len(members.problems) == MOST_PROBLEMS + 1
+    assert members.problems[-1] == f"{MOST_MEMBERS - MOST_PROBLEMS} more like these."
+
+
+def test_members_are_found_among_many_nodes_of_others() -> None:
+    members = Members("triage", None)
+    for number in range(5000):
+        members.hear(f"m{number}", "state", state())
+        members.hear(f"m{number}", "info", b"{}")
+    one(members)
+    assert members.doing("label") == ["n1"]
+    for number in range(MOST_NODES):
+        members.hear(f"m{number}", "state", state())
+    members.hear("late", "info", info())
+    assert not members.knows("late")
 
 
 JSON = st.recursive(

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.bus.node_topics import check_reply_topic
 from edgeslm.dispatch.topics import PoolTopics, Reply
+from edgeslm.errors import InvalidRequest
 from edgeslm.topics import matches
 
 TOPICS = PoolTopics("triage")
@@ -29,9 +31,17 @@ def test_a_node_has_a_reply_topic_of_its_own_which_it_may_send_to() -> None:
 
 def test_reply_topics_of_clients_are_others() -> None:
     for topic in ("edgeslm/v1/pool/triage/res/label", "edgeslm/v1/pool/triage/res/label/phone", "a/b"):
-        assert not TOPICS.is_ours(topic) and TOPICS.read_reply(topic) is None
+        assert TOPICS.read_reply(topic) is None
         assert not matches(TOPICS.replies_filter, topic)
-    assert TOPICS.is_ours("edgeslm/v1/pool/triage/res/label/.dispatch")
+    for tail in ("", "/", "/A", "/a/", "/a/streams", "/a/stream/more"):
+        assert TOPICS.read_reply(f"edgeslm/v1/pool/triage/res/label/.dispatch{tail}") is None
+
+
+def test_nobody_has_results_sent_where_another_node_answers() -> None:
+    topic = TOPICS.reply("label", "press-4")
+    for others in (TOPICS.clients, PoolTopics("other").clients, TOPICS.node("press-5")):
+        with pytest.raises(InvalidRequest):
+            check_reply_topic(topic, others, ["edgeslm/v1/pool/+/res/#"])
 
 
 def test_words_of_nodes_are_told_from_those_of_pools() -> None:

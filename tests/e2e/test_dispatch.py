@@ -218,7 +218,7 @@ def test_what_only_had_to_be_acknowledged_is_not_answered_again(
             take(app, text)
         ask(app, "last")  # by its result all before it are told
         take(app, "last")
-        app.take(f"{POOL}/answered")
+        app.take(f"{POOL}/answered", lambda heard: heard.payload != b"")
         dispatcher.kill()
         if by == "itself":
             dispatcher.start()
@@ -253,6 +253,34 @@ def test_an_unknown_task_is_told_once_members_have_spoken(
     with Member(broker.url, "a"):
         app.publish(f"{POOL}/req/nothing", {"input": "x", "id": "1"})
         assert app.take(f"{POOL}/res/nothing").code == "unknown_task"
+        with Member(broker.url, "b", tasks=["label", "nothing"], kinds={"nothing": "classify"}):
+            app.take(f"{POOL}/info", lambda heard: "nothing" in heard.json["tasks"])
+            app.publish(f"{POOL}/req/nothing", {"input": "x", "id": "1"})
+            assert app.take(f"{POOL}/res/nothing").json["status"] == "ok", "nodes come and go"
+
+
+def test_a_request_whose_nodes_are_away_does_not_stop_the_others(
+    app: App, broker: Mosquitto, tmp_path: Path
+) -> None:
+    with (
+        DispatcherProcess(tmp_path / "one", broker.url, limits={"queue": 8, "sender_queue": 8}),
+        Member(broker.url, "a"),
+    ):
+        with Member(broker.url, "b", tasks=["rare"], kinds={"rare": "classify"}):
+            app.take(f"{POOL}/info", lambda heard: set(heard.json["tasks"]) == {"label", "rare"})
+        app.take(f"{POOL}/info", lambda heard: heard.json["members"].get("b") == "stopped")
+        app.publish(f"{POOL}/req/rare", {"input": "x", "id": "1"})
+        texts = [str(number) for number in range(20)]  # more than fit behind it
+        ask(app, *texts)
+        for text in texts:
+            assert take(app, text).json["status"] == "ok"
+        assert app.take(f"{POOL}/res/rare").code == "busy"
+
+
+def test_what_was_answered_is_forgotten_with_the_brokers_session(
+    app: App, dispatcher: DispatcherProcess
+) -> None:
+    app.take(f"{POOL}/answered", lambda heard: heard.payload == b"")
 
 
 def test_a_cancel_reaches_the_member_that_has_it(
@@ -319,9 +347,10 @@ def test_hostile_messages_change_nothing(app: App, broker: Mosquitto, dispatcher
             for kind in ("state", "info", "health"):
                 app.publish(f"edgeslm/v1/b/{kind}", payload)
                 app.publish(f"edgeslm/v1/+/{kind}".replace("+", "B%"), payload)
-        app.publish(LABEL, "to ourselves", reply_to=ours, correlation=b"loop")
-        loop = app.take(ours, lambda heard: heard.correlation == b"loop")
-        assert loop.code == "invalid_request"
+        for payload in (b"to ourselves", b"{"):  # would be that member's answer to the request of this name
+            app.publish(LABEL, payload, reply_to=ours, correlation=b"loop")
+            loop = app.take(f"{POOL}/res/label", lambda heard: heard.correlation == b"loop")
+            assert loop.code == "invalid_request"
         app.publish(LABEL, "x", reply_to="edgeslm/v1/a/req/label", correlation=b"2")
         assert app.take(f"{POOL}/res/label").code == "invalid_request"
         app.publish(f"{POOL}/state", b'{"state": "offline", "boot_id": "old"}', retain=True)

@@ -1,0 +1,51 @@
+"""A dispatcher that waits, at a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from edgeslm.dispatch.answered import Answered, encode_keys
+from edgeslm.dispatch.lease import encode_lease
+from edgeslm.dispatch.settings import parse_settings
+from edgeslm.dispatch.standby import Standby
+from tests.apps import WAIT_S, App
+from tests.brokers import Mosquitto
+from tests.fakes import make_key
+from tests.pools import POOL
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+def test_it_remembers_what_the_one_at_work_has_answered_until_that_is_void(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    answered = Answered(tmp_path / "answered", 8)
+    settings = parse_settings(f"pool: triage\nbroker: {{url: '{broker.url}'}}\nname: here\n")
+    standby = Standby(settings, "session", answered, is_first=True)
+
+    async def wait(app: App) -> None:
+        waiting = asyncio.create_task(standby.wait())
+        words: Iterable[tuple[bytes, set[bytes]]] = [
+            (encode_keys([make_key(1), make_key(2)]), {make_key(1), make_key(2)}),
+            (b"no list", {make_key(1), make_key(2)}),
+            (encode_keys([make_key(3)]), {make_key(1), make_key(2), make_key(3)}),
+            (b"", set()),
+        ]
+        await _until(lambda: standby.bus.connected)
+        for payload, known in words:
+            app.publish(f"{POOL}/answered", payload)
+            await _until(lambda known=known: set(answered) == known)  # type: ignore[misc]
+        app.publish(f"{POOL}/lease", encode_lease(None, "there", 10.0))
+        async with asyncio.timeout(WAIT_S):
+            await waiting
+
+    with App(broker.port) as app:
+        app.publish(f"{POOL}/lease", encode_lease("run", "there", 3600.0), retain=True)
+        asyncio.run(wait(app))
+    answered.close()
