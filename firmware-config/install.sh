@@ -56,6 +56,7 @@ done
 program=$root/opt/edgeslm
 command=$root/usr/local/bin/edgeslm
 lib=$root/usr/local/lib
+beside='edgeslm-hawkbit.service edgeslm-dispatch.service' # off until somebody enables them
 etc=$root/etc/edgeslm
 state=$root/var/lib/edgeslm
 aside=$root/var/lib/.edgeslm-install # what is replaced lies here until all has gone well; `list` says what is whose
@@ -200,7 +201,10 @@ files() { # "FROM TO" of each file that is installed
         echo "$unit $lib/systemd/system/$unit"
         echo "$unit.d/10-edgeslm.conf $lib/systemd/system/$unit.d/10-edgeslm.conf"
     done
-    echo "edgeslm-hawkbit.service $lib/systemd/system/edgeslm-hawkbit.service"
+    for unit in $beside; do echo "$unit $lib/systemd/system/$unit"; done
+    for file in edgeslm-dispatch.service.d/10-edgeslm.conf edgeslm-dispatch.service.d/20-dispatch.conf; do
+        echo "$file $lib/systemd/system/$file"
+    done
     echo "edgeslm.sysusers $lib/sysusers.d/edgeslm.conf"
     echo "edgeslm.tmpfiles $lib/tmpfiles.d/edgeslm.conf"
 }
@@ -240,7 +244,7 @@ install_configuration() { # what is there stays as it is
 }
 
 active_nodes() {
-    if runs; then systemctl list-units --plain --no-legend --state=active,activating 'edgeslm.service' 'edgeslm@*.service' edgeslm-hawkbit.service; fi |
+    if runs; then systemctl list-units --plain --no-legend --state=active,activating 'edgeslm.service' 'edgeslm@*.service' 'edgeslm-*.service'; fi |
         while read -r unit rest; do echo "$unit"; done
 }
 
@@ -280,12 +284,13 @@ remove_all() {
     fi
     if [ -e "$lib/systemd/system/edgeslm.service" ]; then
         if ctl is-enabled edgeslm.service >/dev/null; then note disabled 0 edgeslm.service; fi
-        hawkbit=
-        if [ -L "$root/etc/systemd/system/multi-user.target.wants/edgeslm-hawkbit.service" ]; then
-            hawkbit=edgeslm-hawkbit.service
-            note disabled 0 $hawkbit
-        fi
-        ctl disable edgeslm.service $hawkbit
+        ctl disable edgeslm.service
+        for unit in $beside; do
+            if [ -L "$root/etc/systemd/system/multi-user.target.wants/$unit" ]; then
+                note disabled 0 "$unit"
+                ctl disable "$unit"
+            fi
+        done
     fi
     for link in "$root"/etc/systemd/system/*.wants/edgeslm@*.service; do
         if [ -L "$link" ]; then put_aside "$link"; fi
@@ -336,7 +341,7 @@ case $action in
         ;;
     *)
         if runs; then ctl daemon-reload; fi
-        for unit in edgeslm.service edgeslm@.service; do rmdir "$lib/systemd/system/$unit.d" 2>/dev/null || true; done
+        for unit in edgeslm.service edgeslm@.service edgeslm-dispatch.service; do rmdir "$lib/systemd/system/$unit.d" 2>/dev/null || true; done
         for folder in systemd/system systemd sysusers.d tmpfiles.d; do rmdir "$lib/$folder" 2>/dev/null || true; done
         if [ $action = uninstall ]; then say "done; $etc and $state are still there (--purge removes them)"; else say "done"; fi
         ;;
