@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from edgeslm.errors import RolloutError
 from edgeslm.rollout.ddi import Artifact, Chunk, Deployment, same_server
@@ -83,4 +83,4 @@ def _url(archive: Artifact, rollouts: Rollouts) -> str:
 
 
 def _is_below(url: str, addresses: Collection[str]) -> bool:
-    return ".." not in url and any(url.startswith(one.rstrip("/") + "/") for one in addresses)
+    return ".." not in unquote(url) and any(url.startswith(one.rstrip("/") + "/") for one in addresses)

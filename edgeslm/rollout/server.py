@@ -92,6 +92,8 @@ class Server:
                     f"{url}: its certificate isn't trusted ({reason.verify_message})"
                 ) from None
             raise RolloutError(f"{url}: {reason or type(error).__name__}") from None
+        except ValueError as error:  # an address that is none, here or where it leads
+            raise RolloutError(f"{url[:200]!r}: no address that can be asked ({error})") from None
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 from edgeslm.errors import BundleError
 from edgeslm.update.allowance import PIECE, Allowance
@@ -28,6 +29,8 @@ SILENT_S: Final = 30.0
 PAUSES_S: Final = (1.0, 5.0, 15.0, 60.0)
 """Between the tries of a download; each goes on where the one before ended, which counts anew if it got any
 further."""
+NOT_YET_VALID: Final = 9
+"""OpenSSL's ``X509_V_ERR_CERT_NOT_YET_VALID``."""
 HASHES: Final = ("sha256", "sha1", "md5")
 """The strongest first: that one is looked at."""
 
@@ -112,10 +115,13 @@ class Download:
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, ssl.SSLCertVerificationError):
-                    raise BundleError(
+                    later = reason.verify_code == NOT_YET_VALID  # boards begin in 1970
+                    raise (Unreachable if later else BundleError)(
                         f"{url}: its certificate isn't trusted ({reason.verify_message})"
                     ) from None
                 why = str(reason) or type(error).__name__
+            except ValueError as error:  # an address that is none, here or where it leads
+                raise BundleError(f"{url[:200]}: no address that can be asked ({error})") from None
             if file.exists() and file.stat().st_size > before:
                 left = list(self._pauses_s)
             if not left:
@@ -176,7 +182,7 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.startswith(self._schemes):
             raise BundleError(f"{req.full_url}: leads to {newurl}; only {SCHEME} addresses are taken")
-        if self._within and not newurl.startswith(self._within):
+        if self._within and (not newurl.startswith(self._within) or ".." in unquote(newurl)):
             raise BundleError(f"{req.full_url}: leads to {newurl}, which is not below what may be named")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -13,20 +13,25 @@ import logging
 import tarfile
 import threading
 import time
+import zlib
 from collections.abc import Sequence
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO, Final, Self
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.update.allowance import PIECE, Allowance, Show, Stopped
-from edgeslm.update.downloads import PAUSES_S, Download, Login, Promise
+from edgeslm.update.downloads import PAUSES_S, Download, Login, Promise, Unreachable
 from edgeslm.update.sources import SCHEME
 from edgeslm.update.store import Store
 
 log = logging.getLogger("edgeslm.update")
 
 MOST_FILES: Final = 10_000
+MOST_NAME_BYTES: Final = 65_536
+"""Of a header that names the member behind it (POSIX ``pax``, GNU ``L``)."""
+_CONTENT: Final = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE)
 KEPT_S: Final = 7 * 24 * 3600.0
 """For which a download that broke off is kept."""
 
@@ -102,7 +107,7 @@ class Staging:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise BundleError(f"{url}: is being brought already") from None
+                raise Unreachable(f"{url}: is being brought already") from None
             try:
                 if promise is not None:
                     self._allowance.check_room(promise.size - file.stat().st_size, url)
@@ -146,9 +151,9 @@ class Staging:
             inside = draft / "inside"
             inside.mkdir()
             try:
-                with tarfile.open(fileobj=archive, mode="r:*") as tar:
+                with tarfile.open(fileobj=archive, mode="r:*", tarinfo=_Member) as tar:
                     self._extract(tar, name, inside)
-            except (tarfile.TarError, EOFError, ValueError) as error:
+            except (tarfile.TarError, EOFError, ValueError, RecursionError, zlib.error, LZMAError) as error:
                 said = str(error).partition("\n")[0]
                 raise BundleError(f"{name}: no archive that can be unpacked ({said})") from None
             except OSError as error:
@@ -199,6 +204,17 @@ class Staging:
             with contextlib.suppress(OSError):
                 if time.time() - file.stat().st_mtime > KEPT_S:
                     file.unlink()
+
+
+class _Member(tarfile.TarInfo):
+    """Whose name isn't longer than a path can be: ``tarfile`` reads long ones into memory whole."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type not in _CONTENT and found.size > MOST_NAME_BYTES:
+            raise BundleError(f"there is a name of {found.size} bytes in the archive")
+        return found
 
 
 def _remove(part: Path) -> None:

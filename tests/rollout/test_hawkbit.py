@@ -493,6 +493,8 @@ ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "list": (200, {}, b"[]"),
     "link elsewhere": (200, {}, b'{"_links":{"deploymentBase":{"href":"http://elsewhere.example/x/7"}}}'),
     "link without action": (200, {}, b'{"_links":{"deploymentBase":{"href":"http://h/a/%2e%2e"}}}'),
+    "link to no address": (200, {}, b'{"_links":{"deploymentBase":{"href":"SERVER/\xc3\xbc/7"}}}'),
+    "redirection to no address": (302, {"Location": "http://["}, b""),
     "unauthorized": (401, {}, b""),
     "broken": (500, {}, b"<html>"),
 }
@@ -502,7 +504,9 @@ ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
 def test_an_answer_that_nobody_understands_is_asked_for_again_later(
     server: Any, hawkbit: Hawkbit, name: str
 ) -> None:
-    server.instead = lambda verb, path: ANSWERS[name] if verb == "GET" else None
+    status, headers, content = ANSWERS[name]
+    said = status, headers, content.replace(b"SERVER", server.url.encode())
+    server.instead = lambda verb, path: said if verb == "GET" else None
     hawkbit.turn()
     assert hawkbit._failures == 1
     assert hawkbit.book.job is None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import gzip
 import hashlib
 import io
+import random
 import ssl
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,9 +23,10 @@ import trustme
 from edgeslm.bundle import load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.update import staging
-from edgeslm.update.downloads import Login, Promise
+from edgeslm.update.downloads import Login, Promise, Unreachable
 from edgeslm.update.staging import Staging
 from edgeslm.update.store import Store
+from tests.apps import WAIT_S
 from tests.nodes import write_bundle
 
 WEIGHTS = b"weights " * 400_000
@@ -111,6 +117,47 @@ def test_the_budget_bounds_what_is_unpacked(store: Store, bundle: Path, tmp_path
     assert left_over(store) == []
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_name_that_would_fill_the_memory_is_refused(store: Store, tmp_path: Path, kind: bytes) -> None:
+    archive = tmp_path / "x.tar.gz"
+    with gzip.open(archive, "wb", 1) as stream:
+        header = tarfile.TarInfo("long")
+        header.type, header.size = kind, 300_000_000
+        stream.write(header.tobuf())
+        for _ in range(300):
+            stream.write(bytes(1_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match="a name of 300000000 bytes"):
+            bring(store, archive, budget_bytes=1_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert left_over(store) == []
+
+
+def test_headers_that_name_one_another_are_no_archive(store: Store, tmp_path: Path) -> None:
+    header = tarfile.TarInfo("long")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 512
+    (tmp_path / "x.tar").write_bytes((header.tobuf() + bytes(512)) * 5000)
+    with pytest.raises(BundleError, match="no archive"):
+        bring(store, tmp_path / "x.tar")
+    assert left_over(store) == []
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
+def test_an_archive_that_is_damaged_inside_is_no_archive(store: Store, tmp_path: Path, mode: str) -> None:
+    bundle = write_bundle(tmp_path / "noise", weights=random.Random(1).randbytes(300_000))
+    archive = pack(bundle, tmp_path / "x.tar", mode)
+    content = bytearray(archive.read_bytes())
+    for place in range(100_000, 200_000):
+        content[place] ^= 0xA5
+    archive.write_bytes(content)
+    with pytest.raises(BundleError):
+        bring(store, archive)
+    assert left_over(store) == []
+
+
 def test_it_ends_when_it_is_told_to(store: Store, bundle: Path, tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
@@ -124,7 +171,7 @@ class Server:
     """``https://localhost:PORT/v2.tar``: hangs up after ``cuts`` bytes, one each time; knows ranges."""
 
     def __init__(self, folder: Path, payload: bytes) -> None:
-        authority = trustme.CA()
+        self.authority = authority = trustme.CA()
         self.ca_file = folder / "ca.pem"
         authority.cert_pem.write_to_path(self.ca_file)
         self.payload = payload
@@ -143,7 +190,7 @@ class Server:
                 """Nothing."""
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost").configure_cert(context)
         self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
@@ -220,6 +267,61 @@ def test_a_download_is_held_to_the_budget(store: Store, server: Server) -> None:
     with pytest.raises(BundleError, match=r"updates\.budget_bytes"):
         bring(store, server.url, ca_file=server.ca_file, budget_bytes=100_000)
     assert server.ranges == [None]
+
+
+def test_a_server_that_sends_a_byte_now_and_then_does_not_hold_up_the_end(
+    store: Store, server: Server
+) -> None:
+    stop, over = threading.Event(), threading.Event()
+
+    def trickle(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "1000000")
+        request.end_headers()
+        while not over.wait(0.05):
+            with contextlib.suppress(OSError):
+                request.wfile.write(b"x")
+                request.wfile.flush()
+
+    server.answer = trickle  # type: ignore[method-assign]
+    failed: list[BundleError] = []
+
+    def download() -> None:
+        try:
+            bring(store, server.url, ca_file=server.ca_file, stop=stop, show=lambda done, of: began.set())
+        except BundleError as error:
+            failed.append(error)
+
+    began = threading.Event()
+    thread = threading.Thread(target=download, daemon=True)
+    thread.start()
+    assert began.wait(WAIT_S)
+    stop.set()
+    thread.join(WAIT_S)
+    over.set()
+    assert "broken off" in str(failed[0])
+
+
+@pytest.mark.parametrize("address", ["https://[", "https://localhost:x/", "https://h/\xfc"])
+def test_a_redirection_to_no_address_is_refused(store: Store, server: Server, address: str) -> None:
+    server.leads_to = address
+    with pytest.raises(BundleError):
+        bring(store, server.url, ca_file=server.ca_file)
+
+
+def test_a_redirection_does_not_climb_out_of_what_is_allowed(store: Store, server: Server) -> None:
+    server.leads_to = f"{server.url.removesuffix('v2.tar')}bundles/%2e%2e/v2.tar"
+    with pytest.raises(BundleError, match="not below"):
+        bring(
+            store, server.url, ca_file=server.ca_file, within=[f"{server.url.removesuffix('v2.tar')}bundles"]
+        )
+
+
+def test_a_certificate_of_the_future_is_one_of_a_clock_that_was_not_set(store: Store, server: Server) -> None:
+    later = datetime.datetime.now() + datetime.timedelta(days=1)
+    server.authority.issue_cert("localhost", not_before=later).configure_cert(server.context)
+    with pytest.raises(Unreachable, match="not yet valid"):
+        bring(store, server.url, ca_file=server.ca_file)
 
 
 def test_what_the_server_says_is_passed_on(store: Store, server: Server) -> None:
