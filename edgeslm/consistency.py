@@ -81,7 +81,7 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
     if config.pool is not None:
         yield from _pool_faults(config.pool, names)
     if config.rollouts is not None:
-        yield from _rollout_faults(config.rollouts, names)
+        yield from _rollout_faults(config.rollouts, config.updates.trial_s, names)
 
 
 def _pool_faults(pool: Pool, names: Names) -> Iterator[Fault]:
@@ -127,7 +127,10 @@ def _console_faults(console: Console) -> Iterator[Fault]:
         yield ("console", "listen"), sentence
 
 
-def _rollout_faults(rollouts: Rollouts, names: Names) -> Iterator[Fault]:
+def _rollout_faults(rollouts: Rollouts, trial_s: float, names: Names) -> Iterator[Fault]:
+    if rollouts.timeout_s <= trial_s:
+        sentence = f"must be more than updates.trial_s ({trial_s:g}), or every bundle would be taken back"
+        yield ("rollouts", "timeout_s"), sentence
     if rollouts.cert_file and not rollouts.key_file:
         yield ("rollouts", "key_file"), "missing: cert_file needs the key that belongs to it"
     if not (rollouts.is_secure or rollouts.allow_http):
@@ -137,10 +140,8 @@ def _rollout_faults(rollouts: Rollouts, names: Names) -> Iterator[Fault]:
             yield ("rollouts", "downloads", index), "must begin with https://"
     for module, model in rollouts.models.items():
         if model not in names.models:
-            yield (
-                ("rollouts", "models", module),
-                f"no model is called {model!r}: {_near(model, names.models)}",
-            )
+            sentence = f"no model is called {model!r}: {_near(model, names.models)}"
+            yield ("rollouts", "models", module), sentence
 
 
 def _near(name: str, known: frozenset[str]) -> str:

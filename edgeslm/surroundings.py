@@ -212,7 +212,8 @@ class Rollouts(Section):
         default=86_400.0,
         ge=1,
         le=30 * 86_400,
-        description="Seconds after which a rollout that isn't over is given up here",
+        description="Seconds after which a rollout that isn't over is given up here, those left out for "
+        "which the server has it wait",
     )
     confirm: bool = Field(
         default=False, description="Confirm rollouts that wait for that; otherwise a person does it there"

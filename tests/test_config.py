@@ -71,6 +71,11 @@ def test_a_server_of_rollouts_is_asked_with_tls_and_names_models_that_are_here()
         "c.yaml:7: rollouts.models.a: no model is called 'smal': did you mean small?",
         "c.yaml:7: rollouts.url: whoever is on the way could read the token: write https://",
     ]
+    short = "rollouts: {url: https://h, timeout_s: 300}\n"
+    assert problems(SMALL + short) == [
+        "c.yaml:7: rollouts.timeout_s: must be more than updates.trial_s (300), or every bundle would be "
+        "taken back"
+    ]
     allowed = "rollouts: {url: http://h, allow_http: true}\n"
     assert parse_config(SMALL + allowed).rollouts is not None
     assert problems(SMALL + "rollouts: {url: https://h, tenant: a/b}\n")[0].startswith(

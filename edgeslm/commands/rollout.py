@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SUMMARY = "take part in the rollouts of a server: hawkBit, Mender"
 EXAMPLE = "edgeslm rollout hawkbit /etc/edgeslm/edgeslm.yaml"
 
+UNDOING = ("ArtifactRollback", "ArtifactFailure", "Cleanup")
+"""Mender's states that come after others which failed."""
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     parts = command.add_subparsers(title="what to do", metavar="ACTION", required=True)
@@ -59,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _hawkbit(arguments: argparse.Namespace, config: Config) -> None:
     from edgeslm.rollout.hawkbit import Hawkbit
+    from edgeslm.rollout.jobs import alone
+    from edgeslm.update.store import Store
 
     logging.basicConfig(
         level="DEBUG" if arguments.debug else config.log_level.upper(),
@@ -66,10 +71,12 @@ def _hawkbit(arguments: argparse.Namespace, config: Config) -> None:
         stream=sys.stderr,
     )
     become_owner(config.state_dir)
-    hawkbit, stop = Hawkbit(config), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: stop.set())
-    hawkbit.run(stop)
+    stop = threading.Event()
+    with alone(Store(config.state_dir, config.node).folder, config.node, "hawkbit"):
+        hawkbit = Hawkbit(config)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: stop.set())
+        hawkbit.run(stop)
 
 
 def _mender(arguments: argparse.Namespace, config: Config) -> None:
@@ -80,6 +87,8 @@ def _mender(arguments: argparse.Namespace, config: Config) -> None:
         if arguments.state == "Download":
             payload.check()
             return
+        if arguments.state in UNDOING and not config.state_dir.is_dir():
+            return  # nothing of a node was ever here
         installed = payload.archive() if arguments.state == "ArtifactInstall" else None
         become_owner(config.state_dir)
         module = Module(config)

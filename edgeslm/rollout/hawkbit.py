@@ -174,7 +174,7 @@ class Hawkbit:
             if job.step not in UNTOUCHED:
                 return  # first that one is brought to its end
             self._work.stop("REMOVED", "the server offers something else")
-        elif job is not None and job.id == action:
+        elif job is not None and job.id == action and job.state not in ("REMOVED", "CANCELED"):
             if not any(report.action == action for report in self.book.record.reports):
                 self.book.put(job, *final_reports(job))  # it got lost on the way, or is asked for again
             return

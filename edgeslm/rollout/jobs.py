@@ -7,13 +7,17 @@ gone on from.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgeslm.errors import RolloutError
 from edgeslm.ownership import is_ours
 from edgeslm.records import write_record
 from edgeslm.rollout.ddi import Execution, Finished
@@ -59,7 +63,7 @@ class Part(_Value):
 
 
 class Job(_Value):
-    """``spent_s`` is counted while it is worked on, since boards begin in 1970. ``end`` is what it becomes
+    """``spent_s`` is counted while it can go on, since boards begin in 1970. ``end`` is what it becomes
     when all is undone."""
 
     id: str
@@ -75,6 +79,13 @@ class Job(_Value):
     @property
     def is_over(self) -> bool:
         return self.state in OVER
+
+    @property
+    def waits_for_server(self) -> bool:
+        """Whether it goes on when the server says so: its window is closed, say."""
+        return (self.step == "waiting" and not self.may_download) or (
+            self.step == "downloaded" and not self.may_update
+        )
 
 
 class Report(_Value):
@@ -95,6 +106,24 @@ class Record(_Value):
     job: Job | None = None
     reports: tuple[Report, ...] = ()
     told: str = ""
+
+
+@contextlib.contextmanager
+def alone(folder: Path, node: str, name: str) -> Iterator[None]:
+    """While this process keeps that book: what two of them write would not be what either knows.
+
+    :raises RolloutError: another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / f"{name}-{node}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RolloutError(f"edgeslm rollout {name} is running already for the node {node}") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Book:

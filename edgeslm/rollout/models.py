@@ -39,7 +39,9 @@ class Models:
         return self._wishes.is_node_running
 
     def digest(self, model: str) -> str | None:
-        """What the model is by the record, else by the configuration; None if that can't be read."""
+        """What the model is by the record, else by the configuration; None if neither tells."""
+        if model not in self.config.models:  # a job may be older than the configuration
+            return None
         base = _digest(self.config.models[model].bundle)
         entry = self.store.entry(model)
         return entry.active if entry is not None and base in (None, entry.base) else base

@@ -33,6 +33,9 @@ UNEXPLAINED_S: Final = 300.0
 """For which a node may take to load the old bundle again; then it says why it did."""
 MOST_TRIES: Final = 3
 """Times that a node may end while it tests a bundle."""
+SILENT_S: Final = 3600.0
+"""For which a node that runs may say nothing of what it was asked. Then it is asked again: its answer got
+lost, on a full disk or behind that to another command."""
 AGAIN_S: Final = 60.0
 """After which a download is tried again that nobody answered."""
 
@@ -48,12 +51,15 @@ class Work:
         *,
         timeout_s: float,
         again_s: float = AGAIN_S,
+        silent_s: float = SILENT_S,
     ) -> None:
         self._book = book
         self._models = models
         self._bring = bring
         self._timeout_s = timeout_s
         self._again_s = again_s
+        self._silent_s = silent_s
+        self._asked_at = 0.0
         self._thread: _Staged | None = None
         self._wish: Wish | None = None
         self._looked = time.monotonic()
@@ -93,7 +99,7 @@ class Work:
         passed, self._looked = now - self._looked, now
         if self._book.job is None or self._book.job.is_over:
             return False
-        job = self._book.spend(passed)
+        job = self._book.spend(0.0 if self._book.job.waits_for_server else passed)
         if job is None:
             return False
         if job.spent_s > self._timeout_s and job.step != "undoing" and not self._is_being_switched:
@@ -175,12 +181,15 @@ class Work:
                 self._put_part(job, index, asked=False, tries=tries)
             return part.asked
         if part.tries >= MOST_TRIES:
-            self._undo(job, "FAILED", f"the node ended {MOST_TRIES} times while it tested the bundle")
+            why = (
+                f"the node ended {MOST_TRIES} times while it tested the bundle, or didn't say what came of it"
+            )
+            self._undo(job, "FAILED", why)
             return True
         before = part.before or self._models.digest(part.model)
         self._put_part(job, index, before=before, asked=True, tries=tries)
         try:
-            self._wish = self._models.wish("activate", part.model, part.digest)
+            self._make("activate", part.model, part.digest)
         except EdgeslmError:  # another command waits for the node
             self._put_part(job, index, before=before, asked=part.asked)
         return True
@@ -188,7 +197,7 @@ class Work:
     def _hear(self, job: Job, index: int) -> bool:
         part, said = job.parts[index], self._heard()
         if said is None:
-            if self._wish is None:  # the node ended
+            if self._wish is None:  # the node ended, or says nothing
                 self._put_part(job, index, asked=False, tries=part.tries + 1)
             return True
         if said.get("later"):
@@ -202,13 +211,13 @@ class Work:
         return True
 
     def _heard(self) -> dict[str, Any] | None:
-        """What the node said of the last wish, which is then over, as it is when the node ends."""
+        """What the node said of the last wish, which is over by that, and when the node ends or is silent."""
         if self._wish is None:
             return None
         said = self._models.heard(self._wish)
         if said is not None:
             self._wish = None
-        elif not self._models.is_node_running:
+        elif not self._models.is_node_running or time.monotonic() - self._asked_at > self._silent_s:
             self._models.withdraw(self._wish)
             self._wish = None
         return said
@@ -235,12 +244,14 @@ class Work:
             wish, said = self._wish, self._heard()
             if self._is_waiting:
                 return True
+            failed = said is not None and wish.action == "rollback" and not said.get("later")
+            error = said.get("error") if said is not None and failed else None
             for index, part in enumerate(job.parts):
-                if part.asked and part.model == wish.model:
+                if part.model == wish.model and error is not None:  # the others are undone all the same
+                    why = _plain(f"{job.why}; model {wish.model} can't be switched back: {error}")
+                    self._put_part(job.model_copy(update={"why": why}), index, before=None, asked=False)
+                elif part.model == wish.model and part.asked:
                     self._put_part(job, index, asked=False)
-            if said is not None and wish.action == "rollback" and "error" in said and not said.get("later"):
-                why = f"{job.why}; model {wish.model} can't be switched back: {said['error']}"
-                self._finish(self._book.job or job, job.end or "FAILED", why)
             return True
         for index, part in enumerate(job.parts):
             if part.before is None or part.before == part.digest:
@@ -260,8 +271,12 @@ class Work:
 
     def _want(self, action: Literal["activate", "rollback"], model: str, digest: str | None = None) -> bool:
         with contextlib.suppress(EdgeslmError):  # another command waits for the node
-            self._wish = self._models.wish(action, model, digest)
+            self._make(action, model, digest)
         return True
+
+    def _make(self, action: Literal["activate", "rollback"], model: str, digest: str | None) -> None:
+        self._wish = self._models.wish(action, model, digest)
+        self._asked_at = time.monotonic()
 
     # What is written down
 

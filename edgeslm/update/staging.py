@@ -210,7 +210,7 @@ class _Member(tarfile.TarInfo):
     """Whose name isn't longer than a path can be: ``tarfile`` reads long ones into memory whole."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         found = super().frombuf(buf, encoding, errors)
         if found.type not in _CONTENT and found.size > MOST_NAME_BYTES:
             raise BundleError(f"there is a name of {found.size} bytes in the archive")

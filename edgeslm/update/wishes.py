@@ -24,6 +24,8 @@ from edgeslm.records import write_record
 from edgeslm.update.store import FOLDER
 
 LOOK_EVERY_S: Final = 0.2
+LOCK_TRIES: Final = 20
+LOCK_PAUSE_S: Final = 0.02
 
 
 class Wish(BaseModel):
@@ -55,9 +57,12 @@ class Wishes:
         self._wish.unlink(missing_ok=True)
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            with contextlib.suppress(BlockingIOError):  # another node of this name: the journal refuses it
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
+            for _ in range(LOCK_TRIES):  # whoever looks whether a node runs holds it for a moment
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(LOCK_PAUSE_S)
+            yield  # without it: another node of this name, which the journal refuses
         finally:
             os.close(descriptor)
 

@@ -31,6 +31,8 @@ def test_the_process_asks_and_ends_when_it_is_told_to(
         while "proceeding" not in action.executions:
             assert process.poll() is None and time.monotonic() < give_up_at
             time.sleep(0.02)
+        assert cli.main(["rollout", "hawkbit", str(tmp_path / "config.yaml")]) == 1
+        assert "running already for the node hall" in capsys.readouterr().err
         process.send_signal(signal.SIGTERM)
         _, words = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, words

@@ -15,6 +15,8 @@ from edgeslm import __version__
 from edgeslm.bundle import load_bundle
 from edgeslm.errors import RolloutError
 from edgeslm.rollout.hawkbit import Hawkbit
+from edgeslm.rollout.jobs import Job, Part
+from edgeslm.rollout.work import Work
 from edgeslm.update.store import Store
 from edgeslm.update.wishes import Wishes
 from tests.apps import App
@@ -331,6 +333,85 @@ def test_a_maintenance_window_is_waited_for(server: Any, hawkbit: Hawkbit, tmp_p
     drive(hawkbit, lambda: of(hawkbit).step == "switching", "the window is open")
 
 
+def test_a_window_that_opens_after_a_rollouts_time_is_still_waited_for(
+    server: Any, configuration: dict[str, Any], tmp_path: Path
+) -> None:
+    module = server.module("small", pack(tmp_path / "new", "v2", b"version 2"))
+    action = server.assign("hall", module, update="skip", window="unavailable")
+    hawkbit = client(load(tmp_path, configuration))
+    drive(hawkbit, lambda: "downloaded" in action.executions, "it is downloaded")
+    hawkbit._work._looked -= 1_000_000  # so long ago was the last look
+    polls = server.polls["hall"]
+    drive(hawkbit, lambda: server.polls["hall"] > polls + 1, "it is asked again")
+    assert (of(hawkbit).state, of(hawkbit).step) == ("IN_PROGRESS", "downloaded")
+    action.update, action.window = "forced", "available"
+    drive(hawkbit, lambda: of(hawkbit).step == "switching", "the window is open")
+    hawkbit._work._looked -= 1_000_000
+    drive(hawkbit, over(hawkbit), "then it has its time")
+    assert of(hawkbit).state == "TIMED_OUT"
+
+
+def test_what_the_server_offers_again_is_begun_again(server: Any, hawkbit: Hawkbit, tmp_path: Path) -> None:
+    module = server.module("small", pack(tmp_path / "new", "v2", b"version 2"))
+    action = server.assign("hall", module, download="skip")
+    drive(hawkbit, lambda: "scheduled" in action.executions, "it is queued")
+    action.status = "CANCELED"
+    drive(hawkbit, over(hawkbit), "it is over")
+    assert of(hawkbit).state == "REMOVED"
+    action.status, action.download = "RUNNING", "forced"
+    drive(hawkbit, lambda: "proceeding" in action.executions, "it is here")
+
+
+def test_a_job_of_a_model_that_is_configured_no_more_ends(
+    server: Any, hawkbit: Hawkbit, tmp_path: Path
+) -> None:
+    part = Part(model="gone", digest="sha256:1", before="sha256:0", asked=True)
+    for step in ("switching", "watching", "undoing"):
+        hawkbit.book.put(Job(id="1", state="IN_PROGRESS", step=step, parts=(part,), end="FAILED"))
+        for _ in range(3):
+            hawkbit.turn()
+        assert of(hawkbit).is_over or step == "switching"
+    with Wishes(tmp_path / "state", "hall").running():
+        hawkbit.book.put(Job(id="1", state="IN_PROGRESS", step="switching", parts=(part,)))
+        drive(hawkbit, lambda: (tmp_path / "state/updates/wish-hall.json").exists(), "the node is asked")
+
+
+def test_an_answer_of_the_node_that_got_lost_is_asked_for_again(tmp_path: Path, hawkbit: Hawkbit) -> None:
+    node = Wishes(tmp_path / "state", "hall")
+    work = Work(hawkbit.book, hawkbit._models, hawkbit._bring, timeout_s=3600, silent_s=0.0)
+    part = Part(model="small", digest=f"sha256:{'1' * 64}")
+    with node.running():
+        work.begin(Job(id="1", state="IN_PROGRESS", step="switching", parts=(part,)))
+        asked = 0
+        while not of(hawkbit).is_over:
+            work.look()
+            asked += node.next() is not None  # and it says nothing, ever
+    assert asked == 3
+    assert "didn't say what came of it" in of(hawkbit).why
+
+
+def test_a_model_that_cannot_go_back_leaves_the_others_to_do_so(tmp_path: Path, hawkbit: Hawkbit) -> None:
+    models, node = hawkbit._models, Wishes(tmp_path / "state", "hall")
+    before = {name: models.digest(name) for name in ("small", "encoder")}
+    new = {"small": f"sha256:{'1' * 64}", "encoder": f"sha256:{'2' * 64}"}
+    for name in new:
+        models.store.activate(name, before[name] or "", new[name], on_trial=True)
+    parts = tuple(Part(model=name, digest=new[name], before=before[name]) for name in new)
+    with node.running():
+        hawkbit._work.begin(Job(id="1", state="IN_PROGRESS", step="watching", parts=parts))
+        hawkbit._work.stop("FAILED", "it was bad")
+        while not of(hawkbit).is_over:
+            hawkbit._work.look()
+            if (wish := node.next()) is None:
+                continue
+            if wish.model == "small":
+                node.tell(wish, {"error": "its old bundle is gone"})
+            else:
+                node.tell(wish, {"digest": models.store.roll_back(wish.model)})
+    assert {name: models.digest(name) for name in new} == {**before, "small": new["small"]}
+    assert of(hawkbit).why == "it was bad; model small can't be switched back: its old bundle is gone"
+
+
 def test_a_download_alone_is_over_when_it_is_here(server: Any, hawkbit: Hawkbit, tmp_path: Path) -> None:
     archive = pack(tmp_path / "new", "v2", b"version 2")
     action = server.assign("hall", server.module("small", archive), update="skip")
@@ -362,7 +443,7 @@ def test_another_offer_takes_the_place_of_one_that_touched_nothing(
 
 
 def test_it_is_given_up_after_its_time(server: Any, configuration: dict[str, Any], tmp_path: Path) -> None:
-    configuration["rollouts"]["timeout_s"] = 1
+    configuration["rollouts"]["timeout_s"], configuration["updates"]["trial_s"] = 1, 0
     module = server.module("small", pack(tmp_path / "new", "v2", b"version 2"))
     action = server.assign("hall", module)
     hawkbit = client(load(tmp_path, configuration))

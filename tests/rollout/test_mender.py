@@ -209,6 +209,15 @@ def test_without_a_node_nothing_is_installed(configuration: dict[str, Any], tmp_
     assert Store(tmp_path / "state", "hall").bundles() == []
 
 
+def test_where_no_node_ever_was_there_is_nothing_to_undo(
+    configuration: dict[str, Any], tmp_path: Path
+) -> None:
+    write_configuration(tmp_path, configuration)
+    device = Device(tmp_path, pack(tmp_path / "new", "small", b"weights of version 2"))
+    device.does("ArtifactRollback", "ArtifactFailure", "Cleanup")
+    assert not (tmp_path / "state").exists()
+
+
 @pytest.mark.parametrize(
     ("meta", "files", "sentence"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from pathlib import Path
 
@@ -46,3 +47,15 @@ def test_what_was_wished_of_an_earlier_run_or_by_others_is_left(tmp_path: Path) 
             file.write_text(text)
             file.chmod(mode)
             assert node.next() is None
+
+
+def test_a_node_runs_though_somebody_looks_at_the_moment_whether_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "updates" / "running-hall.lock"
+    lock.parent.mkdir()
+    with lock.open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr("edgeslm.update.wishes.time.sleep", lambda s: fcntl.flock(looking, fcntl.LOCK_UN))
+        with Wishes(tmp_path, "hall").running():
+            assert Wishes(tmp_path, "hall").is_node_running
