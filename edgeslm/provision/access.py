@@ -65,10 +65,7 @@ def _own(topics: Topics, config: Config) -> Iterator[Grant]:
         yield Grant("write", told, "what it says of itself")
     # It reads them too, for `edgeslm check --connect`.
     yield Grant("readwrite", topics.result("#"), "its results")
-    for reply in config.replies:
-        yield Grant("write", reply, "where requests may send results to (replies)")
-        if not reply.endswith("#"):
-            yield Grant("write", topics.stream(reply), "where requests may send results to (replies)")
+    yield from _replies(config)
     for command in config.control.allow:
         yield Grant("read", topics.control(_levels(command)), "commands that it takes (control)")
         yield Grant("write", topics.control_result(_levels(command)), "commands that it takes (control)")
@@ -76,6 +73,13 @@ def _own(topics: Topics, config: Config) -> Iterator[Grant]:
         yield Grant("write", entity_filter(prefix, topics.base), "what Home Assistant is told (discovery)")
         yield Grant("read", f"{prefix}/status", "what Home Assistant is told (discovery)")
     yield Grant("read", BROKER_DROPPED, "what the broker dropped, for health")
+
+
+def _replies(config: Config) -> Iterator[Grant]:
+    for reply in config.replies:
+        yield Grant("write", reply, "where requests may send results to (replies)")
+        if not reply.endswith("#"):
+            yield Grant("write", Topics.stream(reply), "where requests may send results to (replies)")
 
 
 def _member(config: Config) -> Iterator[Grant]:
@@ -111,8 +115,7 @@ def _dispatcher(pool: str, nodes: Mapping[str, Config]) -> Iterator[Grant]:
         for task in member.pool.tasks if member.pool is not None else ():
             yield Grant("write", own.request(task), f"asks the member {member.node}")
         yield Grant("write", own.cancel, f"asks the member {member.node}")
-    for reply in dict.fromkeys(reply for member in members for reply in member.replies):
-        yield Grant("write", reply, "where requests may send results to (replies)")
+        yield from _replies(member)
 
 
 def _is_member(config: Config, pool: str) -> bool:

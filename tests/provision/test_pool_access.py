@@ -63,6 +63,8 @@ def test_a_dispatcher_asks_members_for_what_they_do_for_its_pool() -> None:
         assert not user.may("write", topic)
     assert not user.may("read", hall.request("triage"))
     assert not user.may("read", f"{HANDS}/req/triage")
+    narrow = app_user("hand:dispatcher=feet", [of("feet", "dispatcher", replies=["apps/+/answers"])])
+    assert narrow.may("write", "apps/desk/answers") and narrow.may("write", "apps/desk/answers/stream")
 
 
 @pytest.mark.parametrize(
@@ -170,8 +172,8 @@ def test_members_apps_and_a_dispatcher_work_together_with_nothing_but_their_gran
     with (
         run("left"),
         run("far"),
-        site.app("root", "edgeslm/v1/+/state", f"{FEET}/state") as root,
-        DispatcherProcess(tmp_path / "d", "", pool="feet", broker=site.login("hand")),
+        site.app("root", "edgeslm/v1/+/state", f"{FEET}/state", f"{FEET}/health") as root,
+        DispatcherProcess(tmp_path / "d", "", pool="feet", broker=site.login("hand")) as dispatcher,
         client("desk", "hands") as desk,
         client("phone", "feet") as phone,
     ):
@@ -181,3 +183,9 @@ def test_members_apps_and_a_dispatcher_work_together_with_nothing_but_their_gran
         assert phone.request("triage", "x").unwrap()["label"] == "normal"
         with pytest.raises(BrokerError, match="refuses the request"):
             phone.request("gist", "x")
+        with DispatcherProcess(tmp_path / "e", "", pool="feet", broker=site.login("hand")) as other:
+            root.wait_until(lambda: "connected" in other.words, "the other waits")
+            dispatcher.kill()
+            assert phone.request("triage", "y").unwrap()["label"] == "normal"
+            assert root.take(f"{FEET}/health", lambda heard: heard.json["results"]).json["alerts"] == []
+            assert "refuses" not in dispatcher.words + other.words
