@@ -15,6 +15,7 @@ from edgeslm.observe.overview import STALE_S, Painter, duration, figures_of, pla
 
 POOL = "pool/"
 _MOST = 64
+_MOST_MEMBERS = 1000
 _DIGEST = 12
 """Digits of a digest that a person compares; the JSON has all."""
 WhyNot = Callable[[str, Mapping[str, Any]], str | None]
@@ -138,7 +139,7 @@ def _moved(drift: Any) -> Iterable[str]:
 
 
 def _states(members: Any) -> dict[str, str]:
-    items = list(members.items())[:_MOST] if isinstance(members, Mapping) else []
+    items = list(members.items())[:_MOST_MEMBERS] if isinstance(members, Mapping) else []
     return {plain(name): plain(state) for name, state in items if isinstance(state, str)}
 
 

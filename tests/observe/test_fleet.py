@@ -134,6 +134,8 @@ def test_a_dispatcher_is_counted_apart_with_its_members() -> None:
     assert pool.members == {"hall": "online", "yard": "offline"}
     assert "fleet   1 node, 1 up, 1 dispatcher" in seen(entry(), pool)
     assert "  members: hall online, yard offline" in seen(pool)
+    many = {f"n{number}": "online" for number in range(200)}
+    assert entry("pool/hands", info={"members": many}).members == many
 
 
 anything = st.recursive(
