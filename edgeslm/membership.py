@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 
 from edgeslm.bus.network import Subscription
-from edgeslm.bus.node_topics import Topics
+from edgeslm.bus.node_topics import DISPATCH, Topics
 from edgeslm.records import write_record
 from edgeslm.sections import Pool
 
@@ -68,6 +68,14 @@ class Membership:
     def subscriptions(self) -> list[Subscription]:
         """The share of the requests, and what is told to every member."""
         return [Subscription(one) for one in self._filters] if self._is_in else []
+
+    @property
+    def replies(self) -> list[str]:
+        """Where a dispatcher has this node send results, whatever else it may send them to."""
+        pool = self._pool
+        if pool is None or pool.by != "dispatcher":
+            return []
+        return [f"{self._pools[pool.name].result('+')}/{DISPATCH}/{self._own.node}"]
 
     @property
     def left_over(self) -> list[str]:

@@ -280,8 +280,9 @@ class Pipeline:
 
     async def _serve(self, held: Held, topics: Topics, task: str) -> None:
         config = self._config
+        replies = [*config.replies, *self._membership.replies]
         await self._serving.serve(
-            held, task, topics, replies=config.replies, packet_bytes=config.limits.packet_bytes
+            held, task, topics, replies=replies, packet_bytes=config.limits.packet_bytes
         )
 
     async def _answer(

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from edgeslm.bus.node_topics import Topics
+from edgeslm.dispatch.topics import PoolTopics
 from edgeslm.membership import Membership
 from edgeslm.sections import Pool
+from edgeslm.topics import matches
 
 OWN = Topics("hall", "plant")
 SHARE = "$share/triage/plant/v1/pool/triage/req/topic"
@@ -55,6 +57,14 @@ def test_who_has_no_share_subscribes_to_nothing(tmp_path: Path, of: Pool | None)
     assert filters(membership) == []
     assert membership.leave() == []
     assert not (tmp_path / "pools.json").exists()
+
+
+def test_a_dispatcher_hears_of_its_members_whatever_their_replies_say(tmp_path: Path) -> None:
+    file = tmp_path / "pools.json"
+    assert member(file, None).replies == member(file, pool()).replies == []
+    (allowed,) = member(file, pool(by="dispatcher")).replies
+    assert matches(allowed, PoolTopics("triage", "plant").reply("topic", "hall"))
+    assert not matches(allowed, PoolTopics("triage", "plant").reply("topic", "yard"))
 
 
 @pytest.mark.parametrize("now", [None, pool("triage", "fields"), pool("other"), pool(by="dispatcher")])

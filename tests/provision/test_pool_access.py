@@ -128,7 +128,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     configurations = {
         "left": _settings(folder, "left"),
         "right": _settings(folder, "right"),
-        "far": _settings(folder, "far", pool=by_dispatcher),
+        "far": _settings(folder, "far", pool=by_dispatcher, replies=["apps/+/answers"]),
     }
     site = Site(folder, configurations, APPS)
     site.configurations = configurations  # type: ignore[attr-defined]
