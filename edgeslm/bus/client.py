@@ -171,9 +171,16 @@ class BusClient:
         return self._unsent_dropped + (self._handover.dropped if self._handover else 0)
 
     @property
-    def held_back(self) -> int:
-        """Deliveries that are acknowledged as soon as earlier ones are."""
-        return len(self._acked)
+    def speaks_mqtt5(self) -> bool:
+        """Whether the last connection was of MQTT 5, with Response Topics and Correlation Data."""
+        return self._welcome is not None and self._welcome.mqtt5
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether half of what the broker brings at a time, by our Receive Maximum or by its own, only waits
+        for an earlier delivery to be acknowledged."""
+        its = self._welcome.receive_maximum if self._welcome is not None else 65535
+        return len(self._acked) >= min(self._settings.receive_maximum, its) / 2
 
     @property
     def waiting_bytes(self) -> int:

@@ -18,6 +18,7 @@ from edgeslm.dispatch.answered import Answered, parse_keys
 from edgeslm.dispatch.lease import QUIET_S, Lease, Word, parse_lease
 from edgeslm.dispatch.settings import Settings
 from edgeslm.dispatch.topics import PoolTopics
+from edgeslm.errors import BrokerError
 
 JITTER_S = 0.5
 """Of several who wait not all should take over at once."""
@@ -96,7 +97,7 @@ class Standby:
     async def wait(self, hold_off_s: float = 0.0) -> None:
         """Returns when the lease is free, not before ``hold_off_s`` seconds. Can be cancelled.
 
-        :raises BrokerError: trying to connect again is no use.
+        :raises BrokerError: trying to connect again is no use, or the broker is too old.
         """
         await self.bus.start()
         not_before = time.monotonic() + hold_off_s + random.uniform(0, JITTER_S)
@@ -113,6 +114,11 @@ class Standby:
                     news.cancel()
                 if self.bus.failed.done():
                     self.bus.failed.result()
+                if self.bus.connected and not self.bus.speaks_mqtt5:
+                    raise BrokerError(
+                        "The broker speaks only MQTT 3.1.1, by which no node could tell a dispatcher what it "
+                        "answers; use one with MQTT 5, such as mosquitto."
+                    )
         finally:
             await self.bus.stop()
 

@@ -189,7 +189,7 @@ class Work:
         while True:
             await asyncio.sleep(TICK_S)
             self.nodes.tick()
-            if self.pool.held_back >= self.settings.limits.queue / 2:
+            if self.pool.is_held_up:
                 self.nodes.forwarder.refuse_stranded()
             members = self.nodes.members
             if (now := (sorted(members.tasks), members.known, members.problems)) != offered:

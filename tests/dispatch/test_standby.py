@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pytest
+
 from edgeslm.dispatch.answered import Answered, encode_keys
 from edgeslm.dispatch.lease import encode_lease
 from edgeslm.dispatch.settings import parse_settings
 from edgeslm.dispatch.standby import Standby
+from edgeslm.errors import BrokerError
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto
 from tests.fakes import make_key
@@ -22,12 +25,16 @@ async def _until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+def make_standby(url: str, answered: Answered) -> Standby:
+    settings = parse_settings(f"pool: triage\nbroker: {{url: '{url}'}}\nname: here\n")
+    return Standby(settings, "session", answered, is_first=True)
+
+
 def test_it_remembers_what_the_one_at_work_has_answered_until_that_is_void(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
     answered = Answered(tmp_path / "answered", 8)
-    settings = parse_settings(f"pool: triage\nbroker: {{url: '{broker.url}'}}\nname: here\n")
-    standby = Standby(settings, "session", answered, is_first=True)
+    standby = make_standby(broker.url, answered)
 
     async def wait(app: App) -> None:
         waiting = asyncio.create_task(standby.wait())
@@ -49,3 +56,23 @@ def test_it_remembers_what_the_one_at_work_has_answered_until_that_is_void(
         app.publish(f"{POOL}/lease", encode_lease("run", "there", 3600.0), retain=True)
         asyncio.run(wait(app))
     answered.close()
+
+
+def test_a_broker_without_mqtt_5_is_no_use(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_5 = b"MQTT\5" in await reader.read(1000)
+        writer.write(bytes([0x20, 2, 0, int(is_5)]))  # CONNACK: unacceptable protocol version, or welcome
+        while not is_5 and await reader.read(1000):
+            pass
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        answered = Answered(tmp_path / "answered", 8)
+        async with server, asyncio.timeout(WAIT_S):
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(BrokerError, match=r"speaks only MQTT 3\.1\.1"):
+                await make_standby(f"mqtt://127.0.0.1:{port}", answered).wait()
+        answered.close()
+
+    asyncio.run(main())

@@ -259,11 +259,15 @@ def test_an_unknown_task_is_told_once_members_have_spoken(
             assert app.take(f"{POOL}/res/nothing").json["status"] == "ok", "nodes come and go"
 
 
-def test_a_request_whose_nodes_are_away_does_not_stop_the_others(
-    app: App, broker: Mosquitto, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("bound_by", ["the dispatcher", "the broker"])
+def test_a_request_whose_nodes_are_away_does_not_stop_the_others(tmp_path: Path, bound_by: str) -> None:
+    own, brokers = (8, 256) if bound_by == "the dispatcher" else (256, 8)
+    broker = Mosquitto(tmp_path, f"max_inflight_messages {brokers}\n")
+    broker.start()
+    limits = {"queue": own, "sender_queue": own}
     with (
-        DispatcherProcess(tmp_path / "one", broker.url, limits={"queue": 8, "sender_queue": 8}),
+        App(broker.port, f"{POOL}/#") as app,
+        DispatcherProcess(tmp_path / "one", broker.url, limits=limits),
         Member(broker.url, "a"),
     ):
         with Member(broker.url, "b", tasks=["rare"], kinds={"rare": "classify"}):
@@ -275,6 +279,7 @@ def test_a_request_whose_nodes_are_away_does_not_stop_the_others(
         for text in texts:
             assert take(app, text).json["status"] == "ok"
         assert app.take(f"{POOL}/res/rare").code == "busy"
+    broker.stop()
 
 
 def test_what_was_answered_is_forgotten_with_the_brokers_session(
