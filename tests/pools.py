@@ -229,8 +229,11 @@ class DispatcherProcess:
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
-    def terminate(self) -> int:
+    def request_stop(self) -> None:
         self._process.terminate()
+
+    def terminate(self) -> int:
+        self.request_stop()
         return self._process.wait(WAIT_S)
 
     @property

@@ -175,6 +175,7 @@ class Work:
 
     async def _hand_over(self) -> None:
         """Says that whoever waits may go on."""
+        self._tell_answered()
         await self.presence.change("stopped")
         if self.pool.connected:
             free = encode_lease(None, self.settings.name, self.settings.lease_s)
@@ -277,7 +278,7 @@ class Work:
 
     def _tell_answered(self) -> None:
         untold, self._untold = self._untold, []
-        if not self._is_closed and self.pool.connected:
+        if self._leads and untold and self.pool.connected:
             self.pool.publish(self.topics.answered, encode_keys(untold), qos=0)
 
     def _hear_lease(self, payload: bytes) -> None:

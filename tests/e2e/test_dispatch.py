@@ -235,6 +235,32 @@ def test_what_only_had_to_be_acknowledged_is_not_answered_again(
             second.kill()
 
 
+def test_what_is_answered_while_it_drains_is_told_too(
+    app: App, broker: Mosquitto, tmp_path: Path, dispatcher: DispatcherProcess
+) -> None:
+    with (
+        Member(broker.url, "a", silent) as a,
+        Member(broker.url, "b", silent) as b,
+        DispatcherProcess(tmp_path / "two", broker.url) as second,
+    ):
+        app.wait_until(lambda: "connected" in second.words, "the second listens")
+        ask(app, "1")
+        app.wait_until(lambda: len(a.runs) + len(b.runs) == 1, "the first is at a member")
+        ask(app, "2")
+        app.wait_until(lambda: len(a.runs) + len(b.runs) == 2, "the second is at the other one")
+        first, other = (a, b) if a.runs[0].input == "1" else (b, a)
+        dispatcher.request_stop()
+        app.take_state(POOL, "draining")
+        other.tell()
+        assert take(app, "2").json["status"] == "ok"
+        app.take(f"{POOL}/lease", lambda heard: heard.json["name"] == "two" and heard.json["holder"])
+        first.answers = other.answers = lambda request: {"label": "later"}
+        first.tell()
+        assert take(app, "1").json["status"] == "ok"
+        assert second.terminate() == 0
+        assert not app.untaken(REPLY)
+
+
 def test_a_busy_member_is_asked_later(app: App, broker: Mosquitto, dispatcher: DispatcherProcess) -> None:
     asked: list[str] = []
 
