@@ -17,7 +17,7 @@ from edgeslm.bus.node_topics import Topics
 from edgeslm.errors import BrokerError, ProvisionError
 from edgeslm.provision.access import COMMANDS, Grant, User, route_output
 from edgeslm.provision.certificates import check_host
-from edgeslm.sections import Config
+from edgeslm.sections import Config, Route
 from edgeslm.topics import SITES, filter_fault, link_topic, matches, overlap, site_fault, site_topic
 
 KEEPALIVE_S = 30
@@ -206,17 +206,22 @@ def _guards(
         if found := [asked for asked in down if matches(one, asked)]:
             raise ProvisionError(f"--guard {one!r}: {found[0]} may come down (--allow-down)")
         guarded.append(one)
-    for route in (route for config in configs for route in config.routes):
-        for source in (route.source, route.window.on if route.window is not None else None):
-            if source is None:
-                continue
-            one = "/".join("+" if _has_space(level) else level for level in source.split("/"))
-            if not any(matches(one, asked) for asked in down):
-                guarded.append(one)
+    for config in configs:
+        if config.discovery.prefix is not None:  # whoever listens there believes what a node is said to have
+            guarded.append(f"{config.discovery.prefix}/#")
+        for route in config.routes:
+            guarded += [one for one in _sources(route) if not any(matches(one, asked) for asked in down)]
     for one in dict.fromkeys(guarded):
         whole = [other for other in guarded if other != one and other[-1] == "#" and "+" not in other]
         if not any(matches(other, one) for other in whole):
             yield Mapping(one, "in", 0, _GUARDS, is_guard=True)
+
+
+def _sources(route: Route) -> Iterator[str]:
+    """What a route reads, as a bridge can map it."""
+    for source in (route.source, route.window.on if route.window is not None else None):
+        if source is not None:
+            yield "/".join("+" if _has_space(level) else level for level in source.split("/"))
 
 
 def _has_space(text: str) -> bool:
@@ -250,10 +255,17 @@ def _check_up(one: str, prefixes: Sequence[str], topics: Sequence[Mapping]) -> N
 
 
 def unsent(bridge: Bridge, configs: Sequence[Config]) -> list[str]:
-    """What somebody should know of the routes, as sentences: what stays at the site, what is sent again."""
+    """What somebody should know of the routes, as sentences: what stays at the site, what is sent again, what
+    isn't guarded."""
     said = []
+    down = [bridge.at_hub(one) for one in bridge.topics if one.direction == "in" and not one.is_guard]
     for config in configs:
         for route in config.routes:
+            if any(matches(one, asked) for one in _sources(route) for asked in down):
+                said.append(
+                    f"{config.node}'s route {route.name} reads {route.source}, below which requests may come "
+                    "down: a hub that was taken over reaches it; name more of the topic"
+                )
             if route.task is None:
                 continue
             target = route_output(route, Topics(config.node, config.prefix))

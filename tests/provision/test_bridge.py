@@ -42,6 +42,7 @@ def configuration(folder: Path, site: str) -> dict[str, Any]:
     hall = fake_configuration("", folder / site)
     del hall["node"]
     hall["tasks"] = {"triage": TASKS["triage"], "say": TASKS["say"]}
+    hall["discovery"] = {"prefix": "homeassistant"}
     hall["replies"] = [f"{HALL}/res/#", f"site/{site}/{HALL}/res/#"]
     hall["routes"] = [
         {"from": "factory/+/log", "task": "triage", "to": "factory/{{ topic[1] }}/log/label"},
@@ -202,6 +203,7 @@ def test_a_hub_that_was_taken_over_reaches_no_node_and_no_guarded_topic(tmp_path
     try:
         guarded = [f"{HALL}/{below}" for below in ("req/say", "ctl/reload", "cancel", "feedback", "state")]
         guarded += ["edgeslm/v1/pool/p/req/triage", "factory/3/log", "yard/1", "plc/valve/open"]
+        guarded += ["homeassistant/status", "homeassistant/sensor/x/config"]
         with site.app("root", "#") as below:
             hostile.send([*guarded, "not/guarded"])
             below.take("not/guarded")
@@ -395,6 +397,9 @@ def test_guards_stand_for_what_nodes_and_routes_read_and_none_takes_what_may_com
     assert guards() == ["edgeslm/#", "factory/+/log", "+/x", "site/#"]
     assert guards(guard=["factory/#"]) == ["edgeslm/#", "factory/#", "+/x", "site/#"]
     assert guards(down=["hall/triage"]) == ["edgeslm/#", "factory/+/log", "+/x"]
+    notes = unsent(plan_bridge("north", HUB, [one], down=["hall/triage"]), [one])
+    (note,) = [note for note in notes if "taken over" in note]
+    assert "reads site/#, below which requests may come down" in note
     with pytest.raises(ProvisionError, match="site/north/edgeslm/v1/hall/req/triage may come down"):
         guards(down=["hall/triage"], guard=["#"])
 
