@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from edgeslm.commands.parts import add_part
 from edgeslm.commands.screen import say
 from edgeslm.errors import BrokerError
-from edgeslm.topics import DEFAULT_PREFIX, site_fault
+from edgeslm.topics import DEFAULT_PREFIX, site_fault, site_topic
 
 if TYPE_CHECKING:
     from edgeslm.observe.fleet import Entry
@@ -128,5 +128,6 @@ def _heard(arguments: argparse.Namespace) -> list[Entry]:
     ]
     who = "any node" if arguments.node is None else f"the node {plain(arguments.node)}"
     if not any(arguments.node in (None, one.name) for one in entries):
-        raise BrokerError(f"The broker at {address} has heard nothing of {who} below {arguments.prefix}/v1.")
+        below = f"{arguments.prefix}/v1" if site is None else site_topic(site, f"{arguments.prefix}/v1")
+        raise BrokerError(f"The broker at {address} has heard nothing of {who} below {below}.")
     return entries

@@ -29,6 +29,8 @@ from edgeslm.update.store import Store
 log = logging.getLogger("edgeslm.update")
 
 MOST_FILES: Final = 10_000
+MOST_KEPT: Final = 3
+"""Of those beside the one that is brought."""
 MOST_NAME_BYTES: Final = 65_536
 """Of a header that names the member behind it (POSIX ``pax``, GNU ``L``)."""
 _CONTENT: Final = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE)
@@ -101,8 +103,8 @@ class Staging:
 
     def _bring_from(self, url: str, promise: Promise | None) -> Bundle:
         self._store.folder.mkdir(parents=True, exist_ok=True)
-        self._forget_old()
         file = self._store.folder / f".part-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+        self._forget_old(file)
         with file.open("ab") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,11 +201,18 @@ class Staging:
                 self._allowance.look()
                 written.write(piece)
 
-    def _forget_old(self) -> None:
-        for file in self._store.folder.glob(".part-*"):
-            with contextlib.suppress(OSError):
-                if time.time() - file.stat().st_mtime > KEPT_S:
-                    file.unlink()
+    def _forget_old(self, wanted: Path) -> None:
+        """The newest of those that broke off are kept for a while: a server may offer ever more."""
+        parts = [file for file in self._store.folder.glob(".part-*") if file.suffix != ".json"]
+        with contextlib.suppress(OSError):
+            parts.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+        others = [file for file in parts if file != wanted]
+        for file in parts:
+            with contextlib.suppress(OSError), file.open("rb") as lock:
+                is_old = time.time() - file.stat().st_mtime > KEPT_S
+                if is_old or file in others[MOST_KEPT:]:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is at it
+                    _remove(file)
 
 
 class _Member(tarfile.TarInfo):

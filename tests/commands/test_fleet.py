@@ -89,6 +89,8 @@ def test_the_nodes_of_sites_at_their_hub(
 def test_nobody_is_there(broker: Mosquitto, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["fleet", "list", "--broker", broker.url]) == 1
     assert "has heard nothing of any node below edgeslm/v1" in capsys.readouterr().err
+    assert cli.main(["fleet", "list", "--broker", broker.url, "--sites"]) == 1
+    assert "has heard nothing of any node below site/+/edgeslm/v1" in capsys.readouterr().err
     assert cli.main(["fleet", "list", "--broker", f"mqtt://127.0.0.1:{free_port()}"]) == 1
 
 

@@ -357,6 +357,21 @@ def test_a_download_that_nobody_goes_on_with_is_removed(
     assert left_over(store) == []
 
 
+def test_downloads_that_break_off_one_after_the_other_do_not_fill_the_disk(
+    store: Store, server: Server
+) -> None:
+    for number in range(6):
+        server.cuts = [1_000_000] * 3
+        with pytest.raises(BundleError, match="what came is kept"):
+            bring(store, f"{server.url}?{number}", ca_file=server.ca_file)
+    kept = [name for name in left_over(store) if name.startswith(".part-") and not name.endswith(".json")]
+    assert len(kept) == 1 + staging.MOST_KEPT
+    assert len(left_over(store)) == 2 * len(kept), "and what is noted of each"
+    server.ranges = []
+    bring(store, f"{server.url}?5", ca_file=server.ca_file)
+    assert server.ranges == ["bytes=1000000-"], "the newest is gone on with"
+
+
 def test_a_download_is_held_to_what_was_promised(store: Store, server: Server, bundle: Path) -> None:
     size, right = len(server.payload), hashlib.sha256(server.payload).hexdigest()
 
