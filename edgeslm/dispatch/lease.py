@@ -17,6 +17,8 @@ from edgeslm.errors import InvalidRequest, ProtocolError
 LONGEST_S = 3600.0
 QUIET_S = 1.5
 """After so long without a word the broker has no lease to tell of."""
+FORGOTTEN_S = 15.0
+"""How long at most one who held a lease that the broker has forgotten has to say it again."""
 RETURN_S = 2.0
 """How long one whose connection broke has to come back: a reset costs a second."""
 
@@ -74,7 +76,8 @@ class Lease:
         if word is None or word.holder is None or (self._is_first and word.name == self._name):
             self._free_at, self._quiet_s = now, QUIET_S
         else:
-            self._free_at, self._quiet_s = now + word.for_s, max(QUIET_S, word.for_s)
+            self._free_at = now + word.for_s
+            self._quiet_s = max(QUIET_S, min(word.for_s, FORGOTTEN_S))
 
     def hear_state(self, payload: bytes, now: float) -> None:
         """What the dispatcher at work says of itself, or the broker in its place."""

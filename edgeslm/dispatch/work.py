@@ -98,7 +98,7 @@ class Work:
         self._receipts: dict[Held, Delivery] = {}
         self._leads = False
         self._client_id = client_id
-        self._may_connect = True
+        self._may_connect = self._takes_lease = True
         self._looking: asyncio.Task[None] | None = None
         self._connections = 0
         self._sessions_lost = 0
@@ -225,7 +225,7 @@ class Work:
             self._journal.begin_session()
             self._answered.clear()
             self.pool.publish(self.topics.answered, b"", qos=0)
-        if not self._connections:  # it takes the lease; later another may have it, which is looked at first
+        if self._takes_lease:  # later another may have it, which is looked at first
             self._say_lease()
         self._connections += 1
         watched = (self.topics.lease, self._clients.state)
@@ -305,6 +305,7 @@ class Work:
             log.warning("the lease can't be looked at: %s", error)
             word = None
         if word is None or word.holder in (None, self.boot_id):
+            self._takes_lease = word is None  # the broker has forgotten it
             self._may_connect = True
         else:
             self._give_way()

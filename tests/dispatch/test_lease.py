@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.bus.protocol import StateName, encode_state
-from edgeslm.dispatch.lease import QUIET_S, RETURN_S, Lease, encode_lease, parse_lease
+from edgeslm.dispatch.lease import FORGOTTEN_S, QUIET_S, RETURN_S, Lease, encode_lease, parse_lease
 
 
 def lease(*, is_first: bool = True) -> Lease:
@@ -68,6 +68,10 @@ def test_a_broker_that_forgot_it_leaves_the_holder_its_time_to_come_back() -> No
     own.lose()
     own.listen(102.0)
     assert own.wait_s(102.0) == 10.0
+    own.hear(encode_lease("x", "there", 3600.0), 102.5)
+    own.lose()
+    own.listen(103.0)
+    assert own.wait_s(103.0) == FORGOTTEN_S
     own.hear(encode_lease(None, "there", 10.0), 103.0)
     own.lose()
     own.listen(104.0)

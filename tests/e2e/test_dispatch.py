@@ -181,20 +181,28 @@ def test_a_broker_that_is_killed_loses_nothing_that_the_dispatcher_holds(
     keeps = "persistence true\nautosave_on_changes true\nautosave_interval 1\n"
     broker = Mosquitto(tmp_path, "max_inflight_messages 256\n" + ("" if forgets else keeps))
     broker.start()
-    with DispatcherProcess(tmp_path / "one", broker.url), Member(broker.url, "a", silent) as a:
+    one, two = (DispatcherProcess(tmp_path / name, broker.url, lease_s=3600) for name in ("one", "two"))
+    with one, Member(broker.url, "a", silent) as a:
         with App(broker.port, f"{POOL}/#") as app:
-            wait_members(app, "a")
-            ask(app, "1")
-            app.wait_until(lambda: len(a.runs) == 1, "it is at the member")
-        broker.kill()
-        broker.start()
-        a.answers = lambda request: {"label": "a"}
-        with App(broker.port, f"{POOL}/#") as app:
-            wait_members(app, "a")
-            a.tell()
-            assert take(app, "1").json["status"] == "ok"
-            ask(app, "2")
-            assert take(app, "2").json["status"] == "ok"
+            lease = app.take(f"{POOL}/lease", lambda heard: heard.json["holder"])
+        with two:
+            with App(broker.port, f"{POOL}/#") as app:
+                wait_members(app, "a")
+                app.wait_until(lambda: "connected" in two.words, "the second listens")
+                ask(app, "1")
+                app.wait_until(lambda: len(a.runs) == 1, "it is at the member")
+            broker.kill()
+            broker.start()
+            a.answers = lambda request: {"label": "a"}
+            with App(broker.port, f"{POOL}/#") as app:
+                wait_members(app, "a")
+                a.tell()
+                assert take(app, "1").json["status"] == "ok"
+                ask(app, "2")
+                assert take(app, "2").json["status"] == "ok"
+                again = app.take(f"{POOL}/lease", lambda heard: heard.json["holder"])
+                assert again.json == lease.json, "who held what the broker forgot is at work"
+    assert "at work" not in two.words
     broker.stop()
 
 
