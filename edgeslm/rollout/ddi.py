@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -178,11 +178,13 @@ def same_server(href: str, base: str) -> bool:
     """Whether a link leads to the server at ``base``, by scheme, host and port."""
     try:
         one, other = urlsplit(href), urlsplit(base)
-        return (one.scheme, one.hostname, one.port) == (other.scheme, other.hostname, other.port) and (
-            "@" not in one.netloc
-        )
+        return _origin(one) == _origin(other) and "@" not in one.netloc
     except ValueError:
         return False
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 def action_of(href: str) -> str:

@@ -118,7 +118,9 @@ def test_without_tls_only_where_that_is_allowed() -> None:
     [
         (f"{BASE}/deploymentBase/3", True),
         ("https://hawkbit.plant/", True),
+        ("https://hawkbit.plant:443/x", True),
         ("http://hawkbit.plant/", False),
+        ("http://hawkbit.plant:443/", False),
         ("https://hawkbit.plant:444/", False),
         ("https://hawkbit.plant.evil/", False),
         ("https://x@hawkbit.plant/", False),
