@@ -15,9 +15,9 @@ import threading
 import time
 import zlib
 from collections.abc import Sequence
-from lzma import LZMAError
+from lzma import FORMAT_XZ, LZMADecompressor, LZMAError
 from pathlib import Path, PurePosixPath
-from typing import IO, Final, Self
+from typing import IO, Final, Self, cast
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.errors import BundleError
@@ -33,6 +33,10 @@ MOST_KEPT: Final = 3
 """Of those beside the one that is brought."""
 MOST_NAME_BYTES: Final = 65_536
 """Of a header that names the member behind it (POSIX ``pax``, GNU ``L``)."""
+XZ_BYTES: Final = 70 << 20
+"""Of memory, to unpack an ``.xz``: ``xz -9`` wants 65 MiB."""
+_XZ_BEGINS: Final = b"\xfd7zXZ\0"
+_XZ_PIECE: Final = 65_536
 _CONTENT: Final = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE)
 KEPT_S: Final = 7 * 24 * 3600.0
 """For which a download that broke off is kept."""
@@ -153,7 +157,7 @@ class Staging:
             inside = draft / "inside"
             inside.mkdir()
             try:
-                with tarfile.open(fileobj=archive, mode="r:*", tarinfo=_Member) as tar:
+                with _opened(archive) as tar:
                     self._extract(tar, name, inside)
             except (tarfile.TarError, EOFError, ValueError, RecursionError, zlib.error, LZMAError) as error:
                 said = str(error).partition("\n")[0]
@@ -224,6 +228,47 @@ class _Member(tarfile.TarInfo):
         if found.type not in _CONTENT and found.size > MOST_NAME_BYTES:
             raise BundleError(f"there is a name of {found.size} bytes in the archive")
         return found
+
+
+def _opened(archive: IO[bytes]) -> tarfile.TarFile:
+    """By how it begins: ``tarfile`` would also take what says itself how much memory it wants."""
+    begins = archive.read(len(_XZ_BEGINS))
+    archive.seek(0)
+    if begins == _XZ_BEGINS:
+        return tarfile.open(fileobj=cast(IO[bytes], _Xz(archive)), mode="r|", tarinfo=_Member)
+    if begins.startswith(b"\x1f\x8b"):
+        return tarfile.open(fileobj=archive, mode="r:gz", tarinfo=_Member)
+    if begins.startswith(b"BZh"):
+        return tarfile.open(fileobj=archive, mode="r:bz2", tarinfo=_Member)
+    return tarfile.open(fileobj=archive, mode="r:", tarinfo=_Member)
+
+
+class _Xz:
+    """What is in an ``.xz``, unpacked within a bound of memory, which its sender would choose else."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+        self._stream = _new_stream()
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; none at the end. :raises LZMAError: it is damaged, or wants too much."""
+        while True:
+            piece = b""
+            if self._stream.eof:  # another may follow, behind zeros
+                piece = self._stream.unused_data.lstrip(b"\0")
+                while not piece and (more := self._packed.read(_XZ_PIECE)):
+                    piece = more.lstrip(b"\0")
+                if not piece:
+                    return b""
+                self._stream = _new_stream()
+            elif self._stream.needs_input and not (piece := self._packed.read(_XZ_PIECE)):
+                raise EOFError("it ends too early")
+            if found := self._stream.decompress(piece, size):
+                return found
+
+
+def _new_stream() -> LZMADecompressor:
+    return LZMADecompressor(FORMAT_XZ, memlimit=XZ_BYTES)
 
 
 def _remove(part: Path) -> None:

@@ -7,6 +7,7 @@ import datetime
 import gzip
 import hashlib
 import io
+import lzma
 import random
 import ssl
 import tarfile
@@ -134,6 +135,28 @@ def test_a_name_that_would_fill_the_memory_is_refused(store: Store, tmp_path: Pa
     finally:
         tracemalloc.stop()
     assert left_over(store) == []
+
+
+@pytest.mark.parametrize("form", [lzma.FORMAT_XZ, lzma.FORMAT_ALONE])
+def test_an_archive_does_not_say_how_much_memory_it_takes(store: Store, tmp_path: Path, form: int) -> None:
+    kind = lzma.FILTER_LZMA2 if form == lzma.FORMAT_XZ else lzma.FILTER_LZMA1
+    filters = [{"id": kind, "preset": 0, "dict_size": 200 << 20}]
+    header = tarfile.TarInfo("manifest.json")
+    with lzma.open(tmp_path / "x.tar.xz", "wb", format=form, filters=filters) as stream:
+        stream.write(header.tobuf() + bytes(1024))
+    with pytest.raises(BundleError, match=r"no archive that can be unpacked"):
+        bring(store, tmp_path / "x.tar.xz")
+    with lzma.open(tmp_path / "x.tar.xz", "wb", preset=9) as stream:
+        stream.write(header.tobuf() + bytes(1024))
+    with pytest.raises(BundleError, match=r"manifest\.json"):  # it is empty, and was read
+        bring(store, tmp_path / "x.tar.xz")
+
+
+def test_an_xz_may_have_several_streams_and_end_in_zeros(store: Store, bundle: Path, tmp_path: Path) -> None:
+    content = pack(bundle, tmp_path / "v2.tar", "w").read_bytes()
+    parts = lzma.compress(content[:1000]), bytes(8), lzma.compress(content[1000:]), bytes(100_000)
+    (tmp_path / "v2.tar.xz").write_bytes(b"".join(parts))
+    assert load_bundle(bring(store, tmp_path / "v2.tar.xz")).digest == load_bundle(bundle).digest
 
 
 def test_headers_that_name_one_another_are_no_archive(store: Store, tmp_path: Path) -> None:
