@@ -148,7 +148,7 @@ def test_the_makefile_only_calls_scripts() -> None:
 def test_ci_runs_what_people_run() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     made = [line for line in lines if line.startswith("make ")]
-    assert made == ["make check", "make test", "make test-arm"]
+    assert made == ["make check", "make test", "make test-arm", "make test-deb ARGS=--short"]
 
 
 def test_scripts_run_from_any_folder(tmp_path: Path) -> None:

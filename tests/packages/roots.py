@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.apps import WAIT_S
+from tests.booted import skip_where_it_cannot_boot
 from tests.nodes import ROOT
 
 ENVIRONMENT = {
@@ -101,6 +102,7 @@ class BootedRoot(Root):
     """With systemd as process 1, in namespaces of its own; needs root."""
 
     def __enter__(self) -> BootedRoot:
+        skip_where_it_cannot_boot()
         self._log = self.folder.with_suffix(".log")
         namespaces = ("--pid", "--mount", "--cgroup", "--ipc", "--uts")
         with self._log.open("wb") as log:
