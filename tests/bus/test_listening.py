@@ -60,15 +60,15 @@ def test_events_in_a_loop(client: Client, app: App) -> None:
 
 
 def test_what_is_retained_comes_first_and_whoever_else_listens(client: Client, app: App) -> None:
-    app.publish("edgeslm/v1/hall/info", {"version": "1"}, retain=True)
+    app.publish("edgeslm/v1/hall/health", {"version": "1"}, retain=True)
     for _ in range(2):
-        info = next(iter(client.listen("info", timeout=60)))
-        assert info.retained and info.json() == {"version": "1"}
+        health = next(iter(client.listen("health", timeout=60)))
+        assert health.retained and health.json() == {"version": "1"}
 
     async def scene() -> News:
-        return await anext(aiter(client.listen("info", timeout=60)))
+        return await anext(aiter(client.listen("health", timeout=60)))
 
-    with client.listen("info", timeout=60) as other:
+    with client.listen("health", timeout=60) as other:
         assert asyncio.run(scene()).json() == {"version": "1"}
         assert next(iter(other)).json() == {"version": "1"}
 
