@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 
 import numpy as np
 
-from edgeslm.dispatch.forwarding import HEALTH_S, LEAD_S, SILENT_S
+from edgeslm.dispatch.forwarding import HEALTH_S, LEAD_S, LEAST_LEFT, SILENT_S
 from edgeslm.dispatch.settings import DispatchLimits
 from edgeslm.dispatch.speeds import LEAST_PATIENCE_S, PATIENCE
 
@@ -119,7 +119,8 @@ class Dispatcher(Generic[Ask]):
             self._give(self._waiting.pop(position), node, float(done_s[node]), now)
 
     def _ready_s(self, now: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        begun_s = np.where(self._held > 0, np.minimum(now - self._since, self._service_s), 0.0)
+        done_s = np.minimum(now - self._since, self._service_s * (1 - LEAST_LEFT))
+        begun_s = np.where(self._held > 0, done_s, 0.0)
         own_s: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = self._held * self._service_s - begun_s
         fresh = np.maximum(0.0, 1 - (now - self._told_at) / HEALTH_S)
         own_s += self._others * fresh * self._service_s

@@ -35,6 +35,9 @@ SETTLE_S: Final = 5.0
 RETRY_MS: Final = 2000
 LEAD_S: Final = 0.05
 """How much work a node has ahead at least, as far as its window goes."""
+LEAST_LEFT: Final = 0.1
+"""Of its usual time, what a request that takes longer has still before it: a node that is late must not pass
+for one that rests."""
 HEALTH_S: Final = 45.0
 """How long a node's word of its queue counts, ever less: it comes every 30 s."""
 
@@ -355,7 +358,7 @@ class Forwarder:
         ready_s = max(0.0, self._pauses.get(node, now) - now)
         if load:
             first = next(iter(load.values()))
-            begun_s = min(now - first.sent_at, first.service_s)
+            begun_s = min(now - first.sent_at, first.service_s * (1 - LEAST_LEFT))
             ready_s += max(0.0, sum(sending.service_s for sending in load.values()) - begun_s)
         others, heard_at = self._others.get(node, (0, now))
         ready_s += others * max(0.0, 1 - (now - heard_at) / HEALTH_S) * (service_s or 0.0)

@@ -131,6 +131,15 @@ def test_the_queue_waits_here_and_not_on_a_slow_node(make: Make) -> None:
     assert [id for id, node in pool.forwarded if node == "slow"] > ["1"], "the slow one gets a later one"
 
 
+def test_a_node_that_is_late_does_not_pass_for_one_that_rests(make: Make) -> None:
+    pool = make("a", "b")
+    pool.learn(a=100, b=101)
+    pool.ask("long")
+    pool.wait(0.2)  # it takes longer than usual
+    pool.ask("next")
+    assert pool.forwarded == [("long", "a"), ("next", "b")]
+
+
 def test_a_higher_priority_goes_first_and_then_who_expires_first(make: Make) -> None:
     pool = make("a", window=1)
     pool.ask("running")
