@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from paho.mqtt.reasoncodes import ReasonCode
 
 KINDS = ("state", "info", "health")
-MOST_NODES = 1000
+MOST_NODES = 10_000
 """Nodes that are kept; a broker on which somebody invents more must not fill our memory."""
 _DOCUMENT_BYTES = 1024 * 1024
 _CALM_S = 0.5
@@ -63,12 +63,20 @@ class Lookout:
     """A connection that only listens; ``node`` None: to all nodes below ``prefix``. Safe between threads.
 
     ``site`` None: to nodes of the broker; a name or ``ALL_SITES``: to nodes of sites, at the broker that is
-    their hub. ``prefix`` is that at the site.
+    their hub. ``prefix`` is that at the site. ``most_nodes`` are kept.
     """
 
     def __init__(
-        self, address: BrokerAddress, prefix: str, node: str | None = None, *, site: str | None = None
+        self,
+        address: BrokerAddress,
+        prefix: str,
+        node: str | None = None,
+        *,
+        site: str | None = None,
+        most_nodes: int = MOST_NODES,
     ) -> None:
+        self._most_nodes = most_nodes
+        self._left_out = False
         self._address = address
         names = [node] if node is not None else ["+", f"{POOL}+"]
         bases = [base_topic(prefix, name) for name in names]
@@ -104,6 +112,13 @@ class Lookout:
     def problem(self) -> str | None:
         """Why there is no connection now, as a sentence."""
         return self._problem.sentence if self._problem else None
+
+    @property
+    def shortfall(self) -> str | None:
+        """That there are more nodes than are kept, as a sentence."""
+        if not self._left_out:
+            return None
+        return f"More than {self._most_nodes} nodes are at this broker; the others are left out."
 
     def sightings(self) -> list[Sighting]:
         """By the names of site and node."""
@@ -175,20 +190,25 @@ class Lookout:
         with self._changed:
             if not message.payload:  # the broker has been told to forget it
                 self._forget(key, kind)
-            elif isinstance(document, dict) and (key in self._sightings or len(self._sightings) < MOST_NODES):
+            elif isinstance(document, dict) and not self._is_one_too_many(key):
                 sighting = self._sightings.setdefault(key, Sighting(node, site=site))
                 sighting.documents[kind] = document
                 sighting.heard_at[kind] = time.time()
             self._heard_at = time.monotonic()
             self._note()
 
+    def _is_one_too_many(self, key: tuple[str, str]) -> bool:
+        is_new = key not in self._sightings
+        self._left_out = self._left_out or (is_new and len(self._sightings) >= self._most_nodes)
+        return is_new and len(self._sightings) >= self._most_nodes
+
     def _note_uplink(self, site: str, payload: bytes, retained: bool) -> None:
         with self._changed:
             there = self._uplinks.get(site)
             if payload not in (b"0", b"1"):
                 self._uplinks.pop(site, None)
-            elif there is None and len(self._uplinks) == MOST_NODES:
-                return
+            elif there is None and len(self._uplinks) == self._most_nodes:
+                self._left_out = True
             elif there is None or there.is_up != (payload == b"1"):
                 self._uplinks[site] = Uplink(payload == b"1", time.time(), bool(retained))
             self._heard_at = time.monotonic()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeslm.commands.parts import add_part
-from edgeslm.commands.screen import say
+from edgeslm.commands.screen import print_error, say
 from edgeslm.errors import BrokerError
 from edgeslm.topics import DEFAULT_PREFIX, site_fault, site_topic
 
@@ -114,6 +114,8 @@ def _heard(arguments: argparse.Namespace) -> list[Entry]:
     with Lookout(address, arguments.prefix, site=site) as lookout:
         lookout.settle(PATIENCE_S)
         sightings, uplinks = lookout.sightings(), lookout.uplinks()
+        if lookout.shortfall:
+            print_error(f"warning: {lookout.shortfall}")
     now = time.time()
     entries = [
         entry_of(

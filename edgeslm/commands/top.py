@@ -121,6 +121,8 @@ def _picture(lookout: Lookout, arguments: argparse.Namespace, broker: str, heigh
     if lookout.problem:
         sentence = f"{plain(lookout.problem)} Trying again; what is below may be old."
         said = [paint(line, "bad") for line in wrap(sentence, size.columns)]
+    if lookout.shortfall:
+        said += [paint(line, "bad") for line in wrap(lookout.shortfall, size.columns)]
     room = None if height is None else height - len(said)
     lines = screen(nodes, width=size.columns, height=room, title=title, paint=paint)
     return "\n".join([lines[0], *said, *lines[1:]])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.bus.address import BrokerAddress
-from edgeslm.bus.lookout import ALL_SITES, MOST_NODES, Lookout
+from edgeslm.bus.lookout import ALL_SITES, Lookout
 from edgeslm.errors import BrokerError
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto, free_port
@@ -81,14 +81,19 @@ def test_it_goes_on_after_the_broker_was_away(broker: Mosquitto) -> None:
 
 
 def test_nodes_without_end_don_t_fill_the_memory(broker: Mosquitto) -> None:
-    with App(broker.port) as app, lookout_of(broker) as lookout:
+    address = BrokerAddress.parse(broker.url)
+    with App(broker.port) as app, Lookout(address, "edgeslm", most_nodes=20) as lookout:
         lookout.settle(WAIT_S)
-        for number in range(MOST_NODES + 5):
-            app._client.publish(f"{BASE}/n{number}/state", b"{}", 1)
-        until(lookout, lambda: len(lookout.sightings()) == MOST_NODES)
+        for number in range(20):
+            app.publish(f"{BASE}/n{number}/state", "{}")
+        until(lookout, lambda: len(lookout.sightings()) == 20)
+        assert lookout.shortfall is None
+        app.publish(f"{BASE}/n20/state", "{}")
+        until(lookout, lambda: lookout.shortfall is not None)
+        assert "More than 20 nodes" in str(lookout.shortfall)
         app.publish(f"{BASE}/n0/state", json.dumps({"state": "last"}))
         until(lookout, lambda: lookout.sightings()[0].documents["state"] == {"state": "last"})
-        assert len(lookout.sightings()) == MOST_NODES
+        assert len(lookout.sightings()) == 20
 
 
 def test_a_broker_that_isn_t_there_is_said_at_once() -> None:
