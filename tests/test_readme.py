@@ -38,12 +38,14 @@ def test_the_tree_names_no_module_that_is_gone() -> None:
 
 
 def test_the_configuration_parses() -> None:
-    whole, of_documents = blocks("yaml")
+    whole, of_documents, of_a_pool = blocks("yaml")
     config = parse_config(whole)
     assert config.node == "press-hall-4"
     assert config.routes[0].task == "triage"
     config = parse_config("node: hall\nbroker: {url: mqtt://localhost}\n" + of_documents)
     assert config.routes[0].remember == "log"
+    config = parse_config(f"{whole}{of_a_pool}")
+    assert config.pool is not None and config.pool.by == "dispatcher"
 
 
 def test_the_result_is_one() -> None:
