@@ -84,7 +84,7 @@ class Member:
         network._stop.set = lambda: None  # type: ignore[method-assign]
         link = network._link
         assert link is not None
-        network._pause = lambda failures: network._stop.wait()  # type: ignore[assignment, method-assign]
+        network._pause = lambda failures: sys.exit()  # type: ignore[method-assign]
         link._client._reset_sockets()
         self._loop.call_soon_threadsafe(self._stop.set)
 
