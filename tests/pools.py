@@ -81,10 +81,11 @@ class Member:
         self._is_gone = True
         network = self._bus._network
         assert network is not None
+        end = network._stop.set
         network._stop.set = lambda: None  # type: ignore[method-assign]
         link = network._link
         assert link is not None
-        network._pause = lambda failures: sys.exit()  # type: ignore[method-assign]
+        network._pause = lambda failures: end()  # type: ignore[method-assign]
         link._client._reset_sockets()
         self._loop.call_soon_threadsafe(self._stop.set)
 
