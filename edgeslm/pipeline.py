@@ -86,6 +86,7 @@ class Pipeline:
         self._service = service
         self._topics = topics
         self._membership = membership
+        self._replies = (*config.replies, *membership.replies)
         self._meter = meter
         self._audit = audit
         self._tracer = tracer
@@ -137,6 +138,7 @@ class Pipeline:
         """Other routes, pool, reply topics, from the next message on; what is being served stays as it is."""
         self._config = config
         self._membership.take_up(config.pool)
+        self._replies = (*config.replies, *self._membership.replies)
         self._watcher.take_up(config)
 
     def open(self) -> None:
@@ -279,11 +281,8 @@ class Pipeline:
     # Requests
 
     async def _serve(self, held: Held, topics: Topics, task: str) -> None:
-        config = self._config
-        replies = [*config.replies, *self._membership.replies]
-        await self._serving.serve(
-            held, task, topics, replies=replies, packet_bytes=config.limits.packet_bytes
-        )
+        limit = self._config.limits.packet_bytes
+        await self._serving.serve(held, task, topics, replies=self._replies, packet_bytes=limit)
 
     async def _answer(
         self, request: Request, held: Held, key: bytes | None, attempts: int

@@ -9,12 +9,12 @@ from typing import Any
 
 from tests.apps import App
 from tests.benchmarks.scripts import load_scripts
-from tests.sites import Site, SiteBroker, run
+from tests.sites import Provisioned, Site, SiteBroker, run
 
 SITE_APPS = ("root:read=#,write=#", "desk:hall/triage")
 
 
-class Hub:
+class Hub(Provisioned):
     """``sites``: the configurations of each site's nodes, by site and node. ``options`` are those of
     ``edgeslm provision site``, for every site; ``apps`` are the hub's. Nothing is started.
     """
@@ -71,23 +71,6 @@ class Hub:
     def mend(self) -> None:
         self.network.open()
         self.network.cut()  # those who waited for an answer try again at once
-
-    def login(self, name: str) -> dict[str, str]:
-        return {
-            "url": f"mqtts://localhost:{self.broker.port}",
-            "ca_file": str(self.folder / "ca.pem"),
-            "cert_file": str(self.folder / f"{name}.pem"),
-            "key_file": str(self.folder / f"{name}.key"),
-        }
-
-    def app(self, name: str, *filters: str, version: int = 5) -> App:
-        return App(
-            self.broker.port,
-            *filters,
-            version=version,
-            ca_file=self.folder / "ca.pem",
-            cert_file=self.folder / f"{name}.pem",
-        )
 
     def wait_for_link(self, app: App, site: str, state: bytes = b"1") -> None:
         """``app`` must listen to it."""

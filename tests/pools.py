@@ -8,12 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bus.client import BusClient, Delivery
+from edgeslm.bus.client import Delivery
 from edgeslm.bus.journal import request_key
 from edgeslm.bus.protocol import (
     StateName,
@@ -27,8 +26,8 @@ from edgeslm.bus.protocol import (
 )
 from edgeslm.errors import Cancelled, RequestError
 from edgeslm.messages import Chunk, Request, Result
-from edgeslm.surroundings import Broker
 from tests.apps import WAIT_S
+from tests.small_nodes import NodeThread
 
 ROOT = Path(__file__).parent.parent
 POOL = "edgeslm/v1/pool/triage"
@@ -38,8 +37,8 @@ Answers = Callable[[Request], "dict[str, Any] | RequestError | None"]
 """What a member makes of a request: a result, an error, or nothing until it is told."""
 
 
-class Member:
-    """A node with a thread and a persistent session. It remembers what it has answered, as nodes do."""
+class Member(NodeThread):
+    """A node with a persistent session. It remembers what it has answered, as nodes do."""
 
     def __init__(
         self,
@@ -50,31 +49,14 @@ class Member:
         kinds: Mapping[str, str] | None = None,
         **pool: Any,
     ) -> None:
-        self.topics = Topics(name)
+        super().__init__(url, name)
         self.answers: Answers = answers or (lambda request: {"label": name})
         self.runs: list[Request] = []
         self.cancels: list[bytes] = []
         self._pool = {"name": "triage", "tasks": ["label"], "by": "dispatcher", **pool}
         self._kinds = {"label": "classify", **(kinds or {})}
-        self._url = url
         self._known: dict[bytes, bytes | None] = {}
         self._open: dict[bytes, tuple[Request, bytes]] = {}
-        self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._is_gone = False
-        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()))
-
-    def __enter__(self) -> Member:
-        self._thread.start()
-        assert self._ready.wait(WAIT_S)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if not self._is_gone:
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
-        self._loop.close()
 
     def die(self) -> None:
         """Its connection breaks without a word, and it comes back no more."""
@@ -100,24 +82,6 @@ class Member:
 
     def say(self, state: StateName) -> None:
         self._loop.call_soon_threadsafe(self._say, state)
-
-    async def _run(self) -> None:
-        self._bus = BusClient(
-            Broker(url=self._url),
-            client_id=self.topics.node,
-            queue=64,
-            packet_bytes=100_000,
-            will=(self.topics.state, encode_state("offline", "b")),
-            on_delivery=self._delivered,
-            on_connect=self._announce,
-            first_pause_s=0.05,
-            longest_pause_s=0.2,
-        )
-        await self._bus.start()
-        await self._stop.wait()
-        if not self._is_gone:
-            await self._bus.publish(self.topics.state, encode_state("stopped", "b"), qos=1, retain=True)
-            await self._bus.stop()
 
     def _announce(self) -> None:
         self._bus.subscribe([self.topics.requests_filter, self.topics.cancel])

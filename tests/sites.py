@@ -13,7 +13,32 @@ from tests.brokers import Mosquitto
 from tests.nodes import write_configuration
 
 
-class Site:
+class Provisioned:
+    """A broker and the folder that ``edgeslm provision`` made for it."""
+
+    folder: Path
+    broker: SiteBroker
+
+    def login(self, name: str) -> dict[str, str]:
+        """The section ``broker`` of a client's configuration."""
+        return {
+            "url": f"mqtts://localhost:{self.broker.port}",
+            "ca_file": str(self.folder / "ca.pem"),
+            "cert_file": str(self.folder / f"{name}.pem"),
+            "key_file": str(self.folder / f"{name}.key"),
+        }
+
+    def app(self, name: str, *filters: str, version: int = 5) -> App:
+        return App(
+            self.broker.port,
+            *filters,
+            version=version,
+            ca_file=self.folder / "ca.pem",
+            cert_file=self.folder / f"{name}.pem",
+        )
+
+
+class Site(Provisioned):
     """``configurations`` by node, ``apps`` as ``edgeslm provision`` takes them. Its broker is not started."""
 
     def __init__(self, folder: Path, configurations: dict[str, dict[str, Any]], apps: Sequence[str]) -> None:
@@ -33,24 +58,6 @@ class Site:
             files.append(write_configuration(home, {"node": node, **configuration}))
         run("provision", "broker", self.folder, *files, "--port", self.broker.port,
             *(part for app in apps for part in ("--app", app)))  # fmt: skip
-
-    def login(self, name: str) -> dict[str, str]:
-        """The section ``broker`` of a client's configuration."""
-        return {
-            "url": f"mqtts://localhost:{self.broker.port}",
-            "ca_file": str(self.folder / "ca.pem"),
-            "cert_file": str(self.folder / f"{name}.pem"),
-            "key_file": str(self.folder / f"{name}.key"),
-        }
-
-    def app(self, name: str, *filters: str, version: int = 5) -> App:
-        return App(
-            self.broker.port,
-            *filters,
-            version=version,
-            ca_file=self.folder / "ca.pem",
-            cert_file=self.folder / f"{name}.pem",
-        )
 
 
 class SiteBroker(Mosquitto):

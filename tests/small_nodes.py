@@ -1,9 +1,10 @@
-"""A small node for tests of the client: answers without a model, and as badly as a test wants it to."""
+"""Small nodes for tests: they answer without a model, and as badly as a test wants them to."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Self
 
 from edgeslm.bus.client import BusClient, Delivery
 from edgeslm.bus.protocol import (
@@ -18,12 +19,64 @@ from edgeslm.bus.protocol import (
 from edgeslm.errors import Busy
 from edgeslm.messages import Chunk, Request, Result
 from edgeslm.surroundings import Broker
+from tests.apps import WAIT_S
 
 REPLIES = ("edgeslm/v1/+/res/#",)
 
 
-class SmallNode:
-    """A node with a thread of its own. It knows no repeats; what it does is up to the task:
+class NodeThread:
+    """A connection with a thread and an event loop of its own, which says that it is ``online``.
+
+    ``_announce`` subscribes and tells what it is once it is connected; ``_delivered`` gets what comes.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        self.topics = Topics(name)
+        self._url = url
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._is_gone = False
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(WAIT_S)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._is_gone:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+        self._loop.close()
+
+    async def _run(self) -> None:
+        self._bus = BusClient(
+            Broker(url=self._url),
+            client_id=self.topics.node,
+            queue=64,
+            packet_bytes=100_000,
+            will=(self.topics.state, encode_state("offline", "b")),
+            on_delivery=self._delivered,
+            on_connect=self._announce,
+            first_pause_s=0.05,
+            longest_pause_s=0.2,
+        )
+        await self._bus.start()
+        await self._stop.wait()
+        if not self._is_gone:
+            await self._bus.publish(self.topics.state, encode_state("stopped", "b"), qos=1, retain=True)
+            await self._bus.stop()
+
+    def _announce(self) -> None:
+        raise NotImplementedError
+
+    def _delivered(self, delivery: Delivery) -> None:
+        raise NotImplementedError
+
+
+class SmallNode(NodeThread):
+    """It knows no repeats; what it does is up to the task:
 
     - ``label``, ``triage``: the label critical; ``echo``: the input as result; ``garbage``: what is no result
     - ``stream``, ``chat``: as ``echo``, but in words before that
@@ -32,30 +85,15 @@ class SmallNode:
     """
 
     def __init__(self, url: str, name: str = "hall", *, replies: tuple[str, ...] = REPLIES) -> None:
-        self.topics = Topics(name)
+        super().__init__(url, name)
         self.requests: list[Request | Rejected] = []
         self.deliveries: list[Delivery] = []
         self.told: list[Delivery] = []  # cancel and feedback
-        self._url = url
         self._replies = replies
-        self._ready = threading.Event()
         self._asked = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()))
-
-    def __enter__(self) -> SmallNode:
-        self._thread.start()
-        assert self._ready.wait(30)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._loop.close()
 
     def wait_for_request(self) -> None:
-        assert self._asked.wait(30)
+        assert self._asked.wait(WAIT_S)
 
     def publish(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
         """From any thread."""
@@ -65,29 +103,12 @@ class SmallNode:
 
         self._loop.call_soon_threadsafe(publish)
 
-    async def _run(self) -> None:
-        self._bus = BusClient(
-            Broker(url=self._url),
-            client_id=self.topics.node,
-            queue=64,
-            packet_bytes=100_000,
-            will=(self.topics.state, encode_state("offline", "b")),
-            on_delivery=self._answer,
-            on_connect=self._announce,
-            first_pause_s=0.05,
-            longest_pause_s=0.2,
-        )
-        await self._bus.start()
-        await self._stop.wait()
-        await self._bus.publish(self.topics.state, encode_state("stopped", "b"), qos=1, retain=True)
-        await self._bus.stop()
-
     def _announce(self) -> None:
         self._bus.subscribe([self.topics.requests_filter, self.topics.cancel, self.topics.feedback])
         online = self._bus.publish(self.topics.state, encode_state("online", "b"), qos=1, retain=True)
         online.add_done_callback(lambda done: self._ready.set())
 
-    def _answer(self, delivery: Delivery) -> None:
+    def _delivered(self, delivery: Delivery) -> None:
         if delivery.topic in (self.topics.cancel, self.topics.feedback):
             self.told.append(delivery)
             self._bus.ack(delivery)

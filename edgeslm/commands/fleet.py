@@ -8,13 +8,17 @@ import os
 import shutil
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeslm.commands.listening import (
+    PATIENCE_S,
+    add_listening_arguments,
+    address_of,
+    lookout_of,
+    nothing_heard,
+)
 from edgeslm.commands.parts import add_part
 from edgeslm.commands.screen import print_error, say
-from edgeslm.errors import BrokerError
-from edgeslm.topics import DEFAULT_PREFIX, site_fault, site_topic
 
 if TYPE_CHECKING:
     from edgeslm.observe.fleet import Entry
@@ -22,17 +26,12 @@ if TYPE_CHECKING:
 SUMMARY = "list all nodes of a broker: versions, models, pools, load, alerts"
 EXAMPLE = "edgeslm fleet list --broker mqtt://broker.local"
 
-PATIENCE_S = 15.0
-
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     parts = command.add_subparsers(title="what to do", metavar="WHAT", required=True)
     about = "list what nodes say of themselves (status 1: nothing was heard, or --check found something)"
     sub = add_part(parts, "list", _list, about, EXAMPLE)
-    sub.add_argument(
-        "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
-    )
-    sub.add_argument("--prefix", default=DEFAULT_PREFIX, help="first level of the nodes' topics")
+    add_listening_arguments(sub)
     sub.add_argument("--node", help="this node alone, or pool/NAME for the dispatcher of a pool")
     sub.add_argument("--pool", metavar="NAME", help="the members of this pool, and its dispatcher")
     sub.add_argument(
@@ -46,15 +45,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--check", action="store_true", help="status 1 if one that is listed needs attention or models differ"
     )
-    sub.add_argument(
-        "--sites", action="store_true", help="the nodes of all sites, at the broker of their hub"
-    )
-    sub.add_argument("--site", metavar="NAME", help="the nodes of this site alone, at its hub")
-    sub.add_argument("--username")
-    sub.add_argument("--password-file", type=Path)
-    sub.add_argument("--ca-file", type=Path)
-    sub.add_argument("--cert-file", type=Path)
-    sub.add_argument("--key-file", type=Path)
     sub.add_argument("--json", action="store_true", help="print the inventory, for other programs")
 
 
@@ -93,25 +83,12 @@ def _is_of(entry: Entry, pool: str) -> bool:
 
 def _heard(arguments: argparse.Namespace) -> list[Entry]:
     """:raises BrokerError: the broker can't be reached, lets nobody read, or has heard of no such node."""
-    from edgeslm.bus.address import BrokerAddress, read_password
-    from edgeslm.bus.lookout import ALL_SITES, Lookout
     from edgeslm.bus.skew import why_not_spoken
     from edgeslm.observe.fleet import entry_of
-    from edgeslm.observe.overview import plain
 
-    address = BrokerAddress.parse(
-        arguments.broker,
-        username=arguments.username,
-        password=read_password(arguments.password_file),
-        ca_file=arguments.ca_file,
-        cert_file=arguments.cert_file,
-        key_file=arguments.key_file,
-    )
-    if arguments.site is not None and (fault := site_fault(arguments.site)):
-        raise BrokerError(f"--site {plain(arguments.site)}: a site's name {fault}")
-    site = arguments.site or (ALL_SITES if arguments.sites else None)
+    address = address_of(arguments)
     # All are heard, whichever are listed: what is outdated is told by the others.
-    with Lookout(address, arguments.prefix, site=site) as lookout:
+    with lookout_of(arguments, address) as lookout:
         lookout.settle(PATIENCE_S)
         sightings, uplinks = lookout.sightings(), lookout.uplinks()
         if lookout.shortfall:
@@ -128,8 +105,6 @@ def _heard(arguments: argparse.Namespace) -> list[Entry]:
         )
         for one in sightings
     ]
-    who = "any node" if arguments.node is None else f"the node {plain(arguments.node)}"
     if not any(arguments.node in (None, one.name) for one in entries):
-        below = f"{arguments.prefix}/v1" if site is None else site_topic(site, f"{arguments.prefix}/v1")
-        raise BrokerError(f"The broker at {address} has heard nothing of {who} below {below}.")
+        raise nothing_heard(arguments, address)
     return entries

@@ -11,12 +11,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeslm.commands.listening import (
+    PATIENCE_S,
+    add_listening_arguments,
+    address_of,
+    lookout_of,
+    nothing_heard,
+)
 from edgeslm.commands.screen import say
-from edgeslm.errors import BrokerError
-from edgeslm.topics import DEFAULT_PREFIX, site_fault, site_topic
 
 if TYPE_CHECKING:
     from edgeslm.bus.lookout import Lookout
@@ -27,25 +31,11 @@ EXAMPLE = "edgeslm top --broker mqtt://broker.local --node press-hall-4"
 
 REDRAW_S = 1.0
 """The ages of figures go on though nothing comes."""
-PATIENCE_S = 15.0
-"""How long the broker may take at first; later it may be away for as long as it likes."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
-    )
+    add_listening_arguments(command)
     command.add_argument("--node", help="this node alone, with all that it says")
-    command.add_argument("--prefix", default=DEFAULT_PREFIX, help="first level of the nodes' topics")
-    command.add_argument(
-        "--sites", action="store_true", help="the nodes of all sites, at the broker that is their hub"
-    )
-    command.add_argument("--site", metavar="NAME", help="the nodes of this site alone, at its hub")
-    command.add_argument("--username")
-    command.add_argument("--password-file", type=Path)
-    command.add_argument("--ca-file", type=Path)
-    command.add_argument("--cert-file", type=Path)
-    command.add_argument("--key-file", type=Path)
     command.add_argument("--once", action="store_true", help="show it once and end")
     command.add_argument(
         "--json", action="store_true", help="one JSON line a picture: the list of nodes with their figures"
@@ -53,27 +43,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from edgeslm.bus.address import BrokerAddress, read_password
-    from edgeslm.bus.lookout import ALL_SITES, Lookout
-    from edgeslm.observe.overview import plain
-
-    address = BrokerAddress.parse(
-        arguments.broker,
-        username=arguments.username,
-        password=read_password(arguments.password_file),
-        ca_file=arguments.ca_file,
-        cert_file=arguments.cert_file,
-        key_file=arguments.key_file,
-    )
-    if arguments.site is not None and (fault := site_fault(arguments.site)):
-        raise BrokerError(f"--site {plain(arguments.site)}: a site's name {fault}")
-    site = arguments.site or (ALL_SITES if arguments.sites else None)
-    with Lookout(address, arguments.prefix, arguments.node, site=site) as lookout:
+    address = address_of(arguments)
+    with lookout_of(arguments, address, arguments.node) as lookout:
         lookout.settle(PATIENCE_S)
         if arguments.once and not lookout.sightings():
-            who = f"the node {arguments.node}" if arguments.node else "any node"
-            below = f"{arguments.prefix}/v1" if site is None else site_topic(site, f"{arguments.prefix}/v1")
-            raise BrokerError(f"The broker at {address} has heard nothing of {who} below {below}.")
+            raise nothing_heard(arguments, address)
         if arguments.once:
             say(_picture(lookout, arguments, str(address), None))
             return 0

@@ -57,6 +57,8 @@ class Members:
         self._nodes: dict[str, Node] = {}
         self._ours: dict[str, Node] = {}
         """Those that name the pool."""
+        self.version = 0
+        """Another number whenever members, their states or what they offer may be others."""
 
     def hear(self, name: str, kind: str, payload: bytes) -> News | None:
         """Takes in a retained document; an empty one means that the broker was told to forget it."""
@@ -70,13 +72,16 @@ class Members:
             return None
         node = self._nodes.setdefault(name, Node())
         if kind == "state":
-            return self._hear_state(node, document)
+            news = self._hear_state(node, document)
+            self.version += news is not None and name in self._ours
+            return news
         if kind == "info":
             was = (dict(node.offers), node.why_not)
             self._hear_info(node, document)
-            self._ours.pop(name, None)
+            is_ours = self._ours.pop(name, None) is not None
             if node.offers or node.wrong or node.why_not:
                 self._ours[name] = node
+            self.version += is_ours or name in self._ours
             return "changed" if was != (node.offers, node.why_not) else None
         node.busy = _whole(document.get("queue")) + _whole(document.get("in_flight"))
         return None

@@ -186,15 +186,14 @@ class Work:
     # Beside the messages
 
     async def _tick(self) -> None:
-        offered: object = None
+        told = 0
         while True:
             await asyncio.sleep(TICK_S)
             self.nodes.tick()
             if self.pool.is_held_up:
                 self.nodes.forwarder.refuse_stranded()
-            members = self.nodes.members
-            if (now := (sorted(members.tasks), members.known, members.problems)) != offered:
-                offered = now
+            if (version := self.nodes.members.version) != told:
+                told = version
                 self.presence.announce_info()
                 self.presence.announce_health()
 

@@ -36,6 +36,23 @@ def test_only_who_is_online_is_asked_and_who_is_away_still_offers() -> None:
     assert not members.is_offered("label"), "the broker was told to forget it"
 
 
+def test_what_may_have_changed_is_counted() -> None:
+    members = Members("triage", None)
+    versions = [members.version]
+    for kind, document in (
+        ("state", state()),  # nobody knows yet that it is a member
+        ("info", info()),
+        ("state", state("offline")),
+        ("state", state("offline")),
+        ("health", b'{"queue": 3}'),
+        ("info", info(pool=None)),
+        ("info", info(pool=None)),
+    ):
+        members.hear("n1", kind, document)
+        versions.append(members.version)
+    assert versions == [0, 0, 1, 2, 2, 2, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("wanted", "does"),
     [

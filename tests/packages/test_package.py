@@ -9,8 +9,6 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.packages.roots import BootedRoot, Program, Root
@@ -25,8 +23,8 @@ CONFIG = "etc/edgeslm/edgeslm.yaml"
 
 
 def packages(architecture: str) -> list[Path]:
-    if not (found := sorted((PLACE / architecture).glob("*.deb"))):
-        pytest.skip(f"run scripts/test-deb {architecture}")
+    found = sorted((PLACE / architecture).glob("*.deb"))
+    assert found, f"no package for {architecture} was made: run scripts/test-deb"
     return found
 
 

@@ -61,3 +61,8 @@ def over(hawkbit: Hawkbit) -> Callable[[], bool]:
     return lambda: (
         hawkbit.book.job is not None and hawkbit.book.job.is_over and not hawkbit.book.record.reports
     )
+
+
+def of(hawkbit: Hawkbit) -> Any:
+    assert hawkbit.book.job is not None
+    return hawkbit.book.job
