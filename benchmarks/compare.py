@@ -3,10 +3,10 @@
     python benchmarks/compare.py [--starter .edgeslm/starter] [--llama-server FILE] [--clients 1 4 16]
 
 One broker, and at it a node of edgeslm and a thin bridge to llama.cpp's server (``llama_bridge.py``). The
-node has the starter's model by the recipe w8a8, prepared. The server has as many slots as there are clients
-and its prompt cache on, and reads a label as cheaply as it can: a grammar, and no more tokens than tell the
-labels apart. Of Q4_0 and Q4_K_M the faster is taken. Both get the same prompts and answer greedily. Both are
-loaded and take turns, mix by mix, each turn the same requests in the same order; the other one waits
+node has the starter's model by the recipe w8a8-w4, prepared. The server has as many slots as there are
+clients and its prompt cache on, and reads a label as cheaply as it can: a grammar, and no more tokens than
+tell the labels apart. Of Q4_0 and Q4_K_M the faster is taken. Both get the same prompts and answer greedily.
+Both are loaded and take turns, mix by mix, each turn the same requests in the same order; the other one waits
 meanwhile. A table first, one JSON line last; ``--chart`` writes a picture too.
 """
 
@@ -52,7 +52,7 @@ from edgeslm.messages import Request
 from edgeslm.tasks import make_task
 
 RIVAL: Final = "rival"
-RECIPE: Final = "w8a8"
+RECIPE: Final = "w8a8-w4"
 TYPES: Final = ("Q4_0", "Q4_K_M")
 SETTLE_S: Final = 0.3
 """Between turns: threads that wait for work spin for a while, and would take the other side's time."""

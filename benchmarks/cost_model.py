@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 from cards import Say, run_benchmark
+from edgeslm_export.single_token import WRITES, keep_part
 from node_times import Run, mean, profiled
 from turns import load_graph, make_generator
 
@@ -206,7 +207,9 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     graph = bundle.manifest.graphs.generate
     if graph is None:
         raise ValueError(f"{args.bundle} is a bundle of kind {bundle.manifest.kind}; name a decoder.")
-    weights = token_bytes(onnx.load(args.bundle / graph, load_external_data=False).graph)
+    read = onnx.load(args.bundle / graph, load_external_data=False).graph
+    keep_part(read, WRITES)
+    weights = token_bytes(read)
     cache = bundle.manifest.kv_bytes_per_token * (args.context + STEPS // 2)
     seen = take_turns(args, graph, weights.total())
     found = figures(seen, weights.total(), cache)

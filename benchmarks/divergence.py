@@ -36,6 +36,7 @@ from edgeslm_export.environment import cache_folder
 from edgeslm_export.fidelity import Comparison, bundle_logits
 from edgeslm_export.packages import Packages
 from edgeslm_export.rival import gguf_logits
+from edgeslm_export.single_token import READS, keep_part
 from losses import Row, by_frequency, compare, report, table
 from machine import processor
 
@@ -186,6 +187,7 @@ def matrix_types(folder: Path) -> dict[str, int]:
     import onnx
 
     graph = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
+    keep_part(graph, READS)
     kinds: dict[str, str] = {}
     stored = {weights.name for weights in graph.initializer if len(weights.dims) > 1}
     for node in graph.node:

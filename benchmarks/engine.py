@@ -1,6 +1,6 @@
 """Prefill, decode and memory of a bundle, beside llama.cpp Q4_0 of the same weights in the same run.
 
-    python benchmarks/engine.py --bundle DIR [--gguf FILE] [--threads 2] [--repeat 7] [--json]
+    python benchmarks/engine.py --bundle DIR [--gguf FILE] [--prepare] [--threads 2] [--repeat 7] [--json]
 
 Each engine lives in a process of its own. First each runs alone, serves the same prompts, and its memory is
 read. Then all are loaded and take turns, prompt by prompt, so that a busy minute of the machine hits all of
@@ -14,12 +14,14 @@ The cost card first, then a table, then one JSON line. ``--json`` prints that li
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -37,6 +39,8 @@ from machine import processor
 from processes import Memory, memory_of
 
 from edgeslm.bundle import load_bundle, short_digest
+from edgeslm.engine.prepare import graph_of, prepare
+from edgeslm.engine.prepared import CACHE
 from edgeslm.engine.prompt import ChatTokenizer
 from edgeslm.errors import EdgeslmError
 
@@ -184,6 +188,7 @@ def cost_card(args: argparse.Namespace, rival: str | None) -> dict[str, Any]:
         "prompt_tokens": args.prompt_tokens,
         "new_tokens": args.new_tokens,
         "threads": args.threads,
+        "prepared": args.prepare,
         "repeat": args.repeat,
         "machine": platform.machine(),
         "processor": processor(),
@@ -247,6 +252,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--gguf", type=Path, help="what the bundle was made of; the starter's is fetched")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--prepare", action="store_true", help="as `edgeslm prepare` leaves it")
     parser.add_argument("--repeat", type=int, default=7, help="measured turns (default %(default)s)")
     parser.add_argument("--prompt-tokens", type=int, default=PROMPT_TOKENS)
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
@@ -279,9 +285,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     cpus = set(sorted(os.sched_getaffinity(0))[: args.threads])
     room = -(-(args.prompt_tokens + args.new_tokens) // 256) * 256  # what ours sets aside as well
     mine = [str(_HERE / "ours.py"), str(args.bundle), "--threads", str(args.threads)]
-    makers: dict[str, Maker] = {"edgeslm": partial(Child, mine, cpus)}
-    makers |= rival_makers(args, room, cpus, say)
-    results = measure(makers, jobs, args.new_tokens)
+    with tempfile.TemporaryDirectory(prefix="engine-") as place:
+        if args.prepare:
+            bundle = load_bundle(args.bundle)
+            index = asyncio.run(prepare(bundle, graph_of(bundle, adapters=False), Path(place)))
+            say(f"\nprepared: {index.render()}")
+            mine += ["--prepared", str(Path(place) / CACHE)]
+        makers: dict[str, Maker] = {"edgeslm": partial(Child, mine, cpus)}
+        makers |= rival_makers(args, room, cpus, say)
+        results = measure(makers, jobs, args.new_tokens)
     ratios = compare(results[0], results[1:]) if len(results) > 1 else {}
     say("")
     say(table(results, ratios))

@@ -15,8 +15,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Generate, Prompt, Text, Turn
 from edgeslm.engine.decoder import Decoder
+from edgeslm.engine.prepare import graph_of
+from edgeslm.engine.prepared import find_prepared
 
 
 def prompt_of(system: str, text: str) -> Prompt:
@@ -56,8 +59,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="edgeslm's side of benchmarks/engine.py.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--prepared", type=Path, metavar="FOLDER", help="where it was prepared")
     args = parser.parse_args(argv)
-    serve(Decoder(args.bundle, args.threads))
+    prepared = None
+    if args.prepared:
+        bundle = load_bundle(args.bundle)
+        prepared = find_prepared(bundle, graph_of(bundle, adapters=False), args.prepared)
+    serve(Decoder(args.bundle, args.threads, prepared=prepared))
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ def check(name: str, work: Path, threads: int, context: int, recipe: str, rounds
             make_checkpoint(name, checkpoint)
         export = [sys.executable, "-m", "edgeslm_export", "model", str(checkpoint), str(bundle)]
         subprocess.run([*export, "--recipe", recipe], check=True, stdout=sys.stderr)
-    foot = footprint(read_shape(MODELS[name]), formats_of(find_recipe(recipe)))
+    foot = footprint(read_shape(MODELS[name]), *formats_of(find_recipe(recipe)))
     child = [sys.executable, str(Path(__file__)), "--measure", str(bundle)]
     child += ["--threads", str(threads), "--context", str(context)]
     boards, predicted, seen = [], [], []

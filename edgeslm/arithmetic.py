@@ -101,21 +101,33 @@ class Footprint:
 
     shape: Shape
     formats: Formats
+    written: Formats
+    """How the weights are stored that compute a token which follows alone: ``formats``, or others."""
     weight_bytes: int
     """``model.onnx.data``."""
     file_bytes: int
     """The whole bundle."""
+    prompt_bytes: int
+    """Read for each piece of a prompt: all matrices and the head."""
     token_bytes: int
-    """Read for each decoded token: all matrices and the head."""
+    """The same for each decoded token."""
     resident_bytes: int
     """Weights after loading, tokenizer and runtime."""
 
 
-def footprint(shape: Shape, formats: Formats) -> Footprint:
-    """A tied embedding is stored once, with its head; any other is stored as ``embedding`` says."""
+def footprint(shape: Shape, formats: Formats, written: Formats | None = None) -> Footprint:
+    """A tied embedding is stored once, with its head; any other is stored as ``embedding`` says.
+
+    :param written: where single tokens have weights of their own; the head is stored once, laid out twice.
+    """
     matrices = shape.matrices()
     stored = sum(format_of(formats, m.group).stored_bytes(m) for m in matrices)
     resident = sum(format_of(formats, m.group).resident_bytes(m) for m in matrices)
+    prompt_bytes = token_bytes = stored
+    if written is not None:
+        token_bytes = sum(format_of(written, m.group).stored_bytes(m) for m in matrices)
+        resident += sum(format_of(written, m.group).resident_bytes(m) for m in matrices)
+        stored += sum(format_of(written, m.group).stored_bytes(m) for m in matrices if m.group != HEAD)
     embedding = Matrix(EMBEDDING, shape.vocab, shape.hidden, 1)
     head = format_of(formats, HEAD)
     shared = shape.tied
@@ -131,11 +143,13 @@ def footprint(shape: Shape, formats: Formats) -> Footprint:
     return Footprint(
         shape=shape,
         formats=formats,
+        written=written or formats,
         weight_bytes=weight_bytes,
         file_bytes=weight_bytes
         + GRAPH_BYTES_A_LAYER * shape.layers
         + TOKENIZER_FILE_BYTES_A_TOKEN * shape.vocab,
-        token_bytes=stored,
+        prompt_bytes=prompt_bytes,
+        token_bytes=token_bytes,
         resident_bytes=resident + copied + floats + TOKENIZER_BYTES_A_TOKEN * shape.vocab + RUNTIME_BYTES,
     )
 
@@ -160,9 +174,9 @@ def rough_memory_bytes(weight_bytes: int, tokenizer_bytes: int, cache_bytes: int
     return weight_bytes * 3 // 2 + tokenizer_bytes * 9 // 2 + cache_bytes + RUNTIME_BYTES
 
 
-def _operation_seconds(foot: Footprint, board: Board, group: str, operations: float) -> float:
+def _operation_seconds(formats: Formats, board: Board, group: str, operations: float) -> float:
     """At the rate for 4 bits, for 8, or for the mixture that an average of bits says."""
-    eight = min(max((format_of(foot.formats, group).bits - 4) / 4, 0.0), 1.0)
+    eight = min(max((format_of(formats, group).bits - 4) / 4, 0.0), 1.0)
     return operations * ((1 - eight) / board.int4_gflops + eight / board.int8_gflops) / 1e9
 
 
@@ -185,7 +199,7 @@ def decode_tps(foot: Footprint, board: Board, context: int) -> float:
     shape = foot.shape
     reading = foot.token_bytes / (board.read_gbs * 1e9 * DECODE_EFFICIENCY)
     computing = sum(
-        _operation_seconds(foot, board, matrix.group, 2 * matrix.weights / VECTOR_COMPUTE)
+        _operation_seconds(foot.written, board, matrix.group, 2 * matrix.weights / VECTOR_COMPUTE)
         for matrix in shape.matrices()
     )
     attention = _attention_seconds(shape, board, context, DECODE_ATTENTION)
@@ -199,7 +213,7 @@ def prefill_tps(foot: Footprint, board: Board, tokens: int) -> float:
     seconds = 0.0
     for matrix in shape.matrices():
         if matrix.group != HEAD:
-            seconds += _operation_seconds(foot, board, matrix.group, 2 * matrix.weights)
+            seconds += _operation_seconds(foot.formats, board, matrix.group, 2 * matrix.weights)
     elements = shape.layers * (2 * shape.inner + 6 * shape.hidden)
     seconds += elements * ELEMENT_OPERATIONS / (board.int4_gflops * 1e9)
     seconds += _attention_seconds(shape, board, tokens / 2, PREFILL_ATTENTION)
@@ -208,4 +222,4 @@ def prefill_tps(foot: Footprint, board: Board, tokens: int) -> float:
     chunk = min(tokens, PREFILL_CHUNK)
     seconds += head_bytes / (board.read_gbs * 1e9 * DECODE_EFFICIENCY) / chunk
     # A short prompt reads all weights for few tokens.
-    return 1 / max(seconds, foot.token_bytes / (board.read_gbs * 1e9 * DECODE_EFFICIENCY) / chunk)
+    return 1 / max(seconds, foot.prompt_bytes / (board.read_gbs * 1e9 * DECODE_EFFICIENCY) / chunk)

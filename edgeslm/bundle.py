@@ -60,8 +60,12 @@ class WeightGroup(_Section):
 
 
 class Quantization(_Section):
+    """``written`` is how the weights are stored by which a token that follows alone is computed, where these
+    are not those that read prompts."""
+
     recipe: str
     groups: tuple[WeightGroup, ...] = ()
+    written: tuple[WeightGroup, ...] = ()
 
 
 class Graphs(_Section):

@@ -10,7 +10,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from edgeslm.arithmetic import (
     memory_bytes,
     prefill_tps,
 )
-from edgeslm.bundle import REPORT, Bundle
+from edgeslm.bundle import REPORT, Bundle, WeightGroup
 from edgeslm.errors import BoardError
 from edgeslm.profiles import THIS, Board
 from edgeslm.shape import EMBEDDING, HEAD, Shape
@@ -100,10 +100,13 @@ def bundle_footprint(bundle: Bundle) -> Footprint | None:
     try:
         settings = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]
         card = json.loads((bundle.path / REPORT).read_text("utf-8"))
-        formats = _formats(bundle, int(settings["decoder"]["num_hidden_layers"]))
+        layers = int(settings["decoder"]["num_hidden_layers"])
+        quantization = bundle.manifest.quantization
+        formats = _formats(quantization.groups if quantization else (), layers)
+        written = _formats(quantization.written, layers) if quantization and quantization.written else None
         size = sum(file.bytes for file in bundle.manifest.files if file.path.endswith(".data"))
         shape = _shape(settings, int(card["weights"]), bool(card["tied_embedding"]), bundle)
-        found = footprint(shape, formats) if shape else None
+        found = footprint(shape, formats, written) if shape else None
         return found if found and 0.8 < found.weight_bytes / size < 1.25 else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None
@@ -120,10 +123,8 @@ _GROUPS = {
 """The last part of a matrix's name in a manifest -> its weight group."""
 
 
-def _formats(bundle: Bundle, layers: int) -> Formats:
+def _formats(groups: Sequence[WeightGroup], layers: int) -> Formats:
     """Weight groups get the average of their layers' bits: a manifest names what differs from most."""
-    quantization = bundle.manifest.quantization
-    groups = quantization.groups if quantization else ()
     rest = next((Format(g.bits, g.group_size) for g in groups if g.group == REST), FLOAT)
     listed: dict[str, dict[str, float]] = {}
     for group in groups:

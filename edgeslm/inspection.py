@@ -59,10 +59,12 @@ def render(described: dict[str, Any]) -> str:
     if described["signature"]:
         rows.append(("signature", described["signature"]))
     if quantization := manifest.get("quantization"):
-        groups = ", ".join(f"{g['group']} {_format_of(g)}" for g in quantization["groups"])
+        groups = _groups(quantization["groups"])
         rows.append(
             ("quantization", f"{quantization['recipe']} ({groups})" if groups else quantization["recipe"])
         )
+        if written := quantization.get("written"):
+            rows.append(("written by", _groups(written)))
     if manifest.get("context_length"):
         cache = manifest["kv_bytes_per_token"]
         rows.append(
@@ -89,6 +91,10 @@ def render(described: dict[str, Any]) -> str:
     if described["report"]:
         lines += ["", "report card", *_card_lines(described["report"])]
     return "\n".join(lines)
+
+
+def _groups(groups: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{group['group']} {_format_of(group)}" for group in groups)
 
 
 def _format_of(group: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,20 @@ from edgeslm_export.last_logits import keep_last_logits
 from edgeslm_export.lora_graph import GRAPH, write_lora_graph
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.placement import Placement, Unit
-from edgeslm_export.recipe import EMBEDDING, Recipe, builder_options, choices_of, formats_by_rule, units_of
+from edgeslm_export.recipe import (
+    EMBEDDING,
+    Recipe,
+    builder_options,
+    choices_of,
+    formats_by_rule,
+    units_of,
+    written_formats,
+)
 from edgeslm_export.reference import REFERENCE_BYTES, UNQUANTIZED, gguf_types, study_task
 from edgeslm_export.resources import bytes_a_weight, check_resources
 from edgeslm_export.score_graph import GRAPH as SCORE_GRAPH
 from edgeslm_export.score_graph import write_score_graph
+from edgeslm_export.single_token import WRITES, join
 
 from edgeslm.bundle import Manifest
 from edgeslm.errors import ExportError
@@ -92,6 +101,8 @@ def export_model(
         )
         config = json.loads((stage / "genai_config.json").read_bytes())["model"]
         fields = _manifest_fields(origin, recipe, built.attempt.placement.formats, config, created)
+        if built.written:
+            fields["quantization"]["written"] = _weight_groups(built.written)
         if (stage / GRAPH).is_file():
             fields["graphs"]["adapters"] = GRAPH
         if (stage / SCORE_GRAPH).is_file():
@@ -105,7 +116,8 @@ def export_model(
         write_report(stage, {"kind": "decoder", **sizes, **report})
         manifest = write_manifest(stage, fields)
         size = sum(file.stat().st_size for file in stage.iterdir())
-        order.goal.check(built.fidelity.get("kl_mean"), size)
+        for fidelity in (built.fidelity, built.written_fidelity):
+            order.goal.check(fidelity.get("kl_mean"), size)
         measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
     return manifest, {**measured, **built.fidelity}
 
@@ -119,11 +131,14 @@ def memory_a_weight(recipe: Recipe, *, gguf: bool) -> tuple[int, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """A placement that was built: its model folder, and what was measured on it."""
+    """A placement that was built: its model folder, and what was measured on it; the same of what computes
+    single tokens, where that is apart."""
 
     attempt: Attempt
     folder: Path
     fidelity: dict[str, Any]
+    written: Mapping[str, Format] = field(default_factory=dict)
+    written_fidelity: dict[str, Any] = field(default_factory=dict)
 
 
 class _Work:
@@ -170,17 +185,16 @@ class _Work:
 
     def by_rule(self) -> _Built:
         """What a recipe that doesn't measure builds."""
-        shapes = self._found["matrices"]
-        formats = formats_by_rule(self._order.recipe, shapes, self._found["layers"])
-        for unit in units_of(shapes):  # what the source has in so few bits stays as it is
-            exact = self._exact_format(unit)
-            wanted = formats[unit[0]]
-            if exact is not None and exact.bits <= wanted.bits and not wanted.by_row:
-                formats.update(dict.fromkeys(unit, exact))
-        self._quantize({name: [form] for name, form in formats.items()})
-        return self.build(
+        shapes, recipe = self._found["matrices"], self._order.recipe
+        formats = formats_by_rule(recipe, shapes, self._found["layers"])
+        written = written_formats(recipe, formats)
+        for wanted in (formats, written):
+            self._take_over(wanted)
+        self._quantize({name: list(dict.fromkeys((form, written[name]))) for name, form in formats.items()})
+        built = self.build(
             Placement(formats, sum(form.bytes(*shapes[name]) for name, form in formats.items()), 0.0)
         )
+        return built if written == formats else self._join(built, written)
 
     def search(self) -> _Built:
         """Quantizes in all formats, then builds until one is as small as the goal allows; the best one."""
@@ -196,6 +210,14 @@ class _Work:
             raise ExportError("No placement was proposed.")
         self._order.goal.check(best.attempt.kl, best.attempt.size)
         return best
+
+    def _take_over(self, formats: dict[str, Format]) -> None:
+        """What the source has in so few bits stays as it is."""
+        for unit in units_of(formats):
+            exact = self._exact_format(unit)
+            wanted = formats[unit[0]]
+            if exact is not None and exact.bits <= wanted.bits and not wanted.by_row:
+                formats.update(dict.fromkeys(unit, exact))
 
     def _units(self) -> list[Unit]:
         shapes = self._found["matrices"]
@@ -229,20 +251,35 @@ class _Work:
         """Builds and measures. The first build is held to the golden set before it is measured."""
         self._made += 1
         folder = self._folder / f"bundle-{self._made}"
-        formats = dict(zip(placement.formats, _pairs(placement.formats.values()), strict=True))
-        options = builder_options(self._order.recipe, formats)
-        graph = {"formats": formats, "options": options, "out": str(folder)}
-        self._run("build", "the conversion", graph)
+        self._build_graph(folder, placement.formats)
         write_score_graph(folder)
         keep_last_logits(folder)
         write_lora_graph(folder)
         self._golden = self._golden or golden.check(self._folder, folder)
         size = sum(file.stat().st_size for file in folder.iterdir()) + self._found["report_bytes"]
-        fidelity: dict[str, Any] = {}
-        if self._order.corpus is not None:
-            fidelity = self._run("fidelity", "measuring the bundle", {"bundle": str(folder)})
+        fidelity = self._measure(folder)
         attempt = Attempt(placement, fidelity.get("kl_mean", float("inf")), size)
         return _Built(attempt, folder, fidelity)
+
+    def _build_graph(self, folder: Path, formats: Mapping[str, Format]) -> None:
+        pairs = dict(zip(formats, _pairs(formats.values()), strict=True))
+        options = builder_options(self._order.recipe, formats)
+        self._run("build", "the conversion", {"formats": pairs, "options": options, "out": str(folder)})
+
+    def _measure(self, folder: Path) -> dict[str, Any]:
+        """Nothing where there is no text to measure with."""
+        if self._order.corpus is None:
+            return {}
+        return self._run("fidelity", "measuring the bundle", {"bundle": str(folder)})
+
+    def _join(self, built: _Built, formats: dict[str, Format]) -> _Built:
+        """Single tokens get a graph of their own, which is measured by itself."""
+        folder = self._folder / WRITES
+        self._build_graph(folder, formats)
+        fidelity = self._measure(folder)
+        join(built.folder, folder)
+        shutil.rmtree(folder)
+        return replace(built, written=formats, written_fidelity=fidelity)
 
     def report(self, built: _Built) -> dict[str, Any]:
         """The report card, but for sizes: nothing that depends on the day or the load."""
@@ -265,6 +302,10 @@ class _Work:
             if recipe.calibrated:
                 card["calibration"] = f"{corpus.name}, {self._found['calibration_tokens']:,} tokens"
             card["fidelity"] = {"text": corpus.name, **built.fidelity}
+        if built.written:
+            card["written"] = {"formats": formats_in_use(list(built.written.values()))}
+            if corpus is not None:
+                card["written"]["fidelity"] = {"text": corpus.name, **built.written_fidelity}
         return {**card, "golden": self._golden}
 
 

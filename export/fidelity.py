@@ -28,6 +28,7 @@ import numpy.typing as npt
 from edgeslm_export.child import Reporter
 from edgeslm_export.last_logits import give_every_token
 from edgeslm_export.rival import gguf_logits
+from edgeslm_export.single_token import READS, keep_part
 
 Logits = npt.NDArray[np.floating[Any]]
 
@@ -90,7 +91,11 @@ def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
 
 
 def bundle_logits(
-    folder: Path, sequences: Sequence[Sequence[int]], threads: int, scratch: Path | None = None
+    folder: Path,
+    sequences: Sequence[Sequence[int]],
+    threads: int,
+    scratch: Path | None = None,
+    part: str = READS,
 ) -> Iterator[Logits]:
     """Logits [tokens, vocabulary] float32 of each sequence, read from an empty cache.
 
@@ -98,10 +103,11 @@ def bundle_logits(
     (``every_position``).
 
     :param scratch: a folder to work in; by default the one that the bundle is in.
+    :param part: of a graph that computes single tokens apart (``single_token``), which one.
     """
     import onnxruntime_genai as og
 
-    with every_position(folder, scratch or folder.parent) as whole:
+    with every_position(folder, scratch or folder.parent, part) as whole:
         config = og.Config(str(whole))
         options = {"intra_op_num_threads": threads}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
@@ -121,9 +127,12 @@ def bundle_logits(
 
 
 @contextlib.contextmanager
-def every_position(folder: Path, scratch: Path) -> Iterator[Path]:
+def every_position(folder: Path, scratch: Path, part: str = READS) -> Iterator[Path]:
     """A copy of a model folder, in ``scratch``, whose graph gives the logits of all positions; the weights
-    are shared by a link."""
+    are shared by a link.
+
+    :param part: of a graph that computes single tokens apart (``single_token``), which one.
+    """
     import onnx
 
     with tempfile.TemporaryDirectory(prefix=".logits-", dir=scratch) as name:
@@ -135,14 +144,15 @@ def every_position(folder: Path, scratch: Path) -> Iterator[Path]:
                 except OSError:  # a file system without hard links
                     shutil.copyfile(file, copy / file.name)
         model = onnx.load(str(folder / "model.onnx"), load_external_data=False)
+        keep_part(model.graph, part)
         give_every_token(model.graph)
         onnx.save(model, str(copy / "model.onnx"))
         yield copy
 
 
 def measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child: ``bundle``, or the file ``gguf`` as llama.cpp computes it, against ``reference.npy`` on
-    ``evaluation.npy`` in the folder ``work``."""
+    """The child: ``bundle`` (its ``part``), or the file ``gguf`` as llama.cpp computes it, against
+    ``reference.npy`` on ``evaluation.npy`` in the folder ``work``."""
     work = Path(task["work"])
     sequences = np.load(work / "evaluation.npy")
     reference = np.load(work / "reference.npy", mmap_mode="r")
@@ -153,7 +163,7 @@ def measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     if "gguf" in task:
         computed: Iterator[Logits] = gguf_logits(Path(task["gguf"]), rows, threads)
     else:
-        computed = bundle_logits(Path(task["bundle"]), rows, threads, work)
+        computed = bundle_logits(Path(task["bundle"]), rows, threads, work, task.get("part", READS))
     for number, (tokens, logits) in enumerate(zip(rows, computed, strict=True)):
         reporter.progress(number, len(rows), "comparing with the float model")
         comparison.add(reference[number * length : (number + 1) * length], logits, tokens)

@@ -101,10 +101,15 @@ def gguf_config(header: GgufHeader, where: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not None}
 
 
-def formats_of(recipe: Recipe) -> Formats:
-    """How a recipe stores each weight group; the only place where planning looks into a recipe."""
+def formats_of(recipe: Recipe) -> tuple[Formats, Formats | None]:
+    """How a recipe stores each weight group, and what it has beside for single tokens; the only place where
+    planning looks into a recipe."""
     head = Format(recipe.head.bits, recipe.head.group_size)
-    return {REST: Format(recipe.average_bits, recipe.group_size), HEAD: head, EMBEDDING: head}
+    top = {HEAD: head, EMBEDDING: head}
+    formats = {REST: Format(recipe.average_bits, recipe.group_size), **top}
+    if recipe.written is None:
+        return formats, None
+    return formats, {REST: Format(recipe.written.bits, recipe.written.group_size), **top}
 
 
 def make_plan(
@@ -121,7 +126,7 @@ def make_plan(
         )
     tokens = context or min(DEFAULT_CONTEXT, shape.context_length)
     found = [find_recipe(name) for name in dict.fromkeys(recipes)] or list(RECIPES.values())
-    rows = tuple(_row(recipe, footprint(shape, formats_of(recipe)), board, tokens) for recipe in found)
+    rows = tuple(_row(recipe, footprint(shape, *formats_of(recipe)), board, tokens) for recipe in found)
     return Plan(src, shape, board, tokens, rows, _advice(rows, board, shape, tokens))
 
 
@@ -152,7 +157,8 @@ def _advice(rows: tuple[Row, ...], board: Board, shape: Shape, tokens: int) -> s
             "somebody waits for."
         )
     quick = [row for row in fitting if row.expectation.decode_tps >= min(speed, max(SLOW_TPS, speed / 2))]
-    good = max(quick, key=lambda row: row.file_bytes)
+    # More bytes are better answers, unless some of them are the same weights once more.
+    good = max(quick, key=lambda row: (find_recipe(row.recipe).written is None, row.file_bytes))
     take = next((row for row in quick if row.recipe == DEFAULT_RECIPE), good)
     memory, tps = take.expectation.memory_bytes, take.expectation.decode_tps
     text = f"Take {take.recipe}: {_gb(memory)} of {_gb(room)}, {tps:.0f} tokens/s"

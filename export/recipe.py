@@ -7,7 +7,7 @@ Knows sizes and names, not how a build is run. onnxruntime calls the group size 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,8 @@ class Recipe:
     matrix where they are tied). ``placing`` says which matrices get ``better`` instead: none (``same``),
     those of a fixed rule (``rule``); or every matrix gets that of the ``choices`` which measuring says buys
     most (``measured``). ``calibrated`` recipes spread rounding errors by GPTQ, the others round to the
-    nearest code.
+    nearest code. ``written`` is the format of the layers' matrices by which a token that follows alone is
+    computed, where those are apart (``single_token``).
     """
 
     name: str
@@ -38,6 +39,7 @@ class Recipe:
     better: Format | None = None
     choices: tuple[Format, ...] = ()
     calibrated: bool = False
+    written: Format | None = None
 
     @property
     def bits(self) -> int:
@@ -83,6 +85,15 @@ RECIPES: dict[str, Recipe] = {
             head=Format(8, 64),
             average_bits=8,
             calibrated=True,
+        ),
+        Recipe(
+            name="w8a8-w4",
+            summary="w8a8, and 4 bits of their own for tokens that are written: fastest, and the largest",
+            smallest=Format(8, ROW),
+            head=Format(8, 64),
+            average_bits=8,
+            calibrated=True,
+            written=Format(4, 64),
         ),
         Recipe(
             name="auto",
@@ -160,6 +171,13 @@ def formats_by_rule(recipe: Recipe, names: Iterable[str], layers: int) -> dict[s
     for unit in units_of(names):
         formats.update(dict.fromkeys(unit, _format_by_rule(recipe, unit, layers)))
     return formats
+
+
+def written_formats(recipe: Recipe, formats: Mapping[str, Format]) -> dict[str, Format]:
+    """Of each matrix, what computes a token that follows alone: ``formats`` but for those of the layers,
+    where the recipe has others for them."""
+    own = recipe.written
+    return {name: form if own is None or not _LAYER.match(name) else own for name, form in formats.items()}
 
 
 def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Format:

@@ -22,6 +22,7 @@ from edgeslm_export.environment import cache_folder
 from edgeslm_export.formats import Format
 from edgeslm_export.gguf_header import read_gguf_header
 from edgeslm_export.resources import bytes_a_weight, check_resources
+from edgeslm_export.single_token import WRITES
 
 from edgeslm.bundle import Bundle
 from edgeslm.errors import ExportError
@@ -100,11 +101,15 @@ def compare(
             return run_module(module, {"work": name, **task}, what, on_progress=on_progress, debug=debug)
 
         rows = []
+        quantization = bundle.manifest.quantization
         for corpus in corpora:
             found = run("quantize", "reading the float model", study_task(origin, corpus))
             _check_shapes(bundle, origin, found, work / "checkpoint")
             task = {"bundle": str(bundle.path.resolve()), "threads": threads}
             rows.append({"text": corpus.name, **run("fidelity", "measuring the bundle", task)})
+            if quantization is not None and quantization.written:
+                own = {"text": corpus.name, "engine": "single tokens"}
+                rows.append({**own, **run("fidelity", "measuring the bundle", {**task, "part": WRITES})})
             if origin.is_gguf and rival.is_installed():
                 task = {"gguf": str(origin.path.resolve()), "threads": threads}
                 other = {"text": corpus.name, "engine": f"{rival.NAME} with {origin.path.name}"}

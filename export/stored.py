@@ -15,6 +15,7 @@ from edgeslm_export.formats import ROW, Format
 from edgeslm_export.lora_graph import find_products
 from edgeslm_export.matrices import Quantized, unpack
 from edgeslm_export.product_by_row import smoothing_of
+from edgeslm_export.single_token import READS, keep_part
 
 from edgeslm.bundle import load_bundle
 from edgeslm.errors import ExportError
@@ -77,6 +78,7 @@ def _parts(bundle: Path) -> Iterator[tuple[str, Floats]]:
     if graph is None:
         raise ExportError(f"{bundle} has no graph to generate with; name a decoder's bundle.")
     model = onnx.load(bundle / graph, load_external_data=False)
+    keep_part(model.graph, READS)  # which the graph that takes adapters is
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     # Scales are stored in 16 bits and widened by the graph.
     widened = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}

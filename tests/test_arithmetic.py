@@ -107,6 +107,15 @@ def test_what_holds_for_every_shape(shape: Shape, tokens: int) -> None:
     assert prefill_tps(small, BOARD, tokens) > 0
 
 
+@given(shapes, st.integers(1, 100_000))
+def test_single_tokens_with_weights_of_their_own_are_as_fast_as_those(shape: Shape, tokens: int) -> None:
+    apart, small, large = footprint(shape, INT8, INT4), footprint(shape, INT4), footprint(shape, INT8)
+    assert decode_tps(apart, BOARD, tokens) == decode_tps(small, BOARD, tokens)
+    assert prefill_tps(apart, BOARD, tokens) == prefill_tps(large, BOARD, tokens)
+    assert apart.weight_bytes > large.weight_bytes
+    assert apart.resident_bytes > large.resident_bytes
+
+
 @given(shapes, st.integers(1, 10_000))
 def test_a_faster_board_is_never_slower(shape: Shape, tokens: int) -> None:
     foot = footprint(shape, INT4)

@@ -31,6 +31,8 @@ from edgeslm.engine.grammar import longest_forced, runtime_grammar
 from edgeslm.engine.labels import Branch, make_tree
 from edgeslm.engine.lanes import Lane, LaneKey, Lanes, rewind_limit, rounded
 from edgeslm.engine.loading import PLAIN, Loader, engine_error
+from edgeslm.engine.mapped import give_back_pages
+from edgeslm.engine.prepared import PROMPT_TOKENS, WEIGHTS
 from edgeslm.engine.prompt import ChatTokenizer, Encoded
 from edgeslm.engine.room import check_room
 from edgeslm.engine.transcript import Transcript
@@ -44,7 +46,10 @@ log = logging.getLogger("edgeslm.engine")
 
 PREFILL_PIECE = 64
 """Prompt tokens between two looks at whether the call was cancelled: a tenth of a second of a 135 M model on
-two cores. Larger pieces are not faster (``benchmarks/LOG.md``)."""
+two slow cores."""
+_PIECE_S = 0.08
+"""Where as many as the runtime reads at once (``PROMPT_TOKENS``) were measured to take no longer, they are
+read so: a tenth faster, and to the same numbers (``benchmarks/LOG.md``)."""
 
 MOST_DRAFTS = 8
 DRAFT_WORDS = 3
@@ -82,6 +87,10 @@ class Decoder:
         self.bundle = bundle
         self.threads = threads or (prepared and prepared.threads) or usable_cores()
         self._prepared, self._loader = prepared, loader
+        prompt_s = prepared.prompt_seconds.get(self.threads, _PIECE_S + 1) if prepared else _PIECE_S + 1
+        self._piece = PROMPT_TOKENS if prompt_s <= _PIECE_S else PREFILL_PIECE
+        written = bundle.manifest.quantization and bundle.manifest.quantization.written
+        self._writes_apart = bool(written) and not adapters  # the graph that takes adapters does not
         self.context_length = bundle.manifest.context_length
         self._chat = ChatTokenizer(path)
         config_file = path / "genai_config.json"
@@ -89,6 +98,9 @@ class Decoder:
             settings = json.loads(config_file.read_text("utf-8"))
             self._settings = settings["model"]
             self._model = self._load(graph)
+            if self._writes_apart:
+                # Of graphs within a graph the runtime keeps the weights mapped as they were, once read.
+                give_back_pages(self._weights)
         except BundleError:
             raise
         except Exception as error:  # the runtime raises RuntimeError and others
@@ -108,6 +120,12 @@ class Decoder:
     def prepared(self) -> bool:
         """Whether it computes with weights that were laid out for this machine before."""
         return self._prepared is not None
+
+    @property
+    def _weights(self) -> list[Path]:
+        if self._prepared is not None:
+            return [self._prepared.graph.parent / WEIGHTS]
+        return [self.bundle.path / file.path for file in self.bundle.manifest.weights]
 
     def _load(self, graph: str) -> Any:
         path = self.bundle.path
@@ -273,7 +291,7 @@ class Decoder:
         while start < len(ids):
             if cancelled():
                 raise Cancelled("cancelled while its prompt was read")
-            end = start + PREFILL_PIECE
+            end = start + self._piece
             if len(ids) - end < 2:
                 end = len(ids)
             try:
@@ -360,11 +378,15 @@ class Decoder:
             if below.label is not None:
                 scores[below.label] = total
                 continue
-            if len(lane.tokens) > length:
-                lane.generator.rewind_to(length)
-                del lane.tokens[length:]
-            lane.generator.append_tokens(np.array(path, np.int32))
-            lane.tokens += path
+            # Labels are read and not written: where a single token is computed by other weights, the one
+            # before it is read once more.
+            again = lane.tokens[length - 1 : length] if self._writes_apart and len(path) == 1 else []
+            start = length - len(again)
+            if len(lane.tokens) > start:
+                lane.generator.rewind_to(start)
+                del lane.tokens[start:]
+            lane.generator.append_tokens(np.array([*again, *path], np.int32))
+            lane.tokens += [*again, *path]
             self._walk(lane, below, length + len(path), total, scores, cancelled)
 
 

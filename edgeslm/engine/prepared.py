@@ -14,9 +14,9 @@ import mmap
 import os
 import platform
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -51,10 +51,10 @@ BLOCK_BYTES: Final = 2**24
 class Index(BaseModel):
     """``prepared.json``: what was made, for what.
 
-    ``seconds`` are those of a usual request by threads, empty where the machine was too busy to tell; of
-    ``cores`` that could be used ``threads`` were the fastest, all where that isn't known. ``divergences`` are
-    how far the bundle's golden answers lie from the build machine's, in nats. The digests of ``files`` are
-    those of ``block_digest``.
+    ``seconds`` are those of a usual request by threads, ``prompt_seconds`` those of its prompt read at once,
+    both empty where the machine was too busy to tell; of ``cores`` that could be used ``threads`` were the
+    fastest, all where that isn't known. ``divergences`` are how far the bundle's golden answers lie from the
+    build machine's, in nats. The digests of ``files`` are those of ``block_digest``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +66,7 @@ class Index(BaseModel):
     cores: int = Field(ge=1)
     threads: int = Field(ge=1)
     seconds: dict[int, float]
+    prompt_seconds: dict[int, float] = Field(default_factory=dict)
     divergences: tuple[float, ...] = ()
     files: tuple[FileEntry, ...]
 
@@ -91,11 +92,12 @@ class Index(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """``graph`` stands in for the bundle's, ``score`` for its ``score``; ``threads`` were the fastest, 0 if
-    that isn't known."""
+    that isn't known; ``prompt_seconds`` is what reading ``PROMPT_TOKENS`` at once took with how many."""
 
     graph: Path
     threads: int
     score: Path | None = None
+    prompt_seconds: Mapping[int, float] = field(default_factory=dict)
 
     def seen_from(self, bundle: Path) -> str:
         """Where the runtime looks for graphs."""
@@ -162,10 +164,12 @@ def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
         log.warning("%s is damaged; edgeslm prepare makes it anew", folder)
         return None
     mark_used(folder)
+    as_measured = index.cores == usable_cores()
     return Prepared(
         folder / GRAPH,
-        index.threads if index.cores == usable_cores() else 0,
+        index.threads if as_measured else 0,
         folder / SCORE if SCORE in found else None,
+        index.prompt_seconds if as_measured else {},
     )
 
 

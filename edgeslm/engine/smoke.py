@@ -142,9 +142,8 @@ def _request_s(bundle: Bundle, adapters: bool) -> float:
     if bundle.manifest.model_kind == "decoder":
         from edgeslm.engine.trial import time_request
 
-        return time_request(
-            bundle, graph_of(bundle, adapters=adapters), usable_cores(), clock=time.process_time
-        )
+        graph = graph_of(bundle, adapters=adapters)
+        return time_request(bundle, graph, usable_cores(), clock=time.process_time).request
     import numpy as np
 
     from edgeslm.engine.encoder import Encoder

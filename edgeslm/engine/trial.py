@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from edgeslm.board import busy_s, usable_cores
 from edgeslm.bundle import Bundle
@@ -30,6 +30,13 @@ _WORTH: Final = 0.95
 """More threads have to take at most this share of the time of fewer: they cost power and others' time."""
 _DISTURBED: Final = 0.1
 """Of the processors' time: if others took more while threads were measured, it was against them."""
+
+
+class Seconds(NamedTuple):
+    """What a usual request takes: its ``prompt`` read at once, and all of it."""
+
+    prompt: float
+    request: float
 
 
 def check_same(bundle: Bundle, graph: str, laid_out: str) -> None:
@@ -73,12 +80,10 @@ def has_same_scores(bundle: Bundle, laid_out: Path) -> bool:
     return _off(_scores(bundle, laid_out), wanted) <= _CLOSE
 
 
-def time_threads(bundle: Bundle, laid_out: str) -> dict[int, float]:
-    """Seconds of a request by threads; none if others computed meanwhile."""
+def time_threads(bundle: Bundle, laid_out: str) -> dict[int, Seconds]:
+    """What a request takes, by threads; nothing if others computed meanwhile."""
     began, others = time.perf_counter(), _others_s()
-    seconds: dict[int, float] = {}
-    for threads in _choices():
-        seconds[threads] = round(time_request(bundle, laid_out, threads), 4)
+    seconds = {threads: time_request(bundle, laid_out, threads) for threads in _choices()}
     processors_s = (time.perf_counter() - began) * usable_cores()
     return seconds if _others_s() - others <= _DISTURBED * processors_s else {}
 
@@ -137,18 +142,19 @@ def _logits(bundle: Bundle, graph: str) -> npt.NDArray[np.float64]:
 
 def time_request(
     bundle: Bundle, laid_out: str, threads: int, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Seconds of a request, the least of a few."""
-    model, taken = _load(bundle, laid_out, threads), []
+) -> Seconds:
+    """The least of a few."""
+    model, prompts, requests = _load(bundle, laid_out, threads), [], []
     for _ in range(_ROUNDS):
         generator = _generator(model)
         started = clock()
         generator.append_tokens(_tokens(bundle, PROMPT_TOKENS))
+        prompts.append(clock() - started)
         for _ in range(NEW_TOKENS):
             generator.generate_next_token()
-        taken.append(clock() - started)
+        requests.append(clock() - started)
         del generator  # before its model
-    return min(taken)
+    return Seconds(min(prompts), min(requests))
 
 
 def _tokens(bundle: Bundle, count: int) -> npt.NDArray[np.int32]:

@@ -17,7 +17,8 @@ from edgeslm.config import Task as TaskSection
 from edgeslm.engine import room
 from edgeslm.engine.calls import Call, Generate, Guide, Output, Prompt, Sampling, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.lanes import LANE_BYTES, MOST_LANES
+from edgeslm.engine.lanes import LANE_BYTES, MOST_LANES, LaneKey
+from edgeslm.engine.prepared import Prepared
 from edgeslm.errors import BundleError, Cancelled, InvalidRequest, NoMemory, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.tasks import make_task
@@ -204,6 +205,28 @@ def test_scoring_a_text_that_is_cut(decoder: Decoder) -> None:
     message = "word " * decoder.context_length
     with pytest.raises(TooLong, match=r"has \d+ tokens and there is room for \d+"):
         decoder.score(Score(chat(message), LABELS))
+
+
+@pytest.mark.parametrize(("prompt_s", "tokens"), [(0.04, 128), (0.4, 64)])
+def test_as_much_is_read_at_a_time_as_a_cancel_can_wait_for(
+    starter: Path, prompt_s: float, tokens: int
+) -> None:
+    """By what was measured when the bundle was prepared."""
+    path = starter / "smollm2-135m-int4"
+    decoder = Decoder(path, 1, prepared=Prepared(path / "model.onnx", 1, prompt_seconds={1: prompt_s}))
+    looks: list[None] = []
+
+    def cancelled() -> bool:
+        looks.append(None)
+        return False
+
+    try:
+        ids = list(range(1000, 1000 + 5 * 64))
+        lane = decoder._new_lane(512, LaneKey(), Sampling())
+        decoder._prefill(lane, ids, cancelled)
+        assert len(looks) == math.ceil(len(ids) / tokens)
+    finally:
+        decoder.close()
 
 
 def test_scoring_is_cancelled(decoder: Decoder) -> None:

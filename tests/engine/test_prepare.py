@@ -395,7 +395,8 @@ def fake_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_write_score", lambda bundle, stage: None)
     monkeypatch.setattr(trial, "check_same", lambda bundle, graph, laid_out: None)
     monkeypatch.setattr(trial, "test_itself", lambda bundle, laid_out: (0.001, 0.004))
-    monkeypatch.setattr(trial, "time_threads", lambda bundle, laid_out: {1: 1.0, 2: 0.5})
+    seconds = {1: trial.Seconds(0.8, 1.0), 2: trial.Seconds(0.4, 0.5)}
+    monkeypatch.setattr(trial, "time_threads", lambda bundle, laid_out: seconds)
 
 
 def test_the_most_threads_are_taken_where_none_could_be_measured(
@@ -405,6 +406,7 @@ def test_the_most_threads_are_taken_where_none_could_be_measured(
     monkeypatch.setattr(module, "usable_cores", lambda: 4)
     index = make(bundle, tmp_path / CACHE)
     assert (index.threads, index.seconds, index.divergences) == (2, {1: 1.0, 2: 0.5}, (0.001, 0.004))
+    assert index.prompt_seconds == {1: 0.8, 2: 0.4}
     monkeypatch.setattr(trial, "time_threads", lambda bundle, laid_out: {})
     index = make(bundle, tmp_path / CACHE)
     assert (index.threads, index.seconds) == (4, {})

@@ -65,6 +65,7 @@ def write_index(folder: Path, of: Bundle, **changes: Any) -> None:
         "cores": usable_cores(),
         "threads": 1,
         "seconds": {"1": 0.4},
+        "prompt_seconds": {"1": 0.3},
         "files": entries,
     }
     (folder / INDEX).write_text(json.dumps({**content, **changes}))
@@ -76,7 +77,7 @@ def find(bundle: Bundle, folder: Path) -> Prepared | None:
 
 def test_what_is_whole_is_found(bundle: Bundle, folder: Path) -> None:
     found = find(bundle, folder)
-    assert found == Prepared(folder / GRAPH, 1)
+    assert found == Prepared(folder / GRAPH, 1, prompt_seconds={1: 0.3})
     assert (bundle.path / found.seen_from(bundle.path)).samefile(folder / GRAPH)
 
 
@@ -90,6 +91,14 @@ def test_nothing_is_found_where_nothing_was_made(
 def test_each_graph_is_one_of_its_own(bundle: Bundle, folder: Path) -> None:
     assert find_prepared(bundle, "model_lora.onnx", folder.parent) is None
     assert find_prepared(bundle, "more/model.onnx", folder.parent) is None
+
+
+def test_what_an_earlier_version_prepared_lacks_the_prompts_seconds(bundle: Bundle, folder: Path) -> None:
+    write_index(folder, bundle)
+    index = json.loads((folder / INDEX).read_text())
+    del index["prompt_seconds"]
+    (folder / INDEX).write_text(json.dumps(index))
+    assert find(bundle, folder) == Prepared(folder / GRAPH, 1)
 
 
 def test_threads_of_another_number_of_cores_are_not_taken(bundle: Bundle, folder: Path) -> None:

@@ -86,14 +86,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     monkeypatch.setattr(os, "times", lambda: os.times_result((next(times), 0.0, 0.0, 0.0, 0.0)))
     monkeypatch.setattr(time, "perf_counter", lambda: next(walls))
     monkeypatch.setattr(trial, "usable_cores", lambda: 4)
-    monkeypatch.setattr(trial, "time_request", lambda bundle, laid_out, threads: 1.0 / threads)
+    monkeypatch.setattr(
+        trial, "time_request", lambda bundle, laid_out, threads: trial.Seconds(0.5 / threads, 1.0 / threads)
+    )
     yield busy
     assert busy == []
 
 
 def test_threads_are_measured_where_nobody_else_computes(bundle: Bundle, clock: list[float]) -> None:
     clock += [5000.0, 5003.3]
-    assert trial.time_threads(bundle, "model.onnx") == {1: 1.0, 2: 0.5, 4: 0.25}
+    wanted = {1: (0.5, 1.0), 2: (0.25, 0.5), 4: (0.125, 0.25)}
+    assert trial.time_threads(bundle, "model.onnx") == wanted
 
 
 def test_threads_that_were_measured_against_others_are_not_told(bundle: Bundle, clock: list[float]) -> None:

@@ -65,7 +65,7 @@ def test_a_family_exports_and_generates(
     assert report["golden"]["texts"] > 50
 
     shape = read_shape(json.loads((families / name / "config.json").read_text()))
-    predicted = footprint(shape, formats_of(find_recipe(RECIPE[name]))).weight_bytes
+    predicted = footprint(shape, *formats_of(find_recipe(RECIPE[name]))).weight_bytes
     # The exporter leaves out biases that are zero, as those of a fresh random model are.
     zeros = 4 * shape.weights_by_group()["biases"]
     found = (bundle.path / "model.onnx.data").stat().st_size

@@ -27,7 +27,7 @@ def _names(own: tuple[str, ...], layers: int) -> list[str]:
 
 def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
     with pytest.raises(
-        ExportError, match="no recipe 'int3'; choose one of int4, int4-mixed, int8, w8a8, auto"
+        ExportError, match="no recipe 'int3'; choose one of int4, int4-mixed, int8, w8a8, w8a8-w4, auto"
     ):
         find_recipe("int3")
     assert find_recipe(DEFAULT_RECIPE) is RECIPES[DEFAULT_RECIPE]
@@ -35,7 +35,7 @@ def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_recipe_is_what_the_kernels_take_fast(recipe: object) -> None:
-    for value in (getattr(recipe, field) for field in ("smallest", "head", "better")):
+    for value in (getattr(recipe, field) for field in ("smallest", "head", "better", "written")):
         in_groups = value is None or (value.bits in (4, 8) and value.group_size in (32, 64, 128))
         assert in_groups or value == Format(8, ROW)
 

@@ -1,0 +1,172 @@
+"""A graph of two: what it reads it computes as the recipe w8a8 does, what it writes by weights of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from edgeslm_export.single_token import READS, WRITES, join, keep_part
+
+from edgeslm.bundle import load_bundle
+from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
+from edgeslm.engine.decoder import Decoder
+from edgeslm.engine.prepare import prepare
+from edgeslm.engine.prepared import CACHE, Prepared, find_prepared
+from edgeslm.expectation import bundle_footprint
+from edgeslm.inspection import describe, render
+from tests.export.tiny_models import SHAPE
+
+pytestmark = pytest.mark.export
+TOKENS = list(b"loosen the screw")
+LABELS = ("loose", "lost", "cover", "covers", "screw")
+
+
+def asked(text: str) -> Prompt:
+    return Prompt((Turn("user", ("Sort: ", Text(text, cut=True))),))
+
+
+def session(folder: Path, graph: Any) -> ort.InferenceSession:
+    """Of a graph that isn't on disk, beside the weights of ``folder``."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def plain(folder: Path) -> Any:
+    return onnx.load(folder / "model.onnx", load_external_data=False)
+
+
+def part(folder: Path, name: str) -> Any:
+    model = plain(folder)
+    keep_part(model.graph, name)
+    return model
+
+
+def run(computed: ort.InferenceSession, tokens: list[int], past: list[Any] | None = None) -> list[Any]:
+    """Logits of the last token and the cache."""
+    size = SHAPE["hidden_size"] // SHAPE["num_attention_heads"]
+    names = [value.name for value in computed.get_inputs() if value.name.startswith("past")]
+    cache = past or [np.zeros((1, SHAPE["num_key_value_heads"], 0, size), np.float32)] * len(names)
+    feeds: dict[str, Any] = {
+        "input_ids": np.array([tokens], np.int64),
+        **dict(zip(names, cache, strict=True)),
+    }
+    feeds["attention_mask"] = np.ones((1, cache[0].shape[2] + len(tokens)), np.int64)
+    logits, *cache = computed.run(None, feeds)
+    return [logits[0, -1], *cache]
+
+
+def test_many_tokens_are_computed_by_one_part_and_a_single_one_by_the_other(apart_base: Path) -> None:
+    whole = session(apart_base, plain(apart_base))
+    reads, writes = (session(apart_base, part(apart_base, name)) for name in (READS, WRITES))
+    several = run(whole, TOKENS)
+    for found, wanted in zip(several, run(reads, TOKENS), strict=True):
+        assert np.array_equal(found, wanted)
+    single = run(whole, TOKENS[:1], several[1:])
+    for found, wanted in zip(single, run(writes, TOKENS[:1], several[1:]), strict=True):
+        assert np.array_equal(found, wanted)
+    assert not np.array_equal(single[0], run(reads, TOKENS[:1], several[1:])[0])
+
+
+def test_the_part_that_reads_is_the_graph_of_w8a8(apart_base: Path, by_row_base: Path) -> None:
+    reads, other = part(apart_base, READS).graph, plain(by_row_base).graph
+    assert list(reads.node) == list(other.node)
+    assert list(reads.initializer) == list(other.initializer)
+    assert list(reads.output) == list(other.output)
+    data = (by_row_base / "model.onnx.data").read_bytes()
+    assert (apart_base / "model.onnx.data").read_bytes().startswith(data)
+    for graph in ("model_lora.onnx", "model_score.onnx"):
+        assert (apart_base / graph).read_bytes() == (by_row_base / graph).read_bytes()
+
+
+def test_weights_that_both_parts_have_lie_there_once(apart_base: Path) -> None:
+    places: dict[str, dict[str, tuple[str, ...]]] = {}
+    for name in (READS, WRITES):
+        tensors = [tensor for tensor in part(apart_base, name).graph.initializer if tensor.external_data]
+        places[name] = {
+            tensor.name: tuple(entry.value for entry in tensor.external_data) for tensor in tensors
+        }
+    both = places[READS].keys() & places[WRITES].keys()
+    assert any("lm_head" in name for name in both)
+    assert all(places[READS][name] == places[WRITES][name] for name in both)
+    assert set(places[READS].values()).isdisjoint(
+        places[WRITES][name] for name in places[WRITES].keys() - both
+    )
+
+
+def test_a_graph_that_is_not_joined_stays_as_it_is(by_row_base: Path) -> None:
+    assert part(by_row_base, WRITES) == plain(by_row_base)
+
+
+def test_models_with_other_inputs_are_not_joined(by_row_base: Path, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(by_row_base, tmp_path / name)
+    model = plain(tmp_path / "other")
+    del model.graph.input[-1]
+    onnx.save(model, tmp_path / "other" / "model.onnx")
+    with pytest.raises(ValueError, match="not the same inputs"):
+        join(tmp_path / "one", tmp_path / "other")
+    assert (tmp_path / "one" / "model.onnx.data").read_bytes() == (
+        by_row_base / "model.onnx.data"
+    ).read_bytes()
+
+
+def test_a_bundle_says_what_it_writes_by(apart_base: Path) -> None:
+    bundle = load_bundle(apart_base)
+    assert bundle.manifest.quantization is not None
+    groups = {group.group: (group.bits, group.group_size) for group in bundle.manifest.quantization.written}
+    assert groups["*"] == (4, 64)
+    report = json.loads((apart_base / "report.json").read_text())
+    assert report["fidelity"]["kl_mean"] < report["written"]["fidelity"]["kl_mean"]
+    assert "written by    " in render(describe(bundle))
+    foot = bundle_footprint(bundle)
+    assert foot is not None
+    assert foot.token_bytes < foot.prompt_bytes < foot.weight_bytes
+
+
+# -- as it is used ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared(apart_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    state, bundle = tmp_path_factory.mktemp("state"), load_bundle(apart_base)
+    asyncio.run(prepare(bundle, "model.onnx", state))
+    found = find_prepared(bundle, "model.onnx", state / CACHE)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def decoders(apart_base: Path, by_row_base: Path, prepared: Prepared) -> Iterator[dict[str, Decoder]]:
+    made = {
+        "apart": Decoder(apart_base, 1),
+        "prepared": Decoder(apart_base, 1, prepared=prepared),
+        "w8a8": Decoder(by_row_base, 1),
+    }
+    yield made
+    for decoder in made.values():
+        decoder.close()
+
+
+def test_what_is_prepared_says_the_same(decoders: dict[str, Decoder]) -> None:
+    assert decoders["prepared"].prepared
+    for text in ("the screw", "a cover that is loose, and another one"):
+        call = Generate(asked(text), 12)
+        assert decoders["prepared"].generate(call).text == decoders["apart"].generate(call).text
+
+
+def test_labels_are_read_and_not_written(decoders: dict[str, Decoder], prepared: Prepared) -> None:
+    """One after the other, and in one pass: as by w8a8, and with what was prepared by the same file."""
+    assert prepared.score is not None
+    call = Score(asked("the cover came loose"), LABELS)
+    wanted = decoders["w8a8"].score(call).probabilities
+    assert decoders["apart"].score(call).probabilities == pytest.approx(wanted, abs=1e-5)
+    assert decoders["prepared"].score(call).probabilities == pytest.approx(wanted, abs=1e-3)
