@@ -3,9 +3,13 @@
 Many tokens at a time are fastest as products of integers (``product_by_row``), one at a time where fewest
 bytes are read. So the plain graph of a bundle may hold two, and the number of its tokens decides (the ``If``
 of ONNX, as in the merged decoders of optimum): ``READS`` for prompts and for tokens that were proposed,
-``WRITES`` for a token that follows alone. Both have the same inputs and share the cache; what they have of
-the same weights lies in ``model.onnx.data`` once. The graphs beside it, for adapters and for labels in one
-pass, are ``READS`` alone.
+``WRITES`` for a token that follows alone. Both have the same inputs and share the cache.
+
+Weights stay outside of both branches, what both have of the same there once: of weights within a branch the
+runtime keeps the bytes of the file in memory beside its own layout, and refuses a file that has several hard
+links. The graph that scores labels gets the same branch ``WRITES``, though it never takes it: the runtime
+lays weights out in an order that hangs on their names, and both graphs share one prepared file. The graph
+for adapters is ``READS`` alone.
 """
 
 from __future__ import annotations
@@ -13,40 +17,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm_export.pruned_head import replace_nodes
-
 READS, WRITES = "reads", "writes"
+PLAIN, SCORE = "model.onnx", "model_score.onnx"
 _CHOICE: Final = "/several_tokens"
 _ALIGNED: Final = 4096
 """Bytes to which each tensor's place is rounded: it is mapped."""
+_MORE_THAN: Final = {PLAIN: 1, SCORE: 0}
+"""Tokens with more than which a graph reads."""
 
 
 def join(folder: Path, writing: Path) -> None:
-    """The graph of ``folder`` becomes the two of ``folder`` and ``writing``, two models of
-    onnxruntime-genai's builder with the same inputs and outputs.
+    """The graphs of ``folder``, plain and to score, become two each: their own and the plain one of
+    ``writing``. Models of onnxruntime-genai's builder with the same inputs and outputs.
 
     :raises ValueError: they have others.
     """
     import onnx
 
-    file = folder / "model.onnx"
-    reads, writes = (onnx.load(place / "model.onnx", load_external_data=False) for place in (folder, writing))
-    for part in ("input", "output"):
-        if _names(getattr(reads.graph, part)) != _names(getattr(writes.graph, part)):
-            raise ValueError(f"{folder} and {writing} have not the same {part}s")
-    _tell_apart(writes.graph, _add_data(folder, reads.graph, writing, writes.graph))
-    whole = onnx.ModelProto()
-    whole.CopyFrom(reads)
-    for parts in (whole.graph.node, whole.graph.initializer, whole.graph.value_info):
-        del parts[:]
-    whole.graph.node.extend(_choose(reads.graph, writes.graph))
-    known = {opset.domain for opset in whole.opset_import}
-    whole.opset_import.extend(opset for opset in writes.opset_import if opset.domain not in known)
-    onnx.save(whole, file)
-
-
-def is_joined(graph: Any) -> bool:
-    return any(node.name == _CHOICE for node in graph.node)
+    writes = onnx.load(writing / PLAIN, load_external_data=False)
+    plain = onnx.load(folder / PLAIN, load_external_data=False)
+    for values in ("input", "output"):
+        if _names(getattr(plain.graph, values)) != _names(getattr(writes.graph, values)):
+            raise ValueError(f"{folder} and {writing} have not the same {values}s")
+    _prefix(writes.graph, _share(folder, plain.graph, writing, writes.graph))
+    for name, least in _MORE_THAN.items():
+        if not (folder / name).exists():
+            continue
+        model = onnx.load(folder / name, load_external_data=False)
+        _choose(model.graph, writes.graph, least)
+        known = {opset.domain for opset in model.opset_import}
+        model.opset_import.extend(opset for opset in writes.opset_import if opset.domain not in known)
+        onnx.save(model, folder / name)
 
 
 def keep_part(graph: Any, part: str) -> None:
@@ -54,47 +55,69 @@ def keep_part(graph: Any, part: str) -> None:
     (choice,) = [node for node in graph.node if node.name == _CHOICE] or [None]
     if choice is None:
         return
-    (branch,) = [a.g for a in choice.attribute if a.g.name == part]
-    kept = type(branch).FromString(branch.SerializeToString())
-    _rename(kept, {name: name.removeprefix(f"{part}/") for name in _values(kept)})
-    for parts in ("node", "initializer", "value_info"):
-        del getattr(graph, parts)[:]
-        getattr(graph, parts).extend(getattr(kept, parts))
+    (branch,) = [attribute.g for attribute in choice.attribute if attribute.g.name == part]
+    outside = [node for node in graph.node if not node.name.startswith(_CHOICE)]
+    nodes = [type(node).FromString(node.SerializeToString()) for node in (*outside, *branch.node)]
+    used = {name for node in branch.node for name in node.input}
+    used |= {name for node in outside if used & set(node.output) for name in node.input}
+    known = used | {name for node in branch.node for name in node.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    infos = [value for value in (*graph.value_info, *branch.value_info) if value.name in known]
+    _replace(graph, [node for node in nodes if node in branch.node or used & set(node.output)], kept, infos)
+    _rename(graph, {name: name.removeprefix(f"{part}/") for name in _values(graph)})
 
 
-def _choose(reads: Any, writes: Any) -> list[Any]:
-    """The nodes of the joined graph.
-
-    The reading branch keeps its names, and comes first: the runtime then lays its weights out as those of the
-    graph that scores labels, at the beginning of the file that both are prepared in.
-    """
+def _choose(reads: Any, writes: Any, least: int) -> None:
+    """``reads`` becomes the joined graph. :param writes: has names of its own but for what it shares."""
     import numpy as np
     from onnx import helper, numpy_helper
 
-    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
-        return helper.make_node(kind, inputs, [output], name=f"{_CHOICE}/{kind}", **attributes)
-
-    inputs, outputs = _names(reads.input), _names(reads.output)
-    one = numpy_helper.from_array(np.array([1], np.int64))
+    outputs = _names(reads.output)
+    constants = {tensor.name: tensor for graph in (reads, writes) for tensor in graph.initializer}
+    outside: dict[str, Any] = {}
+    infos = {value.name: value for graph in (reads, writes) for value in graph.value_info}
     branches = {}
     for part, graph in ((READS, reads), (WRITES, writes)):
-        own = set(outputs) if part == READS else _values(graph) - set(inputs)
-        _rename(graph, {name: f"{part}/{name}" for name in own})
-        graph.name = part
-        del graph.input[:]
-        branches[part] = graph
-    for each in writes.node:
-        each.name = f"{WRITES}/{each.name}"
-    count, several = f"{_CHOICE}/count", f"{_CHOICE}/are"
-    choice = helper.make_node(
-        "If", [several], outputs, name=_CHOICE, then_branch=branches[READS], else_branch=branches[WRITES]
-    )
-    return [
-        node("Shape", ["input_ids"], count, start=1, end=2),
-        node("Constant", [], f"{_CHOICE}/one", value=one),
-        node("Greater", [count, f"{_CHOICE}/one"], several),
-        choice,
+        branch = type(graph).FromString(graph.SerializeToString())
+        if part == READS:
+            _rename(branch, {name: f"{READS}/{name}" for name in outputs})
+        branch.name = part
+        fixed = set(constants)
+        inside = []
+        for node in branch.node:
+            if node.input and set(node.input) <= fixed | {""}:
+                fixed |= set(node.output)
+                outside.setdefault(node.output[0], node)
+            else:
+                inside.append(node)
+        made = {name for node in inside for name in node.output}
+        _replace(branch, inside, [], [value for value in branch.value_info if value.name in made])
+        del branch.input[:]
+        branches[part] = branch
+
+    def make(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+        return helper.make_node(kind, inputs, [output], name=f"{_CHOICE}/{kind}", **attributes)
+
+    count, few, several = (f"{_CHOICE}/{name}" for name in ("count", "few", "are"))
+    nodes = [
+        *outside.values(),
+        make("Shape", ["input_ids"], count, start=1, end=2),
+        make("Constant", [], few, value=numpy_helper.from_array(np.array([least], np.int64))),
+        make("Greater", [count, few], several),
+        helper.make_node(
+            "If", [several], outputs, name=_CHOICE, then_branch=branches[READS], else_branch=branches[WRITES]
+        ),
     ]
+    kept = [infos[name] for node in outside.values() for name in node.output if name in infos]
+    _replace(reads, nodes, list(constants.values()), kept)
+
+
+def _replace(graph: Any, nodes: list[Any], constants: list[Any], infos: list[Any]) -> None:
+    """They may be the graph's own, which go with its lists: so all are copied first."""
+    for values, new in ((graph.node, nodes), (graph.initializer, constants), (graph.value_info, infos)):
+        copied = [type(value).FromString(value.SerializeToString()) for value in new]
+        del values[:]
+        values.extend(copied)
 
 
 def _names(values: Any) -> list[str]:
@@ -115,58 +138,54 @@ def _rename(graph: Any, names: dict[str, str]) -> None:
         value.name = names.get(value.name, value.name)
 
 
-def _tell_apart(writes: Any, shared: set[str]) -> None:
-    """Products with weights that both parts have get twice their scales, and are halved: the same numbers.
+def _prefix(writes: Any, shared: set[str]) -> None:
+    """What ``writes`` has of its own gets names of its own."""
+    same = shared | set(_names(writes.input))
+    for node in writes.node:  # what is made of shared constants alone is made once
+        if node.input and set(node.input) <= shared | {""}:
+            same |= set(node.output)
+            shared = shared | set(node.output)
+        else:
+            node.name = f"{WRITES}/{node.name}"
+    _rename(writes, {name: f"{WRITES}/{name}" for name in _values(writes) - same})
 
-    The runtime lays equal weights out once and keeps them with the branch that it comes to first, which is
-    this one: the reading branch would lack what the graph that scores labels has.
+
+def _share(folder: Path, reads: Any, writing: Path, writes: Any) -> set[str]:
+    """Constants of ``writes`` that ``reads`` has too are taken from it, by their names; the bytes
+    of the others go behind its weights.
+
+    :return: the names of those that are shared.
     """
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    two, half = f"{_CHOICE}/two", f"{_CHOICE}/half"
-    nodes: list[Any] = []
-    for node in writes.node:
-        if node.op_type != "MatMulNBits" or node.input[1] not in shared:
-            nodes.append(node)
-            continue
-        scales, product = f"{node.name}/scales", f"{node.name}/twice"
-        nodes.append(helper.make_node("Mul", [node.input[2], two], [scales], name=f"{node.name}/Twice"))
-        halved = helper.make_node("Mul", [product, half], [node.output[0]], name=f"{node.name}/Half")
-        node.input[2], node.output[0] = scales, product
-        nodes += [node, halved]
-    replace_nodes(writes, nodes)
-    for name, value in ((two, 2.0), (half, 0.5)):
-        writes.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
-
-
-def _add_data(folder: Path, reads: Any, writing: Path, writes: Any) -> set[str]:
-    """What ``writes`` has of its own goes behind the weights of ``reads``; of the rest it names the place.
-
-    :return: the names of those.
-    """
-    shared: set[str] = set()
-    places = {tensor.name: tensor for tensor in reads.initializer if tensor.external_data}
+    others = {tensor.name: tensor for tensor in reads.initializer}
+    (location,) = {_place(tensor)["location"] for tensor in reads.initializer if tensor.external_data}
+    shared, own = set(), []
     for tensor in writes.initializer:
-        if not tensor.external_data:
-            continue
-        content = _content(writing, tensor)
-        same = places.get(tensor.name)
-        if same is not None and same.dims == tensor.dims and _content(folder, same) == content:
-            del tensor.external_data[:]
-            tensor.external_data.extend(same.external_data)
+        other = others.get(tensor.name)
+        is_same = other is not None and (other.data_type, other.dims) == (tensor.data_type, tensor.dims)
+        if is_same and _content(folder, other) == _content(writing, tensor):
             shared.add(tensor.name)
             continue
-        location = next(iter(places.values())).external_data[0].value
-        with (folder / location).open("ab") as data:
-            data.write(bytes(-data.tell() % _ALIGNED))
-            _put(tensor, location=location, offset=data.tell(), length=len(content))
-            data.write(content)
+        own.append(tensor)
+        if tensor.external_data:
+            content = _content(writing, tensor)
+            with (folder / location).open("ab") as data:
+                data.write(bytes(-data.tell() % _ALIGNED))
+                _put(tensor, location=location, offset=data.tell(), length=len(content))
+                data.write(content)
+    _replace(writes, list(writes.node), own, list(writes.value_info))
     return shared
 
 
+def _place(tensor: Any) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
 def _content(folder: Path, tensor: Any) -> bytes:
-    place = {entry.key: entry.value for entry in tensor.external_data}
+    if not tensor.external_data:
+        from onnx import numpy_helper
+
+        return bytes(numpy_helper.to_array(tensor).tobytes())
+    place = _place(tensor)
     with (folder / place["location"]).open("rb") as data:
         data.seek(int(place.get("offset", 0)))
         content: bytes = data.read(int(place["length"]))

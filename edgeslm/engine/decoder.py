@@ -31,8 +31,7 @@ from edgeslm.engine.grammar import longest_forced, runtime_grammar
 from edgeslm.engine.labels import Branch, make_tree
 from edgeslm.engine.lanes import Lane, LaneKey, Lanes, rewind_limit, rounded
 from edgeslm.engine.loading import PLAIN, Loader, engine_error
-from edgeslm.engine.mapped import give_back_pages
-from edgeslm.engine.prepared import PROMPT_TOKENS, WEIGHTS
+from edgeslm.engine.prepared import PROMPT_TOKENS
 from edgeslm.engine.prompt import ChatTokenizer, Encoded
 from edgeslm.engine.room import check_room
 from edgeslm.engine.transcript import Transcript
@@ -54,7 +53,8 @@ read so: a tenth faster, and to the same numbers (``benchmarks/LOG.md``)."""
 MOST_DRAFTS = 8
 DRAFT_WORDS = 3
 """Where a grammar guides, up to eight tokens are proposed at a time: those that followed the same three
-before. What it guides is mostly copied (``benchmarks/LOG.md``); free text is not, and gets no faster."""
+before. What it guides is mostly copied (``benchmarks/LOG.md``); free text is not, and gets no faster. Nor do
+fields where a single token is computed by other weights than several: a token costs half of two there."""
 
 
 class Decoder:
@@ -98,9 +98,6 @@ class Decoder:
             settings = json.loads(config_file.read_text("utf-8"))
             self._settings = settings["model"]
             self._model = self._load(graph)
-            if self._writes_apart:
-                # Of graphs within a graph the runtime keeps the weights mapped as they were, once read.
-                give_back_pages(self._weights)
         except BundleError:
             raise
         except Exception as error:  # the runtime raises RuntimeError and others
@@ -120,12 +117,6 @@ class Decoder:
     def prepared(self) -> bool:
         """Whether it computes with weights that were laid out for this machine before."""
         return self._prepared is not None
-
-    @property
-    def _weights(self) -> list[Path]:
-        if self._prepared is not None:
-            return [self._prepared.graph.parent / WEIGHTS]
-        return [self.bundle.path / file.path for file in self.bundle.manifest.weights]
 
     def _load(self, graph: str) -> Any:
         path = self.bundle.path
@@ -194,7 +185,8 @@ class Decoder:
         """:param room: tokens that are left of the context."""
         drafts = forced = 0
         if call.guide is not None:
-            drafts = self._drafts if call.sampling.temperature == 0 else 0
+            is_worth = call.guide.kind != "json_schema" or not self._writes_apart
+            drafts = self._drafts if is_worth and call.sampling.temperature == 0 else 0
             forced = longest_forced(call.guide)
         penalty = call.sampling.repetition_penalty
         return LaneKey(call.guide, penalty, call.adapter, drafts, forced if forced <= room else 0)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import filecmp
 import os
 import shutil
 import sys
@@ -31,7 +32,6 @@ from edgeslm.bundle import Bundle, FileEntry, load_bundle, verify_bundle
 from edgeslm.engine import trial
 from edgeslm.engine.orders import carry_out, give_way, serve_one
 from edgeslm.engine.prepared import (
-    BLOCK_BYTES,
     CACHE,
     GRAPH,
     INDEX,
@@ -250,15 +250,15 @@ def _write(graph: Path, stage: Path) -> None:
 
 
 def _write_score(bundle: Bundle, stage: Path) -> None:
-    """The graph that scores labels, if its weights are those that the other's file begins with and it
-    computes the same: it then maps the same file. Without it labels are scored one after the other."""
+    """The graph that scores labels, if it gets the same weights and computes the same: it then maps the same
+    file. Without it labels are scored one after the other."""
     if bundle.manifest.graphs.score is None:
         return
     apart = stage / "score"
     apart.mkdir()
     try:
         _write(bundle.path / bundle.manifest.graphs.score, apart)
-        if _begins_with(stage / WEIGHTS, apart / WEIGHTS):
+        if filecmp.cmp(apart / WEIGHTS, stage / WEIGHTS, shallow=False):
             (apart / GRAPH).rename(stage / SCORE)
             if not trial.has_same_scores(bundle, stage / SCORE):
                 (stage / SCORE).unlink()
@@ -268,14 +268,6 @@ def _write_score(bundle: Bundle, stage: Path) -> None:
         (stage / SCORE).unlink(missing_ok=True)
     finally:
         shutil.rmtree(apart)
-
-
-def _begins_with(file: Path, other: Path) -> bool:
-    with file.open("rb") as one, other.open("rb") as two:
-        while block := two.read(BLOCK_BYTES):
-            if one.read(len(block)) != block:
-                return False
-    return True
 
 
 def _sync(folder: Path) -> None:

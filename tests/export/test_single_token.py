@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,13 +79,12 @@ def test_many_tokens_are_computed_by_one_part_and_a_single_one_by_the_other(apar
 
 def test_the_part_that_reads_is_the_graph_of_w8a8(apart_base: Path, by_row_base: Path) -> None:
     reads, other = part(apart_base, READS).graph, plain(by_row_base).graph
-    assert list(reads.node) == list(other.node)
-    assert list(reads.initializer) == list(other.initializer)
+    assert sorted(map(str, reads.node)) == sorted(map(str, other.node))
+    assert sorted(map(str, reads.initializer)) == sorted(map(str, other.initializer))
     assert list(reads.output) == list(other.output)
     data = (by_row_base / "model.onnx.data").read_bytes()
     assert (apart_base / "model.onnx.data").read_bytes().startswith(data)
-    for graph in ("model_lora.onnx", "model_score.onnx"):
-        assert (apart_base / graph).read_bytes() == (by_row_base / graph).read_bytes()
+    assert (apart_base / "model_lora.onnx").read_bytes() == (by_row_base / "model_lora.onnx").read_bytes()
 
 
 def test_weights_that_both_parts_have_lie_there_once(apart_base: Path) -> None:
@@ -130,6 +130,15 @@ def test_a_bundle_says_what_it_writes_by(apart_base: Path) -> None:
     foot = bundle_footprint(bundle)
     assert foot is not None
     assert foot.token_bytes < foot.prompt_bytes < foot.weight_bytes
+
+
+def test_a_file_of_weights_may_have_several_names(apart_base: Path, tmp_path: Path) -> None:
+    """Of weights within a branch the runtime refuses that."""
+    shutil.copytree(apart_base, tmp_path / "bundle")
+    os.link(tmp_path / "bundle" / "model.onnx.data", tmp_path / "other name")
+    decoder = Decoder(tmp_path / "bundle", 1)
+    assert decoder.generate(Generate(asked("the screw"), 4)).text
+    decoder.close()
 
 
 # -- as it is used ---------------------------------------------------------------------------------
