@@ -294,7 +294,12 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         (folder / "state").mkdir()
         made_of = load_bundle(bundle)
         asyncio.run(prepare(made_of, graph_of(made_of, adapters=False), folder / "state"))
-        parts = {"models": {MODEL: {"bundle": str(bundle), "threads": args.threads}}, "tasks": tasks()}
+        model = {
+            "bundle": str(bundle),
+            "threads": max(1, args.threads // args.workers),
+            "workers": args.workers,
+        }
+        parts = {"models": {MODEL: model}, "tasks": tasks()}
         found: dict[str, Any] = {"rows": [], "memory": []}
         with start_broker(folder) as broker, node(broker.url, folder, parts):
             asyncio.run(_warm(broker.url))
@@ -331,7 +336,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--mixes", nargs="+", metavar="NAME", help="only these, as the table names them")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default: %(default)s)")
     parser.add_argument("--share", type=float, default=1.0, help="of the requests; less is rougher")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each side")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="edgeslm's, each with its share of the threads (default: one)"
+    )
     parser.add_argument("--chart", type=Path, help="an SVG file to write")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)

@@ -11,9 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from turns import load_graph, make_generator
+
+_BRANCHES: Final = {"If", "Loop"}
+"""Their times are those of the nodes within, which are there too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ def parse_runs(text: str) -> list[Run]:
     """From the text of a profile (Chrome's trace events), in their order."""
     events = [event for event in json.loads(text) if event.get("dur") is not None]
     runs = sorted((e for e in events if e["name"] == "model_run"), key=lambda e: e["ts"])
-    nodes = sorted((e for e in events if e.get("cat") == "Node"), key=lambda e: e["ts"])
+    own = (e for e in events if e.get("cat") == "Node" and e["args"]["op_name"] not in _BRANCHES)
+    nodes = sorted(own, key=lambda e: e["ts"])
     found, place = [], 0
     for run in runs:
         spent: Counter[str] = Counter()

@@ -13,16 +13,19 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from edgeslm.board import usable_cores
 from edgeslm.bundle import Bundle, check_adapter, short_digest
 from edgeslm.cascade import Answer, Stage, run_stages
 from edgeslm.config import LEARNABLE, Config
 from edgeslm.config import Task as TaskSection
-from edgeslm.engine.calls import Call, Generate, Hardware, Output, Score
+from edgeslm.engine.calls import Adapters, Call, Generate, Hardware, Output, Score
 from edgeslm.engine.prepared import CACHE
 from edgeslm.engine.process import EngineProcess
+from edgeslm.engine.team import EngineTeam
 from edgeslm.errors import BundleError, ConfigError, InternalError, RequestError, UnknownTask
 from edgeslm.escalation import Target
 from edgeslm.knowledge.process import KnowledgeProcess
@@ -32,6 +35,7 @@ from edgeslm.models import MakeProcess, Models
 from edgeslm.observe.drift import DriftWatch
 from edgeslm.scheduler import OnChunk, OnStart
 from edgeslm.sections import LEARNED, NODE_STAGE
+from edgeslm.sections import Model as ModelSection
 from edgeslm.tasks import Task, make_task
 from edgeslm.trust import Trust
 
@@ -221,25 +225,13 @@ class Arrangement:
         return Models(
             self._bundles,
             {
-                name: Hardware(0 if model.threads == "auto" else model.threads, model.device)
+                name: Hardware(_threads(model), model.device, model.workers)
                 for name, model in config.models.items()
             },
             keep_alive_s={name: model.keep_alive_s for name, model in config.models.items()},
             adapters=adapters,
             running=None if running is None else running.models,
-            make_process=make_process
-            or (
-                lambda bundle, hardware, adapters: EngineProcess(
-                    bundle.path,
-                    digest=bundle.digest,
-                    threads=hardware.threads,
-                    device=hardware.device,
-                    power=config.power,
-                    adapters=adapters,
-                    cache=config.state_dir / CACHE,
-                    log_level=config.log_level.upper(),
-                )
-            ),
+            make_process=make_process or partial(_make_process, config),
         )
 
     def _load_adapters(self, config: Config, problems: list[str]) -> dict[str, Bundle]:
@@ -381,6 +373,31 @@ class Arrangement:
             given = outcome.result.get("label", "")  # fields have none
             watch.see(given, outcome.result["confidence"], outcome.distance)
         return Answer(outcome, label)
+
+
+def _threads(model: ModelSection) -> int:
+    """0 for as many as are best of one; several share the processor's cores."""
+    if model.threads != "auto":
+        return model.threads
+    return 0 if model.workers == 1 else max(1, usable_cores() // model.workers)
+
+
+def _make_process(
+    config: Config, bundle: Bundle, hardware: Hardware, adapters: Adapters
+) -> EngineProcess | EngineTeam:
+    def make() -> EngineProcess:
+        return EngineProcess(
+            bundle.path,
+            digest=bundle.digest,
+            threads=hardware.threads,
+            device=hardware.device,
+            power=config.power,
+            adapters=adapters,
+            cache=config.state_dir / CACHE,
+            log_level=config.log_level.upper(),
+        )
+
+    return make() if hardware.workers == 1 else EngineTeam([make() for _ in range(hardware.workers)])
 
 
 def _watch(task: Task) -> DriftWatch | None:

@@ -1,4 +1,4 @@
-"""The models of this node: their bundles, and an engine process for each."""
+"""The models of this node: their bundles, and an engine process for each, or several."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from types import MappingProxyType
 from edgeslm.bundle import Bundle, short_digest
 from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Call, Hardware, Output
 from edgeslm.engine.process import EngineCrashed, EngineProcess
+from edgeslm.engine.team import EngineTeam
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned
 from edgeslm.messages import NORMAL_PRIORITY
 
 log = logging.getLogger("edgeslm.models")
 
-MakeProcess = Callable[[Bundle, Hardware, Adapters], EngineProcess]
+MakeProcess = Callable[[Bundle, Hardware, Adapters], EngineProcess | EngineTeam]
 """Of a bundle, what computes it and its adapters."""
 
 ATTEMPTS = 2
@@ -29,7 +30,7 @@ class _Model:
     """``calls`` are those that run or wait."""
 
     bundle: Bundle
-    process: EngineProcess
+    process: EngineProcess | EngineTeam
     graph: str | None
     hardware: Hardware
     adapters: Adapters
@@ -115,7 +116,12 @@ class Models:
 
     @property
     def pids(self) -> dict[str, int]:
-        return {name: pid for name, m in self._models.items() if (pid := m.process.pid) is not None}
+        """By the name of the model; further workers of it are called ``small.2`` and so on."""
+        return {
+            name if number == 1 else f"{name}.{number}": pid
+            for name, model in self._models.items()
+            for number, pid in enumerate(model.process.pids, 1)
+        }
 
     @property
     def losses(self) -> dict[str, int]:

@@ -57,7 +57,7 @@ class _Job:
 class Scheduler:
     """Runs requests, at most ``slots`` at a time, the others waiting in a queue of ``limit``.
 
-    One worker computes at a time on a small board, so ``slots`` is 1 unless the board has cores for more. One
+    One worker computes at a time on a small board, so ``slots`` is 1 unless a model has more workers. One
     more is begun if its priority is above that of all that run: the engine runs it between two pieces of
     theirs (``engine.worker``).
     """
@@ -76,7 +76,8 @@ class Scheduler:
         self.limit = limit
         """Requests that may wait."""
         self._timeout_s = timeout_s
-        self._slots = slots
+        self.slots = slots
+        """Requests that may run."""
         self._waiting: list[_Job] = []
         self._arrived: deque[_Job] = deque()
         self._running: dict[asyncio.Task[None], _Job] = {}
@@ -95,7 +96,7 @@ class Scheduler:
     @property
     def wait_s(self) -> float:
         """How long the queue may take, by the requests before."""
-        return sum(self._guess_s(job.request, FIRST_GUESS_S) for job in self._waiting) / self._slots
+        return sum(self._guess_s(job.request, FIRST_GUESS_S) for job in self._waiting) / self.slots
 
     @property
     def in_flight(self) -> int:
@@ -151,7 +152,7 @@ class Scheduler:
         if request.expires_at is None or not self._waiting:
             return
         # Nothing is known of tasks that were never run, and a guess would refuse what can be done in time.
-        wait_s = sum(self._guess_s(job.request) for job in self._waiting if job.rank < rank) / self._slots
+        wait_s = sum(self._guess_s(job.request) for job in self._waiting if job.rank < rank) / self.slots
         if now + wait_s > request.expires_at:
             message = (
                 f"its turn would come in about {wait_s:.1f} s, and it expires in "
@@ -217,9 +218,9 @@ class Scheduler:
 
     def _fill_slots(self) -> None:
         while self._waiting and not self._paused:
-            if len(self._running) < self._slots:
+            if len(self._running) < self.slots:
                 job = self._next()
-            elif len(self._running) == self._slots and self._is_urgent(self._waiting[0]):
+            elif len(self._running) == self.slots and self._is_urgent(self._waiting[0]):
                 job = heapq.heappop(self._waiting)
                 for other in self._running.values():
                     other.interruptions += 1

@@ -59,12 +59,19 @@ Device = Literal["cpu", "cuda"]
 
 
 class Model(Section):
-    """A model to load: one worker process each."""
+    """A model to load: one worker process each, or several."""
 
     bundle: FilePath = Field(description="Folder that `edgeslm-export` wrote")
     threads: Threads = Field(
         default="auto",
         description="CPU threads: a number, or `auto`: what `edgeslm prepare` found fastest, else all",
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that compute it side by side, each with `threads` (`auto`: its share of the "
+        "cores); more answer more requests where many wait, each of them later",
     )
     device: Device = Field(
         default="cpu",

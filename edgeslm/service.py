@@ -53,6 +53,7 @@ class Service:
             self._run,
             limit=_most_requests(config),
             timeout_s=limits.request_timeout_s,
+            slots=_slots(config),
             senders=Senders(
                 limits.sender_queue or max(1, limits.queue // 2),
                 limits.sender_tokens_per_min,
@@ -144,7 +145,7 @@ class Service:
                 raise
             self._others.discard(new)
             self._others.add(old)
-            self.scheduler.limit = _most_requests(config)
+            self.scheduler.limit, self.scheduler.slots = _most_requests(config), _slots(config)
             new.library.models = new.models
             retiring = asyncio.create_task(self._retire(old))
             self._retiring.add(retiring)
@@ -225,3 +226,8 @@ def _most_requests(config: Config) -> int:
     """The messages held at a time are bounded before; one that several routes read is as many requests."""
     limits = config.limits
     return (limits.queue + limits.queue_unsure) * max(1, len(config.routes))
+
+
+def _slots(config: Config) -> int:
+    """Requests that run at a time: as many as the model with most workers can."""
+    return max((model.workers for model in config.models.values()), default=1)

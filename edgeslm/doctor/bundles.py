@@ -50,11 +50,13 @@ def judge_bundles(
     models = {name: model for name, model in models.items() if model.manifest.model_kind is not None}
     speed, expected = _expectations(models, measure, memory, context)
     findings = [*speed, *findings]
+    workers = {f"model {name}": model.workers for name, model in config.models.items()} if config else {}
     total = 0
     for subject, bundle in models.items():
         expectation = expected.get(subject)
         tokens = min(context, bundle.manifest.context_length)
         need = expectation.memory_bytes if expectation else memory_need(bundle.manifest, tokens)
+        need *= workers.get(subject, 1)
         total += need if subject in configured else 0
         findings.append(_fits(subject, need, tokens, memory, "take a smaller model", expectation))
     if len(models.keys() & configured.keys()) > 1:

@@ -34,10 +34,12 @@ NO_ADAPTERS: Adapters = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What computes a model: ``threads`` of the CPU, 0 for as many as are best, and the device."""
+    """What computes a model: ``threads`` of the CPU, 0 for as many as are best, the device, and how many
+    workers with so many threads each."""
 
     threads: int = 0
     device: Device = "cpu"
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,10 @@ class EngineProcess:
         return self._child.pid
 
     @property
+    def pids(self) -> tuple[int, ...]:
+        return () if self.pid is None else (self.pid,)
+
+    @property
     def alive(self) -> bool:
         return self._child.is_linked
 

@@ -115,6 +115,7 @@ def test_a_profile_is_summed_by_run_and_type(scripts: dict[str, ModuleType]) -> 
             event("SequentialExecutor::Execute", 105, 90),
             event("model_run", 100, 100),
             event("model_run", 300, 200),
+            event("If_kernel_time", 159, 30, "If"),
             event("b_kernel_time", 160, 10, "Mul"),
             event("a_kernel_time", 310, 100, "MatMul"),
             event("c_kernel_time", 420, 20, "MatMul"),

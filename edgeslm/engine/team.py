@@ -1,0 +1,76 @@
+"""Several workers of one model as if they were one: a call goes to the one that has the fewest.
+
+Threads of one engine meet after each node of a graph; engines of one thread each never do, so they answer
+more messages where many wait, and one message later (``benchmarks/LOG.md``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from edgeslm.engine.calls import Call, EngineInfo, Output
+from edgeslm.messages import NORMAL_PRIORITY
+
+if TYPE_CHECKING:
+    from edgeslm.engine.process import EngineProcess
+
+
+class EngineTeam:
+    """Takes the place of an ``EngineProcess``; all of ``members`` are of one bundle, on the same hardware."""
+
+    def __init__(self, members: Sequence[EngineProcess]) -> None:
+        self._members = tuple(members)
+        self._calls = dict.fromkeys(range(len(members)), 0)
+        """Those that run or wait, by member."""
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return tuple(pid for member in self._members for pid in member.pids)
+
+    @property
+    def alive(self) -> bool:
+        """All of them: one that has ended is started again before the next call."""
+        return all(member.alive for member in self._members)
+
+    @property
+    def info(self) -> EngineInfo | None:
+        """Of the one that says least: it counts as prepared where all are."""
+        infos = [member.info for member in self._members]
+        return None if None in infos else min(infos, key=lambda info: bool(info and info.prepared))
+
+    @property
+    def takes_prepared(self) -> bool:
+        return all(member.takes_prepared for member in self._members)
+
+    @property
+    def losses(self) -> int:
+        return sum(member.losses for member in self._members)
+
+    async def start(self) -> EngineInfo:
+        """Starts those that aren't alive, side by side; see ``EngineProcess.start``. The others stay if one
+        can't be started."""
+        missing = [member for member in self._members if not member.alive]
+        started = await asyncio.gather(*(member.start() for member in missing), return_exceptions=True)
+        for outcome in started:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        info = self.info
+        if info is None:
+            raise RuntimeError("a worker that was started says nothing of itself")
+        return info
+
+    async def call(
+        self, call: Call, on_chunk: Callable[[str], None] | None = None, priority: int = NORMAL_PRIORITY
+    ) -> Output:
+        """See ``EngineProcess.call``."""
+        number = min(self._calls, key=lambda one: (not self._members[one].alive, self._calls[one]))
+        self._calls[number] += 1
+        try:
+            return await self._members[number].call(call, on_chunk, priority)
+        finally:
+            self._calls[number] -= 1
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(member.stop() for member in self._members))
