@@ -28,12 +28,13 @@ from edgeslm.engine.calls import Cost, EngineInfo, Output, Score
 
 
 def run(config: str) -> int:
-    from edgeslm import arrangement, cli
+    from edgeslm import cli
+    from edgeslm.engine import team
     from edgeslm.engine.process import EngineProcess
 
     command = (sys.executable, str(Path(__file__).resolve()))
     slow = functools.partial(EngineProcess, command=command)
-    arrangement.EngineProcess = slow  # type: ignore[attr-defined, assignment]
+    team.EngineProcess = slow  # type: ignore[attr-defined, assignment]
     return cli.main(["run", config])
 
 

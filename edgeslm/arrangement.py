@@ -22,10 +22,9 @@ from edgeslm.bundle import Bundle, check_adapter, short_digest
 from edgeslm.cascade import Answer, Stage, run_stages
 from edgeslm.config import LEARNABLE, Config
 from edgeslm.config import Task as TaskSection
-from edgeslm.engine.calls import Adapters, Call, Generate, Hardware, Output, Score
+from edgeslm.engine.calls import Call, Generate, Hardware, Output, Score
 from edgeslm.engine.prepared import CACHE
-from edgeslm.engine.process import EngineProcess
-from edgeslm.engine.team import EngineTeam
+from edgeslm.engine.team import make_engine
 from edgeslm.errors import BundleError, ConfigError, InternalError, RequestError, UnknownTask
 from edgeslm.escalation import Target
 from edgeslm.knowledge.process import KnowledgeProcess
@@ -231,7 +230,13 @@ class Arrangement:
             keep_alive_s={name: model.keep_alive_s for name, model in config.models.items()},
             adapters=adapters,
             running=None if running is None else running.models,
-            make_process=make_process or partial(_make_process, config),
+            make_process=make_process
+            or partial(
+                make_engine,
+                power=config.power,
+                cache=config.state_dir / CACHE,
+                log_level=config.log_level.upper(),
+            ),
         )
 
     def _load_adapters(self, config: Config, problems: list[str]) -> dict[str, Bundle]:
@@ -380,24 +385,6 @@ def _threads(model: ModelSection) -> int:
     if model.threads != "auto":
         return model.threads
     return 0 if model.workers == 1 else max(1, usable_cores() // model.workers)
-
-
-def _make_process(
-    config: Config, bundle: Bundle, hardware: Hardware, adapters: Adapters
-) -> EngineProcess | EngineTeam:
-    def make() -> EngineProcess:
-        return EngineProcess(
-            bundle.path,
-            digest=bundle.digest,
-            threads=hardware.threads,
-            device=hardware.device,
-            power=config.power,
-            adapters=adapters,
-            cache=config.state_dir / CACHE,
-            log_level=config.log_level.upper(),
-        )
-
-    return make() if hardware.workers == 1 else EngineTeam([make() for _ in range(hardware.workers)])
 
 
 def _watch(task: Task) -> DriftWatch | None:

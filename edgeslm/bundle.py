@@ -60,12 +60,9 @@ class WeightGroup(_Section):
 
 
 class Quantization(_Section):
-    """``written`` is how the weights are stored by which a token that follows alone is computed, where these
-    are not those that read prompts."""
-
     recipe: str
     groups: tuple[WeightGroup, ...] = ()
-    written: tuple[WeightGroup, ...] = ()
+    written: tuple[WeightGroup, ...] = Field(default=(), description="of a token that follows alone")
 
 
 class Graphs(_Section):

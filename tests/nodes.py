@@ -35,9 +35,10 @@ FAKE_COMMAND = (sys.executable, str(ROOT / "tests/fake_worker.py"))
 
 FAKE_RUN = """
 import functools, sys
-from edgeslm import cli, arrangement
+from edgeslm import cli
+from edgeslm.engine import team
 from tests.nodes import FAKE_COMMAND
-arrangement.EngineProcess = functools.partial(arrangement.EngineProcess, command=FAKE_COMMAND)
+team.EngineProcess = functools.partial(team.EngineProcess, command=FAKE_COMMAND)
 sys.exit(cli.main(["run", sys.argv[1]]))
 """
 

@@ -45,7 +45,7 @@ class Outcome:
 def edgeslm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the command in this process; its engines are fakes."""
     fake = functools.partial(EngineProcess, command=FAKE_COMMAND)
-    monkeypatch.setattr("edgeslm.arrangement.EngineProcess", fake)
+    monkeypatch.setattr("edgeslm.engine.team.EngineProcess", fake)
 
     def run(*arguments: object, stdin: bytes = b"") -> Outcome:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))

@@ -91,7 +91,7 @@ def test_engines_are_told_what_computes_and_how_it_waits(
 
     for name, kind in (("small", "decoder"), ("encoder", "encoder")):
         write_bundle(tmp_path / name, kind)
-    monkeypatch.setattr("edgeslm.arrangement.EngineProcess", make_process)
+    monkeypatch.setattr("edgeslm.engine.team.EngineProcess", make_process)
     text = CONFIG.format(folder=tmp_path).replace("threads: 3", "threads: 3, device: cuda")
     Service(parse_config(text + "power: idle\n"))
     seen = {name: (options["threads"], options["device"], options["power"]) for name, options in told.items()}

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from edgeslm.engine.calls import Call, EngineInfo, Output
+from edgeslm.bundle import Bundle
+from edgeslm.engine.calls import Adapters, Call, EngineInfo, Hardware, Output, Power
+from edgeslm.engine.process import EngineProcess
 from edgeslm.messages import NORMAL_PRIORITY
-
-if TYPE_CHECKING:
-    from edgeslm.engine.process import EngineProcess
 
 
 class EngineTeam:
@@ -74,3 +73,24 @@ class EngineTeam:
 
     async def stop(self) -> None:
         await asyncio.gather(*(member.stop() for member in self._members))
+
+
+def make_engine(
+    bundle: Bundle, hardware: Hardware, adapters: Adapters, *, power: Power, cache: Path, log_level: str
+) -> EngineProcess | EngineTeam:
+    """What computes a bundle: one process, or as many as ``hardware`` says. :param cache: see
+    ``EngineProcess``, as of the others."""
+
+    def make() -> EngineProcess:
+        return EngineProcess(
+            bundle.path,
+            digest=bundle.digest,
+            threads=hardware.threads,
+            device=hardware.device,
+            power=power,
+            adapters=adapters,
+            cache=cache,
+            log_level=log_level,
+        )
+
+    return make() if hardware.workers == 1 else EngineTeam([make() for _ in range(hardware.workers)])
