@@ -25,9 +25,14 @@ ATTEMPTS = 2
 """A request whose engine crashed gets one more try on a fresh one; then it is taken for the cause."""
 
 
+AGAIN_S = 10.0
+"""After which a worker that could not be started beside others is tried again."""
+
+
 @dataclass(slots=True, eq=False)
 class _Model:
-    """``calls`` are those that run or wait."""
+    """``calls`` are those that run or wait; before ``again_at``, by the loop's clock, a worker that could not
+    be started beside others isn't tried again."""
 
     bundle: Bundle
     process: EngineProcess | EngineTeam
@@ -38,6 +43,7 @@ class _Model:
     starting: asyncio.Task[object] | None = None
     unloading: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    again_at: float = 0.0
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by a call that is tried once more: if its engine crashes again, no other call can have done it."""
 
@@ -116,9 +122,9 @@ class Models:
 
     @property
     def pids(self) -> dict[str, int]:
-        """By the name of the model; further workers of it are called ``small.2`` and so on."""
+        """By the name of the model; further workers of it are called ``small#2`` and so on."""
         return {
-            name if number == 1 else f"{name}.{number}": pid
+            name if number == 1 else f"{name}#{number}": pid
             for name, model in self._models.items()
             for number, pid in enumerate(model.process.pids, 1)
         }
@@ -227,11 +233,15 @@ class Models:
 
     async def _ensure(self, model: _Model) -> None:
         """Starts the model's process unless it runs; callers that come meanwhile share one start."""
-        is_settled = all(task is None or task.done() for task in (model.starting, model.unloading))
-        if model.process.alive and is_settled:
+        stays = model.unloading is None or model.unloading.done()
+        is_settled = stays and (model.starting is None or model.starting.done())
+        if model.process.complete and is_settled:
             return
         if self._stopped:
             raise ModelUnavailable("the node is stopping")
+        if model.process.ready and stays:  # of several workers one; the others needn't be waited for
+            self._complete(model)
+            return
         if model.starting is None or model.starting.done():
             model.starting = asyncio.create_task(self._start(model))
         try:
@@ -240,6 +250,20 @@ class Models:
             if self._stopped:
                 raise ModelUnavailable("the node is stopping") from None
             raise
+
+    def _complete(self, model: _Model) -> None:
+        """Starts the workers that are missing, while the others work on."""
+        loop = asyncio.get_running_loop()
+        if (model.starting is not None and not model.starting.done()) or loop.time() < model.again_at:
+            return
+
+        def note(start: asyncio.Task[object]) -> None:
+            if not start.cancelled() and (error := start.exception()) is not None:
+                model.again_at = loop.time() + AGAIN_S
+                log.warning("a worker of %s is missing: %s", model.bundle.path.name, error)
+
+        model.starting = asyncio.create_task(self._start(model))
+        model.starting.add_done_callback(note)
 
     async def _start(self, model: _Model) -> None:
         if model.unloading is not None:  # its memory first

@@ -93,6 +93,11 @@ class Scheduler:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    def resize(self, *, limit: int, slots: int) -> None:
+        """Other numbers from now on; what waits may begin at once."""
+        self.limit, self.slots = limit, slots
+        self._fill_slots()
+
     @property
     def wait_s(self) -> float:
         """How long the queue may take, by the requests before."""

@@ -145,7 +145,7 @@ class Service:
                 raise
             self._others.discard(new)
             self._others.add(old)
-            self.scheduler.limit, self.scheduler.slots = _most_requests(config), _slots(config)
+            self.scheduler.resize(limit=_most_requests(config), slots=_slots(config))
             new.library.models = new.models
             retiring = asyncio.create_task(self._retire(old))
             self._retiring.add(retiring)

@@ -329,8 +329,9 @@ def _disk_need(origin: Origin, recipe: Recipe) -> int:
     """Bytes written, about: a GGUF's weights as float32, a byte a code in each format, the graph, the float
     model's logits."""
     checkpoint = origin.weights * 4 if origin.is_gguf else 0
-    codes = origin.weights * max(1, len(recipe.choices))
-    return checkpoint + origin.weights * (1 + recipe.bits) // 8 + codes + REFERENCE_BYTES
+    written = recipe.written.bits if recipe.written else 0
+    codes = origin.weights * (max(1, len(recipe.choices)) + bool(written))
+    return checkpoint + origin.weights * (1 + recipe.bits + 2 * written) // 8 + codes + REFERENCE_BYTES
 
 
 def _manifest_fields(

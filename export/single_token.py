@@ -59,7 +59,9 @@ def keep_part(graph: Any, part: str) -> None:
     outside = [node for node in graph.node if not node.name.startswith(_CHOICE)]
     nodes = [type(node).FromString(node.SerializeToString()) for node in (*outside, *branch.node)]
     used = {name for node in branch.node for name in node.input}
-    used |= {name for node in outside if used & set(node.output) for name in node.input}
+    for node in reversed(outside):
+        if used & set(node.output):
+            used |= set(node.input)
     known = used | {name for node in branch.node for name in node.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     infos = [value for value in (*graph.value_info, *branch.value_info) if value.name in known]

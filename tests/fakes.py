@@ -77,6 +77,10 @@ class FakeProcess(EngineProcess):
         return self._up
 
     @property
+    def ready(self) -> bool:
+        return self._up
+
+    @property
     def pid(self) -> int | None:
         return 4711 if self._up else None
 

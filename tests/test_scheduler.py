@@ -292,6 +292,23 @@ def test_at_most_so_many_run_at_once() -> None:
     play(scene)
 
 
+def test_more_may_run_from_now_on() -> None:
+    async def scene() -> None:
+        work = Work()
+        scheduler = Scheduler(work.run, limit=9, timeout_s=9)
+        tasks = [asyncio.create_task(scheduler.submit(request(name))) for name in "abc"]
+        await settle()
+        assert work.begun == ["a"]
+        scheduler.resize(limit=5, slots=3)
+        await settle()
+        assert (work.begun, scheduler.limit) == (["a", "b", "c"], 5)
+        for name in "abc":
+            work.gate(name).set()
+        assert [result.status for result in await asyncio.gather(*tasks)] == ["ok"] * 3
+
+    play(scene)
+
+
 def test_expired_on_arrival_is_never_run() -> None:
     async def scene() -> None:
         work = Work()

@@ -7,7 +7,7 @@ import pytest
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.config import parse_config
-from edgeslm.engine.calls import Call, Cost, Embed, Generate, Output, Score
+from edgeslm.engine.calls import Adapters, Call, Cost, Embed, Generate, Hardware, Output, Score
 from edgeslm.errors import BundleError, ConfigError, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.service import Service
@@ -96,6 +96,42 @@ def test_engines_are_told_what_computes_and_how_it_waits(
     Service(parse_config(text + "power: idle\n"))
     seen = {name: (options["threads"], options["device"], options["power"]) for name, options in told.items()}
     assert seen == {"small": (3, "cuda", "idle"), "encoder": (0, "cpu", "idle")}
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 3), (4, 3)])
+def test_as_many_requests_run_as_a_model_has_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, threads: int
+) -> None:
+    made: list[object] = []
+
+    def make_process(bundle: Path, **options: object) -> FakeProcess:
+        made.append(options["threads"])
+        return FakeProcess(bundle)
+
+    for name, kind in (("small", "decoder"), ("encoder", "encoder")):
+        write_bundle(tmp_path / name, kind)
+    monkeypatch.setattr("edgeslm.engine.team.EngineProcess", make_process)
+    text = CONFIG.format(folder=tmp_path).replace("threads: 3", f"threads: 3, workers: {workers}")
+    service = Service(parse_config(text))
+    assert service.scheduler.slots == workers
+    assert made.count(threads) == workers
+
+
+def test_threads_that_are_not_named_are_a_share_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeslm.arrangement.usable_cores", lambda: 8)
+    seen: list[Hardware] = []
+
+    def make_process(bundle: Bundle, hardware: Hardware, adapters: Adapters) -> FakeProcess:
+        seen.append(hardware)
+        return FakeProcess(bundle.path)
+
+    for name, kind in (("small", "decoder"), ("encoder", "encoder")):
+        write_bundle(tmp_path / name, kind)
+    text = CONFIG.format(folder=tmp_path).replace("threads: 3", "workers: 3")
+    Service(parse_config(text), make_process=make_process)
+    assert {(one.threads, one.workers) for one in seen} == {(2, 3), (0, 1)}
 
 
 def test_a_request_without_a_time_of_receipt_has_sound_timings(tmp_path: Path) -> None:

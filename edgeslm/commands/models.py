@@ -118,8 +118,8 @@ def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tu
     trust = Trust(config.signing, config.state_dir)
     trusted = trust.load(bundle.path)
     asyncio.run(trust.check())
-    base = load_bundle(config.models[name].bundle)
-    asyncio.run(smoke_test(trusted, beside=base, slowest=config.updates.slowest))
+    base, workers = load_bundle(config.models[name].bundle), config.models[name].workers
+    asyncio.run(smoke_test(trusted, beside=base, workers=workers, slowest=config.updates.slowest))
     store.activate(name, base.digest, bundle.digest, on_trial=True)
     said = {"model": name, "digest": bundle.digest, "state": "ON_TRIAL"}
     return said, f"model {name} will be {short} when the node starts, on trial"

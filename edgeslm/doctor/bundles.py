@@ -56,9 +56,11 @@ def judge_bundles(
         expectation = expected.get(subject)
         tokens = min(context, bundle.manifest.context_length)
         need = expectation.memory_bytes if expectation else memory_need(bundle.manifest, tokens)
-        need *= workers.get(subject, 1)
+        several = workers.get(subject, 1)
+        need *= several
         total += need if subject in configured else 0
-        findings.append(_fits(subject, need, tokens, memory, "take a smaller model", expectation))
+        advice = "take a smaller model" if several == 1 else f"take fewer than {several} workers"
+        findings.append(_fits(subject, need, tokens, memory, advice, expectation))
     if len(models.keys() & configured.keys()) > 1:
         findings.append(
             _fits(

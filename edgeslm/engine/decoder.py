@@ -48,7 +48,10 @@ PREFILL_PIECE = 64
 two slow cores."""
 _PIECE_S = 0.08
 """Where as many as the runtime reads at once (``PROMPT_TOKENS``) were measured to take no longer, they are
-read so: a tenth faster, and to the same numbers (``benchmarks/LOG.md``)."""
+read so: a fifth faster, and to the same numbers (``benchmarks/LOG.md``)."""
+_PIECE_VOCABULARY = 80_000
+"""Of a graph that has zeros for the logits of a piece's tokens (``edgeslm_export.last_logits``): with more
+they would take more memory than is counted."""
 
 MOST_DRAFTS = 8
 DRAFT_WORDS = 3
@@ -87,8 +90,6 @@ class Decoder:
         self.bundle = bundle
         self.threads = threads or (prepared and prepared.threads) or usable_cores()
         self._prepared, self._loader = prepared, loader
-        prompt_s = prepared.prompt_seconds.get(self.threads, _PIECE_S + 1) if prepared else _PIECE_S + 1
-        self._piece = PROMPT_TOKENS if prompt_s <= _PIECE_S else PREFILL_PIECE
         written = bundle.manifest.quantization and bundle.manifest.quantization.written
         self._writes_apart = bool(written) and not adapters  # the graph that takes adapters does not
         self.context_length = bundle.manifest.context_length
@@ -110,6 +111,10 @@ class Decoder:
         self._lanes = Lanes(
             bundle.manifest.kv_bytes_per_token, rewind_limit(self._settings, self.context_length)
         )
+        prompt_s = prepared.prompt_seconds.get(self.threads, _PIECE_S + 1) if prepared else _PIECE_S + 1
+        vocabulary = int(self._settings.get("vocab_size", 0)) if self._drafts else 0
+        is_large = prompt_s <= _PIECE_S and vocabulary <= _PIECE_VOCABULARY
+        self._piece = PROMPT_TOKENS if is_large else PREFILL_PIECE
         self._tree = lru_cache(maxsize=64)(self._label_tree)  # senders may bring labels of their own
         self._scorer: Scorer | None = None
 
@@ -283,9 +288,8 @@ class Decoder:
         while start < len(ids):
             if cancelled():
                 raise Cancelled("cancelled while its prompt was read")
-            end = start + self._piece
-            if len(ids) - end < 2:
-                end = len(ids)
+            end = min(start + self._piece, len(ids))
+            end -= len(ids) - end == 1
             try:
                 lane.generator.append_tokens(np.array(ids[start:end], np.int32))
             except Exception as error:

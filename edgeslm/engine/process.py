@@ -108,6 +108,22 @@ class EngineProcess:
         return self._child.is_linked
 
     @property
+    def ready(self) -> bool:
+        """Alive, and its model loaded."""
+        is_loaded = self._ready is not None and self._ready.done() and self._ready.exception() is None
+        return self.alive and is_loaded
+
+    @property
+    def complete(self) -> bool:
+        """Nothing of it is missing."""
+        return self.alive
+
+    @property
+    def unanswered(self) -> int:
+        """Calls that the worker runs or has before it, those that were given up too."""
+        return len(self._unanswered)
+
+    @property
     def takes_prepared(self) -> bool:
         """Whether a start looks for what was prepared: on the CPU, unless it crashed on it."""
         return self._cache is not None and self._device == "cpu"

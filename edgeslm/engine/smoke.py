@@ -68,6 +68,7 @@ async def smoke_test(
     *,
     beside: Bundle | None,
     adapters: bool = False,
+    workers: int = 1,
     slowest: float,
     command: Sequence[str] = COMMAND,
     root: Path = Path("/"),
@@ -78,9 +79,10 @@ async def smoke_test(
     :param beside: what it would replace, if that is of the same kind; :param slowest: the most that a request
         may take, in times of what that takes.
     :param adapters: whether calls will name adapters, for which a decoder has another graph.
+    :param workers: that will serve; their memory has to be there.
     :raises BundleError: why it may not serve.
     """
-    needed = memory_need(bundle.manifest, _TOKENS) + RESERVE_BYTES
+    needed = workers * memory_need(bundle.manifest, _TOKENS) + RESERVE_BYTES
     memory = read_memory(root)
     if memory is not None and memory.available < needed:
         raise BundleError(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgeslm.bundle import Bundle
-from edgeslm.engine.calls import Adapters, Call, EngineInfo, Hardware, Output, Power
+from edgeslm.engine.calls import Adapters, Call, EngineInfo, Generate, Hardware, Output, Power
 from edgeslm.engine.process import EngineProcess
 from edgeslm.messages import NORMAL_PRIORITY
 
@@ -21,8 +21,6 @@ class EngineTeam:
 
     def __init__(self, members: Sequence[EngineProcess]) -> None:
         self._members = tuple(members)
-        self._calls = dict.fromkeys(range(len(members)), 0)
-        """Those that run or wait, by member."""
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -30,8 +28,17 @@ class EngineTeam:
 
     @property
     def alive(self) -> bool:
-        """All of them: one that has ended is started again before the next call."""
-        return all(member.alive for member in self._members)
+        """At least one of them."""
+        return any(member.alive for member in self._members)
+
+    @property
+    def ready(self) -> bool:
+        """One can be asked, whatever the others do."""
+        return any(member.ready for member in self._members)
+
+    @property
+    def complete(self) -> bool:
+        return all(member.complete for member in self._members)
 
     @property
     def info(self) -> EngineInfo | None:
@@ -63,13 +70,13 @@ class EngineTeam:
     async def call(
         self, call: Call, on_chunk: Callable[[str], None] | None = None, priority: int = NORMAL_PRIORITY
     ) -> Output:
-        """See ``EngineProcess.call``."""
-        number = min(self._calls, key=lambda one: (not self._members[one].alive, self._calls[one]))
-        self._calls[number] += 1
-        try:
-            return await self._members[number].call(call, on_chunk, priority)
-        finally:
-            self._calls[number] -= 1
+        """See ``EngineProcess.call``. What is only read, for its beginning to be known, all of them read."""
+        ready = [member for member in self._members if member.ready] or self._members
+        if isinstance(call, Generate) and call.only_read:
+            outputs = await asyncio.gather(*(member.call(call, None, priority) for member in ready))
+            return outputs[0]
+        member = min(ready, key=lambda one: one.unanswered)
+        return await member.call(call, on_chunk, priority)
 
     async def stop(self) -> None:
         await asyncio.gather(*(member.stop() for member in self._members))

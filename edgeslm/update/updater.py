@@ -210,7 +210,11 @@ class Updater:
         graph = self._service.models.graph(model)
         takes_adapters = graph is not None and graph == present.manifest.graphs.adapters
         await self._smoke(
-            trusted, beside=present, adapters=takes_adapters, slowest=self._config.updates.slowest
+            trusted,
+            beside=present,
+            adapters=takes_adapters,
+            workers=self._config.models[model].workers,
+            slowest=self._config.updates.slowest,
         )
         self._note(model, "IN_PROGRESS", bundle, step="switching")
         base = await asyncio.to_thread(load_bundle, self._config.models[model].bundle)

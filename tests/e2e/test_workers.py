@@ -60,8 +60,8 @@ def test_two_requests_run_at_a_time_and_a_third_waits(node: tuple[App, NodeProce
     cancel(app, "one")
     assert app.take(REPLY).json["status"] == "ok"
     cancel(app, "two")
-    health = app.take(f"{BASE}/health", lambda heard: "small.2" in heard.json["memory_bytes"]).json
-    assert {"daemon", "small", "small.2"} <= set(health["memory_bytes"])
+    health = app.take(f"{BASE}/health", lambda heard: "small#2" in heard.json["memory_bytes"]).json
+    assert {"daemon", "small", "small#2"} <= set(health["memory_bytes"])
 
 
 def test_what_one_worker_loses_the_other_goes_on_without(node: tuple[App, NodeProcess]) -> None:

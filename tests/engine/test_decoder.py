@@ -18,7 +18,7 @@ from edgeslm.engine import room
 from edgeslm.engine.calls import Call, Generate, Guide, Output, Prompt, Sampling, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
 from edgeslm.engine.lanes import LANE_BYTES, MOST_LANES, LaneKey
-from edgeslm.engine.prepared import Prepared
+from edgeslm.engine.prepared import PROMPT_TOKENS, Prepared
 from edgeslm.errors import BundleError, Cancelled, InvalidRequest, NoMemory, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.tasks import make_task
@@ -227,6 +227,39 @@ def test_as_much_is_read_at_a_time_as_a_cancel_can_wait_for(
         assert len(looks) == math.ceil(len(ids) / tokens)
     finally:
         decoder.close()
+
+
+@pytest.mark.parametrize("more", [1, 2, 3])
+def test_no_token_of_a_prompt_is_read_alone(starter: Path, more: int) -> None:
+    """The runtime cuts what is longer than its own pieces: of 129 tokens one was left, which takes the kernel
+    of decoding."""
+    path, found = starter / "smollm2-135m-int4", []
+    ids = list(range(1000, 1000 + 2 * PROMPT_TOKENS + more))
+    for seconds in ({1: 0.04}, {}):
+        decoder = Decoder(path, 1, prepared=Prepared(path / "model.onnx", 1, prompt_seconds=seconds))
+        try:
+            lane = decoder._new_lane(512, LaneKey(), Sampling())
+            sizes: list[int] = []
+            append = lane.generator.append_tokens
+            lane.generator = Counting(append, sizes)
+            decoder._prefill(lane, ids, lambda: False)
+            found.append(sizes)
+        finally:
+            decoder.close()
+    for sizes in found:
+        assert sum(sizes) == len(ids)
+        assert 2 <= min(sizes) <= max(sizes) <= PROMPT_TOKENS
+
+
+class Counting:
+    """A generator that says how much it is given at a time."""
+
+    def __init__(self, append: Callable[[Any], None], sizes: list[int]) -> None:
+        self._append, self._sizes = append, sizes
+
+    def append_tokens(self, tokens: Any) -> None:
+        self._sizes.append(len(tokens))
+        self._append(tokens)
 
 
 def test_scoring_is_cancelled(decoder: Decoder) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgeslm.engine.calls import Call, Embed, Output
+from edgeslm.engine.calls import Call, Embed, Generate, Output, Prompt, Text, Turn
 from edgeslm.engine.process import EngineCrashed
 from edgeslm.engine.team import EngineTeam
 from edgeslm.errors import BundleError
@@ -21,18 +22,25 @@ CALL = Embed(("a",), "error")
 class Held(FakeProcess):
     """Answers when the test says so, with its own name; ``pid`` is the test's."""
 
-    def __init__(self, bundle: Path, number: int, **fields: object) -> None:
-        super().__init__(bundle, **fields)  # type: ignore[arg-type]
+    def __init__(self, bundle: Path, number: int, **fields: Any) -> None:
+        super().__init__(bundle, **fields)
         self.number = number
         self.go = asyncio.Event()
+        self.before_it = 0
 
     @property
     def pid(self) -> int | None:
         return 100 + self.number if self.alive else None
 
-    async def call(self, call: Call, on_chunk: object = None, priority: int = 5) -> Output:
+    @property
+    def unanswered(self) -> int:
+        return self.before_it
+
+    async def call(self, call: Call, on_chunk: Any = None, priority: int = 5) -> Output:
         self.calls.append(call)
+        self.before_it += 1
         await self.go.wait()
+        self.before_it -= 1
         if not self.alive:
             raise EngineCrashed("it ended")
         return Output(text=str(self.number))
@@ -79,11 +87,43 @@ def test_one_that_ended_is_started_again_and_the_others_go_on(bundle: Path) -> N
         members[0].go.set()
         with pytest.raises(EngineCrashed):
             await lost
-        assert not team.alive
+        assert (team.alive, team.ready, team.complete) == (True, True, False)
+        assert (team.pids, members[0].before_it) == ((101,), 0)
+        more = asyncio.create_task(team.call(CALL))
+        await asyncio.sleep(0)
+        assert len(members[1].calls) == 2, "none goes to one that is not there"
         await team.start()
         assert (team.alive, [member.starts for member in members]) == (True, [2, 1])
         members[1].go.set()
-        assert (await kept).text == "1"
+        assert [(await call).text for call in (kept, more)] == ["1", "1"]
+
+    asyncio.run(scene())
+
+
+def test_a_call_that_was_given_up_counts_until_its_worker_is_done_with_it(bundle: Path) -> None:
+    async def scene() -> None:
+        members = [Held(bundle, number) for number in range(2)]
+        team = EngineTeam(members)
+        await team.start()
+        members[0].before_it = 1  # it hangs in what nobody waits for any more
+        members[1].go.set()
+        assert (await team.call(CALL)).text == "1"
+
+    asyncio.run(scene())
+
+
+def test_what_is_only_read_is_read_by_all(bundle: Path) -> None:
+    async def scene() -> None:
+        members = [Held(bundle, number) for number in range(3)]
+        team = EngineTeam(members)
+        await team.start()
+        for member in members:
+            member.go.set()
+        prompt = Prompt((Turn("user", (Text("a"),)),))
+        await team.call(Generate(prompt, 1, only_read=True))
+        assert [len(member.calls) for member in members] == [1, 1, 1]
+        await team.call(Generate(prompt, 1))
+        assert [len(member.calls) for member in members] == [2, 1, 1]
 
     asyncio.run(scene())
 
@@ -97,9 +137,9 @@ def test_a_refused_bundle_is_told_and_what_was_started_can_be_stopped(bundle: Pa
         team = EngineTeam(members)
         with pytest.raises(BundleError, match="damaged"):
             await team.start()
-        assert not team.alive
+        assert (team.ready, team.complete) == (True, False)
         await team.stop()
-        assert team.pids == ()
+        assert (team.alive, team.pids) == (False, ())
 
     asyncio.run(scene())
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from edgeslm_export.single_token import READS, WRITES, join, keep_part
 
 from edgeslm.bundle import load_bundle
-from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
+from edgeslm.engine.calls import Generate, Guide, Prompt, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
 from edgeslm.engine.prepare import prepare
 from edgeslm.engine.prepared import CACHE, Prepared, find_prepared
@@ -170,6 +171,32 @@ def test_what_is_prepared_says_the_same(decoders: dict[str, Decoder]) -> None:
     for text in ("the screw", "a cover that is loose, and another one"):
         call = Generate(asked(text), 12)
         assert decoders["prepared"].generate(call).text == decoders["apart"].generate(call).text
+
+
+def test_a_prompt_of_any_length_is_read_and_not_written(
+    decoders: dict[str, Decoder], apart_base: Path, prepared: Prepared
+) -> None:
+    """Also where the runtime would cut it so that one token is left."""
+    quick = Decoder(apart_base, 1, prepared=replace(prepared, prompt_seconds={1: 0.01}))
+    try:
+        for length in range(70, 140):
+            call = Score(asked("a" * length), ("o", "p"))
+            wanted = decoders["w8a8"].score(call).probabilities
+            assert quick.score(call).probabilities == pytest.approx(wanted, abs=1e-5)
+            quick.forget()
+    finally:
+        quick.close()
+
+
+def test_fields_are_not_speculated_on(decoders: dict[str, Decoder]) -> None:
+    """A token costs half of two; quotes, where most of what is proposed is right, are."""
+    fields = Guide("json_schema", '{"type": "object"}')
+    quote = Guide("regex", "(a b )+")
+    for name, wanted in (("apart", (0, 8)), ("w8a8", (8, 8))):
+        keys = [
+            decoders[name]._key_of(Generate(asked("a"), 4, guide=guide), 100) for guide in (fields, quote)
+        ]
+        assert tuple(key.drafts for key in keys) == wanted
 
 
 def test_labels_are_read_and_not_written(decoders: dict[str, Decoder], prepared: Prepared) -> None:
