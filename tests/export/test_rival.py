@@ -16,7 +16,7 @@ from edgeslm_export.checkpoint import examine_local
 from edgeslm_export.corpus import Corpus
 from edgeslm_export.screen import print_fidelity
 
-from edgeslm.bundle import Bundle
+from edgeslm.bundle import Bundle, Quantization, WeightGroup
 from edgeslm.errors import ExportError
 
 VOCABULARY = 7
@@ -135,10 +135,33 @@ def test_a_row_more_where_the_source_is_a_gguf_and_it_is_installed(
     monkeypatch.setattr(reference, "_check_shapes", lambda *_: None)
     monkeypatch.setattr(rival, "is_installed", lambda: installed)
     origin = examine_local(tiny / source, "decoder")
-    manifest: Any = SimpleNamespace(architecture=origin.architecture)
+    manifest: Any = SimpleNamespace(architecture=origin.architecture, quantization=None)
     bundle = Bundle(tmp_path / "bundle", manifest, "sha256:0")
     rows = reference.compare(bundle, origin, [Corpus("a book", ("a",), ("b",))])
     assert len(rows) == engines
     assert [task.get("gguf") for task in asked[2:]] == [str(tiny / source)] * (engines - 1)
     print_fidelity(rows, None)
     assert ("a book, llama.cpp with plain.gguf" in capsys.readouterr().out) == (engines == 2)
+
+
+def test_what_computes_single_tokens_apart_is_a_row_of_its_own(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[str | None] = []
+
+    def fake_child(module: str, task: Mapping[str, Any], *_: object, **__: object) -> dict[str, Any]:
+        if module == "fidelity":
+            parts.append(task.get("part"))
+        return {"kl_mean": 0.1}
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(reference, "run_module", fake_child)
+    monkeypatch.setattr(reference, "_check_shapes", lambda *_: None)
+    origin = examine_local(tiny / "plain", "decoder")
+    written = Quantization(recipe="w8a8-w4", written=(WeightGroup(group="*", bits=4, group_size=64),))
+    manifest: Any = SimpleNamespace(architecture=origin.architecture, quantization=written)
+    rows = reference.compare(
+        Bundle(tmp_path / "bundle", manifest, "sha256:0"), origin, [Corpus("a book", ("a",), ("b",))]
+    )
+    assert parts == [None, "writes"]
+    assert [row.get("engine") for row in rows] == [None, "single tokens"]
