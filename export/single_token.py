@@ -87,7 +87,7 @@ def _choose(reads: Any, writes: Any, least: int) -> None:
         fixed = set(constants)
         inside = []
         for node in branch.node:
-            if node.input and set(node.input) <= fixed | {""}:
+            if set(node.input) <= fixed | {""}:
                 fixed |= set(node.output)
                 outside.setdefault(node.output[0], node)
             else:
@@ -144,7 +144,7 @@ def _prefix(writes: Any, shared: set[str]) -> None:
     """What ``writes`` has of its own gets names of its own."""
     same = shared | set(_names(writes.input))
     for node in writes.node:  # what is made of shared constants alone is made once
-        if node.input and set(node.input) <= shared | {""}:
+        if set(node.output) <= shared or (node.input and set(node.input) <= shared | {""}):
             same |= set(node.output)
             shared = shared | set(node.output)
         else:
@@ -175,6 +175,11 @@ def _share(folder: Path, reads: Any, writing: Path, writes: Any) -> set[str]:
                 _put(tensor, location=location, offset=data.tell(), length=len(content))
                 data.write(content)
     _replace(writes, list(writes.node), own, list(writes.value_info))
+    constants = {node.output[0]: node for node in reads.node if node.op_type == "Constant"}
+    for node in writes.node:
+        other = constants.get(node.output[0])
+        if node.op_type == "Constant" and other is not None and list(node.attribute) == list(other.attribute):
+            shared.add(node.output[0])
     return shared
 
 

@@ -21,7 +21,7 @@ from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Generate, Guide, Prompt, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
 from edgeslm.engine.prepare import prepare
-from edgeslm.engine.prepared import CACHE, Prepared, find_prepared
+from edgeslm.engine.prepared import CACHE, WEIGHTS, Prepared, find_prepared
 from edgeslm.expectation import bundle_footprint
 from edgeslm.inspection import describe, render
 from tests.export.tiny_models import SHAPE
@@ -164,6 +164,16 @@ def decoders(apart_base: Path, by_row_base: Path, prepared: Prepared) -> Iterato
     yield made
     for decoder in made.values():
         decoder.close()
+
+
+def test_a_prepared_file_may_have_several_names_too(
+    apart_base: Path, prepared: Prepared, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(prepared.graph.parent, tmp_path / "prepared")
+    os.link(folder / WEIGHTS, tmp_path / "other name")
+    decoder = Decoder(apart_base, 1, prepared=Prepared(folder / prepared.graph.name, 1))
+    assert decoder.prepared
+    decoder.close()
 
 
 def test_what_is_prepared_says_the_same(decoders: dict[str, Decoder]) -> None:
