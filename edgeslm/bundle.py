@@ -62,7 +62,7 @@ class WeightGroup(_Section):
 class Quantization(_Section):
     recipe: str
     groups: tuple[WeightGroup, ...] = ()
-    written: tuple[WeightGroup, ...] = Field(default=(), description="of a token that follows alone")
+    written: tuple[WeightGroup, ...] | None = Field(None, description="of a token that follows alone")
 
 
 class Graphs(_Section):

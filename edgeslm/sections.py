@@ -71,7 +71,7 @@ class Model(Section):
         ge=1,
         le=64,
         description="Processes that compute it side by side, each with `threads` (`auto`: its share of the "
-        "cores); more answer more requests where many wait, each of them later",
+        "cores); more answer more requests where many wait, a single one takes longer",
     )
     device: Device = Field(
         default="cpu",

@@ -88,7 +88,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="w8a8-w4",
-            summary="w8a8, and 4 bits of their own for tokens that are written: fastest, and the largest",
+            summary="w8a8, and 4 bits of their own for tokens that are written: fast at both, the largest",
             smallest=Format(8, ROW),
             head=Format(8, 64),
             average_bits=8,

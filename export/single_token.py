@@ -17,8 +17,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from edgeslm_export.score_graph import GRAPH as SCORE
+
 READS, WRITES = "reads", "writes"
-PLAIN, SCORE = "model.onnx", "model_score.onnx"
+PLAIN: Final = "model.onnx"
 _CHOICE: Final = "/several_tokens"
 _ALIGNED: Final = 4096
 """Bytes to which each tensor's place is rounded: it is mapped."""
@@ -56,16 +58,16 @@ def keep_part(graph: Any, part: str) -> None:
     if choice is None:
         return
     (branch,) = [attribute.g for attribute in choice.attribute if attribute.g.name == part]
-    outside = [node for node in graph.node if not node.name.startswith(_CHOICE)]
-    nodes = [type(node).FromString(node.SerializeToString()) for node in (*outside, *branch.node)]
     used = {name for node in branch.node for name in node.input}
-    for node in reversed(outside):
-        if used & set(node.output):
+    outside: list[Any] = []
+    for node in reversed(graph.node):
+        if node is not choice and used & set(node.output):
             used |= set(node.input)
+            outside.insert(0, node)
     known = used | {name for node in branch.node for name in node.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     infos = [value for value in (*graph.value_info, *branch.value_info) if value.name in known]
-    _replace(graph, [node for node in nodes if node in branch.node or used & set(node.output)], kept, infos)
+    _replace(graph, [*outside, *branch.node], kept, infos)
     _rename(graph, {name: name.removeprefix(f"{part}/") for name in _values(graph)})
 
 
@@ -115,11 +117,12 @@ def _choose(reads: Any, writes: Any, least: int) -> None:
 
 
 def _replace(graph: Any, nodes: list[Any], constants: list[Any], infos: list[Any]) -> None:
-    """They may be the graph's own, which go with its lists: so all are copied first."""
-    for values, new in ((graph.node, nodes), (graph.initializer, constants), (graph.value_info, infos)):
-        copied = [type(value).FromString(value.SerializeToString()) for value in new]
+    """They may be the graph's own, which go with its lists: so all are copied before any goes."""
+    lists = (graph.node, nodes), (graph.initializer, constants), (graph.value_info, infos)
+    copied = [[type(one).FromString(one.SerializeToString()) for one in new] for _, new in lists]
+    for (values, _), new in zip(lists, copied, strict=True):
         del values[:]
-        values.extend(copied)
+        values.extend(new)
 
 
 def _names(values: Any) -> list[str]:

@@ -111,7 +111,7 @@ class Decoder:
         self._lanes = Lanes(
             bundle.manifest.kv_bytes_per_token, rewind_limit(self._settings, self.context_length)
         )
-        prompt_s = prepared.prompt_seconds.get(self.threads, _PIECE_S + 1) if prepared else _PIECE_S + 1
+        prompt_s = prepared.prompt_seconds.get(self.threads, math.inf) if prepared else math.inf
         vocabulary = int(self._settings.get("vocab_size", 0)) if self._drafts else 0
         is_large = prompt_s <= _PIECE_S and vocabulary <= _PIECE_VOCABULARY
         self._piece = PROMPT_TOKENS if is_large else PREFILL_PIECE

@@ -58,7 +58,10 @@ def sites(broker: Mosquitto) -> Iterator[App]:
         yield app
 
 
-def test_the_sites_of_a_hub(broker: Mosquitto, sites: App, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sites_of_a_hub(
+    broker: Mosquitto, sites: App, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # lines are cut at the width of the terminal
     assert main(["top", "--broker", broker.url, "--once", "--sites"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "2 sites, 1 unreachable   2 nodes, 1 up" in lines[0]

@@ -107,6 +107,11 @@ def test_weights_that_both_parts_have_lie_there_once(apart_base: Path) -> None:
     )
 
 
+def test_other_recipes_say_nothing_of_it(by_row_base: Path) -> None:
+    """So that earlier versions read their bundles, and the same source still gives the same bytes."""
+    assert "written" not in (by_row_base / "manifest.json").read_text()
+
+
 def test_a_graph_that_is_not_joined_stays_as_it_is(by_row_base: Path) -> None:
     assert part(by_row_base, WRITES) == plain(by_row_base)
 
@@ -127,7 +132,9 @@ def test_models_with_other_inputs_are_not_joined(by_row_base: Path, tmp_path: Pa
 def test_a_bundle_says_what_it_writes_by(apart_base: Path) -> None:
     bundle = load_bundle(apart_base)
     assert bundle.manifest.quantization is not None
-    groups = {group.group: (group.bits, group.group_size) for group in bundle.manifest.quantization.written}
+    written = bundle.manifest.quantization.written
+    assert written is not None
+    groups = {group.group: (group.bits, group.group_size) for group in written}
     assert groups["*"] == (4, 64)
     report = json.loads((apart_base / "report.json").read_text())
     assert report["fidelity"]["kl_mean"] < report["written"]["fidelity"]["kl_mean"]
