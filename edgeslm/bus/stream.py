@@ -5,16 +5,19 @@ Whoever stops waiting early cancels the request on the node. When to send again 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from edgeslm.bus.desk import Desk, Inbox
-from edgeslm.bus.errand import Errand, Failed
+from edgeslm.bus.errand import Errand, Event, Failed
 from edgeslm.bus.inbox import LoopInbox, ThreadInbox
 from edgeslm.errors import Cancelled, EdgeslmError
 from edgeslm.messages import Chunk, Result
 
 MakeErrand = Callable[[Callable[[Chunk], None]], Errand]
+
+_CLOSED = "The stream was closed before the answer was complete."
 
 
 class Stream:
@@ -35,6 +38,9 @@ class Stream:
         self._pieces: list[Chunk] = []
         self._result: Result | None = None
         self._is_over = False
+        # Held while the request is sent, so that who closes the stream knows whether it was. Inboxes are
+        # filled without it.
+        self._sending = threading.Lock()
 
     @property
     def result(self) -> Result:
@@ -47,7 +53,7 @@ class Stream:
         """Stops waiting, from any thread: the node is told to cancel, and who iterates gets Cancelled."""
         self._end()
         if self._result is None and self._inbox is not None:
-            self._inbox(Failed(Cancelled("The stream was closed before the answer was complete.")))
+            self._inbox(Failed(Cancelled(_CLOSED)))
 
     def __enter__(self) -> Stream:
         return self
@@ -66,10 +72,9 @@ class Stream:
         errand = self._begin(inbox.put)
         try:
             event = None
-            while (result := errand.advance(event, time.monotonic())) is None:
+            while not self._advance(errand, event):
                 yield from self._taken()
                 event = inbox.take(errand.wait_s(time.monotonic()))
-            self._result = result
         finally:
             self._end()
 
@@ -78,21 +83,29 @@ class Stream:
         errand = self._begin(inbox.put)
         try:
             event = None
-            while (result := errand.advance(event, time.monotonic())) is None:
+            while not self._advance(errand, event):
                 for piece in self._taken():
                     yield piece
                 event = await inbox.take(errand.wait_s(time.monotonic()))
-            self._result = result
         finally:
             self._end()
 
     def _begin(self, inbox: Inbox) -> Errand:
-        if self._is_over or self._errand is not None:
-            raise EdgeslmError("A stream is iterated once; ask again for another answer.")
-        errand = self._errand = self._make_errand(self._pieces.append)
-        self._inbox = inbox
-        self._desk.enlist(self._task, errand.letter, inbox)
+        with self._sending:
+            if self._is_over or self._errand is not None:
+                raise EdgeslmError("A stream is iterated once; ask again for another answer.")
+            errand = self._errand = self._make_errand(self._pieces.append)
+            self._inbox = inbox
+            self._desk.enlist(self._task, errand.letter, inbox)
         return errand
+
+    def _advance(self, errand: Errand, event: Event | None) -> bool:
+        """Whether the result is there."""
+        with self._sending:
+            if self._is_over:
+                raise Cancelled(_CLOSED)
+            self._result = errand.advance(event, time.monotonic())
+        return self._result is not None
 
     def _taken(self) -> list[Chunk]:
         taken = self._pieces[:]
@@ -100,10 +113,11 @@ class Stream:
         return taken
 
     def _end(self) -> None:
-        if self._is_over:
-            return
-        self._is_over = True
-        if self._errand is not None:
-            self._desk.forget(self._errand.letter)
-            if self._result is None:
-                self._errand.abandon(self._cancel_topic, time.monotonic())
+        with self._sending:
+            if self._is_over:
+                return
+            self._is_over = True
+            if self._errand is not None:
+                self._desk.forget(self._errand.letter)
+                if self._result is None:
+                    self._errand.abandon(self._cancel_topic, time.monotonic())

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 
 import pytest
 
+from edgeslm.bus.desk import Desk, Inbox
+from edgeslm.bus.errand import Errand, Letter, Ready
+from edgeslm.bus.node_topics import Topics
+from edgeslm.bus.stream import Stream
 from edgeslm.client import BrokerError, Cancelled, Client, EdgeslmError, TimedOut
+from edgeslm.messages import Chunk
 from tests.brokers import Mosquitto
 from tests.small_nodes import SmallNode
 from tests.test_client import assert_cancelled, wait_for
@@ -103,3 +110,53 @@ def test_it_is_iterated_once(client: Client) -> None:
 def test_a_client_that_is_not_open_says_so() -> None:
     with pytest.raises(BrokerError, match="isn't open"):
         Client("mqtt://127.0.0.1", "hall").stream("echo", "a")
+
+
+class SlowDesk(Desk):
+    """Sends nothing anywhere; while it does something, ``meanwhile`` happens in another thread."""
+
+    def __init__(self, *, enlisting: bool = False, sending: bool = False) -> None:
+        super().__init__(Topics("hall"), "app")
+        self.sent: list[str] = []
+        self.meanwhile: Callable[[], None]
+        self.threads: list[Thread] = []
+        self._slow_at = {"enlisting": enlisting, "sending": sending}
+
+    def enlist(self, task: str, letter: Letter, inbox: Inbox) -> None:
+        self._take_time("enlisting")
+        inbox(Ready(1))
+
+    def send(self, letter: Letter, expiry_s: int | None) -> int | None:
+        self.sent.append(letter.topic)
+        self._take_time("sending")
+        return 1
+
+    def _take_time(self, at: str) -> None:
+        if self._slow_at[at]:
+            self._slow_at[at] = False
+            self.threads.append(Thread(target=self.meanwhile))
+            self.threads[0].start()
+            self.threads[0].join(0.3)
+
+
+@pytest.mark.parametrize("at", ["enlisting", "sending"])
+def test_what_is_closed_while_it_is_sent_is_cancelled(at: str) -> None:
+    desk = SlowDesk(**{at: True})
+
+    def make_errand(on_chunk: Callable[[Chunk], None]) -> Errand:
+        return Errand(
+            Letter("request", b"{}", "reply", b"1"),
+            desk.send,
+            node="hall",
+            node_state=lambda: None,
+            now=time.monotonic(),
+            timeout_s=60,
+            on_chunk=on_chunk,
+        )
+
+    stream = Stream(desk, "echo", "cancel", make_errand)
+    desk.meanwhile = stream.close
+    with pytest.raises(Cancelled):
+        list(stream)
+    desk.threads[0].join()
+    assert desk.sent in ([], ["request", "cancel"])
