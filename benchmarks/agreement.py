@@ -2,8 +2,8 @@
 
     python benchmarks/agreement.py --bundle DIR [--messages 1000] [--threads 2] [--json]
 
-Real messages, half of them questions of TREC's test and half SMS, each with labels that begin alike, since
-one pass is only taken for those: by the graph that ``edgeslm prepare`` lays out, against the walk along the
+Real messages, half of them questions of TREC's test and half SMS, each with labels that begin alike, which
+takes branches: by the graph that ``edgeslm prepare`` lays out, against the walk along the
 tree of their tokens, on the same weights. Quantized products round otherwise for one row than for many, and
 so do sums over a prompt that is read in other pieces: so the walk is also held against itself with nothing in
 its cache, which is what any such change comes to. Margins are between the walk's two likeliest labels.

@@ -184,9 +184,9 @@ class Arrangement:
             return  # the grammar is made of the message, and a cache serves one grammar
 
         async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
-            if isinstance(call, Generate):
-                if call.sampling.temperature > 0:
-                    raise _WarmError  # its cache isn't kept
+            if isinstance(call, Generate) and call.sampling.temperature > 0:
+                raise _WarmError  # its cache isn't kept
+            if isinstance(call, Generate | Score):
                 call = replace(call, only_read=True)
             await self.models.ask(model, post.through_adapter(call), priority=LEAST_PRIORITY)
             raise _WarmError

@@ -163,7 +163,8 @@ class _Rows:
             np.concatenate([matrix.codes[rows] for matrix, rows in pieces]),
             np.concatenate([matrix.scales[rows] for matrix, rows in pieces]),
             forms.pop(),
-            pieces[0][0].smoothing,  # it belongs to what they read, which is the same
+            pieces[0][0].smoothing,  # these belong to what they read, which is the same
+            pieces[0][0].reach,
         )
 
 

@@ -21,6 +21,7 @@ from edgeslm_export.checkpoint import Origin, bundle_name
 from edgeslm_export.child import OnProgress, run_module
 from edgeslm_export.corpus import Corpus
 from edgeslm_export.evaluate import measure_bundle
+from edgeslm_export.fixed_scales import fix_scales
 from edgeslm_export.formats import Format
 from edgeslm_export.goal import Attempt, Goal, Search, formats_in_use
 from edgeslm_export.last_logits import keep_last_logits
@@ -255,6 +256,7 @@ class _Work:
         write_score_graph(folder)
         keep_last_logits(folder)
         write_lora_graph(folder)
+        fix_scales(folder)
         self._golden = self._golden or golden.check(self._folder, folder)
         size = sum(file.stat().st_size for file in folder.iterdir()) + self._found["report_bytes"]
         fidelity = self._measure(folder)

@@ -13,12 +13,14 @@ al. 2023, arXiv 2309.01885). That takes away another seven percent of the error 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeslm_export.formats import Format
 from edgeslm_export.matrices import Quantized
+from edgeslm_export.product_by_row import STEPS
 
 from edgeslm.errors import ExportError
 
@@ -41,6 +43,10 @@ _RIDGE = 1e-4
 _LEAST_SHARE = 0.05
 """Of the median: magnitudes of channels count as no smaller. What calibration hardly saw would be spread
 without end, and a token that does use it would have nothing left for the others."""
+_MOST_NOISE = 0.006
+"""Share of the products of a usual token, as energy, that rounding by one scale for all may add. In
+SmolLM2-135M all that reads norms and attention has less, most that reads gated values more
+(``benchmarks/LOG.md``)."""
 _TINY = 1e-7
 """Float16's smallest subnormal is 6e-8: a scale below is none."""
 
@@ -74,6 +80,29 @@ class Smoothing:
         of_weights = torch.stack([weight.detach().abs().amax(dim=0) for weight in weights]).amax(dim=0)
         log = 0.5 * (_bounded(largest).log() - _bounded(of_weights).log())
         self.factors = torch.exp(log - log.mean())
+
+
+def find_reach(
+    tokens: torch.Tensor, weights: Sequence[torch.Tensor], smoothing: Smoothing | None = None
+) -> float | None:
+    """The largest magnitude of what is read, smoothed, if one scale made of it serves all tokens.
+
+    It does where tokens are alike, as behind norms and attention. Where single ones are far larger than the
+    others (massive activations: Sun et al. 2024, arXiv 2402.17762), it would leave those few codes: so what
+    rounding adds to the products of a usual token is held against these.
+
+    :param tokens: [tokens, columns], a thousand or so: one of them that is larger yet is cut off there.
+    :param weights: the matrices that read them, each [rows, columns].
+    """
+    import torch
+
+    factors = torch.ones(tokens.shape[1]) if smoothing is None else smoothing.factors
+    reach = float((tokens / factors).abs().max())
+    variance = (reach / STEPS) ** 2 / 12  # of what rounding adds to each number
+    noise = variance * sum(float((weight * factors).square().sum()) for weight in weights)
+    products = [(tokens @ weight.T).square().sum(dim=1) for weight in weights]
+    usual = float(torch.stack(products).sum(dim=0).median())
+    return reach if 0 < noise <= _MOST_NOISE * usual < math.inf else None
 
 
 def _bounded(largest: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,8 @@ onnxruntime-genai's n-gram speculation (prompt lookup, Saxena 2023, github.com/a
 prompt-lookup-decoding) proposes the tokens that followed the same ones before, and takes those that the model
 would have said. For that it needs the logits of each, from a graph that declares logits for every token. With
 those of every token of a prompt a third of its time would go into the head; so the graph computes those of
-the last ``ROWS``, and has zeros before them, which nothing reads. Works on finished graphs of the builder
-that were made with ``prune_lm_head``.
+the last ``ROWS``, from the last layer's products on, and has zeros before them, which nothing reads. Works on
+finished graphs of the builder that were made with ``prune_lm_head``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm_export.pruned_head import remove_pruning, rename_tokens, replace_nodes, replace_pruning
+from edgeslm_export.pruned_head import (
+    cut_earlier,
+    remove_pruning,
+    rename_tokens,
+    replace_nodes,
+    replace_pruning,
+)
 
 ROWS: Final = 9
 """Logits that a pass gives: of a token, and of eight that are proposed behind it."""
@@ -83,6 +89,7 @@ def widen_head(graph: Any) -> bool:
         node("Pad", [few, f"{_NAME}/pads", "", f"{_NAME}/axis"], "logits"),
     ]
     replace_nodes(graph, [*graph.node, *nodes])
+    cut_earlier(graph, f"{_NAME}/Slice/{kept}")
     for value in graph.output:
         if value.name == "logits":
             value.type.tensor_type.shape.dim[1].dim_param = "sequence_length"
@@ -96,8 +103,8 @@ def give_every_token(graph: Any) -> None:
     added = [node for node in graph.node if node.name.startswith(f"{_NAME}/")]
     if not added:
         return
-    (hidden,) = [node.input[0] for node in added if node.op_type == "Slice"]
-    instead = {f"{_NAME}/Slice/output_0": hidden, f"{_NAME}/logits": "logits"}
+    instead = {node.output[0]: node.input[0] for node in added if node.op_type == "Slice"}
+    instead[f"{_NAME}/logits"] = "logits"
     for node in graph.node:
         for values in (node.input, node.output):
             values[:] = [instead.get(value, value) for value in values]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeslm_export.product_by_row import BY_ROW, source_of_codes
+from edgeslm_export.product_by_row import BY_ROW, INTEGERS, source_of_codes
 
 GRAPH = "model_lora.onnx"
 
@@ -134,8 +134,8 @@ def find_products(model: Any) -> list[Product]:
             inputs, outputs = numbers["K"], numbers["N"]
         elif node.op_type == "MatMul" and len(shapes.get(node.input[1], ())) == 2:
             inputs, outputs = shapes[node.input[1]]
-        elif match["kind"].endswith(BY_ROW):
-            weighing = makers[node.input[0]]
+        elif match["kind"].endswith(BY_ROW):  # the last node of the product is the one with its name
+            weighing = node if node.op_type == INTEGERS else makers[node.input[0]]
             inputs, outputs = shapes[weighing.input[1]]
             source = source_of_codes(weighing.input[0], makers)
         else:

@@ -23,13 +23,15 @@ class Quantized:
     """``codes`` int8 [rows, columns], ``scales`` float16 [rows, groups].
 
     What it reads is divided by ``smoothing``, float32 [columns], where there is one: the codes are of a
-    matrix whose columns were multiplied by it.
+    matrix whose columns were multiplied by it. ``reach`` is the largest magnitude that it reads then, where
+    one scale serves all tokens.
     """
 
     codes: npt.NDArray[np.int8]
     scales: npt.NDArray[np.float16]
     format: Format
     smoothing: npt.NDArray[np.float32] | None = None
+    reach: float | None = None
 
     def pack(self) -> npt.NDArray[np.uint8]:
         """[rows, groups, bytes of a group]: offset by half the range, two 4-bit codes a byte, the first one

@@ -5,7 +5,8 @@
 largest of them before, and the product is multiplied by it after (as in LLM.int8(), Dettmers et al. 2022,
 arXiv 2208.07339, and ZeroQuant's token-wise quantization): what is computed for a token doesn't depend on
 the others. Before that, channels are brought nearer to one another where the matrix says by how much
-(SmoothQuant, Xiao et al. 2023, arXiv 2211.10438). Knows no recipe and no family of models.
+(SmoothQuant, Xiao et al. 2023, arXiv 2211.10438). Where one scale serves all tokens, the nodes say which, for
+``fixed_scales``. Knows no recipe and no family of models.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ if TYPE_CHECKING:
 
 BY_ROW: Final = "ByRow"
 """Ends the name of a product's last node."""
+INTEGERS: Final = "MatMulIntegerToFloat"
+REACH: Final = "edgeslm.reach"
+"""Metadata of the node that makes codes: the largest number that one scale for all tokens has to reach."""
+STEPS: Final = 127
+"""Codes up or down from the middle: codes of activations are unsigned, since that is what the kernels of x86
+take."""
 _PRODUCT: Final = "Integers"
 _SMOOTH: Final = "Smooth"
-_STEP: Final = f"/model/constants/FLOAT/{1 / 127}"
+_SHARES: Final = "Shares"
+_STEP: Final = f"/model/constants/FLOAT/{1 / STEPS}"
 _MIDDLE: Final = "/model/constants/UINT8/128"
-"""A token's largest number becomes 127 up or down from it: codes of activations are unsigned, since that is
-what the kernels of x86 take."""
 _LAST_AXIS: Final = "/model/constants/INT64/[-1]"
 
 
@@ -39,28 +45,26 @@ def write_product_by_row(
     """
     import numpy as np
 
-    rows, columns = matrix.codes.shape
+    rows = matrix.codes.shape[0]
     weights = name[1:].replace("/", ".")
-    codes, largest = _write_codes(model, source, matrix.smoothing, columns, sequence)
+    codes, largest = _write_codes(model, source, matrix, sequence)
     model.make_initializer(np.ascontiguousarray(matrix.codes.T), f"{weights}.qweight")
     scales = write_scales(model, matrix.scales.reshape(-1), f"{weights}.scales")
     shape = model.make_hidden_state_shape(seq_dim=sequence, last_dim=rows)
     inputs = [codes, f"{weights}.qweight", _STEP, scales, _MIDDLE]
-    product = _add(model, "MatMulIntegerToFloat", inputs, f"{name}/{_PRODUCT}", shape, domain="com.microsoft")
+    product = _add(model, INTEGERS, inputs, f"{name}/{_PRODUCT}", shape, domain="com.microsoft")
     _add(model, "Mul", [product, largest], name, shape, output=output)
     return name
 
 
-def _write_codes(
-    model: Any, source: str, smoothing: npt.NDArray[np.float32] | None, columns: int, sequence: str
-) -> tuple[str, str]:
+def _write_codes(model: Any, source: str, matrix: Quantized, sequence: str) -> tuple[str, str]:
     """The codes of what is read, and the largest number of each token; the builder leaves out nodes that are
     there already."""
     import numpy as np
     import onnx_ir as ir
 
-    place = f"{source.removesuffix('/output_0')}/{BY_ROW}"
-    whole = model.make_hidden_state_shape(seq_dim=sequence, last_dim=columns)
+    place, smoothing = f"{source.removesuffix('/output_0')}/{BY_ROW}", matrix.smoothing
+    whole = model.make_hidden_state_shape(seq_dim=sequence, last_dim=matrix.codes.shape[1])
     if smoothing is not None:
         factors = f"{place[1:].replace('/', '.')}.smoothing"
         if factors not in model.values:
@@ -70,10 +74,13 @@ def _write_codes(
     each = model.make_hidden_state_shape(seq_dim=sequence, last_dim=1)
     largest = _add(model, "ReduceMax", [sizes, _LAST_AXIS], f"{place}/Largest", each, keepdims=1)
     # A token of zeros gives 0 / 0: whatever codes that becomes, their product is multiplied by zero.
-    shares = _add(model, "Div", [source, largest], f"{place}/Shares", whole)
+    shares = _add(model, "Div", [source, largest], f"{place}/{_SHARES}", whole)
     codes = _add(
         model, "QuantizeLinear", [shares, _STEP, _MIDDLE], f"{place}/Codes", whole, dtype=ir.DataType.UINT8
     )
+    if matrix.reach is not None:
+        node: Any = model.make_value(codes).producer()
+        node.metadata_props[REACH] = repr(matrix.reach)
     return codes, largest
 
 
@@ -82,19 +89,28 @@ def source_of_codes(codes: str, makers: Mapping[str, Any]) -> str:
 
     :param makers: the nodes of a graph, by the values that they make.
     """
-    shares = makers[makers[codes].input[0]]
-    source: str = shares.input[0]
-    return makers[source].input[0] if smoothing_of(codes, makers) else source
+    source = smoothed_source(codes, makers)
+    smooth: Any = makers.get(source)
+    return str(smooth.input[0]) if smooths(smooth) else source
 
 
 def smoothing_of(codes: str, makers: Mapping[str, Any]) -> str | None:
     """The initializer that activations were multiplied with before they became codes."""
-    shares = makers[makers[codes].input[0]]
-    smooth = makers.get(shares.input[0])
-    if smooth is None or not smooth.name.endswith(f"/{BY_ROW}/{_SMOOTH}"):
-        return None
-    factors: str = smooth.input[1]
-    return factors
+    smooth: Any = makers.get(smoothed_source(codes, makers))
+    return str(smooth.input[1]) if smooths(smooth) else None
+
+
+def smoothed_source(codes: str, makers: Mapping[str, Any]) -> str:
+    """What became codes, before tokens were divided by their largest numbers."""
+    read: str = makers[codes].input[0]
+    shares: Any = makers.get(read)
+    has_own_scales = shares is not None and shares.name.endswith(f"/{BY_ROW}/{_SHARES}")
+    return str(shares.input[0]) if has_own_scales else read
+
+
+def smooths(node: Any) -> bool:
+    """Whether a node, where there is one, brings channels nearer to one another."""
+    return node is not None and node.name.endswith(f"/{BY_ROW}/{_SMOOTH}")
 
 
 def write_scales(model: Any, scales: npt.NDArray[np.float16], name: str) -> str:

@@ -4,8 +4,8 @@
 Where measuring decides, each matrix is quantized once in every format that it may get, and ``convert`` places
 bits with what that cost. Everything goes through a work folder: ``checkpoint/`` (``cleaning``),
 ``calibration.npy`` and ``evaluation.npy`` (token ids), ``reference.npy`` (the float model's logits, float16),
-``gradients.npz`` (``sensitivity``), ``codes/`` (a file a layer: ``codes`` int8, ``scales`` float16, and
-``smoothing`` float32 of matrices by row).
+``gradients.npz`` (``sensitivity``), ``codes/`` (a file a layer: ``codes`` int8, ``scales`` float16, and of
+matrices by row ``smoothing`` float32 and ``reach``, where they have them).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from edgeslm_export.child import Reporter
 from edgeslm_export.corpus import BATCH
 from edgeslm_export.formats import Format
 from edgeslm_export.matrices import Quantized, recover
-from edgeslm_export.recipe import EMBEDDING, HEAD
+from edgeslm_export.recipe import ATTENDED, EMBEDDING, HEAD
 from edgeslm_export.stream import MEASURED_EVERY, Stream
 
 from edgeslm.errors import ExportError
@@ -299,8 +300,9 @@ def _write(file: Path, made: Made) -> None:
     for (name, form), matrix in made.items():
         key = _key(name, form)
         arrays[f"{key}.codes"], arrays[f"{key}.scales"] = matrix.codes, matrix.scales
-        if matrix.smoothing is not None:
-            arrays[f"{key}.smoothing"] = matrix.smoothing
+        for what, value in (("smoothing", matrix.smoothing), ("reach", matrix.reach)):
+            if value is not None:
+                arrays[f"{key}.{what}"] = value
     np.savez(file.with_suffix(".npz"), **arrays)
 
 
@@ -316,7 +318,7 @@ def _compensated(
     """Quantizes matrices that read the same input. The model computes with them from then on; what each
     format costs is added to ``losses``."""
     import torch
-    from edgeslm_export.gptq import Calibration, Smoothing
+    from edgeslm_export.gptq import Calibration, Smoothing, find_reach
     from edgeslm_export.sensitivity import added_divergence
 
     wanted = [(name, form) for name in stage for form in formats[name]]
@@ -325,16 +327,23 @@ def _compensated(
         if taken := _taken_over(stage[name].weight, form, exact.get(name)):
             made[name, form] = taken
     if missing := [pair for pair in wanted if pair not in made]:  # a Q4_0 file may have all that is wanted
-        hessian, largest, read = stream.moments(number, stage, keep=gradients is not None)
+        moments = stream.moments(number, stage, keep=gradients is not None)
+        read = moments.inputs
         by_row = [name for name, form in missing if form.by_row]
-        smoothing = Smoothing(largest, [stage[name].weight for name in by_row]) if by_row else None
+        weights = [stage[name].weight for name in by_row]
+        smoothing = reach = None
+        if by_row and not any(name.endswith(ATTENDED) for name in by_row):
+            smoothing = Smoothing(moments.largest, weights)
+        if by_row:
+            reach = find_reach(moments.tokens, weights, smoothing)
         calibrations = {
-            rows: Calibration(hessian, smoothing if rows else None)
+            rows: Calibration(moments.products, smoothing if rows else None)
             for rows in {form.by_row for _, form in missing}
         }
-        del hessian  # the calibrations have their own
+        del moments  # the calibrations have their own
         for name, form in missing:
-            made[name, form] = calibrations[form.by_row].compensate(stage[name].weight, form)
+            matrix = calibrations[form.by_row].compensate(stage[name].weight, form)
+            made[name, form] = replace(matrix, reach=reach) if form.by_row else matrix
         if gradients is not None:
             for name, form in wanted:
                 error = torch.from_numpy(made[name, form].weights()) - stage[name].weight
@@ -352,8 +361,17 @@ def load_codes(folder: Path, formats: Mapping[str, Format]) -> Iterator[tuple[st
             for name, form in formats.items():
                 key = _key(name, form)
                 if f"{key}.codes" in arrays:
-                    smoothing = arrays.get(f"{key}.smoothing")
-                    yield name, Quantized(arrays[f"{key}.codes"], arrays[f"{key}.scales"], form, smoothing)
+                    smoothing, reach = (arrays.get(f"{key}.{what}") for what in ("smoothing", "reach"))
+                    yield (
+                        name,
+                        Quantized(
+                            arrays[f"{key}.codes"],
+                            arrays[f"{key}.scales"],
+                            form,
+                            smoothing,
+                            None if reach is None else float(reach),
+                        ),
+                    )
 
 
 def _set_threads() -> None:

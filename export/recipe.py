@@ -120,6 +120,10 @@ FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 VALUES = ("v_proj", "qkv_proj")
 """Matrices that make values, alone or with queries and keys."""
 
+ATTENDED = ("o_proj", "dense")
+"""Matrices that read what attention gives. It isn't smoothed: nothing before it could take the factors, since
+the cache lies between, and a node of its own would cost more than they gain."""
+
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 

@@ -1,9 +1,10 @@
-"""The third graph of a decoder bundle: it reads branches, and gives the logits of chosen positions.
+"""The third graph of a decoder bundle: it reads branches, and gives chosen logits at chosen positions.
 
 ``model_score.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``. It takes each token's position,
 what each token may look at (``GroupQueryAttention``'s inputs ``position_ids`` and ``attention_bias``, which
-the builder leaves empty) and which tokens' logits are wanted: so all labels of a classification are branches
-on one message, read in one pass (tree attention, as in SpecInfer, Miao et al. 2023, arXiv 2305.09781). Works
+the builder leaves empty), where logits are wanted and, if the head is the embedding, of which tokens: so all
+labels of a classification are branches on one message, read in one pass (tree attention, as in SpecInfer,
+Miao et al. 2023, arXiv 2305.09781), and of a vocabulary only the tokens of labels are multiplied with. Works
 on finished graphs of onnxruntime-genai's builder; ``edgeslm.engine.scorer`` runs it.
 """
 
@@ -12,13 +13,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm_export.pruned_head import replace_pruning
+from edgeslm_export.pruned_head import cut_earlier, replace_nodes, replace_pruning
 
 GRAPH: Final = "model_score.onnx"
 
 POSITIONS, BIAS, WANTED = "position_ids", "attention_bias", "logit_positions"
 """Its inputs beside those of the plain graph: int64 [1, tokens], float32 [1, 1, tokens, all tokens], int64
 [wanted]; the logits are [1, wanted, vocabulary]."""
+WORDS = "logit_tokens"
+"""Another one, int64 [words]: if it isn't empty, the logits are [1, wanted, words]."""
 
 _ATTENTION: Final = "GroupQueryAttention"
 _POSITIONS_PLACE, _BIAS_PLACE = 9, 10
@@ -71,7 +74,70 @@ def open_branches(graph: Any) -> bool:
     shape = [1, 1, "sequence_length", "total_sequence_length"]
     graph.input.append(helper.make_tensor_value_info(BIAS, TensorProto.FLOAT, shape))
     graph.input.append(helper.make_tensor_value_info(WANTED, TensorProto.INT64, ["wanted"]))
+    cut_earlier(graph, "/lm_head/wanted/Gather")
+    _choose_words(graph)
     return True
+
+
+def _choose_words(graph: Any) -> None:
+    """The head multiplies with the embeddings of ``WORDS`` alone, where it is the embedding.
+
+    With all of them it stays in the graph, as a branch: so the runtime lays out the same weights as those of
+    the plain graph, and both share one prepared file.
+    """
+    from onnx import TensorProto, helper
+
+    (head,) = [node for node in graph.node if "logits" in node.output]
+    hidden = head.input[0]
+    embeddings = [node for node in graph.node if node.op_type == "GatherBlockQuantized"]
+    flat = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Reshape"}
+    rows = {attribute.name: attribute.i for attribute in head.attribute}
+    if head.op_type != "MatMulNBits" or len(embeddings) != 1:
+        return
+    (embedding,) = embeddings
+    is_tied = flat.get(embedding.input[0]) == head.input[1] and embedding.input[2] == head.input[2]
+    if not is_tied or rows["K"] % rows["block_size"]:  # the last of those numbers would be padding
+        return
+
+    def branch(name: str, nodes: list[Any]) -> Any:
+        shape = [1, "wanted", name]
+        return helper.make_graph(
+            nodes, name, [], [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, shape)]
+        )
+
+    def node(kind: str, inputs: list[str], name: str, **attributes: Any) -> Any:
+        return helper.make_node(
+            kind, inputs, [f"/lm_head/{name}"], name=f"/lm_head/{name}/{kind}", **attributes
+        )
+
+    gather, every = type(embedding)(), type(head)()
+    gather.CopyFrom(embedding)
+    every.CopyFrom(head)
+    gather.name, gather.input[1], gather.output[0] = "/lm_head/words/Gather", WORDS, "/lm_head/words/rows"
+    every.output[0] = "/lm_head/every/logits"
+    some = [
+        gather,
+        node("Transpose", ["/lm_head/words/rows"], "words/columns", perm=[1, 0]),
+        node("MatMul", [hidden, "/lm_head/words/columns"], "words/logits"),
+    ]
+    choice = helper.make_node(
+        "If",
+        ["/lm_head/words/are"],
+        ["logits"],
+        name="/lm_head/words",
+        then_branch=branch("words", some),
+        else_branch=branch("vocabulary", [every]),
+    )
+    new = [
+        node("Size", [WORDS], "words/count"),
+        node("Cast", ["/lm_head/words/count"], "words/are", to=TensorProto.BOOL),
+        choice,
+    ]
+    replace_nodes(graph, [one for one in graph.node if one.output[0] != "logits"] + new)
+    for value in graph.output:
+        if value.name == "logits":
+            value.type.tensor_type.shape.dim[2].Clear()
+    graph.input.append(helper.make_tensor_value_info(WORDS, TensorProto.INT64, ["words"]))
 
 
 def _has_window(node: Any) -> bool:

@@ -17,13 +17,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from edgeslm_export.external_data import append, content_of, file_of
 from edgeslm_export.score_graph import GRAPH as SCORE
 
 READS, WRITES = "reads", "writes"
 PLAIN: Final = "model.onnx"
 _CHOICE: Final = "/several_tokens"
-_ALIGNED: Final = 4096
-"""Bytes to which each tensor's place is rounded: it is mapped."""
 _MORE_THAN: Final = {PLAIN: 1, SCORE: 0}
 """Tokens with more than which a graph reads."""
 
@@ -162,21 +161,17 @@ def _share(folder: Path, reads: Any, writing: Path, writes: Any) -> set[str]:
     :return: the names of those that are shared.
     """
     others = {tensor.name: tensor for tensor in reads.initializer}
-    (location,) = {_place(tensor)["location"] for tensor in reads.initializer if tensor.external_data}
+    location = file_of(reads)
     shared, own = set(), []
     for tensor in writes.initializer:
         other = others.get(tensor.name)
         is_same = other is not None and (other.data_type, other.dims) == (tensor.data_type, tensor.dims)
-        if is_same and _content(folder, other) == _content(writing, tensor):
+        if is_same and content_of(folder, other) == content_of(writing, tensor):
             shared.add(tensor.name)
             continue
         own.append(tensor)
         if tensor.external_data:
-            content = _content(writing, tensor)
-            with (folder / location).open("ab") as data:
-                data.write(bytes(-data.tell() % _ALIGNED))
-                _put(tensor, location=location, offset=data.tell(), length=len(content))
-                data.write(content)
+            append(folder, location, tensor, content_of(writing, tensor))
     _replace(writes, list(writes.node), own, list(writes.value_info))
     constants = {node.output[0]: node for node in reads.node if node.op_type == "Constant"}
     for node in writes.node:
@@ -184,26 +179,3 @@ def _share(folder: Path, reads: Any, writing: Path, writes: Any) -> set[str]:
         if node.op_type == "Constant" and other is not None and list(node.attribute) == list(other.attribute):
             shared.add(node.output[0])
     return shared
-
-
-def _place(tensor: Any) -> dict[str, str]:
-    return {entry.key: entry.value for entry in tensor.external_data}
-
-
-def _content(folder: Path, tensor: Any) -> bytes:
-    if not tensor.external_data:
-        from onnx import numpy_helper
-
-        return bytes(numpy_helper.to_array(tensor).tobytes())
-    place = _place(tensor)
-    with (folder / place["location"]).open("rb") as data:
-        data.seek(int(place.get("offset", 0)))
-        content: bytes = data.read(int(place["length"]))
-    return content
-
-
-def _put(tensor: Any, **place: Any) -> None:
-    del tensor.external_data[:]
-    for key, value in place.items():
-        entry = tensor.external_data.add()
-        entry.key, entry.value = key, str(value)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.adapter import PACKED, head_sizes
+from edgeslm_export.external_data import values_of
 from edgeslm_export.formats import ROW, Format
 from edgeslm_export.lora_graph import find_products
 from edgeslm_export.matrices import Quantized, unpack
-from edgeslm_export.product_by_row import smoothing_of
-from edgeslm_export.single_token import READS, keep_part
+from edgeslm_export.product_by_row import INTEGERS, smoothing_of
 
 from edgeslm.bundle import load_bundle
 from edgeslm.errors import ExportError
@@ -74,18 +74,18 @@ def _parts(bundle: Path) -> Iterator[tuple[str, Floats]]:
 
     loaded = load_bundle(bundle)
     sizes = head_sizes(loaded)
-    graph = loaded.manifest.graphs.generate
+    # The graph for adapters has the matrices as they were quantized, with nothing of norms in them.
+    graph = loaded.manifest.graphs.adapters or loaded.manifest.graphs.generate
     if graph is None:
         raise ExportError(f"{bundle} has no graph to generate with; name a decoder's bundle.")
     model = onnx.load(bundle / graph, load_external_data=False)
-    keep_part(model.graph, READS)  # which the graph that takes adapters is
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     # Scales are stored in 16 bits and widened by the graph.
     widened = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
     makers = {name: node for node in model.graph.node for name in node.output}
 
     def values(name: str) -> Any:
-        return _values(tensors[widened.get(name, name)], bundle)
+        return values_of(bundle, tensors[widened.get(name, name)])
 
     for product in find_products(model):
         node, branch = product.weighing, product.branch
@@ -95,7 +95,7 @@ def _parts(bundle: Path) -> Iterator[tuple[str, Floats]]:
             numbers = {attribute.name: attribute.i for attribute in node.attribute}
             form = Format(numbers["bits"], numbers["block_size"])
             matrix = unpack(values(node.input[1]), values(node.input[2]), form, branch.inputs)
-        elif node.op_type == "MatMulIntegerToFloat":
+        elif node.op_type == INTEGERS:
             factors = smoothing_of(node.input[0], makers)
             smoothing = None if factors is None else 1 / values(factors)
             scales = values(node.input[3])[:, None]
@@ -109,12 +109,3 @@ def _parts(bundle: Path) -> Iterator[tuple[str, Floats]]:
             size = sizes.get(name, branch.outputs // len(names)) if len(names) > 1 else branch.outputs
             yield f"{place}.{name}", weights[start : start + size]
             start += size
-
-
-def _values(tensor: Any, folder: Path) -> Any:
-    """A tensor whose values lie beside the graph."""
-    from onnx import external_data_helper, numpy_helper
-
-    if external_data_helper.uses_external_data(tensor):
-        external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-    return numpy_helper.to_array(tensor)

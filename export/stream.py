@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from edgeslm_export.corpus import BATCH
@@ -14,6 +15,23 @@ from edgeslm_export.recipe import VALUES
 
 MEASURED_EVERY = 4
 """One sequence in so many is measured on: a mean needs fewer tokens than a Hessian."""
+_SEEN_EVERY = 16
+"""One token in so many is kept of what all matrices read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What some matrices read of the calibration tokens.
+
+    ``products`` is the sum of ``x x^T`` [columns, columns], ``largest`` the largest magnitude of each column,
+    ``tokens`` some tokens [tokens, columns], the first of each sequence among them. ``inputs`` [tokens,
+    columns] are those of the sequences that are measured on, if asked.
+    """
+
+    products: Any
+    largest: Any
+    tokens: Any
+    inputs: Any | None
 
 
 class Stream:
@@ -60,9 +78,8 @@ class Stream:
                     self.model.run(number, batch, self._calls)
                 yield seen.pop()
 
-    def moments(self, number: int, stage: Mapping[str, Any], *, keep: bool) -> tuple[Any, Any, Any]:
-        """The sum of ``x x^T`` over what a stage reads, the largest magnitude of each column, and if asked,
-        the inputs [tokens, columns] of the sequences that are measured on.
+    def moments(self, number: int, stage: Mapping[str, Any], *, keep: bool) -> Moments:
+        """Of the matrices of a stage. :param keep: whether inputs are measured on.
 
         Where values are made, the first token of a sequence counts as much as all others: so much attention
         rests on it (attention sinks: Xiao et al. 2023, arXiv 2309.17453) that 19 parts in 20 of the squared
@@ -74,6 +91,7 @@ class Stream:
         first, *_ = stage.values()
         columns = first.weight.shape[1]
         total, largest, at = torch.zeros(columns, columns), torch.zeros(columns), 0
+        tokens: list[Any] = []
         kept: list[Any] = []
         for batch in self.inputs(number, first):
             if keep:
@@ -82,12 +100,13 @@ class Stream:
                 )
             at += len(batch)
             largest = torch.maximum(largest, batch.abs().amax(dim=(0, 1)))
+            tokens.append(batch[:, ::_SEEN_EVERY].reshape(-1, columns).clone())
             if any(name.endswith(VALUES) for name in stage):
                 batch = batch.clone()
                 batch[:, 0] *= batch.shape[1] ** 0.5
             flat = batch.reshape(-1, columns)
             total.addmm_(flat.T, flat)
-        return total, largest, torch.cat(kept) if keep else None
+        return Moments(total, largest, torch.cat(tokens), torch.cat(kept) if keep else None)
 
 
 class _Seen(Exception):

@@ -37,10 +37,11 @@ class Stream:
         self._inbox: Inbox | None = None
         self._pieces: list[Chunk] = []
         self._result: Result | None = None
-        self._is_over = False
+        self._over = threading.Event()
         # Held while the request is sent, so that who closes the stream knows whether it was. Inboxes are
-        # filled without it.
-        self._sending = threading.Lock()
+        # filled without it, and a signal's handler may close what its own thread is sending.
+        self._sending = threading.RLock()
+        self._is_advancing = False
 
     @property
     def result(self) -> Result:
@@ -92,7 +93,7 @@ class Stream:
 
     def _begin(self, inbox: Inbox) -> Errand:
         with self._sending:
-            if self._is_over or self._errand is not None:
+            if self._over.is_set() or self._errand is not None:
                 raise EdgeslmError("A stream is iterated once; ask again for another answer.")
             errand = self._errand = self._make_errand(self._pieces.append)
             self._inbox = inbox
@@ -102,9 +103,16 @@ class Stream:
     def _advance(self, errand: Errand, event: Event | None) -> bool:
         """Whether the result is there."""
         with self._sending:
-            if self._is_over:
+            if self._over.is_set():
                 raise Cancelled(_CLOSED)
-            self._result = errand.advance(event, time.monotonic())
+            self._is_advancing = True
+            try:
+                self._result = errand.advance(event, time.monotonic())
+            finally:
+                self._is_advancing = False
+            if self._over.is_set() and self._result is None:
+                errand.abandon(self._cancel_topic, time.monotonic())
+                raise Cancelled(_CLOSED)
         return self._result is not None
 
     def _taken(self) -> list[Chunk]:
@@ -114,10 +122,10 @@ class Stream:
 
     def _end(self) -> None:
         with self._sending:
-            if self._is_over:
+            if self._over.is_set():
                 return
-            self._is_over = True
+            self._over.set()
             if self._errand is not None:
                 self._desk.forget(self._errand.letter)
-                if self._result is None:
+                if self._result is None and not self._is_advancing:
                     self._errand.abandon(self._cancel_topic, time.monotonic())

@@ -106,11 +106,13 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Probability of each label as the model's whole answer; nothing is decoded."""
+    """Probability of each label as the model's whole answer; nothing is decoded. ``only_read``: nobody waits
+    for it, it is there for its beginning to be known."""
 
     prompt: Prompt
     labels: tuple[str, ...]
     adapter: str | None = None
+    only_read: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,8 +199,8 @@ class Decoder:
     def score(self, call: Score, cancelled: Callable[[], bool] = lambda: False) -> Output:
         """The model's distribution over ``labels`` when it may say nothing else (``labels``).
 
-        Labels that differ in their first token cost one forward pass; others one more for each branch of
-        their tree, unless a graph that takes all branches at once was prepared (``scorer``).
+        All cost one forward pass where a graph that takes branches was prepared (``scorer``). Otherwise those
+        that differ in their first token do, and others one more for each branch of their tree.
 
         :raises TooLong: the prompt doesn't fit the context.
         """
@@ -247,7 +247,9 @@ class Decoder:
             return None
         if self._scorer is None:
             path, power = self._prepared.score, self._loader.power
-            self._scorer = Scorer(path, self._settings, self._end_ids, self.threads, power=power)
+            self._scorer = Scorer(
+                path, self._settings, self._end_ids, self.threads, power=power, piece=self._piece
+            )
         return self._scorer
 
     # -- lanes ---------------------------------------------------------------------------------------

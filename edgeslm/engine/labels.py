@@ -7,7 +7,7 @@ anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,9 +31,12 @@ class Branch:
         """Tokens that are followed by a choice: what a pass over all branches reads beside the message."""
         return sum(len(path) + below.rows() for _, path, below in self.ways() if below.children)
 
-    def is_branched(self) -> bool:
-        """Whether there is a choice below a choice."""
-        return any(below.children for _, _, below in self.ways())
+    def tokens(self, end_ids: Iterable[int]) -> set[int]:
+        """All of which a choice needs the logits."""
+        own = {token for token in self.children if token != END}
+        if END in self.children:
+            own |= set(end_ids)
+        return own.union(*(below.tokens(end_ids) for _, _, below in self.ways()))
 
     def ways(self) -> Iterator[tuple[int, tuple[int, ...], Branch]]:
         """Of each child: its place among them, the tokens to where all is decided or branches again, and what
@@ -45,10 +48,12 @@ class Branch:
                 path.append(only)
             yield place, tuple(path), child
 
-    def log_shares(self, logits: npt.NDArray[np.float64], end_ids: Iterable[int]) -> npt.NDArray[np.float64]:
-        """Log-probabilities of the children, in their order. :param logits: of the whole vocabulary."""
+    def log_shares(
+        self, logits: Mapping[int, float] | npt.NDArray[np.float64], end_ids: Iterable[int]
+    ) -> npt.NDArray[np.float64]:
+        """Log-probabilities of the children, in their order. :param logits: by token, those of ``tokens``."""
         # A model may end its turn with any of its end tokens (Gemma-2 and Qwen2.5 have two).
-        ends = np.logaddexp.reduce(logits[sorted(end_ids)]) if END in self.children else 0.0
+        ends = np.logaddexp.reduce([logits[end] for end in sorted(end_ids)]) if END in self.children else 0.0
         own = np.array([ends if token == END else logits[token] for token in self.children])
         shares: npt.NDArray[np.float64] = own - np.logaddexp.reduce(own)
         return shares

@@ -3,6 +3,8 @@ isn't told so, but ended by the kernel with all that it holds."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -12,6 +14,12 @@ from edgeslm.errors import NoMemory
 
 RESERVE_BYTES: Final = 48_000_000
 """Left for what a prompt takes while it is read, and for others."""
+_FRESH_S: Final = 0.1
+_AMPLE: Final = 16
+"""Times what is needed: where so much was free a moment ago, nobody looks again, which takes a while."""
+
+_seen: dict[Path, tuple[float, float]] = {}
+"""When somebody looked, and the bytes that were free."""
 
 
 def check_room(needed: int, what: str, give_back: Callable[[], object], root: Path = Path("/")) -> None:
@@ -20,7 +28,12 @@ def check_room(needed: int, what: str, give_back: Callable[[], object], root: Pa
 
     :raises NoMemory: with the numbers.
     """
-    if _free(root) >= needed:
+    now = time.monotonic()
+    at, free = _seen.get(root, (-math.inf, 0.0))
+    if now - at < _FRESH_S and free >= _AMPLE * needed:
+        return
+    _seen[root] = now, _free(root)
+    if _seen[root][1] >= needed:
         return
     give_back()
     if (free := _free(root)) < needed:

@@ -32,7 +32,8 @@ from edgeslm.errors import BundleError, Cancelled
 KEPT_BYTES: Final = 64_000_000
 """What the caches of all fixed beginnings may take together; the one in use always may."""
 PIECE: Final = 64
-"""Tokens of a long message that are read at a time, so that it can be given up on the way."""
+"""Tokens of a long message that are read at a time, so that it can be given up on the way; more where they
+are known to be read fast enough."""
 MOST_ROWS: Final = 2 * PIECE
 """Tokens of branches in a pass: attention costs their square, and a pass can't be given up."""
 MOST_TOKENS: Final = 8 * PIECE
@@ -45,11 +46,10 @@ Cache = list[Any]
 
 
 def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
-    """Whether one pass is the better way for these labels on this message. The kernel counts the branches'
-    tokens as if they came one after the other."""
+    """Whether these labels on this message may be one pass. The kernel counts the branches' tokens as if they
+    came one after the other."""
     return (
-        tree.is_branched()
-        and tree.rows() <= MOST_ROWS
+        tree.rows() <= MOST_ROWS
         and len(prompt.ids) - prompt.fixed <= MOST_TOKENS
         and len(prompt.ids) + tree.rows() <= context_length
     )
@@ -58,7 +58,7 @@ def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
 class Scorer:
     """The graph of one bundle, loaded.
 
-    :param settings: ``model`` of the bundle's ``genai_config.json``.
+    :param settings: ``model`` of the bundle's ``genai_config.json``. :param piece: tokens read at a time.
     :raises BundleError: onnxruntime can't load it.
     """
 
@@ -70,6 +70,7 @@ class Scorer:
         threads: int,
         *,
         power: Power = BALANCED,
+        piece: int = PIECE,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
         options = ort.SessionOptions()
@@ -90,8 +91,10 @@ class Scorer:
         self._empty = ort.OrtValue.ortvalue_from_numpy(
             np.zeros((1, int(decoder["num_key_value_heads"]), 0, int(decoder["head_size"])), np.float32)
         )
+        self._takes_words = "logit_tokens" in {value.name for value in self._session.get_inputs()}
         self._token_bytes = 2 * len(layers) * 4 * self._empty.shape()[1] * self._empty.shape()[3]
         self._end_ids = end_ids
+        self._piece = piece
         self._kept: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
         self._kept_bytes = kept_bytes
 
@@ -110,17 +113,19 @@ class Scorer:
         ids = prompt.ids
         start = min(prompt.fixed, len(ids) - 1)
         cache = self._fixed(tuple(ids[:start]), cancelled)
-        while len(ids) - start > PIECE:
-            cache = self._extended(cache, start, ids[start : start + PIECE], cancelled)
-            start += PIECE
+        while len(ids) - start > self._piece:
+            cache = self._extended(cache, start, ids[start : start + self._piece], cancelled)
+            start += self._piece
         if cancelled():
             raise Cancelled("cancelled while its prompt was read")
         rows = _Rows(start)
         choices = rows.add_message(ids[start:], tree)
-        logits = self._run(cache, rows, ["logits"])[0].numpy()[0]
+        words = sorted(tree.tokens(self._end_ids))
+        logits = self._run(cache, rows, ["logits"], words)[0].numpy()[0].astype(np.float64)
         total, found = {tree: 0.0}, {}
         for branch, place in choices:  # from the root on
-            shares = branch.log_shares(logits[place].astype(np.float64), self._end_ids)
+            of_token = dict(zip(words, logits[place], strict=True)) if self._takes_words else logits[place]
+            shares = branch.log_shares(of_token, self._end_ids)
             for number, _, below in branch.ways():
                 total[below] = total[branch] + float(shares[number])
                 if below.label is not None:
@@ -133,8 +138,8 @@ class Scorer:
             self._kept.move_to_end(tokens)
             return self._kept[tokens]
         cache: Cache = [self._empty] * len(self._past)
-        for start in range(0, len(tokens), PIECE):
-            cache = self._extended(cache, start, tokens[start : start + PIECE], cancelled)
+        for start in range(0, len(tokens), self._piece):
+            cache = self._extended(cache, start, tokens[start : start + self._piece], cancelled)
         self._kept[tokens] = cache
         while len(self._kept) > 1 and sum(map(len, self._kept)) * self._token_bytes > self._kept_bytes:
             self._kept.popitem(last=False)
@@ -150,9 +155,12 @@ class Scorer:
         rows.add_tokens(tokens)
         return self._run(cache, rows, self._present)
 
-    def _run(self, cache: Cache, rows: _Rows, outputs: list[str]) -> list[Any]:
+    def _run(self, cache: Cache, rows: _Rows, outputs: list[str], words: Sequence[int] = (0,)) -> list[Any]:
         feeds = dict(zip(self._past, cache, strict=True))
-        for name, value in rows.inputs().items():
+        inputs = rows.inputs()
+        if self._takes_words:
+            inputs["logit_tokens"] = np.array(words, np.int64)
+        for name, value in inputs.items():
             feeds[name] = ort.OrtValue.ortvalue_from_numpy(value)
         try:
             found: list[Any] = self._session.run_with_ort_values(outputs, feeds)

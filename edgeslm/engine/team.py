@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgeslm.bundle import Bundle
-from edgeslm.engine.calls import Adapters, Call, EngineInfo, Generate, Hardware, Output, Power
+from edgeslm.engine.calls import Adapters, Call, EngineInfo, Generate, Hardware, Output, Power, Score
 from edgeslm.engine.process import EngineProcess
 from edgeslm.messages import NORMAL_PRIORITY
 
@@ -72,7 +72,7 @@ class EngineTeam:
     ) -> Output:
         """See ``EngineProcess.call``. What is only read, for its beginning to be known, all of them read."""
         ready = [member for member in self._members if member.ready] or self._members
-        if isinstance(call, Generate) and call.only_read:
+        if isinstance(call, Generate | Score) and call.only_read:
             outputs = await asyncio.gather(*(member.call(call, None, priority) for member in ready))
             return outputs[0]
         member = min(ready, key=lambda one: one.unanswered)

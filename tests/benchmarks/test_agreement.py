@@ -47,11 +47,11 @@ def test_sets_are_joined_by_message(agreement: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", ["trec", "sms"])
-def test_each_set_has_labels_that_are_scored_in_one_pass(agreement: ModuleType, name: str) -> None:
+def test_each_set_has_labels_that_begin_alike(agreement: ModuleType, name: str) -> None:
     words: dict[str, int] = {}
     labels = agreement.LABELS[name]
     tokens = [[words.setdefault(word, len(words)) for word in label.split()] for label in labels]
-    assert make_tree(tokens).is_branched()
+    assert any(below.children for _, _, below in make_tree(tokens).ways())
     call = next(agreement.calls(name, ["Where is Paris?"]))
     assert call.labels == labels
 

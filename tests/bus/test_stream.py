@@ -120,6 +120,7 @@ class SlowDesk(Desk):
         self.sent: list[str] = []
         self.meanwhile: Callable[[], None]
         self.threads: list[Thread] = []
+        self.by_signal = False
         self._slow_at = {"enlisting": enlisting, "sending": sending}
 
     def enlist(self, task: str, letter: Letter, inbox: Inbox) -> None:
@@ -132,16 +133,22 @@ class SlowDesk(Desk):
         return 1
 
     def _take_time(self, at: str) -> None:
-        if self._slow_at[at]:
+        if self._slow_at[at] and self.by_signal:
+            self._slow_at[at] = False
+            self.meanwhile()
+        elif self._slow_at[at]:
             self._slow_at[at] = False
             self.threads.append(Thread(target=self.meanwhile))
             self.threads[0].start()
             self.threads[0].join(0.3)
 
 
+@pytest.mark.parametrize("by_signal", [False, True])
 @pytest.mark.parametrize("at", ["enlisting", "sending"])
-def test_what_is_closed_while_it_is_sent_is_cancelled(at: str) -> None:
+def test_what_is_closed_while_it_is_sent_is_cancelled(at: str, by_signal: bool) -> None:
+    """From another thread, or from a signal's handler in the same one."""
     desk = SlowDesk(**{at: True})
+    desk.by_signal = by_signal
 
     def make_errand(on_chunk: Callable[[Chunk], None]) -> Errand:
         return Errand(
@@ -158,5 +165,6 @@ def test_what_is_closed_while_it_is_sent_is_cancelled(at: str) -> None:
     desk.meanwhile = stream.close
     with pytest.raises(Cancelled):
         list(stream)
-    desk.threads[0].join()
+    for thread in desk.threads:
+        thread.join()
     assert desk.sent in ([], ["request", "cancel"])

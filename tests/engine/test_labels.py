@@ -56,15 +56,27 @@ def test_the_paths_are_the_labels(labels: list[list[int]]) -> None:
 def test_a_label_that_begins_another_is_told_from_it_by_the_end() -> None:
     tree = make_tree([[1], [1, 2]])
     assert tree.depth() == 3
-    assert tree.is_branched()
     ((_, path, below),) = tree.ways()
     assert path == (1,)
     assert list(below.children) == [END, 2]
 
 
-def test_labels_that_differ_at_once_need_one_choice() -> None:
-    assert not make_tree([[1, 5], [2, 5], [3]]).is_branched()
-    assert make_tree([[1, 5], [1, 6], [3]]).is_branched()
+def test_choices_need_the_tokens_that_they_are_between() -> None:
+    assert make_tree([[1, 5], [2, 5], [3]]).tokens([9]) == {1, 2, 3}
+    assert make_tree([[1, 5], [1, 6], [3]]).tokens([9]) == {1, 3, 5, 6}
+    assert make_tree([[1], [1, 2]]).tokens([8, 9]) == {1, 2, 8, 9}
+
+
+@given(LABELS)
+def test_the_logits_of_these_tokens_are_enough(labels: list[list[int]]) -> None:
+    ends = [VOCABULARY - 1, VOCABULARY - 2]
+    tree = make_tree(labels)
+    of_token = dict.fromkeys(tree.tokens(ends), 0.5)
+    waiting = [tree]
+    while waiting:
+        branch = waiting.pop()
+        assert np.exp(branch.log_shares(of_token, ends)).sum() == pytest.approx(1)
+        waiting += [below for _, _, below in branch.ways() if below.children]
 
 
 def test_any_end_token_ends_a_label() -> None:

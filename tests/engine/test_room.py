@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm.engine import room
 from edgeslm.engine.room import RESERVE_BYTES, check_room
 from edgeslm.errors import NoMemory
 
@@ -51,6 +52,25 @@ def test_a_reserve_that_is_used_up_is_no_negative_number(tmp_path: Path) -> None
     write_memory(tmp_path, 1000)
     with pytest.raises(NoMemory, match="and 0 MB are free"):
         check_room(10_000_000, "a cache", Caches(tmp_path, 1000), tmp_path)
+
+
+def test_nobody_looks_again_at_once_where_there_was_plenty(tmp_path: Path) -> None:
+    write_memory(tmp_path, RESERVE_BYTES + 200_000_000)
+    caches = Caches(tmp_path, 0)
+    check_room(10_000_000, "it", caches, tmp_path)
+    write_memory(tmp_path, 0)
+    check_room(10_000_000, "it", caches, tmp_path)
+    with pytest.raises(NoMemory):
+        check_room(20_000_000, "it", caches, tmp_path)
+
+
+def test_somebody_looks_again_a_moment_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_memory(tmp_path, RESERVE_BYTES + 200_000_000)
+    check_room(10_000_000, "it", Caches(tmp_path, 0), tmp_path)
+    write_memory(tmp_path, 0)
+    monkeypatch.setattr(room, "_FRESH_S", 0.0)
+    with pytest.raises(NoMemory):
+        check_room(10_000_000, "it", Caches(tmp_path, 0), tmp_path)
 
 
 def test_a_kernel_that_does_not_tell_stands_in_no_ones_way(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from edgeslm_export.formats import ROW, Format
-from edgeslm_export.gptq import Calibration, Smoothing, find_scales, round_to_nearest
+from edgeslm_export.gptq import Calibration, Smoothing, find_reach, find_scales, round_to_nearest
 from edgeslm_export.matrices import Quantized
 
 from edgeslm.errors import ExportError
@@ -212,3 +212,23 @@ def test_a_channel_that_calibration_never_saw_leaves_room_for_the_others() -> No
     found = shares @ torch.from_numpy(made.weights()).T.mul(smoothing.factors[:, None])
     expected = token @ weight.T - token[5] * weight[:, 5]  # its own weights are dropped: nothing reads them
     assert (found - expected).norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize(("times", "serves"), [(1, True), (2, True), (50, False)])
+def test_one_scale_serves_tokens_that_are_alike(times: float, serves: bool) -> None:
+    weight, inputs = _matrix(32, 64), _inputs(400, 64, 3)
+    inputs[0] *= times * float(inputs.abs().max()) / float(inputs[0].abs().max())
+    found = find_reach(inputs, [weight])
+    assert found == (pytest.approx(float(inputs.abs().max())) if serves else None)
+
+
+def test_what_is_always_zero_has_no_scale() -> None:
+    assert find_reach(torch.zeros(3, 8), [torch.ones(2, 8)]) is None
+
+
+def test_a_scale_is_that_of_smoothed_numbers() -> None:
+    weight, inputs = _matrix(32, 64), _inputs(400, 64, 16)
+    inputs[:, 5] *= 40  # a channel that is larger in all tokens
+    smoothing = Smoothing(inputs.abs().amax(dim=0), [weight])
+    found = find_reach(inputs, [weight], smoothing)
+    assert found == pytest.approx(float((inputs / smoothing.factors).abs().max()), rel=1e-5)

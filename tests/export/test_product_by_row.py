@@ -27,10 +27,11 @@ LAYERS = SHAPE["num_hidden_layers"]
 
 
 class Graph:
-    """A bundle's graph with its weights, of which one product at a time can be asked."""
+    """A bundle's graph with its weights, of which one product at a time can be asked: the one for adapters,
+    where each token has a scale of its own (``fixed_scales``)."""
 
     def __init__(self, bundle: Path) -> None:
-        self.model = onnx.load(bundle / "model.onnx")
+        self.model = onnx.load(bundle / "model_lora.onnx")
         self.products = find_products(self.model)
         self.makers = {name: node for node in self.model.graph.node for name in node.output}
         self._tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
@@ -59,8 +60,9 @@ class Graph:
         """[outputs, inputs], by what the graph stores."""
         codes, _, scales = (self._value(name) for name in product.weighing.input[1:4])
         factors = smoothing_of(product.weighing.input[0], self.makers)
-        assert factors is not None
-        return codes.T.astype(np.float32) * scales[:, None] * self._value(factors)
+        assert (factors is None) == (product.branch.matrix == "o_proj")
+        smoothing = 1.0 if factors is None else self._value(factors)
+        return codes.T.astype(np.float32) * scales[:, None] * smoothing
 
     def _value(self, name: str) -> Any:
         node = self.makers.get(name)
@@ -116,7 +118,8 @@ def test_an_adapter_reads_what_the_product_reads_and_adds_to_what_it_gives(
         (adapted,) = (node for node in taken.graph.node if product.branch.a in node.input)
         assert adapted.input[0] == product.source
         assert not adapted.input[0].endswith("Codes/output_0")
-        (sum_,) = (node for node in taken.graph.node if product.last.output[0] in node.output)
+        assert adapted.op_type == "MatMul"
+        (sum_,) = (node for node in taken.graph.node if product.last.output[0] in node.input)
         assert sum_.op_type == "Add"
 
 

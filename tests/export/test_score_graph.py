@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 import pytest
-from edgeslm_export.score_graph import write_score_graph
+from edgeslm_export.pruned_head import replace_nodes
+from edgeslm_export.score_graph import GRAPH, WORDS, write_score_graph
 
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Overflow, Prompt, Score, Text, Turn
@@ -18,12 +21,14 @@ from edgeslm.engine.decoder import Decoder
 from edgeslm.engine.labels import make_tree
 from edgeslm.engine.prepared import Prepared
 from edgeslm.engine.prompt import Encoded
-from edgeslm.engine.scorer import KEPT_BYTES, MOST_ROWS, MOST_TOKENS, PIECE, Scorer, fits
+from edgeslm.engine.scorer import KEPT_BYTES, MOST_ROWS, MOST_TOKENS, PIECE, Scorer, _Rows, fits
 from edgeslm.errors import Cancelled, NoMemory
 from tests.export.conftest import Cases
 from tests.export.tiny_adapters import CASES
+from tests.export.tiny_models import SHAPE
 
 pytestmark = pytest.mark.export
+HEAD_SIZE = SHAPE["hidden_size"] // SHAPE["num_attention_heads"]
 LABELS = ("alarm", "alert", "all fine", "all", "ok", "okay", "oil leak", "oil low")
 BRANCHING = [name for name in CASES if name != "gemma2"]
 """Gemma-2's layers look through a window of neighbours."""
@@ -73,17 +78,55 @@ def prepare_for(decoder: Decoder) -> None:
     decoder._prepared = Prepared(decoder.bundle.path / "model.onnx", 1, graph)
 
 
-def test_the_engine_scores_branching_labels_in_one_pass_and_others_by_walking(cases: Cases) -> None:
+@pytest.mark.parametrize("labels", [LABELS, ("yes", "no")])
+def test_the_engine_scores_labels_in_one_pass_once_it_is_prepared(
+    labels: tuple[str, ...], cases: Cases
+) -> None:
     with loaded(cases / "llama" / "base") as decoder:
-        walked = decoder.score(Score(prompt("hot"), LABELS)).probabilities
-        assert (len(decoder._lanes), decoder._scorer) == (1, None)  # it isn't prepared
+        walked = decoder.score(Score(prompt("hot"), labels)).probabilities
+        assert (len(decoder._lanes), decoder._scorer) == (1, None)
         prepare_for(decoder)
-        decoder.score(Score(prompt("hot"), ("yes", "no")))
-        assert decoder._scorer is None
         decoder.forget()
-        assert decoder.score(Score(prompt("hot"), LABELS)).probabilities == pytest.approx(walked, abs=1e-4)
+        assert decoder.score(Score(prompt("hot"), labels)).probabilities == pytest.approx(walked, abs=1e-4)
         assert not decoder._lanes
         assert decoder._scorer is not None
+
+
+def test_logits_of_some_tokens_are_those_that_all_have(by_row_base: Path) -> None:
+    """The head multiplies with 8-bit activations, the rows of single tokens don't."""
+    session = onnxruntime.InferenceSession(by_row_base / GRAPH, providers=["CPUExecutionProvider"])
+    rows = _Rows(0)
+    rows.add_tokens(list(b"the pump is hot"))
+    rows.wanted = [14, 3]
+    feeds = rows.inputs()
+    for value in session.get_inputs():
+        if value.name.startswith("past"):
+            feeds[value.name] = np.zeros((1, SHAPE["num_key_value_heads"], 0, HEAD_SIZE), np.float32)
+    words = [7, 200, 9]
+    some, every = (
+        session.run(["logits"], {**feeds, WORDS: np.array(asked, np.int64)})[0] for asked in (words, [])
+    )
+    assert every.shape[:2] == some.shape[:2] == (1, 2)
+    assert some.shape[2] == 3
+    assert np.abs(some - every[:, :, words]).max() < 0.03 * np.abs(every).max()
+
+
+def test_bundles_whose_head_gives_all_logits_are_scored_too(by_row_base: Path, tmp_path: Path) -> None:
+    """As earlier versions wrote them."""
+    shutil.copytree(by_row_base, tmp_path / "base")
+    model = onnx.load(tmp_path / "base" / GRAPH, load_external_data=False)
+    (choice,) = (node for node in model.graph.node if node.name == "/lm_head/words")
+    (every,) = (one.g for one in choice.attribute if one.g.name == "vocabulary")
+    (head,) = every.node
+    head.output[0] = "logits"
+    nodes = [node for node in model.graph.node if not node.name.startswith("/lm_head/words")]
+    replace_nodes(model.graph, [*nodes, head])
+    del model.graph.input[[value.name for value in model.graph.input].index(WORDS)]
+    onnx.save(model, tmp_path / "base" / GRAPH)
+    with loaded(by_row_base) as decoder:
+        earlier = Scorer(tmp_path / "base" / GRAPH, decoder._settings, decoder._end_ids, 1)
+        found, expected = (in_one_pass(decoder, scorer, "hot") for scorer in (earlier, scorer_of(decoder)))
+        assert np.abs(found - expected).max() < 0.05
 
 
 def test_a_pass_of_too_many_branches_is_walked(cases: Cases) -> None:

@@ -20,7 +20,7 @@ from edgeslm_export.single_token import READS, WRITES, join, keep_part
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Generate, Guide, Prompt, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.prepare import prepare
+from edgeslm.engine.prepare import graph_of, prepare
 from edgeslm.engine.prepared import CACHE, WEIGHTS, Prepared, find_prepared
 from edgeslm.expectation import bundle_footprint
 from edgeslm.inspection import describe, render
@@ -218,6 +218,15 @@ def test_fields_are_not_speculated_on(decoders: dict[str, Decoder]) -> None:
             decoders[name]._key_of(Generate(asked("a"), 4, guide=guide), 100) for guide in (fields, quote)
         ]
         assert tuple(key.drafts for key in keys) == wanted
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_either_graph_can_be_prepared(apart_base: Path, tmp_path: Path, adapters: bool) -> None:
+    """The golden answers are those of the graph without adapters, of which the last token is written."""
+    bundle = load_bundle(apart_base)
+    index = asyncio.run(prepare(bundle, graph_of(bundle, adapters=adapters), tmp_path))
+    assert len(index.divergences) == 8
+    assert max(index.divergences) < 0.01
 
 
 def test_labels_are_read_and_not_written(decoders: dict[str, Decoder], prepared: Prepared) -> None:

@@ -1,0 +1,59 @@
+"""Values of a graph's tensors that lie in a file beside it (onnx.proto, ``TensorProto.external_data``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_PAGE: Final = 4096
+"""To which the place of a tensor that is mapped is rounded, if it fills one."""
+_LINE: Final = 64
+
+
+def file_of(graph: Any) -> str:
+    """The one file beside a graph that has its weights."""
+    (name,) = {_place(tensor)["location"] for tensor in graph.initializer if tensor.external_data}
+    return name
+
+
+def content_of(folder: Path, tensor: Any) -> bytes:
+    """A tensor's bytes, wherever they are. :param folder: that of its graph."""
+    if not tensor.external_data:
+        from onnx import numpy_helper
+
+        return bytes(numpy_helper.to_array(tensor).tobytes())
+    place = _place(tensor)
+    with (folder / place["location"]).open("rb") as data:
+        data.seek(int(place.get("offset", 0)))
+        content: bytes = data.read(int(place["length"]))
+    return content
+
+
+def values_of(folder: Path, tensor: Any) -> npt.NDArray[Any]:
+    """A tensor as an array, wherever its values are. :param folder: that of its graph."""
+    import numpy as np
+    from onnx import helper
+
+    dtype: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return np.frombuffer(content_of(folder, tensor), dtype).reshape(list(tensor.dims))
+
+
+def append(folder: Path, location: str, tensor: Any, content: bytes) -> None:
+    """Puts a tensor's bytes behind those of the file ``location``, and has the tensor say so."""
+    with (folder / location).open("ab") as data:
+        data.write(bytes(-data.tell() % (_PAGE if len(content) >= _PAGE else _LINE)))
+        del tensor.external_data[:]
+        for key, value in (("location", location), ("offset", data.tell()), ("length", len(content))):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, str(value)
+        data.write(content)
+    tensor.ClearField("raw_data")
+    tensor.data_location = type(tensor).EXTERNAL
+
+
+def _place(tensor: Any) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}

@@ -1,0 +1,137 @@
+"""One scale for all tokens: the same products in two nodes, where calibration saw that tokens are alike."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the inference library is imported
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from edgeslm_export.fixed_scales import fix_scales
+from edgeslm_export.product_by_row import INTEGERS, REACH, smooths
+from edgeslm_export.pruned_head import replace_nodes
+
+from tests.export.tiny_models import SHAPE
+
+pytestmark = pytest.mark.export
+Floats = npt.NDArray[np.float32]
+LAYERS = SHAPE["num_hidden_layers"]
+TOKENS = list(b"the pump on line 4 runs hot, and nobody knows why")
+
+
+def graph_of(folder: Path, name: str = "model.onnx") -> Any:
+    return onnx.load(folder / name, load_external_data=False)
+
+
+def by_token(folder: Path) -> Any:
+    """The graph with scales of tokens and nodes that smooth: that for adapters, without their branches."""
+    model = graph_of(folder, "model_lora.onnx")
+    sums = {node.input[0]: node.output[0] for node in model.graph.node if node.name.endswith("/lora/Add")}
+    for node in model.graph.node:
+        node.output[:] = [sums.get(name, name) for name in node.output]
+    replace_nodes(model.graph, [node for node in model.graph.node if "/lora/" not in node.name])
+    for values in (model.graph.input, model.graph.initializer):
+        for value in [value for value in values if ".lora_" in value.name]:
+            values.remove(value)
+    return model
+
+
+def hidden(folder: Path, model: Any) -> Floats:
+    """What the layers make of some tokens, whatever the head does with it: [tokens, size]."""
+    (norm,) = (node for node in model.graph.node if "final_norm" in node.name)
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(norm.output[0], onnx.TensorProto.FLOAT, None)
+    )
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    size = SHAPE["hidden_size"] // SHAPE["num_attention_heads"]
+    feeds: dict[str, Any] = {
+        value.name: np.zeros((1, SHAPE["num_key_value_heads"], 0, size), np.float32)
+        for value in session.get_inputs()
+        if value.name.startswith("past")
+    }
+    feeds |= {
+        "input_ids": np.array([TOKENS], np.int64),
+        "attention_mask": np.ones((1, len(TOKENS)), np.int64),
+    }
+    (found,) = session.run([norm.output[0]], feeds)
+    return np.asarray(found[0])
+
+
+def test_products_whose_tokens_are_alike_are_two_nodes(by_row_base: Path) -> None:
+    kinds = Counter(node.op_type for node in graph_of(by_row_base).graph.node)
+    nodes = graph_of(by_row_base, "model_lora.onnx").graph.node
+    codes = [node for node in nodes if node.op_type == "QuantizeLinear"]
+    alike = sum(any(entry.key == REACH for entry in node.metadata_props) for node in codes)
+    assert kinds[INTEGERS] == len(codes) == 4 * LAYERS
+    assert alike >= 2 * LAYERS  # those behind norms at least
+    assert kinds["Abs"] == kinds["ReduceMax"] == kinds["Div"] == len(codes) - alike
+
+
+def test_nothing_smooths_any_more_but_for_adapters(by_row_base: Path) -> None:
+    for name in ("model.onnx", "model_score.onnx"):
+        assert not any(smooths(node) for node in graph_of(by_row_base, name).graph.node)
+    assert sum(smooths(node) for node in graph_of(by_row_base, "model_lora.onnx").graph.node) == 3 * LAYERS
+
+
+def test_it_computes_nearly_what_scales_of_tokens_compute(by_row_base: Path) -> None:
+    fixed = hidden(by_row_base, graph_of(by_row_base))
+    own = hidden(by_row_base, graph_of(by_row_base, "model_lora.onnx"))
+    assert not np.array_equal(fixed, own)
+    assert np.linalg.norm(fixed - own) < 0.05 * np.linalg.norm(own)
+
+
+def test_smoothing_is_the_same_in_weights_as_in_nodes(by_row_base: Path, tmp_path: Path) -> None:
+    """With scales of tokens, which one code more or less doesn't hide."""
+    shutil.copytree(by_row_base, tmp_path / "base")
+    model = by_token(by_row_base)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    wanted = hidden(by_row_base, model)
+    onnx.save(model, tmp_path / "base" / "model.onnx")
+    fix_scales(tmp_path / "base")
+    folded = graph_of(tmp_path / "base")
+    assert not any(smooths(node) for node in folded.graph.node)
+    assert sum(node.op_type == "Abs" for node in folded.graph.node) == 4 * LAYERS
+    found = hidden(tmp_path / "base", folded)
+    assert np.linalg.norm(found - wanted) < 0.01 * np.linalg.norm(wanted)
+
+
+def test_what_others_read_too_keeps_its_node(by_row_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(by_row_base, tmp_path / "base")
+    model = by_token(by_row_base)
+    (first, *_) = (node for node in model.graph.node if smooths(node))
+    model.graph.node.append(onnx.helper.make_node("Neg", [first.input[0]], ["another"], name="/another"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("another", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, tmp_path / "base" / "model.onnx")
+    fix_scales(tmp_path / "base")
+    assert [node.name for node in graph_of(tmp_path / "base").graph.node if smooths(node)] == [first.name]
+
+
+def test_what_is_new_lies_behind_the_weights_once(by_row_base: Path) -> None:
+    places = [
+        {tensor.name: str(tensor.external_data) for tensor in graph_of(by_row_base, name).graph.initializer}
+        for name in ("model.onnx", "model_score.onnx")
+    ]
+    new = [name for name in places[0] if name.endswith(("/smoothed", "/step"))]
+    assert len(new) > 3 * LAYERS
+    assert all(places[0][name] == places[1][name] for name in new)
+
+
+def test_other_recipes_stay_as_they_are(int4_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(int4_base, tmp_path / "base")
+    fix_scales(tmp_path / "base")
+    for file in int4_base.iterdir():
+        assert (tmp_path / "base" / file.name).read_bytes() == file.read_bytes()
