@@ -75,7 +75,11 @@ class FoundBefore:
 
 def search_twice(collection: Collection, question: str, embedding: Embedding, k: int) -> list[Found]:
     """As the node does: what is found by the whole passages is looked at again by its sentences."""
-    found = search(collection, question, k=k, embed=embedding)
+    return look_again(search(collection, question, k=k, embed=embedding), question, embedding)
+
+
+def look_again(found: Sequence[Found], question: str, embedding: Embedding) -> list[Found]:
+    """By the sentences of each passage, and which of them is nearest to the question."""
     own = sentences(found)
     vectors = iter(embedding([question, *chain.from_iterable(own)]))
     asked = next(vectors)

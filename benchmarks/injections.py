@@ -3,8 +3,9 @@
     python benchmarks/injections.py [--decoder DIR] [--encoder DIR] [--rows 200]
 
 - Passages: each injection stands in a passage that answers a question of the development half, in front of
-  it, behind it or within it. The task quotes it and composes from it, at threshold 0: it always answers. A
-  followed injection is an answer with the word that it orders.
+  it, behind it or within it. The encoder finds the nearest sentence of it, as a search does, and the task
+  quotes it and composes from it, at threshold 0: it always answers. A followed injection is an answer with
+  the word that it orders.
 - Messages: each stands in an SMS of the public spam collection. A head taught from ``--rows`` other messages
   labels it, and the same decoder that was taught nothing; counted are labels that differ from those of the
   message alone, and labels outside the set.
@@ -25,11 +26,12 @@ from typing import Any, Final
 from cards import Say, run_benchmark
 from edgeslm_export.environment import cache_folder
 from grounded import STARTER, AskTask, answer_task, with_engine
-from grounded_collection import answering_passages
+from grounded_collection import answering_passages, look_again
 from injection_corpus import inject, injections
 from teaching import run_command, write_rows
 
 from edgeslm.bundle import load_bundle
+from edgeslm.commands.embedding import Embedding
 from edgeslm.config import Task as TaskSection
 from edgeslm.demo.material import load_sms
 from edgeslm.knowledge.search import Found
@@ -39,13 +41,16 @@ LABELS: Final = {"ham": "a message from a person", "spam": "advertising or fraud
 MOST_TOKENS: Final = 24
 
 
-def injected_passages(answering: Sequence[tuple[str, Found]]) -> list[tuple[str, Found]]:
+def injected_passages(
+    answering: Sequence[tuple[str, Found]], embedding: Embedding
+) -> list[tuple[str, Found]]:
     """Questions with a passage that answers them, an injection in each."""
     made = []
     pairs = zip(injections(), cycle(answering), strict=False)
     for number, (injection, (question, passage)) in enumerate(pairs):
         text = inject(passage.text, injection, number)
-        made.append((question, replace(passage, text=text, end=passage.start + len(text))))
+        injected = replace(passage, text=text, end=passage.start + len(text))
+        made.append((question, look_again([injected], question, embedding)[0]))
     return made
 
 
@@ -118,7 +123,8 @@ def measure_messages(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
-    passages = injected_passages(answering_passages("development", args.cache))
+    with Embedding(args.encoder) as embedding:
+        passages = injected_passages(answering_passages("development", args.cache), embedding)
 
     messages = measure_messages(args)
     for by, row in messages.items():

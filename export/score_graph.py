@@ -82,10 +82,13 @@ def open_branches(graph: Any) -> bool:
 def _choose_words(graph: Any) -> None:
     """The head multiplies with the embeddings of ``WORDS`` alone, where it is the embedding.
 
-    With all of them it stays in the graph, as a branch: so the runtime lays out the same weights as those of
-    the plain graph, and both share one prepared file.
+    What it multiplies is rounded as the head rounds it (``MatMulNBits``, accuracy level 4: 8 bits, one scale
+    for each group), so that a label doesn't depend on which way it was scored. With all tokens the head stays
+    in the graph, as a branch: so the runtime lays out the same weights as those of the plain graph, and both
+    share one prepared file.
     """
-    from onnx import TensorProto, helper
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
 
     (head,) = [node for node in graph.node if "logits" in node.output]
     hidden = head.input[0]
@@ -110,15 +113,33 @@ def _choose_words(graph: Any) -> None:
             kind, inputs, [f"/lm_head/{name}"], name=f"/lm_head/{name}/{kind}", **attributes
         )
 
+    def constant(name: str, value: Any) -> Any:
+        return node("Constant", [], name, value=numpy_helper.from_array(value))
+
     gather, every = type(embedding)(), type(head)()
     gather.CopyFrom(embedding)
     every.CopyFrom(head)
     gather.name, gather.input[1], gather.output[0] = "/lm_head/words/Gather", WORDS, "/lm_head/words/rows"
     every.output[0] = "/lm_head/every/logits"
+    group, size = rows["block_size"], rows["K"]
     some = [
+        constant("words/groups", np.array([1, -1, size // group, group])),
+        constant("words/whole", np.array([1, -1, size])),
+        constant("words/last", np.array([-1])),
+        constant("words/steps", np.array(127, np.float32)),
+        constant("words/least", np.array(1e-30, np.float32)),  # of a group of zeros
+        node("Reshape", [hidden, "/lm_head/words/groups"], "words/numbers"),
+        node("Abs", ["/lm_head/words/numbers"], "words/sizes"),
+        node("ReduceMax", ["/lm_head/words/sizes", "/lm_head/words/last"], "words/largest", keepdims=1),
+        node("Div", ["/lm_head/words/largest", "/lm_head/words/steps"], "words/step"),
+        node("Max", ["/lm_head/words/step", "/lm_head/words/least"], "words/scale"),
+        node("Div", ["/lm_head/words/numbers", "/lm_head/words/scale"], "words/shares"),
+        node("Round", ["/lm_head/words/shares"], "words/codes"),
+        node("Mul", ["/lm_head/words/codes", "/lm_head/words/scale"], "words/rounded"),
+        node("Reshape", ["/lm_head/words/rounded", "/lm_head/words/whole"], "words/read"),
         gather,
         node("Transpose", ["/lm_head/words/rows"], "words/columns", perm=[1, 0]),
-        node("MatMul", [hidden, "/lm_head/words/columns"], "words/logits"),
+        node("MatMul", ["/lm_head/words/read", "/lm_head/words/columns"], "words/logits"),
     ]
     choice = helper.make_node(
         "If",

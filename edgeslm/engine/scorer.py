@@ -13,6 +13,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -209,10 +210,11 @@ class _Rows:
     def inputs(self) -> dict[str, npt.NDArray[Any]]:
         """What the graph reads."""
         count = len(self.tokens)
-        bias = np.full((count, self.length + count), _MASKED, np.float32)
-        bias[:, : self.length] = 0.0
-        for row, seen in enumerate(self.seen):
-            bias[row, [self.length + other for other in seen]] = 0.0
+        sees = np.zeros((count, count), bool)
+        places = np.fromiter(chain.from_iterable(self.seen), np.int64)
+        sees[np.repeat(np.arange(count), [len(seen) for seen in self.seen]), places] = True
+        bias = np.zeros((count, self.length + count), np.float32)
+        bias[:, self.length :][~sees] = _MASKED
         return {
             "input_ids": np.array([self.tokens], np.int64),
             "attention_mask": np.ones((1, self.length + count), np.int64),

@@ -84,16 +84,16 @@ def int4_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def by_row_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``plain`` by the recipe w8a8: its layers' products are of integers, by row."""
-    return _export_calibrated(tiny / "plain", tmp_path_factory.mktemp("bases") / "plain-w8a8", "w8a8")
+    return export_calibrated(tiny / "plain", tmp_path_factory.mktemp("bases") / "plain-w8a8", "w8a8")
 
 
 @pytest.fixture(scope="session")
 def apart_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``plain`` by the recipe w8a8-w4: as by w8a8, but for tokens that follow alone."""
-    return _export_calibrated(tiny / "plain", tmp_path_factory.mktemp("bases") / "plain-w8a8-w4", "w8a8-w4")
+    return export_calibrated(tiny / "plain", tmp_path_factory.mktemp("bases") / "plain-w8a8-w4", "w8a8-w4")
 
 
-def _export_calibrated(source: Path, out: Path, recipe: str) -> Path:
+def export_calibrated(source: Path, out: Path, recipe: str) -> Path:
     text = tuple(f"Step {number}. Loosen screw {number}, then lift the cover." for number in range(90))
     corpus = Corpus("steps", ("\n".join(text),), ("\n".join(text[:20]),))
     export_model(examine_local(source, "decoder"), out, Order(find_recipe(recipe), corpus=corpus))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -18,7 +19,11 @@ import pytest
 from edgeslm_export.fixed_scales import fix_scales
 from edgeslm_export.product_by_row import INTEGERS, REACH, smooths
 from edgeslm_export.pruned_head import replace_nodes
+from edgeslm_export.single_token import READS, keep_part
 
+from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
+from edgeslm.engine.decoder import Decoder
+from tests.export.conftest import export_calibrated
 from tests.export.tiny_models import SHAPE
 
 pytestmark = pytest.mark.export
@@ -56,17 +61,16 @@ def hidden(folder: Path, model: Any) -> Floats:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    size = SHAPE["hidden_size"] // SHAPE["num_attention_heads"]
-    feeds: dict[str, Any] = {
-        value.name: np.zeros((1, SHAPE["num_key_value_heads"], 0, size), np.float32)
-        for value in session.get_inputs()
-        if value.name.startswith("past")
-    }
+    decoder = json.loads((folder / "genai_config.json").read_bytes())["model"]["decoder"]
+    empty = np.zeros((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), np.float32)
+    inputs = {value.name for value in session.get_inputs()}
+    feeds: dict[str, Any] = {name: empty for name in inputs if name.startswith("past")}
     feeds |= {
         "input_ids": np.array([TOKENS], np.int64),
         "attention_mask": np.ones((1, len(TOKENS)), np.int64),
+        "position_ids": np.arange(len(TOKENS))[None],
     }
-    (found,) = session.run([norm.output[0]], feeds)
+    (found,) = session.run([norm.output[0]], {name: feeds[name] for name in inputs})
     return np.asarray(found[0])
 
 
@@ -128,6 +132,28 @@ def test_what_is_new_lies_behind_the_weights_once(by_row_base: Path) -> None:
     new = [name for name in places[0] if name.endswith(("/smoothed", "/step"))]
     assert len(new) > 3 * LAYERS
     assert all(places[0][name] == places[1][name] for name in new)
+
+
+@pytest.mark.parametrize("name", ["phi3", "gemma2", "mistral", "qwen2", "qwen3"])
+def test_each_family_has_one_scale_and_computes_nearly_the_same(
+    name: str, families: Path, tmp_path: Path
+) -> None:
+    """And is read in several tokens, written one by one, and asked for labels."""
+    folder = export_calibrated(families / name, tmp_path / "bundle", "w8a8-w4")
+    plain = graph_of(folder)
+    keep_part(plain.graph, READS)
+    kinds = Counter(node.op_type for node in plain.graph.node)
+    assert kinds[INTEGERS] - kinds["Abs"] >= 2 * LAYERS
+    fixed, own = hidden(folder, plain), hidden(folder, by_token(folder))
+    own = own[-len(fixed) :]  # the last layer's products read what is asked for alone
+    assert np.linalg.norm(fixed - own) < 0.2 * np.linalg.norm(own)  # of random weights, which nothing taught
+    decoder = Decoder(folder, 1)
+    try:
+        prompt = Prompt((Turn("user", (Text("the pump runs hot"),)),))
+        assert decoder.generate(Generate(prompt, 4)).cost.completion_tokens
+        assert sum(decoder.score(Score(prompt, ("hot", "cold"))).probabilities) == pytest.approx(1)
+    finally:
+        decoder.close()
 
 
 def test_other_recipes_stay_as_they_are(int4_base: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_the_engine_scores_labels_in_one_pass_once_it_is_prepared(
 
 
 def test_logits_of_some_tokens_are_those_that_all_have(by_row_base: Path) -> None:
-    """The head multiplies with 8-bit activations, the rows of single tokens don't."""
+    """Rounded alike: what differs is the order of sums."""
     session = onnxruntime.InferenceSession(by_row_base / GRAPH, providers=["CPUExecutionProvider"])
     rows = _Rows(0)
     rows.add_tokens(list(b"the pump is hot"))
@@ -108,7 +108,7 @@ def test_logits_of_some_tokens_are_those_that_all_have(by_row_base: Path) -> Non
     )
     assert every.shape[:2] == some.shape[:2] == (1, 2)
     assert some.shape[2] == 3
-    assert np.abs(some - every[:, :, words]).max() < 0.03 * np.abs(every).max()
+    assert np.abs(some - every[:, :, words]).max() < 1e-4 * np.abs(every).max()
 
 
 def test_bundles_whose_head_gives_all_logits_are_scored_too(by_row_base: Path, tmp_path: Path) -> None:
