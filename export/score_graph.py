@@ -87,8 +87,7 @@ def _choose_words(graph: Any) -> None:
     in the graph, as a branch: so the runtime lays out the same weights as those of the plain graph, and both
     share one prepared file.
     """
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     (head,) = [node for node in graph.node if "logits" in node.output]
     hidden = head.input[0]
@@ -108,38 +107,16 @@ def _choose_words(graph: Any) -> None:
             nodes, name, [], [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, shape)]
         )
 
-    def node(kind: str, inputs: list[str], name: str, **attributes: Any) -> Any:
-        return helper.make_node(
-            kind, inputs, [f"/lm_head/{name}"], name=f"/lm_head/{name}/{kind}", **attributes
-        )
-
-    def constant(name: str, value: Any) -> Any:
-        return node("Constant", [], name, value=numpy_helper.from_array(value))
-
     gather, every = type(embedding)(), type(head)()
     gather.CopyFrom(embedding)
     every.CopyFrom(head)
     gather.name, gather.input[1], gather.output[0] = "/lm_head/words/Gather", WORDS, "/lm_head/words/rows"
     every.output[0] = "/lm_head/every/logits"
-    group, size = rows["block_size"], rows["K"]
     some = [
-        constant("words/groups", np.array([1, -1, size // group, group])),
-        constant("words/whole", np.array([1, -1, size])),
-        constant("words/last", np.array([-1])),
-        constant("words/steps", np.array(127, np.float32)),
-        constant("words/least", np.array(1e-30, np.float32)),  # of a group of zeros
-        node("Reshape", [hidden, "/lm_head/words/groups"], "words/numbers"),
-        node("Abs", ["/lm_head/words/numbers"], "words/sizes"),
-        node("ReduceMax", ["/lm_head/words/sizes", "/lm_head/words/last"], "words/largest", keepdims=1),
-        node("Div", ["/lm_head/words/largest", "/lm_head/words/steps"], "words/step"),
-        node("Max", ["/lm_head/words/step", "/lm_head/words/least"], "words/scale"),
-        node("Div", ["/lm_head/words/numbers", "/lm_head/words/scale"], "words/shares"),
-        node("Round", ["/lm_head/words/shares"], "words/codes"),
-        node("Mul", ["/lm_head/words/codes", "/lm_head/words/scale"], "words/rounded"),
-        node("Reshape", ["/lm_head/words/rounded", "/lm_head/words/whole"], "words/read"),
+        *_round_as_head(hidden, rows["block_size"], rows["K"]),
         gather,
-        node("Transpose", ["/lm_head/words/rows"], "words/columns", perm=[1, 0]),
-        node("MatMul", ["/lm_head/words/read", "/lm_head/words/columns"], "words/logits"),
+        _node("Transpose", ["/lm_head/words/rows"], "words/columns", perm=[1, 0]),
+        _node("MatMul", ["/lm_head/words/read", "/lm_head/words/columns"], "words/logits"),
     ]
     choice = helper.make_node(
         "If",
@@ -150,8 +127,8 @@ def _choose_words(graph: Any) -> None:
         else_branch=branch("vocabulary", [every]),
     )
     new = [
-        node("Size", [WORDS], "words/count"),
-        node("Cast", ["/lm_head/words/count"], "words/are", to=TensorProto.BOOL),
+        _node("Size", [WORDS], "words/count"),
+        _node("Cast", ["/lm_head/words/count"], "words/are", to=TensorProto.BOOL),
         choice,
     ]
     replace_nodes(graph, [one for one in graph.node if one.output[0] != "logits"] + new)
@@ -159,6 +136,39 @@ def _choose_words(graph: Any) -> None:
         if value.name == "logits":
             value.type.tensor_type.shape.dim[2].Clear()
     graph.input.append(helper.make_tensor_value_info(WORDS, TensorProto.INT64, ["words"]))
+
+
+def _round_as_head(hidden: str, group: int, size: int) -> list[Any]:
+    """The nodes that make ``words/read`` of ``hidden``: codes of 8 bits, with one scale for each group."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    def constant(name: str, value: Any) -> Any:
+        return _node("Constant", [], name, value=numpy_helper.from_array(value))
+
+    return [
+        constant("words/groups", np.array([1, -1, size // group, group])),
+        constant("words/whole", np.array([1, -1, size])),
+        constant("words/last", np.array([-1])),
+        constant("words/steps", np.array(127, np.float32)),
+        constant("words/least", np.array(1e-30, np.float32)),  # of a group of zeros
+        _node("Reshape", [hidden, "/lm_head/words/groups"], "words/numbers"),
+        _node("Abs", ["/lm_head/words/numbers"], "words/sizes"),
+        _node("ReduceMax", ["/lm_head/words/sizes", "/lm_head/words/last"], "words/largest", keepdims=1),
+        _node("Div", ["/lm_head/words/largest", "/lm_head/words/steps"], "words/step"),
+        _node("Max", ["/lm_head/words/step", "/lm_head/words/least"], "words/scale"),
+        _node("Div", ["/lm_head/words/numbers", "/lm_head/words/scale"], "words/shares"),
+        _node("Round", ["/lm_head/words/shares"], "words/codes"),
+        _node("Mul", ["/lm_head/words/codes", "/lm_head/words/scale"], "words/rounded"),
+        _node("Reshape", ["/lm_head/words/rounded", "/lm_head/words/whole"], "words/read"),
+    ]
+
+
+def _node(kind: str, inputs: list[str], name: str, **attributes: Any) -> Any:
+    from onnx import helper
+
+    output = f"/lm_head/{name}"
+    return helper.make_node(kind, inputs, [output], name=f"{output}/{kind}", **attributes)
 
 
 def _has_window(node: Any) -> bool:

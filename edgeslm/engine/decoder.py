@@ -213,7 +213,7 @@ class Decoder:
             tokens = 2 * (len(ids) + tree.rows())  # of the cache before and after
             needed = tokens * self.bundle.manifest.kv_bytes_per_token
             check_room(needed, f"a pass over {len(ids)} tokens", give_back=self.forget)
-            found = scorer.score(encoded, tree, cancelled)
+            found = scorer.score(encoded, tree, cancelled, keeps=call.only_read)
             scores = [found.get(number, -math.inf) for number in range(len(call.labels))]
         else:
             scores = self._walk_all(ids, tree, call, cancelled)
@@ -241,6 +241,7 @@ class Decoder:
         """
         if call.adapter is not None or self._prepared is None or self._prepared.score is None:
             return None
+        from edgeslm.engine.beginnings import FOLDER
         from edgeslm.engine.scorer import Scorer, fits  # onnxruntime's own binding takes memory, too
 
         if not fits(prompt, tree, self.context_length):
@@ -248,7 +249,13 @@ class Decoder:
         if self._scorer is None:
             path, power = self._prepared.score, self._loader.power
             self._scorer = Scorer(
-                path, self._settings, self._end_ids, self.threads, power=power, piece=self._piece
+                path,
+                self._settings,
+                self._end_ids,
+                self.threads,
+                power=power,
+                piece=self._piece,
+                on_disk=path.parent / FOLDER,
             )
         return self._scorer
 

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from edgeslm.engine.beginnings import Beginnings
 from edgeslm.engine.calls import BALANCED, Power
 from edgeslm.engine.labels import Branch
 from edgeslm.engine.loading import engine_error
@@ -60,6 +61,7 @@ class Scorer:
     """The graph of one bundle, loaded.
 
     :param settings: ``model`` of the bundle's ``genai_config.json``. :param piece: tokens read at a time.
+    :param on_disk: a folder for what tasks begin with, which the next start finds there.
     :raises BundleError: onnxruntime can't load it.
     """
 
@@ -73,6 +75,7 @@ class Scorer:
         power: Power = BALANCED,
         piece: int = PIECE,
         kept_bytes: int = KEPT_BYTES,
+        on_disk: Path | None = None,
     ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -93,6 +96,8 @@ class Scorer:
             np.zeros((1, int(decoder["num_key_value_heads"]), 0, int(decoder["head_size"])), np.float32)
         )
         self._takes_words = "logit_tokens" in {value.name for value in self._session.get_inputs()}
+        heads, size = self._empty.shape()[1], self._empty.shape()[3]
+        self._beginnings = None if on_disk is None else Beginnings(on_disk, len(self._past), heads, size)
         self._token_bytes = 2 * len(layers) * 4 * self._empty.shape()[1] * self._empty.shape()[3]
         self._end_ids = end_ids
         self._piece = piece
@@ -104,16 +109,24 @@ class Scorer:
         self._kept.clear()
 
     def score(
-        self, prompt: Encoded, tree: Branch, cancelled: Callable[[], bool] = lambda: False
+        self,
+        prompt: Encoded,
+        tree: Branch,
+        cancelled: Callable[[], bool] = lambda: False,
+        *,
+        keeps: bool = False,
     ) -> dict[int, float]:
         """Log-probabilities of the labels, by their numbers.
+
+        :param keeps: on disk what the prompt begins with. It may hold labels that a sender brought: so only
+            of tasks' own prompts.
 
         :raises Cancelled: ``cancelled`` became true before the last pass.
         :raises NoMemory: as the runtime says.
         """
         ids = prompt.ids
         start = min(prompt.fixed, len(ids) - 1)
-        cache = self._fixed(tuple(ids[:start]), cancelled)
+        cache = self._fixed(tuple(ids[:start]), cancelled, keeps=keeps)
         while len(ids) - start > self._piece:
             cache = self._extended(cache, start, ids[start : start + self._piece], cancelled)
             start += self._piece
@@ -133,14 +146,21 @@ class Scorer:
                     found[below.label] = total[below]
         return found
 
-    def _fixed(self, tokens: tuple[int, ...], cancelled: Callable[[], bool]) -> Cache:
+    def _fixed(self, tokens: tuple[int, ...], cancelled: Callable[[], bool], *, keeps: bool) -> Cache:
         """The cache of a task's fixed tokens, computed once."""
         if tokens in self._kept:
             self._kept.move_to_end(tokens)
             return self._kept[tokens]
-        cache: Cache = [self._empty] * len(self._past)
-        for start in range(0, len(tokens), self._piece):
-            cache = self._extended(cache, start, tokens[start : start + self._piece], cancelled)
+        on_disk = self._beginnings if tokens else None
+        found = None if on_disk is None else on_disk.find(tokens)
+        if found is not None:
+            cache = [ort.OrtValue.ortvalue_from_numpy(value) for value in found]
+        else:
+            cache = [self._empty] * len(self._past)
+            for start in range(0, len(tokens), self._piece):
+                cache = self._extended(cache, start, tokens[start : start + self._piece], cancelled)
+            if on_disk is not None and keeps:
+                on_disk.keep(tokens, [value.numpy() for value in cache])
         self._kept[tokens] = cache
         while len(self._kept) > 1 and sum(map(len, self._kept)) * self._token_bytes > self._kept_bytes:
             self._kept.popitem(last=False)

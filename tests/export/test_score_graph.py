@@ -200,6 +200,32 @@ def test_a_call_that_was_cancelled_before_is_not_answered(cases: Cases) -> None:
             scorer.score(encoded, decoder._tree(LABELS), lambda: True)
 
 
+def test_what_a_task_begins_with_is_read_once_for_all_starts(cases: Cases, tmp_path: Path) -> None:
+    with loaded(cases / "llama" / "base") as decoder:
+        graph = decoder.bundle.path / str(decoder.bundle.manifest.graphs.score)
+        encoded, tree = decoder._chat.encode(prompt("hot"), 500), decoder._tree(LABELS)
+
+        def start() -> Scorer:
+            return Scorer(graph, decoder._settings, decoder._end_ids, 1, on_disk=tmp_path / "kept")
+
+        first = start()
+        expected = first.score(encoded, tree)
+        assert not (tmp_path / "kept").exists()  # it may be a sender's
+        first.forget()
+        first.score(encoded, tree, keeps=True)
+        assert len(list((tmp_path / "kept").iterdir())) == 1
+        second = start()
+        asked = 0
+
+        def cancelled() -> bool:
+            nonlocal asked
+            asked += 1
+            return False
+
+        assert second.score(encoded, tree, cancelled) == expected
+        assert asked == 1  # before the message, and not before its beginning
+
+
 def test_a_long_message_can_be_given_up(cases: Cases) -> None:
     asked = 0
 

@@ -1,0 +1,91 @@
+"""What tasks begin with, on disk: found again whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgeslm.engine.beginnings import Beginnings
+
+CACHES, HEADS, SIZE = 4, 2, 8
+TOKENS = (5, 6, 7)
+
+
+def make_values(tokens: int = len(TOKENS), seed: int = 0) -> list[npt.NDArray[np.float32]]:
+    numbers = np.random.default_rng(seed)
+    return [numbers.standard_normal((1, HEADS, tokens, SIZE), np.float32) for _ in range(CACHES)]
+
+
+def on(folder: Path, kept_bytes: int = 1_000_000) -> Beginnings:
+    return Beginnings(folder / "beginnings", CACHES, HEADS, SIZE, kept_bytes)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted((folder / "beginnings").iterdir())
+
+
+def test_what_was_kept_is_found_by_its_tokens(tmp_path: Path) -> None:
+    values = make_values()
+    on(tmp_path).keep(TOKENS, values)
+    found = on(tmp_path).find(TOKENS)
+    assert found is not None
+    assert np.array_equal(found, np.stack(values))
+    assert on(tmp_path).find((5, 6, 8)) is None
+    assert on(tmp_path).find((5, 6)) is None
+
+
+def test_nothing_is_there_at_first(tmp_path: Path) -> None:
+    assert on(tmp_path).find(TOKENS) is None
+
+
+@pytest.mark.parametrize("place", [0, 40, -1])
+def test_a_damaged_file_is_not_believed(place: int, tmp_path: Path) -> None:
+    on(tmp_path).keep(TOKENS, make_values())
+    (file,) = files(tmp_path)
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    assert on(tmp_path).find(TOKENS) is None
+
+
+@pytest.mark.parametrize("size", [0, 10, 100])
+def test_one_that_was_cut_is_not_believed(size: int, tmp_path: Path) -> None:
+    on(tmp_path).keep(TOKENS, make_values())
+    os.truncate(files(tmp_path)[0], size)
+    assert on(tmp_path).find(TOKENS) is None
+
+
+def test_one_that_others_could_have_written_is_not_believed(tmp_path: Path) -> None:
+    on(tmp_path).keep(TOKENS, make_values())
+    files(tmp_path)[0].chmod(0o666)
+    assert on(tmp_path).find(TOKENS) is None
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    on(tmp_path).keep(TOKENS, make_values())
+    (file,) = files(tmp_path)
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    assert on(tmp_path).find(TOKENS) is None
+
+
+def test_those_that_were_not_used_for_long_go_first(tmp_path: Path) -> None:
+    one = 32 + 4 * CACHES * HEADS * len(TOKENS) * SIZE
+    kept = on(tmp_path, 2 * one)
+    kept.keep((1, 1, 1), make_values())
+    kept.keep((2, 2, 2), make_values())
+    for place, file in enumerate(files(tmp_path)):
+        os.utime(file, (place + 1, place + 1))
+    assert kept.find((1, 1, 1)) is not None  # used now
+    kept.keep((3, 3, 3), make_values())
+    assert [kept.find((n, n, n)) is not None for n in (1, 2, 3)] == [True, False, True]
+
+
+def test_a_disk_that_refuses_stands_in_no_ones_way(tmp_path: Path) -> None:
+    (tmp_path / "beginnings").write_text("a file")
+    on(tmp_path).keep(TOKENS, make_values())
+    assert on(tmp_path).find(TOKENS) is None
