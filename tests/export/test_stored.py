@@ -180,11 +180,11 @@ def test_a_checkpoint_of_another_shape_is_refused(int4_base: Path) -> None:
 def test_zero_points_are_refused(tiny: Path, int4_base: Path, tmp_path: Path) -> None:
     """No recipe makes them, other exporters do."""
     base = Path(shutil.copytree(int4_base, tmp_path / "base"))
-    graph = onnx.load(base / "model.onnx", load_external_data=False)
+    graph = onnx.load(base / "model_lora.onnx", load_external_data=False)
     for node in graph.graph.node:
         if node.op_type == "MatMulNBits":
             node.input.append("zero_points")
-    onnx.save(graph, base / "model.onnx")
+    onnx.save(graph, base / "model_lora.onnx")
     files = json.loads((base / "manifest.json").read_text())["files"]
     sizes = {file["path"]: {**file, "bytes": (base / file["path"]).stat().st_size} for file in files}
     change_manifest(base, files=list(sizes.values()))
