@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm_export.child import Reporter
+from edgeslm_export.graph_parts import replace
 
 _LEAST_ROWS = 64
 """Smaller tables (token types) stay in float: nothing is saved."""
@@ -83,7 +84,7 @@ def quantize_tables(model: Any) -> None:
         graph.initializer.remove(tensor)
         graph.initializer.append(numpy_helper.from_array(rounded, f"{name}_int8"))
         graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
-    _replace_nodes(graph, nodes)
+    replace(graph, nodes)
 
 
 def spread_rows(model: Any) -> None:
@@ -117,17 +118,11 @@ def spread_rows(model: Any) -> None:
             ]
         node.input[0], node.output[0] = f"{rows}_spread", f"{made}_spread_out"
         nodes += [node, helper.make_node("Mul", [f"{made}_spread_out", f"{rows}_largest"], [made])]
-    _replace_nodes(graph, nodes)
+    replace(graph, nodes)
 
 
 def _axis(node: Any) -> int:
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), 0)
-
-
-def _replace_nodes(graph: Any, nodes: list[Any]) -> None:
-    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.external_data import append, file_of, values_of
+from edgeslm_export.graph_parts import makers_of, read_by, replace
 from edgeslm_export.lora_graph import Product, find_products
 from edgeslm_export.product_by_row import INTEGERS, REACH, STEPS, smoothed_source, smooths
-from edgeslm_export.pruned_head import replace_nodes
 from edgeslm_export.score_graph import GRAPH as SCORE
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _fix(graph: Any, product: Product, share: Share) -> None:
     """One scale for all tokens, where there is one that serves them."""
     import numpy as np
 
-    makers = _makers(graph)
+    makers = makers_of(graph)
     codes = makers[product.weighing.input[0]]
     reach = {entry.key: entry.value for entry in codes.metadata_props}.get(REACH)
     if reach is None:
@@ -100,7 +100,7 @@ class _Smoothing:
         for node in [node for node in self._graph.node if smooths(node)]:
             value, factors = node.input
             readers = [other for other in self._graph.node if value in other.input]
-            if len(readers) == 1 and self._take_over(_makers(self._graph)[value], value, factors):
+            if len(readers) == 1 and self._take_over(makers_of(self._graph)[value], value, factors):
                 for other in self._graph.node:
                     other.input[:] = [value if name == node.output[0] else name for name in other.input]
 
@@ -117,7 +117,7 @@ class _Smoothing:
         """Whether ``part``, a product by row or a part of one that only the gate reads, could be scaled."""
         import numpy as np
 
-        maker = _makers(self._graph).get(part)
+        maker = makers_of(self._graph).get(part)
         if maker is None or sum(part in node.input for node in self._graph.node) != 1:
             return False
         is_split = maker.op_type == "Split"
@@ -135,7 +135,7 @@ class _Smoothing:
         return True
 
     def _values(self, name: str) -> Floats:
-        maker = _makers(self._graph).get(name)
+        maker = makers_of(self._graph).get(name)
         if maker is not None and maker.op_type == "Cast":  # scales are stored in 16 bits
             name = maker.input[0]
         values: Floats = values_of(self._folder, self._tensors[name]).astype("float32")
@@ -148,29 +148,18 @@ class _Smoothing:
         node.input[place] = name
 
 
-def _makers(graph: Any) -> dict[str, Any]:
-    return {name: node for node in graph.node for name in node.output if name}
-
-
-def _read_by(node: Any) -> set[str]:
-    """Names of what a node reads, those in its branches included."""
-    inner = (other for attribute in node.attribute for other in attribute.g.node)
-    return set(node.input).union(*map(_read_by, inner))
-
-
 def _drop_unused(graph: Any) -> None:
     """Nodes and weights that nothing reads any more."""
     used = {value.name for value in graph.output}
     kept: list[Any] = []
     for node in reversed(graph.node):
         if used & set(node.output):
-            used |= _read_by(node)
+            used |= read_by(node)
             kept.insert(0, node)
-    tensors = [type(tensor).FromString(tensor.SerializeToString()) for tensor in graph.initializer]
-    replace_nodes(graph, kept)
-    del graph.initializer[:]
-    graph.initializer.extend(tensor for tensor in tensors if tensor.name in used)
-    made = {name for node in graph.node for name in node.output}
-    infos = [type(value).FromString(value.SerializeToString()) for value in graph.value_info]
-    del graph.value_info[:]
-    graph.value_info.extend(value for value in infos if value.name in made)
+    made = {name for node in kept for name in node.output}
+    replace(
+        graph,
+        kept,
+        [tensor for tensor in graph.initializer if tensor.name in used],
+        [value for value in graph.value_info if value.name in made],
+    )

@@ -14,11 +14,11 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from edgeslm_export.graph_parts import replace
 from edgeslm_export.pruned_head import (
     cut_earlier,
     remove_pruning,
     rename_tokens,
-    replace_nodes,
     replace_pruning,
 )
 
@@ -88,7 +88,7 @@ def widen_head(graph: Any) -> bool:
         node("Concat", [f"{_NAME}/missing", f"{_NAME}/none"], f"{_NAME}/pads", axis=0),
         node("Pad", [few, f"{_NAME}/pads", "", f"{_NAME}/axis"], "logits"),
     ]
-    replace_nodes(graph, [*graph.node, *nodes])
+    replace(graph, [*graph.node, *nodes])
     cut_earlier(graph, f"{_NAME}/Slice/{kept}")
     for value in graph.output:
         if value.name == "logits":
@@ -108,7 +108,7 @@ def give_every_token(graph: Any) -> None:
     for node in graph.node:
         for values in (node.input, node.output):
             values[:] = [instead.get(value, value) for value in values]
-    replace_nodes(graph, [node for node in graph.node if not node.name.startswith(f"{_NAME}/")])
+    replace(graph, [node for node in graph.node if not node.name.startswith(f"{_NAME}/")])
     rename_tokens(graph, "sequence_length")
 
 

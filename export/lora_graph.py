@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeslm_export.graph_parts import makers_of
 from edgeslm_export.product_by_row import BY_ROW, INTEGERS, source_of_codes
 
 GRAPH = "model_lora.onnx"
@@ -122,7 +123,7 @@ class Product:
 def find_products(model: Any) -> list[Product]:
     """The matrix products of a model's layers."""
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
+    makers = makers_of(model.graph)
     found = []
     for node in model.graph.node:
         match = _NODE.fullmatch(node.name)

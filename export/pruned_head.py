@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from edgeslm_export.graph_parts import replace
+
 _PRUNING: Final = "/lm_head/prune/"
 
 
@@ -60,7 +62,7 @@ def _put(
             if source in made:
                 node.input[place] = kept
         nodes.append(node)
-    replace_nodes(graph, nodes)
+    replace(graph, nodes)
 
 
 def cut_earlier(graph: Any, cut: str) -> None:
@@ -101,11 +103,8 @@ def cut_earlier(graph: Any, cut: str) -> None:
     for node in nodes:
         names = counted if node.op_type == "Shape" else instead if node in behind else {}
         node.input[:] = [names.get(name, name) for name in node.input]
-    replace_nodes(graph, _in_order([*nodes, *cuts], fixed))
     known = [value for value in graph.value_info if value.name not in reached]
-    copied = [type(value).FromString(value.SerializeToString()) for value in known]
-    del graph.value_info[:]
-    graph.value_info.extend(copied)
+    replace(graph, _in_order([*nodes, *cuts], fixed), infos=known)
 
 
 def _in_order(nodes: list[Any], known: set[str]) -> list[Any]:
@@ -132,10 +131,3 @@ def rename_tokens(graph: Any, tokens: str) -> None:
         if (value.name == "logits" or value.name.startswith("/lm_head/")) and len(dimensions) == 3:
             dimensions[1].Clear()
             dimensions[1].dim_param = tokens
-
-
-def replace_nodes(graph: Any, nodes: list[Any]) -> None:
-    """Some of ``nodes`` are the graph's own, which go with its list: so they are copied first."""
-    copied = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copied)

@@ -13,7 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm_export.pruned_head import cut_earlier, replace_nodes, replace_pruning
+from edgeslm_export.graph_parts import replace
+from edgeslm_export.pruned_head import cut_earlier, replace_pruning
 
 GRAPH: Final = "model_score.onnx"
 
@@ -131,7 +132,7 @@ def _choose_words(graph: Any) -> None:
         _node("Cast", ["/lm_head/words/count"], "words/are", to=TensorProto.BOOL),
         choice,
     ]
-    replace_nodes(graph, [one for one in graph.node if one.output[0] != "logits"] + new)
+    replace(graph, [one for one in graph.node if one.output[0] != "logits"] + new)
     for value in graph.output:
         if value.name == "logits":
             value.type.tensor_type.shape.dim[2].Clear()

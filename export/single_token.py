@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeslm_export.external_data import append, content_of, file_of
+from edgeslm_export.graph_parts import replace
 from edgeslm_export.score_graph import GRAPH as SCORE
 
 READS, WRITES = "reads", "writes"
@@ -66,7 +67,7 @@ def keep_part(graph: Any, part: str) -> None:
     known = used | {name for node in branch.node for name in node.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     infos = [value for value in (*graph.value_info, *branch.value_info) if value.name in known]
-    _replace(graph, [*outside, *branch.node], kept, infos)
+    replace(graph, [*outside, *branch.node], kept, infos)
     _rename(graph, {name: name.removeprefix(f"{part}/") for name in _values(graph)})
 
 
@@ -94,7 +95,7 @@ def _choose(reads: Any, writes: Any, least: int) -> None:
             else:
                 inside.append(node)
         made = {name for node in inside for name in node.output}
-        _replace(branch, inside, [], [value for value in branch.value_info if value.name in made])
+        replace(branch, inside, [], [value for value in branch.value_info if value.name in made])
         del branch.input[:]
         branches[part] = branch
 
@@ -112,16 +113,7 @@ def _choose(reads: Any, writes: Any, least: int) -> None:
         ),
     ]
     kept = [infos[name] for node in outside.values() for name in node.output if name in infos]
-    _replace(reads, nodes, list(constants.values()), kept)
-
-
-def _replace(graph: Any, nodes: list[Any], constants: list[Any], infos: list[Any]) -> None:
-    """They may be the graph's own, which go with its lists: so all are copied before any goes."""
-    lists = (graph.node, nodes), (graph.initializer, constants), (graph.value_info, infos)
-    copied = [[type(one).FromString(one.SerializeToString()) for one in new] for _, new in lists]
-    for (values, _), new in zip(lists, copied, strict=True):
-        del values[:]
-        values.extend(new)
+    replace(reads, nodes, list(constants.values()), kept)
 
 
 def _names(values: Any) -> list[str]:
@@ -172,7 +164,7 @@ def _share(folder: Path, reads: Any, writing: Path, writes: Any) -> set[str]:
         own.append(tensor)
         if tensor.external_data:
             append(folder, location, tensor, content_of(writing, tensor))
-    _replace(writes, list(writes.node), own, list(writes.value_info))
+    replace(writes, list(writes.node), own, list(writes.value_info))
     constants = {node.output[0]: node for node in reads.node if node.op_type == "Constant"}
     for node in writes.node:
         other = constants.get(node.output[0])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.adapter import PACKED, head_sizes
 from edgeslm_export.external_data import values_of
 from edgeslm_export.formats import ROW, Format
+from edgeslm_export.graph_parts import makers_of
 from edgeslm_export.lora_graph import find_products
 from edgeslm_export.matrices import Quantized, unpack
 from edgeslm_export.product_by_row import INTEGERS, smoothing_of
@@ -82,7 +83,7 @@ def _parts(bundle: Path) -> Iterator[tuple[str, Floats]]:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     # Scales are stored in 16 bits and widened by the graph.
     widened = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
-    makers = {name: node for node in model.graph.node for name in node.output}
+    makers = makers_of(model.graph)
 
     def values(name: str) -> Any:
         return values_of(bundle, tensors[widened.get(name, name)])

@@ -72,7 +72,7 @@ def test_what_prompts_begin_with_is_read_in_advance(tmp_path: Path) -> None:
         await service.warm()
         await service.stop()
         assert [type(call) for call in calls] == [Score, Generate, Generate]
-        assert all(call.only_read for call in calls if isinstance(call, Generate))
+        assert all(call.only_read for call in calls if isinstance(call, Generate | Score))
         process = service.models._models["small"].process
         assert isinstance(process, FakeProcess)
         assert process.priorities == [-1] * 3

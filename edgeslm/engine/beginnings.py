@@ -26,7 +26,8 @@ log = logging.getLogger("edgeslm.engine")
 FOLDER: Final = "beginnings"
 """Beside the prepared graphs."""
 KEPT_BYTES: Final = 64_000_000
-"""Of all files together; those that weren't used for the longest time go first."""
+"""Of all files together. Those of before the start go first; what was used since then stays, or tasks that
+don't all fit would take turns on the disk at each start."""
 _DIGEST_BYTES: Final = 32
 
 Floats = npt.NDArray[np.float32]
@@ -42,6 +43,7 @@ class Beginnings:
         self._folder = folder
         self._caches, self._heads, self._size = caches, heads, size
         self._kept_bytes = kept_bytes
+        self._used: set[Path] = set()
 
     def find(self, tokens: Sequence[int]) -> Floats | None:
         """[caches, 1, heads, tokens, size], mapped; None if it isn't there, or not whole, or not ours."""
@@ -60,38 +62,46 @@ class Beginnings:
         if digest != content[:_DIGEST_BYTES].tobytes():
             log.warning("%s is damaged; it is read anew", file)
             return None
+        self._used.add(file)
         with contextlib.suppress(OSError):
             os.utime(file)
         return content[_DIGEST_BYTES:].view(np.float32).reshape(shape)
 
     def keep(self, tokens: Sequence[int], values: Sequence[Floats]) -> None:
-        """What the disk refuses is read again at the next start."""
-        content = np.ascontiguousarray(np.stack(values), np.float32).tobytes()
+        """If it isn't there and there is room. What the disk refuses is read again at the next start."""
         file = self._file_of(tokens)
+        if file in self._used:
+            return
+        content = np.ascontiguousarray(np.stack(values), np.float32).tobytes()
         fresh = file.with_name(f".{file.name}.{os.getpid()}")
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            self._make_room(len(content))
-            fresh.write_bytes(hashlib.sha256(content).digest() + content)
-            fresh.replace(file)
+            if self._make_room(len(content)):
+                fresh.write_bytes(hashlib.sha256(content).digest() + content)
+                fresh.replace(file)
+                self._used.add(file)
         except OSError as error:
             log.info("%s can't be kept: %s", file, error.strerror)
             with contextlib.suppress(OSError):
                 fresh.unlink(missing_ok=True)
 
-    def _make_room(self, needed: int) -> None:
+    def _make_room(self, needed: int) -> bool:
         """Two workers may do so at once."""
         found = {}
         for file in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 status = file.lstat()
                 found[file] = status.st_mtime, status.st_size
-        total = needed + sum(size for _, size in found.values())
-        for file in sorted(found, key=lambda one: found[one][0]):
-            if total <= self._kept_bytes:
+        room = self._kept_bytes - sum(size for _, size in found.values())
+        old = sorted(found.keys() - self._used, key=lambda one: found[one][0])
+        if room + sum(found[file][1] for file in old) < needed:
+            return False
+        for file in old:
+            if room >= needed:
                 break
             file.unlink(missing_ok=True)
-            total -= found[file][1]
+            room += found[file][1]
+        return True
 
     def _file_of(self, tokens: Sequence[int]) -> Path:
         name = hashlib.sha256(np.asarray(tokens, np.int64).tobytes()).hexdigest()[:32]

@@ -26,11 +26,13 @@ import onnxruntime_genai as og
 from edgeslm.board import usable_cores
 from edgeslm.bundle import check_adapter, load_bundle, verify_bundle
 from edgeslm.engine.adapters import LoadedAdapters
+from edgeslm.engine.beginnings import FOLDER
 from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Output, Sampling, Score
 from edgeslm.engine.grammar import longest_forced, runtime_grammar
 from edgeslm.engine.labels import Branch, make_tree
 from edgeslm.engine.lanes import Lane, LaneKey, Lanes, rewind_limit, rounded
 from edgeslm.engine.loading import PLAIN, Loader, engine_error
+from edgeslm.engine.one_pass import OnePass, fits
 from edgeslm.engine.prepared import PROMPT_TOKENS
 from edgeslm.engine.prompt import ChatTokenizer, Encoded
 from edgeslm.engine.room import check_room
@@ -116,7 +118,7 @@ class Decoder:
         is_large = prompt_s <= _PIECE_S and vocabulary <= _PIECE_VOCABULARY
         self._piece = PROMPT_TOKENS if is_large else PREFILL_PIECE
         self._tree = lru_cache(maxsize=64)(self._label_tree)  # senders may bring labels of their own
-        self._scorer: Scorer | None = None
+        self._one_pass = OnePass(self._load_scorer)
 
     @property
     def prepared(self) -> bool:
@@ -137,13 +139,13 @@ class Decoder:
     def forget(self) -> None:
         """Drops all caches."""
         self._lanes.clear()
-        if self._scorer is not None:
-            self._scorer.forget()
+        self._one_pass.forget()
 
     def close(self) -> None:
         """Generators must go before the model, or the runtime complains at exit."""
         self.forget()
-        del self._adapters, self._model, self._scorer
+        self._one_pass.close()
+        del self._adapters, self._model
 
     def generate(
         self,
@@ -241,23 +243,25 @@ class Decoder:
         """
         if call.adapter is not None or self._prepared is None or self._prepared.score is None:
             return None
-        from edgeslm.engine.beginnings import FOLDER
-        from edgeslm.engine.scorer import Scorer, fits  # onnxruntime's own binding takes memory, too
-
         if not fits(prompt, tree, self.context_length):
             return None
-        if self._scorer is None:
-            path, power = self._prepared.score, self._loader.power
-            self._scorer = Scorer(
-                path,
-                self._settings,
-                self._end_ids,
-                self.threads,
-                power=power,
-                piece=self._piece,
-                on_disk=path.parent / FOLDER,
-            )
-        return self._scorer
+        return self._one_pass.find(waits=call.only_read or tree.is_branched())
+
+    def _load_scorer(self) -> Scorer:
+        from edgeslm.engine.scorer import Scorer  # onnxruntime's own binding takes time and memory, too
+
+        path = self._prepared.score if self._prepared is not None else None
+        if path is None:
+            raise BundleError(f"{self.bundle.path}: nothing was prepared to score labels with")
+        return Scorer(
+            path,
+            self._settings,
+            self._end_ids,
+            self.threads,
+            power=self._loader.power,
+            piece=self._piece,
+            on_disk=path.parent / FOLDER,
+        )
 
     # -- lanes ---------------------------------------------------------------------------------------
 

@@ -31,6 +31,10 @@ class Branch:
         """Tokens that are followed by a choice: what a pass over all branches reads beside the message."""
         return sum(len(path) + below.rows() for _, path, below in self.ways() if below.children)
 
+    def is_branched(self) -> bool:
+        """Whether there is a choice below a choice."""
+        return any(below.children for _, _, below in self.ways())
+
     def tokens(self, end_ids: Iterable[int]) -> set[int]:
         """All of which a choice needs the logits."""
         own = {token for token in self.children if token != END}

@@ -27,34 +27,18 @@ from edgeslm.engine.beginnings import Beginnings
 from edgeslm.engine.calls import BALANCED, Power
 from edgeslm.engine.labels import Branch
 from edgeslm.engine.loading import engine_error
+from edgeslm.engine.one_pass import PIECE
 from edgeslm.engine.prompt import Encoded
 from edgeslm.engine.waiting import set_waiting
 from edgeslm.errors import BundleError, Cancelled
 
 KEPT_BYTES: Final = 64_000_000
 """What the caches of all fixed beginnings may take together; the one in use always may."""
-PIECE: Final = 64
-"""Tokens of a long message that are read at a time, so that it can be given up on the way; more where they
-are known to be read fast enough."""
-MOST_ROWS: Final = 2 * PIECE
-"""Tokens of branches in a pass: attention costs their square, and a pass can't be given up."""
-MOST_TOKENS: Final = 8 * PIECE
-"""Of a message: each piece copies all that was cached, so from some length on walking is cheaper."""
 _MASKED: Final = -1e9
 """Added to what a token may not look at."""
 
 Cache = list[Any]
 """Keys and values of each layer, as onnxruntime's values [1, heads, tokens, size]."""
-
-
-def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
-    """Whether these labels on this message may be one pass. The kernel counts the branches' tokens as if they
-    came one after the other."""
-    return (
-        tree.rows() <= MOST_ROWS
-        and len(prompt.ids) - prompt.fixed <= MOST_TOKENS
-        and len(prompt.ids) + tree.rows() <= context_length
-    )
 
 
 class Scorer:
@@ -148,22 +132,23 @@ class Scorer:
 
     def _fixed(self, tokens: tuple[int, ...], cancelled: Callable[[], bool], *, keeps: bool) -> Cache:
         """The cache of a task's fixed tokens, computed once."""
-        if tokens in self._kept:
-            self._kept.move_to_end(tokens)
-            return self._kept[tokens]
-        on_disk = self._beginnings if tokens else None
-        found = None if on_disk is None else on_disk.find(tokens)
-        if found is not None:
-            cache = [ort.OrtValue.ortvalue_from_numpy(value) for value in found]
-        else:
-            cache = [self._empty] * len(self._past)
-            for start in range(0, len(tokens), self._piece):
-                cache = self._extended(cache, start, tokens[start : start + self._piece], cancelled)
-            if on_disk is not None and keeps:
-                on_disk.keep(tokens, [value.numpy() for value in cache])
+        cache = self._kept.get(tokens) or self._read(tokens, cancelled)
         self._kept[tokens] = cache
+        self._kept.move_to_end(tokens)
+        if keeps and tokens and self._beginnings is not None:
+            self._beginnings.keep(tokens, [value.numpy() for value in cache])
         while len(self._kept) > 1 and sum(map(len, self._kept)) * self._token_bytes > self._kept_bytes:
             self._kept.popitem(last=False)
+        return cache
+
+    def _read(self, tokens: tuple[int, ...], cancelled: Callable[[], bool]) -> Cache:
+        """From the disk, if an earlier start kept it there."""
+        found = self._beginnings.find(tokens) if self._beginnings is not None and tokens else None
+        if found is not None:
+            return [ort.OrtValue.ortvalue_from_numpy(value) for value in found]
+        cache: Cache = [self._empty] * len(self._past)
+        for start in range(0, len(tokens), self._piece):
+            cache = self._extended(cache, start, tokens[start : start + self._piece], cancelled)
         return cache
 
     def _extended(

@@ -73,16 +73,48 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert on(tmp_path).find(TOKENS) is None
 
 
-def test_those_that_were_not_used_for_long_go_first(tmp_path: Path) -> None:
-    one = 32 + 4 * CACHES * HEADS * len(TOKENS) * SIZE
-    kept = on(tmp_path, 2 * one)
-    kept.keep((1, 1, 1), make_values())
-    kept.keep((2, 2, 2), make_values())
-    for place, file in enumerate(files(tmp_path)):
-        os.utime(file, (place + 1, place + 1))
-    assert kept.find((1, 1, 1)) is not None  # used now
-    kept.keep((3, 3, 3), make_values())
-    assert [kept.find((n, n, n)) is not None for n in (1, 2, 3)] == [True, False, True]
+ONE = 32 + 4 * CACHES * HEADS * len(TOKENS) * SIZE
+"""The bytes of a file, almost."""
+
+
+def test_those_of_before_the_start_go_first(tmp_path: Path) -> None:
+    before = on(tmp_path, 2 * ONE)
+    before.keep((1, 1, 1), make_values())
+    before.keep((2, 2, 2), make_values())
+    after = on(tmp_path, 2 * ONE)
+    assert after.find((1, 1, 1)) is not None
+    after.keep((3, 3, 3), make_values())
+    assert [after.find((n, n, n)) is not None for n in (1, 2, 3)] == [True, False, True]
+
+
+def test_what_is_in_use_does_not_make_room(tmp_path: Path) -> None:
+    """Tasks that don't all fit would be written anew at each start, one after the other."""
+    for _ in range(3):
+        start = on(tmp_path, 2 * ONE)
+        written = []
+        for n in (1, 2, 3):
+            if start.find((n, n, n)) is None:
+                start.keep((n, n, n), make_values())
+                written += [n] if start.find((n, n, n)) is not None else []
+        assert len(files(tmp_path)) == 2
+    assert written == []
+
+
+def test_one_that_is_larger_than_all_may_be_is_not_kept(tmp_path: Path) -> None:
+    kept = on(tmp_path, 2 * ONE)
+    kept.keep(TOKENS, make_values())
+    kept.keep(range(30), make_values(30))
+    assert kept.find(TOKENS) is not None
+    assert kept.find(range(30)) is None
+
+
+def test_it_is_written_once(tmp_path: Path) -> None:
+    kept = on(tmp_path)
+    kept.keep(TOKENS, make_values())
+    (file,) = files(tmp_path)
+    written = file.stat().st_mtime_ns
+    kept.keep(TOKENS, make_values(seed=1))
+    assert file.stat().st_mtime_ns == written
 
 
 def test_a_disk_that_refuses_stands_in_no_ones_way(tmp_path: Path) -> None:

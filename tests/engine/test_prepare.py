@@ -96,8 +96,8 @@ def test_labels_in_one_pass_share_what_was_prepared(prepared_decoder: Decoder, d
     found, wanted = prepared_decoder.score(BRANCHED), decoder.score(BRANCHED)
     # Another order of quantized products: how far that goes differs from processor to processor.
     assert found.probabilities == pytest.approx(wanted.probabilities, abs=0.1)
-    assert prepared_decoder._scorer is not None
-    assert decoder._scorer is None  # it would hold the weights a second time
+    assert prepared_decoder._one_pass.scorer is not None
+    assert decoder._one_pass.scorer is None  # it would hold the weights a second time
     assert prepared_decoder._prepared is not None
     maps = Path("/proc/self/maps").read_text().splitlines()
     weights = str(prepared_decoder._prepared.graph.with_name(WEIGHTS))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeslm.engine.calls import Call, Embed, Generate, Output, Prompt, Text, Turn
+from edgeslm.engine.calls import Call, Embed, Generate, Output, Prompt, Score, Text, Turn
 from edgeslm.engine.process import EngineCrashed
 from edgeslm.engine.team import EngineTeam
 from edgeslm.errors import BundleError
@@ -112,17 +113,20 @@ def test_a_call_that_was_given_up_counts_until_its_worker_is_done_with_it(bundle
     asyncio.run(scene())
 
 
-def test_what_is_only_read_is_read_by_all(bundle: Path) -> None:
+@pytest.mark.parametrize("kind", ["write", "label"])
+def test_what_is_only_read_is_read_by_all(kind: str, bundle: Path) -> None:
+    prompt = Prompt((Turn("user", (Text("a"),)),))
+    call = Generate(prompt, 1) if kind == "write" else Score(prompt, ("a", "b"))
+
     async def scene() -> None:
         members = [Held(bundle, number) for number in range(3)]
         team = EngineTeam(members)
         await team.start()
         for member in members:
             member.go.set()
-        prompt = Prompt((Turn("user", (Text("a"),)),))
-        await team.call(Generate(prompt, 1, only_read=True))
+        await team.call(replace(call, only_read=True))
         assert [len(member.calls) for member in members] == [1, 1, 1]
-        await team.call(Generate(prompt, 1))
+        await team.call(call)
         assert [len(member.calls) for member in members] == [2, 1, 1]
 
     asyncio.run(scene())

@@ -17,8 +17,8 @@ import onnx
 import onnxruntime
 import pytest
 from edgeslm_export.fixed_scales import fix_scales
+from edgeslm_export.graph_parts import replace
 from edgeslm_export.product_by_row import INTEGERS, REACH, smooths
-from edgeslm_export.pruned_head import replace_nodes
 from edgeslm_export.single_token import READS, keep_part
 
 from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
@@ -42,7 +42,7 @@ def by_token(folder: Path) -> Any:
     sums = {node.input[0]: node.output[0] for node in model.graph.node if node.name.endswith("/lora/Add")}
     for node in model.graph.node:
         node.output[:] = [sums.get(name, name) for name in node.output]
-    replace_nodes(model.graph, [node for node in model.graph.node if "/lora/" not in node.name])
+    replace(model.graph, [node for node in model.graph.node if "/lora/" not in node.name])
     for values in (model.graph.input, model.graph.initializer):
         for value in [value for value in values if ".lora_" in value.name]:
             values.remove(value)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from edgeslm_export.pruned_head import replace_nodes
+from edgeslm_export.graph_parts import replace
 from edgeslm_export.score_graph import GRAPH, WORDS, write_score_graph
 
 from edgeslm.bundle import load_bundle
+from edgeslm.engine.beginnings import FOLDER
 from edgeslm.engine.calls import Overflow, Prompt, Score, Text, Turn
 from edgeslm.engine.decoder import Decoder
 from edgeslm.engine.labels import make_tree
+from edgeslm.engine.one_pass import MOST_ROWS, MOST_TOKENS, PIECE, fits
 from edgeslm.engine.prepared import Prepared
 from edgeslm.engine.prompt import Encoded
-from edgeslm.engine.scorer import KEPT_BYTES, MOST_ROWS, MOST_TOKENS, PIECE, Scorer, _Rows, fits
+from edgeslm.engine.scorer import KEPT_BYTES, Scorer, _Rows
 from edgeslm.errors import Cancelled, NoMemory
 from tests.export.conftest import Cases
 from tests.export.tiny_adapters import CASES
@@ -78,18 +82,43 @@ def prepare_for(decoder: Decoder) -> None:
     decoder._prepared = Prepared(decoder.bundle.path / "model.onnx", 1, graph)
 
 
-@pytest.mark.parametrize("labels", [LABELS, ("yes", "no")])
-def test_the_engine_scores_labels_in_one_pass_once_it_is_prepared(
-    labels: tuple[str, ...], cases: Cases
-) -> None:
+def test_the_engine_scores_branching_labels_in_one_pass_once_it_is_prepared(cases: Cases) -> None:
     with loaded(cases / "llama" / "base") as decoder:
-        walked = decoder.score(Score(prompt("hot"), labels)).probabilities
-        assert (len(decoder._lanes), decoder._scorer) == (1, None)
+        walked = decoder.score(Score(prompt("hot"), LABELS)).probabilities
+        assert (len(decoder._lanes), decoder._one_pass.scorer) == (1, None)
         prepare_for(decoder)
         decoder.forget()
-        assert decoder.score(Score(prompt("hot"), labels)).probabilities == pytest.approx(walked, abs=1e-4)
+        assert decoder.score(Score(prompt("hot"), LABELS)).probabilities == pytest.approx(walked, abs=1e-4)
         assert not decoder._lanes
-        assert decoder._scorer is not None
+        assert decoder._one_pass.scorer is not None
+
+
+def coming(decoder: Decoder) -> Any:
+    return decoder._one_pass._coming
+
+
+def test_labels_that_differ_at_once_are_walked_until_its_graph_is_there(cases: Cases) -> None:
+    flat = Score(prompt("hot"), ("yes", "no"))
+    with loaded(cases / "llama" / "base") as decoder:
+        prepare_for(decoder)
+        walked = decoder.score(flat).probabilities
+        assert coming(decoder) is None  # the first message after a start has the processors alone
+        decoder.score(flat)
+        wait([coming(decoder)])
+        decoder.forget()
+        assert decoder.score(flat).probabilities == pytest.approx(walked, abs=1e-4)
+        assert not decoder._lanes
+
+
+def test_a_task_that_is_made_ready_has_its_graph_loaded_and_its_beginning_kept(
+    cases: Cases, tmp_path: Path
+) -> None:
+    shutil.copytree(cases / "llama" / "base", tmp_path / "base")
+    with loaded(tmp_path / "base") as decoder:
+        prepare_for(decoder)
+        decoder.score(Score(prompt("hot"), ("yes", "no"), only_read=True))
+        assert decoder._one_pass.scorer is not None
+        assert len(list((tmp_path / "base" / FOLDER).iterdir())) == 1
 
 
 def test_logits_of_some_tokens_are_those_that_all_have(by_row_base: Path) -> None:
@@ -120,7 +149,7 @@ def test_bundles_whose_head_gives_all_logits_are_scored_too(by_row_base: Path, t
     (head,) = every.node
     head.output[0] = "logits"
     nodes = [node for node in model.graph.node if not node.name.startswith("/lm_head/words")]
-    replace_nodes(model.graph, [*nodes, head])
+    replace(model.graph, [*nodes, head])
     del model.graph.input[[value.name for value in model.graph.input].index(WORDS)]
     onnx.save(model, tmp_path / "base" / GRAPH)
     with loaded(by_row_base) as decoder:
@@ -137,7 +166,7 @@ def test_a_pass_of_too_many_branches_is_walked(cases: Cases) -> None:
         prepare_for(decoder)
         assert decoder._tree(labels).rows() > MOST_ROWS
         assert sum(decoder.score(Score(prompt("hot"), labels)).probabilities) == pytest.approx(1)
-        assert decoder._scorer is None
+        assert decoder._one_pass.scorer is None
 
 
 @pytest.mark.parametrize("overflow", ["head", "tail"])
