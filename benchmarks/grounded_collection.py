@@ -9,17 +9,17 @@ import tempfile
 from collections.abc import Collection as Anyof
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
+from edgeslm_export.evaluate import load_encoder
 from grounded_questions import Question, Span, documents, load_questions
 from retrieval import find_answer, read_documents
+from second_look import search_twice
 
 from edgeslm.commands.embedding import Embedding
 from edgeslm.knowledge.collection import BETWEEN, Collection, EncoderTag, Origin
 from edgeslm.knowledge.passages import Document, Passage, split
-from edgeslm.knowledge.rerank import rerank, sentences
-from edgeslm.knowledge.search import Found, search
+from edgeslm.knowledge.search import Found
 from edgeslm.messages import NORMAL_PRIORITY
 from edgeslm.tasks.answer import SOUGHT
 
@@ -73,21 +73,11 @@ class FoundBefore:
         """There are no tables."""
 
 
-def search_twice(collection: Collection, question: str, embedding: Embedding, k: int) -> list[Found]:
-    """As the node does: what is found by the whole passages is looked at again by its sentences."""
-    return look_again(search(collection, question, k=k, embed=embedding), question, embedding)
-
-
-def look_again(found: Sequence[Found], question: str, embedding: Embedding) -> list[Found]:
-    """By the sentences of each passage, and which of them is nearest to the question."""
-    own = sentences(found)
-    vectors = iter(embedding([question, *chain.from_iterable(own)]))
-    asked = next(vectors)
-    return rerank(found, asked, [[next(vectors) for _ in texts] for texts in own])
-
-
-def search_all(half: str, encoder: Path, cache: Path, *, k: int = SOUGHT) -> Ground:
+def search_all(
+    half: str, encoder: Path, cache: Path, *, k: int = SOUGHT, reader: Path | None = None
+) -> Ground:
     """Every question of a half, searched in one collection of all documents."""
+    reads = None if reader is None else load_encoder(reader)
     with tempfile.TemporaryDirectory(prefix="edgeslm-grounded-") as name, Embedding(encoder) as embedding:
         read, answers = read_answers(half, cache, Path(name))
         passages = {source: split(document) for source, document in read.items()}
@@ -103,7 +93,7 @@ def search_all(half: str, encoder: Path, cache: Path, *, k: int = SOUGHT) -> Gro
                     for passage in passages[span.document]
                     if _overlap(passage, span)
                 }
-                found = search_twice(collection, question.question, embedding, k)
+                found = search_twice(collection, question.question, embedding, k, reads)
                 asked.append(Asked(question, found, spans, sections))
     return Ground(asked, read)
 

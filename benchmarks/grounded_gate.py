@@ -1,6 +1,6 @@
 """Fits the gate of grounded answers on the development half of its questions, and prints its coefficients.
 
-    python benchmarks/grounded_gate.py [--encoder DIR]
+    python benchmarks/grounded_gate.py [--encoder DIR] [--reader DIR]
 
 Learned from: each question with what was found, right if the first passage stands in a section that answers
 it; each answerable question once more without its right passages, as if the documents didn't answer it; and
@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 from cards import Say, run_benchmark
 from edgeslm_export.environment import cache_folder
+from edgeslm_export.evaluate import load_encoder
 from edgeslm_export.packages import Packages
 from grounded import STARTER
 from grounded_cases import Case, draw_cases, search_case
@@ -37,6 +38,7 @@ from edgeslm.tasks.grounding import figures_of
 
 WORDS: Final = ("coverage", "matched", "coverage_margin", "agreement")
 FIGURES: Final = ("cosine", "sentence", "margin", *WORDS)
+READ: Final = ("read", "coverage", "coverage_margin")
 PENALTY: Final = 0.1
 """``C`` of scikit-learn's logistic regression, on standardized figures."""
 LESS: Final = 0.4
@@ -150,12 +152,14 @@ def points_of(values: Sequence[tuple[dict[str, Any], float]]) -> list[dict[str, 
 
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
-    ground = search_all("development", args.encoder, args.cache)
+    ground = search_all("development", args.encoder, args.cache, reader=args.reader)
+    reader = load_encoder(args.reader) if args.reader else None
     drawn = draw_cases("tier1_core", Packages(say, folder=args.packages), CASES)
     with tempfile.TemporaryDirectory(prefix="gate-") as name, Embedding(args.encoder) as embedding:
-        cases = [(case, search_case(case, embedding, Path(name))) for case in drawn]
+        cases = [(case, search_case(case, embedding, Path(name), reader)) for case in drawn]
     found: dict[str, Any] = {}
-    for gate, names in (("GATE", FIGURES), ("WORDS_GATE", WORDS)):
+    gates = {"READ_GATE": READ} if args.reader else {"GATE": FIGURES, "WORDS_GATE": WORDS}
+    for gate, names in gates.items():
         by_words = gate == "WORDS_GATE"
         rows = rows_of(ground.asked, by_words=by_words) + rows_of_cases(cases, by_words=by_words)
         points = points_of(validate(rows, names))
@@ -186,13 +190,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--encoder", type=Path, default=STARTER / "minilm-l6-int8")
+    parser.add_argument("--reader", type=Path, help="reads the passages found: its gate is fitted then")
     parser.add_argument(
         "--cache", type=Path, default=cache_folder() / "documents", help="keeps the documents (%(default)s)"
     )
     parser.add_argument("--from", dest="packages", type=Path, help="take fitz-gov's wheel from this folder")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    run_benchmark("grounded_gate", args, measure, encoder=load_bundle(args.encoder).digest)
+    about = {"reader": load_bundle(args.reader).digest} if args.reader else {}
+    run_benchmark("grounded_gate", args, measure, encoder=load_bundle(args.encoder).digest, **about)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ from typing import Any, Final
 from cards import Say, run_benchmark
 from edgeslm_export.environment import cache_folder
 from grounded import STARTER, AskTask, answer_task, with_engine
-from grounded_collection import answering_passages, look_again
+from grounded_collection import answering_passages
 from injection_corpus import inject, injections
+from second_look import look_again
 from teaching import run_command, write_rows
 
 from edgeslm.bundle import load_bundle

@@ -1,6 +1,6 @@
 """Retrieval: how often a question's own section is found first, or among the first three or five.
 
-    python benchmarks/retrieval.py [--bundle DIR] [--cache DIR]
+    python benchmarks/retrieval.py [--bundle DIR] [--reader DIR] [--cache DIR]
 
 Three corpora of Debian's documents, all of them for development:
 
@@ -15,8 +15,9 @@ Three corpora of Debian's documents, all of them for development:
   man pages, the FAQ and the Reference together, with all their titles. A passage is right that overlaps an
   answer.
 
-Each question is asked three times: by words alone, by meaning alone, and by both with the defaults. Documents
-come from Debian's packages. Table first, one JSON line last.
+Each question is asked by words alone, by meaning alone, by both with the defaults, and with the second look
+that answers take at what both find: by sentences, and with ``--reader`` by a reader as well. Documents come
+from Debian's packages. Table first, one JSON line last.
 """
 
 from __future__ import annotations
@@ -33,13 +34,17 @@ from typing import Any, Final
 
 from cards import Say, run_benchmark
 from edgeslm_export.environment import cache_folder
+from edgeslm_export.evaluate import load_encoder
 from grounded_questions import Span, documents, load_questions
+from second_look import search_twice
 
 from edgeslm.bundle import load_bundle
 from edgeslm.commands.embedding import Embedding
+from edgeslm.engine.encoder import Encoder
 from edgeslm.knowledge.collection import Collection, EncoderTag, Origin
 from edgeslm.knowledge.passages import Document, Passage, split
 from edgeslm.knowledge.reader import read_document
+from edgeslm.knowledge.rerank import DEPTH
 from edgeslm.knowledge.search import Found, Weights, search
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -50,6 +55,8 @@ WAYS: Final[Mapping[str, Weights]] = {
     "meaning": Weights(words=0.0, meaning=1.0, heading=0.0),
     "fused": Weights(),
 }
+LOOKS: Final = ("sentences", "reader")
+"""The second looks that answers take (``second_look``)."""
 
 _NUMBER = re.compile(r"(?:\d+\.)+\s+")
 _GOES_ON = re.compile(r"(?:And|But)\b")
@@ -190,14 +197,16 @@ def read_documents(texts: Mapping[str, str], folder: Path) -> dict[str, Document
     return read
 
 
-def measure_corpus(corpus: Corpus, embedding: Embedding, file: Path) -> dict[str, Any]:
+def measure_corpus(
+    corpus: Corpus, embedding: Embedding, file: Path, reader: Encoder | None = None
+) -> dict[str, Any]:
     """Shares of questions with a right passage among the first, by way and number."""
     with Collection(file, writes=True) as collection:
         collection.use_encoder(EncoderTag(embedding.bundle.digest, str(embedding.bundle.path)))
         for name, (document, passages) in corpus.documents.items():
             collection.put(document, passages, Origin(name, 0, 0.0), embed=embedding)
         vectors = {one.question: embedding([one.question])[0] for one in corpus.asked}
-        ranks: dict[str, list[int]] = {way: [] for way in WAYS}
+        ranks: dict[str, list[int]] = {way: [] for way in (*WAYS, *LOOKS)}
         for one in corpus.asked:
             for way, weights in WAYS.items():
                 found = search(
@@ -208,8 +217,13 @@ def measure_corpus(corpus: Corpus, embedding: Embedding, file: Path) -> dict[str
                     embed=None if way == "words" else lambda texts: [vectors[text] for text in texts],
                 )
                 ranks[way].append(rank(found, one.answers))
+            for way in LOOKS if reader else LOOKS[:1]:
+                found = search_twice(
+                    collection, one.question, embedding, DEPTH, reader if way == LOOKS[1] else None
+                )
+                ranks[way].append(rank(found[: max(AT)], one.answers))
     passages_there = sum(len(passages) for _, passages in corpus.documents.values())
-    shares = {way: [share_within(places, most) for most in AT] for way, places in ranks.items()}
+    shares = {way: [share_within(places, most) for most in AT] for way, places in ranks.items() if places}
     return {"corpus": corpus.name, "questions": len(corpus.asked), "passages": passages_there, **shares}
 
 
@@ -227,6 +241,7 @@ def share_within(places: Sequence[int], most: int) -> float:
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     texts = documents(args.cache)
+    reader = load_encoder(args.reader) if args.reader else None
     rows: list[dict[str, Any]] = []
     hits = "".join(f"{f'hit@{most}':>8}" for most in AT)
     say(f"{'corpus':>10}{'questions':>11}{'passages':>10}{'by':>9}{hits}")
@@ -235,9 +250,9 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         Embedding(args.bundle) as embedding,
     ):
         for corpus in make_corpora(read_documents(texts, Path(name)), texts):
-            row = measure_corpus(corpus, embedding, Path(name) / f"{corpus.name}.sqlite")
+            row = measure_corpus(corpus, embedding, Path(name) / f"{corpus.name}.sqlite", reader)
             rows.append(row)
-            for way in WAYS:
+            for way in (*WAYS, *(LOOKS if reader else LOOKS[:1])):
                 cells = f"{row['corpus']:>10}{row['questions']:>11}{row['passages']:>10}{way:>9}"
                 say(cells + "".join(f"{share:>8.3f}" for share in row[way]))
     return {"retrieval": rows}
@@ -248,12 +263,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
+    parser.add_argument("--reader", type=Path, help="reads what was found with the question, too")
     parser.add_argument(
         "--cache", type=Path, default=cache_folder() / "documents", help="keeps the documents (%(default)s)"
     )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    run_benchmark("retrieval", args, measure, bundle=load_bundle(args.bundle).digest)
+    about = {"reader": load_bundle(args.reader).digest} if args.reader else {}
+    run_benchmark("retrieval", args, measure, bundle=load_bundle(args.bundle).digest, **about)
 
 
 if __name__ == "__main__":

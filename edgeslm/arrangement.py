@@ -199,8 +199,13 @@ class Arrangement:
                 await post.task.run(request, ask, None)
 
     def tasks_of(self, model: str) -> list[str]:
-        """The tasks in one of whose stages a model has a part."""
-        return [name for name, posts in self._posts.items() if any(post.model == model for post in posts)]
+        """The tasks in one of whose stages a model has a part, or whose collections it embeds or reads."""
+        read = {name for name, one in self.config.knowledge.items() if model in (one.encoder, one.reader)}
+        return [
+            name
+            for name, posts in self._posts.items()
+            if any(post.model == model for post in posts) or read & set(self.config.tasks[name].knowledge)
+        ]
 
     def adapter_of(self, task: str) -> Bundle | None:
         """The adapter that the first stage's calls go through."""
@@ -312,6 +317,8 @@ class Arrangement:
             raise ConfigError(
                 [f"tasks.{task.name}.model: {model} is of kind {kind}; this task needs kind {needed}"]
             )
+        if task.kind == "embed" and self._bundles[model].manifest.is_reader:
+            raise ConfigError([f"tasks.{task.name}.model: {model} reads questions and texts, it embeds none"])
         if adapter is not None:
             try:
                 check_adapter(adapter, self._bundles[model])

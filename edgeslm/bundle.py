@@ -15,13 +15,13 @@ import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from edgeslm.arithmetic import rough_memory_bytes
-from edgeslm.calibration import Calibration
 from edgeslm.errors import BundleError
+from edgeslm.learned import LearnedSection, Section
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"
@@ -31,11 +31,7 @@ FORMAT = 1
 Kind = Literal["decoder", "encoder", "adapter", "head"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileEntry(_Section):
+class FileEntry(Section):
     """One file of the bundle; ``path`` is relative, with forward slashes, and never leaves the folder."""
 
     path: str
@@ -43,7 +39,7 @@ class FileEntry(_Section):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class Source(_Section):
+class Source(Section):
     """Where the weights came from."""
 
     id: str
@@ -51,7 +47,7 @@ class Source(_Section):
     licence: str = ""
 
 
-class WeightGroup(_Section):
+class WeightGroup(Section):
     """Bits and group size of the weights whose name matches ``group`` (``*`` is the rest)."""
 
     group: str
@@ -59,13 +55,13 @@ class WeightGroup(_Section):
     group_size: int
 
 
-class Quantization(_Section):
+class Quantization(Section):
     recipe: str
     groups: tuple[WeightGroup, ...] = ()
     written: tuple[WeightGroup, ...] | None = Field(None, description="of a token that follows alone")
 
 
-class Graphs(_Section):
+class Graphs(Section):
     """ONNX files by purpose."""
 
     generate: str | None = None
@@ -78,7 +74,11 @@ class Graphs(_Section):
         return self.adapters if adapters else self.generate
 
 
-class EncoderSection(_Section):
+QUESTION_SHARE = 4
+"""A question takes at most one part in so many of the tokens that a reader reads at once."""
+
+
+class EncoderSection(Section):
     """How an encoder's token vectors become one vector.
 
     ``prompts`` are words that the model was trained to find before a text, by their purpose
@@ -91,7 +91,7 @@ class EncoderSection(_Section):
     prompts: dict[str, str] | None = None
 
 
-class HeadSection(_Section):
+class HeadSection(Section):
     """A learned classifier on an encoder's embeddings: on those of another bundle, or on the bundle's own.
 
     ``weights`` names an ``.npz`` with ``weight`` [labels, dimension] and ``bias`` [labels], float32;
@@ -105,9 +105,14 @@ class HeadSection(_Section):
         default=None, description="digest of the encoder bundle, sha256:<hex>; none: this bundle has its own"
     )
     weights: str = "head.npz"
+    reads: Literal["pairs"] | None = Field(
+        default=None,
+        description="`pairs`: a reader, which tells of a question and a text together how likely one answers "
+        "the other, as `sigmoid(weight @ x + bias)` with `weight` [1, dimension]; it has its own encoder",
+    )
 
 
-class AdapterSection(_Section):
+class AdapterSection(Section):
     """LoRA matrices for the graph ``adapters`` of one decoder bundle.
 
     ``weights`` names an ``.onnx_adapter`` file: float32, by the names of the graph's inputs, scaled.
@@ -119,60 +124,7 @@ class AdapterSection(_Section):
     targets: tuple[str, ...]
 
 
-class DriftReference(_Section):
-    """What the rows were like that a task was tested with: equally spaced quantiles, from the lowest to the
-    highest, of how far each lay from what was learned and of how sure the task was of it, and the share of
-    each label among its answers."""
-
-    distances: tuple[float, ...] = ()
-    confidences: tuple[float, ...]
-    labels: tuple[float, ...]
-
-
-class LearnedField(_Section):
-    """A field that a head finds by pointing: its options are none at all, if it is ``optional``; a place in
-    the message, if it has ``longest``, the most characters of one; and each of ``values``."""
-
-    name: str = Field(min_length=1)
-    optional: bool
-    longest: int = Field(default=0, ge=0)
-    values: tuple[str | int | float | bool, ...] = ()
-
-    @property
-    def place_option(self) -> int | None:
-        """Which of its options it is to stand in the message."""
-        return int(self.optional) if self.longest else None
-
-    @property
-    def first_value(self) -> int:
-        """Which of its options is the first of ``values``."""
-        return int(self.optional) + bool(self.longest)
-
-    @property
-    def options(self) -> int:
-        return self.first_value + len(self.values)
-
-
-class LearnedSection(_Section):
-    """The task that a head or an adapter was taught: what it is asked and what its answers are worth.
-
-    ``instruction`` is what an adapter's decoder was told while it learned; ``fields`` is how a head finds
-    those of ``output_schema``.
-    """
-
-    task: str
-    kind: Literal["classify", "extract"]
-    labels: tuple[str, ...] = ()
-    output_schema: dict[str, Any] | None = None
-    fields: tuple[LearnedField, ...] = ()
-    instruction: str | None = None
-    verbatim: bool = False
-    rows: int = Field(description="labelled rows it learned from")
-    calibration: Calibration | None = None
-    reference: DriftReference | None = None
-
-
-class Manifest(_Section):
+class Manifest(Section):
     format: Literal[1] = 1
     name: str = Field(min_length=1)
     kind: Kind
@@ -194,6 +146,16 @@ class Manifest(_Section):
     def weights(self) -> tuple[FileEntry, ...]:
         """Graphs and what they compute with."""
         return tuple(entry for entry in self.files if entry.path.endswith((".onnx", ".data")))
+
+    @property
+    def is_reader(self) -> bool:
+        """Whether it tells how likely a text answers a question."""
+        return self.head is not None and self.head.reads == "pairs"
+
+    @property
+    def embeds(self) -> bool:
+        """Whether its vectors stand for texts: those of a reader stand for pairs."""
+        return self.model_kind == "encoder" and not self.is_reader
 
     @property
     def model_kind(self) -> Literal["decoder", "encoder"] | None:
@@ -364,46 +326,15 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
 def _learned_fault(manifest: Manifest) -> str | None:
     """What doesn't fit together in what was learned."""
     learned = manifest.learned
+    if manifest.head is not None and manifest.head.reads == "pairs":
+        if manifest.head.encoder is not None:
+            return "head.encoder: a reader has an encoder of its own"
+        return "a reader, which learns no task, but with the section 'learned'" if learned else None
     if learned is None:
         return "a head, but without the section 'learned'" if manifest.head is not None else None
     if manifest.kind not in ("head", "adapter"):
         return f"of kind {manifest.kind}, which learns no task, but with the section 'learned'"
-    if learned.kind == "extract":
-        return _fields_fault(learned, has_head=manifest.head is not None)
-    if len(set(learned.labels)) != len(learned.labels) or len(learned.labels) < 2:
-        return "learned.labels: two or more are needed, each once"
-    if learned.reference is not None and len(learned.reference.labels) != len(learned.labels):
-        return "learned.reference: it needs a share for each label"
-    calibration = learned.calibration
-    if calibration is not None:
-        if {len(calibration.scale), len(calibration.bias)} != {len(learned.labels)}:
-            return "learned.calibration: it needs a scale and a bias for each label"
-        if calibration.fault:
-            return f"learned.calibration: {calibration.fault}"
-    return None
-
-
-def _fields_fault(learned: LearnedSection, *, has_head: bool) -> str | None:
-    if learned.output_schema is None:
-        return "learned.output_schema: missing, and it was taught to extract"
-    if learned.labels:
-        return "learned.labels: fields have none"
-    if not has_head:
-        # What a decoder writes has no confidence to calibrate or to watch.
-        told = [name for name in ("fields", "calibration", "reference") if getattr(learned, name)]
-        return f"learned.{told[0]}: an adapter writes its fields" if told else None
-    names, properties = [field.name for field in learned.fields], learned.output_schema.get("properties")
-    if not isinstance(properties, dict) or set(names) != set(properties) or len(set(names)) != len(names):
-        return "learned.fields: each property of the schema is needed, once"
-    if any(not field.options for field in learned.fields):
-        return "learned.fields: each needs an option"
-    if learned.calibration is not None and (learned.calibration.scale or learned.calibration.bias):
-        return "learned.calibration: fields have no scale and no bias"
-    if learned.calibration is not None and learned.calibration.fault:
-        return f"learned.calibration: {learned.calibration.fault}"
-    if learned.reference is not None and learned.reference.labels:
-        return "learned.reference: fields have no labels"
-    return None
+    return learned.fault(has_head=manifest.head is not None)
 
 
 def _files_in_use(manifest: Manifest) -> list[str]:

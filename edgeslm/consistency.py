@@ -74,9 +74,9 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
         file = str(section.path).removesuffix(".sqlite")  # which may be left out
         if (other := files.setdefault(file, name)) != name:
             yield ("knowledge", name, "path"), f"is the file of {other}: each passage would be found twice"
-        if section.encoder is not None and section.encoder not in names.models:
-            known = f"no model is called {section.encoder!r}: {_near(section.encoder, names.models)}"
-            yield ("knowledge", name, "encoder"), known
+        for key, model in (("encoder", section.encoder), ("reader", section.reader)):
+            if model is not None and model not in names.models:
+                yield ("knowledge", name, key), f"no model is called {model!r}: {_near(model, names.models)}"
     yield from _route_faults(config, names, route_indices)
     if config.pool is not None:
         yield from _pool_faults(config.pool, names)
@@ -199,7 +199,7 @@ def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> I
             yield (*path, "escalate"), "is this node itself: name another one"
         elif not task.knowledge:
             yield (*path, "escalate"), "is for questions to documents: name them in knowledge, or take it out"
-    encoders: dict[str | None, str] = {}
+    encoders, readers = dict[str | None, str](), dict[str | None, str]()
     for index, name in enumerate(task.knowledge):
         where: Path = (*path, "knowledge", index)
         if name not in names.knowledge:
@@ -208,12 +208,12 @@ def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> I
             yield where, f"{name} is named already: name each collection once"
         elif (section := config.knowledge.get(name)) is not None:
             encoders.setdefault(section.encoder, name)
-    if len(encoders) > 1:
-        first, other, *_ = encoders.values()
-        yield (
-            (*path, "knowledge"),
-            f"{first} and {other} have different encoders, whose figures can't be compared: make two tasks",
-        )
+            readers.setdefault(section.reader, name)
+    for what, found in (("encoders", encoders), ("readers", readers)):
+        if len(found) > 1:
+            first, other, *_ = found.values()
+            apart = f"{first} and {other} have different {what}, whose figures can't be compared"
+            yield (*path, "knowledge"), f"{apart}: make two tasks"
 
 
 def _learned_faults(path: Path, task: Task) -> Iterator[Fault]:

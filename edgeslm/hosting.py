@@ -202,6 +202,7 @@ class ConsoleHost:
                 "documents": documents,
                 "passages": passages,
                 "encoder": section.encoder,
+                "reader": section.reader,
                 "watched": len(section.watch),
                 "remembers": [route.source for route in config.routes if route.remember == name],
                 "tasks": [task for task, one in config.tasks.items() if name in one.knowledge],

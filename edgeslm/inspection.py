@@ -81,6 +81,8 @@ def render(described: dict[str, Any]) -> str:
         rows += _learned_rows(learned)
     if head := manifest.get("head"):
         rows.append(("encoder", head.get("encoder") or "its own"))
+        if head.get("reads") == "pairs":
+            rows.append(("reads", "a question and a text: does the one answer the other?"))
     if adapter := manifest.get("adapter"):
         rows.append(("adds to", f"{', '.join(adapter['targets'])}, rank {adapter['rank']}"))
         rows.append(("base", adapter["base"]))

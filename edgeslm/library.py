@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.config import Knowledge
-from edgeslm.engine.calls import Embed
-from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable
+from edgeslm.engine.calls import Embed, Read
+from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable, Poisoned
 from edgeslm.knowledge.collection import EncoderTag
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.knowledge.queries import Memory, Query, Shelf
-from edgeslm.knowledge.rerank import rerank, sentences
+from edgeslm.knowledge.rerank import readable, rerank, reread, sentences
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY
 from edgeslm.models import Models
 
 if TYPE_CHECKING:
     from edgeslm.knowledge.table_answers import TableAnswer
+
+log = logging.getLogger("edgeslm.library")
 
 MakeKnowledge = Callable[..., KnowledgeProcess]
 
@@ -46,9 +49,14 @@ class Library:
         self.models = models
         """What embeds; those of the node, which may become others while it runs."""
         problems = [
-            f"knowledge.{name}.encoder: {section.encoder} is a decoder; name a model that embeds"
+            f"knowledge.{name}.encoder: {section.encoder} embeds no texts; name a model that does"
             for name, section in sections.items()
-            if section.encoder and models.bundle(section.encoder).manifest.model_kind != "encoder"
+            if section.encoder and not models.bundle(section.encoder).manifest.embeds
+        ]
+        problems += [
+            f"knowledge.{name}.reader: {section.reader} reads no question with a passage; name a reader"
+            for name, section in sections.items()
+            if section.reader and not models.bundle(section.reader).manifest.is_reader
         ]
         if problems:
             raise ConfigError(problems)
@@ -62,7 +70,7 @@ class Library:
             )
             for name, section in sections.items()
         ]
-        self.plan = shelves, {name: section.encoder for name, section in sections.items()}
+        self.plan = shelves, {name: (section.encoder, section.reader) for name, section in sections.items()}
         """What is searched and kept: of two with the same, one goes on for the other."""
         self._make_process: Callable[[], KnowledgeProcess] = functools.partial(
             make_process, shelves, embed=self._embed_added, log_level=log_level
@@ -103,10 +111,12 @@ class Library:
     ) -> Sequence[Found]:
         """The ``k`` best passages of some collections, the best first.
 
-        :param by_sentence: the first of them are looked at again, sentence by sentence, by the encoder.
+        :param by_sentence: the first of them are looked at again, sentence by sentence, by the encoder, and
+            by the reader where there is one.
         :raises RequestError: they can't be searched.
         """
-        encoder = self._sections[collections[0]].encoder  # all of them have the same
+        section = self._sections[collections[0]]  # all of them have the same encoder and reader
+        encoder = section.encoder
         vector: Sequence[float] | None = None
         if encoder is not None:
             (vector,) = await self._embed(encoder, [question], priority)
@@ -114,12 +124,31 @@ class Library:
             found = await self._opened.seek(Query(tuple(collections), question, k, vector))
         except KnowledgeError as error:
             raise ModelUnavailable(str(error)) from None
-        if encoder is None or vector is None or not by_sentence or not found:
+        if not by_sentence or not found:
             return found
-        parts = sentences(found)
-        flat = [text for own in parts for text in own]
-        vectors = iter(await self._embed(encoder, flat, priority)) if flat else iter(())
-        return rerank(found, vector, [[next(vectors) for _ in own] for own in parts])
+        if encoder is not None and vector is not None:
+            parts = sentences(found)
+            flat = [text for own in parts for text in own]
+            vectors = iter(await self._embed(encoder, flat, priority)) if flat else iter(())
+            found = rerank(found, vector, [[next(vectors) for _ in own] for own in parts])
+        if section.reader is not None:
+            return await self._read(section.reader, question, found, priority)
+        return found
+
+    async def _read(
+        self, reader: str, question: str, found: Sequence[Found], priority: int
+    ) -> Sequence[Found]:
+        """What a reader says of them, a few at a time as what is added is embedded. Where it can't, they are
+        judged without it: an answer is wanted more than the best one."""
+        texts, likely = readable(found), list[float]()
+        try:
+            for begin in range(0, len(texts), AT_ONCE):
+                call = Read(question, tuple(texts[begin : begin + AT_ONCE]))
+                likely += (await self.models.ask(reader, call, priority=priority)).probabilities
+        except (ModelUnavailable, Poisoned) as error:
+            log.warning("Passages are judged without the reader %s: %s", reader, error)
+            return found
+        return reread(found, likely)
 
     async def compute(self, question: str, collections: Sequence[str]) -> TableAnswer | None:
         """What the tables of some collections come to; None where they have no answer, or several.

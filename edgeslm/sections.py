@@ -216,6 +216,11 @@ class Knowledge(Section):
         default=None,
         description="Which of `models` its passages are embedded with; without one only words are searched",
     )
+    reader: Name | None = Field(
+        default=None,
+        description="Which of `models` reads the passages found with the question: `answer` then orders and "
+        "judges them by it, too",
+    )
     watch: tuple[FilePath, ...] = Field(
         default=(),
         max_length=64,

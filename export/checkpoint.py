@@ -21,7 +21,7 @@ from edgeslm_export.gguf_header import GgufHeader, read_gguf_header
 from edgeslm.bundle import Source, file_digest
 from edgeslm.errors import ExportError
 
-Kind = Literal["decoder", "encoder"]
+Kind = Literal["decoder", "encoder", "reader"]
 
 # Text decoders by their transformers class: those of which onnxruntime-genai 0.18's builder makes a graph
 # that computes what transformers does, with a cache that can be rewound. Not OLMo (the logits of the
@@ -68,7 +68,12 @@ ENCODERS = (
     "XLMRobertaModel",
 )
 
+READERS = tuple(
+    f"{family}ForSequenceClassification" for family in ("Bert", "Camembert", "Roberta", "XLMRoberta")
+)
+"""Cross-encoders, whose heads are known."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_SUFFIX = re.compile(r"For\w+$|Model$")
 _GGUF_QUANTIZATION = re.compile(r"[-._](q\d\w*|iq\d\w*|f16|f32|bf16|fp16|tq\d\w*)$", re.IGNORECASE)
 
 
@@ -102,9 +107,9 @@ def examine_local(path: Path, kind: Kind, source: Source | None = None, revised:
         return examine_folder(path, kind, source, revised)
     if path.suffix.lower() != ".gguf":
         raise ExportError(f"{path} is neither a checkpoint folder nor a .gguf file; name one of these.")
-    if kind == "encoder":
+    if kind != "decoder":
         raise ExportError(
-            f"{path} is a GGUF file; encoders are exported from a checkpoint folder or a hub id."
+            f"{path} is a GGUF file; {kind}s are exported from a checkpoint folder or a hub id."
         )
     return _examine_gguf(path, source, revised)
 
@@ -146,14 +151,16 @@ def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
     """:return: the transformers class. :raises ExportError: none, or one that can't be exported."""
     names = config.get("architectures")
     architecture = names[0] if isinstance(names, list) and names else None
-    known = DECODERS if kind == "decoder" else ENCODERS
+    known = {"decoder": DECODERS, "encoder": ENCODERS, "reader": READERS}[kind]
     if architecture not in known:
-        listed = ", ".join(name.removesuffix("ForCausalLM").removesuffix("Model") for name in known)
-        other = (
-            " (the command for it is `edgeslm-export encoder`)"
-            if kind == "decoder" and architecture in ENCODERS
-            else ""
-        )
+        listed = ", ".join(_SUFFIX.sub("", name) for name in known)
+        other = ""
+        if kind == "decoder" and architecture in ENCODERS:
+            other = " (the command for it is `edgeslm-export encoder`)"
+        elif architecture in READERS:
+            other = " (the command for it is `edgeslm-export reader`, without questions)"
+        elif kind == "reader" and architecture in ENCODERS:
+            other = " as a reader (it is taught to be one with --questions)"
         raise ExportError(
             f"{where} has the architecture {architecture or 'of no name'}, which can't be exported{other}; "
             f"the {kind}s that can: {listed}."

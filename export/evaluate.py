@@ -229,7 +229,7 @@ def evaluate_bundle(
     check_wanted(bundle, wanted.data, wanted.task, compared=wanted.reference is not None)
     verify_bundle(bundle)
     report = size_report(bundle)
-    if kind in ("head", "adapter"):
+    if kind in ("head", "adapter") and not bundle.manifest.is_reader:
         if wanted.data is None or wanted.base is None:
             raise ExportError(f"{path} was taught a task: name labelled rows and its base (--base BUNDLE).")
         rows = load_answers(wanted.data)
@@ -264,6 +264,8 @@ def check_wanted(bundle: Bundle, data: Path | None, task: Path | None, *, compar
         raise ExportError(f"{what}; only decoders are compared with a float model (--reference).")
     if kind != "decoder" and task is not None:
         raise ExportError(f"{what}; a task (--task) is for decoders, a head brings its own.")
+    if bundle.manifest.is_reader and (data is not None or task is not None):
+        raise ExportError(f"{bundle.path} is a reader; labelled rows are for what was taught a task.")
     if kind == "adapter" and bundle.manifest.learned is None:
         raise ExportError(
             f"{bundle.path} is an adapter; evaluate its base with labelled rows and a task that names it "
@@ -385,12 +387,19 @@ def _measure_adapter(folder: Path, adapter: str, threads: int, reporter: Reporte
 def _measure_encoder(folder: Path, threads: int) -> dict[str, Any]:
     import numpy as np
 
+    from edgeslm.engine.calls import Read
+
     started = time.perf_counter()
     encoder = load_encoder(folder, threads)
     load_ms = (time.perf_counter() - started) * 1000
     texts = [f"{_SENTENCE}Report {number}." for number in range(_EMBEDDED_TEXTS)]
     embed_texts(encoder, texts[:1])
     started = time.perf_counter()
+    if encoder.bundle.manifest.is_reader:
+        for text in texts:
+            encoder.run(Read(_QUESTION, (text,)))
+        seconds = time.perf_counter() - started
+        return {"load_ms": round(load_ms, 1), "ms_per_text": round(seconds * 1000 / len(texts), 2)}
     vectors = [embed_texts(encoder, [text]) for text in texts]
     seconds = time.perf_counter() - started
     if not np.isfinite(np.concatenate(vectors)).all():

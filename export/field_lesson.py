@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeslm.bundle import LearnedField
 from edgeslm.config import Task as TaskSection
 from edgeslm.errors import ExportError
+from edgeslm.learned import LearnedField
 from edgeslm.pointing import Place, find_places, is_fixed, types_of
 
 if TYPE_CHECKING:

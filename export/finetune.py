@@ -68,7 +68,7 @@ def teach_encoder(
     :param aside, state: see ``training.Course``.
     :return: what ``descend`` says, and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
-        short for one epoch.
+        short for half an epoch.
     """
     task = {
         "source": str(source),

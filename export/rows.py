@@ -57,6 +57,19 @@ class FieldsRow:
     replaced: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class QuestionRow:
+    """A text, and what is asked of it. ``answer`` is where the words that answer stand in ``text``, from the
+    first character to behind the last; None where the text doesn't answer."""
+
+    number: int
+    text: str
+    heading: str = ""
+    source: str = ""
+    question: str | None = None
+    answer: tuple[int, int] | None = None
+
+
 Row = TypeVar("Row")
 Answer = TypeVar("Answer", LabelledRow, FieldsRow)
 
@@ -91,6 +104,18 @@ def load_texts(file: Path) -> list[str]:
     """
     found = _found(file, ("text",))
     return _checked(file, found, lambda row: _text_problem(row, "text"), lambda _, row: str(row["text"]))
+
+
+def load_questions(file: Path) -> list[QuestionRow]:
+    """Rows ``{"text": ..., "question": ..., "answer": words of the text, or null}``, JSON lines.
+
+    A text may have the ``heading`` above it and the ``source`` that it is of; one without a question is only
+    among those that other questions are held against. ``start`` is where the answer's words begin, for those
+    that stand there several times.
+
+    :raises ExportError: as ``load_rows``, and for an answer that isn't in its text.
+    """
+    return _checked(file, _found(file, ("text",)), _question_problem, _questioned)
 
 
 def bare_text(text: str) -> str:
@@ -261,6 +286,37 @@ def _fields_problem(row: dict[str, Any]) -> str | None:
     if not isinstance(fields, dict):
         return "has no fields" if fields is None else "has fields that are no JSON object"
     return _time_problem(row) if fields else "has empty fields"
+
+
+def _questioned(number: int, row: dict[str, Any]) -> QuestionRow:
+    answer, place = row.get("answer"), None
+    if answer is not None:
+        start = row["text"].index(answer) if row.get("start") is None else row["start"]
+        place = (start, start + len(answer))
+    heading, source = row.get("heading") or "", row.get("source") or ""
+    return QuestionRow(number, row["text"], heading, source, row.get("question"), place)
+
+
+def _question_problem(row: dict[str, Any]) -> str | None:
+    for field in ("text", "question") if "question" in row else ("text",):
+        if problem := _text_problem(row, field):
+            return problem
+    for field in ("heading", "source", "answer"):
+        if not isinstance(row.get(field), str | None):
+            return f"has {'an' if field == 'answer' else 'a'} {field} that is no string"
+    answer, start = row.get("answer"), row.get("start")
+    if start is not None and (type(start) is not int or start < 0):
+        return "has a start that is no place in its text"
+    if "question" not in row:
+        return "has an answer and no question" if answer is not None else None
+    if "answer" not in row:
+        return "has a question without an answer; write null where the text has none"
+    if answer is None:
+        return None
+    stands = answer in row["text"] if start is None else row["text"].startswith(answer, start)
+    if not answer.strip() or not stands:
+        return "has an answer that isn't in its text, letter by letter"
+    return None
 
 
 def _text_problem(row: dict[str, Any], field: str) -> str | None:

@@ -13,7 +13,7 @@ import os
 import random
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,9 @@ _BUCKET = 16
 """Batches whose rows are sorted by length together, so that little is computed on padding."""
 _PATIENCE = 2
 """Epochs in a row that may be worse than the best before."""
+_LEAST = 0.5
+"""Of the rows must have been learned from when the time is over: the rate has come down by then, and what was
+learned from most of them is worth keeping."""
 TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """By which logits are divided before rows aside are judged; see ``Course.tempered``."""
 
@@ -83,7 +86,7 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
 
     :return: ``epochs`` that were run, the ``best_epoch`` (from 1; 0 if the clock ended it, which then has
         cooled down), the last batch's ``loss`` and that of the rows aside in the best epoch.
-    :raises ExportError: the loss isn't finite any more, or the time was too short for one epoch.
+    :raises ExportError: the loss isn't finite any more, or the time was too short for half of an epoch.
     """
     import torch
 
@@ -132,9 +135,9 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
             best.see(epoch, aside)
         if course.state is not None:
             _put_down(course.state, optimizer, best, (epoch, time.monotonic() - started, loss))
-    if step < steps_an_epoch:
+    if step < _LEAST * steps_an_epoch:
         raise ExportError(
-            f"{course.what} got through {step} of {steps_an_epoch} batches in its time, once through being "
+            f"{course.what} got through {step} of {steps_an_epoch} batches in its time, half of them being "
             "the least; allow more --minutes, or take a faster method."
         )
     is_whole = step == epoch * steps_an_epoch
@@ -146,6 +149,11 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
         "loss": round(loss, 4),
         **({"loss_aside": round(float(best.losses.mean()), 4)} if best.epoch else {}),
     }
+
+
+def repeatable(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the same each time: a report is a part of its bundle, which has to be."""
+    return {key: value for key, value in figures.items() if key != "peak_rss"}
 
 
 def peak_rss() -> int:

@@ -30,6 +30,7 @@ from edgeslm_export.lesson import AnyTrial, Effort, Ground, Lesson, Trial, Way, 
 from edgeslm_export.notes import Notes
 from edgeslm_export.package import created_at, staged, write_manifest, write_report
 from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text, equal_texts, load_answers
+from edgeslm_export.training import repeatable
 from edgeslm_export.ways import make_field_ways, make_ways
 
 from edgeslm import __version__, config
@@ -266,7 +267,7 @@ def learn_fields(
             "method": best.method,
             "learned_from": len(lesson.texts),
             "rows": len(best.held),
-            **_repeatable(best.figures),
+            **repeatable(best.figures),
             **_promises(best.calibration),
             "methods": {
                 trial.method: {
@@ -389,11 +390,6 @@ def _is_more(differences: Floats, errors: int) -> bool:
     return bool(differences.sum() > errors * math.sqrt((differences**2).sum()))
 
 
-def _repeatable(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What is the same each time: a report is a part of its bundle, which has to be."""
-    return {key: value for key, value in figures.items() if key != "peak_rss"}
-
-
 def _measured(trials: Sequence[Trial] | Sequence[FieldTrial]) -> dict[str, Any]:
     return {
         trial.method: {
@@ -425,7 +421,7 @@ def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, less
     return {
         "method": best.method,
         "learned_from": len(lesson.learned),
-        **_repeatable(best.figures),
+        **repeatable(best.figures),
         **_promises(calibration),
         "methods": {
             trial.method: {"held_out": len(trial.held), **{key: trial.figures[key] for key in compared}}

@@ -38,6 +38,7 @@ from edgeslm.engine.calls import (
     Output,
     Point,
     Pointed,
+    Read,
     Score,
     Text,
 )
@@ -121,6 +122,8 @@ class Worker:
             return Output(COST, vectors=tuple((0.6, 0.8) for _ in call.texts))
         if isinstance(call, Point):
             return Output(COST, fields=_pointed(call))
+        if isinstance(call, Read):
+            return Output(COST, probabilities=(0.5,) * len(call.texts))
         return Output(COST, probabilities=(1.0,))
 
 
@@ -130,6 +133,8 @@ def _input_of(call: Call) -> str:
         return call.texts[0]
     if isinstance(call, Classify | Point):
         return call.text
+    if isinstance(call, Read):
+        return call.question
     texts = [part.value for turn in call.prompt.turns for part in turn.parts if isinstance(part, Text)]
     return texts[-1]
 

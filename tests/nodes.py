@@ -74,6 +74,22 @@ def write_bundle(folder: Path, kind: str = "decoder", *, weights: bytes | None =
     return folder
 
 
+def write_reader(folder: Path, head: bytes = b"layers of a fake reader") -> Path:
+    """A bundle of the fake encoder that was taught to read; ``head`` is what stands on it."""
+    write_bundle(folder, "encoder")
+    (folder / "head.npz").write_bytes(head)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = {"path": "head.npz", "bytes": len(head), "sha256": hashlib.sha256(head).hexdigest()}
+    changes = {
+        "kind": "head",
+        "head": {"reads": "pairs"},
+        "graphs": {"encode": "model.onnx"},
+        "files": [*manifest["files"], entry],
+    }
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+    return folder
+
+
 TASKS: dict[str, Any] = {
     "triage": {
         "kind": "classify",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgeslm.bundle import load_bundle, memory_need, parse_manifest, short_digest, verify_bundle
 from edgeslm.errors import BundleError
+from tests.nodes import write_reader
 from tests.pointers import POINTED, fitted
 from tests.taught import CLASSIFY, EXTRACT, RISK, calibration
 
@@ -207,6 +208,20 @@ def test_an_adapter_may_be_taught_elsewhere() -> None:
 def test_a_head_without_what_it_learned() -> None:
     with pytest.raises(BundleError, match="m: a head, but without the section 'learned'"):
         parse_manifest(json.dumps(manifest(kind="head", head=HEAD)).encode(), "m")
+
+
+def test_a_reader_learns_no_task_and_has_its_own_encoder(tmp_path: Path) -> None:
+    bundle = load_bundle(write_reader(tmp_path / "reader"))
+    assert bundle.manifest.is_reader
+    assert bundle.manifest.model_kind == "encoder"
+    raw = json.loads((tmp_path / "reader/manifest.json").read_text())
+    with pytest.raises(
+        BundleError, match="m: a reader, which learns no task, but with the section 'learned'"
+    ):
+        parse_manifest(json.dumps({**raw, "learned": CLASSIFY}).encode(), "m")
+    elsewhere = {**raw, "head": {"reads": "pairs", "encoder": "sha256:0"}}
+    with pytest.raises(BundleError, match=r"m: head\.encoder: a reader has an encoder of its own"):
+        parse_manifest(json.dumps(elsewhere).encode(), "m")
 
 
 @pytest.mark.parametrize(

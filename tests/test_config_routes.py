@@ -214,6 +214,19 @@ knowledge: {log: {path: a, encoder: minilm}, manuals: {path: b, encoder: other}}
     assert any("tasks.find.knowledge[2]: log is named already" in line for line in told)
 
 
+def test_collections_of_one_task_have_one_reader() -> None:
+    text = """\
+node: hall
+broker: {url: mqtt://localhost}
+models: {reader: {bundle: /m}}
+tasks: {find: {kind: search, knowledge: [log, manuals]}}
+knowledge: {log: {path: a, reader: reader}, manuals: {path: b}, other: {path: c, reader: raeder}}
+"""
+    told = problems(text)
+    assert any("tasks.find.knowledge: log and manuals have different readers" in line for line in told)
+    assert any("knowledge.other.reader: no model is called 'raeder'" in line for line in told)
+
+
 def test_a_collection_has_one_name() -> None:
     text = """\
 node: hall

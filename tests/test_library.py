@@ -11,14 +11,16 @@ import pytest
 
 from edgeslm.bundle import load_bundle
 from edgeslm.config import Knowledge
-from edgeslm.engine.calls import Call, Embed, Output
-from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable
+from edgeslm.engine.calls import Call, Embed, Output, Read
+from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable, Poisoned
 from edgeslm.knowledge.queries import Memory, Query, Shelf
-from edgeslm.library import Library
+from edgeslm.knowledge.rerank import DEPTH
+from edgeslm.library import AT_ONCE, Library
 from edgeslm.messages import LEAST_PRIORITY
 from edgeslm.models import Models
 from tests.fakes import FakeProcess
-from tests.nodes import write_bundle
+from tests.nodes import write_bundle, write_reader
+from tests.passages import make_found
 
 MESSAGE = Memory("a/b", "1", "hot", 5.0)
 
@@ -31,6 +33,7 @@ class FakeKnowledge:
         self.queries: list[Query] = []
         self.memories: list[tuple[str, Memory]] = []
         self.problem: KnowledgeError | None = None
+        self.found: list[Any] = ["found"]
         self.pid, self.problems = 4712, ["The collection manuals: no."]
 
     async def start(self) -> None:
@@ -43,7 +46,7 @@ class FakeKnowledge:
         self.queries.append(query)
         if self.problem is not None:
             raise self.problem
-        return ["found"]
+        return list(self.found)
 
     async def remember(self, collection: str, memory: Memory) -> None:
         self.memories.append((collection, memory))
@@ -56,11 +59,19 @@ class Shop:
         bundles = {
             "small": load_bundle(write_bundle(folder / "small")),
             "minilm": load_bundle(write_bundle(folder / "minilm", "encoder")),
+            "reader": load_bundle(write_reader(folder / "reader")),
         }
         self.processes: dict[str, FakeProcess] = {}
+        self.fault: Exception | None = None
+        """What the reader raises."""
+
+        def on_call(call: Call) -> Output:
+            if self.fault is not None and isinstance(call, Read):
+                raise self.fault
+            return embed(call)
 
         def make(bundle: Any, *rest: Any) -> FakeProcess:
-            process = FakeProcess(bundle.path, on_call=embed)
+            process = FakeProcess(bundle.path, on_call=on_call)
             self.processes[bundle.path.name] = process
             return process
 
@@ -81,6 +92,8 @@ class Shop:
 
 
 def embed(call: Call) -> Output:
+    if isinstance(call, Read):
+        return Output(probabilities=tuple("weekly" in text for text in call.texts))
     assert isinstance(call, Embed)
     return Output(vectors=tuple((0.6, 0.8) for _ in call.texts))
 
@@ -117,6 +130,70 @@ def test_without_an_encoder_no_model_is_asked(tmp_path: Path) -> None:
     assert not shop.processes["minilm"].calls
 
 
+def test_a_reader_reads_what_was_found_and_orders_it(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm", "reader": "reader"})
+    about, answers = make_found("About oil.", score=0.80), make_found("Oil it weekly.", score=0.79)
+
+    async def scene() -> None:
+        shop.made[0].found = [about, answers]
+        found = await shop.library.seek("how often?", ["manuals"], 3, 7, by_sentence=True)
+        assert [(one.text, one.read) for one in found] == [("Oil it weekly.", 1.0), ("About oil.", 0.0)]
+        assert [one.read for one in await shop.library.seek("how often?", ["manuals"], 3)] == [None, None]
+
+    asyncio.run(scene())
+    assert shop.processes["reader"].calls == [Read("how often?", ("About oil.", "Oil it weekly."))]
+    assert shop.processes["reader"].priorities == [7]
+
+
+def test_a_reader_reads_what_was_found_by_words_alone(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, manuals={"path": Path("/kb"), "reader": "reader"})
+
+    async def scene() -> None:
+        shop.made[0].found = [make_found("Oil it weekly.", cosine=None)]
+        (found,) = await shop.library.seek("how often?", ["manuals"], 3, by_sentence=True)
+        assert (found.read, found.sentence) == (1.0, None)
+
+    asyncio.run(scene())
+    assert shop.processes["minilm"].calls == []
+
+
+@pytest.mark.parametrize("error", [ModelUnavailable("reader is starting"), Poisoned("it crashed")])
+def test_without_its_reader_a_collection_is_searched(tmp_path: Path, error: Exception) -> None:
+    shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm", "reader": "reader"})
+
+    async def scene() -> None:
+        shop.fault = error
+        shop.made[0].found = [make_found("Oil it weekly.")]
+        (found,) = await shop.library.seek("how often?", ["manuals"], 3, by_sentence=True)
+        assert (found.read, found.sentence) == (None, 1.0)
+
+    asyncio.run(scene())
+
+
+def test_passages_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, manuals={"path": Path("/kb"), "reader": "reader"})
+
+    async def scene() -> None:
+        shop.made[0].found = [make_found(f"Passage {number}.", cosine=None) for number in range(12)]
+        found = await shop.library.seek("how often?", ["manuals"], 12, by_sentence=True)
+        assert [one.read for one in found] == [0.0] * DEPTH + [None] * 2
+
+    asyncio.run(scene())
+    sizes = [len(call.texts) for call in shop.processes["reader"].calls if isinstance(call, Read)]
+    assert sum(sizes) == DEPTH
+    assert max(sizes) == AT_ONCE
+
+
+def test_a_reader_is_no_encoder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"manuals\.encoder: reader embeds no texts"):
+        Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "reader"})
+
+
+def test_an_encoder_is_no_reader(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"manuals\.reader: minilm reads no question with a passage"):
+        Shop(tmp_path, manuals={"path": Path("/kb"), "reader": "minilm"})
+
+
 def test_what_is_added_is_embedded_when_nothing_else_is_to_be_done(tmp_path: Path) -> None:
     shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm"})
 
@@ -148,7 +225,7 @@ def test_senders_are_told_that_a_collection_cannot_be_searched(tmp_path: Path) -
 
 
 def test_a_decoder_is_no_encoder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"knowledge\.log\.encoder: small is a decoder"):
+    with pytest.raises(ConfigError, match=r"knowledge\.log\.encoder: small embeds no texts"):
         Shop(tmp_path, log={"path": Path("/kb"), "encoder": "small"})
 
 

@@ -146,7 +146,15 @@ class Point:
     digest: str | None = None
 
 
-Call = Generate | Score | Embed | Classify | Point
+@dataclass(frozen=True, slots=True)
+class Read:
+    """How likely each text answers the question, by a reader: an encoder that was taught to read both."""
+
+    question: str
+    texts: tuple[str, ...]
+
+
+Call = Generate | Score | Embed | Classify | Point | Read
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +189,8 @@ class Output:
     """What a call came to. Which field is set follows from the call.
 
     ``text`` and ``finish_reason`` (``stop`` or ``length``): Generate. ``probabilities``: Score and
-    Classify, in the order of the labels, summing to 1. ``distance``: Classify, how far the text lies from
-    what the head learned from, 0 to 2, of Point too. ``fields``: Point. ``vectors``: Embed.
+    Classify, in the order of the labels, summing to 1; Read, one a text. ``distance``: Classify, how far the
+    text lies from what the head learned from, 0 to 2, of Point too. ``fields``: Point. ``vectors``: Embed.
     """
 
     cost: Cost = Cost()

@@ -12,9 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from edgeslm.bundle import load_bundle, verify_bundle
-from edgeslm.engine.calls import BALANCED, Classify, Cost, Embed, Output, Overflow, Point, Power
-from edgeslm.engine.heads import Head, Pointer, load_head, load_pointer
+from edgeslm.bundle import QUESTION_SHARE, load_bundle, verify_bundle
+from edgeslm.engine.calls import (
+    BALANCED,
+    Classify,
+    Cost,
+    Embed,
+    Output,
+    Overflow,
+    Point,
+    Power,
+    Read,
+)
+from edgeslm.engine.heads import Head, Pointer, load_head, load_pointer, load_reader
 from edgeslm.engine.overflow import fit
 from edgeslm.engine.prompt import load_tokenizer
 from edgeslm.engine.waiting import set_waiting
@@ -60,6 +70,7 @@ class Encoder:
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._heads: dict[str, Head] = {}
         self._pointers: dict[str, Pointer] = {}
+        self._reader = load_reader(bundle) if manifest.is_reader else None
         try:
             self.embed(["."], "error")
         except Exception as error:
@@ -84,7 +95,7 @@ class Encoder:
             vectors[row] = self._pooled(self._forward(sequence))
         return vectors, sum(map(len, ids)), truncated
 
-    def run(self, call: Embed | Classify | Point) -> Output:
+    def run(self, call: Embed | Classify | Point | Read) -> Output:
         """:raises RequestError: what the sender of the request is told."""
         match call:
             case Embed():
@@ -93,6 +104,8 @@ class Encoder:
                 return self.run_classify(call)
             case Point():
                 return self.run_point(call)
+            case Read():
+                return self.run_read(call)
 
     def run_embed(self, call: Embed) -> Output:
         vectors, tokens, truncated = self.embed(call.texts, call.overflow)
@@ -133,6 +146,29 @@ class Encoder:
             truncated=truncated,
         )
 
+    def run_read(self, call: Read) -> Output:
+        if self._reader is None:
+            raise BundleError(f"{self.bundle.path}: reads no question with a text; name a reader")
+        found, tokens = [], 0
+        for text in call.texts:  # one a pass, for the reason that embed has
+            ids, kinds = self._paired(call.question, text)
+            found.append(self._reader.probability(self._pooled(self._forward(ids, kinds))))
+            tokens += len(ids)
+        return Output(cost=Cost(prompt_tokens=tokens), probabilities=tuple(found))
+
+    def _paired(self, question: str, text: str) -> tuple[list[int], list[int]]:
+        """Ids of both with the encoder's own tokens around them, and which of the two each is of. Ends that
+        don't fit are cut: of the question what is beyond a quarter, and of the text what then is too long."""
+        encoding = self._tokenizer.encode(question, text)
+        ids, kinds, parts = encoding.ids, encoding.type_ids, encoding.sequence_ids
+        asked = [place for place, part in enumerate(parts) if part == 0]
+        dropped = set(asked[self.context_length // QUESTION_SHARE :])
+        over = len(ids) - len(dropped) - self.context_length
+        read = [place for place, part in enumerate(parts) if part == 1]
+        dropped.update(read[len(read) - over :] if over > 0 else ())
+        order = [place for place in range(len(ids)) if place not in dropped]
+        return [ids[at] for at in order], [kinds[at] for at in order]
+
     def _encode(self, text: str, overflow: Overflow) -> tuple[list[int], list[Place], Truncated | None]:
         """Ids with the encoder's own first and last token ([CLS], [SEP]) around what was kept, and the
         offsets of each."""
@@ -145,13 +181,13 @@ class Encoder:
         ids, offsets = encoding.ids, encoding.offsets  # each look makes a new list of all of them
         return [ids[at] for at in order], [offsets[at] for at in order], truncated
 
-    def _forward(self, ids: Sequence[int]) -> Floats:
-        """[tokens, dimension]"""
+    def _forward(self, ids: Sequence[int], kinds: Sequence[int] | None = None) -> Floats:
+        """[tokens, dimension]; ``kinds`` are 0 and 1 where there are two texts."""
         tokens = np.array([ids], np.int64)
         feed = {
             "input_ids": tokens,
             "attention_mask": np.ones_like(tokens),
-            "token_type_ids": np.zeros_like(tokens),
+            "token_type_ids": np.zeros_like(tokens) if kinds is None else np.array([kinds], np.int64),
         }
         hidden = self._session.run(None, {name: feed[name] for name in self._inputs})[0][0]
         return np.asarray(hidden, np.float32)

@@ -12,9 +12,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from edgeslm.bundle import Bundle, LearnedField, LearnedSection, load_bundle, verify_bundle
+from edgeslm.bundle import Bundle, load_bundle, verify_bundle
 from edgeslm.engine.calls import Pointed
 from edgeslm.errors import BundleError
+from edgeslm.learned import LearnedField, LearnedSection
 from edgeslm.pointing import Place
 
 Floats = npt.NDArray[np.float32]
@@ -25,6 +26,8 @@ _MOST_PLACES: Final = 16
 """Places of a field that are handed on: the likeliest may not fit its schema."""
 _MOST_TOKENS: Final = 256
 """Of a run: no longer text is learned from."""
+_MOST_ODDS: Final = 50.0
+"""As a logarithm; what is beyond can't be told from a yes or a no."""
 _LEAST_SHARE: Final = 1e-4
 """Of the option to stand in the message, for a field to be looked for there."""
 
@@ -131,6 +134,24 @@ def likeliest_places(
     return tuple(found)
 
 
+class Reader:
+    """Whether a text answers a question, from the vector of both together: a logistic regression, behind a
+    layer with tanh if there is one."""
+
+    def __init__(
+        self, weight: Floats, bias: Floats, dense: Floats | None = None, dense_bias: Floats | None = None
+    ) -> None:
+        self._weight, self._bias = weight, bias
+        self._dense = None if dense is None or dense_bias is None else (dense, dense_bias)
+
+    def probability(self, vector: Floats) -> float:
+        """:param vector: [dimension]"""
+        if self._dense is not None:
+            vector = np.tanh(self._dense[0] @ vector + self._dense[1])
+        odds = float(self._weight[0] @ vector + self._bias[0])
+        return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
+
+
 def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
     """:raises BundleError: no head, damaged, learned on another encoder, or not the one of ``digest``."""
     learned, file, arrays = _load(path, encoder, digest)
@@ -156,6 +177,20 @@ def load_pointer(path: Path, encoder: Bundle, digest: str | None = None) -> Poin
     return Pointer(learned.fields, **named, centroids=arrays.get("centroids"))
 
 
+def load_reader(bundle: Bundle) -> Reader:
+    """:param bundle: a reader's. :raises BundleError: its head is damaged."""
+    section = bundle.manifest.head
+    if section is None:
+        raise BundleError(f"{bundle.path}: has no head, so it is no reader")
+    file = bundle.path / section.weights
+    arrays, dimension = _read_arrays(file), _dimension(bundle)
+    shapes: dict[str, tuple[int, ...]] = {"weight": (1, dimension), "bias": (1,)}
+    if "dense" in arrays:
+        shapes |= {"dense": (dimension, dimension), "dense_bias": (dimension,)}
+    _check(file, arrays, shapes)
+    return Reader(**{name: arrays[name] for name in shapes})
+
+
 def _load(
     path: Path, encoder: Bundle, digest: str | None
 ) -> tuple[LearnedSection, Path, Mapping[str, Floats]]:
@@ -167,9 +202,13 @@ def _load(
         raise BundleError(f"{path}: learned on the encoder {needed}, but this is {encoder.digest}")
     verify_bundle(bundle)
     file = path / section.weights
+    return learned, file, _read_arrays(file)
+
+
+def _read_arrays(file: Path) -> Mapping[str, Floats]:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return learned, file, {name: arrays[name].astype(np.float32) for name in arrays}
+            return {name: arrays[name].astype(np.float32) for name in arrays}
     except Exception as error:  # zipfile, zlib and numpy raise many kinds
         raise BundleError(f"{file}: not the arrays of a head: {error}") from None
 

@@ -148,11 +148,14 @@ def _request_s(bundle: Bundle, adapters: bool) -> float:
         return time_request(bundle, graph, usable_cores(), clock=time.process_time).request
     import numpy as np
 
+    from edgeslm.engine.calls import Read
     from edgeslm.engine.encoder import Encoder
 
     encoder, taken = Encoder(bundle.path, usable_cores(), digest=bundle.digest), []
     for _ in range(_ROUNDS):
         started = time.process_time()
+        if bundle.manifest.is_reader:
+            encoder.run(Read(_TEXTS[0], _TEXTS))
         vectors, _, _ = encoder.embed(_TEXTS, "error")
         taken.append(time.process_time() - started)
     if not np.isfinite(vectors).all() or np.allclose(vectors[0], vectors[1]):

@@ -1,8 +1,9 @@
-"""A second look at what was found: each passage by the sentence of it that is nearest to the question.
+"""A second look at what was found: each passage by the sentence of it that is nearest to the question, and by
+what a reader says that was given both.
 
 A passage is about several things, and its vector is their mean; an answer is often one sentence of it. The
 sentences of the first few passages are embedded when a question is asked, some sixty texts of a line each.
-What embeds them is called outside: this module knows no engine.
+What embeds and reads them is called outside: this module knows no engine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ DEPTH: Final = 10
 SENTENCE: Final = 0.3
 """Weight of the nearest sentence, as a share of the best one's, beside the score
 (``benchmarks/LOG.md``)."""
+READ: Final = 0.05
+"""Weight of what a reader says, beside the score (``benchmarks/LOG.md``)."""
 MOST_SENTENCES: Final = 40
 """Of a passage; more than that is no prose, as a list of single letters is none."""
 MOST_CHARACTERS: Final = 600
@@ -51,10 +54,36 @@ def rerank(
     best = max((passage.sentence or 0.0 for passage in seen), default=0.0)
     if best <= 0:
         return list(found)
-    seen = [
-        replace(one, score=(one.score + SENTENCE * (one.sentence or 0.0) / best) / (1 + SENTENCE))
-        for one in seen
+    return _ordered(
+        found,
+        [
+            replace(one, score=(one.score + SENTENCE * (one.sentence or 0.0) / best) / (1 + SENTENCE))
+            for one in seen
+        ],
+    )
+
+
+def readable(found: Sequence[Found]) -> list[str]:
+    """The first passages with their headings, as a reader gets them."""
+    return [
+        f"{passage.heading}\n{_SPACE.sub(' ', passage.text).strip()}".strip() for passage in found[:DEPTH]
     ]
+
+
+def reread(found: Sequence[Found], read: Sequence[float]) -> list[Found]:
+    """The passages with ``read`` set, in their new order.
+
+    :param read: how likely each of the first passages answers the question.
+    """
+    seen = [
+        replace(one, score=(one.score + READ * likely) / (1 + READ), read=likely)
+        for one, likely in zip(found, read, strict=False)
+    ]
+    return _ordered(found, seen) if seen else list(found)
+
+
+def _ordered(found: Sequence[Found], seen: list[Found]) -> list[Found]:
+    """Those that were looked at again by their new scores, then the others, with margins."""
     seen.sort(key=lambda passage: -passage.score)
     # What wasn't looked at again comes behind, and its score says so.
     rest = [replace(one, score=min(one.score, seen[-1].score)) for one in found[len(seen) :]]

@@ -71,6 +71,8 @@ class Found(Kept):
     """Cosine of the sentence of it that is nearest to the question; None where nobody looked (``rerank``)."""
     nearest: tuple[int, int] | None = None
     """Where that sentence stands in ``text``."""
+    read: float | None = None
+    """How likely it answers the question, says a reader; None where none read it (``rerank``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeslm.bundle import DriftReference
+from edgeslm.learned import DriftReference
 
 WINDOW = 200
 """Messages that are compared."""

@@ -1,4 +1,4 @@
-"""Whether a question to collections can be answered: judged by figures of the search, no model is asked.
+"""Whether a question to collections can be answered: judged by figures of the search, no generator is asked.
 
 The figures say how the best passage stands to the question and to the others that were found. A logistic
 model of them gives the confidence that it is of the section that answers the question. None of them depends
@@ -54,7 +54,14 @@ WORDS_GATE: Final = Gate(
 """Where passages have no vectors."""
 
 
+READ_GATE: Final = Gate(-0.83, {"read": 0.16, "coverage": 2.19, "coverage_margin": 3.51}, 0.45)
+"""Where a reader has read them, one that was taught as ``benchmarks/LOG.md`` tells. Cosines and margins say
+the same of what answers and of what only speaks of it, and are left out."""
+
+
 def gate_for(found: Sequence[Found]) -> Gate:
+    if any(passage.read is not None for passage in found):
+        return READ_GATE
     return WORDS_GATE if all(passage.cosine is None for passage in found) else GATE
 
 
@@ -65,6 +72,8 @@ def confidence(question: str, found: Sequence[Found]) -> float:
 
 MOST_MARGIN: Final = 0.3
 """More says nothing more."""
+SUREST: Final = 1e-3
+"""A reader that is surer of a yes or a no says nothing more."""
 ALONE: Final = 0.1
 """The margins of a passage that nothing was found beside: as most have, so that they say nothing."""
 
@@ -80,6 +89,7 @@ def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
     - ``margin``, ``coverage_margin``: by how much its score is above the next one's, and the share of the
       question's words that it has above the most that another one has; up to :data:`MOST_MARGIN`.
     - ``agreement``: of cosine, sentence, BM25 and share of words, in how many it is the best of all.
+    - ``read``: what a reader says of it, as log-odds; 0 without one.
     """
     words = dict.fromkeys(parse_words(question), 1.0)
     coverage = shares([sources_of(passage) for passage in found], words)
@@ -98,7 +108,15 @@ def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
         "margin": ALONE if is_alone else min(MOST_MARGIN, found[0].score - found[1].score),
         "coverage_margin": ALONE if is_alone else min(MOST_MARGIN, coverage[0] - max(coverage[1:])),
         "agreement": sum(0 < values[0] == max(values) for values in rankings) / len(rankings),
+        "read": _log_odds(found[0].read),
     }
+
+
+def _log_odds(likely: float | None) -> float:
+    if likely is None:
+        return 0.0
+    kept = min(1 - SUREST, max(SUREST, likely))
+    return math.log(kept / (1 - kept))
 
 
 def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from edgeslm.bundle import LearnedField, LearnedSection
 from edgeslm.engine.calls import Pointed
+from edgeslm.learned import LearnedField, LearnedSection
 from edgeslm.pointing import Place, find_places, is_fixed, read_place, types_of
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
-from edgeslm.bundle import Bundle, LearnedSection
+from edgeslm.bundle import Bundle
 from edgeslm.calibration import Calibration, find_threshold
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Cost, Output, Sampling, Text, Turn
 from edgeslm.errors import ConfigError, InternalError, InvalidRequest
+from edgeslm.learned import LearnedSection
 from edgeslm.messages import NORMAL_PRIORITY, Request, Truncated
 from edgeslm.sections import LEARNED
 

@@ -12,6 +12,7 @@ import pytest
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, NodeProcess, real_configuration
+from tests.readers import make_reader
 
 REPLY = f"{BASE}/res/any/desk"
 MANUAL = """\
@@ -114,6 +115,28 @@ def test_documents_and_messages_are_found_and_answered_over_mqtt(
 
         os.kill(knowledge_pid(node.pid), signal.SIGKILL)
         assert search(app, "where does the pump leak?", knowledge=["log"])
+
+
+def test_a_reader_reads_what_was_found_over_mqtt(
+    broker: Mosquitto, starter: Path, tmp_path: Path, manuals: Path
+) -> None:
+    """Whatever it says, being made by hand: answers have their quotes, and confidences differ by question."""
+    made = configuration(broker, starter, tmp_path)
+    reader = make_reader(starter / "minilm-l6-int8", tmp_path / "reader")
+    made["models"]["reader"] = {"bundle": str(reader)}
+    made["knowledge"]["manuals"]["reader"] = "reader"
+    made["tasks"]["manual"]["threshold"] = 0.0
+    del made["knowledge"]["log"], made["routes"]
+    made["tasks"]["find"]["knowledge"] = ["manuals"]
+    with NodeProcess(tmp_path, made) as node, App(broker.port, f"{BASE}/#") as app:
+        node.wait_online(app)
+        app.wait_until(lambda: bool(search(app, "lubrication interval")), "the folder is read and embedded")
+        answers = [ask(app, "manual", question) for question in ("How often do I grease it?", "what is E42?")]
+        assert [answer["status"] for answer in answers] == ["ok", "ok"], answers
+        for answer in answers:
+            (cited,) = answer["result"]["citations"]
+            assert MANUAL[cited["start"] : cited["end"]] == cited["quote"]
+        assert len({answer["result"]["confidence"] for answer in answers}) == 2
 
 
 def knowledge_pid(parent: int) -> int:

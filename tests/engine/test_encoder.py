@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from edgeslm.bundle import load_bundle
-from edgeslm.engine.calls import Classify, Embed, Overflow, Point
+from edgeslm.engine.calls import Classify, Embed, Overflow, Point, Read
 from edgeslm.engine.encoder import Encoder
 from edgeslm.errors import BundleError, TooLong
 from edgeslm.messages import Truncated
 from tests.engine.hand_made import classifier, pack, pointer, write_head
 from tests.pointers import POINTED
+from tests.readers import make_reader
 
 TEXTS = (
     "The pump leaks oil.",
@@ -328,3 +329,43 @@ def test_the_first_token_as_the_vector(starter: Path, tmp_path: Path, encoder: E
     vectors, _, _ = copy.embed(TEXTS[:1], "error")
     assert vectors.shape == (1, DIMENSION)
     assert vectors[0] @ encoder.embed(TEXTS[:1], "error")[0][0] < 0.999 * np.linalg.norm(vectors[0])
+
+
+# --- pairs -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reader(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return Encoder(make_reader(encoder.bundle.path, tmp_path_factory.mktemp("reader") / "bundle"), threads=1)
+
+
+def test_each_text_is_read_with_the_question(reader: Encoder) -> None:
+    output = reader.run(Read("what leaks?", TEXTS))
+    assert len(output.probabilities) == len(set(output.probabilities)) == len(TEXTS)
+    assert all(0 <= likely <= 1 for likely in output.probabilities)
+    (alone,) = reader.run(Read("what leaks?", TEXTS[1:2])).probabilities
+    assert alone == output.probabilities[1]
+    (otherwise,) = reader.run(Read("who has cake?", TEXTS[1:2])).probabilities
+    assert otherwise != alone
+    assert output.cost.prompt_tokens > 4 * 8
+
+
+@pytest.mark.parametrize("question", ["oil?", "oil " * 2000])
+def test_ends_that_do_not_fit_are_not_read(reader: Encoder, question: str) -> None:
+    """The question keeps a quarter, the text the rest."""
+    long = "The pump leaks oil. " * 500
+    longer = reader.run(Read(question, (long, long + "Much more of it.")))
+    assert longer.probabilities[0] == longer.probabilities[1]
+    assert longer.cost.prompt_tokens == 2 * reader.context_length
+    _, kinds = reader._paired(question, long)
+    assert kinds.count(1) >= reader.context_length * 0.7
+    assert reader._paired("oil?", "The pump.")[1] == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_no_texts_are_read(reader: Encoder) -> None:
+    assert reader.run(Read("what leaks?", ())).probabilities == ()
+
+
+def test_an_encoder_reads_no_pairs(encoder: Encoder) -> None:
+    with pytest.raises(BundleError, match="reads no question with a text; name a reader"):
+        encoder.run(Read("what leaks?", TEXTS))

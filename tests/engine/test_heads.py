@@ -14,20 +14,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bundle import Bundle, LearnedField, load_bundle
+from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.engine.heads import (
     ENDS,
     INSIDE,
     STARTS,
     Head,
     Pointer,
+    Reader,
     likeliest_places,
     load_head,
     load_pointer,
+    load_reader,
 )
 from edgeslm.errors import BundleError
+from edgeslm.learned import LearnedField
 from tests.engine.hand_made import classifier, pack, pointer, write_head
-from tests.nodes import write_bundle
+from tests.nodes import write_bundle, write_reader
 from tests.pointers import POINTED
 from tests.taught import CLASSIFY
 
@@ -398,3 +401,45 @@ def test_a_head_of_one_kind_is_none_of_the_other(encoder: Bundle, tmp_path: Path
         load_pointer(labels, encoder)
     with pytest.raises(BundleError, match=r"head\.npz: weight has shape \(6, 2\), \(0, 2\) is needed"):
         load_head(fields, encoder)
+
+
+# --- readers -----------------------------------------------------------------------------------------
+
+
+def reader_of(folder: Path, **arrays: Any) -> Bundle:
+    """On the fake encoder."""
+    layers = {"weight": np.array([[2.0, 0.0]], np.float32), "bias": np.array([-1.0], np.float32), **arrays}
+    return load_bundle(write_reader(folder / "reader", pack(layers)))
+
+
+def test_a_reader_is_a_logistic_regression(tmp_path: Path) -> None:
+    reader = load_reader(reader_of(tmp_path))
+    assert reader.probability(np.array([0.5, 7.0], np.float32)) == pytest.approx(0.5)
+    assert reader.probability(np.array([2.0, 0.0], np.float32)) == pytest.approx(1 / (1 + np.exp(-3.0)))
+
+
+def test_a_reader_may_have_a_layer_with_tanh(tmp_path: Path) -> None:
+    dense = {"dense": 9 * np.eye(2, dtype=np.float32), "dense_bias": np.zeros(2, np.float32)}
+    reader = load_reader(reader_of(tmp_path, **dense))
+    assert reader.probability(np.array([3.0, 0.0], np.float32)) == pytest.approx(1 / (1 + np.exp(-1.0)))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"weight": np.zeros((2, 2), np.float32)}, "weight has shape"),
+        ({"bias": None}, "bias has shape none"),
+        ({"dense": np.zeros((2, 3), np.float32)}, "dense has shape"),
+        ({"dense": np.zeros((2, 2), np.float32)}, "dense_bias has shape none"),
+        ({"bias": np.array([np.nan], np.float32)}, "not finite"),
+    ],
+)
+def test_a_damaged_reader_is_refused(tmp_path: Path, arrays: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BundleError, match=sentence):
+        load_reader(reader_of(tmp_path, **arrays))
+
+
+def test_nothing_is_surer_than_numbers_can_say() -> None:
+    reader = Reader(np.array([[500.0]], np.float32), np.zeros(1, np.float32))
+    assert 0 <= reader.probability(np.array([-9.0], np.float32)) < 1e-20
+    assert reader.probability(np.array([9.0], np.float32)) == 1.0

@@ -10,8 +10,8 @@ from edgeslm_export.field_lesson import Aim, aim_at, plan_fields, pointing_fault
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bundle import LearnedField
 from edgeslm.errors import ExportError
+from edgeslm.learned import LearnedField
 from edgeslm.pointing import read_place, types_of
 from tests.export.tiny_tasks import Row, make_field_lesson
 

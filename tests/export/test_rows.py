@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 from edgeslm_export.audit import audit_rows
-from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text, load_answers, load_rows, load_texts
+from edgeslm_export.rows import (
+    FieldsRow,
+    LabelledRow,
+    QuestionRow,
+    bare_text,
+    load_answers,
+    load_questions,
+    load_rows,
+    load_texts,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -359,3 +368,42 @@ def test_of_equal_texts_the_last_correction_stays(
     assert sorted(number for row in found for number in (row.number, *row.replaced)) == [
         *range(1, len(said) + 1)
     ]
+
+
+# --- questions ---------------------------------------------------------------------------------------
+
+
+def test_questions_with_the_places_of_their_answers(tmp_path: Path) -> None:
+    file = _jsonl(
+        tmp_path,
+        '{"text": "Oil it weekly.", "question": "how often?", "answer": "weekly", "heading": "Care"}',
+        '{"text": "Oil it weekly.", "question": "with what?", "answer": null, "source": "a.md"}',
+        '{"text": "3 or 3 bar", "question": "bar?", "answer": "3", "start": 5}',
+        '{"text": "Nobody asks about this."}',
+    )
+    assert load_questions(file) == [
+        QuestionRow(1, "Oil it weekly.", "Care", "", "how often?", (7, 13)),
+        QuestionRow(2, "Oil it weekly.", "", "a.md", "with what?", None),
+        QuestionRow(3, "3 or 3 bar", "", "", "bar?", (5, 6)),
+        QuestionRow(4, "Nobody asks about this."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"question": "a?", "answer": "b"}, "has no text"),
+        ({"text": "b", "question": " ", "answer": "b"}, "has an empty question"),
+        ({"text": "b", "question": "a?"}, "has a question without an answer; write null where"),
+        ({"text": "b", "question": "a?", "answer": "c"}, "has an answer that isn't in its text"),
+        ({"text": "b", "question": "a?", "answer": "b", "start": 1}, "has an answer that isn't in its text"),
+        ({"text": "b", "question": "a?", "answer": "b", "start": "0"}, "has a start that is no place"),
+        ({"text": "b", "question": "a?", "answer": 3}, "has an answer that is no string"),
+        ({"text": "b", "answer": "b"}, "has an answer and no question"),
+        ({"text": "b", "heading": []}, "has a heading that is no string"),
+    ],
+)
+def test_what_is_wrong_with_a_question(tmp_path: Path, row: dict[str, Any], sentence: str) -> None:
+    file = _jsonl(tmp_path, '{"text": "b", "question": "a?", "answer": "b"}', json.dumps(row))
+    with pytest.raises(ExportError, match=f"Row 2 {sentence}"):
+        load_questions(file)

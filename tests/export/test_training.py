@@ -268,9 +268,9 @@ def test_what_a_trial_found_limits_a_schedule() -> None:
 # --- time --------------------------------------------------------------------------------------------
 
 
-def test_a_time_too_short_for_one_epoch_is_refused() -> None:
+def test_a_time_too_short_for_half_an_epoch_is_refused() -> None:
     sentence = (
-        "teaching the line got through 0 of 6 batches in its time, once through being the least; allow more "
+        "teaching the line got through 0 of 6 batches in its time, half of them being the least; allow more "
         "--minutes, or take a faster method."
     )
     with pytest.raises(ExportError, match=sentence):
@@ -283,6 +283,16 @@ def test_a_run_whose_time_ends_amid_an_epoch_keeps_what_it_learned(monkeypatch: 
     said = descend(pupil.course(), replace(SCHEDULE, seconds=10), FakeReporter())
     assert said["epochs"] == 1.5  # nine batches of six
     assert len(pupil.batches) == 9
+
+
+def test_a_run_whose_time_ends_before_an_epoch_does_keeps_what_it_learned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "time", FakeClock())
+    pupil = Pupil()
+    said = descend(pupil.course(), replace(SCHEDULE, seconds=5), FakeReporter())
+    assert 0.5 <= said["epochs"] < 1
+    assert said["best_epoch"] == 0
 
 
 def test_rates_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:

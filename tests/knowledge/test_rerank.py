@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from edgeslm.knowledge.rerank import DEPTH, rerank, sentences
+from edgeslm.knowledge.rerank import DEPTH, readable, rerank, reread, sentences
 from tests.passages import make_found
 
 ABOUT = make_found("Much about the press. It is blue.", score=0.9, margin=0.1)
@@ -41,3 +41,28 @@ def test_what_is_behind_the_first_stays_behind() -> None:
 def test_without_any_nearness_nothing_changes() -> None:
     assert rerank([ABOUT, SAYS_IT], QUESTION, [[(0.0, 1.0)], []]) == [ABOUT, SAYS_IT]
     assert rerank([], QUESTION, []) == []
+
+
+# --- a reader ----------------------------------------------------------------------------------------
+
+
+def test_passages_are_read_as_lines_below_their_headings() -> None:
+    headed = make_found("Oil it\n  weekly.", heading="Care > Press")
+    assert readable([headed, ABOUT]) == ["Care > Press\nOil it weekly.", "Much about the press. It is blue."]
+    assert len(readable([ABOUT] * 20)) == DEPTH
+
+
+def test_what_answers_goes_before_what_is_alike() -> None:
+    alike, answers = make_found("About presses.", score=0.80), make_found("Weekly.", score=0.79)
+    first, second = reread([alike, answers], [0.1, 0.9])
+    assert (first.id, first.read, second.read) == (answers.id, 0.9, 0.1)
+    assert first.margin == first.score - second.score > 0
+    assert 0 <= second.score <= first.score <= 1
+
+
+def test_what_nobody_read_stays_behind() -> None:
+    many = [make_found(f"Text {number}.", score=0.8 - number / 100) for number in range(DEPTH + 1)]
+    ordered = reread(many, [0.5] * DEPTH)
+    assert ordered[-1].read is None
+    assert ordered[-1].score <= ordered[-2].score
+    assert reread([], []) == []

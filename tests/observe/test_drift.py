@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bundle import DriftReference
+from edgeslm.learned import DriftReference
 from edgeslm.observe.drift import EVERY, FEWEST, WINDOW, DriftWatch, excess
 
 LABELS = ("a", "b", "c")

@@ -1,6 +1,18 @@
 from __future__ import annotations
 
-from edgeslm.tasks.grounding import CHARACTERS_PER_TOKEN, confidence, fitting, most_like
+import pytest
+
+from edgeslm.tasks.grounding import (
+    CHARACTERS_PER_TOKEN,
+    GATE,
+    READ_GATE,
+    WORDS_GATE,
+    confidence,
+    figures_of,
+    fitting,
+    gate_for,
+    most_like,
+)
 from tests.passages import make_found
 
 
@@ -25,3 +37,20 @@ def test_the_sentence_that_says_it() -> None:
     start, end = most_like("Oil the pump every 40 hours", text)
     assert text[start:end] == "The pump is oiled every 40 hours."
     assert most_like("anything", "") == (0, 0)
+
+
+def test_a_reader_has_a_gate_of_its_own() -> None:
+    question = "How often is the pump oiled?"
+    read, unread = make_found("The pump is oiled every 40 hours.", read=0.99), make_found("Grease.")
+    assert gate_for([unread]) is GATE
+    assert gate_for([make_found("Grease.", cosine=None)]) is WORDS_GATE
+    assert gate_for([read, unread]) is READ_GATE
+    doubted = make_found("The pump is oiled every 40 hours.", read=0.01)
+    assert 0 <= confidence(question, [doubted]) < confidence(question, [read]) <= 1
+
+
+@pytest.mark.parametrize("likely", [0.0, 1.0])
+def test_a_reader_that_is_sure_gives_numbers(likely: float) -> None:
+    figures = figures_of("pump?", [make_found("The pump.", read=likely), make_found("Oil.", read=0.5)])
+    assert 6 < abs(figures["read"]) < 10
+    assert figures_of("pump?", [make_found("The pump.")])["read"] == 0

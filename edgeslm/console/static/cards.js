@@ -32,6 +32,7 @@ export function showCollections(collections) {
     return el("article", { className: "panel" }, el("h3", {}, name), pairs([
       ["documents", count(one.documents)], ["passages", count(one.passages)],
       ["searched by", one.encoder ? `words and meaning (${one.encoder})` : "words"],
+      ["read by", one.reader],
       ["kept up to date from", one.watched ? `${one.watched} watched ${one.watched > 1 ? "places" : "place"}` : null],
       ["remembers", one.remembers.join(", ")], ["used by", one.tasks.join(", ")],
     ]));

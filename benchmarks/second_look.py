@@ -1,0 +1,33 @@
+"""What a node finds for a question that it answers: a search, and a second look at its first passages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+from edgeslm.commands.embedding import Embedding
+from edgeslm.engine.calls import Read
+from edgeslm.engine.encoder import Encoder
+from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.rerank import readable, rerank, reread, sentences
+from edgeslm.knowledge.search import Found, search
+
+
+def search_twice(
+    collection: Collection, question: str, embedding: Embedding, k: int, reader: Encoder | None = None
+) -> list[Found]:
+    """As the node does: what is found by the whole passages is looked at again."""
+    return look_again(search(collection, question, k=k, embed=embedding), question, embedding, reader)
+
+
+def look_again(
+    found: Sequence[Found], question: str, embedding: Embedding, reader: Encoder | None = None
+) -> list[Found]:
+    """By the sentences of each passage, and which of them is nearest to the question; then by a reader."""
+    own = sentences(found)
+    vectors = iter(embedding([question, *chain.from_iterable(own)]))
+    asked = next(vectors)
+    ordered = rerank(found, asked, [[next(vectors) for _ in texts] for texts in own])
+    if reader is None:
+        return ordered
+    return reread(ordered, reader.run(Read(question, tuple(readable(ordered)))).probabilities)

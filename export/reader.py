@@ -1,0 +1,308 @@
+"""A reader: it tells how likely a passage answers a question, reading both at once.
+
+It comes from an encoder and questions, or from a cross-encoder that was taught already. Each question that
+is answered is read with its own text, and with the same text without the sentence that answers it: texts
+that are alike but for the answer teach what to look for (Gardner et al. 2020, "Evaluating models' local
+decision boundaries via contrast sets"), where questions that have no answer can be told by how they are
+asked. Half are read with another text of the file as well, one that is most like the question: what a
+search would find beside it. A tenth of the sources is kept aside; what the bundle makes of them, through
+the graph that a device runs, is reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeslm_export.checkpoint import Origin, bundle_name
+from edgeslm_export.cross_encoder import take_apart
+from edgeslm_export.encoder import read_pooling
+from edgeslm_export.encoder_ways import BYTES_A_WEIGHT, ENCODER_FIELDS, WEIGHTS, fill_taught, save_arrays
+from edgeslm_export.evaluate import load_encoder
+from edgeslm_export.finetune import LAYER
+from edgeslm_export.lesson import Effort
+from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
+from edgeslm_export.pair_training import LONGEST, Asked, Text, teach_reader
+from edgeslm_export.resources import check_resources
+from edgeslm_export.rows import QuestionRow, bare_text
+from edgeslm_export.training import Schedule, repeatable
+
+from edgeslm.bundle import Manifest
+from edgeslm.engine.calls import Read
+from edgeslm.errors import ExportError
+from edgeslm.tasks.support import split_sentences
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+EPOCHS: Final = 3
+BATCH: Final = 12
+"""Questions, with two or three texts each."""
+RATE: Final = 1e-4
+FEWEST: Final = 20
+"""Questions that are answered."""
+OTHERS: Final = 0.5
+"""Of questions that are answered, how many are read with another text too."""
+_MOST_CUT: Final = 0.6
+"""Of a text: without more of it nothing is left to be told from the whole."""
+_WORDS: Final = (30, 150)
+"""Of a text that is learned from, drawn anew for each: what is around the answer. Short ones take less time,
+and passages of a device have up to so many."""
+_SOUGHT: Final = 40
+_ALIKE: Final = 0.6
+"""Share of the words of the shorter of two texts from which on they count as the same."""
+_ONE_IN: Final = 10
+_QUESTION: Final = "How often is the press oiled?"
+_WORD: Final = re.compile(r"\w+")
+_CLS: Final = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
+
+
+def export_reader(
+    origin: Origin, rows: Sequence[QuestionRow], out: Path, effort: Effort
+) -> tuple[Manifest, dict[str, Any]]:
+    """Teaches the encoder ``origin`` and makes the bundle ``out`` of it.
+
+    :return: its manifest, how it was taught, and what was measured on the sources aside, as areas under the
+        ROC curve: ``near``, of questions with their own texts and with these without the answers; ``other``,
+        of the own texts and those of other rows.
+    :raises ExportError: too few questions, or any step that failed; nothing is left behind.
+    """
+    asked, aside = make_lesson(rows)
+    if not aside:
+        effort.announce("No source is kept aside, there are too few: nobody can say how good the reader is.")
+    schedule = Schedule(EPOCHS, BATCH, RATE, effort.seconds)
+    with staged(out) as stage, tempfile.TemporaryDirectory(prefix="reader-") as name:
+        check_resources(origin.weights, origin.weights * BYTES_A_WEIGHT, Path(name), BYTES_A_WEIGHT)
+        taught = Path(name) / "taught"
+        _, context_length = read_pooling(origin.path)
+        said = teach_reader(
+            origin.path,
+            taught,
+            min(LONGEST, context_length),
+            asked,
+            schedule,
+            aside=aside,
+            on_progress=effort.on_progress,
+            debug=effort.debug,
+        )
+        fields, likeness = _fill(stage, taught, origin, effort)
+        figures = {**measure(stage, [asked[number] for number in aside]), **likeness}
+        write_report(stage, {**figures, **repeatable(said)})
+        manifest = write_manifest(stage, fields)
+    return manifest, {**figures, **said}
+
+
+def export_cross_encoder(origin: Origin, out: Path, effort: Effort) -> tuple[Manifest, dict[str, Any]]:
+    """Makes the bundle ``out`` of a checkpoint that was taught already, a cross-encoder.
+
+    :return: its manifest, and how alike its vectors are to the float model's.
+    :raises ExportError: it says anything but one number, or any step that failed; nothing is left behind.
+    """
+    with staged(out) as stage, tempfile.TemporaryDirectory(prefix="reader-") as name:
+        taken = Path(name) / "encoder"
+        take_apart(origin.path, taken, on_progress=effort.on_progress, debug=effort.debug)
+        fields, likeness = _fill(stage, taken, origin, effort)
+        load_encoder(stage).run(Read(_QUESTION, (_QUESTION,)))
+        write_report(stage, likeness)
+        manifest = write_manifest(stage, fields)
+    return manifest, likeness
+
+
+def _fill(stage: Path, taught: Path, origin: Origin, effort: Effort) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Makes a bundle in ``stage`` of an encoder with its layers, with a manifest that an engine can load.
+
+    :return: the manifest's fields, and the report on its likeness to the float model.
+    """
+    pool_by_first_token(taught)
+    of_encoder = fill_taught(taught, origin, stage, effort)
+    import numpy as np
+
+    with np.load(taught / LAYER, allow_pickle=False) as arrays:
+        save_arrays(stage, dict(arrays))
+    fields = {
+        **{key: of_encoder[key] for key in ENCODER_FIELDS},
+        "name": bundle_name(origin.source.id, "reader"),
+        "kind": "head",
+        "head": {"weights": WEIGHTS, "reads": "pairs"},
+        "source": origin.source,
+        "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
+        "created": created_at(origin.revised),
+    }
+    write_manifest(stage, fields)
+    return fields, of_encoder["report"]
+
+
+def pool_by_first_token(folder: Path) -> None:
+    """Writes sentence-transformers' files of a checkpoint whose first token's vector is taken as it is."""
+    (folder / "modules.json").write_text(json.dumps(_CLS))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+
+
+# --- pairs -----------------------------------------------------------------------------------------
+
+
+def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
+    """Questions with their texts, and which of them are kept aside. The first text is the question's own.
+
+    :raises ExportError: fewer than ``FEWEST`` questions that are answered.
+    """
+    questions = [row for row in rows if row.question is not None]
+    learned = sum(row.answer is not None and not _is_aside(row) for row in questions)
+    if learned < FEWEST:
+        raise ExportError(
+            f"There are {learned} questions that their texts answer, beside those that are kept aside; at "
+            f"least {FEWEST} are needed."
+        )
+    asked, aside = [], []
+    chance = random.Random(0)
+    for number, (whole, others) in enumerate(zip(questions, find_others(rows, questions), strict=True)):
+        if _is_aside(whole):
+            aside.append(number)
+        row = whole if _is_aside(whole) else cropped(whole, _words(chance), chance)
+        texts = [Text(with_heading(row.heading, row.text), row.answer is not None, _place(row))]
+        if (cut := without_answer(row)) is not None:
+            texts.append(Text(with_heading(row.heading, cut), answers=False))
+        for other in others:
+            part = other if _is_aside(whole) else cropped(other, _words(chance), chance)
+            texts.append(Text(with_heading(part.heading, part.text), answers=False, is_own=False))
+        asked.append(Asked(str(whole.question), tuple(texts)))
+    return asked, aside
+
+
+def _words(chance: random.Random) -> int:
+    """Short texts are learned from more often."""
+    least, most = _WORDS
+    return int(least + (most - least) * chance.random() ** 2)
+
+
+def cropped(row: QuestionRow, words: int, chance: random.Random) -> QuestionRow:
+    """Whole sentences of some ``words`` in all around the answer, or around any sentence without one."""
+    places = split_sentences(row.text)
+    if not places:
+        return row
+    if row.answer is None:
+        first = last = chance.randrange(len(places))
+    else:
+        start, end = row.answer
+        own = [n for n, (begins, ends) in enumerate(places) if begins < end and start < ends] or [0]
+        first, last = own[0], own[-1]
+    while len(row.text[places[first][0] : places[last][1]].split()) < words:
+        if first > 0 and (last == len(places) - 1 or chance.random() < 0.5):
+            first -= 1
+        elif last < len(places) - 1:
+            last += 1
+        else:
+            break
+    begins, ends = places[first][0], places[last][1]
+    answer = None if row.answer is None else (row.answer[0] - begins, row.answer[1] - begins)
+    return replace(row, text=row.text[begins:ends], answer=answer)
+
+
+def _place(row: QuestionRow) -> tuple[int, int] | None:
+    """Of the answer in the text as it is shown."""
+    if row.answer is None:
+        return None
+    shift = len(with_heading(row.heading, row.text)) - len(row.text)
+    return row.answer[0] + shift, row.answer[1] + shift
+
+
+def without_answer(row: QuestionRow) -> str | None:
+    """The text without the sentences that the answer stands in; None where too little is left or the same
+    words stand there again, and where there is no answer."""
+    if row.answer is None:
+        return None
+    start, end = row.answer
+    places = split_sentences(row.text)
+    kept = [row.text[first:last] for first, last in places if last <= start or end <= first]
+    text = " ".join(kept)
+    if bare_text(row.text[start:end]) in bare_text(text) or len(text) < (1 - _MOST_CUT) * len(row.text):
+        return None
+    return text or None
+
+
+def with_heading(heading: str, text: str) -> str:
+    """As a device shows it to a reader (``knowledge.rerank.readable``), but for its space."""
+    return f"{heading}\n{text}" if heading else text
+
+
+def _is_aside(row: QuestionRow) -> bool:
+    """By its source, so that nothing of a source that is tested with was learned from."""
+    digest = hashlib.sha256(bare_text(row.source or row.text).encode()).digest()
+    return digest[0] % _ONE_IN == 0
+
+
+def find_others(rows: Sequence[QuestionRow], asked: Sequence[QuestionRow]) -> list[list[QuestionRow]]:
+    """Of other rows a text that has most of each question's telling words (TF-IDF).
+
+    Only for some of those that are answered, of sources that are kept aside as its own is, or aren't, and no
+    text that may answer it as well: that is much the same as its own, or has the words of the answer.
+    """
+    import numpy as np
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = list({bare_text(row.text): row for row in rows}.values())
+    shown = [with_heading(row.heading, row.text) for row in texts]
+    words = [frozenset(_WORD.findall(row.text.lower())) for row in texts]
+    vectorizer = TfidfVectorizer(sublinear_tf=True, stop_words="english", dtype=np.float32)
+    columns = vectorizer.fit_transform(shown).T.tocsr()
+    chance = random.Random(0)
+    found = []
+    for at in range(0, len(asked), 200):  # so many rows of scores at once
+        some = asked[at : at + 200]
+        scores = (vectorizer.transform([str(row.question) for row in some]) @ columns).toarray()
+        for row, of_row in zip(some, scores, strict=True):
+            own = frozenset(_WORD.findall(row.text.lower()))
+            wanted = int(row.answer is not None and chance.random() < OTHERS)
+            likely = _likeliest(of_row)
+            fit = (int(n) for n in likely if not _may_answer(row, own, texts[n], words[n]))
+            found.append([replace(texts[n], answer=None) for n, _ in zip(fit, range(wanted), strict=False)])
+    return found
+
+
+def _likeliest(scores: npt.NDArray[np.float32]) -> list[int]:
+    import numpy as np
+
+    count = min(_SOUGHT, len(scores))
+    best = np.argpartition(-scores, count - 1)[:count]
+    return [int(n) for n in best[np.argsort(-scores[best], kind="stable")]]
+
+
+def _may_answer(row: QuestionRow, own: frozenset[str], other: QuestionRow, words: frozenset[str]) -> bool:
+    if _is_aside(row) != _is_aside(other) or len(own & words) > _ALIKE * max(1, min(len(own), len(words))):
+        return True
+    return row.answer is not None and bare_text(row.text[slice(*row.answer)]) in bare_text(other.text)
+
+
+# --- what it is worth --------------------------------------------------------------------------------
+
+
+def measure(bundle: Path, asked: Sequence[Asked]) -> dict[str, Any]:
+    """What the bundle says of questions that it didn't learn from; nothing where there are none."""
+    from sklearn.metrics import roc_auc_score
+
+    encoder = load_encoder(bundle)
+    near: list[tuple[bool, float]] = []
+    other: list[tuple[bool, float]] = []
+    for one in asked:
+        likely = encoder.run(Read(one.question, tuple(text.text for text in one.texts))).probabilities
+        told = list(zip(one.texts, likely, strict=True))
+        near += [(text.answers, value) for text, value in told if text.is_own]
+        other += [(text.answers, value) for text, value in told if text.answers or not text.is_own]
+    figures: dict[str, Any] = {"questions_aside": len(asked)}
+    for name, pairs in (("near", near), ("other", other)):
+        truth = [answers for answers, _ in pairs]
+        if len(set(truth)) == 2:
+            figures[name] = round(float(roc_auc_score(truth, [value for _, value in pairs])), 3)
+    return figures

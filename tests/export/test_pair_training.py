@@ -1,0 +1,104 @@
+"""A reader taught: which tokens count as an answer, and the real child on a tiny encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from edgeslm_export.finetune import LAYER
+from edgeslm_export.pair_training import Asked, Text, _make_row, _Pupil, _Row, teach_reader
+from edgeslm_export.training import Schedule
+
+from edgeslm.errors import ExportError
+
+pytestmark = [pytest.mark.export, pytest.mark.usefixtures("one_thread")]
+
+SHORT = Schedule(epochs=40, batch=4, rate=3e-3)
+TEXT = "the pump is hot"
+OTHER = "the valve is loud"
+ASKED = [
+    Asked("pump", (Text(TEXT, True, (12, 15)), Text(OTHER, False))),
+    Asked("valve", (Text(OTHER, True, (13, 17)), Text(TEXT, False))),
+] * 12
+
+
+@pytest.fixture
+def tokenizer(encoders: Path) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(encoders / "bge")
+
+
+def make_row(tokenizer: Any, question: str, text: Text, length: int = 64) -> _Row:
+    row = _make_row(tokenizer, question, text, length)
+    assert row is not None
+    return row
+
+
+def words(tokenizer: Any, tokens: list[int]) -> list[str]:
+    return list(tokenizer.convert_ids_to_tokens(tokens))
+
+
+def test_the_place_of_an_answer_is_found_among_the_tokens(tokenizer: Any) -> None:
+    row = make_row(tokenizer, "pump hot", Text(TEXT, answers=True, place=(9, 15)))
+    assert row.place is not None
+    first, last = row.place
+    assert words(tokenizer, list(row.tokens[first : last + 1])) == ["is", "hot"]
+    assert row.stands == [0, 0, 0, 0, 1, 1, 1, 1, 0]
+    told = tokenizer("pump hot", TEXT, return_token_type_ids=True).token_type_ids
+    assert row.kinds == told == [0, 0, 0, 0, 1, 1, 1, 1, 1], "as a device tells them"
+
+
+def test_what_is_no_answer_stands_nowhere(tokenizer: Any) -> None:
+    assert make_row(tokenizer, "pump", Text(TEXT, answers=False)).place == (0, 0)
+    assert make_row(tokenizer, "pump", Text(TEXT, answers=True)).place is None
+
+
+def test_a_text_whose_answer_is_cut_off_is_not_learned_from(tokenizer: Any) -> None:
+    answered = Text(TEXT, answers=True, place=(12, 15))
+    assert _make_row(tokenizer, "pump", answered, 7) is None
+    assert len(make_row(tokenizer, "pump", Text(TEXT, answers=False), 7).tokens) == 7
+    assert make_row(tokenizer, "pump", answered, 8).place == (6, 6)
+
+
+def test_a_question_has_a_quarter(tokenizer: Any) -> None:
+    """As on a device, or the text would have no room."""
+    row = make_row(tokenizer, "pump valve " * 50, Text(TEXT, answers=True, place=(12, 15)), 32)
+    assert row.stands.count(1) == 4
+    assert len(row.tokens) == 8 + 4 + 3
+
+
+def test_padding_changes_no_logit(tokenizer: Any, encoders: Path) -> None:
+    model = transformers.AutoModel.from_pretrained(encoders / "bge", dtype=torch.float32).eval()
+    pupil = _Pupil(model)
+    short = make_row(tokenizer, "pump", Text(TEXT, answers=True))
+    long = make_row(tokenizer, "pump", Text(f"{TEXT} {TEXT}", answers=False))
+    with torch.no_grad():
+        alone, together = pupil.tempered([[short]])[0, 0], pupil.tempered([[short], [long]])[0, 0]
+    assert float(together) == pytest.approx(float(alone), abs=0.02)  # halves, where they are faster
+
+
+def test_it_learns_which_text_answers_which_question(encoders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = teach_reader(encoders / "bge", out, 64, ASKED, SHORT, aside=[0, 1])
+    assert said["loss_aside"] < 0.4
+    assert said["temperature"] >= 1
+    with np.load(out / LAYER, allow_pickle=False) as arrays:
+        assert {name: values.shape for name, values in arrays.items()} == {"weight": (1, 32), "bias": (1,)}
+        weight, bias = arrays["weight"], arrays["bias"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    model = transformers.AutoModel.from_pretrained(out, dtype=torch.float32).eval()
+    for asked in ASKED[:2]:
+        for text in asked.texts:
+            pair = tokenizer(asked.question, text.text, return_tensors="pt", return_token_type_ids=True)
+            with torch.no_grad():
+                read = model(**pair).last_hidden_state
+            assert (float(weight[0] @ read[0, 0].numpy() + bias[0]) > 0) == text.answers
+
+
+def test_a_time_too_short_is_told(encoders: Path, tmp_path: Path) -> None:
+    schedule = Schedule(epochs=2, batch=8, rate=1e-3, seconds=1e-9)
+    with pytest.raises(ExportError, match="teaching the reader got through 0 of"):
+        teach_reader(encoders / "bge", tmp_path / "out", 64, ASKED, schedule)

@@ -1,0 +1,121 @@
+"""A reader from questions: what they are held against, and the bundle."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from edgeslm_export import reader
+from edgeslm_export.checkpoint import examine_local
+from edgeslm_export.evaluate import load_encoder
+from edgeslm_export.lesson import Effort
+from edgeslm_export.reader import cropped, export_reader, find_others, make_lesson, without_answer
+from edgeslm_export.rows import QuestionRow
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.bundle import load_bundle
+from edgeslm.engine.calls import Read
+from edgeslm.errors import ExportError
+
+PRESS = "The press is oiled every week with grease."
+PUMP = "Oiled pumps need no more attention than valves, says the maker, if nothing leaks."
+
+
+def asked(question: str, text: str, answer: str | None, source: str = "") -> QuestionRow:
+    place = None if answer is None else (text.index(answer), text.index(answer) + len(answer))
+    return QuestionRow(1, text, "Care", source, question, place)
+
+
+def test_a_question_is_held_against_what_is_most_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    press = asked("how often is the press oiled?", PRESS, "every week")
+    rows = [press, QuestionRow(2, PUMP, "Pumps"), QuestionRow(3, "Invoices are paid late.")]
+    monkeypatch.setattr(reader, "OTHERS", 1.0)
+    assert find_others(rows, [press]) == [[rows[1]]]
+
+
+def test_what_may_answer_it_as_well_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "OTHERS", 1.0)
+    press = asked("how often is the press oiled?", PRESS, "every week")
+    alike = QuestionRow(2, f"{PRESS} Always.")
+    has_it = QuestionRow(3, "Oil the press in hall two every  Week, please, and write it down.")
+    assert find_others([press, alike, has_it], [press]) == [[]]
+
+
+def test_half_of_the_questions_get_another_text() -> None:
+    """Those that aren't answered get none: they would be told by how they are asked."""
+    press = asked("how often is the press oiled?", PRESS, "every week")
+    pump = QuestionRow(2, PUMP)
+    unanswered = asked("who oils the press?", PRESS, None)
+    found = find_others([press, pump], [press] * 40 + [unanswered] * 9)
+    assert 10 < sum(map(len, found[:40])) < 30
+    assert found[40:] == [[]] * 9
+
+
+def test_a_text_without_the_sentence_that_answers() -> None:
+    text = "The press is loud. It is oiled every week with grease. Wear gloves, always. Don't smoke there."
+    cut = without_answer(asked("how often is the press oiled?", text, "every week"))
+    assert cut == "The press is loud. Wear gloves, always. Don't smoke there."
+    assert without_answer(asked("who?", text, None)) is None
+    assert without_answer(asked("how often?", PRESS, "every week")) is None  # nothing would be left
+    again = "It is oiled every week. Grease is used, and plenty of it, every Week."
+    assert without_answer(asked("how often?", again, "every week")) is None
+
+
+@given(st.integers(0, 5), st.integers(0, 60), st.integers(0, 99))
+def test_a_cropped_text_keeps_its_answer(sentence: int, words: int, seed: int) -> None:
+    lines = [f"Sentence {number} says that part {number} is oiled often." for number in range(6)]
+    row = asked("which part?", " ".join(lines), f"part {sentence}", "a.md")
+    short = cropped(row, words, random.Random(seed))
+    assert short.answer is not None
+    assert short.text[slice(*short.answer)] == f"part {sentence}"
+    assert short.text in row.text and short.text.endswith(".")
+    assert len(short.text.split()) >= min(words, len(row.text.split()))
+    unanswered = cropped(replace(row, answer=None), words, random.Random(seed))
+    assert (unanswered.answer, unanswered.text in row.text) == (None, True)
+
+
+def questions(count: int) -> list[QuestionRow]:
+    rows = []
+    for number in range(count):
+        text = (
+            f"Machine {number} is new. It weighs {number + 70} kg. It stands in hall {number % 7}, far away."
+        )
+        source = f"machine-{number}.md"
+        rows.append(asked(f"how heavy is machine {number}?", text, f"{number + 70} kg", source))
+        rows.append(asked(f"who made machine {number}?", text, None, source))
+    return rows
+
+
+def test_questions_have_their_texts_and_sources_stay_together() -> None:
+    asked, aside = make_lesson(questions(40))
+    own, cut, *_ = asked[0].texts
+    assert own.text.startswith("Care\nMachine 0 is new. It weighs")
+    assert own.place is not None and own.text[slice(*own.place)] == "70 kg"
+    assert (own.answers, cut.answers) == (True, False)
+    assert cut.text == own.text.replace("It weighs 70 kg. ", "")
+    assert [len(one.texts) for one in asked[1::2]] == [1] * 40, "nothing answers these"
+    assert 2 <= len(aside) <= 30
+    tested = {text.text for number in aside for text in asked[number].texts}
+    learned = {text.text for number, one in enumerate(asked) if number not in aside for text in one.texts}
+    assert not tested & learned
+
+
+def test_few_questions_are_refused() -> None:
+    with pytest.raises(ExportError, match=r"There are 1\d questions that their texts answer, beside those"):
+        make_lesson(questions(19))
+
+
+@pytest.mark.export
+def test_a_bundle_that_reads(encoders: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "reader", list[str]()
+    origin = examine_local(encoders / "bge", "encoder")
+    manifest, figures = export_reader(origin, questions(40), out, Effort(announce=said.append))
+    bundle = load_bundle(out)
+    assert bundle.manifest.is_reader
+    assert (manifest.kind, manifest.learned) == ("head", None)
+    assert 0 <= figures["near"] <= 1
+    (likely,) = load_encoder(out).run(Read("how heavy?", ("It weighs 70 kg.",))).probabilities
+    assert 0 <= likely <= 1

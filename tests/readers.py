@@ -1,0 +1,29 @@
+"""Readers of the real small encoder with layers made by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from edgeslm.bundle import file_digest, load_bundle
+
+_FILE = "head.npz"
+
+
+def make_reader(encoder: Path, folder: Path) -> Path:
+    """:param encoder: its bundle."""
+    shutil.copytree(encoder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    section = load_bundle(encoder).manifest.encoder
+    assert section is not None
+    weight = np.random.default_rng(1).normal(size=(1, section.dimension)).astype(np.float32)
+    np.savez(folder / _FILE, weight=weight, bias=np.zeros(1, np.float32))
+    manifest["kind"], manifest["head"] = "head", {"reads": "pairs"}
+    manifest["encoder"] |= {"pooling": "cls", "normalize": False}
+    size, digest = (folder / _FILE).stat().st_size, file_digest(folder / _FILE)
+    manifest["files"].append({"path": _FILE, "bytes": size, "sha256": digest})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
