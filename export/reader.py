@@ -17,7 +17,7 @@ import random
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,9 +25,11 @@ from edgeslm_export.checkpoint import Origin, bundle_name
 from edgeslm_export.cross_encoder import take_apart
 from edgeslm_export.encoder import read_pooling
 from edgeslm_export.encoder_ways import BYTES_A_WEIGHT, ENCODER_FIELDS, WEIGHTS, fill_taught, save_arrays
+from edgeslm_export.environment import cache_folder
 from edgeslm_export.evaluate import load_encoder
 from edgeslm_export.finetune import LAYER
 from edgeslm_export.lesson import Effort
+from edgeslm_export.notes import Notes
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.pair_training import LONGEST, Asked, Text, teach_reader
 from edgeslm_export.resources import check_resources
@@ -73,6 +75,8 @@ def export_reader(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Teaches the encoder ``origin`` and makes the bundle ``out`` of it.
 
+    What it has learned by the end of an epoch is noted in the cache folder: interrupted, it goes on there.
+
     :return: its manifest, how it was taught, and what was measured on the sources aside, as areas under the
         ROC curve: ``near``, of questions with their own texts and with these without the answers; ``other``,
         of the own texts and those of other rows.
@@ -82,6 +86,7 @@ def export_reader(
     if not aside:
         effort.announce("No source is kept aside, there are too few: nobody can say how good the reader is.")
     schedule = Schedule(EPOCHS, BATCH, RATE, effort.seconds)
+    notes = Notes(cache_folder() / f"reader-{_digest(origin, rows, schedule)}")
     with staged(out) as stage, tempfile.TemporaryDirectory(prefix="reader-") as name:
         check_resources(origin.weights, origin.weights * BYTES_A_WEIGHT, Path(name), BYTES_A_WEIGHT)
         taught = Path(name) / "taught"
@@ -93,6 +98,7 @@ def export_reader(
             asked,
             schedule,
             aside=aside,
+            state=notes.state("taught"),
             on_progress=effort.on_progress,
             debug=effort.debug,
         )
@@ -100,7 +106,14 @@ def export_reader(
         figures = {**measure(stage, [asked[number] for number in aside]), **likeness}
         write_report(stage, {**figures, **repeatable(said)})
         manifest = write_manifest(stage, fields)
+    notes.remove()
     return manifest, {**figures, **said}
+
+
+def _digest(origin: Origin, rows: Sequence[QuestionRow], schedule: Schedule) -> str:
+    """Of what is learned, on what and how long: the same command goes on with the same notes."""
+    what = [origin.source.id, origin.source.revision, [asdict(row) for row in rows], asdict(schedule)]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
 def export_cross_encoder(origin: Origin, out: Path, effort: Effort) -> tuple[Manifest, dict[str, Any]]:

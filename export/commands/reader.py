@@ -12,6 +12,7 @@ from edgeslm_export.screen import print_bundle
 from edgeslm.errors import ExportError
 
 SUMMARY = "a cross-encoder, which tells whether a passage answers a question, or an encoder taught to"
+GOES_ON = True
 EXAMPLE = "edgeslm-export reader sentence-transformers/all-MiniLM-L6-v2 reader --questions questions.jsonl"
 
 

@@ -109,6 +109,28 @@ def test_few_questions_are_refused() -> None:
 
 
 @pytest.mark.export
+def test_the_same_command_goes_on_where_it_was_interrupted(
+    encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teaching has its state in the same file then; another schedule has another."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    states: list[Path] = []
+
+    def teach(*arguments: object, state: Path, **options: object) -> None:
+        states.append(state)
+        assert state.exists() == (len(states) == 2)
+        state.write_bytes(b"so far")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reader, "teach_reader", teach)
+    origin = examine_local(encoders / "bge", "encoder")
+    for effort in (Effort(), Effort(), Effort(seconds=60)):
+        with pytest.raises(KeyboardInterrupt):
+            export_reader(origin, questions(40), tmp_path / "reader", effort)
+    assert states[0] == states[1] != states[2]
+
+
+@pytest.mark.export
 def test_a_bundle_that_reads(encoders: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "reader", list[str]()
     origin = examine_local(encoders / "bge", "encoder")
