@@ -1,8 +1,9 @@
 """``summarize``: what a text, or many messages, come to in few sentences that the text supports.
 
 A text beyond the model's context is read in parts, and then what was said of the parts; in several rounds if
-need be. Sentences that nothing in the text supports are left out; where none is left, the best sentences of
-the text itself are told. Messages are counted first (``digest``).
+need be. What that leaves out of many parts follows, the most telling of what was said of them. Sentences that
+nothing in the text supports are left out; where none is left, the best sentences of the text itself are told.
+Messages are counted first (``digest``).
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ SHORTEST_PART: Final = 400
 """Characters: a part that is too long for the model is parted again down to here."""
 TOGETHER: Final = 3
 """So many parts of a long text may support a sentence in common."""
+PARTS_A_SENTENCE: Final = 3
+"""A long text has a sentence for so many parts at least, if its task doesn't say how it is summarised: a
+small model makes one or two sentences of any text."""
 MOST_EXTRACTS: Final = 3
 """Sentences of the text that are told in the place of a model's: as many as it wrote, up to these."""
 
@@ -177,6 +181,23 @@ class _Writer:
             speaker.end(join(statements))
         return statements
 
+    def go_on(self, said: list[Statement], more: list[Statement]) -> list[Statement]:
+        """Streams what is told behind what the model said. :return: both."""
+        statements = [*said, *more]
+        if self._on_chunk is not None and more:
+            self._on_chunk(join(statements)[len(join(said)) :])
+        return statements
+
+    @property
+    def limit(self) -> int:
+        """Characters that may be told, about."""
+        return int(self._task.option(self._request, "max_tokens")) * CHARACTERS_PER_TOKEN
+
+    @property
+    def is_told_how(self) -> bool:
+        """Whether the task has an instruction of its own, which may say how long a summary is."""
+        return self._task.section.instruction is not None
+
     def settle(self, statements: list[Statement]) -> list[Statement]:
         """Streams what is told in the place of what the model said."""
         if self._on_chunk is not None and statements:
@@ -185,8 +206,7 @@ class _Writer:
 
     def extract(self, text: str, offset: int = 0) -> list[Statement]:
         """Sentences of a text in the place of the model's: no more, and no longer than it may write."""
-        limit = int(self._task.option(self._request, "max_tokens")) * CHARACTERS_PER_TOKEN
-        return extract(text, most=self.wanted, limit=limit, offset=offset)
+        return extract(text, most=self.wanted, limit=self.limit, offset=offset)
 
     def tell(self, done: int, of: int) -> None:
         if self._on_chunk is not None:
@@ -203,7 +223,8 @@ class _Reading:
     """One long text that is read in parts of up to ``most`` characters.
 
     First every part is summarised (map), then what was said of them, in groups, until it can be summarised at
-    once (reduce). What is said of a part is held to that part, what is said of all to up to three parts.
+    once (reduce). What is said of a part is held to that part, what is said of all to up to three parts. Of
+    parts that this says nothing of, the most telling of what was said of them is told behind it.
     """
 
     def __init__(self, text: str, most: int, writer: _Writer, is_strict: bool) -> None:
@@ -216,7 +237,7 @@ class _Reading:
 
     async def summary(self) -> list[Statement]:
         """:raises TooLong: even a short part is."""
-        notes = await self._read()
+        notes = of_parts = await self._read()
         while len(notes) > 1 and len(self._names) > 1:
             shown = "\n".join(note.text for note in notes)
             if len(shown) <= self._most:
@@ -225,9 +246,23 @@ class _Reading:
                 except (TooLong, NoMemory):
                     self._halve(len(shown))
                     continue
-                return said or self._writer.settle(_best(notes, self._writer.wanted))
+                return self._told(said or self._writer.settle(_best(notes, self._writer.wanted)), of_parts)
             notes = await self._shorter(notes, shown)
         return self._writer.settle(notes)
+
+    def _told(self, said: list[Statement], notes: list[Statement]) -> list[Statement]:
+        """Also what was said of other parts, as far as a text of so many parts has more to say."""
+        most = -(-len(self._names) // PARTS_A_SENTENCE) - len(said)
+        if most <= 0 or self._writer.is_told_how:
+            return said
+        told = {name for one in said for name in one.sources}
+        left, more = self._writer.limit - len(join(said)), list[Statement]()
+        for one in _best([note for note in notes if told.isdisjoint(note.sources)], most):
+            left -= len(one.text) + 1
+            if left < 0:
+                break
+            more.append(replace(one, gap=" "))
+        return self._writer.go_on(said, more)
 
     async def _read(self) -> list[Statement]:
         notes: list[Statement] = []

@@ -132,7 +132,7 @@ def test_a_stream_has_no_sentence_that_the_result_lacks() -> None:
 
 
 def test_a_text_beyond_the_context_is_read_in_parts() -> None:
-    task, engine = make(max_tokens=100), Reader(2200)
+    task, engine = make(max_tokens=100, instruction=INSTRUCTION), Reader(2200)
     task.context_length = 400
     outcome = run(task, LONG, engine)
     assert len(engine.read) > 5
@@ -144,6 +144,28 @@ def test_a_text_beyond_the_context_is_read_in_parts() -> None:
         "extractive": False,
     }
     assert outcome.cost == Cost(1, 2, 3, 4) + Cost(*(len(engine.read[:-1]) * part for part in (1, 2, 3, 4)))
+
+
+def test_what_is_said_of_many_parts_leaves_some_out_which_follow() -> None:
+    """A sentence for three parts at least, within ``max_tokens``."""
+    task, engine = make(max_tokens=100), Reader(2200)
+    task.context_length = 400
+    outcome = run(task, LONG, engine)
+    sentences = outcome.result["text"].removesuffix(".").split(". ")
+    assert sentences[0] == "Machine M0 makes part P0"
+    assert len(sentences) == len(set(sentences)) == len(outcome.result["sources"]) == 4
+    assert sentences == sorted(sentences, key=lambda one: int(one.rpartition("P")[2]))
+    task, engine = make(max_tokens=15), Reader(2200)
+    task.context_length = 400
+    assert len(run(task, LONG, engine).result["text"]) <= 60
+
+
+def test_what_follows_is_streamed_too() -> None:
+    task, heard = make(max_tokens=100), list[Any]()
+    task.context_length = 400
+    outcome = run(task, LONG, Reader(2200), heard.append, stream=True)
+    assert outcome.result["text"].count(".") == 4
+    assert "".join(piece for piece in heard if isinstance(piece, str)) == outcome.result["text"]
 
 
 def test_where_the_guess_was_wrong_parts_become_shorter() -> None:
@@ -225,7 +247,7 @@ def test_a_text_that_there_is_no_memory_for_is_read_in_parts() -> None:
             except TooLong:
                 raise NoMemory("no room") from None
 
-    assert run(make(), LONG, Small(2000)).result["text"] == "Machine M0 makes part P0."
+    assert run(make(), LONG, Small(2000)).result["text"].startswith("Machine M0 makes part P0.")
 
 
 @pytest.mark.parametrize("overflow", ["error", "head"])
