@@ -3,7 +3,7 @@
     python benchmarks/reader_questions.py OUT.jsonl [--cache DIR]
     edgeslm-export reader sentence-transformers/all-MiniLM-L6-v2 reader --questions OUT.jsonl
 
-Three questions to each passage that it answers, and three of the same kind that it doesn't, each with a
+Up to three questions to each passage that it answers, and three of the same kind that it doesn't, each with a
 sentence that answers it and is put into the passage; from manuals and handbooks of Debian's packages. None
 of these is a document that another benchmark asks about. Questions and the places of passages and answers
 are in ``reader_questions.jsonl``, the texts come from the packages; a passage whose text is another in

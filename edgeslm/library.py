@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.config import Knowledge
 from edgeslm.engine.calls import Embed, Read
-from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable, Poisoned
+from edgeslm.errors import (
+    ConfigError,
+    InternalError,
+    KnowledgeError,
+    ModelUnavailable,
+    NoMemory,
+    Poisoned,
+)
 from edgeslm.knowledge.collection import EncoderTag
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.knowledge.queries import Memory, Query, Shelf
@@ -145,7 +152,7 @@ class Library:
             for begin in range(0, len(texts), AT_ONCE):
                 call = Read(question, tuple(texts[begin : begin + AT_ONCE]))
                 likely += (await self.models.ask(reader, call, priority=priority)).probabilities
-        except (ModelUnavailable, Poisoned) as error:
+        except (ModelUnavailable, Poisoned, NoMemory, InternalError) as error:
             log.warning("Passages are judged without the reader %s: %s", reader, error)
             return found
         return reread(found, likely)

@@ -129,7 +129,8 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         [_make_row(tokenizer, one["question"], Text(**text), task["length"]) for text in one["texts"]]
         for one in task["asked"]
     ]
-    groups = [[row for row in rows if row is not None] for rows in made]
+    # Without the text that answers, the others would teach how a question is asked.
+    groups = [[] if rows[0] is None else [row for row in rows if row is not None] for rows in made]
     left = [number for number, group in enumerate(groups) if group]
     aside = [place for place, number in enumerate(left) if number in set(task["aside"])]
     groups = [groups[number] for number in left]

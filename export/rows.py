@@ -292,13 +292,16 @@ def _questioned(number: int, row: dict[str, Any]) -> QuestionRow:
     answer, place = row.get("answer"), None
     if answer is not None:
         start = row["text"].index(answer) if row.get("start") is None else row["start"]
+        start += len(answer) - len(answer.lstrip())
+        answer = answer.strip()
         place = (start, start + len(answer))
     heading, source = row.get("heading") or "", row.get("source") or ""
     return QuestionRow(number, row["text"], heading, source, row.get("question"), place)
 
 
 def _question_problem(row: dict[str, Any]) -> str | None:
-    for field in ("text", "question") if "question" in row else ("text",):
+    is_asked = row.get("question") is not None
+    for field in ("text", "question") if is_asked else ("text",):
         if problem := _text_problem(row, field):
             return problem
     for field in ("heading", "source", "answer"):
@@ -307,7 +310,7 @@ def _question_problem(row: dict[str, Any]) -> str | None:
     answer, start = row.get("answer"), row.get("start")
     if start is not None and (type(start) is not int or start < 0):
         return "has a start that is no place in its text"
-    if "question" not in row:
+    if not is_asked:
         return "has an answer and no question" if answer is not None else None
     if "answer" not in row:
         return "has a question without an answer; write null where the text has none"

@@ -12,7 +12,7 @@ import pytest
 from edgeslm.bundle import load_bundle
 from edgeslm.config import Knowledge
 from edgeslm.engine.calls import Call, Embed, Output, Read
-from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable, Poisoned
+from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable, NoMemory, Poisoned
 from edgeslm.knowledge.queries import Memory, Query, Shelf
 from edgeslm.knowledge.rerank import DEPTH
 from edgeslm.library import AT_ONCE, Library
@@ -157,7 +157,7 @@ def test_a_reader_reads_what_was_found_by_words_alone(tmp_path: Path) -> None:
     assert shop.processes["minilm"].calls == []
 
 
-@pytest.mark.parametrize("error", [ModelUnavailable("reader is starting"), Poisoned("it crashed")])
+@pytest.mark.parametrize("error", [ModelUnavailable("no"), Poisoned("it crashed"), NoMemory("full")])
 def test_without_its_reader_a_collection_is_searched(tmp_path: Path, error: Exception) -> None:
     shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm", "reader": "reader"})
 

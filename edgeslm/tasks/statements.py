@@ -59,7 +59,7 @@ class Check:
         for start, end in split_sentences(text):
             sentence, gap = text[start:end], text[place:start]
             place = end
-            gist = " ".join(sentence.casefold().split())
+            gist = gist_of(sentence)
             if gist not in said and (sources := self.support(sentence)) is not None:
                 yield Statement(sentence, sources, gap or " ")
                 said.add(gist)
@@ -81,6 +81,11 @@ def extract(text: str, *, most: int = 2, limit: int = 2_000, offset: int = 0) ->
         words = " ".join(text[start:end].split())
         found.append(Statement(words, (name_of(offset + start, offset + end),), is_extract=True))
     return found
+
+
+def gist_of(sentence: str) -> str:
+    """By which two sentences are the same: without their case and the width of their space."""
+    return " ".join(sentence.casefold().split())
 
 
 def name_of(start: int, end: int) -> str:

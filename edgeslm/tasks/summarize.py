@@ -21,7 +21,7 @@ from edgeslm.messages import Progress, Request, Truncated
 from edgeslm.tasks.digest import Digest, digest_schema, read_messages
 from edgeslm.tasks.extractive import central
 from edgeslm.tasks.parts import split_parts
-from edgeslm.tasks.statements import Check, Speaker, Statement, extract, join, name_of, without_rest
+from edgeslm.tasks.statements import Check, Speaker, Statement, extract, gist_of, join, name_of, without_rest
 from edgeslm.tasks.support import Evidence, split_sentences
 from edgeslm.tasks.task import Ask, Outcome, Task
 
@@ -233,11 +233,13 @@ class _Reading:
         self._writer = writer
         self._evidence = Evidence()
         self._names: list[str] = []
+        self._firsts: list[tuple[str, Statement]] = []
+        """Names of parts with the first that was said of each."""
         self._check = Check(self._evidence, self._names, TOGETHER, is_strict=is_strict)
 
     async def summary(self) -> list[Statement]:
         """:raises TooLong: even a short part is."""
-        notes = of_parts = await self._read()
+        notes = await self._read()
         while len(notes) > 1 and len(self._names) > 1:
             shown = "\n".join(note.text for note in notes)
             if len(shown) <= self._most:
@@ -246,22 +248,27 @@ class _Reading:
                 except (TooLong, NoMemory):
                     self._halve(len(shown))
                     continue
-                return self._told(said or self._writer.settle(_best(notes, self._writer.wanted)), of_parts)
+                return self._told(said or self._writer.settle(_best(notes, self._writer.wanted)))
             notes = await self._shorter(notes, shown)
-        return self._writer.settle(notes)
+        return self._told(self._writer.settle(notes))
 
-    def _told(self, said: list[Statement], notes: list[Statement]) -> list[Statement]:
+    def _told(self, said: list[Statement]) -> list[Statement]:
         """Also what was said of other parts, as far as a text of so many parts has more to say."""
         most = -(-len(self._names) // PARTS_A_SENTENCE) - len(said)
         if most <= 0 or self._writer.is_told_how:
             return said
         told = {name for one in said for name in one.sources}
+        seen = {gist_of(one.text) for one in said}
+        others: list[Statement] = []
+        for name, note in self._firsts:
+            if told.isdisjoint((name, *note.sources)) and gist_of(note.text) not in seen:
+                others.append(replace(note, gap=" "))
+                seen.add(gist_of(note.text))
         left, more = self._writer.limit - len(join(said)), list[Statement]()
-        for one in _best([note for note in notes if told.isdisjoint(note.sources)], most):
-            left -= len(one.text) + 1
-            if left < 0:
-                break
-            more.append(replace(one, gap=" "))
+        for one in _best(others, most):
+            if len(one.text) < left:
+                more.append(one)
+                left -= len(one.text) + 1
         return self._writer.go_on(said, more)
 
     async def _read(self) -> list[Statement]:
@@ -282,7 +289,9 @@ class _Reading:
             self._evidence.add(part)
             self._names.append(name_of(start, end))
             own = replace(self._check, together=1, among=(number,))
-            notes += list(own.statements(output.text)) or self._writer.extract(part, start)
+            found = list(own.statements(output.text)) or self._writer.extract(part, start)
+            self._firsts += [(self._names[-1], note) for note in found[:1]]
+            notes += found
         self._writer.tell(len(self._names), len(self._names) + 1)
         return notes
 

@@ -44,7 +44,8 @@ class Documents(Protocol):
     ) -> Sequence[Found]:
         """The ``k`` best passages of the collections named, the best first.
 
-        :param by_sentence: the first of them are looked at again, sentence by sentence.
+        :param by_sentence: the first of them are looked at again, sentence by sentence, and by a reader if
+            there is one.
         """
         ...
 

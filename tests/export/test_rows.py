@@ -379,13 +379,15 @@ def test_questions_with_the_places_of_their_answers(tmp_path: Path) -> None:
         '{"text": "Oil it weekly.", "question": "how often?", "answer": "weekly", "heading": "Care"}',
         '{"text": "Oil it weekly.", "question": "with what?", "answer": null, "source": "a.md"}',
         '{"text": "3 or 3 bar", "question": "bar?", "answer": "3", "start": 5}',
-        '{"text": "Nobody asks about this."}',
+        '{"text": "Nobody asks about this.", "question": null}',
+        '{"text": "Oil it. Daily, that is.", "question": "how often?", "answer": " Daily,"}',
     )
     assert load_questions(file) == [
         QuestionRow(1, "Oil it weekly.", "Care", "", "how often?", (7, 13)),
         QuestionRow(2, "Oil it weekly.", "", "a.md", "with what?", None),
         QuestionRow(3, "3 or 3 bar", "", "", "bar?", (5, 6)),
         QuestionRow(4, "Nobody asks about this."),
+        QuestionRow(5, "Oil it. Daily, that is.", "", "", "how often?", (8, 14)),
     ]
 
 

@@ -160,6 +160,20 @@ def test_what_is_said_of_many_parts_leaves_some_out_which_follow() -> None:
     assert len(run(task, LONG, engine).result["text"]) <= 60
 
 
+def test_what_follows_is_said_once() -> None:
+    """Also where a note is the text's own, which is named by its sentence and not by its part."""
+    parts = [
+        f"{'All is well.' if number % 2 else f'Valve V{number} drips.'} {SECTIONS[0][26:]}"
+        for number in range(12)
+    ]
+    for say in (lambda text: text.partition(".")[0] + ".", lambda text: "All is well in Paris."):
+        task = make(max_tokens=100)
+        task.context_length = 400
+        text = run(task, "\n\n".join(parts), Reader(2200, say)).result["text"]
+        sentences = [one for one in text.removesuffix(".").split(". ") if one]
+        assert len(sentences) == len(set(sentences)), text
+
+
 def test_what_follows_is_streamed_too() -> None:
     task, heard = make(max_tokens=100), list[Any]()
     task.context_length = 400
