@@ -262,7 +262,8 @@ class _Reading:
         others: list[Statement] = []
         for name, note in self._firsts:
             if told.isdisjoint((name, *note.sources)) and gist_of(note.text) not in seen:
-                others.append(replace(note, gap=" "))
+                # Small models copy the line breaks of what they read.
+                others.append(replace(note, text=" ".join(note.text.split()), gap=" "))
                 seen.add(gist_of(note.text))
         left, more = self._writer.limit - len(join(said)), list[Statement]()
         for one in _best(others, most):

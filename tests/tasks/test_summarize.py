@@ -174,6 +174,17 @@ def test_what_follows_is_said_once() -> None:
         assert len(sentences) == len(set(sentences)), text
 
 
+def test_what_follows_has_no_line_breaks() -> None:
+    def say(text: str) -> str:
+        return text.partition(".")[0].replace(" makes", "\n  makes") + "."
+
+    task = make(max_tokens=100)
+    task.context_length = 400
+    _, *others = run(task, LONG, Reader(2200, say)).result["text"].split(". ")
+    assert len(others) == 3
+    assert not any("\n" in one for one in others)
+
+
 def test_what_follows_is_streamed_too() -> None:
     task, heard = make(max_tokens=100), list[Any]()
     task.context_length = 400
