@@ -181,7 +181,7 @@ def test_what_follows_has_no_line_breaks() -> None:
     task = make(max_tokens=100)
     task.context_length = 400
     _, *others = run(task, LONG, Reader(2200, say)).result["text"].split(". ")
-    assert len(others) == 3
+    assert len(others) >= 2
     assert not any("\n" in one for one in others)
 
 
