@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.child import OnProgress, Reporter, run_module
-from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, padded, peak_rss
+from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, open_task, padded, peak_rss
 
 from edgeslm.bundle import EncoderSection
 
@@ -102,11 +102,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     import torch
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    source, schedule = Path(task["source"]), Schedule(**task["schedule"])
-    torch.manual_seed(schedule.seed)
-    reporter.progress(0, 1, "loading libraries")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    source, schedule, tokenizer = open_task(task, reporter)
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32)
     pupil = _Pupil(model, task["labels"], task["pooling"], task["normalize"])
     rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.child import OnProgress, Reporter, run_module
 from edgeslm_export.finetune import LAYER, save_beside
-from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, padded, peak_rss
+from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, open_task, padded, peak_rss
 
 from edgeslm.bundle import QUESTION_SHARE
 
@@ -116,11 +116,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     import torch
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    source, schedule = Path(task["source"]), Schedule(**task["schedule"])
-    torch.manual_seed(schedule.seed)
-    reporter.progress(0, 1, "loading libraries")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    source, schedule, tokenizer = open_task(task, reporter)
     # Attention in plain operations: on CPUs it learns twice as fast as by fused kernels.
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
     _freeze(model)

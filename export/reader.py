@@ -39,6 +39,7 @@ from edgeslm_export.training import Schedule, repeatable
 from edgeslm.bundle import Manifest
 from edgeslm.engine.calls import Read
 from edgeslm.errors import ExportError
+from edgeslm.tasks.grounding import with_heading
 from edgeslm.tasks.support import split_sentences
 
 if TYPE_CHECKING:
@@ -243,11 +244,6 @@ def without_answer(row: QuestionRow) -> str | None:
     if bare_text(row.text[start:end]) in bare_text(text) or len(text) < (1 - _MOST_CUT) * len(row.text):
         return None
     return text or None
-
-
-def with_heading(heading: str, text: str) -> str:
-    """As a device shows it to a reader (``knowledge.rerank.readable``), but for its space."""
-    return f"{heading}\n{text}" if heading else text
 
 
 def _is_aside(row: QuestionRow) -> bool:

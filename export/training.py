@@ -151,6 +151,19 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
     }
 
 
+def open_task(task: dict[str, Any], reporter: Reporter) -> tuple[Path, Schedule, Any]:
+    """What each child that teaches an encoder begins with: the checkpoint's folder, the schedule, whose seed
+    is set, and the checkpoint's tokenizer."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    source, schedule = Path(task["source"]), Schedule(**task["schedule"])
+    torch.manual_seed(schedule.seed)
+    reporter.progress(0, 1, "loading libraries")
+    return source, schedule, transformers.AutoTokenizer.from_pretrained(source)
+
+
 def repeatable(figures: Mapping[str, Any]) -> dict[str, Any]:
     """What is the same each time: a report is a part of its bundle, which has to be."""
     return {key: value for key, value in figures.items() if key != "peak_rss"}
