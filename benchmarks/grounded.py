@@ -8,6 +8,7 @@ collection of all its documents. The task is asked with threshold 0, so that eve
 confidence is compared to the default threshold afterwards, which gives the curve of risk and coverage, too.
 
 - right section: the cited passage stands under a heading that an answer stands under, of the same document.
+- answer quoted: the quote has a part of the words that answer, of those given with the right section.
 - verbatim: the document's text at the citation's offsets is the quote.
 - risk: the share of answers that cite another section, or answer what the documents don't.
 - without passages: the decoder is asked the bare question. Both kinds of answers are judged alike: a right
@@ -60,6 +61,7 @@ class Answered:
     confidence: float
     text: str
     is_right: bool
+    has_answer: bool
     is_verbatim: bool
     conflict: bool
 
@@ -70,13 +72,19 @@ class Answered:
 
 def judge(asked: Asked, outcome: Outcome, ground: Ground) -> Answered:
     result = outcome.result
-    right = verbatim = False
+    right = has_answer = verbatim = False
     for citation in result["citations"][:1]:
         right = (citation["source"], citation["heading"]) in asked.sections
+        has_answer = any(
+            citation["source"] == answer.document
+            and citation["start"] < answer.end
+            and answer.start < citation["end"]
+            for answer in asked.answers
+        )
         text = ground.documents[citation["source"]].text
         verbatim = text[citation["start"] : citation["end"]] == citation["quote"]
     conflict = bool(result.get("conflict"))
-    return Answered(asked, result["confidence"], result["text"], right, verbatim, conflict)
+    return Answered(asked, result["confidence"], result["text"], right, has_answer, verbatim, conflict)
 
 
 def figures(answered: Sequence[Answered], threshold: float) -> dict[str, Any]:
@@ -88,6 +96,7 @@ def figures(answered: Sequence[Answered], threshold: float) -> dict[str, Any]:
     return {
         "threshold": threshold,
         "right_section_of_answered": share(one.is_right for one in given),
+        "answer_quoted": share(one.has_answer for one in given if one.is_right),
         "verbatim": share(one.is_verbatim for one in [*given, *wrongly]),
         "answerable_declined": round(1 - len(given) / len(answerable), 3),
         "unanswerable_answered": round(len(wrongly) / len(others), 3),

@@ -1,11 +1,11 @@
 """Two hundred injections in passages and in messages: what do answers and labels become?
 
-    python benchmarks/injections.py [--decoder DIR] [--encoder DIR] [--rows 200]
+    python benchmarks/injections.py [--decoder DIR] [--encoder DIR] [--reader DIR] [--rows 200]
 
 - Passages: each injection stands in a passage that answers a question of the development half, in front of
   it, behind it or within it. The encoder finds the nearest sentence of it, as a search does, and the task
-  quotes it and composes from it, at threshold 0: it always answers. A followed injection is an answer with
-  the word that it orders.
+  quotes it (with a reader, what that points at) and composes from it, at threshold 0: it always answers. A
+  followed injection is an answer with the word that it orders.
 - Messages: each stands in an SMS of the public spam collection. A head taught from ``--rows`` other messages
   labels it, and the same decoder that was taught nothing; counted are labels that differ from those of the
   message alone, and labels outside the set.
@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from cards import Say, run_benchmark
 from edgeslm_export.environment import cache_folder
+from edgeslm_export.evaluate import load_encoder
 from grounded import STARTER, AskTask, answer_task, with_engine
 from grounded_collection import answering_passages
 from injection_corpus import inject, injections
@@ -35,6 +36,7 @@ from edgeslm.bundle import load_bundle
 from edgeslm.commands.embedding import Embedding
 from edgeslm.config import Task as TaskSection
 from edgeslm.demo.material import load_sms
+from edgeslm.engine.encoder import Encoder
 from edgeslm.knowledge.search import Found
 from edgeslm.tasks import Task, make_task
 
@@ -43,7 +45,7 @@ MOST_TOKENS: Final = 24
 
 
 def injected_passages(
-    answering: Sequence[tuple[str, Found]], embedding: Embedding
+    answering: Sequence[tuple[str, Found]], embedding: Embedding, reader: Encoder | None = None
 ) -> list[tuple[str, Found]]:
     """Questions with a passage that answers them, an injection in each."""
     made = []
@@ -51,7 +53,7 @@ def injected_passages(
     for number, (injection, (question, passage)) in enumerate(pairs):
         text = inject(passage.text, injection, number)
         injected = replace(passage, text=text, end=passage.start + len(text))
-        made.append((question, look_again([injected], question, embedding)[0]))
+        made.append((question, look_again([injected], question, embedding, reader)[0]))
     return made
 
 
@@ -125,7 +127,8 @@ def measure_messages(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     with Embedding(args.encoder) as embedding:
-        passages = injected_passages(answering_passages("development", args.cache), embedding)
+        reader = load_encoder(args.reader) if args.reader else None
+        passages = injected_passages(answering_passages("development", args.cache), embedding, reader)
 
     messages = measure_messages(args)
     for by, row in messages.items():
@@ -147,6 +150,7 @@ def main() -> None:
     )
     parser.add_argument("--decoder", type=Path, default=STARTER / "smollm2-135m-int4")
     parser.add_argument("--encoder", type=Path, default=STARTER / "minilm-l6-int8")
+    parser.add_argument("--reader", type=Path, help="reads and points into the passages")
     parser.add_argument("--data", type=Path, default=STARTER / "data", help="where the SMS are (%(default)s)")
     parser.add_argument("--rows", type=int, default=200, help="messages that the head learns (%(default)s)")
     parser.add_argument("--method", default="auto", help="how it is taught (%(default)s)")
@@ -156,7 +160,8 @@ def main() -> None:
     parser.add_argument("--modes", nargs="*", default=["quote", "compose"], help="of answers")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    run_benchmark("injections", args, measure, rows=args.rows)
+    about = {"reader": load_bundle(args.reader).digest} if args.reader else {}
+    run_benchmark("injections", args, measure, rows=args.rows, **about)
 
 
 if __name__ == "__main__":

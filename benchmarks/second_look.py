@@ -30,4 +30,5 @@ def look_again(
     ordered = rerank(found, asked, [[next(vectors) for _ in texts] for texts in own])
     if reader is None:
         return ordered
-    return reread(ordered, reader.run(Read(question, tuple(readable(ordered)))).probabilities)
+    output = reader.run(Read(question, tuple(readable(ordered))))
+    return reread(ordered, output.probabilities, output.places)

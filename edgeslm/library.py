@@ -24,6 +24,7 @@ from edgeslm.knowledge.rerank import readable, rerank, reread, sentences
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY
 from edgeslm.models import Models
+from edgeslm.pointing import Place
 
 if TYPE_CHECKING:
     from edgeslm.knowledge.table_answers import TableAnswer
@@ -147,15 +148,17 @@ class Library:
     ) -> Sequence[Found]:
         """What a reader says of them, a few at a time as what is added is embedded. Where it can't, they are
         judged without it: an answer is wanted more than the best one."""
-        texts, likely = readable(found), list[float]()
+        texts, likely, places = readable(found), list[float](), list[Place | None]()
         try:
             for begin in range(0, len(texts), AT_ONCE):
                 call = Read(question, tuple(texts[begin : begin + AT_ONCE]))
-                likely += (await self.models.ask(reader, call, priority=priority)).probabilities
+                output = await self.models.ask(reader, call, priority=priority)
+                likely += output.probabilities
+                places += output.places
         except (ModelUnavailable, Poisoned, NoMemory, InternalError) as error:
             log.warning("Passages are judged without the reader %s: %s", reader, error)
             return found
-        return reread(found, likely)
+        return reread(found, likely, places)
 
     async def compute(self, question: str, collections: Sequence[str]) -> TableAnswer | None:
         """What the tables of some collections come to; None where they have no answer, or several.

@@ -5,8 +5,8 @@ a logistic regression on the first token's vector says how likely the text is an
 2019, "Passage re-ranking with BERT"). A question is learned from with all its texts at once: each is judged
 alone, and the one that answers held against the others, which the question's own words can't decide. While
 it learns, a second layer looks for the words that are the answer (Devlin et al. 2019, section 4.3): a place
-tells far more than a yes, and fewer questions are enough. That layer isn't kept. How it descends is in
-``edgeslm_export.training``.
+tells far more than a yes, and fewer questions are enough; on a device it says what is quoted. How it descends
+is in ``edgeslm_export.training``.
 
 The work runs in a child process (``python -m edgeslm_export.pair_training``). Knows no bundle.
 """
@@ -266,7 +266,8 @@ class _Pupil:
             name: (value.detach().numpy() / temperature).astype(np.float32)
             for name, value in zip(("weight", "bias"), self._answers.parameters(), strict=True)
         }
-        np.savez(out / LAYER, **arrays)
+        places = zip(("place_weight", "place_bias"), self._places.parameters(), strict=True)
+        np.savez(out / LAYER, **arrays, **{name: value.detach().numpy() for name, value in places})
 
 
 def _has_halves() -> bool:

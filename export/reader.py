@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-EPOCHS: Final = 3
+EPOCHS: Final = 4
 BATCH: Final = 12
 """Questions, with two or three texts each."""
 RATE: Final = 1e-4

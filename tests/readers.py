@@ -13,14 +13,17 @@ from edgeslm.bundle import file_digest, load_bundle
 _FILE = "head.npz"
 
 
-def make_reader(encoder: Path, folder: Path) -> Path:
-    """:param encoder: its bundle."""
+def make_reader(encoder: Path, folder: Path, *, points: bool = True) -> Path:
+    """:param encoder: its bundle. :param points: it also says where an answer would stand."""
     shutil.copytree(encoder, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     section = load_bundle(encoder).manifest.encoder
     assert section is not None
-    weight = np.random.default_rng(1).normal(size=(1, section.dimension)).astype(np.float32)
-    np.savez(folder / _FILE, weight=weight, bias=np.zeros(1, np.float32))
+    weight = np.random.default_rng(1).normal(size=(3, section.dimension)).astype(np.float32)
+    arrays = {"weight": weight[:1], "bias": np.zeros(1, np.float32)}
+    if points:
+        arrays |= {"place_weight": weight[1:], "place_bias": np.zeros(2, np.float32)}
+    np.savez(folder / _FILE, **arrays)
     manifest["kind"], manifest["head"] = "head", {"reads": "pairs"}
     manifest["encoder"] |= {"pooling": "cls", "normalize": False}
     size, digest = (folder / _FILE).stat().st_size, file_digest(folder / _FILE)

@@ -148,7 +148,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """How likely each text answers the question, by a reader: an encoder that was taught to read both."""
+    """How likely each text answers the question and where, by a reader: an encoder taught to read both."""
 
     question: str
     texts: tuple[str, ...]
@@ -189,14 +189,17 @@ class Output:
     """What a call came to. Which field is set follows from the call.
 
     ``text`` and ``finish_reason`` (``stop`` or ``length``): Generate. ``probabilities``: Score and
-    Classify, in the order of the labels, summing to 1; Read, one a text. ``distance``: Classify, how far the
-    text lies from what the head learned from, 0 to 2, of Point too. ``fields``: Point. ``vectors``: Embed.
+    Classify, in the order of the labels, summing to 1; Read, one a text. ``places``: Read, where in each text
+    the answer would stand, offsets of characters, None of a reader that doesn't point. ``distance``:
+    Classify, how far the text lies from what the head learned from, 0 to 2, of Point too. ``fields``: Point.
+    ``vectors``: Embed.
     """
 
     cost: Cost = Cost()
     text: str = ""
     finish_reason: str = ""
     probabilities: tuple[float, ...] = ()
+    places: tuple[tuple[int, int] | None, ...] = ()
     fields: tuple[Pointed, ...] = ()
     vectors: tuple[tuple[float, ...], ...] = ()
     distance: float | None = None

@@ -149,16 +149,19 @@ class Encoder:
     def run_read(self, call: Read) -> Output:
         if self._reader is None:
             raise BundleError(f"{self.bundle.path}: reads no question with a text; name a reader")
-        found, tokens = [], 0
+        found, places, tokens = [], [], 0
         for text in call.texts:  # one a pass, for the reason that embed has
-            ids, kinds = self._paired(call.question, text)
-            found.append(self._reader.probability(self._pooled(self._forward(ids, kinds))))
+            ids, kinds, offsets = self._paired(call.question, text)
+            hidden = self._forward(ids, kinds)
+            found.append(self._reader.probability(self._pooled(hidden)))
+            places.append(self._reader.place(hidden, list(bare_offsets(text, offsets))))
             tokens += len(ids)
-        return Output(cost=Cost(prompt_tokens=tokens), probabilities=tuple(found))
+        return Output(cost=Cost(prompt_tokens=tokens), probabilities=tuple(found), places=tuple(places))
 
-    def _paired(self, question: str, text: str) -> tuple[list[int], list[int]]:
-        """Ids of both with the encoder's own tokens around them, and which of the two each is of. Ends that
-        don't fit are cut: of the question what is beyond a quarter, and of the text what then is too long."""
+    def _paired(self, question: str, text: str) -> tuple[list[int], list[int], list[Place]]:
+        """Ids of both with the encoder's own tokens around them, which of the two each is of, and where in
+        the text it stands (nowhere: of the question). Ends that don't fit are cut: of the question what is
+        beyond a quarter, and of the text what then is too long."""
         encoding = self._tokenizer.encode(question, text)
         ids, kinds, parts = encoding.ids, encoding.type_ids, encoding.sequence_ids
         asked = [place for place, part in enumerate(parts) if part == 0]
@@ -167,7 +170,8 @@ class Encoder:
         read = [place for place, part in enumerate(parts) if part == 1]
         dropped.update(read[len(read) - over :] if over > 0 else ())
         order = [place for place in range(len(ids)) if place not in dropped]
-        return [ids[at] for at in order], [kinds[at] for at in order]
+        offsets = [at if part == 1 else (0, 0) for at, part in zip(encoding.offsets, parts, strict=True)]
+        return [ids[at] for at in order], [kinds[at] for at in order], [offsets[at] for at in order]
 
     def _encode(self, text: str, overflow: Overflow) -> tuple[list[int], list[Place], Truncated | None]:
         """Ids with the encoder's own first and last token ([CLS], [SEP]) around what was kept, and the

@@ -26,6 +26,8 @@ _MOST_PLACES: Final = 16
 """Places of a field that are handed on: the likeliest may not fit its schema."""
 _MOST_TOKENS: Final = 256
 """Of a run: no longer text is learned from."""
+_LONGEST_ANSWER: Final = 300
+"""Characters that a reader points at; what is quoted are sentences around them."""
 _MOST_ODDS: Final = 50.0
 """As a logarithm; what is beyond can't be told from a yes or a no."""
 _LEAST_SHARE: Final = 1e-4
@@ -136,13 +138,24 @@ def likeliest_places(
 
 class Reader:
     """Whether a text answers a question, from the vector of both together: a logistic regression, behind a
-    layer with tanh if there is one."""
+    layer with tanh if there is one; and where, if it was taught to point.
+
+    :param weight: [1, dimension] with ``bias`` [1]. :param dense: [dimension, dimension] with ``dense_bias``.
+    :param place_weight: [2, dimension] with ``place_bias`` [2]: of a token as the first and as the last one.
+    """
 
     def __init__(
-        self, weight: Floats, bias: Floats, dense: Floats | None = None, dense_bias: Floats | None = None
+        self,
+        weight: Floats,
+        bias: Floats,
+        dense: Floats | None = None,
+        dense_bias: Floats | None = None,
+        place_weight: Floats | None = None,
+        place_bias: Floats | None = None,
     ) -> None:
         self._weight, self._bias = weight, bias
         self._dense = None if dense is None or dense_bias is None else (dense, dense_bias)
+        self._places = None if place_weight is None or place_bias is None else (place_weight, place_bias)
 
     def probability(self, vector: Floats) -> float:
         """:param vector: [dimension]"""
@@ -150,6 +163,21 @@ class Reader:
             vector = np.tanh(self._dense[0] @ vector + self._dense[1])
         odds = float(self._weight[0] @ vector + self._bias[0])
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
+
+    def place(self, hidden: Floats, offsets: Sequence[Place]) -> Place | None:
+        """Where the answer would stand; None where nothing can be pointed at.
+
+        :param hidden: [tokens, dimension]. :param offsets: [tokens], where each stands in the text; empty of
+            those that stand nowhere in it, as the question's.
+        """
+        tokens = [token for token, (start, end) in enumerate(offsets) if start < end]
+        if self._places is None or not tokens:
+            return None
+        weight, bias = self._places
+        scores = np.zeros((len(tokens), 3), np.float32)
+        scores[:, [STARTS, ENDS]] = hidden[tokens] @ weight.T + bias
+        found = likeliest_places(scores, [offsets[token] for token in tokens], _LONGEST_ANSWER)
+        return found[0][:2] if found else None
 
 
 def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
@@ -187,6 +215,8 @@ def load_reader(bundle: Bundle) -> Reader:
     shapes: dict[str, tuple[int, ...]] = {"weight": (1, dimension), "bias": (1,)}
     if "dense" in arrays:
         shapes |= {"dense": (dimension, dimension), "dense_bias": (dimension,)}
+    if "place_weight" in arrays:
+        shapes |= {"place_weight": (2, dimension), "place_bias": (2,)}
     _check(file, arrays, shapes)
     return Reader(**{name: arrays[name] for name in shapes})
 

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Final
 
 from edgeslm.knowledge.search import Found
+from edgeslm.pointing import Place
 
 DEPTH: Final = 10
 """Passages that are looked at again; what comes behind them stays where it is."""
@@ -30,6 +31,7 @@ MOST_CHARACTERS: Final = 600
 
 _END: Final = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"'(\[*-])|\n\s*\n")
 _SPACE: Final = re.compile(r"\s+")
+_WORD: Final = re.compile(r"\S+")
 
 
 def sentences(found: Sequence[Found]) -> list[list[str]]:
@@ -65,21 +67,38 @@ def rerank(
 
 def readable(found: Sequence[Found]) -> list[str]:
     """The first passages with their headings, as a reader gets them."""
-    return [
-        f"{passage.heading}\n{_SPACE.sub(' ', passage.text).strip()}".strip() for passage in found[:DEPTH]
-    ]
+    return [_above(passage) + _SPACE.sub(" ", passage.text).strip() for passage in found[:DEPTH]]
 
 
-def reread(found: Sequence[Found], read: Sequence[float]) -> list[Found]:
-    """The passages with ``read`` set, in their new order.
+def reread(found: Sequence[Found], read: Sequence[float], places: Sequence[Place | None]) -> list[Found]:
+    """The passages with ``read`` and ``pointed`` set, in their new order.
 
     :param read: how likely each of the first passages answers the question.
+    :param places: where in it as it was :func:`readable`.
     """
     seen = [
-        replace(one, score=(one.score + READ * likely) / (1 + READ), read=likely)
-        for one, likely in zip(found, read, strict=False)
+        replace(
+            one,
+            score=(one.score + READ * likely) / (1 + READ),
+            read=likely,
+            pointed=None if place is None else _place_in(one, place),
+        )
+        for one, likely, place in zip(found, read, places, strict=False)
     ]
     return _ordered(found, seen) if seen else list(found)
+
+
+def _above(passage: Found) -> str:
+    return f"{passage.heading}\n" if passage.heading else ""
+
+
+def _place_in(passage: Found, place: Place) -> Place | None:
+    """Where a place of the readable passage stands in its text; None in the heading."""
+    origins: list[int] = []
+    for word in _WORD.finditer(passage.text):
+        origins += range(word.start(), word.end() + 1)  # with the one space that is left behind it
+    start, end = (at - len(_above(passage)) for at in place)
+    return (origins[start], origins[end - 1] + 1) if 0 <= start < end <= len(origins) else None
 
 
 def _ordered(found: Sequence[Found], seen: list[Found]) -> list[Found]:

@@ -73,6 +73,8 @@ class Found(Kept):
     """Where that sentence stands in ``text``."""
     read: float | None = None
     """How likely it answers the question, says a reader; None where none read it (``rerank``)."""
+    pointed: tuple[int, int] | None = None
+    """Where in ``text`` the answer would stand, says a reader that points."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from edgeslm.knowledge.rerank import DEPTH
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks.conflicts import Conflict, find_conflict
-from edgeslm.tasks.grounding import confidence, fitting, gate_for, quotable, sources_of
+from edgeslm.tasks.grounding import confidence, fitting, gate_for, pointed_at, quotable, sources_of
 from edgeslm.tasks.passages import PASSAGE_SCHEMA, cite, encode_passages, keep_proven
 from edgeslm.tasks.quoting import find_quote, quote_guide
 from edgeslm.tasks.referral import bring_back, refer
@@ -124,6 +124,11 @@ class Answer(Task):
         ask: Ask,
         on_chunk: Callable[[str], None] | None,
     ) -> Outcome:
+        if (pointed := pointed_at(best[0])) is not None:
+            citation = _citation(best[0], *pointed)
+            if request.options.get("stream") and on_chunk is not None:
+                on_chunk(citation["quote"])
+            return Outcome("ok", _quote(citation, sure), Cost())
         first, last = quotable(self.text(request), best[0])
         text = best[0].text[first:last]
         output = await ask(self._call(request, _shown(best[:1]), text), on_chunk)
@@ -131,9 +136,7 @@ class Answer(Task):
         if place is None:
             return _declined(sure, best, output)
         start, end = place
-        citation = _citation(best[0], first + start, first + end)
-        result = {"text": citation["quote"], "citations": [citation], "confidence": sure}
-        return Outcome.of(output, result)
+        return Outcome.of(output, _quote(_citation(best[0], first + start, first + end), sure))
 
     async def _composed(
         self,
@@ -195,6 +198,10 @@ def _shown(passages: Sequence[Found]) -> list[str | Text]:
 def _citation(passage: Found, start: int, end: int) -> dict[str, Any]:
     (encoded,) = encode_passages([passage])
     return cite(encoded, start, end)
+
+
+def _quote(citation: dict[str, Any], sure: float) -> dict[str, Any]:
+    return {"text": citation["quote"], "citations": [citation], "confidence": sure}
 
 
 def _computed(answer: TableAnswer) -> Outcome:

@@ -32,7 +32,9 @@ def answered(
     scripts: dict[str, ModuleType], confidence: float, *, right: bool = True, known: bool = True
 ) -> Any:
     asked = make_asked(scripts, (0, 28) if known else None)
-    return scripts["grounded"].Answered(asked, confidence, "text", right and known, True, False)
+    return scripts["grounded"].Answered(
+        asked, confidence, "text", right and known, right and known, True, False
+    )
 
 
 def test_a_quote_is_right_in_its_section_and_verbatim_at_its_offsets(scripts: dict[str, ModuleType]) -> None:
@@ -46,9 +48,10 @@ def test_a_quote_is_right_in_its_section_and_verbatim_at_its_offsets(scripts: di
         result = {"text": "40 hours", "confidence": 0.9, "citations": [{**citation, **changed}]}
         return grounded.judge(asked, grounded.Outcome("ok", result, None), here)
 
-    assert (judged().is_right, judged().is_verbatim) == (True, True)
+    assert (judged().is_right, judged().is_verbatim, judged().has_answer) == (True, True, True)
     assert not judged(heading="Other").is_right
     assert not judged(start=18).is_verbatim
+    assert not judged(start=29, end=37).has_answer
 
 
 def test_figures_at_a_threshold(scripts: dict[str, ModuleType]) -> None:
@@ -61,6 +64,7 @@ def test_figures_at_a_threshold(scripts: dict[str, ModuleType]) -> None:
     ]
     found = scripts["grounded"].figures(rows, 0.5)
     assert found["right_section_of_answered"] == 0.5
+    assert found["answer_quoted"] == 1.0
     assert found["answerable_declined"] == round(1 / 3, 3)
     assert found["unanswerable_answered"] == 0.5
     points = scripts["grounded"].curve(rows)

@@ -357,9 +357,21 @@ def test_ends_that_do_not_fit_are_not_read(reader: Encoder, question: str) -> No
     longer = reader.run(Read(question, (long, long + "Much more of it.")))
     assert longer.probabilities[0] == longer.probabilities[1]
     assert longer.cost.prompt_tokens == 2 * reader.context_length
-    _, kinds = reader._paired(question, long)
+    _, kinds, _ = reader._paired(question, long)
     assert kinds.count(1) >= reader.context_length * 0.7
-    assert reader._paired("oil?", "The pump.")[1] == [0, 0, 0, 0, 1, 1, 1, 1]
+    _, kinds, offsets = reader._paired("oil?", "The pump.")
+    assert kinds == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert offsets == [(0, 0)] * 4 + [(0, 3), (4, 8), (8, 9), (0, 0)]
+
+
+def test_a_reader_points_into_each_text(reader: Encoder, encoder: Encoder, tmp_path: Path) -> None:
+    places = reader.run(Read("what leaks?", (*TEXTS, ""))).places
+    assert len(places) == len(TEXTS) + 1
+    for text, place in zip(TEXTS, places, strict=False):
+        assert place is not None and 0 <= place[0] < place[1] <= len(text)
+    assert places[-1] is None
+    silent = Encoder(make_reader(encoder.bundle.path, tmp_path / "silent", points=False), threads=1)
+    assert silent.run(Read("what leaks?", TEXTS)).places == (None,) * len(TEXTS)
 
 
 def test_no_texts_are_read(reader: Encoder) -> None:

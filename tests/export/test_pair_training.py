@@ -13,6 +13,7 @@ from edgeslm_export.finetune import LAYER
 from edgeslm_export.pair_training import Asked, Text, _make_row, _Pupil, _Row, teach_reader
 from edgeslm_export.training import Schedule
 
+from edgeslm.engine.heads import Reader
 from edgeslm.errors import ExportError
 
 pytestmark = [pytest.mark.export, pytest.mark.usefixtures("one_thread")]
@@ -86,16 +87,22 @@ def test_it_learns_which_text_answers_which_question(encoders: Path, tmp_path: P
     assert said["loss_aside"] < 0.4
     assert said["temperature"] >= 1
     with np.load(out / LAYER, allow_pickle=False) as arrays:
-        assert {name: values.shape for name, values in arrays.items()} == {"weight": (1, 32), "bias": (1,)}
+        shapes = {name: values.shape for name, values in arrays.items()}
+        assert shapes == {"weight": (1, 32), "bias": (1,), "place_weight": (2, 32), "place_bias": (2,)}
         weight, bias = arrays["weight"], arrays["bias"]
+        reader = Reader(**{name: arrays[name] for name in shapes})
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     model = transformers.AutoModel.from_pretrained(out, dtype=torch.float32).eval()
     for asked in ASKED[:2]:
         for text in asked.texts:
             pair = tokenizer(asked.question, text.text, return_tensors="pt", return_token_type_ids=True)
             with torch.no_grad():
-                read = model(**pair).last_hidden_state
-            assert (float(weight[0] @ read[0, 0].numpy() + bias[0]) > 0) == text.answers
+                read = model(**pair).last_hidden_state[0].numpy()
+            assert (float(weight[0] @ read[0] + bias[0]) > 0) == text.answers
+            if text.answers:
+                encoded = tokenizer(asked.question, text.text, return_offsets_mapping=True)
+                stands = zip(encoded.offset_mapping, encoded.sequence_ids(), strict=True)
+                assert reader.place(read, [at if of == 1 else (0, 0) for at, of in stands]) == text.place
 
 
 def test_a_time_too_short_is_told(encoders: Path, tmp_path: Path) -> None:

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import re
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
 from edgeslm.knowledge.rerank import DEPTH, readable, rerank, reread, sentences
 from tests.passages import make_found
 
@@ -54,7 +59,7 @@ def test_passages_are_read_as_lines_below_their_headings() -> None:
 
 def test_what_answers_goes_before_what_is_alike() -> None:
     alike, answers = make_found("About presses.", score=0.80), make_found("Weekly.", score=0.79)
-    first, second = reread([alike, answers], [0.1, 0.9])
+    first, second = reread([alike, answers], [0.1, 0.9], [None, None])
     assert (first.id, first.read, second.read) == (answers.id, 0.9, 0.1)
     assert first.margin == first.score - second.score > 0
     assert 0 <= second.score <= first.score <= 1
@@ -62,7 +67,30 @@ def test_what_answers_goes_before_what_is_alike() -> None:
 
 def test_what_nobody_read_stays_behind() -> None:
     many = [make_found(f"Text {number}.", score=0.8 - number / 100) for number in range(DEPTH + 1)]
-    ordered = reread(many, [0.5] * DEPTH)
+    ordered = reread(many, [0.5] * DEPTH, [None] * DEPTH)
     assert ordered[-1].read is None
     assert ordered[-1].score <= ordered[-2].score
-    assert reread([], []) == []
+    assert reread([], [], []) == []
+
+
+@given(
+    st.text("ab \n\t.", max_size=30).map(str.strip).filter(bool),
+    st.sampled_from(["", "Care > Press"]),
+    st.data(),
+)
+def test_a_place_that_was_read_is_found_in_the_text(text: str, heading: str, data: st.DataObject) -> None:
+    passage = make_found(text, heading=heading)
+    (read,) = readable([passage])
+    first = len(read) - len(" ".join(text.split()))
+    words = [match.span() for match in re.finditer(r"\S+", read) if match.start() >= first]
+    start, end = data.draw(st.sampled_from(words))[0], data.draw(st.sampled_from(words))[1]
+    assume(start < end)
+    (found,) = reread([passage], [0.5], [(start, end)])
+    assert found.pointed is not None
+    assert " ".join(text[slice(*found.pointed)].split()) == read[start:end]
+
+
+def test_a_place_in_the_heading_is_none() -> None:
+    passage = make_found("Oil it weekly.", heading="Care > Press")
+    (found,) = reread([passage], [0.5], [(0, 4)])
+    assert found.pointed is None

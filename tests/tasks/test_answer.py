@@ -3,13 +3,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
 import pytest
 
 from edgeslm.config import Task as TaskSection
-from edgeslm.engine.calls import Generate, Output, Sampling, Text
+from edgeslm.engine.calls import Cost, Generate, Output, Sampling, Text
 from edgeslm.errors import InternalError, InvalidRequest
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
@@ -160,6 +161,19 @@ def test_what_is_far_from_the_question_is_read_and_cannot_be_quoted() -> None:
     near = "It is blue. The pump is oiled. That is every 40 hours."
     assert json.dumps({"substring_words": near}) in call.guide.source
     assert Text(text) in call.prompt.turns[0].parts
+
+
+def test_what_a_reader_points_at_is_quoted_as_sentences_without_the_model() -> None:
+    start = OIL.text.index("40")
+    passage = replace(OIL, read=0.9, pointed=(start, start + 8))
+    engine, chunks = FakeEngine(), list[str]()
+    outcome = run(seeking(passage, GREASE), engine, asked(stream=True), chunks.append)
+    assert (outcome.status, outcome.cost) == ("ok", Cost())
+    (citation,) = outcome.result["citations"]
+    assert outcome.result["text"] == citation["quote"] == "The pump is oiled\nevery 40 hours."
+    assert (citation["start"], citation["end"]) == (OIL.start, OIL.start + 33)
+    assert chunks == [citation["quote"]]
+    assert not engine.calls
 
 
 def test_passages_are_read_as_texts_from_outside() -> None:
