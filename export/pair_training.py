@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.child import OnProgress, Reporter, run_module
 from edgeslm_export.finetune import LAYER, save_beside
-from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, open_task, padded, peak_rss
+from edgeslm_export.training import (
+    TEMPERATURES,
+    Course,
+    Schedule,
+    descend,
+    has_halves,
+    open_task,
+    padded,
+    peak_rss,
+    spare_lowest,
+)
 
 from edgeslm.bundle import QUESTION_SHARE
 
@@ -32,14 +42,9 @@ LONGEST = 224
 """Tokens of both together that are learned from: most questions with most passages."""
 _PLACES = 0.5
 """What finding the place counts beside telling whether there is one."""
-_FROZEN = 2
-"""Layers, from the lowest, that stay as they are with the embeddings: what words mean isn't learned from few
-questions, and a third of the time is saved."""
 _LAYER_RATES = 8.0
 """Times the rate of the encoder, which knows something already."""
 _NOWHERE = -1e4
-_HALVES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Flags of /proc/cpuinfo, on x86 and ARM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     source, schedule, tokenizer = open_task(task, reporter)
     # Attention in plain operations: on CPUs it learns twice as fast as by fused kernels.
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
-    _freeze(model)
+    spare_lowest(model)
     pupil = _Pupil(model)
     made = [
         [_make_row(tokenizer, one["question"], Text(**text), task["length"]) for text in one["texts"]]
@@ -147,19 +152,6 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     temperature = pupil.best_temperature(kept, schedule.batch) if kept else 1.0
     pupil.save(source, Path(task["out"]), temperature)
     return {**figures, "temperature": temperature, "peak_rss": peak_rss()}
-
-
-def _freeze(model: Any) -> None:
-    import torch
-
-    kept = [model.get_input_embeddings(), *getattr(getattr(model, "encoder", None), "layer", ())[:_FROZEN]]
-    for part in kept:
-        part.requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = (
-                0.0  # rows are seen a few times only, and drawing what to drop takes a fifth of the time
-            )
 
 
 def _make_row(tokenizer: Any, question: str, text: Text, length: int) -> _Row | None:
@@ -198,7 +190,7 @@ class _Pupil:
         self._model = model
         self._padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
         self._has_kinds = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
-        self._in_halves = _has_halves()
+        self._in_halves = has_halves()
         size = model.config.hidden_size
         self._answers, self._places = torch.nn.Linear(size, 1), torch.nn.Linear(size, 2)
 
@@ -268,15 +260,6 @@ class _Pupil:
         }
         places = zip(("place_weight", "place_bias"), self._places.parameters(), strict=True)
         np.savez(out / LAYER, **arrays, **{name: value.detach().numpy() for name, value in places})
-
-
-def _has_halves() -> bool:
-    """Whether this processor multiplies in bfloat16, three times as fast; others only emulate it."""
-    try:
-        known = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return not _HALVES.isdisjoint(known.split())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -32,13 +31,13 @@ from edgeslm_export.lesson import Effort
 from edgeslm_export.notes import Notes
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.pair_training import LONGEST, Asked, Text, teach_reader
+from edgeslm_export.questioned import check_count, is_aside, much_alike, words_of
 from edgeslm_export.resources import check_resources
 from edgeslm_export.rows import QuestionRow, bare_text
 from edgeslm_export.training import Schedule, repeatable
 
 from edgeslm.bundle import Manifest
 from edgeslm.engine.calls import Read
-from edgeslm.errors import ExportError
 from edgeslm.tasks.grounding import with_heading
 from edgeslm.tasks.support import split_sentences
 
@@ -50,8 +49,6 @@ EPOCHS: Final = 4
 BATCH: Final = 12
 """Questions, with two or three texts each."""
 RATE: Final = 1e-4
-FEWEST: Final = 20
-"""Questions that are answered."""
 OTHERS: Final = 0.5
 """Of questions that are answered, how many are read with another text too."""
 _MOST_CUT: Final = 0.6
@@ -60,11 +57,7 @@ _WORDS: Final = (30, 150)
 """Of a text that is learned from, drawn anew for each: what is around the answer. Short ones take less time,
 and passages of a device have up to so many."""
 _SOUGHT: Final = 40
-_ALIKE: Final = 0.6
-"""Share of the words of the shorter of two texts from which on they count as the same."""
-_ONE_IN: Final = 10
 _QUESTION: Final = "How often is the press oiled?"
-_WORD: Final = re.compile(r"\w+")
 _CLS: Final = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
@@ -173,23 +166,18 @@ def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
     :raises ExportError: fewer than ``FEWEST`` questions that are answered.
     """
     questions = [row for row in rows if row.question is not None]
-    learned = sum(row.answer is not None and not _is_aside(row) for row in questions)
-    if learned < FEWEST:
-        raise ExportError(
-            f"There are {learned} questions that their texts answer, beside those that are kept aside; at "
-            f"least {FEWEST} are needed."
-        )
+    check_count(sum(row.answer is not None and not is_aside(row) for row in questions))
     asked, aside = [], []
     chance = random.Random(0)
     for number, (whole, others) in enumerate(zip(questions, find_others(rows, questions), strict=True)):
-        if _is_aside(whole):
+        if is_aside(whole):
             aside.append(number)
-        row = whole if _is_aside(whole) else cropped(whole, _words(chance), chance)
+        row = whole if is_aside(whole) else cropped(whole, _words(chance), chance)
         texts = [Text(with_heading(row.heading, row.text), row.answer is not None, _place(row))]
         if (cut := without_answer(row)) is not None:
             texts.append(Text(with_heading(row.heading, cut), answers=False))
         for other in others:
-            part = other if _is_aside(whole) else cropped(other, _words(chance), chance)
+            part = other if is_aside(whole) else cropped(other, _words(chance), chance)
             texts.append(Text(with_heading(part.heading, part.text), answers=False, is_own=False))
         asked.append(Asked(str(whole.question), tuple(texts)))
     return asked, aside
@@ -246,12 +234,6 @@ def without_answer(row: QuestionRow) -> str | None:
     return text or None
 
 
-def _is_aside(row: QuestionRow) -> bool:
-    """By its source, so that nothing of a source that is tested with was learned from."""
-    digest = hashlib.sha256(bare_text(row.source or row.text).encode()).digest()
-    return digest[0] % _ONE_IN == 0
-
-
 def find_others(rows: Sequence[QuestionRow], asked: Sequence[QuestionRow]) -> list[list[QuestionRow]]:
     """Of other rows a text that has most of each question's telling words (TF-IDF).
 
@@ -263,7 +245,7 @@ def find_others(rows: Sequence[QuestionRow], asked: Sequence[QuestionRow]) -> li
 
     texts = list({bare_text(row.text): row for row in rows}.values())
     shown = [with_heading(row.heading, row.text) for row in texts]
-    words = [frozenset(_WORD.findall(row.text.lower())) for row in texts]
+    words = [words_of(row.text) for row in texts]
     vectorizer = TfidfVectorizer(sublinear_tf=True, stop_words="english", dtype=np.float32)
     columns = vectorizer.fit_transform(shown).T.tocsr()
     chance = random.Random(0)
@@ -272,7 +254,7 @@ def find_others(rows: Sequence[QuestionRow], asked: Sequence[QuestionRow]) -> li
         some = asked[at : at + 200]
         scores = (vectorizer.transform([str(row.question) for row in some]) @ columns).toarray()
         for row, of_row in zip(some, scores, strict=True):
-            own = frozenset(_WORD.findall(row.text.lower()))
+            own = words_of(row.text)
             wanted = int(row.answer is not None and chance.random() < OTHERS)
             likely = _likeliest(of_row)
             fit = (int(n) for n in likely if not _may_answer(row, own, texts[n], words[n]))
@@ -289,7 +271,7 @@ def _likeliest(scores: npt.NDArray[np.float32]) -> list[int]:
 
 
 def _may_answer(row: QuestionRow, own: frozenset[str], other: QuestionRow, words: frozenset[str]) -> bool:
-    if _is_aside(row) != _is_aside(other) or len(own & words) > _ALIKE * max(1, min(len(own), len(words))):
+    if is_aside(row) != is_aside(other) or much_alike(own, words):
         return True
     return row.answer is not None and bare_text(row.text[slice(*row.answer)]) in bare_text(other.text)
 

@@ -30,6 +30,7 @@ def print_bundle(options: argparse.Namespace, manifest: Manifest, measured: Mapp
         print_table(card)
 
 
+_HITS = "{0[hit_1]:.3f} first, {0[hit_3]:.3f} among three, of {0[questions]} questions aside"
 _ROWS = (
     ("name", "name", "{}"),
     ("kind", "kind", "{}"),
@@ -48,6 +49,8 @@ _ROWS = (
     ),
     ("near", "told apart", "{:.3f}: own texts with and without the answer (area under the curve)"),
     ("other", "from others", "{:.3f}: own texts and others"),
+    ("before", "found before", _HITS),
+    ("after", "found now", _HITS),
     ("questions_aside", "asked aside", "{} questions"),
     ("load_ms", "load", "{:.0f} ms"),
     ("prefill_tps", "prefill", "{:.0f} tokens/s"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def make_reader(encoder: Path, folder: Path, *, points: bool = True) -> Path:
     section = load_bundle(encoder).manifest.encoder
     assert section is not None
     weight = np.random.default_rng(1).normal(size=(3, section.dimension)).astype(np.float32)
-    arrays = {"weight": weight[:1], "bias": np.zeros(1, np.float32)}
+    arrays: dict[str, Any] = {"weight": weight[:1], "bias": np.zeros(1, np.float32)}
     if points:
         arrays |= {"place_weight": weight[1:], "place_bias": np.zeros(2, np.float32)}
     np.savez(folder / _FILE, **arrays)

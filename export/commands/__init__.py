@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeslm_export.rows import QuestionRow
 
 
 def positive(text: str) -> float:
@@ -58,6 +62,28 @@ def add_source(command: argparse.ArgumentParser) -> None:
         "src", metavar="SRC", help="hub id (owner/name or owner/name@revision), folder or .gguf file"
     )
     command.add_argument("out", type=Path, metavar="OUT", help="the bundle folder to make")
+
+
+def add_questions(command: argparse.ArgumentParser, words: str) -> None:
+    """``--questions``, told by ``words``, and how long they may be learned from."""
+    command.add_argument("--questions", type=Path, metavar="DATA", help=words)
+    command.add_argument(
+        "--minutes", type=positive, default=0.0, help="that the teaching may take (default: no limit)"
+    )
+
+
+def questions_of(options: argparse.Namespace) -> list[QuestionRow]:
+    """Of the file that ``add_questions`` asked for; none without it.
+
+    :raises ExportError: it can't be read, or a time is given without it.
+    """
+    from edgeslm_export.rows import load_questions
+
+    from edgeslm.errors import ExportError
+
+    if options.minutes and not options.questions:
+        raise ExportError("--minutes bounds the teaching, which takes --questions: name these too.")
+    return load_questions(options.questions) if options.questions else []
 
 
 def find_base(path: Path, *named: Path | None) -> Path:

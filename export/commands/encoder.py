@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgeslm_export.commands import add_source
+from edgeslm_export.commands import add_questions, add_source, questions_of
 from edgeslm_export.encoder_recipe import DEFAULT_RECIPE, RECIPES
 from edgeslm_export.progress import Bar
 from edgeslm_export.screen import print_bundle
@@ -19,18 +19,32 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--recipe", choices=list(RECIPES), default=DEFAULT_RECIPE, help=f"{recipes} (default: %(default)s)"
     )
+    add_questions(
+        command,
+        'JSON lines {"text", "question", "answer"}, as the command reader takes them, to teach it to find '
+        "texts by questions (default: it is taken as it is)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Makes an encoder bundle and shows what was measured."""
     from edgeslm_export.encoder import export_encoder
     from edgeslm_export.hub import resolve_source
+    from edgeslm_export.lesson import Effort
     from edgeslm_export.package import check_absent
+    from edgeslm_export.retriever import export_retriever
 
     check_absent(options.out)
+    rows = questions_of(options)
     with Bar() as bar:
         origin = resolve_source(options.src, "encoder", bar.say)
-        manifest, measured = export_encoder(
-            origin, options.out, bar.say, options.recipe, on_progress=bar, debug=options.debug
-        )
+        if rows:
+            effort = Effort(
+                seconds=60 * options.minutes, announce=bar.say, on_progress=bar, debug=options.debug
+            )
+            manifest, measured = export_retriever(origin, rows, options.out, options.recipe, effort)
+        else:
+            manifest, measured = export_encoder(
+                origin, options.out, bar.say, options.recipe, on_progress=bar, debug=options.debug
+            )
     print_bundle(options, manifest, measured)

@@ -19,14 +19,10 @@ from hypothesis import strategies as st
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Read
 from edgeslm.errors import ExportError
+from tests.export.questions import asked, questions
 
 PRESS = "The press is oiled every week with grease."
 PUMP = "Oiled pumps need no more attention than valves, says the maker, if nothing leaks."
-
-
-def asked(question: str, text: str, answer: str | None, source: str = "") -> QuestionRow:
-    place = None if answer is None else (text.index(answer), text.index(answer) + len(answer))
-    return QuestionRow(1, text, "Care", source, question, place)
 
 
 def test_a_question_is_held_against_what_is_most_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,18 +71,6 @@ def test_a_cropped_text_keeps_its_answer(sentence: int, words: int, seed: int) -
     assert len(short.text.split()) >= min(words, len(row.text.split()))
     unanswered = cropped(replace(row, answer=None), words, random.Random(seed))
     assert (unanswered.answer, unanswered.text in row.text) == (None, True)
-
-
-def questions(count: int) -> list[QuestionRow]:
-    rows = []
-    for number in range(count):
-        text = (
-            f"Machine {number} is new. It weighs {number + 70} kg. It stands in hall {number % 7}, far away."
-        )
-        source = f"machine-{number}.md"
-        rows.append(asked(f"how heavy is machine {number}?", text, f"{number + 70} kg", source))
-        rows.append(asked(f"who made machine {number}?", text, None, source))
-    return rows
 
 
 def test_questions_have_their_texts_and_sources_stay_together() -> None:

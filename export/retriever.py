@@ -1,0 +1,192 @@
+"""An encoder taught to search: questions come to lie near the texts that answer them.
+
+A question is held against the text that answers it and against others, most of them of the same source: what
+is learned to be told apart is a passage from its neighbours, and not only a subject from another. A tenth of
+the sources is kept aside; how often their questions find their own texts among all texts of these sources is
+reported, by the bundle and by one of the encoder as it was.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeslm_export.checkpoint import Origin, bundle_name, examine_local
+from edgeslm_export.encoder import fill_encoder, read_pooling
+from edgeslm_export.encoder_ways import BYTES_A_WEIGHT
+from edgeslm_export.evaluate import embed_texts, load_encoder
+from edgeslm_export.lesson import Effort
+from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
+from edgeslm_export.questioned import check_count, is_aside, much_alike, source_of, words_of
+from edgeslm_export.resources import check_resources
+from edgeslm_export.retriever_training import Sought, teach_retriever
+from edgeslm_export.rows import QuestionRow
+from edgeslm_export.training import Schedule, repeatable
+
+from edgeslm.bundle import Manifest
+from edgeslm.tasks.grounding import with_heading
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+EPOCHS: Final = 1
+BATCH: Final = 4
+"""Chunks of texts."""
+RATE: Final = 3e-5
+LONGEST: Final = 160
+"""Tokens of a text that are learned from."""
+_A_CHUNK: Final = 8
+"""Texts that answer something, of one source."""
+_BESIDE: Final = 3
+"""Texts of the same source that answer nothing, to each chunk."""
+_MOST_QUESTIONS: Final = 4
+"""Of a text."""
+
+
+def export_retriever(
+    origin: Origin, rows: Sequence[QuestionRow], out: Path, recipe: str, effort: Effort
+) -> tuple[Manifest, dict[str, Any]]:
+    """Teaches the encoder ``origin`` and makes the bundle ``out`` of it.
+
+    :param recipe: a key of ``encoder_recipe.RECIPES``.
+    :return: its manifest, how it was taught, and ``before`` that and ``after`` the share of questions aside
+        that find their own text first (``hit_1``) and among the first three (``hit_3``).
+    :raises ExportError: too few questions, or any step that failed; nothing is left behind.
+    """
+    texts = gather([row for row in rows if not is_aside(row)])
+    aside = gather([row for row in rows if is_aside(row)])
+    check_count(sum(len(text.questions) for own in texts for text in own))
+    if not any(text.questions for own in aside for text in own):
+        effort.announce("No source is kept aside, there are too few: nobody can say what the teaching gains.")
+    section, context_length = read_pooling(origin.path)
+    schedule = Schedule(EPOCHS, BATCH, RATE, effort.seconds)
+    with staged(out) as stage, tempfile.TemporaryDirectory(prefix="retriever-") as name:
+        check_resources(origin.weights, origin.weights * BYTES_A_WEIGHT, Path(name), BYTES_A_WEIGHT)
+        taught, plain = Path(name) / "taught", Path(name) / "plain"
+        said = teach_retriever(
+            origin.path,
+            taught,
+            section,
+            min(LONGEST, context_length),
+            make_chunks(texts),
+            schedule,
+            on_progress=effort.on_progress,
+            debug=effort.debug,
+        )
+        plain.mkdir()
+        _fill(origin, plain, recipe, effort)
+        fields, report = _fill(examine_local(taught, "encoder", origin.source), stage, recipe, effort)
+        figures = {"before": hits(plain, aside), "after": hits(stage, aside)}
+        write_report(stage, {**report, **figures, **repeatable(said)})
+        fields |= {
+            "name": bundle_name(origin.source.id, "search"),
+            "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
+            "created": created_at(origin.revised),
+        }
+        manifest = write_manifest(stage, fields)
+    return manifest, {
+        **{key: report[key] for key in ("cosine_to_float", "rank_agreement")},
+        **figures,
+        **said,
+    }
+
+
+def _fill(origin: Origin, folder: Path, recipe: str, effort: Effort) -> tuple[dict[str, Any], dict[str, Any]]:
+    return fill_encoder(
+        origin, folder, effort.announce, recipe, on_progress=effort.on_progress, debug=effort.debug
+    )
+
+
+# --- what is learned from ----------------------------------------------------------------------------
+
+
+def gather(rows: Sequence[QuestionRow]) -> list[list[Sought]]:
+    """The texts of each source with the questions that they answer, and which of them say much the same."""
+    sources: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    for row in rows:
+        asked = sources[source_of(row)].setdefault(with_heading(row.heading, row.text), [])
+        if row.question is not None and row.answer is not None:
+            asked.append(row.question)
+    gathered, kin = [], 0
+    for texts in sources.values():
+        firsts: list[frozenset[str]] = []
+        of_source = []
+        for text, questions in texts.items():
+            words = words_of(text)
+            number = next((at for at, first in enumerate(firsts) if much_alike(words, first)), len(firsts))
+            if number == len(firsts):
+                firsts.append(words)
+            of_source.append(Sought(text, tuple(questions), kin + number))
+        gathered.append(of_source)
+        kin += len(firsts)
+    return gathered
+
+
+def make_chunks(sources: Sequence[Sequence[Sought]]) -> list[list[Sought]]:
+    """Texts with questions, some of one source at a time, beside others of it without any."""
+    chance = random.Random(0)
+    chunks = []
+    for texts in sources:
+        asked = [
+            Sought(text.text, tuple(chance.sample(text.questions, _MOST_QUESTIONS)), text.kin)
+            if len(text.questions) > _MOST_QUESTIONS
+            else text
+            for text in texts
+            if text.questions
+        ]
+        beside = [text for text in texts if not text.questions]
+        chance.shuffle(asked)
+        for at in range(0, len(asked), _A_CHUNK):
+            others = chance.sample(beside, min(_BESIDE, len(beside)))
+            chunks.append([*asked[at : at + _A_CHUNK], *others])
+    return chunks
+
+
+# --- what it is worth --------------------------------------------------------------------------------
+
+
+def hits(bundle: Path, sources: Sequence[Sequence[Sought]]) -> dict[str, Any] | None:
+    """How often a question finds its own text, or one that says much the same, first and among three, and
+    how many ``questions`` there are; None of none."""
+    texts = [text for own in sources for text in own]
+    asked = [(question, text.kin) for text in texts for question in text.questions]
+    if not asked:
+        return None
+    encoder = load_encoder(bundle)
+    ranks = _ranks(
+        embed_texts(encoder, [question for question, _ in asked]),
+        embed_texts(encoder, [text.text for text in texts]),
+        [kin for _, kin in asked],
+        [text.kin for text in texts],
+    )
+    return {
+        "questions": len(asked),
+        **{f"hit_{most}": round(float((ranks < most).mean()), 3) for most in (1, 3)},
+    }
+
+
+def _ranks(
+    questions: npt.NDArray[np.floating[Any]],
+    texts: npt.NDArray[np.floating[Any]],
+    own: Sequence[int],
+    kin: Sequence[int],
+) -> npt.NDArray[np.int64]:
+    """[questions]: how many kins are nearer than its own."""
+    import numpy as np
+
+    order = np.argsort(kin, kind="stable")
+    numbers, begins = np.unique(np.array(kin)[order], return_index=True)
+    nearest = np.maximum.reduceat(_units(questions) @ _units(texts)[order].T, begins, axis=1)
+    columns = np.searchsorted(numbers, own)
+    return np.asarray((nearest > nearest[np.arange(len(own)), columns][:, None]).sum(axis=1))
+
+
+def _units(vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+    import numpy as np
+
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
