@@ -24,7 +24,7 @@ from edgeslm.knowledge.rerank import readable, rerank, reread, sentences
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY
 from edgeslm.models import Models
-from edgeslm.pointing import Place
+from edgeslm.pointing import Run
 
 if TYPE_CHECKING:
     from edgeslm.knowledge.table_answers import TableAnswer
@@ -148,7 +148,7 @@ class Library:
     ) -> Sequence[Found]:
         """What a reader says of them, a few at a time as what is added is embedded. Where it can't, they are
         judged without it: an answer is wanted more than the best one."""
-        texts, likely, places = readable(found), list[float](), list[Place | None]()
+        texts, likely, places = readable(found), list[float](), list[Sequence[Run]]()
         try:
             for begin in range(0, len(texts), AT_ONCE):
                 call = Read(question, tuple(texts[begin : begin + AT_ONCE]))

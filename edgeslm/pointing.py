@@ -28,6 +28,8 @@ _NUMERIC: Final = frozenset({"integer", "number"})
 
 Place = tuple[int, int]
 """Offsets of characters: from, and up to but not with."""
+Run = tuple[int, int, float]
+"""A place, and its share of all that something may stand at."""
 
 
 def types_of(field: Mapping[str, Any] | bool) -> frozenset[str]:

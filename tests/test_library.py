@@ -93,7 +93,7 @@ class Shop:
 
 def embed(call: Call) -> Output:
     if isinstance(call, Read):
-        places = tuple((0, 3) if "weekly" in text else None for text in call.texts)
+        places = tuple(((0, 3, 1.0),) if "weekly" in text else () for text in call.texts)
         return Output(probabilities=tuple("weekly" in text for text in call.texts), places=places)
     assert isinstance(call, Embed)
     return Output(vectors=tuple((0.6, 0.8) for _ in call.texts))
@@ -139,7 +139,7 @@ def test_a_reader_reads_what_was_found_and_orders_it(tmp_path: Path) -> None:
         shop.made[0].found = [about, answers]
         found = await shop.library.seek("how often?", ["manuals"], 3, 7, by_sentence=True)
         assert [(one.text, one.read) for one in found] == [("Oil it weekly.", 1.0), ("About oil.", 0.0)]
-        assert [one.pointed for one in found] == [(0, 3), None]
+        assert [one.pointed for one in found] == [((0, 3, 1.0),), ()]
         assert [one.read for one in await shop.library.seek("how often?", ["manuals"], 3)] == [None, None]
 
     asyncio.run(scene())

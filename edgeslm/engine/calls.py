@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from edgeslm.messages import Truncated
+from edgeslm.pointing import Run
 
 Overflow = Literal["error", "head", "tail", "middle"]
 """What to keep of a text that is too long: nothing (an error), its head, its tail, or both ends
@@ -163,7 +164,7 @@ class Pointed:
     places in the message, as offsets of characters with their share of all places."""
 
     options: tuple[float, ...]
-    places: tuple[tuple[int, int, float], ...] = ()
+    places: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +191,8 @@ class Output:
 
     ``text`` and ``finish_reason`` (``stop`` or ``length``): Generate. ``probabilities``: Score and
     Classify, in the order of the labels, summing to 1; Read, one a text. ``places``: Read, where in each text
-    the answer would stand, offsets of characters, None of a reader that doesn't point. ``distance``:
-    Classify, how far the text lies from what the head learned from, 0 to 2, of Point too. ``fields``: Point.
+    the answer would stand, the likeliest first; none of a reader that doesn't point. ``distance``: Classify,
+    how far the text lies from what the head learned from, 0 to 2, of Point too. ``fields``: Point.
     ``vectors``: Embed.
     """
 
@@ -199,7 +200,7 @@ class Output:
     text: str = ""
     finish_reason: str = ""
     probabilities: tuple[float, ...] = ()
-    places: tuple[tuple[int, int] | None, ...] = ()
+    places: tuple[tuple[Run, ...], ...] = ()
     fields: tuple[Pointed, ...] = ()
     vectors: tuple[tuple[float, ...], ...] = ()
     distance: float | None = None

@@ -154,7 +154,7 @@ class Encoder:
             ids, kinds, offsets = self._paired(call.question, text)
             hidden = self._forward(ids, kinds)
             found.append(self._reader.probability(self._pooled(hidden)))
-            places.append(self._reader.place(hidden, list(bare_offsets(text, offsets))))
+            places.append(self._reader.places(hidden, list(bare_offsets(text, offsets))))
             tokens += len(ids)
         return Output(cost=Cost(prompt_tokens=tokens), probabilities=tuple(found), places=tuple(places))
 

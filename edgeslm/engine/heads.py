@@ -16,7 +16,7 @@ from edgeslm.bundle import Bundle, load_bundle, verify_bundle
 from edgeslm.engine.calls import Pointed
 from edgeslm.errors import BundleError
 from edgeslm.learned import LearnedField, LearnedSection
-from edgeslm.pointing import Place
+from edgeslm.pointing import Place, Run
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,7 +27,7 @@ _MOST_PLACES: Final = 16
 _MOST_TOKENS: Final = 256
 """Of a run: no longer text is learned from."""
 _LONGEST_ANSWER: Final = 300
-"""Characters that a reader points at; what is quoted are sentences around them."""
+"""Characters that a reader points at."""
 _MOST_ODDS: Final = 50.0
 """As a logarithm; what is beyond can't be told from a yes or a no."""
 _LEAST_SHARE: Final = 1e-4
@@ -97,7 +97,7 @@ class Pointer(_OnVectors):
         found, begin = [], 0
         for number, (field, end) in enumerate(zip(self._fields, self._ends, strict=True)):
             options = _softmax(logits[begin:end])
-            places: tuple[tuple[int, int, float], ...] = ()
+            places: tuple[Run, ...] = ()
             of_place = field.place_option
             if of_place is not None and tokens and options[of_place] >= _LEAST_SHARE:
                 scores = hidden[tokens] @ self._place_weight[number].T + self._place_bias[number]
@@ -107,10 +107,8 @@ class Pointer(_OnVectors):
         return tuple(found)
 
 
-def likeliest_places(
-    scores: Floats, offsets: Sequence[Place], longest: int
-) -> tuple[tuple[int, int, float], ...]:
-    """Runs of tokens by where they stand (start, end, and the share of all runs), the likeliest first.
+def likeliest_places(scores: Floats, offsets: Sequence[Place], longest: int) -> tuple[Run, ...]:
+    """Runs of tokens by where they stand, the likeliest first.
 
     :param scores: [tokens, 3], see ``STARTS``. :param longest: most characters of a run.
     """
@@ -164,20 +162,19 @@ class Reader:
         odds = float(self._weight[0] @ vector + self._bias[0])
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
 
-    def place(self, hidden: Floats, offsets: Sequence[Place]) -> Place | None:
-        """Where the answer would stand; None where nothing can be pointed at.
+    def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
+        """Where the answer would stand, the likeliest first; nowhere if it wasn't taught to point.
 
         :param hidden: [tokens, dimension]. :param offsets: [tokens], where each stands in the text; empty of
             those that stand nowhere in it, as the question's.
         """
         tokens = [token for token, (start, end) in enumerate(offsets) if start < end]
         if self._places is None or not tokens:
-            return None
+            return ()
         weight, bias = self._places
         scores = np.zeros((len(tokens), 3), np.float32)
         scores[:, [STARTS, ENDS]] = hidden[tokens] @ weight.T + bias
-        found = likeliest_places(scores, [offsets[token] for token in tokens], _LONGEST_ANSWER)
-        return found[0][:2] if found else None
+        return likeliest_places(scores, [offsets[token] for token in tokens], _LONGEST_ANSWER)
 
 
 def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:

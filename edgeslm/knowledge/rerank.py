@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Final
 
 from edgeslm.knowledge.search import Found
-from edgeslm.pointing import Place
+from edgeslm.pointing import Run
 
 DEPTH: Final = 10
 """Passages that are looked at again; what comes behind them stays where it is."""
@@ -70,20 +70,20 @@ def readable(found: Sequence[Found]) -> list[str]:
     return [_above(passage) + _SPACE.sub(" ", passage.text).strip() for passage in found[:DEPTH]]
 
 
-def reread(found: Sequence[Found], read: Sequence[float], places: Sequence[Place | None]) -> list[Found]:
+def reread(found: Sequence[Found], read: Sequence[float], places: Sequence[Sequence[Run]]) -> list[Found]:
     """The passages with ``read`` and ``pointed`` set, in their new order.
 
     :param read: how likely each of the first passages answers the question.
-    :param places: where in it as it was :func:`readable`.
+    :param places: where in each of them, as they are :func:`readable`; none where nobody points.
     """
     seen = [
         replace(
             one,
             score=(one.score + READ * likely) / (1 + READ),
             read=likely,
-            pointed=None if place is None else _place_in(one, place),
+            pointed=_runs_in(one, own),
         )
-        for one, likely, place in zip(found, read, places, strict=False)
+        for one, likely, own in zip(found, read, places, strict=False)
     ]
     return _ordered(found, seen) if seen else list(found)
 
@@ -92,13 +92,17 @@ def _above(passage: Found) -> str:
     return f"{passage.heading}\n" if passage.heading else ""
 
 
-def _place_in(passage: Found, place: Place) -> Place | None:
-    """Where a place of the readable passage stands in its text; None in the heading."""
+def _runs_in(passage: Found, runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Where runs of the readable passage stand in its text; those in its heading are left out."""
     origins: list[int] = []
-    for word in _WORD.finditer(passage.text):
+    for word in _WORD.finditer(passage.text if runs else ""):
         origins += range(word.start(), word.end() + 1)  # with the one space that is left behind it
-    start, end = (at - len(_above(passage)) for at in place)
-    return (origins[start], origins[end - 1] + 1) if 0 <= start < end <= len(origins) else None
+    above = len(_above(passage))
+    return tuple(
+        (origins[start - above], origins[end - above - 1] + 1, share)
+        for start, end, share in runs
+        if above <= start < end <= above + len(origins)
+    )
 
 
 def _ordered(found: Sequence[Found], seen: list[Found]) -> list[Found]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from edgeslm.knowledge import vectors
 from edgeslm.knowledge.collection import Collection, Embed, Kept, count_passages
 from edgeslm.knowledge.words import count, parse_words, score, shares, weigh
+from edgeslm.pointing import Run
 
 if TYPE_CHECKING:
     import sqlite3
@@ -73,7 +74,7 @@ class Found(Kept):
     """Where that sentence stands in ``text``."""
     read: float | None = None
     """How likely it answers the question, says a reader; None where none read it (``rerank``)."""
-    pointed: tuple[int, int] | None = None
+    pointed: tuple[Run, ...] = ()
     """Where in ``text`` the answer would stand, says a reader that points."""
 
 

@@ -143,22 +143,33 @@ def with_heading(heading: str, text: str) -> str:
 def quotable(question: str, passage: Found) -> tuple[int, int]:
     """Where in a passage an answer is looked for: the sentence that is nearest to the question, the one
     before it and the one behind it. What stands elsewhere in the passage is read and can't be quoted."""
-    return _whole_sentences(passage.text, passage.nearest or most_like(question, passage.text), around=1)
-
-
-def _whole_sentences(text: str, place: tuple[int, int], *, around: int) -> tuple[int, int]:
-    """Those that have a part of the place, and so many before and behind them; all, if none has."""
-    first, last = place
-    places = split_sentences(text)
-    own = [number for number, (start, end) in enumerate(places) if start < last and first < end]
-    if not own:
-        return 0, len(text)
-    return places[max(0, own[0] - around)][0], places[min(len(places) - 1, own[-1] + around)][1]
+    first, last = passage.nearest or most_like(question, passage.text)
+    places = split_sentences(passage.text)
+    near = [number for number, (start, end) in enumerate(places) if start < last and first < end]
+    if not near:
+        return 0, len(passage.text)
+    return places[max(0, near[0] - 1)][0], places[min(len(places) - 1, near[-1] + 1)][1]
 
 
 def pointed_at(passage: Found) -> tuple[int, int] | None:
-    """The sentences that have what a reader points at; None where none does."""
-    return None if passage.pointed is None else _whole_sentences(passage.text, passage.pointed, around=0)
+    """The sentence that most of what a reader points at begins in, with what its colon announces; None where
+    none points.
+
+    The likeliest run alone may go from one sentence to another: where it begins and where it ends are looked
+    for apart from each other.
+    """
+    places = split_sentences(passage.text)
+    shares = [0.0] * len(places)
+    for first, _, share in passage.pointed:
+        for number, (start, end) in enumerate(places):
+            if start <= first < end:
+                shares[number] += share
+    if not any(shares):
+        return None
+    first = last = shares.index(max(shares))
+    if passage.text[slice(*places[first])].endswith(":") and last + 1 < len(places):
+        last += 1
+    return places[first][0], places[last][1]
 
 
 def most_like(sentence: str, text: str) -> tuple[int, int]:

@@ -367,11 +367,12 @@ def test_ends_that_do_not_fit_are_not_read(reader: Encoder, question: str) -> No
 def test_a_reader_points_into_each_text(reader: Encoder, encoder: Encoder, tmp_path: Path) -> None:
     places = reader.run(Read("what leaks?", (*TEXTS, ""))).places
     assert len(places) == len(TEXTS) + 1
-    for text, place in zip(TEXTS, places, strict=False):
-        assert place is not None and 0 <= place[0] < place[1] <= len(text)
-    assert places[-1] is None
+    for text, runs in zip(TEXTS, places, strict=False):
+        assert runs and all(0 <= start < end <= len(text) for start, end, _ in runs)
+        assert 0 < sum(share for _, _, share in runs) < 1.001
+    assert places[-1] == ()
     silent = Encoder(make_reader(encoder.bundle.path, tmp_path / "silent", points=False), threads=1)
-    assert silent.run(Read("what leaks?", TEXTS)).places == (None,) * len(TEXTS)
+    assert silent.run(Read("what leaks?", TEXTS)).places == ((),) * len(TEXTS)
 
 
 def test_no_texts_are_read(reader: Encoder) -> None:

@@ -59,7 +59,7 @@ def test_passages_are_read_as_lines_below_their_headings() -> None:
 
 def test_what_answers_goes_before_what_is_alike() -> None:
     alike, answers = make_found("About presses.", score=0.80), make_found("Weekly.", score=0.79)
-    first, second = reread([alike, answers], [0.1, 0.9], [None, None])
+    first, second = reread([alike, answers], [0.1, 0.9], [(), ()])
     assert (first.id, first.read, second.read) == (answers.id, 0.9, 0.1)
     assert first.margin == first.score - second.score > 0
     assert 0 <= second.score <= first.score <= 1
@@ -67,7 +67,7 @@ def test_what_answers_goes_before_what_is_alike() -> None:
 
 def test_what_nobody_read_stays_behind() -> None:
     many = [make_found(f"Text {number}.", score=0.8 - number / 100) for number in range(DEPTH + 1)]
-    ordered = reread(many, [0.5] * DEPTH, [None] * DEPTH)
+    ordered = reread(many, [0.5] * DEPTH, [()] * DEPTH)
     assert ordered[-1].read is None
     assert ordered[-1].score <= ordered[-2].score
     assert reread([], [], []) == []
@@ -85,12 +85,12 @@ def test_a_place_that_was_read_is_found_in_the_text(text: str, heading: str, dat
     words = [match.span() for match in re.finditer(r"\S+", read) if match.start() >= first]
     start, end = data.draw(st.sampled_from(words))[0], data.draw(st.sampled_from(words))[1]
     assume(start < end)
-    (found,) = reread([passage], [0.5], [(start, end)])
-    assert found.pointed is not None
-    assert " ".join(text[slice(*found.pointed)].split()) == read[start:end]
+    (found,) = reread([passage], [0.5], [[(start, end, 0.7)]])
+    ((first, last, share),) = found.pointed
+    assert (" ".join(text[first:last].split()), share) == (read[start:end], 0.7)
 
 
 def test_a_place_in_the_heading_is_none() -> None:
     passage = make_found("Oil it weekly.", heading="Care > Press")
-    (found,) = reread([passage], [0.5], [(0, 4)])
-    assert found.pointed is None
+    (found,) = reread([passage], [0.5], [[(0, 4, 0.6), (7, 15, 0.2), (20, 26, 0.1), (20, 40, 0.1)]])
+    assert found.pointed == ((7, 13, 0.1),)

@@ -165,7 +165,7 @@ def test_what_is_far_from_the_question_is_read_and_cannot_be_quoted() -> None:
 
 def test_what_a_reader_points_at_is_quoted_as_sentences_without_the_model() -> None:
     start = OIL.text.index("40")
-    passage = replace(OIL, read=0.9, pointed=(start, start + 8))
+    passage = replace(OIL, read=0.9, pointed=((start, start + 8, 0.7),))
     engine, chunks = FakeEngine(), list[str]()
     outcome = run(seeking(passage, GREASE), engine, asked(stream=True), chunks.append)
     assert (outcome.status, outcome.cost) == ("ok", Cost())

@@ -12,6 +12,7 @@ from edgeslm.tasks.grounding import (
     fitting,
     gate_for,
     most_like,
+    pointed_at,
 )
 from tests.passages import make_found
 
@@ -37,6 +38,25 @@ def test_the_sentence_that_says_it() -> None:
     start, end = most_like("Oil the pump every 40 hours", text)
     assert text[start:end] == "The pump is oiled every 40 hours."
     assert most_like("anything", "") == (0, 0)
+
+
+def test_the_sentence_that_most_of_what_a_reader_points_at_begins_in() -> None:
+    text = "Use ISO VG 46. The pump is oiled every 40 hours. Grease weekly."
+    hours, weekly, oil = text.index("40"), text.index("Grease"), text.index("ISO")
+    runs = ((oil, weekly + 6, 0.4), (hours, hours + 8, 0.3), (hours, hours + 2, 0.2))
+    place = pointed_at(make_found(text, pointed=runs))
+    assert place is not None
+    assert text[slice(*place)] == "The pump is oiled every 40 hours."
+    assert pointed_at(make_found(text)) is None
+
+
+def test_what_a_colon_announces_is_quoted_with_it() -> None:
+    text = "Stop it first. Oil it as follows:\n\n  press --oil\n\nWear gloves. Say:"
+    oil, say = text.index("Oil"), text.index("Say")
+    place = pointed_at(make_found(text, pointed=((oil, oil + 3, 0.9),)))
+    assert place is not None
+    assert text[slice(*place)] == "Oil it as follows:\n\n  press --oil"
+    assert pointed_at(make_found(text, pointed=((say, say + 3, 0.9),))) == (say, len(text))
 
 
 def test_a_reader_has_a_gate_of_its_own() -> None:
