@@ -219,7 +219,7 @@ class Knowledge(Section):
     reader: Name | None = Field(
         default=None,
         description="Which of `models` reads the passages found with the question: `answer` then orders and "
-        "judges them by it, too",
+        "judges them by it, too, and quotes the sentence that it points at",
     )
     watch: tuple[FilePath, ...] = Field(
         default=(),

@@ -43,5 +43,11 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def much_alike(one: frozenset[str], other: frozenset[str]) -> bool:
-    """Whether two texts, by their words, say much the same: what one answers, the other may."""
+    """Whether one of two texts, by its words, is much the same as a part of the other: what the one answers,
+    the other may."""
     return len(one & other) > _ALIKE * max(1, min(len(one), len(other)))
+
+
+def say_the_same(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether two texts, by their words, say much the same and not much more."""
+    return len(one & other) > _ALIKE * max(1, len(one), len(other))

@@ -1,8 +1,8 @@
 """An encoder taught to search: questions come to lie near the texts that answer them.
 
-A question is held against the text that answers it and against others, most of them of the same source: what
-is learned to be told apart is a passage from its neighbours, and not only a subject from another. A tenth of
-the sources is kept aside; how often their questions find their own texts among all texts of these sources is
+A question is held against the text that answers it and against others, its neighbours in the same source
+among them: what is learned to be told apart is a passage from another, and not only a subject. A tenth of the
+sources is kept aside; how often their questions find their own texts among all texts of these sources is
 reported, by the bundle and by one of the encoder as it was.
 """
 
@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.checkpoint import Origin, bundle_name, examine_local
+from edgeslm_export.child import OnProgress
 from edgeslm_export.encoder import fill_encoder, read_pooling
 from edgeslm_export.encoder_ways import BYTES_A_WEIGHT
-from edgeslm_export.evaluate import embed_texts, load_encoder
+from edgeslm_export.evaluate import embed_texts, load_encoder, measure_bundle
 from edgeslm_export.lesson import Effort
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
-from edgeslm_export.questioned import check_count, is_aside, much_alike, source_of, words_of
+from edgeslm_export.questioned import check_count, is_aside, say_the_same, source_of, words_of
 from edgeslm_export.resources import check_resources
 from edgeslm_export.retriever_training import Sought, teach_retriever
-from edgeslm_export.rows import QuestionRow
+from edgeslm_export.rows import QuestionRow, bare_text
 from edgeslm_export.training import Schedule, repeatable
 
 from edgeslm.bundle import Manifest
@@ -35,17 +36,19 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 EPOCHS: Final = 1
-BATCH: Final = 4
-"""Chunks of texts."""
+BATCH: Final = 8
+"""Chunks of texts: some sixty texts that each question is held against."""
 RATE: Final = 3e-5
 LONGEST: Final = 160
-"""Tokens of a text that are learned from."""
+"""Tokens of a text that are learned from: most passages of a device."""
 _A_CHUNK: Final = 8
 """Texts that answer something, of one source."""
 _BESIDE: Final = 3
 """Texts of the same source that answer nothing, to each chunk."""
 _MOST_QUESTIONS: Final = 4
-"""Of a text."""
+"""Of a text: more say the same again."""
+_AT_ONCE: Final = 200
+"""Texts between two words on how far it is."""
 
 
 def export_retriever(
@@ -61,13 +64,18 @@ def export_retriever(
     texts = gather([row for row in rows if not is_aside(row)])
     aside = gather([row for row in rows if is_aside(row)])
     check_count(sum(len(text.questions) for own in texts for text in own))
-    if not any(text.questions for own in aside for text in own):
-        effort.announce("No source is kept aside, there are too few: nobody can say what the teaching gains.")
     section, context_length = read_pooling(origin.path)
     schedule = Schedule(EPOCHS, BATCH, RATE, effort.seconds)
     with staged(out) as stage, tempfile.TemporaryDirectory(prefix="retriever-") as name:
         check_resources(origin.weights, origin.weights * BYTES_A_WEIGHT, Path(name), BYTES_A_WEIGHT)
         taught, plain = Path(name) / "taught", Path(name) / "plain"
+        before = None
+        if any(text.questions for own in aside for text in own):  # what may fail comes before what takes long
+            plain.mkdir()
+            _fill(origin, plain, recipe, effort)
+            before = hits(plain, aside, effort.on_progress)
+        else:
+            effort.announce("No source is kept aside, there are too few: nobody can say what teaching gains.")
         said = teach_retriever(
             origin.path,
             taught,
@@ -78,22 +86,20 @@ def export_retriever(
             on_progress=effort.on_progress,
             debug=effort.debug,
         )
-        plain.mkdir()
-        _fill(origin, plain, recipe, effort)
         fields, report = _fill(examine_local(taught, "encoder", origin.source), stage, recipe, effort)
-        figures = {"before": hits(plain, aside), "after": hits(stage, aside)}
+        figures = {"before": before, "after": hits(stage, aside, effort.on_progress)}
         write_report(stage, {**report, **figures, **repeatable(said)})
         fields |= {
             "name": bundle_name(origin.source.id, "search"),
+            # It was taught without the words that its model wants before texts, as a collection embeds them.
+            "encoder": section.model_copy(update={"prompts": None}),
             "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
             "created": created_at(origin.revised),
         }
         manifest = write_manifest(stage, fields)
-    return manifest, {
-        **{key: report[key] for key in ("cosine_to_float", "rank_agreement")},
-        **figures,
-        **said,
-    }
+        measured = measure_bundle(stage, on_progress=effort.on_progress, debug=effort.debug)
+    likeness = {key: report[key] for key in ("cosine_to_float", "rank_agreement")}
+    return manifest, {**measured, **likeness, **figures, **said}
 
 
 def _fill(origin: Origin, folder: Path, recipe: str, effort: Effort) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -106,24 +112,30 @@ def _fill(origin: Origin, folder: Path, recipe: str, effort: Effort) -> tuple[di
 
 
 def gather(rows: Sequence[QuestionRow]) -> list[list[Sought]]:
-    """The texts of each source with the questions that they answer, and which of them say much the same."""
+    """The texts of each source with the questions that they answer.
+
+    Of one kin are texts of a source that say much the same, and all that answer a question in the same words:
+    which of these is found is no matter.
+    """
     sources: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for row in rows:
         asked = sources[source_of(row)].setdefault(with_heading(row.heading, row.text), [])
         if row.question is not None and row.answer is not None:
             asked.append(row.question)
-    gathered, kin = [], 0
+    gathered, answering, count = [], dict[str, int](), 0
     for texts in sources.values():
-        firsts: list[frozenset[str]] = []
+        firsts: list[tuple[frozenset[str], int]] = []
         of_source = []
         for text, questions in texts.items():
             words = words_of(text)
-            number = next((at for at, first in enumerate(firsts) if much_alike(words, first)), len(firsts))
-            if number == len(firsts):
-                firsts.append(words)
-            of_source.append(Sought(text, tuple(questions), kin + number))
+            known = [answering[bare_text(one)] for one in questions if bare_text(one) in answering]
+            known += [kin for first, kin in firsts if say_the_same(words, first)]
+            kin = known[0] if known else count
+            count += not known
+            firsts.append((words, kin))
+            answering.update((bare_text(one), kin) for one in questions)
+            of_source.append(Sought(text, tuple(questions), kin))
         gathered.append(of_source)
-        kin += len(firsts)
     return gathered
 
 
@@ -150,24 +162,38 @@ def make_chunks(sources: Sequence[Sequence[Sought]]) -> list[list[Sought]]:
 # --- what it is worth --------------------------------------------------------------------------------
 
 
-def hits(bundle: Path, sources: Sequence[Sequence[Sought]]) -> dict[str, Any] | None:
+def hits(
+    bundle: Path, sources: Sequence[Sequence[Sought]], on_progress: OnProgress | None = None
+) -> dict[str, Any] | None:
     """How often a question finds its own text, or one that says much the same, first and among three, and
     how many ``questions`` there are; None of none."""
     texts = [text for own in sources for text in own]
     asked = [(question, text.kin) for text in texts for question in text.questions]
     if not asked:
         return None
-    encoder = load_encoder(bundle)
+    vectors = _embedded(
+        bundle, [*(question for question, _ in asked), *(one.text for one in texts)], on_progress
+    )
     ranks = _ranks(
-        embed_texts(encoder, [question for question, _ in asked]),
-        embed_texts(encoder, [text.text for text in texts]),
-        [kin for _, kin in asked],
-        [text.kin for text in texts],
+        vectors[: len(asked)], vectors[len(asked) :], [kin for _, kin in asked], [text.kin for text in texts]
     )
     return {
         "questions": len(asked),
         **{f"hit_{most}": round(float((ranks < most).mean()), 3) for most in (1, 3)},
     }
+
+
+def _embedded(
+    bundle: Path, texts: Sequence[str], on_progress: OnProgress | None
+) -> npt.NDArray[np.floating[Any]]:
+    import numpy as np
+
+    encoder, parts = load_encoder(bundle), []
+    for at in range(0, len(texts), _AT_ONCE):
+        if on_progress:
+            on_progress(at, len(texts), "looking for the texts of questions aside")
+        parts.append(embed_texts(encoder, texts[at : at + _AT_ONCE]))
+    return np.concatenate(parts)
 
 
 def _ranks(

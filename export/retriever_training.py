@@ -1,7 +1,7 @@
 """A small encoder taught to put questions near the texts that answer them, by their vectors.
 
-A batch has some texts of several sources, and each question is held against all of them but those that say
-much the same as its own (Karpukhin et al. 2020, "Dense passage retrieval for open-domain question answering",
+A batch has texts of several sources, some of each, and a question is held against all of them but those of
+its own text's kin (Karpukhin et al. 2020, "Dense passage retrieval for open-domain question answering",
 section 3.2). How it descends is in ``edgeslm_export.training``.
 
 The work runs in a child process (``python -m edgeslm_export.retriever_training``). Knows no bundle.
@@ -34,14 +34,15 @@ if TYPE_CHECKING:
     import torch
 
 _TEMPERATURE = 0.05
+"""Of cosines, as sentence-transformers' models are taught (a scale of 20)."""
 _LONGEST_QUESTION = 40
-"""Tokens."""
+"""Tokens: what is longer tells its subject long before."""
 _NEVER = -1e4
 
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """A text with the questions that it answers. Texts of one ``kin`` say much the same."""
+    """A text with the questions that it answers. Those of one ``kin`` aren't told apart."""
 
     text: str
     questions: tuple[str, ...]

@@ -36,6 +36,7 @@ _LEAST = 0.5
 """Of the rows must have been learned from when the time is over: the rate has come down by then, and what was
 learned from most of them is worth keeping."""
 _SPARED = 2
+"""Layers, at most half of them."""
 _HALVES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags of /proc/cpuinfo, on x86 and ARM."""
 TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
@@ -172,8 +173,9 @@ def spare_lowest(model: Any) -> None:
     few questions, and a third of the time is saved."""
     import torch
 
-    spared = [model.get_input_embeddings(), *getattr(getattr(model, "encoder", None), "layer", ())[:_SPARED]]
-    for part in spared:
+    stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    layers = max(stacks, key=len, default=())
+    for part in (model.get_input_embeddings(), *layers[: min(_SPARED, len(layers) // 2)]):
         part.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -26,8 +26,8 @@ _MOST_PLACES: Final = 16
 """Places of a field that are handed on: the likeliest may not fit its schema."""
 _MOST_TOKENS: Final = 256
 """Of a run: no longer text is learned from."""
-_LONGEST_ANSWER: Final = 300
-"""Characters that a reader points at."""
+_MOST_ANSWER: Final = 64
+"""Tokens of a run that a reader points at; hardly an answer that was learned from has more."""
 _MOST_ODDS: Final = 50.0
 """As a logarithm; what is beyond can't be told from a yes or a no."""
 _LEAST_SHARE: Final = 1e-4
@@ -163,7 +163,10 @@ class Reader:
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
 
     def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
-        """Where the answer would stand, the likeliest first; nowhere if it wasn't taught to point.
+        """Where the answer would begin, each with its likeliest end, the likeliest first; nothing if it
+        wasn't taught to point. What is missing of all shares is how likely it stands nowhere.
+
+        The first token stands for nowhere (Devlin et al. 2019, section 4.3).
 
         :param hidden: [tokens, dimension]. :param offsets: [tokens], where each stands in the text; empty of
             those that stand nowhere in it, as the question's.
@@ -172,9 +175,20 @@ class Reader:
         if self._places is None or not tokens:
             return ()
         weight, bias = self._places
-        scores = np.zeros((len(tokens), 3), np.float32)
-        scores[:, [STARTS, ENDS]] = hidden[tokens] @ weight.T + bias
-        return likeliest_places(scores, [offsets[token] for token in tokens], _LONGEST_ANSWER)
+        scores = (hidden @ weight.T + bias).astype(np.float64)
+        count = len(tokens)
+        lasts = np.arange(count)[:, None] + np.arange(min(count, _MOST_ANSWER))[None, :]
+        values = scores[tokens, STARTS][:, None] + scores[tokens, ENDS][np.minimum(lasts, count - 1)]
+        values[lasts >= count] = -np.inf
+        nowhere = scores[0, STARTS] + scores[0, ENDS]
+        highest = max(values.max(), nowhere)
+        shares = np.exp(values - highest).sum(axis=1)
+        shares /= shares.sum() + np.exp(nowhere - highest)
+        ends = lasts[np.arange(count), values.argmax(axis=1)]
+        return tuple(
+            (offsets[tokens[at]][0], offsets[tokens[ends[at]]][1], float(shares[at]))
+            for at in np.argsort(-shares, kind="stable")[:_MOST_PLACES]
+        )
 
 
 def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:

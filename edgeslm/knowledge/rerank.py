@@ -83,7 +83,7 @@ def reread(found: Sequence[Found], read: Sequence[float], places: Sequence[Seque
             read=likely,
             pointed=_runs_in(one, own),
         )
-        for one, likely, own in zip(found, read, places, strict=False)
+        for one, (likely, own) in zip(found, zip(read, places, strict=True), strict=False)
     ]
     return _ordered(found, seen) if seen else list(found)
 

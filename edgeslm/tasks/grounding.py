@@ -8,6 +8,7 @@ on the size of the collection.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,8 +18,14 @@ from edgeslm.knowledge.words import parse_words, shares
 from edgeslm.tasks.support import content_words, split_sentences
 
 CHARACTERS_PER_TOKEN: Final = 3.5
+MOST_QUOTED: Final = 600
+"""Characters of a sentence that is quoted whole: a table without any end of a sentence is one."""
 BUDGET: Final = 1200
 """Tokens of passages that a model reads for one question."""
+
+
+_WORD: Final = re.compile(r"\S+")
+_ITEM: Final = re.compile(r"[^\S\n]*(?:[-*+•–]|\d{1,3}[.)])[^\S\n]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +160,7 @@ def quotable(question: str, passage: Found) -> tuple[int, int]:
 
 def pointed_at(passage: Found) -> tuple[int, int] | None:
     """The sentence that most of what a reader points at begins in, with what its colon announces; None where
-    none points.
+    none points. Of what has no end of a sentence for long, what is around the likeliest run.
 
     The likeliest run alone may go from one sentence to another: where it begins and where it ends are looked
     for apart from each other.
@@ -166,10 +173,36 @@ def pointed_at(passage: Found) -> tuple[int, int] | None:
                 shares[number] += share
     if not any(shares):
         return None
-    first = last = shares.index(max(shares))
-    if passage.text[slice(*places[first])].endswith(":") and last + 1 < len(places):
-        last += 1
-    return places[first][0], places[last][1]
+    number = shares.index(max(shares))
+    start, end = places[number]
+    if end - start > MOST_QUOTED:
+        return _around(passage, start, end)
+    return start, _announced(passage.text, places[number:])
+
+
+def _around(passage: Found, start: int, end: int) -> tuple[int, int]:
+    """Whole words of a long sentence around the likeliest run that begins in it."""
+    first, last, _ = next(run for run in passage.pointed if start <= run[0] < end)
+    beside = max(0, MOST_QUOTED - (last - first)) // 2
+    kept = [
+        match.span()
+        for match in _WORD.finditer(passage.text, start, end)
+        if first - beside <= match.start() and match.end() <= max(last, last + beside)
+    ]
+    return kept[0][0], kept[-1][1]
+
+
+def _announced(text: str, places: Sequence[tuple[int, int]]) -> int:
+    """Where the first sentence ends, with what is behind its colon: the next one, or a whole list."""
+    (start, end), *rest = places
+    if not rest or not text[start:end].endswith(":"):
+        return end
+    is_list = _ITEM.match(text, rest[0][0]) is not None
+    for number, (first, last) in enumerate(rest):
+        if number and not (is_list and _ITEM.match(text, first)):
+            break
+        end = last
+    return end
 
 
 def most_like(sentence: str, text: str) -> tuple[int, int]:

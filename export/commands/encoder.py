@@ -9,7 +9,7 @@ from edgeslm_export.encoder_recipe import DEFAULT_RECIPE, RECIPES
 from edgeslm_export.progress import Bar
 from edgeslm_export.screen import print_bundle
 
-SUMMARY = "an embedding model to an encoder bundle, through optimum"
+SUMMARY = "an embedding model to an encoder bundle, through optimum; taught to search, if you like"
 EXAMPLE = "edgeslm-export encoder sentence-transformers/all-MiniLM-L6-v2 minilm-l6-int8"
 
 

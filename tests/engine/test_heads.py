@@ -424,6 +424,37 @@ def test_a_reader_may_have_a_layer_with_tanh(tmp_path: Path) -> None:
     assert reader.probability(np.array([3.0, 0.0], np.float32)) == pytest.approx(1 / (1 + np.exp(-1.0)))
 
 
+POINTS = {"place_weight": np.eye(2, dtype=np.float32), "place_bias": np.zeros(2, np.float32)}
+"""The first number of a token's vector is how it begins, the second how it ends."""
+
+
+def test_a_reader_points_at_runs_by_their_beginnings(tmp_path: Path) -> None:
+    reader = load_reader(reader_of(tmp_path, **POINTS))
+    hidden = np.array([[0, 0], [9, 9], [4, 0], [2, 0], [0, 5], [0, 1]], np.float32)
+    offsets = [(0, 0), (0, 0), (0, 3), (4, 7), (8, 12), (12, 13)]
+    runs = reader.places(hidden, offsets)
+    assert [run[:2] for run in runs] == [(0, 12), (4, 12), (8, 12), (12, 13)], "none ends before it begins"
+    assert [share for _, _, share in runs] == sorted((share for _, _, share in runs), reverse=True)
+    assert 0.9 < sum(share for _, _, share in runs) < 1
+
+
+def test_what_is_missing_of_all_shares_stands_nowhere(tmp_path: Path) -> None:
+    reader = load_reader(reader_of(tmp_path, **POINTS))
+    hidden = np.zeros((3, 2), np.float32)
+    (even, last) = reader.places(hidden, [(0, 0), (0, 3), (4, 7)])
+    assert (even[2], last[2]) == (pytest.approx(2 / 4), pytest.approx(1 / 4))
+    hidden[0] = 9.0
+    assert sum(share for _, _, share in reader.places(hidden, [(0, 0), (0, 3), (4, 7)])) < 1e-6
+    hidden[1:] = 900.0
+    assert sum(share for _, _, share in reader.places(hidden, [(0, 0), (0, 3), (4, 7)])) == pytest.approx(1)
+
+
+def test_a_reader_that_cannot_point_or_has_nothing_to_point_at(tmp_path: Path) -> None:
+    hidden = np.ones((2, 2), np.float32)
+    assert load_reader(reader_of(tmp_path)).places(hidden, [(0, 0), (0, 3)]) == ()
+    assert load_reader(reader_of(tmp_path / "other", **POINTS)).places(hidden, [(0, 0), (0, 0)]) == ()
+
+
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
@@ -431,6 +462,8 @@ def test_a_reader_may_have_a_layer_with_tanh(tmp_path: Path) -> None:
         ({"bias": None}, "bias has shape none"),
         ({"dense": np.zeros((2, 3), np.float32)}, "dense has shape"),
         ({"dense": np.zeros((2, 2), np.float32)}, "dense_bias has shape none"),
+        ({"place_weight": np.zeros((3, 2), np.float32)}, r"place_weight has shape \(3, 2\), \(2, 2\)"),
+        ({"place_weight": np.zeros((2, 2), np.float32)}, "place_bias has shape none"),
         ({"bias": np.array([np.nan], np.float32)}, "not finite"),
     ],
 )

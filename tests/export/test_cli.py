@@ -11,7 +11,9 @@ import pytest
 from edgeslm_export import cli
 from edgeslm_export.commands import starter
 
+from edgeslm.bundle import load_bundle
 from edgeslm.errors import ExportError
+from tests.export.questions import questions
 
 
 @pytest.fixture(autouse=True)
@@ -147,3 +149,28 @@ def test_the_default_recipe_is_one_of_the_table() -> None:
     assert find_recipe(DEFAULT_RECIPE) is RECIPES[DEFAULT_RECIPE]
     with pytest.raises(ExportError, match="There is no recipe 'int2'; choose one of int4, int4-mixed"):
         find_recipe("int2")
+
+
+@pytest.mark.parametrize("command", ["encoder", "reader"])
+def test_minutes_bound_a_teaching(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "none", str(tmp_path / "out"), "--minutes", "5"]) == 1
+    assert "--minutes bounds the teaching, which takes --questions" in capsys.readouterr().err
+
+
+@pytest.mark.export
+def test_an_encoder_is_taught_by_a_file_of_questions(
+    encoders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        {"text": row.text, "question": row.question, "answer": row.answer and row.text[slice(*row.answer)]}
+        | {"source": row.source}
+        for row in questions(60)
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out"
+    assert (
+        cli.main(["encoder", str(encoders / "bge"), str(out), "--questions", str(tmp_path / "q.jsonl")]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert "found before" in shown and "found now" in shown
+    assert load_bundle(out).manifest.embeds

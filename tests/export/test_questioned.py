@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from edgeslm_export.questioned import FEWEST, check_count, is_aside, much_alike, words_of
+from edgeslm_export.questioned import FEWEST, check_count, is_aside, much_alike, say_the_same, words_of
 from edgeslm_export.rows import QuestionRow
 
 from edgeslm.errors import ExportError
@@ -23,6 +23,17 @@ def test_texts_that_say_much_the_same() -> None:
     assert much_alike(press, words_of("the PRESS is oiled weekly, and greased"))
     assert not much_alike(press, words_of("The pump stands in hall two."))
     assert not much_alike(frozenset(), frozenset())
+
+
+def test_texts_that_say_the_same_and_not_more() -> None:
+    press, more = (
+        words_of("The press is oiled weekly."),
+        "The press is oiled weekly by Ann, who lives in Ulm.",
+    )
+    assert say_the_same(press, words_of("the PRESS is oiled weekly, with grease"))
+    assert much_alike(press, words_of(more))
+    assert not say_the_same(press, words_of(more))
+    assert not say_the_same(frozenset(), frozenset())
 
 
 def test_few_questions_are_refused() -> None:

@@ -123,5 +123,8 @@ def test_a_bundle_that_reads(encoders: Path, tmp_path: Path) -> None:
     assert bundle.manifest.is_reader
     assert (manifest.kind, manifest.learned) == ("head", None)
     assert 0 <= figures["near"] <= 1
-    (likely,) = load_encoder(out).run(Read("how heavy?", ("It weighs 70 kg.",))).probabilities
+    output = load_encoder(out).run(Read("how heavy?", ("It weighs 70 kg.",)))
+    (likely,), (runs,) = output.probabilities, output.places
     assert 0 <= likely <= 1
+    assert runs
+    assert all(0 <= start < end <= len("It weighs 70 kg.") for start, end, _ in runs)

@@ -26,7 +26,7 @@ CHUNKS = [
 ] * 6
 
 
-@pytest.mark.parametrize("name", ["bge", "e5"])
+@pytest.mark.parametrize("name", ["bge", "e5", "modernbert"])
 def test_questions_come_to_lie_near_their_texts(encoders: Path, tmp_path: Path, name: str) -> None:
     section, _ = read_pooling(encoders / name)
     schedule = Schedule(epochs=20, batch=2, rate=3e-3)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from edgeslm_export import training
 from edgeslm_export.child import Reporter
-from edgeslm_export.training import Course, Schedule, _Best, descend, padded
+from edgeslm_export.training import Course, Schedule, _Best, descend, padded, spare_lowest
 
 from edgeslm.errors import ExportError
 
@@ -356,3 +357,16 @@ def test_a_pass_has_no_more_tokens_than_allowed_unless_one_row_has() -> None:
     assert sorted(row for part in parts for row in part) == list(range(7))
     assert parts == [[0, 4, 2, 5], [1, 6], [3]]
     assert training._passes([1, 2], lengths, None) == [[1, 2]]
+
+
+@pytest.mark.parametrize("name", ["bge", "modernbert"])
+def test_the_lowest_layers_stay_as_they_are_and_half_of_few_learns(encoders: Path, name: str) -> None:
+    model = transformers.AutoModel.from_pretrained(encoders / name)
+    spare_lowest(model)
+    frozen = {key for key, weight in model.named_parameters() if not weight.requires_grad}
+    lowest = [key for key, _ in model.named_parameters() if ".0." in key]
+    number = model.config.num_hidden_layers - 1
+    highest = [key for key, _ in model.named_parameters() if f".{number}." in key]
+    assert lowest and highest
+    assert frozen.issuperset(lowest) and frozen.isdisjoint(highest)
+    assert not model.get_input_embeddings().weight.requires_grad

@@ -163,7 +163,7 @@ def test_what_is_far_from_the_question_is_read_and_cannot_be_quoted() -> None:
     assert Text(text) in call.prompt.turns[0].parts
 
 
-def test_what_a_reader_points_at_is_quoted_as_sentences_without_the_model() -> None:
+def test_the_sentence_that_a_reader_points_at_is_quoted_without_the_model() -> None:
     start = OIL.text.index("40")
     passage = replace(OIL, read=0.9, pointed=((start, start + 8, 0.7),))
     engine, chunks = FakeEngine(), list[str]()

@@ -5,6 +5,7 @@ import pytest
 from edgeslm.tasks.grounding import (
     CHARACTERS_PER_TOKEN,
     GATE,
+    MOST_QUOTED,
     READ_GATE,
     WORDS_GATE,
     confidence,
@@ -57,6 +58,24 @@ def test_what_a_colon_announces_is_quoted_with_it() -> None:
     assert place is not None
     assert text[slice(*place)] == "Oil it as follows:\n\n  press --oil"
     assert pointed_at(make_found(text, pointed=((say, say + 3, 0.9),))) == (say, len(text))
+
+
+def test_a_list_is_quoted_whole() -> None:
+    items = "Before you open it, do all of these:\n- Switch it off.\n- Pull the plug.\n- Wait ten minutes."
+    text = f"It is hot. {items}\n\nThen open it."
+    place = pointed_at(make_found(text, pointed=((text.index("do all"), text.index("these"), 0.9),)))
+    assert place is not None
+    assert text[slice(*place)] == items
+
+
+def test_what_has_no_end_of_a_sentence_is_quoted_in_part() -> None:
+    text = " ".join(f"cell{number} |" for number in range(300))
+    start = text.index("cell150")
+    place = pointed_at(make_found(text, pointed=((start, start + 7, 0.9),)))
+    assert place is not None
+    quote = text[slice(*place)]
+    assert "cell150" in quote and len(quote) <= MOST_QUOTED + 20
+    assert quote.split()[0] in text.split() and quote.split()[-1] in text.split()
 
 
 def test_a_reader_has_a_gate_of_its_own() -> None:
