@@ -38,7 +38,7 @@ from edgeslm.tasks.grounding import figures_of
 
 WORDS: Final = ("coverage", "matched", "coverage_margin", "agreement")
 FIGURES: Final = ("cosine", "sentence", "margin", *WORDS)
-READ: Final = ("read", "coverage", "coverage_margin")
+READ: Final = ("read", "coverage_margin")
 PENALTY: Final = 0.1
 """``C`` of scikit-learn's logistic regression, on standardized figures."""
 LESS: Final = 0.4
