@@ -4,9 +4,10 @@ It comes from an encoder and questions, or from a cross-encoder that was taught 
 is answered is read with its own text, and with the same text without the sentence that answers it: texts
 that are alike but for the answer teach what to look for (Gardner et al. 2020, "Evaluating models' local
 decision boundaries via contrast sets"), where questions that have no answer can be told by how they are
-asked. Half are read with another text of the file as well, one that is most like the question: what a
-search would find beside it. A tenth of the sources is kept aside; what the bundle makes of them, through
-the graph that a device runs, is reported.
+asked. Half of these texts have a sentence more, which answers another question. Half of the questions are
+read with another text of the file as well, one that is most like the question: what a search would find
+beside it. A tenth of the sources is kept aside; what the bundle makes of them, through the graph that a
+device runs, is reported.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from edgeslm_export.lesson import Effort
 from edgeslm_export.notes import Notes
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 from edgeslm_export.pair_training import LONGEST, Asked, Text, teach_reader
-from edgeslm_export.questioned import check_count, is_aside, much_alike, words_of
+from edgeslm_export.questioned import check_count, is_aside, much_alike, source_of, words_of
 from edgeslm_export.resources import check_resources
 from edgeslm_export.rows import QuestionRow, bare_text
 from edgeslm_export.training import Schedule, repeatable
@@ -49,6 +50,8 @@ EPOCHS: Final = 4
 BATCH: Final = 12
 """Questions, with two or three texts each."""
 RATE: Final = 1e-4
+STRANGERS: Final = 0.5
+"""Of the texts that are learned from, how many have a sentence that answers another question."""
 OTHERS: Final = 0.5
 """Of questions that are answered, how many are read with another text too."""
 _MOST_CUT: Final = 0.6
@@ -169,18 +172,55 @@ def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
     check_count(sum(row.answer is not None and not is_aside(row) for row in questions))
     asked, aside = [], []
     chance = random.Random(0)
+    strangers = [row for row in questions if row.answer is not None and not is_aside(row)]
     for number, (whole, others) in enumerate(zip(questions, find_others(rows, questions), strict=True)):
         if is_aside(whole):
             aside.append(number)
-        row = whole if is_aside(whole) else cropped(whole, _words(chance), chance)
-        texts = [Text(with_heading(row.heading, row.text), row.answer is not None, _place(row))]
-        if (cut := without_answer(row)) is not None:
-            texts.append(Text(with_heading(row.heading, cut), answers=False))
-        for other in others:
-            part = other if is_aside(whole) else cropped(other, _words(chance), chance)
-            texts.append(Text(with_heading(part.heading, part.text), answers=False, is_own=False))
-        asked.append(Asked(str(whole.question), tuple(texts)))
+            texts = [whole, *_cut(whole)]
+        else:
+            row = cropped(whole, _words(chance), chance)
+            texts = [_disturbed(one, strangers, chance) for one in (row, *_cut(row))]
+            others = [cropped(other, _words(chance), chance) for other in others]
+        own = [
+            Text(with_heading(row.heading, row.text), row.answer is not None, _place(row)) for row in texts
+        ]
+        beside = [Text(with_heading(row.heading, row.text), answers=False, is_own=False) for row in others]
+        asked.append(Asked(str(whole.question), (*own, *beside)))
     return asked, aside
+
+
+def _cut(row: QuestionRow) -> list[QuestionRow]:
+    """The row without its answer, where there is one that can be left out."""
+    text = without_answer(row)
+    return [] if text is None else [replace(row, text=text, answer=None)]
+
+
+def _disturbed(row: QuestionRow, strangers: Sequence[QuestionRow], chance: random.Random) -> QuestionRow:
+    """Some rows with a sentence more that answers another question, of another source.
+
+    Where a sentence that doesn't belong in its text is always the answer, that is what is learned to be
+    looked for, and whoever can write into a document says what is quoted.
+    """
+    stranger = chance.choice(strangers)
+    if chance.random() >= STRANGERS or source_of(stranger) == source_of(row):
+        return row
+    start, end = stranger.answer or (0, 0)
+    places = [(first, last) for first, last in split_sentences(stranger.text) if first < end and start < last]
+    if not places:
+        return row
+    return with_sentence(row, stranger.text[places[0][0] : places[-1][1]], chance)
+
+
+def with_sentence(row: QuestionRow, sentence: str, chance: random.Random) -> QuestionRow:
+    """A sentence more, before, behind or between those of the text; none parts the answer."""
+    start, end = row.answer or (0, 0)
+    borders = [0, *(last for _, last in split_sentences(row.text))]
+    at = chance.choice([border for border in borders if not start < border < end])
+    text = f"{row.text[:at]} {sentence}{row.text[at:]}" if at else f"{sentence} {row.text}"
+    if row.answer is None:
+        return replace(row, text=text)
+    shift = len(sentence) + 1 if at <= start else 0
+    return replace(row, text=text, answer=(start + shift, end + shift))
 
 
 def _words(chance: random.Random) -> int:

@@ -11,7 +11,14 @@ from edgeslm_export import reader
 from edgeslm_export.checkpoint import examine_local
 from edgeslm_export.evaluate import load_encoder
 from edgeslm_export.lesson import Effort
-from edgeslm_export.reader import cropped, export_reader, find_others, make_lesson, without_answer
+from edgeslm_export.reader import (
+    cropped,
+    export_reader,
+    find_others,
+    make_lesson,
+    with_sentence,
+    without_answer,
+)
 from edgeslm_export.rows import QuestionRow
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +26,7 @@ from hypothesis import strategies as st
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Read
 from edgeslm.errors import ExportError
+from edgeslm.tasks.support import split_sentences
 from tests.export.questions import asked, questions
 
 PRESS = "The press is oiled every week with grease."
@@ -73,7 +81,51 @@ def test_a_cropped_text_keeps_its_answer(sentence: int, words: int, seed: int) -
     assert (unanswered.answer, unanswered.text in row.text) == (None, True)
 
 
-def test_questions_have_their_texts_and_sources_stay_together() -> None:
+@given(st.integers(0, 5), st.integers(0, 99))
+def test_a_sentence_more_leaves_the_answer_where_it_is(sentence: int, seed: int) -> None:
+    text = " ".join(f"Sentence {number} says that part {number} is oiled." for number in range(6))
+    row = asked("which part?", text, f"part {sentence}", "a.md")
+    more = with_sentence(row, "Cats sleep a lot.", random.Random(seed))
+    assert more.answer is not None
+    assert more.text[slice(*more.answer)] == f"part {sentence}"
+    assert "Cats sleep a lot." in split_of(more.text)
+    assert more.text.replace("Cats sleep a lot.", "").split() == text.split()
+    unanswered = with_sentence(replace(row, answer=None), "Cats sleep a lot.", random.Random(seed))
+    assert unanswered.answer is None
+    assert "Cats sleep a lot." in split_of(unanswered.text)
+
+
+def split_of(text: str) -> list[str]:
+    return [text[slice(*place)] for place in split_sentences(text)]
+
+
+def test_an_answer_of_two_sentences_is_not_parted() -> None:
+    text = "Stop it. Oil it. Start it."
+    row = asked("how?", text, "Stop it. Oil it.", "a.md")
+    for seed in range(20):
+        more = with_sentence(row, "Cats sleep.", random.Random(seed))
+        assert more.answer is not None
+        assert more.text[slice(*more.answer)] == "Stop it. Oil it."
+
+
+def test_half_of_what_is_learned_from_has_a_sentence_of_another_source() -> None:
+    asked, aside = make_lesson(questions(60))
+    answered = [one for number, one in enumerate(asked) if number not in aside and one.texts[0].answers]
+    for kind in (0, 1):
+        strange = sum(
+            one.texts[kind].text.count("Machine") + one.texts[kind].text.count("weighs") > 2 - kind
+            for one in answered
+        )
+        assert 0.2 * len(answered) < strange < 0.8 * len(answered)
+    assert all(
+        one.texts[0].text.count("weighs") == 1
+        for one in (asked[number] for number in aside)
+        if one.texts[0].answers
+    )
+
+
+def test_questions_have_their_texts_and_sources_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "STRANGERS", 0.0)
     asked, aside = make_lesson(questions(40))
     own, cut, *_ = asked[0].texts
     assert own.text.startswith("Care\nMachine 0 is new. It weighs")
