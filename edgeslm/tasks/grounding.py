@@ -15,7 +15,7 @@ from typing import Final
 
 from edgeslm.knowledge.search import Found
 from edgeslm.knowledge.words import parse_words, shares
-from edgeslm.tasks.support import content_words, split_sentences
+from edgeslm.tasks.support import ITEM, content_words, split_sentences
 
 CHARACTERS_PER_TOKEN: Final = 3.5
 MOST_QUOTED: Final = 600
@@ -25,7 +25,6 @@ BUDGET: Final = 1200
 
 
 _WORD: Final = re.compile(r"\S+")
-_ITEM: Final = re.compile(r"[^\S\n]*(?:[-*+•–]|\d{1,3}[.)])[^\S\n]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +198,9 @@ def _announced(text: str, places: Sequence[tuple[int, int]]) -> int:
     (start, end), *rest = places
     if not rest or not text[start:end].endswith(":"):
         return end
-    is_list = _ITEM.match(text, rest[0][0]) is not None
+    is_list = ITEM.match(text, rest[0][0]) is not None
     for number, (first, last) in enumerate(rest):
-        if number and not (is_list and _ITEM.match(text, first)):
+        if number and not (is_list and ITEM.match(text, first)):
             break
         end = last
     return end

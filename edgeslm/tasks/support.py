@@ -61,7 +61,10 @@ _GROUPED: Final = re.compile(r"\b\d{1,3}(?:,\d{3})+\b")
 _PARTS: Final = re.compile(r"[\-_./:@+]")
 _COMPOUND: Final = re.compile(r"[-/]")
 _PARAGRAPH: Final = re.compile(r"\n[^\S\n]*\n\s*")
-_ITEM: Final = re.compile(r"\n(?=[^\S\n]*(?:[-*+•–]|\d{1,3}[.)])[^\S\n])")
+_MARK: Final = r"[^\S\n]*(?:[-*+•–]|\d{1,3}[.)])[^\S\n]"
+ITEM: Final = re.compile(_MARK)
+"""How an item of a list begins."""
+_ITEM: Final = re.compile(rf"\n(?={_MARK})")
 
 
 @dataclass(frozen=True, slots=True)
