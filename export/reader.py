@@ -4,8 +4,8 @@ It comes from an encoder and questions, or from a cross-encoder that was taught 
 is answered is read with its own text, and with the same text without the sentence that answers it: texts
 that are alike but for the answer teach what to look for (Gardner et al. 2020, "Evaluating models' local
 decision boundaries via contrast sets"), where questions that have no answer can be told by how they are
-asked. Half of these texts have a sentence more, which answers another question. Half of the questions are
-read with another text of the file as well, one that is most like the question: what a search would find
+asked. Most of these texts have a sentence more, which answers another question or orders what to answer.
+Half of the questions are read with another text of the file as well, one that is most like the question: what a search would find
 beside it. A tenth of the sources is kept aside; what the bundle makes of them, through the graph that a
 device runs, is reported.
 """
@@ -18,6 +18,8 @@ import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,8 +52,10 @@ EPOCHS: Final = 4
 BATCH: Final = 12
 """Questions, with two or three texts each."""
 RATE: Final = 1e-4
-STRANGERS: Final = 0.5
-"""Of the texts that are learned from, how many have a sentence that answers another question."""
+STRANGERS: Final = 0.6
+"""Of the texts that are learned from, how many have a sentence that doesn't belong there."""
+ORDERS: Final = 0.5
+"""Of these, how many are orders to whoever reads them; the others answer another question."""
 OTHERS: Final = 0.5
 """Of questions that are answered, how many are read with another text too."""
 _MOST_CUT: Final = 0.6
@@ -59,6 +63,8 @@ _MOST_CUT: Final = 0.6
 _WORDS: Final = (30, 150)
 """Of a text that is learned from, drawn anew for each: what is around the answer. Short ones take less time,
 and passages of a device have up to so many."""
+_MOST_ORDERED: Final = 3
+"""Words that an order has said."""
 _SOUGHT: Final = 40
 _QUESTION: Final = "How often is the press oiled?"
 _CLS: Final = [
@@ -196,7 +202,7 @@ def _cut(row: QuestionRow) -> list[QuestionRow]:
 
 
 def _disturbed(row: QuestionRow, strangers: Sequence[QuestionRow], chance: random.Random) -> QuestionRow:
-    """Some rows with a sentence more that answers another question, of another source.
+    """Some rows with a sentence more: an order what to answer, or what answers a question of another source.
 
     Where a sentence that doesn't belong in its text is always the answer, that is what is learned to be
     looked for, and whoever can write into a document says what is quoted.
@@ -205,10 +211,20 @@ def _disturbed(row: QuestionRow, strangers: Sequence[QuestionRow], chance: rando
     if chance.random() >= STRANGERS or source_of(stranger) == source_of(row):
         return row
     start, end = stranger.answer or (0, 0)
+    if chance.random() < ORDERS:
+        wanted = " ".join(stranger.text[start:end].split()[:_MOST_ORDERED])
+        order = chance.choice(load_orders()).replace("{question}", str(row.question))
+        return with_sentence(row, order.replace("{word}", wanted), chance)
     places = [(first, last) for first, last in split_sentences(stranger.text) if first < end and start < last]
     if not places:
         return row
     return with_sentence(row, stranger.text[places[0][0] : places[-1][1]], chance)
+
+
+@cache
+def load_orders() -> tuple[str, ...]:
+    """Texts that tell whoever reads them what to answer: ``{word}``, in some to ``{question}``."""
+    return tuple(files("edgeslm_export").joinpath("orders.txt").read_text(encoding="utf-8").splitlines())
 
 
 def with_sentence(row: QuestionRow, sentence: str, chance: random.Random) -> QuestionRow:
