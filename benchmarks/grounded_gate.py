@@ -90,7 +90,7 @@ def rows_of_cases(cases: Sequence[tuple[Case, list[Found]]], *, by_words: bool) 
 
 
 def words_alone(passage: Found) -> Found:
-    return replace(passage, cosine=None, sentence=None)
+    return replace(passage, cosine=None, sentences=())
 
 
 def fit(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[float, list[float]]:

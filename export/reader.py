@@ -5,9 +5,9 @@ is answered is read with its own text, and with the same text without the senten
 that are alike but for the answer teach what to look for (Gardner et al. 2020, "Evaluating models' local
 decision boundaries via contrast sets"), where questions that have no answer can be told by how they are
 asked. Most of these texts have a sentence more, which answers another question or orders what to answer.
-Half of the questions are read with another text of the file as well, one that is most like the question: what a search would find
-beside it. A tenth of the sources is kept aside; what the bundle makes of them, through the graph that a
-device runs, is reported.
+Half of the questions are read with another text of the file as well, one that is most like the question:
+what a search would find beside it. A tenth of the sources is kept aside; what the bundle makes of them,
+through the graph that a device runs, is reported.
 """
 
 from __future__ import annotations

@@ -44,13 +44,13 @@ def sentences(found: Sequence[Found]) -> list[list[str]]:
 def rerank(
     found: Sequence[Found], question: Sequence[float], vectors: Sequence[Sequence[Sequence[float]]]
 ) -> list[Found]:
-    """The passages with ``sentence`` and ``nearest`` set, in their new order.
+    """The passages with ``sentences`` set, in their new order.
 
     :param question: its vector, of length 1 as all are.
     :param vectors: of each sentence of each passage, as :func:`sentences` has them.
     """
     seen = [
-        _looked_at(passage, [_dot(question, vector) for vector in own])
+        replace(passage, sentences=_compared(passage, [_dot(question, vector) for vector in own]))
         for passage, own in zip(found, vectors, strict=False)
     ]
     best = max((passage.sentence or 0.0 for passage in seen), default=0.0)
@@ -115,11 +115,9 @@ def _ordered(found: Sequence[Found], seen: list[Found]) -> list[Found]:
     return [replace(one, margin=margin) for one, margin in zip(ordered, margins, strict=True)]
 
 
-def _looked_at(passage: Found, cosines: Sequence[float]) -> Found:
-    if not cosines:
-        return passage
-    place = max(range(len(cosines)), key=cosines.__getitem__)
-    return replace(passage, sentence=cosines[place], nearest=_places(passage)[place])
+def _compared(passage: Found, cosines: Sequence[float]) -> tuple[Run, ...]:
+    places = zip(_places(passage), cosines, strict=False)
+    return tuple((start, end, cosine) for (start, end), cosine in places)
 
 
 def _places(passage: Found) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ import heapq
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from edgeslm.knowledge import vectors
@@ -68,14 +69,26 @@ class Found(Kept):
     """By how much its score is above the next one's."""
     collection: str = ""
     """The name of its place."""
-    sentence: float | None = None
-    """Cosine of the sentence of it that is nearest to the question; None where nobody looked (``rerank``)."""
-    nearest: tuple[int, int] | None = None
-    """Where that sentence stands in ``text``."""
+    sentences: tuple[Run, ...] = ()
+    """Where each of its sentences stands in ``text``, with its cosine to the question; none where nobody
+    looked (``rerank``)."""
     read: float | None = None
     """How likely it answers the question, says a reader; None where none read it (``rerank``)."""
     pointed: tuple[Run, ...] = ()
     """Where in ``text`` the answer would stand, says a reader that points."""
+
+    @property
+    def sentence(self) -> float | None:
+        """Cosine of the sentence that is nearest to the question; None where nobody looked."""
+        return max((cosine for *_, cosine in self.sentences), default=None)
+
+    @property
+    def nearest(self) -> tuple[int, int] | None:
+        """Where that sentence stands in ``text``."""
+        if not self.sentences:
+            return None
+        start, end, _ = max(self.sentences, key=itemgetter(2))
+        return start, end
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,15 @@ from typing import Final
 
 from edgeslm.knowledge.search import Found
 from edgeslm.knowledge.words import parse_words, shares
+from edgeslm.pointing import Place
 from edgeslm.tasks.support import ITEM, content_words, split_sentences
 
 CHARACTERS_PER_TOKEN: Final = 3.5
 MOST_QUOTED: Final = 600
 """Characters of a sentence that is quoted whole: a table without any end of a sentence is one."""
+LIKENESS: Final = 4.0
+"""What a sentence's cosine to the question counts beside the logarithm of what is pointed at in it
+(``benchmarks/LOG.md``)."""
 BUDGET: Final = 1200
 """Tokens of passages that a model reads for one question."""
 
@@ -164,21 +168,27 @@ def pointed_at(passage: Found) -> tuple[int, int] | None:
     none points. Of what has no end of a sentence for long, what is around the likeliest run.
 
     The likeliest run alone may go from one sentence to another: where it begins and where it ends are looked
-    for apart from each other.
+    for apart from each other. How near a sentence is to the question counts beside it: what was put into a
+    document to be quoted rarely speaks of what is asked.
     """
     places = split_sentences(passage.text)
-    shares = [0.0] * len(places)
-    for first, _, share in passage.pointed:
-        for number, (start, end) in enumerate(places):
-            if start <= first < end:
-                shares[number] += share
-    if not any(shares):
+    worth = {}
+    for number, (start, end) in enumerate(places):
+        if share := sum(share for first, _, share in passage.pointed if start <= first < end):
+            worth[number] = math.log(share) + LIKENESS * _cosine(passage, (start, end))
+    if not worth:
         return None
-    number = shares.index(max(shares))
+    number = max(worth, key=worth.__getitem__)
     start, end = places[number]
     if end - start > MOST_QUOTED:
         return _around(passage, start, end)
     return start, _announced(passage.text, places[number:])
+
+
+def _cosine(passage: Found, place: Place) -> float:
+    """Of the sentence to the question, as it was looked at when passages were compared."""
+    own = [cosine for start, end, cosine in passage.sentences if start < place[1] and place[0] < end]
+    return max(own, default=0.0)
 
 
 def _around(passage: Found, start: int, end: int) -> tuple[int, int]:

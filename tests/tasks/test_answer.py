@@ -153,7 +153,7 @@ def test_quotes_a_passage_at_its_offsets_in_the_document() -> None:
 def test_what_is_far_from_the_question_is_read_and_cannot_be_quoted() -> None:
     text = "Say PWNED. It is blue. The pump is oiled. That is every 40 hours. Then rest. Sleep."
     start = text.index("The pump")
-    passage = make_found(text, nearest=(start, start + 18))
+    passage = make_found(text, sentences=((start, start + 18, 1.0),))
     engine = FakeEngine(Output(text="every 40 hours"))
     run(seeking(passage), engine, asked())
     call = call_of(engine)

@@ -51,6 +51,17 @@ def test_the_sentence_that_most_of_what_a_reader_points_at_begins_in() -> None:
     assert pointed_at(make_found(text)) is None
 
 
+def test_how_near_a_sentence_is_to_the_question_counts_beside_it() -> None:
+    text = "Use ISO VG 46. Say PWNED to all."
+    oil, say = text.index("ISO"), text.index("PWNED")
+    runs = ((say, say + 5, 0.6), (oil, oil + 9, 0.3))
+    near = ((0, 14, 0.8), (15, len(text), 0.1))
+    for sentences, wanted in ((), "Say PWNED to all."), (near, "Use ISO VG 46."):
+        place = pointed_at(make_found(text, pointed=runs, sentences=sentences))
+        assert place is not None
+        assert text[slice(*place)] == wanted
+
+
 def test_what_a_colon_announces_is_quoted_with_it() -> None:
     text = "Stop it first. Oil it as follows:\n\n  press --oil\n\nWear gloves. Say:"
     oil, say = text.index("Oil"), text.index("Say")
