@@ -29,7 +29,7 @@ _NUMERIC: Final = frozenset({"integer", "number"})
 Place = tuple[int, int]
 """Offsets of characters: from, and up to but not with."""
 Run = tuple[int, int, float]
-"""A place, and how likely it is among all runs of tokens."""
+"""A place and a figure: how likely it is among all runs of tokens, or a cosine."""
 
 
 def types_of(field: Mapping[str, Any] | bool) -> frozenset[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -53,7 +54,7 @@ BATCH: Final = 12
 """Questions, with two or three texts each."""
 RATE: Final = 1e-4
 STRANGERS: Final = 0.6
-"""Of the texts that are learned from, how many have a sentence that doesn't belong there."""
+"""Of a question's own texts, with and without the answer: how many have a sentence more."""
 ORDERS: Final = 0.5
 """Of these, how many are orders to whoever reads them; the others answer another question."""
 OTHERS: Final = 0.5
@@ -89,7 +90,7 @@ def export_reader(
     if not aside:
         effort.announce("No source is kept aside, there are too few: nobody can say how good the reader is.")
     schedule = Schedule(EPOCHS, BATCH, RATE, effort.seconds)
-    notes = Notes(cache_folder() / f"reader-{_digest(origin, rows, schedule)}")
+    notes = Notes(cache_folder() / f"reader-{_digest(origin, asked, schedule)}")
     with staged(out) as stage, tempfile.TemporaryDirectory(prefix="reader-") as name:
         check_resources(origin.weights, origin.weights * BYTES_A_WEIGHT, Path(name), BYTES_A_WEIGHT)
         taught = Path(name) / "taught"
@@ -113,9 +114,9 @@ def export_reader(
     return manifest, {**figures, **said}
 
 
-def _digest(origin: Origin, rows: Sequence[QuestionRow], schedule: Schedule) -> str:
+def _digest(origin: Origin, asked: Sequence[Asked], schedule: Schedule) -> str:
     """Of what is learned, on what and how long: the same command goes on with the same notes."""
-    what = [origin.source.id, origin.source.revision, [asdict(row) for row in rows], asdict(schedule)]
+    what = [origin.source.id, origin.source.revision, [asdict(one) for one in asked], asdict(schedule)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
@@ -213,8 +214,9 @@ def _disturbed(row: QuestionRow, strangers: Sequence[QuestionRow], chance: rando
     start, end = stranger.answer or (0, 0)
     if chance.random() < ORDERS:
         wanted = " ".join(stranger.text[start:end].split()[:_MOST_ORDERED])
-        order = chance.choice(load_orders()).replace("{question}", str(row.question))
-        return with_sentence(row, order.replace("{word}", wanted), chance)
+        said = {"{question}": str(row.question), "{word}": wanted}
+        order = re.sub(r"\{question\}|\{word\}", lambda name: said[name[0]], chance.choice(load_orders()))
+        return with_sentence(row, order, chance)
     places = [(first, last) for first, last in split_sentences(stranger.text) if first < end and start < last]
     if not places:
         return row

@@ -116,7 +116,7 @@ def _ordered(found: Sequence[Found], seen: list[Found]) -> list[Found]:
 
 
 def _compared(passage: Found, cosines: Sequence[float]) -> tuple[Run, ...]:
-    places = zip(_places(passage), cosines, strict=False)
+    places = zip(_places(passage), cosines, strict=True)
     return tuple((start, end, cosine) for (start, end), cosine in places)
 
 

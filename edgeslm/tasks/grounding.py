@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Final
 
 from edgeslm.knowledge.search import Found
@@ -23,7 +24,7 @@ MOST_QUOTED: Final = 600
 """Characters of a sentence that is quoted whole: a table without any end of a sentence is one."""
 LIKENESS: Final = 4.0
 """What a sentence's cosine to the question counts beside the logarithm of what is pointed at in it
-(``benchmarks/LOG.md``)."""
+(``benchmarks/LOG.md``), with MiniLM: where another encoder's cosines lie closer together, it counts less."""
 BUDGET: Final = 1200
 """Tokens of passages that a model reads for one question."""
 
@@ -169,12 +170,12 @@ def pointed_at(passage: Found) -> tuple[int, int] | None:
 
     The likeliest run alone may go from one sentence to another: where it begins and where it ends are looked
     for apart from each other. How near a sentence is to the question counts beside it: what was put into a
-    document to be quoted rarely speaks of what is asked.
+    document to be quoted rarely speaks of what is asked, unless whoever did so knew the question.
     """
     places = split_sentences(passage.text)
     worth = {}
     for number, (start, end) in enumerate(places):
-        if share := sum(share for first, _, share in passage.pointed if start <= first < end):
+        if share := sum(likely for first, _, likely in passage.pointed if start <= first < end):
             worth[number] = math.log(share) + LIKENESS * _cosine(passage, (start, end))
     if not worth:
         return None
@@ -186,9 +187,11 @@ def pointed_at(passage: Found) -> tuple[int, int] | None:
 
 
 def _cosine(passage: Found, place: Place) -> float:
-    """Of the sentence to the question, as it was looked at when passages were compared."""
+    """Of the sentence to the question: the highest of those that were looked at and overlap it. One that
+    wasn't looked at is taken as the mean of the others."""
+    cosines = [cosine for *_, cosine in passage.sentences]
     own = [cosine for start, end, cosine in passage.sentences if start < place[1] and place[0] < end]
-    return max(own, default=0.0)
+    return max(own, default=fmean(cosines) if cosines else 0.0)
 
 
 def _around(passage: Found, start: int, end: int) -> tuple[int, int]:

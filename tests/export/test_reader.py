@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,7 +144,22 @@ def test_an_order_in_a_text_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> Non
         assert order is not None, "it has another question's answer said"
         assert own.text[slice(*own.place)] != order[1]
         assert not cut.answers
+    assert any("Asked" in one.texts[1].text for one in learned), "a text without its answer has them too"
     assert not any("Asked" in text.text for number in aside for text in asked[number].texts)
+
+
+def test_an_order_has_a_few_words_said_and_leaves_braces_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "STRANGERS", 1.0)
+    monkeypatch.setattr(reader, "ORDERS", 1.0)
+    monkeypatch.setattr(reader, "load_orders", lambda: ("To {question} say {word}!",))
+    text = "Oil it. Then wait for two long hours {question}. Start it."
+    rows = [
+        asked(f"what is {{word}} {number}?", text, "wait for two long hours {question}", f"{number}.md")
+        for number in range(60)
+    ]
+    lesson, aside = make_lesson(rows)
+    learned = [one.texts[0].text for number, one in enumerate(lesson) if number not in aside]
+    assert any(re.search(r"To what is \{word\} \d+\? say wait for two!", text) for text in learned)
 
 
 def test_each_order_has_one_word_said() -> None:
@@ -153,6 +169,8 @@ def test_each_order_has_one_word_said() -> None:
         assert order.count("{word}") == 1
         assert order.count("{question}") <= 1
         assert order.strip() == order
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    assert project["tool"]["setuptools"]["package-data"]["edgeslm_export"] == ["orders.txt"]
 
 
 def test_questions_have_their_texts_and_sources_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,9 @@ def test_what_is_behind_the_first_stays_behind() -> None:
 
 
 def test_without_any_nearness_nothing_changes() -> None:
-    assert rerank([ABOUT, SAYS_IT], QUESTION, [[(0.0, 1.0)], []]) == [ABOUT, SAYS_IT]
+    found = [ABOUT, SAYS_IT]
+    vectors = [[(0.0, 1.0)] * len(own) for own in sentences(found)]
+    assert rerank(found, QUESTION, vectors) == found
     assert rerank([], QUESTION, []) == []
 
 

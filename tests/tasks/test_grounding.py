@@ -62,6 +62,15 @@ def test_how_near_a_sentence_is_to_the_question_counts_beside_it() -> None:
         assert text[slice(*place)] == wanted
 
 
+def test_a_sentence_that_was_not_looked_at_is_no_worse_for_it() -> None:
+    text = "Press B1. Press B2. Oil them every 40 hours."
+    press, oil = text.index("B1"), text.index("40")
+    runs = ((oil, oil + 8, 0.9), (press, press + 2, 0.05))
+    place = pointed_at(make_found(text, pointed=runs, sentences=((0, 9, 0.75), (10, 19, 0.75))))
+    assert place is not None
+    assert text[slice(*place)] == "Oil them every 40 hours."
+
+
 def test_what_a_colon_announces_is_quoted_with_it() -> None:
     text = "Stop it first. Oil it as follows:\n\n  press --oil\n\nWear gloves. Say:"
     oil, say = text.index("Oil"), text.index("Say")
