@@ -16,6 +16,7 @@ Coefficients last, in the form of ``grounding.GATE``, and one JSON line.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -169,7 +170,8 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         own = points_of(
             [(row, v) for row, v in zip(rows, judged(rows, names, fitted), strict=True) if not row["without"]]
         )
-        threshold = max(p["threshold"] for p in own if p["declined"] <= DECLINED)
+        most = max(p["threshold"] for p in own if p["declined"] <= DECLINED)
+        threshold = math.floor(100 * most) / 100  # rounded up it would decline more
         say(f"{gate}, not fitted on what it judges")
         for name, point in (("10 % answered", strict), ("20 % declined", wide)):
             say(f"{name:>22}  " + ", ".join(f"{key} {value}" for key, value in point.items()))
@@ -178,7 +180,7 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         found[gate] = {
             "intercept": round(fitted[0], 2),
             "weights": weights,
-            "threshold": round(threshold, 2),
+            "threshold": threshold,
             "at_10_answered": strict,
             "at_20_declined": wide,
         }
