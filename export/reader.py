@@ -61,9 +61,9 @@ OTHERS: Final = 0.5
 """Of questions that are answered, how many are read with another text too."""
 _MOST_CUT: Final = 0.6
 """Of a text: without more of it nothing is left to be told from the whole."""
-_WORDS: Final = (30, 150)
-"""Of a text that is learned from, drawn anew for each: what is around the answer. Short ones take less time,
-and passages of a device have up to so many."""
+_WORDS: Final = (8, 150)
+"""Of a text that is learned from, drawn anew for each: what is around the answer. Short ones take less time;
+passages of a device have up to so many, and a message that is remembered has a few."""
 _MOST_ORDERED: Final = 3
 """Words that an order has said."""
 _SOUGHT: Final = 40
@@ -185,8 +185,10 @@ def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
             aside.append(number)
             texts = [whole, *_cut(whole)]
         else:
-            row = cropped(whole, _words(chance), chance)
-            texts = [_disturbed(one, strangers, chance) for one in (row, *_cut(row))]
+            words = _words(chance)
+            longer = cropped(whole, words + _answering_words(whole), chance)
+            texts = [cropped(whole, words, chance), *_cut(longer)]
+            texts = [_disturbed(one, strangers, chance) for one in texts]
             others = [cropped(other, _words(chance), chance) for other in others]
         own = [
             Text(with_heading(row.heading, row.text), row.answer is not None, _place(row)) for row in texts
@@ -239,6 +241,16 @@ def with_sentence(row: QuestionRow, sentence: str, chance: random.Random) -> Que
         return replace(row, text=text)
     shift = len(sentence) + 1 if at <= start else 0
     return replace(row, text=text, answer=(start + shift, end + shift))
+
+
+def _answering_words(row: QuestionRow) -> int:
+    """Of the sentences that the answer stands in: what a text without it must have more of, or those that
+    don't answer would be known by being shorter."""
+    if row.answer is None:
+        return 0
+    start, end = row.answer
+    places = split_sentences(row.text)
+    return sum(len(row.text[first:last].split()) for first, last in places if first < end and start < last)
 
 
 def _words(chance: random.Random) -> int:

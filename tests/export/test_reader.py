@@ -8,6 +8,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from edgeslm_export import reader
 from edgeslm_export.checkpoint import examine_local
@@ -175,6 +176,7 @@ def test_each_order_has_one_word_said() -> None:
 
 def test_questions_have_their_texts_and_sources_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "STRANGERS", 0.0)
+    monkeypatch.setattr(reader, "_WORDS", (99, 99))
     asked, aside = make_lesson(questions(40))
     own, cut, *_ = asked[0].texts
     assert own.text.startswith("Care\nMachine 0 is new. It weighs")
@@ -186,6 +188,19 @@ def test_questions_have_their_texts_and_sources_stay_together(monkeypatch: pytes
     tested = {text.text for number in aside for text in asked[number].texts}
     learned = {text.text for number, one in enumerate(asked) if number not in aside for text in one.texts}
     assert not tested & learned
+
+
+def test_texts_without_their_answer_are_no_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short ones would be taken for those that don't answer."""
+    monkeypatch.setattr(reader, "STRANGERS", 0.0)
+    text = " ".join(f"Part {number} of the old press is oiled on day {number}." for number in range(100, 130))
+    days = [f"on day {number}" for number in range(100, 130)] * 4
+    rows = [asked("when?", text, day, f"{number}.md") for number, day in enumerate(days)]
+    lesson, aside = make_lesson(rows)
+    texts = [one.texts for number, one in enumerate(lesson) if number not in aside]
+    own, cut = (np.mean([len(of[kind].text.split()) for of in texts]) for kind in (0, 1))
+    assert 0.9 < cut / own < 1.1
+    assert min(len(of[0].text.split()) for of in texts) < 20, "some are hardly more than the answer"
 
 
 def test_few_questions_are_refused() -> None:
