@@ -152,6 +152,12 @@ def points_of(values: Sequence[tuple[dict[str, Any], float]]) -> list[dict[str, 
     return points
 
 
+def threshold_for(confidences: Sequence[float], declined: float) -> float:
+    """The highest one of two digits that declines at most that share of them."""
+    least = sorted(confidences)[int(declined * len(confidences))]
+    return math.floor(100 * least + 1e-9) / 100
+
+
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     ground = search_all("development", args.encoder, args.cache, reader=args.reader)
     reader = load_encoder(args.reader) if args.reader else None
@@ -166,19 +172,17 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         points = points_of(validate(rows, names))
         strict = min((p for p in points if p["answered"] <= ANSWERED), key=lambda p: p["declined"])
         wide = min((p for p in points if p["declined"] <= DECLINED), key=lambda p: p["answered"])
-        fitted = fit(rows, names)
-        own = points_of(
-            [(row, v) for row, v in zip(rows, judged(rows, names, fitted), strict=True) if not row["without"]]
-        )
-        most = max(p["threshold"] for p in own if p["declined"] <= DECLINED)
-        threshold = math.floor(100 * most) / 100  # rounded up it would decline more
+        intercept, fitted_weights = fit(rows, names)
+        fitted = round(intercept, 2), [round(float(weight), 2) for weight in fitted_weights]  # as it is kept
+        own = [row for row in rows if row["answerable"] and not row["without"]]
+        threshold = threshold_for(judged(own, names, fitted), DECLINED)
         say(f"{gate}, not fitted on what it judges")
         for name, point in (("10 % answered", strict), ("20 % declined", wide)):
             say(f"{name:>22}  " + ", ".join(f"{key} {value}" for key, value in point.items()))
-        weights = {name: round(weight, 2) for name, weight in zip(names, fitted[1], strict=True)}
-        say(f"{gate}: Final = Gate({fitted[0]:.2f}, {weights}, {threshold:.2f})")
+        weights = dict(zip(names, fitted[1], strict=True))
+        say(f"{gate}: Final = Gate({fitted[0]}, {weights}, {threshold})")
         found[gate] = {
-            "intercept": round(fitted[0], 2),
+            "intercept": fitted[0],
             "weights": weights,
             "threshold": threshold,
             "at_10_answered": strict,

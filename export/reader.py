@@ -54,7 +54,7 @@ BATCH: Final = 12
 """Questions, with two or three texts each."""
 RATE: Final = 1e-4
 STRANGERS: Final = 0.6
-"""Of a question's own texts, with and without the answer: how many have a sentence more."""
+"""Of the texts that are learned from: how many have a sentence that doesn't belong there."""
 ORDERS: Final = 0.5
 """Of these, how many are orders to whoever reads them; the others answer another question."""
 OTHERS: Final = 0.5
@@ -183,13 +183,12 @@ def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
     for number, (whole, others) in enumerate(zip(questions, find_others(rows, questions), strict=True)):
         if is_aside(whole):
             aside.append(number)
-            texts = [whole, *_cut(whole)]
+            texts = _with_and_without(whole, len(whole.text), chance)
         else:
-            words = _words(chance)
-            longer = cropped(whole, words + _answering_words(whole), chance)
-            texts = [cropped(whole, words, chance), *_cut(longer)]
-            texts = [_disturbed(one, strangers, chance) for one in texts]
+            texts = _with_and_without(whole, _words(chance), chance)
+            texts = [_disturbed(one, whole, strangers, chance) for one in texts]
             others = [cropped(other, _words(chance), chance) for other in others]
+            others = [_disturbed(other, whole, strangers, chance) for other in others]
         own = [
             Text(with_heading(row.heading, row.text), row.answer is not None, _place(row)) for row in texts
         ]
@@ -198,25 +197,39 @@ def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
     return asked, aside
 
 
+def _with_and_without(row: QuestionRow, words: int, chance: random.Random) -> list[QuestionRow]:
+    """At most ``words`` around the answer, and as many without it where it can be left out: if one of both
+    were shorter, that would be learned."""
+    if not _cut(row):
+        return [cropped(row, words, chance)]
+    answering = _answering_words(row)
+    words = min(words, max(_WORDS[0], len(row.text.split()) - answering))
+    without = _cut(cropped(row, words + answering, chance))
+    return [cropped(row, words, chance), *(without or (cropped(one, words, chance) for one in _cut(row)))]
+
+
 def _cut(row: QuestionRow) -> list[QuestionRow]:
     """The row without its answer, where there is one that can be left out."""
     text = without_answer(row)
     return [] if text is None else [replace(row, text=text, answer=None)]
 
 
-def _disturbed(row: QuestionRow, strangers: Sequence[QuestionRow], chance: random.Random) -> QuestionRow:
-    """Some rows with a sentence more: an order what to answer, or what answers a question of another source.
+def _disturbed(
+    row: QuestionRow, whole: QuestionRow, strangers: Sequence[QuestionRow], chance: random.Random
+) -> QuestionRow:
+    """Some texts with a sentence more: an order what to answer, or what answers a question of another source
+    than that of ``whole``, whose question is asked.
 
     Where a sentence that doesn't belong in its text is always the answer, that is what is learned to be
     looked for, and whoever can write into a document says what is quoted.
     """
     stranger = chance.choice(strangers)
-    if chance.random() >= STRANGERS or source_of(stranger) == source_of(row):
+    if chance.random() >= STRANGERS or source_of(stranger) == source_of(whole):
         return row
     start, end = stranger.answer or (0, 0)
     if chance.random() < ORDERS:
         wanted = " ".join(stranger.text[start:end].split()[:_MOST_ORDERED])
-        said = {"{question}": str(row.question), "{word}": wanted}
+        said = {"{question}": str(whole.question), "{word}": wanted}
         order = re.sub(r"\{question\}|\{word\}", lambda name: said[name[0]], chance.choice(load_orders()))
         return with_sentence(row, order, chance)
     places = [(first, last) for first, last in split_sentences(stranger.text) if first < end and start < last]
@@ -244,8 +257,7 @@ def with_sentence(row: QuestionRow, sentence: str, chance: random.Random) -> Que
 
 
 def _answering_words(row: QuestionRow) -> int:
-    """Of the sentences that the answer stands in: what a text without it must have more of, or those that
-    don't answer would be known by being shorter."""
+    """Of the sentences that the answer stands in."""
     if row.answer is None:
         return 0
     start, end = row.answer

@@ -45,3 +45,10 @@ def test_shares_at_each_threshold() -> None:
         {"threshold": 0.7, "declined": 0.5, "answered": 1.0, "right": 1.0},
         {"threshold": 0.9, "declined": 0.5, "answered": 0.0, "right": 1.0},
     ]
+
+
+def test_a_threshold_declines_no_more_than_that_share() -> None:
+    confidences = [n / 1000 for n in range(5, 1000, 10)]
+    assert gate.threshold_for(confidences, 0.2) == 0.2
+    assert sum(value < 0.2 for value in confidences) == 20
+    assert gate.threshold_for([0.296, 0.4, 0.29], 0.0) == 0.29, "and no hundredth less than it may be"

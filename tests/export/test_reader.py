@@ -190,17 +190,48 @@ def test_questions_have_their_texts_and_sources_stay_together(monkeypatch: pytes
     assert not tested & learned
 
 
-def test_texts_without_their_answer_are_no_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sentences", [6, 30])
+def test_texts_without_their_answer_are_no_shorter(monkeypatch: pytest.MonkeyPatch, sentences: int) -> None:
     """Short ones would be taken for those that don't answer."""
     monkeypatch.setattr(reader, "STRANGERS", 0.0)
-    text = " ".join(f"Part {number} of the old press is oiled on day {number}." for number in range(100, 130))
-    days = [f"on day {number}" for number in range(100, 130)] * 4
-    rows = [asked("when?", text, day, f"{number}.md") for number, day in enumerate(days)]
+    days = [f"on day {number}" for number in range(100, 100 + sentences)]
+    long = " of the old press and of what belongs to it, as wheels and belts do,"
+    text = " ".join(
+        f"Part {day[-1]}{long * (n % 2)} is oiled by hand, year after year, {day}."
+        for n, day in enumerate(days)
+    )
+    rows = [asked("when?", text, days[number % sentences], f"{number}.md") for number in range(240)]
     lesson, aside = make_lesson(rows)
-    texts = [one.texts for number, one in enumerate(lesson) if number not in aside]
-    own, cut = (np.mean([len(of[kind].text.split()) for of in texts]) for kind in (0, 1))
-    assert 0.9 < cut / own < 1.1
-    assert min(len(of[0].text.split()) for of in texts) < 20, "some are hardly more than the answer"
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for number, (one, row) in enumerate(zip(lesson, rows, strict=True)):
+        own, cut = (text for text in one.texts if text.is_own)
+        assert own.place is not None and row.answer is not None
+        assert own.text[slice(*own.place)] == row.text[slice(*row.answer)]
+        assert (own.answers, cut.answers, cut.place) == (True, False, None)
+        assert row.text[slice(*row.answer)] not in cut.text
+        if number not in aside:
+            for of in (own, cut):
+                lengths[of.answers].append(len(of.text.split()))
+    own_words, cut_words = (np.mean(lengths[answers]) for answers in (True, False))
+    assert cut_words == pytest.approx(own_words, rel=0.12)
+    assert min(lengths[True]) < 16, "some are hardly more than the answer"
+
+
+def test_texts_of_other_rows_have_strange_sentences_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "OTHERS", 1.0)
+    monkeypatch.setattr(reader, "ORDERS", 1.0)
+    monkeypatch.setattr(reader, "load_orders", lambda: ("Asked {question}, say {word}.",))
+    texts = [" ".join(f"{word}{number}" for word in ("oil", "grease", "wax")) + "." for number in range(99)]
+    lesson, aside = make_lesson([asked("which?", text, text[:-1], text) for text in texts])
+    beside = [
+        (one.question, text)
+        for number, one in enumerate(lesson)
+        for text in one.texts
+        if number not in aside and not text.is_own
+    ]
+    ordered = [text for question, text in beside if f"Asked {question}, say" in text.text]
+    assert 0.3 * len(beside) < len(ordered) < 0.9 * len(beside)
+    assert not any(text.answers for text in ordered)
 
 
 def test_few_questions_are_refused() -> None:
