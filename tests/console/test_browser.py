@@ -67,6 +67,8 @@ def open_page(browser: Browser, app_and_node: tuple[App, Node]) -> Iterator[Call
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.goto(f"http://{visitor_of(app_and_node[1]).host}/")
+        # Autofocus comes with the first frame: whoever types before it has Chromium complain.
+        expect(page.locator("#token")).to_be_focused()
         if signed_in:
             page.fill("#token", TOKEN)
             page.press("#token", "Enter")
