@@ -42,6 +42,7 @@ from edgeslm_export.training import Schedule, repeatable
 
 from edgeslm.bundle import Manifest
 from edgeslm.engine.calls import Read
+from edgeslm.pointing import Place
 from edgeslm.tasks.grounding import with_heading
 from edgeslm.tasks.support import split_sentences
 
@@ -200,12 +201,13 @@ def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
 def _with_and_without(row: QuestionRow, words: int, chance: random.Random) -> list[QuestionRow]:
     """At most ``words`` around the answer, and as many without it where it can be left out: if one of both
     were shorter, that would be learned."""
-    if not _cut(row):
+    rest = _cut(row)
+    if not rest:
         return [cropped(row, words, chance)]
-    answering = _answering_words(row)
+    answering = sum(len(row.text[slice(*place)].split()) for place in _answering(row))
     words = min(words, max(_WORDS[0], len(row.text.split()) - answering))
-    without = _cut(cropped(row, words + answering, chance))
-    return [cropped(row, words, chance), *(without or (cropped(one, words, chance) for one in _cut(row)))]
+    without = _cut(cropped(row, words + answering, chance)) or [cropped(one, words, chance) for one in rest]
+    return [cropped(row, words, chance), *without]
 
 
 def _cut(row: QuestionRow) -> list[QuestionRow]:
@@ -226,13 +228,12 @@ def _disturbed(
     stranger = chance.choice(strangers)
     if chance.random() >= STRANGERS or source_of(stranger) == source_of(whole):
         return row
-    start, end = stranger.answer or (0, 0)
     if chance.random() < ORDERS:
-        wanted = " ".join(stranger.text[start:end].split()[:_MOST_ORDERED])
+        wanted = " ".join(stranger.text[slice(*(stranger.answer or (0, 0)))].split()[:_MOST_ORDERED])
         said = {"{question}": str(whole.question), "{word}": wanted}
         order = re.sub(r"\{question\}|\{word\}", lambda name: said[name[0]], chance.choice(load_orders()))
         return with_sentence(row, order, chance)
-    places = [(first, last) for first, last in split_sentences(stranger.text) if first < end and start < last]
+    places = _answering(stranger)
     if not places:
         return row
     return with_sentence(row, stranger.text[places[0][0] : places[-1][1]], chance)
@@ -256,13 +257,10 @@ def with_sentence(row: QuestionRow, sentence: str, chance: random.Random) -> Que
     return replace(row, text=text, answer=(start + shift, end + shift))
 
 
-def _answering_words(row: QuestionRow) -> int:
-    """Of the sentences that the answer stands in."""
-    if row.answer is None:
-        return 0
-    start, end = row.answer
-    places = split_sentences(row.text)
-    return sum(len(row.text[first:last].split()) for first, last in places if first < end and start < last)
+def _answering(row: QuestionRow) -> list[Place]:
+    """The sentences that the answer stands in."""
+    start, end = row.answer or (0, 0)
+    return [(first, last) for first, last in split_sentences(row.text) if first < end and start < last]
 
 
 def _words(chance: random.Random) -> int:
@@ -279,8 +277,7 @@ def cropped(row: QuestionRow, words: int, chance: random.Random) -> QuestionRow:
     if row.answer is None:
         first = last = chance.randrange(len(places))
     else:
-        start, end = row.answer
-        own = [n for n, (begins, ends) in enumerate(places) if begins < end and start < ends] or [0]
+        own = [places.index(place) for place in _answering(row)] or [0]
         first, last = own[0], own[-1]
     while len(row.text[places[first][0] : places[last][1]].split()) < words:
         if first > 0 and (last == len(places) - 1 or chance.random() < 0.5):
@@ -308,9 +305,8 @@ def without_answer(row: QuestionRow) -> str | None:
     if row.answer is None:
         return None
     start, end = row.answer
-    places = split_sentences(row.text)
-    kept = [row.text[first:last] for first, last in places if last <= start or end <= first]
-    text = " ".join(kept)
+    answering = _answering(row)
+    text = " ".join(row.text[slice(*at)] for at in split_sentences(row.text) if at not in answering)
     if bare_text(row.text[start:end]) in bare_text(text) or len(text) < (1 - _MOST_CUT) * len(row.text):
         return None
     return text or None
