@@ -33,6 +33,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named by their parameter: packed ones may hold the time, and all workers must agree on names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """With EDGESLM_TEST_SANDBOX (``scripts/test --sandbox``) nodes are services of the shipped unit."""
