@@ -37,11 +37,12 @@ from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Output
 from edgeslm.engine.process import EngineProcess
 from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.sentences import split_sentences
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome, Task, make_task
 from edgeslm.tasks.answer import Answer
 from edgeslm.tasks.grounding import GATE, READ_GATE, sources_of
-from edgeslm.tasks.support import content_words, split_sentences, supported
+from edgeslm.tasks.support import content_words, supported
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 STARTER: Final = ROOT / ".edgeslm/starter"

@@ -32,7 +32,8 @@ from edgeslm.errors import EdgeslmError, ExportError
 from edgeslm.knowledge.collection import BETWEEN
 from edgeslm.knowledge.passages import Document, split
 from edgeslm.knowledge.reader import read_document
-from edgeslm.tasks.support import content_words, split_sentences
+from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.tasks.support import content_words
 
 FILE: Final = Path(__file__).with_suffix(".jsonl")
 MOST_OTHERS: Final = 40

@@ -42,9 +42,10 @@ from edgeslm.client import Client
 from edgeslm.config import parse_config
 from edgeslm.knowledge.passages import Document
 from edgeslm.knowledge.plain_text import read_plain_text
+from edgeslm.knowledge.sentences import split_sentences
 from edgeslm.messages import Request, Result
 from edgeslm.service import Service
-from edgeslm.tasks.support import Evidence, split_sentences
+from edgeslm.tasks.support import Evidence
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 BUNDLE: Final = ROOT / ".edgeslm/starter/smollm2-135m-int4"

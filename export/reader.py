@@ -42,9 +42,9 @@ from edgeslm_export.training import Schedule, repeatable
 
 from edgeslm.bundle import Manifest
 from edgeslm.engine.calls import Read
+from edgeslm.knowledge.sentences import split_sentences
 from edgeslm.pointing import Place
 from edgeslm.tasks.grounding import with_heading
-from edgeslm.tasks.support import split_sentences
 
 if TYPE_CHECKING:
     import numpy as np

@@ -34,7 +34,7 @@ hypothesis.settings.load_profile("untimed")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes are named by their parameter: packed ones may hold the time, and all workers must agree on names."""
+    """Bytes are named by their parameter: packed ones may hold the time, and workers must agree on names."""
     return argname if isinstance(val, bytes) else None
 
 

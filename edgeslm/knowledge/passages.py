@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise, zip_longest
 
 from edgeslm.knowledge.cells import Table
+from edgeslm.knowledge.sentences import SENTENCE_END
 
 WORDS = 150
 """Most words of a passage, unless told: with its headings it stays below the 256 tokens that MiniLM reads."""
@@ -95,10 +96,6 @@ _BLOCK = re.compile(r"\S[^\n]{0,65535}+(?:\n[^\S\n]*+\S[^\n]{0,65535}+){0,999}+"
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.MULTILINE)
 _ITEM_MARK = r"(?:[-*+•·o–]|\(?(?:\d{1,3}|[A-Za-z])[.)])[^\S\n]+(?=\S)"
 _ITEM_START = re.compile(rf"\n(?=[^\S\n]*{_ITEM_MARK})")
-SENTENCE_END = re.compile(
-    r"(?<=[.!?])(?<!\b[A-Za-z]\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\betc\.)(?<!\bcf\.)(?<!\bvs\.)(?<!\bNo\.)"
-    r"(?<!\bDr\.)[\"'”’)\]]*+\s++(?=[\"'“‘(\[]*+[^\W\d_a-z])|(?<=[。！？])"
-)
 _DRAWN = re.compile(r"[\W_]{3,}")
 _CLAUSE_END = re.compile(r"(?<=[;,:])\s+")
 _SPACE = re.compile(r"\s+")

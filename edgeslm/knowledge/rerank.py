@@ -15,7 +15,8 @@ from itertools import pairwise
 from typing import Final
 
 from edgeslm.knowledge.search import Found
-from edgeslm.pointing import Run
+from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.pointing import Place, Run
 
 DEPTH: Final = 10
 """Passages that are looked at again; what comes behind them stays where it is."""
@@ -29,7 +30,6 @@ MOST_SENTENCES: Final = 40
 MOST_CHARACTERS: Final = 600
 """Of a sentence that are embedded: a table without any end of a sentence is one."""
 
-_END: Final = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"'(\[*-])|\n\s*\n")
 _SPACE: Final = re.compile(r"\s+")
 _WORD: Final = re.compile(r"\S+")
 
@@ -120,13 +120,8 @@ def _compared(passage: Found, cosines: Sequence[float]) -> tuple[Run, ...]:
     return tuple((start, end, cosine) for (start, end), cosine in places)
 
 
-def _places(passage: Found) -> list[tuple[int, int]]:
-    """Starts and ends of the sentences in the passage's text, space between them left out."""
-    text = passage.text
-    ends = [match.span() for match in _END.finditer(text)]
-    starts = [0, *(end for _, end in ends)]
-    places = zip(starts, [*(start for start, _ in ends), len(text)], strict=True)
-    return [place for place in places if text[slice(*place)].strip()][:MOST_SENTENCES]
+def _places(passage: Found) -> list[Place]:
+    return split_sentences(passage.text)[:MOST_SENTENCES]
 
 
 def _squeezed(sentence: str) -> str:

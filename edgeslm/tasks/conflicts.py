@@ -15,7 +15,8 @@ from typing import Final
 
 from edgeslm.knowledge.collection import BETWEEN
 from edgeslm.knowledge.search import Found
-from edgeslm.tasks.support import FUNCTION_WORDS, content_words, split_sentences
+from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.tasks.support import FUNCTION_WORDS, content_words
 
 ALIKE: Final = 0.4
 """Share of the words of two sentences, values aside, that both must have where numbers differ."""

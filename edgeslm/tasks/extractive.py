@@ -11,7 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from edgeslm.tasks.support import content_words, split_sentences
+from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.tasks.support import content_words
 
 MOST_SENTENCES = 2_000
 """Of a text that are looked at: some hundred pages, in a few hundredths of a second each time."""

@@ -15,9 +15,10 @@ from statistics import fmean
 from typing import Final
 
 from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.sentences import ITEM, split_sentences
 from edgeslm.knowledge.words import parse_words, shares
 from edgeslm.pointing import Place
-from edgeslm.tasks.support import ITEM, content_words, split_sentences
+from edgeslm.tasks.support import content_words
 
 CHARACTERS_PER_TOKEN: Final = 3.5
 MOST_QUOTED: Final = 600
@@ -151,30 +152,32 @@ def with_heading(heading: str, text: str) -> str:
     return f"{heading}\n{text}" if heading else text
 
 
-def quotable(question: str, passage: Found) -> tuple[int, int]:
+def quotable(question: str, passage: Found) -> Place:
     """Where in a passage an answer is looked for: the sentence that is nearest to the question, the one
     before it and the one behind it. What stands elsewhere in the passage is read and can't be quoted."""
-    first, last = passage.nearest or most_like(question, passage.text)
     places = split_sentences(passage.text)
-    near = [number for number, (start, end) in enumerate(places) if start < last and first < end]
-    if not near:
+    if not places:
         return 0, len(passage.text)
-    return places[max(0, near[0] - 1)][0], places[min(len(places) - 1, near[-1] + 1)][1]
+    near = places.index(passage.nearest or most_like(question, passage.text))
+    return places[max(0, near - 1)][0], places[min(len(places) - 1, near + 1)][1]
 
 
-def pointed_at(passage: Found) -> tuple[int, int] | None:
+def pointed_at(passage: Found) -> Place | None:
     """The sentence that most of what a reader points at begins in, with what its colon announces; None where
     none points. Of what has no end of a sentence for long, what is around the likeliest run.
 
     The likeliest run alone may go from one sentence to another: where it begins and where it ends are looked
     for apart from each other. How near a sentence is to the question counts beside it: what was put into a
-    document to be quoted rarely speaks of what is asked, unless whoever did so knew the question.
+    document to be quoted rarely speaks of what is asked, unless whoever did so knew the question. A sentence
+    whose nearness nobody looked at is as near as the mean of the others.
     """
     places = split_sentences(passage.text)
+    cosines = {(start, end): cosine for start, end, cosine in passage.sentences}
+    usual = fmean(cosines.values()) if cosines else 0.0
     worth = {}
     for number, (start, end) in enumerate(places):
         if share := sum(likely for first, _, likely in passage.pointed if start <= first < end):
-            worth[number] = math.log(share) + LIKENESS * _cosine(passage, (start, end))
+            worth[number] = math.log(share) + LIKENESS * cosines.get((start, end), usual)
     if not worth:
         return None
     number = max(worth, key=worth.__getitem__)
@@ -184,15 +187,7 @@ def pointed_at(passage: Found) -> tuple[int, int] | None:
     return start, _announced(passage.text, places[number:])
 
 
-def _cosine(passage: Found, place: Place) -> float:
-    """Of the sentence to the question: the highest of those that were looked at and overlap it. One that
-    wasn't looked at is taken as the mean of the others."""
-    cosines = [cosine for *_, cosine in passage.sentences]
-    own = [cosine for start, end, cosine in passage.sentences if start < place[1] and place[0] < end]
-    return max(own, default=fmean(cosines) if cosines else 0.0)
-
-
-def _around(passage: Found, start: int, end: int) -> tuple[int, int]:
+def _around(passage: Found, start: int, end: int) -> Place:
     """Whole words of a long sentence around the likeliest run that begins in it."""
     first, last, _ = next(run for run in passage.pointed if start <= run[0] < end)
     beside = max(0, MOST_QUOTED - (last - first)) // 2
@@ -204,7 +199,7 @@ def _around(passage: Found, start: int, end: int) -> tuple[int, int]:
     return kept[0][0], kept[-1][1]
 
 
-def _announced(text: str, places: Sequence[tuple[int, int]]) -> int:
+def _announced(text: str, places: Sequence[Place]) -> int:
     """Where the first sentence ends, with what is behind its colon: the next one, or a whole list."""
     (start, end), *rest = places
     if not rest or not text[start:end].endswith(":"):
@@ -217,7 +212,7 @@ def _announced(text: str, places: Sequence[tuple[int, int]]) -> int:
     return end
 
 
-def most_like(sentence: str, text: str) -> tuple[int, int]:
+def most_like(sentence: str, text: str) -> Place:
     """Start and end of the sentence of a text that has most of the words of another one."""
     wanted = set(content_words(sentence))
     return max(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgeslm.knowledge.passages import SENTENCE_END
+from edgeslm.knowledge.sentences import SENTENCE_END
 
 _BORDERS = (re.compile(r"\n[^\S\n]*\n\s*"), SENTENCE_END, re.compile(r"\n"), re.compile(r"\s+"))
 """Between paragraphs, else between sentences, else lines, else words."""

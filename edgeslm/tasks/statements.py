@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from edgeslm.knowledge.sentences import split_sentences
 from edgeslm.tasks.extractive import best_sentences
 from edgeslm.tasks.parts import split_parts
-from edgeslm.tasks.support import Evidence, split_sentences
+from edgeslm.tasks.support import Evidence
 
 _ENDS = (".", "!", "?", "…", "。", "！", "？", '"', "”", "’", ")")
 

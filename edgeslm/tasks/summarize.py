@@ -17,12 +17,13 @@ from edgeslm.bundle import Bundle
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text
 from edgeslm.errors import NoMemory, TooLong
+from edgeslm.knowledge.sentences import split_sentences
 from edgeslm.messages import Progress, Request, Truncated
 from edgeslm.tasks.digest import Digest, digest_schema, read_messages
 from edgeslm.tasks.extractive import central
 from edgeslm.tasks.parts import split_parts
 from edgeslm.tasks.statements import Check, Speaker, Statement, extract, gist_of, join, name_of, without_rest
-from edgeslm.tasks.support import Evidence, split_sentences
+from edgeslm.tasks.support import Evidence
 from edgeslm.tasks.task import Ask, Outcome, Task
 
 INSTRUCTION: Final = "Summarize the text in one or two short sentences."

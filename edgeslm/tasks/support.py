@@ -16,10 +16,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Final
 
-from edgeslm.knowledge.passages import SENTENCE_END
+from edgeslm.knowledge.sentences import split_sentences
 
 LEAST_SHARE: Final = 0.7
 """Of a sentence's words of content that its source must have."""
@@ -60,11 +59,6 @@ _NUMBER: Final = re.compile(r"(\d++(?:[.,:]\d++)*+)([^\W\d_]*)")
 _GROUPED: Final = re.compile(r"\b\d{1,3}(?:,\d{3})+\b")
 _PARTS: Final = re.compile(r"[\-_./:@+]")
 _COMPOUND: Final = re.compile(r"[-/]")
-_PARAGRAPH: Final = re.compile(r"\n[^\S\n]*\n\s*")
-_MARK: Final = r"[^\S\n]*(?:[-*+•–]|\d{1,3}[.)])[^\S\n]"
-ITEM: Final = re.compile(_MARK)
-"""How an item of a list begins."""
-_ITEM: Final = re.compile(rf"\n(?={_MARK})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,22 +171,6 @@ class Evidence:
 def _has_near(places: array[int], here: int) -> bool:
     next_one = bisect_left(places, here - NEAR_WORDS)
     return next_one < len(places) and places[next_one] <= here + NEAR_WORDS
-
-
-def split_sentences(text: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence, without the blanks around it; items of lists and what stands between
-    empty lines are some too."""
-    borders = {0, len(text)}
-    for pattern in (SENTENCE_END, _PARAGRAPH, _ITEM):
-        borders.update(match.end() for match in pattern.finditer(text))
-    spans = []
-    ordered = sorted(borders)
-    for start, end in pairwise(ordered):
-        part = text[start:end]
-        if stripped := part.strip():
-            start += len(part) - len(part.lstrip())
-            spans.append((start, start + len(stripped)))
-    return spans
 
 
 def content_words(text: str) -> list[str]:

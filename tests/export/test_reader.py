@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import Read
 from edgeslm.errors import ExportError
-from edgeslm.tasks.support import split_sentences
+from edgeslm.knowledge.sentences import split_sentences
 from tests.export.questions import asked, questions
 
 PRESS = "The press is oiled every week with grease."

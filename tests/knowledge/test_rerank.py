@@ -18,6 +18,9 @@ def test_sentences_are_embedded_as_lines() -> None:
         ["Much about the press.", "It is blue."],
         ["Some words first.", "The press is oiled weekly.", "More."],
     ]
+    assert sentences([make_found("Пресс смазывают раз в неделю. Он синий.")]) == [
+        ["Пресс смазывают раз в неделю.", "Он синий."]
+    ]
     assert sentences([]) == []
     assert len(sentences([ABOUT] * 20)) == DEPTH
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.knowledge.sentences import split_sentences
 from edgeslm.tasks.extractive import best_sentences, central
-from edgeslm.tasks.support import split_sentences
 
 TEXT = (
     "Good morning. The press in hall 3 overheated twice. Lunch was at noon. The press was "

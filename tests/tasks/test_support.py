@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.tasks.support import Evidence, content_words, split_sentences, supported
+from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.tasks.support import Evidence, content_words, supported
 
 PRESS = (
     "The press in hall 3 has to be oiled every 200 hours. Spindle 3 overheated at 92.5 degrees; Maria Keller "
@@ -97,25 +98,6 @@ def test_a_sentence_without_content_is_not_supported(sentence: str) -> None:
 def test_scripts_without_blanks_are_compared_by_character() -> None:
     assert supported("机器过热", ["三号机器今天过热了。"])
     assert not supported("机器正常", ["三号机器今天过热了。"])
-
-
-def test_sentences_have_their_places() -> None:
-    text = "E.g. this is v1.2 of it. Next one!\n\n- item one\n- item two\n\n  A wrapped\nline"
-    assert [text[start:end] for start, end in split_sentences(text)] == [
-        "E.g. this is v1.2 of it.",
-        "Next one!",
-        "- item one",
-        "- item two",
-        "A wrapped\nline",
-    ]
-
-
-@given(st.text(alphabet="aB1. \n-!?“”'", max_size=200))
-def test_sentences_are_all_of_a_text_but_blanks(text: str) -> None:
-    spans = split_sentences(text)
-    assert "".join("".join(text[start:end].split()) for start, end in spans) == "".join(text.split())
-    assert all(start < end and text[start:end] == text[start:end].strip() for start, end in spans)
-    assert spans == sorted(spans)
 
 
 @given(st.text(max_size=300))

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.knowledge.sentences import split_sentences
+
+
+def test_sentences_have_their_places() -> None:
+    text = "E.g. this is v1.2 of it. Next one!\n\n- item one\n- item two\n\n  A wrapped\nline"
+    assert [text[start:end] for start, end in split_sentences(text)] == [
+        "E.g. this is v1.2 of it.",
+        "Next one!",
+        "- item one",
+        "- item two",
+        "A wrapped\nline",
+    ]
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ("Пресс смазывают раз в неделю.", "Это важно!"),
+        ("Öl wechseln.", "Über 90 °C abschalten."),
+        ("机器每周加油。", "温度不得超过九十度。"),
+    ],
+)
+def test_sentences_of_other_scripts(sentences: tuple[str, ...]) -> None:
+    for between in (" ", "\n"):
+        text = between.join(sentences)
+        assert tuple(text[start:end] for start, end in split_sentences(text)) == sentences
+
+
+@given(st.text(alphabet="aB1. \n-!?“”'", max_size=200))
+def test_sentences_are_all_of_a_text_but_blanks(text: str) -> None:
+    spans = split_sentences(text)
+    assert "".join("".join(text[start:end].split()) for start, end in spans) == "".join(text.split())
+    assert all(start < end and text[start:end] == text[start:end].strip() for start, end in spans)
+    assert spans == sorted(spans)
