@@ -26,7 +26,7 @@ SENTENCE: Final = 0.3
 READ: Final = 0.05
 """Weight of what a reader says, beside the score (``benchmarks/LOG.md``)."""
 MOST_SENTENCES: Final = 40
-"""Of a passage; more than that is no prose, as a list of single letters is none."""
+"""Of a passage; more than that is no prose, as a list of single words is none."""
 MOST_CHARACTERS: Final = 600
 """Of a sentence that are embedded: a table without any end of a sentence is one."""
 

@@ -70,8 +70,8 @@ class Found(Kept):
     collection: str = ""
     """The name of its place."""
     sentences: tuple[Run, ...] = ()
-    """Where each of its sentences stands in ``text``, with its cosine to the question; none where nobody
-    looked (``rerank``)."""
+    """The first of ``split_sentences(text)``, each with its cosine to the question; none where nobody looked
+    (``rerank``)."""
     read: float | None = None
     """How likely it answers the question, says a reader; None where none read it (``rerank``)."""
     pointed: tuple[Run, ...] = ()

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Final
 
 from edgeslm.knowledge.search import Found
-from edgeslm.knowledge.sentences import ITEM, split_sentences
+from edgeslm.knowledge.sentences import ITEM, PARAGRAPH, split_sentences
 from edgeslm.knowledge.words import parse_words, shares
 from edgeslm.pointing import Place
 from edgeslm.tasks.support import content_words
@@ -191,12 +191,10 @@ def _around(passage: Found, start: int, end: int) -> Place:
     """Whole words of a long sentence around the likeliest run that begins in it."""
     first, last, _ = next(run for run in passage.pointed if start <= run[0] < end)
     beside = max(0, MOST_QUOTED - (last - first)) // 2
-    kept = [
-        match.span()
-        for match in _WORD.finditer(passage.text, start, end)
-        if first - beside <= match.start() and match.end() <= max(last, last + beside)
-    ]
-    return kept[0][0], kept[-1][1]
+    begin, stop = max(start, first - beside), min(end, last + beside)
+    words = [match.span() for match in _WORD.finditer(passage.text, start, end)]
+    kept = [(a, b) for a, b in words if begin <= a and b <= stop]
+    return (kept[0][0], kept[-1][1]) if kept else (begin, stop)
 
 
 def _announced(text: str, places: Sequence[Place]) -> int:
@@ -206,7 +204,8 @@ def _announced(text: str, places: Sequence[Place]) -> int:
         return end
     is_list = ITEM.match(text, rest[0][0]) is not None
     for number, (first, last) in enumerate(rest):
-        if number and not (is_list and ITEM.match(text, first)):
+        goes_on = ITEM.match(text, first) or not PARAGRAPH.search(text, end, first)
+        if number and not (is_list and goes_on):
             break
         end = last
     return end

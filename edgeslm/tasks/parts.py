@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from edgeslm.knowledge.sentences import SENTENCE_END
+from edgeslm.knowledge.sentences import PARAGRAPH, SENTENCE_END
 
-_BORDERS = (re.compile(r"\n[^\S\n]*\n\s*"), SENTENCE_END, re.compile(r"\n"), re.compile(r"\s+"))
+_BORDERS = (PARAGRAPH, SENTENCE_END, re.compile(r"\n"), re.compile(r"\s+"))
 """Between paragraphs, else between sentences, else lines, else words."""
 
 

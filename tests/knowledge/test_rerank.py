@@ -5,7 +5,8 @@ import re
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.rerank import DEPTH, readable, rerank, reread, sentences
+from edgeslm.knowledge.rerank import DEPTH, MOST_SENTENCES, readable, rerank, reread, sentences
+from edgeslm.knowledge.sentences import split_sentences
 from tests.passages import make_found
 
 ABOUT = make_found("Much about the press. It is blue.", score=0.9, margin=0.1)
@@ -35,6 +36,14 @@ def test_the_nearest_sentence_lifts_its_passage() -> None:
     assert first.margin == first.score - second.score > 0
     assert second.margin == second.score
     assert 0 <= second.score <= first.score <= 1
+
+
+@given(st.text("aB. \n-1。", max_size=200))
+def test_sentences_are_those_of_the_text(text: str) -> None:
+    passage = make_found(text)
+    (own,) = sentences([passage])
+    (seen,) = rerank([passage], QUESTION, [[(1.0, 0.0)] * len(own)])
+    assert [(start, end) for start, end, _ in seen.sentences] == split_sentences(text)[:MOST_SENTENCES]
 
 
 def test_what_is_behind_the_first_stays_behind() -> None:

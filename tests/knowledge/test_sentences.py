@@ -24,6 +24,8 @@ def test_sentences_have_their_places() -> None:
         ("Пресс смазывают раз в неделю.", "Это важно!"),
         ("Öl wechseln.", "Über 90 °C abschalten."),
         ("机器每周加油。", "温度不得超过九十度。"),
+        ("真的吗？！", "他说：“停机。”", "「每周加油。」"),
+        ("Пресс см. разд. 3 и стр. 4.", "Жёлтый провод ca. über 90 °C."),
     ],
 )
 def test_sentences_of_other_scripts(sentences: tuple[str, ...]) -> None:
@@ -32,7 +34,21 @@ def test_sentences_of_other_scripts(sentences: tuple[str, ...]) -> None:
         assert tuple(text[start:end] for start, end in split_sentences(text)) == sentences
 
 
-@given(st.text(alphabet="aB1. \n-!?“”'", max_size=200))
+def test_items_have_their_marks() -> None:
+    text = "Do these:\n1. Switch it off. Pull the plug.\n 2) Wait.\n\n3. Open it. At 5. Then"
+    assert [text[start:end] for start, end in split_sentences(text)] == [
+        "Do these:",
+        "1. Switch it off.",
+        "Pull the plug.",
+        "2) Wait.",
+        "3. Open it.",
+        "At 5.",
+        "Then",
+    ]
+    assert split_sentences("So many:\n\n12.") == [(0, 8), (10, 13)]
+
+
+@given(st.text(alphabet="aBж1. \n-!?“”'。」", max_size=200))
 def test_sentences_are_all_of_a_text_but_blanks(text: str) -> None:
     spans = split_sentences(text)
     assert "".join("".join(text[start:end].split()) for start, end in spans) == "".join(text.split())

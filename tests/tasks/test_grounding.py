@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.knowledge.sentences import split_sentences
 from edgeslm.tasks.grounding import (
     CHARACTERS_PER_TOKEN,
     GATE,
@@ -14,6 +19,7 @@ from edgeslm.tasks.grounding import (
     gate_for,
     most_like,
     pointed_at,
+    quotable,
 )
 from tests.passages import make_found
 
@@ -80,8 +86,15 @@ def test_what_a_colon_announces_is_quoted_with_it() -> None:
     assert pointed_at(make_found(text, pointed=((say, say + 3, 0.9),))) == (say, len(text))
 
 
-def test_a_list_is_quoted_whole() -> None:
-    items = "Before you open it, do all of these:\n- Switch it off.\n- Pull the plug.\n- Wait ten minutes."
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "- Switch it off.\n- Pull the plug.\n- Wait ten minutes.",
+        "1. Switch it off. It stops.\n2. Pull the plug.\n\n3. Wait ten minutes. It cools.",
+    ],
+)
+def test_a_list_is_quoted_whole(steps: str) -> None:
+    items = f"Before you open it, do all of these:\n{steps}"
     text = f"It is hot. {items}\n\nThen open it."
     place = pointed_at(make_found(text, pointed=((text.index("do all"), text.index("these"), 0.9),)))
     assert place is not None
@@ -96,6 +109,26 @@ def test_what_has_no_end_of_a_sentence_is_quoted_in_part() -> None:
     quote = text[slice(*place)]
     assert "cell150" in quote and len(quote) <= MOST_QUOTED + 20
     assert quote.split()[0] in text.split() and quote.split()[-1] in text.split()
+
+
+def test_what_has_no_blank_either_is_cut() -> None:
+    text = "ก" * 2000
+    place = pointed_at(make_found(text, pointed=((900, 904, 0.9),)))
+    assert place is not None
+    start, end = place
+    assert start < 900 and end > 904 and end - start <= MOST_QUOTED
+
+
+@given(st.text("aB.: \n-1。", max_size=300))
+def test_something_is_quotable_of_any_text(text: str) -> None:
+    passage = make_found(text, pointed=((0, 1, 0.5), (len(text) // 2, len(text), 0.4)))
+    places = split_sentences(text)
+    seen = replace(passage, sentences=tuple((*place, 0.1) for place in places[:3]))
+    for one in (passage, seen):
+        start, end = quotable("aB", one)
+        assert 0 <= start <= end <= len(text)
+        quote = pointed_at(one)
+        assert quote is None or text[slice(*quote)].strip()
 
 
 def test_a_reader_has_a_gate_of_its_own() -> None:
