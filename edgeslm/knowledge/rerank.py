@@ -2,7 +2,7 @@
 what a reader says that was given both.
 
 A passage is about several things, and its vector is their mean; an answer is often one sentence of it. The
-sentences of the first few passages are embedded when a question is asked, some sixty texts of a line each.
+sentences of the first few passages are embedded when a question is asked, some fifty texts of a line each.
 What embeds and reads them is called outside: this module knows no engine.
 """
 
