@@ -80,7 +80,7 @@ def export_reader(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Teaches the encoder ``origin`` and makes the bundle ``out`` of it.
 
-    What it has learned by the end of an epoch is noted in the cache folder: interrupted, it goes on there.
+    What it has learned is noted in the cache folder from time to time: interrupted, it goes on there.
 
     :return: its manifest, how it was taught, and what was measured on the sources aside, as areas under the
         ROC curve: ``near``, of questions with their own texts and with these without the answers; ``other``,

@@ -15,6 +15,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ _SPARED = 2
 """Layers, at most half of them."""
 _HALVES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags of /proc/cpuinfo, on x86 and ARM."""
+NOTED_S = 300.0
+"""So much of a run is lost at most where it is interrupted; what is kept of it has some hundred megabytes."""
 TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """By which logits are divided before rows aside are judged; see ``Course.tempered``."""
 
@@ -107,11 +110,12 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
     steps_an_epoch = -(-len(rows) // schedule.batch)
     steps = steps_an_epoch * schedule.epochs
     best = _Best(weights)
-    epoch, spent, loss = _take_up(course.state, optimizer, weights, best)
-    started, step = time.monotonic() - spent, epoch * steps_an_epoch
+    step, spent, loss = _take_up(course.state, optimizer, weights, best)
+    epoch, noted = step // steps_an_epoch, time.monotonic()
+    started = noted - spent
     course.model.train()
     while epoch < schedule.epochs and not best.is_over(epoch):
-        for batch in _batches(rows, course.lengths, schedule, epoch):
+        for batch in islice(_batches(rows, course.lengths, schedule, epoch), step % steps_an_epoch, None):
             done = step / steps
             if schedule.seconds:
                 done = max(done, (time.monotonic() - started) / schedule.seconds)
@@ -130,6 +134,10 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
             optimizer.step()
             step += 1
             reporter.progress(step, steps, f"{course.what}, epoch {epoch + 1}")
+            is_within = step < (epoch + 1) * steps_an_epoch
+            if course.state is not None and is_within and time.monotonic() - noted >= NOTED_S:
+                noted = time.monotonic()
+                _put_down(course.state, optimizer, best, (step, noted - started, loss))
         if step < (epoch + 1) * steps_an_epoch:
             break
         epoch += 1
@@ -138,7 +146,8 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
             _check_finite(float(aside.mean()), course.what)
             best.see(epoch, aside)
         if course.state is not None:
-            _put_down(course.state, optimizer, best, (epoch, time.monotonic() - started, loss))
+            noted = time.monotonic()
+            _put_down(course.state, optimizer, best, (step, noted - started, loss))
     if step < _LEAST * steps_an_epoch:
         raise ExportError(
             f"{course.what} got through {step} of {steps_an_epoch} batches in its time, half of them being "
@@ -337,7 +346,7 @@ def _take_up(
     weights: Sequence[torch.nn.Parameter],
     best: _Best,
 ) -> tuple[int, float, float]:
-    """:return: epochs that were run, the seconds that they took and the last loss; zeros for a new run, and
+    """:return: steps that were taken, the seconds that they took and the last loss; zeros for a new run, and
     for one whose state is damaged."""
     import torch
 
@@ -354,5 +363,5 @@ def _take_up(
             weight.copy_(value)
     best.epoch, best.losses, best.values = content["best"]
     torch.set_rng_state(content["random"])
-    epoch, spent, loss = content["stand"]
-    return epoch, spent, loss
+    step, spent, loss = content["stand"]
+    return step, spent, loss

@@ -217,10 +217,12 @@ def test_rows_aside_are_watched_out_of_training_mode() -> None:
 
 
 @pytest.mark.parametrize("aside", [(), ASIDE], ids=["all rows", "rows aside"])
+@pytest.mark.parametrize("noted_s", [0.0, training.NOTED_S], ids=["each step", "each epoch"])
 @pytest.mark.parametrize("at", [7, 12])
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, aside: Sequence[int], at: int
+    tmp_path: Path, aside: Sequence[int], at: int, noted_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(training, "NOTED_S", noted_s)
     whole = Pupil(aside)
     expected = descend(whole.course(), SCHEDULE, FakeReporter())
     state = tmp_path / "state.pt"
@@ -230,6 +232,8 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert descend(again.course(state), SCHEDULE, FakeReporter()) == expected
     assert again.weights() == whole.weights()
     assert 0 < len(again.batches) < len(whole.batches)
+    if noted_s == 0:
+        assert again.batches == whole.batches[at:], "no step is taken twice"
 
 
 def test_the_best_epoch_is_remembered_over_an_interruption(tmp_path: Path) -> None:
