@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def add_files(
     *,
     embed: Embed | None = None,
     sync: bool = False,
+    spares_empty: bool = False,
     wants: Callable[[Path], bool] = lambda path: True,
     on_file: Callable[[str], None] = lambda source: None,
     on_broken: Callable[[str], None] = lambda sentence: None,
@@ -49,6 +50,7 @@ def add_files(
     """Adds files and all that is below folders, each in a transaction of its own.
 
     :param sync: also remove the documents whose files were below ``paths`` and are gone.
+    :param spares_empty: but none of a folder without any file: a disk that was unmounted leaves one.
     :param wants: asked of each file, whether it is looked at at all.
     :param on_file: told of each file before it is looked at.
     :param on_broken: told of each file that can't be read, in a sentence; what is there of it stays.
@@ -79,7 +81,7 @@ def add_files(
         else:
             totals.changed += 1
     if sync:
-        totals.removed = _remove_gone(collection, [path.absolute() for path in paths])
+        totals.removed = _remove_gone(collection, [path.absolute() for path in paths], spares_empty)
     return totals
 
 
@@ -118,16 +120,19 @@ def _refuse_namesake(known: Entry | None, path: Path) -> None:
         )
 
 
-def _remove_gone(collection: Collection, paths: Iterable[Path]) -> int:
-    below = list(paths)
-    gone = [
-        source
-        for source, file in collection.files()
-        if _is_gone(file)
-        # Looked at behind the file: a disk may be unplugged at any moment.
-        and any(file == path or (file.is_relative_to(path) and path.is_dir()) for path in below)
-    ]
-    return sum(collection.remove(source) for source in gone)
+def _remove_gone(collection: Collection, paths: Sequence[Path], spares_empty: bool) -> int:
+    gone = [(source, file) for source, file in collection.files() if _is_gone(file)]
+    # Looked at behind the files: a disk may be unplugged at any moment.
+    folders = [path for path in paths if path.is_dir() and not (spares_empty and _is_empty(path))]
+    return sum(
+        collection.remove(source)
+        for source, file in gone
+        if file in paths or any(file.is_relative_to(folder) for folder in folders)
+    )
+
+
+def _is_empty(folder: Path) -> bool:
+    return next(iter(find_files([folder])), None) is None
 
 
 def _is_gone(file: Path) -> bool:

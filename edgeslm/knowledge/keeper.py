@@ -1,7 +1,9 @@
 """What a node itself writes into its collections: watched folders, remembered messages, missing vectors.
 
-One thread. Messages go before anything else, also between two files or two batches of passages, and are on
-the disk before they are acknowledged. Knows no pipe and no engine: both are handed in as one function.
+A thread each, since none may wait for another: a message is acknowledged when it is on the disk, a manual of
+a thousand pages takes minutes to read, and an encoder has time when nobody asks it. A collection is written
+to by one of them at a time (``transaction``). Knows no pipe and no engine: both are handed in as one
+function.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import queue
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +32,9 @@ log = logging.getLogger("edgeslm.knowledge")
 SWEEP_EVERY_S = 10.0
 """Between two looks at what is watched and what has expired; more where a look takes long (``SHARE``)."""
 SHARE = 20
-"""Looking takes at most one of so many seconds."""
+"""Looking takes at most one of so many seconds, ..."""
+LONGEST_PAUSE_S = 300.0
+"""... unless the next look would be later than this: the first one of a folder may read for hours."""
 SETTLED_S = 2.0
 """A file that changed less than so many seconds ago may still be on its way."""
 TOGETHER = 256
@@ -37,9 +42,10 @@ TOGETHER = 256
 
 Send = Callable[..., None]
 _Wanted = tuple[int, str, Memory]
+_Work = Callable[[Shelf, Collection, Callable[[str], None]], None]
+"""Told of what is wrong, in sentences."""
 _State = tuple[int, int, int]
 """Of a file: its size, when its content changed, and when it was moved here or may be read by others."""
-_NONE_YET = object()
 
 
 class Keeper:
@@ -49,16 +55,15 @@ class Keeper:
         self._shelves = shelves
         self._send = send
         self._sweep_every_s = sweep_every_s
-        self._waiting: queue.SimpleQueue[_Wanted | None] = queue.SimpleQueue()
-        """None says that there are vectors: the thread waits in one place for both."""
+        self._waiting: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
         self._vectors: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._asked = 0
         self._seen: dict[str, dict[Path, _State]] = {}
         self._broken: dict[str, dict[Path, str]] = {}
-        self._opened = OpenCollections(
-            {shelf.name: shelf.path for shelf in shelves}, writes=True, on_new=self._forget
-        )
-        self._troubles: dict[str, str] = {}
+        self._troubles: dict[str, dict[str, Sequence[str]]] = defaultdict(dict)
+        """Of each collection, by what is done to it."""
+        self._told: dict[str, str] = {}
+        self._telling = threading.Lock()
 
     def make(self) -> None:
         """Makes the collections that aren't there, so that they can be searched.
@@ -71,8 +76,8 @@ class Keeper:
                     collection.use_encoder(shelf.encoder)
 
     def start(self) -> None:
-        if self._shelves:
-            threading.Thread(target=self._run, name="keeper", daemon=True).start()
+        for work in (self._remember_all, self._sweep_all, self._embed_all) if self._shelves else ():
+            threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True).start()
 
     def remember(self, number: int, collection: str, memory: Memory) -> None:
         """From any thread; ``done`` or ``failed`` follows."""
@@ -81,50 +86,42 @@ class Keeper:
     def take_vectors(self, number: int, vectors: Sequence[Sequence[float]] | None) -> None:
         """From any thread: the answer to ``embed``; None where it can't be had now."""
         self._vectors.put((number, vectors))
-        self._waiting.put(None)
 
-    def _run(self) -> None:
-        due = time.monotonic()
-        while True:
-            self._remember_waiting(max(0.0, due - time.monotonic()))
-            if (started := time.monotonic()) >= due:
-                for shelf in self._shelves:
-                    self._sweep(shelf)
-                took = time.monotonic() - started
-                due = time.monotonic() + max(self._sweep_every_s, SHARE * took)
+    def _open(self, on_new: Callable[[str], None] = lambda name: None) -> OpenCollections:
+        """Those of one thread."""
+        paths = {shelf.name: shelf.path for shelf in self._shelves}
+        return OpenCollections(paths, writes=True, on_new=on_new)
 
     # --- messages -----------------------------------------------------------------------------------
 
-    def _remember_waiting(self, wait_s: float | None = 0.0) -> None:
-        """All messages that wait, in as few transactions as there are collections.
+    def _remember_all(self) -> None:
+        """All messages that wait, in as few transactions as there are collections."""
+        opened = self._open()
+        while True:
+            wanted = [self._waiting.get()]
+            with suppress(queue.Empty):
+                while len(wanted) < TOGETHER:
+                    wanted.append(self._waiting.get_nowait())
+            by_name = defaultdict[str, list[tuple[int, Memory]]](list)
+            for number, name, memory in wanted:
+                by_name[name].append((number, memory))
+            for name, of_it in by_name.items():
+                self._remember(opened, name, of_it)
 
-        :param wait_s: for the first, or for vectors; None: for as long as it takes.
-        """
-        arrived: list[_Wanted | None] = []
-        try:
-            arrived.append(self._waiting.get_nowait() if wait_s == 0 else self._waiting.get(timeout=wait_s))
-            while len(arrived) < TOGETHER:
-                arrived.append(self._waiting.get_nowait())
-        except queue.Empty:
-            pass
-        wanted = [one for one in arrived if one is not None]
-        for name in {name for _, name, _ in wanted}:
-            self._remember(name, [(number, memory) for number, of, memory in wanted if of == name])
-
-    def _remember(self, name: str, wanted: Sequence[tuple[int, Memory]]) -> None:
+    def _remember(self, opened: OpenCollections, name: str, wanted: Sequence[tuple[int, Memory]]) -> None:
         try:
             remember(
-                self._opened.get(name),
+                opened.get(name),
                 [memory for _, memory in wanted],
                 lambda why: log.warning("a message can't be remembered: %s", why),
             )
         except Exception as error:
             why = str(error) if isinstance(error, KnowledgeError) else type(error).__name__
             log.debug("remembering", exc_info=True)
-            self._opened.close(name)
+            opened.close(name)
             if len(wanted) > 1 and not isinstance(error, KnowledgeError):
                 for one in wanted:  # one of them is the cause: the others are kept
-                    self._remember(name, [one])
+                    self._remember(opened, name, [one])
                 return
             for number, _ in wanted:
                 self._send("failed", number, why)
@@ -134,29 +131,20 @@ class Keeper:
 
     # --- folders ------------------------------------------------------------------------------------
 
-    def _sweep(self, shelf: Shelf) -> None:
-        trouble: list[str] = []
-        try:
-            collection = self._opened.get(shelf.name)
-            while collection.remove_expired(most=TOGETHER) == TOGETHER:
-                self._remember_waiting()
-            if shelf.watch:
-                self._look(shelf, collection, trouble.append)
-            if shelf.encoder is not None:
-                if collection.encoder is None:
-                    collection.use_encoder(shelf.encoder)
-                collection.embed_missing(lambda texts: self._embed(shelf.name, texts))
-        except _NotNowError:
-            pass  # words find them meanwhile; the next sweep asks again
-        except KnowledgeError as error:
-            trouble.append(str(error))
-            self._opened.close(shelf.name)
-        except Exception as error:  # a mistake of ours must not end the thread
-            log.error("keeping %s failed: %s", shelf.name, type(error).__name__)
-            log.debug("keeping %s", shelf.name, exc_info=True)
-            trouble.append(f"keeping it up to date failed ({type(error).__name__})")
-            self._opened.close(shelf.name)
-        self._tell(shelf.name, trouble)
+    def _sweep_all(self) -> None:
+        opened = self._open(on_new=self._forget)
+        while True:
+            started = time.monotonic()
+            for shelf in self._shelves:
+                self._work("sweep", self._sweep, shelf, opened)
+            took = time.monotonic() - started
+            time.sleep(max(self._sweep_every_s, min(LONGEST_PAUSE_S, SHARE * took)))
+
+    def _sweep(self, shelf: Shelf, collection: Collection, on_trouble: Callable[[str], None]) -> None:
+        while collection.remove_expired(most=TOGETHER) == TOGETHER:
+            pass
+        if shelf.watch:
+            self._look(shelf, collection, on_trouble)
 
     def _look(self, shelf: Shelf, collection: Collection, on_broken: Callable[[str], None]) -> None:
         """Files whose size or time isn't what it was, and those that are gone."""
@@ -204,47 +192,70 @@ class Keeper:
         totals = add_files(
             *(collection, paths),
             sync=True,
+            spares_empty=True,
             wants=wants,
-            on_file=lambda _: self._remember_waiting(),
             on_broken=note,
         )
         self._seen[name], self._broken[name] = now, broken
         log.info("%s: %d added, %d changed, %d removed", name, totals.added, totals.changed, totals.removed)
-
-    def _embed(self, name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
-        self._remember_waiting()
-        self._asked += 1
-        self._send("embed", self._asked, name, tuple(texts))
-        # The encoder may be busy for long, with what is more urgent than this: messages don't wait for it.
-        while (vectors := self._arrived()) is _NONE_YET:
-            self._remember_waiting(None)
-        if vectors is None:
-            raise _NotNowError
-        found: Sequence[Sequence[float]] = vectors
-        return found
-
-    def _arrived(self) -> Any:
-        """The answer to what was asked last."""
-        with suppress(queue.Empty):
-            while True:
-                number, vectors = self._vectors.get_nowait()
-                if number == self._asked:
-                    return vectors
-        return _NONE_YET
-
-    # --- inside -------------------------------------------------------------------------------------
 
     def _forget(self, name: str) -> None:
         """Of a collection that is opened anew nothing is known: its file may be another one."""
         self._seen[name] = {}
         self._broken[name] = {}
 
-    def _tell(self, name: str, trouble: Sequence[str]) -> None:
-        more = f" (and {len(trouble) - 1} more)" if len(trouble) > 1 else ""
-        sentence = f"{trouble[0]}{more}" if trouble else ""
-        if sentence != self._troubles.get(name, ""):
-            self._troubles[name] = sentence
-            self._send("trouble", name, sentence or None)
+    # --- vectors ------------------------------------------------------------------------------------
+
+    def _embed_all(self) -> None:
+        opened = self._open()
+        shelves = [shelf for shelf in self._shelves if shelf.encoder is not None]
+        while shelves:
+            for shelf in shelves:
+                self._work("embed", self._embed_missing, shelf, opened)
+            time.sleep(self._sweep_every_s)
+
+    def _embed_missing(self, shelf: Shelf, collection: Collection, on_trouble: Callable[[str], None]) -> None:
+        if collection.encoder is None and shelf.encoder is not None:
+            collection.use_encoder(shelf.encoder)
+        with suppress(_NotNowError):  # words find them meanwhile; the next round asks again
+            collection.embed_missing(lambda texts: self._embed(shelf.name, texts))
+
+    def _embed(self, name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        self._asked += 1
+        self._send("embed", self._asked, name, tuple(texts))
+        number = 0
+        while number != self._asked:
+            number, vectors = self._vectors.get()
+        if vectors is None:
+            raise _NotNowError
+        found: Sequence[Sequence[float]] = vectors
+        return found
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _work(self, name: str, work: _Work, shelf: Shelf, opened: OpenCollections) -> None:
+        """Does what keeps a collection up to date; what goes wrong is told and ends no thread."""
+        trouble: list[str] = []
+        try:
+            work(shelf, opened.get(shelf.name), trouble.append)
+        except KnowledgeError as error:
+            trouble.append(str(error))
+            opened.close(shelf.name)
+        except Exception as error:  # a mistake of ours
+            log.error("keeping %s failed: %s", shelf.name, type(error).__name__)
+            log.debug("keeping %s", shelf.name, exc_info=True)
+            trouble.append(f"keeping it up to date failed ({type(error).__name__})")
+            opened.close(shelf.name)
+        self._tell(shelf.name, name, trouble)
+
+    def _tell(self, name: str, work: str, trouble: Sequence[str]) -> None:
+        with self._telling:
+            self._troubles[name][work] = trouble
+            first, *others = dict.fromkeys(one for of in self._troubles[name].values() for one in of) or [""]
+            sentence = f"{first} (and {len(others)} more)" if others else first
+            if sentence != self._told.get(name, ""):
+                self._told[name] = sentence
+                self._send("trouble", name, sentence or None)
 
 
 class _NotNowError(Exception):

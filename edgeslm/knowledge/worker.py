@@ -1,4 +1,4 @@
-"""The process of a node's collections: one thread searches, another keeps folders and messages in them.
+"""The process of a node's collections: one thread searches, others keep folders and messages in them.
 
 It is its own process because numpy and a search's vectors have no place in the one that holds the connection
 to the broker. What embeds texts is an engine of the node, which is asked over the pipe. It ends when the pipe
@@ -35,7 +35,7 @@ log = logging.getLogger("edgeslm.knowledge")
 
 
 class Mailbox:
-    """The pipe, to which both threads write."""
+    """The pipe, to which all threads write."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe

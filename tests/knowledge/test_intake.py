@@ -105,6 +105,19 @@ def test_what_may_not_be_looked_at_is_not_gone(
     assert sources(collection) == ["lathe.txt", "press/4.md"]
 
 
+def test_what_was_in_a_folder_that_is_empty_now_may_be_spared(collection: Collection, folder: Path) -> None:
+    """As where its disk was unmounted while files of it were read."""
+    add_files(collection, [folder])
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    first, *others = sorted(files)
+    for file in others:
+        file.unlink()
+    assert add_files(collection, [folder], sync=True, spares_empty=True).removed == len(others)
+    first.unlink()
+    assert add_files(collection, [folder], sync=True, spares_empty=True).removed == 0
+    assert add_files(collection, [folder], sync=True).removed == 1
+
+
 def test_files_that_are_gone_stay_unless_the_folder_is_synced(collection: Collection, folder: Path) -> None:
     outside = write(folder.parent / "outside.txt", "Elsewhere.")
     add_files(collection, [folder, outside])

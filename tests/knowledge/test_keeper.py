@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,9 @@ from edgeslm.knowledge import keeper as module
 from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.keeper import Keeper
 from edgeslm.knowledge.memory import remember
+from edgeslm.knowledge.passages import Document
 from edgeslm.knowledge.queries import Memory, Shelf
+from edgeslm.knowledge.reader import read_document
 from edgeslm.knowledge.search import search
 from tests.knowledge.shelf import TAG, hash_embed
 
@@ -206,7 +209,7 @@ def test_a_message_that_cannot_be_kept_is_told(
     parent.until(lambda: parent.said("done", 8))
 
 
-def test_what_is_added_is_embedded_later_and_messages_go_before(
+def test_what_is_added_is_embedded_later_and_found_by_its_words_before(
     tmp_path: Path, folder: Path, parent: Parent
 ) -> None:
     for number in range(100):
@@ -245,6 +248,73 @@ def test_messages_do_not_wait_for_an_encoder_that_is_busy(tmp_path: Path, parent
         parent.until(lambda: collection.unembedded == 0)
 
 
+def test_messages_do_not_wait_for_a_file_that_takes_long_to_read(
+    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_read, may_go_on = threading.Event(), threading.Event()
+
+    def slowly(path: Path, source: str) -> Document:
+        is_read.set()
+        may_go_on.wait(LIMIT_S)
+        return read_document(path, source)
+
+    monkeypatch.setattr("edgeslm.knowledge.intake.read_document", slowly)
+    (folder / "thousand-pages.txt").write_text("Oil it.")
+    shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,), writes=True)
+    keeper = start(parent, shelf)
+    assert is_read.wait(LIMIT_S)
+    keeper.remember(7, "manuals", MESSAGE)
+    parent.until(lambda: parent.said("done", 7))
+    parent.until(lambda: found(shelf, "bearing", embed=True))
+    assert not found(shelf, "oil")
+    may_go_on.set()
+    parent.until(lambda: found(shelf, "oil"))
+
+
+def test_folders_are_looked_at_while_the_encoder_is_busy(
+    tmp_path: Path, folder: Path, parent: Parent
+) -> None:
+    (folder / "press.md").write_text("Oil it each week.\n")
+    shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,))
+    keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
+    keeper.make()
+    keeper.start()
+    parent.until(lambda: parent.said("embed"))
+    (folder / "lathe.txt").write_text("Grease the lathe.\n")
+    (folder / "press.md").unlink()
+    parent.until(lambda: found(shelf, "grease") and not found(shelf, "oil"))
+    assert len([one for one in parent.messages if one[0] == "embed"]) == 1, "it is asked one thing at a time"
+
+
+def test_after_a_long_look_the_next_one_is_not_hours_away(
+    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHARE", 1e9)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.05)
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, shelf)
+    (folder / "lathe.txt").write_text("Oil the lathe.")
+    parent.until(lambda: found(shelf, "oil"))
+    (folder / "press.txt").write_text("Grease the press.")
+    parent.until(lambda: found(shelf, "grease"))
+
+
+def test_trouble_of_two_works_is_told_together(tmp_path: Path, folder: Path, parent: Parent) -> None:
+    """None takes away what another has told."""
+    (folder / "a.pdf").write_bytes(b"no pdf")
+    (folder / "b.txt").write_text("Oil it.")
+    shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,))
+    keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
+    keeper.make()
+    keeper.start()
+    parent.until(lambda: parent.said("embed"))
+    _, number, _, texts = next(message for message in parent.messages if message[0] == "embed")
+    with Collection(shelf.path, writes=True) as collection:
+        collection.use_encoder(replace(TAG, digest="another"), replace=True)
+    keeper.take_vectors(number, hash_embed(texts))
+    parent.until(lambda: parent.trouble and parent.trouble.endswith("(and 1 more)"))
+
+
 def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:
     shelf = Shelf("log", tmp_path / "kb", writes=True)
     keeper = start(parent, shelf)
@@ -258,7 +328,7 @@ def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:
     parent.until(is_gone)
 
 
-def test_many_that_expired_are_removed_some_at_a_time_with_messages_between(
+def test_many_that_expired_are_removed_some_at_a_time(
     tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf = Shelf("log", tmp_path / "kb", writes=True)
