@@ -7,12 +7,23 @@ requests come in: each is served by the one or the other, none is lost.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from edgeslm.arrangement import Arrangement
 from edgeslm.bundle import Bundle
 from edgeslm.config import Config
-from edgeslm.errors import RequestError, UnknownTask
+from edgeslm.errors import (
+    InternalError,
+    ModelUnavailable,
+    NoMemory,
+    Poisoned,
+    RequestError,
+    TimedOut,
+    TooLong,
+    UnknownTask,
+)
 from edgeslm.escalation import Escalation
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.library import Library, MakeKnowledge
@@ -22,6 +33,13 @@ from edgeslm.observe.drift import DriftWatch
 from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
 from edgeslm.senders import Senders
 from edgeslm.tasks import Task
+
+log = logging.getLogger("edgeslm.service")
+
+_NO_MODEL = frozenset(
+    error.code for error in (TooLong, TimedOut, NoMemory, ModelUnavailable, Poisoned, InternalError)
+)
+"""What says that no model answered: neither the sender's mistake nor its wish."""
 
 BeforeSwitch = Callable[[Arrangement, Arrangement], Awaitable[None]]
 
@@ -194,7 +212,9 @@ class Service:
         result = await self.scheduler.submit(request, on_chunk, on_start)
         target = asked.targets[request.task]
         if target is not None and self.escalation.is_wanted(result):
-            return await self.escalation.ask(target, request, result)
+            result = await self.escalation.ask(target, request, result)
+        if result.error is not None and result.error.code in _NO_MODEL:
+            return await _without_model(task, request, result, result.error.code)
         return result
 
     async def _run(self, request: Request, on_chunk: OnChunk | None, on_start: OnStart | None) -> Result:
@@ -220,6 +240,15 @@ class Service:
 
     def stages_of(self, task: str) -> tuple[str, ...]:
         return self._now.stages_of(task)
+
+
+async def _without_model(task: Task, request: Request, failed: Result, code: str) -> Result:
+    """What the task can tell all the same, or ``failed``."""
+    told = await asyncio.to_thread(task.without_model, request)
+    if told is None:
+        return failed
+    log.warning("task %s: told without its model (%s)", request.task, code)
+    return replace(failed, status="ok", result=told, error=None)
 
 
 def _most_requests(config: Config) -> int:

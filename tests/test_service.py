@@ -8,7 +8,7 @@ import pytest
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.config import parse_config
 from edgeslm.engine.calls import Adapters, Call, Cost, Embed, Generate, Hardware, Output, Score
-from edgeslm.errors import BundleError, ConfigError, TooLong
+from edgeslm.errors import BundleError, ConfigError, ModelUnavailable, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.service import Service
 from edgeslm.trust import Trust
@@ -174,6 +174,29 @@ def test_an_error_of_the_engine_is_the_result(tmp_path: Path) -> None:
         result = await make_service(tmp_path, on_call=answer).submit(request("triage"))
         assert result.error is not None
         assert (result.error.code, result.error.message) == ("too_long", "9 tokens and room for 3")
+
+    play(scene)
+
+
+def test_messages_are_counted_where_no_model_can_say_what_they_are_about(tmp_path: Path) -> None:
+    """Nobody sends again what a window has gathered; a text that can't be summarised stays an error."""
+    ids = [f"m{number}" for number in range(5)]
+    messages = {"messages": [{"id": id, "text": "spindle 3 runs hot"} for id in ids]}
+
+    def fail(call: Call) -> Output:
+        raise ModelUnavailable("its process ended")
+
+    async def scene() -> None:
+        service = make_service(tmp_path, "brief: {kind: summarize, model: small}", on_call=fail)
+        await service.start()
+        counted = await service.submit(request("brief", messages))
+        text = await service.submit(request("brief", "Spindle 1 runs hot."))
+        await service.stop()
+        assert (counted.status, counted.error) == ("ok", None)
+        assert counted.result is not None
+        assert (counted.result["messages"], counted.result["extractive"]) == (5, True)
+        assert [point["ids"] for point in counted.result["points"]] == [ids]
+        assert text.error is not None and text.error.code == "model_unavailable"
 
     play(scene)
 

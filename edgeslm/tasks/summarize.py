@@ -9,7 +9,7 @@ Messages are counted first (``digest``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -78,6 +78,12 @@ class Summarize(Task):
             "extractive": any(one.is_extract for one in statements),
         }
         return writer.outcome(result, abstained=not text)
+
+    def without_model(self, request: Request) -> Mapping[str, Any] | None:
+        """Of messages what was counted, with their own words: who gathered them doesn't send them again."""
+        if isinstance(request.input, str):
+            return None
+        return Digest(read_messages(request.input)).result([])
 
     async def _summary(self, text: str, request: Request, writer: _Writer) -> list[Statement]:
         room = self._room(request)

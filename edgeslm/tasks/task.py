@@ -122,6 +122,10 @@ class Task(ABC):
         """Another node's result as one of this task; None if it is of no use."""
         return answer
 
+    def without_model(self, request: Request) -> Mapping[str, Any] | None:
+        """What can be told where no model could; None if that is nothing. May take seconds."""
+        return None
+
     def check(self, request: Request) -> None:
         """Refuses what can be refused without the engine, before the request waits in a queue.
 
