@@ -12,14 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edgeslm.engine.calls import Cost
-from edgeslm.errors import ModelUnavailable, NoMemory, RequestError, TooLong
+from edgeslm.errors import PASSED_ON, RequestError
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome
 
 log = logging.getLogger("edgeslm.cascade")
-
-PASSED_ON = (ModelUnavailable, NoMemory, TooLong)
-"""What says that this stage can't, and nothing of the request."""
 
 
 @dataclass(frozen=True, slots=True)

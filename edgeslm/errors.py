@@ -189,6 +189,9 @@ class InternalError(RequestError):
     code = "internal"
 
 
+PASSED_ON: Final = (ModelUnavailable, NoMemory, TooLong)
+"""What says that this stage of a task can't, and nothing of the request."""
+
 REQUEST_ERRORS: dict[str, type[RequestError]] = {
     cls.code: cls
     for cls in (

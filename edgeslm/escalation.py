@@ -14,8 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgeslm.cascade import PASSED_ON
-from edgeslm.errors import Cancelled, EdgeslmError
+from edgeslm.errors import PASSED_ON, Cancelled, EdgeslmError
 from edgeslm.messages import Request, Result
 from edgeslm.scheduler import WHILE_RUNNING, error_result
 from edgeslm.sections import NODE_STAGE
@@ -27,6 +26,7 @@ AskNode = Callable[[str, str, str, float, Mapping[str, Any]], Awaitable[Result]]
 """Asks NODE for TASK with a text, within so many seconds, with options."""
 
 IsAnswer = Callable[[Mapping[str, Any], str], bool]
+BringBack = Callable[[Request, Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any] | None]
 
 
 def _anything(result: Mapping[str, Any], message: str) -> bool:
@@ -37,7 +37,9 @@ def _nothing(request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def _as_it_is(found: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _as_it_is(
+    request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
     return answer
 
 
@@ -47,13 +49,13 @@ _PASSED_ON = frozenset(error.code for error in PASSED_ON)
 @dataclass(frozen=True, slots=True)
 class Target:
     """``is_answer`` tells whether a result could be one of this node's task, to a message. ``refer`` gives
-    the options to ask with, ``bring_back`` what the result found here and the answer come to."""
+    the options to ask with, ``bring_back`` what request, result found here and answer come to."""
 
     node: str
     task: str
     is_answer: IsAnswer = _anything
     refer: Callable[[Request, Mapping[str, Any]], Mapping[str, Any]] = _nothing
-    bring_back: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any] | None] = _as_it_is
+    bring_back: BringBack = _as_it_is
 
     @classmethod
     def of(cls, stages: tuple[str, ...], task: Task | None = None) -> Target | None:
@@ -118,7 +120,7 @@ class Escalation:
             code = answer.error.code if answer.error else ""
             log.warning("task %s: %s answers with an error: %s", request.task, target.stage, code)
             return found
-        brought = target.bring_back(here, answer.result or {})
+        brought = target.bring_back(request, here, answer.result or {})
         if brought is None or not target.is_answer(brought, request.input):
             log.warning("task %s: what %s answers is no answer of this task", request.task, target.stage)
             return found

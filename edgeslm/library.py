@@ -33,6 +33,8 @@ log = logging.getLogger("edgeslm.library")
 
 MakeKnowledge = Callable[..., KnowledgeProcess]
 
+_NOT_NOW = (ModelUnavailable, Poisoned, NoMemory, InternalError)
+"""What an encoder or a reader raises that a search can do without."""
 AT_ONCE = 4
 """Passages in one call of an encoder, while which a question has to wait."""
 
@@ -119,6 +121,8 @@ class Library:
     ) -> Sequence[Found]:
         """The ``k`` best passages of some collections, the best first.
 
+        Where the encoder can't be had they are found by their words alone.
+
         :param by_sentence: the first of them are looked at again, sentence by sentence, by the encoder, and
             by the reader where there is one.
         :raises RequestError: they can't be searched.
@@ -126,8 +130,8 @@ class Library:
         section = self._sections[collections[0]]  # all of them have the same encoder and reader
         encoder = section.encoder
         vector: Sequence[float] | None = None
-        if encoder is not None:
-            (vector,) = await self._embed(encoder, [question], priority)
+        if encoder is not None and (own := await self._embed_or_not(encoder, [question], priority)):
+            (vector,) = own
         try:
             found = await self._opened.seek(Query(tuple(collections), question, k, vector))
         except KnowledgeError as error:
@@ -137,8 +141,9 @@ class Library:
         if encoder is not None and vector is not None:
             parts = sentences(found)
             flat = [text for own in parts for text in own]
-            vectors = iter(await self._embed(encoder, flat, priority)) if flat else iter(())
-            found = rerank(found, vector, [[next(vectors) for _ in own] for own in parts])
+            if (made := await self._embed_or_not(encoder, flat, priority)) is not None:
+                vectors = iter(made)
+                found = rerank(found, vector, [[next(vectors) for _ in own] for own in parts])
         if section.reader is not None:
             return await self._read(section.reader, question, found, priority)
         return found
@@ -155,7 +160,7 @@ class Library:
                 output = await self.models.ask(reader, call, priority=priority)
                 likely += output.probabilities
                 places += output.places
-        except (ModelUnavailable, Poisoned, NoMemory, InternalError) as error:
+        except _NOT_NOW as error:
             log.warning("Passages are judged without the reader %s: %s", reader, error)
             return found
         return reread(found, likely, places)
@@ -199,6 +204,16 @@ class Library:
         for begin in range(0, len(texts), AT_ONCE):
             vectors += await self._embed(encoder, texts[begin : begin + AT_ONCE], LEAST_PRIORITY)
         return vectors
+
+    async def _embed_or_not(
+        self, encoder: str, texts: Sequence[str], priority: int
+    ) -> Sequence[Sequence[float]] | None:
+        """None where it can't be had, which is logged."""
+        try:
+            return await self._embed(encoder, texts, priority) if texts else ()
+        except _NOT_NOW as error:
+            log.warning("Collections are searched without the encoder %s: %s", encoder, error)
+            return None
 
     async def _embed(self, encoder: str, texts: Sequence[str], priority: int) -> Sequence[Sequence[float]]:
         call = Embed(tuple(texts), overflow="head")

@@ -321,7 +321,9 @@ def test_what_was_found_here_goes_along_and_the_answer_is_brought_back() -> None
     def refer(request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"context": f"{request.input}, {found['label']}"}
 
-    def bring_back(found: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def bring_back(
+        request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
         return {"label": f"{found['label']} or {answer['label']}"}
 
     node = OtherNode()
@@ -331,4 +333,5 @@ def test_what_was_found_here_goes_along_and_the_answer_is_brought_back() -> None
 
 
 def test_an_answer_that_is_of_no_use_leaves_what_was_found_here() -> None:
-    assert asked(OtherNode(), target=Target("a", "b", bring_back=lambda found, answer: None)) == UNSURE
+    target = Target("a", "b", bring_back=lambda request, found, answer: None)
+    assert asked(OtherNode(), target=target) == UNSURE

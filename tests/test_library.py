@@ -63,10 +63,11 @@ class Shop:
         }
         self.processes: dict[str, FakeProcess] = {}
         self.fault: Exception | None = None
-        """What the reader raises."""
+        """What the reader raises, or whoever else is asked ``faulty`` calls."""
+        self.faulty: type[Call] = Read
 
         def on_call(call: Call) -> Output:
-            if self.fault is not None and isinstance(call, Read):
+            if self.fault is not None and isinstance(call, self.faulty):
                 raise self.fault
             return embed(call)
 
@@ -170,6 +171,20 @@ def test_without_its_reader_a_collection_is_searched(tmp_path: Path, error: Exce
         assert (found.read, found.sentence) == (None, 1.0)
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize("error", [ModelUnavailable("no"), Poisoned("it crashed"), NoMemory("full")])
+def test_without_its_encoder_a_collection_is_searched_by_words(tmp_path: Path, error: Exception) -> None:
+    shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm"})
+
+    async def scene() -> None:
+        shop.fault, shop.faulty = error, Embed
+        shop.made[0].found = [make_found("Oil it weekly.", cosine=None)]
+        (found,) = await shop.library.seek("how often?", ["manuals"], 3, by_sentence=True)
+        assert (found.text, found.sentence) == ("Oil it weekly.", None)
+
+    asyncio.run(scene())
+    assert shop.made[0].queries == [Query(("manuals",), "how often?", 3, None)]
 
 
 def test_passages_are_read_a_few_at_a_time(tmp_path: Path) -> None:

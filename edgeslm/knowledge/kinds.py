@@ -24,6 +24,9 @@ class Kind(Enum):
 TABULAR = frozenset({Kind.CSV, Kind.JSON_LINES, Kind.JSON})
 """What has rows that can be computed with."""
 
+CELLS = "; "
+"""Between the cells of a row as it is read: ``column: value; column: value``."""
+
 SUFFIXES = {
     ".txt": Kind.TEXT,
     ".text": Kind.TEXT,

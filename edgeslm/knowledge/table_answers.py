@@ -67,6 +67,8 @@ class Citation:
     quote: str
     start: int
     end: int
+    id: str
+    heading: str
 
 
 @dataclass(frozen=True, slots=True)

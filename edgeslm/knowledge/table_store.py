@@ -126,12 +126,12 @@ def read_rows(db: sqlite3.Connection, document: int, having: Sequence[Sequence[s
 
 def passages_of(
     db: sqlite3.Connection, document: int, rows: Sequence[Row]
-) -> list[list[tuple[str, int, int]]]:
-    """Of each row its passages: text, start and end. A long row has several."""
+) -> list[list[tuple[str, int, int, str, str]]]:
+    """Of each row its passages: text, start and end, id and heading. A long row has several."""
     return [
         db.execute(
-            'SELECT text, start, "end" FROM passages WHERE document = ? AND start >= ? AND "end" <= ? '
-            "ORDER BY number",
+            'SELECT text, start, "end", id, heading FROM passages '
+            'WHERE document = ? AND start >= ? AND "end" <= ? ORDER BY number',
             (document, row.start, row.end),
         ).fetchall()
         for row in rows

@@ -19,6 +19,7 @@ from typing import Any
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.cells import MAX_CELLS, Row, Table, make_table
+from edgeslm.knowledge.kinds import CELLS
 from edgeslm.knowledge.passages import MAX_CHARACTERS, Document, Heading
 
 MAX_COLUMNS = 1000
@@ -81,7 +82,7 @@ def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[s
     length = 0
     for number, row in rows:
         pairs = list(row)
-        line = "; ".join(f"{name}: {value}" if name else value for name, value in pairs if value)
+        line = CELLS.join(f"{name}: {value}" if name else value for name, value in pairs if value)
         if line:
             if length + len(line) > MAX_CHARACTERS:
                 raise KnowledgeError(

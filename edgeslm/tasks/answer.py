@@ -8,17 +8,26 @@ that contradict each other are shown instead of an answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text, Turn
-from edgeslm.errors import InvalidRequest
+from edgeslm.errors import PASSED_ON, InvalidRequest
 from edgeslm.knowledge.rerank import DEPTH
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks.conflicts import Conflict, find_conflict
-from edgeslm.tasks.grounding import confidence, fitting, gate_for, pointed_at, quotable, sources_of
+from edgeslm.tasks.grounding import (
+    confidence,
+    fitting,
+    gate_for,
+    is_of_figures,
+    pointed_at,
+    quotable,
+    sources_of,
+)
 from edgeslm.tasks.passages import PASSAGE_SCHEMA, cite, encode_passages, keep_proven
 from edgeslm.tasks.quoting import find_quote, quote_guide
 from edgeslm.tasks.referral import bring_back, refer
@@ -57,11 +66,12 @@ class Answer(Task):
         return await self._from_passages(request, found, ask, on_chunk)
 
     def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
-        context = _context(request)
-        return {"context": context} if context.strip() else refer(found)
+        return refer(_read_by(request, found))
 
-    def bring_back(self, found: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        return bring_back(found, answer)
+    def bring_back(
+        self, request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        return bring_back(_read_by(request, found), answer)
 
     # --- a context ----------------------------------------------------------------------------------
 
@@ -108,13 +118,17 @@ class Answer(Task):
         best = fitting(found[: self.section.passages])
         is_set = "threshold" in self.section.model_fields_set
         threshold = self.section.threshold if is_set else gate_for(found).threshold
-        if not best or sure < threshold:
+        if not best or sure < threshold or is_of_figures(best[0]):
             return _declined(sure, best)
         if (conflict := find_conflict(question, best)) is not None:
             return _contradicted(sure, best, conflict)
-        if self.section.mode == "quote":
-            return await self._quoted(request, sure, best, ask, on_chunk)
-        return await self._composed(request, sure, best, ask, on_chunk)
+        say = self._quoted if self.section.mode == "quote" else self._composed
+        try:
+            return await say(request, sure, best, ask, on_chunk)
+        except PASSED_ON:
+            if self.section.escalate is None:
+                raise
+            return _declined(sure, best)  # so that the other node gets the passages
 
     async def _quoted(
         self,
@@ -148,7 +162,8 @@ class Answer(Task):
     ) -> Outcome:
         # What isn't checked yet isn't sent: the pieces of a stream are the sentences that were kept.
         output = await ask(replace(self._call(request, _shown(best)), stream=False))
-        text, citations = keep_proven(output.text, encode_passages(best))
+        said = _MARK.sub("", output.text) if len(best) > 1 else output.text
+        text, citations = keep_proven(said, encode_passages(best))
         if not text:
             return _declined(sure, best, output)
         if request.options.get("stream") and on_chunk is not None:
@@ -174,6 +189,8 @@ class Answer(Task):
         )
 
 
+_MARK: Final = re.compile(r"[ \t]*\[\d{1,2}(?:, ?\d{1,2})*\]")
+"""What a model that cites writes, since it reads passages with their numbers: no word of the answer."""
 _TEXT: Final = {"type": "string"}
 _PLACE: Final = {"type": "integer"}
 
@@ -187,8 +204,18 @@ def _context(request: Request) -> str:
     return str(request.options.get("context", ""))
 
 
+def _read_by(request: Request, found: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The passages that another node is asked about: what came with the request, or what was found here."""
+    context = _context(request)
+    if context.strip():
+        return [{"source": SOURCE, "text": context, "start": 0}]
+    passages: Sequence[Mapping[str, Any]] = found.get("passages", ())
+    return passages
+
+
 def _shown(passages: Sequence[Found]) -> list[str | Text]:
-    """Passages as the model reads them. Their text is data: nothing in it can end the turn."""
+    """Passages as the model reads them, numbered where there are several (``_MARK``). Their text is data:
+    nothing in it can end the turn."""
     parts: list[str | Text] = []
     for number, passage in enumerate(passages, 1):
         parts += [f"[{number}] " if len(passages) > 1 else "", Text(sources_of(passage)), "\n\n"]
@@ -206,10 +233,7 @@ def _quote(citation: dict[str, Any], sure: float) -> dict[str, Any]:
 
 def _computed(answer: TableAnswer) -> Outcome:
     """What tables say, which no model has read."""
-    citations = [
-        {"source": one.source, "quote": one.quote, "start": one.start, "end": one.end}
-        for one in answer.citations
-    ]
+    citations = [asdict(one) for one in answer.citations]
     result = {
         "text": answer.text,
         "citations": citations,

@@ -11,9 +11,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Final
 
+from edgeslm.knowledge.kinds import CELLS, TABULAR, find_kind
 from edgeslm.knowledge.search import Found
 from edgeslm.knowledge.sentences import ITEM, PARAGRAPH, split_sentences
 from edgeslm.knowledge.words import parse_words, shares
@@ -30,6 +32,9 @@ BUDGET: Final = 1200
 """Tokens of passages that a model reads for one question."""
 
 
+PROSE: Final = 8
+"""Words of a cell, the name of its column among them, from which on it is read and not looked up."""
+_ENDS: Final = (".", "?", "!")
 _WORD: Final = re.compile(r"\S+")
 
 
@@ -141,6 +146,16 @@ def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:
             break
         kept.append(passage)
     return kept
+
+
+def is_of_figures(passage: Found) -> bool:
+    """Whether it is a row of a table without a cell of prose (``questions.csv`` has some).
+
+    One of many such rows is like the question and no answer to it: what columns say is computed, or not said.
+    """
+    return find_kind(Path(passage.source)) in TABULAR and not any(
+        cell.rstrip().endswith(_ENDS) or len(cell.split()) >= PROSE for cell in passage.text.split(CELLS)
+    )
 
 
 def sources_of(passage: Found) -> str:

@@ -45,20 +45,22 @@ def encode_passages(found: Sequence[Found]) -> list[dict[str, Any]]:
 
 
 def cite(passage: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
-    """Characters ``start`` to ``end`` of a passage; a result counts them in the document's text."""
+    """Characters ``start`` to ``end`` of a passage; a result counts them in the document's text.
+
+    What came with the request has no id and no heading.
+    """
     return {
         "source": passage["source"],
         "quote": passage["text"][start:end],
         "start": passage["start"] + start,
         "end": passage["start"] + end,
-        "id": passage["id"],
-        "heading": passage["heading"],
+        **{key: passage[key] for key in ("id", "heading") if key in passage},
     }
 
 
 def keep_proven(text: str, passages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
     """The sentences of a text that a passage supports, and as citations the sentences that do."""
-    evidence = Evidence(with_heading(one["heading"], one["text"]) for one in passages)
+    evidence = Evidence(with_heading(one.get("heading", ""), one["text"]) for one in passages)
     kept: list[str] = []
     citations: list[dict[str, Any]] = []
     for start, end in split_sentences(text):

@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from edgeslm.tasks.passages import keep_proven
+from edgeslm.tasks.passages import cite, keep_proven
 
 CONTEXT: Final = "context"
 """The source of what was quoted from a context."""
 _BETWEEN: Final = "\n\n"
 
 
-def refer(found: Mapping[str, Any]) -> dict[str, Any]:
+def refer(passages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The options that the other node is asked with; none where nothing was found."""
-    passages: Sequence[Mapping[str, Any]] = found.get("passages", ())
     return {"context": _BETWEEN.join(one["text"] for one in passages)} if passages else {}
 
 
-def bring_back(found: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any] | None:
+def bring_back(passages: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> dict[str, Any] | None:
     """The other node's answer, citing documents; None where it is no answer with a proof.
 
     A proof is a citation that stands in the passages, or in documents of the other node. Where the text is
@@ -31,7 +30,6 @@ def bring_back(found: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str,
     text, cited = answer.get("text"), answer.get("citations")
     if not isinstance(text, str) or not text.strip() or not isinstance(cited, list):
         return None
-    passages: Sequence[Mapping[str, Any]] = found.get("passages", ())
     citations = [kept for one in cited if (kept := _bring_back(passages, one)) is not None]
     quotes = [one["quote"].strip() for one in citations]
     if not cited or (citations and not _has_own(cited) and text.strip() not in quotes):
@@ -61,7 +59,6 @@ def _bring_back(passages: Sequence[Mapping[str, Any]], citation: Any) -> dict[st
         if 0 <= inside < len(text):
             if text[inside : inside + len(quote)] != quote:
                 return None
-            place = passage["start"] + inside
-            return {**citation, "source": passage["source"], "start": place, "end": place + len(quote)}
+            return cite(passage, inside, inside + len(quote))
         begin += len(text) + len(_BETWEEN)
     return None

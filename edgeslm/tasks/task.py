@@ -118,7 +118,9 @@ class Task(ABC):
         """The options that another node is asked with, after what was found here."""
         return {}
 
-    def bring_back(self, found: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def bring_back(
+        self, request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
         """Another node's result as one of this task; None if it is of no use."""
         return answer
 

@@ -65,7 +65,7 @@ def test_a_rows_passages_are_those_of_the_document(sheets: Collection) -> None:
     with sheets.reading() as db:
         presses = tables(db, "presses.csv")[0]
         first = next(read_rows(db, presses.document))
-        ((text, start, end),) = passages_of(db, presses.document, [first])[0]
+        ((text, start, end, *_),) = passages_of(db, presses.document, [first])[0]
     assert text.startswith("press: 1; hall: North")
     assert (start, end) == (first.start, first.end)
 

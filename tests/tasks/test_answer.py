@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import jsonschema
@@ -11,8 +11,9 @@ import pytest
 
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Cost, Generate, Output, Sampling, Text
-from edgeslm.errors import InternalError, InvalidRequest
+from edgeslm.errors import InternalError, InvalidRequest, NoMemory
 from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.table_answers import Citation, TableAnswer
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome, Task, make_task
 from edgeslm.tasks.answer import Answer
@@ -229,6 +230,61 @@ def test_composes_what_a_passage_supports() -> None:
     assert outcome.status == "ok"
     assert outcome.result["text"] == "Oil the pump every 40 hours. Grease the chain weekly."
     assert [citation["id"] for citation in outcome.result["citations"]] == [OIL.id, GREASE.id]
+
+
+def test_the_numbers_by_which_a_model_cites_are_no_words_of_its_answer() -> None:
+    """It reads passages with their numbers; no passage has them, so that a sentence with one is unproven."""
+    said = "Oil the pump every 40 hours [1]. [2] Grease the chain weekly. [1, 2]"
+    outcome = run(seeking(OIL, GREASE, mode="compose"), FakeEngine(Output(text=said)), asked())
+    assert outcome.result["text"] == "Oil the pump every 40 hours. Grease the chain weekly."
+    alone = run(seeking(OIL, mode="compose"), FakeEngine(Output(text=said)), asked())
+    assert alone.status == "abstained", "one passage has no number: what looks like one is the model's own"
+
+
+def test_a_row_of_figures_is_no_answer_and_one_of_prose_is() -> None:
+    """``yesterday`` is no date that can be computed with: some row of press 4 isn't what was asked for."""
+    row = make_found("press: 4; temperature_c: 91.5; date: 2026-03-01", source="readings.csv")
+    for mode in ("quote", "compose"):
+        outcome = run(seeking(row, OIL, mode=mode), FakeEngine(), asked("temperature of press 4 yesterday?"))
+        assert outcome.status == "abstained"
+        assert [one["source"] for one in outcome.result["passages"]] == ["readings.csv", "manual.md"]
+    for text in ("question: Reset it?; answer: Press R.", "how: hold both of the buttons until it beeps"):
+        prose = replace(row, text=text)
+        assert run(seeking(prose), FakeEngine(Output(text=text[-6:])), asked()).status == "ok"
+
+
+def test_what_tables_say_is_cited_like_passages() -> None:
+    task = make(knowledge=["manuals"])
+    cited = Citation("readings.csv", "press: 4; temperature_c: 91", 10, 37, "a1", "row 7")
+    answer = TableAnswer("temperature_c where press is 4: 91", (91,), "readings.csv", (cited,), 1)
+    task.documents = FakeDocuments(computed=answer)
+    outcome = run(task, FakeEngine(), asked())
+    assert outcome.result["citations"] == [asdict(cited)]
+
+
+def test_passages_go_to_another_node_where_the_model_here_fails() -> None:
+    sent = asked()
+    engine = FakeEngine(*[NoMemory("no room for 900 tokens")] * 2)
+    with pytest.raises(NoMemory):
+        run(seeking(OIL), engine, sent)
+    task = seeking(OIL, escalate="node:hall/manual")
+    outcome = run(task, engine, sent)
+    assert outcome.status == "abstained"
+    assert task.refer(sent, outcome.result) == {"context": OIL.text}
+
+
+def test_a_context_that_came_with_the_request_is_what_another_node_cites() -> None:
+    task, sent = make(), request()
+    assert task.refer(sent, {}) == {"context": CONTEXT}
+    start = CONTEXT.index("ISO")
+    quoted = {"source": "context", "quote": "ISO VG 46", "start": start, "end": start + 9}
+    answer = {"text": "ISO VG 46", "citations": [quoted]}
+    assert task.bring_back(sent, {}, answer) == answer
+    assert task.bring_back(sent, {}, {"text": "Use ISO VG 46.", "citations": []}) == {
+        "text": "Use ISO VG 46.",
+        "citations": [{"source": "context", "quote": 'Use "ISO VG 46".', "start": 29, "end": 45}],
+    }
+    assert task.bring_back(sent, {}, {"text": "Use ISO VG 68.", "citations": []}) is None
 
 
 def test_composing_what_nothing_supports_abstains() -> None:

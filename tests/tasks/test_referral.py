@@ -12,14 +12,10 @@ from edgeslm.tasks.referral import bring_back, refer
 
 PROOF = {"id": "a1", "heading": "Care"}
 """What a citation has of its passage beside the place."""
-FOUND = {
-    "text": "",
-    "citations": [],
-    "passages": [
-        {**PROOF, "source": "press.md", "text": "Oil it each week.", "start": 100, "end": 117},
-        {**PROOF, "source": "lathe.md", "text": "Grease it each month.", "start": 7, "end": 28},
-    ],
-}
+FOUND = [
+    {**PROOF, "source": "press.md", "text": "Oil it each week.", "start": 100, "end": 117},
+    {**PROOF, "source": "lathe.md", "text": "Grease it each month.", "start": 7, "end": 28},
+]
 
 
 def answer(quote: str, start: int, source: str = "context") -> dict[str, Any]:
@@ -29,7 +25,7 @@ def answer(quote: str, start: int, source: str = "context") -> dict[str, Any]:
 
 def test_the_passages_are_the_context() -> None:
     assert refer(FOUND) == {"context": "Oil it each week.\n\nGrease it each month."}
-    assert refer({"text": "", "citations": []}) == refer({}) == {}
+    assert refer([]) == {}
 
 
 def test_what_is_quoted_is_cited_where_it_stands() -> None:
@@ -37,7 +33,7 @@ def test_what_is_quoted_is_cited_where_it_stands() -> None:
     brought = bring_back(FOUND, answer("each month", context.index("each month")))
     assert brought == {
         "text": "each month",
-        "citations": [{"source": "lathe.md", "quote": "each month", "start": 17, "end": 27}],
+        "citations": [{**PROOF, "source": "lathe.md", "quote": "each month", "start": 17, "end": 27}],
     }
 
 
@@ -102,7 +98,7 @@ def test_every_quote_of_a_passage_is_found_again(texts: list[str], data: st.Data
     before = sum(len(text) + 2 for text in texts[:number])
     quote = texts[number][begin:end]
     assume(quote.strip())  # a text of blanks is none
-    brought = bring_back({"passages": passages}, answer(quote, before + begin))
+    brought = bring_back(passages, answer(quote, before + begin))
     assert brought is not None
     (cited,) = brought["citations"]
     assert (cited["source"], cited["start"] - 10 * number) == (str(number), begin)
