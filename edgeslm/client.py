@@ -104,6 +104,9 @@ class Options(TypedDict, total=False):
     schema: Mapping[str, Any]
     knowledge: list[str]
     context: str
+    sources: str
+    since: float
+    until: float
 
 
 class Client:

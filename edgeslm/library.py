@@ -19,9 +19,9 @@ from edgeslm.errors import (
 )
 from edgeslm.knowledge.collection import EncoderTag
 from edgeslm.knowledge.process import KnowledgeProcess
-from edgeslm.knowledge.queries import Memory, Query, Shelf
+from edgeslm.knowledge.queries import EVERYTHING, Memory, Query, Shelf
 from edgeslm.knowledge.rerank import readable, rerank, reread, sentences
-from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.search import Filter, Found
 from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY
 from edgeslm.models import Models
 from edgeslm.pointing import Run
@@ -117,12 +117,14 @@ class Library:
         k: int,
         priority: int = NORMAL_PRIORITY,
         *,
+        only: Filter = EVERYTHING,
         by_sentence: bool = False,
     ) -> Sequence[Found]:
         """The ``k`` best passages of some collections, the best first.
 
         Where the encoder can't be had they are found by their words alone.
 
+        :param only: which of their documents are looked in.
         :param by_sentence: the first of them are looked at again, sentence by sentence, by the encoder, and
             by the reader where there is one.
         :raises RequestError: they can't be searched.
@@ -133,7 +135,7 @@ class Library:
         if encoder is not None and (own := await self._embed_or_not(encoder, [question], priority)):
             (vector,) = own
         try:
-            found = await self._opened.seek(Query(tuple(collections), question, k, vector))
+            found = await self._opened.seek(Query(tuple(collections), question, k, vector, only))
         except KnowledgeError as error:
             raise ModelUnavailable(str(error)) from None
         if not by_sentence or not found:
@@ -165,13 +167,15 @@ class Library:
             return found
         return reread(found, likely, places)
 
-    async def compute(self, question: str, collections: Sequence[str]) -> TableAnswer | None:
+    async def compute(
+        self, question: str, collections: Sequence[str], only: Filter = EVERYTHING
+    ) -> TableAnswer | None:
         """What the tables of some collections come to; None where they have no answer, or several.
 
         :raises RequestError: they can't be read.
         """
         try:
-            return await self._opened.compute(Query(tuple(collections), question))
+            return await self._opened.compute(Query(tuple(collections), question, only=only))
         except KnowledgeError as error:
             raise ModelUnavailable(str(error)) from None
 

@@ -22,21 +22,26 @@ Option = Literal[
     "schema",
     "knowledge",
     "context",
+    "sources",
+    "since",
+    "until",
 ]
 """What a request may carry in ``options``, if its task allows it."""
 
 _COMMON: tuple[Option, ...] = ("priority", "deadline_ms")
 _SAMPLING: tuple[Option, ...] = ("max_tokens", "temperature", "top_p", "repetition_penalty", "seed")
+_WHERE: tuple[Option, ...] = ("sources", "since", "until")
+"""Which documents are searched: fewer than the task's, so that any sender may."""
 _TEXT: tuple[Option, ...] = (*_SAMPLING, "stop", "stream")
 
 ALLOWED: Mapping[Kind, tuple[Option, ...]] = {
     "classify": _COMMON,
     "extract": (*_COMMON, *_SAMPLING),
-    "answer": (*_COMMON, *_TEXT, "context"),
+    "answer": (*_COMMON, *_TEXT, "context", *_WHERE),
     "summarize": (*_COMMON, *_TEXT),
     "generate": (*_COMMON, *_TEXT),
     "embed": _COMMON,
-    "search": _COMMON,
+    "search": (*_COMMON, *_WHERE),
 }
 """The options that senders may set when a task has no ``allow``."""
 

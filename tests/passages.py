@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.queries import EVERYTHING
+from edgeslm.knowledge.search import Filter, Found
 
 
 def make_found(text: str, **fields: Any) -> Found:
@@ -25,7 +26,8 @@ def make_found(text: str, **fields: Any) -> Found:
 
 
 class FakeDocuments:
-    """Collections in which everything finds the same. ``asked`` is what was sought, and how."""
+    """Collections in which everything finds the same. ``asked`` is what was sought, and how, ``only`` in which
+    documents at last."""
 
     def __init__(self, *found: Found, computed: Any = None) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -39,10 +41,12 @@ class FakeDocuments:
         k: int,
         priority: int = 5,
         *,
+        only: Filter = EVERYTHING,
         by_sentence: bool = False,
     ) -> Sequence[Found]:
+        self.only = only
         self.asked.append((question, tuple(collections), k, priority, by_sentence))
         return self._found[:k]
 
-    async def compute(self, question: str, collections: Sequence[str]) -> Any:
+    async def compute(self, question: str, collections: Sequence[str], only: Filter = EVERYTHING) -> Any:
         return self._computed

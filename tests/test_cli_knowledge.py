@@ -101,6 +101,27 @@ def test_as_many_passages_are_shown_as_wanted(run: Run, manuals: Path) -> None:
     } == {"3.txt"}
 
 
+def test_a_search_is_of_documents_of_a_time(run: Run, manuals: Path) -> None:
+    os.utime(manuals / "press.md", (1_700_000_000, 1_700_000_000))  # in November 2023
+    run("add", "kb", manuals)
+    assert run("search", "kb", "oil", "--since", "2023-11-30")[1] == "nothing found\n"
+    assert run("search", "kb", "oil", "--until", "2023-11-01T06:00")[1] == "nothing found\n"
+    assert "press.md" in run("search", "kb", "oil", "--since", "2023-11-01", "--until", "2023-11-30")[1]
+    with pytest.raises(SystemExit):
+        run("search", "kb", "oil", "--since", "yesterday")
+
+
+def test_what_stands_around_a_passage_is_shown_with_it(run: Run, tmp_path: Path) -> None:
+    text = "# Press 4\n\n" + "\n\n".join(f"Part {n}: {'wipe it, ' * 60}then go on." for n in range(5))
+    (tmp_path / "press.md").write_text(text)
+    run("add", "kb", "press.md")
+    (alone,) = json.loads(run("search", "kb", "part 2", "-k", 1, "--json")[1])
+    (whole,) = json.loads(run("search", "kb", "part 2", "-k", 1, "--around", 1, "--json")[1])
+    assert alone["text"].startswith("Part 2") and alone["text"] in whole["text"]
+    assert [f"Part {n}" in whole["text"] for n in range(5)] == [False, True, True, True, False]
+    assert text[whole["start"] : whole["end"]] == whole["text"]
+
+
 def test_what_has_changed_is_said(run: Run, manuals: Path) -> None:
     run("add", "kb", manuals)
     (manuals / "lathe.txt").write_text("Grind the lathe.")
@@ -260,3 +281,14 @@ def test_a_terminal_sees_how_far_long_work_is(
     _, _, err = run("add", "kb", manuals)
     assert "] 100%" not in err and "]   0% lathe.txt" in err
     assert err.endswith("\r\x1b[2K")
+
+
+def test_a_terminal_sees_how_many_passages_are_embedded_anew(
+    run: Run, manuals: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("add", "kb", manuals)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("edgeslm.commands.screen.DELAY_S", -1.0)
+    monkeypatch.setattr("edgeslm.commands.screen.TICK_S", 0.0)
+    _, _, err = run("add", "kb", manuals, "--encoder", encoder)
+    assert "]   0% embedding passage 0 of 2" in err

@@ -16,6 +16,8 @@ from edgeslm.errors import InvalidRequest
 MAX_LABELS = 100
 MAX_STOPS = 16
 MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
+LATEST = 10_000_000_000
+"""Seconds since 1970: the year 2286. Milliseconds are refused so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def _read_labels(value: Any) -> dict[str, str] | None:
     return labels if len(names) >= 2 and _names(names, MAX_LABELS) else None
 
 
+_TIMES = "look in files that were changed, and messages that came, at this time (seconds since 1970), and"
 _STRING = {"type": "string", "minLength": 1}
 
 OPTIONS: dict[str, Option] = {
@@ -163,6 +166,15 @@ OPTIONS: dict[str, Option] = {
             _STRING,
             lambda value: value if isinstance(value, str) and value.strip() else None,
         ),
+        Option(
+            "sources",
+            "a string that isn't empty",
+            "answer, search: look in documents of such names alone, where `*` is any text (`press/*`)",
+            _STRING,
+            lambda value: value if isinstance(value, str) and value else None,
+        ),
+        _number("since", 0, LATEST, f"answer, search: {_TIMES} no earlier"),
+        _number("until", 0, LATEST, f"answer, search: {_TIMES} no later"),
     )
 }
 

@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     sub.add_argument("-k", type=_whole, default=K, metavar="N", help=f"passages to show (default: {K})")
     sub.add_argument("--encoder", type=Path, metavar="BUNDLE", help="where the collection's encoder is now")
     sub.add_argument("--source", metavar="PATTERN", help="search in documents of such names alone")
+    when = "a day (2026-11-27) or a time (2026-11-27T06:00)"
+    sub.add_argument("--since", type=_time, metavar="TIME", help=f"that came or changed since {when}")
+    sub.add_argument("--until", type=_time, metavar="TIME", help="that came or changed until then")
+    sub.add_argument(
+        "--around", type=_whole, default=0, metavar="N", help="also show N passages before and behind each"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -76,6 +83,14 @@ def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
     return int(text)
+
+
+def _time(text: str) -> float:
+    """An argparse type: a day or a time here, as seconds since 1970."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError(f"{text} is no day or time, such as 2026-11-27T06:00") from None
 
 
 def _add(arguments: argparse.Namespace) -> int:
@@ -103,8 +118,8 @@ def _add(arguments: argparse.Namespace) -> int:
             on_file=watch.file,
             on_broken=watch.broken,
         )
-        if embed is not None:
-            collection.embed_missing(embed)
+        if embedding is not None and (missing := collection.unembedded):
+            collection.embed_missing(watch.embedding_missing(embedding, missing))
     say(json.dumps(totals.figures()) if arguments.json else _told(totals))
     if totals.broken:
         print_error(f"{totals.broken} of {files} files could not be added; the others were")
@@ -149,7 +164,7 @@ def _remove(arguments: argparse.Namespace) -> int:
 
 def _search(arguments: argparse.Namespace) -> int:
     from edgeslm.knowledge.collection import Collection
-    from edgeslm.knowledge.search import Filter, search
+    from edgeslm.knowledge.search import Filter, search, widened
 
     with contextlib.ExitStack() as stack:
         collection = stack.enter_context(Collection(arguments.kb))
@@ -160,8 +175,10 @@ def _search(arguments: argparse.Namespace) -> int:
             *(collection, arguments.query),
             k=arguments.k,
             embed=embedding,
-            only=Filter(sources=arguments.source),
+            only=Filter(arguments.source, arguments.since, arguments.until),
         )
+        if arguments.around:
+            found = [widened(collection, one, arguments.around) for one in found]
     if arguments.json:
         keys = ("source", "heading", "text", "start", "end")
         passages = [
@@ -236,6 +253,18 @@ class _Watch:
     def broken(self, sentence: str) -> None:
         self._progress.clear()
         print_error(sentence)
+
+    def embedding_missing(self, embed: Embed, total: int) -> Embed:
+        """Of ``total`` passages that are there already."""
+        passages = 0
+
+        def watched(texts: Sequence[str]) -> Sequence[Sequence[float]]:
+            nonlocal passages
+            self._progress.show(passages, total, f"embedding passage {passages:,} of {total:,}")
+            passages += len(texts)
+            return embed(texts)
+
+        return watched
 
     def embedding(self, embed: Embed) -> Embed:
         passages = 0

@@ -10,8 +10,9 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from operator import itemgetter
+from dataclasses import asdict, dataclass, replace
+from operator import attrgetter, itemgetter
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from edgeslm.knowledge import vectors
@@ -217,6 +218,15 @@ def neighbours(collection: Collection, id: str, *, before: int = 1, after: int =
         return [Kept(*row) for row in rows]
 
 
+def widened(collection: Collection, found: Found, count: int) -> Found:
+    """The passage with up to ``count`` before it and as many behind it in its section, a blank line between."""
+    parts = sorted(
+        [found, *neighbours(collection, found.id, before=count, after=count)], key=attrgetter("start")
+    )
+    text = "\n\n".join(part.text for part in parts)
+    return replace(found, text=text, start=parts[0].start, end=max(part.end for part in parts))
+
+
 def fuse(
     bm25: Sequence[float], cosines: Sequence[float | None], headings: Sequence[float], weights: Weights
 ) -> list[float]:
@@ -224,11 +234,14 @@ def fuse(
 
     Scaled from 0 and not from the least among them, so that their number changes nothing (Bruch et al., An
     Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023). A figure that no candidate has takes
-    no part.
+    no part. A passage without a vector, as of a message that came just now, is as near as the others are in
+    their mean: that it isn't known how near says nothing against it.
     """
+    known = [max(0.0, cosine) for cosine in cosines if cosine is not None]
+    usual = fmean(known) if known else 0.0
     parts = [
         (weights.words, list(bm25)),
-        (weights.meaning, [max(0.0, cosine or 0.0) for cosine in cosines]),
+        (weights.meaning, [usual if cosine is None else max(0.0, cosine) for cosine in cosines]),
     ]
     scaled = [
         (weight, [value / best for value in values])

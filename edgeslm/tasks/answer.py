@@ -58,11 +58,11 @@ class Answer(Task):
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
         if _context(request).strip():
             return await self._from_context(request, ask, on_chunk)
-        question, names = self.text(request), self.collections(request)
-        if (computed := await self.opened.compute(question, names)) is not None:
+        question, names, only = self.text(request), self.collections(request), self.only(request)
+        if (computed := await self.opened.compute(question, names, only)) is not None:
             return _computed(computed)
         k = max(SOUGHT, self.section.passages)
-        found = await self.opened.seek(question, names, k, request.priority, by_sentence=True)
+        found = await self.opened.seek(question, names, k, request.priority, only=only, by_sentence=True)
         return await self._from_passages(request, found, ask, on_chunk)
 
     def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -99,7 +99,7 @@ def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
     """What the gate judges by.
 
     - ``cosine``, ``sentence``: of the best passage, and of the sentence of it that is nearest to the
-      question; the passage's where nobody looked at sentences.
+      question; each in the place of the other where that isn't known.
     - ``coverage``: the share of the question's words that it has.
     - ``matched``: the logarithm of how many words of the question it has. Many words that are all there are
       more than one that is.
@@ -110,7 +110,9 @@ def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
     """
     words = dict.fromkeys(parse_words(question), 1.0)
     coverage = shares([sources_of(passage) for passage in found], words)
-    cosines = [passage.cosine or 0.0 for passage in found]
+    cosines = [
+        (passage.sentence or 0.0) if passage.cosine is None else passage.cosine for passage in found
+    ]
     nearest = [
         cosine if passage.sentence is None else passage.sentence
         for passage, cosine in zip(found, cosines, strict=True)

@@ -12,6 +12,8 @@ from edgeslm.calibration import Calibration, find_threshold
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Call, Cost, Output, Sampling, Text, Turn
 from edgeslm.errors import ConfigError, InternalError, InvalidRequest
+from edgeslm.knowledge.queries import EVERYTHING
+from edgeslm.knowledge.search import Filter
 from edgeslm.learned import LearnedSection
 from edgeslm.messages import NORMAL_PRIORITY, Request, Truncated
 from edgeslm.sections import LEARNED
@@ -40,16 +42,20 @@ class Documents(Protocol):
         k: int,
         priority: int = NORMAL_PRIORITY,
         *,
+        only: Filter = EVERYTHING,
         by_sentence: bool = False,
     ) -> Sequence[Found]:
         """The ``k`` best passages of the collections named, the best first.
 
+        :param only: which of their documents are looked in.
         :param by_sentence: the first of them are looked at again, sentence by sentence, and by a reader if
             there is one.
         """
         ...
 
-    async def compute(self, question: str, collections: Sequence[str]) -> TableAnswer | None:
+    async def compute(
+        self, question: str, collections: Sequence[str], only: Filter = EVERYTHING
+    ) -> TableAnswer | None:
         """What the tables of the collections named come to; None where they have no answer, or several."""
         ...
 
@@ -153,6 +159,10 @@ class Task(ABC):
         """Those of the task, or those among them that the request names."""
         names: Sequence[str] = request.options.get("knowledge", self.section.knowledge)
         return names
+
+    def only(self, request: Request) -> Filter:
+        """Which documents the request is about."""
+        return Filter(*(request.options.get(name) for name in ("sources", "since", "until")))
 
     @property
     def opened(self) -> Documents:

@@ -32,6 +32,9 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("schema", {"type": "object"}, {"type": "object"}),
     ("knowledge", ["manuals"], ["manuals"]),
     ("context", "a text", "a text"),
+    ("sources", "press/*", "press/*"),
+    ("since", 1764288000, 1764288000.0),
+    ("until", 0.5, 0.5),
 ]
 BAD: list[tuple[str, Any]] = [
     ("max_tokens", 0),
@@ -74,6 +77,12 @@ BAD: list[tuple[str, Any]] = [
     ("knowledge", []),
     ("context", " "),
     ("context", ["a"]),
+    ("sources", ""),
+    ("sources", ["press/*"]),
+    ("since", "yesterday"),
+    ("since", -1),
+    ("since", 1764288000000),
+    ("until", None),
 ]
 
 
@@ -103,7 +112,7 @@ def test_every_option_of_the_contract_is_there() -> None:
     contract = (
         "max_tokens temperature top_p repetition_penalty stop seed stream priority deadline_ms labels schema"
     )
-    assert set(OPTIONS) == {*contract.split(), "knowledge", "context"}
+    assert set(OPTIONS) == {*contract.split(), "knowledge", "context", "sources", "since", "until"}
 
 
 def test_an_unknown_option_is_refused_with_the_known_ones() -> None:

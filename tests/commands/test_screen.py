@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 
 import pytest
@@ -26,6 +27,22 @@ def test_work_that_is_done_soon_shows_nothing(
         clock.now += DELAY_S - 0.1
         progress.show(1, 2, "a.txt")
     assert capsys.readouterr().err == ""
+
+
+def test_what_was_shown_last_is_seen_when_it_takes_long(
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None]
+) -> None:
+    """As of one large file, of which nothing more is told."""
+    on_terminal()
+    clock = FakeClock()
+    with Progress(clock=clock) as progress:
+        clock.now += DELAY_S - 0.01
+        progress.show(0, 2, "a.txt")
+        progress.show(1, 2, "large.pdf")
+        give_up = time.monotonic() + 30
+        while not (said := capsys.readouterr().err) and time.monotonic() < give_up:
+            time.sleep(0.01)
+    assert said == "\r\x1b[2K[############............]  50% large.pdf"
 
 
 def test_long_work_shows_a_bar_that_goes_away(

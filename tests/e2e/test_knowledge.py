@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def configuration(broker: Mosquitto, starter: Path, folder: Path) -> dict[str, A
                 "kind": "search",
                 "knowledge": ["manuals", "log"],
                 "passages": 2,
-                "allow": ["knowledge"],
+                "allow": ["knowledge", "sources", "since", "until"],
             },
             "manual": {"kind": "answer", "model": "small", "knowledge": ["manuals"], "max_tokens": 24},
         },
@@ -111,6 +112,8 @@ def test_documents_and_messages_are_found_and_answered_over_mqtt(
         )
         (in_log,) = search(app, "where does the pump leak?", knowledge=["log"])
         assert in_log["source"].startswith("plant/4/log ")
+        assert search(app, "where does the pump leak?", sources="plant/*", until=time.time()) == [in_log]
+        assert search(app, "where does the pump leak?", knowledge=["log"], since=time.time() + 60) == []
         assert ask(app, "find", "x", knowledge=["secret"])["error"]["code"] == "invalid_request"
 
         os.kill(knowledge_pid(node.pid), signal.SIGKILL)

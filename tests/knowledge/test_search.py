@@ -175,6 +175,19 @@ def test_a_figure_that_nobody_has_takes_no_part() -> None:
     assert fuse([], [], [], weights) == []
 
 
+def test_a_passage_without_a_vector_is_as_near_as_the_others_are() -> None:
+    weights = Weights(words=0.5, meaning=0.5, heading=0.0)
+    assert fuse([0.0, 4.0, 0.0], [0.8, None, 0.4], [0.0] * 3, weights) == pytest.approx([0.5, 0.875, 0.25])
+
+
+def test_what_was_remembered_just_now_is_found_among_what_has_vectors(collection: Collection) -> None:
+    document, passages = make_document("logs/2", "pump 7 lost pressure")
+    collection.put(document, passages, make_origin())
+    found = search(collection, "which pump lost pressure?", embed=hash_embed, k=3)
+    assert [one.source for one in found if one.cosine is None] == ["logs/2"]
+    assert "logs/2" in [one.source for one in found[:2]]
+
+
 def test_a_heading_with_the_question_s_words_is_worth_something() -> None:
     without, with_heading = fuse([1.0, 1.0], [0.5, 0.5], [0.0, 1.0], Weights())
     assert without < with_heading

@@ -11,7 +11,7 @@ import pytest
 
 from edgeslm.config import Task as TaskSection
 from edgeslm.errors import InvalidRequest
-from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.search import Filter, Found
 from edgeslm.messages import Request
 from edgeslm.tasks import Task, make_task
 from tests.fakes import FakeEngine
@@ -52,6 +52,12 @@ def test_passages_with_all_that_the_contract_has() -> None:
         ]
     }
     assert documents.asked == [("how often is it oiled?", ("manuals", "log"), 3, 7, False)]
+
+
+def test_a_sender_says_which_documents_it_asks_about() -> None:
+    documents = FakeDocuments(FOUND)
+    run(make(documents), options={"sources": "press/*", "since": 5.0})
+    assert documents.only == Filter("press/*", 5.0, None)
 
 
 def test_nothing_found_is_an_answer() -> None:
