@@ -134,14 +134,14 @@ class Watcher:
             await asyncio.shield(landing)
             return
         with self._flights.flight(key):
-            await self._remembering.keep(route.route, delivery, work.input, held.key, work.id)
-            if work.task is None:
-                return
             if route.route.window is not None:
+                # Before it is remembered: what completes the window may follow at once.
                 received = time.time() - (time.monotonic() - delivery.received_at)
                 await self._gatherer.add(
                     route.name, work, delivery.topic, received, key, is_again=delivery.dup
                 )
+            await self._remembering.keep(route.route, delivery, work.input, held.key, work.id)
+            if work.task is None or route.route.window is not None:
                 return
             known = self._journal.find(key) if key is not None and delivery.dup else None
             payload = known.result if known is not None else None

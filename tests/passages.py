@@ -26,8 +26,10 @@ def make_found(text: str, **fields: Any) -> Found:
 
 
 class FakeDocuments:
-    """Collections in which everything finds the same. ``asked`` is what was sought, and how, ``only`` in which
-    documents at last."""
+    """Collections in which everything finds the same.
+
+    ``asked`` is what was sought, and how, ``only`` in which documents at last.
+    """
 
     def __init__(self, *found: Found, computed: Any = None) -> None:
         self.asked: list[tuple[Any, ...]] = []

@@ -85,6 +85,19 @@ def test_a_message_elsewhere_and_time_complete_a_window(
         assert app.untaken("yard/digest") == []
 
 
+def test_what_completes_a_window_overtakes_nothing_that_is_remembered_too(
+    broker: Mosquitto, configuration: dict[str, Any], tmp_path: Path
+) -> None:
+    configuration["knowledge"] = {"log": {"path": str(tmp_path / "log")}}
+    configuration["routes"] = [{**ROUTES[1], "remember": "log"}]
+    with App(broker.port, f"{BASE}/state", "yard/digest") as app, Node(tmp_path, configuration):
+        app.take_state(BASE, "online")
+        for number in range(20):
+            app.publish("yard/log", f"Truck {number} left")
+        app.publish("yard/end", "the shift is over")
+        assert app.take("yard/digest").json["result"]["messages"] == 20
+
+
 def test_a_window_outlives_kill_9_and_its_counts_are_exact(
     broker: Mosquitto, configuration: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -219,7 +219,7 @@ def neighbours(collection: Collection, id: str, *, before: int = 1, after: int =
 
 
 def widened(collection: Collection, found: Found, count: int) -> Found:
-    """The passage with up to ``count`` before it and as many behind it in its section, a blank line between."""
+    """The passage with up to ``count`` before it and behind it in its section, blank lines between."""
     parts = sorted(
         [found, *neighbours(collection, found.id, before=count, after=count)], key=attrgetter("start")
     )

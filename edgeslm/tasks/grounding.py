@@ -110,9 +110,7 @@ def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
     """
     words = dict.fromkeys(parse_words(question), 1.0)
     coverage = shares([sources_of(passage) for passage in found], words)
-    cosines = [
-        (passage.sentence or 0.0) if passage.cosine is None else passage.cosine for passage in found
-    ]
+    cosines = [(passage.sentence or 0.0) if passage.cosine is None else passage.cosine for passage in found]
     nearest = [
         cosine if passage.sentence is None else passage.sentence
         for passage, cosine in zip(found, cosines, strict=True)
