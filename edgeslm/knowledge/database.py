@@ -112,6 +112,27 @@ def open_database(file: Path, *, writes: bool) -> sqlite3.Connection:
     return db
 
 
+def write_copy(file: Path, out: Path) -> None:
+    """Writes a collection as it is now to a new file, to be read elsewhere.
+
+    It has no file beside it, and neither what was removed nor the paths of this machine.
+
+    :raises KnowledgeError: it can't be read, or the copy can't be written.
+    """
+    try:
+        with closing(open_database(file, writes=False)) as db:
+            db.execute("PRAGMA query_only = OFF")  # which SQLite takes a copy for
+            db.execute("VACUUM INTO ?", (str(out),))
+        with closing(sqlite3.connect(out, isolation_level=None)) as db:
+            (encoder,) = db.execute("SELECT encoder_path FROM about").fetchone()
+            db.execute("UPDATE about SET encoder_path = ?", (encoder and Path(encoder).name,))
+            db.execute("UPDATE documents SET file = NULL")
+            db.execute("INSERT INTO words (words) VALUES ('optimize')")  # it only marks what was removed
+            db.execute("VACUUM")  # or all this can still be read in its pages
+    except sqlite3.Error as error:
+        raise refusal(out, error) from None
+
+
 @contextmanager
 def transaction(db: sqlite3.Connection, file: Path, *, writes: bool) -> Iterator[None]:
     """All that is done inside is there at its end, or nothing; all reads see the same state.

@@ -60,6 +60,8 @@ class Keeper:
         self._asked = 0
         self._seen: dict[str, dict[Path, _State]] = {}
         self._broken: dict[str, dict[Path, str]] = {}
+        self._left_out: dict[Path, _State] = {}
+        """As they were when this process first saw them."""
         self._troubles: dict[str, dict[str, Sequence[str]]] = defaultdict(dict)
         """Of each collection, by what is done to it."""
         self._told: dict[str, str] = {}
@@ -170,32 +172,39 @@ class Keeper:
             elif path in before:
                 now[path] = before[path]
         if now != before:
-            self._take_over(shelf.name, collection, there, now)
+            self._take_over(shelf, collection, there, now)
         for sentence in self._broken[shelf.name].values():
             on_broken(sentence)
 
     def _take_over(
-        self, name: str, collection: Collection, paths: Sequence[Path], now: dict[Path, _State]
+        self, shelf: Shelf, collection: Collection, paths: Sequence[Path], now: dict[Path, _State]
     ) -> None:
+        name = shelf.name
         before, current = self._seen[name], Path()
-        changed = {path for path in now if before.get(path) != now[path]}
+        left_out = {path for path in shelf.left_out if path in now}
+        left_out = {path for path in left_out if self._left_out.setdefault(path, now[path]) == now[path]}
+        changed = {path for path in now if before.get(path) != now[path]} - left_out
         broken = {path: why for path, why in self._broken[name].items() if path in now.keys() - changed}
+
+        for path in left_out:
+            broken[path] = f"{path} ended the process that read it, or took too long; it is left out as it is"
 
         def wants(path: Path) -> bool:
             nonlocal current
             current = path
+            if path in changed:
+                self._send("reading", name, str(path))
             return path in changed
 
         def note(sentence: str) -> None:
             broken[current] = sentence
 
-        totals = add_files(
-            *(collection, paths),
-            sync=True,
-            spares_empty=True,
-            wants=wants,
-            on_broken=note,
-        )
+        try:
+            totals = add_files(
+                *(collection, paths), sync=True, spares_empty=True, wants=wants, on_broken=note
+            )
+        finally:
+            self._send("reading", name, None)
         self._seen[name], self._broken[name] = now, broken
         log.info("%s: %d added, %d changed, %d removed", name, totals.added, totals.changed, totals.removed)
 

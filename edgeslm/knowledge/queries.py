@@ -18,8 +18,9 @@ EVERYTHING: Final = Filter()
 class Shelf:
     """One collection of a node, as its process is told of it.
 
-    ``watch`` are files and folders that it is kept up to date with; ``writes`` says that messages are
-    remembered in it. ``encoder`` is None where it is searched by words alone.
+    ``watch`` are files and folders that it is kept up to date with, but for ``left_out`` (``suspects``);
+    ``writes`` says that messages are remembered in it. ``encoder`` is None where it is searched by words
+    alone.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Shelf:
     encoder: EncoderTag | None = None
     watch: tuple[Path, ...] = ()
     writes: bool = False
+    left_out: tuple[Path, ...] = ()
 
     @property
     def is_kept(self) -> bool:
@@ -73,6 +75,7 @@ def encode_shelf(shelf: Shelf) -> str:
             "encoder": encoder,
             "watch": [str(path) for path in shelf.watch],
             "writes": shelf.writes,
+            "left_out": [str(path) for path in shelf.left_out],
         }
     )
 
@@ -80,5 +83,5 @@ def encode_shelf(shelf: Shelf) -> str:
 def parse_shelf(text: str) -> Shelf:
     value: Mapping[str, Any] = json.loads(text)
     encoder = None if value["encoder"] is None else EncoderTag(*value["encoder"])
-    watch = tuple(Path(path) for path in value["watch"])
-    return Shelf(value["name"], Path(value["path"]), encoder, watch, value["writes"])
+    watch, left_out = (tuple(map(Path, value[key])) for key in ("watch", "left_out"))
+    return Shelf(value["name"], Path(value["path"]), encoder, watch, value["writes"], left_out)

@@ -315,6 +315,21 @@ def test_trouble_of_two_works_is_told_together(tmp_path: Path, folder: Path, par
     parent.until(lambda: parent.trouble and parent.trouble.endswith("(and 1 more)"))
 
 
+def test_a_file_that_is_left_out_is_told_and_read_when_it_has_changed(
+    tmp_path: Path, folder: Path, parent: Parent
+) -> None:
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(f"Oil {name}.")
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,), left_out=(folder / "a.txt",))
+    start(parent, shelf)
+    parent.until(lambda: parent.trouble and "a.txt ended the process" in parent.trouble)
+    assert found(shelf, "oil") == ["b.txt"]
+    assert [one[2] for one in parent.messages if one[0] == "reading"] == [str(folder / "b.txt"), None]
+    (folder / "a.txt").write_text("Oil it each week.")
+    parent.until(lambda: len(found(shelf, "oil")) == 2)
+    parent.until(lambda: parent.trouble is None)
+
+
 def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:
     shelf = Shelf("log", tmp_path / "kb", writes=True)
     keeper = start(parent, shelf)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -21,6 +22,18 @@ from edgeslm.knowledge.queries import Memory, Query, Shelf
 from tests.knowledge.shelf import TAG, hash_embed, make_document, make_origin
 
 LIMIT_S = 60.0
+WITH_BOMB = """
+import os, sys, time
+from edgeslm.knowledge import intake, worker
+read = intake.read_document
+def read_document(path, source):
+    if path.name == "bomb.txt":
+        {act}
+    return read(path, source)
+intake.read_document = read_document
+worker.main(sys.argv[1:])
+"""
+"""A process that a file ends, or keeps."""
 
 
 def play(scene: Callable[[], Awaitable[None]]) -> None:
@@ -111,6 +124,31 @@ def test_one_that_keeps_folders_is_started_again_by_itself(shelf: Shelf, tmp_pat
             os.kill(first, signal.SIGKILL)
             while process.pid in (None, first):
                 await asyncio.sleep(0.02)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("act", ["os._exit(9)", "time.sleep(999)"])
+def test_a_file_that_ends_it_or_never_comes_to_an_end_is_left_out(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    for name in ("bomb", "lathe"):
+        (folder / f"{name}.txt").write_text(f"Oil the {name}.")
+        os.utime(folder / f"{name}.txt", (5, 5))
+    monkeypatch.setattr(module, "AGAIN_S", 0.01)
+    monkeypatch.setattr(module, "LONGEST_S", 1.0)
+    command = (sys.executable, "-P", "-c", WITH_BOMB.format(act=act))
+
+    async def scene() -> None:
+        watched = replace(shelf, watch=(folder,))
+        process = KnowledgeProcess([watched], embed=embed, command=command)
+        await process.start()
+        while not any("bomb.txt ended the process" in problem for problem in process.problems):
+            await asyncio.sleep(0.02)
+        assert [one.source for one in await process.seek(query("lathe"))] == ["lathe.txt"]
+        await process.stop()
 
     play(scene)
 
