@@ -192,6 +192,12 @@ class InternalError(RequestError):
 PASSED_ON: Final = (ModelUnavailable, NoMemory, TooLong)
 """What says that this stage of a task can't, and nothing of the request."""
 
+DISPENSABLE: Final = (ModelUnavailable, Poisoned, NoMemory, InternalError)
+"""What a model can raise that only helps: a search does without it."""
+NO_ANSWER: Final = (TooLong, TimedOut, NoMemory, ModelUnavailable, InternalError)
+"""What says that no model answered, for no fault of the request and at nobody's wish. What is poisoned is not
+among them: somebody has to look at that."""
+
 REQUEST_ERRORS: dict[str, type[RequestError]] = {
     cls.code: cls
     for cls in (

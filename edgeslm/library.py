@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.config import Knowledge
 from edgeslm.engine.calls import Embed, Read
-from edgeslm.errors import (
-    ConfigError,
-    InternalError,
-    KnowledgeError,
-    ModelUnavailable,
-    NoMemory,
-    Poisoned,
-)
+from edgeslm.errors import DISPENSABLE, ConfigError, KnowledgeError, ModelUnavailable
 from edgeslm.knowledge.collection import EncoderTag
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.knowledge.queries import EVERYTHING, Memory, Query, Shelf
@@ -33,8 +26,6 @@ log = logging.getLogger("edgeslm.library")
 
 MakeKnowledge = Callable[..., KnowledgeProcess]
 
-_NOT_NOW = (ModelUnavailable, Poisoned, NoMemory, InternalError)
-"""What an encoder or a reader raises that a search can do without."""
 AT_ONCE = 4
 """Passages in one call of an encoder, while which a question has to wait."""
 
@@ -162,7 +153,7 @@ class Library:
                 output = await self.models.ask(reader, call, priority=priority)
                 likely += output.probabilities
                 places += output.places
-        except _NOT_NOW as error:
+        except DISPENSABLE as error:
             log.warning("Passages are judged without the reader %s: %s", reader, error)
             return found
         return reread(found, likely, places)
@@ -215,7 +206,7 @@ class Library:
         """None where it can't be had, which is logged."""
         try:
             return await self._embed(encoder, texts, priority) if texts else ()
-        except _NOT_NOW as error:
+        except DISPENSABLE as error:
             log.warning("Collections are searched without the encoder %s: %s", encoder, error)
             return None
 

@@ -14,16 +14,7 @@ from dataclasses import replace
 from edgeslm.arrangement import Arrangement
 from edgeslm.bundle import Bundle
 from edgeslm.config import Config
-from edgeslm.errors import (
-    InternalError,
-    ModelUnavailable,
-    NoMemory,
-    Poisoned,
-    RequestError,
-    TimedOut,
-    TooLong,
-    UnknownTask,
-)
+from edgeslm.errors import NO_ANSWER, RequestError, UnknownTask
 from edgeslm.escalation import Escalation
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.library import Library, MakeKnowledge
@@ -36,10 +27,7 @@ from edgeslm.tasks import Task
 
 log = logging.getLogger("edgeslm.service")
 
-_NO_MODEL = frozenset(
-    error.code for error in (TooLong, TimedOut, NoMemory, ModelUnavailable, Poisoned, InternalError)
-)
-"""What says that no model answered: neither the sender's mistake nor its wish."""
+_NO_ANSWER = frozenset(error.code for error in NO_ANSWER)
 
 BeforeSwitch = Callable[[Arrangement, Arrangement], Awaitable[None]]
 
@@ -213,7 +201,7 @@ class Service:
         target = asked.targets[request.task]
         if target is not None and self.escalation.is_wanted(result):
             result = await self.escalation.ask(target, request, result)
-        if result.error is not None and result.error.code in _NO_MODEL:
+        if result.error is not None and result.error.code in _NO_ANSWER:
             return await _without_model(task, request, result, result.error.code)
         return result
 
@@ -244,7 +232,11 @@ class Service:
 
 async def _without_model(task: Task, request: Request, failed: Result, code: str) -> Result:
     """What the task can tell all the same, or ``failed``."""
-    told = await asyncio.to_thread(task.without_model, request)
+    try:
+        told = await asyncio.to_thread(task.without_model, request)
+    except Exception as error:  # which is what failed before, perhaps; no text goes to logs
+        log.error("request %s of task %s failed: %s", request.id, request.task, type(error).__name__)
+        told = None
     if told is None:
         return failed
     log.warning("task %s: told without its model (%s)", request.task, code)

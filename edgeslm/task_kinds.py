@@ -30,18 +30,18 @@ Option = Literal[
 
 _COMMON: tuple[Option, ...] = ("priority", "deadline_ms")
 _SAMPLING: tuple[Option, ...] = ("max_tokens", "temperature", "top_p", "repetition_penalty", "seed")
-_WHERE: tuple[Option, ...] = ("sources", "since", "until")
+NARROWING: tuple[Option, ...] = ("sources", "since", "until")
 """Which documents are searched: fewer than the task's, so that any sender may."""
 _TEXT: tuple[Option, ...] = (*_SAMPLING, "stop", "stream")
 
 ALLOWED: Mapping[Kind, tuple[Option, ...]] = {
     "classify": _COMMON,
     "extract": (*_COMMON, *_SAMPLING),
-    "answer": (*_COMMON, *_TEXT, "context", *_WHERE),
+    "answer": (*_COMMON, *_TEXT, "context", *NARROWING),
     "summarize": (*_COMMON, *_TEXT),
     "generate": (*_COMMON, *_TEXT),
     "embed": _COMMON,
-    "search": (*_COMMON, *_WHERE),
+    "search": (*_COMMON, *NARROWING),
 }
 """The options that senders may set when a task has no ``allow``."""
 

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +60,8 @@ class Watcher:
         self._meter = meter
         self._tracer = tracer
         self._flights = Flights()
+        self._coming: dict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        """Messages of each route that its window doesn't have yet."""
         self._base = base
         self._routes = [RouteReader(route, base) for route in config.routes]
         self._gatherer = Gatherer(
@@ -112,8 +116,25 @@ class Watcher:
             if window is None or window.on is None or delivery.retain:  # the broker repeats those
                 continue
             if brings(delivery, window.on):
-                work.append(self._gatherer.complete(route.name))
+                work.append(self._complete(route.name))
         return work
+
+    async def _complete(self, name: str) -> None:
+        """With all that came before, also where that is remembered first."""
+        if coming := self._coming.get(name):
+            await asyncio.wait(set(coming))
+        await self._gatherer.complete(name)
+
+    @contextmanager
+    def _on_its_way(self, name: str) -> Iterator[None]:
+        """A message that a route's window has soon."""
+        gathered = asyncio.get_running_loop().create_future()
+        self._coming[name].add(gathered)
+        try:
+            yield
+        finally:
+            self._coming[name].discard(gathered)
+            gathered.set_result(None)
 
     async def _serve(self, route: RouteReader, held: Held) -> None:
         delivery = held.delivery
@@ -133,15 +154,17 @@ class Watcher:
         if (landing := self._flights.landing(key)) is not None:
             await asyncio.shield(landing)
             return
-        with self._flights.flight(key):
-            if route.route.window is not None:
-                # Before it is remembered: what completes the window may follow at once.
+        if route.route.window is not None:
+            with self._flights.flight(key), self._on_its_way(route.name):
+                await self._remembering.keep(route.route, delivery, work.input, held.key, work.id)
                 received = time.time() - (time.monotonic() - delivery.received_at)
                 await self._gatherer.add(
                     route.name, work, delivery.topic, received, key, is_again=delivery.dup
                 )
+            return
+        with self._flights.flight(key):
             await self._remembering.keep(route.route, delivery, work.input, held.key, work.id)
-            if work.task is None or route.route.window is not None:
+            if work.task is None:
                 return
             known = self._journal.find(key) if key is not None and delivery.dup else None
             payload = known.result if known is not None else None

@@ -13,14 +13,15 @@ from edgeslm_export.package import staged, write_manifest
 
 from edgeslm.bundle import Bundle, load_bundle, verify_bundle
 from edgeslm.errors import ExportError
+from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.database import find_collection, write_copy
 
 
 def ship(bundle: Path, collections: Sequence[Path], out: Path) -> Bundle:
     """Makes the bundle ``out`` of another one and of collections, each under its own name.
 
-    It is another bundle, with a digest of its own: adapters made for the one don't fit the other, and it
-    isn't signed.
+    It is another bundle, with a digest of its own: adapters made for the one don't fit the other, nor do the
+    vectors that the one made, and it isn't signed.
 
     :raises BundleError: ``bundle`` is none, or damaged.
     :raises KnowledgeError: a collection can't be read.
@@ -38,6 +39,14 @@ def ship(bundle: Path, collections: Sequence[Path], out: Path) -> Bundle:
                 raise ExportError(f"{bundle} has a {file.name} already; give {file} another name.")
             taken.add(file.name)
             write_copy(file, stage / file.name)
+            with Collection(stage / file.name, writes=True) as copy:
+                if copy.encoder is not None and copy.encoder.digest == made_of.digest:
+                    raise ExportError(
+                        f"{file} was embedded by {bundle}, which would be another encoder with it inside; "
+                        "ship it in the bundle of another model."
+                    )
+                if copy.remove_expired():  # nobody does it there
+                    copy.shrink()
         fields = type(made_of.manifest).model_fields.keys() - {"files"}
         write_manifest(stage, {name: getattr(made_of.manifest, name) for name in fields})
     return load_bundle(out)

@@ -15,6 +15,8 @@ from edgeslm.errors import InvalidRequest
 
 MAX_LABELS = 100
 MAX_STOPS = 16
+MAX_PATTERN = 256
+"""Characters: each document is held against it."""
 MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
 LATEST = 10_000_000_000
 """Seconds since 1970: the year 2286. Milliseconds are refused so."""
@@ -168,10 +170,10 @@ OPTIONS: dict[str, Option] = {
         ),
         Option(
             "sources",
-            "a string that isn't empty",
+            f"a string of 1 to {MAX_PATTERN} characters",
             "answer, search: look in documents of such names alone, where `*` is any text (`press/*`)",
-            _STRING,
-            lambda value: value if isinstance(value, str) and value else None,
+            {**_STRING, "maxLength": MAX_PATTERN},
+            lambda value: value if isinstance(value, str) and 1 <= len(value) <= MAX_PATTERN else None,
         ),
         _number("since", 0, LATEST, f"answer, search: {_TIMES} no earlier"),
         _number("until", 0, LATEST, f"answer, search: {_TIMES} no later"),

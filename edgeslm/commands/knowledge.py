@@ -10,7 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     sub.add_argument("--source", metavar="PATTERN", help="search in documents of such names alone")
     when = "a day (2026-11-27) or a time (2026-11-27T06:00)"
     sub.add_argument("--since", type=_time, metavar="TIME", help=f"that came or changed since {when}")
-    sub.add_argument("--until", type=_time, metavar="TIME", help="that came or changed until then")
+    sub.add_argument("--until", type=_end, metavar="TIME", help="that came or changed until its end")
     sub.add_argument(
         "--around", type=_whole, default=0, metavar="N", help="also show N passages before and behind each"
     )
@@ -91,6 +91,12 @@ def _time(text: str) -> float:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
         raise argparse.ArgumentTypeError(f"{text} is no day or time, such as 2026-11-27T06:00") from None
+
+
+def _end(text: str) -> float:
+    """The same; of a day its end."""
+    is_day = len(text.strip()) == len("2026-11-27")
+    return _time(text) + (timedelta(days=1).total_seconds() if is_day else 0.0)
 
 
 def _add(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,7 @@ from edgeslm.knowledge import vectors
 from edgeslm.knowledge.database import find_collection, open_database, refusal, transaction
 from edgeslm.knowledge.passages import Document, Passage, squeeze
 from edgeslm.knowledge.table_store import drop_table, put_table
+from edgeslm.knowledge.turns import Turns
 
 Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 """Texts to vectors of one dimension. What it can't read whole it cuts; what it raises passes through."""
@@ -86,11 +87,13 @@ class EncoderTag:
 
 
 class Collection:
-    """One file, which is made when ``writes`` is set and it isn't there. One thread at a time."""
+    """One file, which is made when ``writes`` is set and it isn't there. One thread at a time; those of one
+    process that write to the same file have the same ``turns``."""
 
-    def __init__(self, path: Path, *, writes: bool = False) -> None:
+    def __init__(self, path: Path, *, writes: bool = False, turns: Turns | None = None) -> None:
         self.file = find_collection(path)
         self._writes = writes
+        self._turns = turns or Turns()
         self._db: sqlite3.Connection | None = None
         self._encoder: str | None = None
         """Digest of the encoder that the vectors of this object come from."""
@@ -224,15 +227,12 @@ class Collection:
 
         :return: how many documents.
         """
+        wanted = (now if now is not None else time.time(), most)
         with self.reading() as db:
-            found = db.execute(
-                "SELECT source FROM documents WHERE expires <= ? LIMIT ?",
-                (now if now is not None else time.time(), most),
-            ).fetchall()
-        if not found:
-            return 0
-        with self._writing():
-            return sum(self.remove(source) for (source,) in found)
+            if not db.execute(_EXPIRED, wanted).fetchone():
+                return 0
+        with self._writing() as db:  # and looked for again: one of them may have come anew meanwhile
+            return sum(self.remove(source) for (source,) in db.execute(_EXPIRED, wanted).fetchall())
 
     def shrink(self) -> None:
         """Takes out of the file what was removed: of the index, which only marks it, and of free pages.
@@ -347,7 +347,7 @@ class Collection:
         if self._opened.in_transaction:  # of ``together``
             yield
             return
-        with transaction(self._opened, self.file, writes=writes):
+        with self._turns if writes else nullcontext(), transaction(self._opened, self.file, writes=writes):
             yield
 
     def _find(self, column: str, value: str) -> Entry | None:
@@ -375,6 +375,7 @@ _BEYOND = (
     "UNION ALL SELECT max(slot) FROM free_slots)"
 )
 """The first slot that never was in use."""
+_EXPIRED = "SELECT source FROM documents WHERE expires <= ? LIMIT ?"
 _ENTRIES = (
     "SELECT source, title, digest, size, mtime, file, expires, added, count(p.slot) "
     "FROM documents d LEFT JOIN passages p ON p.document = d.id"

@@ -123,6 +123,9 @@ def write_copy(file: Path, out: Path) -> None:
         with closing(open_database(file, writes=False)) as db:
             db.execute("PRAGMA query_only = OFF")  # which SQLite takes a copy for
             db.execute("VACUUM INTO ?", (str(out),))
+    except sqlite3.Error as error:
+        raise refusal(file, error) from None
+    try:
         with closing(sqlite3.connect(out, isolation_level=None)) as db:
             (encoder,) = db.execute("SELECT encoder_path FROM about").fetchone()
             db.execute("UPDATE about SET encoder_path = ?", (encoder and Path(encoder).name,))

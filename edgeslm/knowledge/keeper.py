@@ -1,8 +1,8 @@
 """What a node itself writes into its collections: watched folders, remembered messages, missing vectors.
 
 A thread each, since none may wait for another: a message is acknowledged when it is on the disk, a manual of
-a thousand pages takes minutes to read, and an encoder has time when nobody asks it. A collection is written
-to by one of them at a time (``transaction``). Knows no pipe and no engine: both are handed in as one
+a thousand pages takes minutes to read, and an encoder has time when nobody asks it. They write by turns, a
+document or a batch at a time. Knows no pipe and no engine: both are handed in as one
 function.
 """
 
@@ -24,8 +24,9 @@ from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.intake import add_files
 from edgeslm.knowledge.memory import remember
 from edgeslm.knowledge.opened import OpenCollections
-from edgeslm.knowledge.queries import Memory, Shelf
+from edgeslm.knowledge.queries import FileState, Memory, Shelf
 from edgeslm.knowledge.sources import find_files
+from edgeslm.knowledge.turns import Turns
 
 log = logging.getLogger("edgeslm.knowledge")
 
@@ -44,8 +45,6 @@ Send = Callable[..., None]
 _Wanted = tuple[int, str, Memory]
 _Work = Callable[[Shelf, Collection, Callable[[str], None]], None]
 """Told of what is wrong, in sentences."""
-_State = tuple[int, int, int]
-"""Of a file: its size, when its content changed, and when it was moved here or may be read by others."""
 
 
 class Keeper:
@@ -55,13 +54,12 @@ class Keeper:
         self._shelves = shelves
         self._send = send
         self._sweep_every_s = sweep_every_s
+        self._turns = {shelf.name: Turns() for shelf in shelves}
         self._waiting: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
         self._vectors: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._asked = 0
-        self._seen: dict[str, dict[Path, _State]] = {}
+        self._seen: dict[str, dict[Path, FileState]] = {}
         self._broken: dict[str, dict[Path, str]] = {}
-        self._left_out: dict[Path, _State] = {}
-        """As they were when this process first saw them."""
         self._troubles: dict[str, dict[str, Sequence[str]]] = defaultdict(dict)
         """Of each collection, by what is done to it."""
         self._told: dict[str, str] = {}
@@ -92,7 +90,7 @@ class Keeper:
     def _open(self, on_new: Callable[[str], None] = lambda name: None) -> OpenCollections:
         """Those of one thread."""
         paths = {shelf.name: shelf.path for shelf in self._shelves}
-        return OpenCollections(paths, writes=True, on_new=on_new)
+        return OpenCollections(paths, writes=True, turns=self._turns, on_new=on_new)
 
     # --- messages -----------------------------------------------------------------------------------
 
@@ -160,7 +158,7 @@ class Keeper:
                 there.remove(path)
                 if any(file.is_relative_to(path.absolute()) for _, file in collection.files()):
                     on_broken(f"{path}, which is watched, is empty; what was in it is still found")
-        before, now = self._seen[shelf.name], dict[Path, _State]()
+        before, now = self._seen[shelf.name], dict[Path, FileState]()
         for path in files:
             try:
                 status = path.stat()
@@ -177,12 +175,11 @@ class Keeper:
             on_broken(sentence)
 
     def _take_over(
-        self, shelf: Shelf, collection: Collection, paths: Sequence[Path], now: dict[Path, _State]
+        self, shelf: Shelf, collection: Collection, paths: Sequence[Path], now: dict[Path, FileState]
     ) -> None:
         name = shelf.name
         before, current = self._seen[name], Path()
-        left_out = {path for path in shelf.left_out if path in now}
-        left_out = {path for path in left_out if self._left_out.setdefault(path, now[path]) == now[path]}
+        left_out = {path for path, state in shelf.left_out.items() if now.get(path) == state}
         changed = {path for path in now if before.get(path) != now[path]} - left_out
         broken = {path: why for path, why in self._broken[name].items() if path in now.keys() - changed}
 
@@ -192,8 +189,7 @@ class Keeper:
         def wants(path: Path) -> bool:
             nonlocal current
             current = path
-            if path in changed:
-                self._send("reading", name, str(path))
+            self._send("reading", name, (path, now[path]) if path in changed else None)
             return path in changed
 
         def note(sentence: str) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.turns import Turns
+
+NO_TURNS: Final[Mapping[str, Turns]] = MappingProxyType({})
 
 
 class OpenCollections:
     """By name; of one thread.
 
-    :param paths: name -> the collection's file.
+    :param paths: name -> the collection's file. :param turns: see :class:`Collection`, by name.
     :param on_new: told of each that is opened, for what was known of the one before.
     """
 
@@ -21,10 +26,12 @@ class OpenCollections:
         paths: Mapping[str, Path],
         *,
         writes: bool = False,
+        turns: Mapping[str, Turns] = NO_TURNS,
         on_new: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._paths = paths
         self._writes = writes
+        self._turns = turns
         self._on_new = on_new
         self._open: dict[str, tuple[Collection, tuple[int, int]]] = {}
 
@@ -35,7 +42,7 @@ class OpenCollections:
             if _identity(opened[0].file) == opened[1]:
                 return opened[0]
             self.close(name)
-        collection = Collection(self._paths[name], writes=self._writes)
+        collection = Collection(self._paths[name], writes=self._writes, turns=self._turns.get(name))
         collection.open()
         self._open[name] = (collection, _identity(collection.file))
         self._on_new(name)

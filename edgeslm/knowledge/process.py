@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.child import Child
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.queries import Memory, Query, Shelf, encode_shelf
+from edgeslm.knowledge.queries import FileState, Memory, Query, Shelf, encode_shelf
 from edgeslm.knowledge.search import Found
 from edgeslm.knowledge.suspects import LONGEST_S, TIMES, Suspects
 
@@ -74,6 +74,8 @@ class KnowledgeProcess:
         self._pause_s = AGAIN_S
         self._suspects = Suspects()
         self._too_long: asyncio.TimerHandle | None = None
+        self._is_given_up = False
+        """Whether the process is being killed; what it had still said is of no interest."""
         self._again: asyncio.Task[None] | None = None
 
     @property
@@ -101,6 +103,7 @@ class KnowledgeProcess:
                 raise KnowledgeError(f"collections can't be opened: {error.strerror}") from None
             loop = asyncio.get_running_loop()
             self._ready = loop.create_future()
+            self._is_given_up = False
             try:
                 await self._ready
                 self._ready_at = loop.time()
@@ -178,9 +181,11 @@ class KnowledgeProcess:
             log.warning("the collection %s: %s", name, why)
             self._troubles[name] = why
 
-    def _note_reading(self, name: str, file: str | None) -> None:
+    def _note_reading(self, name: str, file: tuple[Path, FileState] | None) -> None:
+        if self._is_given_up:
+            return
         self._stop_clock()
-        self._suspects.note(name, None if file is None else Path(file))
+        self._suspects.note(name, file)
         if file is not None:
             self._too_long = asyncio.get_running_loop().call_later(LONGEST_S, self._give_up)
 
@@ -190,6 +195,7 @@ class KnowledgeProcess:
             self._too_long = None
 
     def _give_up(self) -> None:
+        self._is_given_up = True
         log.error("%s takes longer than %d min to read", self._suspects.blame(TIMES), LONGEST_S / 60)
         self._child.kill()
 

@@ -14,10 +14,11 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text, Turn
-from edgeslm.errors import PASSED_ON, InvalidRequest
+from edgeslm.errors import InvalidRequest
 from edgeslm.knowledge.rerank import DEPTH
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
+from edgeslm.task_kinds import NARROWING
 from edgeslm.tasks.conflicts import Conflict, find_conflict
 from edgeslm.tasks.grounding import (
     confidence,
@@ -66,7 +67,10 @@ class Answer(Task):
         return await self._from_passages(request, found, ask, on_chunk)
 
     def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
-        return refer(_read_by(request, found))
+        narrowed: dict[str, Any] = {
+            name: request.options[name] for name in NARROWING if name in request.options
+        }
+        return refer(_read_by(request, found)) or narrowed  # or it would look in all that it has
 
     def bring_back(
         self, request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
@@ -122,13 +126,9 @@ class Answer(Task):
             return _declined(sure, best)
         if (conflict := find_conflict(question, best)) is not None:
             return _contradicted(sure, best, conflict)
-        say = self._quoted if self.section.mode == "quote" else self._composed
-        try:
-            return await say(request, sure, best, ask, on_chunk)
-        except PASSED_ON:
-            if self.section.escalate is None:
-                raise
-            return _declined(sure, best)  # so that the other node gets the passages
+        if self.section.mode == "quote":
+            return await self._quoted(request, sure, best, ask, on_chunk)
+        return await self._composed(request, sure, best, ask, on_chunk)
 
     async def _quoted(
         self,
@@ -162,8 +162,7 @@ class Answer(Task):
     ) -> Outcome:
         # What isn't checked yet isn't sent: the pieces of a stream are the sentences that were kept.
         output = await ask(replace(self._call(request, _shown(best)), stream=False))
-        said = _MARK.sub("", output.text) if len(best) > 1 else output.text
-        text, citations = keep_proven(said, encode_passages(best))
+        text, citations = keep_proven(_without_marks(output.text, len(best)), encode_passages(best))
         if not text:
             return _declined(sure, best, output)
         if request.options.get("stream") and on_chunk is not None:
@@ -189,8 +188,7 @@ class Answer(Task):
         )
 
 
-_MARK: Final = re.compile(r"[ \t]*\[\d{1,2}(?:, ?\d{1,2})*\]")
-"""What a model that cites writes, since it reads passages with their numbers: no word of the answer."""
+_MARK: Final = re.compile(r"(?:^|[ \t]+|(?<=[.!?,;:)\]]))\[(\d{1,2}(?:, ?\d{1,2})*)\]", re.MULTILINE)
 _TEXT: Final = {"type": "string"}
 _PLACE: Final = {"type": "integer"}
 
@@ -213,8 +211,19 @@ def _read_by(request: Request, found: Mapping[str, Any]) -> Sequence[Mapping[str
     return passages
 
 
+def _without_marks(text: str, passages: int) -> str:
+    """Without the numbers by which a model cites, since it reads passages with them (``_shown``): no words of
+    its answer. ``P[2]`` is one, and so is a number that no passage has."""
+
+    def drop(mark: re.Match[str]) -> str:
+        numbers = [int(number) for number in mark[1].split(",")]
+        return "" if all(1 <= number <= passages for number in numbers) else mark[0]
+
+    return _MARK.sub(drop, text) if passages > 1 else text
+
+
 def _shown(passages: Sequence[Found]) -> list[str | Text]:
-    """Passages as the model reads them, numbered where there are several (``_MARK``). Their text is data:
+    """Passages as the model reads them, numbered where there are several. Their text is data:
     nothing in it can end the turn."""
     parts: list[str | Text] = []
     for number, passage in enumerate(passages, 1):

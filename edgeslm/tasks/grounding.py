@@ -32,9 +32,12 @@ BUDGET: Final = 1200
 """Tokens of passages that a model reads for one question."""
 
 
-PROSE: Final = 8
-"""Words of a cell, the name of its column among them, from which on it is read and not looked up."""
+PROSE: Final = 7
+"""Words of a cell from which on it is read and not looked up."""
+SENTENCE: Final = 4
+"""Words of one that ends as a sentence does, which ``Bolt & Co.`` isn't."""
 _ENDS: Final = (".", "?", "!")
+_FIGURE: Final = re.compile(r"[-+]?\d")
 _WORD: Final = re.compile(r"\S+")
 
 
@@ -149,13 +152,19 @@ def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:
 
 
 def is_of_figures(passage: Found) -> bool:
-    """Whether it is a row of a table without a cell of prose (``questions.csv`` has some).
+    """Whether it is a row of a table with numbers or dates and without prose (``questions.csv`` has some).
 
     One of many such rows is like the question and no answer to it: what columns say is computed, or not said.
     """
-    return find_kind(Path(passage.source)) in TABULAR and not any(
-        cell.rstrip().endswith(_ENDS) or len(cell.split()) >= PROSE for cell in passage.text.split(CELLS)
-    )
+    if find_kind(Path(passage.source)) not in TABULAR:
+        return False
+    values = [cell.partition(": ")[2].strip() or cell.strip() for cell in passage.text.split(CELLS)]
+    return any(map(_FIGURE.match, values)) and not any(map(_is_prose, values))
+
+
+def _is_prose(value: str) -> bool:
+    words = len(value.split())
+    return words >= PROSE or (words >= SENTENCE and value.endswith(_ENDS))
 
 
 def sources_of(passage: Found) -> str:

@@ -17,6 +17,7 @@ from edgeslm.knowledge.search import Filter
 from edgeslm.learned import LearnedSection
 from edgeslm.messages import NORMAL_PRIORITY, Request, Truncated
 from edgeslm.sections import LEARNED
+from edgeslm.task_kinds import NARROWING
 
 if TYPE_CHECKING:
     from edgeslm.knowledge.search import Found
@@ -162,7 +163,7 @@ class Task(ABC):
 
     def only(self, request: Request) -> Filter:
         """Which documents the request is about."""
-        return Filter(*(request.options.get(name) for name in ("sources", "since", "until")))
+        return Filter(*(request.options.get(name) for name in NARROWING))
 
     @property
     def opened(self) -> Documents:

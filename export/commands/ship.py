@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeslm_export.screen import print_json, print_line
 
-SUMMARY = "put document collections into a bundle, so that devices get both at once"
+SUMMARY = "put document collections into a bundle of a model that reads them"
 EXAMPLE = "edgeslm-export ship smollm2-135m-int4 hall-manuals --knowledge manuals.sqlite"
 
 

@@ -78,6 +78,7 @@ BAD: list[tuple[str, Any]] = [
     ("context", " "),
     ("context", ["a"]),
     ("sources", ""),
+    ("sources", "*" * 257),
     ("sources", ["press/*"]),
     ("since", "yesterday"),
     ("since", -1),

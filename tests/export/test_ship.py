@@ -12,8 +12,10 @@ from edgeslm_export.ship import ship
 
 from edgeslm.bundle import load_bundle, verify_bundle
 from edgeslm.errors import BundleError, ExportError, KnowledgeError
-from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.collection import Collection, EncoderTag
 from edgeslm.knowledge.intake import add_files
+from edgeslm.knowledge.memory import remember
+from edgeslm.knowledge.queries import Memory
 from edgeslm.knowledge.search import search
 from tests.knowledge.shelf import TAG, faults, hash_embed
 from tests.nodes import write_bundle
@@ -75,6 +77,24 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, manuals: Path) ->
     with pytest.raises(BundleError):
         ship(tmp_path / "nothing", [manuals], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_collection_does_not_go_into_its_own_encoder(tmp_path: Path) -> None:
+    """With it inside it has another digest, and would be refused as another encoder."""
+    encoder = load_bundle(write_bundle(tmp_path / "encoder", "encoder"))
+    with Collection(tmp_path / "kb", writes=True) as collection:
+        collection.use_encoder(EncoderTag(encoder.digest, "encoder"))
+    with pytest.raises(ExportError, match="ship it in the bundle of another model"):
+        ship(tmp_path / "encoder", [tmp_path / "kb"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_has_expired_is_not_shipped(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "small")
+    with Collection(tmp_path / "log", writes=True) as collection:
+        remember(collection, [Memory("press/4", "1", "zebra 4711", at=5.0, keep_s=5.0)])
+    ship(tmp_path / "small", [tmp_path / "log"], tmp_path / "out")
+    assert b"4711" not in (tmp_path / "out/log.sqlite").read_bytes()
 
 
 def test_the_command(tmp_path: Path, manuals: Path, capsys: pytest.CaptureFixture[str]) -> None:

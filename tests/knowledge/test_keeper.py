@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -315,16 +317,63 @@ def test_trouble_of_two_works_is_told_together(tmp_path: Path, folder: Path, par
     parent.until(lambda: parent.trouble and parent.trouble.endswith("(and 1 more)"))
 
 
+def test_messages_wait_for_one_document_at_most_and_for_no_longer_than_it_takes(
+    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than SQLite has a writer wait for another."""
+    is_written, may_go_on = threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> None:
+        is_written.set()
+        may_go_on.wait(LIMIT_S)
+
+    monkeypatch.setattr("edgeslm.knowledge.database.WAIT_S", 0.05)
+    monkeypatch.setattr("edgeslm.knowledge.collection.put_table", slowly)
+    (folder / "large.txt").write_text("Oil it.")
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,), writes=True)
+    keeper = start(parent, shelf)
+    assert is_written.wait(LIMIT_S)
+    keeper.remember(7, "manuals", MESSAGE)
+    time.sleep(0.5)
+    assert not parent.said("failed") and not parent.said("done")
+    may_go_on.set()
+    parent.until(lambda: parent.said("done", 7))
+    parent.until(lambda: found(shelf, "oil") and found(shelf, "bearing"))
+    assert parent.trouble is None
+
+
+def test_a_message_that_comes_anew_while_it_expires_stays(tmp_path: Path) -> None:
+    """As a retained one does with each connection."""
+    old = replace(MESSAGE, at=5.0, keep_s=5.0)
+    with Collection(tmp_path / "kb", writes=True) as collection:
+        remember(collection, [old])
+        reading = collection.reading
+
+        @contextmanager
+        def interrupted() -> Iterator[sqlite3.Connection]:
+            with reading() as db:
+                yield db
+            collection.reading = reading  # type: ignore[method-assign]
+            remember(collection, [replace(old, at=time.time(), keep_s=3600.0)])
+
+        collection.reading = interrupted  # type: ignore[method-assign]
+        assert collection.remove_expired() == 0
+        assert [one.source for one in collection.documents()] == [MESSAGE.source]
+
+
 def test_a_file_that_is_left_out_is_told_and_read_when_it_has_changed(
     tmp_path: Path, folder: Path, parent: Parent
 ) -> None:
     for name in ("a.txt", "b.txt"):
         (folder / name).write_text(f"Oil {name}.")
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,), left_out=(folder / "a.txt",))
+    status = (folder / "a.txt").stat()
+    left_out = {folder / "a.txt": (status.st_size, status.st_mtime_ns, status.st_ctime_ns)}
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,), left_out=left_out)
     start(parent, shelf)
     parent.until(lambda: parent.trouble and "a.txt ended the process" in parent.trouble)
     assert found(shelf, "oil") == ["b.txt"]
-    assert [one[2] for one in parent.messages if one[0] == "reading"] == [str(folder / "b.txt"), None]
+    read = [one[2] for one in parent.messages if one[0] == "reading"]
+    assert [one and one[0].name for one in read] == [None, "b.txt", None]
     (folder / "a.txt").write_text("Oil it each week.")
     parent.until(lambda: len(found(shelf, "oil")) == 2)
     parent.until(lambda: parent.trouble is None)

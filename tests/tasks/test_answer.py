@@ -11,7 +11,7 @@ import pytest
 
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Cost, Generate, Output, Sampling, Text
-from edgeslm.errors import InternalError, InvalidRequest, NoMemory
+from edgeslm.errors import InternalError, InvalidRequest
 from edgeslm.knowledge.search import Found
 from edgeslm.knowledge.table_answers import Citation, TableAnswer
 from edgeslm.messages import Request
@@ -239,6 +239,9 @@ def test_the_numbers_by_which_a_model_cites_are_no_words_of_its_answer() -> None
     assert outcome.result["text"] == "Oil the pump every 40 hours. Grease the chain weekly."
     alone = run(seeking(OIL, mode="compose"), FakeEngine(Output(text=said)), asked())
     assert alone.status == "abstained", "one passage has no number: what looks like one is the model's own"
+    rows = make_found("Set P[2] to 0, or Q [7] to 5."), GREASE
+    kept = run(seeking(*rows, mode="compose", threshold=0), FakeEngine(Output(text=rows[0].text)), asked())
+    assert kept.result["text"] == rows[0].text
 
 
 def test_a_row_of_figures_is_no_answer_and_one_of_prose_is() -> None:
@@ -248,9 +251,15 @@ def test_a_row_of_figures_is_no_answer_and_one_of_prose_is() -> None:
         outcome = run(seeking(row, OIL, mode=mode), FakeEngine(), asked("temperature of press 4 yesterday?"))
         assert outcome.status == "abstained"
         assert [one["source"] for one in outcome.result["passages"]] == ["readings.csv", "manual.md"]
-    for text in ("question: Reset it?; answer: Press R.", "how: hold both of the buttons until it beeps"):
+    for text in (
+        "number: 12; question: How do I reset it?; answer: Press R.",
+        "number: 12; how: hold both of the buttons until it beeps",
+        "code: E12; meaning: Door open; action: Close the door",
+    ):
         prose = replace(row, text=text)
         assert run(seeking(prose), FakeEngine(Output(text=text[-6:])), asked()).status == "ok"
+    for text in ("supplier: Bolt & Co.; price: 4.50 EUR", "what the sensor at the very end of it said: 4"):
+        assert run(seeking(replace(row, text=text)), FakeEngine(), asked()).status == "abstained"
 
 
 def test_what_tables_say_is_cited_like_passages() -> None:
@@ -262,15 +271,10 @@ def test_what_tables_say_is_cited_like_passages() -> None:
     assert outcome.result["citations"] == [asdict(cited)]
 
 
-def test_passages_go_to_another_node_where_the_model_here_fails() -> None:
-    sent = asked()
-    engine = FakeEngine(*[NoMemory("no room for 900 tokens")] * 2)
-    with pytest.raises(NoMemory):
-        run(seeking(OIL), engine, sent)
-    task = seeking(OIL, escalate="node:hall/manual")
-    outcome = run(task, engine, sent)
-    assert outcome.status == "abstained"
-    assert task.refer(sent, outcome.result) == {"context": OIL.text}
+def test_another_node_looks_no_further_than_the_request_does() -> None:
+    task, sent = seeking(), asked(since=5.0, sources="press/*", max_tokens=9)
+    assert task.refer(sent, {"passages": []}) == {"since": 5.0, "sources": "press/*"}
+    assert task.refer(sent, {"passages": [{"text": OIL.text}]}) == {"context": OIL.text}
 
 
 def test_a_context_that_came_with_the_request_is_what_another_node_cites() -> None:
