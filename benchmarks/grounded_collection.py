@@ -19,7 +19,8 @@ from second_look import search_twice
 from edgeslm.commands.embedding import Embedding
 from edgeslm.knowledge.collection import BETWEEN, Collection, EncoderTag, Origin
 from edgeslm.knowledge.passages import Document, Passage, split
-from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.queries import EVERYTHING
+from edgeslm.knowledge.search import Filter, Found
 from edgeslm.messages import NORMAL_PRIORITY
 from edgeslm.tasks.answer import SOUGHT
 
@@ -65,11 +66,12 @@ class FoundBefore:
         k: int,
         priority: int = NORMAL_PRIORITY,
         *,
+        only: Filter = EVERYTHING,
         by_sentence: bool = False,
     ) -> Sequence[Found]:
         return self._found[question][:k]
 
-    async def compute(self, question: str, collections: Sequence[str]) -> None:
+    async def compute(self, question: str, collections: Sequence[str], only: Filter = EVERYTHING) -> None:
         """There are no tables."""
 
 

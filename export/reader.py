@@ -6,8 +6,8 @@ that are alike but for the answer teach what to look for (Gardner et al. 2020, "
 decision boundaries via contrast sets"), where questions that have no answer can be told by how they are
 asked. Most of these texts have a sentence more, which answers another question or orders what to answer.
 Half of the questions are read with another text of the file as well, one that is most like the question:
-what a search would find beside it. A tenth of the sources is kept aside; what the bundle makes of them,
-through the graph that a device runs, is reported.
+what a search would find beside it. All are read twice, with short texts and with long ones. A tenth of the
+sources is kept aside; what the bundle makes of them, through the graph that a device runs, is reported.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-EPOCHS: Final = 4
+EPOCHS: Final = 2
 BATCH: Final = 12
 """Questions, with two or three texts each."""
 RATE: Final = 1e-4
@@ -62,9 +62,9 @@ OTHERS: Final = 0.5
 """Of questions that are answered, how many are read with another text too."""
 _MOST_CUT: Final = 0.6
 """Of a text: without more of it nothing is left to be told from the whole."""
-_WORDS: Final = (8, 150)
-"""Of a text that is learned from, drawn anew for each: what is around the answer. Short ones take less time;
-passages of a device have up to so many, and a message that is remembered has a few."""
+LENGTHS: Final = ((8, 60), (61, 150))
+"""Words of the texts that are learned from: each question is read with a short one, as a message that is
+remembered, and with a long one, as a passage of a device."""
 _MOST_ORDERED: Final = 3
 """Words that an order has said."""
 _SOUGHT: Final = 40
@@ -172,7 +172,8 @@ def pool_by_first_token(folder: Path) -> None:
 
 
 def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
-    """Questions with their texts, and which of them are kept aside. The first text is the question's own.
+    """Questions with their texts, and which of them are kept aside. The first text is the question's own; a
+    question that is learned from stands there once for each of ``LENGTHS``.
 
     :raises ExportError: fewer than ``FEWEST`` questions that are answered.
     """
@@ -181,21 +182,26 @@ def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
     asked, aside = [], []
     chance = random.Random(0)
     strangers = [row for row in questions if row.answer is not None and not is_aside(row)]
-    for number, (whole, others) in enumerate(zip(questions, find_others(rows, questions), strict=True)):
+    for whole, others in zip(questions, find_others(rows, questions), strict=True):
         if is_aside(whole):
-            aside.append(number)
-            texts = _with_and_without(whole, len(whole.text), chance)
-        else:
-            texts = _with_and_without(whole, _words(chance), chance)
-            texts = [_disturbed(one, whole, strangers, chance) for one in texts]
-            others = [cropped(other, _words(chance), chance) for other in others]
-            others = [_disturbed(other, whole, strangers, chance) for other in others]
-        own = [
-            Text(with_heading(row.heading, row.text), row.answer is not None, _place(row)) for row in texts
-        ]
-        beside = [Text(with_heading(row.heading, row.text), answers=False, is_own=False) for row in others]
-        asked.append(Asked(str(whole.question), (*own, *beside)))
+            aside.append(len(asked))
+            asked.append(_asked(whole, _with_and_without(whole, len(whole.text), chance), others))
+            continue
+        for lengths in LENGTHS:
+            own = _with_and_without(whole, chance.randint(*lengths), chance)
+            beside = [cropped(other, chance.randint(*lengths), chance) for other in others]
+            own, beside = (
+                [_disturbed(one, whole, strangers, chance) for one in texts] for texts in (own, beside)
+            )
+            asked.append(_asked(whole, own, beside))
     return asked, aside
+
+
+def _asked(whole: QuestionRow, own: Sequence[QuestionRow], beside: Sequence[QuestionRow]) -> Asked:
+    """The question of ``whole`` with texts of its own and of other rows, as they are shown."""
+    texts = [Text(with_heading(row.heading, row.text), row.answer is not None, _place(row)) for row in own]
+    others = [Text(with_heading(row.heading, row.text), answers=False, is_own=False) for row in beside]
+    return Asked(str(whole.question), (*texts, *others))
 
 
 def _with_and_without(row: QuestionRow, words: int, chance: random.Random) -> list[QuestionRow]:
@@ -205,7 +211,7 @@ def _with_and_without(row: QuestionRow, words: int, chance: random.Random) -> li
     if not rest:
         return [cropped(row, words, chance)]
     answering = sum(len(row.text[slice(*place)].split()) for place in _answering(row))
-    words = min(words, max(_WORDS[0], len(row.text.split()) - answering))
+    words = min(words, max(LENGTHS[0][0], len(row.text.split()) - answering))
     without = _cut(cropped(row, words + answering, chance)) or [cropped(one, words, chance) for one in rest]
     return [cropped(row, words, chance), *without]
 
@@ -261,12 +267,6 @@ def _answering(row: QuestionRow) -> list[Place]:
     """The sentences that the answer stands in."""
     start, end = row.answer or (0, 0)
     return [(first, last) for first, last in split_sentences(row.text) if first < end and start < last]
-
-
-def _words(chance: random.Random) -> int:
-    """Short texts are learned from more often."""
-    least, most = _WORDS
-    return int(least + (most - least) * chance.random() ** 2)
 
 
 def cropped(row: QuestionRow, words: int, chance: random.Random) -> QuestionRow:

@@ -116,6 +116,7 @@ def test_much_of_what_is_learned_from_has_a_sentence_of_another_source(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reader, "ORDERS", 0.0)
+    monkeypatch.setattr(reader, "LENGTHS", ((99, 99),))
     asked, aside = make_lesson(questions(60))
     answered = [one for number, one in enumerate(asked) if number not in aside and one.texts[0].answers]
     for kind in (0, 1):
@@ -176,7 +177,7 @@ def test_each_order_has_one_word_said() -> None:
 
 def test_questions_have_their_texts_and_sources_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "STRANGERS", 0.0)
-    monkeypatch.setattr(reader, "_WORDS", (99, 99))
+    monkeypatch.setattr(reader, "LENGTHS", ((99, 99),))
     asked, aside = make_lesson(questions(40))
     own, cut, *_ = asked[0].texts
     assert own.text.startswith("Care\nMachine 0 is new. It weighs")
@@ -190,6 +191,27 @@ def test_questions_have_their_texts_and_sources_stay_together(monkeypatch: pytes
     assert not tested & learned
 
 
+def test_each_question_is_learned_from_with_a_short_text_and_with_a_long_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With what is remembered of a message, and with a passage: neither length is a sign of an answer."""
+    monkeypatch.setattr(reader, "STRANGERS", 0.0)
+    sentences = [f"Part {number} is oiled by hand and with care on day {number}." for number in range(40)]
+    rows = [
+        asked(f"when {number}?", " ".join(sentences), f"day {number % 40}", f"{number}.md")
+        for number in range(60)
+    ]
+    lesson, aside = make_lesson(rows)
+    learned = [one for number, one in enumerate(lesson) if number not in aside]
+    assert [one.question for one in learned[::2]] == [one.question for one in learned[1::2]]
+    assert len({one.question for one in lesson}) == 60 == len(aside) + len(learned) // 2
+    for which, (least, most) in enumerate(reader.LENGTHS):
+        for text in (text for one in learned[which::2] for text in one.texts if text.is_own):
+            words = len(text.text.partition("\n")[2].split())
+            assert least <= words < most + len(sentences[0].split())
+    assert all(len(text.text.split()) > 400 for number in aside for text in lesson[number].texts)
+
+
 @pytest.mark.parametrize("sentences", [6, 30])
 def test_texts_without_their_answer_are_no_shorter(monkeypatch: pytest.MonkeyPatch, sentences: int) -> None:
     """Short ones would be taken for those that don't answer."""
@@ -200,10 +222,12 @@ def test_texts_without_their_answer_are_no_shorter(monkeypatch: pytest.MonkeyPat
         f"Part {day[-1]}{long * (n % 2)} is oiled by hand, year after year, {day}."
         for n, day in enumerate(days)
     )
-    rows = [asked("when?", text, days[number % sentences], f"{number}.md") for number in range(240)]
+    rows = [asked(f"when {number}?", text, days[number % sentences], f"{number}.md") for number in range(240)]
     lesson, aside = make_lesson(rows)
+    of_question = {row.question: row for row in rows}
     lengths: dict[bool, list[int]] = {True: [], False: []}
-    for number, (one, row) in enumerate(zip(lesson, rows, strict=True)):
+    for number, one in enumerate(lesson):
+        row = of_question[one.question]
         own, cut = (text for text in one.texts if text.is_own)
         assert own.place is not None and row.answer is not None
         assert own.text[slice(*own.place)] == row.text[slice(*row.answer)]
