@@ -60,8 +60,8 @@ class Watcher:
         self._meter = meter
         self._tracer = tracer
         self._flights = Flights()
-        self._coming: dict[str, set[asyncio.Future[None]]] = defaultdict(set)
-        """Messages of each route that its window doesn't have yet."""
+        self._lines: dict[str, Line] = defaultdict(Line)
+        """What each route's windows get."""
         self._base = base
         self._routes = [RouteReader(route, base) for route in config.routes]
         self._gatherer = Gatherer(
@@ -120,21 +120,9 @@ class Watcher:
         return work
 
     async def _complete(self, name: str) -> None:
-        """With all that came before, also where that is remembered first."""
-        if coming := self._coming.get(name):
-            await asyncio.wait(set(coming))
-        await self._gatherer.complete(name)
-
-    @contextmanager
-    def _on_its_way(self, name: str) -> Iterator[None]:
-        """A message that a route's window has soon."""
-        gathered = asyncio.get_running_loop().create_future()
-        self._coming[name].add(gathered)
-        try:
-            yield
-        finally:
-            self._coming[name].discard(gathered)
-            gathered.set_result(None)
+        with self._lines[name].place() as place:
+            await place.reach()
+            await self._gatherer.complete(name)
 
     async def _serve(self, route: RouteReader, held: Held) -> None:
         delivery = held.delivery
@@ -155,8 +143,10 @@ class Watcher:
             await asyncio.shield(landing)
             return
         if route.route.window is not None:
-            with self._flights.flight(key), self._on_its_way(route.name):
+            with self._flights.flight(key), self._lines[route.name].place() as place:
                 await self._remembering.keep(route.route, delivery, work.input, held.key, work.id)
+                await place.reach()
+                place.leave()  # the next one may follow: this one is gathered before anything else happens
                 received = time.time() - (time.monotonic() - delivery.received_at)
                 await self._gatherer.add(
                     route.name, work, delivery.topic, received, key, is_again=delivery.dup
@@ -221,6 +211,49 @@ class Watcher:
             )
         except BrokerError as error:
             log.warning("a result of route %s could not be sent: %s", route.name, error)
+
+
+class Place:
+    """One message, or one end of a window, in a line."""
+
+    def __init__(self, before: asyncio.Future[None] | None) -> None:
+        self._before = before
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def reach(self) -> None:
+        """Returns when all that came before has left."""
+        if self._before is not None and not self._before.done():
+            await asyncio.wait([self._before])
+
+    def leave(self) -> None:
+        """Who gives up while it waits lets nobody past those before it."""
+        if self._before is None or self._before.done():
+            self._open()
+        else:
+            self._before.add_done_callback(lambda _: self._open())
+
+    def _open(self) -> None:
+        if not self.left.done():
+            self.left.set_result(None)
+
+
+class Line:
+    """Messages and ends of windows in the order in which they came, though some are remembered first.
+
+    What is ready at once goes on at once, so that many messages are synced together.
+    """
+
+    def __init__(self) -> None:
+        self._last: asyncio.Future[None] | None = None
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        place = Place(self._last)
+        self._last = place.left
+        try:
+            yield place
+        finally:
+            place.leave()
 
 
 def brings(delivery: Delivery, source: str) -> bool:

@@ -179,7 +179,8 @@ def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
     """
     questions = [row for row in rows if row.question is not None]
     check_count(sum(row.answer is not None and not is_aside(row) for row in questions))
-    asked, aside = [], []
+    asked: list[Asked] = []
+    aside: list[int] = []
     chance = random.Random(0)
     strangers = [row for row in questions if row.answer is not None and not is_aside(row)]
     for whole, others in zip(questions, find_others(rows, questions), strict=True):

@@ -109,6 +109,8 @@ def test_a_search_is_of_documents_of_a_time(run: Run, manuals: Path) -> None:
     assert run("search", "kb", "oil", "--until", "2023-11-01T06:00")[1] == "nothing found\n"
     day = time.strftime("%Y-%m-%d", time.localtime(1_700_000_000))
     assert "press.md" in run("search", "kb", "oil", "--since", day, "--until", day)[1]
+    day = day.replace("-", "")
+    assert "press.md" in run("search", "kb", "oil", "--since", day, "--until", day)[1]
     with pytest.raises(SystemExit):
         run("search", "kb", "oil", "--since", "yesterday")
 

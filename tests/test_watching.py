@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgeslm.knowledge.collection import Collection
 from edgeslm.topics import subscription_identifier
-from edgeslm.watching import brings
+from edgeslm.watching import Line, brings
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.fakes import make_delivery
@@ -85,17 +87,49 @@ def test_a_message_elsewhere_and_time_complete_a_window(
         assert app.untaken("yard/digest") == []
 
 
-def test_what_completes_a_window_overtakes_nothing_that_is_remembered_too(
-    broker: Mosquitto, configuration: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("more", [{}, {"remember": "log"}])
+def test_what_completes_a_window_overtakes_nothing_and_is_not_overtaken(
+    broker: Mosquitto, configuration: dict[str, Any], tmp_path: Path, more: dict[str, str]
 ) -> None:
     configuration["knowledge"] = {"log": {"path": str(tmp_path / "log")}}
-    configuration["routes"] = [{**ROUTES[1], "remember": "log"}]
+    configuration["routes"] = [{**ROUTES[1], **more}]
+    if not more:
+        with Collection(tmp_path / "log", writes=True):
+            pass
     with App(broker.port, f"{BASE}/state", "yard/digest") as app, Node(tmp_path, configuration):
         app.take_state(BASE, "online")
-        for number in range(20):
-            app.publish("yard/log", f"Truck {number} left")
-        app.publish("yard/end", "the shift is over")
-        assert app.take("yard/digest").json["result"]["messages"] == 20
+        for count in (20, 7):
+            for number in range(count):
+                app.publish("yard/log", f"Truck {number} left")
+            app.publish("yard/end", "the shift is over")
+        app.publish("yard/log", "Truck 1 left")
+        assert [app.take("yard/digest").json["result"]["messages"] for _ in range(2)] == [20, 7]
+
+
+def test_what_waits_in_line_goes_on_in_its_order() -> None:
+    order = list[str]()
+
+    async def go(line: Line, name: str, ready: asyncio.Event) -> None:
+        with line.place() as place:
+            await ready.wait()
+            await place.reach()
+            order.append(name)
+
+    async def scene() -> None:
+        line, slow, now = Line(), asyncio.Event(), asyncio.Event()
+        now.set()
+        tasks = [asyncio.create_task(go(line, *wanted)) for wanted in (("a", now), ("b", slow), ("c", now))]
+        await asyncio.sleep(0.01)
+        assert order == ["a"]
+        given_up = asyncio.create_task(go(line, "d", now))
+        tasks.append(asyncio.create_task(go(line, "e", now)))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        slow.set()
+        await asyncio.gather(*tasks)
+        assert order == ["a", "b", "c", "e"]
+
+    asyncio.run(scene())
 
 
 def test_a_window_outlives_kill_9_and_its_counts_are_exact(

@@ -7,10 +7,9 @@ import contextlib
 import json
 import shutil
 import textwrap
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,8 +94,11 @@ def _time(text: str) -> float:
 
 def _end(text: str) -> float:
     """The same; of a day its end."""
-    is_day = len(text.strip()) == len("2026-11-27")
-    return _time(text) + (timedelta(days=1).total_seconds() if is_day else 0.0)
+    try:
+        day = datetime.combine(date.fromisoformat(text), time.max)
+    except ValueError:
+        return _time(text)
+    return day.timestamp()
 
 
 def _add(arguments: argparse.Namespace) -> int:
@@ -143,9 +145,9 @@ def _list(arguments: argparse.Namespace) -> int:
         return 0
     width = max((len(entry.source) for entry in entries), default=0)
     for entry in entries:
-        day = time.strftime("%Y-%m-%d", time.localtime(entry.added))
+        day = datetime.fromtimestamp(entry.added).strftime("%Y-%m-%d")
         expires = entry.origin.expires
-        until = f", until {time.strftime('%Y-%m-%d %H:%M', time.localtime(expires))}" if expires else ""
+        until = f", until {datetime.fromtimestamp(expires).strftime('%Y-%m-%d %H:%M')}" if expires else ""
         say(f"{entry.source:<{width}}  {entry.passages:6,} passages  added {day}{until}  {entry.title}")
     passages = sum(entry.passages for entry in entries)
     how = "searched by words alone" if tag is None else f"embedded by {Path(tag.path).name}"

@@ -112,6 +112,9 @@ def open_database(file: Path, *, writes: bool) -> sqlite3.Connection:
     return db
 
 
+_OF_WHAT_IS_READ = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def write_copy(file: Path, out: Path) -> None:
     """Writes a collection as it is now to a new file, to be read elsewhere.
 
@@ -124,7 +127,8 @@ def write_copy(file: Path, out: Path) -> None:
             db.execute("PRAGMA query_only = OFF")  # which SQLite takes a copy for
             db.execute("VACUUM INTO ?", (str(out),))
     except sqlite3.Error as error:
-        raise refusal(file, error) from None
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        raise refusal(file if code in _OF_WHAT_IS_READ else out, error) from None
     try:
         with closing(sqlite3.connect(out, isolation_level=None)) as db:
             (encoder,) = db.execute("SELECT encoder_path FROM about").fetchone()

@@ -21,6 +21,7 @@ from typing import Any
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.database import find_collection
 from edgeslm.knowledge.intake import add_files
 from edgeslm.knowledge.memory import remember
 from edgeslm.knowledge.opened import OpenCollections
@@ -54,7 +55,8 @@ class Keeper:
         self._shelves = shelves
         self._send = send
         self._sweep_every_s = sweep_every_s
-        self._turns = {shelf.name: Turns() for shelf in shelves}
+        turns = defaultdict[Path, Turns](Turns)
+        self._turns = {shelf.name: turns[find_collection(shelf.path).absolute()] for shelf in shelves}
         self._waiting: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
         self._vectors: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._asked = 0
@@ -188,8 +190,11 @@ class Keeper:
 
         def wants(path: Path) -> bool:
             nonlocal current
+            if current in changed:
+                self._send("reading", name, None)
             current = path
-            self._send("reading", name, (path, now[path]) if path in changed else None)
+            if path in changed:
+                self._send("reading", name, (path, now[path]))
             return path in changed
 
         def note(sentence: str) -> None:

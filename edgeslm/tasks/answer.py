@@ -162,7 +162,7 @@ class Answer(Task):
     ) -> Outcome:
         # What isn't checked yet isn't sent: the pieces of a stream are the sentences that were kept.
         output = await ask(replace(self._call(request, _shown(best)), stream=False))
-        text, citations = keep_proven(_without_marks(output.text, len(best)), encode_passages(best))
+        text, citations = keep_proven(_without_marks(output.text, best), encode_passages(best))
         if not text:
             return _declined(sure, best, output)
         if request.options.get("stream") and on_chunk is not None:
@@ -188,7 +188,7 @@ class Answer(Task):
         )
 
 
-_MARK: Final = re.compile(r"(?:^|[ \t]+|(?<=[.!?,;:)\]]))\[(\d{1,2}(?:, ?\d{1,2})*)\]", re.MULTILINE)
+_MARK: Final = re.compile(r"(?P<word>[^\s\[\]]*)[ \t]*\[(?P<numbers>\d{1,2}(?:, ?\d{1,2})*)\]")
 _TEXT: Final = {"type": "string"}
 _PLACE: Final = {"type": "integer"}
 
@@ -211,15 +211,18 @@ def _read_by(request: Request, found: Mapping[str, Any]) -> Sequence[Mapping[str
     return passages
 
 
-def _without_marks(text: str, passages: int) -> str:
+def _without_marks(text: str, passages: Sequence[Found]) -> str:
     """Without the numbers by which a model cites, since it reads passages with them (``_shown``): no words of
-    its answer. ``P[2]`` is one, and so is a number that no passage has."""
+    its answer. ``P[2]`` is one where a passage says so, and a number that no passage has is one, too."""
 
     def drop(mark: re.Match[str]) -> str:
-        numbers = [int(number) for number in mark[1].split(",")]
-        return "" if all(1 <= number <= passages for number in numbers) else mark[0]
+        numbers = [int(number) for number in mark["numbers"].split(",")]
+        is_told = mark["word"] and any(mark[0] in passage.text for passage in passages)
+        if is_told or not all(1 <= number <= len(passages) for number in numbers):
+            return mark[0]
+        return mark["word"]
 
-    return _MARK.sub(drop, text) if passages > 1 else text
+    return _MARK.sub(drop, text) if len(passages) > 1 else text
 
 
 def _shown(passages: Sequence[Found]) -> list[str | Text]:

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Final
 
 from edgeslm.knowledge.kinds import CELLS, TABULAR, find_kind
+from edgeslm.knowledge.moments import parse_moment
 from edgeslm.knowledge.search import Found
 from edgeslm.knowledge.sentences import ITEM, PARAGRAPH, split_sentences
 from edgeslm.knowledge.words import parse_words, shares
@@ -37,7 +38,7 @@ PROSE: Final = 7
 SENTENCE: Final = 4
 """Words of one that ends as a sentence does, which ``Bolt & Co.`` isn't."""
 _ENDS: Final = (".", "?", "!")
-_FIGURE: Final = re.compile(r"[-+]?\d")
+_FIGURE: Final = re.compile(r"(?:\W*|[A-Z]{3} )\d")
 _WORD: Final = re.compile(r"\S+")
 
 
@@ -159,7 +160,12 @@ def is_of_figures(passage: Found) -> bool:
     if find_kind(Path(passage.source)) not in TABULAR:
         return False
     values = [cell.partition(": ")[2].strip() or cell.strip() for cell in passage.text.split(CELLS)]
-    return any(map(_FIGURE.match, values)) and not any(map(_is_prose, values))
+    return any(map(_is_figure, values)) and not any(map(_is_prose, values))
+
+
+def _is_figure(value: str) -> bool:
+    """A number, with what stands before it (``$4.50``, ``EUR 4.50``), or a date; no code (``E12``)."""
+    return _FIGURE.match(value) is not None or parse_moment(value) is not None
 
 
 def _is_prose(value: str) -> bool:

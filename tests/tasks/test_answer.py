@@ -234,12 +234,12 @@ def test_composes_what_a_passage_supports() -> None:
 
 def test_the_numbers_by_which_a_model_cites_are_no_words_of_its_answer() -> None:
     """It reads passages with their numbers; no passage has them, so that a sentence with one is unproven."""
-    said = "Oil the pump every 40 hours [1]. [2] Grease the chain weekly. [1, 2]"
+    said = "Oil the pump every 40 hours[1]. [2] Grease the chain weekly [1, 2]."
     outcome = run(seeking(OIL, GREASE, mode="compose"), FakeEngine(Output(text=said)), asked())
     assert outcome.result["text"] == "Oil the pump every 40 hours. Grease the chain weekly."
     alone = run(seeking(OIL, mode="compose"), FakeEngine(Output(text=said)), asked())
     assert alone.status == "abstained", "one passage has no number: what looks like one is the model's own"
-    rows = make_found("Set P[2] to 0, or Q [7] to 5."), GREASE
+    rows = make_found("Set P[2] to 0, or Q [1] to 5, or R [7]."), GREASE
     kept = run(seeking(*rows, mode="compose", threshold=0), FakeEngine(Output(text=rows[0].text)), asked())
     assert kept.result["text"] == rows[0].text
 
@@ -258,7 +258,11 @@ def test_a_row_of_figures_is_no_answer_and_one_of_prose_is() -> None:
     ):
         prose = replace(row, text=text)
         assert run(seeking(prose), FakeEngine(Output(text=text[-6:])), asked()).status == "ok"
-    for text in ("supplier: Bolt & Co.; price: 4.50 EUR", "what the sensor at the very end of it said: 4"):
+    for text in (
+        "supplier: Bolt & Co.; price: 4.50 EUR",
+        "what the sensor at the very end of it said: 4",
+        *(f"part: Hose; price: {price}" for price in ("$4.50", "€ 4.50", "EUR 4.50", "−5", "March 4, 2026")),
+    ):
         assert run(seeking(replace(row, text=text)), FakeEngine(), asked()).status == "abstained"
 
 
