@@ -264,26 +264,31 @@ class _Watch:
 
     def embedding_missing(self, embed: Embed, total: int) -> Embed:
         """Of ``total`` passages that are there already."""
-        passages = 0
-
-        def watched(texts: Sequence[str]) -> Sequence[Sequence[float]]:
-            nonlocal passages
-            self._progress.show(passages, total, f"embedding passage {passages:,} of {total:,}")
-            passages += len(texts)
-            return embed(texts)
-
-        return watched
+        return _told_of(
+            embed,
+            lambda done: self._progress.show(done, total, f"embedding passage {done:,} of {total:,}"),
+        )
 
     def embedding(self, embed: Embed) -> Embed:
-        passages = 0
+        return _told_of(
+            embed,
+            lambda done: self._progress.show(
+                self._number - 1, self._files, f"{self._source}, passage {done:,}"
+            ),
+        )
 
-        def watched(texts: Sequence[str]) -> Sequence[Sequence[float]]:
-            nonlocal passages
-            self._progress.show(self._number - 1, self._files, f"{self._source}, passage {passages:,}")
-            passages += len(texts)
-            return embed(texts)
 
-        return watched
+def _told_of(embed: Embed, tell: Callable[[int], None]) -> Embed:
+    """The same; ``tell`` gets how many texts were embedded before."""
+    done = 0
+
+    def watched(texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        nonlocal done
+        tell(done)
+        done += len(texts)
+        return embed(texts)
+
+    return watched
 
 
 def _told(totals: Totals) -> str:

@@ -155,11 +155,10 @@ class Keeper:
             if path not in there:  # an unplugged disk is no reason to forget what was on it
                 on_broken(f"{path}, which is watched, is not there")
         files = [path for path, _ in find_files(there)]
-        for path in list(there):  # nor is the empty folder that it leaves
-            if path.is_dir() and not any(file.is_relative_to(path) for file in files):
-                there.remove(path)
-                if any(file.is_relative_to(path.absolute()) for _, file in collection.files()):
-                    on_broken(f"{path}, which is watched, is empty; what was in it is still found")
+        for path in there:  # nor is the empty folder that it leaves (``spares_empty``)
+            is_empty = path.is_dir() and not any(file.is_relative_to(path) for file in files)
+            if is_empty and any(file.is_relative_to(path.absolute()) for _, file in collection.files()):
+                on_broken(f"{path}, which is watched, is empty; what was in it is still found")
         before, now = self._seen[shelf.name], dict[Path, FileState]()
         for path in files:
             try:

@@ -18,7 +18,6 @@ from edgeslm.errors import InvalidRequest
 from edgeslm.knowledge.rerank import DEPTH
 from edgeslm.knowledge.search import Found
 from edgeslm.messages import Request
-from edgeslm.task_kinds import NARROWING
 from edgeslm.tasks.conflicts import Conflict, find_conflict
 from edgeslm.tasks.grounding import (
     confidence,
@@ -67,10 +66,8 @@ class Answer(Task):
         return await self._from_passages(request, found, ask, on_chunk)
 
     def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
-        narrowed: dict[str, Any] = {
-            name: request.options[name] for name in NARROWING if name in request.options
-        }
-        return refer(_read_by(request, found)) or narrowed  # or it would look in all that it has
+        # Without passages the other node would look in all that it has.
+        return refer(_read_by(request, found)) or self.narrowed(request)
 
     def bring_back(
         self, request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]

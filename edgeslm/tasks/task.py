@@ -163,7 +163,11 @@ class Task(ABC):
 
     def only(self, request: Request) -> Filter:
         """Which documents the request is about."""
-        return Filter(*(request.options.get(name) for name in NARROWING))
+        return Filter(**self.narrowed(request))
+
+    def narrowed(self, request: Request) -> dict[str, Any]:
+        """The options that say so."""
+        return {name: request.options[name] for name in NARROWING if name in request.options}
 
     @property
     def opened(self) -> Documents:

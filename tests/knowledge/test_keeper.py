@@ -78,9 +78,10 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SETTLED_S", -60.0)
 
 
-def start(parent: Parent, shelf: Shelf) -> Keeper:
+def start(parent: Parent, shelf: Shelf, *, embeds: bool = True) -> Keeper:
+    """:param embeds: else what is to be embedded gets no answer."""
     keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
-    parent.keeper = keeper
+    parent.keeper = keeper if embeds else None
     keeper.make()
     keeper.start()
     return keeper
@@ -235,9 +236,7 @@ def test_what_is_added_is_embedded_later_and_found_by_its_words_before(
 
 def test_messages_do_not_wait_for_an_encoder_that_is_busy(tmp_path: Path, parent: Parent) -> None:
     shelf = Shelf("log", tmp_path / "kb", TAG, writes=True)
-    keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
-    keeper.make()
-    keeper.start()
+    keeper = start(parent, shelf, embeds=False)
     keeper.remember(1, "log", MESSAGE)
     parent.until(lambda: parent.said("embed"))
     keeper.remember(2, "log", replace(MESSAGE, name="a2", text="bearing 8 runs hot"))
@@ -278,9 +277,7 @@ def test_folders_are_looked_at_while_the_encoder_is_busy(
 ) -> None:
     (folder / "press.md").write_text("Oil it each week.\n")
     shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,))
-    keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
-    keeper.make()
-    keeper.start()
+    start(parent, shelf, embeds=False)
     parent.until(lambda: parent.said("embed"))
     (folder / "lathe.txt").write_text("Grease the lathe.\n")
     (folder / "press.md").unlink()
@@ -306,9 +303,7 @@ def test_trouble_of_two_works_is_told_together(tmp_path: Path, folder: Path, par
     (folder / "a.pdf").write_bytes(b"no pdf")
     (folder / "b.txt").write_text("Oil it.")
     shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,))
-    keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
-    keeper.make()
-    keeper.start()
+    keeper = start(parent, shelf, embeds=False)
     parent.until(lambda: parent.said("embed"))
     _, number, _, texts = next(message for message in parent.messages if message[0] == "embed")
     with Collection(shelf.path, writes=True) as collection:
