@@ -1,12 +1,10 @@
-"""The README: its tree names every module, its examples are real."""
+"""The README: its examples are real."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-
-import pytest
 
 from edgeslm.bus.protocol import parse_result
 from edgeslm.config import parse_config
@@ -17,24 +15,6 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-
-
-@pytest.mark.parametrize("folder", ["edgeslm", "export", "benchmarks"])
-def test_the_tree_names_every_module(folder: str) -> None:
-    tree = README.partition("## The tree")[2]
-    for file in (ROOT / folder).rglob("*.py"):
-        name = f"{file.parent.name}/" if file.name == "__init__.py" else file.name
-        assert re.search(rf"^ *{re.escape(name)} ", tree, re.MULTILINE), (
-            f"{file.relative_to(ROOT)} is missing"
-        )
-
-
-def test_the_tree_names_no_module_that_is_gone() -> None:
-    files = {
-        file.name for folder in ("edgeslm", "export", "benchmarks") for file in (ROOT / folder).rglob("*.py")
-    }
-    for name in re.findall(r"^ +(\w+\.py) ", README.partition("## The tree")[2], re.MULTILINE):
-        assert name in files
 
 
 def test_the_configuration_parses() -> None:
