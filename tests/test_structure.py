@@ -23,7 +23,7 @@ FOUNDATION = {
 
 LAYERS = (
     FOUNDATION,
-    {"board", "link", "heap"},
+    {"board", "link", "heap", "ipc"},
     {"child"},
     {"engine", "bus", "knowledge", "routes", "inspection", "signature", "feedback"},
     {"tasks", "trust", "expectation", "senders"},

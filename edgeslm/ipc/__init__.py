@@ -1,0 +1,1 @@
+"""Child processes: one-shot jobs within limits of memory and time."""

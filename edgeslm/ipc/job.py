@@ -1,0 +1,235 @@
+"""Jobs: a child process that carries out orders within limits of memory and time, in lines of JSON.
+
+What is read from strangers (archives, documents, manifests) is read in one: what crashes, hangs or takes all
+memory there ends the job and nothing else. The parent's side blocks: call it from a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+PYTHON: Final = (sys.executable, "-P", "-m")
+"""-P keeps the working directory off the module path."""
+ANSWER_BYTES: Final = 64_000_000
+"""The longest line that is taken from a child."""
+_LAST_WORDS: Final = 300
+
+Reason = Literal["memory", "time", "ended", "stopped"]
+
+
+class JobError(Exception):
+    """A job gave no answer. ``reason``: it ran out of memory or time, ended by itself, or was stopped."""
+
+    def __init__(self, reason: Reason, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+class Job:
+    """One child process, which takes one order after the other. Started by the first :meth:`ask`.
+
+    :param module: run as ``python -m MODULE``; calls :func:`serve`.
+    :param command: what runs the module, in place of this Python.
+    """
+
+    def __init__(self, module: str, *, command: Sequence[str] = PYTHON) -> None:
+        self._command = [*command, module]
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._bury()
+
+    def ask(
+        self,
+        order: Any,
+        *,
+        timeout_s: float,
+        memory_bytes: int,
+        on_progress: Callable[[Any], None] = lambda progress: None,
+    ) -> Any:
+        """The child's answer; both are values of JSON. A failed child is replaced at the next call.
+
+        :param timeout_s: of the clock on the wall. The child's processor time is held to it too.
+        :param memory_bytes: of address space, beyond what the child has when the order arrives.
+        :raises JobError: there is no answer.
+        :raises OSError: the child can't be started.
+        """
+        child = self._started()
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(timeout_s, end)
+        timer.start()
+        try:
+            envelope = {"order": order, "timeout_s": timeout_s, "memory_bytes": memory_bytes}
+            return self._exchange(child, json.dumps(envelope).encode() + b"\n", on_progress)
+        except (BrokenPipeError, EOFError, ValueError):
+            status, words = self._bury()
+            raise _failure(status, words, late.is_set(), self._stopped) from None
+        except BaseException:
+            self._bury()
+            raise
+        finally:
+            timer.cancel()
+
+    def stop(self) -> None:
+        """Ends the child, from any thread: an :meth:`ask` that waits raises, and so does each later one."""
+        with self._lock:
+            self._stopped = True
+            child = self._child
+        if child is not None:
+            child.kill()
+            child.wait()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopped:
+                raise JobError("stopped", "the job was stopped")
+            if self._child is None:
+                self._words = tempfile.TemporaryFile()  # noqa: SIM115  as long as the child
+                self._child = subprocess.Popen(
+                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words
+                )
+            return self._child
+
+    def _exchange(
+        self, child: subprocess.Popen[bytes], order: bytes, on_progress: Callable[[Any], None]
+    ) -> Any:
+        assert child.stdin is not None and child.stdout is not None  # noqa: S101  pipes
+        child.stdin.write(order)
+        child.stdin.flush()
+        while True:
+            line = child.stdout.readline(ANSWER_BYTES)
+            if not line.endswith(b"\n"):
+                raise EOFError
+            said = json.loads(line)
+            if not isinstance(said, dict):
+                raise ValueError
+            if "progress" in said:
+                on_progress(said["progress"])
+            elif said.get("out_of_memory"):
+                self._bury()
+                raise JobError("memory", "it takes more memory than it may")
+            else:
+                return said.get("answer")
+
+    def _bury(self) -> tuple[int, str]:
+        """Ends the child. :return: its exit status and its last words."""
+        with self._lock:
+            child, self._child = self._child, None
+        if child is None:
+            return 0, ""
+        child.kill()
+        status = child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        with self._words as words:
+            words.seek(0)
+            last = words.read()[-_LAST_WORDS:].decode(errors="replace").strip().rpartition("\n")[2]
+        return status, last
+
+
+def _failure(status: int, words: str, late: bool, stopped: bool) -> JobError:
+    if stopped:
+        return JobError("stopped", "the job was stopped")
+    if late or status == -signal.SIGXCPU:
+        return JobError("time", "it takes longer than it may")
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    if status == -signal.SIGABRT or "memory" in words.lower():  # a library's failed allocation aborts
+        return JobError("memory", f"it takes more memory than it may ({how})")
+    return JobError("ended", f"its process ended unexpectedly ({how}) {words}".rstrip())
+
+
+def run_job(
+    module: str, order: Any, *, timeout_s: float, memory_bytes: int, command: Sequence[str] = PYTHON
+) -> Any:
+    """One order to a child of its own, which ends with it. See :meth:`Job.ask`."""
+    with Job(module, command=command) as job:
+        return job.ask(order, timeout_s=timeout_s, memory_bytes=memory_bytes)
+
+
+# The child's side
+
+
+def serve(answer: Callable[[Any, Callable[[Any], None]], Any]) -> None:
+    """Answers orders until standard input is closed, which ends the process even while it works.
+
+    :param answer: makes an answer of an order; gets a function that reports progress. What it raises ends the
+        process, but for ``MemoryError``, which is answered.
+    """
+    # Ctrl-C and systemd's SIGTERM reach the whole group: the parent ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints is no answer
+
+    def say(key: str, value: Any) -> None:
+        out.write(json.dumps({key: value}) + "\n")
+        out.flush()
+
+    orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read_orders, args=(orders,), daemon=True).start()
+    while True:
+        envelope = json.loads(orders.get())
+        _limit(envelope["timeout_s"], envelope["memory_bytes"])
+        try:
+            done = answer(envelope["order"], lambda progress: say("progress", progress))
+            say("answer", done)
+        except MemoryError:
+            _unlimit_memory()
+            say("out_of_memory", True)
+
+
+def _read_orders(orders: queue.SimpleQueue[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        for line in sys.stdin.buffer:
+            orders.put(line)
+    os._exit(0)
+
+
+def _limit(timeout_s: float, memory_bytes: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = _address_space() + memory_bytes
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    # Ends what never returns to the interpreter, even where the parent is gone.
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    seconds = int(time.process_time() + timeout_s) + 1
+    if hard == resource.RLIM_INFINITY or seconds <= hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
+
+
+def _unlimit_memory() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
+def _address_space() -> int:
+    """Bytes, as RLIMIT_AS counts them."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    return pages * resource.getpagesize()

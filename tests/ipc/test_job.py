@@ -1,0 +1,127 @@
+"""Jobs: orders carried out by a child within limits of memory and time."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from edgeslm.ipc.job import Job, JobError, run_job
+
+CHILD = """
+import os, re, sys, time
+from edgeslm.ipc.job import serve
+
+def answer(order, progress):
+    if order == "hoard":
+        return len("x" * 400_000_000)
+    if order == "freeze":
+        re.search("^(a|a)*$", "a" * 60 + "b")
+    if order == "sleep":
+        time.sleep(60)
+    if order == "crash":
+        os.kill(os.getpid(), 11)
+    if order == "end":
+        raise ValueError("no such thing")
+    if order == "noise":
+        os.write(1, b"a library speaks")
+    if order == "pid":
+        return os.getpid()
+    if order == "progress":
+        progress(0.5)
+    if order == "huge":
+        return "x" * 65_000_000
+    return {"got": order}
+
+serve(answer)
+"""
+COMMAND = (sys.executable, "-P", "-c")
+MB = 1_000_000
+
+
+@pytest.fixture
+def job() -> Job:
+    return Job(CHILD, command=COMMAND)
+
+
+def ask(job: Job, order: str, timeout_s: float = 30.0, memory_bytes: int = 200 * MB) -> object:
+    return job.ask(order, timeout_s=timeout_s, memory_bytes=memory_bytes)
+
+
+def reason(job: Job, order: str, timeout_s: float = 30.0) -> str:
+    with pytest.raises(JobError) as caught:
+        ask(job, order, timeout_s)
+    return caught.value.reason
+
+
+def test_orders_are_answered_by_one_process(job: Job) -> None:
+    with job:
+        assert ask(job, "hello") == {"got": "hello"}
+        assert ask(job, "pid") == ask(job, "pid")
+        assert ask(job, "noise") == {"got": "noise"}
+
+
+def test_progress_comes_before_the_answer(job: Job) -> None:
+    seen: list[float] = []
+    with job:
+        job.ask("progress", timeout_s=30, memory_bytes=200 * MB, on_progress=seen.append)
+    assert seen == [0.5]
+
+
+def test_an_order_beyond_its_memory_fails_and_the_next_is_answered(job: Job) -> None:
+    with job:
+        assert reason(job, "hoard") == "memory"
+        assert ask(job, "hello") == {"got": "hello"}
+        assert ask(job, "hoard", memory_bytes=900 * MB) == 400 * MB
+
+
+@pytest.mark.parametrize("order", ["freeze", "sleep"])
+def test_an_order_beyond_its_time_ends_the_process(job: Job, order: str) -> None:
+    with job:
+        assert reason(job, order, 1.5) == "time"
+        assert ask(job, "hello") == {"got": "hello"}
+
+
+@pytest.mark.parametrize("order", ["crash", "end", "huge"])
+def test_a_process_that_ends_is_replaced(job: Job, order: str) -> None:
+    with job:
+        assert reason(job, order) == "ended"
+        assert ask(job, "hello") == {"got": "hello"}
+
+
+def test_the_last_words_of_a_process_are_told(job: Job) -> None:
+    with job, pytest.raises(JobError, match="ValueError: no such thing"):
+        ask(job, "end")
+
+
+def test_a_job_is_stopped_from_another_thread(job: Job) -> None:
+    timer = threading.Timer(1.0, job.stop)
+    timer.start()
+    assert reason(job, "sleep") == "stopped"
+    assert reason(job, "hello") == "stopped"
+
+
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    parent = psutil.Popen(
+        [
+            *COMMAND,
+            "import sys; from edgeslm.ipc.job import run_job\n"
+            f"run_job({CHILD!r}, 'sleep', timeout_s=60, memory_bytes=2**28, command={COMMAND!r})",
+        ]
+    )
+    until = time.monotonic() + 30
+    while not (children := parent.children()) and time.monotonic() < until:
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert children and not alive
+
+
+def test_one_order_to_a_child_of_its_own() -> None:
+    answer = run_job(CHILD, "hello", timeout_s=30, memory_bytes=200 * MB, command=COMMAND)
+    assert answer == {"got": "hello"}
+    assert not [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE]
