@@ -36,7 +36,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgeslm.bus.network import send_small_packets_at_once
+from edgeslm.bus.paho_client import send_small_packets_at_once
 from edgeslm.bus.protocol import Topics, parse_chunk, parse_result, parse_state
 from edgeslm.demo.broker import start_broker
 from edgeslm.demo.material import NOTES_TAUGHT

@@ -55,7 +55,7 @@ from processes import memory_of
 from shipped import RunningBroker, free_port
 
 from edgeslm import cli
-from edgeslm.bus.network import send_small_packets_at_once
+from edgeslm.bus.paho_client import send_small_packets_at_once
 
 NODE, SITE, APP = "hall", "plant-a", "central"
 BASE = f"edgeslm/v1/{NODE}"

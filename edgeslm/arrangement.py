@@ -336,7 +336,7 @@ class Arrangement:
         found = {}
         for name, posts in self._posts.items():
             bundle = self._learned.get(name)
-            before = None if running is None else running._learned.get(name)
+            before = None if running is None else running._learned.get(name)  # noqa: SLF001  another of the same class
             is_same = bundle is not None and before is not None and bundle.digest == before.digest
             if running is not None and is_same and name in running.watches:
                 found[name] = running.watches[name]

@@ -78,7 +78,7 @@ class Models:
         self._keep_alive_s = keep_alive_s
         for name, bundle in bundles.items():
             on, taken = hardware.get(name, Hardware()), adapters.get(name, NO_ADAPTERS)
-            before = None if running is None else running._models.get(name)
+            before = None if running is None else running._models.get(name)  # noqa: SLF001  another of the same class
             if before is not None and before.is_of(bundle, on, taken):
                 self._models[name] = before
                 continue
@@ -220,7 +220,7 @@ class Models:
         """Ends all engines but those that others ``beside`` have too; calls that run or come from now on
         fail."""
         self._stopped = True
-        going_on = [model for other in beside for model in other._models.values()]
+        going_on = [model for other in beside for model in other._models.values()]  # noqa: SLF001  another of the same class
         models = [model for model in self._models.values() if model not in going_on]
         starting = [model.starting for model in models if model.starting is not None]
         for start in starting:

@@ -34,7 +34,7 @@ class LayeredModel:
 
         self.config = transformers.AutoConfig.from_pretrained(folder)
         self.config.use_cache = False
-        self.config._attn_implementation = "sdpa" if self.config.model_type != "gemma2" else "eager"
+        self.config._attn_implementation = "sdpa" if self.config.model_type != "gemma2" else "eager"  # noqa: SLF001  transformers has no public way
         with init_empty_weights(include_buffers=False):
             self.model = transformers.AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
         self.model.eval().requires_grad_(False)

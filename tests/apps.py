@@ -17,7 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgeslm.bus.network import send_small_packets_at_once
+from edgeslm.bus.paho_client import send_small_packets_at_once
 from edgeslm.topics import matches
 
 WAIT_S = float(os.environ.get("EDGESLM_TEST_WAIT_S", "120"))

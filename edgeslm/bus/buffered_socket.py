@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 
 READ_BYTES = 64 * 1024
 UNSENT_BYTES = 64 * 1024
@@ -15,10 +16,14 @@ UNSENT_BYTES = 64 * 1024
 
 
 class BufferedSocket:
-    """Around a connected socket; for one thread. Every method but ``flush`` does what a socket's does."""
+    """Around a socket; for one thread. Every method but ``flush`` and ``cut`` does what a socket's does.
 
-    def __init__(self, sock: socket.socket) -> None:
+    :param incoming: makes of what came in what is read; may hold some of it back.
+    """
+
+    def __init__(self, sock: socket.socket, incoming: Callable[[bytes], bytes] | None = None) -> None:
         self._socket = sock
+        self._incoming = incoming
         self._received = memoryview(b"")
         self._unsent = bytearray()
 
@@ -27,6 +32,14 @@ class BufferedSocket:
 
     def setblocking(self, flag: bool) -> None:
         self._socket.setblocking(flag)
+
+    def settimeout(self, timeout_s: float | None) -> None:
+        self._socket.settimeout(timeout_s)
+
+    def do_handshake(self) -> None:
+        """Of TLS, if it is spoken."""
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.do_handshake()
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
         self._socket.setsockopt(level, option, value)
@@ -44,6 +57,10 @@ class BufferedSocket:
     def recv(self, size: int) -> bytes:
         if not self._received:
             data = self._socket.recv(max(size, READ_BYTES))
+            if data and self._incoming is not None:
+                data = self._incoming(data)
+                if not data:
+                    raise BlockingIOError
             if len(data) <= size:
                 return data
             self._received = memoryview(data)
@@ -78,3 +95,9 @@ class BufferedSocket:
             self._unsent.clear()
         finally:
             self._socket.close()
+
+    def cut(self) -> None:
+        """Closes it without a goodbye. What was read and not taken yet is dropped."""
+        self._received = memoryview(b"")
+        self._unsent.clear()
+        self._socket.close()

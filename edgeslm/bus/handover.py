@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from edgeslm.bus.problems import Problem, Welcome
+from edgeslm.bus.publish_filter import TRACEPARENT
 
 if TYPE_CHECKING:
     from paho.mqtt.client import MQTTMessage
@@ -150,7 +151,7 @@ class Handover:
             size=size,
             received_at=time.monotonic(),
             identifiers=tuple(getattr(message.properties, "SubscriptionIdentifier", ())),
-            traceparent=getattr(message.properties, "traceparent", None),
+            traceparent=_traceparent(message),
         )
 
     def _post(self, call: Callable[..., None], *values: object) -> None:
@@ -175,3 +176,9 @@ class Handover:
             except Exception as error:  # of one message; the others are not to wait for the next call
                 context = {"message": "the bus could not take something in", "exception": error}
                 self._loop.call_exception_handler(context)
+
+
+def _traceparent(message: MQTTMessage) -> str | None:
+    """The ``publish_filter`` leaves no other User Property."""
+    pairs: list[tuple[str, str]] = getattr(message.properties, "UserProperty", [])
+    return next((value for name, value in pairs if name == TRACEPARENT), None)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from paho.mqtt.client import (
     MQTT_CLEAN_START_FIRST_ONLY,
@@ -31,9 +30,15 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeslm.bus.address import BrokerAddress
-from edgeslm.bus.buffered_socket import BufferedSocket
-from edgeslm.bus.packets import SentProperties, make_properties
-from edgeslm.bus.paho_client import Alarm, Pace, PahoClient
+from edgeslm.bus.paho_client import (
+    Alarm,
+    Pace,
+    cut,
+    make_properties,
+    send_small_packets_at_once,
+    turn,
+    wrap_sockets,
+)
 from edgeslm.bus.problems import (
     Problem,
     Welcome,
@@ -43,11 +48,9 @@ from edgeslm.bus.problems import (
     refusal,
     silent_refusal,
 )
+from edgeslm.bus.publish_filter import TRACEPARENT
 from edgeslm.bus.version import is_old_broker
 from edgeslm.errors import BrokerError
-
-if TYPE_CHECKING:
-    from paho.mqtt.client import SocketLike
 
 log = logging.getLogger("edgeslm.bus")
 
@@ -154,7 +157,7 @@ class Link:
             problem = connection_failure(self._address, error)
         finally:
             self._client.on_disconnect = None
-            self._client._reset_sockets()  # paho has no public way to hang up without a goodbye
+            cut(self._client)
             self._alarm.close()
         return self._problem or problem
 
@@ -171,8 +174,12 @@ class Link:
         traceparent: str | None = None,
     ) -> Sent | None:
         """Hands a message to the network thread; None if it can't go now."""
-        properties = (
-            SentProperties(expiry_s, response_topic, correlation, traceparent) if self._mqtt5 else None
+        properties = self._properties(
+            PacketTypes.PUBLISH,
+            MessageExpiryInterval=expiry_s,
+            ResponseTopic=response_topic,
+            CorrelationData=correlation,
+            UserProperty=None if traceparent is None else (TRACEPARENT, traceparent),
         )
         try:
             sent = self._client.publish(topic, payload, qos, retain, properties)
@@ -223,8 +230,8 @@ class Link:
         except OSError:
             log.debug("a goodbye came too late for its connection")
 
-    def _make_client(self) -> PahoClient:
-        client = PahoClient(
+    def _make_client(self) -> Client:
+        client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._settings.client_id,
             # MQTT 5 asks for the old session when it connects, 3.1.1 here.
@@ -238,9 +245,7 @@ class Link:
         client.connect_timeout = ANSWER_S
         if self._address.username is not None:
             client.username_pw_set(self._address.username, self._address.password)
-        context = self._address.tls_context()
-        if context is not None:
-            client.tls_set_context(context)
+        wrap_sockets(client, self._address.tls_context(), mqtt5=self._mqtt5)
         if self._settings.will is not None:
             client.will_set(self._settings.will.topic, self._settings.will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect
@@ -283,7 +288,7 @@ class Link:
                 said = f"The broker at {self._address} doesn't answer; is it an MQTT broker?"
                 return Problem(said, unanswered=True)
             pace.keep(self._received)
-            code = self._client.turn(self._alarm)
+            code = turn(self._client, self._alarm)
             if code == MQTTErrorCode.MQTT_ERR_PROTOCOL and not self._mqtt5 and not self.was_welcome:
                 return no_mqtt_5(self._address)  # paho's way to say that 3.1.1 is refused too
             if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -357,12 +362,6 @@ def read_welcome(
         identifiers_available=bool(getattr(granted, "SubscriptionIdentifierAvailable", 1)),
         session_expiry_s=getattr(granted, "SessionExpiryInterval", asked.session_expiry_s),
     )
-
-
-def send_small_packets_at_once(client: Client, userdata: Any, sock: SocketLike) -> None:
-    """Switches Nagle's algorithm off: with it, each small packet may wait 40 ms for an acknowledgement."""
-    if isinstance(sock, socket.socket | BufferedSocket):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class Network:

@@ -1,24 +1,20 @@
-"""paho's client with the parts of it that a busy node waits for done otherwise: its socket, and two packets.
-
-paho has no public way to do either; it calls these methods by name, so that a version which calls them
-something else does its own slower work instead. ``tests/bus/test_paho_client.py`` tells.
-"""
+"""paho's client, driven by the network thread: its turns, its socket, and its end. Public methods alone."""
 
 from __future__ import annotations
 
 import contextlib
 import select
 import socket
+import ssl
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from paho.mqtt.client import PUBACK, PUBLISH, Client
-from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.client import Client
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.properties import Properties
 
 from edgeslm.bus.buffered_socket import BufferedSocket
-from edgeslm.bus.packets import ReceivedProperties, read_publish, read_success
+from edgeslm.bus.publish_filter import PublishFilter
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
@@ -28,13 +24,6 @@ TURN_S = 0.2
 
 READING_S = 0.05
 """How long it reads before it looks after the rest, while the broker sends without a pause."""
-
-KIND = 0xF0
-"""The bits of a packet's first byte that say what it is."""
-
-SUCCESS = ReasonCode(PacketTypes.PUBACK, "Success")
-NO_PROPERTIES = ReceivedProperties({})
-
 
 GATHER_RATE = 300
 """Messages a second from which on they gather."""
@@ -90,51 +79,80 @@ class Pace:
             time.sleep(GATHER_S)
 
 
-class PahoClient(Client):
-    """Its socket is a ``BufferedSocket``; with MQTT 5, plain requests and PUBACKs are read by ``packets``."""
+def turn(client: Client, alarm: Alarm) -> MQTTErrorCode:
+    """Waits for something to do, or for the alarm, and does it: as ``loop``, but many packets at a time.
 
-    def turn(self, alarm: Alarm) -> MQTTErrorCode:
-        """Waits for something to do, or for the alarm, and does it: as ``loop``, but many packets at a time.
-
-        For one thread, with a connection; failures come as from ``loop``.
-        """
-        sock = cast(BufferedSocket, self.socket())
-        writes = [sock] if self.want_write() or sock.unsent else []
-        wait_s = 0.0 if sock.pending() else TURN_S
-        readable, _, _ = select.select([sock.fileno(), alarm.fileno()], writes, [], wait_s)
-        if alarm.fileno() in readable:
-            alarm.quiet()
-        if sock.fileno() in readable or sock.pending():
-            until = time.monotonic() + READING_S
-            while not (code := self.loop_read()) and sock.pending() and time.monotonic() < until:
-                continue
-            if code:
-                return code
-        if self.socket() is None:
-            return MQTTErrorCode.MQTT_ERR_CONN_LOST
-        if code := self.loop_write():
+    For one thread, with a connection; failures come as from ``loop``.
+    """
+    sock = cast(BufferedSocket, client.socket())
+    writes = [sock] if client.want_write() or sock.unsent else []
+    wait_s = 0.0 if sock.pending() else TURN_S
+    readable, _, _ = select.select([sock.fileno(), alarm.fileno()], writes, [], wait_s)
+    if alarm.fileno() in readable:
+        alarm.quiet()
+    if sock.fileno() in readable or sock.pending():
+        until = time.monotonic() + READING_S
+        while not (code := client.loop_read()) and sock.pending() and time.monotonic() < until:
+            continue
+        if code:
             return code
-        try:
-            sock.flush()
-        except OSError:
-            return MQTTErrorCode.MQTT_ERR_CONN_LOST
-        return self.loop_misc()
+    if client.socket() is None:
+        return MQTTErrorCode.MQTT_ERR_CONN_LOST
+    if code := client.loop_write():
+        return code
+    try:
+        sock.flush()
+    except OSError:
+        return MQTTErrorCode.MQTT_ERR_CONN_LOST
+    return client.loop_misc()
 
-    def _create_socket(self) -> SocketLike:
-        return BufferedSocket(cast(socket.socket, super()._create_socket()))
 
-    def _packet_handle(self) -> MQTTErrorCode:
-        first, body = self._in_packet["command"], self._in_packet["packet"]
-        if self._protocol == MQTTProtocolVersion.MQTTv5:
-            if first & KIND == PUBLISH and (message := read_publish(first, body)) is not None:
-                self._handle_on_message(message)
-                return MQTTErrorCode.MQTT_ERR_SUCCESS  # acknowledged later: manual_ack
-            if first & KIND == PUBACK and (mid := read_success(body)) is not None:
-                return self._succeeded(mid)
-        return super()._packet_handle()
+class SocketContext:
+    """Wraps paho's sockets: what it asks of an ``ssl.SSLContext`` is its one public way to another socket.
 
-    def _succeeded(self, mid: int) -> MQTTErrorCode:
-        with self._out_message_mutex:
-            if mid in self._out_messages:  # else it was acknowledged twice
-                return self._do_on_publish(mid, SUCCESS, NO_PROPERTIES)
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
+    :param tls: wraps them first, and checks the broker's name; None for a connection in clear.
+    """
+
+    check_hostname = True
+    """paho leaves the name alone."""
+
+    def __init__(self, tls: ssl.SSLContext | None, *, mqtt5: bool) -> None:
+        self._tls = tls
+        self._mqtt5 = mqtt5
+
+    def wrap_socket(
+        self, sock: socket.socket, server_hostname: str, do_handshake_on_connect: bool
+    ) -> BufferedSocket:
+        if self._tls is not None:
+            sock = self._tls.wrap_socket(
+                sock, server_hostname=server_hostname, do_handshake_on_connect=do_handshake_on_connect
+            )
+        return BufferedSocket(sock, PublishFilter().feed if self._mqtt5 else None)
+
+
+def wrap_sockets(client: Client, tls: ssl.SSLContext | None, *, mqtt5: bool) -> None:
+    """Has the client read and write by a ``BufferedSocket``, whose PUBLISH packets are filtered."""
+    client.tls_set_context(cast(ssl.SSLContext, SocketContext(tls, mqtt5=mqtt5)))
+
+
+def cut(client: Client) -> None:
+    """Ends the connection without a goodbye. On the thread of :func:`turn`."""
+    sock = client.socket()
+    if sock is not None:
+        cast(BufferedSocket, sock).cut()
+        client.loop_read()  # has paho see that it is closed
+
+
+def make_properties(packet_type: int, **values: Any) -> Properties:
+    """MQTT 5 properties by paho's names; None leaves one out."""
+    properties = Properties(packet_type)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        if value is not None:
+            setattr(properties, name, value)
+    return properties
+
+
+def send_small_packets_at_once(client: Client, userdata: Any, sock: SocketLike) -> None:
+    """Switches Nagle's algorithm off: with it, each small packet may wait 40 ms for an acknowledgement."""
+    if isinstance(sock, socket.socket | BufferedSocket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

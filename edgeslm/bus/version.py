@@ -58,5 +58,7 @@ def _answers(address: BrokerAddress, protocol: MQTTProtocolVersion) -> bool:
     except (OSError, BrokerError):
         pass
     finally:
-        client._reset_sockets()  # paho has no public way to close a connection that was not let in
+        sock = client.socket()
+        if sock is not None:  # not let in
+            sock.close()
     return bool(answers)
