@@ -1,14 +1,16 @@
-"""Kills daemon, engine, broker and network while requests are under way, and counts: is one lost?
+"""Kills and freezes daemon, engine, broker and network while requests are under way, and counts: is one lost?
 
     python benchmarks/chaos.py --requests 10000 --daemon-kills 50 --broker-kills 10 --cuts 20
+    python benchmarks/chaos.py --requests 5000 --freezes 6 --clock-steps 10 --full-disks 6
     python benchmarks/chaos.py --starter .edgeslm/starter --requests 500 --daemon-kills 10 --worker-kills 10
     python benchmarks/chaos.py --profile balanced --repeat --requests 2000 --broker-kills 10
 
 Senders of both protocol versions and the node each reach a real mosquitto, which runs a shipped
-configuration, through a proxy that can reset connections or let nothing pass. At seeded random points
-something is killed with SIGKILL and started again, or the network is cut, while at least 16 requests are
-acknowledged and unanswered. The engine is a fake one that takes some milliseconds and crashes by itself now
-and then, or with ``--starter`` the real one.
+configuration, through a proxy that can reset connections or let nothing pass. At seeded random points,
+while at least 16 requests are acknowledged and unanswered, something is killed with SIGKILL and started
+again, the network is cut, daemon or engine is stopped for 20 to 90 s, the wall clock of node or broker is
+stepped by a day, or the disk of one of them is full for some seconds. The engine is a fake one that takes
+some milliseconds and crashes by itself now and then, or with ``--starter`` the real one.
 
 A request counts as sent when the broker has acknowledged it. At the end all results are waited for; then
 nothing may be left behind: as many requests as the node takes at a time are answered, ``health`` says that
@@ -30,16 +32,22 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from chaos_events import QUIET_S, Chaos, Stage, make_plan
+from chaos_events import QUIET_S, Chaos, Event, Stage, make_plan
 from chaos_proxy import Proxy
 from chaos_senders import DROPPED, TOPICS, Ledger, Sender, Watcher, make_client, start_client
+from chaos_surroundings import Clock, Disk
 from chaos_victims import CLIENT_ID, Broker, NodeUnderTest
 
+SIDES = ("node", "broker")
+"""Whose clock and disk there are."""
+BUSY_S = 0.3
+"""How long senders wait that were told that the node is busy: its disk is full."""
 LISTEN_S = 2.0
 """How long to listen for results that come twice, after the last that was expected."""
 KILLED = "ended unexpectedly (signal 9)"
@@ -70,6 +78,8 @@ def run_load(stage: Stage, chaos: Chaos, count: int, window: int) -> None:
                 break
             if chaos.error is not None:
                 raise chaos.error
+            while time.monotonic() - ledger.busy_at < BUSY_S and chaos.is_alive():
+                time.sleep(BUSY_S / 10)
             stage.send(number)
         chaos.join()
         if chaos.error is not None:
@@ -139,9 +149,30 @@ def perform(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "worker": arguments.worker_kills,
         "broker": arguments.broker_kills,
         "network": arguments.cuts,
+        "freeze": arguments.freezes,
+        "clock": arguments.clock_steps,
+        "disk": arguments.full_disks,
     }
     plan = make_plan(arguments.requests, wanted, dice)
-    broker = Broker(folder / "broker", arguments.profile)
+    clocks = {name: Clock(folder, name) for name in SIDES} if arguments.clock_steps else {}
+    with ExitStack() as stack:
+        disks = {}
+        for name in SIDES if arguments.full_disks else ():
+            disks[name] = Disk(folder / name)
+            stack.callback(disks[name].close)
+        return run_stage(arguments, folder, plan, dice, clocks, disks)
+
+
+def run_stage(
+    arguments: argparse.Namespace,
+    folder: Path,
+    plan: Sequence[Event],
+    dice: random.Random,
+    clocks: Mapping[str, Clock],
+    disks: Mapping[str, Disk],
+) -> dict[str, Any]:
+    environment = {name: clock.environment for name, clock in clocks.items()}
+    broker = Broker(folder / "broker", arguments.profile, environment.get("broker", {}))
     broker.start()
     proxies = [Proxy(broker.port), Proxy(broker.port)]
     node = NodeUnderTest(
@@ -150,10 +181,14 @@ def perform(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         starter=arguments.starter,
         service_ms=arguments.service_ms,
         crash_every=arguments.crash_every,
+        environment=environment.get("node", {}),
     )
     ledger = Ledger()
     watcher = Watcher(broker.port, ledger)
-    stage = Stage(ledger, broker, node, proxies[0], proxies[1], watcher, arguments.repeat)
+    stage = Stage(
+        *(ledger, broker, node, proxies[0], proxies[1], watcher, arguments.repeat),
+        *(clocks, disks, tuple(arguments.freeze_s)),
+    )
     node.start()
     try:
         is_online = lambda: (watcher.latest(TOPICS.state) or {}).get("state") == "online"  # noqa: E731
@@ -276,6 +311,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--worker-kills", type=int, default=0)
     parser.add_argument("--broker-kills", type=int, default=0)
     parser.add_argument("--cuts", type=int, default=0, help="of the network: resets and silences")
+    parser.add_argument("--freezes", type=int, default=0, help="of the daemon or its engine, by SIGSTOP")
+    parser.add_argument("--freeze-s", type=float, nargs=2, default=[20.0, 90.0], metavar=("LEAST", "MOST"))
+    parser.add_argument("--clock-steps", type=int, default=0, help="by a day, of node, broker or both")
+    parser.add_argument("--full-disks", type=int, default=0, help="of node or broker; needs root")
     parser.add_argument("--profile", choices=["strict", "balanced"], default="strict")
     parser.add_argument("--repeat", action="store_true", help="senders repeat until they have the result")
     parser.add_argument("--repeat-s", type=float, default=3.0, help="how long they wait before that")

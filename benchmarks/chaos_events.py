@@ -11,10 +11,14 @@ from functools import partial
 
 from chaos_proxy import Proxy
 from chaos_senders import TOPICS, Ledger, Sender, Watcher
+from chaos_surroundings import Clock, Disk
 from chaos_victims import Broker, NodeUnderTest
 
-QUIET_S = 60.0
-"""After so long without any news, what is missing counts as lost."""
+QUIET_S = 180.0
+"""After so long without any news, what is missing counts as lost; longer than anything is frozen."""
+DAY_S = 24 * 3600
+SETTLE_S = 3.0
+"""For a broker to save what it could not while its disk was full."""
 LEAST_IN_FLIGHT = 16
 
 
@@ -45,6 +49,9 @@ class Stage:
     sender_network: Proxy
     watcher: Watcher
     repeating: bool
+    clocks: Mapping[str, Clock]
+    disks: Mapping[str, Disk]
+    freeze_s: tuple[float, float]
     senders: list[Sender] = field(default_factory=list)
 
     def node_is_connected(self) -> bool:
@@ -100,7 +107,7 @@ class Chaos(threading.Thread):
 
     def _is_time(self, event: Event) -> bool:
         stage = self._stage
-        needs_node = event.kind == "broker" and not stage.repeating
+        needs_node = event.kind in ("broker", "freeze") and not stage.repeating
         return (
             stage.ledger.answered >= event.after
             and stage.ledger.in_flight >= LEAST_IN_FLIGHT
@@ -119,6 +126,12 @@ class Chaos(threading.Thread):
             while not stage.node.kill_worker():
                 time.sleep(0.01)  # the daemon is just starting it
                 in_flight, at = stage.ledger.in_flight, time.monotonic()
+        elif kind == "freeze":
+            how = self._freeze()
+        elif kind == "clock":
+            how = self._step_clocks()
+        elif kind == "disk":
+            how = self._fill_disks()
         elif kind == "broker":
             stage.broker.kill()
             time.sleep(dice.uniform(0, 0.3))
@@ -127,6 +140,32 @@ class Chaos(threading.Thread):
             how = self._break_network()
         self.happened.append(Happened(how, at, in_flight))
         print(f"{how:<26} {in_flight:>4} in flight   after {stage.ledger.answered} results", flush=True)
+
+    def _freeze(self) -> str:
+        stage, seconds = self._stage, self._dice.uniform(*self._stage.freeze_s)
+        if self._dice.random() < 0.5:
+            stage.node.freeze_daemon(seconds)
+            return "daemon frozen"
+        while not stage.node.freeze_worker(seconds):
+            time.sleep(0.01)
+        return "worker frozen"
+
+    def _step_clocks(self) -> str:
+        """By a day there or back, so that no session of a week ends."""
+        clocks = self._stage.clocks
+        whose = self._dice.choice([*([name] for name in clocks), list(clocks)])
+        for name in whose:
+            shift_s = self._dice.choice([one for one in (-DAY_S, 0, DAY_S) if one != clocks[name].shift_s])
+            clocks[name].step(shift_s)
+        return "clock " + ", ".join(f"{name} {clocks[name].shift_s / DAY_S:+.0f} d" for name in whose)
+
+    def _fill_disks(self) -> str:
+        whose = self._dice.choice(list(self._stage.disks))
+        self._stage.disks[whose].fill()
+        time.sleep(self._dice.uniform(1.0, 5.0))
+        self._stage.disks[whose].empty()
+        time.sleep(SETTLE_S)
+        return f"disk full, {whose}"
 
     def _break_network(self) -> str:
         dice = self._dice

@@ -32,7 +32,8 @@ TASK = "triage"
 TOPICS = Topics(NODE)
 KEEPALIVE_S = 2
 """So that a black hole is noticed within the run."""
-SESSION_S = 3600
+SESSION_S = 7 * 24 * 3600
+"""The clock is stepped by days."""
 PRIORITIES: tuple[int | None, ...] = (None, None, None, 9, 0)
 """What the requests state, in turns, with ``--priorities``."""
 
@@ -68,6 +69,8 @@ class Ledger:
         """When each result came that its request already had."""
         self.redelivered = 0
         """Those of them that the broker brought twice, as DUP says: the node had sent them once."""
+        self.busy_at = -math.inf
+        """When a request was refused last since the node had no room (monotonic seconds)."""
         self._acknowledged_unanswered = 0
         self.last_news_at = time.monotonic()
 
@@ -116,6 +119,8 @@ class Ledger:
                     self.twice_at.append(time.monotonic())
                     self.redelivered += dup
                 entry.codes.append(code)
+                if code == "busy":
+                    self.busy_at = time.monotonic()
             if not entry.is_answered:
                 entry.answered_at = time.monotonic()
                 self.answered += 1

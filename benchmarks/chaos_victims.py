@@ -1,4 +1,4 @@
-"""What chaos.py kills: a real mosquitto with a shipped configuration, and ``edgeslm run``."""
+"""What chaos.py kills and freezes: a real mosquitto with a shipped configuration, and ``edgeslm run``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import yaml
 from chaos_senders import NODE, TASK, TOPICS
@@ -22,6 +23,7 @@ from fake_engine import write_bundle
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGURATIONS = ROOT / "firmware-config/mosquitto"
 START_S = 60.0
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 OF_THE_PLACE = ("listener", "password_file", "allow_anonymous", "persistence_location", "acl_file")
 """Settings of a profile that belong to where it runs, which this file replaces."""
@@ -37,11 +39,11 @@ def profile_lines(profile: str) -> str:
 class Broker:
     """mosquitto in ``folder``, where its database stays between starts."""
 
-    def __init__(self, folder: Path, profile: str) -> None:
+    def __init__(self, folder: Path, profile: str, environment: Mapping[str, str] = NOTHING) -> None:
         program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         if program is None:
             raise SystemExit("mosquitto is missing: apt-get install mosquitto")
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -54,10 +56,13 @@ class Broker:
             + profile_lines(profile)
         )
         self._command = [program, "-c", str(file)]
+        self._environment = {**os.environ, **environment}
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
+            )
         give_up_at = time.monotonic() + START_S
         while True:
             with socket.socket() as probe:
@@ -80,9 +85,16 @@ class NodeUnderTest:
     """``edgeslm run`` on the broker at ``port``, with fake engines or with the models of ``starter``."""
 
     def __init__(
-        self, folder: Path, port: int, *, starter: Path | None, service_ms: float, crash_every: float
+        self,
+        folder: Path,
+        port: int,
+        *,
+        starter: Path | None,
+        service_ms: float,
+        crash_every: float,
+        environment: Mapping[str, str] = NOTHING,
     ) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         bundle = starter / "smollm2-135m-int4" if starter else write_bundle(folder / "bundle")
         self._file = folder / "config.yaml"
         self._file.write_text(yaml.safe_dump(configuration(bundle, port, folder / "state")))
@@ -92,6 +104,7 @@ class NodeUnderTest:
         # The package beside this file, installed or not; PYTHONPATH is for a clone that isn't.
         self._environment = {
             **os.environ,
+            **environment,
             "PYTHONPATH": os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
             "FAKE_SERVICE_MS": str(service_ms),
             "FAKE_CRASH_EVERY": str(crash_every),
@@ -144,6 +157,18 @@ class NodeUnderTest:
                 os.kill(pid, signal.SIGKILL)
         return bool(workers)
 
+    def freeze_daemon(self, seconds: float) -> None:
+        """Stops it with SIGSTOP for so long; its engines go on."""
+        with self._lock:
+            if self._process is not None:
+                _freeze([self._process.pid], seconds)
+
+    def freeze_worker(self, seconds: float) -> bool:
+        """Whether there was one."""
+        workers = list(children(self._process.pid)) if self._process is not None else []
+        _freeze(workers, seconds)
+        return bool(workers)
+
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
         with self._lock:
@@ -152,6 +177,15 @@ class NodeUnderTest:
                 return 0
             self._process.send_signal(signal.SIGTERM)
             return self._process.wait(START_S)
+
+
+def _freeze(pids: Sequence[int], seconds: float) -> None:
+    for number, pause_s in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0.0)):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if pids:
+            time.sleep(pause_s)
 
 
 def configuration(bundle: Path, port: int, state: Path) -> dict[str, Any]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -49,3 +54,41 @@ def test_senders_that_repeat_lose_nothing_to_a_broker_that_forgets_a_second() ->
     )
     assert figures["lost"] == 0
     assert int(str(figures["sent"])) >= 200
+
+
+def test_no_request_is_lost_to_frozen_processes_stepped_clocks_and_full_disks() -> None:
+    figures = chaos(
+        *("--requests", "200", "--freezes", "2", "--freeze-s", "3", "5", "--clock-steps", "3"),
+        *("--full-disks", "2", "--service-ms", "4", "--seed", "4", "--most-duplicates", "100"),
+    )
+    assert figures["lost"] == 0
+    assert int(str(figures["sent"])) >= 200
+    kinds = set(cast(dict[str, object], figures["kills"]))
+    assert len({kind.split()[0] for kind in kinds}) >= 3, kinds
+
+
+def test_a_clock_is_stepped_for_one_process_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    clock = importlib.import_module("chaos_surroundings").Clock(tmp_path, "node")
+    command = [
+        *(sys.executable, "-c"),
+        "import time\nwhile input(): print(int(time.time()), int(time.monotonic()), flush=True)",
+    ]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **clock.environment}
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+
+        def look() -> tuple[int, int]:
+            assert child.stdin is not None and child.stdout is not None
+            child.stdin.write("now\n")
+            child.stdin.flush()
+            wall, monotonic = map(int, child.stdout.readline().split())
+            return wall - int(time.time()), monotonic - int(time.monotonic())
+
+        assert max(map(abs, look())) <= 2
+        clock.step(24 * 3600)
+        shifted, steady = look()
+        assert abs(shifted - 24 * 3600) <= 2 and abs(steady) <= 2
+        child.kill()
