@@ -1,4 +1,4 @@
-"""Jinja2's sandbox, narrowed to what a route's template needs and bounded in steps and sizes.
+"""Jinja2's sandbox, narrowed to what a route's template needs and bounded in steps, sizes and time.
 
 Nothing a payload holds (a long list, a huge number, a key called ``items``) may make a template of its own
 box hang, fill the memory or reach Python. What goes into templates is in ``edgeslm.templates``.
@@ -7,23 +7,33 @@ box hang, fill the memory or reach Python. What goes into templates is in ``edge
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
-from typing import Any
+from functools import cache, wraps
+from typing import Any, cast
 
+import jinja2
 from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, nodes
 from jinja2.filters import FILTERS
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import missing
+from jinja2.visitor import NodeTransformer
 
 from edgeslm.errors import TemplateError
 
 MAX_STEPS = 1_000
 """Rounds of all ``for`` loops of a template together."""
 MAX_WORK = 4_000_000
-"""Characters, or a tenth of the items, that all filters and operators of a template may handle together."""
+"""Characters, or a tenth of the items, that all filters, operators and captured blocks of a template may
+handle together."""
+MAX_SECONDS = 1.0
+"""Processor time of a run: the end of what steps and work don't measure, such as a search for each item of a
+list in another."""
+TICK_ITEMS = 64
+"""Items of a list between two looks at the clock."""
 
 MAX_NUMBER_BITS = 1024
 """Larger whole numbers aren't multiplied."""
@@ -36,6 +46,7 @@ _REFUSED = (
     nodes.Block,
     nodes.Macro,
     nodes.CallBlock,
+    nodes.ScopedEvalContextModifier,
 )
 _FILTER_NAMES = frozenset(
     {"abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int", "items", "last"}
@@ -54,11 +65,16 @@ _METHODS: dict[type, frozenset[str]] = {
 }
 
 
+_ONE_BY_ONE = frozenset({"map", "reject", "rejectattr", "select", "selectattr", "sum", "unique"})
+"""Filters that take their items one after the other, and may do much for each."""
+
+
 class _Purse:
-    __slots__ = ("steps", "work")
+    __slots__ = ("end", "steps", "work")
 
     def __init__(self) -> None:
         self.steps, self.work = MAX_STEPS, MAX_WORK
+        self.end = time.thread_time() + MAX_SECONDS
 
 
 _purse: ContextVar[_Purse] = ContextVar("purse")
@@ -74,11 +90,17 @@ def spending() -> Iterator[None]:
         _purse.reset(token)
 
 
+def _check_clock() -> None:
+    if time.thread_time() > _purse.get().end:
+        raise TemplateError(f"this message makes the template run longer than {MAX_SECONDS:g} s")
+
+
 def _spend(amount: int) -> None:
     purse = _purse.get()
     purse.work -= amount
     if purse.work < 0:
         raise TemplateError("this message makes the template work too long")
+    _check_clock()
 
 
 def _steps(values: Iterable[Any]) -> Iterator[Any]:
@@ -87,6 +109,14 @@ def _steps(values: Iterable[Any]) -> Iterator[Any]:
         purse.steps -= 1
         if purse.steps < 0:
             raise TemplateError(f"this message makes the template's loops run more than {MAX_STEPS} rounds")
+        _check_clock()
+        yield value
+
+
+def _ticking(values: Iterable[Any]) -> Iterator[Any]:
+    for number, value in enumerate(values):
+        if number % TICK_ITEMS == 0:
+            _check_clock()
         yield value
 
 
@@ -97,12 +127,15 @@ def _size(value: Any) -> int:
     return 10 * len(value) if isinstance(value, list | tuple | dict) else 1
 
 
-def _charged(work: Callable[..., Any]) -> Callable[..., Any]:
+def _charged(work: Callable[..., Any], *, one_by_one: bool = False) -> Callable[..., Any]:
     """A filter that pays for the size of what it is given."""
 
     @wraps(work)
     def filter_(*args: Any, **kwargs: Any) -> Any:
         _spend(sum(_size(arg) for arg in args))
+        if one_by_one:
+            place = 1 if isinstance(args[0], jinja2.Environment | Context) else 0
+            args = (*args[:place], _ticking(args[place]), *args[place + 1 :])
         return work(*args, **kwargs)
 
     return filter_
@@ -130,19 +163,129 @@ def _round(value: float, precision: int = 0) -> float:
 
 
 def _tojson(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    _spend_on_json(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _spend_on_json(value: Any) -> None:
+    """Pays for each part of a value before it is written: a list may hold one long text many times."""
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            _spend(2 + len(part))
+            left.extend(part.keys())
+            left.extend(part.values())
+        elif isinstance(part, list | tuple):
+            _spend(2 + len(part))
+            left.extend(part)
+        elif isinstance(part, str):
+            _purse.get().work -= len(part) + 2
+        else:
+            _purse.get().work -= 1 + _bits(part) // 4
+    _spend(0)
+
+
+def _concat(values: Iterable[Any]) -> str:
+    """What ``~`` does."""
+    texts = [str(value) for value in values]
+    _spend(sum(map(len, texts)))
+    return "".join(texts)
+
+
+def _capture(value: Any) -> str:
+    """What ``{{ }}`` writes within a block whose text is kept in memory."""
+    text = value if isinstance(value, str) else plain_text(value)
     _spend(len(text))
     return text
 
 
+def _capture_text(characters: int) -> str:
+    """Pays for text of the template itself that comes next in such a block."""
+    _spend(characters)
+    return ""
+
+
 _FILTERS: dict[str, Callable[..., Any]] = {
-    **{name: _charged(FILTERS[name]) for name in _FILTER_NAMES},
+    **{name: _charged(FILTERS[name], one_by_one=name in _ONE_BY_ONE) for name in _FILTER_NAMES},
     "replace": _charged(_replace),
     "join": _join,
     "round": _round,
     "tojson": _tojson,
-    "_steps": _steps,
 }
+_INNER: dict[str, Callable[..., Any]] = {
+    "_steps": _steps,
+    "_concat": _concat,
+    "_capture": _capture,
+    "_capture_text": _capture_text,
+}
+"""Filters that :class:`_Charging` puts into a template."""
+
+
+class _Charging(NodeTransformer):
+    """Refuses what templates may not do, and lets the rest pay: loops by the round, texts by their length.
+
+    ``~`` and the texts of ``{% set %}`` and ``{% filter %}`` blocks reach no hook of Jinja2's, so they become
+    filters.
+    """
+
+    def __init__(self, environment: Sandbox) -> None:
+        self._environment = environment
+        self._captures = 0
+
+    def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(node, _REFUSED):
+            raise TemplateSyntaxError(f"{type(node).__name__.lower()} can't be used here", node.lineno)
+        return super().visit(node, *args, **kwargs)
+
+    def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802
+        if node.name == "self":
+            raise TemplateSyntaxError("self can't be used here", node.lineno)
+        return node
+
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Node:  # noqa: N802
+        if node.name in _INNER:
+            raise TemplateSyntaxError(f"No filter named {node.name!r}.", node.lineno)
+        return self.generic_visit(node)
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        node.iter = self._filter("_steps", cast(nodes.Expr, node.iter))
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return self._filter("_concat", nodes.List(node.nodes, lineno=node.lineno))
+
+    def visit_AssignBlock(self, node: nodes.AssignBlock) -> nodes.Node:  # noqa: N802
+        return self._captured(node)
+
+    def visit_FilterBlock(self, node: nodes.FilterBlock) -> nodes.Node:  # noqa: N802
+        return self._captured(node)
+
+    def visit_Output(self, node: nodes.Output) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        if self._captures:
+            node.nodes = [part for written in node.nodes for part in self._paid(written)]
+        return node
+
+    def _captured(self, node: nodes.Node) -> nodes.Node:
+        self._captures += 1
+        try:
+            return self.generic_visit(node)
+        finally:
+            self._captures -= 1
+
+    def _paid(self, written: nodes.Expr) -> list[nodes.Expr]:
+        if isinstance(written, nodes.TemplateData):
+            length = nodes.Const(len(written.data), lineno=written.lineno)
+            return [self._filter("_capture_text", length), written]
+        return [self._filter("_capture", written)]
+
+    def _filter(self, name: str, value: nodes.Expr) -> nodes.Filter:
+        made = nodes.Filter(value, name, [], [], None, None, lineno=value.lineno)
+        made.set_environment(self._environment)
+        return made
 
 
 class MissingValue(StrictUndefined):
@@ -150,24 +293,31 @@ class MissingValue(StrictUndefined):
 
     __slots__ = ()
 
-    @property
-    def _undefined_message(self) -> str:
-        name, owner = self._undefined_name, self._undefined_obj
-        if self._undefined_hint:
-            return self._undefined_hint
-        if isinstance(owner, dict):
-            return f"the payload has no field {name!r}"
-        if isinstance(owner, str):
-            return f"the payload has no field {name!r}, as it is plain text there"
-        if isinstance(owner, tuple):
-            return f"the topic has only {len(owner)} levels, so there is no topic[{name}]"
-        if isinstance(owner, list):
-            return f"there is no item {name!r} in a list of {len(owner)}"
-        return f"the payload has no field {name!r}"
+    def __init__(
+        self,
+        hint: str | None = None,
+        obj: Any = missing,
+        name: str | None = None,
+        exc: type[jinja2.TemplateRuntimeError] = jinja2.UndefinedError,
+    ) -> None:
+        super().__init__(hint or _why_missing(obj, name), obj, name, exc)
+
+
+def _why_missing(owner: Any, name: object) -> str:
+    if isinstance(owner, str):
+        return f"the payload has no field {name!r}, as it is plain text there"
+    if isinstance(owner, tuple):
+        return f"the topic has only {len(owner)} levels, so there is no topic[{name}]"
+    if isinstance(owner, list):
+        return f"there is no item {name!r} in a list of {len(owner)}"
+    return f"the payload has no field {name!r}"
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """No globals, no loaders, no dangerous filters. ``finalize`` writes the value of ``{{ }}``."""
+    """No globals, no loaders, no dangerous filters. ``finalize`` writes the value of ``{{ }}``.
+
+    Templates are compiled of the tree that :meth:`read` makes, never of their source.
+    """
 
     intercepted_binops = frozenset({"*", "**", "%", "+"})
 
@@ -177,18 +327,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             undefined=MissingValue, finalize=finalize, optimized=False, keep_trailing_newline=True
         )
         self.globals.clear()
-        self.filters = dict(_FILTERS)
+        self.filters = _FILTERS | _INNER
 
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree = super()._parse(source, name, filename)
-        for node in tree.find_all(_REFUSED):
-            raise TemplateSyntaxError(f"{type(node).__name__.lower()} can't be used here", node.lineno)
-        for variable in tree.find_all(nodes.Name):
-            if variable.name == "self":
-                raise TemplateSyntaxError("self can't be used here", variable.lineno)
-        for loop in tree.find_all(nodes.For):
-            steps = nodes.Filter(loop.iter, "_steps", [], [], None, None, lineno=loop.lineno)
-            loop.iter = steps.set_environment(self)
+    def read(self, source: str) -> nodes.Template:
+        """The tree of a template, with its limits in it. :raises TemplateSyntaxError: it can't be used."""
+        tree: nodes.Template = _Charging(self).visit(self.parse(source))
         return tree
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -236,8 +379,67 @@ def plain_text(value: Any) -> str:
     """A value as it appears in a text: as JSON writes it, but strings without quotes."""
     if isinstance(value, Undefined | str):
         return str(value)  # an undefined one raises here, with its name
+    if isinstance(value, list | tuple | dict):
+        _spend_on_json(value)
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _bits(number: float) -> int:
+_ESCAPES = (
+    "{% for a in items %}{% for b in items %}{% endfor %}{% endfor %}",
+    "{% set x %}{% for a in items %}{{ text }}{% endfor %}{% endset %}",
+    "{% filter free %}{% for a in items %}{{ text }}{% endfor %}{% endfilter %}",
+    "{% for a in items %}{{ (text ~ text) | free }}{% endfor %}",
+    "{% for a in items %}{{ (text + text) | free }}{% endfor %}",
+    "{% for a in items %}{{ text | upper | free }}{% endfor %}",
+    "{% for a in items %}{{ text.upper() | free }}{% endfor %}",
+    "{{ text * 2 }}",
+    "{{ '%9d' % 1 }}",
+    "{{ text.format(1) }}",
+    "{{ text.__class__ }}",
+    "{{ text['__class__'] }}",
+    "{{ items.clear() }}",
+    "{{ range(3) }}",
+    "{{ absent }}",
+    "{% include 'x' %}",
+    "{% macro m() %}{% endmacro %}",
+)
+"""Templates that must be refused, or run out of a budget of 1,000 characters and 1,000 rounds."""
+
+
+@cache
+def prove_limits() -> None:
+    """Tries once whether this Jinja2 calls the hooks that hold templates to their limits: with one that calls
+    others in their place, templates would run without any.
+
+    :raises TemplateError: it doesn't.
+    """
+    variables = {"items": [0] * 40, "text": "x" * 100}
+    if _try("{{ text }}", variables) != variables["text"]:
+        raise TemplateError(_unfit("a plain template comes to something else"))
+    for source in _ESCAPES:
+        try:
+            _try(source, variables)
+        except (TemplateError, jinja2.TemplateError):
+            continue
+        except Exception as error:
+            raise TemplateError(_unfit(f"{source}: {error}")) from None
+        raise TemplateError(_unfit(f"{source} ran"))
+
+
+def _try(source: str, variables: dict[str, Any]) -> str:
+    environment = Sandbox(plain_text)
+    environment.filters["free"] = lambda value: ""
+    with spending():
+        _purse.get().work = 1_000
+        return environment.from_string(environment.read(source)).render(variables)
+
+
+def _unfit(fault: str) -> str:
+    from importlib.metadata import version
+
+    name = f"jinja2 {version('jinja2')}"
+    return f"{name} can't be held to the limits of templates ({fault}); install another version"
+
+
+def _bits(number: Any) -> int:
     return number.bit_length() if isinstance(number, int) else 0

@@ -1,8 +1,9 @@
 """Templates of a route: the text to read (`input`), where the result goes (`to`), whether at all (`when`).
 
 Templates are written by the owner of the box and trusted to mean well; the payloads they are filled with come
-from anybody. So they run in Jinja2's immutable sandbox with few filters and methods, a budget of steps and a
-limit of output, and a payload can't add levels to a topic. Knows nothing of routes, tasks or the bus.
+from anybody. So they run in Jinja2's immutable sandbox with few filters and methods, a budget of steps, work
+and time and a limit of output, and a payload can't add levels to a topic. Knows nothing of routes, tasks or
+the bus.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import jinja2
 from jinja2 import meta, nodes
 
 from edgeslm.errors import TemplateError
-from edgeslm.sandbox import Sandbox, plain_text, spending
+from edgeslm.sandbox import Sandbox, plain_text, prove_limits, spending
 from edgeslm.topics import topic_name_fault
 
 T = TypeVar("T")
 
 OUTPUT_LIMIT = 1_048_576
 """Most characters that a template may come to."""
+
+HOLDS = "1"
+"""What the template of a condition writes if it holds."""
 
 VARIABLES = ("payload", "topic", "topic_name")
 
@@ -122,16 +126,23 @@ def make_condition(source: str) -> Callable[[Scope], bool]:
     if "{{" in expression or "{%" in expression:
         raise TemplateError("must be one expression, such as payload.level > 3, without {{ }} inside")
     environment = Sandbox(plain_text)
-    condition = _guard_compile(lambda: environment.compile_expression(expression, undefined_to_none=False))
-    _parse(environment, "{{ (" + expression + "\n) }}")  # checks the names in it
+    tree = _parse(environment, "{% if (" + expression + f"\n) %}}{HOLDS}{{% endif %}}")
+    if not _is_one_condition(tree):
+        raise TemplateError("must be one expression, such as payload.level > 3")
+    template = _guard_compile(lambda: environment.from_string(tree))
 
     def holds(scope: Scope) -> bool:
-        def decide() -> bool:
-            return bool(condition(**scope.variables()))
-
-        return _guard(decide)
+        return _render(template, scope) == HOLDS
 
     return holds
+
+
+def _is_one_condition(tree: nodes.Template) -> bool:
+    """Whether the expression ended where it was meant to, not by a ``%}`` of its own."""
+    if len(tree.body) != 1 or not isinstance(branch := tree.body[0], nodes.If):
+        return False
+    written = [text.data for text in branch.find_all(nodes.TemplateData)]
+    return written == [HOLDS] and not isinstance(branch.test, nodes.Tuple)
 
 
 def topic_pattern(source: str, source_filter: str) -> list[str]:
@@ -209,7 +220,8 @@ def _short(text: str) -> str:
 
 
 def _parse(environment: Sandbox, source: str) -> nodes.Template:
-    tree: nodes.Template = _guard_compile(lambda: environment.parse(source))
+    prove_limits()
+    tree: nodes.Template = _guard_compile(lambda: environment.read(source))
     names: set[str] = _guard_compile(lambda: meta.find_undeclared_variables(tree))
     unknown = sorted(names - set(VARIABLES))
     if unknown:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jinja2 import StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+import edgeslm.sandbox
+import edgeslm.templates
 from edgeslm.errors import TemplateError
+from edgeslm.sandbox import MAX_SECONDS, Sandbox, _Charging, prove_limits
 from edgeslm.templates import OUTPUT_LIMIT, make_condition, make_input, make_topic, read_scope, topic_pattern
 from edgeslm.topics import overlap, topic_name_fault
 
@@ -67,6 +76,15 @@ def holds(source: str, payload: Any) -> bool:
         ("{{ payload }}", "9" * 5000, "9" * 5000),
         ("{{ payload }}", "[" * 100_000, "[" * 100_000),
         ("line\n", "", "line\n"),
+        ("{% set a %}<{{ payload.n }}>{% endset %}{{ a }}{{ a }}", {"n": 1}, "<1><1>"),
+        ("{% set a | upper %}x{{ payload.t }}{% endset %}{{ a }}", {"t": "y"}, "XY"),
+        (
+            "{% filter upper %}{% for a in payload %}{{ a }}, {% endfor %}{% endfilter %}",
+            ["x", "y"],
+            "X, Y, ",
+        ),
+        ("{% set a = payload.n + 1 %}{{ a ~ '/' ~ payload.t }}", {"n": 1, "t": "y"}, "2/y"),
+        ("{{ payload | sum }} {{ payload | unique | list }}", [1, 2, 2], "5 [1, 2]"),
     ],
 )
 def test_what_a_template_comes_to(source: str, payload: Any, text: str) -> None:
@@ -112,6 +130,9 @@ def test_a_message_that_doesn_t_fit_is_one_sentence(source: str, payload: Any, s
         "{% macro m() %}{% endmacro %}",
         "{% block b %}{% endblock %}",
         "{{ '(' * 500 }" + "(" * 500,
+        "{% call payload() %}{% endcall %}",
+        "{% autoescape true %}{% endautoescape %}",
+        "{{ payload | _capture }}",
     ],
 )
 def test_templates_that_do_not_compile(source: str) -> None:
@@ -169,6 +190,11 @@ BOMBS = [
         "{% for a in payload.l %}{% set b = payload | tojson %}{% endfor %}",
         {"l": [0] * 900, "a": "x" * 50_000},
     ),
+    ("{{ payload.l | map('default', payload.a) | list }}", {"l": [0] * 900, "a": "x" * 50_000}),
+    ("{{ payload.l | select('in', payload.m) | list | length }}", {"l": [0] * 50_000, "m": [1] * 50_000}),
+    ("{{ payload | sum(start=[]) | length }}", [[1]] * 200_000),
+    # All of them have the same hash.
+    ("{{ payload | unique | list | length }}", [n * (2**61 - 1) for n in range(40_000)]),
 ]
 
 
@@ -176,6 +202,70 @@ BOMBS = [
 def test_no_payload_makes_a_template_run_or_grow_without_bound(source: str, payload: Any) -> None:
     with pytest.raises(TemplateError):
         filled(source, payload)
+
+
+CAPTURES = [
+    "{% set y %}{% for a in payload.l %}{{ payload.t }}{% endfor %}{% endset %}{{ y | length }}",
+    "{% set y | length %}{% for a in payload.l %}{{ payload.t }}{% endfor %}{% endset %}{{ y }}",
+    "{% filter upper | length %}{% for a in payload.l %}{{ payload.t }}{% endfor %}{% endfilter %}",
+    "{% set y %}{% for a in payload.l %}" + "x" * 100_000 + "{% endfor %}{% endset %}{{ y | length }}",
+    "{{ (" + " ~ ".join(["payload.t"] * 900) + ") | length }}",
+    "{% for a in payload.l %}{{ (payload.t ~ payload.t) | length }}{% endfor %}",
+    "{% set y %}{% if payload.l %}{% for a in payload.l %}{{ payload }}{% endfor %}{% endif %}{% endset %}",
+]
+
+
+@pytest.mark.parametrize("source", CAPTURES)
+def test_text_that_a_block_keeps_is_limited_too(source: str) -> None:
+    render, payload = make_input(source), json.dumps({"t": "x" * 500_000, "l": [0] * 900})
+    tracemalloc.start()
+    try:
+        with pytest.raises(TemplateError, match="work too long"):
+            render(read_scope(TOPIC, payload))
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("owner", "hook"),
+    [
+        (Sandbox, "call"),
+        (Sandbox, "call_binop"),
+        (Sandbox, "intercepted_binops"),
+        (Sandbox, "is_safe_attribute"),
+        (_Charging, "visit_For"),
+        (_Charging, "visit_Output"),
+        (_Charging, "visit_AssignBlock"),
+        (_Charging, "visit_FilterBlock"),
+        (_Charging, "visit_Concat"),
+        (_Charging, "visit"),
+    ],
+)
+def test_a_jinja2_that_asks_other_hooks_is_refused_at_the_start(
+    owner: type, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hook that isn't overridden is what one looks like that Jinja2 calls by another name."""
+    monkeypatch.delattr(owner, hook)
+    prove_limits.cache_clear()
+    try:
+        with pytest.raises(TemplateError, match="can't be held to the limits of templates"):
+            make_input("{{ payload }}")
+    finally:
+        prove_limits.cache_clear()
+
+
+def test_no_private_name_of_jinja2_is_used() -> None:
+    for module in (edgeslm.sandbox, edgeslm.templates):
+        tree = ast.parse(inspect.getsource(module))
+        own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        own |= {"_environment", "_captures", "__init__", "__self__", "__name__"}
+        used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert not {name for name in used - own if name.startswith("_")}
+        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        methods = {item.name for node in classes for item in node.body if isinstance(item, ast.FunctionDef)}
+        inherited = {name for base in (ImmutableSandboxedEnvironment, StrictUndefined) for name in dir(base)}
+        assert not {name for name in methods & inherited if name.startswith("_") and name[:2] != "__"}
 
 
 def test_the_output_is_limited_but_a_large_payload_is_not_lost() -> None:
@@ -255,7 +345,8 @@ def test_a_condition_on_a_field_that_is_missing_is_a_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["", "payload >", "{{ payload }} > {{ topic }}", "{% if payload %}", "foo", "a b"]
+    "source",
+    ["", "payload >", "{{ payload }} > {{ topic }}", "{% if payload %}", "foo", "a b", "payload) %}1{# "],
 )
 def test_conditions_that_do_not_compile(source: str) -> None:
     with pytest.raises(TemplateError):
@@ -313,6 +404,47 @@ def test_a_topic_that_comes_out_is_within_its_pattern(
     assert topic_name_fault(made) is None
     assert overlap(topic_pattern(source, topic), made.split("/"))
     assert overlap(topic_pattern(source, "#"), made.split("/"))
+
+
+PIECES = st.recursive(
+    st.sampled_from(
+        [
+            "text",
+            "{{ payload.t }}",
+            "{{ payload }}",
+            "{{ payload.l | join(payload.t) }}",
+            "{{ payload.t | replace('x', payload.t) | upper }}",
+            "{{ payload.l ~ payload.t ~ payload.n }}",
+            "{{ (payload.l + payload.l) | map('default', payload.t) | unique | list | tojson }}",
+            "{{ payload.l | sort | reverse | first | default(payload.n ** 9) }}",
+        ]
+    ),
+    lambda inner: st.builds(
+        "".join,
+        st.tuples(
+            st.sampled_from(["{% for a in payload.l %}", "{% for a in payload.t %}"]),
+            inner,
+            inner,
+            st.just("{% endfor %}"),
+        )
+        | st.tuples(st.just("{% set y %}"), inner, inner, st.just("{% endset %}{{ y }}{{ y }}"))
+        | st.tuples(st.just("{% filter trim %}"), inner, inner, st.just("{% endfilter %}")),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@given(PIECES, st.integers(0, 200_000), st.integers(0, 5_000), st.integers(0, 10**30))
+def test_no_template_goes_beyond_its_output_and_its_time(source: str, text: int, items: int, n: int) -> None:
+    render = make_input(source)
+    scope = read_scope(TOPIC, json.dumps({"t": "x" * text, "l": list(range(items)), "n": n}))
+    began = time.thread_time()
+    try:
+        assert len(render(scope)) <= OUTPUT_LIMIT
+    except TemplateError as error:
+        assert str(error)
+    assert time.thread_time() - began < 5 * MAX_SECONDS
 
 
 @settings(deadline=None)
