@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,10 +29,10 @@ from edgeslm.errors import BundleError, ConfigError, InternalError, RequestError
 from edgeslm.escalation import Target
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.library import Library, MakeKnowledge
-from edgeslm.messages import LEAST_PRIORITY, Request, Result
+from edgeslm.messages import LEAST_PRIORITY, Attempt, Request, Result
 from edgeslm.models import MakeProcess, Models
 from edgeslm.observe.drift import DriftWatch
-from edgeslm.scheduler import OnChunk, OnStart
+from edgeslm.scheduler import OnChunk
 from edgeslm.sections import LEARNED, NODE_STAGE
 from edgeslm.sections import Model as ModelSection
 from edgeslm.tasks import Task, make_task
@@ -344,23 +344,15 @@ class Arrangement:
                 found[name] = watch
         return found
 
-    async def run(self, request: Request, on_chunk: OnChunk | None, on_start: OnStart | None) -> Result:
+    async def run(self, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None) -> Result:
         """:raises RequestError: why there is no result."""
         if request.task not in self._posts:  # it waited while another configuration took over
             raise UnknownTask(f"there is no task {request.task!r} here any more")
         started = time.monotonic()
-        has_begun = False
-
-        def on_try(attempt: int) -> None:
-            """A task may ask engines several times: that is one start, unless one crashes."""
-            nonlocal has_begun
-            if on_start is not None and (attempt > 1 or not has_begun):
-                on_start()
-            has_begun = True
 
         def stage_of(post: Post) -> Stage:
             async def ask(request: Request) -> Answer:
-                return await self._ask_post(post, request, on_chunk, on_try)
+                return await self._ask_post(post, request, on_chunk, attempt)
 
             return Stage(post.name, ask)
 
@@ -368,13 +360,13 @@ class Arrangement:
         return _result(request, answer, started)
 
     async def _ask_post(
-        self, post: Post, request: Request, on_chunk: OnChunk | None, on_try: Callable[[int], None]
+        self, post: Post, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None
     ) -> Answer:
         async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
             if post.model is None:
                 raise InternalError(f"task {request.task} has no model to ask")
             call = post.through_adapter(call)
-            return await self.models.ask(post.model, call, on_chunk, on_try, request.priority)
+            return await self.models.ask(post.model, call, on_chunk, attempt, request.priority)
 
         label = None if post.model is None else self.models.label(post.model)
         if post.adapter is not None:  # small@sha256:1f3a...+sha256:9c2b...

@@ -34,6 +34,7 @@ from edgeslm.knowledge.database import find_collection, open_database
 from edgeslm.observe.audit import AuditLog
 from edgeslm.service import Service
 from edgeslm.surroundings import Console
+from edgeslm.tries import Turn
 
 log = logging.getLogger("edgeslm.console")
 
@@ -241,7 +242,7 @@ class ConsoleHost:
             request = replace(request, priority=LOWEST_PRIORITY, reply_to="console")
             seen = self.feed.watch(request)
             try:
-                result = await self._service.submit(request, on_start=seen.begun)
+                result = await self._service.submit(request, attempt=Turn(seen.begun))
             except asyncio.CancelledError:
                 seen.ended(None)
                 raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from edgeslm.errors import REQUEST_ERRORS, RequestError
 
@@ -131,3 +131,23 @@ class Chunk:
     text: str
     done: int | None = None
     of: int | None = None
+
+
+class Attempt(Protocol):
+    """Is told how far a request is, so that one that ends or freezes a process is known by it."""
+
+    def compute(self) -> None:
+        """This process or an engine works on it from now on. :raises RequestError: it may not be run."""
+        ...
+
+    def wait(self) -> None:
+        """Nothing is computed for it from now on: it waits for its turn, or for a model."""
+        ...
+
+    def crash(self) -> None:
+        """An engine ended while it worked on it, and is started again for another try."""
+        ...
+
+    def hang(self) -> None:
+        """An engine didn't give it up and had to be ended, some time after the request had its result."""
+        ...

@@ -14,7 +14,7 @@ from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Call, Hardware, Output
 from edgeslm.engine.process import EngineCrashed, EngineProcess
 from edgeslm.engine.team import EngineTeam
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned
-from edgeslm.messages import NORMAL_PRIORITY
+from edgeslm.messages import NORMAL_PRIORITY, Attempt
 
 log = logging.getLogger("edgeslm.models")
 
@@ -156,12 +156,10 @@ class Models:
         name: str,
         call: Call,
         on_chunk: Callable[[str], None] | None = None,
-        on_try: Callable[[int], None] | None = None,
+        attempt: Attempt | None = None,
         priority: int = NORMAL_PRIORITY,
     ) -> Output:
         """One engine call; waits for a model that is still loading, retries once after a crash.
-
-        ``on_try`` is called with 1 or 2 when the engine is ready for the try; what it raises is raised.
 
         :raises Poisoned: the engine crashed each time.
         :raises ModelUnavailable: its engine can't be started again, or the node stops.
@@ -169,14 +167,19 @@ class Models:
         """
         model = self._models[name]
         with self._in_use(name):
-            for attempt in range(1, ATTEMPTS + 1):
-                async with self._turn(model, attempt):
-                    if on_try is not None:
-                        on_try(attempt)
+            for number in range(1, ATTEMPTS + 1):
+                if attempt is not None and (not model.process.ready or model.alone.locked()):
+                    attempt.wait()
+                async with self._turn(model, number):
+                    if attempt is not None:
+                        attempt.compute()
                     try:
-                        return await model.process.call(call, on_chunk, priority)
+                        on_hang = None if attempt is None else attempt.hang
+                        return await model.process.call(call, on_chunk, priority, on_hang)
                     except EngineCrashed:
-                        log.warning("the engine of model %s crashed on a request (attempt %d)", name, attempt)
+                        log.warning("the engine of model %s crashed on a request (attempt %d)", name, number)
+                        if attempt is not None and number < ATTEMPTS:
+                            attempt.crash()
         raise Poisoned(f"the engine crashed {ATTEMPTS} times on this request; it is not tried again")
 
     @asynccontextmanager

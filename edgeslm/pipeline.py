@@ -5,7 +5,7 @@
     delivery -> Request -> known? -> scheduler, engine -> journal -> result's PUBACK -> request's PUBACK
                              | answered before: the stored result again
                              | being answered: waits for that
-                             | ended the engine three times: poisoned, reported dead
+                             | ended or froze the node twice: poisoned, reported dead
 
 A request is acknowledged last, so the broker keeps it until then. What the node holds when the connection
 breaks goes to the spool, since a broker that was killed may have forgotten it. Knows no life cycle: the
@@ -285,9 +285,9 @@ class Pipeline:
         await self._serving.serve(held, task, topics, replies=self._replies, packet_bytes=limit)
 
     async def _answer(
-        self, request: Request, held: Held, key: bytes | None, attempts: int
+        self, request: Request, held: Held, key: bytes | None, lost: int
     ) -> tuple[Result, bytes]:
-        return await self._run(request, Tries(self._journal, key, attempts), held.refusal)
+        return await self._run(request, Tries(self._journal, key, lost), held.refusal)
 
     def taken(self, request: Request) -> None:
         self._corrections.remember(request)
@@ -315,15 +315,11 @@ class Pipeline:
 
     async def _run(self, request: Request, tries: Tries, refusal: str | None = None) -> tuple[Result, bytes]:
         onlooker, result = self._watch(request), None
-
-        def start() -> None:
-            tries.start()
-            onlooker.begun()
-
+        tries.on_turn = onlooker.begun
         try:
             if refusal is None:
                 chunks = self._outgoing.chunks_of(request)
-                result = await self._service.submit(request, chunks, start)
+                result = await self._service.submit(request, chunks, tries)
             else:
                 busy = Busy(refusal, retry_after_ms=math.ceil(self._service.scheduler.wait_s * 1000))
                 result = error_result(request.id, request.task, busy)

@@ -19,9 +19,10 @@ from edgeslm.sections import Route
 from edgeslm.templates import Scope, make_condition, make_input, make_topic, read_scope
 from edgeslm.topics import matches
 
-Reason = Literal["retained", "not_text", "empty", "condition", "rate", "template", "own_topic"]
+Reason = Literal["retained", "not_text", "empty", "condition", "rate", "template", "own_topic", "poisoned"]
 """Why a message was skipped: the broker's retained copy; no UTF-8; nothing to read; ``when`` said no;
-``max_rate``; a template that doesn't fit the payload; an output topic that belongs to the node."""
+``max_rate``; a template that doesn't fit the payload; an output topic that belongs to the node; one that
+ended or froze the node more than once."""
 
 REMEMBERED_TOPICS = 1_000
 """Output topics of which ``on_change`` keeps the last result; the one used longest ago is forgotten first."""

@@ -17,14 +17,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from edgeslm.errors import Busy, Cancelled, Expired, InternalError, RequestError, TimedOut
-from edgeslm.messages import ErrorBody, Request, Result
+from edgeslm.messages import Attempt, ErrorBody, Request, Result
 from edgeslm.senders import Senders
 
 log = logging.getLogger("edgeslm.scheduler")
 
 OnChunk = Callable[[str], None]
-OnStart = Callable[[], None]
-Run = Callable[[Request, OnChunk | None, OnStart | None], Awaitable[Result]]
+Run = Callable[[Request, OnChunk | None, Attempt | None], Awaitable[Result]]
 
 WHILE_RUNNING = "cancelled while it was running"
 
@@ -43,7 +42,7 @@ class _Job:
     rank: tuple[int, float, int]
     request: Request = field(compare=False)
     on_chunk: OnChunk | None = field(compare=False)
-    on_start: OnStart | None = field(compare=False)
+    attempt: Attempt | None = field(compare=False)
     result: asyncio.Future[Result] = field(compare=False)
     work: asyncio.Task[None] | None = field(compare=False, default=None)
     begun: bool = field(compare=False, default=False)
@@ -108,11 +107,11 @@ class Scheduler:
         return len(self._running)
 
     async def submit(
-        self, request: Request, on_chunk: OnChunk | None = None, on_start: OnStart | None = None
+        self, request: Request, on_chunk: OnChunk | None = None, attempt: Attempt | None = None
     ) -> Result:
         """Waits its turn and runs; never raises for the request's sake: errors are results.
 
-        ``on_start`` goes to ``run``, which calls it before each try.
+        ``attempt`` is told when its turn has come, and what ``run`` tells it.
         """
         number = next(self._arrivals)
         rank = (-request.priority, request.expires_at or math.inf, number)
@@ -123,7 +122,7 @@ class Scheduler:
         except RequestError as error:
             return error_result(request, error)
         loop = asyncio.get_running_loop()
-        job = _Job(rank, request, on_chunk, on_start, loop.create_future())
+        job = _Job(rank, request, on_chunk, attempt, loop.create_future())
         self._jobs[number] = job
         heapq.heappush(self._waiting, job)
         self._arrived.append(job)
@@ -285,7 +284,9 @@ class Scheduler:
 
         limit = asyncio.get_running_loop().call_later(left_s, time_out)
         try:
-            result = await self._run(request, self._noted(job.on_chunk), job.on_start)
+            if job.attempt is not None:
+                job.attempt.compute()
+            result = await self._run(request, self._noted(job.on_chunk), job.attempt)
             if not job.interruptions:
                 took_s = time.monotonic() - now
                 self._service_s[request.task] = self._guess_s(request, took_s) * 0.9 + took_s * 0.1

@@ -18,10 +18,10 @@ from edgeslm.errors import NO_ANSWER, RequestError, UnknownTask
 from edgeslm.escalation import Escalation
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.library import Library, MakeKnowledge
-from edgeslm.messages import Request, Result
+from edgeslm.messages import Attempt, Request, Result
 from edgeslm.models import MakeProcess, Models
 from edgeslm.observe.drift import DriftWatch
-from edgeslm.scheduler import OnChunk, OnStart, Scheduler, error_result
+from edgeslm.scheduler import OnChunk, Scheduler, error_result
 from edgeslm.senders import Senders
 from edgeslm.tasks import Task
 
@@ -182,22 +182,24 @@ class Service:
         await arrangement.stop([self._now, *self._others])
 
     async def submit(
-        self, request: Request, on_chunk: OnChunk | None = None, on_start: OnStart | None = None
+        self, request: Request, on_chunk: OnChunk | None = None, attempt: Attempt | None = None
     ) -> Result:
-        """Exactly one result; what can be refused without the engine is refused before the queue.
-
-        ``on_start`` is called before each try of running it, and may refuse it with a RequestError.
-        """
+        """Exactly one result; what can be refused without the engine is refused before the queue."""
         asked = self._now
         task = asked.tasks.get(request.task)
         try:
             if task is None:
                 names = ", ".join(sorted(asked.tasks))
                 raise UnknownTask(f"there is no task {request.task!r} here; there are: {names}")
+            if attempt is not None:
+                attempt.compute()
             task.check(request)
         except RequestError as error:
             return error_result(request, error)
-        result = await self.scheduler.submit(request, on_chunk, on_start)
+        finally:
+            if attempt is not None:
+                attempt.wait()
+        result = await self.scheduler.submit(request, on_chunk, attempt)
         target = asked.targets[request.task]
         if target is not None and self.escalation.is_wanted(result):
             result = await self.escalation.ask(target, request, result)
@@ -205,10 +207,10 @@ class Service:
             return await _without_model(task, request, result, result.error.code)
         return result
 
-    async def _run(self, request: Request, on_chunk: OnChunk | None, on_start: OnStart | None) -> Result:
+    async def _run(self, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None) -> Result:
         serving = self._now
         with serving.in_use():
-            return await serving.run(request, on_chunk, on_start)
+            return await serving.run(request, on_chunk, attempt)
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
         """Cancels every request that ``matches``, and says how many those were."""

@@ -22,8 +22,8 @@ from edgeslm.outgoing import Outgoing
 log = logging.getLogger("edgeslm.pipeline")
 
 Answer = Callable[[Request, Held, bytes | None, int], Awaitable[tuple[Result, bytes]]]
-"""Answers a request with this key in the journal (None: nothing is remembered of it) that was tried so often
-before; the result, and how it is encoded."""
+"""Answers a request with this key in the journal (None: nothing is remembered of it) and what it cost before
+(:class:`edgeslm.bus.journal.Entry`); the result, and how it is encoded."""
 
 
 class Clerk(Protocol):
@@ -108,7 +108,7 @@ class Serving:
             await self._outgoing.resend(request, known.result)
             return
         try:
-            result, payload = await self._answer(request, held, key, known.attempts if known else 0)
+            result, payload = await self._answer(request, held, key, known.lost if known else 0)
         except Exception as error:  # a mistake of ours; the sender must not wait for ever
             log.error("request %s failed: %s", request.id, type(error).__name__)
             log.debug("request %s", request.id, exc_info=error)

@@ -1,50 +1,106 @@
-"""How often a request was run: marked before each try, written down with its result."""
+"""What a request has cost: marked while it is computed, written down with its result."""
 
 from __future__ import annotations
 
-from edgeslm.bus.journal import Journal
+from collections.abc import Callable
+
+from edgeslm.bus.journal import LOST_NODE, Journal
 from edgeslm.errors import Busy, JournalError, Poisoned
 from edgeslm.messages import Result
 
-MOST_TRIES = 3
-"""A request that ended the engine, or the whole daemon, so often is not run again."""
+LOST_ENGINE = 1
+"""What the end of an engine costs; that of the node costs ``LOST_NODE``, and so does an engine that hung."""
+MOST_LOST = 2 * LOST_NODE
+"""A request that cost so much is not run again: the node twice, or engine and node three times in all."""
 TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_memory"})
 """Errors that another try may mend: they are not remembered."""
 FULL_DISK_RETRY_MS = 5000
 
 
-class Tries:
-    """The tries of one request, of which there were ``before``; without ``key`` nothing is remembered."""
+class Turn:
+    """An :class:`edgeslm.messages.Attempt` of which nothing is remembered.
 
-    def __init__(self, journal: Journal, key: bytes | None, before: int) -> None:
+    ``on_turn`` is called once, when its turn has come.
+    """
+
+    def __init__(self, on_turn: Callable[[], None] | None = None) -> None:
+        self.on_turn = on_turn
+        self._has_waited = self._has_run = False
+
+    def compute(self) -> None:
+        if self._has_waited and not self._has_run:
+            self._has_run = True
+            if self.on_turn is not None:
+                self.on_turn()
+
+    def wait(self) -> None:
+        self._has_waited = True
+
+    def crash(self) -> None:
+        pass
+
+    def hang(self) -> None:
+        pass
+
+
+class Tries(Turn):
+    """The tries of one request. :param key: its name in the journal; without one nothing is remembered.
+
+    :param lost: what it cost before.
+    """
+
+    def __init__(self, journal: Journal, key: bytes | None, lost: int) -> None:
+        super().__init__()
         self._journal = journal
         self._key = key
-        self._before = before
-        self._count = before
+        self._before = self._lost = lost
+        self._is_marked = False
 
-    def start(self) -> None:
+    def compute(self) -> None:
         """:raises RequestError: it may not be run."""
-        if self._count >= MOST_TRIES:
-            raise Poisoned(f"the engine ended {MOST_TRIES} times while it ran this request")
+        if self._is_marked:
+            return
+        if self._lost >= MOST_LOST:
+            raise Poisoned("the node or its engine ended more than once while it worked on this request")
         if self._key is not None:
             try:
-                self._journal.begin(self._key, self._count + 1)
+                self._journal.begin(self._key, self._lost)
             except JournalError as error:
                 raise Busy(
                     f"the node can't take requests now: {error}", retry_after_ms=FULL_DISK_RETRY_MS
                 ) from None
-        self._count += 1
+        self._is_marked = True
+        super().compute()
+
+    def wait(self) -> None:
+        super().wait()
+        self._clear()
+
+    def crash(self) -> None:
+        self._lost += LOST_ENGINE
+        self._clear()
+
+    def hang(self) -> None:
+        if self._key is not None:
+            self._journal.blame(self._key, LOST_NODE)
 
     def end(self, result: Result, payload: bytes) -> None:
-        if self._key is None or (self._count == 0 and result.error is not None):
-            return
-        transient = result.error is not None and result.error.code in TRANSIENT
-        if not transient:
-            self._journal.finish(self._key, self._count, payload)
-        elif self._count > self._before:
-            self._journal.finish(self._key, self._before, None)
+        code = None if result.error is None else result.error.code
+        if self._key is None or (code is not None and code != "poisoned" and not self._has_run):
+            self._clear()
+        elif code not in TRANSIENT:
+            self._journal.finish(self._key, self._lost, payload)
+        else:
+            self.withdraw()
 
     def withdraw(self) -> None:
         """The run was broken off by the node itself, which is not the request's fault."""
-        if self._key is not None and self._count > self._before:
+        if self._key is not None and self._lost > self._before:
             self._journal.finish(self._key, self._before, None)
+        else:
+            self._clear()
+
+    def _clear(self) -> None:
+        if self._is_marked and self._key is not None:
+            self._journal.pause(self._key)
+        self._is_marked = False

@@ -16,11 +16,11 @@ from edgeslm.bus.client import Delivery, Subscription
 from edgeslm.bus.journal import Journal, reader_key
 from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
-from edgeslm.errors import BrokerError
+from edgeslm.errors import BrokerError, Busy, Poisoned
 from edgeslm.fields import Window
 from edgeslm.gathering import Gatherer
 from edgeslm.held import Flights, Held
-from edgeslm.messages import Request, Result
+from edgeslm.messages import ErrorBody, Request, Result
 from edgeslm.observe.health import Meter
 from edgeslm.observe.tracing import Tracer
 from edgeslm.outgoing import Outgoing
@@ -129,7 +129,9 @@ class Watcher:
         if delivery.size > self._packet_bytes:
             self._meter.drop("too_large")
             return
-        work = route.consider(delivery.topic, delivery.payload, delivery.retain, delivery.received_at)
+        key = reader_key(held.key, route.name) if held.key is not None else None
+        known = self._journal.find(key) if key is not None and delivery.dup else None
+        work = await self._consider(route, delivery, key)
         if isinstance(work, Skip):
             self._meter.drop(work.reason)
             log.debug("route %s skipped a message: %s", route.name, work.sentence)
@@ -138,7 +140,6 @@ class Watcher:
         if held.unsure and held.refusal is not None:
             self._meter.drop("busy")
             return
-        key = reader_key(held.key, route.name) if held.key is not None else None
         if (landing := self._flights.landing(key)) is not None:
             await asyncio.shield(landing)
             return
@@ -156,16 +157,32 @@ class Watcher:
             await self._remembering.keep(route.route, delivery, work.input, held.key, work.id)
             if work.task is None:
                 return
-            known = self._journal.find(key) if key is not None and delivery.dup else None
             payload = known.result if known is not None else None
             if payload is None:
-                attempts = known.attempts if known else 0
-                tries = Tries(self._journal, key, attempts)
+                tries = Tries(self._journal, key, known.lost if known else 0)
                 payload = await self._answer(
                     route, work, work.input, tries, delivery.received_at, held.unsure
                 )
             if payload is not None:
                 await self._publish(route, work, payload)
+
+    async def _consider(self, route: RouteReader, delivery: Delivery, key: bytes | None) -> Work | Skip:
+        """Fills in the route's templates, unless they ended or froze the node with this message before."""
+        key = None if key is None else reader_key(key, "templates")
+        known = self._journal.find(key) if key is not None and delivery.dup else None
+        tries = Tries(self._journal, key, known.lost if known else 0)
+        try:
+            tries.compute()
+        except Poisoned as error:
+            request = Request(route.route.task or "", "", secrets.token_hex(8), delivery.topic)
+            await self._outgoing.report_dead(request, ErrorBody.of(error))
+            return Skip("poisoned", str(error))
+        except Busy:  # to do without a mark here is better than to lose a message that nobody sends again
+            pass
+        try:
+            return route.consider(delivery.topic, delivery.payload, delivery.retain, delivery.received_at)
+        finally:
+            tries.wait()
 
     async def _digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None:
         """Answers a window that is complete and publishes that."""
@@ -175,7 +192,7 @@ class Watcher:
         work = replace(route.work_on(topic), trace=self._tracer.trace(None))
         key = reader_key(b"window", f"{name} {batch} {topic}")
         known = self._journal.find(key)
-        tries = Tries(self._journal, key, known.attempts if known else 0)
+        tries = Tries(self._journal, key, known.lost if known else 0)
         payload = known.result if known is not None else None
         if payload is None:
             payload = await self._answer(route, work, messages, tries, time.monotonic(), is_unsure=False)

@@ -94,7 +94,11 @@ class FakeProcess(EngineProcess):
         return self.info
 
     async def call(
-        self, call: Call, on_chunk: OnChunk | None = None, priority: int = NORMAL_PRIORITY
+        self,
+        call: Call,
+        on_chunk: OnChunk | None = None,
+        priority: int = NORMAL_PRIORITY,
+        on_hang: Callable[[], None] | None = None,
     ) -> Output:
         self.calls.append(call)
         self.priorities.append(priority)
@@ -107,6 +111,25 @@ class FakeProcess(EngineProcess):
     async def stop(self) -> None:
         self.stops += 1
         self._up = False
+
+
+class FakeAttempt:
+    """What an attempt was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def compute(self) -> None:
+        self.told.append("compute")
+
+    def wait(self) -> None:
+        self.told.append("wait")
+
+    def crash(self) -> None:
+        self.told.append("crash")
+
+    def hang(self) -> None:
+        self.told.append("hang")
 
 
 class FakeClock:

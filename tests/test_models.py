@@ -215,7 +215,9 @@ def test_a_model_that_works_is_not_unloaded(tmp_path: Path) -> None:
         await node.models.start()
         waits = asyncio.Event()
 
-        async def slow(call: Call, on_chunk: object = None, priority: int = 5) -> Output:
+        async def slow(
+            call: Call, on_chunk: object = None, priority: int = 5, on_hang: object = None
+        ) -> Output:
             await waits.wait()
             return ANSWER
 
@@ -330,7 +332,9 @@ def test_a_call_that_ran_beside_one_that_crashes_its_engine_is_not_taken_for_the
         running: set[str] = set()
         crashed = asyncio.Event()
 
-        async def run(call: Call, on_chunk: object = None, priority: int = 5) -> Output:
+        async def run(
+            call: Call, on_chunk: object = None, priority: int = 5, on_hang: object = None
+        ) -> Output:
             assert isinstance(call, Embed)
             name = call.texts[0]
             running.add(name)
@@ -366,7 +370,9 @@ def test_an_engine_that_works_is_not_started_anew(tmp_path: Path) -> None:
         await node.models.start()
         waits = asyncio.Event()
 
-        async def slow(call: Call, on_chunk: object = None, priority: int = 5) -> Output:
+        async def slow(
+            call: Call, on_chunk: object = None, priority: int = 5, on_hang: object = None
+        ) -> Output:
             await waits.wait()
             return ANSWER
 

@@ -13,7 +13,7 @@ from edgeslm.engine.calls import Hardware
 from edgeslm.engine.process import EngineCrashed
 from edgeslm.engine.team import EngineTeam
 from edgeslm.models import Models
-from tests.fakes import FakeProcess
+from tests.fakes import FakeAttempt, FakeProcess
 from tests.nodes import write_bundle
 from tests.test_models import ANSWER, CALL, MOMENT_S, raises, until
 
@@ -92,9 +92,9 @@ def test_a_crash_of_one_worker_is_tried_again_on_the_other(tmp_path: Path) -> No
     async def scene() -> None:
         crew = Crew(tmp_path, on_call=raises(EngineCrashed("x"), None))
         await crew.models.start()
-        tries: list[int] = []
-        assert await crew.models.ask("small", CALL, on_try=tries.append) == ANSWER
-        assert tries == [1, 2]
+        attempt = FakeAttempt()
+        assert await crew.models.ask("small", CALL, attempt=attempt) == ANSWER
+        assert attempt.told == ["compute", "crash", "compute"]
         await until(lambda: all(crew.alive))
         await crew.models.stop()
 

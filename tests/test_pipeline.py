@@ -15,7 +15,7 @@ from edgeslm.bus.spool import Spool
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.fakes import make_delivery
-from tests.nodes import BASE, Node, NodeProcess, fake_configuration
+from tests.nodes import BASE, FAKE_RUN, Node, NodeProcess, fake_configuration
 
 MakeBroker = Callable[..., Mosquitto]
 REPLY = f"{BASE}/res/triage/desk"
@@ -141,7 +141,7 @@ def test_an_answered_request_is_remembered_over_kill_9(broker: Mosquitto, tmp_pa
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_request_in_whose_run_the_daemon_ends_three_times_is_poisoned(
+def test_a_request_in_whose_run_the_daemon_ends_twice_is_poisoned(
     broker: Mosquitto, tmp_path: Path, named: bool
 ) -> None:
     text, _, working = held(tmp_path)
@@ -151,15 +151,72 @@ def test_a_request_in_whose_run_the_daemon_ends_three_times_is_poisoned(
     ):
         node.wait_online(app)
         app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"42" if named else None)
-        for _ in range(3):
+        for _ in range(2):
             begun(working, app)
             node.kill()
             node.start()
         assert app.take(REPLY).code == "poisoned"
         assert app.take(f"{BASE}/dead").json["reason"] == "poisoned"
-        assert not working.exists(), "it was run a fourth time"
+        assert not working.exists(), "it was run a third time"
         app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"next")
         assert app.take(REPLY, lambda heard: heard.correlation == b"next").json["status"] == "ok"
+
+
+FREEZING = """
+import re
+from pathlib import Path
+from {module} import {owner}
+
+computed = {owner}.{method}
+
+def freeze(self, *values, **named):
+    if "freeze" in str(values) + str(named):
+        Path({mark!r}).touch()
+        re.search("^(a|a)*$", "a" * 100 + "b")
+    return computed(self, *values, **named)
+
+{owner}.{method} = freeze
+"""
+"""The parent's own code holds the interpreter's lock for ever, by a mistake that this stands for."""
+
+
+@pytest.mark.parametrize(
+    ("module", "method"),
+    [
+        ("edgeslm.tasks.task.Task", "check_input"),
+        ("edgeslm.tasks.classify.Classify", "run"),
+        ("edgeslm.routes.RouteReader", "consider"),
+    ],
+)
+def test_a_request_that_freezes_the_node_twice_is_poisoned(
+    broker: Mosquitto, tmp_path: Path, module: str, method: str
+) -> None:
+    mark = tmp_path / "frozen"
+    names = dict(zip(("module", "owner"), module.rsplit(".", 1), strict=True))
+    script = FREEZING.format(**names, method=method, mark=str(mark)) + FAKE_RUN
+    routes = [{"from": "plant/log", "task": "triage", "to": "out/label"}]
+    configuration = fake_configuration(broker.url, tmp_path, routes=routes)
+    with (
+        App(broker.port, f"{BASE}/#", "out/#") as app,
+        NodeProcess(tmp_path, configuration, script=script) as node,
+    ):
+        node.wait_online(app)
+        if method == "consider":
+            app.publish("plant/log", "freeze")
+        else:
+            app.publish(TRIAGE, "freeze", reply_to=REPLY, correlation=b"42")
+        for _ in range(2):
+            begun(mark, app)
+            node.kill()  # as the watchdog does
+            node.start()
+        assert app.take(f"{BASE}/dead").json["reason"] == "poisoned"
+        if method != "consider":
+            assert app.take(REPLY).code == "poisoned"
+        app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"next")
+        assert app.take(REPLY, lambda heard: heard.correlation == b"next").json["status"] == "ok"
+        app.publish("plant/log", "x")
+        assert app.take("out/label").json["status"] == "ok"
+        assert not mark.exists(), "it was computed a third time"
 
 
 def test_an_orderly_stop_is_not_held_against_a_request(
@@ -190,7 +247,7 @@ def test_a_message_of_a_route_that_is_delivered_again_is_run_once_more_and_poiso
     ):
         node.wait_online(app)
         app.publish("plant/log", text)
-        for _ in range(3):
+        for _ in range(2):
             begun(working, app)
             node.kill()
             node.start()

@@ -11,6 +11,7 @@ from edgeslm.bundle import load_bundle, short_digest
 from edgeslm.engine.calls import Adapters, Call, Classify, Cost, Generate, Output, Score
 from edgeslm.engine.process import EngineCrashed
 from edgeslm.errors import ConfigError, ModelUnavailable, TooLong
+from edgeslm.tries import Turn
 from tests.nodes import write_bundle
 from tests.services import WITH_BASE, make_service, play, request
 from tests.taught import (
@@ -325,7 +326,7 @@ def test_a_request_starts_once_however_many_stages_are_asked(tmp_path: Path) -> 
 
     async def scene() -> None:
         service = make_service(tmp_path, in_stages(tmp_path), Engines(UNSURE, SURE))
-        await service.submit(request("topic"), on_start=lambda: starts.append(None))
+        await service.submit(request("topic"), attempt=Turn(lambda: starts.append(None)))
 
     play(scene)
     assert len(starts) == 1

@@ -33,6 +33,8 @@ TIDY_S = 30.0, 600.0
 """Least and most time between two looks for entries that are older than the window; else a tenth of it."""
 TRIES_S = 3600.0
 """Tries are remembered so long at least: they keep a request from ending the node for ever."""
+LOST_NODE = 2
+"""What an end of the node costs, in the unit of ``Entry.lost``."""
 MOST_UNSAVED = 1024
 """Entries that wait in memory for a disk that takes none; beyond that the oldest are forgotten."""
 KEPT = 0.9
@@ -41,9 +43,9 @@ KEPT = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A request that was begun: ``attempts`` times, and ``result`` is what was answered, if it was."""
+    """A request that was begun: ``lost`` says what it cost, ``result`` what was answered, if it was."""
 
-    attempts: int
+    lost: int
     result: bytes | None
 
 
@@ -151,7 +153,7 @@ class Journal:
         self._changes = -1
 
     def open(self) -> None:
-        """Reads what there is. What was being run when the last process ended has one try more.
+        """Reads what there is. What was being computed when the last process ended is blamed for it.
 
         :raises JournalError: the file of the marks can't be used.
         """
@@ -169,9 +171,7 @@ class Journal:
                 f"The file {file} can't be used ({error.strerror}); make room for it."
             ) from None
         for key in self._marks.left:
-            known = self.find(key)
-            if known is None or known.result is None:  # else the process ended between answer and mark
-                self.finish(key, known.attempts + 1 if known else 1, None)
+            self.blame(key, LOST_NODE)
         self.tidy()
 
     def close(self) -> None:
@@ -200,36 +200,49 @@ class Journal:
             log.error("an answer in the journal is not as it was written; its request may be run again")
             return None
 
-    def begin(self, key: bytes, attempts: int) -> None:
-        """Marks that a request is being run for the ``attempts``-th time, before it is.
+    def begin(self, key: bytes, lost: int = 0) -> None:
+        """Marks that a request is computed from now on, which has cost ``lost`` until now.
 
         :raises JournalError: nothing can be written now, so it must not be run.
         """
         if self._database.problem is not None or self._unsaved:
             self._retry()
-        if attempts > 1:
-            self._write(key, Entry(attempts - 1, None))
+        if lost and ((known := self.find(key)) is None or known.lost < lost):
+            self._write(key, Entry(lost, None))
             self._unsaved.pop(key, None)
         if self._marks is not None:
             self._marks.set(key)
 
-    def finish(self, key: bytes, attempts: int, result: bytes | None) -> None:
-        """Writes down what a request came to; without ``result`` only how often it was tried.
+    def pause(self, key: bytes) -> None:
+        """Nothing of a request is computed for now."""
+        if self._marks is not None:
+            self._marks.clear(key)
+
+    def finish(self, key: bytes, lost: int, result: bytes | None) -> None:
+        """Writes down what a request came to; without ``result`` only what it cost.
 
         Never fails: what the disk doesn't take is kept in memory.
         """
-        entry = Entry(attempts, result) if self._keeps_results or result is None else Entry(0, None)
-        if entry != Entry(0, None) or self._index.get(key) is not None:
-            try:
-                self._write(key, entry)
-                self._unsaved.pop(key, None)
-            except JournalError:
-                self._unsaved.pop(key, None)
-                self._unsaved[key] = entry
-                if len(self._unsaved) > MOST_UNSAVED:
-                    del self._unsaved[next(iter(self._unsaved))]
-        if self._marks is not None:
-            self._marks.clear(key)
+        self._keep(key, Entry(lost, result) if self._keeps_results or result is None else Entry(0, None))
+        self.pause(key)
+
+    def blame(self, key: bytes, lost: int) -> None:
+        """What a request costs beyond what it has until now, unless it was answered. Never fails."""
+        known = self.find(key)
+        if known is None or known.result is None:
+            self._keep(key, Entry(lost + (known.lost if known else 0), None))
+
+    def _keep(self, key: bytes, entry: Entry) -> None:
+        if entry == Entry(0, None) and self._index.get(key) is None:
+            return
+        try:
+            self._write(key, entry)
+            self._unsaved.pop(key, None)
+        except JournalError:
+            self._unsaved.pop(key, None)
+            self._unsaved[key] = entry
+            if len(self._unsaved) > MOST_UNSAVED:
+                del self._unsaved[next(iter(self._unsaved))]
 
     def forget(self, key: bytes) -> None:
         """``key`` names another message from now on: a packet identifier that is in use again."""
@@ -283,7 +296,7 @@ class Journal:
             "INSERT INTO requests (key, at, attempts, result) VALUES (?, ?, ?, ?)",
             key,
             self._database.now,
-            entry.attempts,
+            entry.lost,
             result,
         )
         self._index.put(key, row)

@@ -18,10 +18,11 @@ from edgeslm.dispatch.orders import Answer, Order, Sending, Waiting
 from edgeslm.dispatch.speeds import Speeds
 from edgeslm.errors import Busy, Cancelled, Expired, Poisoned, RequestError, TimedOut, UnknownTask
 from edgeslm.messages import Chunk, Request, Result
-from edgeslm.tries import MOST_TRIES
 
 log = logging.getLogger("edgeslm.dispatch")
 
+MOST_ENDS: Final = 3
+"""A request during which so many nodes ended is not sent to another one."""
 REFUSED_S: Final = 5.0
 """How long a node that can't do a request isn't asked for it again."""
 LONGEST_PAUSE_S: Final = 5.0
@@ -90,7 +91,7 @@ class Forwarder:
         while order.correlation in self._orders:  # of a session that the broker has forgotten
             order.variant += 1
         self._orders[order.correlation] = order
-        if order.ends >= MOST_TRIES:
+        if order.ends >= MOST_ENDS:
             self._give_up(order, self._poisoned())
             return
         self.waiting.add(order)
@@ -148,7 +149,7 @@ class Forwarder:
             if news == "ended":
                 order.ends += 1
                 self._on_end(order)
-            if order.ends >= MOST_TRIES:
+            if order.ends >= MOST_ENDS:
                 self._give_up(order, self._poisoned())
             else:
                 self._put_back(order)
@@ -275,7 +276,7 @@ class Forwarder:
 
     @staticmethod
     def _poisoned() -> RequestError:
-        return Poisoned(f"{MOST_TRIES} nodes ended while they had this request")
+        return Poisoned(f"{MOST_ENDS} nodes ended while they had this request")
 
     def _give_up(self, order: Order, error: RequestError) -> None:
         self._finish(order, order.refuse(error))

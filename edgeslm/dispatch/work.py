@@ -329,7 +329,7 @@ class Work:
         )
 
     async def _answer(
-        self, request: Request, held: Held, key: bytes | None, attempts: int
+        self, request: Request, held: Held, key: bytes | None, lost: int
     ) -> tuple[Result, bytes]:
         order = Order(
             request,
@@ -338,7 +338,7 @@ class Work:
             asyncio.get_running_loop().create_future(),
             give_up_at=request.received_at + self.settings.limits.request_timeout_s,
             not_before=time.monotonic() + RETURN_S if held.delivery.dup else 0.0,
-            ends=attempts,
+            ends=lost,
             key=key,
         )
         result, payload = await self._ask(order, held)

@@ -92,6 +92,7 @@ class EngineProcess:
         self._ready: asyncio.Future[EngineInfo] | None = None
         self._pending: dict[int, _Pending] = {}
         self._abandoned: dict[int, asyncio.TimerHandle] = {}
+        self._on_hang: dict[int, Callable[[], None]] = {}
         self._unanswered: dict[int, int] = {}
         self._number = 0
 
@@ -160,12 +161,17 @@ class EngineProcess:
         return self.info
 
     async def call(
-        self, call: Call, on_chunk: Callable[[str], None] | None = None, priority: int = NORMAL_PRIORITY
+        self,
+        call: Call,
+        on_chunk: Callable[[str], None] | None = None,
+        priority: int = NORMAL_PRIORITY,
+        on_hang: Callable[[], None] | None = None,
     ) -> Output:
         """Runs one call; calls that wait are run in the order they came, but for one whose ``priority`` is
         above that of the call that runs: it is run between two pieces of the other.
 
-        Cancelling the awaiting task cancels the call in the worker between two tokens.
+        Cancelling the awaiting task cancels the call in the worker between two tokens. If that hangs instead,
+        the worker is killed and ``on_hang`` called.
 
         :raises RequestError: as the worker says; :class:`EngineCrashed` when it ended meanwhile.
         """
@@ -180,6 +186,8 @@ class EngineProcess:
         try:
             return await future
         except asyncio.CancelledError:
+            if on_hang is not None:
+                self._on_hang[number] = on_hang
             self._abandon(number)
             raise
         finally:
@@ -218,6 +226,8 @@ class EngineProcess:
             return
         log.error("the engine of %s did not give up call %d and is killed", self.bundle.name, number)
         del self._abandoned[number]
+        if (on_hang := self._on_hang.pop(number, None)) is not None:
+            on_hang()
         self.kill()
 
     def _handle(self, message: tuple[Any, ...]) -> None:
@@ -232,6 +242,7 @@ class EngineProcess:
         number, *rest = rest
         if kind != "chunk":
             self._unanswered.pop(number, None)
+            self._on_hang.pop(number, None)
             if (timer := self._abandoned.pop(number, None)) is not None:
                 timer.cancel()
         pending = self._pending.get(number)
@@ -262,6 +273,7 @@ class EngineProcess:
         for timer in self._abandoned.values():
             timer.cancel()
         self._abandoned.clear()
+        self._on_hang.clear()
         self._unanswered.clear()
         waiting: list[asyncio.Future[Any]] = [p.future for p in self._pending.values()]
         if self._ready is not None:

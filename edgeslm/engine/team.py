@@ -68,7 +68,11 @@ class EngineTeam:
         return info
 
     async def call(
-        self, call: Call, on_chunk: Callable[[str], None] | None = None, priority: int = NORMAL_PRIORITY
+        self,
+        call: Call,
+        on_chunk: Callable[[str], None] | None = None,
+        priority: int = NORMAL_PRIORITY,
+        on_hang: Callable[[], None] | None = None,
     ) -> Output:
         """See ``EngineProcess.call``. What is only read, for its beginning to be known, all of them read."""
         ready = [member for member in self._members if member.ready] or self._members
@@ -76,7 +80,7 @@ class EngineTeam:
             outputs = await asyncio.gather(*(member.call(call, None, priority) for member in ready))
             return outputs[0]
         member = min(ready, key=lambda one: one.unanswered)
-        return await member.call(call, on_chunk, priority)
+        return await member.call(call, on_chunk, priority, on_hang)
 
     async def stop(self) -> None:
         await asyncio.gather(*(member.stop() for member in self._members))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.bus.database import Database
-from edgeslm.bus.journal import Entry, Journal, delivery_key, reader_key, request_key
+from edgeslm.bus.journal import LOST_NODE, Entry, Journal, delivery_key, reader_key, request_key
 from tests.fakes import FakeClock, make_delivery, make_key
 
 KEY, OTHER = b"k" * 16, b"o" * 16
@@ -79,15 +79,15 @@ def test_a_request_is_remembered_over_a_restart(
     journal: Journal, database: Database, clock: FakeClock
 ) -> None:
     assert journal.find(KEY) is None
-    journal.begin(KEY, 1)
+    journal.begin(KEY)
     journal.finish(KEY, 1, b"answer")
-    journal.begin(OTHER, 1)
+    journal.begin(OTHER)
     journal = restart(database)
     assert journal.find(KEY) == Entry(1, b"answer")
-    assert journal.find(OTHER) == Entry(1, None), "it was being run"
-    journal.begin(OTHER, 2)
+    assert journal.find(OTHER) == Entry(LOST_NODE, None), "it was being run"
+    journal.begin(OTHER, LOST_NODE + 1)
     journal = restart(database)
-    assert journal.find(OTHER) == Entry(2, None)
+    assert journal.find(OTHER) == Entry(2 * LOST_NODE + 1, None)
     journal.finish(OTHER, 0, None)
     assert journal.find(OTHER) == Entry(0, None)
 
@@ -95,11 +95,11 @@ def test_a_request_is_remembered_over_a_restart(
 def test_what_was_run_when_the_process_ended_has_a_try_more(journal: Journal, database: Database) -> None:
     keys = [make_key(number) for number in range(1, 101)]
     for key in keys[:50]:
-        journal.begin(key, 1)
+        journal.begin(key)
     for key in keys[:48]:
         journal.finish(key, 1, b"answer")
     journal = restart(database)
-    assert [key for key in keys if journal.find(key) == Entry(1, None)] == keys[48:50]
+    assert [key for key in keys if journal.find(key) == Entry(LOST_NODE, None)] == keys[48:50]
 
 
 def test_requests_are_forgotten_after_the_window(journal: Journal, clock: FakeClock) -> None:
@@ -149,15 +149,18 @@ def test_the_size_is_bounded_and_the_newest_are_kept(database: Database, count: 
 
 def test_tries_are_remembered_without_a_window(database: Database) -> None:
     journal = make(database, window_s=0.0)
-    journal.begin(KEY, 1)
+    journal.begin(KEY)
     journal.finish(OTHER, 1, b"answer")
     database.close()
     database.open()
     journal = make(database, window_s=0.0)
-    assert (journal.find(KEY), journal.find(OTHER)) == (Entry(1, None), None)
+    assert (journal.find(KEY), journal.find(OTHER)) == (Entry(LOST_NODE, None), None)
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["begin", "finish", "forget", "restart"]))))
+STEPS = ["begin", "pause", "crash", "blame", "finish", "forget", "restart"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(STEPS))))
 def test_it_remembers_what_a_dictionary_would(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, str]]
 ) -> None:
@@ -167,12 +170,21 @@ def test_it_remembers_what_a_dictionary_would(
     running: set[bytes] = set()
     for number, (which, what) in enumerate(steps):
         key = make_key(which)
-        tries = model[key].attempts if key in model else 0
+        tries = model[key].lost if key in model else 0
         if what == "begin":
+            journal.begin(key, tries)
+            running.add(key)
+        elif what == "pause":
+            journal.pause(key)
+            running.discard(key)
+        elif what == "crash":
             journal.begin(key, tries + 1)
             running.add(key)
-            if tries:
-                model[key] = Entry(tries, None)
+            model[key] = Entry(tries + 1, None)
+        elif what == "blame":
+            journal.blame(key, 2)
+            if key not in model or model[key].result is None:
+                model[key] = Entry(tries + 2, None)
         elif what == "finish":
             journal.finish(key, tries, b"%d" % number)
             model[key] = Entry(tries, b"%d" % number)
@@ -186,9 +198,9 @@ def test_it_remembers_what_a_dictionary_would(
             journal = restart(database)
             for one in running:
                 if one not in model:
-                    model[one] = Entry(1, None)
+                    model[one] = Entry(LOST_NODE, None)
                 elif model[one].result is None:
-                    model[one] = Entry(model[one].attempts + 1, None)
+                    model[one] = Entry(model[one].lost + LOST_NODE, None)
             running.clear()
         for each in range(4):
             assert journal.find(make_key(each)) == model.get(make_key(each))
@@ -198,7 +210,7 @@ def test_it_remembers_what_a_dictionary_would(
 def test_an_answer_is_kept_when_the_process_ends_before_its_mark_is_cleared(
     journal: Journal, database: Database
 ) -> None:
-    journal.begin(KEY, 1)
+    journal.begin(KEY)
     journal._write(KEY, Entry(1, b"answer"))
     assert restart(database).find(KEY) == Entry(1, b"answer")
 
@@ -221,7 +233,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from edgeslm.bus.database import Database
-from edgeslm.bus.journal import MOST_UNSAVED, Journal
+from edgeslm.bus.journal import LOST_NODE, MOST_UNSAVED, Journal
 from edgeslm.errors import JournalError
 
 now = 0.0
@@ -229,14 +241,14 @@ database = Database(Path(sys.argv[1]), clock=lambda: now)
 database.open()
 journal = Journal(database, window_s=60, limit_bytes=10**8)
 journal.open()
-journal.begin(b"1" * 16, 1)
+journal.begin(b"1" * 16)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # as a full disk: nothing grows
 journal.finish(b"1" * 16, 1, b"a" * 10_000)
 assert database.problem and "make room" in database.problem, database.problem
 assert journal.find(b"1" * 16).result == b"a" * 10_000, "a result is lost"
 try:
-    journal.begin(b"2" * 16, 1)
+    journal.begin(b"2" * 16)
 except JournalError as error:
     print(error)
 else:
@@ -248,17 +260,17 @@ journal.finish(b"1" * 16, 1, b"a" * 10_000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 now += 0.1
 try:
-    journal.begin(b"2" * 16, 1)
+    journal.begin(b"2" * 16)
 except JournalError:
     now += 1.0  # the disk was left alone for a moment
-journal.begin(b"2" * 16, 1)
+journal.begin(b"2" * 16)
 assert database.problem is None
 database.close()
 database.open()
 assert journal.find(b"1" * 16).result == b"a" * 10_000, "what was kept in memory was not written"
 journal = Journal(database, window_s=60, limit_bytes=10**8)
 journal.open()
-assert journal.find(b"2" * 16).attempts == 1, "it was being run"
+assert journal.find(b"2" * 16).lost == LOST_NODE, "it was being run"
 """
 
 

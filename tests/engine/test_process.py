@@ -210,17 +210,19 @@ def test_a_call_that_hangs_ends_the_worker(bundle: Path, caplog: pytest.LogCaptu
 
     async def scene() -> None:
         async with running(scripted(bundle, script, cancel_grace_s=0.05)) as process:
-            call = asyncio.create_task(process.call(order("x")))
+            call = asyncio.create_task(process.call(order("x"), on_hang=lambda: hung.append("x")))
             await asyncio.sleep(0.01)
             call.cancel()
             with pytest.raises(EngineCrashed, match="signal 9"):
-                await process.call(order("y"))
+                await process.call(order("y"), on_hang=lambda: hung.append("y"))
             await until(lambda: not process.alive)
             with pytest.raises(asyncio.CancelledError):
                 await call
 
+    hung: list[str] = []
     play(scene)
     assert "did not give up call 1 and is killed" in caplog.text
+    assert hung == ["x"]
 
 
 def test_a_cancelled_call_that_waits_behind_a_long_one_doesnt_end_the_worker(bundle: Path) -> None:

@@ -37,7 +37,7 @@ class Held(FakeProcess):
     def unanswered(self) -> int:
         return self.before_it
 
-    async def call(self, call: Call, on_chunk: Any = None, priority: int = 5) -> Output:
+    async def call(self, call: Call, on_chunk: Any = None, priority: int = 5, on_hang: Any = None) -> Output:
         self.calls.append(call)
         self.before_it += 1
         await self.go.wait()
