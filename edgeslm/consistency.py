@@ -10,10 +10,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from edgeslm.document import Path
 from edgeslm.errors import TemplateError
+from edgeslm.json_schemas import schema_faults
 from edgeslm.sections import LEARNED, NODE_STAGE, Config, Pool, Route, Task
 from edgeslm.surroundings import Broker, Console, Rollouts
 from edgeslm.task_kinds import ALLOWED, LEARNABLE, POSSIBLE, Kind
@@ -273,54 +273,6 @@ def _example_faults(path: Path, kind: Kind, task: Task) -> Iterator[Fault]:
                 key,
                 f"{example.output!r} is none of the labels: {_near(example.output, frozenset(task.labels))}",
             )
-
-
-def schema_faults(path: Path, schema: dict[str, Any]) -> Iterator[Fault]:
-    """What keeps ``schema`` from being a JSON Schema of named fields."""
-    from jsonschema import Draft202012Validator  # lazy: only files with an extract task pay for it
-
-    if schema.get("type") != "object":
-        yield (*path, "type"), "must be object: what is extracted is a set of named fields"
-    validator = Draft202012Validator(
-        Draft202012Validator.META_SCHEMA, format_checker=Draft202012Validator.FORMAT_CHECKER
-    )
-    found = False
-    for error in validator.iter_errors(schema):
-        found = True
-        yield (*path, *error.absolute_path), f"not JSON Schema: {_short(error.message)}"
-    if not found:
-        yield from _reference_faults(path, schema, schema)
-
-
-def _short(message: str) -> str:
-    return message if len(message) <= 200 else message[:197] + "..."
-
-
-def _reference_faults(path: Path, schema: Any, root: dict[str, Any]) -> Iterator[Fault]:
-    """References must stay inside the schema: a device fetches nothing."""
-    children: Any = schema.items() if isinstance(schema, dict) else enumerate(schema)
-    for key, value in children:
-        if key == "$ref" and isinstance(value, str) and not _points(value, root):
-            yield (*path, key), f"{value!r} points to nothing inside this schema: write it as #/$defs/NAME"
-        elif isinstance(value, dict | list):
-            yield from _reference_faults((*path, key), value, root)
-
-
-def _points(reference: str, root: Any) -> bool:
-    if reference == "#":
-        return True
-    if not reference.startswith("#/"):
-        return False
-    target = root
-    for part in reference[2:].split("/"):
-        part = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
-            target = target[int(part)]
-        elif isinstance(target, dict) and part in target:
-            target = target[part]
-        else:
-            return False
-    return True
 
 
 def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Iterator[Fault]:

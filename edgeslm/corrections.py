@@ -15,6 +15,7 @@ from typing import Any
 from edgeslm.bus.feedback import Feedback, parse_feedback
 from edgeslm.errors import FeedbackError, InvalidRequest
 from edgeslm.feedback import Correction, FeedbackStore
+from edgeslm.json_schemas import make_validator
 from edgeslm.messages import Request
 from edgeslm.tasks import Task
 
@@ -91,12 +92,10 @@ class Corrections:
 
 def fields_fault(schema: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> str | None:
     """What keeps fields from being an answer by the schema, which names all that there are."""
-    from jsonschema import Draft202012Validator  # lazy: few nodes get corrections
-
     known = (schema or {}).get("properties", {})
     if unknown := sorted(set(fields) - set(known)):
         return f"it has no field {unknown[0]!r}"
-    error = next(Draft202012Validator(dict(schema or {})).iter_errors(dict(fields)), None)
+    error = next(make_validator(schema or {}).iter_errors(dict(fields)), None)
     return None if error is None else str(error.message)[:200]
 
 

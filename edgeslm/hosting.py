@@ -31,10 +31,10 @@ from edgeslm.console.wire import INPUT_BYTES
 from edgeslm.errors import BundleError, Busy, InternalError, KnowledgeError
 from edgeslm.inspection import card_rows, describe
 from edgeslm.knowledge.database import find_collection, open_database
+from edgeslm.messages import Turn
 from edgeslm.observe.audit import AuditLog
 from edgeslm.service import Service
 from edgeslm.surroundings import Console
-from edgeslm.tries import Turn
 
 log = logging.getLogger("edgeslm.console")
 

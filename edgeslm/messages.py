@@ -6,7 +6,7 @@ Times ending in ``_at`` are ``time.monotonic()`` seconds of this process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -151,3 +151,29 @@ class Attempt(Protocol):
     def hang(self) -> None:
         """An engine didn't give it up and had to be ended, some time after the request had its result."""
         ...
+
+
+class Turn:
+    """An :class:`Attempt` of which nothing is remembered.
+
+    ``on_turn`` is called once, when its turn has come.
+    """
+
+    def __init__(self, on_turn: Callable[[], None] | None = None) -> None:
+        self.on_turn = on_turn
+        self._has_waited = self._has_run = False
+
+    def compute(self) -> None:
+        if self._has_waited and not self._has_run:
+            self._has_run = True
+            if self.on_turn is not None:
+                self.on_turn()
+
+    def wait(self) -> None:
+        self._has_waited = True
+
+    def crash(self) -> None:
+        pass
+
+    def hang(self) -> None:
+        pass

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from edgeslm.bus.journal import LOST_NODE, Journal
 from edgeslm.errors import Busy, JournalError, Poisoned
-from edgeslm.messages import Result
+from edgeslm.messages import Result, Turn
 
 LOST_ENGINE = 1
 """What the end of an engine costs; that of the node costs ``LOST_NODE``, and so does an engine that hung."""
@@ -15,32 +13,6 @@ MOST_LOST = 2 * LOST_NODE
 TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_memory"})
 """Errors that another try may mend: they are not remembered."""
 FULL_DISK_RETRY_MS = 5000
-
-
-class Turn:
-    """An :class:`edgeslm.messages.Attempt` of which nothing is remembered.
-
-    ``on_turn`` is called once, when its turn has come.
-    """
-
-    def __init__(self, on_turn: Callable[[], None] | None = None) -> None:
-        self.on_turn = on_turn
-        self._has_waited = self._has_run = False
-
-    def compute(self) -> None:
-        if self._has_waited and not self._has_run:
-            self._has_run = True
-            if self.on_turn is not None:
-                self.on_turn()
-
-    def wait(self) -> None:
-        self._has_waited = True
-
-    def crash(self) -> None:
-        pass
-
-    def hang(self) -> None:
-        pass
 
 
 class Tries(Turn):

@@ -88,7 +88,7 @@ from tests.config_texts import SMALL, problems, with_task
                 "model": "small",
                 "schema": {"type": "object", "properties": {"a": {"pattern": "("}}},
             },
-            "schema.properties.a.pattern: not JSON Schema",
+            "schema.properties.a.pattern: '(' can't be matched here: unclosed group",
         ),
         (
             {

@@ -11,7 +11,7 @@ from edgeslm.bundle import load_bundle, short_digest
 from edgeslm.engine.calls import Adapters, Call, Classify, Cost, Generate, Output, Score
 from edgeslm.engine.process import EngineCrashed
 from edgeslm.errors import ConfigError, ModelUnavailable, TooLong
-from edgeslm.tries import Turn
+from edgeslm.messages import Turn
 from tests.nodes import write_bundle
 from tests.services import WITH_BASE, make_service, play, request
 from tests.taught import (

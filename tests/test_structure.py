@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FOUNDATION = {
     *("errors", "topics", "messages", "bundle", "learned", "calibration", "pointing", "shape", "profiles"),
-    *("arithmetic", "ownership", "document", "fields", "sandbox", "templates", "sections", "consistency"),
+    *("arithmetic", "ownership", "document", "fields", "sandbox", "templates", "sections", "patterns"),
+    *("json_schemas", "consistency"),
     *("config", "task_kinds", "surroundings", "erasing", "changes", "records", "findings"),
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""

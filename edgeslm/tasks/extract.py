@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from edgeslm.bundle import Bundle
 from edgeslm.calibration import sure
 from edgeslm.config import Task as TaskSection
-from edgeslm.consistency import schema_faults
 from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
-from edgeslm.errors import InvalidRequest, TooLong
+from edgeslm.errors import ConfigError, InvalidRequest, TooLong
+from edgeslm.json_schemas import PATTERN_SIZE, make_validator, pattern_faults, schema_faults
 from edgeslm.messages import Request
+from edgeslm.patterns import make_matcher
 from edgeslm.pointing import is_fixed
 from edgeslm.tasks.pointed import FieldReader, make_readers
 from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task, threshold_of
@@ -39,6 +40,8 @@ TIGHT_ARRAY_ITEMS = 4
 """Bounds of the second try, when the first ran out of tokens before its JSON was closed."""
 SCHEMA_CHARS = 20_000
 """Most characters of a schema that a sender brings: checking one takes time that the bus waits for."""
+SCHEMA_PARTS = 500
+"""The same of its mappings, each of which is checked."""
 PHRASE_WORDS = 8
 """Longest run of words that a ``verbatim`` string can be."""
 BRACKETS = "\"'`()[]{}<>,;"
@@ -62,6 +65,8 @@ class Extract(Task):
         self._readers: Sequence[FieldReader] = ()
         if self.is_head and self.learned is not None:
             schema = section.output_schema or {}
+            for path, sentence in pattern_faults((), schema):
+                raise ConfigError([f"tasks.{name}.schema.{'.'.join(map(str, path))}: {sentence}"])
             self._readers = make_readers(self.learned, schema, verbatim=section.verbatim)
 
     def check_input(self, request: Request) -> None:
@@ -125,9 +130,7 @@ class Extract(Task):
 
     @cached_property
     def _check(self) -> Validator:
-        from jsonschema import Draft202012Validator  # lazy: few nodes need it
-
-        return Draft202012Validator(dict(self.section.output_schema or {}))
+        return make_validator(self.section.output_schema or {})
 
     async def _point(self, message: str, ask: Ask, head: Bundle) -> Outcome:
         """Fields that nothing in the message fits, though the schema wants them, are left out of an
@@ -199,15 +202,24 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
     :raises InvalidRequest: not a JSON Schema of named fields.
     """
-    if len(json.dumps(schema)) > SCHEMA_CHARS:
-        raise InvalidRequest(f"the schema has more than {SCHEMA_CHARS} characters; send a smaller one")
     try:
-        fault = next(schema_faults((), dict(schema)), None)
+        if len(json.dumps(schema)) > SCHEMA_CHARS or sum(1 for _ in _mappings(schema)) > SCHEMA_PARTS:
+            most = f"{SCHEMA_CHARS} characters or {SCHEMA_PARTS} parts"
+            raise InvalidRequest(f"the schema has more than {most}; send a smaller one")
+        fault = next(schema_faults((), dict(schema), PATTERN_SIZE), None)
     except RecursionError:
         fault = ((), "nested too deeply")
     if fault is not None:
         path, sentence = fault
         raise InvalidRequest(f"options.schema: {'.'.join(map(str, path)) or 'the schema'}: {sentence}")
+
+
+def _mappings(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        yield value
+    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for child in children:
+        yield from _mappings(child)
 
 
 def encode_fields(fields: Any) -> str:
@@ -231,7 +243,7 @@ def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[st
         elif "string" in kinds and not node.keys() & {"enum", "const", "pattern", "format"}:
             least, most = node.get("minLength", 0), min(node.get("maxLength", string_chars), string_chars)
             node["maxLength"] = max(most, least)
-        if "array" in kinds and "enum" not in node:
+        if ("array" in kinds or "maxItems" in node) and "enum" not in node:
             node["maxItems"] = max(
                 min(node.get("maxItems", array_items), array_items), node.get("minItems", 0)
             )
@@ -248,8 +260,8 @@ def _may_be_text(node: Mapping[str, Any], kinds: set[str]) -> bool:
 def _hold_to(node: dict[str, Any], kinds: set[str], words: Sequence[str], string_chars: int) -> None:
     """Lets the strings of a subschema be those of ``words`` that fit it and nothing else, but for null."""
     least, most = node.get("minLength", 0), min(node.get("maxLength", string_chars), string_chars)
-    pattern = node.get("pattern", "")
-    fitting = [word for word in words if least <= len(word) <= most and re.search(pattern, word)] or [""]
+    matches = make_matcher(node.get("pattern", ""))
+    fitting = [word for word in words if least <= len(word) <= most and matches(word)] or [""]
     others = [{"type": kind} for kind in sorted(kinds - {"string", "null"})]
     values: dict[str, Any] = {"enum": [*fitting, None] if "null" in kinds else fitting}
     about = {key: node[key] for key in ("title", "description") if key in node}

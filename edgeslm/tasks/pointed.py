@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.engine.calls import Pointed
+from edgeslm.json_schemas import make_validator
 from edgeslm.learned import LearnedField, LearnedSection
 from edgeslm.pointing import Place, find_places, is_fixed, read_place, types_of
 
@@ -100,9 +101,7 @@ def make_readers(learned: LearnedSection, schema: Mapping[str, Any], *, verbatim
 
     :param verbatim: texts that aren't fixed by the schema have to stand in the message.
     """
-    from jsonschema import Draft202012Validator  # lazy: few nodes have such a task
-
-    whole = Draft202012Validator(dict(schema))
+    whole = make_validator(schema)
     numbers = {field.name: number for number, field in enumerate(learned.fields)}
     taught = (learned.output_schema or {}).get("properties", {})
     readers = []

@@ -1,0 +1,119 @@
+"""Regular expressions of schemas, in time linear in the text: Rust's ``regex``, which pydantic brings.
+
+A configuration or a sender names them, and Python's own would take for ever on some (``^(a|a)*$``). What it
+can't do in linear time, look-around and references to groups, is refused; so it is by the engine, whose
+grammars have the same syntax.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Annotated, Final
+
+from pydantic import ConfigDict, StringConstraints, TypeAdapter
+
+KEPT: Final = 4
+"""Compiled expressions that are kept: one may have megabytes."""
+_LINEAR: Final = ConfigDict(regex_engine="rust-regex", strict=True)
+_COUNT: Final = re.compile(r"\{(\d{1,9})(?:(,)(\d{0,9}))?\}")
+_PREFIX: Final = re.compile(r"\?(?:P?<\w{1,100}>|[a-zA-Z-]{0,10}:)")
+_BRACES: Final = re.compile(r"\{[^{}]{0,100}\}")
+_SIZES: Final = dict.fromkeys("wWpPbB", 500) | dict.fromkeys("dD", 50) | dict.fromkeys("sS", 20)
+_CHARACTER: Final = 1
+_CLASS: Final = 10
+
+
+class PatternError(ValueError):
+    """What is wrong with a regular expression, as the end of a sentence."""
+
+
+@lru_cache(KEPT)
+def make_matcher(pattern: str) -> Callable[[str], bool]:
+    """Tells whether the expression is found anywhere in a text.
+
+    :raises PatternError: it is none that can be matched in linear time, or it is too large.
+    """
+    text = Annotated[str, StringConstraints(pattern=pattern)]
+    try:
+        return TypeAdapter(text, config=_LINEAR).validator.isinstance_python
+    except Exception as error:  # of pydantic_core, which pydantic doesn't export
+        raise PatternError(_reason(str(error))) from None
+
+
+def _reason(words: str) -> str:
+    if "size limit" in words:
+        return "it is too large when its repetitions are written out"
+    found = re.search(r"error: (.{1,200})", words)
+    return found[1] if found else "it is no regular expression"
+
+
+def compiled_size(pattern: str) -> int:
+    """About how large an expression becomes, in units of 100 bytes: repetitions are written out, and a class
+    such as ``\\w`` has hundreds of ranges. Of what is no expression, any number."""
+    sums, last = [0], 0
+    place = 0
+    while place < len(pattern):
+        letter = pattern[place]
+        step, size = 1, 0
+        if letter == "(":
+            sums.append(0)
+            found = _PREFIX.match(pattern, place + 1)
+            place += 1 + (len(found[0]) if found else 0)
+            last = 0
+            continue
+        if letter == ")" and len(sums) > 1:
+            size = sums.pop()
+        elif letter == "[":
+            step, size = _class(pattern, place)
+        elif letter == "\\":
+            step, size = _escape(pattern, place)
+        elif letter == "{" and (count := _COUNT.match(pattern, place)):
+            most = max(int(count[1]), int(count[3] or 0))
+            sums[-1] += last * (max(most, 1) - 1)
+            last *= max(most, 1)
+            place += len(count[0])
+            continue
+        elif letter == ".":
+            size = _CLASS
+        elif letter not in "*+?|^$":
+            size = _CHARACTER
+        else:
+            place += 1
+            continue
+        sums[-1] += size
+        last = size
+        place += step
+    return sum(sums)
+
+
+def _escape(pattern: str, place: int) -> tuple[int, int]:
+    """Characters and size of what begins with a backslash."""
+    letter = pattern[place + 1 : place + 2]
+    found = _BRACES.match(pattern, place + 2) if letter in ("p", "P", "x", "u", "U") else None
+    return 2 + (len(found[0]) if found else 0), _SIZES.get(letter, _CHARACTER)
+
+
+def _class(pattern: str, start: int) -> tuple[int, int]:
+    """The same of what begins with a bracket; classes may be nested."""
+    depth, size, place = 0, _CLASS, start
+    while place < len(pattern):
+        letter = pattern[place]
+        if letter == "\\":
+            step, more = _escape(pattern, place)
+            place, size = place + step, size + more
+            continue
+        if letter == "[":
+            depth += 1
+            if pattern.startswith("^", place + 1):
+                place += 1
+            if pattern.startswith("]", place + 1):  # it stands for itself where it comes first
+                place += 1
+        elif letter == "]":
+            depth -= 1
+            if depth == 0:
+                break
+        size += _CHARACTER
+        place += 1
+    return place + 1 - start, size
