@@ -43,6 +43,7 @@ from edgeslm.engine.calls import (
     Score,
 )
 from edgeslm.engine.prepared import find_prepared
+from edgeslm.engine.room import limit_memory
 from edgeslm.errors import BundleError, Cancelled, InternalError, RequestError
 
 if TYPE_CHECKING:
@@ -169,7 +170,13 @@ class Engine:
             self.context_length = self._encoder.context_length
         else:
             raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind} can't be a model of its own")
-        self.kind = kind
+        self.kind, self._manifest, self._device = kind, bundle.manifest, device
+
+    def limit_memory(self) -> None:
+        """Holds this process to what calls may need; on a GPU nobody can foresee what its driver reserves."""
+        if self._decoder is not None and self._device == "cpu":
+            cache_bytes = self.context_length * self._manifest.kv_bytes_per_token
+            limit_memory(cache_bytes, sum(file.bytes for file in self._manifest.weights))
 
     def run(self, call: Call, emit: Callable[[str], None], cancelled: Callable[[], bool]) -> Output:
         """
@@ -205,8 +212,12 @@ def serve(
     *,
     power: Power = BALANCED,
     device: Device = "cpu",
+    limits_memory: bool = False,
 ) -> None:
-    """Loads the bundle, says so, and answers calls until the pipe closes."""
+    """Loads the bundle, says so, and answers calls until the pipe closes.
+
+    :param limits_memory: holds this process to what calls may need from then on.
+    """
     inbox = _Inbox(pipe)
     inbox.start()
     started = time.perf_counter()
@@ -215,6 +226,8 @@ def serve(
     except BundleError as error:
         pipe.send(("refused", str(error)))
         return
+    if limits_memory:
+        engine.limit_memory()
     load_ms = (time.perf_counter() - started) * 1000
     try:
         told = EngineInfo(engine.kind, engine.context_length, engine.threads, load_ms, engine.prepared)
@@ -276,7 +289,7 @@ def main(argv: list[str]) -> None:
     cache, digest, *rest = [None if part == ANY else part for part in argv[6:]]
     adapters = {Path(str(path)): expected for path, expected in zip(rest[::2], rest[1::2], strict=True)}
     prepared = None if cache is None else Path(cache)
-    serve(pipe, path, threads, digest, adapters, prepared, power=power, device=device)
+    serve(pipe, path, threads, digest, adapters, prepared, power=power, device=device, limits_memory=True)
 
 
 if __name__ == "__main__":

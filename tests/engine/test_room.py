@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,20 @@ def test_somebody_looks_again_a_moment_later(tmp_path: Path, monkeypatch: pytest
 
 def test_a_kernel_that_does_not_tell_stands_in_no_ones_way(tmp_path: Path) -> None:
     check_room(10**15, "it", Caches(tmp_path, 0), tmp_path)
+
+
+RUNAWAY = """
+from edgeslm.engine.room import GRAMMAR_BYTES, limit_memory
+
+limit_memory(100_000_000, 50_000_000)
+cache = bytearray(300_000_000)
+try:
+    grammar = bytearray(GRAMMAR_BYTES + 60_000_000)
+except MemoryError:
+    print("held")
+"""
+
+
+def test_a_process_is_held_to_what_was_computed_for_it() -> None:
+    done = subprocess.run([sys.executable, "-c", RUNAWAY], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("held\n", 0), done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import onnxruntime_genai as og
 import pytest
 
 from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.engine.calls import Classify, Embed, Generate, Output, Prompt, Text, Turn
+from edgeslm.engine.calls import Classify, Embed, Generate, Guide, Output, Prompt, Text, Turn
 from edgeslm.engine.process import EngineProcess
 from edgeslm.engine.worker import Engine, serve
 from edgeslm.errors import BundleError, Cancelled, InternalError, ModelUnavailable, TooLong
@@ -139,6 +140,31 @@ def test_cuda_that_isnt_there_is_refused_and_what_was_prepared_is_not_looked_at(
         Engine(starter / "smollm2-135m-int4", 1, cache=tmp_path, device="cuda")
     with pytest.raises(AssertionError, match="laid out"):
         Engine(starter / "smollm2-135m-int4", 1, cache=tmp_path)
+
+
+def test_an_engine_is_held_to_what_its_calls_need(starter: Path) -> None:
+    """And has enough for one whose context is full, and that of a call in between."""
+    prompt = Prompt((Turn("user", (Text("Which number?"),)),))
+    schemas = [
+        {"type": "object", "properties": {name: {"enum": [1, 2]}}, "required": [name]} for name in "ab"
+    ]
+    calls = [Generate(prompt, 8000, guide=Guide("json_schema", json.dumps(schema))) for schema in schemas]
+
+    async def scene() -> None:
+        process = EngineProcess(starter / "smollm2-135m-int4")
+        try:
+            await process.start()
+            limits = Path(f"/proc/{process.pid}/limits").read_text()
+            (held,) = [line.split()[3] for line in limits.splitlines() if line.startswith("Max data size")]
+            manifest = load_bundle(process.bundle).manifest
+            cache = manifest.kv_bytes_per_token * manifest.context_length
+            assert 3 * cache < int(held) < 3 * cache + 2_000_000_000
+            for output in await asyncio.gather(*(process.call(call) for call in calls)):
+                assert output.text
+        finally:
+            await process.stop()
+
+    asyncio.run(scene())
 
 
 @pytest.mark.parametrize("kind", ["adapter"])
