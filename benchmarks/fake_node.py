@@ -50,7 +50,11 @@ class TimedEngine(EngineProcess):
         return self.info
 
     async def call(
-        self, call: Call, on_chunk: Callable[[str], None] | None = None, priority: int = NORMAL_PRIORITY
+        self,
+        call: Call,
+        on_chunk: Callable[[str], None] | None = None,
+        priority: int = NORMAL_PRIORITY,
+        on_hang: Callable[[], None] | None = None,
     ) -> Output:
         assert isinstance(call, Score)  # noqa: S101  (the benchmark's only task is a classify)
         if self.service_s:
