@@ -15,7 +15,7 @@ from edgeslm.bus.spool import Spool
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.fakes import make_delivery
-from tests.nodes import BASE, FAKE_RUN, Node, NodeProcess, fake_configuration
+from tests.nodes import BASE, FAKE_RUN, TASKS, Node, NodeProcess, fake_configuration
 
 MakeBroker = Callable[..., Mosquitto]
 REPLY = f"{BASE}/res/triage/desk"
@@ -217,6 +217,27 @@ def test_a_request_that_freezes_the_node_twice_is_poisoned(
         app.publish("plant/log", "x")
         assert app.take("out/label").json["status"] == "ok"
         assert not mark.exists(), "it was computed a third time"
+
+
+def test_a_schema_of_a_sender_stops_nobody(broker: Mosquitto, tmp_path: Path) -> None:
+    fields = {**TASKS["fields"], "allow": ["schema"], "verbatim": True}
+    configuration = fake_configuration(broker.url, tmp_path, tasks={**TASKS, "fields": fields})
+    asked = {
+        "pattern": {"type": "string", "pattern": "^(a|a)*$"},
+        "multiple": {"type": "integer", "multipleOf": 5_000_011},
+        "items": {"type": "array", "minItems": 10**7},
+    }
+    with Node(tmp_path, configuration), App(broker.port, f"{BASE}/#") as app:
+        app.take_state(BASE, "online")
+        for id, field in asked.items():
+            schema = {"type": "object", "properties": {"f": field}}
+            request = {"id": id, "input": "a" * 40 + "b", "options": {"schema": schema}}
+            app.publish(f"{BASE}/req/fields", request, reply_to=f"{BASE}/res/fields/desk")
+        app.publish(TRIAGE, "x", reply_to=REPLY)
+        assert app.take(REPLY).json["status"] == "ok"
+        found = {one["id"]: one for one in (app.take(f"{BASE}/res/fields/desk").json for _ in asked)}
+    codes = {id: one.get("error", {}).get("code") for id, one in found.items()}
+    assert codes == {"pattern": None, "multiple": "invalid_request", "items": "invalid_request"}
 
 
 def test_an_orderly_stop_is_not_held_against_a_request(
