@@ -68,6 +68,7 @@ class FakeProcess(EngineProcess):
         self.calls: list[Call] = []
         self.priorities: list[int] = []
         self._on_call = on_call
+        self.on_hang: Callable[[], None] | None = None
         self._on_start = on_start
         self._is_prepared = is_prepared or (lambda: False)
         self._up = False
@@ -102,6 +103,7 @@ class FakeProcess(EngineProcess):
     ) -> Output:
         self.calls.append(call)
         self.priorities.append(priority)
+        self.on_hang = on_hang
         try:
             return self._on_call(call)
         except EngineCrashed:

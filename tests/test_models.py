@@ -12,7 +12,7 @@ from edgeslm.engine.calls import Adapters, Call, Embed, Hardware, Output
 from edgeslm.engine.process import EngineCrashed
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, TooLong
 from edgeslm.models import Models
-from tests.fakes import FakeProcess
+from tests.fakes import FakeAttempt, FakeProcess
 from tests.nodes import write_bundle
 
 CALL = Embed(("x",))
@@ -55,6 +55,24 @@ def raises(*errors: Exception | None) -> Callable[[Call], Output]:
         return ANSWER
 
     return answer
+
+
+def test_an_attempt_is_told_when_it_is_computed_and_that_it_hung(tmp_path: Path) -> None:
+    async def scene() -> None:
+        node = Node(tmp_path, on_call=raises(None, None, EngineCrashed("gone"), None))
+        attempt = FakeAttempt()
+        await node.models.ask("small", CALL, attempt=attempt)
+        assert attempt.told == ["wait", "compute"], "its model was loaded first"
+        await node.models.ask("small", CALL, attempt=attempt)
+        assert attempt.told[2:] == ["compute"]
+        await node.models.ask("small", CALL, attempt=attempt)
+        assert attempt.told[3:] == ["compute", "crash", "wait", "compute"]
+        assert node.small.on_hang is not None
+        node.small.on_hang()
+        assert attempt.told[-1] == "hang"
+        await node.models.stop()
+
+    asyncio.run(scene())
 
 
 def test_names_and_labels(tmp_path: Path) -> None:
