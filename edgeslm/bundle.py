@@ -19,7 +19,16 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from edgeslm import genai_config
 from edgeslm.arithmetic import rough_memory_bytes
+from edgeslm.bundle_files import (
+    MANIFEST_BYTES,
+    MOST_FILES,
+    MOST_VALUES,
+    count_values,
+    file_fault,
+    read_whole,
+)
 from edgeslm.errors import BundleError
 from edgeslm.learned import LearnedSection, Section
 
@@ -127,6 +136,9 @@ class AdapterSection(Section):
 class Manifest(Section):
     format: Literal[1] = 1
     name: str = Field(min_length=1)
+    release: int | None = Field(
+        default=None, strict=True, ge=0, lt=2**53, description="counts up among bundles of a name; none: 0"
+    )
     kind: Kind
     architecture: str
     source: Source
@@ -190,7 +202,8 @@ def load_bundle(path: Path, digest: str | None = None) -> Bundle:
     """Reads the manifest and checks that the folder holds what it lists: plain files of these sizes, no more.
 
     A file that isn't listed has no digest, and loaders of tokenizers take what lies there under a known name.
-    Links lead to what may change without the bundle. The folder itself may be one.
+    Links lead to what may change without the bundle. The folder itself may be one. What the bundle tells the
+    runtime is held to ``edgeslm.genai_config``: it runs code that it is told to.
 
     :param digest: what the bundle must be, as it was seen before.
     :raises BundleError: with a sentence that names the file.
@@ -200,18 +213,30 @@ def load_bundle(path: Path, digest: str | None = None) -> Bundle:
         if not path.is_dir():
             raise BundleError(f"{path}: there is no such folder")
         _check_plain(manifest_path, manifest_path.lstat())
-        raw = manifest_path.read_bytes()
+        raw = read_whole(manifest_path, MANIFEST_BYTES)
     except FileNotFoundError:
         raise BundleError(f"{manifest_path}: missing, so this folder is no bundle") from None
     except OSError as error:
         raise BundleError(f"{manifest_path}: {error.strerror}") from None
-    bundle = Bundle(
-        path, parse_manifest(raw, str(manifest_path)), "sha256:" + hashlib.sha256(raw).hexdigest()
-    )
-    if digest is not None and bundle.digest != digest:
+    found = "sha256:" + hashlib.sha256(raw).hexdigest()
+    if digest is not None and found != digest:
         raise BundleError(f"{manifest_path}: another bundle than at the start; restart to use it")
+    bundle = Bundle(path, parse_manifest(raw, str(manifest_path)), found)
     _check_folder(bundle)
+    _check_runtime(bundle)
     return bundle
+
+
+def _check_runtime(bundle: Bundle) -> None:
+    files = {entry.path for entry in bundle.manifest.files}
+    if genai_config.FILE not in files:
+        return
+    file = bundle.path / genai_config.FILE
+    try:
+        raw = read_whole(file, MANIFEST_BYTES)
+    except OSError as error:
+        raise BundleError(f"{file}: {error.strerror}") from None
+    genai_config.check_genai_config(raw, files, str(file))
 
 
 def _check_folder(bundle: Bundle) -> None:
@@ -279,11 +304,15 @@ def check_adapter(adapter: Bundle, base: Bundle) -> Bundle:
 
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:
-    """:raises BundleError: not JSON, an unknown format or field, or a path outside the folder or the list."""
+    """:raises BundleError: not JSON, too large, an unknown format or field, a path outside the folder or the
+    list, or a file that no bundle has.
+    """
     try:
-        data = json.loads(raw)
+        data = json.loads(raw) if len(raw) <= MANIFEST_BYTES else None
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: not JSON ({error})") from None
+    if len(raw) > MANIFEST_BYTES or count_values(data, MOST_VALUES) > MOST_VALUES:
+        raise BundleError(f"{where}: larger than any manifest")
     if not isinstance(data, dict):
         raise BundleError(f"{where}: not a JSON object")
     if data.get("format") != FORMAT:
@@ -294,6 +323,8 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{where}: {key}: {first['msg']}") from None
+    if len(manifest.files) > MOST_FILES:
+        raise BundleError(f"{where}: lists more than {MOST_FILES} files")
     for entry in manifest.files:
         inside = PurePosixPath(entry.path)
         if (
@@ -306,6 +337,8 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
             raise BundleError(f"{where}: {entry.path!r} is not a path inside the bundle")
         if entry.path in (MANIFEST, SIGNATURE):
             raise BundleError(f"{where}: lists {entry.path}, which is made after its list of files")
+        if fault := file_fault(entry.path, entry.bytes):
+            raise BundleError(f"{where}: {fault}")
     if manifest.kind in ("encoder", "head", "adapter") and getattr(manifest, manifest.kind) is None:
         raise BundleError(f"{where}: of kind {manifest.kind}, but without the section {manifest.kind!r}")
     if fault := _learned_fault(manifest):

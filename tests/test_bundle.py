@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,9 @@ def test_loads_and_verifies(tmp_path: Path) -> None:
 
 def test_files_in_folders_below_are_fine(tmp_path: Path) -> None:
     (tmp_path / "heads").mkdir()
-    (tmp_path / "heads" / "a").write_bytes(WEIGHTS)
-    bundle = load_bundle(write(tmp_path, files=[entry("model.onnx"), entry("heads/a")]))
-    assert [file.path for file in bundle.manifest.files] == ["model.onnx", "heads/a"]
+    (tmp_path / "heads" / "a.npz").write_bytes(WEIGHTS)
+    bundle = load_bundle(write(tmp_path, files=[entry("model.onnx"), entry("heads/a.npz")]))
+    assert [file.path for file in bundle.manifest.files] == ["model.onnx", "heads/a.npz"]
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
@@ -119,9 +120,75 @@ def test_a_file_that_vanishes_before_it_is_verified(tmp_path: Path) -> None:
 
 
 def test_a_name_longer_than_the_file_system_takes(tmp_path: Path) -> None:
-    name = "x" * 300
+    name = "x" * 300 + ".npz"
     with pytest.raises(BundleError, match="missing, though the manifest lists it"):
         load_bundle(write(tmp_path, files=[entry("model.onnx"), entry(name)]))
+
+
+@pytest.mark.parametrize("path", ["ops.so", "model", "run.py", "model.onnx.so", ".so", "a/b.SO", "x.pkl"])
+def test_a_file_that_no_bundle_has_is_refused(path: str) -> None:
+    raw = json.dumps(manifest(files=[entry("model.onnx"), entry(path)])).encode()
+    with pytest.raises(BundleError, match=r"m: '.*' is no file of a bundle, whose names end in \.onnx"):
+        parse_manifest(raw, "m")
+
+
+@pytest.mark.parametrize("name", ["genai_config.json", "report.json", "golden.json", "chat_template.jinja"])
+def test_what_is_read_whole_is_bounded_by_the_manifest_already(name: str) -> None:
+    files = [entry("model.onnx"), {**entry(name), "bytes": 5_000_000}]
+    with pytest.raises(BundleError, match=f"m: '{name}' has 5000000 bytes, and may have"):
+        parse_manifest(json.dumps(manifest(files=files)).encode(), "m")
+
+
+@pytest.mark.parametrize("key", ["files", "quantization", "learned", "of_ours"])
+def test_a_manifest_of_nothing_but_lists_takes_little_memory(tmp_path: Path, key: str) -> None:
+    """pydantic keeps some 280 bytes for each byte of such a list, and a failed allocation in it aborts."""
+    folder = write(tmp_path)
+    text = json.dumps({**manifest(), key: ["LISTS"]}).replace('"LISTS"', ",".join(["[]"] * 300_000))
+    (folder / "manifest.json").write_text(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match=r"manifest\.json: larger than"):
+            load_bundle(folder)
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_manifest_larger_than_a_megabyte_is_not_parsed(tmp_path: Path) -> None:
+    (write(tmp_path) / "manifest.json").write_text(json.dumps(manifest(name="x" * 1_000_000)))
+    with pytest.raises(BundleError, match=r"manifest\.json: larger than the 1000000 bytes that it may have"):
+        load_bundle(tmp_path)
+
+
+def test_a_manifest_lists_at_most_so_many_files() -> None:
+    files = [entry(f"{number}.npz") for number in range(1001)]
+    with pytest.raises(BundleError, match="m: lists more than 1000 files"):
+        parse_manifest(json.dumps(manifest(files=[entry("model.onnx"), *files])).encode(), "m")
+
+
+def test_another_manifest_than_was_seen_before_is_not_parsed(tmp_path: Path) -> None:
+    digest = load_bundle(write(tmp_path)).digest
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(BundleError, match="another bundle than at the start"):
+        load_bundle(tmp_path, digest)
+
+
+def test_what_the_runtime_is_told_is_looked_at(tmp_path: Path) -> None:
+    told = b'{"model": {"decoder": {"session_options": {"custom_ops_library": "model.onnx"}}}}'
+    (tmp_path / "genai_config.json").write_bytes(told)
+    write(tmp_path, files=[entry("model.onnx"), entry("genai_config.json", told)])
+    wanted = (
+        r"genai_config\.json: the key 'model\.decoder\.session_options\.custom_ops_library' is not allowed"
+    )
+    with pytest.raises(BundleError, match=wanted):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("release", [-1, 2**53, 1.5, "2", True])
+def test_a_release_is_a_whole_number(release: object) -> None:
+    with pytest.raises(BundleError, match="m: release: "):
+        parse_manifest(json.dumps(manifest(release=release)).encode(), "m")
+    assert parse_manifest(json.dumps(manifest(release=7)).encode(), "m").release == 7
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "", ".", "..", "a/..", "a\0b"])

@@ -19,6 +19,7 @@ FOUNDATION = {
     *("arithmetic", "ownership", "document", "fields", "sandbox", "templates", "sections", "patterns"),
     *("json_schemas", "consistency"),
     *("config", "task_kinds", "surroundings", "erasing", "changes", "records", "findings"),
+    *("bundle_files", "genai_config"),
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""
 

@@ -79,13 +79,13 @@ def test_an_out_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_manifest_lists_every_file(tmp_path: Path) -> None:
-    (tmp_path / "b").write_text("2")
-    (tmp_path / "a").write_text("1")
+    (tmp_path / "b.json").write_text("2")
+    (tmp_path / "a.txt").write_text("1")
     write_report(tmp_path, {"kind": "decoder"})
     write_manifest(tmp_path, FIELDS)
     bundle = load_bundle(tmp_path)
     verify_bundle(bundle)
-    assert [entry.path for entry in bundle.manifest.files] == ["a", "b", "report.json"]
+    assert [entry.path for entry in bundle.manifest.files] == ["a.txt", "b.json", "report.json"]
     again = write_manifest(tmp_path, FIELDS)
     assert load_bundle(tmp_path).digest == bundle.digest
     assert again == bundle.manifest
