@@ -43,10 +43,12 @@ class Job:
 
     :param module: run as ``python -m MODULE``; calls :func:`serve`.
     :param command: what runs the module, in place of this Python.
+    :param files: descriptors of open files that the child has too, by the same numbers.
     """
 
-    def __init__(self, module: str, *, command: Sequence[str] = PYTHON) -> None:
+    def __init__(self, module: str, *, command: Sequence[str] = PYTHON, files: Sequence[int] = ()) -> None:
         self._command = [*command, module]
+        self._files = tuple(files)
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._stopped = False
@@ -110,7 +112,11 @@ class Job:
             if self._child is None:
                 self._words = tempfile.TemporaryFile()  # noqa: SIM115  as long as the child
                 self._child = subprocess.Popen(
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._words,
+                    pass_fds=self._files,
                 )
             return self._child
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -14,6 +15,7 @@ Show = Callable[[int, int | None], None]
 """Bytes that are here, of how many, if that is known."""
 
 PIECE: Final = 1 << 20
+LOOK_EVERY_S: Final = 0.2
 RESERVE_BYTES: Final = 200_000_000
 """Left on the disk, or the journal could write nothing."""
 
@@ -31,9 +33,9 @@ class Allowance:
 
     def __init__(self, folder: Path, budget_bytes: int, stop: threading.Event, show: Show) -> None:
         self._folder = folder
-        self._budget = budget_bytes
+        self.budget_bytes = budget_bytes
         self._stop = stop
-        self._show = show
+        self.show = show
 
     def pour(self, read: IO[bytes] | Any, written: IO[bytes], done: int, size: int | None, what: str) -> int:
         """:param done: bytes that were there before. :return: those that are there now."""
@@ -44,14 +46,14 @@ class Allowance:
             done += len(piece)
             self.check_budget(done, what)
             written.write(piece)
-            self._show(done, size)
+            self.show(done, size)
         return done
 
     def check_budget(self, size: int, what: str) -> None:
         """:raises BundleError: ``size`` is more than that."""
-        if size > self._budget:
+        if size > self.budget_bytes:
             raise BundleError(
-                f"{what}: it has more than the {self._budget / 1e6:.0f} MB that a bundle may have "
+                f"{what}: it has more than the {self.budget_bytes / 1e6:.0f} MB that a bundle may have "
                 "(updates.budget_bytes)"
             )
 
@@ -68,6 +70,25 @@ class Allowance:
     def free_bytes(folder: Path) -> int:
         """On its disk, but for the reserve."""
         return max(0, shutil.disk_usage(folder).free - RESERVE_BYTES)
+
+    @contextlib.contextmanager
+    def stopping(self, end: Callable[[], None]) -> Iterator[None]:
+        """Calls ``end`` from another thread where it is to end meanwhile."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(LOOK_EVERY_S):
+                if self._stop.is_set():
+                    end()
+                    return
+
+        thread = threading.Thread(target=watch, name="staging-stop", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def wait(self, seconds: float) -> None:
         """:raises Stopped: it is to end."""

@@ -1,7 +1,7 @@
 """A bundle is brought onto this device: from a folder, an archive, or a download that can break off.
 
-Nothing of it is run. What comes is counted against a budget while it comes, since an archive may claim
-anything, and is taken in by the store once every file has its digest.
+The download is written to the disk here, within the budget; what it is made of is read in a child process
+(``unpacking``), since it may be a stranger's.
 """
 
 from __future__ import annotations
@@ -10,34 +10,33 @@ import contextlib
 import fcntl
 import hashlib
 import logging
-import tarfile
+import os
 import threading
 import time
-import zlib
 from collections.abc import Sequence
-from lzma import FORMAT_XZ, LZMADecompressor, LZMAError
-from pathlib import Path, PurePosixPath
-from typing import IO, Final, Self, cast
+from pathlib import Path
+from typing import IO, Any, Final
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.errors import BundleError
-from edgeslm.update.allowance import PIECE, Allowance, Show, Stopped
+from edgeslm.ipc.job import Job, JobError
+from edgeslm.update.allowance import Allowance, Show, Stopped
 from edgeslm.update.downloads import PAUSES_S, Download, Login, Promise, Unreachable
 from edgeslm.update.sources import SCHEME
 from edgeslm.update.store import Store
 
 log = logging.getLogger("edgeslm.update")
 
-MOST_FILES: Final = 10_000
+CHILD: Final = "edgeslm.update.unpacking"
+MEMORY_BYTES: Final = 200_000_000
+"""For the child, beyond what it begins with: files are streamed, however large the bundle is."""
+LEAST_S: Final = 300.0
+SLOWEST_BYTES_PER_S: Final = 1_000_000
+"""An SD card that is busy with other things; each file is unpacked, read again and synced."""
+MOST_PACKED: Final = 1100
+"""Bytes that one byte of an archive may stand for; gzip's bound is 1032."""
 MOST_KEPT: Final = 3
 """Of those beside the one that is brought."""
-MOST_NAME_BYTES: Final = 65_536
-"""Of a header that names the member behind it (POSIX ``pax``, GNU ``L``)."""
-XZ_BYTES: Final = 70 << 20
-"""Of memory, to unpack an ``.xz``: ``xz -9`` wants 65 MiB."""
-_XZ_BEGINS: Final = b"\xfd7zXZ\0"
-_XZ_PIECE: Final = 65_536
-_CONTENT: Final = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE)
 KEPT_S: Final = 7 * 24 * 3600.0
 """For which a download that broke off is kept."""
 
@@ -89,9 +88,9 @@ class Staging:
                 raise BundleError(f"{source}: only {SCHEME} addresses, folders and archives are taken")
             path = Path(source)
             if path.is_dir():
-                return self._copy(path)
+                return self._take_in({"folder": str(path)}, source)
             with path.open("rb") as archive:
-                return self._unpack(archive, path.name)
+                return self._take_in({}, path.name, archive)
         except OSError as error:
             raise BundleError(f"{error.filename or source}: {error.strerror or error}") from None
 
@@ -101,7 +100,7 @@ class Staging:
         :raises BundleError: as :meth:`bring`.
         """
         try:
-            return self._unpack(archive, name)
+            return self._take_in({}, name, archive)
         except OSError as error:
             raise BundleError(f"{error.filename or name}: {error.strerror or error}") from None
 
@@ -126,7 +125,7 @@ class Staging:
                 if promise is not None:
                     promise.check(file, url)
                 with file.open("rb") as archive:
-                    bundle = self._unpack(archive, file.name)
+                    bundle = self._take_in({}, file.name, archive)
             except Stopped:
                 raise
             except BaseException:  # what is whole and wrong would be wrong again
@@ -135,75 +134,33 @@ class Staging:
             _remove(file)
             return bundle
 
-    # Folders and archives
+    # The child that reads it
 
-    def _copy(self, folder: Path) -> Bundle:
-        bundle = load_bundle(folder)
-        size = sum(entry.bytes for entry in bundle.manifest.files)
-        self._allowance.check_room(size, str(folder))
-        done = 0
-        with self._store.draft() as draft:
-            for file in sorted(folder.rglob("*")):
-                if not file.is_file():
-                    continue
-                target = draft / file.relative_to(folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with file.open("rb") as read, target.open("wb") as written:
-                    done = self._allowance.pour(read, written, done, size, str(folder))
-            return self._store.add(draft)
-
-    def _unpack(self, archive: IO[bytes], name: str) -> Bundle:
-        with self._store.draft() as draft:
-            inside = draft / "inside"
-            inside.mkdir()
+    def _take_in(self, order: dict[str, Any], name: str, archive: IO[bytes] | None = None) -> Bundle:
+        """Has a child read it, within limits: what it can be made to do ends the child alone."""
+        self._allowance.look()
+        budget = self._allowance.budget_bytes
+        order |= {"state_dir": str(self._store.folder.parent), "budget_bytes": budget, "name": name}
+        work, files = budget, []
+        if archive is not None:
+            order["archive"] = archive.fileno()
+            files = [archive.fileno()]
+            work = min(budget, MOST_PACKED * os.fstat(archive.fileno()).st_size)
+        with Job(CHILD, files=files) as job, self._allowance.stopping(job.stop):
             try:
-                with _opened(archive) as tar:
-                    self._extract(tar, name, inside)
-            except (tarfile.TarError, EOFError, ValueError, RecursionError, zlib.error, LZMAError) as error:
-                said = str(error).partition("\n")[0]
-                raise BundleError(f"{name}: no archive that can be unpacked ({said})") from None
-            except OSError as error:
-                if isinstance(error, FileNotFoundError | PermissionError) or error.errno is not None:
-                    raise
-                raise BundleError(f"{name}: no archive that can be unpacked ({error})") from None
-            folders = [inside, *(child for child in inside.iterdir() if child.is_dir())]
-            found = next((folder for folder in folders if (folder / "manifest.json").is_file()), None)
-            if found is None:
-                raise BundleError(f"{name}: there is no manifest.json in it")
-            return self._store.add(found)
-
-    def _extract(self, tar: tarfile.TarFile, name: str, target: Path) -> None:
-        total = files = 0
-        free = self._allowance.free_bytes(target)
-        for member in tar:
-            self._allowance.look()
-            files, total = files + 1, total + max(0, member.size)
-            if files > MOST_FILES:
-                raise BundleError(f"{name}: it has more than {MOST_FILES} files")
-            self._allowance.check_budget(total, name)
-            if total > free:
-                raise BundleError(f"{name}: {free / 1e6:.0f} MB are free, and it has more")
-            if not (member.isfile() or member.isdir()):
-                raise BundleError(f"{name}: {member.name} is neither a file nor a folder")
-            self._write_member(tar, member, name, target)
-
-    def _write_member(self, tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, target: Path) -> None:
-        """A file with its content alone: no owner, no mode, no time, and nowhere but below ``target``."""
-        parts = PurePosixPath(member.name).parts
-        if member.name.startswith("/") or ".." in parts:
-            raise BundleError(f"{name}: {member.name} leads out of it")
-        path = target.joinpath(*parts)
-        if member.isdir():
-            path.mkdir(parents=True, exist_ok=True)
-            return
-        read = tar.extractfile(member)
-        if read is None:
-            raise BundleError(f"{name}: {member.name} can't be read")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with read, path.open("xb") as written:
-            while piece := read.read(PIECE):
+                said = job.ask(
+                    order,
+                    timeout_s=LEAST_S + work / SLOWEST_BYTES_PER_S,
+                    memory_bytes=MEMORY_BYTES,
+                    on_progress=lambda progress: self._allowance.show(*progress),
+                )
+            except JobError as error:
+                self._store.clear()  # what it had begun
                 self._allowance.look()
-                written.write(piece)
+                raise BundleError(f"{name}: it can't be taken in: {error}") from None
+        if "error" in said:
+            raise BundleError(said["error"])
+        return load_bundle(Path(said["path"]), said["digest"])  # read before, by the child
 
     def _forget_old(self, wanted: Path) -> None:
         """The newest of those that broke off are kept for a while: a server may offer ever more."""
@@ -217,58 +174,6 @@ class Staging:
                 if is_old or file in others[MOST_KEPT:]:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is at it
                     _remove(file)
-
-
-class _Member(tarfile.TarInfo):
-    """Whose name isn't longer than a path can be: ``tarfile`` reads long ones into memory whole."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        found = super().frombuf(buf, encoding, errors)
-        if found.type not in _CONTENT and found.size > MOST_NAME_BYTES:
-            raise BundleError(f"there is a name of {found.size} bytes in the archive")
-        return found
-
-
-def _opened(archive: IO[bytes]) -> tarfile.TarFile:
-    """By how it begins: ``tarfile`` would also take what says itself how much memory it wants."""
-    begins = archive.read(len(_XZ_BEGINS))
-    archive.seek(0)
-    if begins == _XZ_BEGINS:
-        return tarfile.open(fileobj=cast(IO[bytes], _Xz(archive)), mode="r|", tarinfo=_Member)
-    if begins.startswith(b"\x1f\x8b"):
-        return tarfile.open(fileobj=archive, mode="r:gz", tarinfo=_Member)
-    if begins.startswith(b"BZh"):
-        return tarfile.open(fileobj=archive, mode="r:bz2", tarinfo=_Member)
-    return tarfile.open(fileobj=archive, mode="r:", tarinfo=_Member)
-
-
-class _Xz:
-    """What is in an ``.xz``, unpacked within a bound of memory, which its sender would choose else."""
-
-    def __init__(self, packed: IO[bytes]) -> None:
-        self._packed = packed
-        self._stream = _new_stream()
-
-    def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes; none at the end. :raises LZMAError: it is damaged, or wants too much."""
-        while True:
-            piece = b""
-            if self._stream.eof:  # another may follow, behind zeros
-                piece = self._stream.unused_data.lstrip(b"\0")
-                while not piece and (more := self._packed.read(_XZ_PIECE)):
-                    piece = more.lstrip(b"\0")
-                if not piece:
-                    return b""
-                self._stream = _new_stream()
-            elif self._stream.needs_input and not (piece := self._packed.read(_XZ_PIECE)):
-                raise EOFError("it ends too early")
-            if found := self._stream.decompress(piece, size):
-                return found
-
-
-def _new_stream() -> LZMADecompressor:
-    return LZMADecompressor(FORMAT_XZ, memlimit=XZ_BYTES)
 
 
 def _remove(part: Path) -> None:

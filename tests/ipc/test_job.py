@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -30,6 +31,8 @@ def answer(order, progress):
         os.write(1, b"a library speaks")
     if order == "pid":
         return os.getpid()
+    if isinstance(order, int):
+        return os.fdopen(order).read()
     if order == "progress":
         progress(0.5)
     if order == "huge":
@@ -102,6 +105,12 @@ def test_a_job_is_stopped_from_another_thread(job: Job) -> None:
     timer.start()
     assert reason(job, "sleep") == "stopped"
     assert reason(job, "hello") == "stopped"
+
+
+def test_a_child_has_the_files_that_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("what stands there")
+    with (tmp_path / "text").open() as given, Job(CHILD, command=COMMAND, files=[given.fileno()]) as job:
+        assert ask(job, given.fileno()) == "what stands there"
 
 
 def test_a_child_ends_when_its_parent_is_killed() -> None:

@@ -23,7 +23,8 @@ import trustme
 
 from edgeslm.bundle import load_bundle
 from edgeslm.errors import BundleError
-from edgeslm.update import staging
+from edgeslm.update import staging, unpacking
+from edgeslm.update.allowance import Allowance, Stopped
 from edgeslm.update.downloads import Login, Promise, Unreachable
 from edgeslm.update.staging import Staging
 from edgeslm.update.store import Store
@@ -118,6 +119,23 @@ def test_the_budget_bounds_what_is_unpacked(store: Store, bundle: Path, tmp_path
     assert left_over(store) == []
 
 
+def unpacked(store: Store, archive: Path, *, budget_bytes: int = 1 << 30) -> None:
+    """As the child does it, in this process."""
+    allowance = Allowance(store.folder, budget_bytes, threading.Event(), lambda done, of: None)
+    with archive.open("rb") as stream:
+        unpacking.unpack(stream, archive.name, store, allowance)
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
 def test_a_name_that_would_fill_the_memory_is_refused(store: Store, tmp_path: Path, kind: bytes) -> None:
     archive = tmp_path / "x.tar.gz"
@@ -127,13 +145,139 @@ def test_a_name_that_would_fill_the_memory_is_refused(store: Store, tmp_path: Pa
         stream.write(header.tobuf())
         for _ in range(300):
             stream.write(bytes(1_000_000))
-    tracemalloc.start()
-    try:
-        with pytest.raises(BundleError, match="a name of 300000000 bytes"):
-            bring(store, archive, budget_bytes=1_000_000)
-        assert tracemalloc.get_traced_memory()[1] < 20_000_000
-    finally:
-        tracemalloc.stop()
+    with pytest.raises(BundleError, match="a name of 300000000 bytes"):
+        bring(store, archive, budget_bytes=1_000_000)
+    with little_memory(), pytest.raises(BundleError, match="a name of 300000000 bytes"):
+        unpacked(store, archive, budget_bytes=1_000_000)
+    assert left_over(store) == []
+
+
+def sparse_headers(archive: Path, blocks: int) -> Path:
+    """One old GNU header whose map of holes goes on for so many blocks."""
+    header = bytearray(tarfile.TarInfo("v2/model.onnx").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[482] = 1  # another block follows
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    block = bytearray(b"%011o\0" % 1 * 42 + bytes(8))
+    block[504] = 1
+    with gzip.open(archive, "wb", 1) as stream:
+        stream.write(header)
+        for _ in range(blocks // 1000):
+            stream.write(block * 1000)
+    return archive
+
+
+def test_old_sparse_headers_without_end_are_refused_at_the_first(store: Store, tmp_path: Path) -> None:
+    archive = sparse_headers(tmp_path / "x.tar.gz", 100_000)
+    with pytest.raises(BundleError, match="there is a sparse file in the archive"):
+        bring(store, archive, budget_bytes=1_000_000)
+    with little_memory(), pytest.raises(BundleError, match="there is a sparse file"):
+        unpacked(store, archive, budget_bytes=1_000_000)
+    assert left_over(store) == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "0,1", "GNU.sparse.size": "9"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"},
+        {"GNU.sparse.size": "9", "GNU.sparse.offset": "1", "GNU.sparse.numbytes": "1"},
+    ],
+)
+def test_sparse_files_of_pax_headers_are_refused(
+    store: Store, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    member = tarfile.TarInfo("v2/model.onnx")
+    member.size, member.pax_headers = 512, headers
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member, io.BytesIO(b"1\n0\n1\n" + bytes(506)))
+    with pytest.raises(BundleError, match="there is a sparse file in the archive"):
+        bring(store, tmp_path / "x.tar")
+    assert left_over(store) == []
+
+
+def test_a_manifest_of_nothing_but_lists_ends_neither_process(store: Store, tmp_path: Path) -> None:
+    """pydantic would take 2 GB for the errors of these, and abort where it can't have them."""
+    text = b'{"format": 1, "files": [' + b"[]," * 3_000_000 + b"[]]}"
+    member = tarfile.TarInfo("v2/manifest.json")
+    member.size = len(text)
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tar:
+        tar.addfile(member, io.BytesIO(text))
+    assert (tmp_path / "x.tar.gz").stat().st_size < 30_000
+    with pytest.raises(BundleError, match=r"manifest\.json: larger than"):
+        bring(store, tmp_path / "x.tar.gz")
+    assert left_over(store) == []
+
+
+def test_folders_count_like_files(store: Store, tmp_path: Path) -> None:
+    """300 names of 450 folders each were 135,300 inodes and half a gigabyte of disk from 5 kB."""
+    with tarfile.open(tmp_path / "deep.tar.gz", "w:gz") as tar:
+        for number in range(300):
+            tar.addfile(tarfile.TarInfo("/".join([f"{number}", *["d"] * 449, "x"])))
+    with pytest.raises(BundleError, match="lies more than 16 folders deep"):
+        bring(store, tmp_path / "deep.tar.gz", budget_bytes=1_000_000)
+    for kind in (tarfile.DIRTYPE, tarfile.REGTYPE):
+        with tarfile.open(tmp_path / "wide.tar.gz", "w:gz") as tar:
+            for number in range(300):
+                member = tarfile.TarInfo("/".join([f"{number}", *"abcdefghijk", "x"]))
+                member.type = kind
+                tar.addfile(member)
+        with pytest.raises(BundleError, match="it has more than 2000 files and folders"):
+            bring(store, tmp_path / "wide.tar.gz", budget_bytes=1_000_000)
+    assert left_over(store) == []
+
+
+def test_whatever_ends_unpacking_is_a_sentence(
+    store: Store, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = pack(bundle, tmp_path / "a.tar")
+
+    def fails(*_: object) -> None:
+        raise IndexError("bytearray index out of range")
+
+    monkeypatch.setattr(unpacking, "_extract", fails)
+    with pytest.raises(BundleError, match=r"a\.tar: no archive that can be unpacked \(bytearray index"):
+        unpacked(store, archive)
+
+
+def test_a_child_that_takes_too_much_is_a_sentence_and_leaves_nothing(
+    store: Store, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = pack(bundle, tmp_path / "a.tar.xz", "w:xz")
+    monkeypatch.setattr(staging, "MEMORY_BYTES", 1_000_000)
+    with pytest.raises(BundleError, match=r"a\.tar\.xz: "):
+        bring(store, archive)
+    monkeypatch.setattr(staging, "MEMORY_BYTES", 200_000_000)
+    monkeypatch.setattr(staging, "LEAST_S", -1e9)
+    with pytest.raises(BundleError, match=r"a\.tar\.xz: it can't be taken in: it takes longer than it may"):
+        bring(store, archive)
+    assert left_over(store) == []
+
+
+def test_it_is_told_to_end_while_the_child_works(store: Store, tmp_path: Path) -> None:
+    """An archive of zeros that takes longer to unpack than to say so."""
+    stop = threading.Event()
+    with gzip.open(tmp_path / "x.tar.gz", "wb", 1) as stream:
+        for number in range(200):
+            small = tarfile.TarInfo(f"v2/{number}.npz")
+            small.size = 4_000_000
+            stream.write(small.tobuf() + bytes(4_000_256))
+    began = threading.Event()
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            bring(store, tmp_path / "x.tar.gz", stop=stop, show=lambda done, of: began.set())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert began.wait(WAIT_S)
+    stop.set()
+    thread.join(WAIT_S)
+    assert isinstance(failed[0], Stopped)
     assert left_over(store) == []
 
 
@@ -433,9 +577,11 @@ def test_a_login_isnt_taken_to_where_a_download_is_led(
 def test_an_archive_may_be_open_already(store: Store, bundle: Path, tmp_path: Path) -> None:
     staging = Staging(store, budget_bytes=1 << 30)
     with pack(bundle, tmp_path / "v2.tar.gz").open("rb") as archive:
+        (tmp_path / "v2.tar.gz").unlink()  # as one that this user may not open
         assert staging.take(archive, "v2.tar.gz").digest == load_bundle(bundle).digest
-    with pytest.raises(BundleError, match=r"x\.tar: no archive"):
-        staging.take(io.BytesIO(b"nothing"), "x.tar")
+    (tmp_path / "x.tar").write_bytes(b"nothing")
+    with (tmp_path / "x.tar").open("rb") as archive, pytest.raises(BundleError, match=r"x\.tar: no archive"):
+        staging.take(archive, "x.tar")
 
 
 def test_a_download_that_is_whole_and_wrong_is_fetched_anew(

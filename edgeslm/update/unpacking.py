@@ -1,0 +1,217 @@
+"""A bundle is taken into the store from a folder or an archive: the part that reads what a stranger sent.
+
+Runs in a child process within limits (``python -m edgeslm.update.unpacking``), which ``staging`` starts. What
+comes is counted against a budget while it comes, since an archive may claim anything, and is taken in by the
+store once every file has its digest. Nothing of it is run.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import threading
+from collections.abc import Callable
+from lzma import FORMAT_XZ, LZMADecompressor
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final, NoReturn, Self, cast
+
+from edgeslm.bundle import MANIFEST, SIGNATURE, Bundle, load_bundle
+from edgeslm.bundle_files import MOST_FILES
+from edgeslm.errors import BundleError
+from edgeslm.ipc.job import serve
+from edgeslm.update.allowance import PIECE, Allowance
+from edgeslm.update.store import Store
+
+MOST_ENTRIES: Final = 2 * MOST_FILES
+"""Files and folders of an archive; a folder takes as much of a disk as a small file."""
+DEEPEST: Final = 16
+"""Folders inside one another, the file included."""
+MOST_NAME_BYTES: Final = 65_536
+"""Of a header that names the member behind it (POSIX ``pax``, GNU ``L``)."""
+XZ_BYTES: Final = 70 << 20
+"""Of memory, to unpack an ``.xz``: ``xz -9`` wants 65 MiB."""
+_XZ_BEGINS: Final = b"\xfd7zXZ\0"
+_XZ_PIECE: Final = 65_536
+_CONTENT: Final = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE)
+
+
+def copy_folder(folder: Path, store: Store, allowance: Allowance) -> Bundle:
+    """:raises BundleError: it is no whole bundle, or more than the budget. :raises OSError: the disk."""
+    bundle = load_bundle(folder)
+    size = sum(entry.bytes for entry in bundle.manifest.files)
+    allowance.check_room(size, str(folder))
+    names = [entry.path for entry in bundle.manifest.files]
+    names += [name for name in (MANIFEST, SIGNATURE) if (folder / name).is_file()]
+    done = 0
+    with store.draft() as draft:
+        for name in names:
+            target = draft / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with (folder / name).open("rb") as read, target.open("wb") as written:
+                done = allowance.pour(read, written, done, size, str(folder))
+        return store.add(draft)
+
+
+def unpack(archive: IO[bytes], name: str, store: Store, allowance: Allowance) -> Bundle:
+    """
+    :raises BundleError: it is no archive that can be unpacked, has more than it may, or has no whole bundle.
+    :raises OSError: the disk.
+    """
+    with store.draft() as draft:
+        inside = draft / "inside"
+        inside.mkdir()
+        try:
+            with _opened(archive) as tar:
+                _extract(tar, name, inside, allowance)
+        except (BundleError, MemoryError):
+            raise
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise _no_archive(name, error) from None
+        except Exception as error:  # whatever the libraries make of a damaged one
+            raise _no_archive(name, error) from None
+        folders = [inside, *(child for child in inside.iterdir() if child.is_dir())]
+        found = next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
+        if found is None:
+            raise BundleError(f"{name}: there is no {MANIFEST} in it")
+        return store.add(found)
+
+
+def _no_archive(name: str, error: Exception) -> BundleError:
+    said = str(error).partition("\n")[0] or type(error).__name__
+    return BundleError(f"{name}: no archive that can be unpacked ({said})")
+
+
+def _extract(tar: tarfile.TarFile, name: str, target: Path, allowance: Allowance) -> None:
+    total = files = 0
+    folders: set[tuple[str, ...]] = set()
+    free = allowance.free_bytes(target)
+    for member in tar:
+        parts = PurePosixPath(member.name).parts
+        if member.name.startswith("/") or ".." in parts:
+            raise BundleError(f"{name}: {member.name} leads out of it")
+        if len(parts) > DEEPEST:
+            raise BundleError(f"{name}: {member.name[:100]}... lies more than {DEEPEST} folders deep")
+        if not (member.isfile() or member.isdir()):
+            raise BundleError(f"{name}: {member.name} is neither a file nor a folder")
+        if member.issparse():
+            _refuse_sparse()
+        files += member.isfile()
+        folders.update(parts[:depth] for depth in range(1, len(parts) + member.isdir()))
+        if files + len(folders) > MOST_ENTRIES:
+            raise BundleError(f"{name}: it has more than {MOST_ENTRIES} files and folders")
+        total += max(0, member.size)
+        allowance.check_budget(total, name)
+        if total > free:
+            raise BundleError(f"{name}: {free / 1e6:.0f} MB are free, and it has more")
+        path = target.joinpath(*parts)
+        if member.isdir():
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            _write(tar, member, path, name)
+            allowance.show(total, None)
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, name: str) -> None:
+    """A file with its content alone: no owner, no mode, no time."""
+    read = tar.extractfile(member)
+    if read is None:
+        raise BundleError(f"{name}: {member.name} can't be read")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with read, path.open("xb") as written:
+        while piece := read.read(PIECE):
+            written.write(piece)
+
+
+def _refuse_sparse(*_: object) -> NoReturn:
+    raise BundleError("there is a sparse file in the archive, which a bundle has no use for")
+
+
+class _Member(tarfile.TarInfo):
+    """Whose name isn't longer than a path can be, and which isn't sparse: ``tarfile`` reads long names and
+    the maps of sparse files into memory whole, before anybody sees the member."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type == tarfile.GNUTYPE_SPARSE:
+            _refuse_sparse()
+        if found.type not in _CONTENT and found.size > MOST_NAME_BYTES:
+            raise BundleError(f"there is a name of {found.size} bytes in the archive")
+        return found
+
+    # Of pax headers. Were they called otherwise, the limits of this process and ``issparse`` would hold.
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+def _opened(archive: IO[bytes]) -> tarfile.TarFile:
+    """By how it begins: ``tarfile`` would also take what says itself how much memory it wants."""
+    begins = archive.read(len(_XZ_BEGINS))
+    archive.seek(0)
+    if begins == _XZ_BEGINS:
+        return tarfile.open(fileobj=cast(IO[bytes], _Xz(archive)), mode="r|", tarinfo=_Member)
+    if begins.startswith(b"\x1f\x8b"):
+        return tarfile.open(fileobj=archive, mode="r:gz", tarinfo=_Member)
+    if begins.startswith(b"BZh"):
+        return tarfile.open(fileobj=archive, mode="r:bz2", tarinfo=_Member)
+    return tarfile.open(fileobj=archive, mode="r:", tarinfo=_Member)
+
+
+class _Xz:
+    """What is in an ``.xz``, unpacked within a bound of memory, which its sender would choose else."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+        self._stream = _new_stream()
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; none at the end. :raises LZMAError: it is damaged, or wants too much."""
+        while True:
+            piece = b""
+            if self._stream.eof:  # another may follow, behind zeros
+                piece = self._stream.unused_data.lstrip(b"\0")
+                while not piece and (more := self._packed.read(_XZ_PIECE)):
+                    piece = more.lstrip(b"\0")
+                if not piece:
+                    return b""
+                self._stream = _new_stream()
+            elif self._stream.needs_input and not (piece := self._packed.read(_XZ_PIECE)):
+                raise EOFError("it ends too early")
+            if found := self._stream.decompress(piece, size):
+                return found
+
+
+def _new_stream() -> LZMADecompressor:
+    return LZMADecompressor(FORMAT_XZ, memlimit=XZ_BYTES)
+
+
+# --- in the child ----------------------------------------------------------------------------------
+
+
+def take_in(order: dict[str, Any], progress: Callable[[Any], None]) -> dict[str, str]:
+    """
+    :param order: ``state_dir`` of the store and ``budget_bytes``; ``folder``, or the descriptor ``archive``
+        of an open file, which is called ``name``.
+    :return: ``path`` and ``digest`` of the bundle in the store, or why not, as a sentence: ``error``.
+    """
+    store = Store(Path(order["state_dir"]), "")
+    allowance = Allowance(
+        store.folder, order["budget_bytes"], threading.Event(), lambda done, of: progress([done, of])
+    )
+    try:
+        if "folder" in order:
+            bundle = copy_folder(Path(order["folder"]), store, allowance)
+        else:
+            with os.fdopen(order["archive"], "rb") as archive:
+                archive.seek(0)
+                bundle = unpack(archive, order["name"], store, allowance)
+    except BundleError as error:
+        return {"error": str(error)}
+    except OSError as error:
+        return {"error": f"{error.filename or order['name']}: {error.strerror or error}"}
+    return {"path": str(bundle.path), "digest": bundle.digest}
+
+
+if __name__ == "__main__":
+    serve(take_in)
