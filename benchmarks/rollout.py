@@ -87,6 +87,7 @@ class Member:
                     },
                     "updates": {"trial_s": TRIAL_S},
                     "rollouts": {"url": server, "allow_http": True, "poll_s": 1},
+                    "signing": {"unsigned": "accept"},
                     "prepare": "never",
                     "state_dir": str(self.state),
                 }

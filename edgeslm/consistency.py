@@ -62,8 +62,9 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
     yield from _broker_faults(config.broker)
     if config.console is not None:
         yield from _console_faults(config.console)
-    if config.signing.require_signature and not config.signing.keys:
-        yield ("signing", "keys"), "missing: list the public keys of those whose bundles may run here"
+    strangers = config.rollouts is not None or config.updates.are_from_afar
+    if fault := config.signing.fault(strangers=strangers):
+        yield ("signing", fault[0]), fault[1]
     yield from _journal_faults(config)
     for name, task in config.tasks.items():
         if name in names.tasks:  # not a stand-in

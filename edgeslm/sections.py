@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
 from edgeslm.fields import (
     ExampleOutput,
@@ -355,7 +355,9 @@ class Config(Section):
         default=None,
         description="The server whose rollouts `edgeslm rollout` takes part in; none if left out",
     )
-    signing: Signing = Field(default=Signing(), description="Whose bundles this node trusts")
+    signing: Signing = Field(
+        default=Signing(), validate_default=True, description="Whose bundles this node trusts"
+    )
     journal: Journal = Field(
         default=Journal(), description="What of messages stays on this disk, and whether it is encrypted"
     )
@@ -387,6 +389,13 @@ class Config(Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least important log lines to write; only `debug` may show texts"
     )
+
+    @field_validator("signing")
+    @classmethod
+    def _settle_signing(cls, signing: Signing, info: ValidationInfo) -> Signing:
+        updates = info.data.get("updates")
+        is_sent = updates is not None and updates.are_from_afar
+        return signing.settled(strangers=is_sent or info.data.get("rollouts") is not None)
 
     @field_validator("routes")
     @classmethod

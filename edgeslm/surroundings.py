@@ -155,6 +155,11 @@ class Updates(Section):
     ca_file: FilePath | None = Field(
         default=None, description="Certificates (PEM) to trust for `https://`; the system's if left out"
     )
+    older: bool = Field(
+        default=False,
+        description="Whether `models/activate` may name a lower `release` than was at work, with "
+        "`older: true`",
+    )
     slowest: float = Field(
         default=2.0,
         ge=1,
@@ -168,6 +173,11 @@ class Updates(Section):
         description="Seconds for which a new bundle is watched, and taken back if its engine ends or its "
         "requests fail",
     )
+
+    @property
+    def are_from_afar(self) -> bool:
+        """Whether bundles come over the network."""
+        return any(source.startswith("https://") for source in self.sources)
 
 
 class Rollouts(Section):
@@ -230,12 +240,40 @@ class Rollouts(Section):
 class Signing(Section):
     """Whose bundles this node trusts."""
 
+    unsigned: Literal["accept", "refuse"] | None = Field(
+        default=None,
+        description="What becomes of bundles that none of `keys` has signed: `accept`, or `refuse`. If left "
+        "out they are refused where `rollouts` or `https://` in `updates.sources` bring them, else accepted",
+    )
     require_signature: bool = Field(
-        default=False, description="Refuse every bundle that none of `keys` has signed"
+        default=False, description="`true` is another way to write `unsigned: refuse`"
     )
     keys: tuple[FilePath, ...] = Field(
         default=(), description="Public keys (PEM, P-256, P-384 or P-521) whose signatures count"
     )
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a bundle needs a signature."""
+        return self.require_signature or self.unsigned == "refuse"
+
+    def settled(self, *, strangers: bool) -> Signing:
+        """With ``unsigned`` decided. :param strangers: whether others than the owner send bundles."""
+        if self.unsigned is not None:
+            return self
+        unsigned = "refuse" if self.require_signature or strangers else "accept"
+        return self.model_copy(update={"unsigned": unsigned})
+
+    def fault(self, *, strangers: bool) -> tuple[str, str] | None:
+        """A key and what is wrong with it beside the others."""
+        if self.require_signature and self.unsigned == "accept":
+            return "unsigned", "accept contradicts require_signature: true; take one of them out"
+        if not self.refuses or self.keys:
+            return None
+        sentence = "missing: list the public keys of those whose bundles may run here"
+        if strangers:
+            sentence += ", since whoever sends an unsigned bundle sends a program; or write unsigned: accept"
+        return "keys", sentence
 
 
 class Journal(Section):

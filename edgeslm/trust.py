@@ -129,7 +129,7 @@ class Trust:
 
         :raises BundleError: one isn't, or it can't be told; the sentence names the file.
         """
-        if not self._signing.require_signature:
+        if not self._signing.refuses:
             return
         keys = {_key_digest(key): key for key in self._signing.keys}
         known = self._remembered()
@@ -155,7 +155,7 @@ class Trust:
                 known[bundle.digest] = _mark(verdict.signature, digests[verdict.key])
         self._remember(known)
         if refused:
-            raise BundleError("; ".join(refused) + " (signing.require_signature is set)")
+            raise BundleError("; ".join(refused) + " (unsigned bundles are refused: signing.unsigned)")
 
     def _remembered(self) -> dict[str, str]:
         """Digest of the manifest -> mark. What others could have written is not believed."""

@@ -22,6 +22,7 @@ from edgeslm_export.commands import (
     model,
     plan,
     reader,
+    release,
     ship,
     sign,
     starter,
@@ -46,6 +47,9 @@ COMMANDS: Mapping[str, ModuleType] = {
     "starter": starter,
 }
 
+RELEASED = frozenset({"model", "encoder", "adapter", "reader", "tune", "distill", "ship"})
+"""Those that make bundles of one's own."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and means it
         signal.signal(signal.SIGHUP, _interrupt)
     try:
-        options.run(options)
+        _run(options)
     except KeyboardInterrupt:
         left = "nothing half-made was left"
         if options.goes_on:
@@ -74,6 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return _fail(_sentence(error), 1)
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    if getattr(options, "release", None) is None:
+        options.run(options)
+        return
+    from edgeslm_export.package import releasing
+
+    with releasing(options.release):
+        options.run(options)
 
 
 def _interrupt(*_: object) -> None:
@@ -115,5 +129,13 @@ def _parser() -> argparse.ArgumentParser:
             "--debug", action="store_true", help="show tracebacks and what the libraries print"
         )
         module.add_arguments(command)
+        if name in RELEASED:
+            command.add_argument(
+                "--release",
+                type=release,
+                metavar="N",
+                help="number of the bundle among those of its name: a node that found a higher one good "
+                "doesn't go back to it by itself (default: 0)",
+            )
         command.set_defaults(run=module.run, goes_on=getattr(module, "GOES_ON", False))
     return parser

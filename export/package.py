@@ -13,6 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from edgeslm.errors import ExportError
 UNDATED = "1970-01-01T00:00:00Z"
 """``created`` of a bundle whose source has no date: files have none that survives a copy."""
 
+_release: ContextVar[int | None] = ContextVar("release", default=None)
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
 
 
@@ -90,6 +92,16 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
+@contextlib.contextmanager
+def releasing(number: int) -> Iterator[None]:
+    """Within it every manifest that is written has this ``release``."""
+    before = _release.set(number)
+    try:
+        yield
+    finally:
+        _release.reset(before)
+
+
 def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
     """Lists and digests every file of ``folder`` and writes ``manifest.json``.
 
@@ -101,6 +113,8 @@ def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
         for name in names
         if name not in (MANIFEST, SIGNATURE)
     )
+    if (number := _release.get()) is not None:
+        fields = {**fields, "release": number}
     manifest = Manifest(files=files, **fields)
     data = manifest.model_dump(mode="json", exclude_none=True)
     (folder / MANIFEST).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

@@ -51,7 +51,9 @@ SECTIONS: dict[str, Any] = {
 """What a manifest of a kind must have beside the common fields."""
 
 
-def write_bundle(folder: Path, kind: str = "decoder", *, weights: bytes | None = None) -> Path:
+def write_bundle(
+    folder: Path, kind: str = "decoder", *, weights: bytes | None = None, release: int | None = None
+) -> Path:
     """A bundle that only a fake worker can load; its ``weights`` tell that what to do (``fake_worker``)."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = weights or b"weights of a fake " + kind.encode()
@@ -69,6 +71,7 @@ def write_bundle(folder: Path, kind: str = "decoder", *, weights: bytes | None =
         "kv_bytes_per_token": 64,
         "created": "2026-01-01T00:00:00Z",
         **SECTIONS.get(kind, {}),
+        **({} if release is None else {"release": release}),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

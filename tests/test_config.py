@@ -17,6 +17,9 @@ from edgeslm.document import MAX_BYTES
 from edgeslm.errors import ConfigError
 from tests.config_texts import SMALL, problems, with_routes
 
+KEY = "signing: {keys: [/k.pub]}\n"
+ACCEPT = "signing: {unsigned: accept}\n"
+
 
 def test_a_small_file_gets_every_default() -> None:
     config = parse_config(SMALL)
@@ -40,6 +43,42 @@ def test_a_small_file_gets_every_default() -> None:
     assert config.log_level == "info"
 
 
+@pytest.mark.parametrize(
+    ("text", "refuses"),
+    [
+        ("", False),
+        (KEY, False),
+        ("signing: {unsigned: refuse, keys: [/k.pub]}\n", True),
+        ("signing: {require_signature: true, keys: [/k.pub]}\n", True),
+        ("signing: {require_signature: true, unsigned: refuse, keys: [/k.pub]}\n", True),
+        ("rollouts: {url: https://h}\n" + KEY, True),
+        ("rollouts: {url: https://h}\n" + ACCEPT, False),
+        ("updates: {sources: ['https://h/b']}\n" + KEY, True),
+        ("updates: {sources: ['https://h/b']}\n" + ACCEPT, False),
+        ("updates: {sources: [/srv/new]}\n", False),
+    ],
+)
+def test_unsigned_bundles_are_refused_where_strangers_send_them(text: str, refuses: bool) -> None:
+    signing = parse_config(SMALL + text).signing
+    assert signing.refuses == refuses
+    assert signing.unsigned == ("refuse" if refuses else "accept")
+
+
+def test_what_strangers_send_needs_keys_or_a_word() -> None:
+    for text in ("rollouts: {url: https://h}\n", "updates: {sources: ['https://h/b']}\n"):
+        (problem,) = problems(SMALL + text)
+        assert problem.startswith("c.yaml:") and "signing.keys: missing: list the public keys" in problem
+        assert problem.endswith("or write unsigned: accept")
+    (problem,) = problems(SMALL + "signing: {unsigned: refuse}\n")
+    assert problem.endswith("missing: list the public keys of those whose bundles may run here")
+    (problem,) = problems(SMALL + "signing: {unsigned: accept, require_signature: true, keys: [/k]}\n")
+    assert problem == (
+        "c.yaml:7: signing.unsigned: accept contradicts require_signature: true; take one of them out"
+    )
+    (problem,) = problems(SMALL + "signing: {unsigned: perhaps}\n")
+    assert problem == "c.yaml:7: signing.unsigned: must be one of accept, refuse"
+
+
 def test_sections_can_t_be_changed() -> None:
     config = parse_config(SMALL)
     with pytest.raises(ValueError, match="frozen"):
@@ -61,24 +100,24 @@ def test_a_pool_serves_tasks_of_the_node_and_each_once() -> None:
 
 
 def test_a_server_of_rollouts_is_asked_with_tls_and_names_models_that_are_here() -> None:
-    rollouts = parse_config(SMALL + "rollouts: {url: https://hawkbit.plant}\n").rollouts
+    rollouts = parse_config(SMALL + "rollouts: {url: https://hawkbit.plant}\n" + ACCEPT).rollouts
     assert rollouts is not None
     assert (rollouts.tenant, rollouts.token, rollouts.allow_http) == ("DEFAULT", "target", False)
-    wrong = "rollouts: {url: http://h, cert_file: /x, downloads: ['http://f'], models: {a: smal}}\n"
+    wrong = "rollouts: {url: http://h, cert_file: /x, downloads: ['http://f'], models: {a: smal}}\n" + ACCEPT
     assert problems(SMALL + wrong) == [
         "c.yaml:7: rollouts.downloads[0]: must begin with https://",
         "c.yaml:7: rollouts.key_file: missing: cert_file needs the key that belongs to it",
         "c.yaml:7: rollouts.models.a: no model is called 'smal': did you mean small?",
         "c.yaml:7: rollouts.url: whoever is on the way could read the token: write https://",
     ]
-    short = "rollouts: {url: https://h, timeout_s: 300}\n"
+    short = "rollouts: {url: https://h, timeout_s: 300}\n" + ACCEPT
     assert problems(SMALL + short) == [
         "c.yaml:7: rollouts.timeout_s: must be more than updates.trial_s (300), or every bundle would be "
         "taken back"
     ]
-    allowed = "rollouts: {url: http://h, allow_http: true}\n"
+    allowed = "rollouts: {url: http://h, allow_http: true}\n" + ACCEPT
     assert parse_config(SMALL + allowed).rollouts is not None
-    assert problems(SMALL + "rollouts: {url: https://h, tenant: a/b}\n")[0].startswith(
+    assert problems(SMALL + "rollouts: {url: https://h, tenant: a/b}\n" + ACCEPT)[0].startswith(
         "c.yaml:7: rollouts.tenant: no name"
     )
 

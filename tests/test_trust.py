@@ -94,7 +94,7 @@ def test_what_changes_is_checked_again(tmp_path: Path, signed: Path, signer: Sig
     else:
         write_manifest(signed, name="another")
     named = "model.sig: missing" if change == "signature" else "manifest.json: not the file that was signed"
-    with pytest.raises(BundleError, match=f"{named}.*signing.require_signature is set"):
+    with pytest.raises(BundleError, match=f"{named}.*unsigned bundles are refused"):
         node.start(signed)
 
 

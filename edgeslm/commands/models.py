@@ -37,6 +37,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     part = add("activate", _activate, "have a model become another bundle, on trial", "small", "1f3a")
     part.add_argument("model", metavar="MODEL")
     part.add_argument("digest", metavar="DIGEST", help="of the bundle, or its first characters")
+    part.add_argument("--older", action="store_true", help="though a higher release of it was at work")
     part = add("rollback", _rollback, "have a model become what it was before", "small")
     part.add_argument("model", metavar="MODEL")
     part = add("remove", _remove, "remove a bundle that no model is or may become again", "1f3a")
@@ -111,10 +112,12 @@ def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tu
     wishes = Wishes(config.state_dir, config.node)
     short = short_digest(bundle.digest)
     if wishes.is_node_running:
-        outcome = wishes.ask("activate", name, bundle.digest)
+        outcome = wishes.ask("activate", name, bundle.digest, older=arguments.older)
         if "error" in outcome:
             raise BundleError(f"model {name} stays what it is: {outcome['error']}")
         return outcome, f"model {name} is {short}, on trial for {config.updates.trial_s:g} s"
+    if not arguments.older:
+        store.check_release(bundle)
     trust = Trust(config.signing, config.state_dir)
     trusted = trust.load(bundle.path)
     asyncio.run(trust.check())

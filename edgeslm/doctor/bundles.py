@@ -131,7 +131,7 @@ def judge_signatures(config: Config) -> list[Finding]:
         verdicts = check_bundles(list(config.bundles.values()), signing.keys)
     except BundleError as error:
         return [Finding("signatures", "bad", str(error), "see that there is memory for the check")]
-    level: Level = "bad" if signing.require_signature else "warn"
+    level: Level = "bad" if signing.refuses else "warn"
     findings = []
     for (name, path), verdict in zip(config.bundles.items(), verdicts, strict=True):
         subject = f"signature {name}"

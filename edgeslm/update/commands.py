@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.config import Config
 from edgeslm.control import only, text_argument
+from edgeslm.errors import InvalidRequest
 from edgeslm.update.sources import check_source
 from edgeslm.update.store import Store
 
@@ -33,9 +34,14 @@ def handlers_of(updater: Updater, store: Store, config: Callable[[], Config]) ->
         return {"bundle": bundle.manifest.name, "digest": bundle.digest}
 
     async def activate(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        only(arguments, "model", "digest")
+        only(arguments, "model", "digest", "older")
+        older = arguments.get("older", False)
+        if not isinstance(older, bool):
+            raise InvalidRequest("The command's 'older' is true or false.")
+        if older and not config().updates.older:
+            raise InvalidRequest("older releases aren't taken over the bus here (updates.older)")
         bundle = store.find(text_argument(arguments, "digest"))
-        return (await updater.update(text_argument(arguments, "model"), bundle)).figures()
+        return (await updater.update(text_argument(arguments, "model"), bundle, older=older)).figures()
 
     async def rollback(arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments, "model")
@@ -61,6 +67,7 @@ def describe(stored: Any) -> dict[str, Any]:
     return {
         "name": manifest.name,
         "kind": manifest.kind,
+        "release": manifest.release or 0,
         "digest": stored.bundle.digest,
         "bytes": stored.size_bytes,
         "used_by": list(stored.used_by),

@@ -27,6 +27,7 @@ from edgeslm.errors import BundleError
 from edgeslm.ownership import is_ours
 from edgeslm.records import sync, write_record
 from edgeslm.sections import Config
+from edgeslm.update.releases import Releases
 
 log = logging.getLogger("edgeslm.update")
 
@@ -75,6 +76,7 @@ class Store:
     def __init__(self, state_dir: Path, node: str) -> None:
         self.folder = state_dir / FOLDER
         self._file = self.folder / f"active-{node}.json"
+        self._releases = Releases(self.folder / f"releases-{node}.json")
         self.problems: dict[str, str] = {}
         """Why a model isn't the bundle that the record names, as a sentence."""
 
@@ -206,6 +208,14 @@ class Store:
         before = self.entry(model)
         previous = before.active if before is not None and before.base == base else base
         self._put(model, Entry(base=base, active=digest, previous=previous, tries=0 if on_trial else None))
+
+    def check_release(self, bundle: Bundle) -> None:
+        """:raises BundleError: a bundle of its name with a higher release was found good here before."""
+        self._releases.check(bundle)
+
+    def note_release(self, bundle: Bundle) -> None:
+        """Of one that was found good. :raises OSError: the disk."""
+        self._releases.note(bundle)
 
     def prove(self, model: str) -> None:
         """Ends the trial of a model well."""

@@ -137,6 +137,10 @@ class Updater:
             self._incoming = Incoming(folder, record)
         for name in self._store.on_trial:
             self._begin_trial(name)
+        for name in self._service.models.names:
+            if name not in self._store.on_trial:
+                with contextlib.suppress(OSError):  # a full disk: at the next start
+                    self._store.note_release(self._service.models.bundle(name))
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
@@ -173,9 +177,10 @@ class Updater:
         )
         return await asyncio.to_thread(staging.bring, source)
 
-    async def update(self, model: str, bundle: Bundle) -> Outcome:
+    async def update(self, model: str, bundle: Bundle, *, older: bool = False) -> Outcome:
         """Has a model become a bundle of the store. Returns when it serves, on trial.
 
+        :param older: whether its release may be lower than one that was at work.
         :raises InvalidRequest: there is no such model.
         :raises Busy: another update is being made.
         :raises EdgeslmError: why it does not; the model is what it was.
@@ -188,6 +193,8 @@ class Updater:
             raise InvalidRequest(f"model {model} is this bundle already")
         async with self._alone:
             try:
+                if not older:
+                    self._store.check_release(bundle)
                 return await self._update(model, bundle)
             except EdgeslmError as error:
                 self._note(model, "REJECTED", bundle, str(error).partition("\n")[0].rstrip("."))
@@ -329,6 +336,7 @@ class Updater:
                 self._note(model, "FAILED", models.bundle(model), f"{why}; it can't be taken back: {error}")
         elif time.monotonic() - trial.began >= self._config.updates.trial_s:
             self._store.prove(model)
+            self._store.note_release(models.bundle(model))
             del self._trials[model]
             if (stale := self._stale.pop(model, None)) is not None:
                 with contextlib.suppress(BundleError):  # the configuration's, or somebody else's: it stays
@@ -343,7 +351,8 @@ class Updater:
             if wish.action == "rollback":
                 outcome = {"digest": await self.roll_back(wish.model)}
             else:
-                done = await self.update(wish.model, self._store.find(wish.digest or ""))
+                bundle = self._store.find(wish.digest or "")
+                done = await self.update(wish.model, bundle, older=wish.older)
                 outcome = done.figures()
         except (EdgeslmError, OSError) as error:
             outcome = {"error": str(error), "later": isinstance(error, Busy)}

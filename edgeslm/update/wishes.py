@@ -29,7 +29,7 @@ LOCK_PAUSE_S: Final = 0.02
 
 
 class Wish(BaseModel):
-    """``digest`` of the bundle to activate; None to roll back."""
+    """``digest`` of the bundle to activate, ``older`` or not; None to roll back."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,6 +37,7 @@ class Wish(BaseModel):
     action: Literal["activate", "rollback"]
     model: str
     digest: str | None = None
+    older: bool = False
 
 
 class Wishes:
@@ -104,28 +105,40 @@ class Wishes:
         return False
 
     def ask(
-        self, action: Literal["activate", "rollback"], model: str, digest: str | None = None
+        self,
+        action: Literal["activate", "rollback"],
+        model: str,
+        digest: str | None = None,
+        *,
+        older: bool = False,
     ) -> dict[str, Any]:
         """What the node said. Waits for it as long as it runs.
 
         :raises BundleError: the node ended before. :raises OSError: the wish can't be written.
         """
-        wish = self.make(action, model, digest)
+        wish = self.make(action, model, digest, older=older)
         while (found := self.heard(wish)) is None:
             if not self.is_node_running:
                 raise BundleError("the node ended before it had done it")
             time.sleep(LOOK_EVERY_S)
         return found
 
-    def make(self, action: Literal["activate", "rollback"], model: str, digest: str | None = None) -> Wish:
+    def make(
+        self,
+        action: Literal["activate", "rollback"],
+        model: str,
+        digest: str | None = None,
+        *,
+        older: bool = False,
+    ) -> Wish:
         """Asks the node for it and doesn't wait.
 
         :raises BundleError: somebody else's waits. :raises OSError: the wish can't be written.
         """
-        wish = Wish(id=secrets.token_hex(8), action=action, model=model, digest=digest)
+        wish = Wish(id=secrets.token_hex(8), action=action, model=model, digest=digest, older=older)
         if self._wish.exists():
             raise BundleError("another command waits for the node; try again when that is done")
-        write_record(self._wish, wish.model_dump())
+        write_record(self._wish, wish.model_dump(exclude_defaults=True))
         return wish
 
     def heard(self, wish: Wish) -> dict[str, Any] | None:

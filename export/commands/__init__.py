@@ -56,6 +56,13 @@ def whole(text: str) -> int:
     return number
 
 
+def release(text: str) -> int:
+    """An argparse type: a whole number from 0 on, as a manifest takes it."""
+    if not (text.isascii() and text.isdigit() and int(text) < 2**53):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 on")
+    return int(text)
+
+
 def add_source(command: argparse.ArgumentParser) -> None:
     """SRC and OUT, as every command has them that makes a bundle of a model."""
     command.add_argument(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from edgeslm_export.package import UNDATED, created_at, staged, write_manifest, write_report
+from edgeslm_export.package import UNDATED, created_at, releasing, staged, write_manifest, write_report
 
 from edgeslm.bundle import load_bundle, verify_bundle
 from edgeslm.errors import ExportError
@@ -89,6 +89,15 @@ def test_the_manifest_lists_every_file(tmp_path: Path) -> None:
     again = write_manifest(tmp_path, FIELDS)
     assert load_bundle(tmp_path).digest == bundle.digest
     assert again == bundle.manifest
+
+
+def test_a_bundle_has_the_release_that_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1")
+    with releasing(7):
+        assert write_manifest(tmp_path, {**FIELDS, "release": 3}).release == 7
+    assert load_bundle(tmp_path).manifest.release == 7
+    assert write_manifest(tmp_path, FIELDS).release is None
+    assert "release" not in (tmp_path / "manifest.json").read_text()
 
 
 def test_the_date_is_the_epoch_variable_else_the_revisions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,38 @@ def label_of(app: App, correlation: bytes) -> str:
     return str(ask(app, "say", "hello", correlation)["model"])
 
 
+def test_a_lower_release_than_was_at_work_is_not_activated_unless_told(
+    configuration: dict[str, Any], tmp_path: Path, app: App
+) -> None:
+    configuration["updates"]["trial_s"] = 0
+    bundles = {
+        number: write_bundle(tmp_path / "new" / f"v{number}", weights=b"v%d" % number, release=number)
+        for number in (1, 2)
+    }
+    digests = {number: load_bundle(bundle).digest for number, bundle in bundles.items()}
+    with Node(tmp_path, configuration):
+        app.take_state(BASE, "online")
+        operator = Operator(app)
+        for bundle in bundles.values():
+            assert operator.give("models/stage", source=str(bundle))["status"] == "ok"
+        assert operator.give("models/activate", model="small", digest=digests[2])["status"] == "ok"
+        wait_state(app, "SUCCEEDED")
+        refused = operator.give("models/activate", model="small", digest=digests[1])["error"]["message"]
+        assert "fake-decoder: release 1, and release 2 was at work here" in refused
+        told = operator.give("models/activate", model="small", digest=digests[1], older=True)
+        assert "updates.older" in told["error"]["message"]
+    configuration["updates"]["older"] = True
+    with Node(tmp_path, configuration):
+        app.take_state(BASE, "online")
+        operator = Operator(app, "again")
+        refused = operator.give("models/activate", model="small", digest=digests[1])["error"]["message"]
+        assert "release 2 was at work here" in refused, "it is remembered"
+        told = operator.give("models/activate", model="small", digest=digests[1], older="yes")
+        assert "true or false" in told["error"]["message"]
+        told = operator.give("models/activate", model="small", digest=digests[1], older=True)
+        assert told["result"]["state"] == "ON_TRIAL"
+
+
 def test_a_bundle_is_staged_tested_switched_to_and_proved(
     configuration: dict[str, Any], tmp_path: Path, app: App
 ) -> None:

@@ -1,0 +1,59 @@
+"""The highest release of each bundle name that a node has found good.
+
+An old bundle stays validly signed, so this keeps it from coming back by itself. A small file beside the store's
+record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from pathlib import Path
+
+from edgeslm.bundle import Bundle
+from edgeslm.errors import BundleError
+from edgeslm.ownership import is_ours
+from edgeslm.records import write_record
+
+log = logging.getLogger("edgeslm.update")
+
+
+class Releases:
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def check(self, bundle: Bundle) -> None:
+        """:raises BundleError: its release is lower than the highest of its name; both are told."""
+        name, release = bundle.manifest.name, bundle.manifest.release or 0
+        highest = self._read().get(name, 0)
+        if release < highest:
+            raise BundleError(
+                f"{name}: release {release}, and release {highest} was at work here; "
+                "to go back to it all the same, say --older to edgeslm models activate"
+            )
+
+    def note(self, bundle: Bundle) -> None:
+        """:raises OSError: the disk."""
+        name, release = bundle.manifest.name, bundle.manifest.release or 0
+        known = self._read()
+        if release > known.get(name, 0):
+            write_record(self._file, {**known, name: release})
+
+    def _read(self) -> dict[str, int]:
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                with self._file.open("rb") as stream:
+                    if not is_ours(os.fstat(stream.fileno())):
+                        log.warning("%s can be written by others and is not believed", self._file)
+                        return {}
+                    found = json.load(stream)
+            except FileNotFoundError:
+                raise
+            except (OSError, ValueError, RecursionError) as error:
+                log.error("%s can't be read, so older bundles are taken: %s", self._file, error)
+                return {}
+            if isinstance(found, dict):
+                return {name: number for name, number in found.items() if isinstance(number, int)}
+        return {}
