@@ -1,7 +1,7 @@
 """The highest release of each bundle name that a node has found good.
 
-An old bundle stays validly signed, so this keeps it from coming back by itself. A small file beside the store's
-record.
+An old bundle stays validly signed, so this keeps it from coming back by itself. A small file beside the
+store's record.
 """
 
 from __future__ import annotations

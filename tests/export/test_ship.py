@@ -104,3 +104,19 @@ def test_the_command(tmp_path: Path, manuals: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["digest"] == load_bundle(tmp_path / "out").digest
     assert cli.main(arguments) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_release_is_written_where_it_is_given(
+    tmp_path: Path, manuals: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["ship", str(write_bundle(tmp_path / "small", release=2)), "--knowledge", str(manuals)]
+    for name, given, wanted in (
+        ("kept", [], 2),
+        ("new", ["--release", "3"], 3),
+        ("none", ["--release", "0"], 0),
+    ):
+        assert cli.main([arguments[0], arguments[1], str(tmp_path / name), *arguments[2:], *given]) == 0
+        assert load_bundle(tmp_path / name).manifest.release == wanted
+    for text in ("-1", "1.5", "one", str(2**53)):
+        with pytest.raises(SystemExit):
+            cli.main([arguments[0], arguments[1], str(tmp_path / "bad"), *arguments[2:], f"--release={text}"])
