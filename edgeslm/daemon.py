@@ -46,6 +46,7 @@ from edgeslm.pipeline import Pipeline
 from edgeslm.presence import ANNOUNCE_S, Presence
 from edgeslm.readying import Readying
 from edgeslm.service import Service
+from edgeslm.update.exchange import Exchange
 from edgeslm.update.store import Store
 from edgeslm.update.updater import Updater
 from edgeslm.update.wishes import Wishes
@@ -164,6 +165,7 @@ class Daemon:
         )
         self._store = store or Store(config.state_dir, config.node)
         self._wishes = Wishes(config.state_dir, config.node)
+        self._exchange = Exchange(config.state_dir, config.node) if config.rollouts is not None else None
         self._set_up_operating(path)
 
     def _make_console(self) -> ConsoleHost | None:
@@ -224,7 +226,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Connects, loads, serves until a stop is requested or something fatal happens, drains."""
-        with self._wishes.running():
+        with self._wishes.running(), self._exchange.running() if self._exchange else contextlib.nullcontext():
             await self._run()
 
     async def _run(self) -> None:
@@ -295,7 +297,7 @@ class Daemon:
                 self.updater.note_taken_back(model, str(error).partition("\n")[0].rstrip("."))
             await self.service.start_over(self._store.settled(self.config))
         self.service.scheduler.resume()
-        self._updating = asyncio.create_task(self.updater.run(self._wishes))
+        self._updating = asyncio.create_task(self.updater.run(self._wishes, self._exchange))
         log.info("models loaded: %s", ", ".join(self.service.models.names))
         self._membership.join()
         if self._bus.connected:

@@ -11,12 +11,16 @@ import secrets
 from pathlib import Path
 
 
-def write_record(file: Path, value: object) -> None:
-    """The old content or the new one is there at any moment, for its owner alone. :raises OSError: why."""
+def write_record(file: Path, value: object, *, mode: int = 0o600) -> None:
+    """The old content or the new one is there at any moment, for its owner alone unless told otherwise.
+
+    :raises OSError: why not.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            os.fchmod(stream.fileno(), mode)  # whatever the umask is
             json.dump(value, stream, ensure_ascii=False, indent=1)
             stream.flush()
             os.fsync(stream.fileno())

@@ -57,6 +57,7 @@ program=$root/opt/edgeslm
 command=$root/usr/local/bin/edgeslm
 lib=$root/usr/local/lib
 beside='edgeslm-hawkbit.service edgeslm-dispatch.service' # off until somebody enables them
+users='edgeslm-hawkbit edgeslm'
 etc=$root/etc/edgeslm
 state=$root/var/lib/edgeslm
 aside=$root/var/lib/.edgeslm-install # what is replaced lies here until all has gone well; `list` says what is whose
@@ -92,9 +93,9 @@ make_folder() {
     mkdir "$1"
 }
 
-remove_user() { # whether userdel takes the group too depends on the system's login.defs
-    if grep -q '^edgeslm:' "$root/etc/passwd" 2>/dev/null; then userdel ${root:+--prefix "$root"} edgeslm; fi
-    if grep -q '^edgeslm:' "$root/etc/group" 2>/dev/null; then groupdel ${root:+--prefix "$root"} edgeslm; fi
+remove_user() { # $1; whether userdel takes the group too depends on the system's login.defs
+    if grep -q "^$1:" "$root/etc/passwd" 2>/dev/null; then userdel ${root:+--prefix "$root"} "$1"; fi
+    if grep -q "^$1:" "$root/etc/group" 2>/dev/null; then groupdel ${root:+--prefix "$root"} "$1"; fi
 }
 
 undo() { # the last first; nothing here may stop it
@@ -103,7 +104,7 @@ undo() { # the last first; nothing here may stop it
             new) rm -rf "$path" ;;
             kept) if [ -e "$aside/$nth" ] || [ -L "$aside/$nth" ]; then rm -rf "$path" && mv "$aside/$nth" "$path"; fi ;;
             folder) rmdir "$path" ;;
-            user) remove_user ;;
+            user) remove_user "$path" ;;
             enabled) ctl disable edgeslm.service ;;
             disabled) ctl enable "$path" ;;
             running) if [ -e "$aside/disturbed" ] && runs; then ctl daemon-reload && ctl restart "$path"; fi ;;
@@ -220,11 +221,11 @@ install_files() {
 }
 
 make_user_and_folders() {
-    if ! grep -q '^edgeslm:' "$root/etc/passwd" 2>/dev/null; then
-        note user 0 edgeslm
-        systemd-sysusers ${root:+"--root=$root"} - <"$here/systemd/edgeslm.sysusers"
-    fi
-    for folder in "$etc" "$etc/credentials" "$state" "$state/bundles"; do make_folder "$folder"; done
+    for user in $users; do
+        if ! grep -q "^$user:" "$root/etc/passwd" 2>/dev/null; then note user 0 "$user"; fi
+    done
+    systemd-sysusers ${root:+"--root=$root"} - <"$here/systemd/edgeslm.sysusers"
+    for folder in "$etc" "$etc/credentials" "$state" "$state/bundles" "$state-hawkbit"; do make_folder "$folder"; done
     systemd-tmpfiles ${root:+"--root=$root"} --create - <"$here/systemd/edgeslm.tmpfiles"
 }
 
@@ -302,7 +303,8 @@ remove_all() {
     if [ $action = purge ]; then
         put_aside "$etc"
         put_aside "$state"
-        remove_user
+        put_aside "$state-hawkbit"
+        for user in $users; do remove_user "$user"; done
     fi
 }
 

@@ -83,10 +83,45 @@ def test_the_user_and_the_folders_are_made(tmp_path: Path) -> None:
         done = run(command, f"--root={tmp_path}", *create, UNITS / name)
         if os.geteuid() == 0:
             assert done.returncode == 0, done.stderr
-    passwd = (tmp_path / "etc/passwd").read_text().split(":")
-    assert passwd[0] == "edgeslm" and passwd[6].strip() == "/usr/sbin/nologin"
-    modes = {"etc/edgeslm": 0o755, "etc/edgeslm/credentials": 0o700, "var/lib/edgeslm": 0o750}
+    users = {
+        line.split(":")[0]: line.split(":") for line in (tmp_path / "etc/passwd").read_text().splitlines()
+    }
+    assert set(users) == {"edgeslm", "edgeslm-hawkbit"}
+    assert {user[6] for user in users.values()} == {"/usr/sbin/nologin"}
+    modes = {
+        "etc/edgeslm": 0o755,
+        "etc/edgeslm/credentials": 0o700,
+        "var/lib/edgeslm": 0o750,
+        "var/lib/edgeslm-hawkbit": 0o750,
+    }
     for path, mode in modes.items():
         assert (tmp_path / path).stat().st_mode & 0o777 == mode, path
     if os.geteuid() == 0:
-        assert (tmp_path / "var/lib/edgeslm").stat().st_uid == int(passwd[2])
+        for name, user in users.items():
+            status = (tmp_path / "var/lib" / name).stat()
+            assert (status.st_uid, status.st_gid) == (int(user[2]), int(users["edgeslm"][3]))
+
+
+@pytest.mark.parametrize(
+    ("file", "memory"),
+    [
+        ("edgeslm.service.d/10-edgeslm.conf", "92%"),
+        ("edgeslm-hawkbit.service", "256M"),
+        ("edgeslm-dispatch.service.d/20-dispatch.conf", "256M"),
+    ],
+)
+def test_each_unit_has_limits_of_memory_and_tasks(file: str, memory: str) -> None:
+    lines = (UNITS / file).read_text().splitlines()
+    assert f"MemoryMax={memory}" in lines
+    assert [line.split("=")[0] for line in lines if line.startswith(("MemoryHigh", "TasksMax"))] == [
+        "MemoryHigh",
+        "TasksMax",
+    ]
+
+
+def test_the_client_of_hawkbit_can_write_nothing_of_the_node() -> None:
+    lines = (UNITS / "edgeslm-hawkbit.service").read_text().splitlines()
+    assert "User=edgeslm-hawkbit" in lines and "Group=edgeslm" in lines
+    assert [line for line in lines if line.startswith(("StateDirectory", "ReadWritePaths"))] == [
+        "ReadWritePaths=/var/lib/edgeslm-hawkbit"
+    ]

@@ -61,9 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _hawkbit(arguments: argparse.Namespace, config: Config) -> None:
+    from edgeslm.rollout.distant import book_folder
     from edgeslm.rollout.hawkbit import Hawkbit
     from edgeslm.rollout.jobs import alone
-    from edgeslm.update.store import Store
 
     logging.basicConfig(
         level="DEBUG" if arguments.debug else config.log_level.upper(),
@@ -72,7 +72,7 @@ def _hawkbit(arguments: argparse.Namespace, config: Config) -> None:
     )
     become_owner(config.state_dir)
     stop = threading.Event()
-    with alone(Store(config.state_dir, config.node).folder, config.node, "hawkbit"):
+    with alone(book_folder(config), config.node, "hawkbit"):
         hawkbit = Hawkbit(config)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: stop.set())
@@ -103,10 +103,16 @@ def _mender(arguments: argparse.Namespace, config: Config) -> None:
 
 
 def _show(arguments: argparse.Namespace, config: Config) -> None:
+    from edgeslm.rollout.distant import book_folder
     from edgeslm.rollout.jobs import Book
-    from edgeslm.update.store import Store
+    from edgeslm.update.exchange import folder_beside
 
-    job = Book(Store(config.state_dir, config.node).folder, config.node, "hawkbit").job
+    own = folder_beside(config.state_dir)
+    for folder in (own, config.state_dir):
+        if folder.is_dir():
+            become_owner(folder)
+            break
+    job = Book(book_folder(config), config.node, "hawkbit").job
     if arguments.json:
         say(json.dumps(None if job is None else job.model_dump()))
     elif job is None:

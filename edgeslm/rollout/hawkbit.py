@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 from edgeslm import __version__
 from edgeslm.board import board_name
-from edgeslm.bundle import Bundle
 from edgeslm.config import Config
 from edgeslm.errors import RolloutError
 from edgeslm.rollout.assignment import parts_of
@@ -33,8 +32,9 @@ from edgeslm.rollout.ddi import (
     parse,
     same_server,
 )
+from edgeslm.rollout.distant import DistantModels, is_distant
 from edgeslm.rollout.jobs import Book, Job, Part, Report
-from edgeslm.rollout.models import Models
+from edgeslm.rollout.models import Brought, Models
 from edgeslm.rollout.server import Refused, Server
 from edgeslm.rollout.work import Work, final_reports
 from edgeslm.surroundings import Rollouts
@@ -69,7 +69,7 @@ class Hawkbit:
         self._config = config
         self._rollouts: Rollouts = config.rollouts
         self._server = Server(config.rollouts, config.node)
-        self._models = Models(config)
+        self._models = DistantModels(config) if is_distant(config) else Models(config)
         self.book = Book(self._models.store.folder, config.node, "hawkbit")
         self._pauses_s = pauses_s
         self._look_s = look_s
@@ -250,7 +250,7 @@ class Hawkbit:
         if job is not None and not job.is_over and not told:
             self.book.put(job, _told(job.id, "resumed", f"{job.state}, {job.step}"))
 
-    def _bring(self, part: Part, stop: threading.Event) -> Bundle:
+    def _bring(self, part: Part, stop: threading.Event) -> Brought:
         ours = same_server(part.url, self._server.base)
         login = self._server.login if ours else Login(ca_file=self._rollouts.ca_file)
         parts = urlsplit(self._server.base)
@@ -261,7 +261,7 @@ class Hawkbit:
             allow_http=self._rollouts.allow_http,
             pauses_s=self._pauses_s,
         )
-        return staging.bring(part.url, part.promise)
+        return self._models.bring(staging, part, stop)
 
 
 def _told(action: str, execution: str, why: str, **more: str) -> Report:

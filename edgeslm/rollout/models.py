@@ -11,11 +11,12 @@ import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from edgeslm.bundle import Bundle, load_bundle
+from edgeslm.bundle import load_bundle
 from edgeslm.config import Config
 from edgeslm.errors import BundleError
+from edgeslm.rollout.jobs import Part
 from edgeslm.trust import Trust
 from edgeslm.update.staging import Staging
 from edgeslm.update.store import Store
@@ -23,6 +24,13 @@ from edgeslm.update.verdicts import Verdicts
 from edgeslm.update.wishes import Wish, Wishes
 
 Standing = Literal["other", "on trial", "proved"]
+
+
+class Brought(Protocol):
+    """A bundle that is on this device."""
+
+    @property
+    def digest(self) -> str: ...
 
 
 class Models:
@@ -57,13 +65,14 @@ class Models:
         """Why the model is not that bundle, in words; empty if nobody said so."""
         return self._verdicts.why(model, digest)
 
-    def has(self, digest: str) -> bool:
-        return any(one.bundle.digest == digest for one in self.store.bundles())
-
     def staging(self, stop: threading.Event | None = None, **how: Any) -> Staging:
         return Staging(self.store, budget_bytes=self.config.updates.budget_bytes, stop=stop, **how)
 
-    def stage(self, bring: Callable[[], Bundle]) -> tuple[Bundle, bool]:
+    def bring(self, staging: Staging, part: Part, stop: threading.Event) -> Brought:
+        """Downloads a part. :raises BundleError: see ``Staging``."""
+        return staging.bring(part.url, part.promise)
+
+    def stage(self, bring: Callable[[], Brought]) -> tuple[Brought, bool]:
         """Brings a bundle onto this device and has its signature checked, where that is asked for.
 
         :return: whether it is new here. :raises BundleError: it can't be had, or isn't trusted.
@@ -73,7 +82,7 @@ class Models:
         is_new = bundle.digest not in before
         trust = Trust(self.config.signing, self.config.state_dir)
         try:
-            trust.load(bundle.path)
+            trust.load(self.store.find(bundle.digest).path)
             asyncio.run(trust.check())
         except BundleError:
             if is_new:
@@ -86,10 +95,14 @@ class Models:
         with contextlib.suppress(BundleError, OSError):
             self.store.remove(digest, self.config)
 
-    def roll_back(self, model: str) -> None:
-        """Of a node that doesn't run, if there is anything to go back to. :raises OSError: the disk."""
+    def roll_back(self, model: str) -> bool:
+        """Of a node that doesn't run, if there is anything to go back to. :raises OSError: the disk.
+
+        :return: whether that could be done now.
+        """
         with contextlib.suppress(BundleError):
             self.store.roll_back(model)
+        return True
 
     def wish(self, action: Literal["activate", "rollback"], model: str, digest: str | None = None) -> Wish:
         """:raises BundleError: somebody else's waits. :raises OSError: the disk."""

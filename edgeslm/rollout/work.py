@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
-from edgeslm.bundle import Bundle
 from edgeslm.errors import EdgeslmError, without_paths
+from edgeslm.rollout.distant import DistantModels
 from edgeslm.rollout.jobs import Book, Job, Part, Report, State, Step
-from edgeslm.rollout.models import Models
+from edgeslm.rollout.models import Brought, Models
 from edgeslm.update.downloads import Unreachable
 from edgeslm.update.wishes import Wish
 
@@ -46,8 +46,8 @@ class Work:
     def __init__(
         self,
         book: Book,
-        models: Models,
-        bring: Callable[[Part, threading.Event], Bundle],
+        models: Models | DistantModels,
+        bring: Callable[[Part, threading.Event], Brought],
         *,
         timeout_s: float,
         again_s: float = AGAIN_S,
@@ -260,8 +260,9 @@ class Work:
                 if part.asked:
                     self._put_part(job, index, asked=False)
                     return True
-                if self._models.digest(part.model) == part.digest:
-                    self._models.roll_back(part.model)
+                back = self._models.digest(part.model) != part.digest
+                if not (back or self._models.roll_back(part.model)):
+                    return False  # once the node runs
             elif part.asked:  # before this process began: once it has answered this, it is done with that
                 return self._want("activate", part.model, part.before)
             elif self._models.digest(part.model) == part.digest:
@@ -339,10 +340,10 @@ def _plain(why: str) -> str:
 class _Staged(threading.Thread):
     """A part being brought: the bundle, or why not."""
 
-    def __init__(self, models: Models, bring: Callable[[threading.Event], Bundle]) -> None:
+    def __init__(self, models: Models | DistantModels, bring: Callable[[threading.Event], Brought]) -> None:
         super().__init__(name="rollout-download", daemon=True)
         self.stop = threading.Event()
-        self.bundle: Bundle | None = None
+        self.bundle: Brought | None = None
         self.is_new = False
         self.error: Exception | None = None
         self._models = models

@@ -13,9 +13,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.errors import BundleError
@@ -39,6 +39,9 @@ MOST_KEPT: Final = 3
 """Of those beside the one that is brought."""
 KEPT_S: Final = 7 * 24 * 3600.0
 """For which a download that broke off is kept."""
+
+
+Brought = TypeVar("Brought")
 
 
 class Staging:
@@ -83,7 +86,7 @@ class Staging:
         """
         try:
             if source.startswith(self._schemes):
-                return self._bring_from(source, promise)
+                return self.fetch(source, promise, lambda archive, name: self._take_in({}, name, archive))
             if "://" in source:
                 raise BundleError(f"{source}: only {SCHEME} addresses, folders and archives are taken")
             path = Path(source)
@@ -104,7 +107,11 @@ class Staging:
         except OSError as error:
             raise BundleError(f"{error.filename or name}: {error.strerror or error}") from None
 
-    def _bring_from(self, url: str, promise: Promise | None) -> Bundle:
+    def fetch(self, url: str, promise: Promise | None, use: Callable[[IO[bytes], str], Brought]) -> Brought:
+        """Downloads what ``use`` makes something of, which gets the file and its name; then it is removed.
+
+        :raises BundleError: as :meth:`bring`. :raises OSError: the disk.
+        """
         self._store.folder.mkdir(parents=True, exist_ok=True)
         file = self._store.folder / f".part-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
         self._forget_old(file)
@@ -125,14 +132,14 @@ class Staging:
                 if promise is not None:
                     promise.check(file, url)
                 with file.open("rb") as archive:
-                    bundle = self._take_in({}, file.name, archive)
-            except Stopped:
+                    brought = use(archive, file.name)
+            except (Stopped, Unreachable):
                 raise
             except BaseException:  # what is whole and wrong would be wrong again
                 _remove(file)
                 raise
             _remove(file)
-            return bundle
+            return brought
 
     # The child that reads it
 

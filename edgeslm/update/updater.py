@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.config import Config
@@ -41,11 +41,15 @@ from edgeslm.service import Service
 from edgeslm.trust import Trust
 from edgeslm.update.checks import check
 from edgeslm.update.commands import handlers_of
+from edgeslm.update.exchange import Exchange
 from edgeslm.update.incoming import Incoming
 from edgeslm.update.store import Store
 from edgeslm.update.trials import Trial
 from edgeslm.update.verdicts import Verdicts
 from edgeslm.update.wishes import Wish, Wishes
+
+if TYPE_CHECKING:
+    from edgeslm.update.staging import Staging
 
 log = logging.getLogger("edgeslm.update")
 
@@ -100,6 +104,8 @@ class Updater:
         self._incoming: Incoming | None = None
         self._stale: dict[str, str] = {}
         """What nothing goes back to once a model on trial is found good."""
+        self._staged: list[str] = []
+        """Digests of what a rollout's process brought."""
         self._looked = 0.0
         self._stop = threading.Event()
         self._verdicts = Verdicts(store.folder, operating.config.node)
@@ -130,8 +136,11 @@ class Updater:
         """Has what runs in other threads end soon."""
         self._stop.set()
 
-    async def run(self, wishes: Wishes) -> None:
-        """Until cancelled: watches models on trial, the folder of new ones, and for ``edgeslm models``."""
+    async def run(self, wishes: Wishes, exchange: Exchange | None = None) -> None:
+        """Until cancelled: watches models on trial, the folder of new ones, for ``edgeslm models``, and for a
+        rollout's process."""
+        if exchange is not None:
+            self._staged = list(exchange.status().get("staged", ()))
         if (folder := self._config.updates.watch) is not None:
             record = self._store.folder / f"taken-{self._config.node}.json"
             self._incoming = Incoming(folder, record)
@@ -145,6 +154,8 @@ class Updater:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self._look(wishes)
+                if exchange is not None:
+                    await self._look_at(exchange)
             except Exception as error:  # a full disk, or a mistake of ours: the next look may do better
                 log.error("updates can't go on: %s", error if isinstance(error, OSError) else type(error))
                 log.debug("updates", exc_info=True)
@@ -165,17 +176,19 @@ class Updater:
         :param within: see :class:`Staging`.
         :raises BundleError: see :class:`Staging`.
         """
+        return await asyncio.to_thread(self._staging(within).bring, source)
+
+    def _staging(self, within: Sequence[str] = ()) -> Staging:
         from edgeslm.update.staging import Staging  # lazy: few starts bring anything
 
         updates = self._config.updates
-        staging = Staging(
+        return Staging(
             self._store,
             budget_bytes=updates.budget_bytes,
             ca_file=updates.ca_file,
             stop=self._stop,
             within=within,
         )
-        return await asyncio.to_thread(staging.bring, source)
 
     async def update(self, model: str, bundle: Bundle, *, older: bool = False) -> Outcome:
         """Has a model become a bundle of the store. Returns when it serves, on trial.
@@ -345,11 +358,52 @@ class Updater:
 
     # What others want
 
+    async def _look_at(self, exchange: Exchange) -> None:
+        await self._tell_status(exchange)
+        if (wish := exchange.next()) is not None:
+            await self._grant(wish, exchange)
+
+    async def _tell_status(self, exchange: Exchange) -> None:
+        models, on_trial = self._service.models, self._store.on_trial
+        digests = {name: models.bundle(name).digest for name in self._config.models if name in models.names}
+        status = {
+            "models": {
+                name: {"digest": digest, "on_trial": name in on_trial} for name, digest in digests.items()
+            },
+            "verdicts": self._verdicts.all(),
+            "staged": self._staged,
+        }
+        await asyncio.to_thread(exchange.tell_status, status)
+
+    async def _stage(self, wish: Wish, exchange: Wishes) -> dict[str, Any]:
+        """Takes in what the rollout's process brought, in place of what it brought before, if unused."""
+        if not isinstance(exchange, Exchange):
+            raise InvalidRequest("only a rollout's process has archives")
+        with exchange.archive(wish.file) as archive:
+            bundle = await asyncio.to_thread(self._staging().take, archive, str(wish.file))
+        trust = Trust(self._config.signing, self._config.state_dir)
+        trust.load(bundle.path)
+        gone = [digest for digest in self._staged if digest != bundle.digest]
+        try:
+            await trust.check()
+        except BundleError:
+            gone.append(bundle.digest)
+            raise
+        finally:
+            for digest in gone:
+                with contextlib.suppress(BundleError):  # in use, or gone already
+                    await asyncio.to_thread(self._store.remove, digest, self._config)
+            kept = {one.bundle.digest for one in self._store.bundles()}
+            self._staged = [digest for digest in (*gone, bundle.digest) if digest in kept]
+        return {"digest": bundle.digest}
+
     async def _grant(self, wish: Wish, wishes: Wishes) -> None:
         outcome: dict[str, Any]
         try:
             if wish.action == "rollback":
                 outcome = {"digest": await self.roll_back(wish.model)}
+            elif wish.action == "stage":
+                outcome = await self._stage(wish, wishes)
             else:
                 bundle = self._store.find(wish.digest or "")
                 done = await self.update(wish.model, bundle, older=wish.older)
@@ -361,6 +415,8 @@ class Updater:
             log.debug("an update failed", exc_info=True)
             outcome = {"error": f"the node failed on it ({type(error).__name__})"}
         with contextlib.suppress(OSError):
+            if isinstance(wishes, Exchange):
+                await self._tell_status(wishes)  # before it is told that it is done
             await asyncio.to_thread(wishes.tell, wish, outcome)
 
     async def _take_in(self, incoming: Incoming) -> None:

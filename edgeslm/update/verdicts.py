@@ -33,6 +33,10 @@ class Verdicts:
         except OSError as error:
             log.warning("%s can't be written: %s", self._file, error)
 
+    def all(self) -> dict[str, Any]:
+        """By model: what was written last."""
+        return self._read()
+
     def why(self, model: str, digest: str) -> str:
         """Why the model is not the bundle, in words; empty if nobody said so."""
         said = self._read().get(model)

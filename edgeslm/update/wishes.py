@@ -29,15 +29,16 @@ LOCK_PAUSE_S: Final = 0.02
 
 
 class Wish(BaseModel):
-    """``digest`` of the bundle to activate, ``older`` or not; None to roll back."""
+    """``digest`` of the bundle to activate, ``older`` or not; ``file`` of an archive to stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
-    action: Literal["activate", "rollback"]
+    action: Literal["activate", "rollback", "stage"]
     model: str
     digest: str | None = None
     older: bool = False
+    file: str | None = None
 
 
 class Wishes:
@@ -55,7 +56,7 @@ class Wishes:
     def running(self) -> Iterator[None]:
         """While the node runs. What was wished of an earlier run is forgotten."""
         self._lock.parent.mkdir(parents=True, exist_ok=True)
-        self._wish.unlink(missing_ok=True)
+        self._forget()
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             for _ in range(LOCK_TRIES):  # whoever looks whether a node runs holds it for a moment
@@ -66,6 +67,9 @@ class Wishes:
             yield  # without it: another node of this name, which the journal refuses
         finally:
             os.close(descriptor)
+
+    def _forget(self) -> None:
+        self._wish.unlink(missing_ok=True)
 
     def next(self) -> Wish | None:
         """A new wish, once."""
@@ -125,21 +129,27 @@ class Wishes:
 
     def make(
         self,
-        action: Literal["activate", "rollback"],
+        action: Literal["activate", "rollback", "stage"],
         model: str,
         digest: str | None = None,
         *,
         older: bool = False,
+        file: str | None = None,
     ) -> Wish:
         """Asks the node for it and doesn't wait.
 
         :raises BundleError: somebody else's waits. :raises OSError: the wish can't be written.
         """
-        wish = Wish(id=secrets.token_hex(8), action=action, model=model, digest=digest, older=older)
+        wish = Wish(
+            id=secrets.token_hex(8), action=action, model=model, digest=digest, older=older, file=file
+        )
+        self._write(wish)
+        return wish
+
+    def _write(self, wish: Wish) -> None:
         if self._wish.exists():
             raise BundleError("another command waits for the node; try again when that is done")
         write_record(self._wish, wish.model_dump(exclude_defaults=True))
-        return wish
 
     def heard(self, wish: Wish) -> dict[str, Any] | None:
         """What the node said; None while it has said nothing."""

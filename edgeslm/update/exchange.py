@@ -1,0 +1,124 @@
+"""How the process of a rollout, as a user of its own, has the node take what it brought: a folder of each.
+
+The process's folder holds its wish and its archives, which the node reads. The node's folder holds what it
+says: what its models are, and what came of a wish. Neither can write what the other believes, and the node
+takes nothing that it would not take from any stranger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+from pydantic import ValidationError
+
+from edgeslm.errors import BundleError
+from edgeslm.records import write_record
+from edgeslm.update.store import FOLDER
+from edgeslm.update.wishes import Wish, Wishes
+
+log = logging.getLogger("edgeslm.update")
+
+ANSWERS: Final = "rollouts"
+"""The node's folder, below its state folder."""
+MOST_BYTES: Final = 1_000_000
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_FOR_THE_GROUP: Final = 0o640
+
+
+def folder_beside(state_dir: Path) -> Path:
+    """Where the process has its own files."""
+    return state_dir.with_name(f"{state_dir.name}-hawkbit")
+
+
+class Exchange(Wishes):
+    """Both ends, of one node. The process's group has to be the node's."""
+
+    def __init__(self, state_dir: Path, node: str) -> None:
+        super().__init__(state_dir, node)
+        self.folder = folder_beside(state_dir)
+        answers = state_dir / ANSWERS
+        self._wish = self.folder / f"wish-{node}.json"
+        self._outcome = answers / f"outcome-{node}.json"
+        self._lock = answers / f"running-{node}.lock"
+        self._status = answers / f"models-{node}.json"
+        self._seen = ""
+        self._has_complained = False
+        self._told: Mapping[str, Any] = {}
+
+    # The node's end
+
+    def _forget(self) -> None:
+        answers = self._lock.parent
+        answers.chmod(0o750)
+        os.close(os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _FOR_THE_GROUP))
+        self._lock.chmod(_FOR_THE_GROUP)
+        self.next()
+
+    def next(self) -> Wish | None:
+        """A new wish, once. The file is the process's, and stays."""
+        try:
+            with self._open(self._wish) as stream:
+                wish = Wish.model_validate_json(stream.read(65_536))
+        except BundleError as error:
+            if not self._has_complained:
+                log.warning("%s", error)
+            self._has_complained = True
+            return None
+        except (OSError, ValidationError):
+            return None
+        if wish.id == self._seen:
+            return None
+        self._seen = wish.id
+        return wish.model_copy(update={"older": False})  # that is for the owner to say
+
+    def archive(self, name: str | None) -> IO[bytes]:
+        """:raises BundleError: it names no file of the folder. :raises OSError: the disk."""
+        if name is None or not _NAME.fullmatch(name):
+            raise BundleError("the rollout's process names no archive of its folder")
+        return self._open(self.folder / FOLDER / name)
+
+    def tell(self, wish: Wish, outcome: dict[str, Any]) -> None:
+        write_record(self._outcome, {"id": wish.id, **outcome}, mode=_FOR_THE_GROUP)
+
+    def tell_status(self, status: Mapping[str, Any]) -> None:
+        """What the models are, when that has changed. :raises OSError: the disk."""
+        if status != self._told:
+            write_record(self._status, status, mode=_FOR_THE_GROUP)
+            self._told = status
+
+    def _open(self, file: Path) -> IO[bytes]:
+        """:raises BundleError: others than the folder's owner could have put it there."""
+        for folder in (self.folder, self.folder.parent):
+            if folder.stat().st_mode & 0o022:
+                raise BundleError(f"{folder}: can be written by others and is not believed")
+        stream = os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            stream.close()
+            raise BundleError(f"{file}: no plain file")
+        return stream
+
+    # The process's end
+
+    def status(self) -> dict[str, Any]:
+        """What the node said last of its models; nothing if it never did."""
+        with contextlib.suppress(OSError, ValueError, RecursionError), self._status.open("rb") as stream:
+            found = json.loads(stream.read(MOST_BYTES))
+            if isinstance(found, dict):
+                return found
+        return {}
+
+    def _write(self, wish: Wish) -> None:
+        write_record(self._wish, wish.model_dump(exclude_defaults=True), mode=_FOR_THE_GROUP)
+
+    def offer(self, archive: Path) -> None:
+        """Lets the node read it. :raises OSError: the disk."""
+        archive.parent.chmod(0o750)
+        archive.chmod(_FOR_THE_GROUP)
