@@ -50,7 +50,7 @@ def job() -> Job:
     return Job(CHILD, command=COMMAND)
 
 
-def ask(job: Job, order: str, timeout_s: float = 30.0, memory_bytes: int = 200 * MB) -> object:
+def ask(job: Job, order: str | int, timeout_s: float = 30.0, memory_bytes: int = 200 * MB) -> object:
     return job.ask(order, timeout_s=timeout_s, memory_bytes=memory_bytes)
 
 

@@ -27,7 +27,6 @@ def process(exchange: Exchange) -> Exchange:
 
 def test_a_wish_is_heard_once_and_answered(exchange: Exchange) -> None:
     other = process(exchange)
-    assert not other.is_node_running
     with exchange.running():
         assert other.is_node_running
         wish = other.make("activate", "small", "sha256:1f3a")
@@ -40,6 +39,7 @@ def test_a_wish_is_heard_once_and_answered(exchange: Exchange) -> None:
         assert exchange.next() == another
         other.withdraw(another)
         assert exchange.next() is None
+    assert not process(exchange).is_node_running
 
 
 def test_a_wish_of_an_earlier_run_is_forgotten(exchange: Exchange) -> None:

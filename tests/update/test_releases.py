@@ -22,8 +22,8 @@ def released(folder: Path, release: int | None, kind: str = "decoder") -> Bundle
 def test_a_lower_release_than_was_at_work_is_refused_and_both_are_named(tmp_path: Path) -> None:
     Store(tmp_path / "state", "hall").note_release(released(tmp_path, 5))
     store = Store(tmp_path / "state", "hall")
-    for release in (5, 6):
-        store.check_release(released(tmp_path, release))
+    for fine in (5, 6):
+        store.check_release(released(tmp_path, fine))
     for release, told in ((4, 4), (None, 0)):
         with pytest.raises(
             BundleError, match=f"fake-decoder: release {told}, and release 5 was at work here"
