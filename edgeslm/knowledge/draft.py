@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgeslm.knowledge.passages import LONGEST_TITLE, Document, Heading
+from edgeslm.knowledge.passages import DEEPEST, LONGEST_TITLE, Document, Heading
 
 _SPACE = re.compile(r"\s+")
 
@@ -22,6 +22,7 @@ class Draft:
 
     def heading(self, level: int, title: str) -> None:
         """A title on a line of its own; an empty one is none, an endless one is a paragraph."""
+        level = min(level, DEEPEST)
         title = _SPACE.sub(" ", title).strip()
         if len(title) > LONGEST_TITLE:
             self.paragraph(title)
@@ -32,11 +33,11 @@ class Draft:
 
     def section(self, level: int, title: str) -> None:
         """What is written next has a title that stands nowhere in the text."""
-        self._next = Heading(level, " ".join(title.split())[:LONGEST_TITLE], 0)
+        self._next = Heading(min(level, DEEPEST), " ".join(title.split())[:LONGEST_TITLE], 0)
 
     def leave(self, level: int) -> None:
         """What is written next belongs to the section above those of ``level`` and deeper ones."""
-        above = [heading for heading in self._above if heading.level < level]
+        above = [heading for heading in self._above if heading.level < min(level, DEEPEST)]
         if above and above != self._above:
             self._next = above[-1]
 

@@ -8,14 +8,14 @@ from pathlib import PurePath
 
 from edgeslm.knowledge.passages import LONGEST_TITLE, Document, Heading
 
-_FENCE = re.compile(r" {0,3}(`{3,}(?!.*`)|~{3,})")
+_FENCE = re.compile(r" {0,3}(`{3,}+(?!.*`)|~{3,}+)")
 _HASHES = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*\r?")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*\r?")
 _TAG = re.compile(r" {0,3}<h([1-6])[^>]*>(.*?)</h\1>\s*", re.IGNORECASE)
 _NO_TITLE = re.compile(r"\s*(?:$|[-*+>|]\s|\d+[.)]\s| {4}|\t|```|~~~|<)")
 """Lines of which an underline makes no title: what goes on with one is a list, a table or a quote."""
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n.*?\r?\n(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-_FRONT_TITLE = re.compile(r"^title:[ \t]*(?:\"(.+)\"|'(.+)'|(.+?))[ \t]*\r?$", re.MULTILINE)
+_FRONT_TITLE = re.compile(r"^title:(.*)$", re.MULTILINE)
 _MARKUP = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])|<[^>]+>|(\*\*|__|`|\*)(?=\S)(.+?)(?<=\S)\2")
 
 
@@ -23,11 +23,18 @@ def read_markdown(text: str, source: str) -> Document:
     """The text as it stands."""
     front = _FRONT_MATTER.match(text)
     headings = tuple(_headings(text, front.end() if front else 0))
-    named = _FRONT_TITLE.search(text, 0, front.end()) if front else None
-    title = next((part for part in named.groups() if part), "") if named else ""
+    title = _front_title(text, front.end()) if front else ""
     return Document(
         source, title or (headings[0].title if headings else PurePath(source).name), text, headings
     )
+
+
+def _front_title(text: str, end: int) -> str:
+    """The first one that says anything, without its quotes."""
+    titles = (found[1].strip() for found in _FRONT_TITLE.finditer(text, 0, end))
+    title = next(filter(None, titles), "")
+    is_quoted = len(title) > 2 and title[0] == title[-1] and title[0] in "\"'"
+    return title[1:-1] if is_quoted else title
 
 
 def _headings(text: str, start: int) -> Iterator[Heading]:

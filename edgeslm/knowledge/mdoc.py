@@ -138,7 +138,7 @@ class _Mdoc:
         level = TAG_LEVEL + max(0, len(self._lists) - 1)
         self._draft.leave(level)
         if line.name == "El":
-            self._lists = self._lists[:-1]
+            del self._lists[-1:]
         elif self._lists and self._lists[-1] in _TAGGED:
             self._tag = (self._words(arguments) + " ", bool(arguments) and arguments[0] in _TYPED)
             if "Xo" not in arguments:
@@ -157,6 +157,8 @@ class _Mdoc:
             self._draft.paragraph(tag)
 
     def _add(self, text: str) -> None:
+        if self._tag and len(self._tag[0]) > _LONGEST_PARAGRAPH:
+            self._end_tag()
         if self._tag:
             glued = self._unspaced or self._tag[0].endswith(" ") or (text and is_closing(text))
             self._tag = (f"{self._tag[0]}{'' if glued else ' '}{text}", self._tag[1])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise, zip_longest
 
+from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.cells import Table
 from edgeslm.knowledge.sentences import SENTENCE_END
 
@@ -16,6 +17,10 @@ MAX_CHARACTERS = 16 << 20
 """Of a document, some 10,000 pages: what is larger is better kept as several."""
 LONGEST_TITLE = 200
 """Characters; a line that is longer says more than what a section is called."""
+
+DEEPEST = 20
+"""The deepest level of a heading: every passage carries the titles above it."""
+MAX_HEADINGS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,14 @@ class Passage:
     text: str
     start: int
     end: int
+
+
+def check_headings(source: str, count: int) -> None:
+    """:raises KnowledgeError: more than a document may have."""
+    if count > MAX_HEADINGS:
+        raise KnowledgeError(
+            f"{source} has more than {MAX_HEADINGS:,} sections or rows; part it into several files."
+        )
 
 
 # What it costs to part a text there. A passage more costs about 1.
@@ -107,6 +120,8 @@ _LEADER = re.compile(r"(?:(?:\.\s?){4,}|…{2,})\s*(?:\d+|[ivxlc]+)$")
 """The dots of a list of contents, up to its page number."""
 _TAIL = 80
 """Characters of a line's end in which they are looked for."""
+_LONGEST_ENTRY = 3 * LONGEST_TITLE
+"""Characters of an entry of a list of contents, its number and its leader included."""
 _PAGE = re.compile(r"\s\d{1,4}$")
 _JUMP = re.compile(r"\s*(?:[-*+]|\d+\.)\s+\[[^\]]*\]\(#[^)]*\)\s*")
 """A Markdown line that only leads to a place on the same page."""
@@ -205,7 +220,9 @@ def _lists_contents(block: str, titles: set[str], announced: bool) -> bool:
 
 def _is_title(entry: str, titles: set[str]) -> bool:
     """Whether an entry names a section, perhaps with its page."""
-    return _bare(entry) in titles or _bare(_PAGE.sub("", entry[-LONGEST_TITLE:])) in titles
+    if len(entry) <= _LONGEST_ENTRY and _bare(entry) in titles:
+        return True
+    return _bare(_PAGE.sub("", entry[-LONGEST_TITLE:])) in titles
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +274,8 @@ def _atoms(text: str, start: int, end: int, most: float) -> Iterator[_Atom]:
     margin, fenced, before = _FAR, False, ""
     for block in _BLOCK.finditer(text, start, end):
         first, last = block.span()
-        indent = len(text[text.rfind("\n", 0, first) + 1 : first].expandtabs())
+        line = max(text.rfind("\n", max(0, first - _FAR), first) + 1, first - _FAR, 0)
+        indent = len(text[line:first].expandtabs())
         margin = min(margin, indent)
         cost = (
             _FENCED if fenced else _cost_between(before, block[0]) + (_INDENTED if indent > margin else 0.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -36,9 +36,11 @@ _LABEL = re.compile(r"(?:(?:chapter|appendix|part|section)\s+)?[\dA-Z]{1,3}(?:\.
 """The number of a section, where it has a line of its own."""
 _CAPITALS = "CHAPTER"
 """Stands for any running head in capitals, which names the chapter."""
-_PARTED = re.compile(r"(\w+)-\n(\w+)")
+_PARTED = re.compile(r"(?<!\w)(\w++)-\n(\w+)")
 _WORD = re.compile(r"\w+(?:-\w+)*")
 _TITLE_LINES = 3
+_MOST_TITLES = 100
+"""Of a page that are looked for in its lines; further entries of the outline stand before what follows."""
 _LONGEST_NUMBER = 12
 """Letters and digits before a title: ``Chapter 12``, ``3.1.12``."""
 
@@ -70,7 +72,7 @@ def read_pdf(file: BinaryIO, source: str) -> Document:
         pages = [text.split("\n") for text in _texts(reader, source)]
         outline = list(_outline(reader, reader.outline, 1))
         title = str(reader.metadata.title or "") if reader.metadata else ""
-    except (KnowledgeError, OSError):
+    except (KnowledgeError, OSError, MemoryError):
         raise
     except DependencyError:
         raise KnowledgeError(f"{source} is encrypted; save a copy that isn't.") from None
@@ -90,6 +92,8 @@ def _texts(reader: PdfReader, source: str) -> Iterator[str]:
     for page in reader.pages:
         try:
             text = page.extract_text(visitor_operand_before=_widen_gaps)
+        except MemoryError:
+            raise
         except Exception:  # the other pages may be fine
             text, failed = "", failed + 1
         characters += len(text)
@@ -151,6 +155,9 @@ def _without_repeated(pages: list[list[str]]) -> list[list[str]]:
 
 def _written(pages: list[list[str]], outline: list[_Entry]) -> Draft:
     draft = Draft()
+    entries = defaultdict[int, list[_Entry]](list)
+    for entry in outline:
+        entries[entry.page].append(entry)
     words = {word for lines in pages for line in lines for word in _WORD.findall(line)}
 
     def whole(lines: list[str]) -> str:
@@ -158,8 +165,8 @@ def _written(pages: list[list[str]], outline: list[_Entry]) -> Draft:
 
     for number, lines in enumerate(pages):
         begun = 0
-        for entry in (entry for entry in outline if entry.page == number):
-            place = _find_title(lines, begun, entry.title)
+        for looked_for, entry in enumerate(entries[number]):
+            place = _find_title(lines, begun, entry.title) if looked_for < _MOST_TITLES else None
             if place is None:
                 draft.section(entry.level, entry.title)
                 continue

@@ -18,7 +18,7 @@ from edgeslm.knowledge.cells import Table
 from edgeslm.knowledge.kinds import COMPRESSED, SUFFIXES, Kind, find_kind
 from edgeslm.knowledge.man_page import read_man_page
 from edgeslm.knowledge.markdown import read_markdown
-from edgeslm.knowledge.passages import MAX_CHARACTERS, Document
+from edgeslm.knowledge.passages import LONGEST_TITLE, MAX_CHARACTERS, Document, check_headings
 from edgeslm.knowledge.pdf import read_pdf
 from edgeslm.knowledge.plain_text import read_plain_text, read_restructured_text
 from edgeslm.knowledge.tables import read_json, read_json_lines, read_table
@@ -28,7 +28,6 @@ MAX_BYTES = MAX_CHARACTERS
 """Of a file that is no PDF, unpacked."""
 MAX_PACKED_PDF_BYTES = 64 << 20
 """Pictures make PDFs large. One that isn't packed is read from the disk and may have any size."""
-MAX_HEADINGS = 200_000
 
 _TEXT_READERS: dict[Kind, Callable[[str, str], Document]] = {
     Kind.TEXT: read_plain_text,
@@ -95,11 +94,11 @@ def check_document(document: Document) -> Document:
         raise KnowledgeError(f"{document.source} has no text in it.")
     if len(document.text) > MAX_CHARACTERS:
         raise _too_large(document.source, MAX_CHARACTERS)
-    if len(document.headings) > MAX_HEADINGS:
-        raise KnowledgeError(
-            f"{document.source} has more than {MAX_HEADINGS:,} sections or rows; part it into several files."
-        )
-    text, title = (text.translate(_UNSTORABLE) for text in (document.text, document.title))
+    check_headings(document.source, len(document.headings))
+    # Each passage has the title: an endless one would be kept as often as there are passages.
+    text, title = (
+        text.translate(_UNSTORABLE) for text in (document.text, document.title.strip()[:LONGEST_TITLE])
+    )
     headings = tuple(
         heading
         if heading.title.isprintable()

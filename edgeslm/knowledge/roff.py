@@ -101,7 +101,7 @@ class Page:
             return
         name, rest = found[1], found[2]
         if name in ("de", "de1", "am", "ig", "dei", "ami"):
-            self._skip_definition(rest)
+            self._skip_definition(name, rest)
         elif name in ("ds", "as", "ds1", "as1"):
             self._define(name, rest)
         elif name:
@@ -123,9 +123,10 @@ class Page:
             depth += line.count("\\{") - line.count("\\}")
         return ""
 
-    def _skip_definition(self, rest: str) -> None:
-        words = rest.split()
-        end = f".{words[1]}" if len(words) > 1 and not words[1].startswith("\\") else ".."
+    def _skip_definition(self, name: str, rest: str) -> None:
+        words = rest.partition('\\"')[0].split()
+        mark = words[:1] if name == "ig" else words[1:2]
+        end = f".{mark[0]}" if mark else ".."
         for line in self._lines:
             if line.replace(" ", "").rstrip() == end:
                 return

@@ -20,7 +20,7 @@ from typing import Any
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.cells import MAX_CELLS, Row, Table, make_table
 from edgeslm.knowledge.kinds import CELLS
-from edgeslm.knowledge.passages import MAX_CHARACTERS, Document, Heading
+from edgeslm.knowledge.passages import MAX_CHARACTERS, Document, Heading, check_headings
 
 MAX_COLUMNS = 1000
 """Of a table, and values of an object."""
@@ -89,6 +89,7 @@ def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[s
                     f"{source} is too large with its columns' names; part it into several files."
                 )
             headings.append(Heading(1, f"{word} {number}", length, length))
+            check_headings(source, len(headings))
             lines.append(line)
             if len(columns) * len(kept) <= MAX_CELLS:
                 kept.append(Row(number, length, length + len(line), _cells(pairs, columns, shared)))
@@ -160,9 +161,9 @@ def _is_number(cell: str) -> bool:
 
 def _pairs(names: list[str], rows: Iterable[list[str]]) -> Iterator[Iterable[tuple[str, str]]]:
     """Cells beyond the header's have no name."""
-    more = [""] * MAX_COLUMNS
+    all_names = (*names, *[""] * MAX_COLUMNS)
     for row in rows:
-        yield zip((*names, *more), row, strict=False)
+        yield zip(all_names, row, strict=False)
 
 
 def _parse(text: str, source: str, where: str) -> Any:

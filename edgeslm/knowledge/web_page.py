@@ -198,7 +198,7 @@ class _Page(HTMLParser):
         elif tag == "tr":
             self._end_row()
         elif tag in ("ul", "ol"):
-            self._lists = self._lists[:-1]
+            del self._lists[-1:]
             if not self._lists:
                 self.end_lines()
         elif tag in ("dl", "table", "dd"):

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge import reader
-from edgeslm.knowledge.passages import MAX_CHARACTERS, Document, split
+from edgeslm.knowledge import passages
+from edgeslm.knowledge.passages import LONGEST_TITLE, MAX_CHARACTERS, Document, split
 from edgeslm.knowledge.reader import read_document
 from tests.knowledge.pdfs import make_pdf
 
@@ -122,8 +122,21 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_many_sections_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "MAX_HEADINGS", 2)
-    assert refusal(tmp_path, "a.md", b"# a\n# b\n# c\n").startswith("has more than 2 sections or rows")
+    monkeypatch.setattr(passages, "MAX_HEADINGS", 2)
+    for name, content in (("a.md", b"# a\n# b\n# c\n"), ("a.csv", b"a,b\n" + b"1,2\n" * 3)):
+        assert refusal(tmp_path, name, content).startswith("has more than 2 sections or rows")
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.md", b"---\ntitle: " + b"word " * 1000 + b"\n---\n# Oil\n"),
+        ("a.html", b"<title>" + b"word " * 1000 + b"</title><p>Oil"),
+    ],
+)
+def test_an_endless_title_is_cut(tmp_path: Path, name: str, content: bytes) -> None:
+    """Each passage is kept, embedded and found with it."""
+    assert len(read(tmp_path, name, content).title) == LONGEST_TITLE
 
 
 def test_what_no_index_takes_is_replaced_and_offsets_stay(tmp_path: Path) -> None:

@@ -79,3 +79,8 @@ def test_any_page_comes_to_its_end(text: str) -> None:
     for line in page:
         assert "\n" not in page.plain(line.rest)
         assert all(isinstance(argument, str) for argument in line.arguments)
+
+
+def test_what_is_ignored_ends_at_its_own_mark() -> None:
+    page = Page('.ig \\"  -*- nroff -*-\ncopyright\n..\n.SH NAME\n.ig END\nnot this\n..\n.END\nsaid\n')
+    assert [line.name or line.rest for line in page] == ["SH", "said", ""]

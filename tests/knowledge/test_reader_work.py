@@ -1,0 +1,149 @@
+"""What it costs to read a document grows with its size and not with the square of it, whatever it holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.draft import Draft
+from edgeslm.knowledge.man_page import read_man_page
+from edgeslm.knowledge.markdown import read_markdown
+from edgeslm.knowledge.passages import Document, split
+from edgeslm.knowledge.pdf import _Entry, _written
+from edgeslm.knowledge.plain_text import read_plain_text, read_restructured_text
+from edgeslm.knowledge.reader import check_document
+from edgeslm.knowledge.tables import read_json, read_json_lines, read_table
+from edgeslm.knowledge.web_page import read_web_page
+
+ENOUGH_S = 0.03
+"""Of processor time, below which a comparison says nothing."""
+FIRST, MOST = 20_000, 320_000
+"""Characters."""
+TRIES = 5
+GROWTH = 2.5
+"""Of the work at twice the size."""
+
+
+def read_pages(text: str, source: str) -> Document:
+    """Lines of a PDF; form feeds part its pages, and a line ``>`` is one of the outline, to the first page."""
+    pages = [page.split("\n") for page in text.split("\f")]
+    outline = [_Entry(1, line[1:], 0) for page in pages for line in page if line.startswith(">")]
+    return _written(pages, outline).document(source, source)
+
+
+def write_deep(text: str, source: str) -> Document:
+    """A heading a character, each below the one before it."""
+    draft = Draft()
+    for level in range(1, len(text) + 1):
+        draft.heading(level, "a")
+        draft.leave(level + 1)
+    draft.paragraph("b")
+    return draft.document(source, source)
+
+
+Read = Callable[[str, str], Document]
+SHAPES: dict[str, tuple[Read, Callable[[int], str]]] = {
+    "front title, blanks": (read_markdown, lambda n: f"---\ntitle: a{' ' * n}b\n---\nx"),
+    "front title, nothing": (read_markdown, lambda n: f"---\ntitle:{' ' * n}\n---\nx"),
+    "front titles": (read_markdown, lambda n: "---\n" + "title:\n" * (n // 7) + "---\nx"),
+    "front matter, open": (read_markdown, lambda n: "---\n" + "--- x\n" * (n // 6)),
+    "front title, long": (
+        read_markdown,
+        lambda n: f"---\ntitle: {'a ' * (n // 4)}\n---\n" + "# A\n\nword\n\n" * (n // 22),
+    ),
+    "fence, backticks": (read_markdown, lambda n: "`" * n + "a`"),
+    "fence, tildes": (read_markdown, lambda n: "~" * (n // 2) + "\n" + ("~" * 100 + "\n") * (n // 202)),
+    "hashes": (read_markdown, lambda n: ("# " + "# " * 95 + "x\n") * (n // 193)),
+    "tags": (read_markdown, lambda n: ("<h1>" + "</h1" * 38 + "\n") * (n // 195)),
+    "brackets": (read_markdown, lambda n: ("# " + "[" * 190 + "\n") * (n // 193)),
+    "stars": (read_markdown, lambda n: ("# " + "*a" * 95 + "\n") * (n // 193)),
+    "links in links": (read_markdown, lambda n: f"# {'[' * 30}a{'](b)' * 30}\n" * (n // 154)),
+    "one word": (read_plain_text, lambda n: "a" * n),
+    "words": (read_plain_text, lambda n: "word " * (n // 5)),
+    "blanks": (read_plain_text, lambda n: " " * n + "x"),
+    "line ends": (read_plain_text, lambda n: "x" + "\n" * n + "y"),
+    "carriage returns": (read_restructured_text, lambda n: "\r" * n + "x"),
+    "tabs": (read_plain_text, lambda n: "x\t" * (n // 2)),
+    "roman numbers": (read_plain_text, lambda n: f"a\nb\n{'i' * n}\nc\n"),
+    "numbers of sections": (read_plain_text, lambda n: f"a\nb\n{'1.' * (n // 2)}x\nc\n"),
+    "a list of contents": (
+        read_plain_text,
+        lambda n: "Table of Contents\n=================\n\n" + "1.1" * (n // 3),
+    ),
+    "chapters": (read_plain_text, lambda n: "a\nb\n" + "chapter " * (n // 8) + "x\nc"),
+    "dots": (read_plain_text, lambda n: "a\nb\n" + ". " * (n // 2) + "x\nc"),
+    "sentences": (read_plain_text, lambda n: "A b. " * (n // 5)),
+    "quotes": (read_plain_text, lambda n: "a." + "\"'" * (n // 2) + " b"),
+    "clauses": (read_plain_text, lambda n: "a: b; " * (n // 6)),
+    "drawn lines": (read_plain_text, lambda n: "-_" * (n // 2)),
+    "items": (read_plain_text, lambda n: "\n- a" * (n // 4)),
+    "underlined": (read_restructured_text, lambda n: "a\n===\n" * (n // 6)),
+    "numbered": (
+        read_plain_text,
+        lambda n: "".join(f"{number % 99 + 1}. T\n\n   b\n\n" for number in range(n // 14)),
+    ),
+    "markup that begins": (read_web_page, lambda n: "<" * n),
+    "declarations": (read_web_page, lambda n: "<!" * (n // 2)),
+    "comments": (read_web_page, lambda n: "<!--" * (n // 4)),
+    "conditions": (read_web_page, lambda n: "<![" * (n // 3)),
+    "pictures": (read_web_page, lambda n: "data:" * (n // 5)),
+    "lists in lists": (read_web_page, lambda n: "<ul>" * (n // 9) + "x" + "</ul>" * (n // 9)),
+    "tables in tables": (read_web_page, lambda n: "<table><tr><td>" * (n // 15)),
+    "a script": (read_web_page, lambda n: "<script>" + "</s" * (n // 3)),
+    "attributes": (read_web_page, lambda n: "<a " + "b=c " * (n // 4) + ">x"),
+    "headings": (read_web_page, lambda n: "<h1>a<h2>b<h3>c" * (n // 15)),
+    "page's title": (
+        read_web_page,
+        lambda n: f"<title>{'a ' * (n // 4)}</title>" + "<h1>a</h1><p>word</p>" * (n // 40),
+    ),
+    "quoted cell": (read_table, lambda n: 'a,"' + "b\n" * (n // 2)),
+    "rows": (read_table, lambda n: "a,b\n" * (n // 4)),
+    "empty rows": (read_table, lambda n: "a,b\n" + "\n" * n),
+    "columns": (read_json_lines, lambda n: "".join(f'{{"a{at}": 1}}\n' for at in range(n // 12))),
+    "lists of nothing": (read_json, lambda n: "[" + "[]," * (n // 3) + "[]]"),
+    "open lists": (read_json, lambda n: "[" * n),
+    "roff, quotes": (read_man_page, lambda n: '.TH a 1\n.SH "' + '""' * (n // 2) + "\n"),
+    "roff, indents": (read_man_page, lambda n: ".TH a 1\n" + ".RS\n.TP\n.B a\nb\n" * (n // 15)),
+    "mdoc, a tag": (read_man_page, lambda n: ".Dd a\n.Dt A 1\n.Bl -tag\n.It Fl a Xo\n" + "a\n" * (n // 2)),
+    "mdoc, lists": (
+        read_man_page,
+        lambda n: ".Dd a\n.Dt A 1\n" + ".Bl -tag\n.It Fl a\nb\n" * (n // 20) + ".El\n" * (n // 20),
+    ),
+    "parted words": (read_pages, lambda n: "a" * n),
+    "an outline of one page": (read_pages, lambda n: "\n".join(f">{at}" for at in range(n // 7))),
+    "an outline and pages": (read_pages, lambda n: ">a\n" * (n // 6) + "\fa" * (n // 4)),
+    "headings, each deeper": (write_deep, lambda n: "a" * (n // 20)),
+}
+
+
+def work(read: Read, text: str) -> float:
+    """Seconds of processor time."""
+    started = time.process_time()
+    with suppress(KnowledgeError):
+        document = check_document(read(text, "source"))
+        # What is kept of each passage beside its text.
+        sum(len(document.title) + len("".join(passage.heading)) for passage in split(document))
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_reading_takes_no_more_than_its_share_of_a_document_twice_as_large(name: str) -> None:
+    read, shape = SHAPES[name]
+    size = FIRST
+    while (once := work(read, shape(size))) < ENOUGH_S and size < MOST:
+        size *= 2
+    twice = work(read, shape(2 * size))
+    for _ in range(TRIES - 1):
+        if twice <= GROWTH * max(once, ENOUGH_S):
+            break
+        once, twice = min(once, work(read, shape(size))), min(twice, work(read, shape(2 * size)))
+    assert twice <= GROWTH * max(once, ENOUGH_S), f"{size:,} characters: {once:.3f} s, twice: {twice:.3f} s"
+
+
+def test_a_passage_has_a_bounded_number_of_titles() -> None:
+    document = write_deep("a" * 1000, "source")
+    assert max(len(passage.heading) for passage in split(document)) <= 20
