@@ -53,6 +53,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--re-embed", action="store_true", help="embed all anew if it was another encoder so far"
     )
     sub.add_argument("--sync", action="store_true", help="also remove documents whose files are gone")
+    sub.add_argument(
+        "--again",
+        action="store_true",
+        help="also read files that were given up, over time, memory or a crash",
+    )
 
     add("list", _list, "list the documents of a collection", "edgeslm knowledge list manuals")
 
@@ -123,7 +128,9 @@ def _add(arguments: argparse.Namespace) -> int:
             *(collection, arguments.paths),
             embed=embed,
             sync=arguments.sync,
+            again=arguments.again,
             on_file=watch.file,
+            on_part=watch.part,
             on_broken=watch.broken,
         )
         if embedding is not None and (missing := collection.unembedded):
@@ -258,7 +265,10 @@ class _Watch:
         self._number += 1
         self._source = source
 
-    def broken(self, sentence: str) -> None:
+    def part(self, source: str, part: str) -> None:
+        self._progress.show(self._number - 1, self._files, f"{source}, {part}")
+
+    def broken(self, _path: Path, sentence: str) -> None:
         self._progress.clear()
         print_error(sentence)
 

@@ -57,6 +57,10 @@ class Job:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the child where no :meth:`ask` waits for it."""
         self.stop()
         self._bury()
 
@@ -110,14 +114,19 @@ class Job:
             if self._stopped:
                 raise JobError("stopped", "the job was stopped")
             if self._child is None:
-                self._words = tempfile.TemporaryFile()  # noqa: SIM115  as long as the child
-                self._child = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._words,
-                    pass_fds=self._files,
-                )
+                words = tempfile.TemporaryFile()  # noqa: SIM115  as long as the child
+                try:
+                    self._child = subprocess.Popen(
+                        self._command,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=words,
+                        pass_fds=self._files,
+                    )
+                except BaseException:
+                    words.close()
+                    raise
+                self._words = words
             return self._child
 
     def _exchange(
@@ -190,6 +199,8 @@ def serve(answer: Callable[[Any, Callable[[Any], None]], Any]) -> None:
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # where the machine is out of memory, this one goes first
+        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
 

@@ -134,6 +134,7 @@ def write_copy(file: Path, out: Path) -> None:
             (encoder,) = db.execute("SELECT encoder_path FROM about").fetchone()
             db.execute("UPDATE about SET encoder_path = ?", (encoder and Path(encoder).name,))
             db.execute("UPDATE documents SET file = NULL")
+            db.execute("DROP TABLE IF EXISTS quarantine")
             db.execute("INSERT INTO words (words) VALUES ('optimize')")  # it only marks what was removed
             db.execute("VACUUM")  # or all this can still be read in its pages
     except sqlite3.Error as error:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.collection import Collection, Embed, Entry, Origin
-from edgeslm.knowledge.passages import split
-from edgeslm.knowledge.reader import read_document
+from edgeslm.knowledge.quarantine import TRIES, Quarantine
+from edgeslm.knowledge.reading import Reading, ReadingError
 from edgeslm.knowledge.sources import find_files
 
 
@@ -43,46 +44,111 @@ def add_files(
     embed: Embed | None = None,
     sync: bool = False,
     spares_empty: bool = False,
+    again: bool = False,
     wants: Callable[[Path], bool] = lambda path: True,
     on_file: Callable[[str], None] = lambda source: None,
-    on_broken: Callable[[str], None] = lambda sentence: None,
+    on_part: Callable[[str, str], None] = lambda source, part: None,
+    on_broken: Callable[[Path, str], None] = lambda path, sentence: None,
 ) -> Totals:
-    """Adds files and all that is below folders, each in a transaction of its own.
+    """Adds files and all that is below folders, each in a transaction of its own. They are read in a child
+    process; one that had to be ended is tried once more behind all others, and then left out (``Quarantine``).
 
     :param sync: also remove the documents whose files were below ``paths`` and are gone.
     :param spares_empty: but none of a folder without any file: a disk that was unmounted leaves one.
+    :param again: also read what is left out.
     :param wants: asked of each file, whether it is looked at at all.
     :param on_file: told of each file before it is looked at.
+    :param on_part: told, of a large file, what is being read of it.
     :param on_broken: told of each file that can't be read, in a sentence; what is there of it stays.
     :raises KnowledgeError: the collection can't be written; the documents so far are kept.
     """
     totals = Totals()
-    for path, source in find_files(paths, totals.skipped):
-        if not wants(path):
-            continue
-        on_file(source)
-        try:
-            origin = _look_at(path)
-            known = (origin.file and collection.find_file(origin.file)) or collection.find(source)
-            if known is not None and known.origin.digest == origin.digest:
-                if known.origin != origin:
-                    collection.refresh(known.source, origin)
-                totals.unchanged += 1
+    late: list[tuple[Path, str]] = []
+    with Reading() as reading:
+        adding = _Adding(collection, reading, totals, embed, again, on_part, on_broken)
+        for path, source in find_files(paths, totals.skipped):
+            if not wants(path):
                 continue
-            _refuse_namesake(known, path)
-            document = read_document(path, source if known is None else known.source)
-        except KnowledgeError as error:
-            totals.broken += 1
-            on_broken(str(error))
-            continue
-        totals.passages += collection.put(document, split(document), origin, embed=embed)
-        if known is None:
-            totals.added += 1
-        else:
-            totals.changed += 1
+            on_file(source)
+            try:
+                adding.add(path, source)
+            except _OnceMoreError:
+                late.append((path, source))
+        for path, source in late:
+            on_part(source, "once more")
+            with suppress(_OnceMoreError):  # it is another one by now: the next time is its second
+                adding.add(path, source)
     if sync:
         totals.removed = _remove_gone(collection, [path.absolute() for path in paths], spares_empty)
     return totals
+
+
+class _OnceMoreError(Exception):
+    """A file was given up for the first time, which may be chance."""
+
+
+@dataclass(slots=True)
+class _Adding:
+    """Adds one file after the other."""
+
+    collection: Collection
+    reading: Reading
+    totals: Totals
+    embed: Embed | None
+    again: bool
+    on_part: Callable[[str, str], None]
+    on_broken: Callable[[Path, str], None]
+
+    def add(self, path: Path, source: str) -> None:
+        """:raises KnowledgeError: the collection can't be written."""
+        quarantine = Quarantine(self.collection)
+        try:
+            origin = _look_at(path)
+            known = (origin.file and self.collection.find_file(origin.file)) or self.collection.find(source)
+            if known is not None and known.origin.digest == origin.digest:
+                if known.origin != origin:
+                    self.collection.refresh(known.source, origin)
+                self.totals.unchanged += 1
+                return
+            _refuse_namesake(known, path)
+            source = source if known is None else known.source
+            if not self.again and quarantine.tries(path, origin) >= TRIES:
+                raise KnowledgeError(f"{source} could not be read within its limits; {_LEFT_OUT}")
+            document, passages = self.reading.read(
+                *(path, source, origin.size), on_progress=lambda part: self.on_part(source, part)
+            )
+        except ReadingError as error:
+            if _is_still(path, origin):
+                if quarantine.note(path, origin) < TRIES:
+                    raise _OnceMoreError from None
+                self._note_broken(path, f"{error}; {_LEFT_OUT}")
+            else:
+                self._note_broken(path, f"{source} changed while it was read")
+            return
+        except KnowledgeError as error:
+            self._note_broken(path, str(error))
+            return
+        quarantine.release(path, origin)
+        self.totals.passages += self.collection.put(document, passages, origin, embed=self.embed)
+        if known is None:
+            self.totals.added += 1
+        else:
+            self.totals.changed += 1
+
+    def _note_broken(self, path: Path, sentence: str) -> None:
+        self.totals.broken += 1
+        self.on_broken(path, sentence)
+
+
+_LEFT_OUT = "it is left out until it changes or edgeslm knowledge add --again can read it"
+
+
+def _is_still(path: Path, origin: Origin) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime) == (origin.size, origin.mtime)
 
 
 def _look_at(path: Path) -> Origin:

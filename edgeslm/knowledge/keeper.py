@@ -1,8 +1,8 @@
 """What a node itself writes into its collections: watched folders, remembered messages, missing vectors.
 
-A thread each, since none may wait for another: a message is acknowledged when it is on the disk, a manual of
-a thousand pages takes minutes to read, and an encoder has time when nobody asks it. They write by turns, a
-document or a batch at a time. Knows no pipe and no engine: both are handed in as one
+A thread each, and one for the messages of each collection, since none may wait for another: a message is
+acknowledged when it is on the disk, a manual of a thousand pages takes minutes to read, and an encoder has time
+when nobody asks it. They write by turns, a document or a batch at a time. Knows no pipe and no engine: both are handed in as one
 function.
 """
 
@@ -25,7 +25,8 @@ from edgeslm.knowledge.database import find_collection
 from edgeslm.knowledge.intake import add_files
 from edgeslm.knowledge.memory import remember
 from edgeslm.knowledge.opened import OpenCollections
-from edgeslm.knowledge.queries import FileState, Memory, Shelf
+from edgeslm.knowledge.quarantine import Key, Quarantine
+from edgeslm.knowledge.queries import Memory, Shelf
 from edgeslm.knowledge.sources import find_files
 from edgeslm.knowledge.turns import Turns
 
@@ -43,7 +44,9 @@ TOGETHER = 256
 """Most messages that one transaction remembers or removes."""
 
 Send = Callable[..., None]
-_Wanted = tuple[int, str, Memory]
+_FileState = tuple[int, int, int]
+"""Of a file: its size, when its content changed, and when it was moved here or may be read by others."""
+_Wanted = tuple[int, Memory]
 _Work = Callable[[Shelf, Collection, Callable[[str], None]], None]
 """Told of what is wrong, in sentences."""
 
@@ -57,11 +60,12 @@ class Keeper:
         self._sweep_every_s = sweep_every_s
         turns = defaultdict[Path, Turns](Turns)
         self._turns = {shelf.name: turns[find_collection(shelf.path).absolute()] for shelf in shelves}
-        self._waiting: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
+        self._waiting = {shelf.name: queue.SimpleQueue[_Wanted]() for shelf in shelves if shelf.writes}
         self._vectors: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._asked = 0
-        self._seen: dict[str, dict[Path, FileState]] = {}
+        self._seen: dict[str, dict[Path, _FileState]] = {}
         self._broken: dict[str, dict[Path, str]] = {}
+        self._left_out: dict[str, set[Key]] = {}
         self._troubles: dict[str, dict[str, Sequence[str]]] = defaultdict(dict)
         """Of each collection, by what is done to it."""
         self._told: dict[str, str] = {}
@@ -78,12 +82,19 @@ class Keeper:
                     collection.use_encoder(shelf.encoder)
 
     def start(self) -> None:
-        for work in (self._remember_all, self._sweep_all, self._embed_all) if self._shelves else ():
+        for work in (self._sweep_all, self._embed_all) if self._shelves else ():
             threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True).start()
+        for name in self._waiting:
+            threading.Thread(
+                target=self._remember_all, args=(name,), name="remember_all", daemon=True
+            ).start()
 
     def remember(self, number: int, collection: str, memory: Memory) -> None:
         """From any thread; ``done`` or ``failed`` follows."""
-        self._waiting.put((number, collection, memory))
+        if (waiting := self._waiting.get(collection)) is not None:
+            waiting.put((number, memory))
+        else:
+            self._send("failed", number, f"messages are not remembered in {collection}")
 
     def take_vectors(self, number: int, vectors: Sequence[Sequence[float]] | None) -> None:
         """From any thread: the answer to ``embed``; None where it can't be had now."""
@@ -96,21 +107,17 @@ class Keeper:
 
     # --- messages -----------------------------------------------------------------------------------
 
-    def _remember_all(self) -> None:
-        """All messages that wait, in as few transactions as there are collections."""
-        opened = self._open()
+    def _remember_all(self, name: str) -> None:
+        """All messages of a collection that wait, in one transaction."""
+        opened, waiting = self._open(), self._waiting[name]
         while True:
-            wanted = [self._waiting.get()]
+            wanted = [waiting.get()]
             with suppress(queue.Empty):
                 while len(wanted) < TOGETHER:
-                    wanted.append(self._waiting.get_nowait())
-            by_name = defaultdict[str, list[tuple[int, Memory]]](list)
-            for number, name, memory in wanted:
-                by_name[name].append((number, memory))
-            for name, of_it in by_name.items():
-                self._remember(opened, name, of_it)
+                    wanted.append(waiting.get_nowait())
+            self._remember(opened, name, wanted)
 
-    def _remember(self, opened: OpenCollections, name: str, wanted: Sequence[tuple[int, Memory]]) -> None:
+    def _remember(self, opened: OpenCollections, name: str, wanted: Sequence[_Wanted]) -> None:
         try:
             remember(
                 opened.get(name),
@@ -159,7 +166,10 @@ class Keeper:
             is_empty = path.is_dir() and not any(file.is_relative_to(path) for file in files)
             if is_empty and any(file.is_relative_to(path.absolute()) for _, file in collection.files()):
                 on_broken(f"{path}, which is watched, is empty; what was in it is still found")
-        before, now = self._seen[shelf.name], dict[Path, FileState]()
+        before, now = self._seen[shelf.name], dict[Path, _FileState]()
+        if self._left_out[shelf.name] - Quarantine(collection).left_out():  # one was read with --again
+            for path in self._broken[shelf.name]:
+                before.pop(path, None)
         for path in files:
             try:
                 status = path.stat()
@@ -176,42 +186,28 @@ class Keeper:
             on_broken(sentence)
 
     def _take_over(
-        self, shelf: Shelf, collection: Collection, paths: Sequence[Path], now: dict[Path, FileState]
+        self, shelf: Shelf, collection: Collection, paths: Sequence[Path], now: dict[Path, _FileState]
     ) -> None:
         name = shelf.name
-        before, current = self._seen[name], Path()
-        left_out = {path for path, state in shelf.left_out.items() if now.get(path) == state}
-        changed = {path for path in now if before.get(path) != now[path]} - left_out
+        before = self._seen[name]
+        changed = {path for path in now if before.get(path) != now[path]}
         broken = {path: why for path, why in self._broken[name].items() if path in now.keys() - changed}
-
-        for path in left_out:
-            broken[path] = f"{path} ended the process that read it, or took too long; it is left out as it is"
-
-        def wants(path: Path) -> bool:
-            nonlocal current
-            if current in changed:
-                self._send("reading", name, None)
-            current = path
-            if path in changed:
-                self._send("reading", name, (path, now[path]))
-            return path in changed
-
-        def note(sentence: str) -> None:
-            broken[current] = sentence
-
-        try:
-            totals = add_files(
-                *(collection, paths), sync=True, spares_empty=True, wants=wants, on_broken=note
-            )
-        finally:
-            self._send("reading", name, None)
+        totals = add_files(
+            *(collection, paths),
+            sync=True,
+            spares_empty=True,
+            wants=changed.__contains__,
+            on_broken=broken.__setitem__,
+        )
         self._seen[name], self._broken[name] = now, broken
+        self._left_out[name] = Quarantine(collection).left_out()
         log.info("%s: %d added, %d changed, %d removed", name, totals.added, totals.changed, totals.removed)
 
     def _forget(self, name: str) -> None:
         """Of a collection that is opened anew nothing is known: its file may be another one."""
         self._seen[name] = {}
         self._broken[name] = {}
+        self._left_out[name] = set()
 
     # --- vectors ------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -54,7 +54,11 @@ class _Entry:
     page: int
 
 
-def read_pdf(file: BinaryIO, source: str) -> Document:
+OnPage = Callable[[int, int], None]
+"""Told which page of how many is read."""
+
+
+def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage = lambda page, pages: None) -> Document:
     """The title is the one that the file names.
 
     :raises KnowledgeError: damaged, locked, too many pages, no text in it.
@@ -69,7 +73,7 @@ def read_pdf(file: BinaryIO, source: str) -> Document:
         reader = PdfReader(file)
         if reader.is_encrypted and not reader.decrypt(""):
             raise KnowledgeError(f"{source} is locked with a password; save a copy without one.")
-        pages = [text.split("\n") for text in _texts(reader, source)]
+        pages = [text.split("\n") for text in _texts(reader, source, on_page)]
         outline = list(_outline(reader, reader.outline, 1))
         title = str(reader.metadata.title or "") if reader.metadata else ""
     except (KnowledgeError, OSError, MemoryError):
@@ -85,11 +89,12 @@ def read_pdf(file: BinaryIO, source: str) -> Document:
     return draft.document(source, " ".join(title.split())[:LONGEST_TITLE] or PurePath(source).name)
 
 
-def _texts(reader: PdfReader, source: str) -> Iterator[str]:
+def _texts(reader: PdfReader, source: str, on_page: OnPage) -> Iterator[str]:
     if len(reader.pages) > MAX_PAGES:
         raise KnowledgeError(f"{source} has more than {MAX_PAGES:,} pages; part it into several files.")
     characters, failed = 0, 0
-    for page in reader.pages:
+    for number, page in enumerate(reader.pages, 1):
+        on_page(number, len(reader.pages))
         try:
             text = page.extract_text(visitor_operand_before=_widen_gaps)
         except MemoryError:

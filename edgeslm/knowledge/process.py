@@ -9,15 +9,12 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.child import Child
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.queries import FileState, Memory, Query, Shelf, encode_shelf
+from edgeslm.knowledge.queries import Memory, Query, Shelf, encode_shelf
 from edgeslm.knowledge.search import Found
-from edgeslm.knowledge.suspects import LONGEST_S, TIMES, Suspects
 
 if TYPE_CHECKING:
     from edgeslm.knowledge.table_answers import TableAnswer
@@ -72,10 +69,6 @@ class KnowledgeProcess:
         self._stopped = False
         self._ready_at = 0.0
         self._pause_s = AGAIN_S
-        self._suspects = Suspects()
-        self._too_long: asyncio.TimerHandle | None = None
-        self._is_given_up = False
-        """Whether the process is being killed; what it had still said is of no interest."""
         self._again: asyncio.Task[None] | None = None
 
     @property
@@ -95,15 +88,13 @@ class KnowledgeProcess:
         async with self._starting:
             if self._child.is_linked or self._stopped:
                 return
-            shelves = [replace(shelf, left_out=self._suspects.of(shelf.name)) for shelf in self._shelves]
-            arguments = [self._log_level, *(encode_shelf(shelf) for shelf in shelves)]
+            arguments = [self._log_level, *(encode_shelf(shelf) for shelf in self._shelves)]
             try:
                 await self._child.start(self._command, arguments)
             except OSError as error:
                 raise KnowledgeError(f"collections can't be opened: {error.strerror}") from None
             loop = asyncio.get_running_loop()
             self._ready = loop.create_future()
-            self._is_given_up = False
             try:
                 await self._ready
                 self._ready_at = loop.time()
@@ -131,7 +122,6 @@ class KnowledgeProcess:
 
     async def stop(self) -> None:
         self._stopped = True
-        self._stop_clock()
         for task in self._tasks:
             task.cancel()
         self._fail(KnowledgeError("the node is stopping"))
@@ -167,8 +157,6 @@ class KnowledgeProcess:
             self._begin(self._give_vectors(*rest))
         elif kind == "trouble":
             self._note(*rest)
-        elif kind == "reading":
-            self._note_reading(*rest)
         elif (future := self._pending.get(rest[0])) is not None and not future.done():
             if kind == "done":
                 future.set_result(rest[1])
@@ -180,24 +168,6 @@ class KnowledgeProcess:
         if why is not None:
             log.warning("the collection %s: %s", name, why)
             self._troubles[name] = why
-
-    def _note_reading(self, name: str, file: tuple[Path, FileState] | None) -> None:
-        if self._is_given_up:
-            return
-        self._stop_clock()
-        self._suspects.note(name, file)
-        if file is not None:
-            self._too_long = asyncio.get_running_loop().call_later(LONGEST_S, self._give_up)
-
-    def _stop_clock(self) -> None:
-        if self._too_long is not None:
-            self._too_long.cancel()
-            self._too_long = None
-
-    def _give_up(self) -> None:
-        self._is_given_up = True
-        log.error("%s takes longer than %d min to read", self._suspects.blame(TIMES), LONGEST_S / 60)
-        self._child.kill()
 
     async def _give_vectors(self, number: int, name: str, texts: Sequence[str]) -> None:
         vectors, asked_by = None, self._child.starts
@@ -215,12 +185,7 @@ class KnowledgeProcess:
         return task
 
     def _lost(self, status: str) -> None:
-        self._stop_clock()
-        file = self._suspects.blame()
-        log.error(
-            "the process of the collections ended unexpectedly (%s)%s",
-            *(status, "" if file is None else f" while it read {file}"),
-        )
+        log.error("the process of the collections ended unexpectedly (%s)", status)
         self._fail(_EndedError(f"the process of the collections ended unexpectedly ({status})"))
         if asyncio.get_running_loop().time() - self._ready_at > CALM_S:
             self._pause_s = AGAIN_S
@@ -229,7 +194,7 @@ class KnowledgeProcess:
             self._again = self._begin(self._start_again())
 
     async def _start_again(self) -> None:
-        """Until it runs. What ended it may be a document in a watched folder, which is read once more."""
+        """Until it runs."""
         while True:
             await asyncio.sleep(self._pause_s)
             self._pause_s = min(MOST_AGAIN_S, 2 * self._pause_s)

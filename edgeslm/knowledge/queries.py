@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,17 +14,12 @@ from edgeslm.knowledge.search import Filter
 EVERYTHING: Final = Filter()
 
 
-FileState = tuple[int, int, int]
-"""Of a file: its size, when its content changed, and when it was moved here or may be read by others."""
-
-
 @dataclass(frozen=True, slots=True)
 class Shelf:
     """One collection of a node, as its process is told of it.
 
-    ``watch`` are files and folders that it is kept up to date with, but for ``left_out`` while these are as
-    they were then (``suspects``); ``writes`` says that messages are remembered in it. ``encoder`` is None
-    where it is searched by words alone.
+    ``watch`` are files and folders that it is kept up to date with; ``writes`` says that messages are
+    remembered in it. ``encoder`` is None where it is searched by words alone.
     """
 
     name: str
@@ -32,7 +27,6 @@ class Shelf:
     encoder: EncoderTag | None = None
     watch: tuple[Path, ...] = ()
     writes: bool = False
-    left_out: Mapping[Path, FileState] = field(default_factory=dict)
 
     @property
     def is_kept(self) -> bool:
@@ -79,7 +73,6 @@ def encode_shelf(shelf: Shelf) -> str:
             "encoder": encoder,
             "watch": [str(path) for path in shelf.watch],
             "writes": shelf.writes,
-            "left_out": {str(path): state for path, state in shelf.left_out.items()},
         }
     )
 
@@ -88,5 +81,4 @@ def parse_shelf(text: str) -> Shelf:
     value: Mapping[str, Any] = json.loads(text)
     encoder = None if value["encoder"] is None else EncoderTag(*value["encoder"])
     watch = tuple(Path(path) for path in value["watch"])
-    left_out = {Path(path): (state[0], state[1], state[2]) for path, state in value["left_out"].items()}
-    return Shelf(value["name"], Path(value["path"]), encoder, watch, value["writes"], left_out)
+    return Shelf(value["name"], Path(value["path"]), encoder, watch, value["writes"])

@@ -19,7 +19,7 @@ from edgeslm.knowledge.kinds import COMPRESSED, SUFFIXES, Kind, find_kind
 from edgeslm.knowledge.man_page import read_man_page
 from edgeslm.knowledge.markdown import read_markdown
 from edgeslm.knowledge.passages import LONGEST_TITLE, MAX_CHARACTERS, Document, check_headings
-from edgeslm.knowledge.pdf import read_pdf
+from edgeslm.knowledge.pdf import OnPage, read_pdf
 from edgeslm.knowledge.plain_text import read_plain_text, read_restructured_text
 from edgeslm.knowledge.tables import read_json, read_json_lines, read_table
 from edgeslm.knowledge.web_page import read_web_page
@@ -58,10 +58,11 @@ _UNSTORABLE = str.maketrans(dict.fromkeys([0, *range(0xD800, 0xE000)], "\ufffd")
 """What an index of words or UTF-8 doesn't take; as many characters afterwards, so that offsets stay."""
 
 
-def read_document(path: Path, source: str) -> Document:
+def read_document(path: Path, source: str, *, on_page: OnPage = lambda page, pages: None) -> Document:
     """The file as plain text with its headings.
 
     :param source: as the document will be cited.
+    :param on_page: told of each page of a PDF before it is read.
     :raises KnowledgeError: one sentence that names ``source``: no file, of no kind that is read, damaged,
         locked, too large, no text in it.
     """
@@ -79,7 +80,8 @@ def read_document(path: Path, source: str) -> Document:
         with path.open("rb") as file:
             packed = path.suffix.lower() == COMPRESSED
             if kind is Kind.PDF:
-                document = read_pdf(_unpacked(file, source, MAX_PACKED_PDF_BYTES) if packed else file, source)
+                pdf = _unpacked(file, source, MAX_PACKED_PDF_BYTES) if packed else file
+                document = read_pdf(pdf, source, on_page=on_page)
             else:
                 content = _unpacked(file, source, MAX_BYTES) if packed else _limited(file, source, MAX_BYTES)
                 document = _TEXT_READERS[kind](_decoded(content.getvalue(), source), source)

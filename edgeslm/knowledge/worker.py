@@ -9,8 +9,8 @@ Messages, as tuples:
 - to it: ``("seek" or "compute", number, Query)``, ``("remember", number, collection, Memory)``,
   ``("vectors", number, vectors or None)``
 - from it: ``("ready",)`` or ``("refused", sentence)`` once; then ``("done", number, value)``, ``("failed",
-  number, sentence)``, ``("embed", number, collection, texts)``, ``("trouble", collection, sentence or None)``
-  and ``("reading", collection, (file, state) or None)``
+  number, sentence)``, ``("embed", number, collection, texts)`` and ``("trouble", collection, sentence or
+  None)``
 """
 
 from __future__ import annotations

@@ -134,3 +134,17 @@ def test_one_order_to_a_child_of_its_own() -> None:
     answer = run_job(CHILD, "hello", timeout_s=30, memory_bytes=200 * MB, command=COMMAND)
     assert answer == {"got": "hello"}
     assert not [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE]
+
+
+def test_a_job_whose_program_is_not_there_leaves_nothing_open() -> None:
+    """An open file is a warning, and so a failure."""
+    with pytest.raises(FileNotFoundError):
+        run_job(CHILD, "hello", timeout_s=30, memory_bytes=200 * MB, command=("/nowhere/python",))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux' way to choose")
+def test_a_machine_without_memory_ends_the_child_first(job: Job) -> None:
+    with job:
+        pid = ask(job, "pid")
+        with open(f"/proc/{pid}/oom_score_adj") as file:
+            assert file.read().strip() == "1000"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge import intake
-from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge import quarantine, reading
+from edgeslm.knowledge.collection import Collection, Origin
 from edgeslm.knowledge.intake import Totals, add_files
 from edgeslm.knowledge.search import search
+from tests.knowledge import bad_reader
 from tests.knowledge.shelf import TAG, faults, hash_embed
 
 
@@ -56,7 +59,7 @@ def test_what_is_unchanged_is_not_read_again(
 ) -> None:
     add_files(collection, [folder])
     os.utime(folder / "lathe.txt", (5, 5))
-    monkeypatch.setattr(intake, "read_document", None)
+    monkeypatch.setattr(reading, "COMMAND", ("/nowhere/python",))
     assert add_files(collection, [folder]) == Totals(unchanged=2)
     entry = collection.find("lathe.txt")
     assert entry is not None and entry.origin.mtime == 5.0
@@ -138,7 +141,9 @@ def test_a_folder_with_a_name_that_begins_alike_is_another(collection: Collectio
 def test_a_broken_file_is_told_and_the_others_go_on(collection: Collection, folder: Path) -> None:
     write(folder / "broken.csv", "a\0b")
     said: list[str] = []
-    totals = add_files(collection, [folder, folder / "missing.txt"], on_broken=said.append)
+    totals = add_files(
+        collection, [folder, folder / "missing.txt"], on_broken=lambda _, why: said.append(why)
+    )
     assert (totals.added, totals.broken) == (2, 2)
     assert len(said) == 2
     assert "broken.csv" in said[0]
@@ -164,7 +169,7 @@ def test_another_file_of_the_same_name_is_no_change(collection: Collection, fold
     add_files(collection, [folder])
     other = write(folder.parent / "others/lathe.txt", "Another lathe.")
     said: list[str] = []
-    assert add_files(collection, [other.parent], on_broken=said.append).broken == 1
+    assert add_files(collection, [other.parent], on_broken=lambda _, why: said.append(why)).broken == 1
     assert said == [
         f"{other}: the collection has a lathe.txt already, from {folder / 'lathe.txt'}; add a folder that "
         "both lie in, or use a collection for each"
@@ -199,3 +204,73 @@ def test_a_name_that_is_no_text_can_be_added(collection: Collection, folder: Pat
     assert add_files(collection, [folder], sync=True) == Totals(unchanged=3)
     (found,) = search(collection, "coffee")
     assert found.source == "caf?.txt"
+
+
+@pytest.fixture
+def bomb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Crashes its reader."""
+    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.CRASH))
+    return write(folder / "bomb.txt", "Oil it.")
+
+
+def tries(bomb: Path) -> int:
+    return len((bomb.parent.parent / "tries").read_text())
+
+
+def test_a_file_that_crashes_its_reader_is_tried_once_more_behind_the_others_and_left_out(
+    collection: Collection, folder: Path, bomb: Path
+) -> None:
+    files, said = list[str](), list[str]()
+
+    def note(_: Path, why: str) -> None:
+        said.append(why)
+
+    totals = add_files(collection, [folder], on_file=files.append, on_broken=note)
+    assert (totals.added, totals.broken, tries(bomb)) == (2, 1, 2)
+    assert files == ["bomb.txt", "lathe.txt", "press/4.md"]
+    assert said == [
+        "bomb.txt ended the process that read it; it is left out until it changes or edgeslm knowledge add "
+        "--again can read it"
+    ]
+    os.utime(bomb, (5, 5))
+    shutil.copy(bomb, folder / "bomb-2.txt")
+    bomb.rename(folder / "bomb-3.txt")
+    assert add_files(collection, [folder], on_broken=note).broken == 2
+    assert tries(bomb) == 2, "another date and another name are no other content"
+    assert "could not be read within its limits" in said[-1]
+
+
+def test_what_was_left_out_is_read_when_it_changes_or_is_asked_for(
+    collection: Collection, folder: Path, bomb: Path
+) -> None:
+    add_files(collection, [folder])
+    assert add_files(collection, [folder], again=True).broken == 1
+    assert tries(bomb) == 3
+    write(bomb, "Oil it each week.")
+    assert add_files(collection, [folder]).broken == 1
+    assert tries(bomb) == 5
+    (folder.parent / "mended").touch()
+    assert add_files(collection, [folder]).broken == 1
+    assert add_files(collection, [folder], again=True).added == 1
+    write(folder / "bomb-2.txt", "Oil it each week.")
+    assert add_files(collection, [folder]).added == 1, "its content is read again"
+
+
+def test_a_first_try_counts_after_a_restart(collection: Collection, folder: Path, bomb: Path) -> None:
+    status = bomb.stat()
+    digest = hashlib.sha256(bomb.read_bytes()).hexdigest()
+    quarantine.Quarantine(collection).note(bomb, Origin(digest, status.st_size, status.st_mtime))
+    assert add_files(collection, [folder]).broken == 1
+    assert tries(bomb) == 1
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_not_left_out(
+    collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act = "os.truncate(path, 3); os._exit(9)"
+    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(act))
+    bomb = write(folder / "bomb.txt", "Oil it.")
+    said = list[str]()
+    assert add_files(collection, [bomb], on_broken=lambda _, why: said.append(why)).broken == 1
+    assert (said, tries(bomb)) == (["bomb.txt changed while it was read"], 1)
+    assert quarantine.Quarantine(collection).left_out() == set()

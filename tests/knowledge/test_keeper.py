@@ -12,17 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge import keeper as module
+from edgeslm.knowledge import reading
 from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.intake import add_files
 from edgeslm.knowledge.keeper import Keeper
 from edgeslm.knowledge.memory import remember
-from edgeslm.knowledge.passages import Document
 from edgeslm.knowledge.queries import Memory, Shelf
-from edgeslm.knowledge.reader import read_document
 from edgeslm.knowledge.search import search
+from tests.knowledge import bad_reader
 from tests.knowledge.shelf import TAG, hash_embed
 
 LIMIT_S = 60.0
@@ -252,23 +254,18 @@ def test_messages_do_not_wait_for_an_encoder_that_is_busy(tmp_path: Path, parent
 def test_messages_do_not_wait_for_a_file_that_takes_long_to_read(
     tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_read, may_go_on = threading.Event(), threading.Event()
-
-    def slowly(path: Path, source: str) -> Document:
-        is_read.set()
-        may_go_on.wait(LIMIT_S)
-        return read_document(path, source)
-
-    monkeypatch.setattr("edgeslm.knowledge.intake.read_document", slowly)
-    (folder / "thousand-pages.txt").write_text("Oil it.")
+    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.FREEZE))
+    (folder / "bomb.txt").write_text("Oil it.")
     shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,), writes=True)
     keeper = start(parent, shelf)
-    assert is_read.wait(LIMIT_S)
+    parent.until((tmp_path / "tries").exists)
     keeper.remember(7, "manuals", MESSAGE)
     parent.until(lambda: parent.said("done", 7))
     parent.until(lambda: found(shelf, "bearing", embed=True))
     assert not found(shelf, "oil")
-    may_go_on.set()
+    child = next(one for one in psutil.Process().children() if "read_worker" in " ".join(one.cmdline()))
+    (tmp_path / "mended").touch()
+    child.kill()
     parent.until(lambda: found(shelf, "oil"))
 
 
@@ -357,21 +354,65 @@ def test_a_message_that_comes_anew_while_it_expires_stays(tmp_path: Path) -> Non
 
 
 def test_a_file_that_is_left_out_is_told_and_read_when_it_has_changed(
-    tmp_path: Path, folder: Path, parent: Parent
+    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("a.txt", "b.txt"):
+    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.CRASH))
+    for name in ("bomb.txt", "lathe.txt"):
         (folder / name).write_text(f"Oil {name}.")
-    status = (folder / "a.txt").stat()
-    left_out = {folder / "a.txt": (status.st_size, status.st_mtime_ns, status.st_ctime_ns)}
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,), left_out=left_out)
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
     start(parent, shelf)
-    parent.until(lambda: parent.trouble and "a.txt ended the process" in parent.trouble)
-    assert found(shelf, "oil") == ["b.txt"]
-    read = [one[2] for one in parent.messages if one[0] == "reading"]
-    assert [one and one[0].name for one in read] == ["b.txt", None]
-    (folder / "a.txt").write_text("Oil it each week.")
+    parent.until(lambda: parent.trouble and "bomb.txt ended the process" in parent.trouble)
+    assert found(shelf, "oil") == ["lathe.txt"]
+    (tmp_path / "mended").touch()
+    (folder / "bomb.txt").write_text("Oil it each week.")
     parent.until(lambda: len(found(shelf, "oil")) == 2)
     parent.until(lambda: parent.trouble is None)
+
+
+def test_a_file_that_was_left_out_is_no_trouble_once_a_command_has_read_it(
+    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.CRASH))
+    (folder / "bomb.txt").write_text("Oil it.")
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, shelf)
+    parent.until(lambda: parent.trouble)
+    (tmp_path / "mended").touch()
+    with Collection(shelf.path, writes=True) as collection:
+        assert add_files(collection, [folder], again=True).added == 1
+    parent.until(lambda: parent.trouble is None)
+
+
+def test_messages_of_one_collection_do_not_wait_for_another(
+    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In which a large document is being written."""
+    is_written, may_go_on = threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> None:
+        if threading.current_thread().name == "sweep_all":
+            is_written.set()
+            may_go_on.wait(LIMIT_S)
+
+    monkeypatch.setattr("edgeslm.knowledge.collection.put_table", slowly)
+    (folder / "large.txt").write_text("Oil it.")
+    shelves = [Shelf("manuals", tmp_path / "kb", watch=(folder,), writes=True)]
+    shelves.append(Shelf("log", tmp_path / "log", writes=True))
+    keeper = Keeper(shelves, parent.send, sweep_every_s=0.05)
+    keeper.make()
+    keeper.start()
+    assert is_written.wait(LIMIT_S)
+    keeper.remember(1, "manuals", MESSAGE)
+    keeper.remember(2, "log", MESSAGE)
+    parent.until(lambda: parent.said("done", 2))
+    assert not parent.said("done", 1)
+    may_go_on.set()
+    parent.until(lambda: parent.said("done", 1))
+
+
+def test_a_message_for_a_collection_without_any_is_refused(tmp_path: Path, parent: Parent) -> None:
+    Keeper([Shelf("manuals", tmp_path / "kb")], parent.send).remember(1, "manuals", MESSAGE)
+    assert parent.messages == [("failed", 1, "messages are not remembered in manuals")]
 
 
 def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:

@@ -19,21 +19,19 @@ from edgeslm.knowledge import process as module
 from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.process import KnowledgeProcess
 from edgeslm.knowledge.queries import Memory, Query, Shelf
+from tests.knowledge import bad_reader
 from tests.knowledge.shelf import TAG, hash_embed, make_document, make_origin
 
 LIMIT_S = 60.0
-WITH_BOMB = """
-import os, sys, time
-from edgeslm.knowledge import intake, worker
-read = intake.read_document
-def read_document(path, source):
-    if path.name == "bomb.txt":
-        {act}
-    return read(path, source)
-intake.read_document = read_document
+WITH_BAD_READER = """
+import sys
+from edgeslm.knowledge import reading, worker
+from tests.knowledge import bad_reader
+reading.COMMAND = bad_reader.command({act!r})
+reading.MOST_S = {most_s}
 worker.main(sys.argv[1:])
 """
-"""A process that a file ends, or keeps."""
+"""Reads files called ``bomb`` badly."""
 
 
 def play(scene: Callable[[], Awaitable[None]]) -> None:
@@ -128,27 +126,39 @@ def test_one_that_keeps_folders_is_started_again_by_itself(shelf: Shelf, tmp_pat
     play(scene)
 
 
-@pytest.mark.parametrize("act", ["os._exit(9)", "time.sleep(999)"])
-def test_a_file_that_ends_it_or_never_comes_to_an_end_is_left_out(
-    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+def test_searches_and_messages_do_not_wait_for_a_bad_file_which_is_left_out_for_good(
+    shelf: Shelf, tmp_path: Path
 ) -> None:
+    """It never comes to an end, and keeps the interpreter of its reader to itself."""
     folder = tmp_path / "manuals"
     folder.mkdir()
     for name in ("bomb", "lathe"):
         (folder / f"{name}.txt").write_text(f"Oil the {name}.")
         os.utime(folder / f"{name}.txt", (5, 5))
-    monkeypatch.setattr(module, "AGAIN_S", 0.01)
-    monkeypatch.setattr(module, "LONGEST_S", 1.0)
-    command = (sys.executable, "-P", "-c", WITH_BOMB.format(act=act))
+    code = WITH_BAD_READER.format(act=bad_reader.FREEZE, most_s=4.0)
+    watched = replace(shelf, watch=(folder,), writes=True)
+    tries = tmp_path / "tries"
+
+    async def until(true: Callable[[], bool]) -> None:
+        while not true():
+            await asyncio.sleep(0.02)
 
     async def scene() -> None:
-        watched = replace(shelf, watch=(folder,))
-        process = KnowledgeProcess([watched], embed=embed, command=command)
-        await process.start()
-        while not any("bomb.txt ended the process" in problem for problem in process.problems):
-            await asyncio.sleep(0.02)
-        assert [one.source for one in await process.seek(query("lathe"))] == ["lathe.txt"]
-        await process.stop()
+        for start in range(2):
+            process = KnowledgeProcess([watched], embed=embed, command=(sys.executable, "-P", "-c", code))
+            await process.start()
+            if not start:
+                await until(tries.exists)
+                for number in range(20):
+                    memory = Memory("press/4", str(number), "bearing runs hot", time.time())
+                    await process.remember("manuals", memory)
+                    assert await process.seek(query("bearing"))
+                assert tries.read_text() == "x", "all of that came while it was read for the first time"
+            await until(lambda: any("bomb.txt" in problem for problem in process.problems))
+            assert [one.source for one in await process.seek(query("lathe"))] == ["lathe.txt"]
+            await process.stop()
+            assert tries.read_text() == "xx"
+            os.utime(folder / "bomb.txt", (6, 6))  # another date is no other file
 
     play(scene)
 

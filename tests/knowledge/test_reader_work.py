@@ -29,7 +29,7 @@ GROWTH = 2.5
 
 
 def read_pages(text: str, source: str) -> Document:
-    """Lines of a PDF; form feeds part its pages, and a line ``>`` is one of the outline, to the first page."""
+    """Lines of a PDF; form feeds part its pages, and ``>`` begins an entry of the outline, to the first."""
     pages = [page.split("\n") for page in text.split("\f")]
     outline = [_Entry(1, line[1:], 0) for page in pages for line in page if line.startswith(">")]
     return _written(pages, outline).document(source, source)
