@@ -50,8 +50,10 @@ def add_files(
     on_part: Callable[[str, str], None] = lambda source, part: None,
     on_broken: Callable[[Path, str], None] = lambda path, sentence: None,
 ) -> Totals:
-    """Adds files and all that is below folders, each in a transaction of its own. They are read in a child
-    process; one that had to be ended is tried once more behind all others, and then left out (``Quarantine``).
+    """Adds files and all that is below folders, each in a transaction of its own.
+
+    They are read in a child process. A file over which that had to be ended is tried once more behind all
+    others, and then left out (``quarantine``).
 
     :param sync: also remove the documents whose files were below ``paths`` and are gone.
     :param spares_empty: but none of a folder without any file: a disk that was unmounted leaves one.

@@ -1,9 +1,9 @@
 """What a node itself writes into its collections: watched folders, remembered messages, missing vectors.
 
 A thread each, and one for the messages of each collection, since none may wait for another: a message is
-acknowledged when it is on the disk, a manual of a thousand pages takes minutes to read, and an encoder has time
-when nobody asks it. They write by turns, a document or a batch at a time. Knows no pipe and no engine: both are handed in as one
-function.
+acknowledged when it is on the disk, a manual of a thousand pages takes minutes to read, and an encoder has
+time when nobody asks it. They write by turns, a document or a batch at a time. Knows no pipe and no engine:
+both are handed in as one function.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ TRIES: Final = 2
 MOST: Final = 1000
 """That are remembered, the latest."""
 
-# Not among the tables that a collection is made with: most never have one, and what doesn't know it reads the file.
+# Made when it is needed: most collections never have one, and an older edgeslm reads the file with it too.
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS quarantine (
     digest TEXT NOT NULL,

@@ -1,8 +1,9 @@
 """The child in which files are read: ``python -m edgeslm.knowledge.read_worker``, started by ``reading``.
 
-An order is ``{"path", "source"}``. Progress is ``{"part": "page 12 of 400"}``, ``{"log": sentence}``, then
-``{"passages": [[heading, text, start, end]...]}`` and ``{"rows": [[number, start, end, cells]...]}``, some at a time.
-The answer is ``{"title", "columns"}``, or ``{"refused": sentence}``.
+An order is ``{"path", "source"}``. Progress is ``{"part": "page 12 of 400"}`` and ``{"log": sentence}``,
+then, some at a time, ``{"passages": [[heading, text, start, end]...]}`` and
+``{"rows": [[number, start, end, cells]...]}``. The answer is ``{"title", "columns"}``, or
+``{"refused": sentence}``.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ MOST_S: Final = 1800.0
 """For one file: ten thousand pages on a board take some of it."""
 MOST_MEMORY_BYTES: Final = 1_000_000_000
 _MEMORY_FACTOR: Final = 32
-"""Bytes of memory for one of a file. A table takes 14, and a text four times what it is if it has one emoji."""
+"""Bytes of memory for one of a file. A table takes 14; a text takes 7, and four times that with one emoji."""
 _UNPACKED: Final = 10
 """How much larger a packed file is taken for."""
 _MOST_CHARACTERS: Final = 4 * MAX_CHARACTERS
@@ -42,7 +42,8 @@ class _Limits:
     least_memory_bytes: int
 
 
-# A machine of 2026 takes 0.3 to 0.7 s for a MB of text and 4 to 8 s for one of PDF; a small board ten times that.
+# Measured on a server of 2026: at most 0.7 s for a MB of text, 8 s for one of PDF, 110 MB for a PDF. A small
+# board takes ten times as long.
 _OF_TEXT: Final = _Limits(30.0, 50_000, 64_000_000)
 _OF_PDF: Final = _Limits(60.0, 8_000, 128_000_000)
 

@@ -146,5 +146,4 @@ def test_a_job_whose_program_is_not_there_leaves_nothing_open() -> None:
 def test_a_machine_without_memory_ends_the_child_first(job: Job) -> None:
     with job:
         pid = ask(job, "pid")
-        with open(f"/proc/{pid}/oom_score_adj") as file:
-            assert file.read().strip() == "1000"
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"

@@ -139,22 +139,20 @@ def test_searches_and_messages_do_not_wait_for_a_bad_file_which_is_left_out_for_
     watched = replace(shelf, watch=(folder,), writes=True)
     tries = tmp_path / "tries"
 
-    async def until(true: Callable[[], bool]) -> None:
-        while not true():
-            await asyncio.sleep(0.02)
-
     async def scene() -> None:
         for start in range(2):
             process = KnowledgeProcess([watched], embed=embed, command=(sys.executable, "-P", "-c", code))
             await process.start()
             if not start:
-                await until(tries.exists)
+                while not tries.exists():
+                    await asyncio.sleep(0.02)
                 for number in range(20):
                     memory = Memory("press/4", str(number), "bearing runs hot", time.time())
                     await process.remember("manuals", memory)
                     assert await process.seek(query("bearing"))
                 assert tries.read_text() == "x", "all of that came while it was read for the first time"
-            await until(lambda: any("bomb.txt" in problem for problem in process.problems))
+            while not any("bomb.txt" in problem for problem in process.problems):
+                await asyncio.sleep(0.02)
             assert [one.source for one in await process.seek(query("lathe"))] == ["lathe.txt"]
             await process.stop()
             assert tries.read_text() == "xx"
