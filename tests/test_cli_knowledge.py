@@ -16,6 +16,8 @@ import pytest
 from edgeslm import cli
 from edgeslm.commands import embedding
 from edgeslm.engine.process import EngineProcess
+from edgeslm.knowledge import reading
+from tests.knowledge import bad_reader
 from tests.knowledge.shelf import faults
 from tests.nodes import FAKE_COMMAND, ROOT, write_bundle
 
@@ -296,3 +298,16 @@ def test_a_terminal_sees_how_many_passages_are_embedded_anew(
     monkeypatch.setattr("edgeslm.commands.screen.TICK_S", 0.0)
     _, _, err = run("add", "kb", manuals, "--encoder", encoder)
     assert "]   0% embedding passage 0 of 2" in err
+
+
+def test_a_file_that_was_given_up_is_read_when_it_is_asked_for(
+    run: Run, manuals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.CRASH))
+    (manuals / "bomb.txt").write_text("Oil the bomb.")
+    for _ in range(2):
+        status, _, error = run("add", tmp_path / "kb", manuals)
+        assert status == 1 and "--again" in error and "1 of" in error
+    (tmp_path / "mended").touch()
+    status, said, _ = run("add", tmp_path / "kb", manuals, "--again")
+    assert status == 0 and "1 added" in said
