@@ -101,11 +101,9 @@ class NodeUnderTest:
         self.words = folder / "words.txt"
         program = [str(Path(__file__).with_name("fake_engine.py")), "run"]
         self._command = [sys.executable, *(["-m", "edgeslm", "run"] if starter else program), str(self._file)]
-        # The package beside this file, installed or not; PYTHONPATH is for a clone that isn't.
         self._environment = {
             **os.environ,
             **environment,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
             "FAKE_SERVICE_MS": str(service_ms),
             "FAKE_CRASH_EVERY": str(crash_every),
         }

@@ -39,7 +39,7 @@ from typing import Any
 from chaos_events import QUIET_S, Event, Happened, make_plan
 from chaos_proxy import Proxy
 from chaos_senders import KEEPALIVE_S, Ledger, Sender, Watcher, make_client, start_client
-from chaos_victims import ROOT, Broker
+from chaos_victims import Broker
 from simulated_nodes import Crowd, Plan
 
 from edgeslm.bus.protocol import Topics
@@ -111,7 +111,6 @@ class Dispatcher:
                 stdin=subprocess.DEVNULL,
                 stdout=words,
                 stderr=words,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
             )
 
     @property

@@ -18,7 +18,7 @@ import yaml
 from fleet_load import RateClient, poisson
 from processes import cpu_seconds
 from shipped import ShippedBroker
-from simulated_nodes import ROOT, TASK, Crowd, Plan
+from simulated_nodes import TASK, Crowd, Plan
 
 from edgeslm.bus.protocol import Topics
 
@@ -99,7 +99,6 @@ def dispatcher_at(broker: str, folder: Path) -> Iterator[int]:
     process = subprocess.Popen(
         [sys.executable, "-m", "edgeslm", "dispatch", str(folder / "dispatch.yaml")],
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
     )
     try:
         yield process.pid

@@ -32,7 +32,7 @@ from fleet_load import RateClient, poisson
 from machine import processor
 from namespaces import Namespaces
 from shipped import ShippedBroker
-from simulated_nodes import ROOT, TASK, Crowd, Plan
+from simulated_nodes import TASK, Crowd, Plan
 
 from edgeslm.bus.protocol import Topics, encode_request
 
@@ -61,10 +61,7 @@ def dispatcher(port: int, pool: str, folder: Path) -> Iterator[None]:
         "log_level": "warning",
     }
     file.write_text(json.dumps(settings))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgeslm", "dispatch", str(file)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-    )
+    process = subprocess.Popen([sys.executable, "-m", "edgeslm", "dispatch", str(file)])
     try:
         yield
     finally:

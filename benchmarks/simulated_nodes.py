@@ -20,7 +20,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import resource
 import signal
 import subprocess
@@ -44,7 +43,6 @@ from edgeslm.config import Config, parse_config
 from edgeslm.daemon import Daemon
 from edgeslm.service import Service
 
-ROOT = Path(__file__).resolve().parents[1]
 TASK: Final = "triage"
 LABELS = {"normal": "all is well", "warning": "look at it this shift", "critical": "stop now"}
 SLOWER: Final = 10.0
@@ -207,7 +205,6 @@ class Crowd:
             stdin=subprocess.PIPE,  # its end is the end of the nodes, whatever happens to us
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
         )
 
     def wait(self, number: int) -> None:

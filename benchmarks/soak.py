@@ -101,7 +101,6 @@ def node(file: Path, *, fake: bool) -> Iterator[int]:
     fake_node = [str(ROOT / "benchmarks/fake_node.py"), str(file), "pipe"]
     process = subprocess.Popen(
         [sys.executable, *(fake_node if fake else ["-m", "edgeslm", "run", str(file)])],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
     )
     try:

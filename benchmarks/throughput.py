@@ -160,7 +160,6 @@ def node(port: int, folder: Path, engine: str, profile_to: Path | None) -> Itera
     command = [sys.executable, str(ROOT / "benchmarks/fake_node.py"), str(folder / "config.yaml"), engine]
     process = subprocess.Popen(
         [*command, *([str(profile_to)] if profile_to else [])],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
     )
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from edgeslm.bus.database import Database
 from tests.brokers import Mosquitto
 from tests.fakes import FakeClock
-from tests.nodes import NodeProcess
+from tests.nodes import NodeProcess, python_path
 from tests.sandboxed import Sandbox
 
 # A run that a shell has put into the background ignores Ctrl-C, and so would the programs that tests start.
@@ -33,6 +35,18 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Children import what this process does: the checkout, or without a ``pythonpath`` the wheel."""
+    if checkout := [str(path) for path in config.getini("pythonpath")]:
+        os.environ["PYTHONPATH"] = python_path(*checkout)
+        return
+    packages = Path(sysconfig.get_path("purelib"))
+    for name in ("edgeslm", "edgeslm_export"):
+        found = importlib.util.find_spec(name)
+        if found is None or not Path(found.origin or "").is_relative_to(packages):
+            raise pytest.UsageError(f"{name} isn't the installed wheel's: {found}; start it by scripts/test")
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes are named by their parameter: packed ones may hold the time, and workers must agree on names."""
     return argname if isinstance(val, bytes) else None
@@ -46,6 +60,14 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         return
     with Sandbox(tmp_path_factory.mktemp("sandbox"), tmp_path_factory.getbasetemp()) as sandbox:
         NodeProcess.launch = staticmethod(sandbox.launch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests run in an empty folder: a child with ``-m`` or ``-c`` would import from the current one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
         yield
 
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+import edgeslm
 from edgeslm.bundle import Bundle
 from edgeslm.bus.handover import Delivery
 from edgeslm.config import load_config
@@ -237,6 +238,17 @@ class Node:
         await self.daemon.run()
 
 
+def python_path(*first: Path | str) -> str:
+    """``PYTHONPATH`` for a child: ``first``, then what this process passes on anyway."""
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys([*map(str, first), *filter(None, inherited)]))
+
+
+def packages() -> list[Path]:
+    """The folders that this process has edgeslm and its libraries from, for a Python that finds neither."""
+    return [Path(str(module.__file__)).parents[1] for module in (edgeslm, yaml)]
+
+
 def launch(command: Sequence[str], words: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """A process whose words are added to the file ``words``."""
     with words.open("ab") as stream:
@@ -267,7 +279,7 @@ class NodeProcess:
         self._command = [*python, "-m", "edgeslm", "run", str(self.file)]
         if script := script or (FAKE_RUN if fake else ""):
             self._command = [*python, "-c", script, str(self.file)]
-        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        self._environment = {**os.environ, **environment}
 
     def __enter__(self) -> NodeProcess:
         self.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -29,7 +28,6 @@ from edgeslm.messages import Chunk, Request, Result
 from tests.apps import WAIT_S
 from tests.small_nodes import NodeThread
 
-ROOT = Path(__file__).parent.parent
 POOL = "edgeslm/v1/pool/triage"
 REPLIES = ("edgeslm/v1/pool/+/res/#",)
 
@@ -180,7 +178,6 @@ class DispatcherProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=words,
                 stderr=words,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
 
     def kill(self) -> None:

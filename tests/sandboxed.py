@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.apps import WAIT_S
 from tests.booted import Booted
+from tests.nodes import packages
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "firmware-config/systemd/edgeslm.service.d/10-edgeslm.conf"
@@ -38,6 +39,9 @@ class Sandbox:
         self._folder = folder / "system"
         self._folder.mkdir()
         self._shared = shared
+        self._tests = shared / "support"
+        self._tests.mkdir(exist_ok=True)
+        (self._tests / "tests").symlink_to(ROOT / "tests")
         self._system = Booted(self._folder, units, {"/opt/edgeslm/base": Path(sys.base_prefix)})
         self._names = (f"node-{number}.service" for number in itertools.count(1))
 
@@ -59,9 +63,11 @@ class Sandbox:
         drop_ins = unit.with_name(f"{name}.d")
         drop_ins.mkdir()
         shutil.copy(SHIPPED, drop_ins)
-        packages = sysconfig.get_path("platlib")
         passed = {key: value for key, value in environment.items() if os.environ.get(key) != value}
-        passed["PYTHONPATH"] = f"{environment['PYTHONPATH']}:{packages}"
+        # Not this run's Python, so nothing finds the tests for it.
+        passed["PYTHONPATH"] = os.pathsep.join(
+            [*filter(None, [environment.get("PYTHONPATH")]), *map(str, packages()), str(self._tests)]
+        )
         passed["LD_LIBRARY_PATH"] = "/opt/edgeslm/base/lib"
         program, *arguments = (PYTHON if part == sys.executable else part for part in command)
         lines = [

@@ -19,7 +19,7 @@ from edgeslm.engine.process import EngineProcess
 from edgeslm.knowledge import reading
 from tests.knowledge import bad_reader
 from tests.knowledge.shelf import faults
-from tests.nodes import FAKE_COMMAND, ROOT, write_bundle
+from tests.nodes import FAKE_COMMAND, write_bundle
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -200,10 +200,7 @@ def test_words_alone_load_neither_numpy_nor_an_engine(run: Run, manuals: Path) -
         "heavy = {'numpy', 'onnxruntime', 'paho', 'edgeslm.engine.process'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("Oil it each week.\n[]\n")
 
 

@@ -269,7 +269,7 @@ def test_the_parent_never_imports_what_belongs_to_a_worker() -> None:
         f"import importlib, sys\nfor name in {parts!r}: importlib.import_module(name)\n"
         f"print(*[name for name in {forbidden!r} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
 

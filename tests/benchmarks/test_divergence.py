@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from tests.benchmarks.scripts import BENCHMARKS, load_scripts
 
-ROOT = Path(__file__).parents[2]
 MODULES = ("divergence", "offgrid", "wikitext", "losses", "llama", "machine")
 
 
@@ -32,7 +31,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``plain.gguf``, a small Llama in Q8_0; made by a process of its own."""
     folder = tmp_path_factory.mktemp("tiny")
     command = [sys.executable, "-m", "tests.export.tiny_models", str(folder), "plain.gguf"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder
 

@@ -11,7 +11,6 @@ import pytest
 
 from tests.benchmarks.scripts import BENCHMARKS, load_scripts
 
-ROOT = Path(__file__).parents[2]
 MODULES = (
     "presets",
     "gemma",
@@ -77,7 +76,7 @@ print(logits.shape, divergence.matrix_types(work / "made"))
 
 def test_a_preset_is_built_and_read_at_every_position(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.export.tiny_models", str(tmp_path), "plain"]
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    subprocess.run(command, capture_output=True, check=True)
     work = tmp_path / "work"
     work.mkdir()
     command = [sys.executable, "-c", _BUILD, str(BENCHMARKS), str(tmp_path / "plain"), str(work)]

@@ -63,7 +63,6 @@ def test_a_coverage_guided_fuzzer_finds_nothing_in_a_second() -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])

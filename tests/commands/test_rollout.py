@@ -15,7 +15,7 @@ import pytest
 from edgeslm import cli
 from edgeslm.rollout.jobs import Book, Job, Part
 from tests.apps import WAIT_S
-from tests.nodes import ROOT, write_configuration
+from tests.nodes import write_configuration
 from tests.rollout.hawkbits import FakeHawkbit, configured, load, pack
 
 
@@ -26,7 +26,7 @@ def test_the_process_asks_and_ends_when_it_is_told_to(
         load(tmp_path, configured(tmp_path, server.url))
         action = server.assign("hall", server.module("small", pack(tmp_path / "new", "v2", b"version 2")))
         command = [sys.executable, "-m", "edgeslm", "rollout", "hawkbit", str(tmp_path / "config.yaml")]
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         give_up_at = time.monotonic() + WAIT_S
         while "proceeding" not in action.executions:
             assert process.poll() is None and time.monotonic() < give_up_at

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,6 @@ from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto, free_port
 
 BASE = "edgeslm/v1/hall"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -120,7 +118,7 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80", **environment},
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "80", **environment},
         )
         os.close(theirs)
         self.seen = ""

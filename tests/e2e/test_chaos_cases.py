@@ -12,7 +12,7 @@ import pytest
 
 from tests.apps import App
 from tests.brokers import Mosquitto
-from tests.nodes import BASE, ROOT, Node, NodeProcess, fake_configuration
+from tests.nodes import BASE, ROOT, Node, NodeProcess, fake_configuration, python_path
 
 pytestmark = pytest.mark.e2e
 
@@ -131,7 +131,7 @@ def test_a_clock_that_jumps_by_an_hour_changes_nothing(
     shift = tmp_path / "shift"
     shift.write_text("0")
     configuration = fake_configuration(broker.url, tmp_path, log_level="debug")
-    clock = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "CLOCK_SHIFT": str(shift)}
+    clock = {"PYTHONPATH": python_path(tmp_path), "CLOCK_SHIFT": str(shift)}
     with (
         App(broker.port, f"{BASE}/#") as app,
         NodeProcess(tmp_path, configuration, fake=True, **clock) as node,

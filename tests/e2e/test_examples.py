@@ -15,7 +15,7 @@ from tests.brokers import Mosquitto
 from tests.examples.conftest import EXAMPLES
 from tests.examples.test_javascript import folder as folder
 from tests.examples.test_javascript import mqtt_js as mqtt_js
-from tests.nodes import BASE, ROOT, NodeProcess, real_configuration
+from tests.nodes import BASE, NodeProcess, python_path, real_configuration
 
 pytestmark = pytest.mark.e2e
 TEXT = "The hall is on fire, stop now!"
@@ -37,7 +37,7 @@ def url(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 def run(*command: str | Path, url: str) -> str:
     host, _, port = url.removeprefix("mqtt://").partition(":")
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "NODE": "hall", "PORT": port}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": python_path(), "NODE": "hall", "PORT": port}
     environment["BROKER"] = host if command[0] == "sh" else url
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 0, done.stderr

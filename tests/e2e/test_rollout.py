@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 
 def test_a_sound_bundle_goes_to_all_and_a_bad_one_no_further_than_the_canary() -> None:
     command: list[str | Path] = [sys.executable, ROOT / "benchmarks/rollout.py", "--groups", "1,2", "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     waves = dict(figures["waves"])

@@ -23,7 +23,7 @@ from tests.booted import Booted, skip_where_it_cannot_boot
 from tests.brokers import Mosquitto, free_port
 from tests.bus.nodes import password_lines
 from tests.consoles import Visitor
-from tests.nodes import BASE, ROOT, real_configuration
+from tests.nodes import BASE, ROOT, packages, real_configuration
 from tests.signers import Signer
 
 pytestmark = pytest.mark.e2e
@@ -99,10 +99,11 @@ def board(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
     for name in ("smollm2-135m-int4", "minilm-l6-int8"):
         signer.sign(shutil.copytree(starter / name, bundles / name))
     (manuals := tmp_path_factory.mktemp("manuals")).joinpath("press.md").write_text(MANUAL)
+    code, libraries = packages()
     places = {
         "/opt/edgeslm/base": Path(sys.base_prefix),
-        "/opt/edgeslm/packages": Path(sysconfig.get_path("platlib")),
-        "/opt/edgeslm/code/edgeslm": ROOT / "edgeslm",
+        "/opt/edgeslm/packages": libraries,
+        "/opt/edgeslm/code/edgeslm": code / "edgeslm",
         "/opt/edgeslm/probe": ROOT / "tests",
         "/srv/bundles": bundles,
         "/srv/keys": signer.public.parent,

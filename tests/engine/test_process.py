@@ -20,7 +20,7 @@ import pytest
 from edgeslm.engine.calls import Embed, Generate, Prompt, Text, Turn
 from edgeslm.engine.process import EngineCrashed, EngineProcess
 from edgeslm.errors import BundleError, Cancelled, InternalError, ModelUnavailable, RequestError, TooLong
-from tests.nodes import FAKE_COMMAND, ROOT, parent_of, write_bundle
+from tests.nodes import FAKE_COMMAND, parent_of, write_bundle
 
 LIMIT_S = 60.0
 
@@ -487,9 +487,8 @@ def test_the_worker_ends_with_its_parent(bundle: Path) -> None:
         await asyncio.sleep(600)
     asyncio.run(main())
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, env=environment, text=True
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())

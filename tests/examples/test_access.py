@@ -18,7 +18,7 @@ from tests.examples.conftest import BASE, EXAMPLES, NAME
 from tests.examples.test_arduino import board
 from tests.examples.test_javascript import folder as folder
 from tests.examples.test_javascript import mqtt_js as mqtt_js
-from tests.nodes import ROOT, Node, fake_configuration, write_configuration
+from tests.nodes import Node, fake_configuration, python_path, write_configuration
 
 APPS = ("desk:triage,say,cancel=press-hall-4", "watch:read=edgeslm/#")
 PASSWORD = "no secret"
@@ -59,7 +59,7 @@ def run(
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": python_path(),
         "PORT": f"{broker.port}",
         "NODE": NAME,
         "LOGIN": login,

@@ -26,8 +26,6 @@ from tests.export.tiny_encoders import ENCODERS
 from tests.export.tiny_models import FAMILIES
 from tests.export.tiny_tasks import FakePointerTeacher, fake_vectors, write_encoder
 
-ROOT = Path(__file__).parents[2]
-
 
 class Cases:
     """Folders of ``tiny_adapters``, each made when it is first asked for."""
@@ -38,7 +36,7 @@ class Cases:
     def __truediv__(self, name: str) -> Path:
         if not (self._folder / name).exists():
             command = [sys.executable, "-m", "tests.export.tiny_adapters", str(self._folder), name]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr[-2000:]
         return self._folder / name
 
@@ -50,7 +48,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
 
 def _make(folder: Path, *names: str) -> Path:
     command = [sys.executable, "-m", "tests.export.tiny_models", str(folder), *names]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder
 

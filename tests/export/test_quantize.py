@@ -28,7 +28,6 @@ from edgeslm.errors import ExportError
 from tests.export.tiny_models import byte_tokenizer, decoder, write_gguf
 
 pytestmark = pytest.mark.export
-ROOT = Path(__file__).parents[2]
 torch.set_num_threads(1)  # what is so small is only slowed down by more
 
 TEXT = "\n".join(
@@ -130,7 +129,7 @@ def works(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             tasks.append(str(file))
     command = [sys.executable, "-c", MAKE, *tasks]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folders
 

@@ -154,7 +154,7 @@ def test_libraries_are_loaded_by_the_kind_that_needs_them(tmp_path: Path) -> Non
         "import sys, pathlib\nfrom edgeslm.knowledge.reader import read_document\n"
         f"read_document(pathlib.Path({str(tmp_path / 'a.txt')!r}), 'a.txt')\nprint('pypdf' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["False"], done.stderr
 
 

@@ -55,7 +55,6 @@ class Device:
         command.chmod(0o755)
         self._environment = {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
             "EDGESLM": str(command),
             "EDGESLM_CONFIG": str(folder / "config.yaml"),
         }
