@@ -1,7 +1,7 @@
 """In the environment of ``scripts/wheel``: edgeslm comes from the installed wheel there, or from nowhere.
 
-Imported by a ``.pth`` file at the start of every process of that Python, so it loads next to nothing. Also finds
-the folder ``tests``, which is no part of the wheel, without putting the checkout on the path.
+Imported by a ``.pth`` file at the start of every process of that Python, so it loads next to nothing. It also
+finds the folder ``tests``, which is no part of the wheel, without putting the checkout on the path.
 """
 
 from __future__ import annotations
