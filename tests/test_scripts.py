@@ -261,6 +261,23 @@ def test_a_missing_network_is_named(machine: Machine) -> None:
     )
 
 
+@pytest.mark.parametrize("arguments", [["-k", "topics"], ["--sandbox", "-x"]])
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_tests_run_on_the_wheel_and_their_status_is_told(
+    machine: Machine, arguments: list[str], status: int
+) -> None:
+    machine.setup("test")
+    machine.calls()
+    python = machine.programs / "wheel's python"
+    machine.program(python.name, f'#!/bin/sh\necho "$*" >>"$CALLS"\nexit {status}\n')
+    (machine.clone / "scripts" / "wheel").write_text(f'#!/bin/sh\necho "{python}"\n')
+    done = subprocess.run([machine.clone / "scripts" / "test", *arguments], env=machine.environment())
+    assert done.returncode == status
+    (call,) = machine.calls()
+    assert call.startswith("-P -m pytest -o pythonpath= -n ")
+    assert call.endswith(" -k topics" if "-k" in arguments else " tests/e2e -x")
+
+
 # --- torch and the disk ----------------------------------------------------------------------------
 
 
