@@ -29,7 +29,7 @@ class Installed:
 
     def __call__(self, program: str, *arguments: object) -> str:
         """What it prints. Fails where its status isn't 0."""
-        command = [self.python.with_name(program), *map(str, arguments)]
+        command = [str(self.python.with_name(program)), *map(str, arguments)]
         done = subprocess.run(
             command,
             env=self.environment,

@@ -20,7 +20,7 @@ CHILD = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WHERE!r
 def run(
     installed: Installed, *arguments: object, cwd: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    command = [installed.python, *map(str, arguments)]
+    command = [str(installed.python), *map(str, arguments)]
     environment = {**installed.environment, **environment}
     return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
 
