@@ -40,10 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if checkout := [str(path) for path in config.getini("pythonpath")]:
         os.environ["PYTHONPATH"] = python_path(*checkout)
         return
-    packages = Path(sysconfig.get_path("purelib"))
+    packages = Path(sysconfig.get_path("purelib")).resolve()
     for name in ("edgeslm", "edgeslm_export"):
         found = importlib.util.find_spec(name)
-        if found is None or not Path(found.origin or "").is_relative_to(packages):
+        if found is None or not Path(found.origin or "").resolve().is_relative_to(packages):
             raise pytest.UsageError(f"{name} isn't the installed wheel's: {found}; start it by scripts/test")
 
 
