@@ -27,9 +27,10 @@ from edgeslm.bus.protocol import (
 from edgeslm.config import Config
 from edgeslm.console.feed import Feed
 from edgeslm.console.process import COMMAND, ConsoleProcess, check_installed, read_token
-from edgeslm.console.wire import INPUT_BYTES
+from edgeslm.console.wire import INPUT_BYTES, Ask, Look, Viewers
 from edgeslm.errors import BundleError, Busy, InternalError, KnowledgeError
 from edgeslm.inspection import card_rows, describe
+from edgeslm.ipc.codec import FrameError
 from edgeslm.knowledge.database import find_collection, open_database
 from edgeslm.messages import Turn
 from edgeslm.observe.audit import AuditLog
@@ -163,7 +164,9 @@ class ConsoleHost:
 
     def _tell(self, part: str, value: Any) -> None:
         encoded = json.dumps(value, default=str)
-        if self._sent.get(part) != encoded and self._process.send("told", part=part, value=value):
+        if self._sent.get(part) != encoded and self._process.send(
+            "told", part=part, value=json.loads(encoded)
+        ):
             self._sent[part] = encoded
 
     def _models(self) -> dict[str, Any]:
@@ -210,13 +213,15 @@ class ConsoleHost:
             }
         return found
 
-    def _heard(self, message: dict[str, Any]) -> None:
-        if message["kind"] == "ask":
-            self._begin(self._ask(message["number"], message["task"], message["input"], message["options"]))
-        elif message["kind"] == "text":
-            read, wrote = self.feed.text(message["row"])
-            self._process.send("text", number=message["number"], input=read, output=wrote)
-        elif message["kind"] == "viewers" and self._process.viewers:
+    def _heard(self, said: Ask | Look | Viewers) -> None:
+        if isinstance(said, Ask):
+            if not isinstance(said.options, dict):
+                raise FrameError("options that are no object")
+            self._begin(self._ask(said.number, said.task, said.input, said.options))
+        elif isinstance(said, Look):
+            read, wrote = self.feed.text(said.row)
+            self._process.send("text", number=said.number, input=read, output=wrote)
+        elif self._process.viewers:
             self._has_come.set()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -227,7 +232,7 @@ class ConsoleHost:
     async def _ask(self, number: int, task: str, text: str, options: dict[str, Any]) -> None:
         request = parse_request(
             encode_request(text, options=options),
-            task=str(task),
+            task=task,
             topics=self._topics,
             allowed_replies=(),
             packet_limit=min(4 * INPUT_BYTES, self._config.limits.packet_bytes),

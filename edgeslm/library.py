@@ -20,7 +20,7 @@ from edgeslm.models import Models
 from edgeslm.pointing import Run
 
 if TYPE_CHECKING:
-    from edgeslm.knowledge.table_answers import TableAnswer
+    from edgeslm.knowledge.queries import TableAnswer
 
 log = logging.getLogger("edgeslm.library")
 

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeslm.child import Child
 from edgeslm.console.access import FEWEST_CHARACTERS
-from edgeslm.console.wire import FROM_CONSOLE
+from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Listening, Look, Refused, Said, Viewers
 from edgeslm.errors import ConfigError
+from edgeslm.ipc.process import Child
 from edgeslm.surroundings import Console
 
 log = logging.getLogger("edgeslm.console")
@@ -78,7 +78,7 @@ class ConsoleProcess:
     def __init__(
         self,
         settings: dict[str, Any],
-        on_message: Callable[[dict[str, Any]], None],
+        on_message: Callable[[Ask | Look | Viewers], None],
         on_start: Callable[[], None],
         *,
         log_level: str = "WARNING",
@@ -89,7 +89,7 @@ class ConsoleProcess:
         self._on_start = on_start
         self._log_level = log_level
         self._command = command
-        self._child = Child(self._take, self._lost, FROM_CONSOLE)
+        self._child = Child(TO_CONSOLE, FROM_CONSOLE, self._take, self._lost)
         self._over = asyncio.Event()
         self._problem: str | None = None
         self.url: str | None = None
@@ -134,19 +134,18 @@ class ConsoleProcess:
     async def stop(self) -> None:
         await self._child.stop(STOP_GRACE_S)
 
-    def _take(self, message: dict[str, Any]) -> None:
-        kind = message["kind"]
-        if kind == "listening":
-            self.url, self._problem = str(message["url"]), None
+    def _take(self, said: Said) -> None:
+        if isinstance(said, Listening):
+            self.url, self._problem = said.url, None
             log.info("the console is at %s", self.url)
-        elif kind == "refused":
-            self._problem = str(message["sentence"])
+        elif isinstance(said, Refused):
+            self._problem = said.sentence
             log.error("the console doesn't run: %s", self._problem)
             self._child.kill()
-        elif kind == "viewers":
-            self.viewers = int(message["count"])
-        if kind not in ("listening", "refused"):
-            self._on_message(message)
+        else:
+            if isinstance(said, Viewers):
+                self.viewers = said.count
+            self._on_message(said)
 
     def _lost(self, status: str) -> None:
         if self._problem is None:

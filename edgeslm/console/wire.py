@@ -1,38 +1,63 @@
-"""What the node and its console say to each other over the pipe: JSON, never pickles.
+"""What the node and its console say to each other over the pipe.
 
-The console's process talks to strangers, so nothing that it sends can do more than be read. Each message is
-an object with ``kind``.
-
-- to the console: ``settings`` (first), ``tick`` (``moment``: figures of the last two seconds), ``rows``
-  (requests that changed), ``told`` (``part`` of the node that changed, and its ``value``), ``answer``
-  (``number``, ``result``), ``text`` (``number``, ``input``, ``output``)
-- from it: ``listening`` (``url``) or ``refused`` (``sentence``); ``viewers`` (``count``); ``ask``
-  (``number``, ``task``, ``input``, ``options``); ``text`` (``number``, ``row``)
+The console's process talks to strangers: what it sends are typed messages, and nothing else gets through. The
+node's messages are objects of JSON with ``kind``: ``settings`` (first), ``tick`` (``moment``: figures of the
+last two seconds), ``rows`` (requests that changed), ``told`` (``part`` of the node that changed, and its
+``value``), ``answer`` (``number``, ``result``), ``text`` (``number``, ``input``, ``output``).
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
-from edgeslm.link import Codec
+from edgeslm.ipc.codec import Frames
 
 INPUT_BYTES = 32 * 1024
 """The longest text that the form takes."""
-_LIMIT = 256 * 1024
-"""The longest message of the console: one ``ask``, escaped."""
 
 
-def _encode(message: dict[str, Any]) -> bytes:
-    return json.dumps(message, ensure_ascii=True, default=str).encode()
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The web server is there."""
+
+    url: str
 
 
-def _decode(data: bytearray) -> dict[str, Any]:
-    message = json.loads(data)
-    if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
-        raise ValueError("no message")
-    return message
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """There can be no web server; the process is of no use."""
+
+    sentence: str
 
 
-FROM_CONSOLE = Codec(_encode, _decode, _LIMIT)
-FROM_NODE = Codec(_encode, _decode, 2**31 - 1)
+@dataclass(frozen=True, slots=True)
+class Viewers:
+    """How many browsers look on."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request of the form; ``options`` are whatever the browser sent."""
+
+    number: int
+    task: str
+    input: str
+    options: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A wish for the texts of a row."""
+
+    number: int
+    row: int
+
+
+Said = Listening | Refused | Viewers | Ask | Look
+
+TO_CONSOLE: Final = Frames(Any, 1 << 29, most_containers=None)
+FROM_CONSOLE: Final = Frames(Said, 256 * 1024, most_containers=10_000)
+"""The longest is one ``Ask``, escaped."""

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ import uvicorn
 from edgeslm.console.access import Access
 from edgeslm.console.view import View
 from edgeslm.console.web import Refusal, Web
-from edgeslm.console.wire import FROM_NODE
-from edgeslm.link import Link
+from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Listening, Look, Refused, Said, Viewers
+from edgeslm.ipc.codec import FrameError
+from edgeslm.ipc.pipe import Link
 
 log = logging.getLogger("edgeslm.console")
 
@@ -71,7 +72,8 @@ class Worker:
     async def run(self, descriptor: int) -> None:
         loop = asyncio.get_running_loop()
         _, self._link = await loop.create_unix_connection(
-            lambda: Link(self._take, self._ended.set, FROM_NODE), sock=socket.socket(fileno=descriptor)
+            lambda: Link(FROM_CONSOLE, TO_CONSOLE, self._take, self._ended.set),
+            sock=socket.socket(fileno=descriptor),
         )
         ended = asyncio.create_task(self._ended.wait())
         serving = asyncio.create_task(self._serve())
@@ -91,7 +93,7 @@ class Worker:
             self._text,
             secure=secure,
             texts=settings["texts"],
-            on_viewers=lambda count: self._say("viewers", count=count),
+            on_viewers=lambda count: self._say(Viewers(count)),
         )
         try:
             listener = _listen(settings["host"], settings["port"])
@@ -100,12 +102,12 @@ class Worker:
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             reason = reason.partition(" (while attempting")[0]  # it names the address once more
-            self._say("refused", sentence=f"{settings['listen']}: {reason}")
+            self._say(Refused(f"{settings['listen']}: {reason}"))
             return
         port = listener.getsockname()[1]
         scheme = "https" if settings["cert_file"] else "http"
         host = f"[{settings['host']}]" if ":" in settings["host"] else settings["host"]
-        self._say("listening", url=f"{scheme}://{host}:{port}")
+        self._say(Listening(f"{scheme}://{host}:{port}"))
         tidying = asyncio.create_task(server.hang_up_on_idlers())
         try:
             await server.serve(sockets=[listener])
@@ -123,32 +125,33 @@ class Worker:
         else:
             self._view.take(message)
 
-    async def _ask(self, task: str, text: Any, options: dict[str, Any]) -> dict[str, Any]:
-        said = await self._get("ask", task=task, input=text, options=options)
-        result: dict[str, Any] = said["result"]
+    async def _ask(self, task: str, text: str, options: dict[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = (await self._get(lambda number: Ask(number, task, text, options)))["result"]
         return result
 
     async def _text(self, row: int) -> dict[str, Any]:
-        said = await self._get("text", row=row)
-        return {"input": said["input"], "output": said["output"]}
+        told = await self._get(lambda number: Look(number, row))
+        return {"input": told["input"], "output": told["output"]}
 
-    async def _get(self, kind: str, **fields: Any) -> dict[str, Any]:
+    async def _get(self, make: Callable[[int], Ask | Look]) -> dict[str, Any]:
         self._number += 1
         number, future = self._number, asyncio.get_running_loop().create_future()
         self._pending[number] = future
         try:
-            self._say(kind, number=number, **fields)
+            self._say(make(number))
             async with asyncio.timeout(self._timeout_s + MARGIN_S):
-                said: dict[str, Any] = await future
-                return said
+                told: dict[str, Any] = await future
+                return told
         except TimeoutError:
             raise Refusal(504, "The node doesn't answer.") from None
+        except FrameError:
+            raise Refusal(413, "That is more than the node takes.") from None
         finally:
             del self._pending[number]
 
-    def _say(self, kind: str, **fields: Any) -> None:
+    def _say(self, said: Said) -> None:
         if self._link is not None:
-            self._link.send({"kind": kind, **fields})
+            self._link.send(said)
 
 
 def _listen(host: str, port: int) -> socket.socket:

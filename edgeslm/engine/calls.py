@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from edgeslm.ipc.codec import Vector
 from edgeslm.messages import Truncated
 from edgeslm.pointing import Run
 
@@ -202,7 +203,7 @@ class Output:
     probabilities: tuple[float, ...] = ()
     places: tuple[tuple[Run, ...], ...] = ()
     fields: tuple[Pointed, ...] = ()
-    vectors: tuple[tuple[float, ...], ...] = ()
+    vectors: tuple[Vector, ...] = ()
     distance: float | None = None
     truncated: Truncated | None = None
 

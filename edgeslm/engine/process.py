@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeslm.child import Child
 from edgeslm.engine.calls import (
     ANY,
     BALANCED,
@@ -23,7 +22,20 @@ from edgeslm.engine.calls import (
     Output,
     Power,
 )
+from edgeslm.engine.frames import (
+    FROM_ENGINE,
+    TO_ENGINE,
+    Cancel,
+    Chunk,
+    Done,
+    Ready,
+    Refused,
+    Said,
+    Start,
+)
 from edgeslm.errors import REQUEST_ERRORS, BundleError, InternalError, ModelUnavailable
+from edgeslm.ipc.codec import FrameError
+from edgeslm.ipc.process import Child
 from edgeslm.messages import NORMAL_PRIORITY
 
 log = logging.getLogger("edgeslm.engine")
@@ -88,7 +100,7 @@ class EngineProcess:
         self._command = command
         self._stop_grace_s = stop_grace_s
         self._cancel_grace_s = cancel_grace_s
-        self._child = Child(self._handle, self._lost)
+        self._child = Child(TO_ENGINE, FROM_ENGINE, self._handle, self._lost)
         self._ready: asyncio.Future[EngineInfo] | None = None
         self._pending: dict[int, _Pending] = {}
         self._abandoned: dict[int, asyncio.TimerHandle] = {}
@@ -173,14 +185,18 @@ class EngineProcess:
         Cancelling the awaiting task cancels the call in the worker between two tokens. If that hangs instead,
         the worker is killed and ``on_hang`` called.
 
-        :raises RequestError: as the worker says; :class:`EngineCrashed` when it ended meanwhile.
+        :raises RequestError: as the worker says; :class:`EngineCrashed` when it ended meanwhile, and
+            :class:`InternalError` for what is no call or too long for a frame.
         """
         if not self.alive:
             raise EngineCrashed(f"the engine of {self.bundle.name} is not running")
         self._number += 1
         number = self._number
         future: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
-        self._child.send(("call", number, call, priority))
+        try:
+            self._child.send(Start(number, call, priority))
+        except FrameError as error:
+            raise InternalError(f"the engine can't be asked that: {error}") from None
         self._unanswered[number] = priority
         self._pending[number] = _Pending(future, on_chunk)
         try:
@@ -213,7 +229,7 @@ class EngineProcess:
     def _abandon(self, number: int) -> None:
         """Asks the worker to give a call up, and ends it if it hangs instead."""
         if self.alive:
-            self._child.send(("cancel", number))
+            self._child.send(Cancel(number))
             self._watch(number)
 
     def _watch(self, number: int) -> None:
@@ -230,30 +246,33 @@ class EngineProcess:
             on_hang()
         self.kill()
 
-    def _handle(self, message: tuple[Any, ...]) -> None:
-        kind, *rest = message
-        if kind in ("ready", "refused"):
+    def _handle(self, said: Said) -> None:
+        if isinstance(said, Ready | Refused):
             if self._ready is not None and not self._ready.done():
-                if kind == "ready":
-                    self._ready.set_result(rest[0])
+                if isinstance(said, Ready):
+                    self._ready.set_result(said.info)
                 else:
-                    self._ready.set_exception(BundleError(rest[0]))
+                    self._ready.set_exception(BundleError(said.sentence))
             return
-        number, *rest = rest
-        if kind != "chunk":
-            self._unanswered.pop(number, None)
-            self._on_hang.pop(number, None)
-            if (timer := self._abandoned.pop(number, None)) is not None:
-                timer.cancel()
-        pending = self._pending.get(number)
-        if pending is None or pending.future.done():
-            return  # of a call that was given up
-        if kind == "chunk":
-            self._pass_on(pending, rest[0])
-        elif kind == "done":
-            pending.future.set_result(rest[0])
-        else:
-            pending.future.set_exception(REQUEST_ERRORS.get(rest[0], InternalError)(rest[1]))
+        pending = self._pending.get(said.number)
+        if isinstance(said, Chunk):
+            if pending is not None and not pending.future.done():
+                self._pass_on(pending, said.text)
+            return
+        self._settle(said.number)
+        if pending is not None and not pending.future.done():
+            if isinstance(said, Done):
+                pending.future.set_result(said.output)
+            else:
+                kind = REQUEST_ERRORS.get(said.code, InternalError)
+                pending.future.set_exception(kind(said.sentence))
+
+    def _settle(self, number: int) -> None:
+        """A call has its answer, perhaps one that was given up."""
+        self._unanswered.pop(number, None)
+        self._on_hang.pop(number, None)
+        if (timer := self._abandoned.pop(number, None)) is not None:
+            timer.cancel()
 
     def _pass_on(self, pending: _Pending, text: str) -> None:
         if pending.on_chunk is None:

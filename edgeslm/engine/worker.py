@@ -2,13 +2,8 @@
 
 It is its own process because onnxruntime-genai's binding holds the interpreter lock for a whole prefill
 (measured: a 10 ms ticker got one tick in 0.52 s), and because a crash or an out-of-memory kill then takes
-one model down and not the connection to the broker. It ends when the pipe closes, whatever it is doing.
-
-Messages, as tuples:
-
-- to the worker: ``("call", number, Call, priority)``, ``("cancel", number)``
-- from it: ``("ready", EngineInfo)`` or ``("refused", sentence)`` once; then ``("chunk", number, text)``,
-  ``("done", number, Output)``, ``("failed", number, code, sentence)``
+one model down and not the connection to the broker. It ends when the pipe closes, whatever it is doing. What
+is said over it is in ``frames``.
 """
 
 from __future__ import annotations
@@ -23,9 +18,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 from edgeslm.board import usable_cores
 from edgeslm.bundle import load_bundle
@@ -42,9 +36,12 @@ from edgeslm.engine.calls import (
     Power,
     Score,
 )
+from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Chunk, Done, Failed, Ready, Refused, Said, Start
 from edgeslm.engine.prepared import find_prepared
 from edgeslm.engine.room import limit_memory
 from edgeslm.errors import BundleError, Cancelled, InternalError, RequestError
+from edgeslm.ipc.codec import FrameError
+from edgeslm.ipc.pipe import Pipe
 
 if TYPE_CHECKING:
     from edgeslm.engine.decoder import Decoder
@@ -53,18 +50,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgeslm.worker")
 
 
-class _Entry(NamedTuple):
-    number: int
-    call: Call
-    priority: int
-
-
 class _Inbox:
     """Calls in order, and which were cancelled; filled by a thread that reads the pipe."""
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self._waiting: deque[_Entry] = deque()
+        self._waiting: deque[Start] = deque()
         self._arrival = threading.Condition()
         self._running: list[int] = []
         self._cancelled: set[int] = set()
@@ -72,13 +63,13 @@ class _Inbox:
     def start(self) -> None:
         threading.Thread(target=self._read, name="pipe", daemon=True).start()
 
-    def get(self) -> _Entry:
+    def get(self) -> Start:
         """The next call, which now runs; waits for one."""
         with self._arrival:
             self._arrival.wait_for(lambda: self._waiting)
             return self._begin(self._waiting[0])
 
-    def more_urgent(self, than: int) -> _Entry | None:
+    def more_urgent(self, than: int) -> Start | None:
         """A call whose priority is above ``than``, which now runs."""
         with self._arrival:
             found = max(self._waiting, key=lambda entry: entry.priority, default=None)
@@ -97,7 +88,7 @@ class _Inbox:
             live = {*self._running, *(entry.number for entry in self._waiting)}
             self._cancelled -= {late for late in self._cancelled if late <= number and late not in live}
 
-    def _begin(self, entry: _Entry) -> _Entry:
+    def _begin(self, entry: Start) -> Start:
         self._waiting.remove(entry)
         self._running.append(entry.number)
         return entry
@@ -105,15 +96,18 @@ class _Inbox:
     def _read(self) -> None:
         try:
             while True:
-                kind, number, *rest = self._pipe.recv()
+                order = self._pipe.receive()
                 with self._arrival:
-                    if kind == "call":
-                        self._waiting.append(_Entry(number, *rest))
+                    if isinstance(order, Start):
+                        self._waiting.append(order)
                         self._arrival.notify()
                     else:
-                        self._cancelled.add(number)
+                        self._cancelled.add(order.number)
         except (EOFError, OSError):
             os._exit(0)  # the parent is gone or done with us: nothing here is worth waiting for
+        except FrameError as error:
+            log.error("the node sent what is no order: %s", error)
+            os._exit(1)
 
 
 class Engine:
@@ -203,7 +197,7 @@ class Engine:
 
 
 def serve(
-    pipe: Connection,
+    pipe: Pipe,
     path: Path,
     threads: int,
     digest: str | None = None,
@@ -224,21 +218,21 @@ def serve(
     try:
         engine = Engine(path, threads, digest, adapters, cache, power=power, device=device)
     except BundleError as error:
-        pipe.send(("refused", str(error)))
+        pipe.send(Refused(str(error)))
         return
     if limits_memory:
         engine.limit_memory()
     load_ms = (time.perf_counter() - started) * 1000
     try:
         told = EngineInfo(engine.kind, engine.context_length, engine.threads, load_ms, engine.prepared)
-        pipe.send(("ready", told))
+        pipe.send(Ready(told))
         while True:
             _answer(engine, inbox, pipe, inbox.get())
     except ConnectionError:
         os._exit(0)  # the parent closed the pipe, and the reader had no turn to notice it first
 
 
-def _answer(engine: Engine, inbox: _Inbox, pipe: Connection, entry: _Entry) -> None:
+def _answer(engine: Engine, inbox: _Inbox, pipe: Pipe, entry: Start) -> None:
     """Runs a call; between two pieces of its work those that are more urgent."""
 
     def is_cancelled() -> bool:
@@ -246,32 +240,35 @@ def _answer(engine: Engine, inbox: _Inbox, pipe: Connection, entry: _Entry) -> N
             _answer(engine, inbox, pipe, urgent)
         return inbox.is_cancelled(entry.number)
 
-    pipe.send(_outcome(engine, pipe, entry, is_cancelled))
+    outcome = _outcome(engine, pipe, entry, is_cancelled)
+    try:
+        pipe.send(outcome)
+    except FrameError as error:  # figures that are no numbers, or too many of them
+        log.error("call %d of kind %s: %s", entry.number, type(entry.call).__name__, error)
+        pipe.send(Failed(entry.number, "internal", "the engine's answer can't be sent"))
     inbox.forget(entry.number)
 
 
-def _outcome(
-    engine: Engine, pipe: Connection, entry: _Entry, is_cancelled: Callable[[], bool]
-) -> tuple[Any, ...]:
-    number, call, _ = entry
+def _outcome(engine: Engine, pipe: Pipe, entry: Start, is_cancelled: Callable[[], bool]) -> Said:
+    number, call = entry.number, entry.call
     try:
         if is_cancelled():
             raise Cancelled("cancelled while it was waiting")
-        output = engine.run(call, lambda text: pipe.send(("chunk", number, text)), is_cancelled)
+        output = engine.run(call, lambda text: pipe.send(Chunk(number, text)), is_cancelled)
     except ConnectionError:
         raise
     except RequestError as error:
-        return ("failed", number, error.code, str(error))
+        return Failed(number, error.code, str(error))
     except MemoryError:
-        return ("failed", number, "no_memory", "the engine ran out of memory on this request")
+        return Failed(number, "no_memory", "the engine ran out of memory on this request")
     except BundleError as error:
-        return ("failed", number, "model_unavailable", str(error))
+        return Failed(number, "model_unavailable", str(error))
     except Exception as error:
         # The type alone: an exception's text may quote the message, and texts don't go to logs.
         log.error("call %d of kind %s failed: %s", number, type(call).__name__, type(error).__name__)
         log.debug("call %d", number, exc_info=True)
-        return ("failed", number, "internal", f"the engine failed on this request ({type(error).__name__})")
-    return ("done", number, output)
+        return Failed(number, "internal", f"the engine failed on this request ({type(error).__name__})")
+    return Done(number, output)
 
 
 def main(argv: list[str]) -> None:
@@ -284,7 +281,8 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=argv[3], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    pipe, path, threads = Connection(int(argv[0])), Path(argv[1]), int(argv[2])
+    pipe = Pipe(int(argv[0]), FROM_ENGINE, TO_ENGINE)
+    path, threads = Path(argv[1]), int(argv[2])
     power, device = cast(Power, argv[4]), cast(Device, argv[5])
     cache, digest, *rest = [None if part == ANY else part for part in argv[6:]]
     adapters = {Path(str(path)): expected for path, expected in zip(rest[::2], rest[1::2], strict=True)}

@@ -1,1 +1,1 @@
-"""Child processes: one-shot jobs within limits of memory and time."""
+"""Child processes: long-lived ones that exchange typed messages, and one-shot jobs within limits."""

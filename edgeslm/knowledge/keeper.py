@@ -17,11 +17,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.database import find_collection
+from edgeslm.knowledge.frames import Embed, Failed, Remembered, Said, Trouble, Vectors
 from edgeslm.knowledge.intake import add_files
 from edgeslm.knowledge.memory import remember
 from edgeslm.knowledge.opened import OpenCollections
@@ -43,7 +43,7 @@ SETTLED_S = 2.0
 TOGETHER = 256
 """Most messages that one transaction remembers or removes."""
 
-Send = Callable[..., None]
+Send = Callable[[Said], None]
 _FileState = tuple[int, int, int]
 """Of a file: its size, when its content changed, and when it was moved here or may be read by others."""
 _Wanted = tuple[int, Memory]
@@ -52,7 +52,7 @@ _Work = Callable[[Shelf, Collection, Callable[[str], None]], None]
 
 
 class Keeper:
-    """Keeps ``shelves``; ``send`` takes the messages of ``edgeslm.knowledge.worker``."""
+    """Keeps ``shelves``; ``send`` takes what the process says."""
 
     def __init__(self, shelves: Sequence[Shelf], send: Send, *, sweep_every_s: float = SWEEP_EVERY_S) -> None:
         self._shelves = shelves
@@ -61,7 +61,7 @@ class Keeper:
         turns = defaultdict[Path, Turns](Turns)
         self._turns = {shelf.name: turns[find_collection(shelf.path).absolute()] for shelf in shelves}
         self._waiting = {shelf.name: queue.SimpleQueue[_Wanted]() for shelf in shelves if shelf.writes}
-        self._vectors: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._vectors: queue.SimpleQueue[Vectors] = queue.SimpleQueue()
         self._asked = 0
         self._seen: dict[str, dict[Path, _FileState]] = {}
         self._broken: dict[str, dict[Path, str]] = {}
@@ -90,15 +90,15 @@ class Keeper:
             ).start()
 
     def remember(self, number: int, collection: str, memory: Memory) -> None:
-        """From any thread; ``done`` or ``failed`` follows."""
+        """From any thread; ``Remembered`` or ``Failed`` follows."""
         if (waiting := self._waiting.get(collection)) is not None:
             waiting.put((number, memory))
         else:
-            self._send("failed", number, f"messages are not remembered in {collection}")
+            self._send(Failed(number, f"messages are not remembered in {collection}"))
 
-    def take_vectors(self, number: int, vectors: Sequence[Sequence[float]] | None) -> None:
-        """From any thread: the answer to ``embed``; None where it can't be had now."""
-        self._vectors.put((number, vectors))
+    def take_vectors(self, vectors: Vectors) -> None:
+        """From any thread: the answer to ``Embed``."""
+        self._vectors.put(vectors)
 
     def _open(self, on_new: Callable[[str], None] = lambda name: None) -> OpenCollections:
         """Those of one thread."""
@@ -133,10 +133,10 @@ class Keeper:
                     self._remember(opened, name, [one])
                 return
             for number, _ in wanted:
-                self._send("failed", number, why)
+                self._send(Failed(number, why))
             return
         for number, _ in wanted:
-            self._send("done", number, None)
+            self._send(Remembered(number))
 
     # --- folders ------------------------------------------------------------------------------------
 
@@ -227,14 +227,12 @@ class Keeper:
 
     def _embed(self, name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         self._asked += 1
-        self._send("embed", self._asked, name, tuple(texts))
-        number = 0
-        while number != self._asked:
-            number, vectors = self._vectors.get()
-        if vectors is None:
+        self._send(Embed(self._asked, name, tuple(texts)))
+        while (answer := self._vectors.get()).number != self._asked:
+            pass
+        if answer.vectors is None:
             raise _NotNowError
-        found: Sequence[Sequence[float]] = vectors
-        return found
+        return answer.vectors
 
     # --- inside -------------------------------------------------------------------------------------
 
@@ -260,7 +258,7 @@ class Keeper:
             sentence = f"{first} (and {len(others)} more)" if others else first
             if sentence != self._told.get(name, ""):
                 self._told[name] = sentence
-                self._send("trouble", name, sentence or None)
+                self._send(Trouble(name, sentence or None))
 
 
 class _NotNowError(Exception):

@@ -9,15 +9,31 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-from edgeslm.child import Child
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.queries import Memory, Query, Shelf, encode_shelf
+from edgeslm.ipc.codec import FrameError
+from edgeslm.ipc.process import Child
+from edgeslm.knowledge.frames import (
+    FROM_COLLECTIONS,
+    TO_COLLECTIONS,
+    Asked,
+    Compute,
+    Computed,
+    Embed,
+    Failed,
+    Passages,
+    Ready,
+    Refused,
+    Remember,
+    Remembered,
+    Said,
+    Seek,
+    Trouble,
+    Vectors,
+)
+from edgeslm.knowledge.queries import Memory, Query, Shelf, TableAnswer, encode_shelf
 from edgeslm.knowledge.search import Found
-
-if TYPE_CHECKING:
-    from edgeslm.knowledge.table_answers import TableAnswer
 
 log = logging.getLogger("edgeslm.knowledge")
 
@@ -35,6 +51,8 @@ TRIES = 2
 
 EmbedTexts = Callable[[str, Sequence[str]], Awaitable[Sequence[Sequence[float]]]]
 """Texts of a collection to vectors by its encoder."""
+
+_Answer = TypeVar("_Answer", Passages, Computed, Remembered)
 
 
 class _EndedError(KnowledgeError):
@@ -56,16 +74,20 @@ class KnowledgeProcess:
         command: Sequence[str] = COMMAND,
     ) -> None:
         self._shelves = shelves
+        self._names = {shelf.name for shelf in shelves}
         self._embed = embed
         self._log_level = log_level
         self._command = command
-        self._child = Child(self._handle, self._lost)
+        self._child = Child(TO_COLLECTIONS, FROM_COLLECTIONS, self._handle, self._lost)
         self._ready: asyncio.Future[None] | None = None
-        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._pending: dict[int, tuple[type, asyncio.Future[Any]]] = {}
+        """By number: what answers it."""
         self._number = 0
         self._troubles: dict[str, str] = {}
         self._starting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._embeds_for = 0
+        """The process, by its number, whose texts are being embedded."""
         self._stopped = False
         self._ready_at = 0.0
         self._pause_s = AGAIN_S
@@ -105,20 +127,18 @@ class KnowledgeProcess:
 
     async def seek(self, query: Query) -> list[Found]:
         """:raises KnowledgeError: a collection can't be searched."""
-        found: list[Found] = await self._ask("seek", query)
-        return found
+        return list((await self._ask(Passages, lambda number: Seek(number, query))).found)
 
     async def compute(self, query: Query) -> TableAnswer | None:
         """:raises KnowledgeError: a collection can't be read."""
-        answer: TableAnswer | None = await self._ask("compute", query)
-        return answer
+        return (await self._ask(Computed, lambda number: Compute(number, query))).answer
 
     async def remember(self, collection: str, memory: Memory) -> None:
         """Returns when it is on the disk.
 
         :raises KnowledgeError: it can't be written.
         """
-        await self._ask("remember", collection, memory)
+        await self._ask(Remembered, lambda number: Remember(number, collection, memory))
 
     async def stop(self) -> None:
         self._stopped = True
@@ -127,41 +147,59 @@ class KnowledgeProcess:
         self._fail(KnowledgeError("the node is stopping"))
         await self._child.stop(STOP_GRACE_S)  # killed in a transaction, that is as if it never was
 
-    async def _ask(self, kind: str, *values: Any) -> Any:
-        for attempt in range(1, TRIES + 1):
+    async def _ask(self, answer: type[_Answer], make: Callable[[int], Asked]) -> _Answer:
+        attempt = 1
+        while True:
             await self.start()
             if not self._child.is_linked:
                 raise KnowledgeError("the node is stopping")
             self._number += 1
-            number, future = self._number, asyncio.get_running_loop().create_future()
-            self._pending[number] = future
-            self._child.send((kind, number, *values))
+            future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+            try:
+                self._child.send(make(self._number))
+            except FrameError as error:
+                raise KnowledgeError(f"collections can't be asked that: {error}") from None
+            number = self._number
+            self._pending[number] = answer, future
             try:
                 return await future
             except _EndedError:
                 if attempt == TRIES:
                     raise
+                attempt += 1
             finally:
                 self._pending.pop(number, None)
-        return None
 
-    def _handle(self, message: tuple[Any, ...]) -> None:
-        kind, *rest = message
-        if kind in ("ready", "refused"):
+    def _handle(self, said: Said) -> None:
+        if isinstance(said, Ready | Refused):
             if self._ready is not None and not self._ready.done():
-                if kind == "ready":
+                if isinstance(said, Ready):
                     self._ready.set_result(None)
                 else:
-                    self._ready.set_exception(KnowledgeError(rest[0]))
-        elif kind == "embed":
-            self._begin(self._give_vectors(*rest))
-        elif kind == "trouble":
-            self._note(*rest)
-        elif (future := self._pending.get(rest[0])) is not None and not future.done():
-            if kind == "done":
-                future.set_result(rest[1])
+                    self._ready.set_exception(KnowledgeError(said.sentence))
+        elif isinstance(said, Embed | Trouble):
+            if said.collection not in self._names:
+                raise FrameError("it names a collection that there isn't")
+            self._hear(said)
+        else:
+            expected, future = self._pending.get(said.number, (None, None))
+            if expected is None or future is None or future.done():
+                return
+            if isinstance(said, Failed):
+                future.set_exception(KnowledgeError(said.sentence))
+            elif isinstance(said, expected):
+                future.set_result(said)
             else:
-                future.set_exception(KnowledgeError(rest[1]))
+                raise FrameError("it answers something else than was asked")
+
+    def _hear(self, said: Embed | Trouble) -> None:
+        if isinstance(said, Trouble):
+            self._note(said.collection, said.sentence)
+        else:
+            if self._embeds_for == self._child.starts:
+                raise FrameError("it asks for vectors before it has those it asked for")
+            self._embeds_for = self._child.starts
+            self._begin(self._give_vectors(said))
 
     def _note(self, name: str, why: str | None) -> None:
         self._troubles.pop(name, None)
@@ -169,14 +207,15 @@ class KnowledgeProcess:
             log.warning("the collection %s: %s", name, why)
             self._troubles[name] = why
 
-    async def _give_vectors(self, number: int, name: str, texts: Sequence[str]) -> None:
+    async def _give_vectors(self, asked: Embed) -> None:
         vectors, asked_by = None, self._child.starts
         try:
-            vectors = await self._embed(name, texts)
+            vectors = tuple(await self._embed(asked.collection, asked.texts))
         except Exception as error:  # whatever it is, words find the passages meanwhile
-            log.warning("passages of %s can't be embedded now: %s", name, type(error).__name__)
+            log.warning("passages of %s can't be embedded now: %s", asked.collection, type(error).__name__)
         if self._child.starts == asked_by:  # another process counts anew, and asked for others
-            self._child.send(("vectors", number, vectors))
+            self._embeds_for = 0
+            self._child.send(Vectors(asked.number, vectors))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -206,7 +245,7 @@ class KnowledgeProcess:
 
     def _fail(self, error: Exception) -> None:
         """Nothing more is expected of the process; what waits for it fails with ``error``."""
-        waiting: list[asyncio.Future[Any]] = [*self._pending.values()]
+        waiting: list[asyncio.Future[Any]] = [future for _, future in self._pending.values()]
         if self._ready is not None:
             waiting.append(self._ready)
         for future in waiting:

@@ -1,17 +1,22 @@
-"""What crosses the pipe to the process of the collections: plain values, which pickle. Reads no files."""
+"""What the process of the collections is asked and answers: plain values. Reads no files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from edgeslm.ipc.codec import Vector
 from edgeslm.knowledge.collection import EncoderTag
 from edgeslm.knowledge.search import Filter
 
 EVERYTHING: Final = Filter()
+
+
+Value = str | int | float
+"""What a table's answer has: cells of text and dates as they are written, numbers as numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Query:
     collections: tuple[str, ...]
     question: str
     k: int = 0
-    vector: Sequence[float] | None = None
+    vector: Vector | None = None
     only: Filter = EVERYTHING
 
 
@@ -61,6 +66,32 @@ class Memory:
     def source(self) -> str:
         """As it is cited."""
         return f"{self.topic} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A row that an answer comes from. ``quote`` is a passage, at these offsets of the document's text."""
+
+    source: str
+    quote: str
+    start: int
+    end: int
+    id: str
+    heading: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableAnswer:
+    """What a table says."""
+
+    text: str
+    """How the question was read, and the values: ``temp_max where date is 2012-07-04: 22.8``."""
+    values: tuple[Value, ...]
+    source: str
+    citations: tuple[Citation, ...]
+    """The first rows that it comes from, see ``table_query.MOST_CITED``."""
+    matched: int
+    """How many rows it comes from."""
 
 
 def encode_shelf(shelf: Shelf) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from edgeslm.knowledge.cells import CellKind, Column, Row
 from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.queries import Citation, TableAnswer, Value
 from edgeslm.knowledge.search import Filter
 from edgeslm.knowledge.table_mentions import (
     MOST_WORDS,
@@ -34,7 +34,6 @@ from edgeslm.knowledge.table_query import (
     Result,
     Unanswerable,
     Unclear,
-    Value,
     plain,
     run_query,
 )
@@ -57,32 +56,6 @@ _ALL = Filter()
 _TOTALS = frozenset(map(key_of, TOTALS))
 _DECIMALS = 4
 """Of an average in the text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Citation:
-    """A row that an answer comes from. ``quote`` is a passage, at these offsets of the document's text."""
-
-    source: str
-    quote: str
-    start: int
-    end: int
-    id: str
-    heading: str
-
-
-@dataclass(frozen=True, slots=True)
-class TableAnswer:
-    """What a table says."""
-
-    text: str
-    """How the question was read, and the values: ``temp_max where date is 2012-07-04: 22.8``."""
-    values: tuple[Value, ...]
-    source: str
-    citations: tuple[Citation, ...]
-    """The first rows that it comes from, see ``table_query.MOST_CITED``."""
-    matched: int
-    """How many rows it comes from."""
 
 
 def answer_from_tables(

@@ -11,10 +11,8 @@ from decimal import Decimal, localcontext
 
 from edgeslm.knowledge.cells import CellKind, Column, Row, parse_boolean, parse_number
 from edgeslm.knowledge.moments import compare, covers, parse_moment
+from edgeslm.knowledge.queries import Value
 from edgeslm.knowledge.table_terms import Comparison, Operation
-
-Value = str | int | float
-"""What an answer has: cells of text and dates as they are written, numbers as numbers."""
 
 MOST_CITED = 20
 """Rows that a result keeps; of more the first ones."""

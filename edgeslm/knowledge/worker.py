@@ -2,15 +2,8 @@
 
 It is its own process because numpy and a search's vectors have no place in the one that holds the connection
 to the broker. What embeds texts is an engine of the node, which is asked over the pipe. It ends when the pipe
-closes, whatever it is doing: a collection holds whole documents at any time.
-
-Messages, as tuples:
-
-- to it: ``("seek" or "compute", number, Query)``, ``("remember", number, collection, Memory)``,
-  ``("vectors", number, vectors or None)``
-- from it: ``("ready",)`` or ``("refused", sentence)`` once; then ``("done", number, value)``, ``("failed",
-  number, sentence)``, ``("embed", number, collection, texts)`` and ``("trouble", collection, sentence or
-  None)``
+closes, whatever it is doing: a collection holds whole documents at any time. What is said
+over it is in ``frames``.
 """
 
 from __future__ import annotations
@@ -19,42 +12,55 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
-from typing import Any
+from functools import partial
 
 from edgeslm.errors import KnowledgeError
+from edgeslm.ipc.pipe import Pipe
 from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.frames import (
+    FROM_COLLECTIONS,
+    TO_COLLECTIONS,
+    Answered,
+    Asked,
+    Compute,
+    Computed,
+    Failed,
+    Passages,
+    Ready,
+    Refused,
+    Remember,
+    Said,
+    Seek,
+)
 from edgeslm.knowledge.keeper import Keeper
 from edgeslm.knowledge.opened import OpenCollections
 from edgeslm.knowledge.queries import Query, Shelf, parse_shelf
-from edgeslm.knowledge.search import Found, Place, search_all
-from edgeslm.knowledge.table_answers import TableAnswer, answer_from_tables
+from edgeslm.knowledge.search import Place, search_all
+from edgeslm.knowledge.table_answers import answer_from_tables
 
 log = logging.getLogger("edgeslm.knowledge")
 
 
 class Mailbox:
-    """The pipe, to which all threads write."""
+    """The pipe, to which all threads write; its end ends the process."""
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self._lock = threading.Lock()
 
-    def send(self, *message: Any) -> None:
+    def send(self, said: Said) -> None:
+        """:raises FrameError: it is too long."""
         try:
-            with self._lock:
-                self._pipe.send(message)
+            self._pipe.send(said)
         except OSError:
             os._exit(0)  # the parent is gone or done with us
 
-    def receive(self) -> tuple[Any, ...]:
+    def receive(self) -> Asked:
         try:
-            message: tuple[Any, ...] = self._pipe.recv()
+            asked: Asked = self._pipe.receive()
         except (EOFError, OSError):
             os._exit(0)
-        return message
+        return asked
 
 
 class Searcher:
@@ -64,7 +70,7 @@ class Searcher:
         self._encoders = {shelf.name: shelf.encoder for shelf in shelves}
         self.opened = OpenCollections({shelf.name: shelf.path for shelf in shelves})
 
-    def search(self, query: Query) -> list[Found]:
+    def search(self, number: int, query: Query) -> Passages:
         """:raises KnowledgeError: a collection can't be read."""
         places = []
         for name in query.collections:
@@ -72,9 +78,9 @@ class Searcher:
             tag, own = collection.encoder, self._encoders[name]
             is_embedded = tag is not None and own is not None and tag.digest == own.digest
             places.append(Place(collection, query.vector if is_embedded else None, name))
-        return search_all(places, query.question, k=query.k, only=query.only)
+        return Passages(number, tuple(search_all(places, query.question, k=query.k, only=query.only)))
 
-    def compute(self, query: Query) -> TableAnswer | None:
+    def compute(self, number: int, query: Query) -> Computed:
         """What the tables say, if all collections that have an answer have the same.
 
         :raises KnowledgeError: a collection can't be read.
@@ -84,10 +90,11 @@ class Searcher:
             answer = answer_from_tables(self.opened.get(name), query.question, only=query.only)
             if answer is not None:
                 answers.append(answer)
-        return answers[0] if len({answer.values for answer in answers}) == 1 else None
+        agree = len({answer.values for answer in answers}) == 1
+        return Computed(number, answers[0] if agree else None)
 
 
-def serve(pipe: Connection, shelves: list[Shelf]) -> None:
+def serve(pipe: Pipe, shelves: list[Shelf]) -> None:
     """Opens the collections, says so, and answers until the pipe closes."""
     mailbox = Mailbox(pipe)
     keeper = Keeper([shelf for shelf in shelves if shelf.is_kept], mailbox.send)
@@ -97,20 +104,20 @@ def serve(pipe: Connection, shelves: list[Shelf]) -> None:
         for shelf in shelves:
             _check_encoder(shelf, searcher.opened.get(shelf.name))
     except KnowledgeError as error:
-        mailbox.send("refused", str(error))
+        mailbox.send(Refused(str(error)))
         return
-    mailbox.send("ready")
+    mailbox.send(Ready())
     keeper.start()
     while True:
-        kind, number, *rest = mailbox.receive()
-        if kind == "seek":
-            mailbox.send(*_outcome(searcher.search, number, *rest))
-        elif kind == "compute":
-            mailbox.send(*_outcome(searcher.compute, number, *rest))
-        elif kind == "remember":
-            keeper.remember(number, *rest)
-        else:
-            keeper.take_vectors(number, *rest)
+        match mailbox.receive():
+            case Seek(number, query):
+                _answer(mailbox, number, partial(searcher.search, number, query))
+            case Compute(number, query):
+                _answer(mailbox, number, partial(searcher.compute, number, query))
+            case Remember(number, collection, memory):
+                keeper.remember(number, collection, memory)
+            case vectors:
+                keeper.take_vectors(vectors)
 
 
 def _check_encoder(shelf: Shelf, collection: Collection) -> None:
@@ -122,15 +129,15 @@ def _check_encoder(shelf: Shelf, collection: Collection) -> None:
         )
 
 
-def _outcome(work: Callable[[Query], Any], number: int, query: Query) -> tuple[Any, ...]:
+def _answer(mailbox: Mailbox, number: int, work: Callable[[], Answered]) -> None:
     try:
-        return ("done", number, work(query))
+        mailbox.send(work())
     except KnowledgeError as error:
-        return ("failed", number, str(error))
+        mailbox.send(Failed(number, str(error)))
     except Exception as error:  # a mistake of ours; the type alone, since its text may quote the question
         log.error("a search failed: %s", type(error).__name__)
         log.debug("a search failed", exc_info=True)
-        return ("failed", number, f"the search failed ({type(error).__name__})")
+        mailbox.send(Failed(number, f"the search failed ({type(error).__name__})"))
 
 
 def main(argv: list[str]) -> None:
@@ -139,7 +146,8 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=argv[1], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    serve(Connection(int(argv[0])), [parse_shelf(text) for text in argv[2:]])
+    pipe = Pipe(int(argv[0]), FROM_COLLECTIONS, TO_COLLECTIONS)
+    serve(pipe, [parse_shelf(text) for text in argv[2:]])
 
 
 if __name__ == "__main__":

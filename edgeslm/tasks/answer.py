@@ -34,7 +34,7 @@ from edgeslm.tasks.referral import bring_back, refer
 from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task
 
 if TYPE_CHECKING:
-    from edgeslm.knowledge.table_answers import TableAnswer
+    from edgeslm.knowledge.queries import TableAnswer
 
 INSTRUCTION: Final = "Read this text and answer the question."
 

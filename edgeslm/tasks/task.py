@@ -20,8 +20,8 @@ from edgeslm.sections import LEARNED
 from edgeslm.task_kinds import NARROWING
 
 if TYPE_CHECKING:
+    from edgeslm.knowledge.queries import TableAnswer
     from edgeslm.knowledge.search import Found
-    from edgeslm.knowledge.table_answers import TableAnswer
 
 PROBABILITY: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0, "maximum": 1}
 """JSON Schema of one in a result."""

@@ -1,7 +1,7 @@
-"""A process of the node at the other end of a pipe: started, told things, noticed when it ends.
+"""A child process of the node at the other end of a pipe: started, told things, noticed when it ends.
 
-Its command line begins with the descriptor of its end; it ends when that is closed. Knows nothing of what is
-said over the pipe.
+Its command line begins with the descriptor of its end; it ends when that is closed. What it may say and be
+told is handed in.
 """
 
 from __future__ import annotations
@@ -12,23 +12,30 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from edgeslm.link import PICKLE, Codec, Link
+from edgeslm.ipc.codec import Frames
+from edgeslm.ipc.pipe import Link
 
 
 class Child:
     """One process at a time; lives on one event loop.
 
-    :param on_message: gets each value that it sends.
-    :param on_lost: called once it has ended by itself, with how (``signal 9``, ``exit status 1``).
-    :param codec: how values are written; a process that talks to strangers must not send pickles.
+    :param sends: what it is told. :param takes: what it may say; one that says something else is killed.
+    :param on_message: gets each message that it sends; one is killed too if that raises.
+    :param on_lost: called once it has ended by itself or was killed for what it said, with how (``signal 9``,
+        ``exit status 1``).
     """
 
     def __init__(
-        self, on_message: Callable[[Any], None], on_lost: Callable[[str], None], codec: Codec = PICKLE
+        self,
+        sends: Frames,
+        takes: Frames,
+        on_message: Callable[[Any], None],
+        on_lost: Callable[[str], None],
     ) -> None:
+        self._sends = sends
+        self._takes = takes
         self._on_message = on_message
         self._on_lost = on_lost
-        self._codec = codec
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Link | None = None
         self.starts = 0
@@ -56,7 +63,7 @@ class Child:
         ours, theirs = socket.socketpair()
         try:
             _, link = await loop.create_unix_connection(
-                lambda: Link(self._on_message, self._lost, self._codec), sock=ours
+                lambda: Link(self._sends, self._takes, self._on_message, self._lost), sock=ours
             )
             try:
                 self._process = subprocess.Popen(
@@ -73,10 +80,13 @@ class Child:
         self._link = link
         self.starts += 1
 
-    def send(self, value: Any) -> None:
-        """Nothing if the pipe is closed."""
+    def send(self, message: Any) -> None:
+        """Nothing if the pipe is closed.
+
+        :raises FrameError: it is no message, or too long.
+        """
         if self._link is not None:
-            self._link.send(value)
+            self._link.send(message)
 
     def close(self) -> None:
         """Closes the pipe, which ends the process; ``on_lost`` isn't called any more."""
@@ -115,4 +125,6 @@ class Child:
         return False
 
     def _lost(self) -> None:
-        self._on_lost(self.bury())
+        is_broken = self._link is not None and self._link.is_broken
+        status = self.bury()
+        self._on_lost("it sent what is no message" if is_broken else status)

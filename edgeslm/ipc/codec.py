@@ -1,0 +1,349 @@
+"""Frames: typed messages as bytes, by the annotations of frozen dataclasses.
+
+What a child sends is hostile: a document or a bundle may have taken it over. Decoding builds nothing but the
+annotated types, and anything else raises :class:`FrameError`. A frame is the length of its JSON, the JSON,
+and the float32 numbers of its vectors. In the JSON a dataclass is the list of its fields, a vector its
+length, and a member of a union its type's name and its value.
+
+Entry points: :class:`Frames`, one direction of a pipe, with ``encode`` and ``decode`` of a whole frame. Pipes
+in use: ``engine.frames``, ``knowledge.frames`` and ``console.wire``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import struct
+from array import array
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+FLOAT32: Final = "float32"
+Vector = Annotated[Sequence[float], FLOAT32]
+"""Finite numbers, which cross a pipe as float32 and come out as a tuple."""
+
+_JSON_BYTES: Final = struct.Struct("!I")
+_NUMBER_BYTES: Final = 4
+_LARGEST: Final = 2**63
+"""Whole numbers are below it."""
+_PATH_CHARACTERS: Final = 4096
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+class FrameError(ValueError):
+    """Bytes that are no frame of their direction, or a message that can't be made one. Quotes no content."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """One direction of a pipe.
+
+    :param carries: the type of its messages, a dataclass or a union of them.
+    :param most_bytes: of a frame.
+    :param most_containers: lists and objects in a frame's JSON, which take twenty times their bytes; brackets
+        in texts count. None: any number.
+    """
+
+    carries: Any
+    most_bytes: int
+    most_containers: int | None = 100_000
+
+    def encode(self, message: Any) -> bytes:
+        """:raises FrameError: it is no message of this direction, or too long."""
+        vectors: list[bytes] = []
+        try:
+            text = _ENCODER.encode(_form(self.carries).encode(message, vectors))
+        except FrameError:
+            raise
+        except (ValueError, TypeError, RecursionError) as error:
+            raise FrameError(f"no frame can be made of it ({type(error).__name__})") from None
+        data = text.encode("utf-8", "surrogatepass")
+        frame = b"".join((_JSON_BYTES.pack(len(data)), data, *vectors))
+        if len(frame) > self.most_bytes or self._has_too_many(text):
+            raise FrameError(f"the message has {len(frame)} bytes, too many for a frame")
+        return frame
+
+    def decode(self, frame: bytes | bytearray) -> Any:
+        """:raises FrameError: and nothing else, whatever the bytes are."""
+        if not _JSON_BYTES.size <= len(frame) <= self.most_bytes:
+            raise FrameError(f"a frame of {len(frame)} bytes")
+        (size,) = _JSON_BYTES.unpack_from(frame)
+        end = _JSON_BYTES.size + size
+        if end > len(frame):
+            raise FrameError("a frame that is shorter than its JSON")
+        numbers = _Numbers(frame, end)
+        try:
+            text = frame[_JSON_BYTES.size : end].decode("utf-8", "surrogatepass")
+            if self._has_too_many(text):
+                raise FrameError("a frame with too many lists")
+            value, read = _DECODER.raw_decode(text)
+            if read != len(text):
+                raise FrameError("a frame with more than one value")
+            message = _form(self.carries).decode(value, numbers)
+        except FrameError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise FrameError(f"a frame that is no JSON ({type(error).__name__})") from None
+        if numbers.place != len(frame):
+            raise FrameError("a frame with numbers of no vector")
+        return message
+
+    def _has_too_many(self, text: str) -> bool:
+        most = self.most_containers
+        return most is not None and text.count("[") + text.count("{") > most
+
+
+class _Numbers:
+    """The float32 numbers of a frame, read in their order."""
+
+    __slots__ = ("frame", "place")
+
+    def __init__(self, frame: bytes | bytearray, place: int) -> None:
+        self.frame = frame
+        self.place = place
+
+    def take(self, count: int) -> tuple[float, ...]:
+        end = self.place + _NUMBER_BYTES * count
+        if not self.place <= end <= len(self.frame):
+            raise FrameError("a frame that is shorter than its vectors")
+        numbers = array("f", bytes(self.frame[self.place : end]))
+        self.place = end
+        vector = tuple(numbers)
+        if not math.isfinite(sum(vector)):
+            raise FrameError("a vector with what is no number")
+        return vector
+
+
+class _Form(NamedTuple):
+    """How values of a type are written as JSON, and read."""
+
+    encode: Callable[[Any, list[bytes]], Any]
+    decode: Callable[[Any, _Numbers], Any]
+
+
+@cache
+def _form(kind: Any) -> _Form:
+    """:raises TypeError: frames don't carry such values."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in _SIMPLE:
+        return _SIMPLE[kind]
+    if origin is Annotated and FLOAT32 in arguments:
+        return _Form(_encode_vector, _decode_vector)
+    if origin is Literal and all(type(choice) is str for choice in arguments):
+        choose = partial(_choose, frozenset(arguments))
+        return _Form(choose, choose)
+    if origin is tuple and arguments[1:] == (...,):
+        each = _form(arguments[0])
+        return _Form(partial(_encode_all, each.encode), partial(_decode_all, each.decode))
+    if origin is tuple:
+        return _row_form(tuple(map(_form, arguments)))
+    if origin in (Union, UnionType):
+        return _union_form(arguments)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _dataclass_form(kind)
+    raise TypeError(f"frames don't carry {kind}")
+
+
+# --- simple values ----------------------------------------------------------------------------------
+
+
+def _encode_text(value: Any, _: list[bytes]) -> str:
+    if not isinstance(value, str):
+        raise _wrong("str", value)
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, as of a file's name that is no UTF-8
+        return _SURROGATE.sub("\ufffd", value)
+    return value
+
+
+def _decode_text(value: Any, _: _Numbers) -> str:
+    if type(value) is not str:
+        raise _wrong("str", value)
+    if not value.isascii():
+        value.encode()  # raises UnicodeEncodeError, a ValueError
+    return value
+
+
+def _whole(value: Any, _: Any) -> int:
+    if type(value) is not int or not -_LARGEST <= value < _LARGEST:
+        raise _wrong("int", value)
+    return value
+
+
+def _real(value: Any, _: Any) -> float:
+    if type(value) is int and -_LARGEST <= value < _LARGEST:
+        return float(value)
+    if not isinstance(value, float) or not math.isfinite(value):
+        raise _wrong("float", value)
+    return value
+
+
+def _truth(value: Any, _: Any) -> bool:
+    if type(value) is not bool:
+        raise _wrong("bool", value)
+    return value
+
+
+def _encode_path(value: Any, _: list[bytes]) -> str:
+    if not isinstance(value, Path):
+        raise _wrong("Path", value)
+    return os.fspath(value)
+
+
+def _decode_path(value: Any, _: _Numbers) -> Path:
+    if type(value) is not str or len(value) > _PATH_CHARACTERS or "\0" in value:
+        raise _wrong("Path", value)
+    return Path(value)
+
+
+def _encode_vector(value: Any, vectors: list[bytes]) -> int:
+    try:
+        numbers = array("f", value)
+    except TypeError:
+        raise _wrong("vector", value) from None
+    if not math.isfinite(sum(numbers)):
+        raise _wrong("vector", value)
+    vectors.append(numbers.tobytes())
+    return len(numbers)
+
+
+def _decode_vector(value: Any, numbers: _Numbers) -> tuple[float, ...]:
+    return numbers.take(_whole(value, None))
+
+
+def _choose(choices: frozenset[str], value: Any, _: Any) -> str:
+    if type(value) is not str or value not in choices:
+        raise _wrong("one of the choices", value)
+    return value
+
+
+_SIMPLE: dict[Any, _Form] = {
+    str: _Form(_encode_text, _decode_text),
+    int: _Form(_whole, _whole),
+    float: _Form(_real, _real),
+    bool: _Form(_truth, _truth),
+    Path: _Form(_encode_path, _decode_path),
+    Any: _Form(lambda value, _: value, lambda value, _: value),
+}
+"""``Any`` is any value of JSON: what takes it checks it."""
+
+
+# --- values of values -------------------------------------------------------------------------------
+
+
+def _encode_all(encode: Callable[[Any, list[bytes]], Any], value: Any, vectors: list[bytes]) -> list[Any]:
+    if not isinstance(value, tuple):
+        raise _wrong("tuple", value)
+    return [encode(item, vectors) for item in value]
+
+
+def _decode_all(decode: Callable[[Any, _Numbers], Any], value: Any, numbers: _Numbers) -> tuple[Any, ...]:
+    if type(value) is not list:
+        raise _wrong("list", value)
+    return tuple([decode(item, numbers) for item in value])
+
+
+def _row_form(forms: tuple[_Form, ...]) -> _Form:
+    """Of a tuple with so many items of these types."""
+
+    def encode(value: Any, vectors: list[bytes]) -> list[Any]:
+        if not isinstance(value, tuple) or len(value) != len(forms):
+            raise _wrong(f"tuple of {len(forms)}", value)
+        return [form.encode(item, vectors) for form, item in zip(forms, value, strict=True)]
+
+    def decode(value: Any, numbers: _Numbers) -> tuple[Any, ...]:
+        if type(value) is not list or len(value) != len(forms):
+            raise _wrong(f"list of {len(forms)}", value)
+        return tuple([form.decode(item, numbers) for form, item in zip(forms, value, strict=True)])
+
+    return _Form(encode, decode)
+
+
+def _dataclass_form(kind: Any) -> _Form:
+    hints = get_type_hints(kind, include_extras=True)
+    fields = [(each.name, _form(hints[each.name])) for each in dataclasses.fields(kind)]
+    encoders = [(name, form.encode) for name, form in fields]
+    decoders = [form.decode for _, form in fields]
+    name, count = kind.__name__, len(fields)
+
+    def encode(value: Any, vectors: list[bytes]) -> list[Any]:
+        if type(value) is not kind:
+            raise _wrong(name, value)
+        return [encode(getattr(value, name), vectors) for name, encode in encoders]
+
+    def decode(value: Any, numbers: _Numbers) -> Any:
+        if type(value) is not list or len(value) != count:
+            raise _wrong(name, value)
+        return kind(*[decode(item, numbers) for decode, item in zip(decoders, value, strict=True)])
+
+    return _Form(encode, decode)
+
+
+def _union_form(kinds: tuple[Any, ...]) -> _Form:
+    """Tells its members by their types' names; with None, which is null, a single other one needs none."""
+    members = [kind for kind in kinds if kind is not NoneType]
+    is_optional = len(members) < len(kinds)
+    if is_optional and len(members) == 1:
+        (member,) = map(_form, members)
+        return _optional(member)
+    by_kind = {kind: (kind.__name__, _form(kind).encode) for kind in members}
+    by_name = {kind.__name__: _form(kind).decode for kind in members}
+
+    def encode(value: Any, vectors: list[bytes]) -> list[Any]:
+        found = by_kind.get(type(value))
+        if found is None:
+            raise _wrong("member of a union", value)
+        name, encode_member = found
+        return [name, encode_member(value, vectors)]
+
+    def decode(value: Any, numbers: _Numbers) -> Any:
+        if type(value) is not list or len(value) != 2 or type(value[0]) is not str:
+            raise _wrong("member of a union", value)
+        decode_member = by_name.get(value[0])
+        if decode_member is None:
+            raise FrameError("an unknown kind of value")
+        return decode_member(value[1], numbers)
+
+    form = _Form(encode, decode)
+    return _optional(form) if is_optional else form
+
+
+def _optional(form: _Form) -> _Form:
+    return _Form(
+        lambda value, vectors: None if value is None else form.encode(value, vectors),
+        lambda value, numbers: None if value is None else form.decode(value, numbers),
+    )
+
+
+def _wrong(expected: str, value: Any) -> FrameError:
+    return FrameError(f"{type(value).__name__} where {expected} is needed")
+
+
+def _refuse(_: str) -> NoReturn:
+    raise FrameError("a number that JSON doesn't have")
+
+
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+)
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse)

@@ -1,0 +1,146 @@
+"""Both ends of the pipe to a child process: frames behind their lengths.
+
+The parent's end (:class:`Link`) never blocks the event loop: the child reads nothing while it is in a
+prefill, where the binding holds the interpreter lock, and a stopped child may leave a frame half written. The
+child's end (:class:`Pipe`) blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+from edgeslm.ipc.codec import FrameError, Frames
+
+log = logging.getLogger("edgeslm.ipc")
+
+_HEADER = struct.Struct("!I")
+"""Bytes of the frame that follows."""
+
+
+class Link(asyncio.Protocol):
+    """Messages out and in over a stream socket.
+
+    :param on_message: gets each message. What it raises closes the link, as bytes do that are no message.
+    :param on_lost: called once, when the other end is closed or the link was closed because of what it sent;
+        not after :meth:`close`.
+    """
+
+    def __init__(
+        self, sends: Frames, takes: Frames, on_message: Callable[[Any], None], on_lost: Callable[[], None]
+    ) -> None:
+        self._sends = sends
+        self._takes = takes
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._received = bytearray()
+        self._closed = False
+        self.is_broken = False
+        """Whether the other end sent what can't be taken."""
+
+    def send(self, message: Any) -> None:
+        """Never waits; what goes to a child that has ended is lost, and ``on_lost`` follows.
+
+        :raises FrameError: it is no message of this direction, or too long; nothing was sent.
+        """
+        frame = self._sends.encode(message)
+        self._transport.write(_HEADER.pack(len(frame)) + frame)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What the other end has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
+    def close(self) -> None:
+        """Closes at once; what was not sent yet is dropped."""
+        self._closed = True
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        try:
+            self._take()
+        except FrameError as error:
+            self._break(str(error))
+        except Exception as error:  # the type alone, since its text may quote what was sent
+            log.debug("taking a message", exc_info=True)
+            self._break(f"taking it failed with {type(error).__name__}")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._closed:
+            self._closed = True
+            self._on_lost()
+
+    def _take(self) -> None:
+        while not self._closed and not self.is_broken and len(self._received) >= _HEADER.size:
+            (size,) = _HEADER.unpack_from(self._received)
+            if size > self._takes.most_bytes:
+                raise FrameError(f"a frame of {size} bytes")
+            end = _HEADER.size + size
+            if len(self._received) < end:
+                return
+            frame = self._received[_HEADER.size : end]
+            del self._received[:end]
+            self._on_message(self._takes.decode(frame))
+
+    def _break(self, why: str) -> None:
+        log.error("a child process sent what is no message (%s)", why)
+        self.is_broken = True
+        self._received.clear()
+        self._transport.abort()
+
+
+class Pipe:
+    """The child's end; any thread may send, one receives.
+
+    :param descriptor: of a connected stream socket, which it takes over.
+    """
+
+    def __init__(self, descriptor: int, sends: Frames, takes: Frames) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._stream = self._socket.makefile("rb")
+        self._sends = sends
+        self._takes = takes
+        self._lock = threading.Lock()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, message: Any) -> None:
+        """
+        :raises FrameError: it is no message of this direction, or too long; nothing was sent.
+        :raises OSError: the other end is closed.
+        """
+        frame = self._sends.encode(message)
+        with self._lock:
+            self._socket.sendall(_HEADER.pack(len(frame)) + frame)
+
+    def receive(self) -> Any:
+        """Waits for the next message.
+
+        :raises FrameError: what came is none.
+        :raises EOFError: the other end is closed.
+        :raises OSError: the same, with something unread at either end.
+        """
+        (size,) = _HEADER.unpack(self._read(_HEADER.size))
+        if size > self._takes.most_bytes:
+            raise FrameError(f"a frame of {size} bytes")
+        return self._takes.decode(self._read(size))
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
+
+    def _read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if len(data) < size:
+            raise EOFError
+        return data
