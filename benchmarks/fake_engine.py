@@ -21,10 +21,11 @@ import re
 import signal
 import sys
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from edgeslm.engine.calls import Cost, EngineInfo, Output, Score
+from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Done, Failed, Ready, Start
+from edgeslm.ipc.pipe import Pipe
 
 
 def run(config: str) -> int:
@@ -38,16 +39,16 @@ def run(config: str) -> int:
     return cli.main(["run", config])
 
 
-def serve(pipe: Connection, weights: bytes) -> None:
+def serve(pipe: Pipe, weights: bytes) -> None:
     service_s = float(os.environ.get("FAKE_SERVICE_MS", "0")) / 1000
     crash_every = float(os.environ.get("FAKE_CRASH_EVERY", "inf"))
     chosen = int(weights.startswith(b"wrong"))
     found = re.match(rb"crash after (\d+)", weights)
     calls_left = int(found[1]) if found else None
-    pipe.send(("ready", EngineInfo("decoder", 2048, 1, 0.0)))
+    pipe.send(Ready(EngineInfo("decoder", 2048, 1, 0.0)))
     while True:
-        kind, number, *rest = pipe.recv()
-        if kind != "call":
+        order = pipe.receive()
+        if not isinstance(order, Start):
             continue  # a cancel: what it means is over by now
         crashes = random.random() * crash_every < 1
         if calls_left is not None:
@@ -56,14 +57,14 @@ def serve(pipe: Connection, weights: bytes) -> None:
         time.sleep(service_s / 2 if crashes else service_s)
         if crashes:
             os.kill(os.getpid(), signal.SIGKILL)
-        call = rest[0]
+        number, call = order.number, order.call
         if isinstance(call, Score):
             left = 0.1 / max(1, len(call.labels) - 1)
             probabilities = tuple(0.9 if index == chosen else left for index in range(len(call.labels)))
             cost = Cost(prefill_ms=service_s * 1000, prompt_tokens=7)
-            pipe.send(("done", number, Output(cost, probabilities=probabilities)))
+            pipe.send(Done(number, Output(cost, probabilities=probabilities)))
         else:
-            pipe.send(("failed", number, "internal", "The fake engine only scores labels."))
+            pipe.send(Failed(number, "internal", "The fake engine only scores labels."))
 
 
 def write_bundle(folder: Path, weights: bytes = b"weights of a fake") -> Path:
@@ -93,4 +94,5 @@ if __name__ == "__main__":
     for signal_number in (signal.SIGINT, signal.SIGTERM):  # the parent decides
         signal.signal(signal_number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):  # the daemon is gone
-        serve(Connection(int(sys.argv[1])), (Path(sys.argv[2]) / "model.onnx").read_bytes())
+        pipe = Pipe(int(sys.argv[1]), FROM_ENGINE, TO_ENGINE)
+        serve(pipe, (Path(sys.argv[2]) / "model.onnx").read_bytes())

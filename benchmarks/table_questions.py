@@ -37,8 +37,9 @@ from edgeslm.bundle import file_digest
 from edgeslm.errors import ExportError
 from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.intake import add_files
+from edgeslm.knowledge.queries import TableAnswer
 from edgeslm.knowledge.search import Filter
-from edgeslm.knowledge.table_answers import TableAnswer, answer_from_tables
+from edgeslm.knowledge.table_answers import answer_from_tables
 
 FILE: Final = Path(__file__).with_suffix(".jsonl")
 HALVES: Final = ("development", "test", "independent")

@@ -23,9 +23,7 @@ import signal
 import sys
 import threading
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from edgeslm.bundle import load_bundle
 from edgeslm.engine.calls import (
@@ -42,6 +40,8 @@ from edgeslm.engine.calls import (
     Score,
     Text,
 )
+from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Chunk, Done, Failed, Ready, Start
+from edgeslm.ipc.pipe import Pipe
 
 COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
 POLL_S = 0.005
@@ -50,7 +50,7 @@ POLL_S = 0.005
 class Worker:
     """Calls in order; cancels as they come."""
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._calls: queue.SimpleQueue[tuple[int, Call]] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
@@ -66,7 +66,7 @@ class Worker:
         self._crashes = weights.startswith(b"crash at once")
         self._is_wrong = weights.startswith(b"wrong")
         is_prepared = kind == "decoder" and cache.is_dir()
-        self._pipe.send(("ready", EngineInfo(kind, 2048, 1, 0.0, is_prepared)))
+        self._pipe.send(Ready(EngineInfo(kind, 2048, 1, 0.0, is_prepared)))
         while True:
             number, call = self._calls.get()
             self._pipe.send(self._answer(number, call))
@@ -75,18 +75,18 @@ class Worker:
     def _read(self) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                kind, number, *rest = self._pipe.recv()
-                if kind == "call":
-                    self._calls.put((number, rest[0]))
+                order = self._pipe.receive()
+                if isinstance(order, Start):
+                    self._calls.put((order.number, order.call))
                 else:
-                    self._cancelled.add(number)
+                    self._cancelled.add(order.number)
         os._exit(0)
 
     def _wait_for(self, file: Path, number: int) -> None:
         while not file.exists() and number not in self._cancelled:
             time.sleep(POLL_S)
 
-    def _answer(self, number: int, call: Call) -> tuple[Any, ...]:
+    def _answer(self, number: int, call: Call) -> Done | Failed:
         text = _input_of(call)
         order, _, rest = text.partition(" ")
         if self._crashes:
@@ -99,10 +99,10 @@ class Worker:
                 Path(rest).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         elif order == "fail":
-            return ("failed", number, rest, "The fake engine was told to.")
+            return Failed(number, rest, "The fake engine was told to.")
         if number in self._cancelled:
-            return ("failed", number, "cancelled", "cancelled while it was running")
-        return ("done", number, self._output(number, call, text))
+            return Failed(number, "cancelled", "cancelled while it was running")
+        return Done(number, self._output(number, call, text))
 
     def _output(self, number: int, call: Call, text: str) -> Output:
         if isinstance(call, Score):
@@ -116,7 +116,7 @@ class Worker:
             said = _fields_for(call) if call.guide and call.guide.kind == "json_schema" else text
             if call.stream:
                 for piece in said.split(" "):
-                    self._pipe.send(("chunk", number, piece + " "))
+                    self._pipe.send(Chunk(number, piece + " "))
             return Output(COST, text=said, finish_reason="stop")
         if isinstance(call, Embed):
             return Output(COST, vectors=tuple((0.6, 0.8) for _ in call.texts))
@@ -161,4 +161,4 @@ def _pointed(call: Point) -> tuple[Pointed, ...]:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    Worker(Connection(int(sys.argv[1]))).serve(Path(sys.argv[2]), Path(sys.argv[7]))
+    Worker(Pipe(int(sys.argv[1]), FROM_ENGINE, TO_ENGINE)).serve(Path(sys.argv[2]), Path(sys.argv[7]))

@@ -19,7 +19,7 @@ import re
 import struct
 from array import array
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -65,11 +65,16 @@ class Frames:
     most_bytes: int
     most_containers: int | None = 100_000
 
+    @cached_property
+    def _form(self) -> _Form:
+        return _form_of(self.carries)
+
     def encode(self, message: Any) -> bytes:
         """:raises FrameError: it is no message of this direction, or too long."""
         vectors: list[bytes] = []
+        form = self._form
         try:
-            text = _ENCODER.encode(_form(self.carries).encode(message, vectors))
+            text = _ENCODER.encode(form.encode(message, vectors))
         except FrameError:
             raise
         except (ValueError, TypeError, RecursionError) as error:
@@ -88,7 +93,7 @@ class Frames:
         end = _JSON_BYTES.size + size
         if end > len(frame):
             raise FrameError("a frame that is shorter than its JSON")
-        numbers = _Numbers(frame, end)
+        numbers, form = _Numbers(frame, end), self._form
         try:
             text = frame[_JSON_BYTES.size : end].decode("utf-8", "surrogatepass")
             if self._has_too_many(text):
@@ -96,7 +101,7 @@ class Frames:
             value, read = _DECODER.raw_decode(text)
             if read != len(text):
                 raise FrameError("a frame with more than one value")
-            message = _form(self.carries).decode(value, numbers)
+            message = form.decode(value, numbers)
         except FrameError:
             raise
         except (ValueError, RecursionError) as error:
@@ -139,7 +144,7 @@ class _Form(NamedTuple):
 
 
 @cache
-def _form(kind: Any) -> _Form:
+def _form_of(kind: Any) -> _Form:
     """:raises TypeError: frames don't carry such values."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind in _SIMPLE:
@@ -150,10 +155,10 @@ def _form(kind: Any) -> _Form:
         choose = partial(_choose, frozenset(arguments))
         return _Form(choose, choose)
     if origin is tuple and arguments[1:] == (...,):
-        each = _form(arguments[0])
+        each = _form_of(arguments[0])
         return _Form(partial(_encode_all, each.encode), partial(_decode_all, each.decode))
     if origin is tuple:
-        return _row_form(tuple(map(_form, arguments)))
+        return _row_form(tuple(map(_form_of, arguments)))
     if origin in (Union, UnionType):
         return _union_form(arguments)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -281,7 +286,7 @@ def _row_form(forms: tuple[_Form, ...]) -> _Form:
 
 def _dataclass_form(kind: Any) -> _Form:
     hints = get_type_hints(kind, include_extras=True)
-    fields = [(each.name, _form(hints[each.name])) for each in dataclasses.fields(kind)]
+    fields = [(each.name, _form_of(hints[each.name])) for each in dataclasses.fields(kind)]
     encoders = [(name, form.encode) for name, form in fields]
     decoders = [form.decode for _, form in fields]
     name, count = kind.__name__, len(fields)
@@ -304,10 +309,10 @@ def _union_form(kinds: tuple[Any, ...]) -> _Form:
     members = [kind for kind in kinds if kind is not NoneType]
     is_optional = len(members) < len(kinds)
     if is_optional and len(members) == 1:
-        (member,) = map(_form, members)
+        (member,) = map(_form_of, members)
         return _optional(member)
-    by_kind = {kind: (kind.__name__, _form(kind).encode) for kind in members}
-    by_name = {kind.__name__: _form(kind).decode for kind in members}
+    by_kind = {kind: (kind.__name__, _form_of(kind).encode) for kind in members}
+    by_name = {kind.__name__: _form_of(kind).decode for kind in members}
 
     def encode(value: Any, vectors: list[bytes]) -> list[Any]:
         found = by_kind.get(type(value))

@@ -106,6 +106,7 @@ class Pipe:
 
     def __init__(self, descriptor: int, sends: Frames, takes: Frames) -> None:
         self._socket = socket.socket(fileno=descriptor)
+        self._socket.setblocking(True)
         self._stream = self._socket.makefile("rb")
         self._sends = sends
         self._takes = takes

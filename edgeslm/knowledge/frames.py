@@ -107,6 +107,8 @@ class Trouble:
     sentence: str | None
 
 
+Asked = Seek | Compute | Remember | Vectors
+Answered = Passages | Computed | Remembered
 Said = Ready | Refused | Answered | Failed | Embed | Trouble
 
 TO_COLLECTIONS: Final = Frames(Asked, 1 << 29, most_containers=None)

@@ -228,7 +228,7 @@ def test_an_engine_that_dies_of_it_is_started_without_it(
             if sys.argv[7] != "-":
                 os.kill(os.getpid(), signal.SIGILL)
             ready()
-            pipe.recv()
+            pipe.receive()
         """
         process = scripted(write_bundle(tmp_path / "small", "encoder"), script, cache=tmp_path / CACHE)
         with pytest.raises(EngineCrashed):
@@ -535,7 +535,7 @@ def test_the_worker_is_told_where_prepared_bundles_are(tmp_path: Path) -> None:
         script = """
             open(sys.argv[2] + "/told", "w").write(repr(sys.argv[7:9]))
             ready()
-            pipe.recv()
+            pipe.receive()
         """
         folder = write_bundle(tmp_path / "small", "encoder")
         process = scripted(folder, script, cache=tmp_path / CACHE)

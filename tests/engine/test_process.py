@@ -26,11 +26,12 @@ LIMIT_S = 60.0
 
 HEAD = """
 import os, signal, sys, time
-from multiprocessing.connection import Connection
-from edgeslm.engine.calls import EngineInfo, Output
-pipe = Connection(int(sys.argv[1]))
+from edgeslm.engine.calls import Cost, EngineInfo, Output
+from edgeslm.engine.frames import *
+from edgeslm.ipc.pipe import Pipe
+pipe = Pipe(int(sys.argv[1]), FROM_ENGINE, TO_ENGINE)
 def ready():
-    pipe.send(("ready", EngineInfo("encoder", 2048, int(sys.argv[3]), 0.0)))
+    pipe.send(Ready(EngineInfo("encoder", 2048, int(sys.argv[3]), 0.0)))
 """
 
 
@@ -142,9 +143,9 @@ def test_a_large_call_doesnt_stop_the_loop(bundle: Path) -> None:
     ready()
     while not os.path.exists(sys.argv[2] + "/go"):
         time.sleep(0.005)
-    kind, number, call, _ = pipe.recv()
-    pipe.send(("done", number, Output(text=str(len(call.texts[0])))))
-    pipe.recv()
+    start = pipe.receive()
+    pipe.send(Done(start.number, Output(text=str(len(start.call.texts[0])))))
+    pipe.receive()
     """
 
     async def scene() -> None:
@@ -160,17 +161,16 @@ def test_a_large_call_doesnt_stop_the_loop(bundle: Path) -> None:
 
 def test_a_message_that_comes_in_pieces_doesnt_stop_the_loop(bundle: Path) -> None:
     script = """
-    import io, pickle, struct
+    import struct
     ready()
-    kind, number, call, _ = pipe.recv()
-    data = pickle.dumps(("done", number, Output(text="whole")))
-    data = struct.pack("!i", len(data)) + data
+    data = FROM_ENGINE.encode(Done(pipe.receive().number, Output(text="whole")))
+    data = struct.pack("!I", len(data)) + data
     os.write(pipe.fileno(), data[:2])
     while not os.path.exists(sys.argv[2] + "/go"):
         time.sleep(0.005)
     for byte in data[2:]:
         os.write(pipe.fileno(), bytes([byte]))
-    pipe.recv()
+    pipe.receive()
     """
 
     async def scene() -> None:
@@ -205,7 +205,7 @@ def test_a_call_that_hangs_ends_the_worker(bundle: Path, caplog: pytest.LogCaptu
     script = """
     ready()
     while True:
-        pipe.recv()
+        pipe.receive()
     """
 
     async def scene() -> None:
@@ -247,13 +247,13 @@ def test_a_cancelled_call_that_another_interrupts_has_time_until_that_is_done(bu
     """The worker can't notice before."""
     script = """
     ready()
-    numbers = [pipe.recv()[1] for _ in range(2)]
-    assert pipe.recv()[0] == "cancel"
+    numbers = [pipe.receive().number for _ in range(2)]
+    assert isinstance(pipe.receive(), Cancel)
     while not os.path.exists(sys.argv[2] + "/go"):
         time.sleep(0.005)
-    pipe.send(("done", numbers[1], Output(text="urgent")))
-    pipe.send(("failed", numbers[0], "cancelled", "at last"))
-    pipe.recv()
+    pipe.send(Done(numbers[1], Output(text="urgent")))
+    pipe.send(Failed(numbers[0], "cancelled", "at last"))
+    pipe.receive()
     """
 
     async def scene() -> None:
@@ -277,7 +277,7 @@ def test_what_hangs_without_anybody_waiting_is_ended_by_the_next_call_that_gives
     script = """
     ready()
     while True:
-        pipe.recv()
+        pipe.receive()
     """
 
     async def scene() -> None:
@@ -332,7 +332,7 @@ def test_a_worker_that_dies_between_calls_fails_the_next_one_once(bundle: Path) 
 
 def test_an_exit_status_is_said(bundle: Path) -> None:
     async def scene() -> None:
-        async with running(scripted(bundle, "ready(); pipe.recv(); os._exit(7)")) as process:
+        async with running(scripted(bundle, "ready(); pipe.receive(); os._exit(7)")) as process:
             with pytest.raises(EngineCrashed, match="exit status 7"):
                 await process.call(order("x"))
 
@@ -342,7 +342,7 @@ def test_an_exit_status_is_said(bundle: Path) -> None:
 def test_a_worker_that_closes_its_pipe_but_lives_is_killed_and_not_waited_for(bundle: Path) -> None:
     async def scene() -> None:
         async with running(
-            scripted(bundle, "ready(); pipe.recv(); pipe.close(); time.sleep(600)")
+            scripted(bundle, "ready(); pipe.receive(); pipe.close(); time.sleep(600)")
         ) as process:
             pid = process.pid
             with pytest.raises(EngineCrashed, match="signal 9"):
@@ -358,7 +358,7 @@ def test_a_worker_that_talks_nonsense_counts_as_crashed(
 ) -> None:
     script = """
     ready()
-    pipe.recv()
+    pipe.receive()
     os.write(pipe.fileno(), b"\\x00\\x00\\x00\\x04nope")
     time.sleep(600)
     """
@@ -384,7 +384,7 @@ def test_a_crash_while_loading(bundle: Path) -> None:
 
 def test_a_refusal(bundle: Path) -> None:
     async def scene() -> None:
-        process = scripted(bundle, 'pipe.send(("refused", "m: damaged")); time.sleep(600)')
+        process = scripted(bundle, 'pipe.send(Refused("m: damaged")); time.sleep(600)')
         for _ in range(2):
             with pytest.raises(BundleError, match=r"^m: damaged$"):
                 await process.start()
@@ -397,7 +397,7 @@ def test_what_computes_the_model_is_told_to_the_worker(bundle: Path) -> None:
     async def scene() -> None:
         process = scripted(
             bundle,
-            'pipe.send(("refused", " ".join(sys.argv[3:9]))); time.sleep(600)',
+            'pipe.send(Refused(" ".join(sys.argv[3:9]))); time.sleep(600)',
             power="idle",
             device="cuda",
             cache=Path("/cache"),
@@ -420,7 +420,7 @@ def test_a_command_that_isnt_there(bundle: Path) -> None:
 
 def test_stop_while_loading(bundle: Path) -> None:
     async def scene() -> None:
-        process = scripted(bundle, "pipe.recv()")
+        process = scripted(bundle, "pipe.receive()")
         start = asyncio.create_task(process.start())
         await until(lambda: process.alive)
         await process.stop()
@@ -433,7 +433,7 @@ def test_stop_while_loading(bundle: Path) -> None:
 
 def test_a_start_that_is_cancelled_leaves_no_worker(bundle: Path) -> None:
     async def scene() -> None:
-        process = scripted(bundle, "pipe.recv()")
+        process = scripted(bundle, "pipe.receive()")
         start = asyncio.create_task(process.start())
         await until(lambda: process.alive)
         pid = process.pid

@@ -7,11 +7,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,11 @@ import pytest
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.engine.calls import Classify, Embed, Generate, Guide, Output, Prompt, Text, Turn
+from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Cancel, Chunk, Done, Failed, Ready, Said, Start
 from edgeslm.engine.process import EngineProcess
 from edgeslm.engine.worker import Engine, serve
 from edgeslm.errors import BundleError, Cancelled, InternalError, ModelUnavailable, TooLong
+from edgeslm.ipc.pipe import Pipe
 from tests.nodes import write_bundle
 
 LIMIT_S = 60.0
@@ -56,7 +57,7 @@ def test_serves_calls_through_everything_that_can_be_wrong_with_one(starter: Pat
                 await process.call(Embed(("pump " * 900,)))
             with pytest.raises(ModelUnavailable, match="there is no such folder"):
                 await process.call(Classify("x", str(tmp_path / "none")))
-            with pytest.raises(InternalError, match="TypeError"):
+            with pytest.raises(InternalError, match="NoneType where str is needed"):
                 await process.call(Embed((None,)))  # type: ignore[arg-type]
 
             # Ctrl-C and systemd's SIGTERM reach the whole group: the worker leaves them to its parent.
@@ -219,57 +220,72 @@ class Steps:
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Connection, Steps]]:
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pipe, Steps]]:
     """The other end of a worker's pipe, and its engine."""
-    engine, (ours, theirs) = Steps(), Pipe()
+    engine, (one, other) = Steps(), socket.socketpair()
+    ours, theirs = Pipe(one.detach(), TO_ENGINE, FROM_ENGINE), Pipe(other.detach(), FROM_ENGINE, TO_ENGINE)
+    ours._socket.settimeout(LIMIT_S)
     monkeypatch.setattr("edgeslm.engine.worker.Engine", lambda *_, **__: engine)
     monkeypatch.setattr(os, "_exit", lambda status: None)  # its threads are ours
     thread = threading.Thread(target=serve, args=(theirs, Path("x"), 1), daemon=True)
     thread.start()
-    assert ours.poll(LIMIT_S)
-    assert ours.recv()[0] == "ready"
+    assert isinstance(ours.receive(), Ready)
     reader = next(thread for thread in threading.enumerate() if thread.name == "pipe")
     yield ours, engine
     ours.close()
     reader.join()  # before it could end the process of the tests
 
 
-def heard(pipe: Connection, *, until: int) -> list[tuple[Any, ...]]:
-    """What the worker says, until so many calls are answered."""
-    said: list[tuple[Any, ...]] = []
-    while sum(message[0] != "chunk" for message in said) < until:
-        assert pipe.poll(LIMIT_S)
-        said.append(pipe.recv())
-    return [(message[0], message[1]) for message in said if message[0] != "chunk"]
+def heard(pipe: Pipe, *, until: int) -> list[tuple[type[Said], int]]:
+    """What becomes of calls, until so many are answered."""
+    said: list[tuple[type[Said], int]] = []
+    while len(said) < until:
+        message = pipe.receive()
+        if not isinstance(message, Chunk):
+            said.append((type(message), message.number))
+    return said
 
 
-def test_a_more_urgent_call_runs_between_two_pieces_of_another(steps: tuple[Connection, Steps]) -> None:
+def test_a_more_urgent_call_runs_between_two_pieces_of_another(steps: tuple[Pipe, Steps]) -> None:
     pipe, engine = steps
-    pipe.send(("call", 1, Embed(("long",)), 5))
-    assert pipe.recv() == ("chunk", 1, "long")
+    pipe.send(Start(1, Embed(("long",)), 5))
+    assert pipe.receive() == Chunk(1, "long")
     for number, (name, priority) in enumerate({"equal": 5, "urgent": 6, "most urgent": 9}.items(), 2):
-        pipe.send(("call", number, Embed((name,)), priority))
-    assert heard(pipe, until=4) == [("done", 4), ("done", 3), ("done", 1), ("done", 2)]
+        pipe.send(Start(number, Embed((name,)), priority))
+    assert heard(pipe, until=4) == [(Done, 4), (Done, 3), (Done, 1), (Done, 2)]
     assert engine.done == [
         *("long", "most urgent", "most urgent", "most urgent", "urgent", "urgent", "urgent"),
         *("long", "long", "equal", "equal", "equal"),
     ]
 
 
-def test_a_call_that_is_interrupted_can_be_cancelled_and_so_can_the_other(
-    steps: tuple[Connection, Steps],
-) -> None:
+def test_a_call_that_is_interrupted_can_be_cancelled_and_so_can_the_other(steps: tuple[Pipe, Steps]) -> None:
     pipe, _ = steps
+    outcomes: list[tuple[type[Said], int]]
     for cancelled, outcomes in (
-        ((1,), [("done", 2), ("failed", 1)]),
-        ((4,), [("failed", 4), ("done", 3)]),
-        ((5, 6), [("failed", 6), ("failed", 5)]),
+        ((1,), [(Done, 2), (Failed, 1)]),
+        ((4,), [(Failed, 4), (Done, 3)]),
+        ((5, 6), [(Failed, 6), (Failed, 5)]),
     ):
         low = (cancelled[0] - 1) // 2 * 2 + 1
-        pipe.send(("call", low, Embed(("long",)), 5))
-        assert pipe.recv()[0] == "chunk"
-        pipe.send(("call", low + 1, Embed(("urgent",)), 6))
-        assert pipe.recv()[:2] == ("chunk", low + 1)
+        pipe.send(Start(low, Embed(("long",)), 5))
+        assert isinstance(pipe.receive(), Chunk)
+        pipe.send(Start(low + 1, Embed(("urgent",)), 6))
+        assert pipe.receive() == Chunk(low + 1, "urgent")
         for number in cancelled:
-            pipe.send(("cancel", number))
+            pipe.send(Cancel(number))
         assert heard(pipe, until=2) == outcomes
+
+
+@pytest.mark.parametrize("vector", [(float("nan"),), (0.5,) * 3_000_000])
+def test_an_answer_that_is_no_message_fails_its_call_alone(
+    steps: tuple[Pipe, Steps], monkeypatch: pytest.MonkeyPatch, vector: tuple[float, ...]
+) -> None:
+    pipe, engine = steps
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "run", lambda *_: Output(vectors=(vector,)))
+        pipe.send(Start(1, Embed(("x",)), 5))
+        failed = pipe.receive()
+    assert isinstance(failed, Failed) and failed.code == "internal"
+    pipe.send(Start(2, Embed(("x",)), 5))
+    assert heard(pipe, until=1) == [(Done, 2)]

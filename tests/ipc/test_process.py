@@ -5,25 +5,35 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeslm.child import Child
+from edgeslm.ipc.codec import Frames
+from edgeslm.ipc.process import Child
 
+JSON = Frames(Any, 1_000_000)
 ECHO = """
-import sys
-from multiprocessing.connection import Connection
-pipe = Connection(int(sys.argv[1]))
-pipe.send(("arguments", *sys.argv[2:]))
+import struct, sys
+from pathlib import Path
+from typing import Any
+from edgeslm.ipc.codec import Frames
+from edgeslm.ipc.pipe import Pipe
+JSON = Frames(Any, 1_000_000)
+pipe = Pipe(int(sys.argv[1]), JSON, JSON)
+pipe.send(["arguments", *sys.argv[2:]])
 while True:
     try:
-        value = pipe.recv()
+        value = pipe.receive()
     except EOFError:
         {at_end}
     if value == "die":
         sys.exit(3)
-    pipe.send(value)
+    if value == "rave":
+        pipe._socket.sendall(struct.pack("!I", 9) + b"not frame")
+    else:
+        pipe.send(value)
 """
 
 
@@ -31,7 +41,12 @@ class Heard:
     def __init__(self) -> None:
         self.values: list[Any] = []
         self.lost: list[str] = []
-        self.child = Child(self.values.append, self.lost.append)
+        self.child = Child(JSON, JSON, self.take, self.lost.append)
+
+    def take(self, value: Any) -> None:
+        if value == "poison":
+            raise IndexError(value)
+        self.values.append(value)
 
     async def start(self, at_end: str = "sys.exit()") -> None:
         await self.child.start((sys.executable, "-c", ECHO.format(at_end=at_end)), ["a", "b"])
@@ -57,7 +72,7 @@ def test_it_is_told_things_and_answers() -> None:
         await heard.start()
         heard.child.send({"x": 1})
         await heard.until(lambda: len(heard.values) == 2)
-        assert heard.values == [("arguments", "a", "b"), {"x": 1}]
+        assert heard.values == [["arguments", "a", "b"], {"x": 1}]
         assert heard.child.is_linked and heard.child.starts == 1
         assert not await heard.child.stop(60)
         assert (heard.child.pid, heard.child.is_linked, heard.lost) == (None, False, [])
@@ -82,6 +97,27 @@ def test_one_that_ends_by_itself_is_lost_once(how: str) -> None:
         assert heard.child.starts == 2
 
     play(scene)
+
+
+@pytest.mark.parametrize("word", ["rave", "poison"])
+def test_one_that_says_what_cant_be_taken_is_killed_and_can_be_replaced(
+    word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene(heard: Heard) -> None:
+        await heard.start(at_end="import time; time.sleep(600)")
+        pid = heard.child.pid
+        heard.child.send(word)
+        await heard.until(lambda: bool(heard.lost))
+        assert heard.lost == ["it sent what is no message"]
+        assert (heard.child.pid, heard.child.is_linked) == (None, False)
+        assert not Path(f"/proc/{pid}").exists()
+        await heard.start()
+        heard.child.send("still here")
+        await heard.until(lambda: heard.values[-1] == "still here")
+
+    play(scene)
+    assert "a child process sent what is no message" in caplog.text
+    assert "poison" not in caplog.text
 
 
 def test_one_that_does_not_end_is_killed() -> None:

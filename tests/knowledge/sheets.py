@@ -7,7 +7,8 @@ from pathlib import Path
 from edgeslm.knowledge.collection import Collection
 from edgeslm.knowledge.intake import add_files
 from edgeslm.knowledge.passages import Document
-from edgeslm.knowledge.table_answers import TableAnswer, answer_from_tables
+from edgeslm.knowledge.queries import TableAnswer
+from edgeslm.knowledge.table_answers import answer_from_tables
 from edgeslm.knowledge.tables import read_table
 
 PRESSES = """\

@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -19,6 +19,7 @@ from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge import keeper as module
 from edgeslm.knowledge import reading
 from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.frames import Embed, Failed, Remembered, Said, Trouble, Vectors
 from edgeslm.knowledge.intake import add_files
 from edgeslm.knowledge.keeper import Keeper
 from edgeslm.knowledge.memory import remember
@@ -28,6 +29,7 @@ from tests.knowledge import bad_reader
 from tests.knowledge.shelf import TAG, hash_embed
 
 LIMIT_S = 60.0
+_Said = TypeVar("_Said", Embed, Failed, Reading, Remembered, Trouble)
 MESSAGE = Memory("press/4/log", "a1", "bearing 7 runs hot", time.time())
 
 
@@ -35,15 +37,15 @@ class Parent:
     """The other end: keeps what is sent, and embeds."""
 
     def __init__(self) -> None:
-        self.messages: list[tuple[Any, ...]] = []
+        self.messages: list[Said] = []
         self.embeds = True
         self.keeper: Keeper | None = None
 
-    def send(self, *message: Any) -> None:
+    def send(self, message: Said) -> None:
         self.messages.append(message)
-        if message[0] == "embed" and self.keeper is not None:
-            _, number, _, texts = message
-            self.keeper.take_vectors(number, hash_embed(texts) if self.embeds else None)
+        if isinstance(message, Embed) and self.keeper is not None:
+            vectors = tuple(hash_embed(message.texts)) if self.embeds else None
+            self.keeper.take_vectors(Vectors(message.number, vectors))
 
     def until(self, true: Callable[[], Any]) -> Any:
         give_up = time.monotonic() + LIMIT_S
@@ -53,13 +55,16 @@ class Parent:
             time.sleep(0.01)
         raise AssertionError(f"it never happened; there was {self.messages}")
 
-    def said(self, *message: Any) -> bool:
-        return any(one[: len(message)] == message for one in self.messages)
+    def said(self, kind: type[Said], *values: Any) -> bool:
+        return any(astuple(one)[: len(values)] == values for one in self.all(kind))
+
+    def all(self, kind: type[_Said]) -> list[_Said]:
+        return [one for one in self.messages if isinstance(one, kind)]
 
     @property
     def trouble(self) -> str | None:
-        told = [why for kind, _, why, *_ in self.messages if kind == "trouble"]
-        return told[-1] if told else None
+        told = self.all(Trouble)
+        return told[-1].sentence if told else None
 
 
 @pytest.fixture
@@ -193,7 +198,7 @@ def test_a_message_is_acknowledged_when_it_is_kept(tmp_path: Path, parent: Paren
     shelf = Shelf("log", tmp_path / "kb", writes=True)
     keeper = start(parent, shelf)
     keeper.remember(7, "log", MESSAGE)
-    parent.until(lambda: parent.said("done", 7))
+    parent.until(lambda: parent.said(Remembered, 7))
     assert found(shelf, "bearing") == ["press/4/log a1"]
 
 
@@ -208,10 +213,10 @@ def test_a_message_that_cannot_be_kept_is_told(
 
     monkeypatch.setattr(module, "remember", full)
     keeper.remember(7, "log", MESSAGE)
-    parent.until(lambda: parent.said("failed", 7, "no space left on the disk"))
+    parent.until(lambda: parent.said(Failed, 7, "no space left on the disk"))
     monkeypatch.undo()
     keeper.remember(8, "log", MESSAGE)
-    parent.until(lambda: parent.said("done", 8))
+    parent.until(lambda: parent.said(Remembered, 8))
 
 
 def test_what_is_added_is_embedded_later_and_found_by_its_words_before(
@@ -222,10 +227,10 @@ def test_what_is_added_is_embedded_later_and_found_by_its_words_before(
     parent.embeds = False
     shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,), writes=True)
     keeper = start(parent, shelf)
-    parent.until(lambda: parent.said("embed"))
+    parent.until(lambda: parent.said(Embed))
     assert found(shelf, "oil")
     keeper.remember(7, "manuals", MESSAGE)
-    parent.until(lambda: parent.said("done", 7))
+    parent.until(lambda: parent.said(Remembered, 7))
     parent.embeds = True
 
     def all_embedded() -> bool:
@@ -240,12 +245,12 @@ def test_messages_do_not_wait_for_an_encoder_that_is_busy(tmp_path: Path, parent
     shelf = Shelf("log", tmp_path / "kb", TAG, writes=True)
     keeper = start(parent, shelf, embeds=False)
     keeper.remember(1, "log", MESSAGE)
-    parent.until(lambda: parent.said("embed"))
+    parent.until(lambda: parent.said(Embed))
     keeper.remember(2, "log", replace(MESSAGE, name="a2", text="bearing 8 runs hot"))
-    parent.until(lambda: parent.said("done", 2))
+    parent.until(lambda: parent.said(Remembered, 2))
     parent.keeper = keeper
-    _, number, _, texts = next(message for message in parent.messages if message[0] == "embed")
-    keeper.take_vectors(number, hash_embed(texts))
+    asked = parent.all(Embed)[0]
+    keeper.take_vectors(Vectors(asked.number, tuple(hash_embed(asked.texts))))
     parent.until(lambda: len(found(shelf, "hot", embed=True)) == 2)
     with Collection(shelf.path) as collection:
         parent.until(lambda: collection.unembedded == 0)
@@ -260,7 +265,7 @@ def test_messages_do_not_wait_for_a_file_that_takes_long_to_read(
     keeper = start(parent, shelf)
     parent.until((tmp_path / "tries").exists)
     keeper.remember(7, "manuals", MESSAGE)
-    parent.until(lambda: parent.said("done", 7))
+    parent.until(lambda: parent.said(Remembered, 7))
     parent.until(lambda: found(shelf, "bearing", embed=True))
     assert not found(shelf, "oil")
     child = next(one for one in psutil.Process().children() if "read_worker" in " ".join(one.cmdline()))
@@ -275,11 +280,11 @@ def test_folders_are_looked_at_while_the_encoder_is_busy(
     (folder / "press.md").write_text("Oil it each week.\n")
     shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,))
     start(parent, shelf, embeds=False)
-    parent.until(lambda: parent.said("embed"))
+    parent.until(lambda: parent.said(Embed))
     (folder / "lathe.txt").write_text("Grease the lathe.\n")
     (folder / "press.md").unlink()
     parent.until(lambda: found(shelf, "grease") and not found(shelf, "oil"))
-    assert len([one for one in parent.messages if one[0] == "embed"]) == 1, "it is asked one thing at a time"
+    assert len(parent.all(Embed)) == 1, "it is asked one thing at a time"
 
 
 def test_after_a_long_look_the_next_one_is_not_hours_away(
@@ -301,11 +306,11 @@ def test_trouble_of_two_works_is_told_together(tmp_path: Path, folder: Path, par
     (folder / "b.txt").write_text("Oil it.")
     shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,))
     keeper = start(parent, shelf, embeds=False)
-    parent.until(lambda: parent.said("embed"))
-    _, number, _, texts = next(message for message in parent.messages if message[0] == "embed")
+    parent.until(lambda: parent.said(Embed))
+    asked = parent.all(Embed)[0]
     with Collection(shelf.path, writes=True) as collection:
         collection.use_encoder(replace(TAG, digest="another"), replace=True)
-    keeper.take_vectors(number, hash_embed(texts))
+    keeper.take_vectors(Vectors(asked.number, tuple(hash_embed(asked.texts))))
     parent.until(lambda: parent.trouble and parent.trouble.endswith("(and 1 more)"))
 
 
@@ -327,9 +332,9 @@ def test_messages_wait_for_one_document_at_most_and_for_no_longer_than_it_takes(
     assert is_written.wait(LIMIT_S)
     keeper.remember(7, "manuals", MESSAGE)
     time.sleep(0.5)
-    assert not parent.said("failed") and not parent.said("done")
+    assert not parent.said(Failed) and not parent.said(Remembered)
     may_go_on.set()
-    parent.until(lambda: parent.said("done", 7))
+    parent.until(lambda: parent.said(Remembered, 7))
     parent.until(lambda: found(shelf, "oil") and found(shelf, "bearing"))
     assert parent.trouble is None
 
@@ -419,7 +424,7 @@ def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:
     shelf = Shelf("log", tmp_path / "kb", writes=True)
     keeper = start(parent, shelf)
     keeper.remember(7, "log", Memory("a", "1", "short lived", time.time(), keep_s=0.2))
-    parent.until(lambda: parent.said("done", 7))
+    parent.until(lambda: parent.said(Remembered, 7))
 
     def is_gone() -> bool:
         with Collection(shelf.path) as collection:
@@ -449,9 +454,9 @@ def test_a_collection_that_was_removed_is_made_anew(tmp_path: Path, parent: Pare
     shelf = Shelf("log", tmp_path / "kb", writes=True)
     keeper = start(parent, shelf)
     keeper.remember(7, "log", MESSAGE)
-    parent.until(lambda: parent.said("done", 7))
+    parent.until(lambda: parent.said(Remembered, 7))
     for file in tmp_path.glob("kb*"):
         file.unlink()
     keeper.remember(8, "log", MESSAGE)
-    parent.until(lambda: parent.said("done", 8))
+    parent.until(lambda: parent.said(Remembered, 8))
     parent.until(lambda: (tmp_path / "kb.sqlite").exists() and found(shelf, "bearing"))
