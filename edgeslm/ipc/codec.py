@@ -17,9 +17,9 @@ import math
 import os
 import re
 import struct
-from array import array
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
+from operator import attrgetter
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -112,7 +112,7 @@ class Frames:
 
     def _has_too_many(self, text: str) -> bool:
         most = self.most_containers
-        return most is not None and text.count("[") + text.count("{") > most
+        return most is not None and len(text) > most and text.count("[") + text.count("{") > most
 
 
 class _Numbers:
@@ -128,9 +128,8 @@ class _Numbers:
         end = self.place + _NUMBER_BYTES * count
         if not self.place <= end <= len(self.frame):
             raise FrameError("a frame that is shorter than its vectors")
-        numbers = array("f", bytes(self.frame[self.place : end]))
+        vector = struct.unpack_from(f"{count}f", self.frame, self.place)
         self.place = end
-        vector = tuple(numbers)
         if not math.isfinite(sum(vector)):
             raise FrameError("a vector with what is no number")
         return vector
@@ -196,11 +195,11 @@ def _whole(value: Any, _: Any) -> int:
 
 
 def _real(value: Any, _: Any) -> float:
+    if isinstance(value, float) and math.isfinite(value):
+        return value
     if type(value) is int and -_LARGEST <= value < _LARGEST:
         return float(value)
-    if not isinstance(value, float) or not math.isfinite(value):
-        raise _wrong("float", value)
-    return value
+    raise _wrong("float", value)
 
 
 def _truth(value: Any, _: Any) -> bool:
@@ -223,13 +222,14 @@ def _decode_path(value: Any, _: _Numbers) -> Path:
 
 def _encode_vector(value: Any, vectors: list[bytes]) -> int:
     try:
-        numbers = array("f", value)
-    except TypeError:
+        count = len(value)
+        vectors.append(struct.pack(f"{count}f", *value))
+        is_finite = math.isfinite(sum(value))
+    except (TypeError, OverflowError, struct.error):
         raise _wrong("vector", value) from None
-    if not math.isfinite(sum(numbers)):
+    if not is_finite:
         raise _wrong("vector", value)
-    vectors.append(numbers.tobytes())
-    return len(numbers)
+    return count
 
 
 def _decode_vector(value: Any, numbers: _Numbers) -> tuple[float, ...]:
@@ -287,14 +287,15 @@ def _row_form(forms: tuple[_Form, ...]) -> _Form:
 def _dataclass_form(kind: Any) -> _Form:
     hints = get_type_hints(kind, include_extras=True)
     fields = [(each.name, _form_of(hints[each.name])) for each in dataclasses.fields(kind)]
-    encoders = [(name, form.encode) for name, form in fields]
+    encoders = [form.encode for _, form in fields]
     decoders = [form.decode for _, form in fields]
-    name, count = kind.__name__, len(fields)
+    names, name, count = [name for name, _ in fields], kind.__name__, len(fields)
+    read_all = attrgetter(*names) if count > 1 else lambda value: [getattr(value, each) for each in names]
 
     def encode(value: Any, vectors: list[bytes]) -> list[Any]:
         if type(value) is not kind:
             raise _wrong(name, value)
-        return [encode(getattr(value, name), vectors) for name, encode in encoders]
+        return [encode(each, vectors) for encode, each in zip(encoders, read_all(value), strict=True)]
 
     def decode(value: Any, numbers: _Numbers) -> Any:
         if type(value) is not list or len(value) != count:

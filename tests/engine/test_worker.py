@@ -261,12 +261,12 @@ def test_a_more_urgent_call_runs_between_two_pieces_of_another(steps: tuple[Pipe
 
 def test_a_call_that_is_interrupted_can_be_cancelled_and_so_can_the_other(steps: tuple[Pipe, Steps]) -> None:
     pipe, _ = steps
-    outcomes: list[tuple[type[Said], int]]
-    for cancelled, outcomes in (
+    cases: list[tuple[tuple[int, ...], list[tuple[type[Said], int]]]] = [
         ((1,), [(Done, 2), (Failed, 1)]),
         ((4,), [(Failed, 4), (Done, 3)]),
         ((5, 6), [(Failed, 6), (Failed, 5)]),
-    ):
+    ]
+    for cancelled, outcomes in cases:
         low = (cancelled[0] - 1) // 2 * 2 + 1
         pipe.send(Start(low, Embed(("long",)), 5))
         assert isinstance(pipe.receive(), Chunk)

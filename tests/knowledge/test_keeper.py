@@ -56,7 +56,7 @@ class Parent:
         raise AssertionError(f"it never happened; there was {self.messages}")
 
     def said(self, kind: type[Said], *values: Any) -> bool:
-        return any(astuple(one)[: len(values)] == values for one in self.all(kind))
+        return any(type(one) is kind and astuple(one)[: len(values)] == values for one in self.messages)
 
     def all(self, kind: type[_Said]) -> list[_Said]:
         return [one for one in self.messages if isinstance(one, kind)]
