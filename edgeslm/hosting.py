@@ -30,7 +30,6 @@ from edgeslm.console.process import COMMAND, ConsoleProcess, check_installed, re
 from edgeslm.console.wire import INPUT_BYTES, Ask, Look, Viewers
 from edgeslm.errors import BundleError, Busy, InternalError, KnowledgeError
 from edgeslm.inspection import card_rows, describe
-from edgeslm.ipc.codec import FrameError
 from edgeslm.knowledge.database import find_collection, open_database
 from edgeslm.messages import Turn
 from edgeslm.observe.audit import AuditLog
@@ -215,8 +214,6 @@ class ConsoleHost:
 
     def _heard(self, said: Ask | Look | Viewers) -> None:
         if isinstance(said, Ask):
-            if not isinstance(said.options, dict):
-                raise FrameError("options that are no object")
             self._begin(self._ask(said.number, said.task, said.input, said.options))
         elif isinstance(said, Look):
             read, wrote = self.feed.text(said.row)

@@ -25,8 +25,7 @@ FOUNDATION = {
 
 LAYERS = (
     FOUNDATION,
-    {"board", "link", "heap", "ipc"},
-    {"child"},
+    {"board", "heap", "ipc"},
     {"engine", "bus", "knowledge", "routes", "inspection", "signature", "feedback"},
     {"tasks", "trust", "expectation", "senders"},
     {"scheduler", "models", "observe", "cascade", "corrections"},
@@ -62,7 +61,7 @@ LAYERS = (
 NO_BUS = {
     *("engine", "knowledge", "tasks", "scheduler", "models", "observe", "cascade", "escalation", "service"),
     "arrangement",
-    *("routes", "senders", "preparing", "library", "link", "child", "console"),
+    *("routes", "senders", "preparing", "library", "ipc", "console"),
 }
 """What computes knows no bus: requests and results are values."""
 
@@ -92,6 +91,17 @@ EXPORT_SEES = {
     *("edgeslm.trust", "edgeslm.shape", "edgeslm.profiles", "edgeslm.arithmetic", "edgeslm.expectation"),
     "edgeslm.pointing",
 }
+
+RUN_WHAT_THEY_READ = (
+    "pickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "joblib",
+    "cloudpickle",
+    "multiprocessing.connection",
+)
+"""Reading with them can run what was written; frames of ``ipc/codec`` can't."""
 
 LOAD_BUNDLES = {
     *("bundle", "engine", "signature", "trust", "inspection", "doctor", "commands", "cli", "update"),
@@ -213,6 +223,18 @@ def test_bundles_go_through_one_door(path: Path) -> None:
     if unit(module_name(path)) not in LOAD_BUNDLES:
         wrong = [f"{path}:{line}" for line, name in imports(path) if name == "edgeslm.bundle.load_bundle"]
         assert not wrong, "load bundles with Trust.load: " + ", ".join(wrong)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_nothing_is_unpickled(path: Path) -> None:
+    """Whoever owns a child process, a bundle or a file would own the node."""
+    wrong = [
+        f"{path}:{line}: {name}"
+        for line, name in imports(path)
+        if any(f"{name}.".startswith(f"{module}.") for module in RUN_WHAT_THEY_READ)
+        or name in ("multiprocessing.Pipe", "multiprocessing.Queue")
+    ]
+    assert not wrong, "send frames (edgeslm/ipc/codec.py) in place of: " + ", ".join(wrong)
 
 
 @pytest.mark.parametrize("path", EXPORT_MODULES, ids=module_name)

@@ -40,12 +40,12 @@ class Viewers:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request of the form; ``options`` are whatever the browser sent."""
+    """A request of the form; ``options`` hold whatever the browser sent."""
 
     number: int
     task: str
     input: str
-    options: Any
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

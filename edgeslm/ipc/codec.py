@@ -208,6 +208,12 @@ def _truth(value: Any, _: Any) -> bool:
     return value
 
 
+def _object(value: Any, _: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise _wrong("object", value)
+    return value
+
+
 def _encode_path(value: Any, _: list[bytes]) -> str:
     if not isinstance(value, Path):
         raise _wrong("Path", value)
@@ -249,8 +255,9 @@ _SIMPLE: dict[Any, _Form] = {
     bool: _Form(_truth, _truth),
     Path: _Form(_encode_path, _decode_path),
     Any: _Form(lambda value, _: value, lambda value, _: value),
+    dict[str, Any]: _Form(_object, _object),
 }
-"""``Any`` is any value of JSON: what takes it checks it."""
+"""``Any`` is any value of JSON, which whoever takes it has to check."""
 
 
 # --- values of values -------------------------------------------------------------------------------

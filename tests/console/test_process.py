@@ -4,14 +4,17 @@ import asyncio
 import importlib.util
 import os
 import stat
+import struct
+import sys
 from pathlib import Path
 
 import pytest
 
 from edgeslm.console import process
 from edgeslm.console.process import ConsoleProcess, check_installed, read_token
-from edgeslm.console.wire import FROM_CONSOLE, FROM_NODE
+from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Viewers
 from edgeslm.errors import ConfigError
+from edgeslm.ipc.codec import FrameError
 from edgeslm.surroundings import Console
 from tests.brokers import free_port
 from tests.console.settings import settings_for
@@ -45,12 +48,46 @@ def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_but_messages_is_read_from_the_console() -> None:
-    message = FROM_CONSOLE.decode(bytearray(b'{"kind": "viewers", "count": 1}'))
-    assert message == {"kind": "viewers", "count": 1}
-    for data in (b"", b"[]", b"{}", b'{"kind": 1}', b"cos\nsystem\n(S'true'\ntR.", b"\xff"):
-        with pytest.raises(ValueError):
-            FROM_CONSOLE.decode(bytearray(data))
-    assert FROM_NODE.encode({"text": "ä\ud800"}) == b'{"text": "\\u00e4\\ud800"}'
+    assert FROM_CONSOLE.decode(FROM_CONSOLE.encode(Viewers(1))) == Viewers(1)
+    for data in (b"", b"[]", b"{}", b'{"kind": "viewers"}', b"cos\nsystem\n(S'true'\ntR.", b"\xff"):
+        with pytest.raises(FrameError):
+            FROM_CONSOLE.decode(struct.pack("!I", len(data)) + data)
+    told = {"text": "ä\ud800", "part": [1, None]}
+    assert TO_CONSOLE.decode(TO_CONSOLE.encode(told)) == told
+
+
+HOSTILE = """
+import os, pickle, sys, time
+from edgeslm.ipc.pipe import Pipe
+from edgeslm.console.wire import *
+pipe = Pipe(int(sys.argv[1]), FROM_CONSOLE, TO_CONSOLE)
+if os.path.exists({flag!r}):
+    pipe.send(Listening("http://again"))
+else:
+    open({flag!r}, "w").close()
+    {act}
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "pipe._socket.sendall(b'\\0\\0\\0\\x05\\x80\\x04N..')",
+        "pipe._socket.sendall(b'\\xff' * 99)",
+        'pipe._socket.sendall(b\'\\0\\0\\0\\x21\\0\\0\\0\\x1d\' + b\'["Ask",[1,"judge","text",[]]]\')',
+    ],
+    ids=["pickle", "long", "options"],
+)
+def test_a_hostile_console_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, act: str) -> None:
+    monkeypatch.setattr(process, "AGAIN_S", 0.01)
+    script = HOSTILE.format(flag=str(tmp_path / "flag"), act=act)
+
+    async def scenario() -> None:
+        console = ConsoleProcess({}, print, lambda: None, command=(sys.executable, "-c", script))
+        await run_until(console, lambda: console.url == "http://again")
+
+    asyncio.run(scenario())
 
 
 async def run_until(console: ConsoleProcess, holds: object) -> None:

@@ -353,6 +353,69 @@ def test_a_worker_that_closes_its_pipe_but_lives_is_killed_and_not_waited_for(bu
     play(scene)
 
 
+HOSTILE = {
+    "a pickle": "struct.pack('!I', len(evil)) + evil",
+    "a pickle as JSON": "body(evil)",
+    "a text for a number": """body(b'["Chunk",["1","x"]]')""",
+    "a number for a text": """body(b'["Chunk",[1,2]]')""",
+    "no number": """body(b'["Ready",[["encoder",1,1,NaN,false]]]')""",
+    "an order": """body(b'["Cancel",[1]]')""",
+    "a type of others": """body(b'["Path",["/etc/passwd"]]')""",
+    "deep": "body(b'[' * 1_000_000)",
+    "long": "struct.pack('!I', 2**32 - 1)",
+    "many numbers": """body(b'["Done",[1,[[0,0,0,0],"","",[],[],[],[99999999],null,null]]]')""",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_worker_gets_nothing_into_the_parent_and_is_replaced(
+    bundle: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    script = f"""
+    import pickle, struct
+    def body(data):
+        return struct.pack('!II', len(data) + 4, len(data)) + data
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("touch " + sys.argv[2] + "/trap",)
+    evil = pickle.dumps(("done", 1, Evil()))
+    ready()
+    number = pipe.receive().number
+    if os.path.exists(sys.argv[2] + "/was-hostile"):
+        pipe.send(Done(number, Output(text="well")))
+    else:
+        open(sys.argv[2] + "/was-hostile", "w").close()
+        pipe._socket.sendall({HOSTILE[what]})
+    time.sleep(600)
+    """
+
+    async def scene() -> None:
+        process = scripted(bundle, script)
+        async with running(process):
+            pid = process.pid
+            with pytest.raises(EngineCrashed, match="it sent what is no message"):
+                await process.call(order("x"))
+            assert pid is not None and gone(pid)
+            await process.start()
+            assert (await process.call(order("x"))).text == "well"
+            assert process.losses == 1
+
+    play(scene)
+    assert not (bundle / "trap").exists()
+    assert "Traceback" not in caplog.text
+
+
+def test_a_call_that_no_frame_can_carry_fails_alone(bundle: Path) -> None:
+    async def scene() -> None:
+        async with running(fake(bundle)) as process:
+            with pytest.raises(InternalError, match="can't be asked that: int where str is needed"):
+                await process.call(Embed((5,)))  # type: ignore[arg-type]
+            assert (await process.call(order("x"))).text == "x"
+            assert process.unanswered == 0
+
+    play(scene)
+
+
 def test_a_worker_that_talks_nonsense_counts_as_crashed(
     bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

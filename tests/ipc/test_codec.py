@@ -48,6 +48,7 @@ SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
         max_leaves=4,
     ),
 }
+SIMPLE[dict[str, Any]] = st.dictionaries(TEXTS, SIMPLE[Any], max_size=2)
 
 
 def values_of(kind: Any) -> st.SearchStrategy[Any]:

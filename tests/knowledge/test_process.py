@@ -299,6 +299,67 @@ def test_vectors_that_come_late_are_not_those_of_another_process(shelf: Shelf) -
     play(scene)
 
 
+HOSTILE = """
+import os, pickle, struct, sys, time
+from edgeslm.ipc.pipe import Pipe
+from edgeslm.knowledge import worker
+from edgeslm.knowledge.frames import *
+trap, flag = {trap!r}, {flag!r}
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch " + trap,)
+if os.path.exists(flag):
+    worker.main(sys.argv[1:])
+open(flag, "w").close()
+pipe = Pipe(int(sys.argv[1]), FROM_COLLECTIONS, TO_COLLECTIONS)
+pipe.send(Ready())
+number = pipe.receive().number
+evil = pickle.dumps(("done", number, [Evil()]))
+{act}
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "pipe._socket.sendall(struct.pack('!I', len(evil)) + evil)",
+        "pipe._socket.sendall(struct.pack('!II', len(evil) + 4, len(evil)) + evil)",
+        "pipe.send(Computed(number, None))",
+        "pipe.send(Remembered(number))",
+        "pipe.send(Trouble('another', 'full'))",
+        "pipe.send(Reading('another', None))",
+        "pipe.send(Embed(1, 'another', ('x',)))",
+        "for n in range(2): pipe.send(Embed(n, 'manuals', ('x',)))",
+    ],
+)
+def test_a_hostile_process_gets_nothing_into_the_parent_and_is_replaced(
+    shelf: Shelf, tmp_path: Path, act: str
+) -> None:
+    trap, flag = tmp_path / "trap", tmp_path / "was-hostile"
+    script = HOSTILE.format(trap=str(trap), flag=str(flag), act=act)
+
+    async def scene() -> None:
+        process = KnowledgeProcess([shelf], embed=embed, command=(sys.executable, "-P", "-c", script))
+        await process.start()
+        assert [one.source for one in await process.seek(query())] == ["press.md"]
+        assert flag.exists() and process.problems == []
+        await process.stop()
+
+    play(scene)
+    assert not trap.exists()
+
+
+def test_a_question_that_no_frame_can_carry_fails_alone(shelf: Shelf) -> None:
+    async def scene() -> None:
+        async with running(shelf) as process:
+            with pytest.raises(KnowledgeError, match="can't be asked that"):
+                await process.seek(replace(query(), vector=(float("nan"),)))
+            assert await process.seek(query())
+
+    play(scene)
+
+
 def test_trouble_is_a_problem_until_it_is_over(shelf: Shelf, tmp_path: Path) -> None:
     async def scene() -> None:
         async with running(replace(shelf, watch=(tmp_path / "gone",))) as process:
