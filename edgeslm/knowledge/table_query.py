@@ -5,6 +5,7 @@ Numbers are decimals: what a table says to a hundredth is added up to the hundre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
@@ -105,11 +106,20 @@ def comparable(column: Column, cell: str) -> Decimal | str | None:
 
 def value_of(column: Column, cell: str) -> Value:
     number = parse_number(cell, column.form) if column.kind is CellKind.NUMBER else None
-    return cell if number is None else plain(number)
+    return cell if number is None else _answered(number)
 
 
 def plain(number: Decimal) -> int | float:
-    return int(number) if number == number.to_integral_value() else float(number)
+    """A whole number of up to 64 bits, which JSON's readers take, or a float."""
+    is_whole = abs(number) < 2**63 and number == number.to_integral_value()
+    return int(number) if is_whole else float(number)
+
+
+def _answered(number: Decimal) -> int | float:
+    value = plain(number)
+    if not math.isfinite(value):
+        raise Unanswerable("a number is too large")
+    return value
 
 
 @dataclass(slots=True)
@@ -213,7 +223,7 @@ def _sum(wanted: Operation, place: int, column: Column, rows: Iterable[Row]) -> 
                 total += number
         if not seen.count:
             raise Unanswerable(f"no row like that has a {column.name}")
-        return seen.result(plain(total if wanted is Operation.TOTAL else total / seen.count))
+        return seen.result(_answered(total if wanted is Operation.TOTAL else total / seen.count))
 
 
 _UP = (Operation.LARGEST, Operation.LATEST)

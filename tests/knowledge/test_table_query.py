@@ -117,3 +117,24 @@ def test_rows_kept_are_bounded_and_counts_are_not() -> None:
     assert table is not None
     result = run_query(Query(Operation.COUNT, None), table.columns, table.rows)
     assert (result.values, result.matched, len(result.rows)) == ((100,), 100, MOST_CITED)
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"), [("9e17", 9 * 10**17), ("9223372036854775808", 2.0**63), ("-1e300", -1e300)]
+)
+def test_numbers_beyond_64_bits_are_floats(cell: str, value: float) -> None:
+    table = read(f"n,x\n{cell},a\n1,b\n").table
+    assert table is not None
+    for query in (
+        Query(None, 0, (Condition(1, ("a",)),)),
+        Query(Operation.TOTAL, 0, (Condition(1, ("a",)),)),
+    ):
+        (answer,) = run_query(query, table.columns, table.rows).values
+        assert (answer, type(answer)) == (value, type(value))
+
+
+def test_numbers_that_no_float_has_are_no_answer() -> None:
+    table = read("n,x\n1e999,a\n1,b\n").table
+    assert table is not None
+    with pytest.raises(Unanswerable, match="too large"):
+        run_query(Query(None, 0, (Condition(1, ("a",)),)), table.columns, table.rows)
