@@ -65,6 +65,8 @@ class Link(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self.is_broken:
+            return
         self._received += data
         try:
             self._take()
@@ -80,7 +82,7 @@ class Link(asyncio.Protocol):
             self._on_lost()
 
     def _take(self) -> None:
-        while not self._closed and not self.is_broken and len(self._received) >= _HEADER.size:
+        while not self._closed and len(self._received) >= _HEADER.size:
             (size,) = _HEADER.unpack_from(self._received)
             if size > self._takes.most_bytes:
                 raise FrameError(f"a frame of {size} bytes")
