@@ -339,6 +339,10 @@ def test_a_hostile_process_gets_nothing_into_the_parent_and_is_replaced(
     trap, flag = tmp_path / "trap", tmp_path / "was-hostile"
     script = HOSTILE.format(trap=str(trap), flag=str(flag), act=act)
 
+    async def embed(collection: str, texts: Sequence[str]) -> list[list[float]]:
+        await asyncio.Event().wait()
+        return []
+
     async def scene() -> None:
         process = KnowledgeProcess([shelf], embed=embed, command=(sys.executable, "-P", "-c", script))
         await process.start()
