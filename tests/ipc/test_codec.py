@@ -181,6 +181,16 @@ def test_json_that_costs_or_means_nothing_is_refused(data: bytes) -> None:
         FROM_ENGINE.decode(frame_of(data))
 
 
+def test_lists_that_would_take_much_more_than_their_bytes_are_not_made() -> None:
+    with pytest.raises(FrameError, match="too many lists"):
+        FROM_ENGINE.decode(frame_of(b"[" + b"[]," * 100_000 + b"[]]"))
+    brackets = Chunk(1, "[" * 100_001)
+    with pytest.raises(FrameError, match="too many"):
+        FROM_ENGINE.encode(brackets)
+    start = Start(1, Embed(("[" * 100_001,)), 5)
+    assert TO_ENGINE.decode(TO_ENGINE.encode(start)) == start
+
+
 def test_a_vector_has_just_the_numbers_that_it_says() -> None:
     output = Output(Cost(), vectors=((0.5, -1.0), (2.0, 3.0)))
     frame = FROM_ENGINE.encode(Done(7, output))
