@@ -14,13 +14,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 import struct
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from operator import attrgetter
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -43,7 +41,6 @@ _JSON_BYTES: Final = struct.Struct("!I")
 _NUMBER_BYTES: Final = 4
 _LARGEST: Final = 2**63
 """Whole numbers are below it."""
-_PATH_CHARACTERS: Final = 4096
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -214,18 +211,6 @@ def _object(value: Any, _: Any) -> dict[str, Any]:
     return value
 
 
-def _encode_path(value: Any, _: list[bytes]) -> str:
-    if not isinstance(value, Path):
-        raise _wrong("Path", value)
-    return os.fspath(value)
-
-
-def _decode_path(value: Any, _: _Numbers) -> Path:
-    if type(value) is not str or len(value) > _PATH_CHARACTERS or "\0" in value:
-        raise _wrong("Path", value)
-    return Path(value)
-
-
 def _encode_vector(value: Any, vectors: list[bytes]) -> int:
     try:
         count = len(value)
@@ -253,7 +238,6 @@ _SIMPLE: dict[Any, _Form] = {
     int: _Form(_whole, _whole),
     float: _Form(_real, _real),
     bool: _Form(_truth, _truth),
-    Path: _Form(_encode_path, _decode_path),
     Any: _Form(lambda value, _: value, lambda value, _: value),
     dict[str, Any]: _Form(_object, _object),
 }

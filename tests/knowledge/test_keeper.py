@@ -29,7 +29,7 @@ from tests.knowledge import bad_reader
 from tests.knowledge.shelf import TAG, hash_embed
 
 LIMIT_S = 60.0
-_Said = TypeVar("_Said", Embed, Failed, Reading, Remembered, Trouble)
+_Said = TypeVar("_Said", Embed, Failed, Remembered, Trouble)
 MESSAGE = Memory("press/4/log", "a1", "bearing 7 runs hot", time.time())
 
 
@@ -409,15 +409,15 @@ def test_messages_of_one_collection_do_not_wait_for_another(
     assert is_written.wait(LIMIT_S)
     keeper.remember(1, "manuals", MESSAGE)
     keeper.remember(2, "log", MESSAGE)
-    parent.until(lambda: parent.said("done", 2))
-    assert not parent.said("done", 1)
+    parent.until(lambda: parent.said(Remembered, 2))
+    assert not parent.said(Remembered, 1)
     may_go_on.set()
-    parent.until(lambda: parent.said("done", 1))
+    parent.until(lambda: parent.said(Remembered, 1))
 
 
 def test_a_message_for_a_collection_without_any_is_refused(tmp_path: Path, parent: Parent) -> None:
     Keeper([Shelf("manuals", tmp_path / "kb")], parent.send).remember(1, "manuals", MESSAGE)
-    assert parent.messages == [("failed", 1, "messages are not remembered in manuals")]
+    assert parent.messages == [Failed(1, "messages are not remembered in manuals")]
 
 
 def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:
