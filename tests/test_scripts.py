@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 OTHERS = [ROOT / ".ci/run", ROOT / "tests/packages/emulate", *ROOT.glob("firmware-config/debian/*.p[or]*")]
-SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
+SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix)
 COMMANDS = ["demo", "test", "check", "bench", "bench-compare", "chaos", "test-arm", "deb", "test-deb"]
 
 FAKE_PYTHON = f"""#!/bin/sh
@@ -57,6 +57,15 @@ case "$1 $2" in
     *) exec {sys.executable} "$@" ;;
 esac
 """
+
+
+EDITABLE = "pip --no-deps --no-build-isolation --editable ."
+
+
+def with_hashes(*lists: str) -> str:
+    """How pip is asked for the lists in ``requirements/``."""
+    files = [f"-r requirements/{name}.txt" for name in ("build", *lists)]
+    return " ".join(["pip --no-deps --require-hashes", *files])
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,9 @@ def machine(tmp_path: Path) -> Machine:
     for folder in (made.clone, made.programs, made.home):
         folder.mkdir()
     shutil.copytree(ROOT / "scripts", made.clone / "scripts")
-    shutil.copy(ROOT / "pyproject.toml", made.clone)
+    shutil.copytree(ROOT / "requirements", made.clone / "requirements")
+    for name in ("pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, made.clone)
     (made.clone / "export").mkdir()
     shutil.copy(ROOT / "export" / "starter.py", made.clone / "export")
     made.program("python3", FAKE_PYTHON)
@@ -175,7 +186,7 @@ def test_a_second_run_does_nothing_and_says_nothing(machine: Machine) -> None:
 def test_check_is_light(machine: Machine) -> None:
     machine.setup("check")
     calls = machine.calls()
-    assert calls[-1] == "pip --no-build-isolation --editable .[dev]"
+    assert calls[-2:] == [with_hashes("dev"), EDITABLE]
     assert not any("torch" in call or call.startswith("export") for call in calls)
 
 
@@ -183,18 +194,19 @@ def test_what_is_there_stays_there(machine: Machine) -> None:
     machine.setup("demo")
     machine.calls()
     machine.setup("check")
-    assert machine.calls()[-1] == "pip --no-build-isolation --editable .[dev,export]"
+    assert machine.calls()[-2] == with_hashes("dev", "export")
 
 
-def test_new_dependencies_are_installed_into_the_same_environment(machine: Machine) -> None:
+@pytest.mark.parametrize("name", ["pyproject.toml", "requirements/dev.txt"])
+def test_new_dependencies_are_installed_into_the_same_environment(machine: Machine, name: str) -> None:
     machine.setup("check")
     machine.calls()
-    with (machine.clone / "pyproject.toml").open("a") as file:
+    with (machine.clone / name).open("a") as file:
         file.write("# changed\n")
     done = machine.setup("check")
     assert done.returncode == 0, done.stderr
     calls = machine.calls()
-    assert "venv" not in calls and calls[-1].startswith("pip --no-build-isolation")
+    assert "venv" not in calls and calls[-2:] == [with_hashes("dev"), EDITABLE]
 
 
 def test_an_interrupted_installation_is_made_again(machine: Machine) -> None:
@@ -294,6 +306,8 @@ def test_torch_alone_comes_from_the_index_that_is_named_for_it(machine: Machine)
     asked = [call for call in machine.calls() if "index.example" in call]
     assert [call.split()[-1].split(">")[0] for call in asked] == ["torch", "torch"]
     assert asked[-1].startswith("pip --index-url https://index.example/cpu torch")
+    pinned = (machine.clone / "requirements" / "teach.txt").read_text()
+    assert "\ntransformers==" in pinned and "\ntorch==" not in pinned and "\nnvidia-" not in pinned
 
 
 @pytest.mark.parametrize("brings", ["nvidia-cublas", "sympy"])
@@ -369,7 +383,7 @@ def brokerless(machine: Machine) -> Machine:
 def test_the_demo_of_a_user_without_mosquitto_takes_amqtt(brokerless: Machine) -> None:
     with_user(brokerless, 1000)
     assert brokerless.setup("demo").returncode == 0
-    assert "pip --no-build-isolation --editable .[export,demo-broker]" in brokerless.calls()
+    assert with_hashes("export", "device-demo-broker") in brokerless.calls()
 
 
 def test_the_demo_of_root_installs_mosquitto(brokerless: Machine) -> None:
@@ -377,7 +391,7 @@ def test_the_demo_of_root_installs_mosquitto(brokerless: Machine) -> None:
     assert brokerless.setup("demo").returncode == 0
     calls = brokerless.calls()
     assert any(call.endswith("install -y --no-install-recommends nosuchbroker") for call in calls)
-    assert "pip --no-build-isolation --editable .[export]" in calls
+    assert with_hashes("export") in calls
 
 
 def test_the_tests_of_a_user_without_mosquitto_name_the_one_line(brokerless: Machine) -> None:

@@ -1,0 +1,108 @@
+"""What is installed is what is in the tree: a wheel is built and its contents are compared with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from email.parser import Parser
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from tests.nodes import ROOT
+
+FOLDERS = {
+    "edgeslm": "edgeslm",
+    "export": "edgeslm_export",
+    "firmware-config/boards": "edgeslm/boards",
+    "firmware-config/mosquitto": "edgeslm/mosquitto",
+}
+"""Folders of the tree, and where a wheel has them."""
+
+SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "requirements", *FOLDERS)
+"""What the wheel is built from; a build in the tree would find what an earlier one left."""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "source"
+    for name in SOURCES:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-R", str(ROOT / name), str(copy / name)], check=True)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "--no-index", "--disable-pip-version-check", "--wheel-dir", str(folder), str(copy)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (built,) = folder.glob("edgeslm-*-py3-none-any.whl")
+    with zipfile.ZipFile(built) as archive:
+        yield archive
+
+
+def files(archive: zipfile.ZipFile) -> set[str]:
+    """But for the wheel's own notes."""
+    return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def expected() -> Iterator[str]:
+    for folder, installed in FOLDERS.items():
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield str(installed / path.relative_to(ROOT / folder))
+    yield from (f"edgeslm/requirements/{path.name}" for path in ROOT.glob("requirements/device*.txt"))
+
+
+def test_it_holds_each_module_and_data_file_of_the_tree(wheel: zipfile.ZipFile) -> None:
+    held = files(wheel)
+    assert sorted(set(expected()) - held) == [], "these are missing: setup.py, or package-data"
+    assert sorted(held - set(expected())) == [], "these shouldn't be there"
+
+
+def test_it_holds_what_used_to_be_forgotten(wheel: zipfile.ZipFile) -> None:
+    """The list of packages kept by hand lacked one: a service couldn't start."""
+    for name in (
+        "edgeslm/dispatch/__init__.py",
+        "edgeslm/py.typed",
+        "edgeslm/console/static/index.html",
+        "edgeslm/boards/pi5-8gb.yaml",
+        "edgeslm/mosquitto/strict.conf",
+        "edgeslm/requirements/device.txt",
+        "edgeslm_export/commands/model.py",
+        "edgeslm_export/orders.txt",
+        "edgeslm_export/optimum.txt",
+    ):
+        assert name in wheel.namelist(), name
+
+
+def test_it_has_two_packages_and_nothing_else_at_the_top(wheel: zipfile.ZipFile) -> None:
+    tops = {PurePosixPath(name).parts[0] for name in wheel.namelist()}
+    assert {name for name in tops if not name.endswith(".dist-info")} == {"edgeslm", "edgeslm_export"}
+
+
+def test_its_metadata_tell_apps_to_install_paho_alone(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = Parser().parsestr(wheel.read(name).decode())
+    needs = metadata.get_all("Requires-Dist") or []
+    assert [need.split("<")[0] for need in needs if "extra ==" not in need] == ["paho-mqtt"]
+    assert metadata.get_all("License-File") == ["LICENSE"]
+
+
+def test_it_imports_where_only_it_is(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Each module of the client and of the commands, from the wheel and not from the tree."""
+    wheel.extractall(tmp_path)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import edgeslm, edgeslm.cli, edgeslm.client, edgeslm.dispatch, edgeslm_export\n"
+        "from edgeslm.profiles import boards_folder\n"
+        "print(edgeslm.__file__, edgeslm_export.__file__, boards_folder())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(place.startswith(f"{tmp_path}/") for place in done.stdout.split())
