@@ -21,6 +21,7 @@ from edgeslm import __version__
 from edgeslm.commands import dispatch, feedback, fleet, knowledge, models, provision, purge, rollout, top
 from edgeslm.commands.screen import print_error, say
 from edgeslm.errors import ConfigError, EdgeslmError
+from edgeslm.extras import missing_extra
 from edgeslm.topics import DEFAULT_PREFIX, topic_name_fault
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        print_error(f"{type(error).__name__}: {error} (--debug shows where it comes from)")
+        lacking = isinstance(error, ImportError) and missing_extra(error, f"edgeslm {arguments.command_name}")
+        print_error(lacking or f"{type(error).__name__}: {error} (--debug shows where it comes from)")
         return 1
 
 
@@ -106,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         sub.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, command_name=name)
         return sub
 
     sub = add("run", _run, "run the daemon in the foreground; SIGTERM drains it")

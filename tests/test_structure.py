@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from edgeslm.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,7 +22,7 @@ FOUNDATION = {
     *("arithmetic", "ownership", "document", "fields", "sandbox", "templates", "sections", "patterns"),
     *("json_schemas", "consistency"),
     *("config", "task_kinds", "surroundings", "erasing", "changes", "records", "findings"),
-    *("bundle_files", "genai_config"),
+    *("bundle_files", "genai_config", "extras"),
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""
 
@@ -122,15 +125,19 @@ EXPORT_MEASURES = {
 }
 """What is measured and taught is what a device runs: these modules see more."""
 
-INSTALLED_AS = {"yaml": "pyyaml", "paho": "paho-mqtt"}
-OPTIONAL = {
-    "model_signing": "verify",
-    "cryptography": "provision",
-    "starlette": "console",
-    "uvicorn": "console",
-    "opentelemetry": "tracing",
+INSTALLED_AS = {
+    "yaml": "pyyaml",
+    "paho": "paho-mqtt",
+    "sklearn": "scikit-learn",
+    "model_signing": "model-signing",
+    "opentelemetry": "opentelemetry-sdk",
 }
-"""Libraries that an extra brings."""
+TAUGHT = {"contrast.py", "audit.py", "lora_training.py"}
+"""Modules of export/ that work with the extra `teach` alone."""
+OWN_ENVIRONMENT = {"optimum_job.py"}
+"""Runs in the environment of the dependency group `optimum`."""
+SIGNS = {"model_signing"}
+"""Of the build machine, in a process of its own."""
 
 MODULES = sorted((ROOT / "edgeslm").rglob("*.py"))
 EXPORT_MODULES = sorted((ROOT / "export").rglob("*.py"))
@@ -296,18 +303,104 @@ def test_the_parent_never_imports_what_belongs_to_a_worker() -> None:
     assert done.stdout.split() == []
 
 
-def test_a_device_installs_what_it_imports_and_nothing_of_the_build_machine() -> None:
+def declared() -> dict[str, dict[str, Requirement]]:
+    """What each extra brings by pyproject.toml, those that it is made of included; "" is the bare package."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[<>=!~\[ ]", line, maxsplit=1)[0] for line in project["dependencies"]}
-    used = {name.split(".")[0] for path in MODULES for _, name in imports(path)}
-    used -= {"edgeslm", "__future__", *sys.stdlib_module_names} | set(OPTIONAL)
-    assert {INSTALLED_AS.get(name, name.replace("_", "-")) for name in used} == declared
-    assert not declared & {name.replace("_", "-") for name in BUILD_MACHINE_ONLY}
-    extras = project["optional-dependencies"]
-    for library, extra in OPTIONAL.items():
-        names = [re.split(r"[<>=]", line, maxsplit=1)[0].replace("-", "_") for line in extras[extra]]
-        assert any(name == library or name.startswith(f"{library}_") for name in names)
-    assert set(extras["verify"]) <= set(extras["export"])
+    extras = {"": project["dependencies"], **project["optional-dependencies"]}
+
+    def brought(extra: str) -> dict[str, Requirement]:
+        found: dict[str, Requirement] = {}
+        for requirement in map(Requirement, [*extras[""], *extras[extra]]):
+            if requirement.name == "edgeslm":
+                for inner in requirement.extras:
+                    found |= brought(inner)
+            else:
+                found[requirement.name] = requirement
+        return found
+
+    return {extra: brought(extra) for extra in extras}
+
+
+def libraries(path: Path) -> set[str]:
+    """Names of the distributions that a file imports, functions included."""
+    used = {name.split(".")[0] for _, name in imports(path)}
+    used -= {"edgeslm", "edgeslm_export", "__future__", *sys.stdlib_module_names}
+    return {INSTALLED_AS.get(name, name.replace("_", "-")) for name in used}
+
+
+def test_a_device_installs_what_it_imports_and_nothing_of_the_build_machine() -> None:
+    brings = declared()
+    used = set().union(*map(libraries, MODULES)) - {INSTALLED_AS[name] for name in SIGNS}
+    named = {INSTALLED_AS.get(name, name.replace("_", "-")): extra for name, extra in EXTRAS.items()}
+    for library in sorted(used - {"paho-mqtt"}):
+        assert library in brings[named.get(library, "")], (
+            f"{library} is imported: edgeslm.extras, pyproject.toml"
+        )
+    assert set(brings[""]) == {"paho-mqtt"}
+    assert set(brings["node"]) <= used, "installed and never imported"
+    for extra in sorted({*EXTRAS.values(), "provision", "encrypt"}):
+        assert not set(brings[extra]) & (BUILD_MACHINE_ONLY - {"sklearn"})
+        assert "scikit-learn" not in brings[extra] or extra == "heads"
+    for extra in ("verify", "provision", "encrypt"):
+        assert "cryptography" in brings[extra]
+
+
+def test_the_build_machine_installs_what_it_imports() -> None:
+    brings = declared()
+    for path in EXPORT_MODULES:
+        if path.name not in OWN_ENVIRONMENT:
+            extra = "teach" if path.name in TAUGHT else "export"
+            assert libraries(path) <= set(brings[extra]), f"{path.name}: the extra {extra} lacks something"
+    group = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["optimum"]
+    own = {Requirement(line).name for line in group} | {"torch", "numpy"}  # these are borrowed
+    for name in OWN_ENVIRONMENT:
+        assert libraries(ROOT / "export" / name) <= own
+
+
+def test_the_client_of_apps_imports_what_the_bare_package_has() -> None:
+    known = {module_name(path): path for path in MODULES}
+    waiting, seen = ["edgeslm.client", "edgeslm.cli", "edgeslm.commands.top", "edgeslm.commands.fleet"], set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        at_once = _imported_at_once(known[name])
+        assert {one.split(".")[0] for one in at_once} <= {
+            "edgeslm",
+            "paho",
+            "__future__",
+            *sys.stdlib_module_names,
+        }
+        for one in at_once:
+            while one and one not in known:
+                one = one.rpartition(".")[0]
+            waiting += [one] if one else []
+
+
+def _imported_at_once(path: Path) -> set[str]:
+    """What is imported with the module: neither within functions nor for types."""
+    body, found = list(ast.parse(path.read_text()).body), set()
+    while body:
+        node = body.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            body += node.orelse
+        elif isinstance(node, ast.Try | ast.With | ast.If):
+            body += node.body
+    return found
+
+
+def test_every_requirement_has_an_upper_bound() -> None:
+    """But for tools of the developers, and what no interface of is used."""
+    brings = declared()
+    for extra in sorted(set(brings) - {"dev", "bench"}):
+        for requirement in brings[extra].values():
+            bounded = any(one.operator in ("<", "==") for one in requirement.specifier)
+            assert bounded or requirement.name == "packaging", f"{extra}: {requirement}"
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def read_token(section: Console, state_dir: Path) -> str:
 def check_installed() -> None:
     """:raises ConfigError: the web server isn't there."""
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
-        raise ConfigError(["console: needs more packages: pip install 'edgeslm[console]'"])
+        raise ConfigError(["console: needs more packages: pip install 'edgeslm[api]'"])
 
 
 class ConsoleProcess:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from edgeslm.errors import KnowledgeError
+from edgeslm.extras import missing_extra
 from edgeslm.knowledge.cells import Table
 from edgeslm.knowledge.kinds import COMPRESSED, SUFFIXES, Kind, find_kind
 from edgeslm.knowledge.man_page import read_man_page
@@ -87,6 +88,11 @@ def read_document(path: Path, source: str, *, on_page: OnPage = lambda page, pag
                 document = _TEXT_READERS[kind](_decoded(content.getvalue(), source), source)
     except OSError as error:
         raise KnowledgeError(f"{source} can't be read: {error.strerror or error}.") from None
+    except ModuleNotFoundError as error:
+        sentence = missing_extra(error, f"Reading {source}")
+        if sentence is None:
+            raise
+        raise KnowledgeError(f"{sentence}.") from None
     return check_document(document)
 
 

@@ -1,0 +1,122 @@
+"""The bare package is the client for apps; what else needs an extra says which.
+
+The environments here are folders with links to what an installation would have, without a network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.extras import EXTRAS, missing_extra
+from edgeslm.knowledge.reader import read_document
+from tests.nodes import ROOT
+
+NEEDS_A_NODE: Sequence[Sequence[str]] = (
+    ("run", "node.yaml"),
+    ("check", "node.yaml"),
+    ("check", "--schema"),
+    ("demo",),
+    ("try", "node.yaml", "triage", "text"),
+    ("inspect", "bundle"),
+    ("prepare", "bundle"),
+    ("doctor",),
+    ("dispatch", "pool.yaml"),
+    ("feedback", "triage", "text", "label"),
+    ("knowledge", "list", "manuals.sqlite"),
+    ("models", "list", "node.yaml"),
+    ("provision", "acl", "node.yaml"),
+    ("purge", "--id", "1", "node.yaml"),
+    ("rollout", "hawkbit", "node.yaml"),
+)
+NOWHERE = ("--broker", "mqtt://127.0.0.1:1")
+NEEDS_PAHO: Sequence[Sequence[str]] = (
+    ("request", "triage", "text", *NOWHERE, "--node", "hall", "--timeout", "1"),
+    ("top", *NOWHERE),
+    ("fleet", "list", *NOWHERE),
+)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This package and paho, nothing else."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    (folder / "edgeslm").symlink_to(ROOT / "edgeslm")
+    found = importlib.util.find_spec("paho")
+    assert found is not None and found.submodule_search_locations
+    (folder / "paho").symlink_to(next(iter(found.submodule_search_locations)))
+    return folder
+
+
+def python(site: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``code`` with the standard library and ``site`` alone."""
+    start = f"import sys; sys.path.append({str(site)!r})\n"
+    command = [sys.executable, "-I", "-S", "-c", start + code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def edgeslm(site: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return python(site, "from edgeslm.cli import main; sys.exit(main())", *arguments)
+
+
+def test_the_client_for_apps_needs_paho_alone(bare: Path) -> None:
+    code = (
+        "from edgeslm.client import Client\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)))"
+    )
+    done = python(bare, code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["__main__", "edgeslm", "paho"]
+
+
+@pytest.mark.parametrize("arguments", NEEDS_PAHO, ids=lambda arguments: arguments[0])
+def test_commands_for_apps_need_paho_alone(bare: Path, arguments: Sequence[str]) -> None:
+    done = edgeslm(bare, arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("edgeslm: Nothing listens at mqtt://127.0.0.1:1"), done.stderr
+
+
+@pytest.mark.parametrize("arguments", NEEDS_A_NODE, ids=" ".join)
+def test_a_command_names_the_extra_that_it_lacks(bare: Path, arguments: Sequence[str]) -> None:
+    done = edgeslm(bare, arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"edgeslm: edgeslm {arguments[0]} needs the extra node, which isn't installed: "
+        "pip install 'edgeslm[node]'\n"
+    )
+
+
+def test_every_command_is_tried_here(bare: Path) -> None:
+    done = edgeslm(bare, ["--help"])
+    assert done.returncode == 0, done.stderr
+    listed = {line.split()[0] for line in done.stdout.splitlines() if line[:4] == "    " and line[4:5] != " "}
+    tried = {arguments[0] for arguments in (*NEEDS_A_NODE, *NEEDS_PAHO)}
+    assert listed == tried
+
+
+def test_another_missing_module_is_no_extra() -> None:
+    error = ModuleNotFoundError("No module named 'rumour'", name="rumour")
+    assert missing_extra(error, "edgeslm run") is None
+    assert missing_extra(ImportError("cannot import name 'x' from 'numpy'", name="numpy"), "it") is None
+
+
+@pytest.mark.parametrize(("library", "extra"), sorted(EXTRAS.items()))
+def test_each_library_s_extra_is_named(library: str, extra: str) -> None:
+    error = ModuleNotFoundError(f"No module named '{library}.part'", name=f"{library}.part")
+    sentence = missing_extra(error, "edgeslm run")
+    assert sentence == (
+        f"edgeslm run needs the extra {extra}, which isn't installed: pip install 'edgeslm[{extra}]'"
+    )
+
+
+def test_a_document_that_needs_the_extra_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pypdf", None)
+    (tmp_path / "manual.pdf").write_bytes(b"%PDF-1.7")
+    with pytest.raises(KnowledgeError, match=r"^Reading manual\.pdf needs the extra documents"):
+        read_document(tmp_path / "manual.pdf", "manual.pdf")
