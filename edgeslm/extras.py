@@ -18,7 +18,7 @@ EXTRAS: Mapping[str, str] = {
 
 
 def missing_extra(error: ImportError, what: str) -> str | None:
-    """A sentence that names the extra to install for ``what``; ``None`` if ``error`` is about another thing."""
+    """A sentence that names the extra that ``what`` lacks; ``None`` if ``error`` is about another thing."""
     extra = EXTRAS.get((error.name or "").partition(".")[0])
     if not isinstance(error, ModuleNotFoundError) or extra is None:
         return None

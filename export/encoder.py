@@ -7,13 +7,14 @@ pools its token vectors (sentence-transformers' files) and writes the manifest.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgeslm_export.checkpoint import Origin, bundle_name, read_config
+from edgeslm_export.checkpoint import Origin, bundle_name, read_config, weight_files
 from edgeslm_export.child import OFFLINE, OnProgress, run_child, run_module
 from edgeslm_export.encoder_recipe import DEFAULT_RECIPE, RECIPES, EncoderRecipe
 from edgeslm_export.environment import optimum_python
@@ -27,6 +28,9 @@ from edgeslm.errors import ExportError
 
 _MODULES = ("Transformer", "Pooling", "Normalize")
 
+
+_PICKLES = re.compile(r".+\.(bin|pt|pth|ckpt|pkl|pickle)(\.index\.json)?", re.IGNORECASE)
+"""Files that run what they say when an older library loads them."""
 
 _BYTES_A_WEIGHT = 5
 """PyTorch's model and its graph, both in float32, overlap for a moment."""
@@ -79,7 +83,7 @@ def fill_encoder(
     with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
         work = Path(name)
         task = {
-            "source": str(_lend_checkpoint(origin.path, work / "source")),
+            "source": str(lend_checkpoint(origin.path, work / "source", on_progress, debug)),
             "out": str(work),
             "pooling": section.pooling,
             "normalize": section.normalize,
@@ -178,13 +182,21 @@ def _prompts(folder: Path) -> dict[str, str] | None:
     return {str(name): str(words) for name, words in prompts.items() if words} or None
 
 
-def _lend_checkpoint(source: Path, folder: Path) -> Path:
-    """Links a checkpoint's files into ``folder``; a tokenizer class of transformers 5 is given its old name,
-    the only one that optimum's transformers knows."""
+def lend_checkpoint(
+    source: Path, folder: Path, on_progress: OnProgress | None = None, debug: bool = False
+) -> Path:
+    """Makes ``folder`` of a checkpoint for optimum's transformers: links to its files, but never to a pickle.
+
+    Weights that are one are made safetensors. A tokenizer class of transformers 5 is given its old name, the
+    only one known there.
+    """
     folder.mkdir()
     for file in source.iterdir():
-        if file.name != "tokenizer_config.json":
+        if file.name != "tokenizer_config.json" and not _PICKLES.fullmatch(file.name):
             (folder / file.name).symlink_to(file.resolve())
+    if any(_PICKLES.fullmatch(file.name) for file in weight_files(source)):
+        task = {"source": str(source), "out": str(folder / "model.safetensors")}
+        run_module("safe_weights", task, "the conversion", on_progress=on_progress, debug=debug)
     settings = _optional_json(source / "tokenizer_config.json") or {}
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"

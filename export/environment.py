@@ -23,14 +23,9 @@ from packaging.requirements import Requirement
 
 from edgeslm.errors import ExportError
 
-PINS = (
-    "optimum-onnx==0.1.0",
-    "optimum==2.1.0",
-    "transformers==4.57.6",
-    "tokenizers==0.22.2",
-    "huggingface-hub==0.36.2",
-)
-"""What differs from this environment, exactly."""
+LIST = Path(__file__).with_name("optimum.txt")
+"""What differs from this environment, exactly and with hashes: the dependency group ``optimum`` of pyproject.toml
+and what it takes, made by ``scripts/lock``."""
 
 BORROWED = ("torch", "onnx", "onnxruntime", "numpy")
 """What is linked from this environment, with all that it requires."""
@@ -67,9 +62,9 @@ def optimum_python(announce: Callable[[str], None], *, debug: bool = False) -> P
         )
         _run([sys.executable, "-P", "-m", "venv", "--without-pip", str(folder)], debug)
         _lend(borrowed, folder)
-        install = [sys.executable, "-P", "-m", "pip", "--python", str(python), "install", "--quiet", *PINS]
-        _run(install, debug)
-        (folder / _READY).write_text("\n".join(PINS) + "\n")
+        install = [sys.executable, "-P", "-m", "pip", "--python", str(python), "install", "--quiet"]
+        _run([*install, "--no-deps", "--require-hashes", "--requirement", str(LIST)], debug)
+        (folder / _READY).write_bytes(LIST.read_bytes())
     return python
 
 
@@ -99,7 +94,7 @@ def borrowed_distributions() -> dict[str, Distribution]:
 
 def _key(borrowed: dict[str, Distribution]) -> str:
     parts = [
-        sorted(PINS),
+        hashlib.sha256(LIST.read_bytes()).hexdigest(),
         sys.version_info[:3],
         sorted((name, dist.version, str(dist.locate_file(""))) for name, dist in borrowed.items()),
     ]

@@ -1,4 +1,4 @@
-"""The lists of what is installed agree with pyproject.toml and with each other. ``scripts/lock`` makes them."""
+"""The lists of what is installed agree with pyproject.toml and each other. ``scripts/lock`` makes them."""
 
 from __future__ import annotations
 

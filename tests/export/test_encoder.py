@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.encoder import read_pooling
+from edgeslm_export.encoder import lend_checkpoint, read_pooling
 
 from edgeslm.bundle import load_bundle
 from edgeslm.errors import ExportError
 from tests.export.tiny_encoders import PROMPTS
 
 
-def _checkpoint(folder: Path, files: dict[str, Any]) -> Path:
+class Runs:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self._file,)
+
+
+def _checkpoint(folder: Path, files: dict[str, Any], *, make: bool = False) -> Path:
+    if make:
+        folder.mkdir()
     for name, value in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(value))
@@ -71,6 +84,42 @@ def test_a_layer_after_pooling_is_refused(tmp_path: Path) -> None:
     files = {"config.json": CONFIG, "modules.json": modules, "1_Pooling/config.json": MEAN}
     with pytest.raises(ExportError, match="goes on with a Dense module after the transformer"):
         read_pooling(_checkpoint(tmp_path, files))
+
+
+def test_optimum_gets_no_pickle(tmp_path: Path) -> None:
+    """Its environment has an older transformers, which would run what a ``pytorch_model.bin`` says."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    source = _checkpoint(tmp_path / "source", {"config.json": CONFIG}, make=True)
+    shared = torch.arange(6.0).reshape(2, 3)
+    torch.save({"a.weight": shared, "b.weight": shared}, source / "pytorch_model.bin")
+    (source / "training_args.bin").write_bytes(b"a pickle")
+    lent = lend_checkpoint(source, tmp_path / "lent")
+    names = {path.name for path in lent.iterdir()}
+    assert names == {"config.json", "model.safetensors", "tokenizer_config.json"}
+    made = load_file(lent / "model.safetensors")
+    assert {name: value.tolist() for name, value in made.items()} == {
+        name: shared.tolist() for name in ("a.weight", "b.weight")
+    }
+
+
+def test_a_pickle_that_holds_more_than_weights_is_refused(tmp_path: Path) -> None:
+    source = _checkpoint(tmp_path / "source", {"config.json": CONFIG}, make=True)
+    (source / "pytorch_model.bin").write_bytes(pickle.dumps({"a.weight": Runs(tmp_path / "ran")}))
+    with pytest.raises(ExportError, match=r"pytorch_model\.bin holds more than weights, or is damaged"):
+        lend_checkpoint(source, tmp_path / "lent")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_safetensors_are_lent_as_they_are(tmp_path: Path) -> None:
+    source = _checkpoint(tmp_path / "source", {"config.json": CONFIG}, make=True)
+    for name in ("model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"):
+        (source / name).write_bytes(b"{}")
+    (source / "pytorch_model.bin.index.json").unlink()
+    lent = lend_checkpoint(source, tmp_path / "lent")
+    assert (lent / "model.safetensors").readlink() == source / "model.safetensors"
+    assert not (lent / "pytorch_model.bin").exists()
 
 
 def test_words_before_a_text_are_read(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def test_it_is_made_once_and_said_before(tools: FakeTools) -> None:
     assert len(said) == 1
     assert environment.DOWNLOAD in said[0]
     assert len(tools.commands) == 2
-    assert list(tools.commands[1][-len(environment.PINS) :]) == list(environment.PINS)
+    asked = ["--no-deps", "--require-hashes", "--requirement", str(environment.LIST)]
+    assert tools.commands[1][-len(asked) :] == asked
 
 
 def test_a_half_made_one_is_made_again(tools: FakeTools) -> None:
@@ -63,9 +64,13 @@ def test_large_packages_are_linked_outside_its_site_packages(tools: FakeTools) -
         assert (folder / "lent" / name).is_symlink()
 
 
-def test_other_versions_get_another_environment(tools: FakeTools, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_versions_get_another_environment(
+    tools: FakeTools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = environment.optimum_python(lambda sentence: None)
-    monkeypatch.setattr(environment, "PINS", (*environment.PINS, "something==1"))
+    other = tmp_path / "optimum.txt"
+    other.write_text(environment.LIST.read_text() + "something==1 --hash=sha256:00\n")
+    monkeypatch.setattr(environment, "LIST", other)
     assert environment.optimum_python(lambda sentence: None) != first
 
 
