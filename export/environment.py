@@ -24,8 +24,8 @@ from packaging.requirements import Requirement
 from edgeslm.errors import ExportError
 
 LIST = Path(__file__).with_name("optimum.txt")
-"""What differs from this environment, exactly and with hashes: the dependency group ``optimum`` of pyproject.toml
-and what it takes, made by ``scripts/lock``."""
+"""What differs from this environment, with hashes: pyproject.toml's group ``optimum`` and what that
+takes, as ``scripts/lock`` made it."""
 
 BORROWED = ("torch", "onnx", "onnxruntime", "numpy")
 """What is linked from this environment, with all that it requires."""

@@ -1,7 +1,7 @@
 """The child process that makes safetensors of PyTorch's own files of weights, which are pickles.
 
-``python -m edgeslm_export.safe_weights`` gets ``source``, a checkpoint's folder, and the file ``out`` as ``child``
-describes. optimum's environment has an older transformers, so it is given no pickle. Knows no model.
+``python -m edgeslm_export.safe_weights`` gets ``source``, a checkpoint's folder, and the file ``out`` as
+``child`` describes. optimum's environment has an older transformers, so it gets no pickle. Knows no model.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 # Installs edgeslm as a service of this machine, or brings an installed one up to date. Run again, it changes nothing
 # that is as it should be. When it fails, or the power goes, everything becomes as it was before.
 #
+# The Python packages are those of the lists in requirements/ that the version to install brings, with their hashes.
+#
 #   sudo firmware-config/install.sh [WHEEL | FOLDER | REQUIREMENT]   default: the clone that this file is in
-#     --extras LIST    optional parts, such as console,verify; an update keeps them
+#     --extras LIST    optional parts, such as api,verify; an update keeps them
 #     --bundles DIR    copies the bundles in DIR to /var/lib/edgeslm/bundles, and starts the service
 #     --uninstall      removes program and service; configuration, state and user stay
 #     --purge          removes those too
@@ -29,7 +31,7 @@ fail() {
     exit 1
 }
 
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; } # before the folder changes
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -40,7 +42,7 @@ while [ $# -gt 0 ]; do
             shift
             ;;
         --extras)
-            [ $# -gt 1 ] || fail "$1 needs names, such as console,verify"
+            [ $# -gt 1 ] || fail "$1 needs names, such as api,verify"
             extras=$2
             shift
             ;;
@@ -52,6 +54,14 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+
+# Python runs from here, isolated (-I): it must never take a module of the folder that somebody happens to be in.
+case ${EDGESLM_PYTHON:-} in /*) ;; */*) EDGESLM_PYTHON=$PWD/$EDGESLM_PYTHON ;; esac
+case $0 in /*) self=$0 ;; *) self=$PWD/$0 ;; esac
+if [ -z "$source" ] && [ -e "$here/../pyproject.toml" ]; then source=$here/..; fi
+source=${source:-edgeslm}
+if [ -e "$source" ]; then source=$(cd "$(dirname "$source")" && pwd)/$(basename "$source"); fi
+cd /
 
 program=$root/opt/edgeslm
 command=$root/usr/local/bin/edgeslm
@@ -128,7 +138,7 @@ ended() {
 # --- Checks ----------------------------------------------------------------------------------------------------
 
 check_system() {
-    [ -n "$root" ] || [ "$(id -u)" = 0 ] || fail "run it as root: sudo $0"
+    [ -n "$root" ] || [ "$(id -u)" = 0 ] || fail "run it as root: sudo $self"
     for tool in systemctl systemd-sysusers systemd-tmpfiles userdel; do
         command -v $tool >/dev/null || fail "$tool is missing; this needs a system with systemd"
     done
@@ -139,28 +149,42 @@ choose_python() {
 old = sys.version_info < tuple(int(part) for part in sys.argv[1].split("."))
 sys.exit(old or sys.maxsize < 2**32 or sys.base_prefix.startswith(("/home/", "/root")))' # the service sees no homes
     for python in ${EDGESLM_PYTHON:-python3 /usr/bin/python3 python3.13 python3.12 python3.11}; do
-        if "$python" -c "$test" $minimum 2>/dev/null; then return 0; fi
+        if "$python" -I -c "$test" $minimum 2>/dev/null; then return 0; fi
     done
     fail "a 64-bit Python $minimum or newer with venv is needed, outside of homes: apt-get install python3-venv"
 }
 
-choose_source() {
-    if [ -z "$source" ] && [ -e "$here/../pyproject.toml" ]; then source=$here/..; fi
-    source=${source:-edgeslm}
-    if [ -e "$source" ]; then source=$(cd "$(dirname "$source")" && pwd)/$(basename "$source"); fi
-}
+parts='pyproject.toml setup.py README.md LICENSE requirements edgeslm export firmware-config' # of a clone
 
+# shellcheck disable=SC2086
 stamp_of_source() { # what would be installed; nothing where only the index knows
     if [ -d "$source" ]; then
-        (cd "$source" && find pyproject.toml edgeslm export firmware-config -type f ! -name '*.pyc' -exec sha256sum {} + | LC_ALL=C sort)
+        (cd "$source" && find $parts -type f ! -name '*.pyc' -exec sha256sum {} + | LC_ALL=C sort)
     elif [ -e "$source" ]; then
         cat "$source"
     else
         return 0
-    fi | { cat && echo "$extras" && "$python" -c 'import sys; print(sys.version)'; } | sha256sum
+    fi | { cat && echo "$extras" && "$python" -I -c 'import sys; print(sys.version)'; } | sha256sum
 }
 
 # --- Steps -----------------------------------------------------------------------------------------------------
+
+pip() { # ENVIRONMENT ARGUMENTS ...
+    environment=$1
+    shift
+    "$environment/bin/python" -I -m pip --quiet --disable-pip-version-check --no-input "$@"
+}
+
+make_wheel() { # of a clone, in a copy: pip would take what an earlier build left there, and the newest setuptools
+    mkdir "$aside/source"
+    for part in $parts; do cp -R "$source/$part" "$aside/source"; done
+    "$python" -I -m venv "$aside/build"
+    pip "$aside/build" install --no-deps --require-hashes -r "$aside/source/requirements/build.txt"
+    pip "$aside/build" wheel --no-deps --no-build-isolation --wheel-dir "$aside/wheel" "$aside/source"
+    source=$(echo "$aside"/wheel/*.whl)
+}
+
+names_of_extras() { (cd "$lists" && echo device-*.txt) | sed 's/device-//g;s/\.txt//g'; }
 
 install_program() { # a new virtual environment beside the one that is in use, which then takes its place
     if [ -z "$extras" ]; then extras=$(cat "$program/installed-extras" 2>/dev/null || true); fi
@@ -172,20 +196,26 @@ install_program() { # a new virtual environment beside the one that is in use, w
     say "installing $source"
     make_folder "$root/opt"
     put_aside "$program.new" # of a run that was killed
-    "$python" -m venv "$program.new"
-    if [ -d "$source" ]; then # pip would build it where it stands, and take what an earlier build left there
-        mkdir "$aside/source"
-        for part in pyproject.toml README.md LICENSE edgeslm export firmware-config; do
-            cp -R "$source/$part" "$aside/source"
-        done
-        source=$aside/source
-    fi
-    "$program.new/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$source${extras:+[$extras]}"
+    "$python" -I -m venv "$program.new"
+    if [ -d "$source" ]; then make_wheel; fi
+    pip "$program.new" install --no-deps "$source"
+    lists=$(echo "$program.new"/lib/python3*/site-packages/edgeslm/requirements)
+    [ -e "$lists/device.txt" ] || fail "$source is older than this script: it brings no list of what it needs"
+    set -- -r "$lists/device.txt" -r "$lists/device-documents.txt"
+    for extra in $(echo "$extras" | tr , ' '); do
+        case $extra in node | documents) continue ;; console) extra=api ;; esac
+        [ -e "$lists/device-$extra.txt" ] || fail "there is no optional part $extra; there are: $(names_of_extras)"
+        set -- "$@" -r "$lists/device-$extra.txt"
+    done
+    pip "$program.new" install --no-deps --require-hashes --only-binary=:all: "$@"
     # Its scripts name the folder they were made in.
     find "$program.new/bin" "$program.new/pyvenv.cfg" -type f -exec sed -i "s|$program.new|/opt/edgeslm|g" {} +
     echo "$stamp" >"$program.new/installed-from"
     echo "$extras" >"$program.new/installed-extras"
-    "$program.new/bin/python" -m edgeslm --version >/dev/null || fail "the program that was installed doesn't start"
+    for try in --version 'check --schema'; do # of what was installed: the second loads what a configuration needs
+        # shellcheck disable=SC2086
+        "$program.new/bin/python" -I -m edgeslm $try >/dev/null || fail "the program that was installed doesn't start"
+    done
     put_aside "$program"
     mv "$program.new" "$program"
 }
@@ -267,7 +297,6 @@ install_all() {
     [ ! -e "$root/usr/lib/systemd/system/edgeslm.service" ] ||
         fail "the Debian package is installed; it is brought up to date by apt-get, or removed by it first"
     choose_python
-    choose_source
     first=
     if [ ! -e "$lib/systemd/system/edgeslm.service" ]; then first=1; fi
     install_program
@@ -336,7 +365,7 @@ trap - EXIT
 rm -rf "$aside"
 case $action in
     install)
-        say "done: $("$program/bin/python" -m edgeslm --version)"
+        say "done: $("$program/bin/python" -I -m edgeslm --version)"
         if [ -n "$first" ] && [ -z "$bundles" ]; then
             say "next: copy bundles to $state/bundles, edit $etc/edgeslm.yaml, then: systemctl start edgeslm"
         fi

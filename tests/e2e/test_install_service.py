@@ -22,10 +22,14 @@ UNIT, INSTANCE = "edgeslm.service", "edgeslm@hall.service"
 
 PYTHON = """#!/bin/sh
 # Stands for the system's Python and for that of the environment. A "wheel" is the program's text.
+shift # -I
 case "$1 $2" in
     "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && : >"$3/pyvenv.cfg" ;;
     "-m pip")
         for source in "$@"; do :; done
+        case $source in *.txt) exit 0 ;; esac
+        lists=${0%/bin/*}/lib/python3.99/site-packages/edgeslm/requirements
+        mkdir -p "$lists" && : >"$lists/device.txt" && : >"$lists/device-documents.txt"
         cp "$source" "${0%/*}/edgeslm" && chmod +x "${0%/*}/edgeslm"
         ;;
     "-m edgeslm") echo "edgeslm 0.1.0" ;;
