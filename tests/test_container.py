@@ -43,7 +43,18 @@ def test_it_copies_what_is_there_and_all_that_is_built() -> None:
         for source in arguments.split()[:-1]
     ]
     assert all((ROOT / source).exists() for source in copied), copied
-    assert {"edgeslm", "export", "firmware-config", "pyproject.toml"} <= set(copied)
+    assert {"edgeslm", "export", "firmware-config", "pyproject.toml", "setup.py", "requirements"} <= set(copied)
+
+
+def test_it_installs_the_lists_with_hashes_and_says_whose_work_is_in_it() -> None:
+    """``pip install .`` took what was newest that day, and the client of a hub that no device uses."""
+    runs = [" ".join(arguments.split()) for name, arguments in instructions() if name == "RUN"]
+    installs = [part for run in runs for part in run.split(" && ") if " install " in part and "pip" in part]
+    assert len(installs) == 3
+    for one in installs:
+        assert "--no-deps" in one and ("--require-hashes" in one or one.endswith("/wheel/*.whl")), one
+    assert "-r requirements/device.txt" in installs[0]
+    assert any("scripts/third_party.py" in run for run in runs)
 
 
 def test_it_runs_as_nobody_in_particular_and_asks_itself_how_it_is() -> None:
