@@ -2,8 +2,9 @@
 
     python -I scripts/third_party.py SITE_PACKAGES FOLDER
 
-``FOLDER/THIRD-PARTY.txt`` gets the licence texts of the distributions in SITE_PACKAGES, ``FOLDER/sbom.cdx.json``
-a bill of materials (CycloneDX 1.6). Nothing is looked up elsewhere, and the same distributions give the same bytes.
+``FOLDER/THIRD-PARTY.txt`` gets the licence texts of the distributions in SITE_PACKAGES,
+``FOLDER/sbom.cdx.json`` a bill of materials (CycloneDX 1.6). Nothing is looked up elsewhere, and the same
+distributions give the same bytes.
 """
 
 from __future__ import annotations
@@ -97,7 +98,11 @@ def licence_name(text: str | None, classifiers: Sequence[str]) -> str:
 def texts_in(folder: Path, site: Path, *, everywhere: bool) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*") if everywhere else folder.iterdir()):
         in_licences = everywhere and "licenses" in path.relative_to(folder).parts[:-1]
-        if path.is_file() and path.suffix not in (".py", ".pyc", ".json") and (in_licences or TEXTS.fullmatch(path.name)):
+        if (
+            path.is_file()
+            and path.suffix not in (".py", ".pyc", ".json")
+            and (in_licences or TEXTS.fullmatch(path.name))
+        ):
             yield str(path.relative_to(site)), path.read_text("utf-8", errors="replace")
 
 

@@ -43,7 +43,9 @@ def test_it_copies_what_is_there_and_all_that_is_built() -> None:
         for source in arguments.split()[:-1]
     ]
     assert all((ROOT / source).exists() for source in copied), copied
-    assert {"edgeslm", "export", "firmware-config", "pyproject.toml", "setup.py", "requirements"} <= set(copied)
+    assert {"edgeslm", "export", "firmware-config", "pyproject.toml", "setup.py", "requirements"} <= set(
+        copied
+    )
 
 
 def test_it_installs_the_lists_with_hashes_and_says_whose_work_is_in_it() -> None:

@@ -25,9 +25,8 @@ SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "requirements",
 """What the wheel is built from; a build in the tree would find what an earlier one left."""
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
-    folder = tmp_path_factory.mktemp("wheel")
+def build_wheel(folder: Path) -> Path:
+    """The wheel of this tree, built in ``folder`` without a network."""
     copy = folder / "source"
     for name in SOURCES:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +39,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
     )
     assert done.returncode == 0, done.stderr
     (built,) = folder.glob("edgeslm-*-py3-none-any.whl")
-    with zipfile.ZipFile(built) as archive:
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    with zipfile.ZipFile(build_wheel(tmp_path_factory.mktemp("wheel"))) as archive:
         yield archive
 
 

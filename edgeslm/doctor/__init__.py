@@ -16,6 +16,7 @@ from edgeslm.config import Config
 from edgeslm.doctor.bundles import judge_bundles, judge_signatures
 from edgeslm.doctor.connection import ask_broker, judge_broker, judge_reach, judge_secrets, look_up
 from edgeslm.doctor.disk import judge_disk, judge_writes, measure_writes
+from edgeslm.doctor.distributions import judge_distributions
 from edgeslm.doctor.documents import judge_collections, judge_homes
 from edgeslm.doctor.finding import Finding, render
 from edgeslm.doctor.machine import (
@@ -63,7 +64,7 @@ def examine(
     findings += [*judge_heat(root, firmware), judge_clock(clock, now)]
     wanting = [name for name, model in config.models.items() if model.device == "cuda"] if config else []
     findings += [judge_python(), *judge_libraries(probe_library or import_in_child, wanting)]
-    findings += judge_pure_libraries()
+    findings += [*judge_pure_libraries(), *judge_distributions()]
     findings += judge_bundles(config, bundles, board.read_memory(root), measure, context)
     if config is not None:
         findings += [*judge_signatures(config), *judge_collections(config), *judge_homes(config)]
