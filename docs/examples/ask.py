@@ -1,9 +1,9 @@
 """Asks a node what a text is, and prints the label.
 
-    pip install --no-deps edgeslm paho-mqtt
+    pip install edgeslm
     BROKER=mqtt://broker.local NODE=press-hall-4 python ask.py "Spindle 3 smells of burnt oil"
 
---no-deps, because an app needs the MQTT client and nothing of what a node needs (onnxruntime and more).
+An app gets the MQTT client and nothing of what a node needs (onnxruntime and more).
 """
 
 import os

@@ -17,8 +17,9 @@ from tests.brokers import Mosquitto
 from tests.examples.conftest import BASE, EXAMPLES, Hall
 from tests.nodes import ROOT
 from tests.small_nodes import SmallNode
+from tests.test_wheel import build_wheel
 
-DOCUMENTED = ["install", "--no-deps", "edgeslm", "paho-mqtt"]
+DOCUMENTED = ["install", "edgeslm"]
 """In ask.py and docs/apps.md, behind ``pip``."""
 
 
@@ -36,27 +37,13 @@ def wheel_of(distribution: str, folder: Path) -> None:
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment made as the documents say, from wheels of what is here."""
     folder = tmp_path_factory.mktemp("alone")
-    source, wheels = folder / "source", folder / "wheels"
+    wheels = folder / "wheels"
     wheels.mkdir()
-    for part in ("edgeslm", "export", "firmware-config"):
-        shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, source)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build: list[str | Path] = [
-        *pip,
-        "wheel",
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        "-w",
-        wheels,
-        source,
-    ]
-    subprocess.run(build, check=True)
+    shutil.copy(build_wheel(folder), wheels)
     wheel_of("paho-mqtt", wheels)
     venv.create(folder / "venv", with_pip=False)
     there = folder / "venv" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run(
         [*pip, "--python", there, *DOCUMENTED, "--no-index", "--find-links", wheels],
         check=True,
