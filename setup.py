@@ -1,6 +1,6 @@
 """Which packages there are: found in the tree, so that none is forgotten. All else is in pyproject.toml."""
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 FOLDERS = {
     "edgeslm_export": "export",
@@ -13,7 +13,7 @@ FOLDERS = {
 
 setup(
     packages=[
-        *find_packages(include=["edgeslm", "edgeslm.*"]),
+        *find_namespace_packages(include=["edgeslm", "edgeslm.*"], exclude=["*__pycache__*"]),
         *(f"edgeslm_export.{name}" for name in find_packages("export")),
         *FOLDERS,
     ],

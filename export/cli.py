@@ -14,23 +14,29 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from edgeslm_export.child import TELEMETRY_OFF
-from edgeslm_export.commands import (
-    adapter,
-    distill,
-    encoder,
-    evaluate,
-    model,
-    plan,
-    reader,
-    release,
-    ship,
-    sign,
-    starter,
-    tune,
-    verify,
-)
 
 from edgeslm.errors import EdgeslmError
+
+MISSING = "the package {} is missing; pip install 'edgeslm[export]' brings it."
+
+try:
+    from edgeslm_export.commands import (
+        adapter,
+        distill,
+        encoder,
+        evaluate,
+        model,
+        plan,
+        reader,
+        release,
+        ship,
+        sign,
+        starter,
+        tune,
+        verify,
+    )
+except ModuleNotFoundError as error:  # on a device, or where an app is
+    sys.exit(f"edgeslm-export: {MISSING.format(error.name)}")
 
 COMMANDS: Mapping[str, ModuleType] = {
     "plan": plan,
@@ -106,7 +112,7 @@ def _sentence(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}."
     if isinstance(error, ModuleNotFoundError):
-        return f"the package {error.name} is missing; pip install 'edgeslm[export]' brings it."
+        return MISSING.format(error.name)
     return f"an error that was not foreseen ({type(error).__name__}: {error}); --debug shows where."
 
 

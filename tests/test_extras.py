@@ -6,6 +6,7 @@ The environments here are folders with links to what an installation would have,
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -89,6 +90,16 @@ def test_a_command_names_the_extra_that_it_lacks(bare: Path, arguments: Sequence
     assert done.stderr == (
         f"edgeslm: edgeslm {arguments[0]} needs the extra node, which isn't installed: "
         "pip install 'edgeslm[node]'\n"
+    )
+
+
+def test_the_build_machine_s_command_names_its_extra(bare: Path) -> None:
+    (bare / "edgeslm_export").symlink_to(ROOT / "export")
+    done = python(bare, "from edgeslm_export.cli import main; sys.exit(main())", "plan", "--help")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"edgeslm-export: the package \w+ is missing; pip install 'edgeslm\[export\]' brings it\.\n",
+        done.stderr,
     )
 
 

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from edgeslm.doctor.finding import Finding
 from edgeslm.engine.libraries import GENAI, LIBRARIES, TIMEOUT_S, installed
 
+AGAIN = "pip install 'edgeslm[node]'"
 PURE_LIBRARIES = ("numpy", "paho-mqtt", "pyyaml", "tokenizers", "jinja2", "jsonschema", "pydantic")
 
 
@@ -33,7 +34,7 @@ def judge_libraries(
         try:
             text = installed(module)
         except PackageNotFoundError:
-            findings.append(Finding("engine", "bad", f"{name} is not installed", "pip install edgeslm again"))
+            findings.append(Finding("engine", "bad", f"{name} is not installed", AGAIN))
             continue
         try:
             done = probe(module)
@@ -70,7 +71,7 @@ def _loaded(text: str, status: int, output: str) -> Finding:
         advice = "out of memory?" if number == signal.SIGKILL else "install it again"
         return Finding("engine", "bad", f"{text} ended with {name} while loading", advice)
     reason = output.strip().splitlines()[-1][:200] if output.strip() else "no reason given"
-    return Finding("engine", "bad", f"{text} does not load: {reason}", "install edgeslm again with pip")
+    return Finding("engine", "bad", f"{text} does not load: {reason}", AGAIN)
 
 
 def judge_pure_libraries() -> list[Finding]:
@@ -81,5 +82,5 @@ def judge_pure_libraries() -> list[Finding]:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        return [Finding("libraries", "bad", f"missing: {', '.join(missing)}", "pip install edgeslm again")]
+        return [Finding("libraries", "bad", f"missing: {', '.join(missing)}", AGAIN)]
     return [Finding("libraries", "ok", ", ".join(found))]
