@@ -17,9 +17,10 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.message import Message
 from importlib.metadata import Distribution, PathDistribution
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 OWN = "edgeslm"
 APACHE = Path(__file__).resolve().parent.parent / "LICENSE"
@@ -62,10 +63,10 @@ def read_parts(site: Path) -> list[Part]:
 
 
 def read_part(distribution: Distribution, site: Path) -> Part:
-    metadata = distribution.metadata
+    metadata = cast("Message", distribution.metadata)  # whose `get` tells of absent names
     name = canonical(metadata["Name"])
-    expression = metadata["License-Expression"]
-    licence = expression or licence_name(metadata["License"], metadata.get_all("Classifier") or ())
+    expression = metadata.get("License-Expression")
+    licence = expression or licence_name(metadata.get("License"), metadata.get_all("Classifier") or ())
     info = site / f"{re.sub(r'[-.]+', '_', metadata['Name'])}-{metadata['Version']}.dist-info"
     if not info.is_dir():
         (info,) = (one for one in site.glob("*.dist-info") if one.name.lower().startswith(f"{_file(name)}-"))

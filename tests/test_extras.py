@@ -17,7 +17,6 @@ import pytest
 from edgeslm.errors import KnowledgeError
 from edgeslm.extras import EXTRAS, missing_extra
 from edgeslm.knowledge.reader import read_document
-from tests.nodes import ROOT
 
 NEEDS_A_NODE: Sequence[Sequence[str]] = (
     ("run", "node.yaml"),
@@ -48,11 +47,15 @@ NEEDS_PAHO: Sequence[Sequence[str]] = (
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This package and paho, nothing else."""
     folder = tmp_path_factory.mktemp("site-packages")
-    (folder / "edgeslm").symlink_to(ROOT / "edgeslm")
-    found = importlib.util.find_spec("paho")
-    assert found is not None and found.submodule_search_locations
-    (folder / "paho").symlink_to(next(iter(found.submodule_search_locations)))
+    for name in ("edgeslm", "paho"):
+        (folder / name).symlink_to(place_of(name))
     return folder
+
+
+def place_of(package: str) -> Path:
+    found = importlib.util.find_spec(package)
+    assert found is not None and found.submodule_search_locations
+    return Path(next(iter(found.submodule_search_locations)))
 
 
 def python(site: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -94,7 +97,7 @@ def test_a_command_names_the_extra_that_it_lacks(bare: Path, arguments: Sequence
 
 
 def test_the_build_machine_s_command_names_its_extra(bare: Path) -> None:
-    (bare / "edgeslm_export").symlink_to(ROOT / "export")
+    (bare / "edgeslm_export").symlink_to(place_of("edgeslm_export"))
     done = python(bare, "from edgeslm_export.cli import main; sys.exit(main())", "plan", "--help")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(

@@ -10,6 +10,7 @@ from email.parser import Parser
 from pathlib import Path, PurePosixPath
 
 import pytest
+import yaml
 
 from tests.nodes import ROOT
 
@@ -99,14 +100,18 @@ def test_its_metadata_tell_apps_to_install_paho_alone(wheel: zipfile.ZipFile) ->
 def test_it_imports_where_only_it_is(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     """Each module of the client and of the commands, from the wheel and not from the tree."""
     wheel.extractall(tmp_path)
+    libraries = Path(yaml.__file__).parent.parent
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
         "import edgeslm, edgeslm.cli, edgeslm.client, edgeslm.dispatch, edgeslm_export\n"
         "from edgeslm.profiles import boards_folder\n"
         "print(edgeslm.__file__, edgeslm_export.__file__, boards_folder())"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-I", "-S", "-c", code, str(tmp_path), str(libraries)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert all(place.startswith(f"{tmp_path}/") for place in done.stdout.split())
