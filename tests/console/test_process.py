@@ -43,7 +43,7 @@ def test_a_token_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
 def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     check_installed()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'edgeslm\[console\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'edgeslm\[api\]'"):
         check_installed()
 
 
