@@ -397,6 +397,7 @@ class Daemon:
                 standing=[
                     self._fault(),
                     self._database.problem,
+                    self._database.damage,
                     self.scrapes.problem,
                     self._audit.problem,
                     self.tracer.problem,

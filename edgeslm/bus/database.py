@@ -1,4 +1,4 @@
-"""The SQLite file behind journal, spool and windows: of one daemon alone, set aside when it is damaged.
+"""The SQLite file behind journal, spool and windows: of one daemon alone, made anew when it is damaged.
 
 What it promises: a write outlives the end of the process as soon as the call returns (it is in the kernel's
 hands then). A power cut may take the last writes, never the file: WAL with ``synchronous=NORMAL``
@@ -12,77 +12,42 @@ too. With a :class:`~edgeslm.bus.seal.Seal` texts are encrypted; keys of request
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from edgeslm.bus import aside, soundness
+from edgeslm.bus.renewal import write_draft
+from edgeslm.bus.salvage import HEADER
+from edgeslm.bus.schema import (
+    FORMAT,
+    MARK,
+    PAGE_BYTES,
+    SEALED,
+    SEALED_FORMAT,
+    TABLES,
+    place_of,
+)
 from edgeslm.bus.seal import Seal, load_seal
 from edgeslm.errors import JournalError
 from edgeslm.sections import Config
 
 log = logging.getLogger("edgeslm.bus")
 
-FORMAT = 1
-SEALED_FORMAT = 2
-"""The same, with texts encrypted: a version that doesn't know it leaves the file alone."""
-_MARK = b"edgeslm"
-PAGE_BYTES = 512
-"""Each change writes whole pages; small ones spare an SD card (a row has some 400 bytes)."""
 WAL_PAGES = 4000
 """So many pages are written before they move to the main file, which syncs both."""
 RETRY_S = 1.0
 """How long a disk that refused a write is left alone."""
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS session (epoch INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS requests (
-    id INTEGER PRIMARY KEY,
-    key BLOB NOT NULL,
-    at REAL NOT NULL,
-    attempts INTEGER NOT NULL,
-    result BLOB
-);
-CREATE TABLE IF NOT EXISTS spool (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    key BLOB UNIQUE,
-    at REAL NOT NULL,
-    topic TEXT NOT NULL,
-    payload BLOB NOT NULL,
-    retain INTEGER NOT NULL,
-    response_topic TEXT,
-    correlation BLOB,
-    expiry_s INTEGER,
-    size INTEGER NOT NULL,
-    identifiers TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS windows (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    route TEXT NOT NULL,
-    topic TEXT NOT NULL,
-    batch INTEGER NOT NULL,
-    key BLOB UNIQUE,
-    at REAL NOT NULL,
-    received REAL NOT NULL,
-    name TEXT NOT NULL,
-    text TEXT
-);
-CREATE INDEX IF NOT EXISTS windows_of ON windows (route, topic, batch);
-CREATE TABLE IF NOT EXISTS mark (sealed BLOB NOT NULL);
-"""
-
-
-SEALED = (("requests", "result", "key"), ("spool", "payload", "topic"), ("windows", "text", "topic"))
-"""Tables, the column with a text, and the one that says what it is of."""
-
-
-def place_of(table: str, about: bytes | str) -> bytes:
-    """What a sealed text is bound to."""
-    return table.encode() + b" " + (about.encode() if isinstance(about, str) else about)
+MEND_EVERY_S = 60.0
+"""How long a damaged file that could not be made anew is left alone."""
+_NO_FORMAT = 1000
+"""A higher number of a format is damage."""
 
 
 class Database:
@@ -98,32 +63,40 @@ class Database:
         """Why nothing can be written, as long as that lasts."""
         self._db: sqlite3.Connection | None = None
         self._base = 0.0
+        self.damage: str | None = None
+        """What was damaged since it was opened, and what became of it."""
         self._failed_at: float | None = None
+        self._unmended_at: float | None = None
+        self._owed: tuple[str, tuple[Any, ...]] | None = None
+        self._is_found_damaged = False
 
     def open(self) -> None:
-        """Opens the file. One that is damaged is set aside, and everything begins anew.
+        """Opens the file. One that is damaged is set aside; what can be read of it goes into a new one.
 
-        :raises JournalError: the folder can't be written to, another daemon uses the file, or its texts were
-            encrypted with another key.
+        :raises JournalError: the folder can't be written to, another daemon uses the file, a later version
+            wrote it, or its texts were encrypted with another key. Then nothing was touched.
         """
         try:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            aside.finish(self.file)
             try:
+                self._refuse_later_format()
+                was_closed = not soundness.has_log(self.file)
                 self._connect()
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
+                soundness.check(self.opened, all_of_it=not was_closed)
+                self._base = soundness.last_time(self.opened) - self.clock()
+            except (sqlite3.Error, OSError) as error:
+                if not soundness.is_damage(error):
                     raise
-                self._set_aside()
-                self._connect()
+                self._is_found_damaged = True
+                self._renew(error)
+                self._base = soundness.last_time(self.opened) - self.clock()
         except (OSError, sqlite3.Error) as error:
             self.close()
             raise JournalError(self._why_not_open(error)) from None
         except JournalError:
             self.close()
             raise
-        every = " UNION ALL ".join(f"SELECT at FROM {table}" for table in ("requests", "spool", "windows"))
-        row = self.read(f"SELECT max(at) FROM ({every})")
-        self._base = (float(row[0] or 0.0) if row else 0.0) - self.clock()
 
     def close(self) -> None:
         if self._db is not None:
@@ -150,15 +123,26 @@ class Database:
 
     def read(self, statement: str, *values: Any) -> Any:
         """The first row; None if there is none, or if it can't be read, which costs a second run at most."""
+        return next(iter(self._rows(lambda: self.opened.execute(statement, values).fetchmany(1))), None)
+
+    def all_rows(self, statement: str, *values: Any) -> list[Any]:
+        """All rows; of a file that is damaged those that can be read."""
+        return self._rows(lambda: self.opened.execute(statement, values).fetchall())
+
+    def _rows(self, read: Callable[[], list[Any]]) -> list[Any]:
         try:
-            return self.opened.execute(statement, values).fetchone()
-        except sqlite3.Error as error:
-            log.warning("the journal can't be read (%s)", error)
-            self._begin_anew_if_damaged(error)
-            return None
+            try:
+                return read()
+            except sqlite3.Error as error:
+                log.warning("the journal can't be read (%s)", error)
+                if self.mend(error):
+                    return read()
+        except (sqlite3.Error, MemoryError) as error:
+            log.warning("the journal can't be read (%s)", error or "there is no memory for it")
+        return []
 
     def rows(self, statement: str, *values: Any) -> Iterator[Any]:
-        """All rows; those before a damaged page."""
+        """All rows, one at a time; those before a damaged page."""
         try:
             yield from self.opened.execute(statement, values)
         except sqlite3.Error as error:
@@ -176,12 +160,21 @@ class Database:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """:raises JournalError: what is done inside can't be written."""
         try:
+            if self._owed is not None:
+                self.opened.execute(*self._owed)
+                self._owed = None
             yield self.opened
-        except sqlite3.Error as error:
+        except (sqlite3.Error, MemoryError) as error:
             raise JournalError(self._refused(error)) from None
         if self.problem is not None:
             log.warning("the journal can be written again")
         self.problem = self._failed_at = None
+
+    def write_first(self, statement: str, *values: Any) -> None:
+        """Writes before all else: if it can't be written now, nothing is until it could be."""
+        self._owed = statement, values
+        with suppress(JournalError), self.writing():
+            pass
 
     @contextmanager
     def synced(self) -> Iterator[sqlite3.Connection]:
@@ -245,77 +238,123 @@ class Database:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, FORMAT, SEALED_FORMAT):
             raise sqlite3.DatabaseError(f"format {version}")
-        db.executescript(_TABLES)
+        if version:
+            soundness.check_tables(db)
+        db.executescript(TABLES)
         if version == 0:
             db.execute("INSERT INTO session SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM session)")
             db.execute(f"PRAGMA user_version = {FORMAT}")
         self._check_seal(db)
 
-    def _check_seal(self, db: sqlite3.Connection) -> None:
-        """Encrypts a file that wasn't yet. :raises JournalError: it was, with another key."""
+    def _refuse_later_format(self) -> None:
+        """:raises JournalError: a later version wrote the file."""
+        with self.file.open("rb") if self.file.exists() else io.BytesIO() as stream:
+            header = stream.read(100)
+        version = int.from_bytes(header[60:64], "big")
+        if header[:16] == HEADER and SEALED_FORMAT < version < _NO_FORMAT:
+            raise JournalError(
+                f"The journal {self.file} has format {version}, of a later version of edgeslm, and this one "
+                f"reads up to {SEALED_FORMAT}: install the later version again. Nothing was changed. Or move "
+                "the file away, which forgets what was answered, and what waits in it."
+            )
+
+    def _check_mark(self, db: sqlite3.Connection) -> bool:
+        """Whether it is encrypted. :raises JournalError: with a key that isn't there, or with another one."""
         row = db.execute("SELECT sealed FROM mark").fetchone()
+        is_sealed = row is not None or db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
         begin_anew = f"Or remove {self.file}, which forgets what was answered, and what waits in it."
-        if row is None:
-            if self._seal is not None:
-                self._seal_all(db, self._seal)
-        elif self._seal is None:
+        if is_sealed and self._seal is None:
             raise JournalError(
                 f"The journal {self.file} is encrypted: name its key as `journal: key_file`. {begin_anew}"
             )
-        else:
-            try:
-                self._seal.open(row[0], _MARK)
-            except ValueError:
+        if is_sealed and self._seal is not None:
+            # Without a mark, which damage may take, the texts say it.
+            marks = [(row[0], MARK)] if row is not None else list(_sealed_texts(db))
+            if marks and not any(_is_sealed(self._seal, *mark) for mark in marks):
                 raise JournalError(
                     f"The journal {self.file} was encrypted with another key: bring that one back. "
                     f"{begin_anew}"
-                ) from None
+                )
+        return row is not None
+
+    def _check_seal(self, db: sqlite3.Connection) -> None:
+        """Encrypts a file that wasn't yet. :raises JournalError: it was, with another key."""
+        if not self._check_mark(db) and self._seal is not None:
+            self._seal_all(db, self._seal)
 
     @staticmethod
     def _seal_all(db: sqlite3.Connection, seal: Seal) -> None:
+        # Of a damaged file the mark may be lost, and texts are encrypted already.
+        was_sealed = db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
         db.execute("PRAGMA synchronous = FULL")
         db.execute("BEGIN")
-        for table, column, place in SEALED:
+        for table, column, place in () if was_sealed else SEALED:
             numbers = db.execute(f"SELECT id FROM {table} WHERE {column} IS NOT NULL").fetchall()
             for (number,) in numbers:
                 query = f"SELECT {column}, {place} FROM {table} WHERE id = ?"
                 text, about = db.execute(query, (number,)).fetchone()
                 text = text.encode() if isinstance(text, str) else text
+                if _is_sealed(seal, text, place_of(table, about)):
+                    continue
                 sealed = seal.close(text, place_of(table, about))
                 db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (sealed, number))
-        db.execute("INSERT INTO mark VALUES (?)", (seal.close(_MARK, _MARK),))
+        db.execute("INSERT INTO mark VALUES (?)", (seal.close(MARK, MARK),))
         db.execute(f"PRAGMA user_version = {SEALED_FORMAT}")
         db.execute("COMMIT")
         db.execute("VACUUM")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         db.execute("PRAGMA synchronous = NORMAL")
 
-    def _begin_anew_if_damaged(self, error: sqlite3.Error) -> None:
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
-            error, sqlite3.OperationalError | sqlite3.ProgrammingError | sqlite3.IntegrityError
-        ):
-            with suppress(sqlite3.Error, OSError):  # the next try says if that was of use
-                self._set_aside()
+    def mend(self, error: sqlite3.Error) -> bool:
+        """Makes the file anew if the error says that it is damaged. :return: whether it was."""
+        if not soundness.is_damage(error):
+            return False
+        if self._unmended_at is not None and self.clock() - self._unmended_at < MEND_EVERY_S:
+            return False
+        try:
+            self._renew(error)
+        except (sqlite3.Error, OSError, JournalError) as failure:
+            log.error("the journal is damaged and can't be made anew (%s)", failure)
+            self._unmended_at = self.clock()
+            self.close()
+            with suppress(sqlite3.Error, OSError, JournalError):  # what can be read of it
                 self._connect()
-                # Numbers of messages that were in the old file are still held: the new ones lie above them.
-                self.opened.execute(
-                    "INSERT INTO sqlite_sequence (name, seq) VALUES ('spool', ?)", (int(time.time()),)
-                )
+            return False
+        return True
 
-    def _set_aside(self) -> None:
+    def _renew(self, error: Exception) -> None:
+        """Puts a new file with all rows that can be read in the place of the damaged one.
+
+        :raises sqlite3.Error, OSError, JournalError: it can't be written, or the key is another one; then the
+            damaged file stays.
+        """
         self.close()
-        aside = self.file.with_suffix(".damaged")
-        self.file.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            Path(f"{self.file}{suffix}").unlink(missing_ok=True)
-        log.error("the journal %s is damaged; it is kept as %s and begun anew", self.file.name, aside.name)
+        salvaged = write_draft(self.file)
+        draft = aside.draft_of(self.file)
+        try:
+            with closing(sqlite3.connect(draft)) as db:
+                self._check_mark(db)
+            copy = aside.replace(self.file, salvaged.taken)
+        finally:
+            if self.file.exists():  # else the next start goes on with the draft
+                draft.unlink(missing_ok=True)
+        kept = {table: len(numbers) for table, numbers in salvaged.taken.items()}
+        self.damage = (
+            f"The journal was damaged ({error}): {kept['spool']} waiting messages, {kept['windows']} of "
+            f"windows and {salvaged.answers} entries of answers were read and kept, {salvaged.unreadable} "
+            f"pages or rows can't be read. The damaged file is kept as {copy.name}; look at this node's disk."
+        )
+        log.error("%s", self.damage)
+        self._connect()
 
-    def _refused(self, error: sqlite3.Error) -> str:
+    def _refused(self, error: sqlite3.Error | MemoryError) -> str:
+        why = str(error) or "there is no memory for it"
         if self.problem is None:
-            log.error("the journal can't be written (%s); new requests are answered busy", error)
+            log.error("the journal can't be written (%s); new requests are answered busy", why)
         self._failed_at = self.clock()
-        self._begin_anew_if_damaged(error)
-        self.problem = f"The journal can't be written ({error}); make room for {self.file.name}."
+        if isinstance(error, sqlite3.Error):
+            self.mend(error)
+        self.problem = f"The journal can't be written ({why}); make room for {self.file.name}."
         return self.problem
 
     def _why_not_open(self, error: Exception) -> str:
@@ -325,7 +364,29 @@ class Database:
                 "state_dir. Give this one another `node` or `state_dir`, or stop the other."
             )
         why = error.strerror if isinstance(error, OSError) else error
+        why = error.strerror if isinstance(error, OSError) else error
+        if self._is_found_damaged:
+            return (
+                f"The journal {self.file} is damaged and can't be made anew ({why}): make room in its folder "
+                "and start again. Nothing of it was changed."
+            )
         return f"The journal {self.file} can't be used ({why}); name a folder to write to as state_dir."
+
+
+def _sealed_texts(db: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
+    """Some texts of a file, each with its place."""
+    for table, column, place in SEALED:
+        query = f"SELECT {column}, {place} FROM {table} WHERE typeof({column}) = 'blob' LIMIT 20"
+        for text, about in db.execute(query):
+            yield text, place_of(table, about)
+
+
+def _is_sealed(seal: Seal, text: bytes, place: bytes) -> bool:
+    try:
+        seal.open(text, place)
+    except ValueError:
+        return False
+    return True
 
 
 def journal_of(config: Config) -> Database:

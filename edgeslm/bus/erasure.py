@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from edgeslm.bus.database import Database, place_of
+from edgeslm.bus.database import Database
+from edgeslm.bus.schema import place_of
 from edgeslm.erasing import Choice, id_of
 
 _ROWS = {

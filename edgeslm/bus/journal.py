@@ -16,9 +16,10 @@ from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import dataclass
 
-from edgeslm.bus.database import PAGE_BYTES, Database, place_of
+from edgeslm.bus.database import Database
 from edgeslm.bus.handover import Delivery
 from edgeslm.bus.marks import Marks
+from edgeslm.bus.schema import PAGE_BYTES, place_of
 from edgeslm.errors import JournalError
 
 log = logging.getLogger("edgeslm.bus")
@@ -281,8 +282,8 @@ class Journal:
     def begin_session(self) -> None:
         """The broker has a new session for the node: packet identifiers start anew."""
         self._epoch = self.epoch + 1
-        with suppress(JournalError):
-            self._database.write("UPDATE session SET epoch = ?", self._epoch)
+        # Before any message of it: one of the next session would be taken for its repeat.
+        self._database.write_first("UPDATE session SET epoch = ?", self._epoch)
 
     @property
     def _oldest(self) -> float:

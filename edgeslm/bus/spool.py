@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from edgeslm.bus.database import Database, place_of
+from edgeslm.bus.database import Database
 from edgeslm.bus.handover import Delivery
+from edgeslm.bus.schema import place_of
 from edgeslm.errors import JournalError
 
 log = logging.getLogger("edgeslm.bus")

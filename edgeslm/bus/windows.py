@@ -11,7 +11,8 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeslm.bus.database import Database, place_of
+from edgeslm.bus.database import Database
+from edgeslm.bus.schema import place_of
 from edgeslm.errors import JournalError
 
 log = logging.getLogger("edgeslm.bus")
@@ -108,7 +109,7 @@ class Windows:
         now = self._database.now
         return [
             Stored((route, topic), batch, count, size or 0, now - at)
-            for route, topic, batch, count, size, at in self._database.rows(
+            for route, topic, batch, count, size, at in self._database.all_rows(
                 "SELECT route, topic, batch, count(*), sum(length(text)), min(at) FROM windows "
                 "WHERE text IS NOT NULL GROUP BY route, topic, batch ORDER BY min(id)"
             )
@@ -126,8 +127,8 @@ class Windows:
         return int(batch)
 
     def read(self, window: WindowName, batch: int) -> list[Gathered]:
-        """The messages of a complete window, in their order; those before a damaged page."""
-        rows = self._database.rows(
+        """The messages of a complete window, in their order."""
+        rows = self._database.all_rows(
             "SELECT name, text, received FROM windows "
             "WHERE route = ? AND topic = ? AND batch = ? AND text IS NOT NULL ORDER BY id",
             *window,

@@ -114,7 +114,7 @@ class Dispatcher:
             journal=self._journal,
             answered=self._answered,
             meter=self.meter,
-            problems=lambda: [problem] if (problem := self._database.problem) else [],
+            problems=lambda: [told for told in (self._database.problem, self._database.damage) if told],
         )
         log.info("at work for the pool %s", self.settings.pool)
         self._manager.ready("online")

@@ -52,7 +52,7 @@ def test_a_damaged_file_is_set_aside(file: Path, content: bytes) -> None:
     journal.finish(KEY, 1, b"answer")
     assert journal.find(KEY) == Entry(1, b"answer")
     database.close()
-    assert file.with_suffix(".damaged").read_bytes() == content
+    assert file.with_suffix(".damaged-1").read_bytes() == content
 
 
 def test_a_file_damaged_while_it_runs_is_set_aside(file: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_file_damaged_while_it_runs_is_set_aside(file: Path) -> None:
     database.opened.execute("PRAGMA cache_size = 0")
     found = [journal.find(make_key(number)) for number in range(3000)]
     assert None in found
-    assert file.with_suffix(".damaged").exists()
+    assert file.with_suffix(".damaged-1").exists()
     clock.now += 2
     journal.begin(KEY, 1)
     journal.finish(KEY, 1, b"answer")
