@@ -18,7 +18,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
-from edgeslm.commands import dispatch, feedback, fleet, knowledge, models, provision, purge, rollout, top
+from edgeslm.commands import (
+    dispatch,
+    feedback,
+    fleet,
+    knowledge,
+    models,
+    provision,
+    purge,
+    recover,
+    rollout,
+    top,
+)
 from edgeslm.commands.screen import print_error, say
 from edgeslm.errors import ConfigError, EdgeslmError
 from edgeslm.extras import missing_extra
@@ -46,6 +57,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "models": models,
     "provision": provision,
     "purge": purge,
+    "recover": recover,
     "rollout": rollout,
     "top": top,
     "fleet": fleet,

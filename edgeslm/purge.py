@@ -55,8 +55,8 @@ def purge(
             with Collection(file, writes=True) as collection:
                 erased["remembered"] += forget(collection, choice, dry_run=dry_run)
     erased["corrections"] = FeedbackStore(state_dir).erase(choice, dry_run=dry_run)
-    for file in sorted(state_dir.glob("journal-*.damaged")):
-        erased["damaged_files"] += 1
+    for file in sorted(state_dir.glob("journal-*.damaged*")):
+        erased["damaged_files"] += not file.name.endswith(("-wal", "-shm", ".taken"))
         if not dry_run:
             _remove(file)
     return erased

@@ -26,7 +26,7 @@ from tests.signers import Signer
 
 COMMANDS = (
     *("run", "check", "demo", "try", "request", "inspect", "prepare", "doctor"),
-    *("feedback", "knowledge", "provision", "purge"),
+    *("feedback", "knowledge", "provision", "purge", "recover"),
 )
 
 

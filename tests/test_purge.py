@@ -123,7 +123,8 @@ def test_documents_stay(config: Config, tmp_path: Path, run: Run) -> None:
 
 def test_a_journal_that_was_set_aside_goes_as_a_whole(config: Config, tmp_path: Path, run: Run) -> None:
     config.state_dir.mkdir()
-    (config.state_dir / "journal-hall.damaged").write_text(ANNA)
+    for name in ("journal-hall.damaged", "journal-hall.damaged-2-wal", "journal-hall.damaged-2.taken"):
+        (config.state_dir / name).write_text(ANNA)
     assert run("--id", "nobody") == {"damaged_files": 1}
     assert ANNA.encode() not in bytes_of(tmp_path)
 

@@ -54,7 +54,7 @@ def replace(journal: Path, taken: Taken) -> Path:
     journal.replace(copy)
     sync(journal.parent)
     finish(journal)
-    for old in before[: len(before) + 1 - MOST]:
+    for old in before[: max(0, len(before) + 1 - MOST)]:
         log.warning("%s is removed: there are more than %d damaged journals", old.name, MOST)
         for file in list(files_of(old)):
             file.unlink()

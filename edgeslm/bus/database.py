@@ -80,7 +80,7 @@ class Database:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             aside.finish(self.file)
             try:
-                self._refuse_later_format()
+                self._look_at_header()
                 was_closed = not soundness.has_log(self.file)
                 self._connect()
                 soundness.check(self.opened, all_of_it=not was_closed)
@@ -126,8 +126,17 @@ class Database:
         return next(iter(self._rows(lambda: self.opened.execute(statement, values).fetchmany(1))), None)
 
     def all_rows(self, statement: str, *values: Any) -> list[Any]:
-        """All rows; of a file that is damaged those that can be read."""
-        return self._rows(lambda: self.opened.execute(statement, values).fetchall())
+        """All rows; of a file that is damaged those that can be read, and of a text what is UTF-8."""
+
+        def read() -> list[Any]:
+            db = self.opened
+            db.text_factory = lambda raw: raw.decode(errors="replace")
+            try:
+                return db.execute(statement, values).fetchall()
+            finally:
+                db.text_factory = str
+
+        return self._rows(read)
 
     def _rows(self, read: Callable[[], list[Any]]) -> list[Any]:
         try:
@@ -193,6 +202,11 @@ class Database:
                     db.execute("ROLLBACK")
                 db.execute("PRAGMA synchronous = NORMAL")
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether texts are encrypted in it."""
+        return self._seal is not None
+
     def sealed(self, text: bytes, place: bytes) -> bytes:
         """A text as it is written down; ``place`` says what it is of."""
         return text if self._seal is None else self._seal.close(text, place)
@@ -246,12 +260,18 @@ class Database:
             db.execute(f"PRAGMA user_version = {FORMAT}")
         self._check_seal(db)
 
-    def _refuse_later_format(self) -> None:
-        """:raises JournalError: a later version wrote the file."""
+    def _look_at_header(self) -> None:
+        """:raises JournalError: a later version wrote the file.
+        :raises sqlite3.DatabaseError: its header is damaged, to which SQLite would say that it may not write.
+        """
         with self.file.open("rb") if self.file.exists() else io.BytesIO() as stream:
             header = stream.read(100)
+        if header[:16] != HEADER:
+            return
+        if not {*header[18:20]} <= {1, 2}:
+            raise sqlite3.DatabaseError("its header is damaged")
         version = int.from_bytes(header[60:64], "big")
-        if header[:16] == HEADER and SEALED_FORMAT < version < _NO_FORMAT:
+        if SEALED_FORMAT < version < _NO_FORMAT:
             raise JournalError(
                 f"The journal {self.file} has format {version}, of a later version of edgeslm, and this one "
                 f"reads up to {SEALED_FORMAT}: install the later version again. Nothing was changed. Or move "

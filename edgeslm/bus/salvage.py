@@ -210,7 +210,7 @@ def _record(data: bytes) -> tuple[Value, ...]:
         elif kind >= 12:
             size = (kind - 12) // 2
             part = data[at : at + size]
-            values.append(part.decode() if kind % 2 else part)
+            values.append(part.decode(errors="replace") if kind % 2 else part)
         else:
             raise ValueError("no such kind of value")
         at += size

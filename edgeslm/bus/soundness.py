@@ -40,7 +40,7 @@ def last_time(db: sqlite3.Connection) -> float:
 
 
 def check(db: sqlite3.Connection, *, all_of_it: bool) -> None:
-    """Looks through the trees as long as a start may take: those of messages with their indexes, then the rest.
+    """Looks through the trees as long as a start may take: messages with their indexes, then the rest.
 
     :raises sqlite3.DatabaseError: one is damaged.
     """

@@ -8,7 +8,9 @@ import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from edgeslm.bus import database as database_module
 from edgeslm.bus.aside import MOST, copies
 from edgeslm.bus.database import Database
 from edgeslm.bus.journal import Journal
+from edgeslm.bus.renewal import damaged_file
 from edgeslm.bus.schema import PAGE_BYTES
 from edgeslm.bus.seal import Seal
 from edgeslm.bus.spool import Spool
@@ -62,7 +65,9 @@ def fill(database: Database) -> None:
 
 
 @pytest.fixture(scope="module", params=["closed", "killed", "closed and sealed", "killed and sealed"])
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seal | None]:
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Seal | None]:
     """A folder with a journal; of one that was killed, most is in the write-ahead log."""
     folder = tmp_path_factory.mktemp("made")
     seal = Seal(KEY) if "sealed" in request.param else None
@@ -120,11 +125,12 @@ DAMAGES: tuple[Damage, ...] = (random_page, random_page, random_bytes, another_p
 
 
 def readable(folder: Path, seal: Seal | None) -> set[tuple[str, str]]:
-    """What plain SQLite reads of the messages: by a look at the whole table from both ends, by number, by key."""
+    """What plain SQLite reads of the messages: all of a table from both ends, by number, by key."""
     found: set[tuple[str, str]] = set()
     with closing(sqlite3.connect(folder / NAME)) as db:
         for table, text in (("spool", "payload"), ("windows", "text")):
             query = f"SELECT {text}, topic FROM {table}"
+            single: list[tuple[str, tuple[int | bytes, ...]]]
             single = [(f"{query} WHERE id = ?", (number,)) for number in range(1, ROWS + 1)]
             keys = [make_key((5000 if table == "windows" else 0) + number) for number in range(ROWS)]
             single += [(f"{query} WHERE key = ?", (key,)) for key in keys]
@@ -194,3 +200,157 @@ def test_random_damage_loses_no_message_that_can_be_read(
         with closing(database):
             assert expected - there(database) == set()
             use(database)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A folder with a filled journal that was closed."""
+    with closing(open_database(tmp_path / "state")) as database:
+        fill(database)
+    return tmp_path / "state"
+
+
+def spoil(folder: Path, text: bytes) -> None:
+    """Overwrites the page of the main file on which a text begins."""
+    content = bytearray((folder / NAME).read_bytes())
+    page = content.index(text) // PAGE_BYTES * PAGE_BYTES
+    content[page : page + PAGE_BYTES] = b"\xff" * PAGE_BYTES
+    (folder / NAME).write_bytes(content)
+
+
+def test_a_bad_page_among_the_answers_costs_no_message(plain: Path) -> None:
+    spoil(plain, b"a" * 100)
+    expected = readable(plain, None)
+    assert len(expected) == 2 * ROWS - ROWS // 5
+    with closing(open_database(plain)) as database:
+        assert there(database) == expected
+        assert database.damage is not None
+        assert "48 waiting messages, 60 of windows" in database.damage
+        assert "journal-hall.damaged-1" in database.damage
+
+
+def test_damage_found_while_it_runs_costs_no_message_that_can_be_read(plain: Path) -> None:
+    with closing(open_database(plain)) as database:
+        database.opened.execute("PRAGMA cache_size = 0")
+        spoil(plain, b"text 33 ")
+        expected = {("spool", text_of(33)), *there(database)}
+        assert len(expected) >= ROWS - ROWS // 5
+        assert database.damage is not None
+        assert len(copies(plain / NAME)) == 1
+        use(database)
+        assert database.read("SELECT epoch FROM session") == (1,)
+
+
+def test_a_journal_of_a_later_format_is_refused_and_not_touched(plain: Path) -> None:
+    with closing(sqlite3.connect(plain / NAME)) as db:
+        db.execute("PRAGMA user_version = 3")
+        db.execute("PRAGMA journal_mode = DELETE")
+    before = {file.name: file.read_bytes() for file in plain.iterdir()}
+    with pytest.raises(JournalError, match="format 3, of a later version of edgeslm"):
+        open_database(plain)
+    assert {file.name: file.read_bytes() for file in plain.iterdir()} == before
+
+
+def test_damaged_copies_are_numbered_and_not_overwritten(plain: Path) -> None:
+    (first := plain / "journal-hall.damaged").write_text("of version 0.1.0")
+    for number in range(1, MOST + 2):
+        with (plain / NAME).open("r+b") as stream:
+            stream.write(b"damage %d" % number)
+        open_database(plain).close()
+        copy = plain / f"journal-hall.damaged-{number}"
+        assert copy.read_bytes().startswith(b"damage %d" % number)
+        assert first.exists() == (number < MOST)
+    assert len(copies(plain / NAME)) == MOST
+    with closing(open_database(plain)) as database:
+        assert len(there(database)) == 2 * ROWS - ROWS // 5, "through nine damages"
+
+
+def test_a_damaged_file_keeps_its_log(plain: Path) -> None:
+    database = open_database(plain)
+    Spool(database, limit_bytes=10_000_000).add([(make_delivery(b"in the log"), None)])
+    shutil.copytree(plain, killed := plain.parent / "killed")
+    database.close()
+    spoil(killed, b"a" * 100)
+    with closing(open_database(killed)) as database:
+        assert ("spool", "in the log") in there(database)
+    kept = [file.read_bytes() for file in killed.glob("journal-hall.damaged-1*")]
+    assert b"in the log" in b"".join(kept)
+
+
+@pytest.mark.parametrize("done", range(4))
+def test_a_power_cut_between_the_steps_of_setting_aside_loses_nothing(
+    plain: Path, done: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first so many renames are done."""
+    spoil(plain, b"a" * 100)
+    expected = readable(plain, None)
+    rename, count = Path.replace, 0
+
+    def cut(old: Path, new: Path) -> Path:
+        nonlocal count
+        count += old.suffix in (".sqlite", ".sqlite-wal", ".salvaged")
+        if count > done:
+            raise OSError(errno.EIO, "the power is cut")
+        return rename(old, new)
+
+    monkeypatch.setattr(Path, "replace", cut)
+    with suppress(JournalError):
+        open_database(plain).close()
+    monkeypatch.undo()
+    with closing(open_database(plain)) as database:
+        assert there(database) >= expected
+
+
+def test_a_text_that_is_no_utf_8_any_more_costs_no_other_one(plain: Path) -> None:
+    with closing(open_database(plain)) as database:
+        database.write("UPDATE windows SET text = CAST(x'ff61' AS TEXT) WHERE id = 5")
+        found = {text for table, text in there(database) if table == "windows"}
+        assert len(found) == ROWS and "\ufffda" in found
+
+
+def test_a_full_disk_leaves_the_damaged_file_in_place(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(plain, b"a" * 100)
+    before = (plain / NAME).read_bytes()
+
+    def full(file: Path) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(database_module, "write_draft", full)
+    with pytest.raises(JournalError, match=r"is damaged and can't be made anew .*disk is full.*make room"):
+        open_database(plain)
+    assert (plain / NAME).read_bytes() == before
+    assert copies(plain / NAME) == []
+
+
+def test_a_lost_mark_of_the_encryption_encrypts_nothing_twice(tmp_path: Path) -> None:
+    seal = Seal(KEY)
+    with closing(open_database(tmp_path, seal)) as database:
+        fill(database)
+        expected = there(database)
+        assert len(expected) == 2 * ROWS - ROWS // 5
+        database.write("DELETE FROM mark")
+    with closing(sqlite3.connect(tmp_path / NAME)) as db:
+        db.execute("PRAGMA user_version = 1")
+    with closing(open_database(tmp_path, seal)) as database:
+        assert there(database) == expected
+
+
+def test_without_mark_and_key_an_encrypted_file_is_known_by_its_format(tmp_path: Path) -> None:
+    with closing(open_database(tmp_path, Seal(KEY))) as database:
+        fill(database)
+        database.write("DELETE FROM mark")
+    with pytest.raises(JournalError, match="is encrypted: name its key"):
+        open_database(tmp_path)
+    with pytest.raises(JournalError, match="was encrypted with another key"):
+        open_database(tmp_path, Seal(b"o" * 32))
+
+
+def test_a_journal_that_another_daemon_makes_anew_is_in_use(plain: Path) -> None:
+    with damaged_file(plain / NAME):
+        script = (
+            "import sys\nfrom pathlib import Path\nfrom tests.bus.test_damage import open_database\n"
+            "open_database(Path(sys.argv[1]))\n"
+        )
+        command = [sys.executable, "-c", script, str(plain)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "is in use" in done.stderr
