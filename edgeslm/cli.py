@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import signal
 import sys
@@ -33,6 +32,7 @@ from edgeslm.commands import (
 from edgeslm.commands.screen import print_error, say
 from edgeslm.errors import ConfigError, EdgeslmError
 from edgeslm.extras import missing_extra
+from edgeslm.log_lines import set_up_logging
 from edgeslm.topics import DEFAULT_PREFIX, topic_name_fault
 
 if TYPE_CHECKING:
@@ -235,14 +235,6 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _set_up_logging(level: str, debug: bool) -> None:
-    logging.basicConfig(
-        level="DEBUG" if debug else level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-
-
 def _run(arguments: argparse.Namespace) -> int:
     # Until the daemon takes over there is nothing to drain.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
@@ -252,7 +244,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from edgeslm.daemon import run
 
     config = load_config(arguments.config)
-    _set_up_logging(config.log_level, arguments.debug)
+    set_up_logging("DEBUG" if arguments.debug else config.log_level.upper())
     return asyncio.run(run(config, arguments.config))
 
 
@@ -290,7 +282,7 @@ def _try(arguments: argparse.Namespace) -> int:
     from edgeslm.config import load_config
 
     config = load_config(arguments.config)
-    _set_up_logging("warning", arguments.debug)
+    set_up_logging("DEBUG" if arguments.debug else "WARNING")
     if arguments.text == "-":
         inputs: Iterator[bytes] = (line for raw in sys.stdin.buffer if (line := raw.rstrip(b"\r\n")))
     else:
@@ -348,7 +340,7 @@ def _request(arguments: argparse.Namespace) -> int:
     from edgeslm.errors import InvalidRequest, TimedOut
 
     # What is wrong with the connection is said while it is being mended.
-    logging.basicConfig(format="edgeslm: %(message)s", level="DEBUG" if arguments.debug else "WARNING")
+    set_up_logging("DEBUG" if arguments.debug else "WARNING", "edgeslm: %(message)s")
     text = arguments.text
     if text == "-":
         try:

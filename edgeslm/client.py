@@ -30,7 +30,7 @@ from edgeslm.bus.feedback import Feedback, encode_feedback
 from edgeslm.bus.inbox import LoopInbox, ThreadInbox
 from edgeslm.bus.listening import Listening, News
 from edgeslm.bus.network import Network, Settings
-from edgeslm.bus.protocol import Topics, check_topic_name, encode_request
+from edgeslm.bus.protocol import MAX_REPLY_TOPIC_BYTES, Topics, check_topic_name, encode_request
 from edgeslm.bus.stream import Stream
 from edgeslm.errors import (
     BrokerError,
@@ -389,7 +389,13 @@ class Client:
         check_topic_name(topic)
         desk = self._desk
         payload = encode_request(input, options=asked)
-        letter = Letter(topic, payload, desk.reply_topic(task), secrets.token_hex(8).encode())
+        reply_to = desk.reply_topic(task)
+        if (size := len(reply_to.encode())) > MAX_REPLY_TOPIC_BYTES:
+            raise InvalidRequest(
+                f"The topic of the result would have {size} bytes and may have {MAX_REPLY_TOPIC_BYTES}; take a "
+                "shorter prefix or name."
+            )
+        letter = Letter(topic, payload, reply_to, secrets.token_hex(8).encode())
 
         def make_errand(on_chunk: OnChunk) -> Errand:
             return Errand(

@@ -43,6 +43,9 @@ class Corrections:
 
     def remember(self, request: Request) -> None:
         """A request that a correction may mean later."""
+        # Of a task that isn't here none can, and its name may be as long as the sender likes.
+        if request.task not in self._tasks():
+            return
         if isinstance(request.input, str) and len(request.input) <= LONGEST:
             key = (request.task, request.id)
             # Small boards begin again with id 1: an id that means two texts means none.

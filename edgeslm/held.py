@@ -31,6 +31,13 @@ class Held:
     refusal: str | None = None
 
     @property
+    def size(self) -> int:
+        """Bytes that it takes in memory, about."""
+        delivery = self.delivery
+        reply = len((delivery.response_topic or "").encode())
+        return len(delivery.payload) + len(delivery.correlation or b"") + reply
+
+    @property
     def key(self) -> bytes | None:
         """Its name in the journal if its sender gave it none; nothing is remembered of what came at QoS 0."""
         if self.name is None and not self.unsure:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 from edgeslm.held import Held
@@ -18,10 +19,16 @@ log = logging.getLogger("edgeslm.pipeline")
 
 
 class Holding:
-    """``on_release`` gets each message once its work has ended: answered, or else broken off."""
+    """``on_release`` gets each message once its work has ended: answered, or else broken off. ``on_failure``
+    is awaited before, with what some of the work ended with: a mistake of ours."""
 
-    def __init__(self, on_release: Callable[[Held, bool], None]) -> None:
+    def __init__(
+        self,
+        on_release: Callable[[Held, bool], None],
+        on_failure: Callable[[Held, Exception], Coroutine[Any, Any, None]],
+    ) -> None:
         self._on_release = on_release
+        self._on_failure = on_failure
         self._held: dict[Held, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.bytes = 0
@@ -42,7 +49,7 @@ class Holding:
         """Why a message is one too many, as a part of a sentence."""
         if held.unsure and self.unsure >= limits.queue_unsure:
             return f"{self.unsure} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
-        if self._held and self.bytes + len(held.delivery.payload) > limits.queue_bytes:
+        if self._held and self.bytes + held.size > limits.queue_bytes:
             return f"{self.bytes} bytes are waiting and {limits.queue_bytes} are the limit"
         return None
 
@@ -53,17 +60,20 @@ class Holding:
         """
         held.left = len(work)
         self._held[held] = None
-        self.bytes += len(held.delivery.payload)
+        self.bytes += held.size
         self.unsure += held.unsure
 
-        def ended(task: asyncio.Task[None]) -> None:
+        def ended(task: asyncio.Task[None], *, may_fail: bool = False) -> None:
             held.left -= 1
             held.is_broken_off = held.is_broken_off or task.cancelled()
+            if may_fail and not task.cancelled() and isinstance(error := task.exception(), Exception):
+                held.left += 1
+                self.start(self._on_failure(held, error)).add_done_callback(ended)
             if not held.left:
                 self._release(held, answered=not held.is_broken_off)
 
         for each in work:
-            self.start(each).add_done_callback(ended)
+            self.start(each).add_done_callback(partial(ended, may_fail=True))
         if not work:
             self._release(held, answered=True)
 
@@ -88,7 +98,7 @@ class Holding:
 
     def _release(self, held: Held, *, answered: bool) -> None:
         del self._held[held]
-        self.bytes -= len(held.delivery.payload)
+        self.bytes -= held.size
         self.unsure -= held.unsure
         self._on_release(held, answered)
 

@@ -10,9 +10,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from edgeslm.bus.client import BusClient, OutboxFull
-from edgeslm.bus.protocol import Rejected, Topics, encode_chunk, encode_dead
-from edgeslm.errors import BrokerError, InvalidRequest
+from edgeslm.bus.client import BusClient, NeverFits, OutboxFull
+from edgeslm.bus.protocol import (
+    Rejected,
+    Topics,
+    encode_chunk,
+    encode_dead,
+    encode_result,
+    error_result,
+)
+from edgeslm.errors import BrokerError, InvalidRequest, TooLarge
 from edgeslm.messages import Chunk, ErrorBody, Progress, Request, Result
 
 log = logging.getLogger("edgeslm.pipeline")
@@ -39,15 +46,18 @@ class Outgoing:
         expiry_s = None
         if isinstance(request, Request) and request.expires_at is not None:
             expiry_s = max(1, math.ceil(request.expires_at - time.monotonic()))
+        how = {
+            "qos": 1,
+            "correlation": request.correlation,
+            "expiry_s": expiry_s,
+            "traceparent": request.trace.header if request.trace else None,
+        }
         try:
-            await self.publish(
-                request.reply_to,
-                payload,
-                qos=1,
-                correlation=request.correlation,
-                expiry_s=expiry_s,
-                traceparent=request.trace.header if request.trace else None,
-            )
+            try:
+                await self.publish(request.reply_to, payload, **how)
+            except NeverFits as error:
+                log.warning("the result of request %s is too large to be sent", request.id)
+                await self.publish(request.reply_to, too_large(request.id, request.task, error), **how)
         except BrokerError as error:
             log.warning("the result of request %s could not be sent: %s", request.id, error)
             await self.report_dead(request, ErrorBody.of(InvalidRequest(str(error))))
@@ -55,6 +65,7 @@ class Outgoing:
     async def publish(self, topic: str, payload: bytes, **how: Any) -> None:
         """Waits for room in the outbox: a slow broker is no reason to give a result up.
 
+        :raises NeverFits: it is larger than the outbox.
         :raises BrokerError: the broker refuses the message, or it can't be published at all.
         """
         while True:
@@ -87,3 +98,9 @@ class Outgoing:
             count += 1
 
         return send
+
+
+def too_large(id: str, task: str, error: NeverFits) -> bytes:
+    """What is published in place of a result that never fits."""
+    why = TooLarge(f"The result can't be sent. {error} Ask for less, or for a part of it.")
+    return encode_result(error_result(id, task, why))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -28,11 +29,11 @@ from edgeslm.bus.spool import Spool
 from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
 from edgeslm.corrections import Corrections
-from edgeslm.errors import Busy, InvalidRequest, JournalError
+from edgeslm.errors import Busy, InternalError, InvalidRequest, JournalError
 from edgeslm.held import Held
 from edgeslm.holding import Holding
 from edgeslm.membership import Membership
-from edgeslm.messages import Request, Result
+from edgeslm.messages import ErrorBody, Request, Result
 from edgeslm.observe.audit import AuditLog
 from edgeslm.observe.health import Meter
 from edgeslm.observe.tracing import Tracer
@@ -95,7 +96,7 @@ class Pipeline:
         self._spool = spool
         self._bus = bus
         self._outgoing = Outgoing(bus, topics)
-        self._holding = Holding(self._released)
+        self._holding = Holding(self._released, self._failed)
         self._serving = Serving(
             self._answer,
             clerk=self,
@@ -277,6 +278,19 @@ class Pipeline:
                 self._from_spool.discard(held.spooled)
                 self._spool.remove(held.spooled)
                 self._feed()
+
+    async def _failed(self, held: Held, error: Exception) -> None:
+        """Of a message that a mistake of ours ended: it is acknowledged, so it must not vanish."""
+        if not held.is_request:
+            return
+        topic = held.delivery.topic
+        addressee = self._membership.addressee(topic)
+        if addressee is not None:
+            await self._serving.give_up(held, addressee[1], addressee[0], error)
+        else:
+            why = InternalError(f"the node failed on it ({type(error).__name__})")
+            lost = Rejected("", secrets.token_hex(8), topic, why)
+            await self._outgoing.report_dead(lost, ErrorBody.of(why))
 
     # Requests
 

@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from edgeslm.bus.journal import Journal, request_key
-from edgeslm.bus.protocol import Rejected, Topics, encode_result, error_result, parse_request
+from edgeslm.bus.protocol import (
+    MAX_CORRELATION_BYTES,
+    Rejected,
+    Topics,
+    encode_result,
+    error_result,
+    parse_request,
+)
 from edgeslm.errors import InternalError
 from edgeslm.held import Flights, Held
-from edgeslm.messages import Request, Result, Trace
+from edgeslm.messages import ErrorBody, Request, Result, Trace
 from edgeslm.observe.health import Meter
 from edgeslm.outgoing import Outgoing
 
@@ -98,6 +106,22 @@ class Serving:
             return
         with self._flights.flight(key):
             await self._serve_once(request, held, key)
+
+    async def give_up(self, held: Held, task: str, topics: Topics, error: Exception) -> None:
+        """What a mistake of ours ended is answered and reported dead, whatever was known of it by then."""
+        delivery = held.delivery
+        why = InternalError(f"the node failed on it ({type(error).__name__})")
+        correlation = delivery.correlation or b""
+        if len(correlation) > MAX_CORRELATION_BYTES:
+            correlation = b""
+        id = correlation.hex()[:32] or secrets.token_hex(8)
+        request = Rejected(task, id, topics.result(task), why, correlation or None)
+        result = error_result(request.id, task, why)
+        try:
+            self._meter.count(result)
+            await self._outgoing.resend(request, encode_result(result))
+        finally:
+            await self._outgoing.report_dead(request, ErrorBody.of(why))
 
     async def _serve_once(self, request: Request, held: Held, key: bytes | None) -> None:
         delivery = held.delivery

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from edgeslm.bus.client import Delivery, Subscription
+from edgeslm.bus.client import Delivery, NeverFits, Subscription
 from edgeslm.bus.journal import Journal, reader_key
 from edgeslm.bus.windows import Windows
 from edgeslm.config import Config
@@ -23,7 +23,7 @@ from edgeslm.held import Flights, Held
 from edgeslm.messages import ErrorBody, Request, Result
 from edgeslm.observe.health import Meter
 from edgeslm.observe.tracing import Tracer
-from edgeslm.outgoing import Outgoing
+from edgeslm.outgoing import Outgoing, too_large
 from edgeslm.remembering import Remembering
 from edgeslm.routes import RouteReader, Skip, Work
 from edgeslm.topics import matches, subscription_identifier
@@ -223,9 +223,13 @@ class Watcher:
     async def _publish(self, route: RouteReader, work: Work, payload: bytes) -> None:
         try:
             header = work.trace.header if work.trace else None
-            await self._outgoing.publish(
-                work.topic, payload, qos=work.qos, retain=work.retain, traceparent=header
-            )
+            how = {"qos": work.qos, "retain": work.retain, "traceparent": header}
+            try:
+                await self._outgoing.publish(work.topic, payload, **how)
+            except NeverFits as error:
+                log.warning("a result of route %s is too large to be sent", route.name)
+                refused = too_large(secrets.token_hex(8), work.task or "", error)
+                await self._outgoing.publish(work.topic, refused, **how)
         except BrokerError as error:
             log.warning("a result of route %s could not be sent: %s", route.name, error)
 

@@ -88,6 +88,11 @@ def test_an_earlier_request_is_named_by_its_id(node: Node) -> None:
     assert node.rows() == [("Fire!", "critical")]
 
 
+def test_names_of_tasks_that_are_not_here_are_not_remembered(node: Node) -> None:
+    node.corrections.remember(Request("x" * 65_000, "a text", "7", ""))
+    assert node.corrections._texts == {}
+
+
 def test_an_id_means_a_request_of_its_task(node: Node) -> None:
     node.ask("Fire!", "42", "triage")
     node.ask("Win!", "42", "topic")

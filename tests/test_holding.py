@@ -8,10 +8,14 @@ from edgeslm.surroundings import Limits
 from tests.fakes import make_delivery
 
 
+async def fail_on(held: Held, error: Exception) -> None:
+    """Nobody hears of it."""
+
+
 def test_a_message_is_released_when_all_of_its_work_has_ended_even_badly() -> None:
     async def main() -> None:
         released: list[tuple[Held, bool]] = []
-        holding = Holding(lambda held, answered: released.append((held, answered)))
+        holding = Holding(lambda held, answered: released.append((held, answered)), fail_on)
         gate = asyncio.Event()
 
         async def fail() -> None:
@@ -39,7 +43,7 @@ def test_a_message_is_released_when_all_of_its_work_has_ended_even_badly() -> No
 def test_what_is_broken_off_is_not_answered() -> None:
     async def main() -> None:
         released: list[bool] = []
-        holding = Holding(lambda held, answered: released.append(answered))
+        holding = Holding(lambda held, answered: released.append(answered), fail_on)
         holding.hold(Held(make_delivery(), 0), [asyncio.sleep(3600)])
         assert await holding.drain(0.0) == 1
         holding.abandon()
@@ -53,7 +57,7 @@ def test_what_is_broken_off_is_not_answered() -> None:
 def test_room_is_bounded_in_messages_bytes_and_those_of_qos_0() -> None:
     async def main() -> None:
         limits = Limits(queue=4, queue_bytes=1024)
-        holding = Holding(lambda held, answered: None)
+        holding = Holding(lambda held, answered: None, fail_on)
         big = Held(make_delivery(bytes(2000)), 0)
         assert holding.why_full(big, limits) is None, "one alone is taken, however big it is"
         holding.hold(big, [asyncio.sleep(3600)])
@@ -64,5 +68,39 @@ def test_room_is_bounded_in_messages_bytes_and_those_of_qos_0() -> None:
         assert "QoS 0" in (holding.why_full(Held(make_delivery(b"", qos=0), 0, unsure=True), limits) or "")
         holding.abandon()
         await holding.drain(10)
+
+    asyncio.run(main())
+
+
+def test_a_mistake_of_ours_is_told_before_the_message_is_released() -> None:
+    async def main() -> None:
+        told: list[str] = []
+
+        async def report(held: Held, error: Exception) -> None:
+            await asyncio.sleep(0)
+            told.append(type(error).__name__)
+
+        async def fail() -> None:
+            raise ZeroDivisionError
+
+        holding = Holding(lambda held, answered: told.append(f"released {answered}"), report)
+        holding.hold(Held(make_delivery(), 0), [fail()])
+        await holding.drain(10)
+        await asyncio.sleep(0)
+        assert told == ["ZeroDivisionError", "released True"]
+
+    asyncio.run(main())
+
+
+def test_what_is_repeated_with_each_answer_counts_among_the_bytes() -> None:
+    async def main() -> None:
+        holding = Holding(lambda held, answered: None, fail_on)
+        delivery = make_delivery(b"12345", correlation=b"c" * 200, response_topic="r" * 100)
+        holding.hold(Held(delivery, 0), [asyncio.sleep(3600)])
+        assert holding.bytes == 305
+        holding.abandon()
+        await holding.drain(10)
+        await asyncio.sleep(0)
+        assert holding.bytes == 0
 
     asyncio.run(main())

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
-from edgeslm.bus.protocol import Topics
+from edgeslm.bus.outbox import Outbox, Parcel
+from edgeslm.bus.protocol import Topics, parse_result
 from edgeslm.messages import Progress, Request
 from edgeslm.outgoing import Outgoing
 
@@ -34,3 +36,24 @@ def test_pieces_of_a_stream_are_numbered_and_may_say_how_far_it_is() -> None:
 def test_nothing_is_streamed_unless_asked_for() -> None:
     outgoing = Outgoing(FakeBus(), Topics("hall"))  # type: ignore[arg-type]
     assert outgoing.chunks_of(Request("brief", "x", "7", "a/res")) is None
+
+
+def test_a_result_above_the_limit_of_the_outbox_is_answered_too_large_at_once() -> None:
+    class SmallBus:
+        def __init__(self) -> None:
+            self.outbox = Outbox(1000)
+
+        async def publish(self, topic: str, payload: bytes, **how: Any) -> None:
+            self.outbox.add(Parcel(topic, payload, 1, False, how["correlation"], None))
+
+    async def main() -> None:
+        bus = SmallBus()
+        outgoing = Outgoing(bus, Topics("hall"))  # type: ignore[arg-type]
+        request = Request("brief", "x", "7", "a/res", correlation=b"c")
+        await asyncio.wait_for(outgoing.resend(request, b"x" * 2000), 60)
+        parcel = bus.outbox.take()
+        assert parcel is not None and (parcel.topic, parcel.correlation) == ("a/res", b"c")
+        answered = parse_result(parcel.payload)
+        assert (answered.id, answered.error and answered.error.code) == ("7", "too_large")
+
+    asyncio.run(main())

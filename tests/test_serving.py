@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from edgeslm.bus.database import Database
 from edgeslm.bus.journal import Journal
 from edgeslm.bus.protocol import Rejected, Topics, encode_result, parse_result
 from edgeslm.held import Held
+from edgeslm.holding import Holding
 from edgeslm.messages import Request, Result
 from edgeslm.observe.health import Meter
 from edgeslm.outgoing import Outgoing
@@ -123,6 +127,37 @@ def test_what_is_no_request_and_a_mistake_of_ours_are_answered_too(tmp_path: Pat
         assert codes == ["invalid_request", "internal"]
         await desk.serve(b"text", retain=True)
         assert desk.meter.dropped["retained"] == 1 and len(desk.bus.published) == 2
+        desk.close()
+
+    asyncio.run(main())
+
+
+def test_a_request_whose_serving_fails_is_answered_and_reported_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        desk = Desk(tmp_path)
+
+        def fail(request: Request) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(desk.clerk, "taken", fail)
+        topics, released = Topics("hall"), []
+
+        async def give_up(held: Held, error: Exception) -> None:
+            await desk.serving.give_up(held, "triage", topics, error)
+
+        holding = Holding(lambda held, answered: released.append(len(desk.bus.published)), give_up)
+        held = Held(make_delivery(b"Smoke", correlation=b"seven"), 0)
+        work = desk.serving.serve(held, "triage", topics, replies=REPLIES, packet_bytes=10_000)
+        holding.hold(held, [work])
+        await holding.drain(10)
+        await asyncio.sleep(0)
+        assert released == [2], "it is acknowledged after both"
+        (to, result), (dead, report) = desk.bus.published
+        error = parse_result(result).error
+        assert (to, error and error.code) == (topics.result("triage"), "internal")
+        assert (dead, json.loads(report)["reason"]) == (topics.dead, "internal")
         desk.close()
 
     asyncio.run(main())

@@ -21,7 +21,7 @@ FOUNDATION = {
     *("errors", "topics", "messages", "bundle", "learned", "calibration", "pointing", "shape", "profiles"),
     *("arithmetic", "ownership", "document", "fields", "sandbox", "templates", "sections", "patterns"),
     *("json_schemas", "consistency"),
-    *("config", "task_kinds", "surroundings", "erasing", "changes", "records", "findings"),
+    *("config", "task_kinds", "surroundings", "erasing", "changes", "records", "findings", "log_lines"),
     *("bundle_files", "genai_config", "extras"),
 }
 """Values, configuration and errors. They see one another, in a circle never, and nothing else."""

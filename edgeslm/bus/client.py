@@ -20,7 +20,7 @@ from edgeslm.bus.address import BrokerAddress
 from edgeslm.bus.handover import Delivery, Handover
 from edgeslm.bus.network import SESSION_EXPIRY_S, Link, Network, Settings, Subscription, Will
 from edgeslm.bus.node_topics import check_topic_name
-from edgeslm.bus.outbox import Outbox, OutboxFull, Parcel
+from edgeslm.bus.outbox import NeverFits, Outbox, OutboxFull, Parcel
 from edgeslm.bus.problems import Problem, SessionTakenOver, Welcome, shortcomings
 from edgeslm.bus.validity import ending_soon
 from edgeslm.errors import BrokerError, InvalidRequest
@@ -28,7 +28,7 @@ from edgeslm.errors import BrokerError, InvalidRequest
 if TYPE_CHECKING:
     from edgeslm.surroundings import Broker
 
-__all__ = ["BusClient", "Delivery", "OutboxFull", "Subscription"]
+__all__ = ["BusClient", "Delivery", "NeverFits", "OutboxFull", "Subscription"]
 
 log = logging.getLogger("edgeslm.bus")
 
@@ -253,7 +253,7 @@ class BusClient:
             else:
                 self._outbox.add(parcel)
                 self._send_waiting()
-        except OutboxFull as error:
+        except (OutboxFull, NeverFits) as error:
             parcel.settle(error)
         except (BrokerError, InvalidRequest) as error:
             parcel.settle(BrokerError(f"The message can't be published. {error}"))

@@ -25,6 +25,10 @@ class OutboxFull(BrokerError):
     """So much waits for the broker that there is no room for a message; there may be later."""
 
 
+class NeverFits(BrokerError):
+    """A message is larger than all that may wait for the broker: there will never be room for it."""
+
+
 @dataclass(slots=True, eq=False)
 class Parcel:
     """A message to publish. ``done`` are the futures of those who wait; ``expires_at`` is monotonic seconds.
@@ -89,11 +93,15 @@ class Outbox:
         return len(self._in_flight)
 
     def add(self, parcel: Parcel) -> None:
-        """Queues a message; BrokerError if the outbox is full.
+        """Queues a message; OutboxFull if there is no room, NeverFits if there never is.
 
         A retained message takes the place of one that still waits for the same topic: hours without a
         broker leave one ``health`` to send, not hundreds.
         """
+        if parcel.size > self._limit_bytes:
+            raise NeverFits(
+                f"It has {parcel.size} bytes and at most {self._limit_bytes} may wait for the broker."
+            )
         older = self._retained.get(parcel.topic) if parcel.retain else None
         if self.bytes + parcel.size - (older.size if older else 0) > self._limit_bytes:
             raise OutboxFull(

@@ -49,6 +49,9 @@ __all__ = [
 ]
 
 MAX_ID_CHARACTERS = 256
+MAX_CORRELATION_BYTES = 256
+MAX_REPLY_TOPIC_BYTES = 1024
+"""Both are repeated with each piece of a streamed answer."""
 DIGITS = 6
 """Decimal places of probabilities and vectors on the wire."""
 
@@ -133,10 +136,18 @@ def parse_request(
     sender = _Sender(secrets.token_hex(8), reply_to=topics.result(task))
     if correlation:
         sender.id, sender.named = _correlation_id(correlation), True
+    too_long = len(correlation or b"")
+    if too_long > MAX_CORRELATION_BYTES:
+        correlation = None  # is not repeated
     try:
         if response_topic is not None:
-            check_reply_topic(response_topic, topics, allowed_replies)
+            _check_reply_topic(response_topic, topics, allowed_replies)
             sender.reply_to = response_topic
+        if too_long > MAX_CORRELATION_BYTES:
+            raise InvalidRequest(
+                f"The Correlation Data has {too_long} bytes and may have {MAX_CORRELATION_BYTES}; the result "
+                "comes without it."
+            )
         size = len(payload) if size is None else size
         if size > packet_limit:
             raise TooLarge(
@@ -162,6 +173,12 @@ def parse_request(
         return Rejected(task, sender.id, sender.reply_to, error, correlation)
 
 
+def _check_reply_topic(topic: str, topics: Topics, allowed: Iterable[str]) -> None:
+    if (size := len(topic.encode(errors="replace"))) > MAX_REPLY_TOPIC_BYTES:
+        raise InvalidRequest(f"The reply topic has {size} bytes and may have {MAX_REPLY_TOPIC_BYTES}.")
+    check_reply_topic(topic, topics, allowed)
+
+
 def _parse_fields(text: str) -> dict[str, Any]:
     try:
         value = parse_json(text)
@@ -183,7 +200,7 @@ def _read_sender(
     reply_to = sender.fields.get("reply_to")
     if not has_response_topic and isinstance(reply_to, str):
         try:
-            check_reply_topic(reply_to, topics, allowed)
+            _check_reply_topic(reply_to, topics, allowed)
             sender.reply_to = reply_to
         except InvalidRequest as error:
             problem = error
@@ -191,13 +208,13 @@ def _read_sender(
         problem = InvalidRequest('"reply_to" must be a string, the topic of the result.')
     if "id" in sender.fields:
         id_ = sender.fields["id"]
-        if isinstance(id_, str) and 1 <= len(id_) <= MAX_ID_CHARACTERS:
+        if isinstance(id_, str) and 1 <= len(id_) <= MAX_ID_CHARACTERS and id_.isprintable():
             sender.id, sender.named = id_, True
         else:
             if isinstance(id_, int | float) and not isinstance(id_, bool):
                 sender.id = str(id_)  # so that the sender of a number recognises the error
             problem = problem or InvalidRequest(
-                f'"id" must be a string of 1 to {MAX_ID_CHARACTERS} characters.'
+                f'"id" must be a string of 1 to {MAX_ID_CHARACTERS} printable characters.'
             )
     if problem:
         raise problem

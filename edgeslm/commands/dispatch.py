@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import signal
 import sys
 from pathlib import Path
 
 from edgeslm.commands.screen import print_error, say
+from edgeslm.log_lines import set_up_logging
 
 SUMMARY = "hand the requests of a pool to its nodes by load; SIGTERM drains"
 EXAMPLE = "edgeslm dispatch /etc/edgeslm/dispatch.yaml"
@@ -35,11 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         say(f"{arguments.config}: no errors")
         return 0
-    logging.basicConfig(
-        level="DEBUG" if arguments.debug else settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    set_up_logging("DEBUG" if arguments.debug else settings.log_level.upper())
     # Until the dispatcher takes over there is nothing to drain.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     # paho loads dnspython where it is installed, for SRV records that nobody here asks for.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 from edgeslm.commands.parts import Act, add_part
 from edgeslm.commands.screen import say
 from edgeslm.errors import EdgeslmError
+from edgeslm.log_lines import set_up_logging
 from edgeslm.ownership import become_owner
 
 if TYPE_CHECKING:
@@ -65,11 +64,7 @@ def _hawkbit(arguments: argparse.Namespace, config: Config) -> None:
     from edgeslm.rollout.hawkbit import Hawkbit
     from edgeslm.rollout.jobs import alone
 
-    logging.basicConfig(
-        level="DEBUG" if arguments.debug else config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    set_up_logging("DEBUG" if arguments.debug else config.log_level.upper())
     become_owner(config.state_dir)
     stop = threading.Event()
     with alone(book_folder(config), config.node, "hawkbit"):
@@ -82,7 +77,7 @@ def _hawkbit(arguments: argparse.Namespace, config: Config) -> None:
 def _mender(arguments: argparse.Namespace, config: Config) -> None:
     from edgeslm.rollout.mender import Module, Payload
 
-    logging.basicConfig(level=config.log_level.upper(), format="%(message)s", stream=sys.stderr)
+    set_up_logging(config.log_level.upper(), "%(message)s")
     with Payload(arguments.folder, config.models) as payload:
         if arguments.state == "Download":
             payload.check()

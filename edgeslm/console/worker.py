@@ -25,6 +25,7 @@ from edgeslm.console.web import Refusal, Web
 from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Listening, Look, Refused, Said, Viewers
 from edgeslm.ipc.codec import FrameError
 from edgeslm.ipc.pipe import Link
+from edgeslm.log_lines import set_up_logging
 
 log = logging.getLogger("edgeslm.console")
 
@@ -190,7 +191,7 @@ def main(argv: list[str]) -> None:
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=argv[1], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    set_up_logging(argv[1], "%(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel("WARNING")
     asyncio.run(_run(int(argv[0])))
     os._exit(0)  # browsers that stream hold nothing that matters

@@ -94,7 +94,7 @@ class Work:
         limits = settings.limits
         share = limits.sender_queue or max(1, limits.queue // 2)
         self._senders = Senders(share, limits.sender_tokens_per_min, nameless_queue=limits.sender_queue)
-        self._holding = Holding(self._released)
+        self._holding = Holding(self._released, self._failed)
         self._receipts: dict[Held, Delivery] = {}
         self._leads = False
         self._client_id = client_id
@@ -400,6 +400,10 @@ class Work:
                 request.correlation == cancel.correlation if cancel.correlation else request.id == cancel.id
             )
         )
+
+    async def _failed(self, held: Held, error: Exception) -> None:
+        if (task := self._clients.task_of(held.delivery.topic)) is not None:
+            await self._serving.give_up(held, task, self._clients, error)
 
     def _released(self, held: Held, answered: bool) -> None:
         receipt = self._receipts.pop(held, None)

@@ -42,6 +42,7 @@ from edgeslm.engine.room import limit_memory
 from edgeslm.errors import BundleError, Cancelled, InternalError, RequestError
 from edgeslm.ipc.codec import FrameError
 from edgeslm.ipc.pipe import Pipe
+from edgeslm.log_lines import set_up_logging
 
 if TYPE_CHECKING:
     from edgeslm.engine.decoder import Decoder
@@ -280,7 +281,7 @@ def main(argv: list[str]) -> None:
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=argv[3], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    set_up_logging(argv[3], "%(levelname)s %(name)s %(message)s")
     pipe = Pipe(int(argv[0]), FROM_ENGINE, TO_ENGINE)
     path, threads = Path(argv[1]), int(argv[2])
     power, device = cast(Power, argv[4]), cast(Device, argv[5])

@@ -38,6 +38,7 @@ from edgeslm.knowledge.opened import OpenCollections
 from edgeslm.knowledge.queries import Query, Shelf, parse_shelf
 from edgeslm.knowledge.search import Place, search_all
 from edgeslm.knowledge.table_answers import answer_from_tables
+from edgeslm.log_lines import set_up_logging
 
 log = logging.getLogger("edgeslm.knowledge")
 
@@ -145,7 +146,7 @@ def main(argv: list[str]) -> None:
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=argv[1], format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    set_up_logging(argv[1], "%(levelname)s %(name)s %(message)s")
     pipe = Pipe(int(argv[0]), FROM_COLLECTIONS, TO_COLLECTIONS)
     serve(pipe, [parse_shelf(text) for text in argv[2:]])
 

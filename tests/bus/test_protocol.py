@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.bus.protocol import (
+    MAX_CORRELATION_BYTES,
     MAX_ID_CHARACTERS,
+    MAX_REPLY_TOPIC_BYTES,
     Cancel,
     Rejected,
     State,
@@ -167,8 +169,34 @@ class TestWhereTheAnswerGoes:
         request = accepted(b"a", correlation=correlation)
         assert (request.id, request.named) == (id_, True)
 
-    def test_long_correlation_data_makes_a_bounded_id(self) -> None:
-        assert len(accepted(b"a", correlation=b"x" * 60_000).id) <= MAX_ID_CHARACTERS
+    def test_correlation_data_of_more_than_256_bytes_is_refused_and_not_repeated(self) -> None:
+        assert accepted(b"a", correlation=b"x" * MAX_CORRELATION_BYTES).correlation is not None
+        refused = parse(b"a", correlation=b"x" * 60_000, response_topic="edgeslm/v1/a/res/b")
+        assert isinstance(refused, Rejected)
+        assert refused.error.code == "invalid_request"
+        assert (refused.correlation, refused.reply_to) == (None, "edgeslm/v1/a/res/b")
+        assert len(refused.id) <= MAX_ID_CHARACTERS
+
+    @pytest.mark.parametrize("by", ["property", "field"])
+    def test_a_reply_topic_of_more_than_1024_bytes_is_refused_and_answered_elsewhere(self, by: str) -> None:
+        def ask(size: int) -> Request | Rejected:
+            topic = "edgeslm/v1/a/res/".ljust(size - 2, "x") + "\u00e9"
+            if by == "property":
+                return parse(b"a", response_topic=topic)
+            return parse(encode_request("a", reply_to=topic))
+
+        assert isinstance(ask(MAX_REPLY_TOPIC_BYTES), Request)
+        refused = ask(MAX_REPLY_TOPIC_BYTES + 1)
+        assert isinstance(refused, Rejected)
+        assert refused.error.code == "invalid_request"
+        assert refused.reply_to == TOPICS.result("triage")
+
+    @pytest.mark.parametrize("id_", ["1\n2026", "\x1b[2J", "a\u202eb", "\x9b"])
+    def test_an_id_that_can_not_be_printed_is_refused(self, id_: str) -> None:
+        refused = parse(encode_request("a", id=id_))
+        assert isinstance(refused, Rejected)
+        assert refused.error.code == "invalid_request"
+        assert refused.id.isprintable()
 
     @pytest.mark.parametrize(
         "topic",
@@ -490,7 +518,7 @@ class TestTheRest:
 
     @given(
         st.text(st.characters(codec="utf-8")).filter(str.strip),
-        st.none() | st.text(st.characters(codec="utf-8"), min_size=1, max_size=50),
+        st.none() | st.text(st.characters(codec="utf-8").filter(str.isprintable), min_size=1, max_size=50),
     )
     def test_an_encoded_request_is_understood(self, text: str, id_: str | None) -> None:
         payload = encode_request(text, options={"seed": 1}, id=id_, reply_to="edgeslm/v1/a/res/b")

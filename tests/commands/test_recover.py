@@ -91,7 +91,9 @@ def test_messages_of_a_damaged_journal_are_fed_back_once(config: Config, run: Ru
     assert run("--dry-run") == {str(copy): fed}
     assert waiting(config) == []
     assert run() == {str(copy): fed}
-    assert waiting(config) == [(b"first", 540), (b"second", None)], "its age counts on"
+    (first, left_s), second = waiting(config)
+    assert (first, second) == (b"first", (b"second", None))
+    assert left_s is not None and 530 <= left_s <= 540, "its age counts on"
     assert run() == {
         str(copy): {"fed": {"waiting": 0, "windows": 0}, "known": 3, "unreadable": 0, "other_key": 0}
     }
