@@ -392,8 +392,8 @@ class Client:
         reply_to = desk.reply_topic(task)
         if (size := len(reply_to.encode())) > MAX_REPLY_TOPIC_BYTES:
             raise InvalidRequest(
-                f"The topic of the result would have {size} bytes and may have {MAX_REPLY_TOPIC_BYTES}; take a "
-                "shorter prefix or name."
+                f"The topic of the result would have {size} bytes and may have {MAX_REPLY_TOPIC_BYTES}; "
+                "take a shorter prefix or name."
             )
         letter = Letter(topic, payload, reply_to, secrets.token_hex(8).encode())
 
