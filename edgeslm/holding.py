@@ -20,7 +20,7 @@ log = logging.getLogger("edgeslm.pipeline")
 
 class Holding:
     """``on_release`` gets each message once its work has ended: answered, or else broken off. ``on_failure``
-    is awaited before, with what some of the work ended with: a mistake of ours."""
+    is awaited before if it is a request, with what some of the work ended with: a mistake of ours."""
 
     def __init__(
         self,
@@ -66,7 +66,12 @@ class Holding:
         def ended(task: asyncio.Task[None], *, may_fail: bool = False) -> None:
             held.left -= 1
             held.is_broken_off = held.is_broken_off or task.cancelled()
-            if may_fail and not task.cancelled() and isinstance(error := task.exception(), Exception):
+            if (
+                may_fail
+                and held.is_request
+                and not task.cancelled()
+                and isinstance(error := task.exception(), Exception)
+            ):
                 held.left += 1
                 self.start(self._on_failure(held, error)).add_done_callback(ended)
             if not held.left:

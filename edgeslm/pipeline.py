@@ -281,12 +281,10 @@ class Pipeline:
 
     async def _failed(self, held: Held, error: Exception) -> None:
         """Of a message that a mistake of ours ended: it is acknowledged, so it must not vanish."""
-        if not held.is_request:
-            return
         topic = held.delivery.topic
         addressee = self._membership.addressee(topic)
         if addressee is not None:
-            await self._serving.give_up(held, addressee[1], addressee[0], error)
+            await self._serving.give_up(addressee[0], held, error)
         else:
             why = InternalError(f"the node failed on it ({type(error).__name__})")
             lost = Rejected("", secrets.token_hex(8), topic, why)

@@ -107,9 +107,10 @@ class Serving:
         with self._flights.flight(key):
             await self._serve_once(request, held, key)
 
-    async def give_up(self, held: Held, task: str, topics: Topics, error: Exception) -> None:
+    async def give_up(self, topics: Topics, held: Held, error: Exception) -> None:
         """What a mistake of ours ended is answered and reported dead, whatever was known of it by then."""
         delivery = held.delivery
+        task = delivery.topic.rpartition("/")[2]
         why = InternalError(f"the node failed on it ({type(error).__name__})")
         correlation = delivery.correlation or b""
         if len(correlation) > MAX_CORRELATION_BYTES:

@@ -84,7 +84,7 @@ def test_a_mistake_of_ours_is_told_before_the_message_is_released() -> None:
             raise ZeroDivisionError
 
         holding = Holding(lambda held, answered: told.append(f"released {answered}"), report)
-        holding.hold(Held(make_delivery(), 0), [fail()])
+        holding.hold(Held(make_delivery(), 0, is_request=True), [fail()])
         await holding.drain(10)
         await asyncio.sleep(0)
         assert told == ["ZeroDivisionError", "released True"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +145,12 @@ def test_a_request_whose_serving_fails_is_answered_and_reported_dead(
         monkeypatch.setattr(desk.clerk, "taken", fail)
         topics, released = Topics("hall"), []
 
-        async def give_up(held: Held, error: Exception) -> None:
-            await desk.serving.give_up(held, "triage", topics, error)
-
-        holding = Holding(lambda held, answered: released.append(len(desk.bus.published)), give_up)
-        held = Held(make_delivery(b"Smoke", correlation=b"seven"), 0)
+        holding = Holding(
+            lambda held, answered: released.append(len(desk.bus.published)),
+            partial(desk.serving.give_up, topics),
+        )
+        delivery = make_delivery(b"Smoke", topic=topics.request("triage"), correlation=b"seven")
+        held = Held(delivery, 0, is_request=True)
         work = desk.serving.serve(held, "triage", topics, replies=REPLIES, packet_bytes=10_000)
         holding.hold(held, [work])
         await holding.drain(10)

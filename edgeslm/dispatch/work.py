@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from edgeslm.bus.client import BusClient, Delivery, Subscription
@@ -94,7 +95,6 @@ class Work:
         limits = settings.limits
         share = limits.sender_queue or max(1, limits.queue // 2)
         self._senders = Senders(share, limits.sender_tokens_per_min, nameless_queue=limits.sender_queue)
-        self._holding = Holding(self._released, self._failed)
         self._receipts: dict[Held, Delivery] = {}
         self._leads = False
         self._client_id = client_id
@@ -125,6 +125,7 @@ class Work:
             meter=meter,
             trace=lambda header: Trace(header, None) if header and len(header) == 55 else None,
         )
+        self._holding = Holding(self._released, partial(self._serving.give_up, self._clients))
         self.presence = Presence(self.pool, self._clients, boot_id, info=self.info, health=self.health)
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -400,10 +401,6 @@ class Work:
                 request.correlation == cancel.correlation if cancel.correlation else request.id == cancel.id
             )
         )
-
-    async def _failed(self, held: Held, error: Exception) -> None:
-        if (task := self._clients.task_of(held.delivery.topic)) is not None:
-            await self._serving.give_up(held, task, self._clients, error)
 
     def _released(self, held: Held, answered: bool) -> None:
         receipt = self._receipts.pop(held, None)
