@@ -66,12 +66,8 @@ class Holding:
         def ended(task: asyncio.Task[None], *, may_fail: bool = False) -> None:
             held.left -= 1
             held.is_broken_off = held.is_broken_off or task.cancelled()
-            if (
-                may_fail
-                and held.is_request
-                and not task.cancelled()
-                and isinstance(error := task.exception(), Exception)
-            ):
+            error = None if task.cancelled() else task.exception()
+            if may_fail and held.is_request and isinstance(error, Exception):
                 held.left += 1
                 self.start(self._on_failure(held, error)).add_done_callback(ended)
             if not held.left:

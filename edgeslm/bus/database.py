@@ -91,7 +91,7 @@ class Database:
                 self._is_found_damaged = True
                 self._renew(error)
                 self._base = soundness.last_time(self.opened) - self.clock()
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, MemoryError) as error:
             self.close()
             raise JournalError(self._why_not_open(error)) from None
         except JournalError:
@@ -383,8 +383,8 @@ class Database:
                 f"The journal {self.file} is in use: another daemon runs with this node's name and "
                 "state_dir. Give this one another `node` or `state_dir`, or stop the other."
             )
-        why = error.strerror if isinstance(error, OSError) else error
-        why = error.strerror if isinstance(error, OSError) else error
+        why = error.strerror if isinstance(error, OSError) else str(error) or "there is no memory for it"
+        why = error.strerror if isinstance(error, OSError) else str(error) or "there is no memory for it"
         if self._is_found_damaged:
             return (
                 f"The journal {self.file} is damaged and can't be made anew ({why}): make room in its folder "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -49,26 +50,29 @@ def text_of(number: int, table: str = "spool") -> str:
     return f"{table} {number} " + "long " * (number % 4 * 100)
 
 
-def work(folder: Path) -> Acknowledged:
-    """What was acknowledged and not answered. A journal that can't be opened ends it, as it ends a node."""
-    kept: Acknowledged = {"spool": set(), "windows": set()}
+def work(folder: Path, kept: Acknowledged, blank: str = "") -> None:
+    """Notes what was acknowledged and not answered; ends when the journal can't be opened, as a node does."""
+    kept |= {"spool": set(), "windows": set()}
     clock = FakeClock()
-    database = Database(folder / "journal-hall.sqlite", clock=clock)
+    with closing(Database(folder / "journal-hall.sqlite", clock=clock)) as database:
+        serve(database, clock, kept, blank)
+
+
+def serve(database: Database, clock: FakeClock, kept: Acknowledged, blank: str) -> None:
     for part in range(2):  # the second opens what the first has left
         try:
             database.open()
             journal = Journal(database, window_s=3600, limit_bytes=1_000_000)
             journal.open()
         except JournalError:
-            database.close()
-            return kept
+            return
         journal.begin_session()
         spool, windows = Spool(database, limit_bytes=1_000_000), Windows(database)
         for number in range(part * ROUNDS, (part + 1) * ROUNDS):
             clock.now += 2
             with suppress(JournalError):
                 (row,) = spool.add(
-                    [(make_delivery(text_of(number).encode(), mid=number + 1), make_key(number))]
+                    [(make_delivery((text_of(number) + blank).encode(), mid=number + 1), make_key(number))]
                 )
                 kept["spool"].add(number)
                 if number % 3 == 0:
@@ -86,7 +90,6 @@ def work(folder: Path) -> Acknowledged:
                     windows.complete(HALL)
         journal.close()
         database.close()
-    return kept
 
 
 def there(folder: Path) -> Acknowledged:
@@ -124,12 +127,13 @@ def main() -> None:
     fault.restype = ctypes.c_long
     lost: list[str] = []
     fault(0, kind)
-    work(folder / "counted")
+    work(folder / "counted", {})
     calls = int(fault(0, 0))
     for call in range(1, calls + 1):
         place = folder / str(call)
         fault(call, kind)
-        kept = work(place)
+        kept: Acknowledged = {}
+        work(place, kept)
         fault(0, 0)
         left = {table: plainly_readable(place, table) for table in OFFSETS}
         found = there(place)
@@ -154,4 +158,37 @@ def test_a_fault_at_any_call_loses_nothing_acknowledged(kind: str, library: Path
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout)
     assert told["calls"] > 300, "the library was not preloaded"
+    assert told["lost"] == []
+
+
+def main_without_memory() -> None:
+    """The same work with less and less memory. Prints how often there was too little."""
+    folder, refused, lost = Path(sys.argv[1]), 0, []
+    blank = " " * 900_000
+    work(folder / "tried", {}, blank)
+    (pages, *_) = Path("/proc/self/statm").read_text().split()
+    for extra in range(0, 16 << 20, 256 << 10):
+        place = folder / str(extra)
+        kept: Acknowledged = {}
+        resource.setrlimit(resource.RLIMIT_AS, (int(pages) * resource.getpagesize() + extra, -1))
+        try:
+            work(place, kept, blank)
+        except MemoryError:
+            refused += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+        refused += any(len(numbers) < ROUNDS for numbers in kept.values())
+        found = there(place)
+        lost += [f"{extra}: {table}" for table in OFFSETS if kept.get(table, set()) - found[table]]
+        shutil.rmtree(place)
+    print(json.dumps({"refused": refused, "lost": lost}))
+
+
+def test_too_little_memory_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    code = "from tests.bus import test_faults; test_faults.main_without_memory()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout)
+    assert told["refused"] > 0, "there was enough"
     assert told["lost"] == []

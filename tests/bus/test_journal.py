@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgeslm.bus.database import Database
 from edgeslm.bus.journal import LOST_NODE, Entry, Journal, delivery_key, reader_key, request_key
+from edgeslm.bus.spool import Spool
 from tests.fakes import FakeClock, make_delivery, make_key
 
 KEY, OTHER = b"k" * 16, b"o" * 16
@@ -224,6 +225,19 @@ def test_sessions_are_numbered_over_restarts(journal: Journal, database: Databas
     journal.begin_session()
     journal = restart(database)
     assert journal.epoch == 2
+
+
+def test_a_session_that_could_not_be_numbered_is_numbered_before_anything_of_it_is_kept(
+    journal: Journal, database: Database, clock: FakeClock
+) -> None:
+    """Else a kill would have the next one take its number, and messages of that for repeats."""
+    journal.begin_session()
+    database.opened.execute("PRAGMA query_only = ON")
+    journal.begin_session()
+    database.opened.execute("PRAGMA query_only = OFF")
+    clock.now += 2
+    Spool(database, limit_bytes=1_000_000).add([(make_delivery(), None)])
+    assert database.read("SELECT epoch FROM session") == (2,)
 
 
 # A full disk

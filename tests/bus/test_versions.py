@@ -14,6 +14,7 @@ import sys
 import tarfile
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_a_node_takes_over_a_state_folder_of_0_1_0_under_load(
             app.publish(f"{BASE}/req/triage", name.decode(), reply_to=REPLY, correlation=name)
             wanted.add(name)
         app.publish("hall/1/log", "one more")
-        answers = {}
+        answers: dict[bytes | None, Any] = {}
         while wanted - answers.keys():
             heard = app.take(REPLY)
             answers[heard.correlation] = heard.json
