@@ -348,3 +348,9 @@ def test_a_node_of_a_protocol_too_far_apart_is_not_asked(broker: Mosquitto, reta
                     client.request("silent", "x")
                 client.request("label", "x")
         assert len(node.requests) <= 3
+
+
+def test_a_reply_topic_that_nodes_refuse_is_never_sent(broker: Mosquitto) -> None:
+    client = Client(broker.url, "hall", prefix="p" * 1100)
+    with client, pytest.raises(InvalidRequest, match="shorter prefix"):
+        client.request("echo", "a", timeout=30)

@@ -1,16 +1,20 @@
-"""What the broker drops is said in ``health``. Real broker, fake engine."""
+"""What the broker drops, and damage of the journal, is said in ``health``. Real broker, fake engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from edgeslm import daemon as daemon_module
+from edgeslm.bus.database import Database
 from edgeslm.bus.node_topics import BROKER_DROPPED
+from edgeslm.bus.spool import Spool
 from tests.apps import App
 from tests.brokers import Mosquitto
+from tests.fakes import make_delivery
 from tests.nodes import BASE, Node, fake_configuration
 
 MakeBroker = Callable[..., Mosquitto]
@@ -55,3 +59,21 @@ def test_a_node_whose_broker_tells_it_nothing_is_calm(make_broker: MakeBroker, t
         app.publish(f"{BASE}/req/say", "fine")
         assert app.take(f"{BASE}/res/say").json["status"] == "ok"
         assert node.daemon.health()["alerts"] == []
+
+
+def test_a_damaged_journal_is_an_alert_and_what_waits_in_it_is_answered(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    with closing(Database(tmp_path / "state" / "journal-hall.sqlite")) as database:
+        database.open()
+        waiting = make_delivery(b"fine", topic=f"{BASE}/req/say", response_topic=f"{BASE}/res/say/me")
+        Spool(database, limit_bytes=1_000_000).add([(waiting, None)])
+    with (tmp_path / "state" / "journal-hall.sqlite").open("r+b") as stream:
+        stream.write(b"no header")
+    with (
+        App(broker.port, f"{BASE}/#") as app,
+        Node(tmp_path, fake_configuration(broker.url, tmp_path)) as node,
+    ):
+        assert app.take(f"{BASE}/res/say/me").json["status"] == "ok"
+        (alert,) = node.daemon.health()["alerts"]
+        assert "1 waiting messages" in alert and "journal-hall.damaged-1" in alert
