@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.bus.database import Database
-from edgeslm.bus.journal import Entry, Journal
+from edgeslm.bus.journal import LOST_NODE, Entry, Journal
 from edgeslm.bus.spool import Spool
 from edgeslm.errors import JournalError
 from tests.fakes import FakeClock, make_delivery, make_key
@@ -87,7 +87,7 @@ def test_what_was_written_outlives_kill_9(file: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script, str(file)], check=False)
     assert done.returncode == -signal.SIGKILL
     database, journal = make(file)
-    assert journal.find(KEY) == Entry(1, None)
+    assert journal.find(KEY) == Entry(1 + LOST_NODE, None)
     assert journal.find(OTHER) == Entry(1, b"answer")
     database.close()
 
