@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -26,6 +27,8 @@ PYTHON: Final = (sys.executable, "-P", "-m")
 ANSWER_BYTES: Final = 64_000_000
 """The longest line that is taken from a child."""
 _LAST_WORDS: Final = 300
+_ENDING_S: Final = 2.0
+"""Between the end of a child's output and its own."""
 
 Reason = Literal["memory", "time", "ended", "stopped"]
 
@@ -92,6 +95,8 @@ class Job:
             envelope = {"order": order, "timeout_s": timeout_s, "memory_bytes": memory_bytes}
             return self._exchange(child, json.dumps(envelope).encode() + b"\n", on_progress)
         except (BrokenPipeError, EOFError, ValueError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_ENDING_S)  # so that the status is its own
             status, words = self._bury()
             raise _failure(status, words, late.is_set(), self._stopped) from None
         except BaseException:
@@ -219,6 +224,10 @@ def serve(answer: Callable[[Any, Callable[[Any], None]], Any]) -> None:
         except MemoryError:
             _unlimit_memory()
             say("out_of_memory", True)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)  # an orderly end aborts where the other thread still reads
 
 
 def _read_orders(orders: queue.SimpleQueue[bytes]) -> None:

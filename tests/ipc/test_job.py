@@ -96,7 +96,7 @@ def test_a_process_that_ends_is_replaced(job: Job, order: str) -> None:
 
 
 def test_the_last_words_of_a_process_are_told(job: Job) -> None:
-    with job, pytest.raises(JobError, match="ValueError: no such thing"):
+    with job, pytest.raises(JobError, match=r"\(exit status 1\) ValueError: no such thing"):
         ask(job, "end")
 
 
