@@ -1,6 +1,6 @@
 """Which bundles this node may run: the one door through which it loads them, and what it remembers of them.
 
-A signature is checked in a child process (``edgeslm.signature``), once for each manifest, signature and key:
+A signature is checked by a job (``edgeslm.signature``), once for each manifest, signature and key:
 that it is good stays true. That the files are those of the manifest is checked by the engine at every load,
 which is told the digest that was found good here. Knows no cryptography.
 """
@@ -13,13 +13,12 @@ import hashlib
 import json
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgeslm.bundle import SIGNATURE, Bundle, file_digest, load_bundle
 from edgeslm.errors import BundleError
+from edgeslm.ipc.job import PYTHON, Job, JobError
 from edgeslm.ownership import is_ours
 from edgeslm.records import write_record
 from edgeslm.signature import Verdict, parse_statement, read_signature
@@ -27,7 +26,7 @@ from edgeslm.surroundings import Signing
 
 log = logging.getLogger("edgeslm.trust")
 
-COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "edgeslm.signature")
+MODULE = "edgeslm.signature"
 RECORD = "signatures.json"
 NOT_SIGNED = "not signed"
 REMEMBERED = 256
@@ -35,44 +34,8 @@ REMEMBERED = 256
 TIMEOUT_S = 120.0
 SLOWEST_BYTES_PER_S = 5_000_000
 """An SD card that is busy with other things; each file is read once."""
-
-
-class _Check:
-    """A child process that checks bundles against keys."""
-
-    def __init__(self, bundles: Sequence[Path], keys: Sequence[Path], command: Sequence[str]) -> None:
-        """:raises BundleError: it can't be started."""
-        self._count = len(bundles)
-        self._task = json.dumps({"bundles": list(map(str, bundles)), "keys": list(map(str, keys))})
-        self._timeout_s = TIMEOUT_S + sum(map(_bytes_below, bundles)) / SLOWEST_BYTES_PER_S
-        pipe = subprocess.PIPE
-        try:
-            self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        except OSError as error:
-            raise BundleError(f"the check of signatures can't be started: {error.strerror}") from None
-
-    def verdicts(self) -> list[Verdict]:
-        """Waits for them. :raises BundleError: the check itself failed."""
-        with self._child:
-            try:
-                answers, words = self._child.communicate(self._task, self._timeout_s)
-            except subprocess.TimeoutExpired:
-                raise BundleError(
-                    f"the check of signatures was ended after {self._timeout_s:.0f} s; is the disk slow?"
-                ) from None
-            finally:
-                self.end()
-        status, lines = self._child.returncode, answers.splitlines()
-        if status != 0 or len(lines) != self._count:
-            how = f"signal {-status}" if status < 0 else f"exit status {status}"
-            last = words.strip().splitlines()[-1:] or ["no word"]
-            raise BundleError(f"the check of signatures ended unexpectedly ({how}): {last[0][:300]}")
-        return [Verdict(**json.loads(line)) for line in lines]
-
-    def end(self) -> None:
-        """Ends the child if it still runs; from any thread, which makes :meth:`verdicts` return."""
-        if self._child.poll() is None:
-            self._child.kill()
+MEMORY_BYTES = 400_000_000
+"""For the lists of the largest signature and manifest; files are read in pieces."""
 
 
 def _bytes_below(folder: Path) -> int:
@@ -84,14 +47,33 @@ def _bytes_below(folder: Path) -> int:
     return total
 
 
+def _ask(job: Job, bundles: Sequence[Path], keys: Sequence[Path]) -> list[Verdict]:
+    """A verdict for each bundle. :raises BundleError: the check itself failed."""
+    order = {"bundles": list(map(str, bundles)), "keys": list(map(str, keys))}
+    timeout_s = TIMEOUT_S + sum(map(_bytes_below, bundles)) / SLOWEST_BYTES_PER_S
+    try:
+        verdicts = job.ask(order, timeout_s=timeout_s, memory_bytes=MEMORY_BYTES)
+    except JobError as error:
+        if error.reason == "time":
+            raise BundleError(
+                f"the check of signatures was ended after {timeout_s:.0f} s; is the disk slow?"
+            ) from None
+        raise BundleError(f"the check of signatures failed: {error}") from None
+    except OSError as error:
+        raise BundleError(f"the check of signatures can't be started: {error.strerror}") from None
+    return [Verdict(**verdict) for verdict in verdicts]
+
+
 def check_bundles(
-    bundles: Sequence[Path], keys: Sequence[Path], *, command: Sequence[str] = COMMAND
+    bundles: Sequence[Path], keys: Sequence[Path], *, command: Sequence[str] = PYTHON
 ) -> list[Verdict]:
     """A verdict for each bundle; blocks for a second or more.
 
+    :param command: what runs the check's module, in place of this Python.
     :raises BundleError: the check itself failed: out of memory, or hanging.
     """
-    return _Check(bundles, keys, command).verdicts()
+    with Job(MODULE, command=command) as job:
+        return _ask(job, bundles, keys)
 
 
 def describe_signature(bundle: Path) -> str:
@@ -112,7 +94,7 @@ class Trust:
     :param state_dir: where it is remembered what was checked.
     """
 
-    def __init__(self, signing: Signing, state_dir: Path, *, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, signing: Signing, state_dir: Path, *, command: Sequence[str] = PYTHON) -> None:
         self._signing = signing
         self._record = state_dir / RECORD
         self._command = command
@@ -137,12 +119,9 @@ class Trust:
         unknown = [bundle for bundle in loaded if known.get(bundle.digest) not in _marks(bundle, keys)]
         if not unknown:
             return
-        check = _Check([bundle.path for bundle in unknown], list(keys.values()), self._command)
-        try:
-            verdicts = await asyncio.to_thread(check.verdicts)
-        except asyncio.CancelledError:
-            check.end()
-            raise
+        with Job(MODULE, command=self._command) as job:  # a node that is stopped meanwhile ends the check
+            paths = [bundle.path for bundle in unknown]
+            verdicts = await asyncio.to_thread(_ask, job, paths, list(keys.values()))
         digests = {str(key): digest for digest, key in keys.items()}
         refused = []
         for bundle, verdict in zip(unknown, verdicts, strict=True):

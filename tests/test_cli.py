@@ -435,11 +435,11 @@ def test_inspect_says_what_is_known_of_the_signature(edgeslm: Any, tmp_path: Pat
 def test_inspect_with_a_key_fails_where_nothing_could_be_checked(
     edgeslm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = Verdict("unverifiable", "the package model_signing is missing: pip install it")
+    missing = Verdict("unverifiable", "the package cryptography is missing: pip install it")
     monkeypatch.setattr("edgeslm.trust.check_bundles", lambda bundles, keys: [missing])
     done = edgeslm("inspect", write_bundle(tmp_path / "small"), "--key", "any.pub")
     assert done.status == 1
-    assert "the package model_signing is missing" in done.err
+    assert "the package cryptography is missing" in done.err
     assert edgeslm("inspect", tmp_path / "small").status == 0, "without a key nothing is promised"
 
 

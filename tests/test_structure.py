@@ -74,8 +74,7 @@ ONLY_IN = {
     "numpy": {"engine", "knowledge"},
     "tokenizers": {"engine"},
     "pypdf": {"knowledge"},
-    "model_signing": {"signature"},  # runs in a process of its own
-    "cryptography": {"provision", "bus"},  # the bus: an encrypted journal
+    "cryptography": {"provision", "bus", "signature"},  # the bus: an encrypted journal; signature: a job
     "starlette": {"console"},
     "uvicorn": {"console"},
     "paho": {"bus", "client", "demo"},  # the demo plays the sensors and apps of others
@@ -83,11 +82,12 @@ ONLY_IN = {
 """Libraries that stay behind one door."""
 
 WORKER_ONLY = {"onnxruntime", "onnxruntime_genai", "numpy", "tokenizers"}
-SIGNATURE_ONLY = {"model_signing", "cryptography", "sigstore", "OpenSSL"}
-"""Only the process that checks signatures loads them."""
-WHEN_NEEDED = {"pypdf", "prometheus_client", "opentelemetry", "starlette", "uvicorn"}
+WHEN_NEEDED = {"cryptography", "pypdf", "prometheus_client", "opentelemetry", "starlette", "uvicorn"}
 """27 MB of memory for what reads PDFs, five for traces, one for Prometheus; the console is a process."""
-BUILD_MACHINE_ONLY = {"torch", "transformers", "onnx", "onnx_ir", "gguf", "accelerate", "sklearn", "optimum"}
+BUILD_MACHINE_ONLY = {
+    *("torch", "transformers", "onnx", "onnx_ir", "gguf", "accelerate", "sklearn", "optimum"),
+    *("model_signing", "sigstore", "OpenSSL"),
+}
 
 EXPORT_SEES = {
     *("edgeslm.bundle", "edgeslm.learned", "edgeslm.calibration", "edgeslm.errors", "edgeslm.config"),
@@ -136,8 +136,6 @@ TAUGHT = {"contrast.py", "audit.py", "lora_training.py"}
 """Modules of export/ that work with the extra `teach` alone."""
 OWN_ENVIRONMENT = {"optimum_job.py"}
 """Runs in the environment of the dependency group `optimum`."""
-SIGNS = {"model_signing"}
-"""Of the build machine, in a process of its own."""
 
 MODULES = sorted((ROOT / "edgeslm").rglob("*.py"))
 EXPORT_MODULES = sorted((ROOT / "export").rglob("*.py"))
@@ -293,7 +291,7 @@ def test_the_parent_never_imports_what_belongs_to_a_worker() -> None:
         "edgeslm.knowledge.intake",
         "edgeslm.knowledge.search",
     ]
-    forbidden = sorted(WORKER_ONLY | SIGNATURE_ONLY | WHEN_NEEDED | BUILD_MACHINE_ONLY)
+    forbidden = sorted(WORKER_ONLY | WHEN_NEEDED | BUILD_MACHINE_ONLY)
     code = (
         f"import importlib, sys\nfor name in {parts!r}: importlib.import_module(name)\n"
         f"print(*[name for name in {forbidden!r} if name in sys.modules])"
@@ -330,7 +328,7 @@ def libraries(path: Path) -> set[str]:
 
 def test_a_device_installs_what_it_imports_and_nothing_of_the_build_machine() -> None:
     brings = declared()
-    used = set().union(*map(libraries, MODULES)) - {INSTALLED_AS[name] for name in SIGNS}
+    used = set().union(*map(libraries, MODULES))
     named = {INSTALLED_AS.get(name, name.replace("_", "-")): extra for name, extra in EXTRAS.items()}
     for library in sorted(used - {"paho-mqtt"}):
         assert library in brings[named.get(library, "")], (

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import pytest
 
 from edgeslm import trust
 from edgeslm.errors import BundleError
+from edgeslm.ipc.job import PYTHON, Job
 from edgeslm.signature import Verdict
 from edgeslm.surroundings import Signing
-from edgeslm.trust import COMMAND, RECORD, Trust, check_bundles, describe_signature
+from edgeslm.trust import RECORD, Trust, check_bundles, describe_signature
 from tests.nodes import write_bundle
 from tests.signers import Signer, write_files, write_manifest
 
@@ -24,7 +27,8 @@ NO_CHILD = (sys.executable, "-c", "raise SystemExit('asked again')")
 NO_LIBRARY = (
     sys.executable,
     "-c",
-    "import sys; sys.modules['model_signing'] = None; from edgeslm import signature; signature.main()",
+    "import runpy, sys; sys.modules['cryptography'] = None\n"
+    "runpy.run_module(sys.argv[1], run_name='__main__', alter_sys=True)",
 )
 
 
@@ -45,7 +49,7 @@ class Node:
         self.state = state
         self._signing = Signing(require_signature=True, keys=tuple(signer.public for signer in signers))
 
-    def start(self, *bundles: Path, command: tuple[str, ...] = COMMAND) -> Trust:
+    def start(self, *bundles: Path, command: Sequence[str] = PYTHON) -> Trust:
         trusting = Trust(self._signing, self.state, command=command)
         for bundle in bundles:
             trusting.load(bundle)
@@ -181,7 +185,7 @@ def test_a_missing_key_file(tmp_path: Path, signed: Path) -> None:
 
 def test_without_the_library_nothing_runs(tmp_path: Path, signed: Path, signer: Signer) -> None:
     node = Node(tmp_path / "state", signer)
-    wanted = r"the package model_signing is missing: pip install 'edgeslm\[verify\]'"
+    wanted = r"the package cryptography is missing: pip install 'edgeslm\[verify\]'"
     with pytest.raises(BundleError, match=wanted):
         node.start(signed, command=NO_LIBRARY)
     assert check_bundles([signed], [signer.public], command=NO_LIBRARY)[0].status == "unverifiable"
@@ -190,14 +194,25 @@ def test_without_the_library_nothing_runs(tmp_path: Path, signed: Path, signer: 
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("raise SystemExit('what a pity')", r"ended unexpectedly \(exit status 1\): what a pity"),
-        ("import os; os.kill(os.getpid(), 9)", r"ended unexpectedly \(signal 9\): no word"),
-        ("pass", r"ended unexpectedly \(exit status 0\): no word"),
+        ("raise SystemExit('what a pity')", r"ended unexpectedly \(exit status 1\) what a pity$"),
+        ("import os; os.kill(os.getpid(), 11)", r"ended unexpectedly \(signal 11\)$"),
+        ("import os; os.abort()", r"takes more memory than it may \(signal 6\)$"),
     ],
 )
 def test_a_check_that_ends_otherwise(signed: Path, signer: Signer, code: str, words: str) -> None:
-    with pytest.raises(BundleError, match=words):
+    with pytest.raises(BundleError, match=rf"^the check of signatures failed: .*{words}"):
         check_bundles([signed], [signer.public], command=(sys.executable, "-c", code))
+
+
+def test_a_check_that_takes_too_much_memory(
+    tmp_path: Path, signed: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (signed / "model.sig").write_bytes(b"[" + b"[]," * 1_300_000 + b"[]]")
+    (verdict,) = check_bundles([signed], [signer.public])
+    assert verdict.sentence.startswith(f"{signed / 'model.sig'}: no signature of model signing")
+    monkeypatch.setattr(trust, "MEMORY_BYTES", 50_000_000)
+    with pytest.raises(BundleError, match="the check of signatures failed: it takes more memory than it may"):
+        check_bundles([signed], [signer.public])
 
 
 HANG = (sys.executable, "-c", "import time; time.sleep(600)")
@@ -212,26 +227,27 @@ def test_a_check_that_hangs_is_ended(signed: Path, signer: Signer, monkeypatch: 
 def test_a_node_that_is_stopped_meanwhile_waits_for_nothing(
     tmp_path: Path, signed: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[Any] = []
+    jobs: list[Job] = []
 
-    class Check(trust._Check):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            started.append(self)
+    def make_job(*arguments: Any, **options: Any) -> Job:
+        jobs.append(Job(*arguments, **options))
+        return jobs[-1]
 
     async def scene() -> None:
         trusting = Trust(Signing(require_signature=True, keys=(signer.public,)), tmp_path, command=HANG)
         trusting.load(signed)
         checking = asyncio.create_task(trusting.check())
-        while not started:
-            await asyncio.sleep(0)
+        while not jobs or jobs[0]._child is None:
+            await asyncio.sleep(0.01)
+        children.append(jobs[0]._child)
         checking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await checking
 
-    monkeypatch.setattr(trust, "_Check", Check)
+    children: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(trust, "Job", make_job)
     asyncio.run(scene())  # ends only once the thread that waits for the child has ended
-    assert started[0]._child.wait() < 0
+    assert children[0].wait() < 0
 
 
 def test_several_bundles_get_a_verdict_each(tmp_path: Path, signed: Path, signer: Signer) -> None:

@@ -81,14 +81,14 @@ def test_signatures_are_told_in_plain_words(n100: Path, tmp_path: Path) -> None:
 def test_signatures_without_the_library(
     n100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: bool, level: str
 ) -> None:
-    missing = Verdict("unverifiable", "the package model_signing is missing: pip install it")
+    missing = Verdict("unverifiable", "the package cryptography is missing: pip install it")
     monkeypatch.setattr(judged_bundles, "check_bundles", lambda bundles, keys: [missing])
     bundle = make_bundle(tmp_path / "small", 0)
     finding = look(n100, signing_config(bundle, tmp_path / "a.pub", required=required))[
         "signature model small"
     ]
     assert (finding.level, finding.advice) == (level, "pip install 'edgeslm[verify]'")
-    assert finding.text == f"{bundle} is not verifiable: the package model_signing is missing"
+    assert finding.text == f"{bundle} is not verifiable: the package cryptography is missing"
 
 
 def test_a_check_of_signatures_that_fails(
