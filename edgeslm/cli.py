@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # 2 is what argparse ends with; of `request` that says that no result came in time, and nothing else.
         is_request = list(sys.argv[1:] if argv is None else argv)[:1] == ["request"]
         raise SystemExit(1 if is_request and end.code == 2 else end.code) from None
+    umask = os.umask(0o077)  # what a command or a node writes holds texts of others: it is its user's alone
     try:
         return int(arguments.command(arguments))
     except EdgeslmError as error:
@@ -99,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lacking = isinstance(error, ImportError) and missing_extra(error, f"edgeslm {arguments.command_name}")
         print_error(lacking or f"{type(error).__name__}: {error} (--debug shows where it comes from)")
         return 1
+    finally:
+        os.umask(umask)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -106,7 +106,9 @@ def _without(file: Path, choice: Choice, dry_run: bool) -> int:
             kept = [row for row in rows if not _fits(row, choice)]
             if len(kept) < len(rows) and not dry_run:
                 beside = file.with_suffix(".new")
-                beside.write_bytes(b"".join(kept))
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+                with os.fdopen(os.open(beside, flags, 0o600), "wb") as stream:
+                    stream.write(b"".join(kept))
                 status = os.fstat(descriptor)
                 beside.chmod(status.st_mode & 0o777)
                 if os.geteuid() == 0:

@@ -84,7 +84,7 @@ def serve_one(answer: Callable[[str], Mapping[str, Any]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import
-    os.umask(0o022)
+    os.umask(0o077)
     order = sys.stdin.readline()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     print(json.dumps(answer(order)))  # noqa: T201

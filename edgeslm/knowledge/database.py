@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -96,7 +97,8 @@ def open_database(file: Path, *, writes: bool) -> sqlite3.Connection:
         raise KnowledgeError(f"{file} is part of a bundle, which never changes; add to a copy of it")
     try:
         if writes:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _keep_private(file)
         elif not file.is_file():
             raise _missing(file)
         db = sqlite3.connect(_address(file, writes), uri=True, isolation_level=None, timeout=WAIT_S)
@@ -110,6 +112,20 @@ def open_database(file: Path, *, writes: bool) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise refusal(file, error) from None
     return db
+
+
+def _keep_private(file: Path) -> None:
+    """Makes the file where there is none, for its owner alone: it holds texts. SQLite gives the files beside
+    it the same mode. What earlier versions made by the usual umask is changed."""
+    try:
+        # Never a file that is there: to close it would drop this process's locks on the collection.
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        for path in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
+            with suppress(OSError):
+                status = path.stat()
+                if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o644:
+                    path.chmod(0o600)
 
 
 _OF_WHAT_IS_READ = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

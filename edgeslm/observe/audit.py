@@ -74,7 +74,7 @@ class AuditLog:
         if self._descriptor is None:
             file.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            self._descriptor = os.open(file, flags, 0o640)
+            self._descriptor = os.open(file, flags, 0o600)
             self._size = os.fstat(self._descriptor).st_size
         written = os.write(self._descriptor, line)
         if written < len(line):  # no half line may stand before the next one

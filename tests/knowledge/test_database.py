@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -209,3 +212,41 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
 def test_an_error_of_no_kind_that_is_known_is_told_as_it_is() -> None:
     sentence = str(refusal(Path("manuals.sqlite"), sqlite3.OperationalError("disk I/O error")))
     assert sentence == "manuals.sqlite can't be used: disk I/O error"
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+def test_only_its_owner_may_read_a_collection(tmp_path: Path) -> None:
+    with Collection(tmp_path / "kb" / "notes", writes=True) as collection:
+        collection.put(*make_document("# A note\nof somebody\n"), make_origin())
+        found = modes(tmp_path / "kb")
+        assert len(found) > 1, "the write-ahead log too"
+        assert set(found.values()) == {0o600}
+    assert stat.S_IMODE((tmp_path / "kb").stat().st_mode) == 0o700
+
+
+def test_a_collection_that_others_could_read_by_default_is_taken_back(tmp_path: Path) -> None:
+    file = tmp_path / "notes.sqlite"
+    open_database(file, writes=True).close()
+    file.chmod(0o644)
+    open_database(file, writes=False).close()
+    assert modes(tmp_path)["notes.sqlite"] == 0o644, "who reads changes nothing"
+    open_database(file, writes=True).close()
+    assert modes(tmp_path)["notes.sqlite"] == 0o600
+    file.chmod(0o640)  # somebody's wish
+    open_database(file, writes=True).close()
+    assert modes(tmp_path)["notes.sqlite"] == 0o640
+
+
+def test_an_open_collection_stays_locked_when_it_is_opened_again(tmp_path: Path) -> None:
+    """A file of SQLite's must not be opened and closed beside it: its locks would be gone."""
+    file = tmp_path / "notes.sqlite"
+    with closing(open_database(file, writes=True)) as first:
+        first.execute("BEGIN IMMEDIATE")
+        file.chmod(0o644)
+        open_database(file, writes=True).close()
+        code = f"import sqlite3; sqlite3.connect({str(file)!r}, timeout=0).execute('BEGIN IMMEDIATE')"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "database is locked" in done.stderr

@@ -29,7 +29,7 @@ def test_a_line_says_what_is_known_and_is_cut(tmp_path: Path) -> None:
     assert first.pop("at").endswith("+00:00")
     assert first == {"what": "request", "task": "triage", "id": "i" * 256, "ms": 1.5}
     assert second["what"] == "cancel"
-    assert stat.S_IMODE(file.stat().st_mode) & 0o007 == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     audit.note("cancel")
     audit.close()
     assert len(lines(file)) == 3, "it is appended to"
