@@ -1,6 +1,6 @@
 # The same commands for people and CI. Each is a script, which also works where make is missing.
 # Arguments for one: make test ARGS="-k topics"
-.PHONY: demo test check bench bench-compare chaos test-arm deb test-deb
+.PHONY: demo test check bench bench-compare chaos fuzz test-arm deb test-deb
 
 demo:
 	@scripts/demo $(ARGS)
@@ -19,6 +19,9 @@ bench-compare:
 
 chaos:
 	@scripts/chaos $(ARGS)
+
+fuzz:
+	@scripts/fuzz $(ARGS)
 
 test-arm:
 	@scripts/test-arm $(ARGS)

@@ -6,7 +6,7 @@ Each payload goes through every parser: of requests (with random Response Topic,
 of cancels, results, chunks and states. A request or its refusal is then answered as the daemon would: the
 result is encoded and read again, the reply topic checked. Ends with status 1 on the first foreign exception,
 with the payload and the numbers that make it again, or if memory grew. A table first, one JSON line last.
-``fuzz_atheris.py`` does the same with payloads that a coverage-guided fuzzer finds.
+``scripts/fuzz`` does the same with payloads that a coverage-guided fuzzer finds.
 """
 
 from __future__ import annotations
