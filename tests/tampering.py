@@ -124,7 +124,7 @@ TAMPERING: dict[str, tuple[Callable[[Path], None], str]] = {
         consistent(edit("model.onnx.data", lambda data: data[::-1])),
         "manifest.json: not the file that was signed, as are model.onnx.data",
     ),
-    "a file added and listed": (consistent(add("extra.bin")), "as are extra.bin"),
+    "a file added and listed": (consistent(add("extra.json")), "as are extra.json"),
     "a file removed and no longer listed": (consistent(remove("heads/two.npz")), "as are heads/two.npz"),
     "the signature removed": (remove("model.sig"), "model.sig"),
     "the signature emptied": (edit("model.sig", lambda data: b""), "model.sig"),
