@@ -6,16 +6,16 @@ What a target needs is imported when it is made, so that a fuzzer can watch the 
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
 from tests.fuzz.work import Run
 
@@ -216,20 +216,26 @@ def make_signatures() -> Run:
     return run
 
 
+def make_genai_configs() -> Run:
+    from edgeslm.errors import BundleError
+    from edgeslm.genai_config import check_genai_config
+
+    def run(data: bytes) -> None:
+        try:
+            check_genai_config(data, ("model.onnx",), "genai_config.json")
+        except BundleError:
+            return
+
+    return run
+
+
 def make_archives() -> Run:
     import threading
 
     from edgeslm.errors import BundleError
     from edgeslm.update.allowance import Allowance
     from edgeslm.update.store import Store
-
-    if find_spec("edgeslm.update.unpacking") is None:
-        from edgeslm.update.staging import Staging
-
-        def unpack(archive: IO[bytes], name: str, store: Store, allowance: Allowance) -> object:
-            return Staging(store, budget_bytes=1_000_000).take(archive, name)
-    else:
-        unpack = import_module("edgeslm.update.unpacking").unpack
+    from edgeslm.update.unpacking import unpack
 
     def run(data: bytes) -> None:
         with tempfile.TemporaryDirectory(dir=_memory()) as folder:
@@ -258,6 +264,7 @@ def make_document(suffix: str, wrap: Callable[[bytes], bytes] = bytes) -> Callab
         from edgeslm.knowledge.reader import read_document
 
         folder = Path(tempfile.mkdtemp(dir=_memory()))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         file = folder / f"document{suffix}"
 
         def run(data: bytes) -> None:
@@ -279,6 +286,28 @@ def page_of(data: bytes) -> bytes:
 
     lines = [line.replace(b"\0", b" ").decode("latin-1") for line in data.split(b"\n")]
     return make_pdf([lines])
+
+
+# --- from children ---------------------------------------------------------------------------------------
+
+
+def make_frames(module: str, direction: str) -> Callable[[], Run]:
+    def make() -> Run:
+        from edgeslm.ipc.codec import FrameError
+
+        frames = getattr(import_module(module), direction)
+
+        def run(data: bytes) -> None:
+            try:
+                message = frames.decode(data)
+            except FrameError:
+                return
+            if frames.decode(frames.encode(message)) != message:
+                raise AssertionError("the message reads otherwise than it was written")
+
+        return run
+
+    return make
 
 
 TARGETS: dict[str, Target] = {
@@ -304,47 +333,8 @@ TARGETS: dict[str, Target] = {
     "gzip": Target(make_document(".txt.gz")),
     "pdf": Target(make_document(".pdf")),
     "pdf text": Target(make_document(".pdf", page_of)),
+    "settings of models": Target(make_genai_configs),
+    "frames of the engine": Target(make_frames("edgeslm.engine.frames", "FROM_ENGINE")),
+    "frames of the collections": Target(make_frames("edgeslm.knowledge.frames", "FROM_COLLECTIONS")),
+    "frames of the console": Target(make_frames("edgeslm.console.wire", "FROM_CONSOLE")),
 }
-
-
-def make_frames(module: str, direction: str) -> Callable[[], Run]:
-    def make() -> Run:
-        error = import_module("edgeslm.ipc.codec").FrameError
-        frames = getattr(import_module(module), direction)
-
-        def run(data: bytes) -> None:
-            try:
-                message = frames.decode(data)
-            except error:
-                return
-            if frames.decode(frames.encode(message)) != message:
-                raise AssertionError("the message reads otherwise than it was written")
-
-        return run
-
-    return make
-
-
-def make_genai_configs() -> Run:
-
-    check_genai_config = import_module("edgeslm.genai_config").check_genai_config
-
-    from edgeslm.errors import BundleError
-
-    def run(data: bytes) -> None:
-        try:
-            check_genai_config(data, ("model.onnx",), "genai_config.json")
-        except BundleError:
-            return
-
-    return run
-
-
-if find_spec("edgeslm.ipc.codec") is not None:
-    TARGETS |= {
-        "frames of the engine": Target(make_frames("edgeslm.engine.frames", "FROM_ENGINE")),
-        "frames of the collections": Target(make_frames("edgeslm.knowledge.frames", "FROM_COLLECTIONS")),
-        "frames of the console": Target(make_frames("edgeslm.console.wire", "FROM_CONSOLE")),
-    }
-if find_spec("edgeslm.genai_config") is not None:
-    TARGETS["settings of models"] = Target(make_genai_configs)
