@@ -1,6 +1,6 @@
 # The same commands for people and CI. Each is a script, which also works where make is missing.
 # Arguments for one: make test ARGS="-k topics"
-.PHONY: demo test check bench bench-compare chaos fuzz test-arm deb test-deb
+.PHONY: demo test check bench bench-compare attack chaos fuzz test-arm deb test-deb
 
 demo:
 	@scripts/demo $(ARGS)
@@ -16,6 +16,9 @@ bench:
 
 bench-compare:
 	@scripts/bench-compare $(ARGS)
+
+attack:
+	@scripts/attack $(ARGS)
 
 chaos:
 	@scripts/chaos $(ARGS)
