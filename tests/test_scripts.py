@@ -22,7 +22,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OTHERS = [ROOT / ".ci/run", ROOT / "tests/packages/emulate", *ROOT.glob("firmware-config/debian/*.p[or]*")]
 SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix)
-COMMANDS = ["demo", "test", "check", "bench", "bench-compare", "attack", "chaos", "fuzz", "test-arm", "deb", "test-deb"]
+COMMANDS = [
+    "demo",
+    "test",
+    "check",
+    "bench",
+    "bench-compare",
+    "attack",
+    "chaos",
+    "fuzz",
+    "test-arm",
+    "deb",
+    "test-deb",
+]
 
 FAKE_PYTHON = f"""#!/bin/sh
 # Stands for the system's Python and for the one of the environment that it makes.
