@@ -24,6 +24,9 @@ from edgeslm.knowledge.passages import MAX_CHARACTERS, Document, Heading, check_
 
 MAX_COLUMNS = 1000
 """Of a table, and values of an object."""
+MOST_EMPTY = 8
+"""Cells of a table for each that the file has. A sparser one is searched as text alone: the cells that are
+missing would take more work than its text."""
 MAX_DEPTH = 20
 """Of objects in objects."""
 _LONGEST_NAME = 80
@@ -79,9 +82,11 @@ def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[s
     columns: dict[str, int] = {}
     kept: list[Row] = []
     shared: dict[str, str] = {}
-    length = 0
+    length = filled = 0
+    is_table = True
     for number, row in rows:
         pairs = list(row)
+        filled += len(pairs)
         line = CELLS.join(f"{name}: {value}" if name else value for name, value in pairs if value)
         if line:
             if length + len(line) > MAX_CHARACTERS:
@@ -91,12 +96,12 @@ def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[s
             headings.append(Heading(1, f"{word} {number}", length, length))
             check_headings(source, len(headings))
             lines.append(line)
-            if len(columns) * len(kept) <= MAX_CELLS:
+            is_table = is_table and len(columns) * len(kept) <= min(MAX_CELLS, MOST_EMPTY * filled)
+            if is_table:
                 kept.append(Row(number, length, length + len(line), _cells(pairs, columns, shared)))
             length += len(line) + 1
-    return Document(
-        source, PurePath(source).name, "\n".join(lines), tuple(headings), _table(list(columns), kept)
-    )
+    table = _table(list(columns), kept) if is_table else None
+    return Document(source, PurePath(source).name, "\n".join(lines), tuple(headings), table)
 
 
 def _cells(

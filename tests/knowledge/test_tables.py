@@ -174,3 +174,12 @@ def test_a_table_that_is_too_large_is_text_alone(monkeypatch: pytest.MonkeyPatch
     large = read_table("\n".join([*rows, "4,4"]), "a.csv")
     assert large.table is None and len(large.headings) == 4
     assert read_json_lines("\n".join(f'{{"x{n}": 1}}' for n in range(9)), "a.jsonl").table is None
+
+
+def test_a_table_that_is_almost_empty_is_text_alone() -> None:
+    """Empty cells are no work: rows of one cell below a thousand columns had a thousand each."""
+    names = ",".join(f"n{number}" for number in range(500))
+    full = ",".join("1" * 500)
+    assert read_table(f"{names}\n{full}\n" + "1\n" * 3, "a.csv").table is not None
+    document = read_table(f"{names}\n{full}\n" + "1\n" * 20, "a.csv")
+    assert document.table is None and document.text.count("n0: 1") == 21
