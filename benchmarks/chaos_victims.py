@@ -82,7 +82,10 @@ class Broker:
 
 
 class NodeUnderTest:
-    """``edgeslm run`` on the broker at ``port``, with fake engines or with the models of ``starter``."""
+    """``edgeslm run`` on the broker at ``port``, with fake engines or with the models of ``starter``.
+
+    ``changes`` are sections of its configuration that take the place of the usual ones.
+    """
 
     def __init__(
         self,
@@ -93,11 +96,13 @@ class NodeUnderTest:
         service_ms: float,
         crash_every: float,
         environment: Mapping[str, str] = NOTHING,
+        changes: Mapping[str, Any] = NOTHING,
     ) -> None:
         folder.mkdir(exist_ok=True)
         bundle = starter / "smollm2-135m-int4" if starter else write_bundle(folder / "bundle")
+        self.state = folder / "state"
         self._file = folder / "config.yaml"
-        self._file.write_text(yaml.safe_dump(configuration(bundle, port, folder / "state")))
+        self._file.write_text(yaml.safe_dump({**configuration(bundle, port, self.state), **changes}))
         self.words = folder / "words.txt"
         program = [str(Path(__file__).with_name("fake_engine.py")), "run"]
         self._command = [sys.executable, *(["-m", "edgeslm", "run"] if starter else program), str(self._file)]
@@ -121,6 +126,12 @@ class NodeUnderTest:
         with self._lock:
             self._launch()
             self._wanted.set()
+
+    def use(self, python: str, engine: Path, environment: Mapping[str, str]) -> None:
+        """The next start runs the code that this ``fake_engine.py`` finds with ``environment``."""
+        with self._lock:
+            self._command = [python, str(engine), "run", str(self._file)]
+            self._environment = {**self._environment, **environment}
 
     def kill(self) -> None:
         with self._lock:

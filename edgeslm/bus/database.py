@@ -12,7 +12,6 @@ too. With a :class:`~edgeslm.bus.seal.Seal` texts are encrypted; keys of request
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sqlite3
@@ -264,19 +263,18 @@ class Database:
         """:raises JournalError: a later version wrote the file.
         :raises sqlite3.DatabaseError: its header is damaged, to which SQLite would say that it may not write.
         """
-        with self.file.open("rb") if self.file.exists() else io.BytesIO() as stream:
-            header = stream.read(100)
-        if header[:16] != HEADER:
-            return
-        if not {*header[18:20]} <= {1, 2}:
-            raise sqlite3.DatabaseError("its header is damaged")
-        version = int.from_bytes(header[60:64], "big")
-        if SEALED_FORMAT < version < _NO_FORMAT:
-            raise JournalError(
-                f"The journal {self.file} has format {version}, of a later version of edgeslm, and this one "
-                f"reads up to {SEALED_FORMAT}: install the later version again. Nothing was changed. Or move "
-                "the file away, which forgets what was answered, and what waits in it."
-            )
+        for number, header in enumerate(soundness.headers(self.file)):
+            if header[:16] != HEADER:
+                continue
+            if not number and not {*header[18:20]} <= {1, 2}:
+                raise sqlite3.DatabaseError("its header is damaged")
+            version = int.from_bytes(header[60:64], "big")
+            if SEALED_FORMAT < version < _NO_FORMAT:
+                raise JournalError(
+                    f"The journal {self.file} has format {version}, of a later version of edgeslm, and this "
+                    f"one reads up to {SEALED_FORMAT}: install the later version again. Nothing was changed. "
+                    "Or move the file away, which forgets what was answered, and what waits in it."
+                )
 
     def _check_mark(self, db: sqlite3.Connection) -> bool:
         """Whether it is encrypted. :raises JournalError: with a key that isn't there, or with another one."""
@@ -383,7 +381,6 @@ class Database:
                 f"The journal {self.file} is in use: another daemon runs with this node's name and "
                 "state_dir. Give this one another `node` or `state_dir`, or stop the other."
             )
-        why = error.strerror if isinstance(error, OSError) else str(error) or "there is no memory for it"
         why = error.strerror if isinstance(error, OSError) else str(error) or "there is no memory for it"
         if self._is_found_damaged:
             return (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sqlite3
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from edgeslm.bus.schema import CLOCK_END_S, TABLES
 
 log = logging.getLogger("edgeslm.bus")
 
+HEADER_BYTES = 100
 CHECK_S = 2.0
 """How long a start checks the file."""
 _MESSAGES = ("integrity_check(spool)", "integrity_check(windows)")
@@ -30,6 +33,29 @@ def has_log(file: Path) -> bool:
     """Whether the last one that had the file open did not close it."""
     log_file = Path(f"{file}-wal")
     return log_file.exists() and log_file.stat().st_size > 0
+
+
+def headers(file: Path) -> Iterator[bytes]:
+    """Headers of the database, 100 bytes each: the file's own, then those that stand in its log.
+
+    What a write of the header left in the log is here too if it was broken off. :raises OSError: the disk.
+    """
+    if not file.exists():
+        return
+    with file.open("rb") as stream:
+        yield stream.read(HEADER_BYTES)
+    if not has_log(file):
+        return
+    with Path(f"{file}-wal").open("rb") as stream:
+        # sqlite.org/fileformat2.html, section 4.1: frames of an earlier log have other salts.
+        first = stream.read(32)
+        page_bytes, salts = int.from_bytes(first[8:12], "big"), first[16:24]
+        while len(frame := stream.read(24)) == 24 and page_bytes:
+            if frame[:4] == b"\0\0\0\1" and frame[8:16] == salts:
+                yield stream.read(HEADER_BYTES)
+                stream.seek(page_bytes - HEADER_BYTES, os.SEEK_CUR)
+            else:
+                stream.seek(page_bytes, os.SEEK_CUR)
 
 
 def last_time(db: sqlite3.Connection) -> float:

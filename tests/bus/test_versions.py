@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import io
+import importlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
-import sys
-import tarfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from tests.nodes import BASE, NodeProcess, fake_configuration
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = ROOT / "tests" / "old_state" / "0.1.0"
-OLD_COMMIT = "8dd6cdd"
 REPLY = f"{BASE}/res/triage/old"
 HALL = ("digest", "hall/digest")
+ReadWithOldCode = Callable[[Path], subprocess.CompletedProcess[str]]
 
 READ = """
 import json, sys
@@ -60,24 +60,27 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def old_code(tmp_path: Path) -> Path:
-    """The code of version 0.1.0, where git has it."""
-    found = subprocess.run(
-        ["git", "archive", OLD_COMMIT, "edgeslm"], cwd=ROOT, capture_output=True, check=False
-    )
-    if found.returncode != 0:
-        pytest.skip("git has no commit of version 0.1.0 here")
-    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:
-        archive.extractall(tmp_path / "old", filter="data")
-    return tmp_path / "old"
+def read_with_old_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReadWithOldCode:
+    """Reads a journal with the code of version 0.1.0, where git has it."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    versions = importlib.import_module("versions")
+    try:
+        old = versions.version_in(versions.unpack(tmp_path / "old"))
+    except versions.NoHistory as error:
+        pytest.skip(str(error))
 
+    def read(file: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [old.python, "-c", READ, str(file)],
+            cwd=old.tree,
+            env={**os.environ, **old.environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
-def read_with(code: Path, file: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(code)}
-    command = [sys.executable, "-c", READ, str(file)]
-    return subprocess.run(
-        command, cwd=code, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    return read
 
 
 def test_a_node_takes_over_a_state_folder_of_0_1_0_under_load(
@@ -112,20 +115,24 @@ def test_a_node_takes_over_a_state_folder_of_0_1_0_under_load(
         assert Windows(database).stored() == []
 
 
-def test_what_the_new_version_wrote_the_old_one_reads(state: Path, old_code: Path) -> None:
+def test_what_the_new_version_wrote_the_old_one_reads(
+    state: Path, read_with_old_code: ReadWithOldCode
+) -> None:
     file = state / "journal-hall.sqlite"
     with closing(Database(file)) as database:
         database.open()
         Spool(database, limit_bytes=10**7).add([(make_delivery(b"of the new version"), None)])
         Windows(database).add([Gathered(HALL, "new", "of the new version", 1.0)])
-    done = read_with(old_code, file)
+    done = read_with_old_code(file)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["spool"] == [*(f"queued {number}" for number in range(6)), "of the new version"]
     assert {*found["windows"]} >= {"of the new version", *(f"gathered {number}" for number in range(4))}
 
 
-def test_what_the_new_version_salvaged_the_old_one_reads(state: Path, old_code: Path) -> None:
+def test_what_the_new_version_salvaged_the_old_one_reads(
+    state: Path, read_with_old_code: ReadWithOldCode
+) -> None:
     file = state / "journal-hall.sqlite"
     Path(f"{file}-wal").unlink()  # what is in the main file alone
     with file.open("r+b") as stream:
@@ -133,9 +140,17 @@ def test_what_the_new_version_salvaged_the_old_one_reads(state: Path, old_code: 
     with closing(Database(file)) as database:
         database.open()
         assert database.damage is not None
-    done = read_with(old_code, file)
+    done = read_with_old_code(file)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["spool"] == [f"queued {number}" for number in range(6)]
+
+
+def refuse_a_later_format(file: Path) -> None:
+    before = {one.name: one.read_bytes() for one in file.parent.iterdir()}
+    database = Database(file)
+    with pytest.raises(JournalError, match="a later version of edgeslm"):
+        database.open()
+    assert {one.name: one.read_bytes() for one in file.parent.iterdir()} == before
 
 
 def test_of_a_version_yet_to_come_nothing_is_touched(state: Path) -> None:
@@ -143,8 +158,24 @@ def test_of_a_version_yet_to_come_nothing_is_touched(state: Path) -> None:
     content = bytearray(file.read_bytes())
     content[60:64] = (3).to_bytes(4, "big")
     file.write_bytes(content)
-    before = {one.name: one.read_bytes() for one in state.iterdir()}
-    database = Database(file)
-    with pytest.raises(JournalError, match="a later version of edgeslm"):
+    refuse_a_later_format(file)
+
+
+def test_of_a_version_yet_to_come_that_was_killed_nothing_is_touched(state: Path, tmp_path: Path) -> None:
+    """Its format stands in the write-ahead log alone."""
+    file = state / "journal-hall.sqlite"
+    with closing(sqlite3.connect(file, isolation_level=None)) as later:
+        later.execute("PRAGMA locking_mode = EXCLUSIVE")
+        later.execute("PRAGMA user_version = 3")
+        shutil.copytree(state, tmp_path / "killed")
+    assert (tmp_path / "killed" / file.name).read_bytes()[60:64] == (1).to_bytes(4, "big")
+    refuse_a_later_format(tmp_path / "killed" / file.name)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 31, 32, 50, 56, 200])
+def test_a_log_that_ends_anywhere_has_no_later_format(state: Path, cut: int) -> None:
+    log = state / "journal-hall.sqlite-wal"
+    log.write_bytes(log.read_bytes()[:cut])
+    with closing(Database(state / "journal-hall.sqlite")) as database:
         database.open()
-    assert {one.name: one.read_bytes() for one in state.iterdir()} == before
+        assert database.damage is None
