@@ -30,7 +30,7 @@ from edgeslm.commands import (
     top,
 )
 from edgeslm.commands.screen import print_error, say
-from edgeslm.errors import ConfigError, EdgeslmError
+from edgeslm.errors import ConfigError, EdgeslmError, too_little_memory
 from edgeslm.extras import missing_extra
 from edgeslm.log_lines import set_up_logging
 from edgeslm.topics import DEFAULT_PREFIX, topic_name_fault
@@ -98,7 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         lacking = isinstance(error, ImportError) and missing_extra(error, f"edgeslm {arguments.command_name}")
-        print_error(lacking or f"{type(error).__name__}: {error} (--debug shows where it comes from)")
+        print_error(
+            lacking
+            or too_little_memory(error)
+            or f"{type(error).__name__}: {error} (--debug shows where it comes from)"
+        )
         return 1
     finally:
         os.umask(umask)

@@ -34,6 +34,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import ClassVar, Final
 
@@ -222,3 +223,19 @@ def without_paths(sentence: str) -> str:
     """For others on the bus: of each absolute path the last name alone, since where things lie here is nobody
     else's business."""
     return _PATH.sub(r"\1", sentence)
+
+
+def too_little_memory(error: Exception) -> str | None:
+    """What to say if it means that: threads, libraries and processes fail for want of it each in its way."""
+    said = str(error)
+    if (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN))
+        or (isinstance(error, RuntimeError) and "can't start new thread" in said)
+        or (isinstance(error, ImportError) and ("failed to map" in said or "cannot allocate" in said.lower()))
+    ):
+        return (
+            f"There is too little memory ({said or 'none could be had'}): free some, or raise the limits of "
+            "this process: MemoryMax= and TasksMax= of a service, `ulimit -v` and `ulimit -u` of a shell."
+        )
+    return None

@@ -46,6 +46,8 @@ from edgeslm.watching import Watcher
 
 log = logging.getLogger("edgeslm.pipeline")
 
+NO_MEMORY_S = 0.5
+"""After which what lacked memory is tried again."""
 MOST_REFUSED = 4
 """Messages of QoS 0 beyond ``queue_unsure`` are told that it is busy; beyond so many times that, nothing."""
 
@@ -280,7 +282,18 @@ class Pipeline:
                 self._feed()
 
     async def _failed(self, held: Held, error: Exception) -> None:
-        """Of a message that a mistake of ours ended: it is acknowledged, so it must not vanish."""
+        """Of a message that a mistake of ours ended: it is acknowledged, so it must not vanish.
+
+        Too little memory for that passes, and until then the message is kept.
+        """
+        while True:
+            try:
+                await self._give_up(held, error)
+                return
+            except MemoryError:
+                await asyncio.sleep(NO_MEMORY_S)
+
+    async def _give_up(self, held: Held, error: Exception) -> None:
         topic = held.delivery.topic
         addressee = self._membership.addressee(topic)
         if addressee is not None:

@@ -328,6 +328,10 @@ class NodeProcess:
     def wait(self) -> int:
         return int(self._process.wait(WAIT_S))
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
 
 def parent_of(pid: int) -> int | None:
     """Process id of the parent; None when the process is gone."""

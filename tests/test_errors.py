@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 import edgeslm.errors as module
 from edgeslm.engine.process import EngineCrashed
-from edgeslm.errors import REQUEST_ERRORS, EdgeslmError, RequestError, without_paths
+from edgeslm.errors import REQUEST_ERRORS, EdgeslmError, RequestError, too_little_memory, without_paths
 from edgeslm.messages import ErrorBody
 
 CODES = {
@@ -44,3 +46,21 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 )
 def test_paths_are_nobody_else_s_business(sentence: str, told: str) -> None:
     assert without_paths(sentence) == told
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+        ImportError("libsqlite3.so.0: failed to map segment from shared object"),
+    ],
+)
+def test_too_little_memory_is_told_in_a_sentence_however_it_shows(error: Exception) -> None:
+    assert str(too_little_memory(error)).startswith("There is too little memory (")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOENT, "no"), RuntimeError("no"), ImportError("no")])
+def test_other_errors_are_not_of_memory(error: Exception) -> None:
+    assert too_little_memory(error) is None

@@ -12,6 +12,7 @@ import pytest
 
 from edgeslm.bus.database import Database
 from edgeslm.bus.spool import Spool
+from edgeslm.serving import Serving
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.fakes import make_delivery
@@ -120,6 +121,28 @@ def test_a_mistake_of_the_node_is_answered_too(app: App, node: Node, monkeypatch
     monkeypatch.setattr("edgeslm.pipeline.Tries.end", fail)
     app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
     assert app.take(REPLY).code == "internal"
+
+
+def test_what_there_is_too_little_memory_to_refuse_is_kept_until_there_is_enough(
+    app: App, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was acknowledged without a result and without a word."""
+    serve, failures = Serving.give_up, iter([True, True, False])
+
+    async def fail(*values: object, **names: object) -> None:
+        raise MemoryError
+
+    async def give_up(self: Serving, *values: Any) -> None:
+        if next(failures):
+            raise MemoryError
+        await serve(self, *values)
+
+    monkeypatch.setattr(Serving, "serve", fail)
+    monkeypatch.setattr(Serving, "give_up", give_up)
+    app.subscribe(f"{BASE}/res/#")
+    app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
+    heard = app.take(f"{BASE}/res/triage")
+    assert (heard.correlation, heard.code) == (b"42", "internal")
 
 
 # The daemon ends
