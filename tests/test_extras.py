@@ -33,6 +33,7 @@ NEEDS_A_NODE: Sequence[Sequence[str]] = (
     ("models", "list", "node.yaml"),
     ("provision", "acl", "node.yaml"),
     ("purge", "--id", "1", "node.yaml"),
+    ("recover", "node.yaml"),
     ("rollout", "hawkbit", "node.yaml"),
 )
 NOWHERE = ("--broker", "mqtt://127.0.0.1:1")
