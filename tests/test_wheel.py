@@ -23,15 +23,20 @@ FOLDERS = {
 """Folders of the tree, and where a wheel has them."""
 
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "requirements", *FOLDERS)
-"""What the wheel is built from; a build in the tree would find what an earlier one left."""
+"""What the wheel is built from."""
 
 
-def build_wheel(folder: Path) -> Path:
-    """The wheel of this tree, built in ``folder`` without a network."""
+def copy_sources(folder: Path) -> Path:
     copy = folder / "source"
     for name in SOURCES:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-R", str(ROOT / name), str(copy / name)], check=True)
+    return copy
+
+
+def build_wheel(folder: Path, source: Path | None = None) -> Path:
+    """The wheel of ``source``, by default of a copy of this tree, built in ``folder`` without a network."""
+    copy = source or copy_sources(folder)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     done = subprocess.run(
         [*command, "--no-index", "--disable-pip-version-check", "--wheel-dir", str(folder), str(copy)],
@@ -87,6 +92,17 @@ def test_it_holds_what_used_to_be_forgotten(wheel: zipfile.ZipFile) -> None:
 def test_it_has_two_packages_and_nothing_else_at_the_top(wheel: zipfile.ZipFile) -> None:
     tops = {PurePosixPath(name).parts[0] for name in wheel.namelist()}
     assert {name for name in tops if not name.endswith(".dist-info")} == {"edgeslm", "edgeslm_export"}
+
+
+def test_a_module_that_is_gone_is_not_in_the_next_wheel(tmp_path: Path) -> None:
+    """``pip install .`` builds in the clone, and ``build/`` stays there."""
+    source = copy_sources(tmp_path)
+    gone = source / "edgeslm/gone.py"
+    gone.write_text("")
+    for there in (True, False):
+        with zipfile.ZipFile(build_wheel(tmp_path, source)) as archive:
+            assert ("edgeslm/gone.py" in archive.namelist()) is there
+        gone.unlink(missing_ok=True)
 
 
 def test_its_metadata_tell_apps_to_install_paho_alone(wheel: zipfile.ZipFile) -> None:
