@@ -7,7 +7,6 @@ pools its token vectors (sentence-transformers' files) and writes the manifest.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -29,8 +28,8 @@ from edgeslm.errors import ExportError
 _MODULES = ("Transformer", "Pooling", "Normalize")
 
 
-_PICKLES = re.compile(r".+\.(bin|pt|pth|ckpt|pkl|pickle)(\.index\.json)?", re.IGNORECASE)
-"""Files that run what they say when an older library loads them."""
+_LENT = frozenset({".json", ".txt", ".model", ".vocab", ".jinja"})
+"""Suffixes of what optimum's transformers reads beside weights: configurations and tokenizers."""
 
 _BYTES_A_WEIGHT = 5
 """PyTorch's model and its graph, both in float32, overlap for a moment."""
@@ -187,16 +186,20 @@ def lend_checkpoint(
 ) -> Path:
     """Makes ``folder`` of a checkpoint for optimum's transformers: links to its files, but never to a pickle.
 
-    Weights that are one are made safetensors. A tokenizer class of transformers 5 is given its old name, the
-    only one known there.
+    Weights that may be one are made safetensors. A tokenizer class of transformers 5 is given its old name,
+    the only one known there.
     """
     folder.mkdir()
-    for file in source.iterdir():
-        if file.name != "tokenizer_config.json" and not _PICKLES.fullmatch(file.name):
-            (folder / file.name).symlink_to(file.resolve())
-    if any(_PICKLES.fullmatch(file.name) for file in weight_files(source)):
+    weights = weight_files(source)
+    lent = [file for file in source.iterdir() if file.suffix in _LENT and file.is_file()]
+    lent = [file for file in lent if not file.name.endswith((".index.json", "tokenizer_config.json"))]
+    if all(file.parent == source and file.suffix == ".safetensors" for file in weights):
+        lent += [*weights, *source.glob("model.safetensors.index.json")]
+    else:  # whatever they are called
         task = {"source": str(source), "out": str(folder / "model.safetensors")}
         run_module("safe_weights", task, "the conversion", on_progress=on_progress, debug=debug)
+    for file in lent:
+        (folder / file.name).symlink_to(file.resolve())
     settings = _optional_json(source / "tokenizer_config.json") or {}
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"

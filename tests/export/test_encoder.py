@@ -95,6 +95,8 @@ def test_optimum_gets_no_pickle(tmp_path: Path) -> None:
     shared = torch.arange(6.0).reshape(2, 3)
     torch.save({"a.weight": shared, "b.weight": shared}, source / "pytorch_model.bin")
     (source / "training_args.bin").write_bytes(b"a pickle")
+    (source / "older").mkdir()
+    (source / "older/pytorch_model.bin").write_bytes(b"a pickle")
     lent = lend_checkpoint(source, tmp_path / "lent")
     names = {path.name for path in lent.iterdir()}
     assert names == {"config.json", "model.safetensors", "tokenizer_config.json"}
@@ -102,6 +104,28 @@ def test_optimum_gets_no_pickle(tmp_path: Path) -> None:
     assert {name: value.tolist() for name, value in made.items()} == {
         name: shared.tolist() for name in ("a.weight", "b.weight")
     }
+
+
+def test_a_pickle_is_none_of_optimum_s_by_another_name(tmp_path: Path) -> None:
+    """An index may call its files anything."""
+    torch = pytest.importorskip("torch")
+
+    source = _checkpoint(tmp_path / "source", {"config.json": CONFIG}, make=True)
+    torch.save({"a.weight": torch.zeros(1)}, source / "part.dat")
+    (source / "model.safetensors.index.json").write_text('{"weight_map": {"a.weight": "part.dat"}}')
+    lent = lend_checkpoint(source, tmp_path / "lent")
+    names = {path.name for path in lent.iterdir()}
+    assert names == {"config.json", "model.safetensors", "tokenizer_config.json"}
+
+
+def test_safetensors_in_parts_are_lent_with_their_index(tmp_path: Path) -> None:
+    source = _checkpoint(tmp_path / "source", {"config.json": CONFIG}, make=True)
+    (source / "part-1.safetensors").write_bytes(b"")
+    index = source / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a.weight": "part-1.safetensors"}}')
+    lent = lend_checkpoint(source, tmp_path / "lent")
+    assert (lent / index.name).readlink() == index
+    assert (lent / "part-1.safetensors").exists()
 
 
 def test_a_pickle_that_holds_more_than_weights_is_refused(tmp_path: Path) -> None:
