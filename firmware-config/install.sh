@@ -58,10 +58,10 @@ done
 # Python runs from here, isolated (-I): it must never take a module of the folder that somebody happens to be in.
 case ${EDGESLM_PYTHON:-} in /*) ;; */*) EDGESLM_PYTHON=$PWD/$EDGESLM_PYTHON ;; esac
 case $0 in /*) self=$0 ;; *) self=$PWD/$0 ;; esac
-if [ -z "$source" ] && [ -e "$here/../pyproject.toml" ]; then source=$here/..; fi
-source=${source:-edgeslm}
+if [ -z "$source" ] && [ -e "$here/../pyproject.toml" ]; then source=$(cd "$here/.." && pwd); fi
 if [ -e "$source" ]; then source=$(cd "$(dirname "$source")" && pwd)/$(basename "$source"); fi
 cd /
+source=${source:-edgeslm} # of an index: a folder of that name is nobody's choice
 
 program=$root/opt/edgeslm
 command=$root/usr/local/bin/edgeslm

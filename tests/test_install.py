@@ -118,7 +118,12 @@ class System:
             (self.commands / name).chmod(0o755)
 
     def run(
-        self, *arguments: str, fail_at: int = 0, kill_at: int = 0, cwd: Path = Path("/tmp")
+        self,
+        *arguments: str,
+        fail_at: int = 0,
+        kill_at: int = 0,
+        cwd: Path = Path("/tmp"),
+        script: Path = SCRIPT,
     ) -> subprocess.CompletedProcess[str]:
         self._count.write_text("0")
         environment = {
@@ -127,7 +132,7 @@ class System:
             "FAIL_AT": str(fail_at),
             "KILL_AT": str(kill_at),
         }
-        command = ["sh", str(SCRIPT), "--root", str(self.root), *(arguments or [str(self.wheel)])]
+        command = ["sh", str(script), "--root", str(self.root), *(arguments or [str(self.wheel)])]
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
 
     @property
@@ -238,6 +243,16 @@ def test_what_lies_in_the_folder_of_whoever_runs_it_is_never_run(system: System,
     done = system.run("mine.whl", cwd=tmp_path / "downloads")
     assert done.returncode == 1 and "Invalid wheel filename" in done.stderr  # pip itself says so
     assert not ran.exists(), ran.read_text()
+
+
+def test_a_folder_of_its_name_is_not_taken_for_it(system: System, tmp_path: Path) -> None:
+    """Outside of a clone and without a name the index's is meant, wherever somebody happens to be."""
+    shutil.copytree(ROOT / "firmware-config", tmp_path / "firmware-config")
+    (tmp_path / "downloads/edgeslm").mkdir(parents=True)
+    script = tmp_path / "firmware-config/install.sh"
+    done = system.run("--extras", "api", cwd=tmp_path / "downloads", script=script)
+    assert "install: installing edgeslm\n" in done.stdout
+    assert done.returncode == 1 and "no such package: edgeslm" in done.stderr
 
 
 def test_optional_parts_stay_with_an_update(system: System) -> None:
