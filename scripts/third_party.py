@@ -117,8 +117,8 @@ def third_party_text(parts: Sequence[Part]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def bill_of_materials(parts: Sequence[Part], made: datetime) -> dict[str, Any]:
-    """CycloneDX 1.6, as JSON."""
+def bill_of_materials(parts: Sequence[Part], made: datetime | None) -> dict[str, Any]:
+    """CycloneDX 1.6, as JSON. It has no time where none is known."""
     known = {part.name: part.url for part in parts}
     serial = uuid.uuid5(uuid.NAMESPACE_URL, " ".join(sorted(known.values())))
     document: dict[str, Any] = {
@@ -127,7 +127,7 @@ def bill_of_materials(parts: Sequence[Part], made: datetime) -> dict[str, Any]:
         "specVersion": "1.6",
         "serialNumber": f"urn:uuid:{serial}",
         "version": 1,
-        "metadata": {"timestamp": made.strftime("%Y-%m-%dT%H:%M:%SZ")},
+        "metadata": {"timestamp": made.strftime("%Y-%m-%dT%H:%M:%SZ")} if made else {},
         "components": [_component(part) for part in parts if part.name != OWN],
         "dependencies": [
             {"ref": part.url, "dependsOn": sorted(known[name] for name in part.needs if name in known)}
@@ -157,7 +157,8 @@ def main() -> None:
         sys.exit("usage: third_party.py SITE_PACKAGES FOLDER")
     site, folder = map(Path, sys.argv[1:])
     parts = read_parts(site)
-    made = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", "0")), UTC)
+    seconds = os.environ.get("SOURCE_DATE_EPOCH")
+    made = datetime.fromtimestamp(int(seconds), UTC) if seconds else None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "THIRD-PARTY.txt").write_text(third_party_text(parts), "utf-8")
     bill = json.dumps(bill_of_materials(parts, made), indent=1)

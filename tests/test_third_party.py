@@ -28,8 +28,8 @@ def distribute(site: Path, name: str, metadata: str, **texts: str) -> None:
         (info / "licenses" / file).write_text(text)
 
 
-def write(site: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+def write(site: Path, out: Path, made: str = "1700000000") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": made}
     command = [sys.executable, "-I", str(SCRIPT), str(site), str(out)]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
@@ -83,6 +83,13 @@ def test_the_same_packages_give_the_same_bytes(site: Path, tmp_path: Path) -> No
         write(site, tmp_path / name)
     for file in ("THIRD-PARTY.txt", "sbom.cdx.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_it_has_no_time_where_none_is_known(site: Path, tmp_path: Path) -> None:
+    """As in a container: 1970 would be a false one."""
+    assert write(site, tmp_path / "out", made="").returncode == 0
+    _, bill = read(tmp_path / "out")
+    assert bill["metadata"].keys() == {"component"}
 
 
 def test_a_licence_whose_text_is_unknown_stops_it(site: Path, tmp_path: Path) -> None:
