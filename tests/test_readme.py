@@ -17,6 +17,10 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
+def test_it_stays_short() -> None:
+    assert len(README.encode()) <= 10_300
+
+
 def test_the_configuration_parses() -> None:
     whole, of_documents, of_a_pool = blocks("yaml")
     config = parse_config(whole)
