@@ -16,7 +16,7 @@ from edgeslm.config import Config
 from edgeslm.doctor.bundles import judge_bundles, judge_signatures
 from edgeslm.doctor.connection import ask_broker, judge_broker, judge_reach, judge_secrets, look_up
 from edgeslm.doctor.disk import judge_disk, judge_writes, measure_writes
-from edgeslm.doctor.distributions import judge_distributions
+from edgeslm.doctor.distributions import judge_distributions, judge_extras
 from edgeslm.doctor.documents import judge_collections, judge_homes
 from edgeslm.doctor.finding import Finding, render
 from edgeslm.doctor.machine import (
@@ -67,7 +67,8 @@ def examine(
     findings += [*judge_pure_libraries(), *judge_distributions()]
     findings += judge_bundles(config, bundles, board.read_memory(root), measure, context)
     if config is not None:
-        findings += [*judge_signatures(config), *judge_collections(config), *judge_homes(config)]
+        findings += [*judge_extras(config), *judge_signatures(config)]
+        findings += [*judge_collections(config), *judge_homes(config)]
         findings += [*judge_secrets(config.broker), *judge_broker(config, probe_broker or ask_broker)]
         findings += judge_reach(config, root, resolve)
     return findings

@@ -1,11 +1,13 @@
-"""Installed distributions that nothing here uses: what they take of the disk could be spared.
+"""Installed distributions: those that a configuration lacks, and those that nothing here uses.
 
-A plain ``pip install`` brings some: tokenizers requires a hub's client, with two HTTP libraries, to fetch
-files, which no device does. The lists in ``requirements/`` leave them out. Knows no models.
+What is unused takes room of the disk. A plain ``pip install`` brings some: tokenizers requires a hub's
+client, with two HTTP libraries, to fetch files, which no device does. The lists in ``requirements/`` leave
+them out. Knows no models.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping
@@ -13,7 +15,8 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-from edgeslm.doctor.finding import Finding, megabytes
+from edgeslm.config import Config
+from edgeslm.doctor.finding import Finding, Level, megabytes
 
 OWN = "edgeslm"
 INSTALLERS = frozenset({OWN, "pip", "setuptools", "wheel", "uv"})
@@ -30,6 +33,21 @@ class Need:
     name: str
     extras: frozenset[str] = frozenset()
     extra: str = ""
+
+
+def judge_extras(config: Config) -> list[Finding]:
+    """Sections of ``config`` for which an extra isn't installed. What signatures need is told with these."""
+    wanted: list[tuple[str, bool, str, tuple[str, ...], Level]] = [
+        ("console", config.console is not None, "api", ("starlette", "uvicorn"), "bad"),
+        ("journal.key_file", config.journal.key_file is not None, "encrypt", ("cryptography",), "bad"),
+        ("tracing", config.tracing.endpoint is not None, "tracing", ("opentelemetry",), "warn"),
+    ]
+    findings = []
+    for key, is_there, extra, libraries, level in wanted:
+        if is_there and any(importlib.util.find_spec(name) is None for name in libraries):
+            text = f"{key} needs the extra {extra}, which isn't installed"
+            findings.append(Finding("libraries", level, text, f"pip install 'edgeslm[{extra}]'"))
+    return findings
 
 
 def judge_distributions(installed: Iterable[Distribution] | None = None) -> list[Finding]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from importlib.metadata import Distribution, PathDistribution
 from pathlib import Path
 
 import pytest
 
-from edgeslm.doctor.distributions import judge_distributions
+from edgeslm.config import parse_config
+from edgeslm.doctor.distributions import judge_distributions, judge_extras
 
 OWN = (
     "paho-mqtt<3",
@@ -77,3 +79,29 @@ def test_an_environment_of_others_is_none_of_our_business(
 def test_those_of_this_environment_are_read() -> None:
     for finding in judge_distributions():
         assert finding.level == "ok" and "that nothing uses" in finding.text
+
+
+CONFIG = """
+node: hall
+broker: {url: mqtt://localhost}
+models: {small: {bundle: /b}}
+tasks: {say: {kind: generate, model: small}}
+"""
+
+
+def test_an_extra_that_the_configuration_needs_and_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node doesn't start without the first two."""
+    sections = "console: {}\njournal: {key_file: /k}\ntracing: {endpoint: 'http://localhost:4318'}\n"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = judge_extras(parse_config(CONFIG + sections))
+    assert [(finding.level, finding.text.partition(",")[0], finding.advice) for finding in found] == [
+        ("bad", "console needs the extra api", "pip install 'edgeslm[api]'"),
+        ("bad", "journal.key_file needs the extra encrypt", "pip install 'edgeslm[encrypt]'"),
+        ("warn", "tracing needs the extra tracing", "pip install 'edgeslm[tracing]'"),
+    ]
+    assert judge_extras(parse_config(CONFIG)) == []
+
+
+def test_an_extra_that_is_there_is_not_told() -> None:
+    pytest.importorskip("starlette")
+    assert judge_extras(parse_config(f"{CONFIG}console: {{}}\n")) == []
