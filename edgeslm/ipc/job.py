@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -24,8 +25,12 @@ from typing import Any, Final, Literal, Self
 
 PYTHON: Final = (sys.executable, "-P", "-m")
 """-P keeps the working directory off the module path."""
-ANSWER_BYTES: Final = 64_000_000
-"""The longest line that is taken from a child."""
+ANSWER_BYTES: Final = 1_000_000
+"""The longest line that is taken from a child, unless a job says otherwise."""
+MOST_CONTAINERS: Final = 1_000_000
+"""Lists and objects in a line, which take twenty times their bytes; brackets in texts count."""
+_LOOK_EVERY_MS: Final = 200
+_PIECE: Final = 1 << 20
 _LAST_WORDS: Final = 300
 _ENDING_S: Final = 2.0
 """Between the end of a child's output and its own."""
@@ -47,11 +52,22 @@ class Job:
     :param module: run as ``python -m MODULE``; calls :func:`serve`.
     :param command: what runs the module, in place of this Python.
     :param files: descriptors of open files that the child has too, by the same numbers.
+    :param answer_bytes: the longest line that is taken from the child.
     """
 
-    def __init__(self, module: str, *, command: Sequence[str] = PYTHON, files: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        module: str,
+        *,
+        command: Sequence[str] = PYTHON,
+        files: Sequence[int] = (),
+        answer_bytes: int = ANSWER_BYTES,
+    ) -> None:
         self._command = [*command, module]
         self._files = tuple(files)
+        self._answer_bytes = answer_bytes
+        self._late = threading.Event()
+        self._unread = bytearray()
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._stopped = False
@@ -83,20 +99,20 @@ class Job:
         :raises OSError: the child can't be started.
         """
         child = self._started()
-        late = threading.Event()
+        late = self._late = threading.Event()
 
         def end() -> None:
             late.set()
-            child.kill()
+            _kill(child)
 
         timer = threading.Timer(timeout_s, end)
         timer.start()
         try:
             envelope = {"order": order, "timeout_s": timeout_s, "memory_bytes": memory_bytes}
             return self._exchange(child, json.dumps(envelope).encode() + b"\n", on_progress)
-        except (BrokenPipeError, EOFError, ValueError):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_ENDING_S)  # so that the status is its own
+        except (BrokenPipeError, EOFError, ValueError, RecursionError) as error:
+            if isinstance(error, OSError | EOFError):
+                _await_end(child)  # so that the status is its own
             status, words = self._bury()
             raise _failure(status, words, late.is_set(), self._stopped) from None
         except BaseException:
@@ -111,7 +127,7 @@ class Job:
             self._stopped = True
             child = self._child
         if child is not None:
-            child.kill()
+            _kill(child)
             child.wait()
 
     def _started(self) -> subprocess.Popen[bytes]:
@@ -127,23 +143,25 @@ class Job:
                         stdout=subprocess.PIPE,
                         stderr=words,
                         pass_fds=self._files,
+                        process_group=0,  # with which what it may start is ended with
                     )
                 except BaseException:
                     words.close()
                     raise
                 self._words = words
+                self._unread.clear()
             return self._child
 
     def _exchange(
         self, child: subprocess.Popen[bytes], order: bytes, on_progress: Callable[[Any], None]
     ) -> Any:
-        assert child.stdin is not None and child.stdout is not None  # noqa: S101  pipes
+        assert child.stdin is not None  # noqa: S101  a pipe
         child.stdin.write(order)
         child.stdin.flush()
         while True:
-            line = child.stdout.readline(ANSWER_BYTES)
-            if not line.endswith(b"\n"):
-                raise EOFError
+            line = self._read_line(child)
+            if len(line) > MOST_CONTAINERS and line.count(b"[") + line.count(b"{") > MOST_CONTAINERS:
+                raise ValueError
             said = json.loads(line)
             if not isinstance(said, dict):
                 raise ValueError
@@ -155,13 +173,38 @@ class Job:
             else:
                 return said.get("answer")
 
+    def _read_line(self, child: subprocess.Popen[bytes]) -> bytes:
+        """:raises EOFError: the child has ended, even where another process holds its pipe open.
+        :raises ValueError: a longer line than is taken.
+        """
+        assert child.stdout is not None  # noqa: S101  a pipe
+        out, unread = child.stdout.fileno(), self._unread
+        ready = select.poll()
+        ready.register(out, select.POLLIN)
+        searched = 0
+        while (end := unread.find(b"\n", searched)) < 0:
+            searched = len(unread)
+            if searched > self._answer_bytes:
+                raise ValueError
+            if self._late.is_set() or self._stopped:
+                raise EOFError
+            if ready.poll(_LOOK_EVERY_MS):
+                if not (piece := os.read(out, _PIECE)):
+                    raise EOFError
+                unread += piece
+            elif _has_ended(child):
+                raise EOFError
+        line = bytes(unread[:end])
+        del unread[: end + 1]
+        return line
+
     def _bury(self) -> tuple[int, str]:
         """Ends the child. :return: its exit status and its last words."""
         with self._lock:
             child, self._child = self._child, None
         if child is None:
             return 0, ""
-        child.kill()
+        _kill(child)
         status = child.wait()
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
@@ -171,6 +214,27 @@ class Job:
             words.seek(0)
             last = words.read()[-_LAST_WORDS:].decode(errors="replace").strip().rpartition("\n")[2]
         return status, last
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """With what it has started: its number is its group's as long as nobody has waited for it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if child.returncode is None:
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def _await_end(child: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + _ENDING_S
+    while not _has_ended(child) and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Without waiting for it, which would give its number away."""
+    try:
+        return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _failure(status: int, words: str, late: bool, stopped: bool) -> JobError:
@@ -201,7 +265,7 @@ def serve(answer: Callable[[Any, Callable[[Any], None]], Any]) -> None:
     :param answer: makes an answer of an order; gets a function that reports progress. What it raises ends the
         process, but for ``MemoryError``, which is answered.
     """
-    # Ctrl-C and systemd's SIGTERM reach the whole group: the parent ends this process.
+    # systemd's SIGTERM reaches all processes of a unit: the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(OSError):  # where the machine is out of memory, this one goes first

@@ -29,6 +29,8 @@ _MEMORY_FACTOR: Final = 32
 """Bytes of memory for one of a file. A table takes 14; a text takes 7, and four times that with one emoji."""
 _UNPACKED: Final = 10
 """How much larger a packed file is taken for."""
+_ANSWER_BYTES: Final = 64_000_000
+"""Of a row of a table, which is told in one line."""
 _MOST_CHARACTERS: Final = 4 * MAX_CHARACTERS
 """Of passages and cells that are taken from the child."""
 
@@ -66,7 +68,7 @@ class Reading:
     """One child for many files, started with the first and ended with ``with``."""
 
     def __init__(self) -> None:
-        self._job = Job(MODULE, command=COMMAND)
+        self._job = Job(MODULE, command=COMMAND, answer_bytes=_ANSWER_BYTES)
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +95,10 @@ class Reading:
                 memory_bytes=memory_bytes,
                 on_progress=content.take,
             )
-            return content.document(source, answer)
+            try:
+                return content.document(source, answer)
+            except (TypeError, KeyError, ValueError, AttributeError):
+                raise JobError("ended", "no answer of ours") from None
         except JobError as error:
             why = {
                 "time": f"takes longer than {timeout_s:,.0f} s to read",
@@ -130,7 +135,7 @@ class _Content:
                     log.warning("%s", sentence)
                 case {"part": part}:
                     self._on_progress(str(part))
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:
             raise ValueError(str(error)) from None
 
     def document(self, source: str, answer: Any) -> tuple[Document, list[Passage]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import psutil
@@ -36,9 +38,28 @@ def answer(order, progress):
     if order == "progress":
         progress(0.5)
     if order == "huge":
-        return "x" * 65_000_000
+        return "x" * 1_100_000
+    if order == "lists":
+        os.write(WIRE, b'{"answer":[' + b"[]," * 3_000_000 + b"0]}\\n")
+        time.sleep(60)
+    if order == "deep":
+        os.write(WIRE, b'{"answer":' + b"[" * 100_000 + b"\\n")
+        time.sleep(60)
+    if order == "fork":
+        if os.fork():
+            os._exit(3)
+        time.sleep(60)
+    if order == "fork and speak":
+        if os.fork():
+            os._exit(3)
+        os.setsid()
+        for _ in range(600):
+            os.write(WIRE, b'{"progress":1}\\n')
+            time.sleep(0.1)
+        os._exit(0)
     return {"got": order}
 
+WIRE = os.dup(1)
 serve(answer)
 """
 COMMAND = (sys.executable, "-P", "-c")
@@ -88,11 +109,49 @@ def test_an_order_beyond_its_time_ends_the_process(job: Job, order: str) -> None
         assert ask(job, "hello") == {"got": "hello"}
 
 
-@pytest.mark.parametrize("order", ["crash", "end", "huge"])
+@pytest.mark.parametrize("order", ["crash", "end", "huge", "deep", "fork"])
 def test_a_process_that_ends_is_replaced(job: Job, order: str) -> None:
     with job:
         assert reason(job, order) == "ended"
         assert ask(job, "hello") == {"got": "hello"}
+
+
+def test_a_process_of_a_child_that_goes_on_speaking_holds_nobody_up(job: Job) -> None:
+    with job:
+        assert reason(job, "fork and speak", 1.5) == "time"
+        assert ask(job, "hello") == {"got": "hello"}
+
+
+def test_what_a_child_starts_ends_with_it(job: Job) -> None:
+    with job:
+        group = ask(job, "pid")
+        assert isinstance(group, int)
+        assert reason(job, "fork") == "ended"
+        until = time.monotonic() + 30
+        while (left := _living(group)) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not left
+
+
+def _living(group: int) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def test_lists_without_end_are_not_made_of_a_line() -> None:
+    with Job(CHILD, command=COMMAND, answer_bytes=64 * MB) as job:
+        tracemalloc.start()
+        try:
+            assert reason(job, "lists") == "ended"
+            assert tracemalloc.get_traced_memory()[1] < 60 * MB
+        finally:
+            tracemalloc.stop()
 
 
 def test_the_last_words_of_a_process_are_told(job: Job) -> None:

@@ -127,7 +127,9 @@ def test_limits_grow_with_the_file() -> None:
     assert limits_of(Path("a.pdf"), 1 << 40) == (reading.MOST_S, reading.MOST_MEMORY_BYTES)
 
 
-@given(st.recursive(st.none() | st.integers() | st.text(), lambda part: st.lists(part, max_size=4)))
+@given(
+    st.recursive(st.none() | st.integers() | st.floats() | st.text(), lambda part: st.lists(part, max_size=4))
+)
 def test_what_no_child_of_ours_says_ends_it(said: object) -> None:
     content = reading._Content(lambda part: None)
     for key in ("passages", "rows"):
@@ -172,3 +174,17 @@ def test_readers_load_no_database_and_no_numpy() -> None:
     code = f"import sys, {read_worker.__name__}\nprint({{'numpy', 'sqlite3', 'pypdf'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+@pytest.mark.parametrize(
+    "said", [None, 1, [], {}, {"title": "a"}, {"title": "a", "columns": [{"kind": "b"}]}]
+)
+def test_an_answer_that_no_child_of_ours_gives_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: object
+) -> None:
+    code = f"from edgeslm.ipc.job import serve; serve(lambda order, progress: {said!r})"
+    monkeypatch.setattr(reading, "COMMAND", (sys.executable, "-P", "-c"))
+    monkeypatch.setattr(reading, "MODULE", code)
+    (tmp_path / "a.txt").write_text("Oil it.")
+    with pytest.raises(ReadingError, match="ended the process that read it"):
+        read(tmp_path / "a.txt")
