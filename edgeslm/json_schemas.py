@@ -48,7 +48,7 @@ def schema_faults(path: Path, schema: dict[str, Any], pattern_size: float = math
     if schema.get("type") != "object":
         yield (*path, "type"), "must be object: what is extracted is a set of named fields"
     found = False
-    for error in Draft202012Validator(Draft202012Validator.META_SCHEMA).iter_errors(schema):
+    for error in _schema_validator_class()(Draft202012Validator.META_SCHEMA).iter_errors(schema):
         found = True
         yield (*path, *error.absolute_path), f"not JSON Schema: {_short(error.message)}"
     if not found:
@@ -184,17 +184,37 @@ def make_validator(schema: Mapping[str, Any]) -> Validator:
 
 @cache
 def _validator_class() -> Any:
-    from jsonschema import Draft202012Validator, validators  # lazy: few nodes need it
-
-    return validators.extend(  # type: ignore[no-untyped-call]
-        Draft202012Validator,
+    return _extended(
         {
             "pattern": _check_pattern,
             "patternProperties": _check_pattern_properties,
             "additionalProperties": _check_additional_properties,
             "uniqueItems": _check_unique_items,
-        },
+        }
     )
+
+
+@cache
+def _schema_validator_class() -> Any:
+    """For schemas themselves: the expressions of JSON Schema's own schema are harmless."""
+    return _extended({"uniqueItems": _check_unique_items})
+
+
+def _extended(keywords: Mapping[str, Any]) -> Any:
+    from jsonschema import Draft202012Validator, validators  # lazy: few nodes need it
+
+    made = validators.extend(Draft202012Validator, keywords)  # type: ignore[no-untyped-call]
+    # The library's own takes the class that a subschema's ``$schema`` names, without these keywords.
+    made.evolve = _evolve
+    return made
+
+
+def _evolve(validator: Any, **changes: Any) -> Any:
+    kind = type(validator)
+    for field in kind.__attrs_attrs__:
+        if field.init:
+            changes.setdefault(field.alias, getattr(validator, field.name))
+    return kind(**changes)
 
 
 def _check_pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Exception]:

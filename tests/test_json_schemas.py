@@ -155,6 +155,14 @@ def test_values_fit_as_jsonschema_says(schema: dict[str, Any], value: Any) -> No
     assert make_validator(schema).is_valid(value) == Draft202012Validator(schema).is_valid(value)
 
 
+DIALECT = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    **of({"pattern": "^(a|a)*$"}, required=["a"]),
+}
+DIALECT["properties"] |= {"b": {"$ref": "#"}}
+"""The library takes the keywords of a subschema from the dialect that it names."""
+
+
 @pytest.mark.parametrize(
     ("schema", "value"),
     [
@@ -162,9 +170,31 @@ def test_values_fit_as_jsonschema_says(schema: dict[str, Any], value: Any) -> No
         ({"patternProperties": {"^(a|a)*$": {}}, "additionalProperties": False}, {"a" * 100_000 + "b": 1}),
         ({"propertyNames": {"pattern": "^(a|a)*$"}}, {"a" * 100_000 + "b": 1}),
         (of({"uniqueItems": True}), {"a": [{"n": n} for n in range(20_000)] + [{"n": 0}]}),
+        (DIALECT, {"b": {"a": "a" * 24 + "b"}}),
+        (of(DIALECT), {"a": {"a": "a" * 24 + "b"}}),
     ],
 )
 def test_no_value_takes_long(schema: dict[str, Any], value: Any) -> None:
     began = time.thread_time()
     assert not make_validator(schema).is_valid(value)
     assert time.thread_time() - began < 10
+
+
+@pytest.mark.parametrize("schema", [DIALECT, of(DIALECT), {**DIALECT, "properties": {"b": of(DIALECT)}}])
+def test_no_dialect_brings_the_library_s_own_expressions(
+    schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(*_: object) -> None:
+        raise AssertionError("Python's own expressions are not linear")
+
+    monkeypatch.setattr("jsonschema._keywords.re.search", search)
+    for value in ({"a": "b", "b": {"a": "b"}}, {"a": {"a": "b"}}, {"b": {"a": {"a": "b"}}}):
+        make_validator(schema).is_valid(value)
+
+
+def test_kinds_without_end_are_refused_at_once() -> None:
+    kinds: list[Any] = [[number] if number % 2 else str(number) for number in range(2500)]
+    began = time.thread_time()
+    with pytest.raises(InvalidRequest, match="not JSON Schema"):
+        check_schema(of({"type": kinds}))
+    assert time.thread_time() - began < 1
