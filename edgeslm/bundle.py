@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 from edgeslm import genai_config
 from edgeslm.arithmetic import rough_memory_bytes
 from edgeslm.bundle_files import (
+    DEEPEST,
     MANIFEST_BYTES,
     MOST_FILES,
     MOST_VALUES,
@@ -266,8 +267,10 @@ def _check_plain(file: Path, status: os.stat_result) -> None:
 def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Everything below ``folder`` but plain folders, by its path in the bundle; no link is followed.
 
-    :raises BundleError: a folder that can't be read.
+    :raises BundleError: a folder that can't be read, or too many inside one another.
     """
+    if inside.count("/") >= DEEPEST:
+        raise BundleError(f"{folder / inside}: deeper than the {DEEPEST} levels that a bundle may have")
     try:
         with os.scandir(folder / inside) as entries:
             for entry in entries:
@@ -333,6 +336,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
             or ".." in inside.parts
             or str(inside) != entry.path
             or "\0" in entry.path
+            or len(inside.parts) > DEEPEST
         ):
             raise BundleError(f"{where}: {entry.path!r} is not a path inside the bundle")
         if entry.path in (MANIFEST, SIGNATURE):

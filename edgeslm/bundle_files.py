@@ -12,6 +12,8 @@ from typing import Any, Final
 from edgeslm.errors import BundleError
 
 MOST_FILES: Final = 1000
+DEEPEST: Final = 16
+"""Folders inside one another, the file included."""
 MOST_VALUES: Final = 50_000
 """Numbers, texts, lists and objects of a manifest: a model of it takes many times the memory of its text."""
 MANIFEST_BYTES: Final = 1_000_000

@@ -6,6 +6,7 @@ With ``fake`` its engines are :mod:`tests.fake_worker` processes, otherwise the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -339,3 +340,16 @@ def parent_of(pid: int) -> int | None:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return None
+
+
+@contextlib.contextmanager
+def dug(folder: Path, levels: int = 1500) -> Iterator[None]:
+    """With folders inside one another, more than functions may call one another."""
+    with contextlib.chdir(folder):
+        for _ in range(levels):
+            os.mkdir("a")  # noqa: PTH102  the whole path is too long
+            os.chdir("a")
+    try:
+        yield
+    finally:
+        subprocess.run(["rm", "-rf", str(folder)], check=True)

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from edgeslm.bundle_files import DEEPEST
 from edgeslm.records import write_record
 
 ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.xz")
@@ -93,7 +96,7 @@ def _mark(path: Path) -> str | None:
     if path.is_dir():
         if not (path / "manifest.json").is_file():
             return None
-        files = sorted(file for file in path.rglob("*") if file.is_file())[:MOST_FILES]
+        files = sorted(islice(_files(path), MOST_FILES))
     elif path.is_file() and path.name.endswith(ENDINGS):
         files = [path]
     else:
@@ -103,3 +106,12 @@ def _mark(path: Path) -> str | None:
         status = file.stat()
         seen.update(f"{file.relative_to(path.parent)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return seen.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Those below a folder, as deep as a bundle may be."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        if len(Path(place).relative_to(folder).parts) >= DEEPEST:
+            folders.clear()
+        yield from (file for name in sorted(names) if (file := Path(place, name)).is_file())

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, NoReturn, Self, cast
 
 from edgeslm.bundle import MANIFEST, SIGNATURE, Bundle, load_bundle
-from edgeslm.bundle_files import MOST_FILES
+from edgeslm.bundle_files import DEEPEST, MOST_FILES
 from edgeslm.errors import BundleError
 from edgeslm.ipc.job import serve
 from edgeslm.update.allowance import PIECE, Allowance
@@ -24,10 +24,9 @@ from edgeslm.update.store import Store
 
 MOST_ENTRIES: Final = 2 * MOST_FILES
 """Files and folders of an archive; a folder takes as much of a disk as a small file."""
-DEEPEST: Final = 16
-"""Folders inside one another, the file included."""
-MOST_NAME_BYTES: Final = 65_536
-"""Of a header that names the member behind it (POSIX ``pax``, GNU ``L``)."""
+MOST_NAME_BYTES: Final = 4096
+"""Of a header that names the member behind it (POSIX ``pax``, GNU ``L``), which is as long as a path can be.
+Some that are longer take ``tarfile`` time by the square of their length: 6 s for 64 kB."""
 XZ_BYTES: Final = 70 << 20
 """Of memory, to unpack an ``.xz``: ``xz -9`` wants 65 MiB."""
 _XZ_BEGINS: Final = b"\xfd7zXZ\0"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.update.incoming import Incoming
-from tests.nodes import write_bundle
+from tests.nodes import dug, write_bundle
 
 MODELS = ("small", "encoder")
 
@@ -90,3 +90,11 @@ def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
     assert incoming.look(MODELS) == []
     assert incoming.problem is not None
     assert "can't be read" in incoming.problem
+
+
+def test_a_folder_that_is_too_deep_holds_up_no_other(incoming: Incoming, folder: Path) -> None:
+    for model in MODELS:
+        write_bundle(folder / model)
+    with dug(folder / "small"):
+        incoming.look(MODELS)
+        assert {model for model, _, _ in incoming.look(MODELS)} == set(MODELS)

@@ -29,7 +29,7 @@ from edgeslm.update.downloads import Login, Promise, Unreachable
 from edgeslm.update.staging import Staging
 from edgeslm.update.store import Store
 from tests.apps import WAIT_S
-from tests.nodes import write_bundle
+from tests.nodes import dug, write_bundle
 
 WEIGHTS = b"weights " * 400_000
 
@@ -149,6 +149,21 @@ def test_a_name_that_would_fill_the_memory_is_refused(store: Store, tmp_path: Pa
         bring(store, archive, budget_bytes=1_000_000)
     with little_memory(), pytest.raises(BundleError, match="a name of 300000000 bytes"):
         unpacked(store, archive, budget_bytes=1_000_000)
+    assert left_over(store) == []
+
+
+def test_a_name_that_would_take_minutes_is_refused(store: Store, tmp_path: Path) -> None:
+    """``tarfile`` looks for a word behind digits, from each digit on: 6 s for 64 kB."""
+    header = tarfile.TarInfo("long")
+    header.type, header.size = tarfile.XHDTYPE, 65_536
+    (tmp_path / "x.tar").write_bytes(header.tobuf() + b"1" * 65_536)
+    with pytest.raises(BundleError, match="a name of 65536 bytes"):
+        bring(store, tmp_path / "x.tar")
+
+
+def test_a_folder_that_is_too_deep_is_a_sentence(store: Store, bundle: Path) -> None:
+    with dug(bundle), pytest.raises(BundleError, match="deeper than the 16 levels"):
+        bring(store, bundle)
     assert left_over(store) == []
 
 
