@@ -13,6 +13,7 @@ from typing import Any
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.collection import Collection, Embed, Entry, Origin
 from edgeslm.knowledge.quarantine import TRIES, Quarantine
+from edgeslm.knowledge.reader import check_size
 from edgeslm.knowledge.reading import Reading, ReadingError
 from edgeslm.knowledge.sources import find_files
 
@@ -157,6 +158,7 @@ def _look_at(path: Path) -> Origin:
     """:raises KnowledgeError: it can't be read."""
     try:
         status = path.stat()
+        check_size(path, status)
         with path.open("rb") as file:
             # Before it is read: if it changes in between, the digest is the old one, and the next time is
             # another chance.

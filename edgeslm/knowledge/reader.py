@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import os
 import re
+import stat
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +30,8 @@ from edgeslm.knowledge.web_page import read_web_page
 MAX_BYTES = MAX_CHARACTERS
 """Of a file that is no PDF, unpacked."""
 MAX_PACKED_PDF_BYTES = 64 << 20
-"""Pictures make PDFs large. One that isn't packed is read from the disk and may have any size."""
+"""Pictures make PDFs large. One that isn't packed is read from the disk."""
+MAX_PDF_BYTES = 4 << 30
 
 _TEXT_READERS: dict[Kind, Callable[[str, str], Document]] = {
     Kind.TEXT: read_plain_text,
@@ -94,6 +97,22 @@ def read_document(path: Path, source: str, *, on_page: OnPage = lambda page, pag
             raise
         raise KnowledgeError(f"{sentence}.") from None
     return check_document(document)
+
+
+def check_size(path: Path, status: os.stat_result) -> None:
+    """Before a byte of a file is read, since one with a hole in it may claim terabytes.
+
+    :raises KnowledgeError: it is no plain file, or larger than any that is read.
+    """
+    if stat.S_ISDIR(status.st_mode) or find_kind(path) is None:
+        return  # which reading it says
+    if not stat.S_ISREG(status.st_mode):
+        raise KnowledgeError(f"{path} is no file.")
+    most = MAX_BYTES
+    if find_kind(path) is Kind.PDF:
+        most = MAX_PACKED_PDF_BYTES if path.suffix.lower() == COMPRESSED else MAX_PDF_BYTES
+    if status.st_size > most:
+        raise _too_large(str(path), most)
 
 
 def check_document(document: Document) -> Document:

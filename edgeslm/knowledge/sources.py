@@ -13,6 +13,8 @@ from pathlib import Path
 from edgeslm.knowledge.kinds import COMPRESSED, Kind, find_kind
 
 _MAN_PAGE = re.compile(rb"^[.'][ \t]*(?:TH|Dd)\b", re.MULTILINE)
+_DEEPEST = 100
+"""Folders inside one another: ``os.walk`` calls itself for each."""
 _LOOK_AT_BYTES = 65_536
 """Perl's pages define their macros first."""
 
@@ -54,6 +56,9 @@ def _files(folder: Path, skipped: Counter[str]) -> Iterator[tuple[Path, str]]:
                 folders.remove(name)
                 skipped[reason] += 1
         folders.sort()
+        if folders and len(Path(place).relative_to(folder).parts) >= _DEEPEST:
+            skipped["too deep"] += len(folders)
+            folders.clear()
         for name in sorted(files):
             file = Path(place, name)
             if reason := _reason_to_skip(file, real):

@@ -274,3 +274,24 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_left_out(
     assert add_files(collection, [bomb], on_broken=lambda _, why: said.append(why)).broken == 1
     assert (said, tries(bomb)) == (["bomb.txt changed while it was read"], 1)
     assert quarantine.Quarantine(collection).left_out() == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("a.md", "16 MiB"), ("a.md.gz", "16 MiB"), ("a.pdf", "4096 MiB"), ("a.pdf.gz", "64 MiB")],
+)
+def test_a_file_that_claims_terabytes_is_not_read_to_its_end(
+    collection: Collection, tmp_path: Path, name: str, most: str
+) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(1 << 43)
+    broken: dict[Path, str] = {}
+    add_files(collection, [tmp_path / name], on_broken=broken.__setitem__)
+    assert f"more than {most}" in broken[tmp_path / name]
+
+
+def test_a_pipe_is_not_waited_for(collection: Collection, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.md")
+    broken: dict[Path, str] = {}
+    add_files(collection, [tmp_path / "a.md"], on_broken=broken.__setitem__)
+    assert broken[tmp_path / "a.md"].endswith("is no file.")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.knowledge.sources import find_files
+from tests.nodes import dug
 
 
 @pytest.fixture
@@ -123,3 +124,10 @@ def test_what_cannot_be_opened_is_counted(tmp_path: Path, folder: Path) -> None:
 def test_names_that_are_no_utf_8_can_be_kept(tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt"))).write_text("text")
     assert sources(tmp_path) == ["?.txt"]
+
+
+def test_what_lies_too_deep_is_left_out_and_the_rest_comes(folder: Path) -> None:
+    skipped: Counter[str] = Counter()
+    with dug(folder):
+        assert len(list(find_files([folder], skipped))) == 3
+    assert skipped["too deep"] == 1
