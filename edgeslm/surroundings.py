@@ -258,11 +258,13 @@ class Signing(Section):
         return self.require_signature or self.unsigned == "refuse"
 
     def settled(self, *, strangers: bool) -> Signing:
-        """With ``unsigned`` decided. :param strangers: whether others than the owner send bundles."""
-        if self.unsigned is not None:
+        """Refusing unsigned bundles where the configuration doesn't say otherwise.
+
+        :param strangers: whether others than the owner send bundles.
+        """
+        if self.unsigned is not None or not (self.require_signature or strangers):
             return self
-        unsigned = "refuse" if self.require_signature or strangers else "accept"
-        return self.model_copy(update={"unsigned": unsigned})
+        return self.model_copy(update={"unsigned": "refuse"})
 
     def fault(self, *, strangers: bool) -> tuple[str, str] | None:
         """A key and what is wrong with it beside the others."""

@@ -99,6 +99,8 @@ class Module:
     """
 
     def __init__(self, config: Config, *, away_s: float = AWAY_S, look_s: float = LOOK_EVERY_S) -> None:
+        # The configuration knows of no server: that there is one is known here.
+        config = config.model_copy(update={"signing": config.signing.settled(strangers=True)})
         self._config = config
         self._models = Models(config)
         self.book = Book(self._models.store.folder, config.node, JOB)

@@ -29,7 +29,7 @@ MODULE = ROOT / "firmware-config/mender/edgeslm-bundle"
 
 @pytest.fixture
 def configuration(broker: Mosquitto, tmp_path: Path) -> dict[str, Any]:
-    made = fake_configuration(broker.url, tmp_path, updates={"trial_s": 0})
+    made = fake_configuration(broker.url, tmp_path, updates={"trial_s": 0}, signing={"unsigned": "accept"})
     made["tasks"] = {**made["tasks"], "triage": {**made["tasks"]["triage"], "checks": CHECKS}}
     return made
 
@@ -110,6 +110,19 @@ def test_a_good_bundle_is_installed_and_committed(
         assert ask(app, "say", "hello", b"2")["model"] != before
         assert not (tmp_path / "state/updates/mender-hall.json").exists()
         assert "nothing was installed" in device.fails("ArtifactCommit")
+
+
+def test_an_unsigned_bundle_is_refused_unless_the_owner_says_otherwise(
+    configuration: dict[str, Any], tmp_path: Path
+) -> None:
+    del configuration["signing"]
+    (tmp_path / "state").mkdir()
+    archive = pack(tmp_path / "new", "small", b"weights of version 2")
+    write_configuration(tmp_path, configuration)
+    device = Device(tmp_path, archive)
+    device.does("Download")
+    assert "unsigned bundles are refused" in device.fails("ArtifactInstall")
+    assert Store(tmp_path / "state", "hall").bundles() == []
 
 
 def test_a_bad_bundle_fails_at_install_and_leaves_nothing(
