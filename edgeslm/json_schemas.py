@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import cache
@@ -35,6 +36,12 @@ _COMBINING: Final = frozenset({"anyOf", "oneOf", "$ref"})
 _CONSTRAINING: Final = frozenset(
     {"multipleOf", "properties", "items", "prefixItems", "additionalProperties", "patternProperties"}
 )
+_LITERAL: Final = frozenset({"enum", "const", "default", "examples"})
+"""Keywords that hold values, which are no schemas."""
+_NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+"""Keywords whose keys are names, and no keywords."""
+_OLD_DIALECT: Final = re.compile(r"draft-0[34]")
+"""Of which ``id`` is what ``$id`` is now."""
 _UNFOLLOWED: Final = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef")
 
 
@@ -92,19 +99,28 @@ def _patterns(path: Path, schema: Any) -> Iterator[tuple[Path, str]]:
         yield from _patterns((*path, key), value)
 
 
-def _cost_faults(path: Path, schema: Any, root: dict[str, Any]) -> Iterator[Fault]:
-    """Numbers of which the engine would make a grammar that takes its memory, and what it can't follow."""
-    if isinstance(schema, dict):
+def _cost_faults(
+    path: Path, schema: Any, root: dict[str, Any], *, has_names: bool = False
+) -> Iterator[Fault]:
+    """Numbers of which the engine would make a grammar that takes its memory, and what it can't follow.
+
+    :param has_names: whether its keys are names of schemas.
+    """
+    if isinstance(schema, dict) and not has_names:
         if (least := schema.get("minItems")) is not None and _is_above(least, MOST_ITEMS):
             yield (*path, "minItems"), f"must be {MOST_ITEMS} at most"
         if _combines(schema) and math.lcm(*_units(schema, root, set())) > MOST_MULTIPLES:
             yield path, f"its multipleOf have a least common multiple above {MOST_MULTIPLES} together"
+        name = "id" if _OLD_DIALECT.search(str(root.get("$schema"))) else "$id"
+        if name in schema and schema is not root:  # references below it would lead elsewhere
+            yield (*path, name), "can't be followed here: only the whole schema may have one"
         for name in _UNFOLLOWED:
             if name in schema:
                 yield (*path, name), "can't be followed here: use additionalProperties, items or $ref"
     for key, value in _children(schema):
-        if not (isinstance(schema, dict) and key in ("enum", "const", "default", "examples")):
-            yield from _cost_faults((*path, key), value, root)
+        is_keyword = isinstance(schema, dict) and not has_names
+        if not (is_keyword and key in _LITERAL):
+            yield from _cost_faults((*path, key), value, root, has_names=is_keyword and key in _NAMED)
 
 
 def _is_above(value: Any, most: int) -> bool:
@@ -141,7 +157,7 @@ def _units(schema: Any, root: dict[str, Any], seen: set[int]) -> set[int]:
         if (unit := _unit(schema)) is not None:
             found.add(unit)
         if isinstance(reference := schema.get("$ref"), str):
-            found |= _units(_target(reference, root), root, seen)
+            found |= _units(target_of(reference, root), root, seen)
     for _, value in _children(schema):
         found |= _units(value, root, seen)
     return found
@@ -150,21 +166,24 @@ def _units(schema: Any, root: dict[str, Any], seen: set[int]) -> set[int]:
 def _reference_faults(path: Path, schema: Any, root: dict[str, Any]) -> Iterator[Fault]:
     """References must stay inside the schema: a device fetches nothing."""
     for key, value in _children(schema):
-        if key == "$ref" and isinstance(value, str) and _target(value, root) is None:
+        if key == "$ref" and isinstance(value, str) and target_of(value, root) is None:
             yield (*path, key), f"{value!r} points to nothing inside this schema: write it as #/$defs/NAME"
         elif isinstance(value, dict | list):
             yield from _reference_faults((*path, key), value, root)
 
 
-def _target(reference: str, root: Any) -> Any:
-    """What a reference points to; None if that is nothing."""
+def target_of(reference: str, root: Any) -> Any:
+    """What a reference points to; None if that is nothing, or a value and no schema."""
     if reference == "#":
         return root
-    if not reference.startswith("#/"):
+    if not reference.startswith("#/") or "%" in reference:  # which others decode
         return None
-    target = root
+    target, has_names = root, False
     for part in reference[2:].split("/"):
         part = part.replace("~1", "/").replace("~0", "~")
+        if part in _LITERAL and not has_names:
+            return None
+        has_names = part in _NAMED and not has_names
         if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
             target = target[int(part)]
         elif isinstance(target, dict) and part in target:

@@ -41,6 +41,18 @@ COSTLY: list[tuple[dict[str, Any], str]] = [
     ),
     (of({"type": "array", "minItems": 1_000_000}), "minItems: must be 1000 at most"),
     (of({"type": "array", "items": {"minItems": 1e6}}), "minItems: must be 1000 at most"),
+    *(
+        ({"type": "object", "properties": {name: {"minItems": 10**8}}}, "minItems: must be 1000 at most")
+        for name in ("enum", "const", "default", "examples", "properties", "$defs")
+    ),
+    (of({"$ref": "#/properties/a/default", "default": {"minItems": 10**8}}), "points to nothing"),
+    (of({"$id": "http://a/b", "$ref": "#/b", "b": {"maxItems": 10**9}}, b={}), "only the whole schema may"),
+    (
+        of({"id": "http://a/b"}, **{"$schema": "http://json-schema.org/draft-04/schema#"}),
+        "only the whole schema may",
+    ),
+    (of({"$ref": "#/%62"}, **{"%62": {}, "b": {"maxItems": 10**9}}), "points to nothing"),
+    (of({"$ref": "#/properties/b/enum/0"}, enum=[{"b": 1}]), "points to nothing"),
     (of({"unevaluatedProperties": False}), "can't be followed here"),
     (of({"pattern": "(?=a)b"}), "can't be matched here: look-around"),
     (of({"patternProperties": {"(a": {}}}), "can't be matched here: unclosed group"),
@@ -66,6 +78,8 @@ def test_what_would_cost_too_much_is_refused(schema: dict[str, Any], sentence: s
         of({"$ref": "#/$defs/b"}, **{"$defs": {"b": {"multipleOf": 991}}}),
         of({"type": "string", "pattern": r"^[\w .-]{1,50}$", "maxLength": 10**9}),
         of({"properties": {"b": {"$ref": "#"}}, "type": "object"}),
+        {"$id": "http://a/b", "type": "object", "properties": {"$id": {"type": "string"}}},
+        {"type": "object", "properties": {"default": {}, "b": {"$ref": "#/properties/default"}}},
     ],
 )
 def test_what_is_usual_is_taken(schema: dict[str, Any]) -> None:
@@ -96,6 +110,13 @@ def test_a_schema_of_many_parts_is_not_even_checked(schema: dict[str, Any]) -> N
 
 def test_items_are_bounded_whatever_the_type() -> None:
     assert bounded(of({"maxItems": 10**6}), 200, 16)["properties"]["a"]["maxItems"] == 16
+
+
+def test_what_a_reference_points_to_is_bounded_wherever_it_stands() -> None:
+    apart = {"items": {"type": "string"}, "maxItems": 10**9}
+    found = bounded(of({"$ref": "#/apart/b"}, apart={"b": apart}), 200, 16, ["word"])["apart"]["b"]
+    assert found["maxItems"] == 16
+    assert found["items"]["enum"] == ["word"]
 
 
 NUMBERS = st.integers(1, 10**12) | st.floats(1e-9, 1e12) | st.sampled_from([1e300, 10**400, 5e-324, 0.1])
@@ -188,7 +209,8 @@ def test_no_dialect_brings_the_library_s_own_expressions(
         raise AssertionError("Python's own expressions are not linear")
 
     monkeypatch.setattr("jsonschema._keywords.re.search", search)
-    for value in ({"a": "b", "b": {"a": "b"}}, {"a": {"a": "b"}}, {"b": {"a": {"a": "b"}}}):
+    values: list[Any] = [{"a": "b", "b": {"a": "b"}}, {"a": {"a": "b"}}, {"b": {"a": {"a": "b"}}}]
+    for value in values:
         make_validator(schema).is_valid(value)
 
 

@@ -19,7 +19,7 @@ from edgeslm.calibration import sure
 from edgeslm.config import Task as TaskSection
 from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
 from edgeslm.errors import ConfigError, InvalidRequest, TooLong
-from edgeslm.json_schemas import PATTERN_SIZE, make_validator, pattern_faults, schema_faults
+from edgeslm.json_schemas import PATTERN_SIZE, make_validator, pattern_faults, schema_faults, target_of
 from edgeslm.messages import Request
 from edgeslm.patterns import make_matcher
 from edgeslm.pointing import is_fixed
@@ -328,19 +328,26 @@ def _parts(schema: Any) -> set[int]:
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
-    """Every subschema, the root included."""
-    if isinstance(schema, list):
-        for item in schema:
-            yield from _nodes(item)
-    if not isinstance(schema, dict):
-        return
-    yield schema
-    for key, value in schema.items():
-        if key in ("properties", "$defs", "definitions", "patternProperties"):
-            for child in value.values() if isinstance(value, dict) else ():
-                yield from _nodes(child)
-        elif key in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties"):
-            yield from _nodes(value)
+    """Every subschema once, the root and what references point to included, wherever that stands."""
+    seen: set[int] = set()
+    left = [schema]
+    while left:
+        node = left.pop()
+        if isinstance(node, list):
+            left.extend(reversed(node))
+        if not isinstance(node, dict) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        below: list[Any] = []
+        for key, value in node.items():
+            if key in ("properties", "$defs", "definitions", "patternProperties"):
+                below.extend(value.values() if isinstance(value, dict) else ())
+            elif key in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties"):
+                below.append(value)
+            elif key == "$ref" and isinstance(value, str):
+                below.append(target_of(value, schema))
+        left.extend(reversed(below))
 
 
 def find_spans(fields: Any, message: str) -> dict[str, dict[str, int]]:
