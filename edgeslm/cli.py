@@ -32,7 +32,7 @@ from edgeslm.commands import (
 from edgeslm.commands.screen import print_error, say
 from edgeslm.errors import ConfigError, EdgeslmError, too_little_memory
 from edgeslm.extras import missing_extra
-from edgeslm.log_lines import set_up_logging
+from edgeslm.log_lines import printable, set_up_logging
 from edgeslm.topics import DEFAULT_PREFIX, topic_name_fault
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ def _request(arguments: argparse.Namespace) -> int:
 
         def on_chunk(chunk: Chunk) -> None:
             text = chunk.text if chunk.done is None else f"part {chunk.done} of {chunk.of}\n"
-            print(text, end="", file=sys.stderr, flush=True)  # noqa: T201
+            print(printable(text), end="", file=sys.stderr, flush=True)  # noqa: T201
 
     with Client(
         arguments.broker,

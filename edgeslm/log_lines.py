@@ -21,7 +21,12 @@ class LineFormatter(logging.Formatter):
 
     def formatException(self, ei: object) -> str:  # noqa: N802
         text = super().formatException(ei)  # type: ignore[arg-type]
-        return "\n".join(one_line(line) for line in text.split("\n"))
+        return printable(text)
+
+
+def printable(text: str) -> str:
+    """What a terminal shows as it stands: lines and tabs are kept, other control characters written out."""
+    return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))
 
 
 def one_line(text: str) -> str:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from edgeslm.log_lines import printable
+
 DELAY_S = 2.0
 """Work that is done before needs no bar."""
 TICK_S = 0.1
@@ -16,7 +18,8 @@ _BAR = 24
 
 
 def print_error(sentence: str) -> None:
-    print(f"edgeslm: {sentence}", file=sys.stderr)  # noqa: T201
+    """To standard error. What others said in it moves no cursor and forges no line's beginning."""
+    print(f"edgeslm: {printable(sentence)}", file=sys.stderr)  # noqa: T201
 
 
 def say(text: str) -> None:

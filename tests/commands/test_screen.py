@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from edgeslm.commands.screen import DELAY_S, TICK_S, Progress
+from edgeslm.commands.screen import DELAY_S, TICK_S, Progress, print_error
 from tests.fakes import FakeClock
 
 
@@ -86,3 +86,8 @@ def test_without_a_terminal_nothing_is_shown(capsys: pytest.CaptureFixture[str])
         clock.now += DELAY_S
         progress.show(1, 2, "a.txt")
     assert capsys.readouterr().err == ""
+
+
+def test_what_others_said_moves_no_cursor_of_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("the node said: \x1b[2J\rall is well\nand\tmore")
+    assert capsys.readouterr().err == "edgeslm: the node said: \\x1b[2J\\rall is well\nand\tmore\n"
