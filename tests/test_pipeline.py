@@ -352,7 +352,10 @@ def test_what_waits_longer_than_a_second_outlives_broker_and_daemon_together(
             app.publish(TRIAGE, text, reply_to=REPLY)  # without a name
             app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"waits")
             begun(working, app)
-            app.wait_until(lambda: text.encode() in journal.read_bytes(), "it is written down")
+            parts = (text.encode(), b"waits")
+            app.wait_until(
+                lambda: all(part in journal.read_bytes() for part in parts), "both are written down"
+            )
         node.kill()
         broker.kill()
         broker.start()
