@@ -112,12 +112,3 @@ def test_a_broken_profile_is_a_sentence(
     monkeypatch.setattr(profiles, "boards_folder", lambda: tmp_path)
     with pytest.raises(BoardError, match=problem):
         load_board("mine")
-
-
-def test_an_installation_gets_the_profiles() -> None:
-    import tomllib
-
-    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert "edgeslm.boards" in tool["packages"]
-    assert tool["package-dir"]["edgeslm.boards"] == "firmware-config/boards"
-    assert tool["package-data"]["edgeslm.boards"] == ["*.yaml"]

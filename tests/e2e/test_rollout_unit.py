@@ -21,7 +21,7 @@ from edgeslm.bundle import load_bundle
 from tests.apps import WAIT_S, App
 from tests.booted import Booted, skip_where_it_cannot_boot
 from tests.brokers import Mosquitto
-from tests.nodes import BASE, FAKE_RUN, ROOT
+from tests.nodes import BASE, FAKE_RUN, ROOT, packages
 from tests.rollout.hawkbits import FakeHawkbit, configured, pack
 
 pytestmark = pytest.mark.e2e
@@ -63,10 +63,11 @@ def board(tmp_path: Path, broker: Mosquitto) -> Iterator[Board]:
         for name, model in made["models"].items():
             model["bundle"] = f"/srv/bundles/{name}"
         del made["state_dir"]  # it is $STATE_DIRECTORY to the one, and named to the other
+        code, libraries = packages()
         places = {
             "/opt/edgeslm/base": Path(sys.base_prefix),
-            "/opt/edgeslm/packages": Path(sysconfig.get_path("platlib")),
-            "/opt/edgeslm/code/edgeslm": ROOT / "edgeslm",
+            "/opt/edgeslm/packages": libraries,
+            "/opt/edgeslm/code/edgeslm": code / "edgeslm",
             "/opt/edgeslm/code/tests": ROOT / "tests",
             "/srv/bundles": tmp_path / "bundles",
         }

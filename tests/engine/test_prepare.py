@@ -198,13 +198,16 @@ def test_what_the_runtime_refuses_is_not_loaded(
     decoder.close()
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "genai_config.json"])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [("tokenizer.json", "its SHA-256 differs"), ("genai_config.json", "not JSON that is taken")],
+)
 def test_a_damaged_bundle_is_refused_though_it_was_prepared(
-    bundle: Bundle, made: tuple[Path, Index], tmp_path: Path, name: str
+    bundle: Bundle, made: tuple[Path, Index], tmp_path: Path, name: str, fault: str
 ) -> None:
     copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
     spoil(copy / name)
-    with pytest.raises(BundleError, match=f"{name}: its SHA-256 differs"):
+    with pytest.raises(BundleError, match=f"{name}: {fault}"):
         Decoder(copy, 1, prepared=find_prepared(load_bundle(copy), "model.onnx", made[0]))
 
 
