@@ -139,6 +139,11 @@ class Deployment(_Said):
     deployment: _Deployment
 
     @property
+    def version(self) -> str:
+        """Of its modules; "1.0+2.0" if they differ."""
+        return "+".join(sorted({chunk.version for chunk in self.deployment.chunks} - {""}))
+
+    @property
     def may_download(self) -> bool:
         return self.deployment.download != "skip"
 

@@ -151,13 +151,16 @@ class Hawkbit:
             self.book.note_told(told)
 
     def attributes(self) -> Mapping[str, str]:
-        """What the server is told of this node."""
+        """What the server is told of this node. goosebit takes ``sw_version`` for what is installed, and none
+        for nothing."""
         config = self._config
         found = {"edgeslm.version": __version__, "edgeslm.node": config.node}
         if board := board_name(Path("/")):
             found["edgeslm.board"] = board
         if config.pool is not None:
             found["edgeslm.pool"] = config.pool.name
+        if version := self.book.record.version:
+            found["sw_version"] = version
         for model in config.models:
             found[f"edgeslm.model.{model}"] = self._models.digest(model) or "missing"
         return {**found, **self._rollouts.attributes}
@@ -194,6 +197,7 @@ class Hawkbit:
             return
         job = Job(
             id=action,
+            version=deployment.version,
             parts=parts,
             may_download=deployment.may_download,
             may_update=deployment.may_update,

@@ -64,9 +64,10 @@ class Part(_Value):
 
 class Job(_Value):
     """``spent_s`` is counted while it can go on, since boards begin in 1970. ``end`` is what it becomes
-    when all is undone."""
+    when all is undone. ``version`` is the server's name for what it brings, empty if it has none."""
 
     id: str
+    version: str = ""
     state: State = "QUEUED"
     step: Step = "waiting"
     parts: tuple[Part, ...] = ()
@@ -100,10 +101,12 @@ class Report(_Value):
 
 
 class Record(_Value):
-    """``told`` is a digest of the attributes that the server has."""
+    """``told`` is a digest of the attributes that the server has, ``version`` that of the last job that
+    switched models."""
 
     format: int = Field(default=1, ge=1, le=1)
     job: Job | None = None
+    version: str = ""
     reports: tuple[Report, ...] = ()
     told: str = ""
 
@@ -143,7 +146,9 @@ class Book:
     def put(self, job: Job | None, *reports: Report) -> None:
         """:raises OSError: the disk; then nothing has changed."""
         kept = (*self.record.reports, *reports)[-MOST_REPORTS:]
-        self._write(self.record.model_copy(update={"job": job, "reports": kept}))
+        switched = job is not None and job.state == "SUCCEEDED" and job.may_update
+        version = job.version if job is not None and switched else self.record.version
+        self._write(self.record.model_copy(update={"job": job, "reports": kept, "version": version}))
 
     def spend(self, seconds: float) -> Job | None:
         """Counts time for the job; on the disk with its next step."""
