@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, Final
+from collections.abc import Collection, Mapping
+from typing import Final
 
-from edgeslm.bus.client import BusClient, Delivery, Subscription
-from edgeslm.bus.commands import encode_answer, parse_command
+from edgeslm.bus.client import BusClient, Subscription
+from edgeslm.bus.commands import Handler, encode_answer, parse_command
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.protocol import Topics
 from edgeslm.errors import BrokerError, Busy, EdgeslmError, InternalError, InvalidRequest, RequestError
 from edgeslm.messages import ErrorBody
 
 log = logging.getLogger("edgeslm.control")
-
-Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
-"""Does what the arguments say; the result that goes back."""
 
 MOST_RUNNING: Final = 4
 
@@ -93,21 +91,6 @@ class Control:
             )
         except BrokerError as error:
             log.warning("the answer to command %s could not be sent: %s", name, error)
-
-
-def only(arguments: Mapping[str, Any], *names: str) -> None:
-    """:raises InvalidRequest: there are others."""
-    if unknown := sorted(arguments.keys() - set(names)):
-        known = ", ".join(names) or "no arguments"
-        raise InvalidRequest(f"The command has no argument {unknown[0]!r}; it has {known}.")
-
-
-def text_argument(arguments: Mapping[str, Any], name: str) -> str:
-    """:raises InvalidRequest: it is missing, or no text."""
-    value = arguments.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidRequest(f"The command needs {name!r}, a text.")
-    return value
 
 
 def _body(error: EdgeslmError) -> ErrorBody:

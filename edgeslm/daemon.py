@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.announcing import Announcer
 from edgeslm.bus.address import client_id_of
-from edgeslm.bus.client import BusClient, Delivery, Subscription
+from edgeslm.bus.client import BusClient, Subscription
 from edgeslm.bus.database import journal_of
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.journal import Journal
 from edgeslm.bus.node_topics import BROKER_DROPPED
 from edgeslm.bus.protocol import Topics, encode_state

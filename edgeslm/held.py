@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from edgeslm.bus.handover import Delivery
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.journal import delivery_key
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from edgeslm import __version__
 from edgeslm.bus.client import BusClient, Subscription
+from edgeslm.bus.commands import Handler, only, text_argument
 from edgeslm.changes import Changes, changes_between
 from edgeslm.config import Config, load_config
-from edgeslm.control import Handler, only, text_argument
 from edgeslm.errors import Busy, ConfigError, EdgeslmError, InvalidRequest, without_paths
 from edgeslm.observe.systemd import ServiceManager
 from edgeslm.pipeline import Pipeline

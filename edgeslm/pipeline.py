@@ -22,7 +22,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from edgeslm.bus.client import BusClient, Delivery, Subscription
+from edgeslm.bus.client import BusClient, Subscription
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.journal import Journal, delivery_key, reader_key
 from edgeslm.bus.protocol import Rejected, Topics, encode_result, error_result, parse_cancel
 from edgeslm.bus.spool import Spool

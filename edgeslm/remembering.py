@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from edgeslm.bus.client import Delivery
+from edgeslm.bus.delivery import Delivery
 from edgeslm.config import Route
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.queries import Memory

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from edgeslm.bus.client import Delivery, NeverFits, Subscription
+from edgeslm.bus.client import NeverFits, Subscription
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.journal import Journal, reader_key
 from edgeslm.bus.windows import Windows
 from edgeslm.config import Config

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from edgeslm.bus.handover import Delivery
+from edgeslm.bus.delivery import Delivery
 from edgeslm.engine.calls import Call, EngineInfo, Output
 from edgeslm.engine.process import EngineCrashed, EngineProcess
 from edgeslm.messages import NORMAL_PRIORITY

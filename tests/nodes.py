@@ -22,7 +22,7 @@ import yaml
 
 import edgeslm
 from edgeslm.bundle import Bundle
-from edgeslm.bus.handover import Delivery
+from edgeslm.bus.delivery import Delivery
 from edgeslm.config import load_config
 from edgeslm.daemon import Daemon
 from edgeslm.engine.prepared import CACHE

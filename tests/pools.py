@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bus.client import Delivery
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.journal import request_key
 from edgeslm.bus.protocol import (
     StateName,

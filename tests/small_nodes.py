@@ -6,7 +6,8 @@ import asyncio
 import threading
 from typing import Self
 
-from edgeslm.bus.client import BusClient, Delivery
+from edgeslm.bus.client import BusClient
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.protocol import (
     Rejected,
     Topics,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.bus import network
-from edgeslm.bus.client import Delivery
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.protocol import encode_state
 from edgeslm.client import Client
 from edgeslm.daemon import Daemon

@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from edgeslm.bus.client import BusClient, Delivery
+from edgeslm.bus.client import BusClient
+from edgeslm.bus.commands import only, text_argument
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.protocol import Topics
-from edgeslm.control import Control, only, text_argument
+from edgeslm.control import Control
 from edgeslm.errors import InvalidRequest
 
 TOPICS = Topics("hall")

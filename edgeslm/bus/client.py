@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeslm.bus.address import BrokerAddress
-from edgeslm.bus.handover import Delivery, Handover
+from edgeslm.bus.delivery import Delivery
+from edgeslm.bus.handover import Handover
 from edgeslm.bus.network import SESSION_EXPIRY_S, Link, Network, Settings, Subscription, Will
 from edgeslm.bus.node_topics import check_topic_name
 from edgeslm.bus.outbox import NeverFits, Outbox, OutboxFull, Parcel

@@ -6,7 +6,7 @@ A command is an empty payload, or a JSON object: its ``id``, which comes back, a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,9 @@ from edgeslm.messages import ErrorBody
 
 MOST_BYTES: Final = 64 * 1024
 LONGEST_ID: Final = 256
+
+Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+"""Does what the arguments say; the result that goes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +58,18 @@ def encode_answer(
     else:
         said |= {"status": "error", "error": {"code": error.code, "message": error.message}}
     return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def only(arguments: Mapping[str, Any], *names: str) -> None:
+    """:raises InvalidRequest: there are others."""
+    if unknown := sorted(arguments.keys() - set(names)):
+        known = ", ".join(names) or "no arguments"
+        raise InvalidRequest(f"The command has no argument {unknown[0]!r}; it has {known}.")
+
+
+def text_argument(arguments: Mapping[str, Any], name: str) -> str:
+    """:raises InvalidRequest: it is missing, or no text."""
+    value = arguments.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidRequest(f"The command needs {name!r}, a text.")
+    return value

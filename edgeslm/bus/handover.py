@@ -12,9 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.problems import Problem, Welcome
 from edgeslm.bus.publish_filter import TRACEPARENT
 
@@ -29,33 +29,6 @@ HANDOVER_BYTES = 8 * 1024 * 1024
 
 HANDOVER_WAIT_S = 1.0
 """How long it stops reading at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A message from the broker.
-
-    ``size`` is the payload's size in bytes even when ``payload`` was dropped for being over the node's limit.
-    ``expiry_s`` is what is left of the Message Expiry Interval; ``received_at`` is monotonic seconds.
-    ``generation`` and ``mid`` say which message of which connection this is. ``identifiers`` are those of the
-    subscriptions that brought this copy; empty where none has one, or the broker knows none. ``traceparent``
-    is what the sender's User Property of that name holds: any text.
-    """
-
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-    dup: bool
-    response_topic: str | None
-    correlation: bytes | None
-    expiry_s: int | None
-    generation: int
-    mid: int
-    size: int
-    received_at: float
-    identifiers: tuple[int, ...] = ()
-    traceparent: str | None = None
 
 
 class Receiver(Protocol):

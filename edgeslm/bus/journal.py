@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from edgeslm.bus.database import Database
-from edgeslm.bus.handover import Delivery
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.marks import Marks
 from edgeslm.bus.schema import PAGE_BYTES, place_of
 from edgeslm.errors import JournalError

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeslm.bus.database import Database
-from edgeslm.bus.handover import Delivery
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.schema import place_of
 from edgeslm.errors import JournalError
 

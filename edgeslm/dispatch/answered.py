@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edgeslm.bus.handover import Delivery
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.journal import delivery_key, reader_key
 from edgeslm.bus.marks import KEY_BYTES
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from edgeslm.bus.client import BusClient, Delivery, OutboxFull, Subscription
+from edgeslm.bus.client import BusClient, OutboxFull, Subscription
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.protocol import parse_chunk, parse_result
 from edgeslm.dispatch.forwarding import Forwarder
 from edgeslm.dispatch.members import Members

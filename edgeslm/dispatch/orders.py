@@ -11,7 +11,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from edgeslm.bus.handover import Delivery
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.journal import reader_key
 from edgeslm.bus.protocol import error_result
 from edgeslm.errors import RequestError

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edgeslm.bus.client import BusClient, Delivery, Subscription
+from edgeslm.bus.client import BusClient, Subscription
+from edgeslm.bus.delivery import Delivery
 from edgeslm.dispatch.answered import Answered, parse_keys
 from edgeslm.dispatch.lease import QUIET_S, Lease, Word, parse_lease
 from edgeslm.dispatch.settings import Settings

@@ -16,7 +16,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from edgeslm.bus.client import BusClient, Delivery, Subscription
+from edgeslm.bus.client import BusClient, Subscription
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.journal import Journal, delivery_key
 from edgeslm.bus.protocol import (
     Rejected,

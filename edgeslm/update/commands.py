@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from edgeslm.bus.commands import Handler, only, text_argument
 from edgeslm.config import Config
-from edgeslm.control import only, text_argument
 from edgeslm.errors import InvalidRequest
 from edgeslm.update.sources import check_source
 from edgeslm.update.store import Store
 
 if TYPE_CHECKING:
     from edgeslm.update.updater import Updater
-
-Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
 def handlers_of(updater: Updater, store: Store, config: Callable[[], Config]) -> dict[str, Handler]:

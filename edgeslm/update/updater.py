@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from edgeslm.bundle import Bundle, load_bundle
 from edgeslm.config import Config
@@ -36,8 +36,7 @@ from edgeslm.errors import (
     without_paths,
 )
 from edgeslm.observe.health import Meter
-from edgeslm.operating import Operating
-from edgeslm.service import Service
+from edgeslm.service import BeforeSwitch, Service
 from edgeslm.trust import Trust
 from edgeslm.update.checks import check
 from edgeslm.update.commands import handlers_of
@@ -78,13 +77,27 @@ class Outcome:
         return {**found, **({"why": self.why} if self.why else {})}
 
 
+class Reloader(Protocol):
+    """What puts the present configuration to work anew, a bundle of it being another one now."""
+
+    config: Config
+
+    @property
+    def is_online(self) -> Callable[[], bool]: ...
+
+    async def serve_again(
+        self, *, before: Callable[[], None] = ..., check: BeforeSwitch | None = None
+    ) -> None:
+        """:raises EdgeslmError: the node goes on as before. See ``Service.replace``."""
+
+
 class Updater:
     """Updates of a node's models, one at a time. ``on_change`` is called when one has come any further."""
 
     def __init__(
         self,
         store: Store,
-        operating: Operating,
+        reloader: Reloader,
         service: Service,
         meter: Meter,
         *,
@@ -93,7 +106,7 @@ class Updater:
         make_ready: Callable[..., Awaitable[object]] = prepare,
     ) -> None:
         self._store = store
-        self._operating = operating
+        self._reloader = reloader
         self._service = service
         self._meter = meter
         self._on_change = on_change
@@ -108,7 +121,7 @@ class Updater:
         """Digests of what a rollout's process brought."""
         self._looked = 0.0
         self._stop = threading.Event()
-        self._verdicts = Verdicts(store.folder, operating.config.node)
+        self._verdicts = Verdicts(store.folder, reloader.config.node)
         self.outcomes: dict[str, Outcome] = {}
         """Of the last update of each model."""
 
@@ -130,7 +143,7 @@ class Updater:
 
     @property
     def _config(self) -> Config:
-        return self._operating.config
+        return self._reloader.config
 
     def close(self) -> None:
         """Has what runs in other threads end soon."""
@@ -244,7 +257,7 @@ class Updater:
             self._store.activate(model, base.digest, bundle.digest, on_trial=True)
 
         try:
-            await self._operating.serve_again(before=record, check=functools.partial(check, model))
+            await self._reloader.serve_again(before=record, check=functools.partial(check, model))
         except BaseException:
             self._store.restore(model, before)
             raise
@@ -264,7 +277,7 @@ class Updater:
             entry = self._store.entry(model)
             digest = self._store.roll_back(model)
             try:
-                await self._operating.serve_again()
+                await self._reloader.serve_again()
             except BaseException:
                 self._store.restore(model, entry)
                 raise
@@ -282,7 +295,7 @@ class Updater:
 
     def _check(self, model: str) -> None:
         """:raises Busy: the node isn't online. :raises InvalidRequest: it has no such model."""
-        if not self._operating.is_online():
+        if not self._reloader.is_online():
             raise Busy("the node is starting, or draining")
         if model not in self._config.models or model not in self._service.models.names:
             raise InvalidRequest(f"there is no model {model!r} here")

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bus.client import BusClient, Delivery, Subscription
+from edgeslm.bus.client import BusClient, Subscription
+from edgeslm.bus.delivery import Delivery
 from edgeslm.surroundings import Broker
 from tests.brokers import Mosquitto
 

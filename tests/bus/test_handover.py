@@ -11,7 +11,8 @@ import pytest
 from paho.mqtt.client import MQTTMessage
 
 from edgeslm.bus import handover as handover_module
-from edgeslm.bus.handover import Delivery, Handover
+from edgeslm.bus.delivery import Delivery
+from edgeslm.bus.handover import Handover
 from edgeslm.bus.problems import Problem, Welcome
 
 

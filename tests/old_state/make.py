@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from edgeslm.bus.database import Database
-from edgeslm.bus.handover import Delivery
+from edgeslm.bus.delivery import Delivery
 from edgeslm.bus.journal import Journal, request_key
 from edgeslm.bus.spool import Spool
 from edgeslm.bus.windows import Gathered, Windows
