@@ -43,7 +43,7 @@ from turns import (
     take_turns,
 )
 
-from edgeslm.bundle import Bundle, load_bundle, short_digest
+from edgeslm.bundle.manifest import Bundle, load_bundle, short_digest
 
 COUNTS: Final = (0, 1, 10)
 
@@ -166,7 +166,7 @@ def _tenth_ms(session: Any, feeds: dict[str, Any]) -> float:
 def weigh(task: dict[str, Any]) -> dict[str, float]:
     """Memory of a process that has served 256 tokens with each of its adapters."""
     from edgeslm.engine.calls import Generate, Prompt, Text, Turn
-    from edgeslm.engine.decoder import Decoder
+    from edgeslm.engine.worker.decoder import Decoder
 
     adapters = [Path(path) for path in task["adapters"]]
     decoder = Decoder(Path(task["bundle"]), task["threads"], dict.fromkeys(adapters))

@@ -30,11 +30,11 @@ from edgeslm_export.packages import Packages
 from labelled import SETS
 from ours import prompt_of
 
-from edgeslm.bundle import load_bundle, short_digest
+from edgeslm.bundle.manifest import load_bundle, short_digest
 from edgeslm.engine.calls import Score
-from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.prepare import graph_of, prepare
-from edgeslm.engine.prepared import CACHE, find_prepared
+from edgeslm.engine.prepack.prepare import graph_of, prepare
+from edgeslm.engine.worker.decoder import Decoder
+from edgeslm.engine.worker.prepared import CACHE, find_prepared
 
 WANTED: Final = 0.995
 """Share of messages with the same label."""

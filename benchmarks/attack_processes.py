@@ -35,7 +35,7 @@ time.sleep(2)
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from edgeslm.engine.process import EngineProcess
+from edgeslm.engine.host.process import EngineProcess
 
 async def main():
     engine = EngineProcess(Path(sys.argv[1]), command=(sys.executable, sys.argv[2]))
@@ -60,7 +60,7 @@ async def faulty(self, held, *rest, **more):
     return await serve(self, held, *rest, **more)
 
 serving.Serving.serve = faulty
-from edgeslm.cli import main
+from edgeslm.cli.main import main
 sys.exit(main(["run", sys.argv[1]]))
 """
 

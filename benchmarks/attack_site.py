@@ -21,8 +21,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgeslm.bus.protocol import Topics
 from edgeslm.client import Client
+from edgeslm.protocol.codec import Topics
 
 NODE = "attacked"
 TOPICS = Topics(NODE)

@@ -38,7 +38,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from shipped import ShippedBroker
 
-from edgeslm.bus.paho_client import send_small_packets_at_once
+from edgeslm.mqtt.paho_client import send_small_packets_at_once
 
 SUBSCRIBERS = ("away", "busy", "thinking")
 TOPIC = "edgeslm/v1/kills/req/triage"

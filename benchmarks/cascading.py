@@ -22,7 +22,7 @@ from edgeslm_export.packages import Packages
 from labelled import SETS, Row
 from served import Asked, ask, served
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 
 
 def configuration(args: argparse.Namespace) -> dict[str, Any]:

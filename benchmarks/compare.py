@@ -41,13 +41,13 @@ from processes import Memory, cpu_seconds, memory_of, processes_of
 from served import NODE, node
 from wikitext import fetch
 
-from edgeslm.bundle import load_bundle, short_digest
+from edgeslm.bundle.manifest import load_bundle, short_digest
+from edgeslm.cli.demo.broker import start_broker
 from edgeslm.client import Client
-from edgeslm.config import Task as TaskSection
-from edgeslm.demo.broker import start_broker
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Generate, Output, Prompt, Score, Text
-from edgeslm.engine.prepare import graph_of, prepare
-from edgeslm.engine.prompt import ChatTokenizer
+from edgeslm.engine.prepack.prepare import graph_of, prepare
+from edgeslm.engine.worker.prompt import ChatTokenizer
 from edgeslm.messages import Request
 from edgeslm.tasks import make_task
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from load import Answered
 from processes import Memory
 
-from edgeslm.observe.health import quantiles
+from edgeslm.telemetry.health import quantiles
 
 OURS: Final = "edgeslm"
 THEIRS: Final = "llama.cpp"

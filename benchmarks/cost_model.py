@@ -32,7 +32,7 @@ from edgeslm_export.single_token import WRITES, keep_part
 from node_times import Run, mean, profiled
 from turns import load_graph, make_generator
 
-from edgeslm.bundle import load_bundle, short_digest
+from edgeslm.bundle.manifest import load_bundle, short_digest
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto

@@ -38,13 +38,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgeslm.bundle import load_bundle
-from edgeslm.bus.protocol import Topics, encode_request, parse_result, parse_state
-from edgeslm.demo.broker import start_broker
-from edgeslm.engine.prepare import graph_of, prepare
-from edgeslm.engine.prepared import CACHE
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.cli.demo.broker import start_broker
+from edgeslm.engine.prepack.prepare import graph_of, prepare
+from edgeslm.engine.worker.prepared import CACHE
 from edgeslm.messages import Result
-from edgeslm.observe.health import quantiles
+from edgeslm.protocol.codec import Topics, encode_request, parse_result, parse_state
+from edgeslm.telemetry.health import quantiles
 
 NODE = "bench"
 TASK = "triage"

@@ -42,7 +42,7 @@ from chaos_senders import KEEPALIVE_S, Ledger, Sender, Watcher, make_client, sta
 from chaos_victims import Broker
 from simulated_nodes import Crowd, Plan
 
-from edgeslm.bus.protocol import Topics
+from edgeslm.protocol.codec import Topics
 
 POOL = "chaos"
 TOPICS = Topics(f"pool/{POOL}")

@@ -40,7 +40,7 @@ from edgeslm_export.single_token import READS, keep_part
 from losses import Row, by_frequency, compare, report, table
 from machine import processor
 
-from edgeslm.bundle import Manifest, file_digest, load_bundle, verify_bundle
+from edgeslm.bundle.manifest import Manifest, file_digest, load_bundle, verify_bundle
 from edgeslm.errors import EdgeslmError
 
 if TYPE_CHECKING:

@@ -38,10 +38,10 @@ from figures import Measured, compare, report, table
 from machine import processor
 from processes import Memory, memory_of
 
-from edgeslm.bundle import load_bundle, short_digest
-from edgeslm.engine.prepare import graph_of, prepare
-from edgeslm.engine.prepared import CACHE
-from edgeslm.engine.prompt import ChatTokenizer
+from edgeslm.bundle.manifest import load_bundle, short_digest
+from edgeslm.engine.prepack.prepare import graph_of, prepare
+from edgeslm.engine.worker.prepared import CACHE
+from edgeslm.engine.worker.prompt import ChatTokenizer
 from edgeslm.errors import EdgeslmError
 
 PROMPT_TOKENS: Final = 512

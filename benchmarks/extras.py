@@ -22,7 +22,7 @@ from typing import Any
 from cards import Say, run_benchmark
 from served import ask, served
 
-from edgeslm.demo.broker import free_port
+from edgeslm.cli.demo.broker import free_port
 
 _TOKEN = "a-token-of-a-benchmark-0123456789"
 _REQUESTS = 100

@@ -29,14 +29,14 @@ from edgeslm.ipc.pipe import Pipe
 
 
 def run(config: str) -> int:
-    from edgeslm import cli
-    from edgeslm.engine import team
-    from edgeslm.engine.process import EngineProcess
+    from edgeslm.cli import main
+    from edgeslm.engine.host import team
+    from edgeslm.engine.host.process import EngineProcess
 
     command = (sys.executable, str(Path(__file__).resolve()))
     slow = functools.partial(EngineProcess, command=command)
     team.EngineProcess = slow  # type: ignore[attr-defined, assignment]
-    return cli.main(["run", config])
+    return main.main(["run", config])
 
 
 def serve(pipe: Pipe, weights: bytes) -> None:

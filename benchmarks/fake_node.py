@@ -21,13 +21,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from edgeslm.config import Config, load_config
-from edgeslm.daemon import Daemon
+from edgeslm.config.loader import Config, load_config
 from edgeslm.engine.calls import Call, Cost, EngineInfo, Output, Score
-from edgeslm.engine.process import EngineProcess
+from edgeslm.engine.host.process import EngineProcess
 from edgeslm.messages import NORMAL_PRIORITY
-from edgeslm.models import MakeProcess
-from edgeslm.service import Service
+from edgeslm.node.daemon import Daemon
+from edgeslm.serving.model_pool import MakeProcess
+from edgeslm.serving.service import Service
 
 FAKE_WORKER = Path(__file__).parents[1] / "tests" / "fake_worker.py"
 COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)

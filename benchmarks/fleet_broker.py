@@ -20,7 +20,7 @@ from processes import cpu_seconds
 from shipped import ShippedBroker
 from simulated_nodes import TASK, Crowd, Plan
 
-from edgeslm.bus.protocol import Topics
+from edgeslm.protocol.codec import Topics
 
 POOL: Final = "fleet"
 POOL_BASE: Final = f"edgeslm/v1/pool/{POOL}"

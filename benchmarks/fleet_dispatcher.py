@@ -14,9 +14,9 @@ from typing import Final, Generic, TypeVar
 
 import numpy as np
 
-from edgeslm.dispatch.forwarding import HEALTH_S, LEAD_S, LEAST_LEFT, SILENT_S
-from edgeslm.dispatch.settings import DispatchLimits
-from edgeslm.dispatch.speeds import LEAST_PATIENCE_S, PATIENCE
+from edgeslm.dispatcher.forwarding import HEALTH_S, LEAD_S, LEAST_LEFT, SILENT_S
+from edgeslm.dispatcher.settings import DispatchLimits
+from edgeslm.dispatcher.throughput import LEAST_PATIENCE_S, PATIENCE
 
 Ask = TypeVar("Ask")
 WINDOW: Final = DispatchLimits().node_queue

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from bare_client import PUBACK, PUBLISH, BareClient, puback, read_message
 
-from edgeslm.bus.protocol import encode_request
-from edgeslm.observe.health import quantiles
+from edgeslm.protocol.codec import encode_request
+from edgeslm.telemetry.health import quantiles
 
 IN_FLIGHT: Final = 256
 """Requests that the broker hasn't acknowledged: its ``max_inflight_messages``, beyond which it hangs up."""

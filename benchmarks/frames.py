@@ -51,9 +51,9 @@ def cpu_s(pid: int) -> float:
 async def serve(starter: Path) -> None:
     """Answers lines: the name of a work, done a few times; a line of JSON with what it took."""
     from edgeslm.engine.calls import Embed, Generate, Prompt, Text, Turn
-    from edgeslm.engine.process import EngineProcess
-    from edgeslm.knowledge.process import KnowledgeProcess
-    from edgeslm.knowledge.queries import Query, Shelf
+    from edgeslm.engine.host.process import EngineProcess
+    from edgeslm.knowledge.index.queries import Query, Shelf
+    from edgeslm.knowledge.service.process import KnowledgeProcess
 
     draw = random.Random(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -95,8 +95,8 @@ async def answer(works: dict[str, tuple[Any, Callable[[], Awaitable[Any]]]]) -> 
 
 
 def fill(path: Path, draw: random.Random) -> Any:
-    from edgeslm.knowledge.collection import Collection, EncoderTag, Origin
-    from edgeslm.knowledge.passages import Document, Passage
+    from edgeslm.knowledge.documents.passages import Document, Passage
+    from edgeslm.knowledge.index.collection import Collection, EncoderTag, Origin
 
     tag = EncoderTag("sha256:0", "x")
     words = TEXT.lower().split() + [f"word{number}" for number in range(3000)]

@@ -29,7 +29,9 @@ from typing import Any
 
 from payloads import PACKET_LIMIT, REPLIES, Case, Payloads
 
-from edgeslm.bus.protocol import (
+from edgeslm.errors import REQUEST_ERRORS, InvalidRequest, ProtocolError
+from edgeslm.messages import Chunk, ErrorBody, Request, Result
+from edgeslm.protocol.codec import (
     Cancel,
     Rejected,
     State,
@@ -46,8 +48,6 @@ from edgeslm.bus.protocol import (
     parse_result,
     parse_state,
 )
-from edgeslm.errors import REQUEST_ERRORS, InvalidRequest, ProtocolError
-from edgeslm.messages import Chunk, ErrorBody, Request, Result
 
 TOPICS = Topics("hall")
 WARM_UP = 0.1

@@ -15,7 +15,7 @@ from typing import Final
 from edgeslm_export.cleaning import make_checkpoint
 from edgeslm_export.packages import Package, Packages
 
-from edgeslm.bundle import file_digest
+from edgeslm.bundle.manifest import file_digest
 
 ARCHITECTURE: Final = "Gemma3ForCausalLM"
 NAME: Final = "gemma-3-270m"

@@ -32,12 +32,12 @@ from cards import Say, run_benchmark
 from edgeslm_export.environment import cache_folder
 from grounded_collection import Asked, FoundBefore, Ground, search_all
 
-from edgeslm.bundle import load_bundle
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Output
-from edgeslm.engine.process import EngineProcess
-from edgeslm.knowledge.search import Found
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.engine.host.process import EngineProcess
+from edgeslm.knowledge.documents.sentences import split_sentences
+from edgeslm.knowledge.index.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome, Task, make_task
 from edgeslm.tasks.answer import Answer

@@ -28,12 +28,12 @@ from edgeslm_export.packages import Package, Packages
 from grounded import STARTER, AskTask, answer_task, share, with_engine
 from second_look import search_twice
 
-from edgeslm.bundle import load_bundle
-from edgeslm.commands.embedding import Embedding
-from edgeslm.engine.encoder import Encoder
-from edgeslm.knowledge.collection import Collection, EncoderTag, Origin
-from edgeslm.knowledge.passages import Document, split
-from edgeslm.knowledge.search import Found
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.cli.embedding import Embedding
+from edgeslm.engine.worker.encoder import Encoder
+from edgeslm.knowledge.documents.passages import Document, split
+from edgeslm.knowledge.index.collection import Collection, EncoderTag, Origin
+from edgeslm.knowledge.index.search import Found
 from edgeslm.tasks.answer import SOUGHT
 
 FITZ_GOV: Final = Package(

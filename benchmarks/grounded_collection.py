@@ -16,11 +16,11 @@ from grounded_questions import Question, Span, documents, load_questions
 from retrieval import find_answer, read_documents
 from second_look import search_twice
 
-from edgeslm.commands.embedding import Embedding
-from edgeslm.knowledge.collection import BETWEEN, Collection, EncoderTag, Origin
-from edgeslm.knowledge.passages import Document, Passage, split
-from edgeslm.knowledge.queries import EVERYTHING
-from edgeslm.knowledge.search import Filter, Found
+from edgeslm.cli.embedding import Embedding
+from edgeslm.knowledge.documents.passages import Document, Passage, split
+from edgeslm.knowledge.index.collection import BETWEEN, Collection, EncoderTag, Origin
+from edgeslm.knowledge.index.queries import EVERYTHING
+from edgeslm.knowledge.index.search import Filter, Found
 from edgeslm.messages import NORMAL_PRIORITY
 from edgeslm.tasks.answer import SOUGHT
 

@@ -32,9 +32,9 @@ from grounded import STARTER
 from grounded_cases import Case, draw_cases, search_case
 from grounded_collection import Asked, search_all
 
-from edgeslm.bundle import load_bundle
-from edgeslm.commands.embedding import Embedding
-from edgeslm.knowledge.search import Found
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.cli.embedding import Embedding
+from edgeslm.knowledge.index.search import Found
 from edgeslm.tasks.grounding import figures_of
 
 WORDS: Final = ("coverage", "matched", "coverage_margin", "agreement")

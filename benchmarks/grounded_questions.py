@@ -28,7 +28,7 @@ from typing import Any, Final
 from edgeslm_export.environment import cache_folder
 from edgeslm_export.starter import fetch_debian
 
-from edgeslm.bundle import file_digest
+from edgeslm.bundle.manifest import file_digest
 from edgeslm.errors import EdgeslmError, ExportError
 
 FILE: Final = Path(__file__).with_suffix(".jsonl")

@@ -19,7 +19,7 @@ from processes import cpu_seconds, processes_of
 from served import ask, served
 
 from edgeslm.engine.calls import BALANCED
-from edgeslm.engine.waiting import WAITING
+from edgeslm.engine.worker.waiting import WAITING
 
 _SETTLING_S = 5.0
 

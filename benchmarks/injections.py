@@ -33,12 +33,12 @@ from injection_corpus import inject, injections
 from second_look import look_again
 from teaching import run_command, write_rows
 
-from edgeslm.bundle import load_bundle
-from edgeslm.commands.embedding import Embedding
-from edgeslm.config import Task as TaskSection
-from edgeslm.demo.material import load_sms
-from edgeslm.engine.encoder import Encoder
-from edgeslm.knowledge.search import Found
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.cli.demo.material import load_sms
+from edgeslm.cli.embedding import Embedding
+from edgeslm.config.loader import Task as TaskSection
+from edgeslm.engine.worker.encoder import Encoder
+from edgeslm.knowledge.index.search import Found
 from edgeslm.tasks import Task, make_task
 from edgeslm.tasks.support import content_words
 

@@ -31,12 +31,12 @@ from cards import Say, run_benchmark
 from processes import memory_of
 from turns import in_child
 
-from edgeslm.bundle import load_bundle
-from edgeslm.commands.embedding import Embedding
-from edgeslm.knowledge.collection import Collection, EncoderTag, Origin
-from edgeslm.knowledge.intake import add_files
-from edgeslm.knowledge.passages import Document, Passage
-from edgeslm.knowledge.search import search
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.cli.embedding import Embedding
+from edgeslm.knowledge.documents.passages import Document, Passage
+from edgeslm.knowledge.index.collection import Collection, EncoderTag, Origin
+from edgeslm.knowledge.index.search import search
+from edgeslm.knowledge.service.intake import add_files
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 BUNDLE: Final = ROOT / ".edgeslm/starter/minilm-l6-int8"

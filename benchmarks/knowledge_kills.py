@@ -31,11 +31,11 @@ from typing import Any, Final
 
 from cards import Say, run_benchmark
 
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.passages import split
-from edgeslm.knowledge.reader import read_document
-from edgeslm.knowledge.search import search
-from edgeslm.knowledge.vectors import SCALE_BYTES, SLOTS
+from edgeslm.knowledge.documents.passages import split
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.search import search
+from edgeslm.knowledge.index.vectors import SCALE_BYTES, SLOTS
+from edgeslm.knowledge.readers.reader import read_document
 
 BEGUN: Final = "begun"
 WORDS: Final = [f"word{number}" for number in range(500)]
@@ -59,9 +59,9 @@ class HashEmbedding:
 
 def add_in_child(arguments: Sequence[str], *, real: bool) -> int:
     """The command itself, in this process. Says when all is loaded: a kill before that shows nothing."""
-    from edgeslm import cli
-    from edgeslm.commands import embedding
-    from edgeslm.knowledge import intake  # noqa: F401
+    from edgeslm.cli import embedding
+    from edgeslm.cli import main as cli
+    from edgeslm.knowledge.service import intake  # noqa: F401
 
     if not real:
         embedding.Embedding = HashEmbedding  # type: ignore[misc, assignment]

@@ -28,11 +28,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgeslm.bus.node_topics import Topics
-from edgeslm.bus.paho_client import send_small_packets_at_once
-from edgeslm.bus.protocol import encode_chunk, encode_state
-from edgeslm.bus.strict_json import encode_json
 from edgeslm.messages import Chunk
+from edgeslm.mqtt.paho_client import send_small_packets_at_once
+from edgeslm.protocol.codec import encode_chunk, encode_state
+from edgeslm.protocol.strict_json import encode_json
+from edgeslm.protocol.topics import Topics
 
 INPUT: Final = "<\ue000input>"
 CONTEXT: Final = "<\ue000context>"

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm.demo.broker import free_port
+from edgeslm.cli.demo.broker import free_port
 
 START_S: Final = 60.0
 SLOT_TOKENS: Final = 1536

@@ -36,13 +36,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgeslm.bus.paho_client import send_small_packets_at_once
-from edgeslm.bus.protocol import Topics, parse_chunk, parse_result, parse_state
-from edgeslm.demo.broker import start_broker
-from edgeslm.demo.material import NOTES_TAUGHT
-from edgeslm.demo.teaching import teach
+from edgeslm.cli.demo.broker import start_broker
+from edgeslm.cli.demo.material import NOTES_TAUGHT
+from edgeslm.cli.demo.teaching import teach
 from edgeslm.messages import Result
-from edgeslm.observe.health import quantiles
+from edgeslm.mqtt.paho_client import send_small_packets_at_once
+from edgeslm.protocol.codec import Topics, parse_chunk, parse_result, parse_state
+from edgeslm.telemetry.health import quantiles
 
 TOPICS = Topics(NODE)
 WAIT_S = 120.0

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from load import Ask
 
-from edgeslm.demo.material import LOGIN_EXAMPLES, load_logins, load_sms
+from edgeslm.cli.demo.material import LOGIN_EXAMPLES, load_logins, load_sms
 
 MODEL: Final = "small"
 CONTEXT_TOKENS: Final = 500

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeslm.demo.material import NOTES_TAUGHT, QUESTIONS, load_logins, load_sms
+from edgeslm.cli.demo.material import NOTES_TAUGHT, QUESTIONS, load_logins, load_sms
 from edgeslm.messages import Result
 
 NODE = "mixed"

@@ -15,11 +15,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Generate, Prompt, Text, Turn
-from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.prepare import graph_of
-from edgeslm.engine.prepared import find_prepared
+from edgeslm.engine.prepack.prepare import graph_of
+from edgeslm.engine.worker.decoder import Decoder
+from edgeslm.engine.worker.prepared import find_prepared
 
 
 def prompt_of(system: str, text: str) -> Prompt:

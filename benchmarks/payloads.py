@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeslm.bus.options import OPTIONS as KNOWN_OPTIONS
+from edgeslm.protocol.request_options import OPTIONS as KNOWN_OPTIONS
 
 REPLIES = ("edgeslm/v1/+/res/#", "edgeslm/v1/pool/+/res/#")
 PACKET_LIMIT = 65_536

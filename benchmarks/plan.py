@@ -28,9 +28,9 @@ from typing import Any, Final
 from machine import processor
 from processes import memory_of
 
-from edgeslm.arithmetic import decode_tps, footprint, memory_bytes, prefill_tps
-from edgeslm.expectation import measure_board
-from edgeslm.shape import read_shape
+from edgeslm.bundle.model_shape import read_shape
+from edgeslm.bundle.performance import measure_board
+from edgeslm.bundle.size_estimate import decode_tps, footprint, memory_bytes, prefill_tps
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RUNS: Final = 2
@@ -171,7 +171,7 @@ def measure(bundle: Path, threads: int, context: int) -> dict[str, float]:
     from ours import prompt_of
 
     from edgeslm.engine.calls import Generate
-    from edgeslm.engine.decoder import Decoder
+    from edgeslm.engine.worker.decoder import Decoder
 
     clock: Callable[[], float] = time.process_time if threads == 1 else time.perf_counter
     decoder = Decoder(bundle, threads)

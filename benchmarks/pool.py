@@ -34,7 +34,7 @@ from namespaces import Namespaces
 from shipped import ShippedBroker
 from simulated_nodes import TASK, Crowd, Plan
 
-from edgeslm.bus.protocol import Topics, encode_request
+from edgeslm.protocol.codec import Topics, encode_request
 
 WAYS: Final = ("share", "dispatcher")
 REPLY: Final = f"edgeslm/v1/sender/res/{TASK}"

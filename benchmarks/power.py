@@ -29,10 +29,10 @@ from load import Ask, answer_all, until_online
 from processes import cpu_seconds, processes_of
 from served import node
 
-from edgeslm.bundle import load_bundle, short_digest
+from edgeslm.bundle.manifest import load_bundle, short_digest
+from edgeslm.cli.demo.broker import start_broker
 from edgeslm.client import Client
-from edgeslm.demo.broker import start_broker
-from edgeslm.engine.waiting import WAITING
+from edgeslm.engine.worker.waiting import WAITING
 from edgeslm.errors import EdgeslmError
 
 LABELS: Final = 6

@@ -22,11 +22,11 @@ from typing import Any
 from cards import Say, run_benchmark
 from processes import memory_of
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Prompt, Score, Text, Turn
-from edgeslm.engine.prepare import prepare
-from edgeslm.engine.prepared import CACHE
-from edgeslm.engine.process import EngineProcess
+from edgeslm.engine.host.process import EngineProcess
+from edgeslm.engine.prepack.prepare import prepare
+from edgeslm.engine.worker.prepared import CACHE
 
 ASKED = Score(Prompt((Turn("user", (Text("Spindle 3 smells of burnt oil"),)),)), ("fine", "broken"))
 

@@ -57,7 +57,7 @@ def processes_of(folder: Path) -> dict[int, str]:
             words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:  # it ended meanwhile
             continue
-        is_engine = "edgeslm.engine.worker" in words
+        is_engine = "edgeslm.engine.worker.main" in words
         if any(str(folder) in word for word in words) and (is_engine or "run" in words):
             found[int(process.name)] = "engine" if is_engine else "daemon"
     return found

@@ -28,9 +28,9 @@ from edgeslm_export.pair_training import Asked, Text
 from edgeslm_export.reader import make_lesson
 from edgeslm_export.rows import load_questions
 
+from edgeslm.bundle.spans import Place
 from edgeslm.engine.calls import Output, Read
-from edgeslm.knowledge.sentences import split_sentences
-from edgeslm.pointing import Place
+from edgeslm.knowledge.documents.sentences import split_sentences
 
 BORDERS: Final = (0, 60, 100, 10_000)
 """Words, between which areas are told apart."""

@@ -29,10 +29,10 @@ from edgeslm_export.environment import cache_folder
 from edgeslm_export.starter import fetch_debian
 
 from edgeslm.errors import EdgeslmError, ExportError
-from edgeslm.knowledge.collection import BETWEEN
-from edgeslm.knowledge.passages import Document, split
-from edgeslm.knowledge.reader import read_document
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.knowledge.documents.passages import Document, split
+from edgeslm.knowledge.documents.sentences import split_sentences
+from edgeslm.knowledge.index.collection import BETWEEN
+from edgeslm.knowledge.readers.reader import read_document
 from edgeslm.tasks.support import content_words
 
 FILE: Final = Path(__file__).with_suffix(".jsonl")

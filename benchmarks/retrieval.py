@@ -38,14 +38,14 @@ from edgeslm_export.evaluate import load_encoder
 from grounded_questions import Span, documents, load_questions
 from second_look import search_twice
 
-from edgeslm.bundle import load_bundle
-from edgeslm.commands.embedding import Embedding
-from edgeslm.engine.encoder import Encoder
-from edgeslm.knowledge.collection import Collection, EncoderTag, Origin
-from edgeslm.knowledge.passages import Document, Passage, split
-from edgeslm.knowledge.reader import read_document
-from edgeslm.knowledge.rerank import DEPTH
-from edgeslm.knowledge.search import Found, Weights, search
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.cli.embedding import Embedding
+from edgeslm.engine.worker.encoder import Encoder
+from edgeslm.knowledge.documents.passages import Document, Passage, split
+from edgeslm.knowledge.index.collection import Collection, EncoderTag, Origin
+from edgeslm.knowledge.index.rerank import DEPTH
+from edgeslm.knowledge.index.search import Found, Weights, search
+from edgeslm.knowledge.readers.reader import read_document
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 BUNDLE: Final = ROOT / ".edgeslm/starter/minilm-l6-int8"

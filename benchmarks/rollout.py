@@ -33,9 +33,9 @@ from cards import Say, run_benchmark
 from fake_engine import write_bundle
 from fake_hawkbit import CLOSED, FakeHawkbit, Rollout
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.cli.demo.broker import start_broker
 from edgeslm.client import Client
-from edgeslm.demo.broker import start_broker
 from edgeslm.errors import EdgeslmError
 from edgeslm.update.store import Store
 

@@ -35,12 +35,12 @@ from ours import prompt_of
 from scaling_figures import ATTENTION, Curve, chart, table
 from turns import CHUNK
 
-from edgeslm.bundle import Bundle, load_bundle, short_digest
+from edgeslm.bundle.manifest import Bundle, load_bundle, short_digest
 from edgeslm.engine.calls import Call, Generate, Output, Score
-from edgeslm.engine.prepare import graph_of, prepare
-from edgeslm.engine.prepared import CACHE, find_prepared
-from edgeslm.engine.prompt import ChatTokenizer
-from edgeslm.engine.worker import Engine
+from edgeslm.engine.prepack.prepare import graph_of, prepare
+from edgeslm.engine.worker.main import Engine
+from edgeslm.engine.worker.prepared import CACHE, find_prepared
+from edgeslm.engine.worker.prompt import ChatTokenizer
 
 LABELS: Final = (1, 2, 4, 8, 16, 32, 64)
 TOKENS: Final = (32, 64, 128, 256, 512, 1024, 2048, 4096)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from edgeslm.commands.embedding import Embedding
+from edgeslm.cli.embedding import Embedding
 from edgeslm.engine.calls import Read
-from edgeslm.engine.encoder import Encoder
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.rerank import readable, rerank, reread, sentences
-from edgeslm.knowledge.search import Found, search
+from edgeslm.engine.worker.encoder import Encoder
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.rerank import readable, rerank, reread, sentences
+from edgeslm.knowledge.index.search import Found, search
 
 
 def search_twice(

@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 from load import START_S, Ask, answer_all, until_online
 
+from edgeslm.cli.demo.broker import start_broker
 from edgeslm.client import Client
-from edgeslm.demo.broker import start_broker
 from edgeslm.errors import EdgeslmError
 from edgeslm.messages import Result
 

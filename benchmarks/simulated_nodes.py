@@ -38,10 +38,10 @@ from fake_engine import write_bundle
 from fake_node import TimedEngine
 from thin_nodes import Profile, ThinNodes
 
-from edgeslm.bus.protocol import encode_document, encode_state
-from edgeslm.config import Config, parse_config
-from edgeslm.daemon import Daemon
-from edgeslm.service import Service
+from edgeslm.config.loader import Config, parse_config
+from edgeslm.node.daemon import Daemon
+from edgeslm.protocol.codec import encode_document, encode_state
+from edgeslm.serving.service import Service
 
 TASK: Final = "triage"
 LABELS = {"normal": "all is well", "warning": "look at it this shift", "critical": "stop now"}

@@ -54,8 +54,8 @@ from paho.mqtt.properties import Properties
 from processes import memory_of
 from shipped import RunningBroker, free_port
 
-from edgeslm import cli
-from edgeslm.bus.paho_client import send_small_packets_at_once
+from edgeslm.cli import main as cli
+from edgeslm.mqtt.paho_client import send_small_packets_at_once
 
 NODE, SITE, APP = "hall", "plant-a", "central"
 BASE = f"edgeslm/v1/{NODE}"

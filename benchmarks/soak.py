@@ -34,7 +34,7 @@ from chaos_proxy import Proxy
 from soak_load import NODE, TOPICS, Load
 from throughput import ROOT, broker, children, write_bundle
 
-from edgeslm.bus.protocol import parse_state
+from edgeslm.protocol.codec import parse_state
 
 MOST_GROWTH = 0.02
 REAL_FILLERS = 6000

@@ -22,8 +22,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgeslm.bus.paho_client import send_small_packets_at_once
-from edgeslm.bus.protocol import Topics, parse_result
+from edgeslm.mqtt.paho_client import send_small_packets_at_once
+from edgeslm.protocol.codec import Topics, parse_result
 
 NODE = "soak"
 TOPICS = Topics(NODE)

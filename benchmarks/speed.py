@@ -33,7 +33,7 @@ from turns import (
     take_turns,
 )
 
-from edgeslm.bundle import load_bundle, short_digest
+from edgeslm.bundle.manifest import load_bundle, short_digest
 from edgeslm.errors import EdgeslmError
 
 AGAIN: Final = "BASE, loaded again"

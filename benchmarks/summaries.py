@@ -39,12 +39,12 @@ from rouge import rouge_l
 from served import NODE, served
 
 from edgeslm.client import Client
-from edgeslm.config import parse_config
-from edgeslm.knowledge.passages import Document
-from edgeslm.knowledge.plain_text import read_plain_text
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.config.loader import parse_config
+from edgeslm.knowledge.documents.passages import Document
+from edgeslm.knowledge.documents.sentences import split_sentences
+from edgeslm.knowledge.readers.plain_text import read_plain_text
 from edgeslm.messages import Request, Result
-from edgeslm.service import Service
+from edgeslm.serving.service import Service
 from edgeslm.tasks.support import Evidence
 
 ROOT: Final = Path(__file__).resolve().parent.parent

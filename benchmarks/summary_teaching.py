@@ -24,7 +24,7 @@ from edgeslm_export.token_rows import RowEncoder
 from edgeslm_export.training import Schedule
 from summaries import SYNOPSIS, flat
 
-from edgeslm.config import Task
+from edgeslm.config.loader import Task
 from edgeslm.errors import EdgeslmError
 from edgeslm.tasks import make_task
 from edgeslm.tasks.support import supported

@@ -33,13 +33,13 @@ from edgeslm_export.environment import cache_folder
 from edgeslm_export.packages import Package, Packages
 from edgeslm_export.starter import fetch_debian
 
-from edgeslm.bundle import file_digest
+from edgeslm.bundle.manifest import file_digest
 from edgeslm.errors import ExportError
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.intake import add_files
-from edgeslm.knowledge.queries import TableAnswer
-from edgeslm.knowledge.search import Filter
-from edgeslm.knowledge.table_answers import answer_from_tables
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import TableAnswer
+from edgeslm.knowledge.index.search import Filter
+from edgeslm.knowledge.service.intake import add_files
+from edgeslm.knowledge.table_qa.answers import answer_from_tables
 
 FILE: Final = Path(__file__).with_suffix(".jsonl")
 HALVES: Final = ("development", "test", "independent")

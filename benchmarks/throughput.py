@@ -37,9 +37,9 @@ import yaml
 from bare_client import BareClient, Run
 from processes import cpu_seconds
 
-from edgeslm.bus.protocol import Topics, encode_request
-from edgeslm.demo.broker import free_port
-from edgeslm.observe.health import quantiles
+from edgeslm.cli.demo.broker import free_port
+from edgeslm.protocol.codec import Topics, encode_request
+from edgeslm.telemetry.health import quantiles
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "firmware-config" / "mosquitto"

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from edgeslm.engine.calls import BALANCED
-from edgeslm.engine.waiting import WAITING
+from edgeslm.engine.worker.waiting import WAITING
 
 PROMPT_TOKENS: Final = 512
 CHUNK: Final = 128

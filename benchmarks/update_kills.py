@@ -31,10 +31,10 @@ from typing import Any, Final
 import yaml
 from cards import Say, run_benchmark
 
-from edgeslm.bundle import Bundle, load_bundle, verify_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle, verify_bundle
+from edgeslm.cli.demo.broker import start_broker
 from edgeslm.client import Client
-from edgeslm.config import load_config
-from edgeslm.demo.broker import start_broker
+from edgeslm.config.loader import load_config
 from edgeslm.errors import EdgeslmError
 from edgeslm.update.store import Store
 

@@ -46,7 +46,7 @@ from fake_engine import write_bundle
 from upgrade_load import ROUTES, TASKS, Notes, Repeater
 from versions import FIRST, NoHistory, Version, this_version, unpack, version_in
 
-from edgeslm.bus.schema import SEALED_FORMAT
+from edgeslm.storage.schema import SEALED_FORMAT
 
 QUIET_S: Final = 30.0
 LISTEN_S: Final = 2.0

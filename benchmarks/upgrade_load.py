@@ -13,7 +13,7 @@ from typing import Any, Final
 import paho.mqtt.client as mqtt
 from chaos_senders import Ledger, Sender, make_client, start_client
 
-from edgeslm.bus.protocol import parse_result
+from edgeslm.protocol.codec import parse_result
 
 HALLS: Final = 3
 WINDOW: Final = 10

@@ -2,6 +2,6 @@
 
 import sys
 
-from edgeslm.cli import main
+from edgeslm.cli.main import main
 
 sys.exit(main())

@@ -17,7 +17,7 @@ from edgeslm_export.lora import WEIGHTS, Lora, Pair, load_lora
 from edgeslm_export.lora_graph import Branch, load_branches
 from edgeslm_export.package import created_at, runtime_versions, staged, write_manifest, write_report
 
-from edgeslm.bundle import Bundle, Manifest, Source, file_digest, load_bundle, verify_bundle
+from edgeslm.bundle.manifest import Bundle, Manifest, Source, file_digest, load_bundle, verify_bundle
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Calibration fitted on rows that a task didn't learn from: what ``edgeslm.calibration`` applies on a device.
+"""Calibration fitted on rows that a task didn't learn from: ``bundle.calibration`` applies it on a device.
 
 A temperature, or where it tells the rows better an affine map for each label; a rising function of the
 margin where there are rows enough for one; and how often which threshold is wrong. What all this is worth is
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from edgeslm.calibration import LEAST_PROBABILITY, Calibration, RiskPoint, Verdict, judge, margin_of
+from edgeslm.bundle.calibration import LEAST_PROBABILITY, Calibration, RiskPoint, Verdict, judge, margin_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from edgeslm_export.gguf_header import GgufHeader, read_gguf_header
 
-from edgeslm.bundle import Source, file_digest
+from edgeslm.bundle.manifest import Source, file_digest
 from edgeslm.errors import ExportError
 
 Kind = Literal["decoder", "encoder", "reader"]

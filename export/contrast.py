@@ -20,7 +20,7 @@ from typing import Any
 from edgeslm_export.child import OnProgress, Reporter, run_module
 from edgeslm_export.finetune import NOT_FINITE, save_beside
 
-from edgeslm.bundle import EncoderSection
+from edgeslm.bundle.manifest import EncoderSection
 from edgeslm.errors import ExportError
 
 MOST_STEPS = 200

@@ -43,7 +43,7 @@ from edgeslm_export.score_graph import GRAPH as SCORE_GRAPH
 from edgeslm_export.score_graph import write_score_graph
 from edgeslm_export.single_token import WRITES, join
 
-from edgeslm.bundle import Manifest
+from edgeslm.bundle.manifest import Manifest
 from edgeslm.errors import ExportError
 
 _NEEDED = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")

@@ -38,8 +38,8 @@ from edgeslm_export.rows import FieldsRow, LabelledRow
 from edgeslm_export.token_rows import RowEncoder
 from edgeslm_export.training import Schedule
 
-from edgeslm.bundle import AdapterSection, Bundle, Manifest, Source, load_bundle
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.manifest import AdapterSection, Bundle, Manifest, Source, load_bundle
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.tasks import make_task
 
 if TYPE_CHECKING:

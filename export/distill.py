@@ -31,8 +31,8 @@ from edgeslm_export.rows import LabelledRow, bare_text
 from edgeslm_export.tune import FEWEST_ROWS, Task, check_rows, learn, learn_labels
 
 from edgeslm import __version__
-from edgeslm.bundle import Bundle, Manifest, Source, load_bundle
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.manifest import Bundle, Manifest, Source, load_bundle
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import ExportError
 
 _FEWEST = 20

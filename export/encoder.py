@@ -22,7 +22,7 @@ from edgeslm_export.package import created_at, runtime_versions, staged, write_m
 from edgeslm_export.resources import check_resources
 from edgeslm_export.similarity import TEXTS, similarity
 
-from edgeslm.bundle import EncoderSection, Manifest
+from edgeslm.bundle.manifest import EncoderSection, Manifest
 from edgeslm.errors import ExportError
 
 _MODULES = ("Transformer", "Pooling", "Normalize")

@@ -33,13 +33,13 @@ from edgeslm_export.notes import Notes
 from edgeslm_export.package import runtime_versions
 from edgeslm_export.resources import check_resources
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edgeslm.engine.encoder import Encoder
+    from edgeslm.engine.worker.encoder import Encoder
 
     Floats = npt.NDArray[np.floating[Any]]
     Integers = npt.NDArray[np.int64]

@@ -26,8 +26,8 @@ from edgeslm_export.corpus import Corpus
 from edgeslm_export.reference import compare
 from edgeslm_export.rows import FieldsRow, LabelledRow, load_answers
 
-from edgeslm.bundle import REPORT, Bundle, load_bundle, verify_bundle
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.manifest import REPORT, Bundle, load_bundle, verify_bundle
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import EdgeslmError, ExportError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from edgeslm_export.exam import Exam
 
-    from edgeslm.engine.encoder import Encoder
+    from edgeslm.engine.worker.encoder import Encoder
 
 _QUESTION = "What do you need to boil water?"
 _SENTENCE = "The night shift found the pump running hot and changed its bearing before noon. "
@@ -147,7 +147,7 @@ def evaluate_learned(
 
 def load_encoder(path: Path, threads: int | None = None) -> Encoder:
     """The engine's encoder. :raises BundleError: it isn't one, or is damaged."""
-    from edgeslm.engine.encoder import Encoder
+    from edgeslm.engine.worker.encoder import Encoder
 
     return Encoder(path, threads or default_threads())
 
@@ -160,7 +160,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float3
 
 def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
     """Tokens of each text with those that frame it, and how many the encoder reads."""
-    from edgeslm.engine.prompt import load_tokenizer
+    from edgeslm.engine.worker.prompt import load_tokenizer
 
     encoded = load_tokenizer(bundle).encode_batch(list(texts))
     return [len(one.ids) for one in encoded], load_bundle(bundle).manifest.context_length
@@ -287,7 +287,7 @@ def _examine(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from edgeslm_export.exam import Exam, take_exam
 
     from edgeslm.engine.calls import Call, Generate, Output, Score
-    from edgeslm.engine.worker import Engine
+    from edgeslm.engine.worker.main import Engine
 
     reporter.progress(0, 1, "loading")
     exam = Exam.parse(task["exam"])
@@ -325,7 +325,7 @@ def _measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 def _measure_decoder(folder: Path, threads: int, reporter: Reporter) -> dict[str, Any]:
     from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
-    from edgeslm.engine.decoder import Decoder
+    from edgeslm.engine.worker.decoder import Decoder
 
     started = time.perf_counter()
     try:
@@ -362,7 +362,7 @@ def _measure_decoder(folder: Path, threads: int, reporter: Reporter) -> dict[str
 
 def _measure_adapter(folder: Path, adapter: str, threads: int, reporter: Reporter) -> dict[str, Any]:
     from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
-    from edgeslm.engine.decoder import Decoder
+    from edgeslm.engine.worker.decoder import Decoder
 
     started = time.perf_counter()
     question = Prompt((Turn("user", (Text(_QUESTION),)),))

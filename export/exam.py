@@ -18,10 +18,10 @@ from edgeslm_export.rows import FieldsRow, LabelledRow, refuse_rows
 from edgeslm_export.statistics import accuracy_report, calibration_error, share
 from pydantic import ValidationError
 
-from edgeslm.bundle import load_bundle
-from edgeslm.calibration import Verdict
-from edgeslm.config import Kind, load_task
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.calibration import Verdict
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.config.loader import Kind, load_task
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import ExportError, RequestError
 from edgeslm.messages import Request
 from edgeslm.tasks import Ask, Outcome, Task, make_task

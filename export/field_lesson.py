@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.learned_task import LearnedField
+from edgeslm.bundle.spans import Place, find_places, is_fixed, types_of
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import ExportError
-from edgeslm.learned import LearnedField
-from edgeslm.pointing import Place, find_places, is_fixed, types_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -40,7 +40,7 @@ from edgeslm_export.rows import FieldsRow
 from edgeslm_export.statistics import calibration_error
 from edgeslm_export.training import Schedule
 
-from edgeslm.calibration import Calibration
+from edgeslm.bundle.calibration import Calibration
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.child import OnProgress, Reporter, run_module
 from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, open_task, padded, peak_rss
 
-from edgeslm.bundle import EncoderSection
+from edgeslm.bundle.manifest import EncoderSection
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,7 +21,7 @@ from edgeslm_export.cleaning import own_tokenizer_file
 from edgeslm.errors import EdgeslmError, ExportError
 
 if TYPE_CHECKING:
-    from edgeslm.engine.prompt import ChatTokenizer
+    from edgeslm.engine.worker.prompt import ChatTokenizer
 
 TEXTS = (
     # plain sentences and their edges
@@ -232,7 +232,7 @@ def compare(recorded: Mapping[str, Any], bundle: Path) -> Comparison:
 
     :raises BundleError: the bundle has no tokenizer or template that can be read.
     """
-    from edgeslm.engine.prompt import ChatTokenizer
+    from edgeslm.engine.worker.prompt import ChatTokenizer
 
     chat = ChatTokenizer(bundle)
     texts = list(_differing_texts(chat, recorded["texts"]))

@@ -1,5 +1,5 @@
 """What a finished decoder says to eight prompts on the build machine, kept in its bundle: a device that
-prepares it sees by them whether its processor computes the same (``edgeslm.engine.golden``).
+prepares it sees by them whether its processor computes the same (``edgeslm.engine.prepack.golden``).
 
 The texts are our own, since what they say goes wherever the bundle goes, and no chats: some templates tell
 the date, and the same source has to give the same bytes. Runs in a child process.
@@ -36,9 +36,9 @@ def record_answers(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     :raises ExportError: it computes no numbers.
     :raises BundleError: it has no tokenizer that can be read.
     """
-    from edgeslm.engine.golden import FILE, record
-    from edgeslm.engine.loading import PLAIN
-    from edgeslm.engine.prompt import load_tokenizer
+    from edgeslm.engine.prepack.golden import FILE, record
+    from edgeslm.engine.worker.loading import PLAIN
+    from edgeslm.engine.worker.prompt import load_tokenizer
 
     folder = Path(task["bundle"])
     reporter.progress(0, 1, "recording golden answers")

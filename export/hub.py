@@ -25,7 +25,7 @@ from edgeslm_export.checkpoint import (
 from edgeslm_export.environment import cache_folder
 from edgeslm_export.resources import check_resources
 
-from edgeslm.bundle import Source
+from edgeslm.bundle.manifest import Source
 from edgeslm.errors import ExportError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")

@@ -17,7 +17,7 @@ from edgeslm_export.evaluate import embed_texts, load_encoder
 from edgeslm_export.head import learn, split_folds
 from edgeslm_export.rows import LabelledRow
 
-from edgeslm.calibration import LEAST_PROBABILITY
+from edgeslm.bundle.calibration import LEAST_PROBABILITY
 
 if TYPE_CHECKING:
     import numpy as np

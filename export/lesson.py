@@ -186,7 +186,7 @@ def make_trial(
 def drift_reference(
     distances: Sequence[float], confidences: Sequence[float], answers: Sequence[int] = (), labels: int = 0
 ) -> dict[str, Any]:
-    """What a device compares its messages with: ``edgeslm.bundle.DriftReference``.
+    """What a device compares its messages with: ``edgeslm.bundle.manifest.DriftReference``.
 
     :param answers: the labels that the rows were given, as indices below ``labels``.
     """

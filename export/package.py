@@ -1,7 +1,7 @@
 """A bundle's folder: made beside its place, completed with a manifest, then renamed into place.
 
 Nothing half-written is ever seen under the final name, and the bytes follow from source and recipe
-alone. Knows the manifest (``edgeslm.bundle``), not how the files came about.
+alone. Knows the manifest (``edgeslm.bundle.manifest``), not how the files came about.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bundle import MANIFEST, REPORT, SIGNATURE, FileEntry, Manifest, file_digest
+from edgeslm.bundle.manifest import MANIFEST, REPORT, SIGNATURE, FileEntry, Manifest, file_digest
 from edgeslm.errors import ExportError
 
 UNDATED = "1970-01-01T00:00:00Z"

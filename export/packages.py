@@ -19,7 +19,7 @@ from pathlib import Path
 from edgeslm_export.child import OnProgress
 from edgeslm_export.environment import cache_folder
 
-from edgeslm.bundle import file_digest
+from edgeslm.bundle.manifest import file_digest
 from edgeslm.errors import ExportError
 
 

@@ -33,7 +33,7 @@ from edgeslm_export.training import (
     spare_lowest,
 )
 
-from edgeslm.bundle import QUESTION_SHARE
+from edgeslm.bundle.manifest import QUESTION_SHARE
 
 if TYPE_CHECKING:
     import torch

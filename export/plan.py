@@ -1,7 +1,7 @@
 """What a model will be before it is fetched or converted: size, memory and speed on a board, from its config.
 
 Of a hub id only ``config.json`` is downloaded, of a folder only that is read, of a GGUF file its header. The
-arithmetic is ``edgeslm.arithmetic``'s; this module finds the config, translates recipes and words the advice.
+arithmetic is ``bundle.size_estimate``'s; this module finds the config, translates recipes and words advice.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from edgeslm_export.gguf_header import GgufHeader, read_gguf_header
 from edgeslm_export.hub import fetch_config
 from edgeslm_export.recipe import DEFAULT_RECIPE, RECIPES, Recipe, find_recipe
 
-from edgeslm.arithmetic import REST, Footprint, Format, Formats, footprint
+from edgeslm.bundle.model_shape import EMBEDDING, HEAD, Shape, read_shape
+from edgeslm.bundle.performance import Expectation, expect
+from edgeslm.bundle.size_estimate import REST, Footprint, Format, Formats, footprint
 from edgeslm.errors import ExportError
-from edgeslm.expectation import Expectation, expect
-from edgeslm.profiles import Board
-from edgeslm.shape import EMBEDDING, HEAD, Shape, read_shape
+from edgeslm.hardware.board_profiles import Board
 
 DEFAULT_CONTEXT = 2048
 SLOW_TPS = 3

@@ -21,9 +21,9 @@ from edgeslm_export.field_lesson import Aim
 from edgeslm_export.finetune import LAYER, LAYER_RATE, UNIT_SCALE, pooled, save_beside
 from edgeslm_export.training import TEMPERATURES, Course, Schedule, descend, open_task, padded, peak_rss
 
-from edgeslm.bundle import EncoderSection
+from edgeslm.bundle.manifest import EncoderSection
+from edgeslm.bundle.spans import bare_offsets
 from edgeslm.errors import ExportError
-from edgeslm.pointing import bare_offsets
 
 if TYPE_CHECKING:
     import numpy as np

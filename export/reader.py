@@ -40,10 +40,10 @@ from edgeslm_export.resources import check_resources
 from edgeslm_export.rows import QuestionRow, bare_text
 from edgeslm_export.training import Schedule, repeatable
 
-from edgeslm.bundle import Manifest
+from edgeslm.bundle.manifest import Manifest
+from edgeslm.bundle.spans import Place
 from edgeslm.engine.calls import Read
-from edgeslm.knowledge.sentences import split_sentences
-from edgeslm.pointing import Place
+from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.tasks.grounding import with_heading
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from edgeslm_export.gguf_header import read_gguf_header
 from edgeslm_export.resources import bytes_a_weight, check_resources
 from edgeslm_export.single_token import WRITES
 
-from edgeslm.bundle import Bundle
+from edgeslm.bundle.manifest import Bundle
 from edgeslm.errors import ExportError
 
 EVALUATION_TOKENS = 4_096

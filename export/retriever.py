@@ -28,7 +28,7 @@ from edgeslm_export.retriever_training import Sought, teach_retriever
 from edgeslm_export.rows import QuestionRow, bare_text
 from edgeslm_export.training import Schedule, repeatable
 
-from edgeslm.bundle import Manifest
+from edgeslm.bundle.manifest import Manifest
 from edgeslm.tasks.grounding import with_heading
 
 if TYPE_CHECKING:

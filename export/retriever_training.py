@@ -28,7 +28,7 @@ from edgeslm_export.training import (
     spare_lowest,
 )
 
-from edgeslm.bundle import EncoderSection
+from edgeslm.bundle.manifest import EncoderSection
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ what each token may look at (``GroupQueryAttention``'s inputs ``position_ids`` a
 the builder leaves empty), where logits are wanted and, if the head is the embedding, of which tokens: so all
 labels of a classification are branches on one message, read in one pass (tree attention, as in SpecInfer,
 Miao et al. 2023, arXiv 2305.09781), and of a vocabulary only the tokens of labels are multiplied with. Works
-on finished graphs of onnxruntime-genai's builder; ``edgeslm.engine.scorer`` runs it.
+on finished graphs of onnxruntime-genai's builder; ``edgeslm.engine.worker.scorer`` runs it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeslm.bundle import Manifest, load_bundle
+from edgeslm.bundle.manifest import Manifest, load_bundle
 
 
 def print_line(line: str) -> None:

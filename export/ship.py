@@ -1,6 +1,6 @@
 """A bundle with document collections in it: what a model answers from travels and is signed with it.
 
-A collection in a bundle is read where it lies and never written (``edgeslm.knowledge.database``).
+A collection in a bundle is read where it lies and never written (``edgeslm.knowledge.index.database``).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from edgeslm_export.package import staged, write_manifest
 
-from edgeslm.bundle import Bundle, load_bundle, verify_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle, verify_bundle
 from edgeslm.errors import ExportError
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.database import find_collection, write_copy
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.database import find_collection, write_copy
 
 
 def ship(bundle: Path, collections: Sequence[Path], out: Path) -> Bundle:

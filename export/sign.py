@@ -1,6 +1,6 @@
 """Signs a bundle: OpenSSF model signing with a key of one's own, offline; and makes such keys.
 
-The signature, ``model.sig``, covers every other file of the bundle. It is checked by ``edgeslm.trust``, as on
+The signature, ``model.sig``, covers every other file of the bundle. ``bundle.trust`` checks it, as on
 devices. Knows the library's key method only: no certificates, no Sigstore service.
 """
 
@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from edgeslm.bundle import SIGNATURE, Bundle, load_bundle, verify_bundle
+from edgeslm.bundle.manifest import SIGNATURE, Bundle, load_bundle, verify_bundle
 from edgeslm.errors import ExportError
 
 PUBLIC_SUFFIX = ".pub"

@@ -21,7 +21,7 @@ from edgeslm_export.encoder_recipe import DEFAULT_RECIPE, RECIPES
 from edgeslm_export.environment import cache_folder
 from edgeslm_export.packages import Package, Packages, Unpacked
 
-from edgeslm.bundle import Source, file_digest, load_bundle, verify_bundle
+from edgeslm.bundle.manifest import Source, file_digest, load_bundle, verify_bundle
 from edgeslm.errors import BundleError, ExportError
 
 if TYPE_CHECKING:

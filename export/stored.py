@@ -18,7 +18,7 @@ from edgeslm_export.lora_graph import find_products
 from edgeslm_export.matrices import Quantized, unpack
 from edgeslm_export.product_by_row import INTEGERS, smoothing_of
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 from edgeslm_export.lora_training import TokenRow
 
 from edgeslm.engine.calls import Call, Generate, Output, Prompt, Score
-from edgeslm.engine.prompt import ChatTokenizer
+from edgeslm.engine.worker.prompt import ChatTokenizer
 from edgeslm.errors import TooLong
 from edgeslm.messages import Request
 from edgeslm.tasks import Task

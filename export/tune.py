@@ -33,11 +33,12 @@ from edgeslm_export.rows import FieldsRow, LabelledRow, bare_text, equal_texts, 
 from edgeslm_export.training import repeatable
 from edgeslm_export.ways import make_field_ways, make_ways
 
-from edgeslm import __version__, config
-from edgeslm.bundle import Manifest, Source, load_bundle
-from edgeslm.calibration import Calibration, find_threshold
-from edgeslm.config import LEARNABLE
-from edgeslm.config import Task as TaskSection
+from edgeslm import __version__
+from edgeslm.bundle.calibration import Calibration, find_threshold
+from edgeslm.bundle.manifest import Manifest, Source, load_bundle
+from edgeslm.config import loader
+from edgeslm.config.loader import LEARNABLE
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def load_task(file: Path) -> Task:
     :raises ExportError: a task that can't be learned.
     """
     ignored = ("learned", "adapter", "max_error", "threshold", "examples")
-    name, section = config.load_task(file, None, {"learned": "-"}, ignored)
+    name, section = loader.load_task(file, None, {"learned": "-"}, ignored)
     if section.kind not in (None, *LEARNABLE):
         raise ExportError(
             f"{file}: the task {name} is of kind {section.kind}; only classify and extract are learned."

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 
 MODULES = (("self_attn", "q_proj"), ("self_attn", "v_proj"), ("mlp", "down_proj"))
 

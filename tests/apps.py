@@ -17,8 +17,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgeslm.bus.paho_client import send_small_packets_at_once
-from edgeslm.topics import matches
+from edgeslm.mqtt.paho_client import send_small_packets_at_once
+from edgeslm.protocol.topic_filters import matches
 
 WAIT_S = float(os.environ.get("EDGESLM_TEST_WAIT_S", "120"))
 """Longer than anything takes on a busy machine; nothing is asserted of it. An emulated one needs more."""

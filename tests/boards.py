@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from edgeslm.config import Config, parse_config
-from edgeslm.doctor import Finding, examine
-from edgeslm.profiles import Board
+from edgeslm.cli.doctor import Finding, examine
+from edgeslm.config.loader import Config, parse_config
+from edgeslm.hardware.board_profiles import Board
 
 PI_4_CPU = "".join(
     f"""processor\t: {core}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edgeslm.config import parse_config
+from edgeslm.config.loader import parse_config
 from edgeslm.errors import ConfigError
 
 SMALL = """\

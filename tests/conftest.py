@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from edgeslm.bus.database import Database
+from edgeslm.storage.database import Database
 from tests.brokers import Mosquitto
 from tests.fakes import FakeClock
 from tests.nodes import NodeProcess, python_path

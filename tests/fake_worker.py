@@ -25,7 +25,7 @@ import threading
 import time
 from pathlib import Path
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import (
     Call,
     Classify,

@@ -13,10 +13,10 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from edgeslm.bus.delivery import Delivery
 from edgeslm.engine.calls import Call, EngineInfo, Output
-from edgeslm.engine.process import EngineCrashed, EngineProcess
+from edgeslm.engine.host.process import EngineCrashed, EngineProcess
 from edgeslm.messages import NORMAL_PRIORITY
+from edgeslm.protocol.delivery import Delivery
 
 OnChunk = Callable[[str], None]
 

@@ -21,13 +21,13 @@ from typing import Any, ClassVar
 import yaml
 
 import edgeslm
-from edgeslm.bundle import Bundle
-from edgeslm.bus.delivery import Delivery
-from edgeslm.config import load_config
-from edgeslm.daemon import Daemon
-from edgeslm.engine.prepared import CACHE
-from edgeslm.engine.process import EngineProcess
-from edgeslm.service import Service
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.config.loader import load_config
+from edgeslm.engine.host.process import EngineProcess
+from edgeslm.engine.worker.prepared import CACHE
+from edgeslm.node.daemon import Daemon
+from edgeslm.protocol.delivery import Delivery
+from edgeslm.serving.service import Service
 from edgeslm.update.store import Store
 from tests.apps import WAIT_S, App, Heard
 

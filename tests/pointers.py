@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeslm.bundle import Bundle
+from edgeslm.bundle.manifest import Bundle
 from tests.taught import head_bundle
 
 POINTED: dict[str, Any] = {

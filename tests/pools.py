@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bus.delivery import Delivery
-from edgeslm.bus.journal import request_key
-from edgeslm.bus.protocol import (
+from edgeslm.errors import Cancelled, RequestError
+from edgeslm.messages import Chunk, Request, Result
+from edgeslm.protocol.codec import (
     StateName,
     Topics,
     encode_chunk,
@@ -23,8 +23,8 @@ from edgeslm.bus.protocol import (
     parse_cancel,
     parse_request,
 )
-from edgeslm.errors import Cancelled, RequestError
-from edgeslm.messages import Chunk, Request, Result
+from edgeslm.protocol.delivery import Delivery
+from edgeslm.storage.journal import request_key
 from tests.apps import WAIT_S
 from tests.small_nodes import NodeThread
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeslm.bundle import file_digest, load_bundle
+from edgeslm.bundle.manifest import file_digest, load_bundle
 
 _FILE = "head.npz"
 

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bundle import Bundle
-from edgeslm.config import parse_config
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.config.loader import parse_config
 from edgeslm.engine.calls import Adapters, Call, Hardware, Output
 from edgeslm.messages import Request
-from edgeslm.service import Service
+from edgeslm.serving.service import Service
 from tests.fakes import FakeProcess
 from tests.nodes import write_bundle
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeslm_export.sign import make_key, sign_bundle
 
-from edgeslm.bundle import SIGNATURE
+from edgeslm.bundle.manifest import SIGNATURE
 
 FILES = {
     "model.onnx": b"the graph",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeslm import cli
+from edgeslm.cli import main
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import write_configuration
@@ -79,4 +79,4 @@ class SiteBroker(Mosquitto):
 
 
 def run(*arguments: object) -> None:
-    assert cli.main([str(one) for one in arguments]) == 0
+    assert main.main([str(one) for one in arguments]) == 0

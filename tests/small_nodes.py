@@ -6,9 +6,11 @@ import asyncio
 import threading
 from typing import Self
 
-from edgeslm.bus.client import BusClient
-from edgeslm.bus.delivery import Delivery
-from edgeslm.bus.protocol import (
+from edgeslm.config.sections import Broker
+from edgeslm.errors import Busy
+from edgeslm.messages import Chunk, Request, Result
+from edgeslm.mqtt.client import BusClient
+from edgeslm.protocol.codec import (
     Rejected,
     Topics,
     encode_chunk,
@@ -17,9 +19,7 @@ from edgeslm.bus.protocol import (
     error_result,
     parse_request,
 )
-from edgeslm.errors import Busy
-from edgeslm.messages import Chunk, Request, Result
-from edgeslm.surroundings import Broker
+from edgeslm.protocol.delivery import Delivery
 from tests.apps import WAIT_S
 
 REPLIES = ("edgeslm/v1/+/res/#",)

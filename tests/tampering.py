@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from edgeslm.signature import LARGEST_BYTES
+from edgeslm.bundle.signature import LARGEST_BYTES
 from tests.signers import write_manifest
 
 

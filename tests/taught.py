@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bundle import Bundle, Manifest, load_bundle
+from edgeslm.bundle.manifest import Bundle, Manifest, load_bundle
 from tests.nodes import SECTIONS, write_bundle
 
 CLASSIFY: dict[str, Any] = {"task": "topic", "kind": "classify", "labels": ["spam", "ham"], "rows": 9}

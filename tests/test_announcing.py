@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from edgeslm import announcing
-from edgeslm.announcing import Announcer
+from edgeslm.telemetry import home_assistant
+from edgeslm.telemetry.home_assistant import Announcer
 
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announcing, "PAUSE_S", 0.0)
+    monkeypatch.setattr(home_assistant, "PAUSE_S", 0.0)
 
 
 class House:

@@ -8,16 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.arithmetic import (
-    FLOAT,
-    Format,
-    decode_tps,
-    footprint,
-    memory_bytes,
-    prefill_tps,
-)
-from edgeslm.profiles import Board, load_board
-from edgeslm.shape import Matrix, Shape, read_shape
+from edgeslm.bundle.model_shape import Matrix, Shape, read_shape
+from edgeslm.bundle.size_estimate import FLOAT, Format, decode_tps, footprint, memory_bytes, prefill_tps
+from edgeslm.hardware.board_profiles import Board, load_board
 from tests.published_configs import PUBLISHED
 
 INT4 = {"*": Format(4, 64)}

@@ -17,8 +17,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgeslm.bus.probe import probe_broker
-from edgeslm.config import parse_config
+from edgeslm.config.loader import parse_config
+from edgeslm.mqtt.probe import probe_broker
 from tests.apps import WAIT_S, App
 from tests.brokers import CONFIGURATIONS, Mosquitto, shipped_lines
 from tests.unsynced import CannotTrace, Disk, watching, write_files

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bundle import load_bundle, memory_need, parse_manifest, short_digest, verify_bundle
+from edgeslm.bundle.manifest import load_bundle, memory_need, parse_manifest, short_digest, verify_bundle
 from edgeslm.errors import BundleError
 from tests.nodes import write_reader
 from tests.pointers import POINTED, fitted

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.calibration import Calibration, RiskPoint, find_threshold, judge, sure
+from edgeslm.bundle.calibration import Calibration, RiskPoint, find_threshold, judge, sure
 
 TOLERANCE = 1e-9
 

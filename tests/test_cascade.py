@@ -7,7 +7,6 @@ from typing import Literal
 
 import pytest
 
-from edgeslm.cascade import Answer, Stage, run_stages
 from edgeslm.engine.calls import Cost
 from edgeslm.errors import (
     REQUEST_ERRORS,
@@ -17,6 +16,7 @@ from edgeslm.errors import (
     TooLong,
 )
 from edgeslm.messages import Request, Truncated
+from edgeslm.serving.cascade import Answer, Stage, run_stages
 from edgeslm.tasks import Outcome
 
 REQUEST = Request("topic", "a secret message", "7", "r")
@@ -141,7 +141,7 @@ def test_no_stages_are_an_error() -> None:
 
 
 def test_passing_on_is_logged_without_the_text(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "edgeslm.cascade"):
+    with caplog.at_level(logging.INFO, "edgeslm.serving.cascade"):
         Stages(TooLong("'a secret message' is too long"), said("ok", "b")).run()
     (record,) = caplog.records
     assert record.getMessage() == "stage stage0 of task topic can't answer: too_long"

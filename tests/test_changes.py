@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from edgeslm.changes import Changes, changes_between
-from edgeslm.config import Config, parse_config
+from edgeslm.config.diff import Changes, changes_between
+from edgeslm.config.loader import Config, parse_config
 
 FIRST: dict[str, Any] = {
     "node": "hall",

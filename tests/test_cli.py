@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from edgeslm import cli
-from edgeslm.engine.process import EngineProcess
-from edgeslm.signature import Verdict
+from edgeslm.bundle.signature import Verdict
+from edgeslm.cli import main
+from edgeslm.engine.host.process import EngineProcess
 from tests.apps import App
 from tests.brokers import Mosquitto, free_port
 from tests.nodes import BASE, FAKE_COMMAND, Node, fake_configuration, write_bundle, write_configuration
@@ -45,12 +45,12 @@ class Outcome:
 def edgeslm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the command in this process; its engines are fakes."""
     fake = functools.partial(EngineProcess, command=FAKE_COMMAND)
-    monkeypatch.setattr("edgeslm.engine.team.EngineProcess", fake)
+    monkeypatch.setattr("edgeslm.engine.host.team.EngineProcess", fake)
 
     def run(*arguments: object, stdin: bytes = b"") -> Outcome:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
         try:
-            status = cli.main([str(argument) for argument in arguments])
+            status = main.main([str(argument) for argument in arguments])
         except SystemExit as end:
             status = int(end.code or 0)
         said = capsys.readouterr()
@@ -139,12 +139,12 @@ def test_an_error_nobody_thought_of_is_a_sentence_too(edgeslm: Any, monkeypatch:
     def fail(bundle: Path) -> None:
         raise PermissionError(13, "Permission denied", "/etc/x")
 
-    monkeypatch.setattr("edgeslm.bundle.load_bundle", fail)
+    monkeypatch.setattr("edgeslm.bundle.manifest.load_bundle", fail)
     done = edgeslm("inspect", "x")
     assert (done.status, done.out) == (1, "")
     assert done.err.count("\n") == 1 and "Permission denied" in done.err and "--debug" in done.err
     with pytest.raises(PermissionError):
-        cli.main(["inspect", "x", "--debug"])
+        main.main(["inspect", "x", "--debug"])
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
@@ -159,12 +159,12 @@ def test_ctrl_c_is_status_130(edgeslm: Any, monkeypatch: pytest.MonkeyPatch) -> 
     def interrupt(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgeslm.config.load_config", interrupt)
+    monkeypatch.setattr("edgeslm.config.loader.load_config", interrupt)
     assert edgeslm("check", "c.yaml").status == 130
 
 
 def test_sigterm_before_the_daemon_is_up_is_status_0(edgeslm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeslm.config.load_config", lambda path: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("edgeslm.config.loader.load_config", lambda path: signal.raise_signal(signal.SIGTERM))
     handler = signal.getsignal(signal.SIGTERM)
     try:
         assert edgeslm("run", "c.yaml").status == 0
@@ -436,7 +436,7 @@ def test_inspect_with_a_key_fails_where_nothing_could_be_checked(
     edgeslm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = Verdict("unverifiable", "the package cryptography is missing: pip install it")
-    monkeypatch.setattr("edgeslm.trust.check_bundles", lambda bundles, keys: [missing])
+    monkeypatch.setattr("edgeslm.bundle.trust.check_bundles", lambda bundles, keys: [missing])
     done = edgeslm("inspect", write_bundle(tmp_path / "small"), "--key", "any.pub")
     assert done.status == 1
     assert "the package cryptography is missing" in done.err

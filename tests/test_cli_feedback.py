@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgeslm import cli
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.cli import main
 from tests.nodes import fake_configuration, write_configuration
 from tests.taught import write_head
 
@@ -22,7 +22,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Status, standard output and standard error of ``edgeslm feedback``."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        status = cli.main(["feedback", *map(str, arguments)])
+        status = main.main(["feedback", *map(str, arguments)])
         said = capsys.readouterr()
         return status, said.out, said.err
 
@@ -68,7 +68,7 @@ def test_without_a_configuration_it_goes_to_the_usual_place(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is known of the task then."""
-    monkeypatch.setattr("edgeslm.sections.default_state_dir", lambda: tmp_path / "state")
+    monkeypatch.setattr("edgeslm.config.schema.default_state_dir", lambda: tmp_path / "state")
     assert run("anything", "Fire!", "critical")[0] == 0
     assert row(tmp_path, "anything") == {"text": "Fire!", "label": "critical"}
 
@@ -77,7 +77,7 @@ def test_without_a_configuration_it_goes_to_the_usual_place(
 def test_what_is_no_json_object_is_a_label(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str
 ) -> None:
-    monkeypatch.setattr("edgeslm.sections.default_state_dir", lambda: tmp_path / "state")
+    monkeypatch.setattr("edgeslm.config.schema.default_state_dir", lambda: tmp_path / "state")
     assert run("anything", "Fire!", label)[0] == 0
     assert row(tmp_path, "anything")["label"] == label
 

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm import cli
-from edgeslm.commands import embedding
-from edgeslm.engine.process import EngineProcess
-from edgeslm.knowledge import reading
+from edgeslm.cli import embedding, main
+from edgeslm.engine.host.process import EngineProcess
+from edgeslm.knowledge.readers import limited
 from tests.knowledge import bad_reader
 from tests.knowledge.shelf import faults
 from tests.nodes import FAKE_COMMAND, write_bundle
@@ -30,7 +29,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        status = cli.main(["knowledge", *map(str, arguments)])
+        status = main.main(["knowledge", *map(str, arguments)])
         said = capsys.readouterr()
         return status, said.out, said.err
 
@@ -197,7 +196,7 @@ def test_words_alone_load_neither_numpy_nor_an_engine(run: Run, manuals: Path) -
     code = (
         "import sys; from edgeslm import cli\n"
         "for words in (['add', 'kb', 'manuals'], ['search', 'kb', 'oil']): cli.main(['knowledge', *words])\n"
-        "heavy = {'numpy', 'onnxruntime', 'paho', 'edgeslm.engine.process'}\n"
+        "heavy = {'numpy', 'onnxruntime', 'paho', 'edgeslm.engine.host.process'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -280,7 +279,7 @@ def test_a_terminal_sees_how_far_long_work_is(
     run: Run, manuals: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("edgeslm.commands.screen.DELAY_S", -1.0)
+    monkeypatch.setattr("edgeslm.cli.screen.DELAY_S", -1.0)
     _, _, err = run("add", "kb", manuals)
     assert "] 100%" not in err and "]   0% lathe.txt" in err
     assert err.endswith("\r\x1b[2K")
@@ -291,8 +290,8 @@ def test_a_terminal_sees_how_many_passages_are_embedded_anew(
 ) -> None:
     run("add", "kb", manuals)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("edgeslm.commands.screen.DELAY_S", -1.0)
-    monkeypatch.setattr("edgeslm.commands.screen.TICK_S", 0.0)
+    monkeypatch.setattr("edgeslm.cli.screen.DELAY_S", -1.0)
+    monkeypatch.setattr("edgeslm.cli.screen.TICK_S", 0.0)
     _, _, err = run("add", "kb", manuals, "--encoder", encoder)
     assert "]   0% embedding passage 0 of 2" in err
 
@@ -300,7 +299,7 @@ def test_a_terminal_sees_how_many_passages_are_embedded_anew(
 def test_a_file_that_was_given_up_is_read_when_it_is_asked_for(
     run: Run, manuals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.CRASH))
+    monkeypatch.setattr(limited, "COMMAND", bad_reader.command(bad_reader.CRASH))
     (manuals / "bomb.txt").write_text("Oil the bomb.")
     for _ in range(2):
         status, _, error = run("add", tmp_path / "kb", manuals)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from edgeslm import cli
-from edgeslm.bundle import Bundle
-from edgeslm.config import load_config
-from edgeslm.engine.prepared import Index
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.cli import main
+from edgeslm.config.loader import load_config
+from edgeslm.engine.worker.prepared import Index
 from tests.nodes import fake_configuration, write_bundle, write_configuration
 from tests.signers import Signer
 
@@ -25,7 +25,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Status, standard output and standard error of ``edgeslm prepare``."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        status = cli.main(["prepare", *map(str, arguments)])
+        status = main.main(["prepare", *map(str, arguments)])
         said = capsys.readouterr()
         return status, said.out, said.err
 
@@ -47,7 +47,7 @@ class FakePrepare:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakePrepare:
     fake = FakePrepare()
-    monkeypatch.setattr("edgeslm.engine.prepare.prepare", fake)
+    monkeypatch.setattr("edgeslm.engine.prepack.prepare.prepare", fake)
     return fake
 
 

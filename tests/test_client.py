@@ -15,13 +15,10 @@ from typing import Any
 
 import pytest
 
-from edgeslm import client as module
-from edgeslm.bus.desk import Desk, Inbox
-from edgeslm.bus.errand import Letter, Room
-from edgeslm.bus.feedback import Feedback, parse_feedback
-from edgeslm.bus.options import OPTIONS
-from edgeslm.bus.protocol import encode_result
 from edgeslm.client import Client, Options
+from edgeslm.client import client as module
+from edgeslm.client.pending_request import Letter, Room
+from edgeslm.client.session import Desk, Inbox
 from edgeslm.errors import (
     REQUEST_ERRORS,
     BrokerError,
@@ -33,6 +30,9 @@ from edgeslm.errors import (
     TooLarge,
 )
 from edgeslm.messages import Chunk, ErrorBody, Request, Result
+from edgeslm.protocol.codec import encode_result
+from edgeslm.protocol.feedback import Feedback, parse_feedback
+from edgeslm.protocol.request_options import OPTIONS
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto, free_port
 from tests.small_nodes import SmallNode
@@ -210,7 +210,7 @@ def test_a_request_can_be_cancelled_whatever_comes_at_that_moment(
 def test_it_needs_nothing_of_what_a_node_needs() -> None:
     program = (
         "import sys\n"
-        "import edgeslm.client\n"
+        "import edgeslm.client.client\n"
         "heavy = ['pydantic', 'yaml', 'numpy', 'onnxruntime', 'onnxruntime_genai', 'jinja2', 'jsonschema']\n"
         "print([name for name in heavy if name in sys.modules])\n"
     )

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus import network
-from edgeslm.bus.delivery import Delivery
-from edgeslm.bus.protocol import encode_state
 from edgeslm.client import Client
-from edgeslm.daemon import Daemon
 from edgeslm.errors import BrokerError, TimedOut
 from edgeslm.messages import Chunk
+from edgeslm.mqtt import connection
+from edgeslm.node.daemon import Daemon
+from edgeslm.protocol.codec import encode_state
+from edgeslm.protocol.delivery import Delivery
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, Node, fake_configuration
@@ -203,7 +203,7 @@ def test_a_broker_that_is_frozen_during_a_connect_is_asked_in_mqtt_5_again(
 ) -> None:
     """It must not be taken for an old one that knows only MQTT 3.1.1: repeats and promises would be over."""
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(network, "ANSWER_S", 0.3)
+    monkeypatch.setattr(connection, "ANSWER_S", 0.3)
     assert client.request("echo", "a", timeout=30).status == "ok"
     while client.node_state is None:  # else nobody listening would be taken for a mistake in the name
         time.sleep(0.01)

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from edgeslm.config import parse_config
+from edgeslm.config.loader import parse_config
 from tests.nodes import ROOT
 
 FILE = ROOT / "firmware-config/cloud-init/user-data.yaml"

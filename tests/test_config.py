@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 
-from edgeslm.config import Config, config_schema, load_config, parse_config
-from edgeslm.document import MAX_BYTES
+from edgeslm.config.loader import Config, config_schema, load_config, parse_config
+from edgeslm.config.yaml_source import MAX_BYTES
 from edgeslm.errors import ConfigError
 from tests.config_texts import SMALL, problems, with_routes
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.config import parse_config
+from edgeslm.config.fields import http_url, listen_address
+from edgeslm.config.loader import parse_config
 from edgeslm.errors import ConfigError
-from edgeslm.fields import http_url, listen_address
 from tests.config_texts import SMALL, problems
 
 

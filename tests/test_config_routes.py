@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgeslm.config import parse_config
-from edgeslm.fields import Rate, Window
+from edgeslm.config.fields import Rate, Window
+from edgeslm.config.loader import parse_config
 from tests.config_texts import problems, with_routes
 
 

@@ -7,8 +7,8 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from edgeslm.bus.options import OPTIONS
-from edgeslm.config import Option, parse_config
+from edgeslm.config.loader import Option, parse_config
+from edgeslm.protocol.request_options import OPTIONS
 from tests.config_texts import SMALL, problems, with_task
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from edgeslm.cli import main
-from edgeslm.config import load_config
+from edgeslm.cli.main import main
+from edgeslm.config.loader import load_config
 from tests.brokers import Mosquitto, free_port
 from tests.nodes import ROOT
 

@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from edgeslm.bus.client import BusClient
-from edgeslm.bus.commands import only, text_argument
-from edgeslm.bus.delivery import Delivery
-from edgeslm.bus.protocol import Topics
-from edgeslm.control import Control
 from edgeslm.errors import InvalidRequest
+from edgeslm.mqtt.client import BusClient
+from edgeslm.node.control_api import Control
+from edgeslm.protocol.codec import Topics
+from edgeslm.protocol.commands import only, text_argument
+from edgeslm.protocol.delivery import Delivery
 
 TOPICS = Topics("hall")
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from edgeslm.config import Task as TaskSection
-from edgeslm.corrections import LONGEST, REMEMBERED, Corrections, check_correction
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import FeedbackError, InvalidRequest
-from edgeslm.feedback import Correction, FeedbackStore
 from edgeslm.messages import Request
+from edgeslm.node.feedback import LONGEST, REMEMBERED, Corrections, check_correction
+from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from edgeslm.tasks import Task, make_task
 from tests.taught import EXTRACT, adapter_bundle, head_bundle
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm import daemon as daemon_module
-from edgeslm.bus.database import Database
-from edgeslm.bus.node_topics import BROKER_DROPPED
-from edgeslm.bus.spool import Spool
+from edgeslm.node import daemon as daemon_module
+from edgeslm.protocol.topics import BROKER_DROPPED
+from edgeslm.storage.database import Database
+from edgeslm.storage.spool import Spool
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.fakes import make_delivery

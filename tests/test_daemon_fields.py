@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from edgeslm.observe.drift import FEWEST
+from edgeslm.telemetry.drift import FEWEST
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, Node, fake_configuration

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.observe.drift import FEWEST
+from edgeslm.telemetry.drift import FEWEST
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, TASKS, Node, fake_configuration

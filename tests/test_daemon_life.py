@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import BundleError
-from edgeslm.service import Service
+from edgeslm.serving.service import Service
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, Node, NodeProcess, fake_configuration, parent_of
@@ -241,7 +241,7 @@ def test_a_node_waits_for_a_broker_that_is_not_there_yet(make_broker: MakeBroker
 def test_a_stop_does_not_wait_for_a_broker_that_no_longer_answers(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeslm.presence.ANNOUNCE_S", 0.1)
+    monkeypatch.setattr("edgeslm.mqtt.presence.ANNOUNCE_S", 0.1)
     with App(broker.port, STATE) as app, Node(tmp_path, fake_configuration(broker.url, tmp_path)) as node:
         app.take_state(BASE, "online")
         broker.freeze()

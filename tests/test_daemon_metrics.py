@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgeslm import __version__
-from edgeslm.observe import scrape
+from edgeslm.telemetry import scrape
 from tests.apps import App
 from tests.brokers import Mosquitto, free_port
 from tests.nodes import BASE, Node, NodeProcess, fake_configuration

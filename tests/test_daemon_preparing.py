@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import Bundle
-from edgeslm.engine.prepared import CACHE, Index
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.engine.worker.prepared import CACHE, Index
 from edgeslm.errors import SelfTestError
-from edgeslm.preparing import Preparer
+from edgeslm.serving.prepare import Preparer
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, Node, fake_configuration
@@ -33,7 +33,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def set_prepare(prepare: Any) -> None:
         quick = functools.partial(Preparer, first_quiet_s=0.001, quiet_s=0.001, prepare=prepare)
-        monkeypatch.setattr("edgeslm.readying.Preparer", quick)
+        monkeypatch.setattr("edgeslm.serving.warmup.Preparer", quick)
 
     return set_prepare
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bus import network
-from edgeslm.topics import subscription_identifier
+from edgeslm.mqtt import connection
+from edgeslm.protocol.topic_filters import subscription_identifier
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, Node, fake_configuration
@@ -188,12 +188,12 @@ def test_without_subscription_identifiers_every_matching_route_reads_the_message
     make_broker: Callable[..., Mosquitto], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For brokers that have none; they send a message once, or twice (which is then read twice)."""
-    read_welcome = network.read_welcome
+    read_welcome = connection.read_welcome
 
     def without(*values: Any, **named: Any) -> Any:
         return dataclasses.replace(read_welcome(*values, **named), identifiers_available=False)
 
-    monkeypatch.setattr(network, "read_welcome", without)
+    monkeypatch.setattr(connection, "read_welcome", without)
     broker = make_broker()
     routes = [
         {"from": "b/+", "task": "say", "name": "one", "to": "out/one"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from edgeslm.bus.node_topics import Topics, sender_of
+from edgeslm.protocol.topics import Topics, sender_of
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.fakes import make_delivery

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.observe import tracing
+from edgeslm.telemetry import tracing
 from tests.apps import WAIT_S, App, Heard
 from tests.brokers import Mosquitto, free_port
 from tests.collectors import FakeCollector, values

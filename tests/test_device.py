@@ -18,7 +18,7 @@ LISTS = ("device.txt", "device-documents.txt")
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 import edgeslm
-from edgeslm.extras import EXTRAS
+from edgeslm.config.extras import EXTRAS
 for module in pkgutil.walk_packages(edgeslm.__path__, "edgeslm."):
     if module.name.endswith("__main__"):
         continue
@@ -66,7 +66,7 @@ def test_a_device_has_few_distributions_and_the_doctor_spares_none(device: Path,
     names = {name.lower().replace("_", "-") for name in run(device, "-c", code, cwd=tmp_path).stdout.split()}
     assert "edgeslm" in names and len(names) <= 24
     assert not names & HUB
-    code = "from edgeslm.doctor.distributions import judge_distributions; print(judge_distributions())"
+    code = "from edgeslm.cli.doctor.distributions import judge_distributions; print(judge_distributions())"
     assert run(device, "-c", code, cwd=tmp_path).stdout == "[]\n"
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgeslm import client
-from edgeslm.client import Client
+from edgeslm.client import Client, client
+from edgeslm.config.sections import Limits
 from edgeslm.errors import REQUEST_ERRORS
-from edgeslm.surroundings import Limits
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "apps.md").read_text("utf-8")

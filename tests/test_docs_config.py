@@ -11,7 +11,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from edgeslm.config import (
+from edgeslm.config.loader import (
     Audit,
     Broker,
     Config,
@@ -34,9 +34,9 @@ from edgeslm.config import (
     config_schema,
     parse_config,
 )
-from edgeslm.sandbox import Sandbox
-from edgeslm.sections import Example
-from edgeslm.task_kinds import ALLOWED, POSSIBLE
+from edgeslm.config.sandbox import Sandbox
+from edgeslm.config.schema import Example
+from edgeslm.config.task_kinds import ALLOWED, POSSIBLE
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = (ROOT / "docs/config.md").read_text("utf-8")

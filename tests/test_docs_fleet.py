@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgeslm.bus.skew import why_not_spoken
-from edgeslm.observe.fleet import entry_of, inventory, table
-from edgeslm.observe.overview import Painter
+from edgeslm.protocol.versions import why_not_spoken
+from edgeslm.telemetry.fleet import entry_of, inventory, table
+from edgeslm.telemetry.overview import Painter
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/fleet.md").read_text("utf-8")
 NOW = 1_800_000_000.0

@@ -9,9 +9,9 @@ import subprocess
 import pytest
 import yaml
 
-from edgeslm.cli import _parser
-from edgeslm.config import parse_config
-from edgeslm.doctor.disk import BLOCK, WRITES
+from edgeslm.cli.doctor.disk import BLOCK, WRITES
+from edgeslm.cli.main import _parser
+from edgeslm.config.loader import parse_config
 from tests.nodes import ROOT
 
 TEXT = (ROOT / "docs/install.md").read_text()

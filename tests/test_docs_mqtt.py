@@ -15,11 +15,13 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from edgeslm.bus.commands import encode_answer, parse_command
-from edgeslm.bus.errand import FIRST_INTERVAL_S, LONGEST_INTERVAL_S, NOBODY_INTERVAL_S
-from edgeslm.bus.feedback import parse_feedback
-from edgeslm.bus.options import OPTIONS
-from edgeslm.bus.protocol import (
+from edgeslm.client.pending_request import FIRST_INTERVAL_S, LONGEST_INTERVAL_S, NOBODY_INTERVAL_S
+from edgeslm.config.sections import Limits
+from edgeslm.config.task_kinds import ALLOWED
+from edgeslm.errors import REQUEST_ERRORS
+from edgeslm.messages import ErrorBody, Request
+from edgeslm.node.attempts import TRANSIENT
+from edgeslm.protocol.codec import (
     PROTOCOL_VERSION,
     StateName,
     Topics,
@@ -30,11 +32,9 @@ from edgeslm.bus.protocol import (
     parse_result,
     parse_state,
 )
-from edgeslm.errors import REQUEST_ERRORS
-from edgeslm.messages import ErrorBody, Request
-from edgeslm.surroundings import Limits
-from edgeslm.task_kinds import ALLOWED
-from edgeslm.tries import TRANSIENT
+from edgeslm.protocol.commands import encode_answer, parse_command
+from edgeslm.protocol.feedback import parse_feedback
+from edgeslm.protocol.request_options import OPTIONS
 from tests.brokers import CONFIGURATIONS, Mosquitto
 from tests.small_nodes import SmallNode
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edgeslm.config import parse_config
-from edgeslm.observe.discovery import announcements
+from edgeslm.config.loader import parse_config
+from edgeslm.telemetry.discovery import announcements
 from tests.config_texts import SMALL
 from tests.observe.test_tracing import FakeProcessor, answered, make_tracer, request
 

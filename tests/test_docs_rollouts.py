@@ -11,10 +11,10 @@ from typing import get_args
 import pytest
 import yaml
 
-from edgeslm.cli import _parser
-from edgeslm.config import parse_config
-from edgeslm.rollout.ddi import Execution
-from edgeslm.rollout.jobs import State, Step
+from edgeslm.cli.main import _parser
+from edgeslm.config.loader import parse_config
+from edgeslm.update.rollout.ddi import Execution
+from edgeslm.update.rollout.jobs import State, Step
 from tests.rollout.hawkbits import pack
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm import cli
-from edgeslm.config import parse_config
+from edgeslm.cli import main
+from edgeslm.config.loader import parse_config
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/security.md").read_text("utf-8")
@@ -48,7 +48,7 @@ def test_the_commands_of_a_site_work(
     Path("config.yaml").write_text(f"{configuration}state_dir: {tmp_path}\n")
     for program, *arguments in [*commands("site"), *commands("purge")]:
         assert program == "edgeslm"
-        assert cli.main(arguments) == 0
+        assert main.main(arguments) == 0
     assert capsys.readouterr().err == ""
     named = (
         config.broker.cert_file,
@@ -69,5 +69,5 @@ def test_the_commands_of_a_site_work(
 
 def test_the_command_of_an_app_is_understood() -> None:
     (arguments,) = commands("app")
-    parsed = cli._parser().parse_args(arguments[1:])
+    parsed = main._parser().parse_args(arguments[1:])
     assert (parsed.name, parsed.task) == ("desk", "triage")

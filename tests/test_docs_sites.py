@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm import cli
-from edgeslm.config import parse_config
-from edgeslm.provision.bridge import HOURS, MESSAGE_BYTES, PER_S, RESTART_S, Waiting, plan_bridge
+from edgeslm.cli import main
+from edgeslm.cli.provision.bridge import HOURS, MESSAGE_BYTES, PER_S, RESTART_S, Waiting, plan_bridge
+from edgeslm.config.loader import parse_config
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs/fleet.md").read_text("utf-8")
 CHAPTER = re.findall(r"(?ms)^## Sites\n(.*?)(?=^## |\Z)", PAGE)[0]
@@ -34,7 +34,7 @@ def test_the_commands_of_a_hub_make_the_files_that_are_named(
     Path("config.yaml").write_text(CONFIG)
     for program, *arguments in commands("sites"):
         assert program == "edgeslm"
-        assert cli.main(arguments) == 0
+        assert main.main(arguments) == 0
     assert capsys.readouterr().err == ""
     table = CHAPTER.partition("| file of `hub/` |")[2].partition("\n\n")[0]
     named = {name for row in table.splitlines()[2:] for name in re.findall(r"`([\w.-]+)`", row.split("|")[1])}
@@ -47,7 +47,7 @@ def test_the_commands_of_a_hub_make_the_files_that_are_named(
 @pytest.mark.parametrize("kind", ["down", "top"])
 def test_the_commands_of_who_looks_are_understood(kind: str) -> None:
     (arguments,) = commands(kind)
-    parsed = cli._parser().parse_args(arguments[1:])
+    parsed = main._parser().parse_args(arguments[1:])
     assert parsed.broker == "mqtts://hub.example.com"
 
 

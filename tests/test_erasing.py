@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeslm.erasing import UNKNOWN_AGE_S, Choice, id_of
+from edgeslm.storage.erasure_filter import UNKNOWN_AGE_S, Choice, id_of
 
 
 def test_by_age_what_is_older_and_what_nobody_can_date() -> None:

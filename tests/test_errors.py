@@ -5,7 +5,7 @@ import errno
 import pytest
 
 import edgeslm.errors as module
-from edgeslm.engine.process import EngineCrashed
+from edgeslm.engine.host.process import EngineCrashed
 from edgeslm.errors import REQUEST_ERRORS, EdgeslmError, RequestError, too_little_memory, without_paths
 from edgeslm.messages import ErrorBody
 

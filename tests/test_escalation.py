@@ -19,8 +19,8 @@ from edgeslm.errors import (
     RequestError,
     TimedOut,
 )
-from edgeslm.escalation import Escalation, Target
 from edgeslm.messages import ErrorBody, Request, Result, Truncated
+from edgeslm.serving.escalation import Escalation, Target
 from tests.services import play
 
 TARGET = Target("hall-server", "topic")
@@ -205,7 +205,7 @@ def test_a_fault_of_the_program_is_not_hidden() -> None:
 
 
 def test_no_text_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "edgeslm.escalation"):
+    with caplog.at_level(logging.WARNING, "edgeslm.serving.escalation"):
         asked(OtherNode(failed(NoMemory("a secret message"))))
         asked(OtherNode(BrokerError("nobody is there")))
     assert [record.getMessage() for record in caplog.records] == [

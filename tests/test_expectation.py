@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.arithmetic import footprint
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.bundle.model_shape import read_shape
+from edgeslm.bundle.performance import bundle_footprint, expect, measure_board
+from edgeslm.bundle.size_estimate import footprint
 from edgeslm.errors import BoardError
-from edgeslm.expectation import bundle_footprint, expect, measure_board
-from edgeslm.profiles import Board
-from edgeslm.shape import read_shape
+from edgeslm.hardware.board_profiles import Board
 from tests.published_configs import PUBLISHED
 
 BOARD = Board("b", "a board", 4, 8 * 10**9, 15.0, 200.0, 220.0)
@@ -47,9 +47,9 @@ def test_this_machine_is_measured_in_a_child(monkeypatch: pytest.MonkeyPatch) ->
         calls.append(command)
         return subprocess.CompletedProcess(command, 0, answer, "")
 
-    monkeypatch.setattr("edgeslm.expectation.subprocess.run", run)
+    monkeypatch.setattr("edgeslm.bundle.performance.subprocess.run", run)
     board = measure_board(2)
-    assert calls == [[sys.executable, "-P", "-m", "edgeslm.engine.gauge", "2"]]
+    assert calls == [[sys.executable, "-P", "-m", "edgeslm.engine.prepack.gauge", "2"]]
     assert (board.name, board.read_gbs, board.int4_gflops, board.busy) == ("this", 12.5, 100.0, True)
     assert board.memory_bytes > 0
 
@@ -66,7 +66,7 @@ def test_a_failed_measurement_is_a_sentence(
     status: int, out: str, errors: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = subprocess.CompletedProcess(["gauge"], status, out, errors)
-    monkeypatch.setattr("edgeslm.expectation.subprocess.run", lambda *_, **__: done)
+    monkeypatch.setattr("edgeslm.bundle.performance.subprocess.run", lambda *_, **__: done)
     with pytest.raises(BoardError, match=sentence):
         measure_board(1)
 
@@ -75,7 +75,7 @@ def test_a_measurement_that_hangs_is_a_sentence(monkeypatch: pytest.MonkeyPatch)
     def hang(command: list[str], timeout: float, **_: object) -> None:
         raise subprocess.TimeoutExpired(command, timeout)
 
-    monkeypatch.setattr("edgeslm.expectation.subprocess.run", hang)
+    monkeypatch.setattr("edgeslm.bundle.performance.subprocess.run", hang)
     with pytest.raises(BoardError, match=r"no answer in \d+ s"):
         measure_board(1)
 

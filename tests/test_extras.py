@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm.config.extras import EXTRAS, missing_extra
 from edgeslm.errors import KnowledgeError
-from edgeslm.extras import EXTRAS, missing_extra
-from edgeslm.knowledge.reader import read_document
+from edgeslm.knowledge.readers.reader import read_document
 
 NEEDS_A_NODE: Sequence[Sequence[str]] = (
     ("run", "node.yaml"),
@@ -67,7 +67,7 @@ def python(site: Path, code: str, *arguments: str) -> subprocess.CompletedProces
 
 
 def edgeslm(site: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return python(site, "from edgeslm.cli import main; sys.exit(main())", *arguments)
+    return python(site, "from edgeslm.cli.main import main; sys.exit(main())", *arguments)
 
 
 def test_the_client_for_apps_needs_paho_alone(bare: Path) -> None:

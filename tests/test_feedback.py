@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from edgeslm import feedback
 from edgeslm.errors import FeedbackError
-from edgeslm.feedback import Correction, FeedbackStore
+from edgeslm.storage import feedback_store
+from edgeslm.storage.feedback_store import Correction, FeedbackStore
 
 NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, 890, tzinfo=datetime.UTC)
 FIRE = Correction("triage", "Fire!", "critical")
@@ -94,7 +94,7 @@ def test_several_may_write_at_once(tmp_path: Path) -> None:
 def test_a_full_file_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FeedbackStore(tmp_path)
     size = len(FIRE.encode(NOW))
-    monkeypatch.setattr(feedback, "MOST_BYTES", 2 * size)
+    monkeypatch.setattr(feedback_store, "MOST_BYTES", 2 * size)
     file = store.keep(FIRE)
     store.keep(FIRE)
     with pytest.raises(FeedbackError, match=r"triage\.jsonl has .* the most that are kept; learn from it"):

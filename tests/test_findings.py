@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from edgeslm.document import Document, Problem
+from edgeslm.config.diagnostics import problems_of, read_text, sentence_of
+from edgeslm.config.sections import Broker, Limits, Section
+from edgeslm.config.yaml_source import Document, Problem
 from edgeslm.errors import ConfigError
-from edgeslm.findings import problems_of, read_text, sentence_of
-from edgeslm.surroundings import Broker, Limits, Section
 
 
 def finding(section: type[Section], values: dict[str, object]) -> str:

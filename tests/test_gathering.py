@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from edgeslm import gathering
-from edgeslm.bus.database import Database
-from edgeslm.bus.windows import Windows
-from edgeslm.fields import Window
-from edgeslm.gathering import Gatherer
-from edgeslm.routes import Work
+from edgeslm.config.fields import Window
+from edgeslm.node.routes import windows
+from edgeslm.node.routes.route import Work
+from edgeslm.node.routes.windows import Gatherer
+from edgeslm.storage.database import Database
+from edgeslm.storage.window_store import Windows
 from tests.fakes import FakeClock, make_key
 
 TOPIC = "hall/digest"
@@ -192,7 +192,7 @@ def test_what_is_beyond_the_bound_is_counted(database: Database) -> None:
 def test_bytes_are_bounded_too_and_a_window_of_so_many_still_ends(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gathering, "MOST_BYTES", 100)
+    monkeypatch.setattr(windows, "MOST_BYTES", 100)
 
     async def main() -> None:
         hall = Hall(database, Window(last=3, most=3))
@@ -205,7 +205,7 @@ def test_bytes_are_bounded_too_and_a_window_of_so_many_still_ends(
 
 
 def test_topics_are_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gathering, "MOST_OPEN", 2)
+    monkeypatch.setattr(windows, "MOST_OPEN", 2)
 
     async def main() -> None:
         hall = Hall(database, Window(on="end"))
@@ -222,8 +222,8 @@ def test_topics_are_bounded(database: Database, monkeypatch: pytest.MonkeyPatch)
 def test_while_the_disk_is_full_messages_wait_and_those_nobody_waits_for_are_dropped(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gathering, "RETRY_S", 0.01)
-    monkeypatch.setattr("edgeslm.bus.database.RETRY_S", 0.0)
+    monkeypatch.setattr(windows, "RETRY_S", 0.01)
+    monkeypatch.setattr("edgeslm.storage.database.RETRY_S", 0.0)
 
     async def main() -> None:
         hall = Hall(database, Window(last=2, most=2))

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.engine.decoder import Decoder
+from edgeslm.bundle.genai_config import KEYS, check_genai_config
+from edgeslm.engine.worker.decoder import Decoder
 from edgeslm.errors import BundleError
-from edgeslm.genai_config import KEYS, check_genai_config
 
 FILES = ("model.onnx", "genai_config.json", "tokenizer.json")
 PLAIN: dict[str, Any] = {

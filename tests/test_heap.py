@@ -4,7 +4,7 @@ import ctypes
 
 import pytest
 
-from edgeslm.heap import give_back_free_memory, give_back_large_buffers
+from edgeslm.hardware.malloc import give_back_free_memory, give_back_large_buffers
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

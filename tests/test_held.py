@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from edgeslm.held import Flights, Held
+from edgeslm.node.in_flight import Flights, Held
 from tests.fakes import make_delivery
 
 

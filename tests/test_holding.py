@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import asyncio
 
-from edgeslm.held import Held
-from edgeslm.holding import Holding
-from edgeslm.surroundings import Limits
+from edgeslm.config.sections import Limits
+from edgeslm.node.in_flight import Held
+from edgeslm.node.single_flight import Holding
 from tests.fakes import make_delivery
 
 

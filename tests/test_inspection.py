@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.inspection import describe, render
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import BundleError
-from edgeslm.inspection import describe, render
 
 
 def write(folder: Path, report: str | None = None, **changes: Any) -> Path:

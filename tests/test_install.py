@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.config import load_config
+from edgeslm.config.loader import load_config
 from tests.nodes import ROOT
 
 SCRIPT = ROOT / "firmware-config/install.sh"

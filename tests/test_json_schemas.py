@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from edgeslm.config.json_schemas import make_validator, schema_faults
 from edgeslm.errors import InvalidRequest
-from edgeslm.json_schemas import make_validator, schema_faults
 from edgeslm.tasks.extract import SCHEMA_PARTS, bounded, check_schema
 
 

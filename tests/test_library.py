@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import load_bundle
-from edgeslm.config import Knowledge
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.config.loader import Knowledge
 from edgeslm.engine.calls import Call, Embed, Output, Read
 from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable, NoMemory, Poisoned
-from edgeslm.knowledge.queries import Memory, Query, Shelf
-from edgeslm.knowledge.rerank import DEPTH
-from edgeslm.library import AT_ONCE, Library
+from edgeslm.knowledge.index.queries import Memory, Query, Shelf
+from edgeslm.knowledge.index.rerank import DEPTH
 from edgeslm.messages import LEAST_PRIORITY
-from edgeslm.models import Models
+from edgeslm.serving.collections import AT_ONCE, Library
+from edgeslm.serving.model_pool import Models
 from tests.fakes import FakeProcess
 from tests.nodes import write_bundle, write_reader
 from tests.passages import make_found

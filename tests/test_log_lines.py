@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.log_lines import FULL, LineFormatter, one_line, set_up_logging
+from edgeslm.telemetry.log_lines import FULL, LineFormatter, one_line, set_up_logging
 
 
 def formatted(message: str, error: BaseException | None = None) -> str:

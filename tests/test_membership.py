@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus.node_topics import Topics
-from edgeslm.dispatch.topics import PoolTopics
-from edgeslm.membership import Membership
-from edgeslm.sections import Pool
-from edgeslm.topics import matches
+from edgeslm.config.schema import Pool
+from edgeslm.dispatcher.topics import PoolTopics
+from edgeslm.node.pool_membership import Membership
+from edgeslm.protocol.topic_filters import matches
+from edgeslm.protocol.topics import Topics
 
 OWN = Topics("hall", "plant")
 SHARE = "$share/triage/plant/v1/pool/triage/req/topic"

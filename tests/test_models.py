@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import Bundle, load_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.engine.calls import Adapters, Call, Embed, Hardware, Output
-from edgeslm.engine.process import EngineCrashed
+from edgeslm.engine.host.process import EngineCrashed
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, TooLong
-from edgeslm.models import Models
+from edgeslm.serving.model_pool import Models
 from tests.fakes import FakeAttempt, FakeProcess
 from tests.nodes import write_bundle
 

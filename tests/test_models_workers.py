@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Hardware
-from edgeslm.engine.process import EngineCrashed
-from edgeslm.engine.team import EngineTeam
-from edgeslm.models import Models
+from edgeslm.engine.host.process import EngineCrashed
+from edgeslm.engine.host.team import EngineTeam
+from edgeslm.serving.model_pool import Models
 from tests.fakes import FakeAttempt, FakeProcess
 from tests.nodes import write_bundle
 from tests.test_models import ANSWER, CALL, MOMENT_S, raises, until

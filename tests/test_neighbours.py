@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from edgeslm import daemon as daemon_module
-from edgeslm import neighbours as neighbours_module
+from edgeslm.config.sections import Broker
 from edgeslm.errors import BrokerError, EdgeslmError, ProtocolError, TimedOut
-from edgeslm.neighbours import Neighbours
-from edgeslm.surroundings import Broker
+from edgeslm.node import daemon as daemon_module
+from edgeslm.node import peers as neighbours_module
+from edgeslm.node.peers import Neighbours
 from tests.apps import App, Heard
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, TASKS, Node, fake_configuration

@@ -4,10 +4,10 @@ import asyncio
 import json
 from typing import Any
 
-from edgeslm.bus.outbox import Outbox, Parcel
-from edgeslm.bus.protocol import Topics, parse_result
 from edgeslm.messages import Progress, Request
-from edgeslm.outgoing import Outgoing
+from edgeslm.mqtt.outbox import Outbox, Parcel
+from edgeslm.mqtt.publisher import Outgoing
+from edgeslm.protocol.codec import Topics, parse_result
 
 
 class FakeBus:

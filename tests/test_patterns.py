@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeslm.patterns import PatternError, compiled_size, make_matcher
+from edgeslm.config.patterns import PatternError, compiled_size, make_matcher
 
 EVIL = ["^(a|a)*$", r"^(\w+\s?)*$", "^(a*)*$", "(.*a){25}$", "(a?){30}a{30}", "(x+x+)+y", "^((ab)*)*c$"]
 

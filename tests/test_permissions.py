@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.cli import main
+from edgeslm.cli.main import main
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, NodeProcess, fake_configuration, write_configuration

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bus.database import Database
-from edgeslm.bus.spool import Spool
-from edgeslm.serving import Serving
+from edgeslm.node.request_handler import Serving
+from edgeslm.storage.database import Database
+from edgeslm.storage.spool import Spool
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.fakes import make_delivery
@@ -118,7 +118,7 @@ def test_a_mistake_of_the_node_is_answered_too(app: App, node: Node, monkeypatch
     def fail(*values: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("edgeslm.pipeline.Tries.end", fail)
+    monkeypatch.setattr("edgeslm.node.pipeline.Tries.end", fail)
     app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
     assert app.take(REPLY).code == "internal"
 
@@ -208,7 +208,7 @@ def freeze(self, *values, **named):
     [
         ("edgeslm.tasks.task.Task", "check_input"),
         ("edgeslm.tasks.classify.Classify", "run"),
-        ("edgeslm.routes.RouteReader", "consider"),
+        ("edgeslm.node.routes.route.RouteReader", "consider"),
     ],
 )
 def test_a_request_that_freezes_the_node_twice_is_poisoned(
@@ -266,7 +266,7 @@ def test_a_schema_of_a_sender_stops_nobody(broker: Mosquitto, tmp_path: Path) ->
 def test_an_orderly_stop_is_not_held_against_a_request(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeslm.daemon.DRAIN_LIMIT_S", 0.1)
+    monkeypatch.setattr("edgeslm.node.daemon.DRAIN_LIMIT_S", 0.1)
     text, gate, working = held(tmp_path)
     with App(broker.port, f"{BASE}/#") as app:
         for attempt in range(5):
@@ -436,7 +436,7 @@ def test_spooled_messages_that_nobody_reads_any_more_are_forgotten(broker: Mosqu
 def test_a_result_of_a_route_that_can_not_be_sent_before_the_end_stays_in_the_spool(
     make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeslm.daemon.DRAIN_LIMIT_S", 0.1)
+    monkeypatch.setattr("edgeslm.node.daemon.DRAIN_LIMIT_S", 0.1)
     broker = make_broker()
     text, gate, working = held(tmp_path)
     routes = [{"from": "plant/log", "task": "triage", "to": "out/label"}]
@@ -547,7 +547,7 @@ def fill_disk(node: Node) -> FullDisk:
 def test_a_message_of_a_route_waits_for_a_disk_with_room(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeslm.tries.FULL_DISK_RETRY_MS", 50)
+    monkeypatch.setattr("edgeslm.node.attempts.FULL_DISK_RETRY_MS", 50)
     routes = [{"from": "plant/log", "task": "triage", "to": "out/label"}]
     with (
         Node(tmp_path, fake_configuration(broker.url, tmp_path, routes=routes)) as node,

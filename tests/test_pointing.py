@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.pointing import bare_offsets, find_places, read_place, types_of
+from edgeslm.bundle.spans import bare_offsets, find_places, read_place, types_of
 
 TEXT = frozenset({"string"})
 INTEGER = frozenset({"integer"})

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import Bundle, load_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.engine.calls import Adapters, Hardware
-from edgeslm.engine.prepared import CACHE, Index, folder_of
-from edgeslm.engine.process import EngineCrashed
+from edgeslm.engine.host.process import EngineCrashed
+from edgeslm.engine.worker.prepared import CACHE, Index, folder_of
 from edgeslm.errors import BundleError, SelfTestError
-from edgeslm.models import Models
-from edgeslm.preparing import Preparer
+from edgeslm.serving.model_pool import Models
+from edgeslm.serving.prepare import Preparer
 from tests.fakes import FakeProcess
 from tests.nodes import write_bundle
 

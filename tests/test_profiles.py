@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm import profiles
-from edgeslm.arithmetic import Format, decode_tps, footprint, memory_bytes, prefill_tps
+from edgeslm.bundle.model_shape import read_shape
+from edgeslm.bundle.size_estimate import Format, decode_tps, footprint, memory_bytes, prefill_tps
 from edgeslm.errors import BoardError
-from edgeslm.profiles import board_names, load_advice, load_board, load_sources, recognise
-from edgeslm.shape import read_shape
+from edgeslm.hardware import board_profiles
+from edgeslm.hardware.board_profiles import board_names, load_advice, load_board, load_sources, recognise
 from tests.published_configs import PUBLISHED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,6 +109,6 @@ def test_a_broken_profile_is_a_sentence(
     text: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.yaml").write_text(text)
-    monkeypatch.setattr(profiles, "boards_folder", lambda: tmp_path)
+    monkeypatch.setattr(board_profiles, "boards_folder", lambda: tmp_path)
     with pytest.raises(BoardError, match=problem):
         load_board("mine")

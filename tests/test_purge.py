@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from edgeslm import cli
-from edgeslm.bus.database import Database, journal_of
-from edgeslm.bus.journal import Journal
-from edgeslm.bus.spool import Spool
-from edgeslm.bus.windows import Gathered, Windows
-from edgeslm.config import Config, load_config
-from edgeslm.feedback import Correction, FeedbackStore
-from edgeslm.knowledge.collection import Collection, Origin
-from edgeslm.knowledge.memory import remember
-from edgeslm.knowledge.passages import Document, split
-from edgeslm.knowledge.queries import Memory
+from edgeslm.cli import main
+from edgeslm.config.loader import Config, load_config
+from edgeslm.knowledge.documents.passages import Document, split
+from edgeslm.knowledge.index.collection import Collection, Origin
+from edgeslm.knowledge.index.queries import Memory
+from edgeslm.knowledge.service.memory import remember
+from edgeslm.storage.database import Database, journal_of
+from edgeslm.storage.feedback_store import Correction, FeedbackStore
+from edgeslm.storage.journal import Journal
+from edgeslm.storage.spool import Spool
+from edgeslm.storage.window_store import Gathered, Windows
 from tests.fakes import make_delivery
 from tests.nodes import fake_configuration, write_configuration
 
@@ -45,7 +45,7 @@ def config(tmp_path: Path, request: pytest.FixtureRequest) -> Config:
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     def purge(*arguments: str) -> dict[str, int]:
-        assert cli.main(["purge", str(tmp_path / "config.yaml"), "--json", *arguments]) == 0
+        assert main.main(["purge", str(tmp_path / "config.yaml"), "--json", *arguments]) == 0
         erased: dict[str, int] = json.loads(capsys.readouterr().out)["erased"]
         return {place: count for place, count in erased.items() if count}
 
@@ -136,7 +136,7 @@ def test_beside_a_running_node_it_refuses_and_erases_nothing(
     running = journal_of(config)
     running.open()
     try:
-        assert cli.main(["purge", str(tmp_path / "config.yaml"), "--older-than", "30d"]) == 1
+        assert main.main(["purge", str(tmp_path / "config.yaml"), "--older-than", "30d"]) == 1
         assert "is in use: the node runs" in capsys.readouterr().err
         assert ANNA in (config.state_dir / "feedback/triage.jsonl").read_text()
     finally:
@@ -150,7 +150,7 @@ def test_a_state_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         database.open()
         Windows(database).add([Gathered(("digest", "out"), "1", "text", 0.0)])
         database.close()
-    assert cli.main(["purge", "--state-dir", str(state), "--older-than", "1d"]) == 0
+    assert main.main(["purge", "--state-dir", str(state), "--older-than", "1d"]) == 0
     assert "      2 messages of windows" in capsys.readouterr().out
 
 
@@ -175,10 +175,10 @@ def test_a_correction_that_comes_meanwhile_is_not_lost(tmp_path: Path) -> None:
 )
 def test_what_is_asked_wrongly(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["purge", "config.yaml", *arguments])
+        main.main(["purge", "config.yaml", *arguments])
     assert why in capsys.readouterr().err
 
 
 def test_a_place_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["purge", "--id", "x"]) == 1
+    assert main.main(["purge", "--id", "x"]) == 1
     assert "name the node's configuration, or its --state-dir" in capsys.readouterr().err

@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from edgeslm.bus.protocol import parse_result
-from edgeslm.config import parse_config
+from edgeslm.config.loader import parse_config
+from edgeslm.protocol.codec import parse_result
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.records import write_record
+from edgeslm.storage.atomic_json import write_record
 
 
 def test_it_is_replaced_whole_and_for_its_owner_alone(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from edgeslm import remembering as module
-from edgeslm.config import Route
+from edgeslm.config.loader import Route
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.queries import Memory
-from edgeslm.remembering import Remembering
+from edgeslm.knowledge.index.queries import Memory
+from edgeslm.node.routes import ingest as module
+from edgeslm.node.routes.ingest import Remembering
 from tests.fakes import make_delivery
 
 ROUTE = Route.model_validate({"from": "press/+", "remember": "log", "keep_s": 60})

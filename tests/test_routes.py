@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeslm.config.schema import Route
 from edgeslm.messages import ErrorBody, Result
-from edgeslm.routes import REMEMBERED_TOPICS, RouteReader, Skip, Work
-from edgeslm.sections import Route
+from edgeslm.node.routes.route import REMEMBERED_TOPICS, RouteReader, Skip, Work
 
 BASE = "edgeslm/v1/n"
 

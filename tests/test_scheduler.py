@@ -12,7 +12,7 @@ import pytest
 
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request, Result
-from edgeslm.scheduler import FIRST_GUESS_S, MOST_PASSED_OVER, OnChunk, Scheduler, error_result
+from edgeslm.serving.scheduler import FIRST_GUESS_S, MOST_PASSED_OVER, OnChunk, Scheduler, error_result
 
 GIVE_UP_S = 20.0
 """Far more than any wait below: a test that hangs says so."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edgeslm import senders as module
 from edgeslm.errors import Busy
-from edgeslm.senders import Senders
+from edgeslm.serving import quotas as module
+from edgeslm.serving.quotas import Senders
 from tests.fakes import FakeClock
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.config import parse_config
+from edgeslm.bundle.manifest import Bundle, load_bundle
+from edgeslm.bundle.trust import Trust
+from edgeslm.config.loader import parse_config
 from edgeslm.engine.calls import Adapters, Call, Cost, Embed, Generate, Hardware, Output, Score
 from edgeslm.errors import BundleError, ConfigError, ModelUnavailable, TooLong
 from edgeslm.messages import Request, Truncated
-from edgeslm.service import Service
-from edgeslm.trust import Trust
+from edgeslm.serving.service import Service
 from tests.fakes import FakeProcess
 from tests.nodes import write_bundle
 from tests.services import CONFIG, WITH_BASE, make_service, play, request
@@ -91,7 +91,7 @@ def test_engines_are_told_what_computes_and_how_it_waits(
 
     for name, kind in (("small", "decoder"), ("encoder", "encoder")):
         write_bundle(tmp_path / name, kind)
-    monkeypatch.setattr("edgeslm.engine.team.EngineProcess", make_process)
+    monkeypatch.setattr("edgeslm.engine.host.team.EngineProcess", make_process)
     text = CONFIG.format(folder=tmp_path).replace("threads: 3", "threads: 3, device: cuda")
     Service(parse_config(text + "power: idle\n"))
     seen = {name: (options["threads"], options["device"], options["power"]) for name, options in told.items()}
@@ -110,7 +110,7 @@ def test_as_many_requests_run_as_a_model_has_workers(
 
     for name, kind in (("small", "decoder"), ("encoder", "encoder")):
         write_bundle(tmp_path / name, kind)
-    monkeypatch.setattr("edgeslm.engine.team.EngineProcess", make_process)
+    monkeypatch.setattr("edgeslm.engine.host.team.EngineProcess", make_process)
     text = CONFIG.format(folder=tmp_path).replace("threads: 3", f"threads: 3, workers: {workers}")
     service = Service(parse_config(text))
     assert service.scheduler.slots == workers
@@ -120,7 +120,7 @@ def test_as_many_requests_run_as_a_model_has_workers(
 def test_threads_that_are_not_named_are_a_share_of_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeslm.arrangement.usable_cores", lambda: 8)
+    monkeypatch.setattr("edgeslm.serving.deployment.usable_cores", lambda: 8)
     seen: list[Hardware] = []
 
     def make_process(bundle: Bundle, hardware: Hardware, adapters: Adapters) -> FakeProcess:
@@ -242,7 +242,7 @@ def test_all_bundles_of_a_configuration_are_those_that_a_service_loads(
             return super().load(path)
 
     write_head(tmp_path / "learned", make_service(tmp_path).models.bundle("encoder").digest)
-    monkeypatch.setattr("edgeslm.arrangement.Trust", Spy)
+    monkeypatch.setattr("edgeslm.serving.deployment.Trust", Spy)
     adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "ready"))
     more = (
         f"topic: {{learned: {tmp_path}/learned}}\nsay: {{kind: generate, model: ready, adapter: {adapter}}}\n"

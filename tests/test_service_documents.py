@@ -8,13 +8,13 @@ from typing import Any
 
 import jsonschema
 
-from edgeslm.bundle import Bundle
-from edgeslm.config import parse_config
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.config.loader import parse_config
 from edgeslm.engine.calls import Call, Embed, Hardware, Output
-from edgeslm.knowledge.queries import Query, Shelf
-from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.index.queries import Query, Shelf
+from edgeslm.knowledge.index.search import Found
 from edgeslm.messages import Request, Result
-from edgeslm.service import Service
+from edgeslm.serving.service import Service
 from tests.fakes import FakeProcess
 from tests.nodes import write_bundle
 from tests.passages import make_found

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Call, Classify, Cost, Output, Point, Pointed
 from edgeslm.errors import ConfigError
-from edgeslm.observe.drift import FEWEST
+from edgeslm.telemetry.drift import FEWEST
 from tests.nodes import write_bundle
 from tests.pointers import POINTED, RISK, at, fitted
 from tests.services import make_service, play, request

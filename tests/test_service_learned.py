@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import load_bundle, short_digest
+from edgeslm.bundle.manifest import load_bundle, short_digest
 from edgeslm.engine.calls import Adapters, Call, Classify, Cost, Generate, Output, Score
-from edgeslm.engine.process import EngineCrashed
+from edgeslm.engine.host.process import EngineCrashed
 from edgeslm.errors import ConfigError, ModelUnavailable, TooLong
 from edgeslm.messages import Turn
 from tests.nodes import write_bundle

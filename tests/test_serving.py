@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bus.database import Database
-from edgeslm.bus.journal import Journal
-from edgeslm.bus.protocol import Rejected, Topics, encode_result, parse_result
-from edgeslm.held import Held
-from edgeslm.holding import Holding
 from edgeslm.messages import Request, Result
-from edgeslm.observe.health import Meter
-from edgeslm.outgoing import Outgoing
-from edgeslm.serving import Serving
+from edgeslm.mqtt.publisher import Outgoing
+from edgeslm.node.in_flight import Held
+from edgeslm.node.request_handler import Serving
+from edgeslm.node.single_flight import Holding
+from edgeslm.protocol.codec import Rejected, Topics, encode_result, parse_result
+from edgeslm.storage.database import Database
+from edgeslm.storage.journal import Journal
+from edgeslm.telemetry.health import Meter
 from tests.fakes import make_delivery
 
 REPLIES = ("edgeslm/v1/+/res/#",)

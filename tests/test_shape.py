@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.bundle.model_shape import FAMILIES, read_shape
 from edgeslm.errors import ShapeError
-from edgeslm.shape import FAMILIES, read_shape
 from tests.published_configs import PUBLISHED
 
 QWEN, _ = PUBLISHED["Qwen2.5-0.5B"]

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bundle import load_bundle, verify_bundle
+from edgeslm.bundle.manifest import load_bundle, verify_bundle
+from edgeslm.bundle.signature import Verdict, check_bundle, parse_statement
 from edgeslm.errors import BundleError
-from edgeslm.signature import Verdict, check_bundle, parse_statement
 from tests.signers import Signer, write_files, write_manifest
 from tests.tampering import TAMPERING, consistent, edit
 

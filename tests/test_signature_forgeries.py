@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from edgeslm.bundle import MANIFEST, load_bundle
-from edgeslm.signature import check_bundle
+from edgeslm.bundle.manifest import MANIFEST, load_bundle
+from edgeslm.bundle.signature import check_bundle
 from tests.forgeries import FORGERIES, Scene
 from tests.odd_signers import KEYS, REFUSED_HERE, STATEMENTS
 from tests.signers import Signer, write_files

@@ -13,59 +13,38 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from edgeslm.extras import EXTRAS
+from edgeslm.config.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
 
-FOUNDATION = {
-    *("errors", "topics", "messages", "bundle", "learned", "calibration", "pointing", "shape", "profiles"),
-    *("arithmetic", "ownership", "document", "fields", "sandbox", "templates", "sections", "patterns"),
-    *("json_schemas", "consistency"),
-    *("config", "task_kinds", "surroundings", "erasing", "changes", "records", "findings", "log_lines"),
-    *("bundle_files", "genai_config", "extras"),
-}
-"""Values, configuration and errors. They see one another, in a circle never, and nothing else."""
-
 LAYERS = (
-    FOUNDATION,
-    {"board", "heap", "ipc"},
-    {"engine", "bus", "knowledge", "routes", "inspection", "signature", "feedback"},
-    {"tasks", "trust", "expectation", "senders"},
-    {"scheduler", "models", "observe", "cascade", "corrections"},
-    {"escalation", "preparing", "library", "provision", "console"},
-    {"arrangement"},
-    {"service", "client", "doctor", "purge"},
-    {
-        "outgoing",
-        "hosting",
-        "announcing",
-        "tries",
-        "description",
-        "presence",
-        "readying",
-        "neighbours",
-        "held",
-        "membership",
-        "remembering",
-    },
-    {"gathering", "holding", "serving"},
-    {"watching"},
-    {"pipeline", "dispatch"},
-    {"control"},
-    {"operating"},
-    {"update"},
-    {"rollout"},
-    {"daemon", "demo", "commands"},
+    {"errors", "messages", "hardware", "ipc"},
+    {"protocol"},
+    {"config"},
+    {"mqtt"},
+    {"storage", "client"},
+    {"bundle"},
+    {"telemetry"},
+    {"engine", "knowledge"},
+    {"tasks"},
+    {"serving"},
+    {"update", "console"},
+    {"node"},
+    {"dispatcher"},
     {"cli"},
     {"__main__"},
 )
-"""Each sees what stands in the lines above it; those in one line, but for the foundation, not each other."""
+"""Packages: each sees those in the lines above it. Those of a line don't see each other, but for the first."""
 
-NO_BUS = {
-    *("engine", "knowledge", "tasks", "scheduler", "models", "observe", "cascade", "escalation", "service"),
-    "arrangement",
-    *("routes", "senders", "preparing", "library", "ipc", "console"),
+INNER_LAYERS = {
+    "edgeslm.engine": ("worker", "prepack"),
+    "edgeslm.knowledge": ("documents", "readers", "index", "table_qa", "service"),
+    "edgeslm.update": ("", "rollout"),
 }
+"""Packages within a package, likewise; "" is its own modules."""
+
+BUS = {"mqtt", "client"}
+NO_BUS = {"ipc", "engine", "knowledge", "telemetry", "tasks", "serving", "console"}
 """What computes knows no bus: requests and results are values."""
 
 ONLY_IN = {
@@ -74,10 +53,10 @@ ONLY_IN = {
     "numpy": {"engine", "knowledge"},
     "tokenizers": {"engine"},
     "pypdf": {"knowledge"},
-    "cryptography": {"provision", "bus", "signature"},  # the bus: an encrypted journal; signature: a job
+    "cryptography": {"cli", "storage", "bundle"},  # provision, an encrypted journal, signatures in a job
     "starlette": {"console"},
     "uvicorn": {"console"},
-    "paho": {"bus", "client", "demo"},  # the demo plays the sensors and apps of others
+    "paho": {"mqtt", "client", "cli"},  # the demo plays the sensors and apps of others
 }
 """Libraries that stay behind one door."""
 
@@ -89,11 +68,7 @@ BUILD_MACHINE_ONLY = {
     *("model_signing", "sigstore", "OpenSSL"),
 }
 
-EXPORT_SEES = {
-    *("edgeslm.bundle", "edgeslm.learned", "edgeslm.calibration", "edgeslm.errors", "edgeslm.config"),
-    *("edgeslm.trust", "edgeslm.shape", "edgeslm.profiles", "edgeslm.arithmetic", "edgeslm.expectation"),
-    "edgeslm.pointing",
-}
+EXPORT_SEES = {"bundle", "config", "errors", "hardware"}
 
 RUN_WHAT_THEY_READ = (
     "pickle",
@@ -106,10 +81,7 @@ RUN_WHAT_THEY_READ = (
 )
 """Reading with them can run what was written; frames of ``ipc/codec`` can't."""
 
-LOAD_BUNDLES = {
-    *("bundle", "engine", "signature", "trust", "inspection", "doctor", "commands", "cli", "update"),
-    "rollout",
-}
+LOAD_BUNDLES = {"bundle", "engine", "update", "cli"}
 """What loads bundles past ``Trust.load``: it runs nothing of them, or was told the digest."""
 EXPORT_MEASURES = {
     "evaluate.py": {"engine"},
@@ -199,14 +171,30 @@ def test_imports_point_down(path: Path) -> None:
         other = unit(name)
         if other is None or other == own:
             continue
-        same_foundation = own in FOUNDATION and other in FOUNDATION
-        if not same_foundation and layer(other) >= layer(own):
+        if layer(other) >= layer(own) > 0:
             wrong.append(f"{path}:{line}: {own} may not see {name}")
-        if other == "bus" and own in NO_BUS:
+        if other in BUS and own in NO_BUS:
             wrong.append(f"{path}:{line}: {own} computes and may not see {name}")
         if other == "engine" and own == "tasks" and not name.startswith("edgeslm.engine.calls"):
             wrong.append(f"{path}:{line}: a task sees the engine's calls and nothing else of it, not {name}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_point_down_within_a_package(path: Path) -> None:
+    own = module_name(path)
+    package, layers = next(
+        ((p, rows) for p, rows in INNER_LAYERS.items() if own.startswith(f"{p}.")), ("", ())
+    )
+
+    def row(name: str) -> int:
+        parts = name.removeprefix(f"{package}.").split(".")
+        return next((n for n, row in enumerate(layers) if row == (parts[0] if len(parts) > 1 else "")), -1)
+
+    for line, name in imports(path):
+        if layers and name.startswith(f"{package}."):
+            module = name if (ROOT / (name.replace(".", "/") + ".py")).exists() else name.rpartition(".")[0]
+            assert row(module) <= row(own), f"{path}:{line}: may not see {module}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
@@ -226,7 +214,9 @@ def test_libraries_stay_behind_one_door(path: Path) -> None:
 def test_bundles_go_through_one_door(path: Path) -> None:
     """What runs bundles takes them from ``Trust.load``, or their signatures would not be asked for."""
     if unit(module_name(path)) not in LOAD_BUNDLES:
-        wrong = [f"{path}:{line}" for line, name in imports(path) if name == "edgeslm.bundle.load_bundle"]
+        wrong = [
+            f"{path}:{line}" for line, name in imports(path) if name == "edgeslm.bundle.manifest.load_bundle"
+        ]
         assert not wrong, "load bundles with Trust.load: " + ", ".join(wrong)
 
 
@@ -247,7 +237,7 @@ def test_export_sees_only_the_contract(path: Path) -> None:
     wrong = []
     for line, name in imports(path):
         seen = unit(name)
-        if seen is None or f"edgeslm.{seen}" in EXPORT_SEES:
+        if seen is None or seen in EXPORT_SEES:
             continue
         if path.parent.name == "export" and seen in EXPORT_MEASURES.get(path.name, ()):
             continue
@@ -282,15 +272,22 @@ def _arrows(own: str, path: Path, known: set[str]) -> set[str]:
     return found
 
 
+CHILDREN = (
+    *(
+        "edgeslm.engine.worker",
+        "edgeslm.engine.prepack",
+        "edgeslm.knowledge",
+        "edgeslm.console",
+        "edgeslm.cli",
+    ),
+    *("edgeslm.bundle.signature", "edgeslm.__main__"),
+)
+"""Modules of child processes and of other commands, with the few that a node shares with them."""
+
+
 def test_the_parent_never_imports_what_belongs_to_a_worker() -> None:
     """Not even through a library: the binding holds the interpreter lock, and the memory is for the model."""
-    parts = [name for path in MODULES if (name := module_name(path)).count(".") == 1]
-    parts = [name for name in parts if name != "edgeslm.__main__"] + [
-        "edgeslm.bus.client",
-        "edgeslm.engine.process",
-        "edgeslm.knowledge.intake",
-        "edgeslm.knowledge.search",
-    ]
+    parts = [name for path in MODULES if not (name := module_name(path)).startswith(CHILDREN)]
     forbidden = sorted(WORKER_ONLY | WHEN_NEEDED | BUILD_MACHINE_ONLY)
     code = (
         f"import importlib, sys\nfor name in {parts!r}: importlib.import_module(name)\n"
@@ -332,7 +329,7 @@ def test_a_device_installs_what_it_imports_and_nothing_of_the_build_machine() ->
     named = {INSTALLED_AS.get(name, name.replace("_", "-")): extra for name, extra in EXTRAS.items()}
     for library in sorted(used - {"paho-mqtt"}):
         assert library in brings[named.get(library, "")], (
-            f"{library} is imported: edgeslm.extras, pyproject.toml"
+            f"{library} is imported: edgeslm.config.extras, pyproject.toml"
         )
     assert set(brings[""]) == {"paho-mqtt"}
     assert set(brings["node"]) <= used, "installed and never imported"
@@ -357,7 +354,7 @@ def test_the_build_machine_installs_what_it_imports() -> None:
 
 def test_the_client_of_apps_imports_what_the_bare_package_has() -> None:
     known = {module_name(path): path for path in MODULES}
-    waiting, seen = ["edgeslm.client", "edgeslm.cli", "edgeslm.commands.top", "edgeslm.commands.fleet"], set()
+    waiting, seen = ["edgeslm.client", "edgeslm.cli.main", "edgeslm.cli.top", "edgeslm.cli.fleet"], set()
     while waiting:
         name = waiting.pop()
         if name in seen:

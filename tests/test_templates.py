@@ -15,12 +15,19 @@ from hypothesis import strategies as st
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-import edgeslm.sandbox
-import edgeslm.templates
+import edgeslm.config.sandbox
+import edgeslm.config.templates
+from edgeslm.config.sandbox import MAX_SECONDS, Sandbox, _Charging, prove_limits
+from edgeslm.config.templates import (
+    OUTPUT_LIMIT,
+    make_condition,
+    make_input,
+    make_topic,
+    read_scope,
+    topic_pattern,
+)
 from edgeslm.errors import TemplateError
-from edgeslm.sandbox import MAX_SECONDS, Sandbox, _Charging, prove_limits
-from edgeslm.templates import OUTPUT_LIMIT, make_condition, make_input, make_topic, read_scope, topic_pattern
-from edgeslm.topics import overlap, topic_name_fault
+from edgeslm.protocol.topic_filters import overlap, topic_name_fault
 
 TOPIC = "factory/4/log"
 
@@ -256,7 +263,7 @@ def test_a_jinja2_that_asks_other_hooks_is_refused_at_the_start(
 
 
 def test_no_private_name_of_jinja2_is_used() -> None:
-    for module in (edgeslm.sandbox, edgeslm.templates):
+    for module in (edgeslm.config.sandbox, edgeslm.config.templates):
         tree = ast.parse(inspect.getsource(module))
         own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         own |= {"_environment", "_captures", "__init__", "__self__", "__name__"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.topics import base_topic, filter_fault, matches, overlap, topic_name_fault
+from edgeslm.protocol.topic_filters import base_topic, filter_fault, matches, overlap, topic_name_fault
 
 LEVELS = st.sampled_from(["a", "b", "$x", ""])
 TOPICS = st.lists(LEVELS, min_size=1, max_size=4).map("/".join).filter(bool)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus.database import Database
-from edgeslm.bus.journal import LOST_NODE, Entry, Journal
 from edgeslm.errors import Expired, ModelUnavailable, Poisoned
 from edgeslm.messages import ErrorBody, Result
-from edgeslm.tries import LOST_ENGINE, MOST_LOST, Tries
+from edgeslm.node.attempts import LOST_ENGINE, MOST_LOST, Tries
+from edgeslm.storage.database import Database
+from edgeslm.storage.journal import LOST_NODE, Entry, Journal
 from tests.fakes import make_key
 
 KEY = make_key(1)

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from edgeslm import trust
+from edgeslm.bundle import trust
+from edgeslm.bundle.signature import Verdict
+from edgeslm.bundle.trust import RECORD, Trust, check_bundles, describe_signature
+from edgeslm.config.sections import Signing
 from edgeslm.errors import BundleError
 from edgeslm.ipc.job import PYTHON, Job
-from edgeslm.signature import Verdict
-from edgeslm.surroundings import Signing
-from edgeslm.trust import RECORD, Trust, check_bundles, describe_signature
 from tests.nodes import write_bundle
 from tests.signers import Signer, write_files, write_manifest
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgeslm.knowledge.collection import Collection
-from edgeslm.topics import subscription_identifier
-from edgeslm.watching import Line, brings
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.node.routes.router import Line, brings
+from edgeslm.protocol.topic_filters import subscription_identifier
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.fakes import make_delivery

@@ -119,7 +119,7 @@ def test_it_imports_where_only_it_is(wheel: zipfile.ZipFile, tmp_path: Path) -> 
     libraries = Path(yaml.__file__).parent.parent
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "import edgeslm, edgeslm.cli, edgeslm.client, edgeslm.dispatch, edgeslm_export\n"
+        "import edgeslm, edgeslm.cli.main, edgeslm.client, edgeslm.dispatch, edgeslm_export\n"
         "from edgeslm.profiles import boards_folder\n"
         "print(edgeslm.__file__, edgeslm_export.__file__, boards_folder())"
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeslm.messages import Request, Result
-from edgeslm.observe.health import quantiles
+from edgeslm.telemetry.health import quantiles
 
 ROWS = 200
 """Requests that are kept."""

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeslm.config.sections import Console
 from edgeslm.console.access import FEWEST_CHARACTERS
 from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Listening, Look, Refused, Said, Viewers
 from edgeslm.errors import ConfigError
 from edgeslm.ipc.process import Child
-from edgeslm.surroundings import Console
 
 log = logging.getLogger("edgeslm.console")
 

@@ -25,7 +25,7 @@ from edgeslm.console.web import Refusal, Web
 from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Listening, Look, Refused, Said, Viewers
 from edgeslm.ipc.codec import FrameError
 from edgeslm.ipc.pipe import Link
-from edgeslm.log_lines import set_up_logging
+from edgeslm.telemetry.log_lines import set_up_logging
 
 log = logging.getLogger("edgeslm.console")
 

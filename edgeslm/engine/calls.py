@@ -12,9 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from edgeslm.bundle.spans import Run
 from edgeslm.ipc.codec import Vector
 from edgeslm.messages import Truncated
-from edgeslm.pointing import Run
 
 Overflow = Literal["error", "head", "tail", "middle"]
 """What to keep of a text that is too long: nothing (an error), its head, its tail, or both ends

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgeslm.bundle import Bundle
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.learned_task import LearnedSection
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import ConfigError
-from edgeslm.learned import LearnedSection
 from edgeslm.tasks.answer import Answer
 from edgeslm.tasks.classify import Classify
 from edgeslm.tasks.embed import EmbedText

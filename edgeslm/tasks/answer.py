@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text, Turn
 from edgeslm.errors import InvalidRequest
-from edgeslm.knowledge.rerank import DEPTH
-from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.index.rerank import DEPTH
+from edgeslm.knowledge.index.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks.conflicts import Conflict, find_conflict
 from edgeslm.tasks.grounding import (
@@ -34,7 +34,7 @@ from edgeslm.tasks.referral import bring_back, refer
 from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task
 
 if TYPE_CHECKING:
-    from edgeslm.knowledge.queries import TableAnswer
+    from edgeslm.knowledge.index.queries import TableAnswer
 
 INSTRUCTION: Final = "Read this text and answer the question."
 

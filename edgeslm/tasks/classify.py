@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgeslm.bundle import Bundle
-from edgeslm.calibration import judge, without_bias
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.calibration import judge, without_bias
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Classify as ClassifyCall
 from edgeslm.engine.calls import Prompt, Score, Text
 from edgeslm.errors import InvalidRequest

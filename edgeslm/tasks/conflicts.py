@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Final
 
-from edgeslm.knowledge.collection import BETWEEN
-from edgeslm.knowledge.search import Found
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.knowledge.documents.sentences import split_sentences
+from edgeslm.knowledge.index.collection import BETWEEN
+from edgeslm.knowledge.index.search import Found
 from edgeslm.tasks.support import FUNCTION_WORDS, content_words
 
 ALIKE: Final = 0.4

@@ -14,15 +14,15 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from edgeslm.bundle import Bundle
-from edgeslm.calibration import sure
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.calibration import sure
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.bundle.spans import is_fixed
+from edgeslm.config.json_schemas import PATTERN_SIZE, make_validator, pattern_faults, schema_faults, target_of
+from edgeslm.config.loader import Task as TaskSection
+from edgeslm.config.patterns import make_matcher
 from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
 from edgeslm.errors import ConfigError, InvalidRequest, TooLong
-from edgeslm.json_schemas import PATTERN_SIZE, make_validator, pattern_faults, schema_faults, target_of
 from edgeslm.messages import Request
-from edgeslm.patterns import make_matcher
-from edgeslm.pointing import is_fixed
 from edgeslm.tasks.pointed import FieldReader, make_readers
 from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task, threshold_of
 

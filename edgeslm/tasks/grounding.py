@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
-from edgeslm.knowledge.kinds import CELLS, TABULAR, find_kind
-from edgeslm.knowledge.moments import parse_moment
-from edgeslm.knowledge.search import Found
-from edgeslm.knowledge.sentences import ITEM, PARAGRAPH, split_sentences
-from edgeslm.knowledge.words import parse_words, shares
-from edgeslm.pointing import Place
+from edgeslm.bundle.spans import Place
+from edgeslm.knowledge.documents.dates import parse_moment
+from edgeslm.knowledge.documents.kinds import CELLS, TABULAR, find_kind
+from edgeslm.knowledge.documents.sentences import ITEM, PARAGRAPH, split_sentences
+from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.words import parse_words, shares
 from edgeslm.tasks.support import content_words
 
 CHARACTERS_PER_TOKEN: Final = 3.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgeslm.knowledge.sentences import PARAGRAPH, SENTENCE_END
+from edgeslm.knowledge.documents.sentences import PARAGRAPH, SENTENCE_END
 
 _BORDERS = (PARAGRAPH, SENTENCE_END, re.compile(r"\n"), re.compile(r"\s+"))
 """Between paragraphs, else between sentences, else lines, else words."""

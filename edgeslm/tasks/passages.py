@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.tasks.grounding import most_like, with_heading
 from edgeslm.tasks.support import Evidence
 
 if TYPE_CHECKING:
-    from edgeslm.knowledge.search import Found
+    from edgeslm.knowledge.index.search import Found
 
 PASSAGE_SCHEMA: Final = {
     "type": "object",

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from edgeslm.bundle.learned_task import LearnedField, LearnedSection
+from edgeslm.bundle.spans import Place, find_places, is_fixed, read_place, types_of
+from edgeslm.config.json_schemas import make_validator
 from edgeslm.engine.calls import Pointed
-from edgeslm.json_schemas import make_validator
-from edgeslm.learned import LearnedField, LearnedSection
-from edgeslm.pointing import Place, find_places, is_fixed, read_place, types_of
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.tasks.extractive import best_sentences
 from edgeslm.tasks.parts import split_parts
 from edgeslm.tasks.support import Evidence

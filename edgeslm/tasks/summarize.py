@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from edgeslm.bundle import Bundle
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text
 from edgeslm.errors import NoMemory, TooLong
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.messages import Progress, Request, Truncated
 from edgeslm.tasks.digest import Digest, digest_schema, read_messages
 from edgeslm.tasks.extractive import central

@@ -7,21 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
-from edgeslm.bundle import Bundle
-from edgeslm.calibration import Calibration, find_threshold
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.calibration import Calibration, find_threshold
+from edgeslm.bundle.learned_task import LearnedSection
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.config.loader import Task as TaskSection
+from edgeslm.config.schema import LEARNED
+from edgeslm.config.task_kinds import NARROWING
 from edgeslm.engine.calls import Call, Cost, Output, Sampling, Text, Turn
 from edgeslm.errors import ConfigError, InternalError, InvalidRequest
-from edgeslm.knowledge.queries import EVERYTHING
-from edgeslm.knowledge.search import Filter
-from edgeslm.learned import LearnedSection
+from edgeslm.knowledge.index.queries import EVERYTHING
+from edgeslm.knowledge.index.search import Filter
 from edgeslm.messages import NORMAL_PRIORITY, Request, Truncated
-from edgeslm.sections import LEARNED
-from edgeslm.task_kinds import NARROWING
 
 if TYPE_CHECKING:
-    from edgeslm.knowledge.queries import TableAnswer
-    from edgeslm.knowledge.search import Found
+    from edgeslm.knowledge.index.queries import TableAnswer
+    from edgeslm.knowledge.index.search import Found
 
 PROBABILITY: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0, "maximum": 1}
 """JSON Schema of one in a result."""

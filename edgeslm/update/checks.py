@@ -12,10 +12,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from edgeslm.arrangement import Arrangement
+from edgeslm.config.schema import Example
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, RequestError
 from edgeslm.messages import LEAST_PRIORITY, Request
-from edgeslm.sections import Example
+from edgeslm.serving.deployment import Arrangement
 
 log = logging.getLogger("edgeslm.update")
 

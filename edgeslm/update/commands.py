@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgeslm.bus.commands import Handler, only, text_argument
-from edgeslm.config import Config
+from edgeslm.config.loader import Config
 from edgeslm.errors import InvalidRequest
+from edgeslm.protocol.commands import Handler, only, text_argument
 from edgeslm.update.sources import check_source
 from edgeslm.update.store import Store
 

@@ -20,9 +20,9 @@ from typing import IO, Any, Final
 from pydantic import ValidationError
 
 from edgeslm.errors import BundleError
-from edgeslm.records import write_record
+from edgeslm.storage.atomic_json import write_record
+from edgeslm.update.command_file import Wish, Wishes
 from edgeslm.update.store import FOLDER
-from edgeslm.update.wishes import Wish, Wishes
 
 log = logging.getLogger("edgeslm.update")
 

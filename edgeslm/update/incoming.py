@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from edgeslm.bundle_files import DEEPEST
-from edgeslm.records import write_record
+from edgeslm.bundle.bounded_files import DEEPEST
+from edgeslm.storage.atomic_json import write_record
 
 ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 MOST_FILES: Final = 10_000

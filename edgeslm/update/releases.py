@@ -12,10 +12,10 @@ import logging
 import os
 from pathlib import Path
 
-from edgeslm.bundle import Bundle
+from edgeslm.bundle.manifest import Bundle
 from edgeslm.errors import BundleError
-from edgeslm.ownership import is_ours
-from edgeslm.records import write_record
+from edgeslm.storage.atomic_json import write_record
+from edgeslm.storage.file_ownership import is_ours
 
 log = logging.getLogger("edgeslm.update")
 

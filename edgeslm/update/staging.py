@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
-from edgeslm.bundle import Bundle, load_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.ipc.job import Job, JobError
 from edgeslm.update.allowance import Allowance, Show, Stopped

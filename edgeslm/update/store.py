@@ -22,11 +22,11 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgeslm.bundle import Bundle, load_bundle, verify_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle, verify_bundle
+from edgeslm.config.schema import Config
 from edgeslm.errors import BundleError
-from edgeslm.ownership import is_ours
-from edgeslm.records import sync, write_record
-from edgeslm.sections import Config
+from edgeslm.storage.atomic_json import sync, write_record
+from edgeslm.storage.file_ownership import is_ours
 from edgeslm.update.releases import Releases
 
 log = logging.getLogger("edgeslm.update")

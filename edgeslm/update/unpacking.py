@@ -15,8 +15,8 @@ from lzma import FORMAT_XZ, LZMADecompressor
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, NoReturn, Self, cast
 
-from edgeslm.bundle import MANIFEST, SIGNATURE, Bundle, load_bundle
-from edgeslm.bundle_files import DEEPEST, MOST_FILES
+from edgeslm.bundle.bounded_files import DEEPEST, MOST_FILES
+from edgeslm.bundle.manifest import MANIFEST, SIGNATURE, Bundle, load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.ipc.job import serve
 from edgeslm.update.allowance import PIECE, Allowance

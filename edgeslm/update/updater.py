@@ -20,13 +20,13 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.config import Config
-from edgeslm.engine.prepare import prepare
-from edgeslm.engine.smoke import smoke_test
+from edgeslm.bundle.manifest import Bundle, load_bundle
+from edgeslm.bundle.trust import Trust
+from edgeslm.config.loader import Config
+from edgeslm.engine.prepack.prepare import prepare
+from edgeslm.engine.prepack.smoke import smoke_test
 from edgeslm.errors import (
     BundleError,
     Busy,
@@ -35,46 +35,27 @@ from edgeslm.errors import (
     SelfTestError,
     without_paths,
 )
-from edgeslm.observe.health import Meter
-from edgeslm.service import BeforeSwitch, Service
-from edgeslm.trust import Trust
+from edgeslm.serving.service import BeforeSwitch, Service
+from edgeslm.telemetry.health import Meter
+from edgeslm.update.canary import Trial
 from edgeslm.update.checks import check
+from edgeslm.update.command_file import Wish, Wishes
 from edgeslm.update.commands import handlers_of
 from edgeslm.update.exchange import Exchange
 from edgeslm.update.incoming import Incoming
+from edgeslm.update.outcomes import Outcome, State, Verdicts
 from edgeslm.update.store import Store
-from edgeslm.update.trials import Trial
-from edgeslm.update.verdicts import Verdicts
-from edgeslm.update.wishes import Wish, Wishes
 
 if TYPE_CHECKING:
     from edgeslm.update.staging import Staging
 
 log = logging.getLogger("edgeslm.update")
 
-State = Literal["IN_PROGRESS", "ON_TRIAL", "SUCCEEDED", "REJECTED", "FAILED"]
-"""As jobs of device fleets name them; rejected is what never served, failed what was taken back."""
-
 LOOK_EVERY_S: Final = 1.0
 FOLDER_EVERY_S: Final = 5.0
 BY_HAND: Final = "somebody switched it back"
 AGAIN_S: Final = 60.0
 """After which it is tried again to take a model back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How far an update of a model has come; ``why`` it went wrong, in a sentence."""
-
-    state: State
-    step: str
-    bundle: str
-    digest: str
-    why: str = ""
-
-    def figures(self) -> dict[str, str]:
-        found = {"state": self.state, "step": self.step, "bundle": self.bundle, "digest": self.digest}
-        return {**found, **({"why": self.why} if self.why else {})}
 
 
 class Reloader(Protocol):

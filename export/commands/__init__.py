@@ -101,7 +101,7 @@ def find_base(path: Path, *named: Path | None) -> Path:
     """
     from edgeslm_export.starter import default_folder
 
-    from edgeslm.bundle import load_bundle
+    from edgeslm.bundle.manifest import load_bundle
     from edgeslm.errors import EdgeslmError, ExportError
 
     manifest = load_bundle(path).manifest

@@ -17,7 +17,7 @@ from edgeslm_export.lesson import ENCODER, SURE
 from edgeslm_export.progress import Bar
 from edgeslm_export.screen import print_columns, print_json, print_line
 
-from edgeslm.bundle import Source, load_bundle
+from edgeslm.bundle.manifest import Source, load_bundle
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from edgeslm_export.commands import find_base, share, whole
 from edgeslm_export.progress import Bar
 from edgeslm_export.screen import print_json, print_table
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:

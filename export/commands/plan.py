@@ -7,7 +7,7 @@ import argparse
 from edgeslm_export.recipe import RECIPES
 from edgeslm_export.screen import print_json, print_line
 
-from edgeslm.profiles import THIS, board_names
+from edgeslm.hardware.board_profiles import THIS, board_names
 
 SUMMARY = "what size, memory and speed to expect on a board, before anything is downloaded"
 EXAMPLE = "edgeslm-export plan Qwen/Qwen2.5-0.5B-Instruct --board pi5-8gb"
@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> None:
     """Shows what to expect of each recipe."""
     from edgeslm_export.plan import make_plan, plan_json, plan_lines, read_source
 
-    from edgeslm.expectation import measure_board
-    from edgeslm.profiles import load_board
+    from edgeslm.bundle.performance import measure_board
+    from edgeslm.hardware.board_profiles import load_board
 
     board = None if options.board == THIS else load_board(options.board)
     shape = read_source(options.src)

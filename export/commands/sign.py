@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeslm_export.screen import print_json, print_line
 
-from edgeslm.bundle import SIGNATURE
+from edgeslm.bundle.manifest import SIGNATURE
 from edgeslm.errors import ExportError
 
 SUMMARY = "sign a bundle with a key of your own"
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     """Signs a bundle and says which public key devices need."""
     from edgeslm_export.sign import make_key, sign_bundle
 
-    from edgeslm.bundle import load_bundle
+    from edgeslm.bundle.manifest import load_bundle
 
     load_bundle(options.bundle)  # before a key is made for nothing
     if options.key.resolve().is_relative_to(options.bundle.resolve()):

@@ -18,7 +18,7 @@ from edgeslm_export.screen import print_columns, print_fields, print_json, print
 from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
 from edgeslm_export.starter import MODEL, Maker, default_folder
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:

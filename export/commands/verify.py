@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
 
     :raises BundleError: it is not made with a ``--key``, or a file is not what was signed.
     """
-    from edgeslm.trust import check_bundles
+    from edgeslm.bundle.trust import check_bundles
 
     (verdict,) = check_bundles([options.bundle], options.key)
     if options.json:

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from edgeslm.engine.labels import make_tree
+from edgeslm.engine.worker.labels import make_tree
 from tests.benchmarks.scripts import load_scripts
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from edgeslm.client import Client
 from edgeslm.engine.calls import Prompt, Text
-from edgeslm.engine.prompt import ChatTokenizer, load_tokenizer
+from edgeslm.engine.worker.prompt import ChatTokenizer, load_tokenizer
 from edgeslm.messages import Chunk, Result
 from tests.benchmarks.scripts import BENCHMARKS, load_scripts
 from tests.brokers import Mosquitto

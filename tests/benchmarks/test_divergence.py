@@ -293,7 +293,7 @@ def _bundle(folder: Path, revision: str) -> Path:
 
 
 def test_a_bundle_is_known_by_what_it_was_made_of(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
-    from edgeslm.bundle import file_digest
+    from edgeslm.bundle.manifest import file_digest
 
     quality = scripts["divergence"]
     for copy in quality.COPIES:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.knowledge.passages import Document
+from edgeslm.knowledge.documents.passages import Document
 from tests.benchmarks.scripts import load_scripts
 from tests.passages import make_found
 

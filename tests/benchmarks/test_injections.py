@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from edgeslm.config import Task as TaskSection
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Generate, Output, Text
-from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.index.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks.answer import Answer
 from tests.benchmarks.scripts import load_scripts

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from edgeslm.engine.waiting import WAITING
+from edgeslm.engine.worker.waiting import WAITING
 from tests.benchmarks.scripts import load_scripts
 
 

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgeslm.knowledge.passages import Document
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.knowledge.documents.passages import Document
+from edgeslm.knowledge.documents.sentences import split_sentences
 from tests.benchmarks.scripts import BENCHMARKS, load_scripts
 
 SCRIPTS = load_scripts("reader_questions", "grounded_questions")

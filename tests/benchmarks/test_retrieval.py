@@ -6,9 +6,9 @@ from types import ModuleType
 
 import pytest
 
-from edgeslm.knowledge.passages import Document
-from edgeslm.knowledge.plain_text import read_plain_text
-from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.documents.passages import Document
+from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.readers.plain_text import read_plain_text
 from tests.benchmarks.scripts import load_scripts
 
 FAQ = """\

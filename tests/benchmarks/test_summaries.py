@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from edgeslm.knowledge.passages import Document, Heading
+from edgeslm.knowledge.documents.passages import Document, Heading
 from tests.benchmarks.scripts import load_scripts
 
 LIST = """\

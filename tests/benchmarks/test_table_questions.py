@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from edgeslm.knowledge.queries import TableAnswer
+from edgeslm.knowledge.index.queries import TableAnswer
 from tests.benchmarks.scripts import load_scripts
 
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bus.client import BusClient, Subscription
-from edgeslm.bus.delivery import Delivery
-from edgeslm.surroundings import Broker
+from edgeslm.config.sections import Broker
+from edgeslm.mqtt.client import BusClient, Subscription
+from edgeslm.protocol.delivery import Delivery
 from tests.brokers import Mosquitto
 
 WAIT_S = 30.0

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus.address import BrokerAddress, client_id_of, read_password
-from edgeslm.config import parse_config
+from edgeslm.config.loader import parse_config
+from edgeslm.config.sections import Broker
 from edgeslm.errors import BrokerError
-from edgeslm.surroundings import Broker
+from edgeslm.mqtt.broker_address import BrokerAddress, client_id_of, read_password
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgeslm.bus.buffered_socket import UNSENT_BYTES, BufferedSocket
+from edgeslm.mqtt.buffered_socket import UNSENT_BYTES, BufferedSocket
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import trustme
 
-from edgeslm.bus.client import Subscription
-from edgeslm.bus.network import PATIENCE, Network
-from edgeslm.bus.node_topics import BROKER_DROPPED
-from edgeslm.bus.problems import SessionTakenOver
 from edgeslm.errors import BrokerError
-from edgeslm.observe.alerts import Alerts
+from edgeslm.mqtt.client import Subscription
+from edgeslm.mqtt.connection import PATIENCE, Network
+from edgeslm.mqtt.diagnostics import SessionTakenOver
+from edgeslm.protocol.topics import BROKER_DROPPED
+from edgeslm.telemetry.alerts import Alerts
 from tests.brokers import Mosquitto
 from tests.bus.nodes import (
     WAIT_S,
@@ -103,8 +103,8 @@ class TestConnection:
     def test_the_will_is_published_when_the_process_is_killed(self, broker: Mosquitto) -> None:
         program = (
             "import asyncio, sys\n"
-            "from edgeslm.bus.client import BusClient\n"
-            "from edgeslm.surroundings import Broker\n"
+            "from edgeslm.mqtt.client import BusClient\n"
+            "from edgeslm.config.sections import Broker\n"
             "async def main():\n"
             "    bus = BusClient(Broker(url=sys.argv[1]), client_id='node', queue=9, packet_bytes=999,\n"
             "        will=('node/state', b'offline'), on_delivery=lambda d: None,\n"

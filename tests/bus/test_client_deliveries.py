@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from edgeslm.bus.client import Subscription
-from edgeslm.bus.delivery import Delivery
+from edgeslm.mqtt.client import Subscription
+from edgeslm.protocol.delivery import Delivery
 from tests.brokers import Mosquitto
 from tests.bus.nodes import (
     WAIT_S,

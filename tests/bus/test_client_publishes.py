@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus import client as client_module
 from edgeslm.errors import BrokerError
+from edgeslm.mqtt import client as client_module
 from tests.brokers import Mosquitto
 from tests.bus.nodes import (
     WAIT_S,

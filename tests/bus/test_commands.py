@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bus.commands import MOST_BYTES, Command, encode_answer, parse_command
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import ErrorBody
+from edgeslm.protocol.commands import MOST_BYTES, Command, encode_answer, parse_command
 
 LONG_ID = b'{"id": "%s"}' % (b"x" * 300)
 

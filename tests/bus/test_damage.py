@@ -16,16 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus import database as database_module
-from edgeslm.bus.aside import MOST, copies
-from edgeslm.bus.database import Database
-from edgeslm.bus.journal import Journal
-from edgeslm.bus.renewal import damaged_file
-from edgeslm.bus.schema import PAGE_BYTES
-from edgeslm.bus.seal import Seal
-from edgeslm.bus.spool import Spool
-from edgeslm.bus.windows import Gathered, Windows
 from edgeslm.errors import JournalError
+from edgeslm.storage import database as database_module
+from edgeslm.storage.database import Database
+from edgeslm.storage.encryption import Seal
+from edgeslm.storage.journal import Journal
+from edgeslm.storage.renewal import damaged_file
+from edgeslm.storage.schema import PAGE_BYTES
+from edgeslm.storage.set_aside import MOST, copies
+from edgeslm.storage.spool import Spool
+from edgeslm.storage.window_store import Gathered, Windows
 from tests.fakes import FakeClock, make_delivery, make_key
 
 NAME = "journal-hall.sqlite"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus.database import Database
-from edgeslm.bus.journal import LOST_NODE, Entry, Journal
-from edgeslm.bus.spool import Spool
 from edgeslm.errors import JournalError
+from edgeslm.storage.database import Database
+from edgeslm.storage.journal import LOST_NODE, Entry, Journal
+from edgeslm.storage.spool import Spool
 from tests.fakes import FakeClock, make_delivery, make_key
 
 KEY, OTHER = b"k" * 16, b"o" * 16

@@ -11,13 +11,24 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edgeslm.bus.desk import Desk
-from edgeslm.bus.errand import Acknowledged, Answer, Event, Failed, Letter, Lost, NodeUp, Piece, Ready, Room
-from edgeslm.bus.network import Link, Sent, Subscription
-from edgeslm.bus.node_topics import Topics
-from edgeslm.bus.problems import Problem, Welcome
-from edgeslm.bus.protocol import encode_state
+from edgeslm.client.pending_request import (
+    Acknowledged,
+    Answer,
+    Event,
+    Failed,
+    Letter,
+    Lost,
+    NodeUp,
+    Piece,
+    Ready,
+    Room,
+)
+from edgeslm.client.session import Desk
 from edgeslm.errors import BrokerError, TooLarge
+from edgeslm.mqtt.connection import Link, Sent, Subscription
+from edgeslm.mqtt.diagnostics import Problem, Welcome
+from edgeslm.protocol.codec import encode_state
+from edgeslm.protocol.topics import Topics
 
 TOPICS = Topics("hall")
 REPLY_TO = "edgeslm/v1/hall/res/say/app"

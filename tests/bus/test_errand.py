@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bus.errand import (
+from edgeslm.client.pending_request import (
     FIRST_INTERVAL_S,
     LONGEST_INTERVAL_S,
     Acknowledged,
@@ -24,10 +24,10 @@ from edgeslm.bus.errand import (
     Ready,
     Room,
 )
-from edgeslm.bus.problems import Problem
-from edgeslm.bus.protocol import encode_chunk, encode_result
 from edgeslm.errors import BrokerError, ProtocolError, TimedOut
 from edgeslm.messages import Chunk, ErrorBody, Result
+from edgeslm.mqtt.diagnostics import Problem
+from edgeslm.protocol.codec import encode_chunk, encode_result
 
 LETTER = Letter("hall/req/say", b"{}", "hall/res/say/app", b"7f")
 OK = Answer(encode_result(Result("7f", "say", "ok", {"text": "yes"})))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bus.feedback import Feedback, parse_feedback
 from edgeslm.errors import InvalidRequest
+from edgeslm.protocol.feedback import Feedback, parse_feedback
 
 LABEL: dict[str, Any] = {"task": "triage", "input": "Fire!", "label": "critical"}
 FIELDS: dict[str, Any] = {"task": "fields", "id": "42", "fields": {"machine": "press 4", "hours": [1, None]}}

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from paho.mqtt.client import MQTTMessage
 
-from edgeslm.bus import handover as handover_module
-from edgeslm.bus.delivery import Delivery
-from edgeslm.bus.handover import Handover
-from edgeslm.bus.problems import Problem, Welcome
+from edgeslm.mqtt import loop_bridge as handover_module
+from edgeslm.mqtt.diagnostics import Problem, Welcome
+from edgeslm.mqtt.loop_bridge import Handover
+from edgeslm.protocol.delivery import Delivery
 
 
 class Receiver:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bus.database import Database
-from edgeslm.bus.journal import LOST_NODE, Entry, Journal, delivery_key, reader_key, request_key
-from edgeslm.bus.spool import Spool
+from edgeslm.storage.database import Database
+from edgeslm.storage.journal import LOST_NODE, Entry, Journal, delivery_key, reader_key, request_key
+from edgeslm.storage.spool import Spool
 from tests.fakes import FakeClock, make_delivery, make_key
 
 KEY, OTHER = b"k" * 16, b"o" * 16
@@ -246,8 +246,8 @@ def test_a_session_that_could_not_be_numbered_is_numbered_before_anything_of_it_
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from edgeslm.bus.database import Database
-from edgeslm.bus.journal import LOST_NODE, MOST_UNSAVED, Journal
+from edgeslm.storage.database import Database
+from edgeslm.storage.journal import LOST_NODE, MOST_UNSAVED, Journal
 from edgeslm.errors import JournalError
 
 now = 0.0

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus import listening as module
-from edgeslm.bus.protocol import encode_result
 from edgeslm.client import BrokerError, Client, EdgeslmError, InvalidRequest, News, ProtocolError, TimedOut
+from edgeslm.client import subscription as module
 from edgeslm.messages import Result
+from edgeslm.protocol.codec import encode_result
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.small_nodes import SmallNode

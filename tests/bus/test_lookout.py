@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus.address import BrokerAddress
-from edgeslm.bus.lookout import ALL_SITES, Lookout
+from edgeslm.client.discovery import ALL_SITES, Lookout
 from edgeslm.errors import BrokerError
+from edgeslm.mqtt.broker_address import BrokerAddress
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto, free_port
 

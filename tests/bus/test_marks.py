@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeslm.bus.marks import SLOTS, Marks
+from edgeslm.storage.running_marks import SLOTS, Marks
 from tests.fakes import make_key
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeslm.bus.node_topics import Topics, check_topic_name
 from edgeslm.errors import InvalidRequest
+from edgeslm.protocol.topics import Topics, check_topic_name
 
 
 def test_the_layout_is_protocol_version_1() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from edgeslm.bus.options import MAX_LABELS, OPTIONS, read_options
 from edgeslm.errors import InvalidRequest
+from edgeslm.protocol.request_options import MAX_LABELS, OPTIONS, read_options
 
 GOOD: list[tuple[str, Any, Any]] = [
     ("max_tokens", 64, 64),

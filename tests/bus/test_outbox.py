@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgeslm.bus.outbox import Outbox, Parcel
 from edgeslm.errors import BrokerError
+from edgeslm.mqtt.outbox import Outbox, Parcel
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edgeslm.bus.address import BrokerAddress
-from edgeslm.bus.buffered_socket import BufferedSocket
-from edgeslm.bus.network import Link, Network, Settings, Subscription, Will
-from edgeslm.bus.paho_client import Alarm, cut, make_properties, turn, wrap_sockets
-from edgeslm.bus.problems import Problem, Welcome
+from edgeslm.mqtt.broker_address import BrokerAddress
+from edgeslm.mqtt.buffered_socket import BufferedSocket
+from edgeslm.mqtt.connection import Link, Network, Settings, Subscription, Will
+from edgeslm.mqtt.diagnostics import Problem, Welcome
+from edgeslm.mqtt.paho_client import Alarm, cut, make_properties, turn, wrap_sockets
 from tests.brokers import Mosquitto
 
 WAIT_S = 30.0

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus import database as database_module
-from edgeslm.bus.database import Database
-from edgeslm.bus.journal import Journal
-from edgeslm.bus.spool import Spool
-from edgeslm.bus.windows import Gathered, Windows
+from edgeslm.storage import database as database_module
+from edgeslm.storage.database import Database
+from edgeslm.storage.journal import Journal
+from edgeslm.storage.spool import Spool
+from edgeslm.storage.window_store import Gathered, Windows
 from tests.fakes import make_delivery, make_key
 from tests.unsynced import Call, CannotTrace, Disk, record, write_files
 

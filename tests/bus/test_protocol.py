@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bus.protocol import (
+from edgeslm.errors import REQUEST_ERRORS, Busy, InvalidRequest, ProtocolError
+from edgeslm.messages import Chunk, ErrorBody, Request, Result, Truncated
+from edgeslm.protocol.codec import (
     MAX_CORRELATION_BYTES,
     MAX_ID_CHARACTERS,
     MAX_REPLY_TOPIC_BYTES,
@@ -33,8 +35,6 @@ from edgeslm.bus.protocol import (
     parse_result,
     parse_state,
 )
-from edgeslm.errors import REQUEST_ERRORS, Busy, InvalidRequest, ProtocolError
-from edgeslm.messages import Chunk, ErrorBody, Request, Result, Truncated
 
 TOPICS = Topics("hall")
 REPLIES = ("edgeslm/v1/+/res/#", "edgeslm/v1/pool/+/res/#")

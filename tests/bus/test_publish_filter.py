@@ -14,7 +14,7 @@ from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgeslm.bus.publish_filter import PublishFilter
+from edgeslm.mqtt.publish_filter import PublishFilter
 
 V5 = MQTTProtocolVersion.MQTTv5
 TOPICS = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=200)

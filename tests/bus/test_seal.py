@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus.database import Database
-from edgeslm.bus.journal import Journal
-from edgeslm.bus.seal import Seal, load_seal
-from edgeslm.bus.spool import Spool
-from edgeslm.bus.windows import Gathered, Windows
 from edgeslm.errors import JournalError
+from edgeslm.storage.database import Database
+from edgeslm.storage.encryption import Seal, load_seal
+from edgeslm.storage.journal import Journal
+from edgeslm.storage.spool import Spool
+from edgeslm.storage.window_store import Gathered, Windows
 from tests.fakes import FakeClock, make_delivery
 
 KEY, OTHER = b"k" * 32, b"o" * 32

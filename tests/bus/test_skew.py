@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bus.protocol import Rejected, Topics, parse_request
-from edgeslm.bus.skew import PROTOCOL_VERSION, is_newer, is_spoken, why_not_spoken
-from edgeslm.bus.strict_json import encode_json
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
+from edgeslm.protocol.codec import Rejected, Topics, parse_request
+from edgeslm.protocol.strict_json import encode_json
+from edgeslm.protocol.versions import PROTOCOL_VERSION, is_newer, is_spoken, why_not_spoken
 
 
 @pytest.mark.parametrize("apart", [-1, 0, 1])

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgeslm.bus.database import Database
-from edgeslm.bus.spool import Spool
 from edgeslm.errors import JournalError
+from edgeslm.storage.database import Database
+from edgeslm.storage.spool import Spool
 from tests.fakes import FakeClock, make_delivery
 
 KEY = b"k" * 16

@@ -10,12 +10,12 @@ from threading import Thread
 
 import pytest
 
-from edgeslm.bus.desk import Desk, Inbox
-from edgeslm.bus.errand import Errand, Letter, Ready
-from edgeslm.bus.node_topics import Topics
-from edgeslm.bus.stream import Stream
 from edgeslm.client import BrokerError, Cancelled, Client, EdgeslmError, TimedOut
+from edgeslm.client.pending_request import Errand, Letter, Ready
+from edgeslm.client.session import Desk, Inbox
+from edgeslm.client.stream import Stream
 from edgeslm.messages import Chunk
+from edgeslm.protocol.topics import Topics
 from tests.brokers import Mosquitto
 from tests.small_nodes import SmallNode
 from tests.test_client import assert_cancelled, wait_for

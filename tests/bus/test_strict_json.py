@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bus.strict_json import MAX_CONTAINERS, MAX_DEPTH, encode_json, parse_json
 from edgeslm.errors import InvalidRequest
+from edgeslm.protocol.strict_json import MAX_CONTAINERS, MAX_DEPTH, encode_json, parse_json
 
 
 def nested(levels: int) -> str:

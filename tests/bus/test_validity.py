@@ -12,9 +12,9 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bus.validity import end_of, ending_soon
-from edgeslm.provision.certificates import KeyFolder
-from edgeslm.surroundings import Broker
+from edgeslm.cli.provision.certificates import KeyFolder
+from edgeslm.config.sections import Broker
+from edgeslm.mqtt.certificate_expiry import end_of, ending_soon
 
 NOW = datetime.datetime(2026, 11, 26, tzinfo=datetime.UTC)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from edgeslm.bus import version
-from edgeslm.bus.address import BrokerAddress
-from edgeslm.bus.version import is_old_broker
+from edgeslm.mqtt import version_probe
+from edgeslm.mqtt.broker_address import BrokerAddress
+from edgeslm.mqtt.version_probe import is_old_broker
 from tests.brokers import Mosquitto, free_port
 
 CONNACK_311 = bytes([0x20, 2, 0, 0])
@@ -70,7 +70,7 @@ def test_a_broker_that_hangs_up_on_mqtt_5_alone_is_old(serve: Serve, answer: byt
 def test_a_broker_that_is_silent_to_mqtt_5_alone_is_old(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(version, "ASK_S", 0.3)
+    monkeypatch.setattr(version_probe, "ASK_S", 0.3)
     assert ask(serve(lambda level, connection: connection.sendall(CONNACK_311) if level == 4 else None))
 
 
@@ -80,7 +80,7 @@ def test_a_broker_of_both_is_not_old(broker: Mosquitto) -> None:
 
 
 def test_who_answers_nothing_is_not_taken_for_old(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(version, "ASK_S", 0.3)
+    monkeypatch.setattr(version_probe, "ASK_S", 0.3)
     assert not ask(serve(lambda level, connection: None))
     assert not ask(serve(lambda level, connection: connection.shutdown(socket.SHUT_RDWR)))
     assert not ask(free_port())

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bus.database import Database
-from edgeslm.bus.spool import Spool
-from edgeslm.bus.windows import Gathered, Windows
 from edgeslm.errors import JournalError
+from edgeslm.storage.database import Database
+from edgeslm.storage.spool import Spool
+from edgeslm.storage.window_store import Gathered, Windows
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.fakes import make_delivery
@@ -36,9 +36,9 @@ ReadWithOldCode = Callable[[Path], subprocess.CompletedProcess[str]]
 READ = """
 import json, sys
 from pathlib import Path
-from edgeslm.bus.database import Database
-from edgeslm.bus.spool import Spool
-from edgeslm.bus.windows import Windows
+from edgeslm.storage.database import Database
+from edgeslm.storage.spool import Spool
+from edgeslm.storage.window_store import Windows
 database = Database(Path(sys.argv[1]))
 database.open()
 spool, last, found = Spool(database, limit_bytes=10**7), 0, {"spool": [], "windows": []}

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgeslm.bus.database import Database
-from edgeslm.bus.windows import Gathered, Stored, Windows
 from edgeslm.errors import JournalError
+from edgeslm.storage.database import Database
+from edgeslm.storage.window_store import Gathered, Stored, Windows
 from tests.fakes import FakeClock, make_key
 
 HALL = ("digest", "hall/digest")

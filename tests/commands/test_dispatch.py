@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.cli import main
+from edgeslm.cli.main import main
 
 FILE = "pool: triage\nbroker: {url: mqtt://localhost}\n"
 

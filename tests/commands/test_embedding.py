@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.commands import embedding
-from edgeslm.commands.embedding import Embedding
-from edgeslm.engine.process import EngineCrashed, EngineProcess
+from edgeslm.cli import embedding
+from edgeslm.cli.embedding import Embedding
+from edgeslm.engine.host.process import EngineCrashed, EngineProcess
 from edgeslm.errors import BundleError
 from tests.nodes import FAKE_COMMAND, parent_of, write_bundle
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm import cli
+from edgeslm.cli import main
 from tests.apps import App
 from tests.brokers import Mosquitto, free_port
 from tests.nodes import Node
@@ -30,7 +30,7 @@ def app(broker: Mosquitto) -> Iterator[App]:
 
 def listed(broker: Mosquitto, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
     capsys.readouterr()
-    assert cli.main(["fleet", "list", "--broker", broker.url, "--json", *options]) == 0
+    assert main.main(["fleet", "list", "--broker", broker.url, "--json", *options]) == 0
     return [node["name"] for node in json.loads(capsys.readouterr().out)["nodes"]]
 
 
@@ -39,14 +39,14 @@ def test_real_nodes_are_listed_with_what_they_have(
 ) -> None:
     with Node(tmp_path / "left", member(broker.url, tmp_path, "left")):
         app.take_state(base("left"), "online")
-        assert cli.main(["fleet", "list", "--broker", broker.url, "--json", "--check"]) == 0
+        assert main.main(["fleet", "list", "--broker", broker.url, "--json", "--check"]) == 0
         (node,) = json.loads(capsys.readouterr().out)["nodes"]
         assert (node["name"], node["state"], node["up"], node["stale"]) == ("left", "online", True, False)
         assert node["pool"] == {"name": "hands", "tasks": ["triage"], "by": "share"}
         assert node["models"][0]["digest"].startswith("sha256:")
         assert node["load"] == {"queue": 0, "in_flight": 0, "requests": 0}
         assert 0 <= node["age_s"] < 60
-    assert cli.main(["fleet", "list", "--broker", broker.url, "--check"]) == 1
+    assert main.main(["fleet", "list", "--broker", broker.url, "--check"]) == 1
     assert "stopped" in capsys.readouterr().out
 
 
@@ -62,7 +62,7 @@ def test_filters(broker: Mosquitto, app: App, capsys: pytest.CaptureFixture[str]
     assert listed(broker, capsys, "--pool", "hands") == ["a", "pool/hands"]
     assert listed(broker, capsys, "--outdated") == ["a", "c"]
     assert listed(broker, capsys, "--attention") == ["b", "c"]
-    assert cli.main(["fleet", "list", "--broker", broker.url, "--pool", "hands", "--check"]) == 0
+    assert main.main(["fleet", "list", "--broker", broker.url, "--pool", "hands", "--check"]) == 0
 
 
 def test_the_nodes_of_sites_at_their_hub(
@@ -73,7 +73,7 @@ def test_the_nodes_of_sites_at_their_hub(
         for name in ("hall", "pool/hands"):
             app.publish(f"site/{site}/edgeslm/v1/{name}/state", {"state": "online"}, retain=True)
         app.publish(f"site/{site}/link", link, retain=True)
-    assert cli.main(["fleet", "list", "--broker", broker.url, "--sites", "--json"]) == 0
+    assert main.main(["fleet", "list", "--broker", broker.url, "--sites", "--json"]) == 0
     nodes = json.loads(capsys.readouterr().out)["nodes"]
     assert [(one["site"], one["name"], one["up"], one["unreachable"]) for one in nodes] == [
         ("plant-a", "hall", True, False),
@@ -81,21 +81,21 @@ def test_the_nodes_of_sites_at_their_hub(
         ("plant-b", "hall", False, True),
         ("plant-b", "pool/hands", False, True),
     ]
-    assert cli.main(["fleet", "list", "--broker", broker.url, "--site", "plant-b"]) == 0
+    assert main.main(["fleet", "list", "--broker", broker.url, "--site", "plant-b"]) == 0
     assert "plant-b/hall" in capsys.readouterr().out
-    assert cli.main(["fleet", "list", "--broker", broker.url, "--site", "A/B"]) == 1
+    assert main.main(["fleet", "list", "--broker", broker.url, "--site", "A/B"]) == 1
 
 
 def test_nobody_is_there(broker: Mosquitto, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["fleet", "list", "--broker", broker.url]) == 1
+    assert main.main(["fleet", "list", "--broker", broker.url]) == 1
     assert "has heard nothing of any node below edgeslm/v1" in capsys.readouterr().err
-    assert cli.main(["fleet", "list", "--broker", broker.url, "--sites"]) == 1
+    assert main.main(["fleet", "list", "--broker", broker.url, "--sites"]) == 1
     assert "has heard nothing of any node below site/+/edgeslm/v1" in capsys.readouterr().err
-    assert cli.main(["fleet", "list", "--broker", f"mqtt://127.0.0.1:{free_port()}"]) == 1
+    assert main.main(["fleet", "list", "--broker", f"mqtt://127.0.0.1:{free_port()}"]) == 1
 
 
 def test_it_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(["fleet", "list", "--help"])
+        main.main(["fleet", "list", "--help"])
     assert end.value.code == 0
     assert "example: edgeslm fleet list --broker" in capsys.readouterr().out

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from edgeslm import cli
-from edgeslm.bundle import load_bundle, short_digest
+from edgeslm.bundle.manifest import load_bundle, short_digest
+from edgeslm.cli import main
 from edgeslm.update.store import Store
 from tests.apps import App
 from tests.brokers import Mosquitto
@@ -49,7 +49,7 @@ def new(tmp_path: Path) -> Path:
 
 
 def run(action: str, config: Path, *arguments: object) -> int:
-    return cli.main(["models", action, str(config), *map(str, arguments)])
+    return main.main(["models", action, str(config), *map(str, arguments)])
 
 
 def test_without_a_node_the_next_start_has_the_new_model(
@@ -59,7 +59,7 @@ def test_without_a_node_the_next_start_has_the_new_model(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edgeslm.engine.smoke.smoke_test", passes)
+    monkeypatch.setattr("edgeslm.engine.prepack.smoke.smoke_test", passes)
     digest = load_bundle(new).digest
     assert run("stage", config, new) == 0
     assert capsys.readouterr().out == f"fake-decoder is on this device: {short_digest(digest)}\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm import cli
+from edgeslm.cli import main
 
 CONFIG = """\
 node: hall
@@ -26,7 +26,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> int:
-    return cli.main(["provision", *map(str, arguments)])
+    return main.main(["provision", *map(str, arguments)])
 
 
 def test_keys_says_what_is_made_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from edgeslm import cli
-from edgeslm.bus.database import Database
-from edgeslm.bus.seal import Seal
-from edgeslm.bus.spool import Spool
-from edgeslm.bus.windows import Gathered, Windows
-from edgeslm.config import Config, load_config
+from edgeslm.cli import main
+from edgeslm.config.loader import Config, load_config
+from edgeslm.storage.database import Database
+from edgeslm.storage.encryption import Seal
+from edgeslm.storage.spool import Spool
+from edgeslm.storage.window_store import Gathered, Windows
 from tests.fakes import FakeClock, make_delivery, make_key
 from tests.nodes import fake_configuration, write_configuration
 
@@ -39,7 +39,7 @@ def config(tmp_path: Path, request: pytest.FixtureRequest) -> Config:
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     def recover(*arguments: str) -> dict[str, Any]:
-        assert cli.main(["recover", str(tmp_path / "config.yaml"), "--json", *arguments]) == 0
+        assert main.main(["recover", str(tmp_path / "config.yaml"), "--json", *arguments]) == 0
         files: dict[str, Any] = json.loads(capsys.readouterr().out)["files"]
         return files
 
@@ -119,7 +119,7 @@ def test_a_node_that_runs_is_left_alone(
 ) -> None:
     set_aside(config)
     with closing(opened(config)):
-        assert cli.main(["recover", str(tmp_path / "config.yaml")]) == 1
+        assert main.main(["recover", str(tmp_path / "config.yaml")]) == 1
     assert "the node runs. Stop it" in capsys.readouterr().err
 
 
@@ -127,9 +127,9 @@ def test_its_own_journal_is_no_file_to_recover(
     config: Config, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     opened(config).close()
-    assert cli.main(["recover", str(tmp_path / "config.yaml"), str(journal_file(config))]) == 1
+    assert main.main(["recover", str(tmp_path / "config.yaml"), str(journal_file(config))]) == 1
     assert "is the node's own journal" in capsys.readouterr().err
-    assert cli.main(["recover", str(tmp_path / "config.yaml"), str(tmp_path / "none")]) == 1
+    assert main.main(["recover", str(tmp_path / "config.yaml"), str(tmp_path / "none")]) == 1
     assert "can't be read" in capsys.readouterr().err
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from edgeslm import cli
-from edgeslm.rollout.jobs import Book, Job, Part
+from edgeslm.cli import main
+from edgeslm.update.rollout.jobs import Book, Job, Part
 from tests.apps import WAIT_S
 from tests.nodes import write_configuration
 from tests.rollout.hawkbits import FakeHawkbit, configured, load, pack
@@ -31,27 +31,27 @@ def test_the_process_asks_and_ends_when_it_is_told_to(
         while "proceeding" not in action.executions:
             assert process.poll() is None and time.monotonic() < give_up_at
             time.sleep(0.02)
-        assert cli.main(["rollout", "hawkbit", str(tmp_path / "config.yaml")]) == 1
+        assert main.main(["rollout", "hawkbit", str(tmp_path / "config.yaml")]) == 1
         assert "running already for the node hall" in capsys.readouterr().err
         process.send_signal(signal.SIGTERM)
         _, words = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, words
     assert "asking http://localhost:" in words
-    assert cli.main(["rollout", "show", str(tmp_path / "config.yaml")]) == 0
+    assert main.main(["rollout", "show", str(tmp_path / "config.yaml")]) == 0
     assert capsys.readouterr().out == "rollout 1, small: IN_PROGRESS, switching\n"
 
 
 def test_what_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load(tmp_path, configured(tmp_path, "http://h"))
     file = str(tmp_path / "config.yaml")
-    assert cli.main(["rollout", "show", file]) == 0
-    assert cli.main(["rollout", "show", file, "--json"]) == 0
+    assert main.main(["rollout", "show", file]) == 0
+    assert main.main(["rollout", "show", file, "--json"]) == 0
     assert capsys.readouterr().out == "no rollout has come to this node\nnull\n"
     job = Job(id="7", state="FAILED", step="done", parts=(Part(model="small"),), why="it was slow")
     Book(config.state_dir / "updates", "hall", "hawkbit").put(job)
-    assert cli.main(["rollout", "show", file]) == 0
+    assert main.main(["rollout", "show", file]) == 0
     assert capsys.readouterr().out == "rollout 7, small: FAILED, done: it was slow\n"
-    assert cli.main(["rollout", "show", file, "--json"]) == 0
+    assert main.main(["rollout", "show", file, "--json"]) == 0
     said: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (said["state"], said["parts"][0]["model"]) == ("FAILED", "small")
 
@@ -61,5 +61,5 @@ def test_without_a_section_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
     del configuration["rollouts"]
     (tmp_path / "state").mkdir()
     file = write_configuration(tmp_path, configuration)
-    assert cli.main(["rollout", "hawkbit", str(file)]) == 1
+    assert main.main(["rollout", "hawkbit", str(file)]) == 1
     assert "no section rollouts" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from edgeslm.commands.screen import DELAY_S, TICK_S, Progress, print_error
+from edgeslm.cli.screen import DELAY_S, TICK_S, Progress, print_error
 from tests.fakes import FakeClock
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgeslm.cli import main
+from edgeslm.cli.main import main
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto, free_port
 

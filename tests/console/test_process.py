@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm.config.sections import Console
 from edgeslm.console import process
 from edgeslm.console.process import ConsoleProcess, check_installed, read_token
 from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Viewers
 from edgeslm.errors import ConfigError
 from edgeslm.ipc.codec import FrameError
-from edgeslm.surroundings import Console
 from tests.brokers import free_port
 from tests.console.settings import settings_for
 

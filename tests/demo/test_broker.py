@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.demo.broker import free_port, start_broker
+from edgeslm.cli.demo.broker import free_port, start_broker
 from edgeslm.errors import BrokerError
 from tests.apps import App
 

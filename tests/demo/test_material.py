@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.demo import material
-from edgeslm.demo.material import LOGIN_EXAMPLES, QUESTIONS, SENSORS, Labelled, load_logins, load_sms
+from edgeslm.cli.demo import material
+from edgeslm.cli.demo.material import LOGIN_EXAMPLES, QUESTIONS, SENSORS, Labelled, load_logins, load_sms
 from edgeslm.errors import EdgeslmError
 
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from edgeslm.demo.screen import Screen
-from edgeslm.demo.traffic import Answer
+from edgeslm.cli.demo.screen import Screen
+from edgeslm.cli.demo.traffic import Answer
 
 RIGHT = Answer(0, "spam", 0.914, 12.4)
 

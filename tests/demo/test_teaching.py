@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from edgeslm.demo.material import Labelled
-from edgeslm.demo.teaching import teach
+from edgeslm.cli.demo.material import Labelled
+from edgeslm.cli.demo.teaching import teach
 from edgeslm.errors import EdgeslmError
 
 ROWS = [Labelled("WIN £100", "spam"), Labelled("ok lar", "ham")]

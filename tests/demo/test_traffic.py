@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.demo.traffic import Traffic
+from edgeslm.cli.demo.traffic import Traffic
 from edgeslm.errors import BrokerError, EdgeslmError
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto, free_port

@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.dispatch.answered import Answered, encode_keys, name_of, parse_keys
+from edgeslm.dispatcher.ack_log import Answered, encode_keys, name_of, parse_keys
 from tests.fakes import make_delivery, make_key
 
 

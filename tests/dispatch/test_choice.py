@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.dispatch.choice import Candidate, choose
+from edgeslm.dispatcher.policy import Candidate, choose
 
 
 def node(name: str, ready_s: float, service_s: float | None, has_room: bool = True) -> Candidate:

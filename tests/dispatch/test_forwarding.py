@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from edgeslm.dispatch.forwarding import SETTLE_S, SILENT_S, Forwarder
-from edgeslm.dispatch.members import Members
-from edgeslm.dispatch.orders import Order
-from edgeslm.dispatch.speeds import FIRST_PATIENCE_S
+from edgeslm.dispatcher.forwarding import SETTLE_S, SILENT_S, Forwarder
+from edgeslm.dispatcher.members import Members
+from edgeslm.dispatcher.queue import Order
+from edgeslm.dispatcher.throughput import FIRST_PATIENCE_S
 from edgeslm.errors import InternalError
 from edgeslm.messages import Chunk, ErrorBody, Request, Result
 from tests.dispatch.members import info, state

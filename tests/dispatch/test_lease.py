@@ -5,8 +5,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bus.protocol import StateName, encode_state
-from edgeslm.dispatch.lease import FORGOTTEN_S, QUIET_S, RETURN_S, Lease, encode_lease, parse_lease
+from edgeslm.dispatcher.lease import FORGOTTEN_S, QUIET_S, RETURN_S, Lease, encode_lease, parse_lease
+from edgeslm.protocol.codec import StateName, encode_state
 
 
 def lease(*, is_first: bool = True) -> Lease:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.dispatch.members import MOST_MEMBERS, MOST_NODES, MOST_PROBLEMS, Members
-from edgeslm.dispatch.settings import Wanted
+from edgeslm.dispatcher.members import MOST_MEMBERS, MOST_NODES, MOST_PROBLEMS, Members
+from edgeslm.dispatcher.settings import Wanted
 from tests.dispatch.members import DIGEST, info, state
 
 

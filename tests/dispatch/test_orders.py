@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.dispatch.orders import Order, Waiting
+from edgeslm.dispatcher.queue import Order, Waiting
 from edgeslm.messages import Request
 
 

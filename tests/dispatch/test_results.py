@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 
-from edgeslm.bus.protocol import parse_result
-from edgeslm.dispatch.results import as_the_pools
+from edgeslm.dispatcher.results import as_the_pools
 from edgeslm.messages import Request
+from edgeslm.protocol.codec import parse_result
 
 REQUEST = Request("label", "x", "7", "a/res", received_at=100.0)
 

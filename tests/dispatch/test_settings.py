@@ -5,7 +5,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from edgeslm.dispatch.settings import (
+from edgeslm.config.sections import Limits
+from edgeslm.dispatcher.settings import (
     DispatchLimits,
     Settings,
     Wanted,
@@ -14,7 +15,6 @@ from edgeslm.dispatch.settings import (
     settings_schema,
 )
 from edgeslm.errors import ConfigError
-from edgeslm.surroundings import Limits
 
 LEAST = "pool: triage\nbroker: {url: mqtt://localhost}\n"
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from edgeslm.dispatch.speeds import FIRST_PATIENCE_S, LEAST_PATIENCE_S, MEMORY_S, Speeds
+from edgeslm.dispatcher.throughput import FIRST_PATIENCE_S, LEAST_PATIENCE_S, MEMORY_S, Speeds
 
 
 def test_what_is_not_known_is_none_and_patience_is_long() -> None:

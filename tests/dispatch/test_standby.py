@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.dispatch.answered import Answered, encode_keys
-from edgeslm.dispatch.lease import encode_lease
-from edgeslm.dispatch.settings import parse_settings
-from edgeslm.dispatch.standby import Standby
+from edgeslm.dispatcher.ack_log import Answered, encode_keys
+from edgeslm.dispatcher.lease import encode_lease
+from edgeslm.dispatcher.settings import parse_settings
+from edgeslm.dispatcher.standby import Standby
 from edgeslm.errors import BrokerError
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto

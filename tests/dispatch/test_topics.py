@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bus.node_topics import check_reply_topic
-from edgeslm.dispatch.topics import PoolTopics, Reply
+from edgeslm.dispatcher.topics import PoolTopics, Reply
 from edgeslm.errors import InvalidRequest
-from edgeslm.topics import matches
+from edgeslm.protocol.topic_filters import matches
+from edgeslm.protocol.topics import check_reply_topic
 
 TOPICS = PoolTopics("triage")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.config import Config
-from edgeslm.doctor import Finding, examine
-from edgeslm.doctor import bundles as judged_bundles
+from edgeslm.bundle.signature import Verdict
+from edgeslm.cli.doctor import Finding, examine
+from edgeslm.cli.doctor import bundles as judged_bundles
+from edgeslm.config.loader import Config
+from edgeslm.config.sections import Signing
 from edgeslm.errors import BoardError, BundleError
-from edgeslm.profiles import Board
-from edgeslm.signature import Verdict
-from edgeslm.surroundings import Signing
+from edgeslm.hardware.board_profiles import Board
 from tests.boards import MACHINE, child, config_with, look, make_bundle
 from tests.signers import Signer
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.config import parse_config
-from edgeslm.doctor.connection import ADDRESSES, SERVICE, judge_reach, look_up
+from edgeslm.cli.doctor.connection import ADDRESSES, SERVICE, judge_reach, look_up
+from edgeslm.config.loader import parse_config
 from tests.boards import put
 from tests.nodes import ROOT
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.doctor.disk import WRITES, judge_writes, measure_writes
+from edgeslm.cli.doctor.disk import WRITES, judge_writes, measure_writes
 
 
 @pytest.fixture(autouse=True)

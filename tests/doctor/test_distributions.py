@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.config import parse_config
-from edgeslm.doctor.distributions import judge_distributions, judge_extras
+from edgeslm.cli.doctor.distributions import judge_distributions, judge_extras
+from edgeslm.config.loader import parse_config
 
 OWN = (
     "paho-mqtt<3",

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgeslm.config import Config, parse_config
-from edgeslm.doctor.documents import judge_collections, judge_homes
-from edgeslm.knowledge.collection import Collection
+from edgeslm.cli.doctor.documents import judge_collections, judge_homes
+from edgeslm.config.loader import Config, parse_config
+from edgeslm.knowledge.index.collection import Collection
 
 
 def config_of(**sections: Any) -> Config:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm import board
-from edgeslm.config import Config
-from edgeslm.doctor import Finding, examine, render, software
+from edgeslm.cli.doctor import Finding, examine, render, software
+from edgeslm.config.loader import Config
 from edgeslm.engine import libraries
 from edgeslm.errors import BrokerError
+from edgeslm.hardware import board
 from tests.boards import MACHINE, child, config_with, look, make_bundle, meminfo, put
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm import board
-from edgeslm.doctor.machine import judge_clock, judge_heat
+from edgeslm.cli.doctor.machine import judge_clock, judge_heat
+from edgeslm.hardware import board
 from tests.boards import put
 
 BITS = "sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from tests.adapters import make_adapter, make_base
 from tests.apps import App
 from tests.brokers import Mosquitto

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from edgeslm_export import cli as export_cli
 
-from edgeslm import cli
+from edgeslm.cli import main
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto
 from tests.e2e.conftest import Installed
@@ -35,7 +35,7 @@ def commands_of(parser: argparse.ArgumentParser, *words: str) -> Iterator[tuple[
 
 
 COMMANDS = [
-    *commands_of(cli._parser(), "edgeslm"),
+    *commands_of(main._parser(), "edgeslm"),
     *commands_of(export_cli._parser(), "edgeslm-export"),
 ]
 

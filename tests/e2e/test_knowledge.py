@@ -150,6 +150,9 @@ def knowledge_pid(parent: int) -> int:
                 status = (entry / "stat").read_text()
             except OSError:
                 continue
-            if b"edgeslm.knowledge.worker" in command and int(status.rpartition(")")[2].split()[1]) == parent:
+            if (
+                b"edgeslm.knowledge.service.worker" in command
+                and int(status.rpartition(")")[2].split()[1]) == parent
+            ):
                 return int(entry.name)
     raise AssertionError("there is no process for the collections")

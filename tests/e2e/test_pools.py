@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edgeslm import cli
+from edgeslm.cli import main
 from edgeslm.client import BrokerError, Client, InvalidRequest, TimedOut
 from tests.apps import App
 from tests.brokers import Mosquitto, shipped_lines
@@ -251,13 +251,13 @@ def test_the_command_asks_a_pool(
     request = ["request", "triage", "all fine", "--broker", broker.url]
     with Node(tmp_path / "left", member(broker.url, tmp_path, "left")):
         online(app, "left")
-        assert cli.main([*request, "--pool", "hands"]) == 0
+        assert main.main([*request, "--pool", "hands"]) == 0
         assert json.loads(capsys.readouterr().out)["status"] == "ok"
-    assert cli.main([*request, "--pool", "hands"]) == 1
+    assert main.main([*request, "--pool", "hands"]) == 1
     assert "No member of the pool 'hands' listens" in capsys.readouterr().err
     for wrong in ([], ["--pool", "hands", "--node", "left"]):
         with pytest.raises(SystemExit) as end:
-            cli.main([*request, *wrong])
+            main.main([*request, *wrong])
         assert end.value.code == 1
 
 

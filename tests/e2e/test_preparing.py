@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.engine.prepared import CACHE, INDEX
+from edgeslm.engine.worker.prepared import CACHE, INDEX
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.engine.golden_bundles import with_golden

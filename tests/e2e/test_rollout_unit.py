@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from tests.apps import WAIT_S, App
 from tests.booted import Booted, skip_where_it_cannot_boot
 from tests.brokers import Mosquitto

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import trustme
 
-from edgeslm.demo.material import NOTES_TAUGHT
-from edgeslm.demo.teaching import teach
+from edgeslm.cli.demo.material import NOTES_TAUGHT
+from edgeslm.cli.demo.teaching import teach
 from tests.apps import App, Heard
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, NodeProcess, real_configuration

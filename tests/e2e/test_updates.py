@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, NodeProcess, real_configuration

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.encoder import Encoder
+from edgeslm.engine.worker.decoder import Decoder
+from edgeslm.engine.worker.encoder import Encoder
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ import json
 import shutil
 from pathlib import Path
 
-from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.engine.golden import FILE, Golden, record
-from edgeslm.engine.loading import PLAIN
+from edgeslm.bundle.manifest import Bundle, load_bundle
+from edgeslm.engine.prepack.golden import FILE, Golden, record
+from edgeslm.engine.worker.loading import PLAIN
 
 PROMPTS = ((504, 3575, 282, 4649, 314), (1780, 506, 260, 2240, 47))
 

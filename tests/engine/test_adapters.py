@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.engine.calls import Generate, Output, Prompt, Score, Text, Turn
-from edgeslm.engine.decoder import Decoder
+from edgeslm.engine.worker.decoder import Decoder
 from edgeslm.errors import BundleError, InternalError
 from tests.adapters import make_adapter, make_base
 
@@ -103,7 +103,7 @@ def test_an_adapter_that_was_not_listed_is_not_loaded(
 def test_a_base_of_an_older_version_is_refused(starter: Path, adapters: list[Path], tmp_path: Path) -> None:
     from edgeslm_export.package import write_manifest
 
-    from edgeslm.bundle import load_bundle
+    from edgeslm.bundle.manifest import load_bundle
 
     folder = make_base(starter / "smollm2-135m-int4", tmp_path / "old")
     fields = load_bundle(folder).manifest.model_dump(mode="json", exclude_none=True)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeslm.engine.beginnings import Beginnings
+from edgeslm.engine.worker.prefix_cache import Beginnings
 
 CACHES, HEADS, SIZE = 4, 2, 8
 TOKENS = (5, 6, 7)

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from edgeslm.board import Memory
-from edgeslm.config import Task as TaskSection
-from edgeslm.engine import room
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Generate, Guide, Output, Prompt, Sampling, Score, Text, Turn
-from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.lanes import LANE_BYTES, MOST_LANES, LaneKey
-from edgeslm.engine.prepared import PROMPT_TOKENS, Prepared
+from edgeslm.engine.worker import room
+from edgeslm.engine.worker.decoder import Decoder
+from edgeslm.engine.worker.kv_slots import LANE_BYTES, MOST_LANES, LaneKey
+from edgeslm.engine.worker.prepared import PROMPT_TOKENS, Prepared
 from edgeslm.errors import BundleError, Cancelled, InvalidRequest, NoMemory, TooLong
+from edgeslm.hardware.board import Memory
 from edgeslm.messages import Request, Truncated
 from edgeslm.tasks import make_task
 from edgeslm.tasks.quoting import quote_guide

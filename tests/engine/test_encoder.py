@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Classify, Embed, Overflow, Point, Read
-from edgeslm.engine.encoder import Encoder
+from edgeslm.engine.worker.encoder import Encoder
 from edgeslm.errors import BundleError, TooLong
 from edgeslm.messages import Truncated
 from tests.engine.hand_made import classifier, pack, pointer, write_head

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from edgeslm.engine import gauge
+from edgeslm.engine.prepack import gauge
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -37,7 +37,7 @@ def test_figures_of_one_thread() -> None:
 
 
 def test_it_prints_one_json_line() -> None:
-    command = [sys.executable, "-m", "edgeslm.engine.gauge", "2"]
+    command = [sys.executable, "-m", "edgeslm.engine.prepack.gauge", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.count("\n") == 1
     assert json.loads(done.stdout)["threads"] == 2
@@ -51,5 +51,5 @@ def test_what_disturbs_only_makes_longer(monkeypatch: pytest.MonkeyPatch) -> Non
         nonlocal now
         now += next(took)
 
-    monkeypatch.setattr("edgeslm.engine.gauge.time.perf_counter", lambda: now)
+    monkeypatch.setattr("edgeslm.engine.prepack.gauge.time.perf_counter", lambda: now)
     assert gauge.best_seconds(run, 2, 0.0) == 1.0

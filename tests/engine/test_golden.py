@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.golden import FILE, MOST_APART, Answer, Golden, divergences, load_golden, record
+from edgeslm.bundle.manifest import Bundle, load_bundle
+from edgeslm.engine.prepack.golden import FILE, MOST_APART, Answer, Golden, divergences, load_golden, record
+from edgeslm.engine.worker.decoder import Decoder
 from edgeslm.errors import BundleError
 from tests.engine.golden_bundles import PROMPTS
 from tests.nodes import write_bundle

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeslm.engine.calls import Guide
-from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.grammar import MOST_FORCED, longest_forced, runtime_grammar
+from edgeslm.engine.worker.decoder import Decoder
+from edgeslm.engine.worker.grammar import MOST_FORCED, longest_forced, runtime_grammar
 
 NAMES = st.text("abcdefgh_", min_size=1, max_size=12)
 LEAVES: st.SearchStrategy[dict[str, Any]] = st.one_of(

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.engine.heads import (
+from edgeslm.bundle.learned_task import LearnedField
+from edgeslm.bundle.manifest import Bundle, load_bundle
+from edgeslm.engine.worker.heads import (
     ENDS,
     INSIDE,
     STARTS,
@@ -28,7 +29,6 @@ from edgeslm.engine.heads import (
     load_reader,
 )
 from edgeslm.errors import BundleError
-from edgeslm.learned import LearnedField
 from tests.engine.hand_made import classifier, pack, pointer, write_head
 from tests.nodes import write_bundle, write_reader
 from tests.pointers import POINTED

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.engine.labels import END, Branch, make_tree
+from edgeslm.engine.worker.labels import END, Branch, make_tree
 
 VOCABULARY = 12
 LABELS = st.lists(

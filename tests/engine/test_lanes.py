@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgeslm.engine.calls import Guide
-from edgeslm.engine.lanes import WORTH_SHARING, Lane, LaneKey, Lanes, rewind_limit, rounded
+from edgeslm.engine.worker.kv_slots import WORTH_SHARING, Lane, LaneKey, Lanes, rewind_limit, rounded
 
 PLAIN = LaneKey()
 HEAD = list(range(WORTH_SHARING))

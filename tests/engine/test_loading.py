@@ -10,9 +10,9 @@ import onnxruntime_genai as og
 import pytest
 
 from edgeslm.engine.calls import Generate, Power, Prompt, Text, Turn
-from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.loading import Loader
-from edgeslm.engine.waiting import WAITING
+from edgeslm.engine.worker.decoder import Decoder
+from edgeslm.engine.worker.loading import Loader
+from edgeslm.engine.worker.waiting import WAITING
 from edgeslm.errors import BundleError
 
 CALL = Generate(Prompt((Turn("user", (Text("What is a valve?"),)),)), max_tokens=3)

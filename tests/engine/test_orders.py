@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from edgeslm.engine.orders import carry_out
+from edgeslm.engine.prepack.orders import carry_out
 from edgeslm.errors import BundleError
 
 ECHO = """
-    from edgeslm.engine.orders import serve_one
+    from edgeslm.engine.prepack.orders import serve_one
     serve_one(lambda order: {"said": order.strip()})
 """
 STAY = """
     import sys, time, pathlib
-    from edgeslm.engine.orders import serve_one
+    from edgeslm.engine.prepack.orders import serve_one
     def answer(order):
         pathlib.Path(order.strip()).write_text(str(__import__("os").getpid()))
         time.sleep(600)

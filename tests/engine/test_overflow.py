@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.engine.calls import Overflow
-from edgeslm.engine.overflow import fit
+from edgeslm.engine.worker.overflow import fit
 from edgeslm.errors import TooLong
 from edgeslm.messages import Truncated
 

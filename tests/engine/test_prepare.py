@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from edgeslm.board import Memory
-from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.engine import prepare as module
-from edgeslm.engine import trial
+from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
-from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.prepare import graph_of
-from edgeslm.engine.prepare import prepare as start_preparing
-from edgeslm.engine.prepared import (
+from edgeslm.engine.host.process import EngineCrashed, EngineProcess
+from edgeslm.engine.prepack import prepare as module
+from edgeslm.engine.prepack import trial
+from edgeslm.engine.prepack.prepare import graph_of
+from edgeslm.engine.prepack.prepare import prepare as start_preparing
+from edgeslm.engine.worker.decoder import Decoder
+from edgeslm.engine.worker.prepared import (
     CACHE,
     GRAPH,
     INDEX,
@@ -35,9 +35,9 @@ from edgeslm.engine.prepared import (
     folder_of,
     folder_start,
 )
-from edgeslm.engine.prepared import SCORE as SCORE_GRAPH
-from edgeslm.engine.process import EngineCrashed, EngineProcess
+from edgeslm.engine.worker.prepared import SCORE as SCORE_GRAPH
 from edgeslm.errors import BundleError
+from edgeslm.hardware.board import Memory
 from tests.engine.golden_bundles import with_golden
 from tests.engine.test_process import play, scripted
 from tests.nodes import parent_of, write_bundle
@@ -113,9 +113,9 @@ def test_it_takes_less_memory_of_its_own(bundle: Bundle, made: tuple[Path, Index
     script = """if True:
         import sys
         from pathlib import Path
-        from edgeslm.bundle import load_bundle
-        from edgeslm.engine.decoder import Decoder
-        from edgeslm.engine.prepared import find_prepared
+        from edgeslm.bundle.manifest import load_bundle
+        from edgeslm.engine.worker.decoder import Decoder
+        from edgeslm.engine.worker.prepared import find_prepared
         bundle = load_bundle(Path(sys.argv[1]))
         prepared = find_prepared(bundle, "model.onnx", Path(sys.argv[2])) if sys.argv[2] else None
         decoder = Decoder(bundle.path, 1, prepared=prepared)

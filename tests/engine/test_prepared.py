@@ -14,10 +14,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgeslm.board import usable_cores
-from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.engine import prepared
-from edgeslm.engine.prepared import (
+from edgeslm.bundle.manifest import Bundle, load_bundle
+from edgeslm.engine.worker import prepared
+from edgeslm.engine.worker.prepared import (
     CACHE,
     GRAPH,
     INDEX,
@@ -29,6 +28,7 @@ from edgeslm.engine.prepared import (
     folder_of,
     machine_key,
 )
+from edgeslm.hardware.board import usable_cores
 from tests.nodes import write_bundle
 
 

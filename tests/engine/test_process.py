@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from edgeslm.engine.calls import Embed, Generate, Prompt, Text, Turn
-from edgeslm.engine.process import EngineCrashed, EngineProcess
+from edgeslm.engine.host.process import EngineCrashed, EngineProcess
 from edgeslm.errors import BundleError, Cancelled, InternalError, ModelUnavailable, RequestError, TooLong
 from tests.nodes import FAKE_COMMAND, parent_of, write_bundle
 
@@ -542,7 +542,7 @@ def test_the_worker_ends_with_its_parent(bundle: Path) -> None:
     script = f"""
     import asyncio
     from pathlib import Path
-    from edgeslm.engine.process import EngineProcess
+    from edgeslm.engine.host.process import EngineProcess
     async def main():
         process = EngineProcess(Path({str(bundle)!r}), command={FAKE_COMMAND!r})
         await process.start()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from edgeslm.engine.calls import Overflow, Prompt, Text, Turn
-from edgeslm.engine.prompt import ChatTokenizer
+from edgeslm.engine.worker.prompt import ChatTokenizer
 from edgeslm.errors import BundleError, InvalidRequest, TooLong
 from edgeslm.messages import Truncated
 from tests.fakes import SPECIAL, write_chat_tokenizer

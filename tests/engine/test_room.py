@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.engine import room
-from edgeslm.engine.room import RESERVE_BYTES, check_room
+from edgeslm.engine.worker import room
+from edgeslm.engine.worker.room import RESERVE_BYTES, check_room
 from edgeslm.errors import NoMemory
 
 
@@ -80,7 +80,7 @@ def test_a_kernel_that_does_not_tell_stands_in_no_ones_way(tmp_path: Path) -> No
 
 
 RUNAWAY = """
-from edgeslm.engine.room import GRAMMAR_BYTES, limit_memory
+from edgeslm.engine.worker.room import GRAMMAR_BYTES, limit_memory
 
 limit_memory(100_000_000, 50_000_000)
 cache = bytearray(300_000_000)

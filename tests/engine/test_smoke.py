@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.engine.smoke import Smoke, smoke_test
+from edgeslm.bundle.manifest import Bundle, load_bundle
+from edgeslm.engine.prepack.smoke import Smoke, smoke_test
 from edgeslm.errors import BundleError
 from tests.nodes import write_bundle
 

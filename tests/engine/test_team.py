@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from edgeslm.engine.calls import Call, Embed, Generate, Output, Prompt, Score, Text, Turn
-from edgeslm.engine.process import EngineCrashed
-from edgeslm.engine.team import EngineTeam
+from edgeslm.engine.host.process import EngineCrashed
+from edgeslm.engine.host.team import EngineTeam
 from edgeslm.errors import BundleError
 from tests.fakes import FakeProcess
 from tests.nodes import write_bundle

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from edgeslm.engine.transcript import Transcript
+from edgeslm.engine.worker.transcript import Transcript
 from tests.fakes import write_chat_tokenizer
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeslm.bundle import Bundle, load_bundle
-from edgeslm.engine import trial
-from edgeslm.engine.golden import Golden, load_golden
+from edgeslm.bundle.manifest import Bundle, load_bundle
+from edgeslm.engine.prepack import trial
+from edgeslm.engine.prepack.golden import Golden, load_golden
 from edgeslm.errors import BundleError, SelfTestError
 from tests.engine.golden_bundles import with_golden
 from tests.nodes import write_bundle

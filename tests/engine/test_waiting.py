@@ -8,16 +8,16 @@ from typing import get_args
 import onnxruntime as ort
 import pytest
 
-from edgeslm import sections
+from edgeslm.config import schema
 from edgeslm.engine.calls import BALANCED, Embed, Hardware, Power
-from edgeslm.engine.encoder import Encoder
-from edgeslm.engine.waiting import WAITING, set_waiting
+from edgeslm.engine.worker.encoder import Encoder
+from edgeslm.engine.worker.waiting import WAITING, set_waiting
 
 
 def test_it_is_what_the_configuration_knows_with_the_same_defaults() -> None:
-    assert list(WAITING) == list(get_args(sections.Power))
-    assert sections.Config.model_fields["power"].default == BALANCED
-    assert sections.Model.model_fields["device"].default == Hardware().device
+    assert list(WAITING) == list(get_args(schema.Power))
+    assert schema.Config.model_fields["power"].default == BALANCED
+    assert schema.Model.model_fields["device"].default == Hardware().device
 
 
 @pytest.mark.parametrize("power", WAITING)

@@ -17,11 +17,11 @@ from typing import Any
 import onnxruntime_genai as og
 import pytest
 
-from edgeslm.bundle import Bundle, load_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.engine.calls import Classify, Embed, Generate, Guide, Output, Prompt, Text, Turn
 from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Cancel, Chunk, Done, Failed, Ready, Said, Start
-from edgeslm.engine.process import EngineProcess
-from edgeslm.engine.worker import Engine, serve
+from edgeslm.engine.host.process import EngineProcess
+from edgeslm.engine.worker.main import Engine, serve
 from edgeslm.errors import BundleError, Cancelled, InternalError, ModelUnavailable, TooLong
 from edgeslm.ipc.pipe import Pipe
 from tests.nodes import write_bundle
@@ -136,7 +136,7 @@ def test_cuda_that_isnt_there_is_refused_and_what_was_prepared_is_not_looked_at(
     def find(*_: object) -> None:
         raise AssertionError("it is laid out for the CPU")
 
-    monkeypatch.setattr("edgeslm.engine.worker.find_prepared", find)
+    monkeypatch.setattr("edgeslm.engine.worker.main.find_prepared", find)
     with pytest.raises(BundleError, match="device: cuda, but the installed onnxruntime-genai"):
         Engine(starter / "smollm2-135m-int4", 1, cache=tmp_path, device="cuda")
     with pytest.raises(AssertionError, match="laid out"):
@@ -190,7 +190,7 @@ def test_a_bundle_that_is_swapped_while_it_is_read_is_refused(
         current.symlink_to(folder)
         return bundle
 
-    monkeypatch.setattr("edgeslm.engine.worker.load_bundle", read_and_swap)
+    monkeypatch.setattr("edgeslm.engine.worker.main.load_bundle", read_and_swap)
     engine = Engine(current, 1, digest)
     loaded = engine._decoder or engine._encoder
     assert loaded is not None
@@ -225,7 +225,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pipe, Steps]]:
     engine, (one, other) = Steps(), socket.socketpair()
     ours, theirs = Pipe(one.detach(), TO_ENGINE, FROM_ENGINE), Pipe(other.detach(), FROM_ENGINE, TO_ENGINE)
     ours._socket.settimeout(LIMIT_S)
-    monkeypatch.setattr("edgeslm.engine.worker.Engine", lambda *_, **__: engine)
+    monkeypatch.setattr("edgeslm.engine.worker.main.Engine", lambda *_, **__: engine)
     monkeypatch.setattr(os, "_exit", lambda status: None)  # its threads are ours
     thread = threading.Thread(target=serve, args=(theirs, Path("x"), 1), daemon=True)
     thread.start()

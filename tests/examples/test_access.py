@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.config import load_config
-from edgeslm.provision.access import app_user, node_user, render
+from edgeslm.cli.provision.access import app_user, node_user, render
+from edgeslm.config.loader import load_config
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto
 from tests.examples.conftest import BASE, EXAMPLES, NAME

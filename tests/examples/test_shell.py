@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bus.protocol import parse_result
+from edgeslm.protocol.codec import parse_result
 from tests.brokers import Mosquitto
 from tests.examples.conftest import BASE, EXAMPLES, Hall
 from tests.small_nodes import SmallNode

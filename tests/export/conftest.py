@@ -20,7 +20,7 @@ from edgeslm_export.encoder import fill_encoder
 from edgeslm_export.notes import Notes
 from edgeslm_export.recipe import find_recipe
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from tests.export.fake_teachers import Answered, answer_with, make_decoder, make_head
 from tests.export.tiny_encoders import ENCODERS
 from tests.export.tiny_models import FAMILIES

@@ -13,8 +13,8 @@ from edgeslm_export.exam import Exam
 from edgeslm_export.lesson import Effort
 from edgeslm_export.tune import Task
 
-from edgeslm.bundle import load_bundle
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.config.loader import Task as TaskSection
 from tests.nodes import write_bundle
 from tests.taught import write_head
 

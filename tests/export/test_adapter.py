@@ -13,10 +13,10 @@ from edgeslm_export.adapter import FILE, arrange, export_adapter
 from edgeslm_export.lora import CONFIG, WEIGHTS, Lora, Pair, load_lora
 from edgeslm_export.lora_graph import Branch
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Sampling
-from edgeslm.engine.decoder import Decoder, _last_logits
-from edgeslm.engine.lanes import LaneKey
+from edgeslm.engine.worker.decoder import Decoder, _last_logits
+from edgeslm.engine.worker.kv_slots import LaneKey
 from edgeslm.errors import BundleError, ExportError
 from tests.export.conftest import Cases
 from tests.export.tiny_adapters import CASES

@@ -19,7 +19,7 @@ from edgeslm_export.statistics import calibration_error, softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeslm.calibration import LEAST_PROBABILITY, Calibration, Verdict, find_threshold, judge, sure
+from edgeslm.bundle.calibration import LEAST_PROBABILITY, Calibration, Verdict, find_threshold, judge, sure
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -11,7 +11,7 @@ import pytest
 from edgeslm_export import cli
 from edgeslm_export.commands import starter
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
 from tests.export.questions import questions
 

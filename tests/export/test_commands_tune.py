@@ -17,7 +17,7 @@ from edgeslm_export.progress import Bar
 from edgeslm_export.rows import FieldsRow
 from edgeslm_export.tune import load_task
 
-from edgeslm.bundle import Source
+from edgeslm.bundle.manifest import Source
 from edgeslm.errors import ExportError
 from tests.export.tiny_tasks import write_encoder, write_rows
 from tests.taught import change_manifest, write_base

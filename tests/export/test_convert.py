@@ -19,7 +19,7 @@ from edgeslm_export.convert import Order, export_model, kv_bytes_per_token
 from edgeslm_export.goal import Goal
 from edgeslm_export.recipe import find_recipe
 
-from edgeslm.bundle import Bundle, load_bundle, verify_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle, verify_bundle
 from edgeslm.errors import ExportError
 
 pytestmark = pytest.mark.export

@@ -18,7 +18,7 @@ from edgeslm_export.lesson import Effort
 from edgeslm_export.reader import export_cross_encoder
 
 from edgeslm.engine.calls import Read
-from edgeslm.engine.heads import Reader
+from edgeslm.engine.worker.heads import Reader
 from edgeslm.errors import ExportError
 
 pytestmark = [pytest.mark.export, pytest.mark.usefixtures("one_thread")]

@@ -19,7 +19,7 @@ from edgeslm_export.notes import Notes
 from edgeslm_export.package import UNDATED, write_manifest
 from edgeslm_export.training import Schedule
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
 from tests.export.tiny_tasks import LABELS, FakeTeacher, make_lesson, sayings, write_rows
 from tests.taught import change_manifest

@@ -17,7 +17,7 @@ from edgeslm_export.notes import Notes
 from edgeslm_export.rows import LabelledRow
 from edgeslm_export.tune import Task
 
-from edgeslm.bundle import Bundle, Source, load_bundle
+from edgeslm.bundle.manifest import Bundle, Source, load_bundle
 from edgeslm.errors import ExportError
 from tests.export.fake_teachers import (
     FIGURES,

@@ -13,7 +13,7 @@ from edgeslm_export.exam import Exam
 from edgeslm_export.lesson import Effort
 from edgeslm_export.notes import Notes
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from tests.export.fake_teachers import (
     QUIET,
     Answer,

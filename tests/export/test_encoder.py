@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from edgeslm_export.encoder import lend_checkpoint, read_pooling
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
 from tests.export.tiny_encoders import PROMPTS
 

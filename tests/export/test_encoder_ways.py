@@ -21,8 +21,8 @@ from edgeslm_export.lesson import Effort, Lesson
 from edgeslm_export.notes import Notes
 from edgeslm_export.training import Schedule
 
-from edgeslm.bundle import load_bundle, verify_bundle
-from edgeslm.engine.heads import Head
+from edgeslm.bundle.manifest import load_bundle, verify_bundle
+from edgeslm.engine.worker.heads import Head
 from tests.export.tiny_tasks import DIMENSION, LABELS, fake_vectors, make_lesson, sayings, write_rows
 
 # --- a head on the encoder as it is ------------------------------------------------------------------

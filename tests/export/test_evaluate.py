@@ -11,7 +11,7 @@ from edgeslm_export.evaluate import Wanted, check_wanted, evaluate_bundle, evalu
 from edgeslm_export.exam import Exam
 from edgeslm_export.rows import FieldsRow, LabelledRow
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ConfigError, ExportError
 from tests.export.tiny_tasks import write_rows
 from tests.taught import CLASSIFY, RISK, calibration, write_adapter, write_base, write_head

@@ -11,7 +11,7 @@ import pytest
 from edgeslm_export.exam import Exam, all_same, make_exam, take_exam, without_nulls
 from edgeslm_export.rows import FieldsRow, load_answers, load_rows
 
-from edgeslm.config import Task as TaskSection
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Classify, Generate, Output, Point, Pointed, Score
 from edgeslm.errors import ConfigError, ExportError, TooLong
 from tests.taught import RISK, calibration, write_head

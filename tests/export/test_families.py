@@ -14,10 +14,10 @@ from edgeslm_export.checkpoint import DECODERS
 from edgeslm_export.plan import formats_of
 from edgeslm_export.recipe import find_recipe
 
-from edgeslm.arithmetic import footprint
-from edgeslm.bundle import load_bundle
-from edgeslm.engine.prompt import ChatTokenizer
-from edgeslm.shape import read_shape
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.bundle.model_shape import read_shape
+from edgeslm.bundle.size_estimate import footprint
+from edgeslm.engine.worker.prompt import ChatTokenizer
 from tests.export.families import fetch
 from tests.export.tiny_models import byte_tokenizer, decoder
 

@@ -10,9 +10,9 @@ from edgeslm_export.field_lesson import Aim, aim_at, plan_fields, pointing_fault
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.bundle.learned_task import LearnedField
+from edgeslm.bundle.spans import read_place, types_of
 from edgeslm.errors import ExportError
-from edgeslm.learned import LearnedField
-from edgeslm.pointing import read_place, types_of
 from tests.export.tiny_tasks import Row, make_field_lesson
 
 STRING = {"type": "string"}

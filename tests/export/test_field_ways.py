@@ -20,10 +20,10 @@ from edgeslm_export.notes import Notes
 from edgeslm_export.package import UNDATED, write_manifest
 from edgeslm_export.training import Schedule
 
-from edgeslm.bundle import load_bundle, verify_bundle
-from edgeslm.calibration import sure
+from edgeslm.bundle.calibration import sure
+from edgeslm.bundle.learned_task import DriftReference
+from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.errors import ExportError
-from edgeslm.learned import DriftReference
 from tests.export.tiny_tasks import (
     FOUND,
     FakePointerTeacher,

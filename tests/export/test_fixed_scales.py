@@ -22,7 +22,7 @@ from edgeslm_export.product_by_row import INTEGERS, REACH, smooths
 from edgeslm_export.single_token import READS, keep_part
 
 from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
-from edgeslm.engine.decoder import Decoder
+from edgeslm.engine.worker.decoder import Decoder
 from tests.export.conftest import export_calibrated
 from tests.export.tiny_models import SHAPE
 

@@ -10,10 +10,10 @@ import pytest
 from edgeslm_export.child import Reporter
 from edgeslm_export.golden_answers import TEXTS, record_answers
 
-from edgeslm.bundle import load_bundle
-from edgeslm.engine import golden
-from edgeslm.engine.golden import FILE, Answer, Golden, load_golden
-from edgeslm.engine.trial import test_itself as pass_trial
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.engine.prepack import golden
+from edgeslm.engine.prepack.golden import FILE, Answer, Golden, load_golden
+from edgeslm.engine.prepack.trial import test_itself as pass_trial
 from edgeslm.errors import ExportError
 
 pytestmark = pytest.mark.export

@@ -11,7 +11,7 @@ from edgeslm_export import judge
 from edgeslm_export.judge import judge_rows
 from edgeslm_export.rows import LabelledRow
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from tests.export.tiny_tasks import fake_vectors, write_encoder
 
 WORDS = {"pump": ("leaks", "drips", "wet"), "heat": ("hot", "warm", "boils")}

@@ -12,7 +12,7 @@ import pytest
 from edgeslm_export.last_logits import ROWS, keep_last_logits
 
 from edgeslm.engine.calls import Generate, Guide, Prompt, Sampling, Text, Turn
-from edgeslm.engine.decoder import Decoder
+from edgeslm.engine.worker.decoder import Decoder
 from tests.export.conftest import Cases
 from tests.export.tiny_adapters import CASES
 

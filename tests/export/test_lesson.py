@@ -17,7 +17,7 @@ from edgeslm_export.lesson import (
 )
 from edgeslm_export.notes import Notes
 
-from edgeslm.learned import DriftReference
+from edgeslm.bundle.learned_task import DriftReference
 from tests.export.tiny_tasks import make_lesson
 
 # --- notes -------------------------------------------------------------------------------------------

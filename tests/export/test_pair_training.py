@@ -13,7 +13,7 @@ from edgeslm_export.finetune import LAYER
 from edgeslm_export.pair_training import Asked, Text, _make_row, _Pupil, _Row, teach_reader
 from edgeslm_export.training import Schedule
 
-from edgeslm.engine.heads import Reader
+from edgeslm.engine.worker.heads import Reader
 from edgeslm.errors import ExportError
 
 pytestmark = [pytest.mark.export, pytest.mark.usefixtures("one_thread")]

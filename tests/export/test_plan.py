@@ -18,9 +18,9 @@ from edgeslm_export.recipe import RECIPES
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.bundle.model_shape import read_shape
 from edgeslm.errors import ExportError
-from edgeslm.profiles import board_names, load_board
-from edgeslm.shape import read_shape
+from edgeslm.hardware.board_profiles import board_names, load_board
 from tests.export.tiny_models import FAMILIES
 from tests.published_configs import PUBLISHED
 

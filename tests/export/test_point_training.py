@@ -20,9 +20,9 @@ from edgeslm_export.finetune import LAYER
 from edgeslm_export.point_training import ARRAYS, _make_row, _Pupil, _Row, load_arrays, teach_pointer
 from edgeslm_export.training import Schedule
 
-from edgeslm.engine.heads import Pointer
+from edgeslm.bundle.spans import bare_offsets
+from edgeslm.engine.worker.heads import Pointer
 from edgeslm.errors import ExportError
-from edgeslm.pointing import bare_offsets
 from tests.export.tiny_tasks import FOUND, findings, make_field_lesson
 
 pytestmark = [pytest.mark.export, pytest.mark.usefixtures("one_thread")]

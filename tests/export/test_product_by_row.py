@@ -16,9 +16,9 @@ import pytest
 from edgeslm_export.lora_graph import Product, find_products, load_branches
 from edgeslm_export.product_by_row import smoothing_of
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Generate, Prompt, Text, Turn
-from edgeslm.engine.decoder import Decoder
+from edgeslm.engine.worker.decoder import Decoder
 from tests.export.tiny_models import SHAPE
 
 pytestmark = pytest.mark.export

@@ -26,10 +26,10 @@ from edgeslm_export.rows import QuestionRow
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Read
 from edgeslm.errors import ExportError
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.knowledge.documents.sentences import split_sentences
 from tests.export.questions import asked, questions
 
 PRESS = "The press is oiled every week with grease."

@@ -14,7 +14,7 @@ from edgeslm_export.retriever import _ranks, export_retriever, gather, make_chun
 from edgeslm_export.retriever_training import Sought
 from edgeslm_export.rows import QuestionRow
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
 from tests.export.questions import asked, questions
 

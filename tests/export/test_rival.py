@@ -16,7 +16,7 @@ from edgeslm_export.checkpoint import examine_local
 from edgeslm_export.corpus import Corpus
 from edgeslm_export.screen import print_fidelity
 
-from edgeslm.bundle import Bundle, Quantization, WeightGroup
+from edgeslm.bundle.manifest import Bundle, Quantization, WeightGroup
 from edgeslm.errors import ExportError
 
 VOCABULARY = 7

@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import ExportError
-from edgeslm.feedback import Correction, FeedbackStore
+from edgeslm.storage.feedback_store import Correction, FeedbackStore
 
 
 def _jsonl(folder: Path, *lines: str) -> Path:

@@ -17,15 +17,15 @@ import pytest
 from edgeslm_export.graph_parts import replace
 from edgeslm_export.score_graph import GRAPH, WORDS, write_score_graph
 
-from edgeslm.bundle import load_bundle
-from edgeslm.engine.beginnings import FOLDER
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Overflow, Prompt, Score, Text, Turn
-from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.labels import make_tree
-from edgeslm.engine.one_pass import MOST_ROWS, MOST_TOKENS, PIECE, fits
-from edgeslm.engine.prepared import Prepared
-from edgeslm.engine.prompt import Encoded
-from edgeslm.engine.scorer import KEPT_BYTES, Scorer, _Rows
+from edgeslm.engine.worker.decoder import Decoder
+from edgeslm.engine.worker.labels import make_tree
+from edgeslm.engine.worker.one_pass import MOST_ROWS, MOST_TOKENS, PIECE, fits
+from edgeslm.engine.worker.prefix_cache import FOLDER
+from edgeslm.engine.worker.prepared import Prepared
+from edgeslm.engine.worker.prompt import Encoded
+from edgeslm.engine.worker.scorer import KEPT_BYTES, Scorer, _Rows
 from edgeslm.errors import Cancelled, NoMemory
 from tests.export.conftest import Cases
 from tests.export.tiny_adapters import CASES

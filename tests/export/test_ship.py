@@ -10,13 +10,13 @@ import pytest
 from edgeslm_export import cli
 from edgeslm_export.ship import ship
 
-from edgeslm.bundle import load_bundle, verify_bundle
+from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.errors import BundleError, ExportError, KnowledgeError
-from edgeslm.knowledge.collection import Collection, EncoderTag
-from edgeslm.knowledge.intake import add_files
-from edgeslm.knowledge.memory import remember
-from edgeslm.knowledge.queries import Memory
-from edgeslm.knowledge.search import search
+from edgeslm.knowledge.index.collection import Collection, EncoderTag
+from edgeslm.knowledge.index.queries import Memory
+from edgeslm.knowledge.index.search import search
+from edgeslm.knowledge.service.intake import add_files
+from edgeslm.knowledge.service.memory import remember
 from tests.knowledge.shelf import TAG, faults, hash_embed
 from tests.nodes import write_bundle
 

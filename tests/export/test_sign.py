@@ -12,9 +12,9 @@ import pytest
 from edgeslm_export import cli
 from edgeslm_export.sign import make_key, sign_bundle
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.bundle.signature import check_bundle
 from edgeslm.errors import BundleError, ExportError
-from edgeslm.signature import check_bundle
 from tests.signers import Signer, write_files
 
 

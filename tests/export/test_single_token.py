@@ -17,13 +17,13 @@ import onnxruntime as ort
 import pytest
 from edgeslm_export.single_token import READS, WRITES, join, keep_part
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.inspection import describe, render
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.bundle.performance import bundle_footprint
 from edgeslm.engine.calls import Generate, Guide, Prompt, Score, Text, Turn
-from edgeslm.engine.decoder import Decoder
-from edgeslm.engine.prepare import graph_of, prepare
-from edgeslm.engine.prepared import CACHE, WEIGHTS, Prepared, find_prepared
-from edgeslm.expectation import bundle_footprint
-from edgeslm.inspection import describe, render
+from edgeslm.engine.prepack.prepare import graph_of, prepare
+from edgeslm.engine.worker.decoder import Decoder
+from edgeslm.engine.worker.prepared import CACHE, WEIGHTS, Prepared, find_prepared
 from tests.export.tiny_models import SHAPE
 
 pytestmark = pytest.mark.export

@@ -81,7 +81,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
     from edgeslm_export import checkpoint, convert, corpus, encoder
 
-    from edgeslm.bundle import Source
+    from edgeslm.bundle.manifest import Source
 
     def examine(path: Path, kind: str, source: Source | None = None, revised: str = "") -> checkpoint.Origin:
         digest = hashlib.sha256(b"weights").hexdigest()
@@ -146,7 +146,7 @@ def test_the_encoders_checkpoint_is_kept_with_its_date(
 
 
 def test_a_bundle_has_the_archives_date(tmp_path: Path, packages: Path, build: FakeBuild) -> None:
-    from edgeslm.bundle import load_bundle
+    from edgeslm.bundle.manifest import load_bundle
 
     Maker(lambda said: None, packages=packages).make(tmp_path / "starter", ("model",))
     assert load_bundle(tmp_path / "starter" / MODEL).manifest.created == "2025-02-07T07:02:00Z"

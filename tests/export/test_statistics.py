@@ -12,7 +12,7 @@ from edgeslm_export.statistics import (
     softmax,
 )
 
-from edgeslm.calibration import Verdict
+from edgeslm.bundle.calibration import Verdict
 
 
 def test_the_interval_is_that_of_draws_with_replacement() -> None:

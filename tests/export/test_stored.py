@@ -24,8 +24,8 @@ from edgeslm_export.stored import fill_stored
 from onnx import TensorProto, helper
 
 from edgeslm.engine.calls import Sampling
-from edgeslm.engine.decoder import Decoder, _last_logits
-from edgeslm.engine.lanes import LaneKey
+from edgeslm.engine.worker.decoder import Decoder, _last_logits
+from edgeslm.engine.worker.kv_slots import LaneKey
 from edgeslm.errors import ExportError
 from tests.export.tiny_models import SHAPE, byte_tokenizer, decoder
 from tests.taught import change_manifest

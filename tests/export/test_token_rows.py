@@ -12,9 +12,9 @@ import pytest
 from edgeslm_export.lora_training import TokenRow
 from edgeslm_export.token_rows import LONGEST, RowEncoder
 
-from edgeslm.config import Task as TaskSection
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Generate, Output, Score
-from edgeslm.engine.prompt import ChatTokenizer
+from edgeslm.engine.worker.prompt import ChatTokenizer
 from edgeslm.messages import Request
 from edgeslm.tasks import make_task
 from tests.export.tiny_models import byte_vocabulary

@@ -17,8 +17,8 @@ from edgeslm_export.notes import Notes
 from edgeslm_export.package import UNDATED
 from edgeslm_export.rows import LabelledRow
 
-from edgeslm.bundle import Source, load_bundle, verify_bundle
-from edgeslm.calibration import find_threshold
+from edgeslm.bundle.calibration import find_threshold
+from edgeslm.bundle.manifest import Source, load_bundle, verify_bundle
 from edgeslm.errors import ConfigError, ExportError
 from tests.export.tiny_tasks import DIMENSION, fake_vectors, make_lesson, write_encoder, write_rows
 

@@ -20,7 +20,7 @@ from edgeslm_export.lesson import Effort, Ground
 from edgeslm_export.rows import FieldsRow
 from edgeslm_export.tune import split_rows
 
-from edgeslm.bundle import Manifest, load_bundle, verify_bundle
+from edgeslm.bundle.manifest import Manifest, load_bundle, verify_bundle
 from edgeslm.errors import ExportError
 from tests.export.tiny_tasks import FakePointerTeacher, FakeTeacher, findings, write_rows
 

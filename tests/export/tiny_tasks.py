@@ -22,8 +22,8 @@ from edgeslm_export.package import UNDATED, write_manifest
 from edgeslm_export.training import Schedule
 from edgeslm_export.tune import split_rows
 
-from edgeslm.bundle import EncoderSection
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.manifest import EncoderSection
+from edgeslm.config.loader import Task as TaskSection
 from tests.export.tiny_models import SHAPE
 
 LABELS = ("heat", "noise")

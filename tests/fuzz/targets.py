@@ -50,7 +50,7 @@ def text(data: bytes) -> str:
 
 
 def make_packets() -> Run:
-    from edgeslm.bus.publish_filter import PublishFilter
+    from edgeslm.mqtt.publish_filter import PublishFilter
 
     def run(data: bytes) -> None:
         whole = PublishFilter().feed(data)
@@ -93,8 +93,8 @@ def make_protocol() -> Run:
 
 
 def make_json() -> Run:
-    from edgeslm.bus.strict_json import decode_text, encode_json, parse_json
     from edgeslm.errors import RequestError
+    from edgeslm.protocol.strict_json import decode_text, encode_json, parse_json
 
     def run(data: bytes) -> None:
         try:
@@ -108,11 +108,11 @@ def make_json() -> Run:
 
 
 def make_options() -> Run:
-    from edgeslm.bus.commands import parse_command
-    from edgeslm.bus.feedback import parse_feedback
-    from edgeslm.bus.options import read_options
-    from edgeslm.bus.strict_json import decode_text, parse_json
     from edgeslm.errors import RequestError
+    from edgeslm.protocol.commands import parse_command
+    from edgeslm.protocol.feedback import parse_feedback
+    from edgeslm.protocol.request_options import read_options
+    from edgeslm.protocol.strict_json import decode_text, parse_json
 
     def run(data: bytes) -> None:
         for read in (
@@ -154,7 +154,7 @@ def make_schemas() -> Run:
 
 
 def make_configuration() -> Run:
-    from edgeslm.config import parse_config
+    from edgeslm.config.loader import parse_config
     from edgeslm.errors import ConfigError
 
     def run(data: bytes) -> None:
@@ -168,8 +168,8 @@ def make_configuration() -> Run:
 
 
 def make_templates() -> Run:
+    from edgeslm.config.templates import make_condition, make_input, make_topic, read_scope, topic_pattern
     from edgeslm.errors import TemplateError
-    from edgeslm.templates import make_condition, make_input, make_topic, read_scope, topic_pattern
 
     def run(data: bytes) -> None:
         source, payload = parts(data, 2)
@@ -191,7 +191,7 @@ def make_templates() -> Run:
 
 
 def make_manifests() -> Run:
-    from edgeslm.bundle import parse_manifest
+    from edgeslm.bundle.manifest import parse_manifest
     from edgeslm.errors import BundleError
 
     def run(data: bytes) -> None:
@@ -204,8 +204,8 @@ def make_manifests() -> Run:
 
 
 def make_signatures() -> Run:
+    from edgeslm.bundle.signature import parse_statement
     from edgeslm.errors import BundleError
-    from edgeslm.signature import parse_statement
 
     def run(data: bytes) -> None:
         try:
@@ -217,8 +217,8 @@ def make_signatures() -> Run:
 
 
 def make_genai_configs() -> Run:
+    from edgeslm.bundle.genai_config import check_genai_config
     from edgeslm.errors import BundleError
-    from edgeslm.genai_config import check_genai_config
 
     def run(data: bytes) -> None:
         try:
@@ -260,8 +260,8 @@ def _memory() -> str | None:
 def make_document(suffix: str, wrap: Callable[[bytes], bytes] = bytes) -> Callable[[], Run]:
     def make() -> Run:
         from edgeslm.errors import KnowledgeError
-        from edgeslm.knowledge.passages import split
-        from edgeslm.knowledge.reader import read_document
+        from edgeslm.knowledge.documents.passages import split
+        from edgeslm.knowledge.readers.reader import read_document
 
         folder = Path(tempfile.mkdtemp(dir=_memory()))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -335,6 +335,6 @@ TARGETS: dict[str, Target] = {
     "pdf text": Target(make_document(".pdf", page_of)),
     "settings of models": Target(make_genai_configs),
     "frames of the engine": Target(make_frames("edgeslm.engine.frames", "FROM_ENGINE")),
-    "frames of the collections": Target(make_frames("edgeslm.knowledge.frames", "FROM_COLLECTIONS")),
+    "frames of the collections": Target(make_frames("edgeslm.knowledge.service.frames", "FROM_COLLECTIONS")),
     "frames of the console": Target(make_frames("edgeslm.console.wire", "FROM_CONSOLE")),
 }

@@ -22,7 +22,7 @@ from edgeslm.console.wire import FROM_CONSOLE
 from edgeslm.engine.calls import Cost, Embed, Generate, Output, Prompt, Text, Turn
 from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Chunk, Done, Start
 from edgeslm.ipc.codec import FLOAT32, FrameError, Frames
-from edgeslm.knowledge.frames import FROM_COLLECTIONS, TO_COLLECTIONS
+from edgeslm.knowledge.service.frames import FROM_COLLECTIONS, TO_COLLECTIONS
 
 ALL = {
     "to engine": TO_ENGINE,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.intake import add_files
-from edgeslm.knowledge.passages import Document
-from edgeslm.knowledge.queries import TableAnswer
-from edgeslm.knowledge.table_answers import answer_from_tables
-from edgeslm.knowledge.tables import read_table
+from edgeslm.knowledge.documents.passages import Document
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import TableAnswer
+from edgeslm.knowledge.readers.tables import read_table
+from edgeslm.knowledge.service.intake import add_files
+from edgeslm.knowledge.table_qa.answers import answer_from_tables
 
 PRESSES = """\
 press,hall,date,temperature_c,pressure_bar,operator,status,running

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeslm.knowledge.collection import EncoderTag, Origin
-from edgeslm.knowledge.passages import Document, Passage
+from edgeslm.knowledge.documents.passages import Document, Passage
+from edgeslm.knowledge.index.collection import EncoderTag, Origin
 from tests.benchmarks.scripts import load_scripts
 
 DIMENSION = 48

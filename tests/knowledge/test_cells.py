@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.cells import COMMA, CellKind, Column, Row, make_table, parse_boolean, parse_number
+from edgeslm.knowledge.documents.cells import (
+    COMMA,
+    CellKind,
+    Column,
+    Row,
+    make_table,
+    parse_boolean,
+    parse_number,
+)
 
 
 def column_of(*cells: str) -> Column:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.collection import BATCH, Collection, EncoderTag
-from edgeslm.knowledge.search import search
+from edgeslm.knowledge.index.collection import BATCH, Collection, EncoderTag
+from edgeslm.knowledge.index.search import search
 from tests.knowledge.shelf import (
     OTHER_TAG,
     TAG,
@@ -164,7 +164,7 @@ def test_an_error_in_the_middle_leaves_the_document_as_it_was(
         raise RuntimeError
 
     with monkeypatch.context() as patch:
-        patch.setattr("edgeslm.knowledge.vectors.write", fail)
+        patch.setattr("edgeslm.knowledge.index.vectors.write", fail)
         with pytest.raises(RuntimeError):
             put(collection, "a.txt", "oil the lathe", embedded=True)
     assert texts(collection, "oil") == {"oil the press"}

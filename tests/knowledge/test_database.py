@@ -14,10 +14,16 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge import database
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.database import APPLICATION_ID, find_collection, open_database, refusal, transaction
-from edgeslm.knowledge.search import search
+from edgeslm.knowledge.index import database
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.database import (
+    APPLICATION_ID,
+    find_collection,
+    open_database,
+    refusal,
+    transaction,
+)
+from edgeslm.knowledge.index.search import search
 from tests.knowledge.shelf import make_document, make_origin
 
 

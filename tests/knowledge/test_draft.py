@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgeslm.knowledge.draft import Draft
-from edgeslm.knowledge.passages import Heading, split
+from edgeslm.knowledge.documents.passages import Heading, split
+from edgeslm.knowledge.readers.document_builder import Draft
 
 
 def test_blocks_are_parted_and_headings_know_their_places() -> None:

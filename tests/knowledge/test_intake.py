@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge import quarantine, reading
-from edgeslm.knowledge.collection import Collection, Origin
-from edgeslm.knowledge.intake import Totals, add_files
-from edgeslm.knowledge.search import search
+from edgeslm.knowledge.index.collection import Collection, Origin
+from edgeslm.knowledge.index.search import search
+from edgeslm.knowledge.readers import limited
+from edgeslm.knowledge.service import quarantine
+from edgeslm.knowledge.service.intake import Totals, add_files
 from tests.knowledge import bad_reader
 from tests.knowledge.shelf import TAG, faults, hash_embed
 
@@ -59,7 +60,7 @@ def test_what_is_unchanged_is_not_read_again(
 ) -> None:
     add_files(collection, [folder])
     os.utime(folder / "lathe.txt", (5, 5))
-    monkeypatch.setattr(reading, "COMMAND", ("/nowhere/python",))
+    monkeypatch.setattr(limited, "COMMAND", ("/nowhere/python",))
     assert add_files(collection, [folder]) == Totals(unchanged=2)
     entry = collection.find("lathe.txt")
     assert entry is not None and entry.origin.mtime == 5.0
@@ -209,7 +210,7 @@ def test_a_name_that_is_no_text_can_be_added(collection: Collection, folder: Pat
 @pytest.fixture
 def bomb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Crashes its reader."""
-    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.CRASH))
+    monkeypatch.setattr(limited, "COMMAND", bad_reader.command(bad_reader.CRASH))
     return write(folder / "bomb.txt", "Oil it.")
 
 
@@ -268,7 +269,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_left_out(
     collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     act = "os.truncate(path, 3); os._exit(9)"
-    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(act))
+    monkeypatch.setattr(limited, "COMMAND", bad_reader.command(act))
     bomb = write(folder / "bomb.txt", "Oil it.")
     said = list[str]()
     assert add_files(collection, [bomb], on_broken=lambda _, why: said.append(why)).broken == 1

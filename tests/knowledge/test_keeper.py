@@ -16,15 +16,15 @@ import psutil
 import pytest
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge import keeper as module
-from edgeslm.knowledge import reading
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.frames import Embed, Failed, Remembered, Said, Trouble, Vectors
-from edgeslm.knowledge.intake import add_files
-from edgeslm.knowledge.keeper import Keeper
-from edgeslm.knowledge.memory import remember
-from edgeslm.knowledge.queries import Memory, Shelf
-from edgeslm.knowledge.search import search
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import Memory, Shelf
+from edgeslm.knowledge.index.search import search
+from edgeslm.knowledge.readers import limited as reading
+from edgeslm.knowledge.service import indexer as module
+from edgeslm.knowledge.service.frames import Embed, Failed, Remembered, Said, Trouble, Vectors
+from edgeslm.knowledge.service.indexer import Keeper
+from edgeslm.knowledge.service.intake import add_files
+from edgeslm.knowledge.service.memory import remember
 from tests.knowledge import bad_reader
 from tests.knowledge.shelf import TAG, hash_embed
 
@@ -324,8 +324,8 @@ def test_messages_wait_for_one_document_at_most_and_for_no_longer_than_it_takes(
         is_written.set()
         may_go_on.wait(LIMIT_S)
 
-    monkeypatch.setattr("edgeslm.knowledge.database.WAIT_S", 0.05)
-    monkeypatch.setattr("edgeslm.knowledge.collection.put_table", slowly)
+    monkeypatch.setattr("edgeslm.knowledge.index.database.WAIT_S", 0.05)
+    monkeypatch.setattr("edgeslm.knowledge.index.collection.put_table", slowly)
     (folder / "large.txt").write_text("Oil it.")
     shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,), writes=True)
     keeper = start(parent, shelf)
@@ -399,7 +399,7 @@ def test_messages_of_one_collection_do_not_wait_for_another(
             is_written.set()
             may_go_on.wait(LIMIT_S)
 
-    monkeypatch.setattr("edgeslm.knowledge.collection.put_table", slowly)
+    monkeypatch.setattr("edgeslm.knowledge.index.collection.put_table", slowly)
     (folder / "large.txt").write_text("Oil it.")
     shelves = [Shelf("manuals", tmp_path / "kb", watch=(folder,), writes=True)]
     shelves.append(Shelf("log", tmp_path / "log", writes=True))

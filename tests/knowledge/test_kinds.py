@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.knowledge.kinds import Kind, find_kind
+from edgeslm.knowledge.documents.kinds import Kind, find_kind
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.man_page import read_man_page
-from edgeslm.knowledge.passages import split
+from edgeslm.knowledge.documents.passages import split
+from edgeslm.knowledge.readers.man_page import read_man_page
 
 
 def passages(page: str) -> list[tuple[tuple[str, ...], str]]:

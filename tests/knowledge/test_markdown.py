@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.markdown import read_markdown
+from edgeslm.knowledge.readers.markdown import read_markdown
 
 
 def headings(text: str) -> list[tuple[int, str]]:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.man_page import read_man_page
-from edgeslm.knowledge.passages import split
+from edgeslm.knowledge.documents.passages import split
+from edgeslm.knowledge.readers.man_page import read_man_page
 
 HEAD = ".Dd May 1, 2026\n.Dt PUMP 8\n.Os\n.Sh NAME\n.Nm pump\n.Nd moves water\n"
 

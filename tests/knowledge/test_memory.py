@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.memory import remember
-from edgeslm.knowledge.queries import Memory
-from edgeslm.knowledge.search import Filter, search
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import Memory
+from edgeslm.knowledge.index.search import Filter, search
+from edgeslm.knowledge.service.memory import remember
 from tests.knowledge.shelf import faults
 
 MESSAGE = Memory("press/4/log", "a1", "bearing 7 runs hot", 1000.0, keep_s=60.0)

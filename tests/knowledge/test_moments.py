@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.moments import (
+from edgeslm.knowledge.documents.dates import (
     DAY_FIRST,
     MONTH_FIRST,
     compare,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.markdown import read_markdown
-from edgeslm.knowledge.passages import Document, Heading, Passage, split, squeeze
-from edgeslm.knowledge.plain_text import read_plain_text
+from edgeslm.knowledge.documents.passages import Document, Heading, Passage, split, squeeze
+from edgeslm.knowledge.readers.markdown import read_markdown
+from edgeslm.knowledge.readers.plain_text import read_plain_text
 
 SENTENCE = "The pump has to be vented before it is started for the first time. "
 TEXTS = st.text(st.sampled_from("aB1 .:,-#=|\n\t•`é。"), max_size=400) | st.text(max_size=200)

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.passages import Document, split
-from edgeslm.knowledge.pdf import read_pdf
+from edgeslm.knowledge.documents.passages import Document, split
+from edgeslm.knowledge.readers.pdf import read_pdf
 from tests.knowledge.pdfs import make_pdf
 
 

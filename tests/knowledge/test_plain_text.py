@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.passages import Document
-from edgeslm.knowledge.plain_text import read_plain_text, read_restructured_text
+from edgeslm.knowledge.documents.passages import Document
+from edgeslm.knowledge.readers.plain_text import read_plain_text, read_restructured_text
 
 BODY = "    The pump is vented before it is started.\n    It then runs for a day.\n"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.search import Filter, search
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.search import Filter, search
 from tests.knowledge.shelf import TAG, faults, hash_embed, make_document, make_origin
 from tests.unsynced import CannotTrace, Disk, record, write_files
 

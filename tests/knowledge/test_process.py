@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge import process as module
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.process import KnowledgeProcess
-from edgeslm.knowledge.queries import Memory, Query, Shelf
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import Memory, Query, Shelf
+from edgeslm.knowledge.service import process as module
+from edgeslm.knowledge.service.process import KnowledgeProcess
 from tests.knowledge import bad_reader
 from tests.knowledge.shelf import TAG, hash_embed, make_document, make_origin
 
@@ -303,7 +303,7 @@ HOSTILE = """
 import os, pickle, struct, sys, time
 from edgeslm.ipc.pipe import Pipe
 from edgeslm.knowledge import worker
-from edgeslm.knowledge.frames import *
+from edgeslm.knowledge.service.frames import *
 trap, flag = {trap!r}, {flag!r}
 class Evil:
     def __reduce__(self):

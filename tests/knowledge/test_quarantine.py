@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.knowledge import quarantine as module
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.database import write_copy
-from edgeslm.knowledge.quarantine import Quarantine
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.database import write_copy
+from edgeslm.knowledge.service import quarantine as module
+from edgeslm.knowledge.service.quarantine import Quarantine
 from tests.knowledge.shelf import make_origin
 
 FILE, BAD = Path("/srv/a.pdf"), make_origin("bad")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.knowledge.collection import EncoderTag
-from edgeslm.knowledge.queries import Shelf, encode_shelf, parse_shelf
+from edgeslm.knowledge.index.collection import EncoderTag
+from edgeslm.knowledge.index.queries import Shelf, encode_shelf, parse_shelf
 
 
 @pytest.mark.parametrize(

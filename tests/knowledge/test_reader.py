@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge import passages
-from edgeslm.knowledge.passages import LONGEST_TITLE, MAX_CHARACTERS, Document, split
-from edgeslm.knowledge.reader import read_document
+from edgeslm.knowledge.documents import passages
+from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document, split
+from edgeslm.knowledge.readers.reader import read_document
 from tests.knowledge.pdfs import make_pdf
 
 CONTENTS = {
@@ -151,7 +151,7 @@ def test_what_no_index_takes_is_replaced_and_offsets_stay(tmp_path: Path) -> Non
 def test_libraries_are_loaded_by_the_kind_that_needs_them(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(CONTENTS["a.txt"])
     code = (
-        "import sys, pathlib\nfrom edgeslm.knowledge.reader import read_document\n"
+        "import sys, pathlib\nfrom edgeslm.knowledge.readers.reader import read_document\n"
         f"read_document(pathlib.Path({str(tmp_path / 'a.txt')!r}), 'a.txt')\nprint('pypdf' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -9,15 +9,15 @@ from contextlib import suppress
 import pytest
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.draft import Draft
-from edgeslm.knowledge.man_page import read_man_page
-from edgeslm.knowledge.markdown import read_markdown
-from edgeslm.knowledge.passages import Document, split
-from edgeslm.knowledge.pdf import _Entry, _written
-from edgeslm.knowledge.plain_text import read_plain_text, read_restructured_text
-from edgeslm.knowledge.reader import check_document
-from edgeslm.knowledge.tables import read_json, read_json_lines, read_table
-from edgeslm.knowledge.web_page import read_web_page
+from edgeslm.knowledge.documents.passages import Document, split
+from edgeslm.knowledge.readers.document_builder import Draft
+from edgeslm.knowledge.readers.man_page import read_man_page
+from edgeslm.knowledge.readers.markdown import read_markdown
+from edgeslm.knowledge.readers.pdf import _Entry, _written
+from edgeslm.knowledge.readers.plain_text import read_plain_text, read_restructured_text
+from edgeslm.knowledge.readers.reader import check_document
+from edgeslm.knowledge.readers.tables import read_json, read_json_lines, read_table
+from edgeslm.knowledge.readers.web_page import read_web_page
 
 ENOUGH_S = 0.03
 """Of processor time, below which a comparison says nothing."""

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge import read_worker, reading
-from edgeslm.knowledge.passages import Document, Passage, split
-from edgeslm.knowledge.reader import read_document
-from edgeslm.knowledge.reading import Reading, ReadingError, limits_of
+from edgeslm.knowledge.documents.passages import Document, Passage, split
+from edgeslm.knowledge.readers import limited, read_worker
+from edgeslm.knowledge.readers.limited import Reading, ReadingError, limits_of
+from edgeslm.knowledge.readers.reader import read_document
 from tests.knowledge import bad_reader
 from tests.knowledge.pdfs import make_pdf
 
@@ -75,9 +75,9 @@ def test_what_the_reader_logs_is_logged(tmp_path: Path, caplog: pytest.LogCaptur
 def test_a_file_that_crashes_or_never_ends_or_takes_all_memory_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, why: str
 ) -> None:
-    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(act))
+    monkeypatch.setattr(limited, "COMMAND", bad_reader.command(act))
     if act == bad_reader.FREEZE:
-        monkeypatch.setattr(reading, "MOST_S", 1.0)
+        monkeypatch.setattr(limited, "MOST_S", 1.0)
     folder = tmp_path / "files"
     folder.mkdir()
     for name in ("bomb.txt", "lathe.txt"):
@@ -85,7 +85,7 @@ def test_a_file_that_crashes_or_never_ends_or_takes_all_memory_is_given_up(
     with Reading() as reader:
         with pytest.raises(ReadingError) as caught:
             reader.read(folder / "bomb.txt", "a.txt", 7)
-        monkeypatch.setattr(reading, "MOST_S", 60.0)
+        monkeypatch.setattr(limited, "MOST_S", 60.0)
         assert reader.read(folder / "lathe.txt", "b", 7)[1][0].text == "Oil it."
     assert str(caught.value) == why
 
@@ -121,25 +121,25 @@ def test_a_pdf_that_unpacks_to_more_than_its_memory_is_given_up(tmp_path: Path) 
 def test_limits_grow_with_the_file() -> None:
     small, large = limits_of(Path("a.md"), 1000), limits_of(Path("a.md"), 16 << 20)
     assert small == (30.02, 64_032_000)
-    assert large[0] > 300 and 500_000_000 < large[1] <= reading.MOST_MEMORY_BYTES
+    assert large[0] > 300 and 500_000_000 < large[1] <= limited.MOST_MEMORY_BYTES
     assert limits_of(Path("a.md.gz"), 1000) == limits_of(Path("a.md"), 10_000)
     assert limits_of(Path("a.md.gz"), 16 << 20) == limits_of(Path("a.md"), 16 << 20)
-    assert limits_of(Path("a.pdf"), 1 << 40) == (reading.MOST_S, reading.MOST_MEMORY_BYTES)
+    assert limits_of(Path("a.pdf"), 1 << 40) == (limited.MOST_S, limited.MOST_MEMORY_BYTES)
 
 
 @given(
     st.recursive(st.none() | st.integers() | st.floats() | st.text(), lambda part: st.lists(part, max_size=4))
 )
 def test_what_no_child_of_ours_says_ends_it(said: object) -> None:
-    content = reading._Content(lambda part: None)
+    content = limited._Content(lambda part: None)
     for key in ("passages", "rows"):
         with contextlib.suppress(ValueError):
             content.take({key: said})
 
 
 def test_more_than_a_document_can_be_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_MOST_CHARACTERS", 100)
-    content = reading._Content(lambda part: None)
+    monkeypatch.setattr(limited, "_MOST_CHARACTERS", 100)
+    content = limited._Content(lambda part: None)
     with pytest.raises(ValueError, match=r"^$"):
         content.take({"passages": [[[], "x" * 60, 0, 60]] * 2})
 
@@ -156,7 +156,7 @@ def test_a_mistake_of_a_reader_is_a_sentence_without_the_text(
 
 
 def test_no_process_for_it_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "COMMAND", (str(tmp_path / "python"),))
+    monkeypatch.setattr(limited, "COMMAND", (str(tmp_path / "python"),))
     (tmp_path / "a.txt").write_text("Oil it.")
     with pytest.raises(KnowledgeError, match="No such file"):
         read(tmp_path / "a.txt")
@@ -183,8 +183,8 @@ def test_an_answer_that_no_child_of_ours_gives_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: object
 ) -> None:
     code = f"from edgeslm.ipc.job import serve; serve(lambda order, progress: {said!r})"
-    monkeypatch.setattr(reading, "COMMAND", (sys.executable, "-P", "-c"))
-    monkeypatch.setattr(reading, "MODULE", code)
+    monkeypatch.setattr(limited, "COMMAND", (sys.executable, "-P", "-c"))
+    monkeypatch.setattr(limited, "MODULE", code)
     (tmp_path / "a.txt").write_text("Oil it.")
     with pytest.raises(ReadingError, match="ended the process that read it"):
         read(tmp_path / "a.txt")

@@ -5,8 +5,8 @@ import re
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.rerank import DEPTH, MOST_SENTENCES, readable, rerank, reread, sentences
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.knowledge.documents.sentences import split_sentences
+from edgeslm.knowledge.index.rerank import DEPTH, MOST_SENTENCES, readable, rerank, reread, sentences
 from tests.passages import make_found
 
 ABOUT = make_found("Much about the press. It is blue.", score=0.9, margin=0.1)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.man_page import read_man_page
-from edgeslm.knowledge.roff import Page
+from edgeslm.knowledge.readers.man_page import read_man_page
+from edgeslm.knowledge.readers.roff import Page
 
 
 def plain(raw: str) -> str:

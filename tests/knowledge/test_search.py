@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.collection import Collection, Kept
-from edgeslm.knowledge.search import Filter, Found, Weights, fuse, neighbours, search
+from edgeslm.knowledge.index.collection import Collection, Kept
+from edgeslm.knowledge.index.search import Filter, Found, Weights, fuse, neighbours, search
 from tests.knowledge.shelf import TAG, hash_embed, make_document, make_origin
 
 TEXTS = {

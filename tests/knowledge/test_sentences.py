@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.knowledge.documents.sentences import split_sentences
 
 
 def test_sentences_have_their_places() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.knowledge.sources import find_files
+from edgeslm.knowledge.readers.sources import find_files
 from tests.nodes import dug
 
 

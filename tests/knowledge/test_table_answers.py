@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.passages import split
-from edgeslm.knowledge.search import Filter
-from edgeslm.knowledge.table_answers import MOST_TABLES, answer_from_tables
-from edgeslm.knowledge.table_query import MOST_CITED
+from edgeslm.knowledge.documents.passages import split
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.search import Filter
+from edgeslm.knowledge.table_qa.answers import MOST_TABLES, answer_from_tables
+from edgeslm.knowledge.table_qa.query import MOST_CITED
 from tests.knowledge.sheets import PARTS, PRESSES, ask, make_sheets, read
 from tests.knowledge.shelf import make_origin
 

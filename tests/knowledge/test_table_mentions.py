@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.cells import Column
-from edgeslm.knowledge.table_mentions import (
+from edgeslm.knowledge.documents.cells import Column
+from edgeslm.knowledge.index.table_terms import Comparison, Operation, key_of
+from edgeslm.knowledge.table_qa.mentions import (
     Asks,
     Cells,
     Compares,
@@ -24,7 +25,6 @@ from edgeslm.knowledge.table_mentions import (
     find_mentions,
     read_tokens,
 )
-from edgeslm.knowledge.table_terms import Comparison, Operation, key_of
 from tests.knowledge.sheets import PRESSES, read
 
 TABLE = read(PRESSES).table

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edgeslm.knowledge.cells import CellKind, Column
-from edgeslm.knowledge.table_names import read_names
-from edgeslm.knowledge.table_terms import alike
+from edgeslm.knowledge.documents.cells import CellKind, Column
+from edgeslm.knowledge.index.table_terms import alike
+from edgeslm.knowledge.table_qa.names import read_names
 
 
 def found(names: list[str], said: str, kind: CellKind = CellKind.NUMBER) -> list[str]:

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from edgeslm.knowledge.table_query import MOST_CITED, Condition, Query, Unanswerable, Unclear, run_query
-from edgeslm.knowledge.table_terms import Comparison, Operation
+from edgeslm.knowledge.index.table_terms import Comparison, Operation
+from edgeslm.knowledge.table_qa.query import MOST_CITED, Condition, Query, Unanswerable, Unclear, run_query
 from tests.knowledge.sheets import PRESSES, read
 
 TABLE = read(PRESSES).table

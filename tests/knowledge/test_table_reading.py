@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.knowledge.collection import Collection
+from edgeslm.knowledge.index.collection import Collection
 from tests.knowledge.sheets import PARTS, PRESSES, ask, make_sheets
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.knowledge.cells import CellKind
-from edgeslm.knowledge.collection import Collection
-from edgeslm.knowledge.intake import add_files
-from edgeslm.knowledge.passages import split
-from edgeslm.knowledge.table_store import KeptTable, find_cells, passages_of, read_rows, read_tables
-from edgeslm.knowledge.table_terms import key_of
+from edgeslm.knowledge.documents.cells import CellKind
+from edgeslm.knowledge.documents.passages import split
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.table_store import KeptTable, find_cells, passages_of, read_rows, read_tables
+from edgeslm.knowledge.index.table_terms import key_of
+from edgeslm.knowledge.service.intake import add_files
 from tests.knowledge.sheets import PARTS, PRESSES, make_sheets, read
 from tests.knowledge.shelf import faults, make_origin
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.table_terms import (
+from edgeslm.knowledge.index.table_terms import (
     COMPARISONS,
     FUNCTION,
     PHRASES,

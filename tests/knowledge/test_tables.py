@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.passages import split
-from edgeslm.knowledge.tables import read_json, read_json_lines, read_table
+from edgeslm.knowledge.documents.passages import split
+from edgeslm.knowledge.readers.tables import read_json, read_json_lines, read_table
 
 
 def rows(text: str) -> list[tuple[str, str]]:
@@ -168,7 +168,7 @@ def test_cells_without_a_name_are_no_part_of_the_table() -> None:
 
 
 def test_a_table_that_is_too_large_is_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeslm.knowledge.tables.MAX_CELLS", 6)
+    monkeypatch.setattr("edgeslm.knowledge.readers.tables.MAX_CELLS", 6)
     rows = ["a,b", *(f"{n},{n}" for n in range(1, 4))]
     assert read_table("\n".join(rows), "a.csv").table is not None
     large = read_table("\n".join([*rows, "4,4"]), "a.csv")

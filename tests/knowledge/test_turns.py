@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from edgeslm.knowledge.turns import Turns
+from edgeslm.knowledge.index.fair_lock import Turns
 
 
 def test_who_came_first_goes_first() -> None:

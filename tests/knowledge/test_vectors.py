@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.vectors import SLOTS, clear, cosines, encode, write
+from edgeslm.knowledge.index.vectors import SLOTS, clear, cosines, encode, write
 
 DIMENSION = 8
 VECTORS = st.lists(st.floats(-1e6, 1e6, width=32), min_size=DIMENSION, max_size=DIMENSION)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.passages import split
-from edgeslm.knowledge.web_page import read_web_page
+from edgeslm.knowledge.documents.passages import split
+from edgeslm.knowledge.readers.web_page import read_web_page
 
 
 def text_of(html: str) -> str:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.database import TOKENIZER
-from edgeslm.knowledge.words import (
+from edgeslm.knowledge.index.database import TOKENIZER
+from edgeslm.knowledge.index.words import (
     MOST_CHARACTERS,
     MOST_WORDS,
     choose,

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from edgeslm.observe.alerts import TOLD_S, Alerts
+from edgeslm.telemetry.alerts import TOLD_S, Alerts
 
 
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("edgeslm.observe.alerts.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("edgeslm.telemetry.alerts.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from edgeslm.observe.audit import AuditLog
-from edgeslm.surroundings import Audit
+from edgeslm.config.sections import Audit
+from edgeslm.telemetry.audit import AuditLog
 
 
 def lines(file: Path) -> list[dict[str, Any]]:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.config import parse_config
-from edgeslm.observe.discovery import announcements, entity_filter, status_topic
-from edgeslm.task_kinds import ALLOWED
-from edgeslm.topics import filter_fault, matches, topic_name_fault
+from edgeslm.config.loader import parse_config
+from edgeslm.config.task_kinds import ALLOWED
+from edgeslm.protocol.topic_filters import filter_fault, matches, topic_name_fault
+from edgeslm.telemetry.discovery import announcements, entity_filter, status_topic
 from tests.config_texts import with_routes
 
 KINDS = {f"a_{kind}": kind for kind in ALLOWED}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.learned import DriftReference
-from edgeslm.observe.drift import EVERY, FEWEST, WINDOW, DriftWatch, excess
+from edgeslm.bundle.learned_task import DriftReference
+from edgeslm.telemetry.drift import EVERY, FEWEST, WINDOW, DriftWatch, excess
 
 LABELS = ("a", "b", "c")
 SHARES = (0.6, 0.3, 0.1)

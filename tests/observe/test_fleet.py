@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bus.skew import why_not_spoken
-from edgeslm.observe.fleet import Entry, differences, entry_of, inventory, is_outdated, newest, table
-from edgeslm.observe.overview import Painter
+from edgeslm.protocol.versions import why_not_spoken
+from edgeslm.telemetry.fleet import Entry, differences, entry_of, inventory, is_outdated, newest, table
+from edgeslm.telemetry.overview import Painter
 
 NOW = 1_800_000_000.0
 INFO = {

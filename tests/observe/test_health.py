@@ -7,13 +7,13 @@ import pytest
 
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import ErrorBody, Result
-from edgeslm.observe.health import WINDOW, Meter, memory_bytes, quantiles, temperature_c
+from edgeslm.telemetry.health import WINDOW, Meter, memory_bytes, quantiles, temperature_c
 
 
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("edgeslm.observe.health.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("edgeslm.telemetry.health.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.observe.liveness import MARGIN_S, NETWORK_SILENT_S, Liveness
+from edgeslm.telemetry.liveness import MARGIN_S, NETWORK_SILENT_S, Liveness
 
 STEP_S = 140.0
 LIMIT_S = STEP_S + MARGIN_S
@@ -13,7 +13,7 @@ LIMIT_S = STEP_S + MARGIN_S
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("edgeslm.observe.liveness.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("edgeslm.telemetry.liveness.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture

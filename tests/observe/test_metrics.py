@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgeslm.errors import Busy, RequestError, UnknownTask
 from edgeslm.messages import ErrorBody, Result
-from edgeslm.observe.health import BUCKETS_S, Meter
-from edgeslm.observe.metrics import METRICS, STATES, exposition
+from edgeslm.telemetry.health import BUCKETS_S, Meter
+from edgeslm.telemetry.metrics import METRICS, STATES, exposition
 
 DOCS = (Path(__file__).parents[2] / "docs/observe.md").read_text("utf-8")
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"

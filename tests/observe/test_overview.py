@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.observe.overview import Painter, duration, figures_of, milliseconds, rate, screen
+from edgeslm.telemetry.overview import Painter, duration, figures_of, milliseconds, rate, screen
 
 HEALTH = {
     "state": "online",

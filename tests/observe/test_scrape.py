@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.observe import scrape
-from edgeslm.observe.scrape import CONNECTIONS, MOST_BYTES, ScrapeEndpoint
+from edgeslm.telemetry import scrape
+from edgeslm.telemetry.scrape import CONNECTIONS, MOST_BYTES, ScrapeEndpoint
 
 LOOPBACK = "127.0.0.1"
 GET = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.observe import systemd
-from edgeslm.observe.systemd import ServiceManager
+from edgeslm.telemetry import systemd
+from edgeslm.telemetry.systemd import ServiceManager
 from tests.service_manager import FakeServiceManager
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
+from edgeslm.config.sections import Tracing
 from edgeslm.errors import Busy, TimedOut
 from edgeslm.messages import ErrorBody, Request, Result, Trace
-from edgeslm.observe.tracing import Tracer
-from edgeslm.surroundings import Tracing
+from edgeslm.telemetry.tracing import Tracer
 
 SENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = SENT[:-2] + "00"

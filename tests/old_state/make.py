@@ -11,11 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from edgeslm.bus.database import Database
-from edgeslm.bus.delivery import Delivery
-from edgeslm.bus.journal import Journal, request_key
-from edgeslm.bus.spool import Spool
-from edgeslm.bus.windows import Gathered, Windows
+from edgeslm.protocol.delivery import Delivery
+from edgeslm.storage.database import Database
+from edgeslm.storage.journal import Journal, request_key
+from edgeslm.storage.spool import Spool
+from edgeslm.storage.window_store import Gathered, Windows
 
 BASE = "edgeslm/v1/hall"
 REPLY = f"{BASE}/res/triage/old"

@@ -41,7 +41,7 @@ def newer(package: Path, folder: Path) -> Path:
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
     control = tree / "DEBIAN/control"
     control.write_text(re.sub(r"(\+deb\d+)", r"\1+later", control.read_text()))
-    for gone in tree.glob("opt/edgeslm/lib/*/site-packages/edgeslm/demo/screen.py"):
+    for gone in tree.glob("opt/edgeslm/lib/*/site-packages/edgeslm/cli/demo/screen.py"):
         gone.unlink()
     for example in tree.glob("usr/share/doc/edgeslm/examples/first.yaml"):
         example.write_text(example.read_text() + "# later\n")

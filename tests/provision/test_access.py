@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bus.node_topics import Topics
-from edgeslm.config import Config, parse_config
+from edgeslm.cli.provision.access import User, app_user, node_user, parse_access, render, too_wide
+from edgeslm.config.loader import Config, parse_config
 from edgeslm.errors import ProvisionError
-from edgeslm.provision.access import User, app_user, node_user, parse_access, render, too_wide
-from edgeslm.routes import RouteReader, Work
+from edgeslm.node.routes.route import RouteReader, Work
+from edgeslm.protocol.topics import Topics
 
 BASE = "edgeslm/v1/hall"
 

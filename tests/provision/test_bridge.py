@@ -15,11 +15,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgeslm.client import Client
-from edgeslm.config import parse_config
-from edgeslm.errors import ProvisionError
-from edgeslm.provision.access import render
-from edgeslm.provision.bridge import (
+from edgeslm.cli.provision.access import render
+from edgeslm.cli.provision.bridge import (
     LEAST_QUEUED,
     Waiting,
     bridge_settings,
@@ -27,7 +24,10 @@ from edgeslm.provision.bridge import (
     plan_bridge,
     unsent,
 )
-from edgeslm.sections import Config
+from edgeslm.client import Client
+from edgeslm.config.loader import parse_config
+from edgeslm.config.schema import Config
+from edgeslm.errors import ProvisionError
 from tests.hubs import Hub
 from tests.nodes import TASKS, Node, fake_configuration
 

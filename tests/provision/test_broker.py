@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
+from edgeslm.cli.provision.broker import PROFILES, broker_settings
 from edgeslm.client import Client
-from edgeslm.provision.broker import PROFILES, broker_settings
 from tests.nodes import TASKS, Node, fake_configuration, write_bundle
 from tests.sites import Site, run
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from edgeslm.cli.provision.certificates import KeyFolder, make_client_id
 from edgeslm.errors import ProvisionError
-from edgeslm.provision.certificates import KeyFolder, make_client_id
 
 NOW = datetime.datetime(2026, 11, 26, tzinfo=datetime.UTC)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm.cli.provision.files import keep_private, write_private
 from edgeslm.errors import ProvisionError
-from edgeslm.provision.files import keep_private, write_private
 
 
 def test_a_file_is_private_and_not_written_over_unless_asked(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bus.node_topics import Topics
+from edgeslm.cli.provision.access import app_user, node_user
 from edgeslm.client import BrokerError, Client
 from edgeslm.errors import ProvisionError
-from edgeslm.provision.access import app_user, node_user
+from edgeslm.protocol.topics import Topics
 from tests.nodes import Node
 from tests.pool_members import member
 from tests.pools import DispatcherProcess

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.rollout.hawkbit import Hawkbit
+from edgeslm.update.rollout.hawkbit import Hawkbit
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE

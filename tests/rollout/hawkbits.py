@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgeslm.config import Config, load_config
-from edgeslm.rollout.hawkbit import Hawkbit
+from edgeslm.config.loader import Config, load_config
+from edgeslm.update.rollout.hawkbit import Hawkbit
 from tests.apps import WAIT_S
 from tests.benchmarks.scripts import load_scripts
 from tests.nodes import fake_configuration, write_bundle, write_configuration

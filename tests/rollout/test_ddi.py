@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import RolloutError
-from edgeslm.rollout.ddi import (
+from edgeslm.update.rollout.ddi import (
     MOST_DETAILS,
     Artifact,
     Cancel,

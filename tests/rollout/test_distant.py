@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import load_bundle
-from edgeslm.rollout import hawkbit as hawkbit_module
-from edgeslm.rollout.distant import DistantModels
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.update.exchange import folder_beside
+from edgeslm.update.rollout import hawkbit as hawkbit_module
+from edgeslm.update.rollout.distant import DistantModels
 from edgeslm.update.store import Store
 from tests.apps import App
 from tests.nodes import BASE, Node

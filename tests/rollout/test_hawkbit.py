@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgeslm.bundle import load_bundle
-from edgeslm.rollout.hawkbit import Hawkbit
-from edgeslm.rollout.jobs import Job, Part
-from edgeslm.rollout.work import Work
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.update.command_file import Wishes
+from edgeslm.update.rollout.hawkbit import Hawkbit
+from edgeslm.update.rollout.jobs import Job, Part
+from edgeslm.update.rollout.state_machine import Work
 from edgeslm.update.store import Store
-from edgeslm.update.wishes import Wishes
 from tests.rollout.hawkbits import client, drive, load, of, over, pack
 
 

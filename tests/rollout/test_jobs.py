@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeslm.rollout.jobs import MOST_REPORTS, Book, Job, Part, Record, Report
+from edgeslm.update.rollout.jobs import MOST_REPORTS, Book, Job, Part, Record, Report
 
 
 def test_what_is_written_is_there_for_the_next_process(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from edgeslm.config import load_config
+from edgeslm.config.loader import load_config
 from edgeslm.errors import RolloutError
-from edgeslm.rollout.mender import Module, Payload
+from edgeslm.update.rollout.mender import Module, Payload
 from edgeslm.update.store import Store
 from tests.apps import App
 from tests.brokers import Mosquitto

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgeslm.errors import RolloutError
-from edgeslm.rollout.hawkbit import Hawkbit
+from edgeslm.update.rollout.hawkbit import Hawkbit
 from edgeslm.update.store import Store
 from tests.rollout.hawkbits import FakeHawkbit, client, configured, drive, load, of, over, pack
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from edgeslm import __version__
-from edgeslm.bundle import load_bundle
-from edgeslm.rollout.hawkbit import Hawkbit
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.update.command_file import Wishes
+from edgeslm.update.rollout.hawkbit import Hawkbit
 from edgeslm.update.store import Store
-from edgeslm.update.wishes import Wishes
 from tests.apps import App
 from tests.nodes import BASE, Node, write_bundle
 from tests.operators import ask

@@ -9,11 +9,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edgeslm.config import Task as TaskSection
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Cost, Generate, Output, Sampling, Text
 from edgeslm.errors import InternalError, InvalidRequest
-from edgeslm.knowledge.queries import Citation, TableAnswer
-from edgeslm.knowledge.search import Found
+from edgeslm.knowledge.index.queries import Citation, TableAnswer
+from edgeslm.knowledge.index.search import Found
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome, Task, make_task
 from edgeslm.tasks.answer import Answer

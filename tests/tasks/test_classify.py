@@ -6,8 +6,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edgeslm.bundle import Bundle
-from edgeslm.config import Task as TaskSection
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Classify, Cost, Output, Score, Text, Turn
 from edgeslm.errors import ConfigError, InvalidRequest
 from edgeslm.messages import Request, Truncated

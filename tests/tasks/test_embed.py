@@ -5,7 +5,7 @@ import asyncio
 import jsonschema
 import pytest
 
-from edgeslm.config import Task as TaskSection
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Cost, Embed, Output
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request

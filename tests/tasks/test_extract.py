@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.config import Task as TaskSection
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Cost, Generate, Output, Text, Turn
 from edgeslm.errors import InvalidRequest, TooLong
 from edgeslm.messages import Request

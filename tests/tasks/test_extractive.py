@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.knowledge.sentences import split_sentences
+from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.tasks.extractive import best_sentences, central
 
 TEXT = (

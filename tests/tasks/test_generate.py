@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edgeslm.config import Task as TaskSection
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Generate, Output, Text, Turn
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.bundle.learned_task import LearnedSection
 from edgeslm.engine.calls import Pointed
-from edgeslm.learned import LearnedSection
 from edgeslm.tasks.pointed import FieldReader, Found, make_readers
 from tests.pointers import POINTED, at
 

@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edgeslm.config import Task as TaskSection
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import InvalidRequest
-from edgeslm.knowledge.search import Filter, Found
+from edgeslm.knowledge.index.search import Filter, Found
 from edgeslm.messages import Request
 from edgeslm.tasks import Task, make_task
 from tests.fakes import FakeEngine

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edgeslm.config import Task as TaskSection
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Cost, Generate, Output, Text, Turn
 from edgeslm.errors import InvalidRequest, NoMemory, TooLong
 from edgeslm.messages import Progress, Request, Truncated

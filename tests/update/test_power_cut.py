@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from edgeslm.bundle import load_bundle, verify_bundle
-from edgeslm.config import parse_config
+from edgeslm.bundle.manifest import load_bundle, verify_bundle
+from edgeslm.config.loader import parse_config
 from edgeslm.update.store import Store
 from tests.nodes import write_bundle
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bundle import Bundle, load_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.errors import BundleError
+from edgeslm.update.command_file import Wishes
 from edgeslm.update.releases import Releases
 from edgeslm.update.store import Store
-from edgeslm.update.wishes import Wishes
 from tests.nodes import write_bundle
 
 

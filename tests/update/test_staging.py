@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import trustme
 
-from edgeslm.bundle import load_bundle
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.update import staging, unpacking
 from edgeslm.update.allowance import Allowance, Stopped

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from edgeslm.bundle import load_bundle
-from edgeslm.config import Config, parse_config
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.config.loader import Config, parse_config
 from edgeslm.errors import BundleError
 from edgeslm.update.store import Store
 from tests.nodes import write_bundle

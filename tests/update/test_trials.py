@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from edgeslm.update.trials import Trial
+from edgeslm.update.canary import Trial
 
 
 def trial(**before: dict[str, int]) -> Trial:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle import Bundle, load_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.update.store import Store
 from tests.apps import App

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.update.verdicts import Verdicts
+from edgeslm.update.outcomes import Verdicts
 
 
 def test_the_reason_is_that_of_the_bundle_that_was_asked_for(tmp_path: Path) -> None:

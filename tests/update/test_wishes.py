@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import BundleError
-from edgeslm.update.wishes import Wishes
+from edgeslm.update.command_file import Wishes
 
 
 def test_a_wish_is_granted_once_and_answered(tmp_path: Path) -> None:
@@ -56,6 +56,8 @@ def test_a_node_runs_though_somebody_looks_at_the_moment_whether_it_does(
     lock.parent.mkdir()
     with lock.open("w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
-        monkeypatch.setattr("edgeslm.update.wishes.time.sleep", lambda s: fcntl.flock(looking, fcntl.LOCK_UN))
+        monkeypatch.setattr(
+            "edgeslm.update.command_file.time.sleep", lambda s: fcntl.flock(looking, fcntl.LOCK_UN)
+        )
         with Wishes(tmp_path, "hall").running():
             assert Wishes(tmp_path, "hall").is_node_running

@@ -1,0 +1,4 @@
+"""Model bundles: manifest, calibration, signature, trust, size and speed estimates.
+
+The contract between the build machine and a device.
+"""

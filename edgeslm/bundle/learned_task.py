@@ -1,0 +1,104 @@
+"""What a head or an adapter learned: the task, how its fields are found, and what its answers are worth."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgeslm.bundle.calibration import Calibration
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DriftReference(Section):
+    """What the rows were like that a task was tested with: equally spaced quantiles, from the lowest to the
+    highest, of how far each lay from what was learned and of how sure the task was of it, and the share of
+    each label among its answers."""
+
+    distances: tuple[float, ...] = ()
+    confidences: tuple[float, ...]
+    labels: tuple[float, ...]
+
+
+class LearnedField(Section):
+    """A field that a head finds by pointing: its options are none at all, if it is ``optional``; a place in
+    the message, if it has ``longest``, the most characters of one; and each of ``values``."""
+
+    name: str = Field(min_length=1)
+    optional: bool
+    longest: int = Field(default=0, ge=0)
+    values: tuple[str | int | float | bool, ...] = ()
+
+    @property
+    def place_option(self) -> int | None:
+        """Which of its options it is to stand in the message."""
+        return int(self.optional) if self.longest else None
+
+    @property
+    def first_value(self) -> int:
+        """Which of its options is the first of ``values``."""
+        return int(self.optional) + bool(self.longest)
+
+    @property
+    def options(self) -> int:
+        return self.first_value + len(self.values)
+
+
+class LearnedSection(Section):
+    """The task that a head or an adapter was taught: what it is asked and what its answers are worth.
+
+    ``instruction`` is what an adapter's decoder was told while it learned; ``fields`` is how a head finds
+    those of ``output_schema``.
+    """
+
+    task: str
+    kind: Literal["classify", "extract"]
+    labels: tuple[str, ...] = ()
+    output_schema: dict[str, Any] | None = None
+    fields: tuple[LearnedField, ...] = ()
+    instruction: str | None = None
+    verbatim: bool = False
+    rows: int = Field(description="labelled rows it learned from")
+    calibration: Calibration | None = None
+    reference: DriftReference | None = None
+
+    def fault(self, *, has_head: bool) -> str | None:
+        """What doesn't fit together in it; None if all does."""
+        if self.kind == "extract":
+            return self._fields_fault(has_head)
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            return "learned.labels: two or more are needed, each once"
+        if self.reference is not None and len(self.reference.labels) != len(self.labels):
+            return "learned.reference: it needs a share for each label"
+        calibration = self.calibration
+        if calibration is not None:
+            if {len(calibration.scale), len(calibration.bias)} != {len(self.labels)}:
+                return "learned.calibration: it needs a scale and a bias for each label"
+            if calibration.fault:
+                return f"learned.calibration: {calibration.fault}"
+        return None
+
+    def _fields_fault(self, has_head: bool) -> str | None:
+        if self.output_schema is None:
+            return "learned.output_schema: missing, and it was taught to extract"
+        if self.labels:
+            return "learned.labels: fields have none"
+        if not has_head:
+            # What a decoder writes has no confidence to calibrate or to watch.
+            told = [name for name in ("fields", "calibration", "reference") if getattr(self, name)]
+            return f"learned.{told[0]}: an adapter writes its fields" if told else None
+        names, properties = [field.name for field in self.fields], self.output_schema.get("properties")
+        if not isinstance(properties, dict) or set(names) != set(properties) or len(set(names)) != len(names):
+            return "learned.fields: each property of the schema is needed, once"
+        if any(not field.options for field in self.fields):
+            return "learned.fields: each needs an option"
+        if self.calibration is not None and (self.calibration.scale or self.calibration.bias):
+            return "learned.calibration: fields have no scale and no bias"
+        if self.calibration is not None and self.calibration.fault:
+            return f"learned.calibration: {self.calibration.fault}"
+        if self.reference is not None and self.reference.labels:
+            return "learned.reference: fields have no labels"
+        return None

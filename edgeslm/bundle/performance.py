@@ -1,0 +1,168 @@
+"""What to expect of a bundle on this board: the board is measured, the bundle's shape found out.
+
+The arithmetic is ``size_estimate``'s, shared with the build machine; this module feeds it on a device. It
+knows no configuration and judges nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm.bundle.manifest import REPORT, Bundle, WeightGroup
+from edgeslm.bundle.model_shape import EMBEDDING, HEAD, Shape
+from edgeslm.bundle.size_estimate import (
+    FLOAT,
+    REST,
+    Footprint,
+    Format,
+    Formats,
+    decode_tps,
+    footprint,
+    memory_bytes,
+    prefill_tps,
+)
+from edgeslm.errors import BoardError
+from edgeslm.hardware import board as hardware
+from edgeslm.hardware.board_profiles import THIS, Board
+
+MEASURE_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """At ``context`` tokens: memory of the engine's process, tokens/s of a prompt so long and after it."""
+
+    context: int
+    memory_bytes: int
+    prefill_tps: float
+    decode_tps: float
+
+
+def expect(foot: Footprint, board: Board, context: int) -> Expectation:
+    return Expectation(
+        context,
+        memory_bytes(foot, context),
+        prefill_tps(foot, board, context),
+        decode_tps(foot, board, context),
+    )
+
+
+def measure_board(threads: int | None = None, root: Path = Path("/")) -> Board:
+    """The machine at hand, measured in a process of its own in two or three seconds.
+
+    :param threads: by default one for each core that this process may use.
+    :raises BoardError: the measurement failed.
+    """
+    threads = threads or hardware.usable_cores()
+    command = [sys.executable, "-P", "-m", "edgeslm.engine.prepack.gauge", str(threads)]
+    failed = "The speed of this machine can't be measured"
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=MEASURE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise BoardError(f"{failed}: no answer in {MEASURE_TIMEOUT_S:.0f} s.") from None
+    except OSError as error:
+        raise BoardError(f"{failed}: {error.strerror}.") from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [_how_it_ended(done.returncode)]
+        raise BoardError(f"{failed}: {lines[-1][:200]}.")
+    figures = json.loads(done.stdout)
+    memory = hardware.read_memory(root)
+    return Board(
+        name=THIS,
+        title=hardware.board_name(root) or hardware.read_cpu(root).name,
+        cores=threads,
+        memory_bytes=(memory.limit or memory.total) if memory else 0,
+        read_gbs=figures["read_gbs"],
+        int4_gflops=figures["int4_gflops"],
+        int8_gflops=figures["int8_gflops"],
+        busy=bool(figures["busy"]),
+    )
+
+
+def _how_it_ended(status: int) -> str:
+    return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
+def bundle_footprint(bundle: Bundle) -> Footprint | None:
+    """From the manifest, ``genai_config.json`` and the report card; None where these don't say enough.
+
+    What they leave open, the width of the MLP, follows from the number of weights.
+    """
+    try:
+        settings = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]
+        card = json.loads((bundle.path / REPORT).read_text("utf-8"))
+        layers = int(settings["decoder"]["num_hidden_layers"])
+        quantization = bundle.manifest.quantization
+        formats = _formats(quantization.groups if quantization else (), layers)
+        written = _formats(quantization.written, layers) if quantization and quantization.written else None
+        size = sum(file.bytes for file in bundle.manifest.files if file.path.endswith(".data"))
+        shape = _shape(settings, int(card["weights"]), bool(card["tied_embedding"]), bundle)
+        found = footprint(shape, formats, written) if shape else None
+        return found if found and 0.8 < found.weight_bytes / size < 1.25 else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return None
+
+
+_GROUPS = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "qkv_proj"), "attention_qkv"),
+    **dict.fromkeys(("o_proj", "dense"), "attention_output"),
+    **dict.fromkeys(("gate_proj", "up_proj", "gate_up_proj", "fc1"), "mlp_gate_up"),
+    **dict.fromkeys(("down_proj", "fc2"), "mlp_down"),
+    "lm_head": HEAD,
+    "embed_tokens": EMBEDDING,
+}
+"""The last part of a matrix's name in a manifest -> its weight group."""
+
+
+def _formats(groups: Sequence[WeightGroup], layers: int) -> Formats:
+    """Weight groups get the average of their layers' bits: a manifest names what differs from most."""
+    rest = next((Format(g.bits, g.group_size) for g in groups if g.group == REST), FLOAT)
+    listed: dict[str, dict[str, float]] = {}
+    for group in groups:
+        owner, _, own = group.group.rpartition(".")
+        if name := _GROUPS.get(own):
+            listed.setdefault(name, {})[owner] = group.bits
+    formats = {REST: rest}
+    for name, bits in listed.items():
+        count = 1 if name in (HEAD, EMBEDDING) else max(layers, len(bits))
+        average = (sum(bits.values()) + (count - len(bits)) * rest.bits) / count
+        formats[name] = Format(average, rest.group_size)
+    return formats
+
+
+def _shape(settings: Mapping[str, Any], weights: int, tied: bool, bundle: Bundle) -> Shape | None:
+    decoder = settings["decoder"]
+    hidden, vocab, layers = decoder["hidden_size"], settings["vocab_size"], decoder["num_hidden_layers"]
+    heads, kv_heads, head_dim = (
+        decoder["num_attention_heads"],
+        decoder["num_key_value_heads"],
+        decoder["head_size"],
+    )
+    attention = 2 * (heads + kv_heads) * head_dim * hidden
+    window = decoder.get("sliding_window") or {}
+    inner = ((weights - vocab * hidden * (2 - tied)) // layers - attention) // (3 * hidden)
+    if inner < 1:
+        return None
+    return Shape(
+        architecture=bundle.manifest.architecture,
+        layers=layers,
+        hidden=hidden,
+        inner=max(1, inner // 8 * 8),  # norms and biases were counted too and add one or two
+        vocab=vocab,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        tied=tied,
+        context_length=bundle.manifest.context_length,
+        window=window.get("window_size") or 0,
+        windowed_layers=len(window.get("layers", ())),
+    )

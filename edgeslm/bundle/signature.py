@@ -1,0 +1,346 @@
+"""``model.sig``: what it says, and whether one of the trusted keys made it for the bundle it lies in.
+
+The format is that of OpenSSF model signing with a key: a Sigstore bundle around a DSSE envelope around an
+in-toto statement with the SHA-256 of every file. The library ``model-signing`` makes signatures on the build
+machine; what it refuses is refused here. The one primitive in use is ECDSA verification by ``cryptography``.
+
+Signatures and bundles come from strangers, so the check runs as a job (``edgeslm.ipc.job``), which
+``trust`` starts. Its order is ``{"bundles": [...], "keys": [...]}``; the answer is a list with the
+fields of a :class:`Verdict` for each bundle.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from edgeslm.bundle.manifest import MANIFEST, SIGNATURE, Bundle, file_digest, load_bundle
+from edgeslm.errors import BundleError
+from edgeslm.ipc.job import serve
+
+LARGEST_BYTES = 4_000_000
+"""Of a signature file: it has some 200 bytes for each file of a bundle."""
+_PREDICATE: Final = "https://model_signing/signature/v1.0"
+_PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
+_HASH_OF_CURVE: Final = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
+
+Status = Literal["signed", "unsigned", "refused", "unverifiable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came out for one bundle.
+
+    ``signed``: ``key`` is the file of the key that made the signature, ``bundle`` and ``signature`` are the
+    ``sha256:<hex>`` of the manifest and of ``model.sig`` that were checked. Otherwise ``sentence`` says why
+    not; ``unverifiable`` means that nothing could be said of it, as ``cryptography`` is missing.
+    """
+
+    status: Status
+    sentence: str = ""
+    key: str = ""
+    bundle: str = ""
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a signature claims; to be believed only after it was checked.
+
+    ``digests``: path in the bundle -> SHA-256 in hex. ``ignored``: files and folders that the signer left
+    out. ``root``: SHA-256 in hex of all digests, one after the other. ``key``: SHA-256 in hex of the public
+    key as PEM, which is that of the file as openssl writes it; signatures of old may lack it. ``payload`` is
+    the text of the statement, ``signature`` (DER) is over it.
+    """
+
+    digests: dict[str, str]
+    ignored: tuple[str, ...]
+    root: str
+    key: str
+    payload: bytes
+    signature: bytes
+
+
+class _Outer(BaseModel):
+    """Parts of the Sigstore bundle. They are not signed over: nothing in them is let pass unknown."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", alias_generator=to_camel)
+
+
+class _Signature(_Outer):
+    sig: str
+    keyid: str | None = None
+
+
+class _Envelope(_Outer):
+    payload: str
+    payload_type: Literal["application/vnd.in-toto+json"]
+    signatures: list[_Signature] = Field(min_length=1)
+
+
+class _PublicKey(_Outer):
+    hint: str | None = None
+    raw_bytes: Any = None
+    key_details: Any = None
+
+
+class _Material(_Outer):
+    """Of a key; certificates and transparency logs are other methods."""
+
+    public_key: _PublicKey
+    x509_certificate_chain: None = None
+    certificate: None = None
+    tlog_entries: list[Any] = Field(default=[], max_length=0)
+    timestamp_verification_data: None = None
+
+
+class _SigstoreBundle(_Outer):
+    media_type: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"]
+    verification_material: _Material
+    message_signature: None = None
+    dsse_envelope: _Envelope
+
+
+class _Inner(BaseModel):
+    """Parts of the statement. The specification says that verifiers ignore fields they don't know."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Root(_Inner):
+    sha256: str
+
+
+class _Subject(_Inner):
+    name: Any
+    digest: _Root
+
+
+class _Serialization(_Inner):
+    method: Any
+    hash_type: Any
+    allow_symlinks: Any
+    ignore_paths: list[str] = []
+
+
+class _Resource(_Inner):
+    name: str
+    algorithm: str
+    digest: str
+
+
+class _Predicate(_Inner):
+    serialization: _Serialization
+    resources: list[_Resource]
+
+
+class _InTotoStatement(_Inner):
+    type: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
+    subject: list[_Subject] = Field(min_length=1, max_length=1)
+    predicate_type: str = Field(alias="predicateType")
+    predicate: _Predicate
+
+
+def parse_statement(raw: bytes, where: str) -> Statement:
+    """:raises BundleError: no signature of model signing, or made in a way that isn't understood here."""
+    try:
+        outer = _SigstoreBundle.model_validate(json.loads(raw.decode()))
+        (first, *_) = outer.dsse_envelope.signatures
+        payload = base64.b64decode(outer.dsse_envelope.payload, validate=True)
+        signature = base64.b64decode(first.sig, validate=True)
+        statement = _InTotoStatement.model_validate(json.loads(payload))
+    except (ValueError, RecursionError):  # pydantic's, JSON's, base64's and UTF-8's are ValueErrors
+        raise BundleError(
+            f"{where}: no signature of model signing; copy the bundle again, or sign it again"
+        ) from None
+    predicate = statement.predicate
+    form = (statement.predicate_type, predicate.serialization.method)
+    digests = {one.name: one.digest for one in predicate.resources}
+    once = len(digests) == len(predicate.resources)
+    if (
+        form != (_PREDICATE, "files")
+        or {one.algorithm for one in predicate.resources} != {"sha256"}
+        or not once
+    ):
+        raise BundleError(
+            f"{where}: signs in another way than files by SHA-256; sign the bundle with edgeslm-export sign"
+        )
+    return Statement(
+        digests,
+        tuple(predicate.serialization.ignore_paths),
+        statement.subject[0].digest.sha256,
+        outer.verification_material.public_key.hint or "",
+        payload,
+        signature,
+    )
+
+
+def read_signature(folder: Path) -> bytes:
+    """The bytes of ``model.sig``.
+
+    :raises FileNotFoundError: the bundle has none.
+    :raises BundleError: it can't be read or is too large.
+    """
+    file = folder / SIGNATURE
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(LARGEST_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BundleError(f"{file}: {error.strerror}") from None
+    if len(raw) > LARGEST_BYTES:
+        raise BundleError(f"{file}: larger than any signature; sign the bundle again")
+    return raw
+
+
+def check_bundle(folder: Path, keys: Sequence[Path]) -> Verdict:
+    """Whether the bundle is whole and signed by one of ``keys``, public ones as PEM.
+
+    :raises ModuleNotFoundError: ``cryptography`` is missing.
+    """
+    file = folder / SIGNATURE
+    try:
+        bundle = load_bundle(folder)
+        try:
+            raw = read_signature(folder)
+        except FileNotFoundError:
+            return Verdict("unsigned", f"{file}: missing, so the bundle is not signed")
+        statement = parse_statement(raw, str(file))
+        key = _signer(statement, keys, file)
+        _check_root(statement, file)
+        _compare(bundle, statement)
+    except BundleError as error:
+        return Verdict("refused", str(error))
+    except OSError as error:  # a file that goes away meanwhile
+        return Verdict("refused", f"{error.filename or folder}: {error.strerror}")
+    return Verdict("signed", "", str(key), bundle.digest, f"sha256:{hashlib.sha256(raw).hexdigest()}")
+
+
+def _signer(statement: Statement, keys: Sequence[Path], file: Path) -> Path:
+    """The key that made the signature of the statement.
+
+    :raises BundleError: none of them did, or one can't be used.
+    """
+    for key in keys:
+        public_key, digest = _load_key(key)
+        if statement.key and statement.key != digest:
+            continue
+        if _is_signature(public_key, statement):
+            return key
+        if statement.key:
+            raise BundleError(f"{file}: damaged, as its content does not fit its signature; copy it again")
+    names = " or ".join(str(key) for key in keys)
+    made_with = f" (its key has the SHA-256 {statement.key[:16]}...)" if statement.key else ""
+    raise BundleError(f"{file}: not made with the key {names}{made_with}")
+
+
+def _load_key(file: Path) -> tuple[Any, str]:
+    """A public key, and the SHA-256 in hex of it as PEM. :raises BundleError: it can't be used."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    try:
+        key = serialization.load_pem_public_key(file.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{file}: {error.strerror}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASH_OF_CURVE:
+        raise BundleError(f"{file}: no public key (PEM) on the curve P-256, P-384 or P-521")
+    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return key, hashlib.sha256(pem).hexdigest()
+
+
+def _is_signature(key: Any, statement: Statement) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    algorithm = getattr(hashes, _HASH_OF_CURVE[key.curve.name])()
+    try:
+        key.verify(statement.signature, _pre_authentication_encoding(statement.payload), ec.ECDSA(algorithm))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _pre_authentication_encoding(payload: bytes) -> bytes:
+    """What is signed: type and content, so that one can't be taken for the other (DSSE 1.0, "PAE")."""
+    return b"DSSEv1 %d %b %d %b" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), len(payload), payload)
+
+
+def _check_root(statement: Statement, file: Path) -> None:
+    """Sees that the digest that stands for the whole is that of the list: the library demands it."""
+    try:
+        root = hashlib.sha256(b"".join(map(bytes.fromhex, statement.digests.values()))).hexdigest()
+    except ValueError:  # no hexadecimal number
+        root = ""
+    if root != statement.root:
+        raise BundleError(f"{file}: contradicts itself; sign the bundle again")
+
+
+def _compare(bundle: Bundle, statement: Statement) -> None:
+    """Sees that manifest, signature and files agree, with nothing left out.
+
+    :raises BundleError: naming what differs.
+    """
+    listed = {MANIFEST: bundle.digest.removeprefix("sha256:")}
+    listed |= {entry.path: entry.sha256 for entry in bundle.manifest.files}
+    found = listed | {name: file_digest(bundle.path / name) for name in listed if name != MANIFEST}
+    left_out = [name for name in listed if _is_ignored(name, statement)]
+    signed = {name: digest for name, digest in statement.digests.items() if name not in left_out}
+    changed = [name for name in listed if name not in left_out and found[name] != signed.get(name)]
+    changed += sorted(set(signed) - set(listed))
+    if changed:
+        if damaged := [name for name in listed if found[name] != listed[name]]:
+            raise BundleError(
+                f"{bundle.path / damaged[0]}: its SHA-256 differs from the manifest's; "
+                f"the file was changed or damaged"
+            )
+        raise BundleError(_difference(bundle, changed))
+    for name, digest in listed.items():
+        if name in left_out:
+            raise BundleError(f"{bundle.path / name}: not covered by {SIGNATURE}; sign the bundle again")
+        if signed[name] != digest:
+            raise BundleError(f"{bundle.path / name}: signed with other content than the manifest lists")
+
+
+def _is_ignored(name: str, statement: Statement) -> bool:
+    return any(PurePosixPath(name).is_relative_to(path) for path in statement.ignored)
+
+
+def _difference(bundle: Bundle, changed: Sequence[str]) -> str:
+    names = [name if name.isprintable() else ascii(name) for name in changed[:4]]
+    also = f", as are {', '.join(names[1:])}" if len(changed) > 1 else ""
+    also += f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+    return (
+        f"{bundle.path}/{names[0]}: not the file that was signed{also}; "
+        f"the bundle was changed, or its {SIGNATURE} is another bundle's"
+    )
+
+
+def _answer(order: dict[str, Any], progress: Callable[[Any], None]) -> list[dict[str, str]]:
+    keys = [Path(key) for key in order["keys"]]
+    return [asdict(_verdict(Path(folder), keys)) for folder in order["bundles"]]
+
+
+def _verdict(folder: Path, keys: Sequence[Path]) -> Verdict:
+    try:
+        return check_bundle(folder, keys)
+    except ModuleNotFoundError as error:
+        package = (error.name or "cryptography").partition(".")[0]
+        return Verdict("unverifiable", f"the package {package} is missing: pip install 'edgeslm[verify]'")
+
+
+if __name__ == "__main__":
+    serve(_answer)

@@ -1,0 +1,183 @@
+"""Which bundles this node may run: the one door through which it loads them, and what it remembers of them.
+
+A signature is checked by a job (``edgeslm.bundle.signature``), once for each manifest, signature and key:
+that it is good stays true. That the files are those of the manifest is checked by the engine at every load,
+which is told the digest that was found good here. Knows no cryptography.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeslm.bundle.manifest import SIGNATURE, Bundle, file_digest, load_bundle
+from edgeslm.bundle.signature import Verdict, parse_statement, read_signature
+from edgeslm.config.sections import Signing
+from edgeslm.errors import BundleError
+from edgeslm.ipc.job import PYTHON, Job, JobError
+from edgeslm.storage.atomic_json import write_record
+from edgeslm.storage.file_ownership import is_ours
+
+log = logging.getLogger("edgeslm.trust")
+
+MODULE = "edgeslm.bundle.signature"
+RECORD = "signatures.json"
+NOT_SIGNED = "not signed"
+REMEMBERED = 256
+"""Bundles in the record; the oldest go first."""
+TIMEOUT_S = 120.0
+SLOWEST_BYTES_PER_S = 5_000_000
+"""An SD card that is busy with other things; each file is read once."""
+MEMORY_BYTES = 400_000_000
+"""For the lists of the largest signature and manifest; files are read in pieces."""
+
+
+def _bytes_below(folder: Path) -> int:
+    """What the check will read; files that can't be looked at are its own to complain of."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size
+    return total
+
+
+def _ask(job: Job, bundles: Sequence[Path], keys: Sequence[Path]) -> list[Verdict]:
+    """A verdict for each bundle. :raises BundleError: the check itself failed."""
+    order = {"bundles": list(map(str, bundles)), "keys": list(map(str, keys))}
+    timeout_s = TIMEOUT_S + sum(map(_bytes_below, bundles)) / SLOWEST_BYTES_PER_S
+    try:
+        verdicts = job.ask(order, timeout_s=timeout_s, memory_bytes=MEMORY_BYTES)
+    except JobError as error:
+        if error.reason == "time":
+            raise BundleError(
+                f"the check of signatures was ended after {timeout_s:.0f} s; is the disk slow?"
+            ) from None
+        raise BundleError(f"the check of signatures failed: {error}") from None
+    except OSError as error:
+        raise BundleError(f"the check of signatures can't be started: {error.strerror}") from None
+    return [Verdict(**verdict) for verdict in verdicts]
+
+
+def check_bundles(
+    bundles: Sequence[Path], keys: Sequence[Path], *, command: Sequence[str] = PYTHON
+) -> list[Verdict]:
+    """A verdict for each bundle; blocks for a second or more.
+
+    :param command: what runs the check's module, in place of this Python.
+    :raises BundleError: the check itself failed: out of memory, or hanging.
+    """
+    with Job(MODULE, command=command) as job:
+        return _ask(job, bundles, keys)
+
+
+def describe_signature(bundle: Path) -> str:
+    """What a bundle's signature says of itself, without any key to check it with."""
+    try:
+        statement = parse_statement(read_signature(bundle), str(bundle / SIGNATURE))
+    except FileNotFoundError:
+        return NOT_SIGNED
+    except BundleError as error:
+        return str(error)
+    by = f"by a key with the SHA-256 {statement.key[:16]}..., " if statement.key else ""
+    return f"signed {by}not verified, as no key was named"
+
+
+class Trust:
+    """The door: bundles are loaded here, and :meth:`check` must have passed before anything of them runs.
+
+    :param state_dir: where it is remembered what was checked.
+    """
+
+    def __init__(self, signing: Signing, state_dir: Path, *, command: Sequence[str] = PYTHON) -> None:
+        self._signing = signing
+        self._record = state_dir / RECORD
+        self._command = command
+        self._loaded: list[Bundle] = []
+
+    def load(self, path: Path) -> Bundle:
+        """:raises BundleError: as ``load_bundle``."""
+        bundle = load_bundle(path)
+        self._loaded.append(bundle)
+        return bundle
+
+    async def check(self) -> None:
+        """Sees that every bundle loaded so far is signed, where that is required.
+
+        :raises BundleError: one isn't, or it can't be told; the sentence names the file.
+        """
+        if not self._signing.refuses:
+            return
+        keys = {_key_digest(key): key for key in self._signing.keys}
+        known = self._remembered()
+        loaded = {(bundle.path, bundle.digest): bundle for bundle in self._loaded}.values()
+        unknown = [bundle for bundle in loaded if known.get(bundle.digest) not in _marks(bundle, keys)]
+        if not unknown:
+            return
+        with Job(MODULE, command=self._command) as job:  # a node that is stopped meanwhile ends the check
+            paths = [bundle.path for bundle in unknown]
+            verdicts = await asyncio.to_thread(_ask, job, paths, list(keys.values()))
+        digests = {str(key): digest for digest, key in keys.items()}
+        refused = []
+        for bundle, verdict in zip(unknown, verdicts, strict=True):
+            if verdict.status != "signed":
+                refused.append(verdict.sentence)
+            elif verdict.bundle != bundle.digest:
+                refused.append(f"{bundle.path}: was replaced while it was checked; start again")
+            else:
+                log.info("%s is signed by %s", bundle.path, verdict.key)
+                known[bundle.digest] = _mark(verdict.signature, digests[verdict.key])
+        self._remember(known)
+        if refused:
+            raise BundleError("; ".join(refused) + " (unsigned bundles are refused: signing.unsigned)")
+
+    def _remembered(self) -> dict[str, str]:
+        """Digest of the manifest -> mark. What others could have written is not believed."""
+        try:
+            with self._record.open("rb") as stream:
+                status = os.fstat(stream.fileno())
+                known = json.load(stream)
+        except (OSError, ValueError, RecursionError):
+            return {}
+        if not is_ours(status):
+            log.warning(
+                "%s can be written by others and is not believed: signatures are checked again", self._record
+            )
+            return {}
+        if not isinstance(known, dict) or not all(isinstance(mark, str) for mark in known.values()):
+            return {}
+        return known
+
+    def _remember(self, known: dict[str, str]) -> None:
+        kept = dict(list(known.items())[-REMEMBERED:])
+        try:
+            write_record(self._record, kept)
+        except OSError as error:
+            log.warning(
+                "%s can't be written (%s): signatures are checked at every start", self._record, error
+            )
+
+
+def _mark(signature: str, key: str) -> str:
+    return f"{signature} {key}"
+
+
+def _marks(bundle: Bundle, keys: dict[str, Path]) -> set[str]:
+    """What the record says of a bundle that was found good with its present signature and one of ``keys``."""
+    try:
+        signature = f"sha256:{file_digest(bundle.path / SIGNATURE)}"
+    except OSError:
+        return set()
+    return {_mark(signature, key) for key in keys}
+
+
+def _key_digest(key: Path) -> str:
+    try:
+        return "sha256:" + hashlib.sha256(key.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BundleError(f"signing.keys: {key}: {error.strerror}") from None

@@ -1,0 +1,71 @@
+"""What the demo shows: a table that grows message by message, a line of progress, a summary."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+
+from edgeslm.cli.demo.traffic import Answer
+
+LABEL = 34
+EXPECTED = 18
+
+
+class Screen:
+    """Writes to standard output; colours and the line of progress only on a terminal."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._width = min(120, shutil.get_terminal_size((110, 24)).columns)
+        self._progress = False
+
+    def line(self, text: str) -> None:
+        self.clear()
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def title(self, text: str) -> None:
+        self.line("\n" + self._paint(text, "1"))
+
+    def header(self, expected: str = "true label") -> None:
+        self.line(self._paint(self._row("message", "result", expected, "sure", "ms"), "2"))
+
+    def message(self, text: str, answer: Answer, expected: str) -> None:
+        """One row of the table: green where the result is, or holds, what was expected."""
+        sure = f"{answer.confidence:.2f}" if answer.confidence is not None else ""
+        row = self._row(text, answer.label, expected, sure, f"{answer.ms:.0f}")
+        self.line(self._paint(row, "32" if expected in answer.label else "31"))
+
+    def progress(self, text: str) -> None:
+        if self._terminal:
+            self.clear()
+            sys.stdout.write(f"  {text}")
+            sys.stdout.flush()
+            self._progress = True
+
+    def clear(self) -> None:
+        if self._progress:
+            sys.stdout.write("\r\x1b[2K")
+            self._progress = False
+
+    def summary(self, rows: Sequence[tuple[str, str, str]]) -> None:
+        self.title("Reached in this run")
+        for task, figure, note in rows:
+            self.line(f"  {task:<26}{figure:<22}{note}")
+
+    def _row(self, text: str, label: str, expected: str, sure: str, ms: str) -> str:
+        room = max(20, self._width - LABEL - EXPECTED - 5 - 6 - 7)
+        cells = [(text, room), (label, LABEL), (expected, EXPECTED)]
+        return (
+            "  " + " ".join(f"{_cut(cell, width):<{width}}" for cell, width in cells) + f" {sure:>5} {ms:>6}"
+        )
+
+    def _paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._terminal else text
+
+
+def _cut(text: str, room: int) -> str:
+    """One line of printable characters, at most ``room`` of them."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return plain if len(plain) <= room else plain[: room - 1] + "…"

@@ -1,0 +1,54 @@
+"""Teaching in front of the user: ``edgeslm-export tune`` on a few labelled messages, as users call it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from edgeslm.cli.demo.material import Labelled
+from edgeslm.errors import EdgeslmError
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What was learned: the folder with the head, the rows, the time, the accuracy to expect."""
+
+    task: str
+    folder: Path
+    rows: int
+    seconds: float
+    accuracy: float
+
+
+def teach(
+    folder: Path, task: str, labels: Mapping[str, str], rows: Sequence[Labelled], encoder: Path
+) -> Lesson:
+    """Learns ``task`` from ``rows`` into a folder below ``folder``.
+
+    :raises EdgeslmError: the build machine's part isn't installed here, or it failed.
+    """
+    if importlib.util.find_spec("sklearn") is None:
+        raise EdgeslmError("the demo teaches a task, which needs the extra: pip install 'edgeslm[heads]'")
+    out = folder / "learned" / task
+    out.parent.mkdir(exist_ok=True)
+    description = folder / f"{task}.yaml"
+    description.write_text(yaml.safe_dump({"name": task, "kind": "classify", "labels": dict(labels)}))
+    data = folder / f"{task}.jsonl"
+    data.write_text("".join(json.dumps({"text": row.text, "label": row.label}) + "\n" for row in rows))
+    command = [sys.executable, "-P", "-m", "edgeslm_export", "tune", str(description), str(data), str(out)]
+    started = time.monotonic()
+    done = subprocess.run(
+        [*command, "--encoder", str(encoder), "--json"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise EdgeslmError(f"teaching {task} failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+    report = json.loads(done.stdout.strip().rpartition("\n")[2])
+    return Lesson(task, out, len(rows), time.monotonic() - started, float(report["accuracy"]))

@@ -1,0 +1,191 @@
+"""The demo's messages on the bus: published for routes to find, or sent as requests, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edgeslm.errors import BrokerError, EdgeslmError, ProtocolError
+from edgeslm.messages import Result
+from edgeslm.protocol.codec import Topics, encode_request, parse_result, parse_state
+
+IN_FLIGHT = 16
+"""Messages under way where the rate is the point; one at a time where the milliseconds are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One result as the table shows it: what it says, how sure, and milliseconds from publish to result."""
+
+    number: int
+    label: str
+    confidence: float | None
+    ms: float
+
+
+class Traffic:
+    """An app on the bus. It speaks MQTT 3.1.1 with JSON ids, as most sensors do and every broker can.
+
+    It waits ``patience_s`` for each result.
+    """
+
+    def __init__(self, url: str, node: str, *, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._topics = Topics(node)
+        self._reply = f"{self._topics.base}/res/demo-app"
+        self._arrived: queue.SimpleQueue[tuple[str, Result, float]] = queue.SimpleQueue()
+        self._client = _client(url)
+        self._client.on_message = self._on_message
+        self._client.subscribe([(self._reply, 1), ("demo/+/+/+", 1)])
+        self._client.loop_start()
+
+    def __enter__(self) -> Traffic:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    @staticmethod
+    def wait_online(url: str, node: str, process: subprocess.Popen[bytes]) -> None:
+        """:raises EdgeslmError: the daemon ended, or isn't online after a minute."""
+        online = threading.Event()
+        topics = Topics(node)
+
+        def on_message(client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
+            if parse_state(bytes(message.payload)).state == "online":
+                online.set()
+
+        client = _client(url)
+        client.on_message = on_message
+        client.subscribe(topics.state, qos=1)
+        client.loop_start()
+        deadline = time.monotonic() + 60
+        try:
+            while not online.wait(0.05):
+                if process.poll() is not None:
+                    raise EdgeslmError(f"the daemon ended with status {process.returncode}")
+                if time.monotonic() > deadline:
+                    raise EdgeslmError("the daemon is not online after 60 s")
+        finally:
+            client.disconnect()
+            client.loop_stop()
+
+    def publish(self, topic: str, payload: str | Mapping[str, Any]) -> None:
+        text = payload if isinstance(payload, str) else json.dumps(payload)
+        self._client.publish(topic, text.encode(), qos=1)
+
+    def through_route(
+        self, messages: Sequence[tuple[str, Any]], output: str, in_flight: int = 1
+    ) -> Iterator[Answer]:
+        """Publishes for a route and yields what it makes of each, in order.
+
+        ``output`` is the topic of the result: ``{}`` stands for the message's topic, other names for fields
+        of its payload.
+        """
+        expected = [
+            output.format(topic, **(payload if isinstance(payload, dict) else {}))
+            for topic, payload in messages
+        ]
+        yield from self._exchange(
+            len(messages),
+            lambda number: self.publish(*messages[number]),
+            lambda number: expected[number],
+            in_flight,
+        )
+
+    def requests(
+        self,
+        task: str,
+        texts: Sequence[str],
+        options: Sequence[Mapping[str, Any]] | None = None,
+        in_flight: int = 1,
+    ) -> Iterator[Answer]:
+        """Sends requests and yields their results in order."""
+
+        def send(number: int) -> None:
+            payload = encode_request(
+                texts[number],
+                id=f"{task}-{number}",
+                reply_to=self._reply,
+                options=options[number] if options else None,
+            )
+            self._client.publish(self._topics.request(task), payload, qos=1)
+
+        yield from self._exchange(len(texts), send, lambda number: f"{task}-{number}", in_flight)
+
+    def _exchange(
+        self, count: int, send: Callable[[int], None], key_of: Callable[[int], str], in_flight: int
+    ) -> Iterator[Answer]:
+        """Keeps ``in_flight`` messages under way; results may come in any order, answers leave in theirs."""
+        sent: list[float] = []
+        waiting: dict[str, list[int]] = {}
+        ready: dict[int, Answer] = {}
+
+        def send_next() -> None:
+            if len(sent) < count:
+                waiting.setdefault(key_of(len(sent)), []).append(len(sent))
+                sent.append(time.perf_counter())
+                send(len(sent) - 1)
+
+        for _ in range(in_flight):
+            send_next()
+        for number in range(count):
+            while number not in ready:
+                key, result, at = self._next()
+                if waiting.get(key):
+                    which = waiting[key].pop(0)
+                    ready[which] = _answer(which, result, (at - sent[which]) * 1000)
+                    send_next()
+            yield ready.pop(number)
+
+    def _next(self) -> tuple[str, Result, float]:
+        try:
+            return self._arrived.get(timeout=self._patience_s)
+        except queue.Empty:
+            raise EdgeslmError(f"no result came within {self._patience_s:.0f} s") from None
+
+    def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
+        at = time.perf_counter()
+        try:
+            result = parse_result(bytes(message.payload))
+        except ProtocolError:
+            return  # a message for a route: it fits the subscription too
+        self._arrived.put((result.id if message.topic == self._reply else message.topic, result, at))
+
+
+def _client(url: str) -> mqtt.Client:
+    """:raises BrokerError: it can't be reached."""
+    parts = urlsplit(url)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+    client.max_inflight_messages_set(IN_FLIGHT)
+    client.on_socket_open = _no_delay
+    try:
+        client.connect(parts.hostname or "127.0.0.1", parts.port or 1883)
+    except OSError as error:
+        raise BrokerError(f"the broker at {url} can't be reached: {error}") from None
+    return client
+
+
+def _no_delay(client: Any, userdata: Any, sock: Any) -> None:
+    # Nagle's algorithm against delayed acknowledgements costs 40 ms a message.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _answer(number: int, result: Result, ms: float) -> Answer:
+    if result.error is not None:
+        return Answer(number, f"error: {result.error.code}", None, ms)
+    body = result.result or {}
+    label = body.get("label") or body.get("text") or ", ".join(map(str, body.get("fields", {}).values()))
+    return Answer(number, str(label), body.get("confidence"), ms)

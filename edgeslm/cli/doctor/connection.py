@@ -1,0 +1,106 @@
+"""The broker: its secrets, whether it answers, and whether the service may reach it at all."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgeslm.cli.doctor.finding import Finding
+from edgeslm.config.loader import Broker, Config
+from edgeslm.errors import EdgeslmError
+from edgeslm.hardware import board
+from edgeslm.mqtt.certificate_expiry import ending_soon
+
+
+def judge_secrets(broker: Broker) -> list[Finding]:
+    findings = []
+    for key in ("password_file", "ca_file", "cert_file", "key_file", "client_id_file"):
+        file: Path | None = getattr(broker, key)
+        if file is None:
+            continue
+        try:
+            with file.open("rb"):
+                mode = file.stat().st_mode
+        except OSError as error:
+            text = f"{key} {file}: {error.strerror}"
+            findings.append(Finding("secrets", "bad", text, "correct the path, or let this user read it"))
+            continue
+        if key in ("password_file", "key_file", "client_id_file") and mode & 0o007:
+            text = f"{key} {file} can be read by every user"
+            findings.append(Finding("secrets", "warn", text, f"chmod o= {file}"))
+    findings += [Finding("secrets", "warn", sentence) for sentence in ending_soon(broker)]
+    if broker.password_file and not broker.tls and broker.host not in ("localhost", "127.0.0.1", "::1"):
+        text = "the password crosses the network in clear"
+        findings.append(Finding("secrets", "warn", text, "use mqtts:// in url"))
+    return findings
+
+
+def ask_broker(config: Config) -> tuple[list[str], list[str]]:
+    from edgeslm.mqtt.probe import probe_broker  # lazy: only with a configuration
+
+    probe = probe_broker(config)
+    return list(probe.notes), list(probe.problems)
+
+
+def judge_broker(config: Config, ask: Callable[[Config], tuple[list[str], list[str]]]) -> list[Finding]:
+    try:
+        notes, problems = ask(config)
+    except EdgeslmError as error:
+        notes, problems = [], [str(error)]
+    advice = "see that it runs and that url, username and password_file are right"
+    if problems:
+        return [Finding("broker", "bad", problem, advice) for problem in problems]
+    return [
+        Finding("broker", "ok", note)
+        for note in notes or [f"{config.broker.host}:{config.broker.port} answers"]
+    ]
+
+
+SERVICE = "systemd/system/edgeslm.service.d/10-edgeslm.conf"
+ADDRESSES = [
+    ipaddress.ip_network(text)
+    for text in (
+        *("127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/64"),
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
+    )
+]
+"""What the service's unit lets through (IPAddressAllow=); a test holds them to it."""
+
+
+def look_up(host: str) -> list[str]:
+    """The addresses of a name; none if it has none now."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return list(dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in found))
+
+
+def judge_reach(config: Config, root: Path, resolve: Callable[[str], list[str]]) -> list[Finding]:
+    """Whether the service, which sees private networks alone, can reach a broker that this command can."""
+    if not any((root / place / SERVICE).exists() for place in ("usr/lib", "usr/local/lib", "etc")):
+        return []
+    host, said = config.broker.host, []
+    if addresses := _out_of_reach(resolve(host)):
+        said.append((f"{host} is {addresses[0]}", addresses[0]))
+    servers = re.findall(r"(?m)^nameserver +([\w.:]+)", board.read_text(root / "etc/resolv.conf") or "")
+    if host not in resolve(host) and (hidden := _out_of_reach(servers)):
+        said.append((f"names are looked up at {hidden[0]}", hidden[0]))
+    return [
+        Finding(
+            "broker address",
+            "warn",
+            f"{text}, which the service's sandbox keeps it from",
+            f"sudo systemctl edit edgeslm, and write: [Service] IPAddressAllow={address}",
+        )
+        for text, address in said
+    ]
+
+
+def _out_of_reach(addresses: Sequence[str]) -> Sequence[str]:
+    """All of them if the service reaches none, otherwise nothing."""
+    read = [ipaddress.ip_address(text) for text in addresses]
+    return [] if any(address in network for address in read for network in ADDRESSES) else addresses

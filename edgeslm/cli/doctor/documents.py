@@ -1,0 +1,69 @@
+"""Collections of documents and what a node watches: can they be opened, and can the service see them?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgeslm.cli.doctor.finding import Finding
+from edgeslm.config.loader import Config
+from edgeslm.config.schema import Knowledge
+from edgeslm.errors import KnowledgeError
+
+HOMES = ("/home", "/root", "/run/user")
+"""What ProtectHome= hides from the service."""
+
+
+def judge_collections(config: Config) -> list[Finding]:
+    """A finding for each collection, and one for each watched path that isn't there."""
+    findings = []
+    filled = {route.remember for route in config.routes if route.remember}
+    for name, section in config.knowledge.items():
+        findings.append(
+            _collection(f"collection {name}", section, made=bool(section.watch) or name in filled)
+        )
+        for path in section.watch:
+            if not os.access(path, os.R_OK):
+                why = "can't be read by this user" if path.exists() else "isn't there"
+                advice = "correct knowledge.watch, or let the user edgeslm read it"
+                findings.append(Finding(f"collection {name}", "warn", f"{path} {why}", advice))
+    return findings
+
+
+def _collection(subject: str, section: Knowledge, *, made: bool) -> Finding:
+    """:param made: the node makes it, if it isn't there."""
+    from edgeslm.knowledge.index.collection import Collection  # lazy: few configurations have any
+    from edgeslm.knowledge.index.database import find_collection
+
+    if made and not find_collection(section.path).exists():
+        return Finding(subject, "ok", f"{section.path} isn't there yet; the node makes it")
+    try:
+        with Collection(section.path) as collection:
+            documents, without = len(collection.documents()), collection.unembedded
+    except KnowledgeError as error:
+        advice = "make it with edgeslm knowledge add, or copy it again"
+        return Finding(subject, "bad", str(error), advice)
+    text = f"{documents} documents"
+    if section.encoder is not None and without:
+        text += f", {without} passages without a vector: the node adds them while it has nothing to do"
+    return Finding(subject, "ok", text)
+
+
+def judge_homes(config: Config) -> list[Finding]:
+    """Paths of the configuration that this command may see and the service doesn't."""
+    hidden = [str(path) for path in _paths(config) if any(Path(home) in path.parents for home in HOMES)]
+    if not hidden:
+        return []
+    text = f"the service sees no homes: {', '.join(hidden)}"
+    return [Finding("homes", "warn", text, "move them, to /var/lib/edgeslm or /srv; `edgeslm run` sees them")]
+
+
+def _paths(config: Config) -> Iterator[Path]:
+    yield config.state_dir
+    yield from config.bundles.values()
+    yield from (task.learned for task in config.tasks.values() if task.learned is not None)
+    yield from config.signing.keys
+    for section in config.knowledge.values():
+        yield section.path
+        yield from section.watch

@@ -1,0 +1,48 @@
+"""An encoder bundle as a function from texts to vectors: its engine process behind plain calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.engine.calls import Embed
+from edgeslm.engine.host.process import EngineProcess
+from edgeslm.errors import BundleError
+
+
+class Embedding:
+    """Starts the engine with the first text, and ends it at the end of the ``with``.
+
+    :raises BundleError: ``path`` is no bundle of an encoder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.bundle = load_bundle(path.absolute())
+        if self.bundle.manifest.encoder is None or self.bundle.manifest.is_reader:
+            kind = self.bundle.manifest.kind
+            raise BundleError(f"{path}: a bundle of kind {kind}, where an encoder is needed")
+        self._runner = asyncio.Runner()
+        self._process: EngineProcess | None = None
+
+    def __enter__(self) -> Embedding:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if self._process is not None:
+            self._runner.run(self._process.stop())
+        self._runner.close()
+
+    def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """One vector a text; of a text that is too long, of its head.
+
+        :raises EdgeslmError: the engine can't be started, or ended meanwhile.
+        """
+        if self._process is None:
+            process = EngineProcess(self.bundle.path, digest=self.bundle.digest)
+            self._runner.run(process.start())
+            self._process = process
+        call = Embed(tuple(texts), overflow="head")
+        return self._runner.run(self._process.call(call)).vectors

@@ -1,0 +1,104 @@
+"""``edgeslm fleet``: an inventory of all nodes of a broker, or of all sites of a hub."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from edgeslm.cli.listening import PATIENCE_S, add_listening_arguments, address_of, lookout_of, nothing_heard
+from edgeslm.cli.parts import add_part
+from edgeslm.cli.screen import print_error, say
+
+if TYPE_CHECKING:
+    from edgeslm.telemetry.fleet import Entry
+
+SUMMARY = "list all nodes of a broker: versions, models, pools, load, alerts"
+EXAMPLE = "edgeslm fleet list --broker mqtt://broker.local"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    parts = command.add_subparsers(title="what to do", metavar="WHAT", required=True)
+    about = "list what nodes say of themselves (status 1: nothing was heard, or --check found something)"
+    sub = add_part(parts, "list", _list, about, EXAMPLE)
+    add_listening_arguments(sub)
+    sub.add_argument("--node", help="this node alone, or pool/NAME for the dispatcher of a pool")
+    sub.add_argument("--pool", metavar="NAME", help="the members of this pool, and its dispatcher")
+    sub.add_argument(
+        "--outdated",
+        action="store_true",
+        help="those whose edgeslm is older than the newest among all, or too far from this one",
+    )
+    sub.add_argument(
+        "--attention", action="store_true", help="those that are down, stale, moved, or have alerts"
+    )
+    sub.add_argument(
+        "--check", action="store_true", help="status 1 if one that is listed needs attention or models differ"
+    )
+    sub.add_argument("--json", action="store_true", help="print the inventory, for other programs")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return int(arguments.act(arguments))
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from edgeslm.telemetry.fleet import differences, inventory, is_outdated, newest, table
+    from edgeslm.telemetry.overview import Painter, plain
+
+    heard = _heard(arguments)
+    version = newest(heard)
+    listed = [
+        one
+        for one in heard
+        if (arguments.node is None or one.name == arguments.node)
+        and (arguments.pool is None or _is_of(one, arguments.pool))
+        and (not arguments.outdated or one.skew is not None or is_outdated(one, version))
+        and (not arguments.attention or one.needs_a_look)
+    ]
+    if arguments.json:
+        say(json.dumps(inventory(listed), indent=2, ensure_ascii=False))
+    else:
+        is_plain = not sys.stdout.isatty() or bool(os.environ.get("NO_COLOR"))
+        width = shutil.get_terminal_size((120, 24)).columns
+        title = f"fleet at {plain(arguments.broker.rpartition('@')[2])}"
+        say("\n".join(table(listed, width=width, title=title, paint=Painter(not is_plain))))
+    is_wrong = any(one.needs_a_look for one in listed) or bool(differences(listed))
+    return int(arguments.check and is_wrong)
+
+
+def _is_of(entry: Entry, pool: str) -> bool:
+    return entry.name == f"pool/{pool}" or (entry.pool is not None and entry.pool["name"] == pool)
+
+
+def _heard(arguments: argparse.Namespace) -> list[Entry]:
+    """:raises BrokerError: the broker can't be reached, lets nobody read, or has heard of no such node."""
+    from edgeslm.protocol.versions import why_not_spoken
+    from edgeslm.telemetry.fleet import entry_of
+
+    address = address_of(arguments)
+    # All are heard, whichever are listed: what is outdated is told by the others.
+    with lookout_of(arguments, address) as lookout:
+        lookout.settle(PATIENCE_S)
+        sightings, uplinks = lookout.sightings(), lookout.uplinks()
+        if lookout.shortfall:
+            print_error(f"warning: {lookout.shortfall}")
+    now = time.time()
+    entries = [
+        entry_of(
+            one.node,
+            one.documents,
+            now,
+            why_not_spoken,
+            site=one.site,
+            unreachable=one.site in uplinks and not uplinks[one.site].is_up,
+        )
+        for one in sightings
+    ]
+    if not any(arguments.node in (None, one.name) for one in entries):
+        raise nothing_heard(arguments, address)
+    return entries

@@ -1,0 +1,319 @@
+"""``edgeslm knowledge``: document collections, one SQLite file each."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeslm.cli.parts import add_part
+from edgeslm.cli.screen import Progress, print_error, say
+from edgeslm.errors import BundleError, KnowledgeError
+
+if TYPE_CHECKING:
+    from edgeslm.cli.embedding import Embedding
+    from edgeslm.knowledge.index.collection import Collection, Embed, EncoderTag
+    from edgeslm.knowledge.index.search import Found
+    from edgeslm.knowledge.service.intake import Totals
+
+SUMMARY = "keep documents in a collection and search them"
+EXAMPLE = "edgeslm knowledge add manuals /srv/manuals --encoder bundles/minilm-l6-int8"
+
+K = 5
+"""Passages that a search shows unless it is told."""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    parts = command.add_subparsers(title="what to do", metavar="ACTION", required=True)
+
+    def add(
+        name: str, act: Callable[[argparse.Namespace], int], about: str, example: str
+    ) -> argparse.ArgumentParser:
+        sub = add_part(parts, name, act, about, example)
+        sub.add_argument("kb", type=Path, metavar="KB", help="the collection's file; .sqlite may be left out")
+        sub.add_argument("--json", action="store_true")
+        return sub
+
+    sub = add("add", _add, "add files and folders, or what has changed in them", EXAMPLE)
+    sub.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a file, or a folder of files")
+    sub.add_argument(
+        "--encoder",
+        type=Path,
+        metavar="BUNDLE",
+        help="embeds passages, so that meaning is searched too",
+    )
+    sub.add_argument(
+        "--re-embed", action="store_true", help="embed all anew if it was another encoder so far"
+    )
+    sub.add_argument("--sync", action="store_true", help="also remove documents whose files are gone")
+    sub.add_argument(
+        "--again",
+        action="store_true",
+        help="also read files that were given up, over time, memory or a crash",
+    )
+
+    add("list", _list, "list the documents of a collection", "edgeslm knowledge list manuals")
+
+    sub = add("remove", _remove, "remove a document", "edgeslm knowledge remove manuals press/4.md")
+    sub.add_argument("source", metavar="SOURCE", help="as list shows it; or a pattern, such as 'press/*'")
+
+    example = "edgeslm knowledge search manuals 'how often is oil changed?' -k 3"
+    sub = add("search", _search, "search the passages of a collection", example)
+    sub.add_argument("query", metavar="QUERY")
+    sub.add_argument("-k", type=_whole, default=K, metavar="N", help=f"passages to show (default: {K})")
+    sub.add_argument("--encoder", type=Path, metavar="BUNDLE", help="where the collection's encoder is now")
+    sub.add_argument("--source", metavar="PATTERN", help="search in documents of such names alone")
+    when = "a day (2026-11-27) or a time (2026-11-27T06:00)"
+    sub.add_argument("--since", type=_time, metavar="TIME", help=f"that came or changed since {when}")
+    sub.add_argument("--until", type=_end, metavar="TIME", help="that came or changed until its end")
+    sub.add_argument(
+        "--around", type=_whole, default=0, metavar="N", help="also show N passages before and behind each"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return int(arguments.act(arguments))
+
+
+def _whole(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
+
+
+def _time(text: str) -> float:
+    """An argparse type: a day or a time here, as seconds since 1970."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError(f"{text} is no day or time, such as 2026-11-27T06:00") from None
+
+
+def _end(text: str) -> float:
+    """The same; of a day its end."""
+    try:
+        day = datetime.combine(date.fromisoformat(text), time.max)
+    except ValueError:
+        return _time(text)
+    return day.timestamp()
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    from edgeslm.knowledge.index.collection import Collection
+    from edgeslm.knowledge.readers.sources import find_files
+    from edgeslm.knowledge.service.intake import add_files
+
+    with contextlib.ExitStack() as stack:
+        # Before a file is made: an encoder that can't be used is no reason for an empty collection.
+        embedding = stack.enter_context(_named(arguments.encoder)) if arguments.encoder else None
+        collection = stack.enter_context(Collection(arguments.kb, writes=True))
+        if embedding is not None:
+            collection.use_encoder(_tag(embedding), replace=arguments.re_embed)
+        elif collection.encoder is not None:
+            embedding = stack.enter_context(_remembered(collection.encoder))
+        else:
+            print_error(f"without --encoder {collection.file} is searched by words alone")
+        files = sum(1 for _ in find_files(arguments.paths))
+        watch = _Watch(stack.enter_context(Progress()), files)
+        embed = watch.embedding(embedding) if embedding is not None else None
+        totals = add_files(
+            *(collection, arguments.paths),
+            embed=embed,
+            sync=arguments.sync,
+            again=arguments.again,
+            on_file=watch.file,
+            on_part=watch.part,
+            on_broken=watch.broken,
+        )
+        if embedding is not None and (missing := collection.unembedded):
+            collection.embed_missing(watch.embedding_missing(embedding, missing))
+    say(json.dumps(totals.figures()) if arguments.json else _told(totals))
+    if totals.broken:
+        print_error(f"{totals.broken} of {files} files could not be added; the others were")
+    return int(totals.broken > 0)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from edgeslm.knowledge.index.collection import Collection
+
+    with Collection(arguments.kb) as collection:
+        entries = collection.documents()
+        tag, unembedded = collection.encoder, collection.unembedded
+    if arguments.json:
+        say(json.dumps([asdict(entry) for entry in entries]))
+        return 0
+    width = max((len(entry.source) for entry in entries), default=0)
+    for entry in entries:
+        day = datetime.fromtimestamp(entry.added).strftime("%Y-%m-%d")
+        expires = entry.origin.expires
+        until = f", until {datetime.fromtimestamp(expires).strftime('%Y-%m-%d %H:%M')}" if expires else ""
+        say(f"{entry.source:<{width}}  {entry.passages:6,} passages  added {day}{until}  {entry.title}")
+    passages = sum(entry.passages for entry in entries)
+    how = "searched by words alone" if tag is None else f"embedded by {Path(tag.path).name}"
+    lacking = f", {unembedded:,} passages not yet" if tag is not None and unembedded else ""
+    say(f"{collection.file}: {len(entries):,} documents, {passages:,} passages, {how}{lacking}")
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from edgeslm.knowledge.index.collection import Collection
+
+    with Collection(arguments.kb) as reader:  # a misspelt name must not make a collection
+        sources = reader.sources(arguments.source)
+    if not sources:
+        raise KnowledgeError(f"{reader.file} has no document {arguments.source}; see edgeslm knowledge list")
+    with Collection(arguments.kb, writes=True) as collection:
+        removed = [source for source in sources if collection.remove(source)]
+    lines = "\n".join(f"removed {source}" for source in removed)
+    say(json.dumps({"removed": removed}) if arguments.json else lines)
+    return 0
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from edgeslm.knowledge.index.collection import Collection
+    from edgeslm.knowledge.index.search import Filter, search, widened
+
+    with contextlib.ExitStack() as stack:
+        collection = stack.enter_context(Collection(arguments.kb))
+        embedding = _for_questions(collection, arguments.encoder)
+        if embedding is not None:
+            stack.enter_context(embedding)
+        found = search(
+            *(collection, arguments.query),
+            k=arguments.k,
+            embed=embedding,
+            only=Filter(arguments.source, arguments.since, arguments.until),
+        )
+        if arguments.around:
+            found = [widened(collection, one, arguments.around) for one in found]
+    if arguments.json:
+        keys = ("source", "heading", "text", "start", "end")
+        passages = [
+            {**{key: getattr(one, key) for key in keys}, "score": round(one.score, 4)} for one in found
+        ]
+        say(json.dumps(passages, ensure_ascii=False))
+    else:
+        say("\n\n".join(_page(number, one) for number, one in enumerate(found, 1)) or "nothing found")
+    return 0
+
+
+# --- encoders ---------------------------------------------------------------------------------------
+
+
+def _named(path: Path) -> Embedding:
+    from edgeslm.cli.embedding import Embedding
+
+    return Embedding(path)
+
+
+def _tag(embedding: Embedding) -> EncoderTag:
+    from edgeslm.knowledge.index.collection import EncoderTag
+
+    return EncoderTag(embedding.bundle.digest, str(embedding.bundle.path))
+
+
+def _remembered(tag: EncoderTag) -> Embedding:
+    """The encoder of a collection, from where it was. :raises KnowledgeError: it isn't there any more."""
+    try:
+        embedding = _named(Path(tag.path))
+    except BundleError as error:
+        raise KnowledgeError(f"the encoder isn't where it was ({error}); name it with --encoder") from None
+    if embedding.bundle.digest != tag.digest:
+        raise KnowledgeError(f"{tag.path} is another encoder by now; name the collection's with --encoder")
+    return embedding
+
+
+def _for_questions(collection: Collection, path: Path | None) -> Embedding | None:
+    """The encoder that a collection was embedded with; None where words must do, which is said."""
+    tag = collection.encoder
+    if tag is None:
+        return None
+    if path is None:
+        try:
+            return _remembered(tag)
+        except KnowledgeError as error:
+            print_error(f"searched by words alone: {error}")
+            return None
+    embedding = _named(path)
+    if embedding.bundle.digest != tag.digest:
+        raise KnowledgeError(f"{collection.file} was embedded with another encoder, {tag.path}")
+    return embedding
+
+
+# --- what is shown ----------------------------------------------------------------------------------
+
+
+class _Watch:
+    """Shows which file of how many is being added, and how much of it is embedded."""
+
+    def __init__(self, progress: Progress, files: int) -> None:
+        self._progress = progress
+        self._files = files
+        self._number = 0
+        self._source = ""
+
+    def file(self, source: str) -> None:
+        self._progress.show(self._number, self._files, source)
+        self._number += 1
+        self._source = source
+
+    def part(self, source: str, part: str) -> None:
+        self._progress.show(self._number - 1, self._files, f"{source}, {part}")
+
+    def broken(self, _path: Path, sentence: str) -> None:
+        self._progress.clear()
+        print_error(sentence)
+
+    def embedding_missing(self, embed: Embed, total: int) -> Embed:
+        """Of ``total`` passages that are there already."""
+        return _told_of(
+            embed,
+            lambda done: self._progress.show(done, total, f"embedding passage {done:,} of {total:,}"),
+        )
+
+    def embedding(self, embed: Embed) -> Embed:
+        return _told_of(
+            embed,
+            lambda done: self._progress.show(
+                self._number - 1, self._files, f"{self._source}, passage {done:,}"
+            ),
+        )
+
+
+def _told_of(embed: Embed, tell: Callable[[int], None]) -> Embed:
+    """The same; ``tell`` gets how many texts were embedded before."""
+    done = 0
+
+    def watched(texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        nonlocal done
+        tell(done)
+        done += len(texts)
+        return embed(texts)
+
+    return watched
+
+
+def _told(totals: Totals) -> str:
+    what = ("added", "changed", "unchanged", "removed", "broken")
+    counts = ", ".join(f"{count:,} {name}" for name in what if (count := getattr(totals, name)))
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(totals.skipped.items()))
+    return f"{counts or 'nothing to add'}; {totals.passages:,} new passages" + (
+        f"; skipped {kinds}" if kinds else ""
+    )
+
+
+def _page(number: int, found: Found) -> str:
+    """A passage for people to read, the lines of its text as they stand."""
+    width = min(110, shutil.get_terminal_size().columns)
+    where = f"{found.source}: {found.heading}" if found.heading else found.source
+    head = f"{number}. {where} ({found.score:.2f}, characters {found.start} to {found.end})"
+    lines = [part for line in found.text.splitlines() for part in textwrap.wrap(line, width - 4) or [""]]
+    return "\n".join([head, *(f"    {line}".rstrip() for line in lines)])

@@ -1,0 +1,73 @@
+"""What commands that only listen have in common: which broker, whose nodes, and how they log in."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeslm.errors import BrokerError
+from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, site_fault, site_topic
+
+if TYPE_CHECKING:
+    from edgeslm.client.discovery import Lookout
+    from edgeslm.mqtt.broker_address import BrokerAddress
+
+PATIENCE_S = 15.0
+"""How long the broker may take at first; later it may be away for as long as it likes."""
+
+
+def add_listening_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
+    )
+    command.add_argument("--prefix", default=DEFAULT_PREFIX, help="first level of the nodes' topics")
+    command.add_argument(
+        "--sites", action="store_true", help="the nodes of all sites, at the broker that is their hub"
+    )
+    command.add_argument("--site", metavar="NAME", help="the nodes of this site alone, at its hub")
+    command.add_argument("--username")
+    command.add_argument("--password-file", type=Path)
+    command.add_argument("--ca-file", type=Path)
+    command.add_argument("--cert-file", type=Path)
+    command.add_argument("--key-file", type=Path)
+
+
+def address_of(arguments: argparse.Namespace) -> BrokerAddress:
+    """:raises BrokerError: the address, or a file of the login, is no good."""
+    from edgeslm.mqtt.broker_address import BrokerAddress, read_password
+
+    return BrokerAddress.parse(
+        arguments.broker,
+        username=arguments.username,
+        password=read_password(arguments.password_file),
+        ca_file=arguments.ca_file,
+        cert_file=arguments.cert_file,
+        key_file=arguments.key_file,
+    )
+
+
+def lookout_of(arguments: argparse.Namespace, address: BrokerAddress, node: str | None = None) -> Lookout:
+    """One that isn't started; ``node`` None: to all nodes. :raises BrokerError: no site can be called so."""
+    from edgeslm.client.discovery import Lookout
+    from edgeslm.telemetry.overview import plain
+
+    if arguments.site is not None and (fault := site_fault(arguments.site)):
+        raise BrokerError(f"--site {plain(arguments.site)}: a site's name {fault}")
+    return Lookout(address, arguments.prefix, node, site=_site(arguments))
+
+
+def nothing_heard(arguments: argparse.Namespace, address: BrokerAddress) -> BrokerError:
+    """That nobody is there who was asked for."""
+    from edgeslm.telemetry.overview import plain
+
+    who = "any node" if arguments.node is None else f"the node {plain(arguments.node)}"
+    site, below = _site(arguments), f"{arguments.prefix}/v1"
+    where = below if site is None else site_topic(site, below)
+    return BrokerError(f"The broker at {address} has heard nothing of {who} below {where}.")
+
+
+def _site(arguments: argparse.Namespace) -> str | None:
+    from edgeslm.client.discovery import ALL_SITES
+
+    return arguments.site or (ALL_SITES if arguments.sites else None)

@@ -1,0 +1,439 @@
+"""The command ``edgeslm``: arguments in, exit status out. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from edgeslm import __version__
+from edgeslm.cli import dispatch, feedback, fleet, knowledge, models, purge, recover, rollout, top
+from edgeslm.cli.provision import command as provision
+from edgeslm.cli.screen import print_error, say
+from edgeslm.config.extras import missing_extra
+from edgeslm.errors import ConfigError, EdgeslmError, too_little_memory
+from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, topic_name_fault
+from edgeslm.telemetry.log_lines import printable, set_up_logging
+
+if TYPE_CHECKING:
+    from edgeslm.config.loader import Config
+    from edgeslm.messages import Chunk, Request
+    from edgeslm.protocol.codec import Rejected
+
+EXAMPLES = {
+    "run": "edgeslm run /etc/edgeslm/config.yaml",
+    "check": "edgeslm check config.yaml --connect",
+    "demo": "edgeslm demo",
+    "try": "edgeslm try config.yaml triage 'Spindle 3 smells of burnt oil'",
+    "request": "edgeslm request triage 'Burnt smell' --broker mqtt://localhost --node press-hall-4",
+    "inspect": "edgeslm inspect /var/lib/edgeslm/bundles/smollm2-135m-int4",
+    "prepare": "edgeslm prepare /var/lib/edgeslm/bundles/smollm2-135m-int4 --config config.yaml",
+    "doctor": "edgeslm doctor --config config.yaml",
+}
+COMMANDS: Mapping[str, ModuleType] = {
+    "dispatch": dispatch,
+    "feedback": feedback,
+    "knowledge": knowledge,
+    "models": models,
+    "provision": provision,
+    "purge": purge,
+    "recover": recover,
+    "rollout": rollout,
+    "top": top,
+    "fleet": fleet,
+}
+"""Those that have a module of their own."""
+
+
+MOST_SECONDS = 7 * 24 * 3600
+"""Longest time-out of a request: as long as a broker keeps it for a node that is away."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; a failure is one plain sentence on standard error and exit status 1."""
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as end:
+        # 2 is what argparse ends with; of `request` that says that no result came in time, and nothing else.
+        is_request = list(sys.argv[1:] if argv is None else argv)[:1] == ["request"]
+        raise SystemExit(1 if is_request and end.code == 2 else end.code) from None
+    umask = os.umask(0o077)  # what a command or a node writes holds texts of others: it is its user's alone
+    try:
+        return int(arguments.command(arguments))
+    except EdgeslmError as error:
+        if arguments.debug:
+            raise
+        if isinstance(error, ConfigError):
+            print(error, file=sys.stderr)  # noqa: T201  # file:line: first in each line, as editors read it
+        else:
+            print_error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output is gone, as with `| head`; the interpreter must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if arguments.debug:
+            raise
+        lacking = isinstance(error, ImportError) and missing_extra(error, f"edgeslm {arguments.command_name}")
+        print_error(
+            lacking
+            or too_little_memory(error)
+            or f"{type(error).__name__}: {error} (--debug shows where it comes from)"
+        )
+        return 1
+    finally:
+        os.umask(umask)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgeslm", description="Small language models on this box, over MQTT.", allow_abbrev=False
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"edgeslm {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int], about: str, example: str = ""
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example: {example or EXAMPLES[name]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
+        sub.set_defaults(command=command, command_name=name)
+        return sub
+
+    sub = add("run", _run, "run the daemon in the foreground; SIGTERM drains it")
+    sub.add_argument("config", type=Path)
+
+    sub = add("check", _check, "check a configuration and list every error in it")
+    sub.add_argument("config", type=Path, nargs="?")
+    sub.add_argument("--connect", action="store_true", help="also try the broker")
+    sub.add_argument(
+        "--schema", action="store_true", help="print the JSON Schema of the file and do nothing else"
+    )
+
+    sub = add("demo", _demo, "show the whole thing on this machine, with real messages")
+    sub.add_argument("--bundle", type=Path, help="decoder bundle of a starter folder")
+    sub.add_argument("--short", action="store_true", help="a few messages of each kind, for a slow board")
+
+    sub = add("try", _try, "run one task without a broker")
+    sub.add_argument("config", type=Path)
+    sub.add_argument("task")
+    sub.add_argument(
+        "text", nargs="?", default="-", help="the input; - or nothing reads a line each from standard input"
+    )
+    sub.add_argument(
+        "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
+    )
+
+    about = "send one request over MQTT and print its result (status 1: an error, 2: none came in time)"
+    _add_request_arguments(add("request", _request, about))
+
+    sub = add("inspect", _inspect, "show what a bundle is, its report card and the memory it needs")
+    sub.add_argument("bundle", type=Path)
+    sub.add_argument("--key", type=Path, action="append", default=[], help="public key that must have signed")
+    sub.add_argument("--json", action="store_true")
+
+    sub = add("prepare", _prepare, "lay out a bundle's weights for this machine, which saves memory")
+    sub.add_argument("bundle", type=Path)
+    sub.add_argument("--config", type=Path, help="whose state_dir it goes to")
+    sub.add_argument("--adapters", action="store_true", help="for a model whose tasks have adapters")
+    sub.add_argument("--json", action="store_true")
+
+    sub = add("doctor", _doctor, "say what this board is, what fits on it and what is wrong")
+    sub.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="would it fit? how fast?")
+    sub.add_argument("--config", type=Path)
+    sub.add_argument("--context", type=_whole, help="tokens to count memory and speed with (default: 2048)")
+    sub.add_argument("--json", action="store_true")
+
+    for name, module in COMMANDS.items():
+        module.add_arguments(add(name, module.run, module.SUMMARY, module.EXAMPLE))
+    return parser
+
+
+def _add_request_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("task")
+    sub.add_argument("text", help="the input; - reads standard input")
+    sub.add_argument(
+        "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
+    )
+    whom = sub.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--node")
+    whom.add_argument("--pool", help="a pool, of whose members one answers")
+    sub.add_argument("--prefix", default=DEFAULT_PREFIX, help="first level of the node's topics")
+    sub.add_argument("--username")
+    sub.add_argument("--password-file", type=Path)
+    sub.add_argument("--ca-file", type=Path)
+    sub.add_argument(
+        "--cert-file", type=Path, help="certificate to log in with, as edgeslm provision makes it"
+    )
+    sub.add_argument("--key-file", type=Path, help="key of that certificate")
+    sub.add_argument(
+        "--name", type=_one_level, help="that of the login, below which the broker lets it read its results"
+    )
+    sub.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds to wait for the result; until then the request is sent again when it may be lost",
+    )
+    sub.add_argument("--stream", action="store_true", help="print the text on standard error as it comes")
+    sub.add_argument(
+        "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
+    )
+
+
+def _whole(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("not a JSON object")
+    return value
+
+
+def _one_level(text: str) -> str:
+    if "/" in text or topic_name_fault(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no level of a topic")
+    return text
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"not a number of seconds above 0, at most {MOST_SECONDS}")
+    return value
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Until the daemon takes over there is nothing to drain.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    # paho loads dnspython where it is installed, for SRV records that no node asks for: 3 MB here.
+    sys.modules.setdefault("dns", None)  # type: ignore[arg-type]
+    from edgeslm.config.loader import load_config
+    from edgeslm.node.daemon import run
+
+    config = load_config(arguments.config)
+    set_up_logging("DEBUG" if arguments.debug else config.log_level.upper())
+    return asyncio.run(run(config, arguments.config))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from edgeslm.config.loader import config_schema, load_config
+
+    if arguments.schema:
+        say(json.dumps(config_schema(), indent=2))
+        return 0
+    if arguments.config is None:
+        print_error("name the configuration file to check")
+        return 2
+    config = load_config(arguments.config)
+    if arguments.connect:
+        from edgeslm.config.yaml_source import read_document
+        from edgeslm.mqtt.probe import probe_broker
+
+        probe = probe_broker(config)
+        for line in probe.notes:
+            say(line)
+        if probe.problems:
+            number = read_document(arguments.config.read_text("utf-8-sig")).line(("broker",))
+            raise ConfigError([f"{arguments.config}:{number}: broker: {one}" for one in probe.problems])
+    say(f"{arguments.config}: no errors")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from edgeslm.cli.demo import demo
+
+    return demo(arguments.bundle, short=arguments.short)
+
+
+def _try(arguments: argparse.Namespace) -> int:
+    from edgeslm.config.loader import load_config
+
+    config = load_config(arguments.config)
+    set_up_logging("DEBUG" if arguments.debug else "WARNING")
+    if arguments.text == "-":
+        inputs: Iterator[bytes] = (line for raw in sys.stdin.buffer if (line := raw.rstrip(b"\r\n")))
+    else:
+        inputs = iter([os.fsencode(arguments.text)])
+    return asyncio.run(_try_all(config, arguments.task, inputs, arguments.options))
+
+
+async def _try_all(config: Config, task: str, inputs: Iterator[bytes], options: dict[str, Any]) -> int:
+    """One result line an input, what the daemon would answer; exit status 1 if any of them is an error."""
+    from edgeslm.protocol.codec import Rejected, encode_result, error_result
+    from edgeslm.serving.service import Service
+    from edgeslm.update.store import Store
+
+    config = Store(config.state_dir, config.node).settled(config)
+    needed = config.model_copy(update={"tasks": {task: config.tasks[task]}} if task in config.tasks else {})
+    service = Service(needed)
+    await service.start()
+    try:
+        failed = False
+        for number, text in enumerate(inputs, 1):
+            request = _parse_input(config, task, text, options, number)
+            if isinstance(request, Rejected):
+                result = error_result(request.id, request.task, request.error)
+            else:
+                result = await service.submit(request)
+            failed |= result.status == "error"
+            say(encode_result(result).decode())
+        return int(failed)
+    finally:
+        await service.stop()
+
+
+def _parse_input(
+    config: Config, task: str, text: bytes, options: dict[str, Any], number: int
+) -> Request | Rejected:
+    """A request as the bus would bring it; ``number`` becomes its id."""
+    from edgeslm.protocol.codec import Topics, encode_request, parse_request
+
+    with contextlib.suppress(UnicodeDecodeError):  # goes on as it is and is refused
+        text = encode_request(text.decode(), options=options)
+    return parse_request(
+        text,
+        task=task,
+        topics=Topics(config.node, config.prefix),
+        allowed_replies=(),
+        packet_limit=config.limits.packet_bytes,
+        now=time.monotonic(),
+        correlation=str(number).encode(),
+    )
+
+
+def _request(arguments: argparse.Namespace) -> int:
+    from edgeslm.client import Client
+    from edgeslm.errors import InvalidRequest, TimedOut
+    from edgeslm.protocol.codec import encode_result
+
+    # What is wrong with the connection is said while it is being mended.
+    set_up_logging("DEBUG" if arguments.debug else "WARNING", "edgeslm: %(message)s")
+    text = arguments.text
+    if text == "-":
+        try:
+            text = sys.stdin.buffer.read().decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"The input isn't UTF-8 (byte {error.start} is wrong).") from None
+    on_chunk = None
+    options = arguments.options
+    if arguments.stream:
+        options = {**options, "stream": True}
+
+        def on_chunk(chunk: Chunk) -> None:
+            text = chunk.text if chunk.done is None else f"part {chunk.done} of {chunk.of}\n"
+            print(printable(text), end="", file=sys.stderr, flush=True)  # noqa: T201
+
+    with Client(
+        arguments.broker,
+        arguments.node,
+        pool=arguments.pool,
+        prefix=arguments.prefix,
+        username=arguments.username,
+        password_file=arguments.password_file,
+        ca_file=arguments.ca_file,
+        cert_file=arguments.cert_file,
+        key_file=arguments.key_file,
+        name=arguments.name,
+    ) as client:
+        try:
+            try:
+                result = client.request(
+                    arguments.task, text, options=options, timeout=arguments.timeout, on_chunk=on_chunk
+                )
+            finally:
+                if arguments.stream:
+                    print(file=sys.stderr)  # noqa: T201
+        except TimedOut as error:
+            print_error(str(error))
+            return 2
+    say(encode_result(result).decode())
+    return int(result.status == "error")
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from edgeslm.bundle.inspection import describe, render
+    from edgeslm.bundle.manifest import load_bundle, verify_bundle
+
+    bundle = load_bundle(arguments.bundle)
+    verify_bundle(bundle)
+    description = describe(bundle, _signature(arguments.bundle, arguments.key))
+    say(json.dumps(description, indent=2) if arguments.json else render(description))
+    return 0
+
+
+def _signature(bundle: Path, keys: Sequence[Path]) -> str:
+    """What can be said of a bundle's signature. :raises BundleError: it is not one by ``keys``."""
+    from edgeslm.bundle.trust import check_bundles, describe_signature
+    from edgeslm.errors import BundleError
+
+    if not keys:
+        return describe_signature(bundle)
+    (verdict,) = check_bundles([bundle], keys)
+    if verdict.status != "signed":
+        raise BundleError(verdict.sentence)
+    return f"by {verdict.key}"
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from edgeslm.bundle.manifest import load_bundle
+    from edgeslm.bundle.trust import Trust
+    from edgeslm.config.loader import load_config
+    from edgeslm.config.schema import default_state_dir
+    from edgeslm.engine.prepack.prepare import graph_of, prepare
+    from edgeslm.engine.worker.prepared import CACHE, folder_of
+
+    if arguments.config is None:
+        bundle, state_dir = load_bundle(arguments.bundle), default_state_dir()
+    else:
+        config = load_config(arguments.config)
+        state_dir = config.state_dir
+        trust = Trust(config.signing, state_dir)
+        bundle = trust.load(arguments.bundle)
+        asyncio.run(trust.check())  # it is run, to see what it computes
+    graph = graph_of(bundle, adapters=arguments.adapters)
+    made, folder = asyncio.run(prepare(bundle, graph, state_dir)), folder_of(bundle, graph, state_dir / CACHE)
+    say(made.model_dump_json() if arguments.json else f"{folder}: {made.render()}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from edgeslm.cli.doctor import TOKENS, examine, render
+    from edgeslm.config.loader import load_config
+
+    config = load_config(arguments.config) if arguments.config else None
+    findings = examine(config, arguments.bundles, context=arguments.context or TOKENS)
+    if arguments.json:
+        say(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        say(render(findings))
+    return int(any(finding.level == "bad" for finding in findings))

@@ -1,0 +1,1 @@
+"""``edgeslm provision``: keys, access lists and settings of a broker and its clients."""

@@ -1,0 +1,390 @@
+"""The bridge of a site to its hub: what goes up, what may come down, and who may do that there.
+
+One table of topics makes both mosquitto's ``connection`` (version 2.0) for the site's broker and the access
+list of its user at the hub. At the hub all of a site is below ``site/<name>/``. Pure. Knows no files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgeslm.cli.provision.access import COMMANDS, Grant, User, route_output
+from edgeslm.cli.provision.certificates import check_host
+from edgeslm.config.schema import Config, Route
+from edgeslm.errors import BrokerError, ProvisionError
+from edgeslm.mqtt.broker_address import BrokerAddress
+from edgeslm.protocol.topic_filters import (
+    SITES,
+    filter_fault,
+    link_topic,
+    matches,
+    overlap,
+    site_fault,
+    site_topic,
+)
+from edgeslm.protocol.topics import Topics
+
+KEEPALIVE_S = 30
+"""The hub notices a dead connection after one and a half times that."""
+RESTART_S = (5, 60)
+"""mosquitto tries again after a random time that grows from the first to the second."""
+PER_S = 1.0
+HOURS = 8.0
+MESSAGE_BYTES = 1024
+LEAST_QUEUED = 10_000, 64 * 1024 * 1024
+"""What the shipped configurations have; a bridge never makes it less."""
+MOST_QUEUED = 10_000_000
+
+ASIDE = "from-hub/"
+"""Where at the site comes what nobody asked the hub for; nobody is allowed to read it."""
+_GUARDS = f"what a hub that was taken over sends to these topics goes to {ASIDE}"
+
+_DOCUMENTS = ("state", "info", "health")
+_RESULTS = ("res/#", "pool/+/res/#")
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One line ``topic``: messages of ``filter`` at the site are those below ``site/<name>/`` at the hub.
+
+    ``is_same`` if the topic has that at the site too, as reply topics of requests from the hub do. A guard is
+    for what a hub would send that nobody asked it for: on such topics it comes below ``from-hub/``.
+    """
+
+    filter: str
+    direction: Literal["out", "in"]
+    qos: int
+    why: str
+    is_same: bool = False
+    is_guard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How much the site's broker keeps for the hub while there is no way to it.
+
+    ``per_s`` messages a second, of ``message_bytes`` each, for ``hours``; ``save_s`` None leaves it to the
+    broker's profile when it saves them.
+    """
+
+    per_s: float = PER_S
+    hours: float = HOURS
+    message_bytes: int = MESSAGE_BYTES
+    save_s: int | None = None
+
+    @property
+    def messages(self) -> int:
+        """:raises ProvisionError: no broker's memory holds so many."""
+        wanted = math.ceil(self.per_s * self.hours * 3600)
+        if wanted > MOST_QUEUED:
+            raise ProvisionError(
+                f"{self.per_s:g} messages a second for {self.hours:g} h are {wanted}, and the broker keeps "
+                f"them in memory: {MOST_QUEUED} at most; name less, or filters that bring less"
+            )
+        return max(LEAST_QUEUED[0], wanted)
+
+    @property
+    def bytes(self) -> int:
+        return max(LEAST_QUEUED[1], self.messages * self.message_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A site and its hub."""
+
+    site: str
+    hub: BrokerAddress
+    topics: tuple[Mapping, ...]
+
+    @property
+    def user(self) -> str:
+        """Its login at the hub, which is the name in its certificate."""
+        return bridge_user(self.site)
+
+    def at_hub(self, mapping: Mapping) -> str:
+        return mapping.filter if mapping.is_same else site_topic(self.site, mapping.filter)
+
+
+def bridge_user(site: str) -> str:
+    return f"site-{site}"
+
+
+def plan_bridge(
+    site: str,
+    hub: str,
+    configs: Sequence[Config],
+    *,
+    up: Sequence[str] = (),
+    results: bool = False,
+    down: Sequence[str] = (),
+    guard: Sequence[str] = (),
+) -> Bridge:
+    """What a site needs whose nodes have these configurations.
+
+    ``up`` are filters of the site that go up beside what its nodes say of themselves; ``results`` those of
+    requests too; ``down`` are tasks that the hub may ask, ``NODE/TASK``, whose replies come up again. Nothing
+    else of the hub reaches topics of nodes, what their routes read, and the filters of ``guard``.
+
+    :raises ProvisionError: a name or a filter that can't be, one that would send requests or commands up.
+    """
+    if fault := site_fault(site):
+        raise ProvisionError(f"--site {site}: a site's name {fault}")
+    prefixes = tuple(dict.fromkeys(config.prefix for config in configs))
+    topics = [*_said(prefixes), *(_results(prefixes) if results else ()), *_down(site, configs, down)]
+    for one in up:
+        _check_up(one, prefixes, topics)
+        topics.append(Mapping(one, "out", 1, "named (--up)"))
+    asked = [site_topic(site, one.filter) for one in topics if one.direction == "in"]
+    topics += _guards(asked, prefixes, configs, guard)
+    for mapping in topics:
+        if _has_space(mapping.filter):
+            raise ProvisionError(
+                f"the topic {mapping.filter!r} has white space in it, which no bridge can map"
+            )
+    return Bridge(site, _address(hub), tuple(topics))
+
+
+def _address(url: str) -> BrokerAddress:
+    try:
+        address = BrokerAddress.parse(url)
+    except BrokerError as error:
+        raise ProvisionError(f"--hub: {error}") from None
+    if not address.tls:
+        raise ProvisionError("--hub: a site's bridge speaks TLS alone: write it as mqtts://hub.example.com")
+    if address.username is not None:
+        raise ProvisionError("--hub: leave out the user: the bridge's certificate is its login")
+    check_host(address.host)
+    return address
+
+
+def _said(prefixes: Sequence[str]) -> Iterator[Mapping]:
+    for prefix in prefixes:
+        every, pools = Topics("+", prefix).base, Topics.of_pool("+", prefix).base
+        for document in _DOCUMENTS:
+            # The last one is all that counts, and mosquitto sends what is retained with each connection.
+            # At QoS 1 it would also put it into the queue again with each try to connect.
+            yield Mapping(f"{every}/{document}", "out", 0, "what nodes say of themselves: the last of each")
+            yield Mapping(f"{pools}/{document}", "out", 0, "what dispatchers say for their pools")
+        for base in (every, pools):
+            yield Mapping(f"{base}/dead", "out", 1, "requests given up")
+        yield Mapping(f"{every}/event/#", "out", 1, "results of routes that have no topic of their own")
+
+
+def _results(prefixes: Sequence[str]) -> Iterator[Mapping]:
+    for prefix in prefixes:
+        every = Topics("+", prefix).base
+        head = every.removesuffix("+")
+        yield Mapping(f"{every}/{_RESULTS[0]}", "out", 1, "results of requests (--results)")
+        yield Mapping(f"{head}{_RESULTS[1]}", "out", 1, "results of requests (--results)")
+
+
+def _down(site: str, configs: Sequence[Config], tasks: Sequence[str]) -> Iterator[Mapping]:
+    nodes = {config.node: config for config in configs}
+    for text in dict.fromkeys(tasks):
+        node, _, task = text.partition("/")
+        if node not in nodes or task not in nodes[node].tasks:
+            raise ProvisionError(f"--allow-down {text}: no configuration has such a NODE/TASK")
+        topics = Topics(node, nodes[node].prefix)
+        replies = site_topic(site, topics.result(task))
+        if not any(matches(one, f"{replies}/app/1") for one in nodes[node].replies):
+            raise ProvisionError(
+                f"--allow-down {text}: the node may not answer below {replies}, where those who ask at the "
+                f"hub wait: add {site_topic(site, topics.result('#'))} to its replies"
+            )
+        why = f"requests from the hub (--allow-down {text})"
+        yield Mapping(topics.request(task), "in", 1, why)
+        yield Mapping(f"{replies}/#", "out", 1, why, is_same=True)
+
+
+def _guards(
+    down: Sequence[str], prefixes: Sequence[str], configs: Sequence[Config], named: Sequence[str]
+) -> Iterator[Mapping]:
+    """mosquitto 2.0 believes a bridge: what the other broker sends is published, past the access list.
+
+    ``down`` are the topics at the hub that may come down: what fits a guard too would come twice.
+    """
+    guarded = [f"{prefix}/#" for prefix in prefixes]
+    for one in named:
+        if fault := filter_fault(one):
+            raise ProvisionError(f"--guard {one!r}: the filter {fault}")
+        if found := [asked for asked in down if matches(one, asked)]:
+            raise ProvisionError(f"--guard {one!r}: {found[0]} may come down (--allow-down)")
+        guarded.append(one)
+    for config in configs:
+        if config.discovery.prefix is not None:  # whoever listens there believes what a node is said to have
+            guarded.append(f"{config.discovery.prefix}/#")
+        for route in config.routes:
+            guarded += [one for one in _sources(route) if not any(matches(one, asked) for asked in down)]
+    for one in dict.fromkeys(guarded):
+        whole = [other for other in guarded if other != one and other[-1] == "#" and "+" not in other]
+        if not any(matches(other, one) for other in whole):
+            yield Mapping(one, "in", 0, _GUARDS, is_guard=True)
+
+
+def _sources(route: Route) -> Iterator[str]:
+    """What a route reads, as a bridge can map it."""
+    for source in (route.source, route.window.on if route.window is not None else None):
+        if source is not None:
+            yield "/".join("+" if _has_space(level) else level for level in source.split("/"))
+
+
+def _has_space(text: str) -> bool:
+    return any(character.isspace() for character in text)
+
+
+def _check_up(one: str, prefixes: Sequence[str], topics: Sequence[Mapping]) -> None:
+    if fault := filter_fault(one):
+        raise ProvisionError(f"--up {one!r}: the filter {fault}")
+    levels = one.split("/")
+    if one.startswith("$"):
+        raise ProvisionError(f"--up {one!r}: what begins with $ is the broker's own")
+    for prefix in prefixes:
+        for command in COMMANDS:
+            asked = [*prefix.split("/"), "v1", "+", *command.split("/")]
+            pooled = [*prefix.split("/"), "v1", "pool", "+", "req", "+"]
+            if overlap(levels, asked) or overlap(levels, pooled):
+                raise ProvisionError(
+                    f"--up {one!r}: requests and commands stay at the site, and this takes {'/'.join(asked)} "
+                    "along; name more of the topic"
+                )
+    if overlap(levels, [SITES, "#"]):
+        raise ProvisionError(
+            f"--up {one!r}: what is below {SITES}/ is of other sites; name more of the topic"
+        )
+    for there in topics:
+        if there.direction == "out" and overlap(levels, there.filter.split("/")):
+            raise ProvisionError(
+                f"--up {one!r}: {there.filter} goes up already ({there.why}); what fits both would go twice"
+            )
+
+
+def unsent(bridge: Bridge, configs: Sequence[Config]) -> list[str]:
+    """What somebody should know of the routes, as sentences: what stays at the site, what is sent again, what
+    isn't guarded."""
+    said = []
+    down = [bridge.at_hub(one) for one in bridge.topics if one.direction == "in" and not one.is_guard]
+    for config in configs:
+        for route in config.routes:
+            if any(matches(one, asked) for one in _sources(route) for asked in down):
+                said.append(
+                    f"{config.node}'s route {route.name} reads {route.source}, below which requests may come "
+                    "down: a hub that was taken over reaches it; name more of the topic"
+                )
+            if route.task is None:
+                continue
+            target = route_output(route, Topics(config.node, config.prefix))
+            covering = [one for one in bridge.topics if one.direction == "out" and one.qos]
+            if not any(overlap(one.filter.split("/"), target.split("/")) for one in covering):
+                said.append(
+                    f"the results of {config.node}'s route {route.name} stay at the site; --up {target} "
+                    "sends them"
+                )
+            elif route.retain:
+                said.append(
+                    f"{config.node}'s route {route.name} has its results retained: mosquitto 2.0 queues the "
+                    "last of each topic again with every try to reach the hub: expect repeats"
+                )
+    return said
+
+
+def hub_access(bridge: Bridge) -> User:
+    """What the site's bridge may do at the hub."""
+    grants = [Grant("write", link_topic(bridge.site), "whether the site is connected")]
+    for mapping in bridge.topics:
+        if mapping.is_guard:
+            continue
+        access: Literal["read", "write"] = "write" if mapping.direction == "out" else "read"
+        grants.append(Grant(access, bridge.at_hub(mapping), mapping.why))
+    return User(bridge.user, tuple(grants))
+
+
+_CONNECTION = """\
+# The bridge of the site {site} to its hub, for mosquitto 2.0. Made by `edgeslm provision site`.
+#
+# For the broker of the site: put it into /etc/mosquitto/conf.d, where it must come behind the file with the
+# broker's own settings, as it does behind edgeslm.conf, and restart mosquitto: SIGHUP reads no bridges.
+# docs/fleet.md says what goes where.
+
+# What waits for the hub without a way to it: {per_s:g} messages a second for {hours:g} h, {kib:g} KiB each.
+# mosquitto has one limit for all its clients.
+max_queued_messages {messages}
+max_queued_bytes {size}
+{saving}
+connection {user}
+address {host}:{port}
+bridge_cafile {folder}/{user}-hub.pem
+bridge_certfile {folder}/{user}.pem
+bridge_keyfile {folder}/{user}.key
+bridge_tls_version tlsv1.2
+bridge_insecure false
+
+# MQTT 5 takes Correlation Data, Response Topic and Message Expiry along.
+bridge_protocol_version mqttv50
+try_private true
+
+# The queue is that of a session at this broker, which never ends.
+cleansession false
+local_clientid {client_id}
+remote_clientid {client_id}
+start_type automatic
+restart_timeout {first} {last}
+keepalive_interval {keepalive}
+bridge_attempt_unsubscribe false
+
+# At the hub: 1, or 0 as the bridge's last will. The same at the site.
+notifications true
+notifications_local_only false
+notification_topic {link}
+"""
+_SAVING = """
+# A power cut takes the last {lost_s} s of it. Each time the whole database is written.
+autosave_on_changes false
+autosave_interval {save_s}
+"""
+
+
+def bridge_settings(bridge: Bridge, folder: Path, client_id: str, waiting: Waiting) -> str:
+    """The site's part of a ``mosquitto.conf``; ``folder`` is where its broker has certificate and key.
+
+    :raises ProvisionError: the folder's path can't stand there.
+    """
+    if not str(folder).isprintable() or str(folder) != str(folder).strip():
+        raise ProvisionError(f"the folder {str(folder)!r} can't stand in mosquitto's configuration")
+    text = _CONNECTION.format(
+        site=bridge.site,
+        user=bridge.user,
+        host=bridge.hub.host,
+        port=bridge.hub.port,
+        folder=folder,
+        client_id=client_id,
+        link=link_topic(bridge.site),
+        per_s=waiting.per_s,
+        hours=waiting.hours,
+        kib=waiting.message_bytes / 1024,
+        messages=waiting.messages,
+        size=waiting.bytes,
+        saving=""
+        if waiting.save_s is None
+        else _SAVING.format(save_s=waiting.save_s, lost_s=waiting.save_s + 1),
+        first=RESTART_S[0],
+        last=RESTART_S[1],
+        keepalive=KEEPALIVE_S,
+    )
+    for why in dict.fromkeys(mapping.why for mapping in bridge.topics):
+        text += f"\n# {why[0].upper()}{why[1:]}.\n"
+        for mapping in bridge.topics:
+            if mapping.why == why:
+                line = f"topic {mapping.filter} {mapping.direction} {mapping.qos}"
+                text += f"{line}{_prefixes(bridge, mapping)}\n"
+    return text
+
+
+def _prefixes(bridge: Bridge, mapping: Mapping) -> str:
+    """Local and remote one, as mosquitto takes them."""
+    if mapping.is_guard:
+        return f' {ASIDE} ""'
+    return "" if mapping.is_same else f' "" {site_topic(bridge.site, "")}'

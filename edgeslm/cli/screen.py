@@ -1,0 +1,85 @@
+"""What commands show: lines of output, errors, and how far long work has come."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from edgeslm.telemetry.log_lines import printable
+
+DELAY_S = 2.0
+"""Work that is done before needs no bar."""
+TICK_S = 0.1
+_BAR = 24
+
+
+def print_error(sentence: str) -> None:
+    """To standard error. What others said in it moves no cursor and forges no line's beginning."""
+    print(f"edgeslm: {printable(sentence)}", file=sys.stderr)  # noqa: T201
+
+
+def say(text: str) -> None:
+    """A line of a command's output; flushed, since a pipe's reader waits for it."""
+    print(text, flush=True)  # noqa: T201
+
+
+class Progress:
+    """A bar on standard error, on a terminal alone and once work takes longer than two seconds: also where
+    nothing is shown any more by then, since the first file of many may be the one that takes long."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._shows = sys.stderr.isatty()
+        self._next = clock() + DELAY_S
+        self._drawn = False
+        self._line = ""
+        self._late: threading.Timer | None = None
+        self._drawing = threading.Lock()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.clear()
+
+    def show(self, done: int, total: int, what: str) -> None:
+        if not self._shows:
+            return
+        share = done / max(1, total)
+        bar = ("#" * round(share * _BAR)).ljust(_BAR, ".")
+        line = f"[{bar}] {share:4.0%} {what}"
+        with self._drawing:
+            self._line = line[: shutil.get_terminal_size().columns - 1]
+            left_s = self._next - self._clock()
+            if left_s <= 0:
+                self._draw()
+            elif not self._drawn and self._late is None:
+                self._late = threading.Timer(left_s, self._draw_late)
+                self._late.daemon = True
+                self._late.start()
+
+    def clear(self) -> None:
+        """Before anything else is printed."""
+        with self._drawing:
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
+            if self._drawn:
+                sys.stderr.write("\r\x1b[2K")
+                sys.stderr.flush()
+                self._drawn = False
+
+    def _draw(self) -> None:
+        self._next = self._clock() + TICK_S
+        sys.stderr.write("\r\x1b[2K" + self._line)
+        sys.stderr.flush()
+        self._drawn = True
+
+    def _draw_late(self) -> None:
+        with self._drawing:
+            if self._late is not None and not self._drawn:
+                self._draw()

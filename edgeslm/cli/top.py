@@ -1,0 +1,113 @@
+"""``edgeslm top``: a node, all nodes of a broker, or of all sites of a hub, live in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from edgeslm.cli.listening import PATIENCE_S, add_listening_arguments, address_of, lookout_of, nothing_heard
+from edgeslm.cli.screen import say
+
+if TYPE_CHECKING:
+    from edgeslm.client.discovery import Lookout
+    from edgeslm.telemetry.overview import NodeFigures
+
+SUMMARY = "show a node, all nodes of a broker, or of all sites of a hub, live"
+EXAMPLE = "edgeslm top --broker mqtt://broker.local --node press-hall-4"
+
+REDRAW_S = 1.0
+"""The ages of figures go on though nothing comes."""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    add_listening_arguments(command)
+    command.add_argument("--node", help="this node alone, with all that it says")
+    command.add_argument("--once", action="store_true", help="show it once and end")
+    command.add_argument(
+        "--json", action="store_true", help="one JSON line a picture: the list of nodes with their figures"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    address = address_of(arguments)
+    with lookout_of(arguments, address, arguments.node) as lookout:
+        lookout.settle(PATIENCE_S)
+        if arguments.once and not lookout.sightings():
+            raise nothing_heard(arguments, address)
+        if arguments.once:
+            say(_picture(lookout, arguments, str(address), None))
+            return 0
+        _watch(lookout, arguments, str(address))
+    return 0
+
+
+def _watch(lookout: Lookout, arguments: argparse.Namespace, broker: str) -> None:
+    """Until somebody ends it: in place on a terminal, elsewhere a picture for each change."""
+    if arguments.json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        while True:
+            say(_picture(lookout, arguments, broker, None))
+            while not lookout.wait(3600.0):
+                pass
+    with _whole_terminal():
+        while True:
+            size = shutil.get_terminal_size()
+            lines = _picture(lookout, arguments, broker, size.lines).split("\n")
+            sys.stdout.write("\x1b[H" + "\x1b[K\n".join(lines) + "\x1b[J")
+            sys.stdout.flush()
+            lookout.wait(REDRAW_S)
+
+
+@contextmanager
+def _whole_terminal() -> Iterator[None]:
+    """The terminal's second screen without a cursor, and the first one back at the end."""
+    sys.stdout.write("\x1b[?1049h\x1b[?25l")
+    try:
+        yield
+    finally:
+        sys.stdout.write("\x1b[?25h\x1b[?1049l")
+        sys.stdout.flush()
+
+
+def _picture(lookout: Lookout, arguments: argparse.Namespace, broker: str, height: int | None) -> str:
+    from edgeslm.telemetry.overview import Painter, plain, screen, wrap
+
+    nodes = _figures(lookout)
+    if arguments.json:
+        return json.dumps([asdict(node) for node in nodes])
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    title = f"edgeslm top  {broker}  {time.strftime('%H:%M:%S')}"
+    size, paint = shutil.get_terminal_size((110, 24)), Painter(coloured)
+    said: list[str] = []
+    if lookout.problem:
+        sentence = f"{plain(lookout.problem)} Trying again; what is below may be old."
+        said = [paint(line, "bad") for line in wrap(sentence, size.columns)]
+    if lookout.shortfall:
+        said += [paint(line, "bad") for line in wrap(lookout.shortfall, size.columns)]
+    room = None if height is None else height - len(said)
+    lines = screen(nodes, width=size.columns, height=room, title=title, paint=paint)
+    return "\n".join([lines[0], *said, *lines[1:]])
+
+
+def _figures(lookout: Lookout) -> list[NodeFigures]:
+    from edgeslm.telemetry.overview import figures_of
+
+    now, uplinks = time.time(), lookout.uplinks()
+    nodes = []
+    for one in lookout.sightings():
+        node = figures_of(one.node, one.documents, one.heard_at, now)
+        if one.site is not None:
+            uplink = uplinks.get(one.site)
+            if uplink is None or uplink.is_up:
+                node = node.of_site(one.site)
+            else:
+                node = node.of_site(one.site, uplink.since, uplink.since_before)
+        nodes.append(node)
+    return nodes

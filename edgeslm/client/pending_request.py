@@ -1,0 +1,361 @@
+"""One request of an app until it has its result, one note until the broker has it: when it is sent again.
+
+Pure: no thread, no connection, no clock. Nodes suppress repeats, so sending again costs little, and not
+sending again may cost a request: it goes out again, byte for byte, after each reconnect, after a growing
+interval without a result, and when the node was busy. Only a result, a refusal or the time-out ends it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edgeslm.errors import BrokerError, EdgeslmError, TimedOut
+from edgeslm.messages import Chunk, Result
+from edgeslm.mqtt.diagnostics import Problem
+from edgeslm.protocol.codec import parse_chunk, parse_result
+from edgeslm.protocol.topics import Topics
+
+log = logging.getLogger("edgeslm.bus")
+
+FIRST_INTERVAL_S = 5.0
+"""How long to wait for a result before the request is sent again; doubles with each time."""
+
+LONGEST_INTERVAL_S = 30.0
+
+NOBODY_INTERVAL_S = 2.0
+"""The broker answers at once when a node is away, and its state says when it is back."""
+
+LONGEST_EXPIRY_S = 2**32 - 1
+"""MQTT 5 section 3.3.2.3.3: it has four bytes."""
+
+JITTER = 0.25
+"""Intervals differ by so much, so that the apps of a site don't repeat all at once."""
+
+NOBODY_LISTENS = 0x10
+"""PUBACK: the broker took the message and had nobody to give it to (MQTT 5 section 3.4.2.1)."""
+
+TRANSIENT = frozenset({0x91, 0x97})
+"""PUBACK: Packet Identifier in use, Quota exceeded. Other failures would come again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What is published, the same each time: a node knows a repeat by all four. ``payload`` is private.
+
+    One without a ``reply_to`` gets no answer.
+    """
+
+    topic: str
+    payload: bytes = field(repr=False)
+    reply_to: str
+    correlation: bytes
+
+
+# What can happen to it. ``generation`` counts the connections.
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The reply topic is subscribed to on a connection: the request may be sent."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A connection broke, or an attempt to get one failed."""
+
+    generation: int
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The broker's PUBACK: its reason code and the code's name."""
+
+    reason: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The broker's Receive Maximum has room again."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUp:
+    """The node says that it is online; it has subscribed by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came on a topic that is listened to. ``retained``: it is from before the subscription."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    retained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It can't go on: the client was closed, a subscription was refused, nobody wants it any more."""
+
+    error: EdgeslmError
+
+
+Event = Ready | Lost | Acknowledged | Room | NodeUp | Answer | Piece | Heard | Failed
+
+Send = Callable[[Letter, int | None], int | None]
+"""Publishes a letter with a Message Expiry in seconds: the connection's generation; None if it can't go."""
+
+
+def named(node: str) -> str:
+    """Whom a sentence speaks of: ``the node 'hall'``, ``the pool 'triage'``."""
+    pool = Topics(node).pool
+    return f"the node {node!r}" if pool is None else f"the pool {pool!r}"
+
+
+def nobody(node: str) -> str:
+    pool = Topics(node).pool
+    return f"No node {node!r}" if pool is None else f"No member of the pool {pool!r}"
+
+
+class Errand:
+    """Feed it with :meth:`advance`: whenever an event came, and when :meth:`wait_s` is over.
+
+    ``node_state`` gives what the node last said of itself. Times are ``time.monotonic()`` seconds.
+    ``on_chunk`` gets each piece of text whose ``seq`` is above the highest so far, so that nothing comes
+    twice when the node runs the request anew.
+    """
+
+    def __init__(
+        self,
+        letter: Letter,
+        send: Send,
+        *,
+        node: str,
+        node_state: Callable[[], str | None],
+        now: float,
+        timeout_s: float,
+        interval_s: float = FIRST_INTERVAL_S,
+        on_chunk: Callable[[Chunk], None] | None = None,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.letter = letter
+        self._send = send
+        self._node = node
+        self._node_state = node_state
+        self._timeout_s = timeout_s
+        self._until = now + timeout_s
+        self._first_interval_s = interval_s
+        self._interval_s = interval_s
+        self._on_chunk = on_chunk
+        self._jitter = jitter
+        self._next_at = now
+        self._sent_on: int | None = None
+        self._is_under_way = False
+        self._was_accepted = False
+        self._nobody_listens = False
+        self._is_held = False
+        self._was_busy = False
+        self._lost: Problem | None = None
+        self._highest_seq = -1
+        self.times_sent = 0
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until it wants to be advanced without an event."""
+        return max(0.0, min(self._next_at, self._until) - now)
+
+    def abandon(self, cancel_topic: str, now: float) -> None:
+        """Nobody waits for the result any more: tells the node, once, if it may know of the request."""
+        if self.times_sent:
+            # As long as the request itself may reach a node that is away.
+            left_s = min(max(0.0, self._until - now) + LONGEST_INTERVAL_S, LONGEST_EXPIRY_S)
+            self._send(Letter(cancel_topic, b"", "", self.letter.correlation), math.ceil(left_s))
+
+    def advance(self, event: Event | None, now: float) -> Result | None:
+        """Takes in what happened and sends the request if it is due; the result ends it.
+
+        :raises TimedOut: no result came in time.
+        :raises BrokerError: a refusal, or no node listens, or the client was closed.
+        :raises ProtocolError: what came is no result.
+        :raises TooLarge: the broker doesn't take a packet of this size.
+        """
+        result = self._take(event, now) if event is not None else None
+        if result is not None:
+            return result
+        if now >= self._until:
+            raise TimedOut(self._why_not())
+        if now >= self._next_at:
+            self._send_now(now)
+        return None
+
+    def _send_now(self, now: float) -> None:
+        self._next_at = now + self._interval_with_jitter()
+        if self._is_under_way:  # a second copy behind one that the broker hasn't read yet is of no use
+            return
+        generation = self._send(self.letter, math.ceil(min(max(1.0, self._until - now), LONGEST_EXPIRY_S)))
+        if generation is None:  # `Ready` or `Room` will come
+            return
+        self.times_sent += 1
+        if self.times_sent > 1:
+            log.info("no result yet: the request was sent again (number %d)", self.times_sent)
+        self._sent_on = generation
+        self._is_under_way = True
+        self._is_held = False
+        self._lost = None
+        self._interval_s = max(self._interval_s, min(2 * self._interval_s, LONGEST_INTERVAL_S))
+
+    def _interval_with_jitter(self) -> float:
+        return self._interval_s * self._jitter(1 - JITTER, 1 + JITTER)
+
+    def _take(self, event: Event, now: float) -> Result | None:
+        match event:
+            case Answer(payload):
+                return self._take_result(parse_result(payload), now)
+            case Piece(payload):
+                self._take_chunk(parse_chunk(payload), now)
+            case Ready(generation):
+                self._lost = None
+                if generation != self._sent_on:
+                    self._is_under_way = False
+                    self._interval_s = self._first_interval_s
+                    self._hurry(now)
+            case Lost(generation, problem):
+                self._take_loss(generation, problem)
+            case Acknowledged():
+                self._take_acknowledgement(event, now)
+            case Room():
+                self._hurry(now)
+            case NodeUp():
+                if self._nobody_listens:
+                    self._hurry(now)
+            case Failed(error):
+                raise error
+        return None
+
+    def _hurry(self, now: float) -> None:
+        if not self._is_held:
+            self._next_at = now
+
+    def _take_result(self, result: Result, now: float) -> Result | None:
+        if result.error is None or result.error.code != "busy":
+            return result
+        if self._is_held:  # the answer to another copy
+            return None
+        retry_after_ms = result.error.retry_after_ms
+        wait_s = max(0.1, retry_after_ms / 1000) if retry_after_ms is not None else self._interval_s
+        if now + wait_s >= self._until:
+            return result
+        self._was_busy = self._is_held = True
+        self._next_at = now + wait_s * self._jitter(1.0, 1 + JITTER)
+        log.info("the node is busy: the request is sent again in %.1f s", self._next_at - now)
+        return None
+
+    def _take_chunk(self, chunk: Chunk, now: float) -> None:
+        if not self._is_held:  # the node is at it
+            self._next_at = max(self._next_at, now + self._interval_with_jitter())
+        if chunk.seq > self._highest_seq:
+            self._highest_seq = chunk.seq
+            if self._on_chunk is not None:
+                self._on_chunk(chunk)
+
+    def _take_loss(self, generation: int, problem: Problem) -> None:
+        self._lost = problem
+        if problem.fatal:
+            raise BrokerError(problem.sentence)
+        if generation == self._sent_on:
+            self._is_under_way = False
+
+    def _take_acknowledgement(self, acknowledged: Acknowledged, now: float) -> None:
+        self._is_under_way = False
+        self._nobody_listens = acknowledged.reason == NOBODY_LISTENS
+        if acknowledged.reason >= 0x80:
+            if acknowledged.reason not in TRANSIENT:
+                raise BrokerError(f"The broker refuses the request: {acknowledged.name}.")
+        elif not self._nobody_listens:
+            self._was_accepted = True
+        elif self._was_accepted or self._node_state() not in (None, "stopped"):
+            # The broker was killed and has forgotten the node, which will be back. So will one that is
+            # `offline`: a broker that wakes up may publish the wills of connections long given up.
+            self._next_at = now + NOBODY_INTERVAL_S * self._jitter(1 - JITTER, 1 + JITTER)
+        else:
+            is_node = Topics(self._node).pool is None
+            advice = "check the name, or start the node" if is_node else "check both names, or start a member"
+            for_it = "" if is_node else " for this task"
+            raise BrokerError(f"{nobody(self._node)} listens{for_it} at this broker; {advice}.")
+
+    def _why_not(self) -> str:
+        said = f"No result came within {self._timeout_s:g} s"
+        if self._lost is not None:
+            return f"{said}: there is no connection. {self._lost.sentence}"
+        if self._nobody_listens:
+            return f"{said}: {named(self._node)} hasn't come back to this broker."
+        if self._is_under_way or not self.times_sent:
+            return f"{said}: the broker doesn't answer any more."
+        if self.times_sent > 1:
+            said += f", though the request was sent {self.times_sent} times"
+        state = self._node_state()
+        if state is None and Topics(self._node).pool is not None:  # only a dispatcher speaks for one
+            is_so = "was busy" if self._was_busy else "has none that answered"
+            return f"{said}; {named(self._node)} {is_so}."
+        is_so = f"is {state}" if state else "has never said a word here"
+        return f"{said}; {named(self._node)} {is_so}{' and was busy' if self._was_busy else ''}."
+
+
+class Note:
+    """A message that gets no answer, until the broker has it. Fed as an :class:`Errand` is."""
+
+    def __init__(self, letter: Letter, send: Send, *, node: str, now: float, timeout_s: float) -> None:
+        self.letter = letter
+        self._send = send
+        self._node = node
+        self._timeout_s = timeout_s
+        self._until = now + timeout_s
+        self._next_at = math.inf
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until it wants to be advanced without an event."""
+        return max(0.0, min(self._next_at, self._until) - now)
+
+    def advance(self, event: Event | None, now: float) -> bool | None:
+        """Takes in what happened, and sends the note if it is due: True once the broker has it.
+
+        :raises TimedOut: the broker didn't take it in time.
+        :raises BrokerError: it was refused, or no node is there to get it, or the client was closed.
+        """
+        match event:
+            case Acknowledged(reason, name):
+                if reason == NOBODY_LISTENS:
+                    raise BrokerError(f"{nobody(self._node)} listens at this broker; it was not delivered.")
+                if reason < 0x80:
+                    return True
+                if reason not in TRANSIENT:
+                    raise BrokerError(f"The broker refuses the message: {name}.")
+                self._next_at = now + NOBODY_INTERVAL_S
+            case Ready() | Room():
+                self._next_at = now
+            case Lost(_, problem) if problem.fatal:
+                raise BrokerError(problem.sentence)
+            case Failed(error):
+                raise error
+        if now >= self._until:
+            raise TimedOut(f"The broker didn't take the message within {self._timeout_s:g} s.")
+        if now >= self._next_at:
+            self._next_at = math.inf
+            self._send(self.letter, None)
+        return None

@@ -1,0 +1,53 @@
+"""Where events wait for those who asked: an inbox of a thread, an inbox of an asyncio loop.
+
+``put`` of both fits any thread, returns at once and never raises. They know no events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+
+from edgeslm.client.pending_request import Event
+
+
+class ThreadInbox:
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    def __len__(self) -> int:
+        return self._events.qsize()
+
+    def put(self, event: Event) -> None:
+        self._events.put(event)
+
+    def take(self, wait_s: float | None) -> Event | None:
+        """The oldest event; None if none came within ``wait_s`` seconds, which None makes endless."""
+        try:
+            return self._events.get(timeout=wait_s)
+        except queue.Empty:
+            return None
+
+
+class LoopInbox:
+    """Of the loop in which it is made."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def __len__(self) -> int:
+        return self._events.qsize()
+
+    def put(self, event: Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def take(self, wait_s: float | None) -> Event | None:
+        """As :meth:`ThreadInbox.take`."""
+        # Not wait_for: before Python 3.12 it swallows a cancel that comes with an event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                return await self._events.get()
+        return None

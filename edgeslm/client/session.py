@@ -1,0 +1,388 @@
+"""The app's side of the bus: who waits for what, shared between the network thread and those who ask.
+
+Subscribes to the reply topics, renews that on every connection, keeps to the broker's Receive Maximum, and
+hands what comes to whom it is for. Decides nothing about sending again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from edgeslm.client.pending_request import (
+    Acknowledged,
+    Answer,
+    Event,
+    Failed,
+    Heard,
+    Letter,
+    Lost,
+    NodeUp,
+    Piece,
+    Ready,
+    Room,
+    named,
+)
+from edgeslm.errors import BrokerError, InvalidRequest, ProtocolError, TooLarge
+from edgeslm.mqtt.connection import Link, Subscription
+from edgeslm.mqtt.diagnostics import Problem, Welcome
+from edgeslm.mqtt.outbox import packet_bytes
+from edgeslm.protocol.codec import parse_state
+from edgeslm.protocol.strict_json import decode_text, parse_json
+from edgeslm.protocol.topic_filters import matches
+from edgeslm.protocol.topics import Topics
+from edgeslm.protocol.versions import why_not_spoken
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import MQTTMessage
+    from paho.mqtt.reasoncodes import ReasonCode
+
+log = logging.getLogger("edgeslm.bus")
+
+NO_MQTT_5 = Problem(
+    "The broker speaks only MQTT 3.1.1 and this client needs MQTT 5; use a broker that has it, or ask with "
+    "an id in the payload, as an MQTT 3.1.1 client does.",
+    fatal=True,
+)
+
+Inbox = Callable[[Event], None]
+"""Takes an event from any thread, at once and without raising."""
+
+
+class Desk:
+    """The ``Listener`` of an app's network thread; ``name`` is the last level of its reply topics.
+
+    No lock is held while the link is used: paho calls back with its own locks held.
+    """
+
+    def __init__(self, topics: Topics, name: str) -> None:
+        self._topics = topics
+        self._name = name
+        self._stream_end = topics.stream(f"/{name}")
+        self._changed = threading.Condition()
+        self._link: Link | None = None
+        self._generation = 0
+        self._problem: Problem | None = None
+        self._closed: Failed | None = None
+        self._packet_limit: int | None = None
+        self._inboxes: dict[bytes, Inbox] = {}
+        # By reply topic: the other filters that go with it, and which are confirmed on this connection.
+        self._filters: dict[str, list[str]] = {topics.state: [topics.info]}
+        self._confirmed: set[str] = set()
+        self._askers: dict[str, set[bytes]] = {}
+        self._listeners: dict[bytes, Sequence[str]] = {}
+        self._asked_for: dict[int, str] = {}
+        self._early_subacks: dict[int, Sequence[str | None]] = {}
+        # In flight
+        self._receive_maximum = 1
+        self._one_at_a_time = False
+        self._out = 0
+        self._unacknowledged: dict[int, bytes] = {}
+        self._early_pubacks: dict[int, ReasonCode] = {}
+        self._want_room: deque[bytes] = deque()
+        self.node_state: str | None = None
+        self._state: bytes | None = None
+        self._fault: Failed | None = None
+
+    # For the asking threads
+
+    def wait_connected(self, timeout_s: float) -> None:
+        """Waits for the first connection; BrokerError says why there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._link or self._problem, timeout_s)
+            link, problem = self._link, self._problem
+        if link is None:
+            raise BrokerError(problem.sentence if problem else "The broker doesn't answer.")
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no connection, where that is known."""
+        return self._problem.sentence if self._problem else None
+
+    def reply_topic(self, task: str) -> str:
+        return f"{self._topics.result(task)}/{self._name}"
+
+    def enlist(self, task: str, letter: Letter, inbox: Inbox) -> None:
+        """From now on ``inbox`` gets what happens to the letter, beginning with ``Ready`` or ``Lost``."""
+        reply_to = letter.reply_to
+        with self._changed:
+            link, generation = self._link, self._generation
+            self._inboxes[letter.correlation] = inbox
+            self._askers.setdefault(reply_to, set()).add(letter.correlation)
+            is_new = bool(reply_to) and reply_to not in self._filters
+            if is_new:
+                # Also where the node answers if it refuses our reply topic.
+                self._filters[reply_to] = [self._topics.stream(reply_to), self._topics.result(task)]
+            if self._closed is not None:
+                inbox(self._closed)
+            elif self._fault is not None:
+                inbox(self._fault)
+            elif reply_to in self._confirmed or (link is not None and not reply_to):
+                inbox(Ready(generation))
+            elif link is None and self._problem is not None:
+                inbox(Lost(generation, self._problem))
+        if is_new and link is not None:
+            self._subscribe(link, generation, reply_to)
+
+    def forget(self, letter: Letter) -> None:
+        with self._changed:
+            self._inboxes.pop(letter.correlation, None)
+            askers = self._askers.get(letter.reply_to, set())
+            askers.discard(letter.correlation)
+            if not askers:
+                self._askers.pop(letter.reply_to, None)
+            with contextlib.suppress(ValueError):
+                self._want_room.remove(letter.correlation)
+            self._offer_room()
+
+    def listen(self, filters: Sequence[str], key: bytes, inbox: Inbox) -> None:
+        """From now on ``inbox`` gets what comes on the topics that ``filters`` match, and ``Ready`` for each.
+
+        Retained messages come on each connection, also to those who listen already.
+        """
+        with self._changed:
+            link, generation = self._link, self._generation
+            self._inboxes[key] = inbox
+            self._listeners[key] = filters
+            for one in filters:
+                self._filters.setdefault(one, [])
+                self._askers.setdefault(one, set()).add(key)
+            if self._closed is not None:
+                inbox(self._closed)
+            if self._topics.state in filters and self._state is not None:
+                inbox(Heard(self._topics.state, self._state, True))
+        if link is not None:
+            for one in filters:
+                if one != self._topics.state:  # that one is subscribed to anyway
+                    self._subscribe(link, generation, one)
+
+    def has_confirmed(self, filters: Sequence[str]) -> bool:
+        return self._confirmed.issuperset(filters)
+
+    def stop_listening(self, key: bytes) -> None:
+        """Nothing more comes; filters that nobody else needs are unsubscribed from."""
+        with self._changed:
+            self._inboxes.pop(key, None)
+            unwanted = []
+            for one in self._listeners.pop(key, ()):
+                askers = self._askers.get(one, set())
+                askers.discard(key)
+                beside = [item for others in self._filters.values() for item in others]
+                if not askers and one in self._filters and one not in (self._topics.state, *beside):
+                    del self._filters[one]
+                    self._askers.pop(one, None)
+                    self._confirmed.discard(one)
+                    unwanted.append(one)
+            link = self._link
+        if link is not None and unwanted:
+            link.unsubscribe(unwanted)
+
+    def close(self, error: BrokerError) -> None:
+        """Ends everything that waits, and what is enlisted from now on."""
+        with self._changed:
+            self._closed = Failed(error)
+            for inbox in self._inboxes.values():
+                inbox(self._closed)
+
+    def send(self, letter: Letter, expiry_s: int | None) -> int | None:
+        """Publishes a letter: the generation of the connection, or None if that isn't possible now.
+
+        Then ``Ready`` or ``Room`` comes when it is. Raises TooLarge if the broker takes no such packet.
+        """
+        size = packet_bytes(letter.topic, letter.payload, letter.correlation) + len(letter.reply_to.encode())
+        with self._changed:
+            link, generation = self._link, self._generation
+            if link is None or (letter.reply_to and letter.reply_to not in self._confirmed):
+                return None
+            if self._packet_limit is not None and size > self._packet_limit:
+                raise TooLarge(
+                    f"The request has {size} bytes and the broker takes {self._packet_limit}; send less text."
+                )
+            if self._room() < 1:
+                if letter.correlation in self._inboxes and letter.correlation not in self._want_room:
+                    self._want_room.append(letter.correlation)
+                return None
+            self._out += 1
+        sent = link.publish(
+            letter.topic,
+            letter.payload,
+            qos=1,
+            retain=False,
+            correlation=letter.correlation,
+            expiry_s=expiry_s,
+            response_topic=letter.reply_to or None,
+        )
+        with self._changed:
+            if generation != self._generation or self._link is None:
+                return None  # what is known of the old connection's packets is gone already
+            if sent is None:
+                self._out -= 1
+                return None
+            if (reason := self._early_pubacks.pop(sent.mid, None)) is not None:
+                self._settle(letter.correlation, reason)
+            else:
+                self._unacknowledged[sent.mid] = letter.correlation
+        return generation
+
+    def _subscribe(self, link: Link, generation: int, reply_to: str) -> None:
+        with self._changed:
+            filters = [reply_to, *self._filters.get(reply_to, [])]
+            heard = {one for listened in self._listeners.values() for one in listened}
+        mid = link.subscribe(
+            [
+                Subscription(
+                    one,
+                    retained=one in (self._topics.state, self._topics.info),
+                    every_time=one in heard,
+                    optional=one == self._topics.info,
+                )
+                for one in filters
+            ]
+        )
+        with self._changed:
+            if generation != self._generation or mid is None:
+                return
+            if (failures := self._early_subacks.pop(mid, None)) is not None:
+                self._settle_subscription(reply_to, failures)
+            else:
+                self._asked_for[mid] = reply_to
+
+    # With the lock held
+
+    def _settle_subscription(self, reply_to: str, failures: Sequence[str | None]) -> None:
+        event: Event = Ready(self._generation)
+        if failures[0]:
+            event = Failed(BrokerError(f"The broker refuses the subscription to {reply_to} ({failures[0]})."))
+            if reply_to != self._topics.state:
+                self._filters.pop(reply_to, None)  # the next request may try again
+        else:
+            self._confirmed.add(reply_to)
+        for correlation in self._askers.get(reply_to, ()):
+            self._tell(correlation, event)
+
+    def _settle(self, correlation: bytes, reason: ReasonCode) -> None:
+        self._out -= 1
+        if not self._out:
+            self._one_at_a_time = False
+        self._tell(correlation, Acknowledged(reason.value, reason.getName()))
+        self._offer_room()
+
+    def _offer_room(self) -> None:
+        """Wakes as many as have room, the first to come first; whoever doesn't take it loses nothing."""
+        for _ in range(min(self._room(), len(self._want_room))):
+            self._tell(self._want_room.popleft(), Room())
+
+    def _room(self) -> int:
+        return (1 if self._one_at_a_time else self._receive_maximum) - self._out
+
+    def _tell(self, correlation: bytes, event: Event) -> None:
+        inbox = self._inboxes.get(correlation)
+        if inbox is not None:
+            inbox(event)
+
+    # The listener, on the network thread
+
+    def welcomed(self, link: Link, welcome: Welcome) -> None:
+        if not welcome.mqtt5:
+            self.lost(NO_MQTT_5)
+            return
+        with self._changed:
+            self._generation += 1
+            generation = self._generation
+            self._link, self._problem = link, None
+            self._packet_limit = welcome.maximum_packet_size
+            self._receive_maximum = welcome.receive_maximum
+            reply_topics = list(self._filters)
+            for correlation in self._askers.get("", ()):
+                self._tell(correlation, Ready(generation))
+            self._changed.notify_all()
+        for reply_to in reply_topics:
+            self._subscribe(link, generation, reply_to)
+
+    def received(self, link: Link, message: MQTTMessage) -> None:
+        if message.qos:
+            link.ack(message.mid)
+        payload = bytes(message.payload)
+        if message.topic == self._topics.state:
+            self._hear_state(payload)
+            self._state = payload
+        elif message.topic == self._topics.info:
+            self._hear_info(payload)
+        correlation = getattr(message.properties, "CorrelationData", b"")
+        is_piece = message.topic.endswith(self._stream_end)
+        with self._changed:
+            self._tell(correlation, Piece(payload) if is_piece else Answer(payload))
+            for key, filters in self._listeners.items():
+                if any(matches(one, message.topic) for one in filters):
+                    self._tell(key, Heard(message.topic, payload, message.retain))
+
+    def _hear_state(self, payload: bytes) -> None:
+        with contextlib.suppress(ProtocolError):
+            self.node_state = state = parse_state(payload).state
+            if state == "online":
+                with self._changed:
+                    for inbox in self._inboxes.values():
+                        inbox(NodeUp())
+
+    def _hear_info(self, payload: bytes) -> None:
+        """A node that is too far from this version isn't asked."""
+        try:
+            info = parse_json(decode_text(payload)) if payload else {}
+        except InvalidRequest:
+            return
+        fault = why_not_spoken(named(self._topics.node), info) if isinstance(info, dict) else None
+        with self._changed:
+            self._fault = Failed(ProtocolError(fault)) if fault else None
+            for key, inbox in self._inboxes.items():
+                if self._fault is not None and key not in self._listeners:
+                    inbox(self._fault)
+
+    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
+        with self._changed:
+            correlation = self._unacknowledged.pop(mid, None)
+            if correlation is None:
+                self._early_pubacks[mid] = reason
+            else:
+                self._settle(correlation, reason)
+
+    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
+        with self._changed:
+            reply_to = self._asked_for.pop(mid, None)
+            if reply_to is None:
+                self._early_subacks[mid] = failures
+            else:
+                self._settle_subscription(reply_to, failures)
+
+    def lost(self, problem: Problem) -> None:
+        with self._changed:
+            is_news = self._problem is None or self._problem.sentence != problem.sentence
+            if is_news and self._inboxes and self._closed is None:
+                log.warning("%s", problem.sentence)
+            self._link, self._problem = None, problem
+            if problem.packet_refused:
+                self._single_out(problem)
+            self._confirmed.clear()
+            self._asked_for.clear()
+            self._early_subacks.clear()
+            self._unacknowledged.clear()
+            self._early_pubacks.clear()
+            self._want_room.clear()
+            self._out = 0
+            for inbox in self._inboxes.values():
+                inbox(Lost(self._generation, problem))
+            self._changed.notify_all()
+
+    def _single_out(self, problem: Problem) -> None:
+        """Sends one letter at a time, until the one is found for which the broker hangs up."""
+        suspects = list(self._unacknowledged.values())
+        if len(suspects) == 1:
+            self._tell(suspects[0], Failed(BrokerError(problem.sentence)))
+        self._one_at_a_time = len(suspects) > 1

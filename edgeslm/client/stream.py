@@ -1,0 +1,131 @@
+"""An answer while it is made: pieces of text, then the result. For threads and for asyncio.
+
+Whoever stops waiting early cancels the request on the node. When to send again is the errand's business.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from edgeslm.client.pending_request import Errand, Event, Failed
+from edgeslm.client.queues import LoopInbox, ThreadInbox
+from edgeslm.client.session import Desk, Inbox
+from edgeslm.errors import Cancelled, EdgeslmError
+from edgeslm.messages import Chunk, Result
+
+MakeErrand = Callable[[Callable[[Chunk], None]], Errand]
+
+_CLOSED = "The stream was closed before the answer was complete."
+
+
+class Stream:
+    """Iterate it once, with ``for`` or ``async for``: each piece as it comes; after the last, ``result``.
+
+    The request is sent, and its time-out counts, when the iteration begins. Pieces may be missing, the result
+    is whole. Iterating raises what :meth:`edgeslm.client.Client.request` raises. In a ``with`` or ``async
+    with`` statement it is closed at the end.
+    """
+
+    def __init__(self, desk: Desk, task: str, cancel_topic: str, make_errand: MakeErrand) -> None:
+        self._desk = desk
+        self._task = task
+        self._cancel_topic = cancel_topic
+        self._make_errand = make_errand
+        self._errand: Errand | None = None
+        self._inbox: Inbox | None = None
+        self._pieces: list[Chunk] = []
+        self._result: Result | None = None
+        self._over = threading.Event()
+        # Held while the request is sent, so that who closes the stream knows whether it was. Inboxes are
+        # filled without it, and a signal's handler may close what its own thread is sending.
+        self._sending = threading.RLock()
+        self._is_advancing = False
+
+    @property
+    def result(self) -> Result:
+        """The whole answer. :raises EdgeslmError: it hasn't come yet."""
+        if self._result is None:
+            raise EdgeslmError("The answer isn't here yet; iterate to the end of the stream first.")
+        return self._result
+
+    def close(self) -> None:
+        """Stops waiting, from any thread: the node is told to cancel, and who iterates gets Cancelled."""
+        self._end()
+        if self._result is None and self._inbox is not None:
+            self._inbox(Failed(Cancelled(_CLOSED)))
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        inbox = ThreadInbox()
+        errand = self._begin(inbox.put)
+        try:
+            event = None
+            while not self._advance(errand, event):
+                yield from self._taken()
+                event = inbox.take(errand.wait_s(time.monotonic()))
+        finally:
+            self._end()
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        inbox = LoopInbox()
+        errand = self._begin(inbox.put)
+        try:
+            event = None
+            while not self._advance(errand, event):
+                for piece in self._taken():
+                    yield piece
+                event = await inbox.take(errand.wait_s(time.monotonic()))
+        finally:
+            self._end()
+
+    def _begin(self, inbox: Inbox) -> Errand:
+        with self._sending:
+            if self._over.is_set() or self._errand is not None:
+                raise EdgeslmError("A stream is iterated once; ask again for another answer.")
+            errand = self._errand = self._make_errand(self._pieces.append)
+            self._inbox = inbox
+            self._desk.enlist(self._task, errand.letter, inbox)
+        return errand
+
+    def _advance(self, errand: Errand, event: Event | None) -> bool:
+        """Whether the result is there."""
+        with self._sending:
+            if self._over.is_set():
+                raise Cancelled(_CLOSED)
+            self._is_advancing = True
+            try:
+                self._result = errand.advance(event, time.monotonic())
+            finally:
+                self._is_advancing = False
+            if self._over.is_set() and self._result is None:
+                errand.abandon(self._cancel_topic, time.monotonic())
+                raise Cancelled(_CLOSED)
+        return self._result is not None
+
+    def _taken(self) -> list[Chunk]:
+        taken = self._pieces[:]
+        self._pieces.clear()
+        return taken
+
+    def _end(self) -> None:
+        with self._sending:
+            if self._over.is_set():
+                return
+            self._over.set()
+            if self._errand is not None:
+                self._desk.forget(self._errand.letter)
+                if self._result is None and not self._is_advancing:
+                    self._errand.abandon(self._cancel_topic, time.monotonic())

@@ -1,0 +1,166 @@
+"""Listening to what nobody asked for: what a node says of itself, results of its routes."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from edgeslm.client.pending_request import Event, Failed, Heard, Lost
+from edgeslm.client.queues import LoopInbox, ThreadInbox
+from edgeslm.client.session import Desk
+from edgeslm.errors import BrokerError, EdgeslmError, InvalidRequest, ProtocolError, TimedOut
+from edgeslm.messages import Result
+from edgeslm.protocol.codec import parse_result
+from edgeslm.protocol.strict_json import decode_text, parse_json
+
+MOST_WAITING = 10_000
+"""Messages that wait for somebody who listens and doesn't take them; further ones are counted as missed."""
+
+AnyInbox = TypeVar("AnyInbox", ThreadInbox, LoopInbox)
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A message that was listened for. ``retained``: the broker had kept it, it may be old."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    retained: bool
+
+    def json(self) -> Any:
+        """What it says, as plain data. :raises ProtocolError: it is no JSON."""
+        try:
+            return parse_json(decode_text(self.payload))
+        except InvalidRequest as error:
+            raise ProtocolError(f"The message on {self.topic} is no JSON. {error}") from None
+
+    def result(self) -> Result:
+        """The result that it is. :raises ProtocolError: it is none."""
+        return parse_result(self.payload)
+
+
+class Listening:
+    """Iterate it with ``for`` or ``async for``: each message as it comes, until it or the client is closed.
+
+    In a ``with`` (or ``async with``) statement, what is published after the first line is heard; otherwise
+    listening begins with the iteration. It outlives broken connections; what is published meanwhile is heard
+    if the broker keeps the session. Iterating raises TimedOut when nothing came for ``timeout_s`` seconds,
+    and BrokerError when the broker refuses. ``missed`` counts the messages for which there was no room.
+    """
+
+    def __init__(
+        self, desk: Desk, filters: Sequence[str], *, timeout_s: float | None, patience_s: float
+    ) -> None:
+        self._desk = desk
+        self._filters = filters
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._key = secrets.token_bytes(16)
+        self._inbox: ThreadInbox | LoopInbox | None = None
+        self._early: list[News] = []
+        self._is_closed = False
+        self.missed = 0
+
+    def close(self) -> None:
+        """Ends the iteration, from any thread."""
+        self._is_closed = True
+        self._desk.stop_listening(self._key)
+        if self._inbox is not None:
+            self._inbox.put(Failed(BrokerError("Nobody listens any more.")))
+
+    def __enter__(self) -> Listening:
+        inbox = self._begin(ThreadInbox())
+        try:
+            give_up_at = time.monotonic() + self._patience_s
+            while not self._is_ready(give_up_at):
+                self._keep(inbox.take(give_up_at - time.monotonic()))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Listening:
+        inbox = self._begin(LoopInbox())
+        try:
+            give_up_at = time.monotonic() + self._patience_s
+            while not self._is_ready(give_up_at):
+                self._keep(await inbox.take(give_up_at - time.monotonic()))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[News]:
+        if self._inbox is None:
+            with self:
+                yield from self
+            return
+        if not isinstance(self._inbox, ThreadInbox):
+            raise EdgeslmError("What began with `async with` goes on with `async for`.")
+        while not self._is_over:
+            news = self._early.pop(0) if self._early else self._read(self._inbox.take(self._timeout_s))
+            if news is not None:
+                yield news
+
+    async def __aiter__(self) -> AsyncIterator[News]:
+        if self._inbox is None:
+            async with self:
+                async for news in self:
+                    yield news
+            return
+        if not isinstance(self._inbox, LoopInbox):
+            raise EdgeslmError("What began with `with` goes on with `for`.")
+        while not self._is_over:
+            heard = self._early.pop(0) if self._early else self._read(await self._inbox.take(self._timeout_s))
+            if heard is not None:
+                yield heard
+
+    @property
+    def _is_over(self) -> bool:
+        return self._is_closed or self._desk.is_closed
+
+    def _begin(self, inbox: AnyInbox) -> AnyInbox:
+        if self._inbox is not None or self._is_closed:
+            raise EdgeslmError("One listens once; call listen() again.")
+        self._inbox = inbox
+
+        def put(event: Event) -> None:
+            if isinstance(event, Heard) and len(inbox) >= MOST_WAITING:
+                self.missed += 1
+            else:
+                inbox.put(event)
+
+        self._desk.listen(self._filters, self._key, put)
+        return inbox
+
+    def _is_ready(self, give_up_at: float) -> bool:
+        if self._desk.has_confirmed(self._filters) or self._is_over:
+            return True
+        if time.monotonic() >= give_up_at:
+            raise BrokerError(self._desk.problem or "The broker doesn't answer.")
+        return False
+
+    def _keep(self, event: Event | None) -> None:
+        if event is not None and (news := self._read(event)) is not None:
+            self._early.append(news)
+
+    def _read(self, event: Event | None) -> News | None:
+        match event:
+            case None:
+                raise TimedOut(f"Nothing came on {', '.join(self._filters)} within {self._timeout_s:g} s.")
+            case Heard(topic, payload, retained):
+                return News(topic, payload, retained)
+            case Lost(_, problem) if problem.fatal:
+                raise BrokerError(problem.sentence)
+            case Failed(error) if not self._is_over:
+                raise error
+        return None

@@ -1,0 +1,1 @@
+"""Configuration: YAML becomes a frozen ``Config`` (``loader``, ``schema``, ``validation``)."""

@@ -1,0 +1,285 @@
+"""JSON Schemas of what is extracted: what is wrong with one, what it would cost, and whether values fit it.
+
+They come from the configuration or, where it allows that, from a sender. Their regular expressions are
+matched in linear time; keywords of which the engine would make an automaton of gigabytes are bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeslm.config.patterns import PatternError, compiled_size, make_matcher
+from edgeslm.config.yaml_source import Path
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
+Fault = tuple[Path, str]
+
+MOST_MULTIPLES: Final = 10_000
+"""Sum of all ``multipleOf``, points left out, and least common multiple of those that meet in one value: the
+engine's automaton has a state for each remainder. Measured with onnxruntime-genai 0.18 on a busy machine:
+9,973 cost nothing to speak of, 99,991 two seconds and 26 MB, 988,027 eight seconds and 210 MB, forty of 9,900
+side by side twelve and 125 MB."""
+MOST_ITEMS: Final = 1_000
+"""Largest ``minItems``: the grammar names each of them. 100,000 cost 23 MB, ten million 3 GB."""
+PATTERN_SIZE: Final = 40_000
+"""Of all regular expressions of a sender's schema, compiled, in units of 100 bytes."""
+
+_COMBINING: Final = frozenset({"anyOf", "oneOf", "$ref"})
+_CONSTRAINING: Final = frozenset(
+    {"multipleOf", "properties", "items", "prefixItems", "additionalProperties", "patternProperties"}
+)
+_LITERAL: Final = frozenset({"enum", "const", "default", "examples"})
+"""Keywords that hold values, which are no schemas."""
+_NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+"""Keywords whose keys are names, and no keywords."""
+_OLD_DIALECT: Final = re.compile(r"draft-0[34]")
+"""Of which ``id`` is what ``$id`` is now."""
+_UNFOLLOWED: Final = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef")
+
+
+def schema_faults(path: Path, schema: dict[str, Any], pattern_size: float = math.inf) -> Iterator[Fault]:
+    """What keeps ``schema`` from being a JSON Schema of named fields that the engine can afford.
+
+    :param pattern_size: of its regular expressions together; compiling them takes time too.
+    """
+    from jsonschema import Draft202012Validator  # lazy: only files with an extract task pay for it
+
+    if schema.get("type") != "object":
+        yield (*path, "type"), "must be object: what is extracted is a set of named fields"
+    found = False
+    for error in _schema_validator_class()(Draft202012Validator.META_SCHEMA).iter_errors(schema):
+        found = True
+        yield (*path, *error.absolute_path), f"not JSON Schema: {_short(error.message)}"
+    if not found:
+        yield from _reference_faults(path, schema, schema)
+        if sum(_units(schema, schema, set())) > MOST_MULTIPLES:
+            yield path, f"its multipleOf must come to {MOST_MULTIPLES} at most, their decimal points left out"
+        yield from pattern_faults(path, schema, pattern_size)
+        yield from _cost_faults(path, schema, schema)
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= 200 else message[:197] + "..."
+
+
+def _children(schema: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(schema, dict):
+        return schema.items()
+    return enumerate(schema) if isinstance(schema, list) else ()
+
+
+def pattern_faults(path: Path, schema: Any, most: float = math.inf) -> Iterator[Fault]:
+    """Regular expressions that can't be matched in linear time, or are too large, each or together."""
+    size = 0
+    for place, pattern in _patterns(path, schema):
+        size += compiled_size(pattern)
+        if size > most:
+            yield place, "the schema's regular expressions are too large: allow fewer repetitions"
+            return
+        try:
+            make_matcher(pattern)
+        except PatternError as error:
+            yield place, f"{_short(repr(pattern))} can't be matched here: {error}"
+
+
+def _patterns(path: Path, schema: Any) -> Iterator[tuple[Path, str]]:
+    for key, value in _children(schema):
+        if key == "pattern" and isinstance(value, str):
+            yield (*path, key), value
+        elif key == "patternProperties" and isinstance(value, dict):
+            yield from (((*path, key), pattern) for pattern in value)
+        yield from _patterns((*path, key), value)
+
+
+def _cost_faults(
+    path: Path, schema: Any, root: dict[str, Any], *, has_names: bool = False
+) -> Iterator[Fault]:
+    """Numbers of which the engine would make a grammar that takes its memory, and what it can't follow.
+
+    :param has_names: whether its keys are names of schemas.
+    """
+    if isinstance(schema, dict) and not has_names:
+        if (least := schema.get("minItems")) is not None and _is_above(least, MOST_ITEMS):
+            yield (*path, "minItems"), f"must be {MOST_ITEMS} at most"
+        if _combines(schema) and math.lcm(*_units(schema, root, set())) > MOST_MULTIPLES:
+            yield path, f"its multipleOf have a least common multiple above {MOST_MULTIPLES} together"
+        name = "id" if _OLD_DIALECT.search(str(root.get("$schema"))) else "$id"
+        if name in schema and schema is not root:  # references below it would lead elsewhere
+            yield (*path, name), "can't be followed here: only the whole schema may have one"
+        for name in _UNFOLLOWED:
+            if name in schema:
+                yield (*path, name), "can't be followed here: use additionalProperties, items or $ref"
+    for key, value in _children(schema):
+        is_keyword = isinstance(schema, dict) and not has_names
+        if not (is_keyword and key in _LITERAL):
+            yield from _cost_faults((*path, key), value, root, has_names=is_keyword and key in _NAMED)
+
+
+def _is_above(value: Any, most: int) -> bool:
+    return isinstance(value, int | float) and value > most
+
+
+def _unit(schema: Mapping[str, Any]) -> int | None:
+    """The digits of ``multipleOf`` without its point."""
+    value = schema.get("multipleOf")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, int) and value > MOST_MULTIPLES:
+        return value
+    number = Decimal(str(value)).normalize()
+    _, digits, exponent = number.as_tuple()
+    if isinstance(exponent, int) and exponent > 0:
+        return int(number) if number.adjusted() < 10 else MOST_MULTIPLES + 1
+    return int("".join(map(str, digits)))
+
+
+def _combines(schema: Mapping[str, Any]) -> bool:
+    """Whether several subschemas meet in one value."""
+    alternatives = len(schema.keys() & _COMBINING)
+    return "allOf" in schema or alternatives + bool(schema.keys() & _CONSTRAINING) > 1
+
+
+def _units(schema: Any, root: dict[str, Any], seen: set[int]) -> set[int]:
+    """Those of all ``multipleOf`` that can be reached from a subschema."""
+    if id(schema) in seen:
+        return set()
+    seen.add(id(schema))
+    found: set[int] = set()
+    if isinstance(schema, dict):
+        if (unit := _unit(schema)) is not None:
+            found.add(unit)
+        if isinstance(reference := schema.get("$ref"), str):
+            found |= _units(target_of(reference, root), root, seen)
+    for _, value in _children(schema):
+        found |= _units(value, root, seen)
+    return found
+
+
+def _reference_faults(path: Path, schema: Any, root: dict[str, Any]) -> Iterator[Fault]:
+    """References must stay inside the schema: a device fetches nothing."""
+    for key, value in _children(schema):
+        if key == "$ref" and isinstance(value, str) and target_of(value, root) is None:
+            yield (*path, key), f"{value!r} points to nothing inside this schema: write it as #/$defs/NAME"
+        elif isinstance(value, dict | list):
+            yield from _reference_faults((*path, key), value, root)
+
+
+def target_of(reference: str, root: Any) -> Any:
+    """What a reference points to; None if that is nothing, or a value and no schema."""
+    if reference == "#":
+        return root
+    if not reference.startswith("#/") or "%" in reference:  # which others decode
+        return None
+    target, has_names = root, False
+    for part in reference[2:].split("/"):
+        part = part.replace("~1", "/").replace("~0", "~")
+        if part in _LITERAL and not has_names:
+            return None
+        has_names = part in _NAMED and not has_names
+        if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
+            target = target[int(part)]
+        elif isinstance(target, dict) and part in target:
+            target = target[part]
+        else:
+            return None
+    return target
+
+
+# Values
+
+
+def make_validator(schema: Mapping[str, Any]) -> Validator:
+    """What tells whether values fit a schema, in time linear in the value."""
+    return _validator_class()(dict(schema))  # type: ignore[no-any-return]
+
+
+@cache
+def _validator_class() -> Any:
+    return _extended(
+        {
+            "pattern": _check_pattern,
+            "patternProperties": _check_pattern_properties,
+            "additionalProperties": _check_additional_properties,
+            "uniqueItems": _check_unique_items,
+        }
+    )
+
+
+@cache
+def _schema_validator_class() -> Any:
+    """For schemas themselves: the expressions of JSON Schema's own schema are harmless."""
+    return _extended({"uniqueItems": _check_unique_items})
+
+
+def _extended(keywords: Mapping[str, Any]) -> Any:
+    from jsonschema import Draft202012Validator, validators  # lazy: few nodes need it
+
+    made = validators.extend(Draft202012Validator, keywords)  # type: ignore[no-untyped-call]
+    # The library's own takes the class that a subschema's ``$schema`` names, without these keywords.
+    made.evolve = _evolve
+    return made
+
+
+def _evolve(validator: Any, **changes: Any) -> Any:
+    kind = type(validator)
+    for field in kind.__attrs_attrs__:
+        if field.init:
+            changes.setdefault(field.alias, getattr(validator, field.name))
+    return kind(**changes)
+
+
+def _check_pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Exception]:
+    if isinstance(value, str) and not make_matcher(pattern)(value):
+        yield _error(f"{_short(repr(value))} does not match {pattern!r}")
+
+
+def _check_pattern_properties(validator: Any, patterns: Any, value: Any, schema: Any) -> Iterator[Exception]:
+    if isinstance(value, dict):
+        for pattern, of_matching in patterns.items():
+            matches = make_matcher(pattern)
+            for name in filter(matches, value):
+                yield from validator.descend(value[name], of_matching, path=name, schema_path=pattern)
+
+
+def _check_additional_properties(validator: Any, others: Any, value: Any, schema: Any) -> Iterator[Exception]:
+    if not isinstance(value, dict):
+        return
+    matchers = [make_matcher(pattern) for pattern in schema.get("patternProperties", ())]
+    known = schema.get("properties", {})
+    for name in value:
+        if name in known or any(matches(name) for matches in matchers):
+            continue
+        if others is False:
+            yield _error(f"it has a field {_short(repr(name))} that the schema doesn't name")
+        else:
+            yield from validator.descend(value[name], others, path=name)
+
+
+def _check_unique_items(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Exception]:
+    if wanted and isinstance(value, list):
+        texts = {json.dumps(_plain(item), sort_keys=True) for item in value}
+        if len(texts) < len(value):
+            yield _error("it has an item twice")
+
+
+def _plain(value: Any) -> Any:
+    """The same value wherever JSON Schema says that two are equal: 1.0 is 1."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _error(message: str) -> Exception:
+    from jsonschema import ValidationError
+
+    return ValidationError(message)

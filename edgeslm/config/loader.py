@@ -1,0 +1,272 @@
+"""The configuration file: YAML text -> a frozen ``Config``, or every problem in it with its line.
+
+Pure apart from reading the file: no folder, broker or model is looked at, which ``edgeslm doctor`` and the
+start of the daemon do. The sections themselves are in ``edgeslm.config.schema``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from edgeslm.config import yaml_source
+from edgeslm.config.diagnostics import problems_of, read_text, sentence_of
+from edgeslm.config.fields import Rate
+from edgeslm.config.schema import Config, Knowledge, Model, Overflow, Pool, Route, Task
+from edgeslm.config.sections import (
+    Audit,
+    Broker,
+    Console,
+    Control,
+    Discovery,
+    Journal,
+    Limits,
+    Metrics,
+    Rollouts,
+    Section,
+    Signing,
+    Tracing,
+    Updates,
+)
+from edgeslm.config.task_kinds import LEARNABLE, Kind, Option
+from edgeslm.config.validation import UNKNOWN_FILTER, Names, inconsistencies
+from edgeslm.config.yaml_source import Document, Problem, read_document
+
+__all__ = [
+    "LEARNABLE",
+    "Audit",
+    "Broker",
+    "Config",
+    "Console",
+    "Control",
+    "Discovery",
+    "Journal",
+    "Kind",
+    "Knowledge",
+    "Limits",
+    "Metrics",
+    "Model",
+    "Option",
+    "Overflow",
+    "Pool",
+    "Rate",
+    "Rollouts",
+    "Route",
+    "Section",
+    "Signing",
+    "Task",
+    "Tracing",
+    "Updates",
+    "config_schema",
+    "load_config",
+    "load_task",
+    "parse_config",
+]
+
+_SECTIONS: dict[str, type[Section]] = {
+    "broker": Broker,
+    "models": Model,
+    "tasks": Task,
+    "knowledge": Knowledge,
+    "routes": Route,
+    "pool": Pool,
+    "limits": Limits,
+    "journal": Journal,
+    "audit": Audit,
+    "signing": Signing,
+    "discovery": Discovery,
+    "metrics": Metrics,
+    "tracing": Tracing,
+    "control": Control,
+    "updates": Updates,
+    "rollouts": Rollouts,
+    "console": Console,
+}
+_DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
+"""How deep a key with a fault is taken out, so that it doesn't hide what is wrong with the others."""
+
+
+_INSTEAD: dict[str | int, tuple[str, ...]] = {
+    "kind": ("learned",),
+    "model": ("learned", "stages"),
+    "labels": ("learned", "adapter"),
+    "schema": ("learned", "adapter"),
+    "stages": ("learned",),
+    "max_error": ("learned", "adapter"),
+}
+"""The keys of a task that may stand for one that is missing."""
+
+
+def load_config(path: Path) -> Config:
+    """Reads a configuration file. Relative paths in it are taken from its folder.
+
+    :raises ConfigError: with every problem found as ``file:line: key: sentence``.
+    """
+    text = read_text(path)
+    return parse_config(text, str(path), path.absolute().parent)
+
+
+def load_task(
+    path: Path, kind: Kind | None, defaults: Mapping[str, Any], ignored: Collection[str] = ()
+) -> tuple[str, Task]:
+    """Reads a file with one entry of ``tasks:`` and its ``name``, as the build machine's commands take it.
+
+    Which model does it is said by the command, so ``model`` and ``stages`` aren't looked at.
+
+    :param kind: of a task that doesn't name its own; None: it may name none.
+    :param defaults: keys that a task of this kind, or of any that can be learned, may leave out, with what
+        stands in.
+    :param ignored: keys that don't matter to the command.
+    :raises ConfigError: with every problem found as ``file:line: key: sentence``.
+    """
+    read = read_document(read_text(path))
+    name, task = None, None
+    if isinstance(read.data, dict):
+        entry = dict(read.data)
+        name = entry.pop("name", None)
+        if not isinstance(name, str):
+            read.problems.append(Problem(read.line(("name",)), ("name",), "missing: give the task a name"))
+            name = "task"
+        for key in ("stages", *ignored):
+            entry.pop(key, None)
+        if kind is None and entry.get("kind") in (None, *LEARNABLE):
+            entry = {**defaults, **entry}
+        elif entry.get("kind", kind) == kind:
+            entry = {"kind": kind, **defaults, **entry}
+        entry["model"] = "model"
+        whole = {"node": "-", "broker": {"url": "mqtts://-"}, "models": {"model": {"bundle": "-"}}}
+        lines = {("tasks", name, *key): line for key, line in read.lines.items()}
+        inner = Document({**whole, "tasks": {name: entry}}, lines)
+        config = _validate(inner, path.absolute().parent)
+        read.problems += [Problem(p.line, p.path[2:] or ("name",), p.sentence) for p in inner.problems]
+        task = config.tasks[name] if config is not None else None
+    if task is None or name is None or read.problems:
+        raise problems_of(read, str(path))
+    return name, task
+
+
+def parse_config(text: str, where: str = "config", folder: Path | None = None) -> Config:
+    """Reads the text of a configuration; ``where`` is the file's name in problems.
+
+    Relative paths are taken from ``folder`` and stay as they are without one. ``${VAR}`` comes from the
+    environment of the process.
+
+    :raises ConfigError: with every problem found as ``file:line: key: sentence``, in the order of lines.
+    """
+    read = read_document(text)
+    config = _validate(read, folder) if isinstance(read.data, dict) else None
+    if config is None or read.problems:
+        raise problems_of(read, where)
+    return config
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the file, for editors and ``edgeslm check --schema``."""
+    schema = Config.model_json_schema(by_alias=True)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "edgeslm configuration",
+        **{key: value for key, value in schema.items() if key != "title"},
+    }
+
+
+def _validate(read: Document, folder: Path | None) -> Config | None:
+    """Appends to ``read.problems``; the result is None if the sections are not sound."""
+    config, faults = _sections(read.data, folder)
+    sound, indices = config, list(range(len(config.routes) if config else 0))
+    if config is None:
+        rest, indices = _without(read.data, [path for path, _ in faults])
+        sound, _ = _sections(rest, folder)
+    if sound is not None:
+        names = Names(*(_keys(read.data.get(key)) for key in ("models", "tasks", "knowledge")))
+        broken = [path for path, _ in faults]
+        follow = inconsistencies(sound, names, indices)
+        faults += [fault for fault in follow if not any(_follows(fault[0], path) for path in broken)]
+    # a text that couldn't be read, as with an unset variable, stands in the data as an empty one
+    unread = [problem.path for problem in read.problems]
+    for path, sentence in faults:
+        if not any(other[: len(path)] == path for other in unread):
+            read.problems.append(Problem(read.line(path), path, sentence))
+    return config
+
+
+def _follows(path: yaml_source.Path, broken: yaml_source.Path) -> bool:
+    """Whether a fault may only follow from another: one lies within the other, or a key seems to be missing
+    because the one that may stand for it was taken out."""
+    instead = _INSTEAD.get(path[2], ()) if path[:1] == ("tasks",) and len(path) == 3 else ()
+    return _related(path, broken) or any(_related((*path[:2], key), broken) for key in instead)
+
+
+def _related(path: yaml_source.Path, other: yaml_source.Path) -> bool:
+    """Whether one lies within the other: then one fault would only follow from the other."""
+    shorter = min(len(path), len(other))
+    return path[:shorter] == other[:shorter]
+
+
+def _sections(
+    data: dict[str, Any], folder: Path | None
+) -> tuple[Config | None, list[tuple[yaml_source.Path, str]]]:
+    try:
+        text = json.dumps(data)
+        return Config.model_validate_json(text, context={"folder": folder}), []
+    except ValidationError as error:
+        faults = []
+        for entry in error.errors(include_url=False):
+            if entry["type"] == "default_factory_not_called":
+                continue
+            path = tuple(part for part in entry["loc"] if part != "[key]")
+            faults.append((path, sentence_of(entry, path, _section_at(path))))
+        return None, faults
+
+
+def _keys(value: Any) -> frozenset[str]:
+    return frozenset(value) if isinstance(value, dict) else frozenset()
+
+
+def _without(data: dict[str, Any], broken: list[yaml_source.Path]) -> tuple[dict[str, Any], list[int]]:
+    """The data without its broken keys, and the original positions of the routes that remain.
+
+    Stand-ins fill what is required, so that the rest can still be judged; faults that they cause lie within
+    paths that are known to be broken.
+    """
+    gone = {path[: _DEPTH.get(path[0], 1)] for path in broken}
+    rest = {key: value for key, value in data.items() if (key,) not in gone}
+    rest.setdefault("node", "-")
+    rest["broker"] = {"url": "mqtts://-", **_sound_keys(rest.get("broker"), ("broker",), gone)}
+    rest["models"] = {}  # only their names matter to the rest
+    knowledge = rest.get("knowledge")
+    rest["knowledge"] = {
+        name: {"path": "-", **_sound_keys(section, ("knowledge", name), gone)}
+        for name, section in (knowledge.items() if isinstance(knowledge, dict) else ())
+        if ("knowledge", name) not in gone
+    }
+    tasks = rest.get("tasks")
+    rest["tasks"] = {
+        name: _sound_keys(task, ("tasks", name), gone)
+        for name, task in (tasks.items() if isinstance(tasks, dict) else ())
+        if ("tasks", name) not in gone
+    } or {"-": {}}
+    routes = rest.get("routes")
+    indices: list[int] = []
+    rest["routes"] = []
+    for index, route in enumerate(routes if isinstance(routes, list) else ()):
+        if ("routes", index) not in gone:
+            indices.append(index)
+            stand_ins = {"from": UNKNOWN_FILTER, "task": "-"}
+            rest["routes"].append({**stand_ins, **_sound_keys(route, ("routes", index), gone)})
+    rest.pop("limits", None)
+    return rest, indices
+
+
+def _sound_keys(section: Any, path: yaml_source.Path, gone: set[yaml_source.Path]) -> dict[str, Any]:
+    if not isinstance(section, dict):
+        return {}
+    return {key: value for key, value in section.items() if (*path, key) not in gone}
+
+
+def _section_at(path: yaml_source.Path) -> type[Section]:
+    return _SECTIONS.get(str(path[0]), Config) if len(path) > 1 else Config

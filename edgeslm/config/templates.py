@@ -1,0 +1,278 @@
+"""Templates of a route: the text to read (`input`), where the result goes (`to`), whether at all (`when`).
+
+Templates are written by the owner of the box and trusted to mean well; the payloads they are filled with come
+from anybody. So they run in Jinja2's immutable sandbox with few filters and methods, a budget of steps, work
+and time and a limit of output, and a payload can't add levels to a topic. Knows nothing of routes, tasks or
+the bus.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jinja2
+from jinja2 import meta, nodes
+
+from edgeslm.config.sandbox import Sandbox, plain_text, prove_limits, spending
+from edgeslm.errors import TemplateError
+from edgeslm.protocol.topic_filters import topic_name_fault
+
+T = TypeVar("T")
+
+OUTPUT_LIMIT = 1_048_576
+"""Most characters that a template may come to."""
+
+HOLDS = "1"
+"""What the template of a condition writes if it holds."""
+
+VARIABLES = ("payload", "topic", "topic_name")
+
+
+class TopicName(str):
+    """The whole topic of a message: the one value that may bring slashes into a topic beside a payload."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a template sees of a message: the parsed JSON payload (or its text), and the topic's levels."""
+
+    payload: Any
+    topic_name: str
+
+    def variables(self) -> dict[str, Any]:
+        levels = tuple(self.topic_name.split("/"))
+        return {"payload": self.payload, "topic": levels, "topic_name": TopicName(self.topic_name)}
+
+
+def read_scope(topic: str, text: str) -> Scope:
+    """``payload`` is what the text is as JSON, or the text itself if it is none."""
+    try:
+        payload = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        payload = text
+    return Scope(payload, topic)
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def make_input(source: str) -> Callable[[Scope], str]:
+    """A callable that fills in a text. Numbers, truth values and objects appear as in JSON.
+
+    :raises TemplateError: the template doesn't compile; the callable: it doesn't fit the message.
+    """
+    environment = Sandbox(plain_text)
+    template = _compile(environment, source)
+
+    def render(scope: Scope) -> str:
+        return _render(template, scope)
+
+    return render
+
+
+def make_topic(source: str) -> Callable[[Scope], str]:
+    """A callable that fills in the topic to publish to.
+
+    If the template uses ``payload``, no value in it may hold a slash (other than ``topic_name`` as a whole
+    and texts of the template itself), so that a payload can't choose among topics of other depths.
+
+    :raises TemplateError: as in ``make_input``, or the topic that comes out can't be published to.
+    """
+    tree = _parse(Sandbox(plain_text), source)
+    own_texts = _slashed(tree)
+
+    def guarded_text(value: Any) -> str:
+        text = plain_text(value)
+        if "/" in text and not isinstance(value, TopicName) and text not in own_texts:
+            raise TemplateError(f"the value {_short(text)} would add levels to the topic")
+        return text
+
+    template = _compile(Sandbox(guarded_text if _uses_payload(tree) else plain_text), source)
+
+    def render(scope: Scope) -> str:
+        topic = _render(template, scope)
+        if fault := topic_name_fault(topic):
+            raise TemplateError(f"the topic {_short(topic)} {fault}")
+        return topic
+
+    return render
+
+
+def _uses_payload(tree: nodes.Node) -> bool:
+    return any(name.name == "payload" for name in tree.find_all(nodes.Name))
+
+
+def _slashed(tree: nodes.Node) -> frozenset[str]:
+    """Texts with a slash that stand in expressions of the template."""
+    values = [constant.value for constant in tree.find_all(nodes.Const)]
+    return frozenset(value for value in values if isinstance(value, str) and "/" in value)
+
+
+def make_condition(source: str) -> Callable[[Scope], bool]:
+    """A callable that says whether the condition holds. ``{{ }}`` around the whole expression is optional.
+
+    :raises TemplateError: as in ``make_input``.
+    """
+    expression = source.strip()
+    if found := re.fullmatch(r"\{\{(.*)\}\}", expression, re.DOTALL):
+        expression = found[1]
+    if "{{" in expression or "{%" in expression:
+        raise TemplateError("must be one expression, such as payload.level > 3, without {{ }} inside")
+    environment = Sandbox(plain_text)
+    tree = _parse(environment, "{% if (" + expression + f"\n) %}}{HOLDS}{{% endif %}}")
+    if not _is_one_condition(tree):
+        raise TemplateError("must be one expression, such as payload.level > 3")
+    template = _guard_compile(lambda: environment.from_string(tree))
+
+    def holds(scope: Scope) -> bool:
+        return _render(template, scope) == HOLDS
+
+    return holds
+
+
+def _is_one_condition(tree: nodes.Template) -> bool:
+    """Whether the expression ended where it was meant to, not by a ``%}`` of its own."""
+    if len(tree.body) != 1 or not isinstance(branch := tree.body[0], nodes.If):
+        return False
+    written = [text.data for text in branch.find_all(nodes.TemplateData)]
+    return written == [HOLDS] and not isinstance(branch.test, nodes.Tuple)
+
+
+def topic_pattern(source: str, source_filter: str) -> list[str]:
+    """The levels of the topics that a `to` template can come to, for messages that match ``source_filter``.
+
+    ``+`` stands for any one level, ``#`` for any number of them: a pattern for ``topic_filters.overlap``,
+    never narrower than what can come out.
+
+    :raises TemplateError: the template doesn't compile, or no topic that comes out could be published to.
+    """
+    make_topic(source)
+    tree = _parse(Sandbox(plain_text), source)
+    guarded = _uses_payload(tree)
+    pieces: list[str | tuple[str, ...]] = []
+    for part in tree.body:
+        for node in part.nodes if isinstance(part, nodes.Output) else [part]:
+            if isinstance(node, nodes.TemplateData):
+                pieces.append(node.data)
+            else:
+                pieces.append(_possible(node, source_filter.split("/"), guarded))
+    probe = "".join(piece if isinstance(piece, str) else "x" for piece in pieces)
+    if fault := topic_name_fault(probe):
+        raise TemplateError(f"the topic {fault}")
+    return _levels(pieces)
+
+
+def _possible(node: nodes.Node, filter_levels: list[str], guarded: bool) -> tuple[str, ...]:
+    """What one ``{{ }}`` can become, as levels of a pattern."""
+    if isinstance(node, nodes.Name) and node.name == "topic_name":
+        return tuple(filter_levels)
+    if isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and node.node.name == "topic":
+        index = node.arg.value if isinstance(node.arg, nodes.Const) else None
+        known = filter_levels[:-1] if filter_levels[-1] == "#" else filter_levels
+        return (known[index],) if type(index) is int and 0 <= index < len(known) else ("+",)
+    names = {name.name for name in (node, *node.find_all(nodes.Name)) if isinstance(name, nodes.Name)}
+    if guarded and isinstance(node, nodes.Expr) and names <= {"payload", "topic"} and not _slashed(node):
+        return ("+",)
+    return ("+", "#")
+
+
+def _levels(pieces: list[str | tuple[str, ...]]) -> list[str]:
+    """Joins literal text and what templates can become, at the slashes of the literal text.
+
+    A level that is part literal and part template counts as any level, and more where it may add some.
+    """
+    levels: list[str] = []
+    run: list[str | tuple[str, ...]] = []
+
+    def close() -> None:
+        if len(run) == 1 and isinstance(run[0], tuple):
+            levels.extend(run[0])
+        elif all(isinstance(piece, str) for piece in run):
+            levels.append("".join(map(str, run)))
+        elif any(isinstance(piece, tuple) and len(piece) > 1 for piece in run):
+            levels.extend(("+", "#"))
+        else:
+            levels.append("+")
+        run.clear()
+
+    for piece in pieces:
+        if isinstance(piece, tuple):
+            run.append(piece)
+            continue
+        first, *others = piece.split("/")
+        run += [first] if first else []
+        for text in others:
+            close()
+            run += [text] if text else []
+    close()
+    return levels
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _parse(environment: Sandbox, source: str) -> nodes.Template:
+    prove_limits()
+    tree: nodes.Template = _guard_compile(lambda: environment.read(source))
+    names: set[str] = _guard_compile(lambda: meta.find_undeclared_variables(tree))
+    unknown = sorted(names - set(VARIABLES))
+    if unknown:
+        raise TemplateError(
+            f"there is no variable {unknown[0]}: write payload.{unknown[0]} for a field of the payload "
+            "(there is also topic and topic_name)"
+        )
+    return tree
+
+
+def _compile(environment: Sandbox, source: str) -> jinja2.Template:
+    tree = _parse(environment, source)
+    return _guard_compile(lambda: environment.from_string(tree))
+
+
+def _guard_compile(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except TemplateError:
+        raise
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(
+            f"the template doesn't compile: {(error.message or 'no reason').rstrip('.')}"
+        ) from None
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, OverflowError) as error:
+        raise TemplateError(f"the template doesn't compile: {error}") from None
+
+
+def _guard(work: Callable[[], T]) -> T:
+    """Runs a template with a fresh budget; whatever a payload makes of it is a ``TemplateError``."""
+    try:
+        with spending():
+            return work()
+    except TemplateError:
+        raise
+    except jinja2.TemplateError as error:
+        raise TemplateError(error.message or "the template can't be filled in") from None
+    except Exception as error:
+        # A filter or operator met a value it isn't made for: the fault is in the message, not in the daemon.
+        raise TemplateError(f"the template doesn't fit this message: {error}") from None
+
+
+def _render(template: jinja2.Template, scope: Scope) -> str:
+    def join() -> str:
+        parts: list[str] = []
+        length = 0
+        for part in template.generate(scope.variables()):
+            length += len(part)
+            if length > OUTPUT_LIMIT:
+                raise TemplateError(f"the template comes to more than {OUTPUT_LIMIT} characters")
+            parts.append(part)
+        return "".join(parts)
+
+    return _guard(join)

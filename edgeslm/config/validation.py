@@ -1,0 +1,402 @@
+"""What several keys of a configuration can get wrong together.
+
+Takes sections that are sound one by one and finds the rest: names that nothing carries, keys that mean
+nothing to a kind, schemas that aren't JSON Schema, templates that don't compile, routes that feed themselves.
+Looks at no folder and no broker.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from edgeslm.config.json_schemas import schema_faults
+from edgeslm.config.schema import LEARNED, NODE_STAGE, Config, Pool, Route, Task
+from edgeslm.config.sections import Broker, Console, Rollouts
+from edgeslm.config.task_kinds import ALLOWED, LEARNABLE, POSSIBLE, Kind
+from edgeslm.config.yaml_source import Path
+from edgeslm.errors import TemplateError
+from edgeslm.protocol.topic_filters import NODE_CHANNELS, overlap, topic_name_fault
+
+Fault = tuple[Path, str]
+
+_GENERATION = frozenset({"max_tokens", "temperature", "top_p", "repetition_penalty", "seed", "stop"})
+_KEYS: dict[Kind, frozenset[str]] = {
+    "classify": frozenset(
+        {"instruction", "labels", "learned", "examples", "adapter", "max_error", "stages", "calibration"}
+    ),
+    "extract": frozenset(
+        {"instruction", "output_schema", "examples", "verbatim", "adapter", "learned", "max_error", "stages"}
+    )
+    | (_GENERATION - {"stop"}),
+    "answer": frozenset({"instruction", "mode", "adapter", "knowledge", "passages", "escalate"})
+    | _GENERATION,
+    "summarize": frozenset({"instruction", "examples", "adapter", "grounded"}) | _GENERATION,
+    "generate": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
+    "embed": frozenset(),
+    "search": frozenset({"knowledge", "passages"}),
+}
+"""The keys that mean something to a kind, besides those that all kinds have."""
+_COMMON = frozenset({"kind", "model", "threshold", "overflow", "allow", "checks"})
+
+
+UNKNOWN_FILTER = "$-"
+"""Stands in for a ``from`` that could not be read; no route publishes there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """All names in the file, those of entries with faults of their own included."""
+
+    models: frozenset[str]
+    tasks: frozenset[str]
+    knowledge: frozenset[str] = frozenset()
+
+
+def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) -> Iterator[Fault]:
+    """Every fault, each with the path of the key to change.
+
+    ``route_indices`` are the positions in the file of ``config.routes``, of which bad ones were taken out.
+    """
+    yield from _broker_faults(config.broker)
+    if config.console is not None:
+        yield from _console_faults(config.console)
+    strangers = config.rollouts is not None or config.updates.are_from_afar
+    if fault := config.signing.fault(strangers=strangers):
+        yield ("signing", fault[0]), fault[1]
+    yield from _journal_faults(config)
+    for name, task in config.tasks.items():
+        if name in names.tasks:  # not a stand-in
+            yield from _task_faults(("tasks", name), task, names, config.node)
+            yield from _knowledge_faults(("tasks", name), task, config, names)
+    files: dict[str, str] = {}
+    for name, section in config.knowledge.items():
+        file = str(section.path).removesuffix(".sqlite")  # which may be left out
+        if (other := files.setdefault(file, name)) != name:
+            yield ("knowledge", name, "path"), f"is the file of {other}: each passage would be found twice"
+        for key, model in (("encoder", section.encoder), ("reader", section.reader)):
+            if model is not None and model not in names.models:
+                yield ("knowledge", name, key), f"no model is called {model!r}: {_near(model, names.models)}"
+    yield from _route_faults(config, names, route_indices)
+    if config.pool is not None:
+        yield from _pool_faults(config.pool, names)
+    if config.rollouts is not None:
+        yield from _rollout_faults(config.rollouts, config.updates.trial_s, names)
+
+
+def _pool_faults(pool: Pool, names: Names) -> Iterator[Fault]:
+    for index, name in enumerate(pool.tasks):
+        path: Path = ("pool", "tasks", index)
+        if name not in names.tasks:
+            yield path, f"no task is called {name!r}: {_near(name, names.tasks)}"
+        elif name in pool.tasks[:index]:
+            yield path, f"{name} is named already: name each task once"
+
+
+def _journal_faults(config: Config) -> Iterator[Fault]:
+    if config.journal.keep == "full":
+        return
+    if config.journal.key_file is not None:
+        yield ("journal", "key_file"), "means nothing where nothing is kept: take it out, or keep: full"
+    if config.durability == "spool":
+        yield ("durability",), "spool keeps every message on this disk, and journal says none: take one out"
+
+
+def _broker_faults(broker: Broker) -> Iterator[Fault]:
+    if broker.password_file and not broker.username:
+        yield ("broker", "username"), "missing: a password_file needs a username beside it"
+    if broker.cert_file and not broker.key_file:
+        yield ("broker", "key_file"), "missing: cert_file needs the key that belongs to it"
+    if broker.key_file and not broker.cert_file:
+        yield ("broker", "cert_file"), "missing: key_file needs the certificate that belongs to it"
+    for key in ("ca_file", "cert_file", "key_file"):
+        if getattr(broker, key) and not broker.tls:
+            yield ("broker", key), "certificates need TLS: let url begin with mqtts://"
+
+
+def _console_faults(console: Console) -> Iterator[Fault]:
+    if console.cert_file and not console.key_file:
+        yield ("console", "key_file"), "missing: cert_file needs the key that belongs to it"
+    if console.key_file and not console.cert_file:
+        yield ("console", "cert_file"), "missing: key_file needs the certificate that belongs to it"
+    if not (console.is_secure or console.is_local):
+        sentence = (
+            "others than this machine could read the token on its way: add cert_file and key_file, or "
+            "https: true if a proxy in front of it speaks TLS"
+        )
+        yield ("console", "listen"), sentence
+
+
+def _rollout_faults(rollouts: Rollouts, trial_s: float, names: Names) -> Iterator[Fault]:
+    if rollouts.timeout_s <= trial_s:
+        sentence = f"must be more than updates.trial_s ({trial_s:g}), or every bundle would be taken back"
+        yield ("rollouts", "timeout_s"), sentence
+    if rollouts.cert_file and not rollouts.key_file:
+        yield ("rollouts", "key_file"), "missing: cert_file needs the key that belongs to it"
+    if not (rollouts.is_secure or rollouts.allow_http):
+        yield ("rollouts", "url"), "whoever is on the way could read the token: write https://"
+    for index, address in enumerate(rollouts.downloads):
+        if not (address.startswith("https://") or rollouts.allow_http):
+            yield ("rollouts", "downloads", index), "must begin with https://"
+    for module, model in rollouts.models.items():
+        if model not in names.models:
+            sentence = f"no model is called {model!r}: {_near(model, names.models)}"
+            yield ("rollouts", "models", module), sentence
+
+
+def _near(name: str, known: frozenset[str]) -> str:
+    found = difflib.get_close_matches(name, sorted(known), 1)
+    if found:
+        return f"did you mean {found[0]}?"
+    return f"there is {', '.join(sorted(known)[:10])}" if known else "there is none in this file"
+
+
+def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fault]:
+    if task.model is not None and task.model not in names.models:
+        yield (*path, "model"), f"no model is called {task.model!r}: {_near(task.model, names.models)}"
+    if task.kind is None and not task.learned:
+        yield (*path, "kind"), f"missing: add one of {', '.join(ALLOWED)}"
+        return
+    if task.model is not None and task.kind == "search":
+        yield (*path, "model"), "means nothing to search, which asks no model but its encoder: take it out"
+    if task.model is None and not task.learned and not task.stages and task.kind != "search":
+        yield (*path, "model"), f"missing: name the model that does it; {_near('', names.models)}"
+    # What was learned is of one of these kinds, and its bundle knows of which.
+    kinds = LEARNABLE if task.kind is None else (task.kind,)
+    for key in sorted(task.model_fields_set - _COMMON - frozenset().union(*(_KEYS[kind] for kind in kinds))):
+        if getattr(task, key) is not None:
+            users = [name for name, keys in _KEYS.items() if key in keys]
+            key = Task.model_fields[key].alias or key
+            yield (
+                (*path, key),
+                f"means nothing to {' or '.join(kinds)} (only to {', '.join(users)}): take it out",
+            )
+    for option in task.allow or ():
+        if not any(option in POSSIBLE[kind] for kind in kinds):
+            possible = ", ".join(POSSIBLE[kinds[0]])
+            yield (*path, "allow"), f"{option} means nothing to {kinds[0]}; possible are {possible}"
+    yield from _learned_faults(path, task)
+    yield from _stage_faults(path, task, names, node)
+    if task.kind is None:
+        return
+    yield from _example_faults(path, task.kind, task)
+    if task.kind == "classify" and task.labels is None and not task.learned and not task.adapter:
+        yield (*path, "labels"), "missing: list what to choose from, or give the folder of a learned head"
+    elif task.kind == "extract":
+        if task.output_schema is not None:
+            yield from schema_faults((*path, "schema"), dict(task.output_schema))
+        elif not task.learned and not task.adapter:
+            yield (*path, "schema"), "missing: give the JSON Schema of the fields to find"
+
+
+def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> Iterator[Fault]:
+    if task.kind == "search" and not task.knowledge:
+        yield (*path, "knowledge"), f"missing: name what is searched; {_near('', names.knowledge)}"
+    if task.escalate is not None:
+        if not task.escalate.startswith(NODE_STAGE):
+            yield (*path, "escalate"), "must be node:NODE/TASK, as node:hall-server/manual"
+        elif task.escalate.removeprefix(NODE_STAGE).partition("/")[0] == config.node:
+            yield (*path, "escalate"), "is this node itself: name another one"
+        elif not task.knowledge:
+            yield (*path, "escalate"), "is for questions to documents: name them in knowledge, or take it out"
+    encoders, readers = dict[str | None, str](), dict[str | None, str]()
+    for index, name in enumerate(task.knowledge):
+        where: Path = (*path, "knowledge", index)
+        if name not in names.knowledge:
+            yield where, f"no collection is called {name!r}: {_near(name, names.knowledge)}"
+        elif name in task.knowledge[:index]:
+            yield where, f"{name} is named already: name each collection once"
+        elif (section := config.knowledge.get(name)) is not None:
+            encoders.setdefault(section.encoder, name)
+            readers.setdefault(section.reader, name)
+    for what, found in (("encoders", encoders), ("readers", readers)):
+        if len(found) > 1:
+            first, other, *_ = found.values()
+            apart = f"{first} and {other} have different {what}, whose figures can't be compared"
+            yield (*path, "knowledge"), f"{apart}: make two tasks"
+
+
+def _learned_faults(path: Path, task: Task) -> Iterator[Fault]:
+    if task.learned and task.adapter and not task.stages:
+        yield (
+            (*path, "adapter"),
+            "means nothing beside what was learned, unless stages ask a model: take it out",
+        )
+    if task.learned and "labels" in (task.allow or ()):
+        yield (*path, "allow"), "labels can't be set by senders here: what was learned knows only its own"
+    if task.max_error is not None and task.kind in (None, *LEARNABLE):
+        if task.threshold:
+            yield (*path, "threshold"), "max_error sets the threshold: take one of them out"
+        elif not (task.learned or task.adapter):
+            yield (
+                (*path, "max_error"),
+                "needs a task that edgeslm-export tune has taught: set a threshold instead",
+            )
+
+
+def _stage_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fault]:
+    if task.stages and task.learned and LEARNED not in task.stages:
+        yield (*path, "stages"), f"{LEARNED} is none of them: name it, or take learned out"
+    if len(task.stages) > 1 and not task.threshold and task.max_error is None:
+        yield (*path, "stages"), "no stage ever passes on: set a threshold, or a max_error if it was taught"
+    if task.stages and task.model is not None:
+        yield (*path, "model"), "the stages name the models: take it out"
+    for index, stage in enumerate(task.stages):
+        where: Path = (*path, "stages", index)
+        if stage in task.stages[:index]:
+            yield where, f"{stage} is asked already: name each stage once"
+        elif stage == LEARNED:
+            if not task.learned:
+                yield where, "nothing was learned: give the folder that edgeslm-export tune wrote in learned"
+        elif stage.startswith(NODE_STAGE):
+            if index != len(task.stages) - 1:
+                yield where, "another node can only be the last stage"
+            elif index == 0:
+                yield where, "a stage on this node comes first: name what was learned, or a model"
+            elif stage.removeprefix(NODE_STAGE).partition("/")[0] == node:
+                yield where, "is this node itself: name another one"
+        elif stage not in names.models:
+            yield where, f"no model is called {stage!r}: {_near(stage, names.models)}"
+
+
+def _example_faults(path: Path, kind: Kind, task: Task) -> Iterator[Fault]:
+    known = [("examples", *item) for item in enumerate(task.examples)]
+    for name, index, example in [*known, *(("checks", *item) for item in enumerate(task.checks))]:
+        key: Path = (*path, name, index, "output")
+        if kind == "extract":
+            if isinstance(example.output, str):
+                yield key, "must be a mapping of the fields to find"
+        elif not isinstance(example.output, str):
+            yield key, "must be a text: only examples of extract have fields"
+        elif kind == "classify" and task.labels is not None and example.output not in task.labels:
+            yield (
+                key,
+                f"{example.output!r} is none of the labels: {_near(example.output, frozenset(task.labels))}",
+            )
+
+
+def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Iterator[Fault]:
+    seen: set[str] = set()
+    outputs: list[list[str] | None] = []
+    for route, index in zip(config.routes, indices, strict=True):
+        path: Path = ("routes", index)
+        if route.name in seen:
+            yield (*path, "name"), f"another route is called {route.name!r}: choose another name"
+        seen.add(route.name or "")
+        yield from _reader_faults(path, route, config, names)
+        yield from _own_topic_faults((*path, "from"), route.source, config.base)
+        if config.pool is not None and overlap(route.source.split("/"), config.pool_requests):
+            yield (
+                (*path, "from"),
+                "would read requests to this node's pool once more: watch something narrower",
+            )
+        yield from _template_faults(path, route)
+        output = _output(route, config.base)
+        if isinstance(output, str):
+            yield (*path, "to"), output
+        outputs.append(output if isinstance(output, list) and route.source != UNKNOWN_FILTER else None)
+    yield from _loops(config.routes, indices, outputs)
+
+
+def _reader_faults(path: Path, route: Route, config: Config, names: Names) -> Iterator[Fault]:
+    """What is wrong with who reads a route's messages."""
+    if route.task is None and route.remember is None:
+        yield (*path, "task"), f"missing: name the task that reads the messages; {_near('', names.tasks)}"
+    elif route.task is not None and route.task not in names.tasks:
+        yield (*path, "task"), f"no task is called {route.task!r}: {_near(route.task, names.tasks)}"
+    if route.remember is not None and route.remember not in names.knowledge:
+        near = _near(route.remember, names.knowledge)
+        yield (*path, "remember"), f"no collection is called {route.remember!r}: {near}"
+    if route.keep_s is not None and route.remember is None:
+        yield (*path, "keep_s"), "is for what is remembered: take it out, or name a collection in remember"
+    if route.task is None:
+        for key in ("to", "on_change", "retain", "qos", "window"):
+            if key in route.model_fields_set:
+                yield (*path, key), "without a task nothing is published: take it out"
+    if route.window is not None:
+        task = config.tasks.get(route.task or "")
+        if task is not None and route.task in names.tasks and task.kind != "summarize":
+            yield (*path, "window"), f"needs a task of kind summarize, and {route.task} is none"
+        if route.window.on is not None:
+            yield from _own_topic_faults((*path, "window"), route.window.on, config.base)
+        if config.journal.keep == "none":
+            yield (*path, "window"), "keeps texts on this disk, and journal says none: take one of them out"
+
+
+def _own_topic_faults(path: Path, source: str, base: str) -> Iterator[Fault]:
+    for channel in NODE_CHANNELS:
+        own = [*base.split("/"), channel, "#"]
+        if channel != "event" and overlap(source.split("/"), own):
+            yield path, f"would read this node's own {channel} topics: watch something narrower"
+            return
+
+
+def _template_faults(path: Path, route: Route) -> Iterator[Fault]:
+    from edgeslm.config import templates  # lazy: only files with routes pay for Jinja2
+
+    for key, source, check in (
+        ("input", route.input, templates.make_input),
+        ("when", route.when, templates.make_condition),
+    ):
+        if source is None:
+            continue
+        try:
+            check(source)
+        except TemplateError as error:
+            yield (*path, key), str(error)
+
+
+def _output(route: Route, base: str) -> list[str] | str:
+    """Levels of the topic that a route publishes to, wildcards for templates; or what is wrong with it."""
+    from edgeslm.config import templates
+
+    if route.to is None:
+        return [*base.split("/"), "event", route.name or ""]
+    try:
+        levels = templates.topic_pattern(route.to, "#" if route.source == UNKNOWN_FILTER else route.source)
+    except TemplateError as error:
+        return str(error)
+    if "{" not in route.to and (fault := topic_name_fault(route.to)):
+        return fault
+    own = base.split("/")
+    if levels[: len(own)] == own and levels[len(own) : len(own) + 1] != ["event"]:
+        return "would write to the node's own topics: publish somewhere else"
+    return levels
+
+
+def _loops(
+    routes: Sequence[Route], indices: Sequence[int], outputs: list[list[str] | None]
+) -> Iterator[Fault]:
+    """Cycles in which the output of each route can be read by the next."""
+    feeds = [
+        [reader for reader, route in enumerate(routes) if output and overlap(output, route.source.split("/"))]
+        for output in outputs
+    ]
+    reported: set[frozenset[int]] = set()
+    for start in range(len(routes)):
+        cycle = _cycle(start, feeds)
+        if cycle is None or frozenset(cycle) in reported:
+            continue
+        reported.add(frozenset(cycle))
+        key = "to" if routes[start].to else "from"
+        path: Path = ("routes", indices[start], key)
+        if len(cycle) == 1:
+            yield path, f"a loop: what it publishes comes back through its own from ({routes[start].source})"
+        else:
+            names = " -> ".join(str(routes[index].name) for index in (*cycle, start))
+            yield path, f"a loop: the routes {names} feed each other; change the to or from of one of them"
+
+
+def _cycle(start: int, feeds: list[list[int]]) -> list[int] | None:
+    """The shortest way from a route back to itself, breadth first."""
+    ways = [[start]]
+    seen: set[int] = set()
+    for way in ways:
+        for reader in feeds[way[-1]]:
+            if reader == start:
+                return way
+            if reader not in seen:
+                seen.add(reader)
+                ways.append([*way, reader])
+    return None

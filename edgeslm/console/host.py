@@ -1,0 +1,274 @@
+"""The node's side of its console: what it is shown of the running node, and what it may ask of it.
+
+The console is told figures every two seconds, and more while somebody looks. What it asks runs as a request
+with the lowest priority, through the checks of any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgeslm.bundle.inspection import card_rows, describe
+from edgeslm.config.loader import Config
+from edgeslm.config.sections import Console
+from edgeslm.console.feed import Feed
+from edgeslm.console.process import COMMAND, ConsoleProcess, check_installed, read_token
+from edgeslm.console.wire import INPUT_BYTES, Ask, Look, Viewers
+from edgeslm.errors import BundleError, Busy, InternalError, KnowledgeError
+from edgeslm.knowledge.index.database import find_collection, open_database
+from edgeslm.messages import Turn
+from edgeslm.protocol.codec import (
+    Rejected,
+    Topics,
+    encode_request,
+    encode_result,
+    error_result,
+    parse_request,
+)
+from edgeslm.serving.service import Service
+from edgeslm.telemetry.audit import AuditLog
+
+log = logging.getLogger("edgeslm.console")
+
+TICK_S = 2.0
+EVERY = {"health": 2, "info": 5, "models": 5, "collections": 15}
+"""Ticks from one look at a part of the node to the next, while somebody looks."""
+MOST_ASKS = 4
+SAID_ABOVE = ("kind", "recipe", "weights", "weight_bytes")
+"""Of a report card, what is told of the bundle anyhow."""
+LOWEST_PRIORITY = 0
+
+Document = Callable[[], dict[str, Any]]
+
+
+class ConsoleHost:
+    """``feed`` watches requests; :meth:`run` is the rest.
+
+    :raises ConfigError: the console's packages or its token are missing.
+    """
+
+    def __init__(
+        self,
+        section: Console,
+        config: Config,
+        service: Service,
+        *,
+        health: Document,
+        info: Document,
+        audit: AuditLog,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        check_installed()
+        host, port = section.address
+        self.feed = Feed(keep_texts=section.texts)
+        self._config = config
+        self._service = service
+        self._audit = audit
+        self._topics = Topics(config.node, config.prefix)
+        self._documents = {"health": health, "info": info, "models": self._models}
+        self._sent: dict[str, str] = {}
+        self._asks: set[asyncio.Task[None]] = set()
+        self._ticks = 0
+        self._has_come = asyncio.Event()
+        self._process = ConsoleProcess(
+            {
+                "token": read_token(section, config.state_dir),
+                "listen": section.listen,
+                "host": "127.0.0.1" if host == "localhost" else host,
+                "port": port,
+                "hosts": list(section.hosts),
+                "secure": section.is_secure,
+                "texts": section.texts,
+                "cert_file": str(section.cert_file) if section.cert_file else None,
+                "key_file": str(section.key_file) if section.key_file else None,
+                "timeout_s": config.limits.request_timeout_s,
+            },
+            self._heard,
+            self._begun,
+            log_level=config.log_level.upper(),
+            command=command,
+        )
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return {} if self._process.pid is None else {"console": self._process.pid}
+
+    @property
+    def problem(self) -> str | None:
+        return self._process.problem
+
+    @property
+    def url(self) -> str | None:
+        """Where it listens, while it does."""
+        return self._process.url
+
+    async def run(self) -> None:
+        """Keeps the console running and fed until cancelled."""
+        keeping = asyncio.create_task(self._process.run())
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TICK_S):
+                        await self._has_come.wait()
+                try:
+                    await self._tick()
+                except Exception as error:  # the console must not end for a document that can't be made
+                    log.error("the console could not be told all: %s", type(error).__name__)
+                    log.debug("telling the console", exc_info=True)
+        finally:
+            keeping.cancel()
+            for task in self._asks:
+                task.cancel()
+            await self._process.stop()
+
+    def _begun(self) -> None:
+        """A new process: it knows nothing."""
+        self._sent.clear()
+        self.feed.take_changed()
+        self._process.send("rows", rows=self.feed.rows())
+
+    async def _tick(self) -> None:
+        """At its time; or sooner, with all there is, since somebody has come to look."""
+        scheduler, process = self._service.scheduler, self._process
+        has_come = self._has_come.is_set()
+        self._has_come.clear()
+        if not has_come:
+            moment = {
+                "at": round(time.time(), 1),
+                "queue": scheduler.waiting,
+                "running": scheduler.in_flight,
+                **self.feed.take_moment(),
+            }
+            if not process.send("tick", moment=moment):
+                return  # it is behind: the rest waits
+        if not process.viewers:
+            return
+        if rows := self.feed.take_changed():
+            process.send("rows", rows=rows)
+        for part, every in EVERY.items():
+            if has_come or self._ticks % every == 0:
+                if part == "collections":
+                    self._tell(part, await asyncio.to_thread(self._collections))
+                else:
+                    self._tell(part, self._documents[part]())
+        self._ticks += 1
+
+    def _tell(self, part: str, value: Any) -> None:
+        encoded = json.dumps(value, default=str)
+        if self._sent.get(part) != encoded and self._process.send(
+            "told", part=part, value=json.loads(encoded)
+        ):
+            self._sent[part] = encoded
+
+    def _models(self) -> dict[str, Any]:
+        """Report cards and what bundles are, with no path."""
+        models, found = self._service.models, {}
+        for name in models.names:
+            bundle = models.bundle(name)
+            manifest = bundle.manifest
+            card: list[tuple[str, str]] = []
+            with contextlib.suppress(BundleError):
+                report = describe(bundle)["report"] or {}
+                card = card_rows({key: value for key, value in report.items() if key not in SAID_ABOVE})
+            found[name] = {
+                "bundle": manifest.name,
+                "kind": manifest.kind,
+                "architecture": manifest.architecture,
+                "source": manifest.source.id,
+                "licence": manifest.source.licence,
+                "digest": bundle.digest,
+                "bytes": bundle.weight_bytes,
+                "context_length": manifest.context_length,
+                "recipe": manifest.quantization.recipe if manifest.quantization else None,
+                "loaded": models.is_loaded(name),
+                "prepared": models.is_prepared(name) if models.graph(name) else None,
+                "card": card,
+            }
+        return found
+
+    def _collections(self) -> dict[str, Any]:
+        """In a thread: a collection is a file."""
+        config, found = self._service.config, {}
+        for name, section in config.knowledge.items():
+            documents = passages = None
+            with contextlib.suppress(KnowledgeError, OSError):
+                documents, passages = _count(section.path)
+            found[name] = {
+                "documents": documents,
+                "passages": passages,
+                "encoder": section.encoder,
+                "reader": section.reader,
+                "watched": len(section.watch),
+                "remembers": [route.source for route in config.routes if route.remember == name],
+                "tasks": [task for task, one in config.tasks.items() if name in one.knowledge],
+            }
+        return found
+
+    def _heard(self, said: Ask | Look | Viewers) -> None:
+        if isinstance(said, Ask):
+            self._begin(self._ask(said.number, said.task, said.input, said.options))
+        elif isinstance(said, Look):
+            read, wrote = self.feed.text(said.row)
+            self._process.send("text", number=said.number, input=read, output=wrote)
+        elif self._process.viewers:
+            self._has_come.set()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._asks.add(task)
+        task.add_done_callback(self._asks.discard)
+
+    async def _ask(self, number: int, task: str, text: str, options: dict[str, Any]) -> None:
+        request = parse_request(
+            encode_request(text, options=options),
+            task=task,
+            topics=self._topics,
+            allowed_replies=(),
+            packet_limit=min(4 * INPUT_BYTES, self._config.limits.packet_bytes),
+            now=time.monotonic(),
+        )
+        if isinstance(request, Rejected):
+            result = error_result(request.id, request.task, request.error)
+        elif len(self._asks) > MOST_ASKS:
+            busy = Busy("the console's form has requests running already", retry_after_ms=2000)
+            result = error_result(request.id, request.task, busy)
+        else:
+            request = replace(request, priority=LOWEST_PRIORITY, reply_to="console")
+            seen = self.feed.watch(request)
+            try:
+                result = await self._service.submit(request, attempt=Turn(seen.begun))
+            except asyncio.CancelledError:
+                seen.ended(None)
+                raise
+            except Exception as error:
+                log.error("a request of the console failed: %s", type(error).__name__)
+                why = InternalError(f"the node failed on it ({type(error).__name__})")
+                result = error_result(request.id, request.task, why)
+            seen.ended(result)
+        self._audit.note(
+            "console",
+            task=request.task,
+            id=request.id,
+            bytes=len(text.encode("utf-8", "replace")),
+            status=result.status,
+            code=result.error.code if result.error is not None else None,
+        )
+        self._process.send("answer", number=number, result=json.loads(encode_result(result)))
+
+
+def _count(path: Path) -> tuple[int, int]:
+    """Documents and passages of a collection. :raises KnowledgeError: it can't be read."""
+    db = open_database(find_collection(path), writes=False)
+    with contextlib.closing(db):
+        documents, passages = (
+            db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("documents", "passages")
+        )
+        return documents, passages

@@ -1,1 +1,0 @@
-"""A pool's dispatcher: requests in, each forwarded to the node that will be done with it first. No engine."""

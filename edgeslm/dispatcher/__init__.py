@@ -1,0 +1,1 @@
+"""The load balancer of a pool, a process: each request goes to the node that is done with it first."""

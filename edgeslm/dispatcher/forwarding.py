@@ -1,0 +1,386 @@
+"""Orders on their way to nodes and back: who is asked, what an answer means, and what happens without one.
+
+Pure but for the futures of orders: what sends to nodes is handed in, and time is told by a clock. It is to be
+ticked a few times a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from edgeslm.dispatcher.members import Members, News
+from edgeslm.dispatcher.policy import Candidate, choose
+from edgeslm.dispatcher.queue import Answer, Order, Sending, Waiting
+from edgeslm.dispatcher.throughput import Speeds
+from edgeslm.errors import Busy, Cancelled, Expired, Poisoned, RequestError, TimedOut, UnknownTask
+from edgeslm.messages import Chunk, Request, Result
+
+log = logging.getLogger("edgeslm.dispatch")
+
+MOST_ENDS: Final = 3
+"""A request during which so many nodes ended is not sent to another one."""
+REFUSED_S: Final = 5.0
+"""How long a node that can't do a request isn't asked for it again."""
+LONGEST_PAUSE_S: Final = 5.0
+"""A busy node is asked again after so long at most."""
+SILENT_S: Final = 10.0
+"""How long a node that is taken for stuck gets nothing; then one request, to see."""
+CANCEL_S: Final = 5.0
+"""How long a node has to say that it has cancelled a request."""
+SETTLE_S: Final = 5.0
+"""After so long with the broker all that nodes have said before has come."""
+RETRY_MS: Final = 2000
+LEAD_S: Final = 0.05
+"""How much work a node has ahead at least, as far as its window goes."""
+LEAST_LEFT: Final = 0.1
+"""Of its usual time, what a request that takes longer has still before it: a node that is late must not pass
+for one that rests."""
+HEALTH_S: Final = 45.0
+"""How long a node's word of its queue counts, ever less: it comes every 30 s."""
+
+ELSEWHERE = frozenset({"unknown_task", "model_unavailable", "no_memory", "internal"})
+"""Errors of a node that another one may not have."""
+
+
+class Nodes(Protocol):
+    """The way to the nodes."""
+
+    def forward(self, order: Order, node: str) -> None: ...
+    def withdraw(self, order: Order, node: str) -> None: ...
+
+
+class Forwarder:
+    """``window`` requests are at one node at a time. ``on_end`` is told of an order whose node has ended."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        members: Members,
+        *,
+        window: int,
+        clock: Callable[[], float],
+        on_end: Callable[[Order], None] = lambda order: None,
+    ) -> None:
+        self._nodes = nodes
+        self._members = members
+        self._window = window
+        self._clock = clock
+        self._on_end = on_end
+        self._orders: dict[bytes, Order] = {}
+        self._loads: dict[str, dict[Order, Sending]] = {}
+        self._pauses: dict[str, float] = {}
+        self._silent: dict[str, float] = {}
+        self._others: dict[str, tuple[int, float]] = {}
+        """What others had waiting at a node by its last health, and when that came."""
+        self._count = 0
+        self._has_settled = False
+        self.waiting = Waiting()
+        self.speeds = Speeds()
+        self.connected_at = clock()
+        """When the broker began to tell of the nodes."""
+        self.counts: Counter[str] = Counter({"late": 0, "elsewhere": 0, "overdue": 0})
+
+    def submit(self, order: Order) -> None:
+        """Takes an order; its future has the answer once there is one."""
+        self._count += 1
+        order.number = self._count
+        while order.correlation in self._orders:  # of a session that the broker has forgotten
+            order.variant += 1
+        self._orders[order.correlation] = order
+        if order.ends >= MOST_ENDS:
+            self._give_up(order, self._poisoned())
+            return
+        self.waiting.add(order)
+        self.pump()
+
+    def repeat(self) -> None:
+        """Asks nodes again for all that they have: what was on the way may be lost; nodes know repeats."""
+        for node, load in self._loads.items():
+            for order in load:
+                self._nodes.forward(order, node)
+
+    def drop(self, order: Order) -> None:
+        """Nobody wants its answer any more; nodes may go on with it."""
+        self._orders.pop(order.correlation, None)
+        self.waiting.remove(order)
+        for node in order.at:
+            self._loads[node].pop(order, None)
+
+    @property
+    def in_flight(self) -> int:
+        """Orders that are at some node."""
+        return len({id(order) for load in self._loads.values() for order in load})
+
+    def load(self, node: str) -> int:
+        return len(self._loads.get(node, ()))
+
+    def is_silent(self, node: str) -> bool:
+        return node in self._silent
+
+    # What nodes say
+
+    def hear(self, node: str, kind: str, payload: bytes) -> None:
+        """A node's word of itself."""
+        now = self._clock()
+        news = self._members.hear(node, kind, payload)
+        if kind == "health" and self._members.knows(node):
+            self._others[node] = max(0, self._members.busy(node) - self.load(node)), now
+        if news is not None:
+            self._take_news(node, news)
+            self.pump()
+
+    def _take_news(self, node: str, news: News) -> None:
+        if news == "ready":
+            self._pauses.pop(node, None)
+            self._silent.pop(node, None)
+        if news not in ("ended", "left"):
+            return
+        # A node that drains answers what it has begun; the rest it gives back with its next start.
+        if news == "left" and self._members.known.get(node) == "draining":
+            return
+        self.speeds.forget(node)
+        for order in list(self._loads.pop(node, {})):
+            order.at.pop(node, None)
+            order.left_at.add(node)
+            if news == "ended":
+                order.ends += 1
+                self._on_end(order)
+            if order.ends >= MOST_ENDS:
+                self._give_up(order, self._poisoned())
+            else:
+                self._put_back(order)
+
+    def answer(self, node: str, correlation: bytes, result: Result, payload: bytes) -> Order | None:
+        """A node's result; the order that it ends, or would have ended had no other been before it."""
+        now = self._clock()
+        self._silent.pop(node, None)
+        order = self._orders.get(correlation)
+        if order is None or order.request.task != result.task:
+            self.counts["late"] += 1
+            return None
+        sending = order.at.pop(node, None)
+        order.left_at.discard(node)
+        self._loads.get(node, {}).pop(order, None)
+        if sending is not None:
+            self._learn(node, sending, result, now)
+        code = result.error.code if result.error is not None else None
+        if code == "busy":
+            retry_ms = result.error.retry_after_ms if result.error is not None else None
+            pause_s = min(LONGEST_PAUSE_S, max(0.05, (retry_ms or 200) / 1000))
+            self._pauses[node] = now + pause_s
+            self._put_back(order)
+        elif code == "cancelled" and not order.is_cancelled:
+            # It was withdrawn from this node before; asked by another name, the node runs it. Another node
+            # that has it knows it by this one.
+            if not order.at:
+                del self._orders[order.correlation]
+                order.variant += 1
+                self._orders[order.correlation] = order
+            self._put_back(order)
+        elif code in ELSEWHERE:
+            order.refusals[node] = now + REFUSED_S
+            order.refused = result, payload
+            self._put_back(order)
+            self._end_if_all_refuse(order)
+        else:
+            self._finish(order, (result, payload))
+        self.pump()
+        return order
+
+    def piece(self, node: str, correlation: bytes, chunk: Chunk) -> Request | None:
+        """A piece of a streamed answer; the request that it is to be passed on for."""
+        self._silent.pop(node, None)
+        order = self._orders.get(correlation)
+        if order is None or chunk.seq <= order.highest_seq or not order.request.options.get("stream"):
+            return None
+        order.highest_seq = chunk.seq
+        if (sending := order.at.get(node)) is not None:  # it is at it
+            patience_s = self.speeds.patience_s(node, order.request.task, sending.service_s)
+            sending.patience_at = max(sending.patience_at, self._clock() + patience_s)
+        return order.request
+
+    def undelivered(self, order: Order, node: str, error: RequestError | None) -> None:
+        """The broker doesn't take it for the node: ``error`` says why, or None if it may later."""
+        if order.at.pop(node, None) is None:
+            return
+        self._loads[node].pop(order, None)
+        order.refusals[node] = self._clock() + (REFUSED_S if error is not None else 0.0)
+        if error is not None:
+            order.refused = order.refuse(error)
+        self._put_back(order)
+        self._end_if_all_refuse(order)
+
+    def cancel(self, matches: Callable[[Request], bool]) -> None:
+        for order in [one for one in self._orders.values() if matches(one.request)]:
+            order.is_cancelled = True
+            order.cancelled_at = self._clock()
+            self.waiting.remove(order)
+            if not order.at:
+                self._give_up(order, Cancelled("It was cancelled before a node had it."))
+            for node in order.at:
+                self._nodes.withdraw(order, node)
+
+    def refuse_stranded(self) -> None:
+        """Answers what no node is there for. To be called when too many answered ones wait behind such for
+        their acknowledgement: a full window lets nothing in for anybody."""
+        if self._clock() - self.connected_at <= SETTLE_S:
+            return
+        for order in list(self.waiting):
+            if not self._members.doing(order.request.task):
+                task = order.request.task
+                why = f"No node of the pool that does the task {task!r} is there; try again later."
+                self._give_up(order, Busy(why, retry_after_ms=RETRY_MS))
+
+    def tick(self) -> None:
+        """Looks at what time alone brings about."""
+        now = self._clock()
+        self._has_settled = now - self.connected_at > SETTLE_S and bool(self._members.known)
+        for order in list(self._orders.values()):
+            self._look_at(order, now)
+        for node, load in self._loads.items():
+            late = [order for order, sending in load.items() if now > sending.patience_at]
+            if late:
+                self._take_for_stuck(node, late, now)
+        for until_of in (self._pauses, *(order.refusals for order in self.waiting)):
+            for node in [node for node, until in until_of.items() if now >= until]:
+                del until_of[node]
+        self.pump()
+
+    # What becomes of orders
+
+    def _look_at(self, order: Order, now: float) -> None:
+        """Gives up an order that has waited for too long."""
+        expires_at = order.request.expires_at
+        if expires_at is not None and now >= expires_at:
+            self._give_up(order, Expired("The time in which its sender wanted it has passed."))
+        elif now >= order.give_up_at:
+            self._give_up(order, self._too_late(order))
+        elif order.is_cancelled and now > order.cancelled_at + CANCEL_S:
+            self._give_up(order, Cancelled("It was cancelled."))
+        elif self._has_settled and not order.at and not self._members.is_offered(order.request.task):
+            self._give_up(order, UnknownTask(f"No node of the pool does the task {order.request.task!r}."))
+
+    def _too_late(self, order: Order) -> RequestError:
+        task = order.request.task
+        if not self._members.is_offered(task):
+            return UnknownTask(f"No node of the pool has ever offered the task {task!r}.")
+        if order.at or order.left_at:
+            return TimedOut("No node of the pool answered in time.")
+        if not self._members.doing(task):
+            return TimedOut(f"No node of the pool that does the task {task!r} is there.")
+        return Busy("All nodes of the pool have enough to do; try again later.", retry_after_ms=RETRY_MS)
+
+    @staticmethod
+    def _poisoned() -> RequestError:
+        return Poisoned(f"{MOST_ENDS} nodes ended while they had this request")
+
+    def _give_up(self, order: Order, error: RequestError) -> None:
+        self._finish(order, order.refuse(error))
+
+    def _finish(self, order: Order, answer: Answer) -> None:
+        self._orders.pop(order.correlation, None)
+        self.waiting.remove(order)
+        for node in order.at:
+            self._loads[node].pop(order, None)
+        for node in {*order.at, *order.left_at}:
+            self._nodes.withdraw(order, node)
+        order.at.clear()
+        order.settle(answer)
+
+    def _put_back(self, order: Order) -> None:
+        """To be asked elsewhere, or later."""
+        if order.is_cancelled:
+            self._give_up(order, Cancelled("It was cancelled."))
+        elif not order.at:
+            self.counts["elsewhere"] += 1
+            self.waiting.add(order)
+
+    def _end_if_all_refuse(self, order: Order) -> None:
+        others = set(self._members.doing(order.request.task)) - order.refusals.keys()
+        if order.refused is not None and not order.at and not others and not order.is_cancelled:
+            self._finish(order, order.refused)
+
+    def _take_for_stuck(self, node: str, late: list[Order], now: float) -> None:
+        self._silent[node] = now + SILENT_S
+        for order in late:
+            sending = order.at[node]
+            sending.patience_at = now + 2 * (now - sending.sent_at)
+            others = set(self._members.doing(order.request.task)) - order.at.keys() - self._silent.keys()
+            if len(order.at) > 1 or order.is_cancelled:
+                continue
+            self.counts["overdue"] += 1
+            if others:
+                log.warning("node %s has not answered for %.1f s", node, now - sending.sent_at)
+                self.waiting.add(order)
+            else:  # it, or its answer, may have been lost with a broker; a node knows a repeat
+                self._nodes.forward(order, node)
+
+    def _learn(self, node: str, sending: Sending, result: Result, now: float) -> None:
+        total = result.timings_ms.get("total")
+        if result.status == "error" or total is None or not math.isfinite(total):
+            return
+        service_s = max(0.0, total - result.timings_ms.get("queue", 0.0)) / 1000
+        answer_s = now - sending.sent_at
+        self.speeds.learn(node, result.task, service_s=min(service_s, answer_s), answer_s=answer_s, now=now)
+
+    # Who is asked
+
+    def pump(self) -> None:
+        """Gives nodes what is worth giving."""
+        now = self._clock()
+        for task in self.waiting.tasks():
+            ready = [order for order in self.waiting.of(task) if order.not_before <= now]
+            if not ready:
+                continue
+            candidates = {
+                node: self._candidate(node, task, now)
+                for node in self._members.doing(task)
+                if self._silent.get(node, now) <= now
+            }
+            while ready and (choice := choose(len(ready), list(candidates.values()))) is not None:
+                position, found = choice
+                order = self._fitting(ready, position, found.node)
+                if order is None:  # none of them may go there
+                    del candidates[found.node]
+                    continue
+                ready.remove(order)
+                self._send(order, found, now)
+                candidates[found.node] = self._candidate(found.node, task, now)
+
+    def _candidate(self, node: str, task: str, now: float) -> Candidate:
+        load = self._loads.get(node, {})
+        service_s = self.speeds.service_s(node, task, now)
+        is_sounded_out = service_s is None or node in self._silent
+        room = 1 if is_sounded_out else self._window
+        ready_s = max(0.0, self._pauses.get(node, now) - now)
+        if load:
+            first = next(iter(load.values()))
+            begun_s = min(now - first.sent_at, first.service_s * (1 - LEAST_LEFT))
+            ready_s += max(0.0, sum(sending.service_s for sending in load.values()) - begun_s)
+        others, heard_at = self._others.get(node, (0, now))
+        ready_s += others * max(0.0, 1 - (now - heard_at) / HEALTH_S) * (service_s or 0.0)
+        # One more than runs is enough to bridge the way there, but for very short ones: what waits here may
+        # still go elsewhere.
+        has_room = len(load) < room and (len(load) < 2 or ready_s < LEAD_S)
+        return Candidate(node, ready_s, service_s, has_room and node not in self._pauses)
+
+    @staticmethod
+    def _fitting(ready: list[Order], position: int, node: str) -> Order | None:
+        """The order at the position, or one near it, that may go to the node."""
+        for order in [*ready[position:], *reversed(ready[:position])]:
+            if node not in order.at and node not in order.refusals:
+                return order
+        return None
+
+    def _send(self, order: Order, to: Candidate, now: float) -> None:
+        expected_s = to.ready_s + (to.service_s or 0.0)
+        patience_s = self.speeds.patience_s(to.node, order.request.task, expected_s)
+        sending = Sending(now, now + patience_s, to.service_s or 0.0)
+        self.waiting.remove(order)
+        order.at[to.node] = sending
+        self._loads.setdefault(to.node, {})[order] = sending
+        self._nodes.forward(order, to.node)

@@ -1,0 +1,163 @@
+"""The dispatcher's session with the nodes: orders out, answers and pieces of them in, and what nodes say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from edgeslm.dispatcher.forwarding import Forwarder
+from edgeslm.dispatcher.members import Members
+from edgeslm.dispatcher.queue import Order
+from edgeslm.dispatcher.settings import Settings, Wanted
+from edgeslm.dispatcher.topics import KINDS, PoolTopics, Reply
+from edgeslm.errors import InternalError, ProtocolError
+from edgeslm.messages import Chunk, Request, Result
+from edgeslm.mqtt.client import BusClient, OutboxFull, Subscription
+from edgeslm.protocol.codec import parse_chunk, parse_result
+from edgeslm.protocol.delivery import Delivery
+
+log = logging.getLogger("edgeslm.dispatch")
+
+EARLY_S: Final = 2.0
+"""How long after the first connection an answer may come before its request. No longer: those that follow
+wait for its acknowledgement, and a full window lets none in."""
+MOST_EARLY: Final = 1000
+ANSWERS: Final = 1000
+"""Answers of nodes that may be unacknowledged at a time."""
+WITHDRAW_EXPIRY_S: Final = 600
+ANSWER_BYTES: Final = 4 * 1024 * 1024
+"""Of a result, or of what a node says of itself."""
+
+
+class NodeSide:
+    """``on_piece`` gets pieces of answers that are to be passed on, ``drop`` counts what is nobody's."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client_id: str,
+        *,
+        on_end: Callable[[Order], None],
+        on_piece: Callable[[Request, Chunk], None],
+        drop: Callable[[str], None],
+        on_disconnect: Callable[[], None],
+        may_connect: Callable[[], bool],
+    ) -> None:
+        self._topics = PoolTopics(settings.pool, settings.prefix)
+        self._on_piece = on_piece
+        self._drop = drop
+        wanted: Mapping[str, Wanted] | None = settings.tasks
+        self.members = Members(settings.pool, wanted)
+        self.forwarder = Forwarder(
+            self, self.members, window=settings.limits.node_queue, clock=time.monotonic, on_end=on_end
+        )
+        self._early: dict[bytes, tuple[Delivery, Reply, Result]] = {}
+        self._early_until: float | None = None
+        self.bus = BusClient(
+            settings.broker,
+            client_id=f"{client_id}.nodes",
+            queue=ANSWERS,
+            packet_bytes=ANSWER_BYTES,
+            will=None,
+            on_delivery=self._delivered,
+            on_connect=self._connected,
+            on_disconnect=on_disconnect,
+            longest_pause_s=5.0,
+            may_connect=may_connect,
+        )
+
+    def submit(self, order: Order) -> None:
+        """Takes an order; its future has the answer once there is one."""
+        early = self._early.pop(order.correlation, None)
+        self.forwarder.submit(order)
+        if early is not None:
+            self._take_answer(*early)
+
+    def tick(self) -> None:
+        """To be called a few times a second."""
+        self.forwarder.tick()
+        if self._early and time.monotonic() > (self._early_until or 0.0):
+            early, self._early = self._early, {}
+            for delivery, _, _ in early.values():
+                self.bus.ack(delivery)
+
+    def forward(self, order: Order, node: str) -> None:
+        """Sends an order to a node."""
+        request, expiry_s = order.request, None
+        if request.expires_at is not None:
+            expiry_s = max(1, math.ceil(request.expires_at - time.monotonic()))
+        sent = self.bus.publish(
+            self._topics.node(node).request(request.task),
+            order.payload,
+            qos=1,
+            correlation=order.correlation,
+            expiry_s=expiry_s,
+            traceparent=request.trace.header if request.trace else None,
+            response_topic=self._topics.reply(request.task, node),
+        )
+
+        def told(done: asyncio.Future[None]) -> None:
+            if done.cancelled() or (error := done.exception()) is None:
+                return
+            why = f"The pool can't pass the request on. {error}"
+            is_passing = isinstance(error, OutboxFull)
+            self.forwarder.undelivered(order, node, None if is_passing else InternalError(why))
+
+        sent.add_done_callback(told)
+
+    def withdraw(self, order: Order, node: str) -> None:
+        """Tells a node that an order need not be done any more."""
+        topic = self._topics.node(node).cancel
+        self.bus.publish(topic, b"", qos=1, correlation=order.correlation, expiry_s=WITHDRAW_EXPIRY_S)
+
+    def _connected(self) -> None:
+        self.forwarder.connected_at = time.monotonic()
+        self.bus.subscribe([self._topics.replies_filter, Subscription(self._topics.pieces_filter, qos=0)])
+        for kind in KINDS:
+            # The broker tells each time: what it dropped for one who was away is not known otherwise.
+            said = Subscription(self._topics.node_filter(kind), qos=int(kind != "health"), every_time=True)
+            self.bus.subscribe([said])
+        if self._early_until is None:  # later all requests that it may be for are known
+            self._early_until = time.monotonic() + EARLY_S
+        elif not self.bus.resumed:  # the broker has forgotten the session, and the answers in it
+            self.forwarder.repeat()
+
+    def _delivered(self, delivery: Delivery) -> None:
+        reply = self._topics.read_reply(delivery.topic)
+        if reply is None:
+            self.bus.ack(delivery)
+            word = self._topics.read_word(delivery.topic)
+            if word is not None and len(delivery.payload) == delivery.size:
+                self.forwarder.hear(*word, delivery.payload)
+            return
+        try:
+            if delivery.retain or delivery.correlation is None:
+                raise ProtocolError("It is retained, or has no Correlation Data.")
+            if not reply.is_piece:
+                self._take_answer(delivery, reply, parse_result(delivery.payload))
+                return
+            chunk = parse_chunk(delivery.payload)
+            request = self.forwarder.piece(reply.node, delivery.correlation, chunk)
+            if request is not None:
+                self._on_piece(request, chunk)
+        except ProtocolError as error:
+            log.warning("what came from node %s is no answer: %s", reply.node, error)
+            self._drop("strays")
+        self.bus.ack(delivery)
+
+    def _take_answer(self, delivery: Delivery, reply: Reply, result: Result) -> None:
+        correlation = delivery.correlation or b""
+        order = self.forwarder.answer(reply.node, correlation, result, delivery.payload)
+        if order is None:
+            is_early = time.monotonic() < (self._early_until or 0.0)
+            if is_early and len(self._early) < MOST_EARLY and correlation not in self._early:
+                self._early[correlation] = delivery, reply, result  # its request may be on its way
+                return
+        elif order.answered.done() and order.receipt is None:
+            order.receipt = delivery
+            return
+        self.bus.ack(delivery)

@@ -1,0 +1,116 @@
+"""Orders: requests on their way through the dispatcher, and the queue in which they wait for a node.
+
+Pure but for the future that somebody waits on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from edgeslm.errors import RequestError
+from edgeslm.messages import Request, Result
+from edgeslm.protocol.codec import error_result
+from edgeslm.protocol.delivery import Delivery
+from edgeslm.storage.journal import reader_key
+
+Answer = tuple[Result, bytes | None]
+"""A result; with the node's own bytes if it is a node's."""
+
+
+@dataclass(slots=True)
+class Sending:
+    """An order at a node: since when, when the node is taken for stuck, and what it was expected to take."""
+
+    sent_at: float
+    patience_at: float
+    service_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Order:
+    """``identity`` names the request to nodes, the same again after a restart, and ``key`` in the journal.
+    ``ends`` counts the nodes that ended while they had it. ``refusals`` are those that can't do it, until
+    when; ``left_at`` those that were given it and may still have it. ``not_before`` is when it may go out."""
+
+    request: Request
+    payload: bytes
+    identity: bytes
+    answered: asyncio.Future[Answer]
+    give_up_at: float
+    not_before: float = 0.0
+    ends: int = 0
+    key: bytes | None = None
+    number: int = 0
+    variant: int = 0
+    is_cancelled: bool = False
+    cancelled_at: float = math.inf
+    highest_seq: int = -1
+    at: dict[str, Sending] = field(default_factory=dict)
+    left_at: set[str] = field(default_factory=set)
+    refusals: dict[str, float] = field(default_factory=dict)
+    refused: Answer | None = None
+    receipt: Delivery | None = None
+    """The message that brought the answer: to be acknowledged once it was passed on."""
+
+    @property
+    def correlation(self) -> bytes:
+        """What nodes know it by. A node that remembers having cancelled it must take it for another."""
+        return reader_key(self.identity, f"again {self.variant}") if self.variant else self.identity
+
+    @property
+    def rank(self) -> tuple[float, float, int]:
+        """By priority, then by who expires first, then by arrival."""
+        expires_at = self.request.expires_at
+        return -self.request.priority, math.inf if expires_at is None else expires_at, self.number
+
+    def settle(self, answer: Answer) -> None:
+        if not self.answered.done():
+            self.answered.set_result(answer)
+
+    def refuse(self, error: RequestError) -> Answer:
+        return error_result(self.request.id, self.request.task, error), None
+
+
+class Waiting:
+    """Orders without a node, those of each task in their rank."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, list[tuple[tuple[float, float, int], Order]]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Order]:
+        for queue in self._queues.values():
+            for _, order in queue:
+                yield order
+
+    def __contains__(self, order: Order) -> bool:
+        queue = self._queues.get(order.request.task, [])
+        place = bisect_left(queue, order.rank, key=lambda pair: pair[0])
+        return place < len(queue) and queue[place][1] is order
+
+    def add(self, order: Order) -> None:
+        if order not in self:
+            insort(self._queues.setdefault(order.request.task, []), (order.rank, order), key=lambda p: p[0])
+            self._count += 1
+
+    def remove(self, order: Order) -> None:
+        if order in self:
+            queue = self._queues[order.request.task]
+            del queue[bisect_left(queue, order.rank, key=lambda pair: pair[0])]
+            self._count -= 1
+            if not queue:
+                del self._queues[order.request.task]
+
+    def tasks(self) -> list[str]:
+        """Those that something waits for, the most urgent first."""
+        return sorted(self._queues, key=lambda task: self._queues[task][0][0])
+
+    def of(self, task: str) -> list[Order]:
+        return [order for _, order in self._queues.get(task, [])]

@@ -1,0 +1,70 @@
+"""What a dispatcher says of itself: ``info`` and ``health`` of its pool, with no text of any message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgeslm import __version__
+from edgeslm.dispatcher.members import Members
+from edgeslm.dispatcher.nodes import NodeSide
+from edgeslm.dispatcher.settings import Settings
+from edgeslm.dispatcher.topics import PoolTopics
+from edgeslm.protocol.codec import PROTOCOL_VERSION
+from edgeslm.telemetry.health import memory_bytes
+
+TOLD = ("kind", "options", "result_schema")
+"""What of a node's word of a task holds for the pool."""
+
+
+def describe(settings: Settings, members: Members, boot_id: str) -> dict[str, Any]:
+    """What the pool is and can do: as a node's, with the tasks of all members."""
+    clients = PoolTopics(settings.pool, settings.prefix).clients
+    return {
+        "version": __version__,
+        "protocol": PROTOCOL_VERSION,
+        "node": clients.node,
+        "boot_id": boot_id,
+        "dispatcher": {"name": settings.name, "pool": settings.pool},
+        "tasks": {
+            name: {
+                **{key: offer.document[key] for key in TOLD if key in offer.document},
+                "request": clients.request(name),
+                "models": sorted(members.models(name)),
+            }
+            for name, offer in members.tasks.items()
+        },
+        "members": members.known,
+        "limits": settings.limits.model_dump(),
+    }
+
+
+def health(
+    state: str,
+    figures: Mapping[str, Any],
+    nodes: NodeSide,
+    *,
+    session_lost: int,
+    alerts: Sequence[str],
+) -> dict[str, Any]:
+    """The condition now. ``figures`` are the meter's; ``service_ms`` is what was learned of a member."""
+    forwarder, members = nodes.forwarder, nodes.members
+    return {
+        "state": state,
+        "queue": len(forwarder.waiting),
+        "in_flight": forwarder.in_flight,
+        **figures,
+        "forwarded": dict(forwarder.counts),
+        "session_lost": session_lost,
+        "members": {
+            name: {
+                "state": said,
+                "in_flight": forwarder.load(name),
+                "service_ms": forwarder.speeds.figures(name),
+                **({"stuck": True} if forwarder.is_silent(name) else {}),
+            }
+            for name, said in members.known.items()
+        },
+        "memory_bytes": memory_bytes({}),
+        "alerts": list(alerts),
+    }

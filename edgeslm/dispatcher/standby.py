@@ -1,0 +1,149 @@
+"""The dispatcher that waits: it listens to the lease of the one at work until that has run out.
+
+And the look that the one at work takes after its connection broke, before it takes the session again: another
+may have taken over meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from edgeslm.dispatcher.ack_log import Answered, parse_keys
+from edgeslm.dispatcher.lease import QUIET_S, Lease, Word, parse_lease
+from edgeslm.dispatcher.settings import Settings
+from edgeslm.dispatcher.topics import PoolTopics
+from edgeslm.errors import BrokerError
+from edgeslm.mqtt.client import BusClient, Subscription
+from edgeslm.protocol.delivery import Delivery
+
+JITTER_S = 0.5
+"""Of several who wait not all should take over at once."""
+
+
+async def look(settings: Settings, client_id: str) -> Word | None:
+    """The lease that the broker keeps, as soon as there is a connection to it; None if it keeps none.
+
+    :raises BrokerError: trying to connect is no use.
+    """
+    topic = PoolTopics(settings.pool, settings.prefix).lease
+    heard: asyncio.Future[Word | None] = asyncio.get_running_loop().create_future()
+    connected = asyncio.Event()
+
+    def deliver(delivery: Delivery) -> None:
+        bus.ack(delivery)
+        if not heard.done():
+            heard.set_result(parse_lease(delivery.payload))
+
+    def listen() -> None:
+        bus.subscribe([Subscription(topic, every_time=True)])
+        connected.set()
+
+    bus = _listener(settings, client_id, deliver, listen)
+    await bus.start()
+    try:
+        waiting = asyncio.create_task(connected.wait())
+        either: list[asyncio.Future[Any]] = [waiting, bus.failed]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if bus.failed.done():
+            bus.failed.result()
+        async with asyncio.timeout(QUIET_S):
+            return await heard
+    except TimeoutError:
+        return None
+    finally:
+        await bus.stop()
+
+
+def _listener(
+    settings: Settings,
+    client_id: str,
+    on_delivery: Callable[[Delivery], None],
+    on_connect: Callable[[], None],
+    on_disconnect: Callable[[], None] = lambda: None,
+) -> BusClient:
+    """A connection beside the pool's session, which keeps nothing."""
+    return BusClient(
+        settings.broker,
+        client_id=f"{client_id}.standby-{secrets.token_hex(8)}",
+        queue=16,
+        packet_bytes=settings.limits.packet_bytes,
+        will=None,
+        on_delivery=on_delivery,
+        on_connect=on_connect,
+        on_disconnect=on_disconnect,
+        session_expiry_s=0,
+        longest_pause_s=5.0,
+    )
+
+
+class Standby:
+    """``client_id`` is that of the pool's session; this connection has another one and keeps nothing.
+    ``answered`` gets what the one at work tells of."""
+
+    def __init__(self, settings: Settings, client_id: str, answered: Answered, *, is_first: bool) -> None:
+        self._answered = answered
+        self._topics = PoolTopics(settings.pool, settings.prefix)
+        self._lease = Lease(settings.name, is_first=is_first)
+        self._news = asyncio.Event()
+        self.bus = _listener(settings, client_id, self._delivered, self._connected, self._disconnected)
+
+    async def wait(self, hold_off_s: float = 0.0) -> None:
+        """Returns when the lease is free, not before ``hold_off_s`` seconds. Can be cancelled.
+
+        :raises BrokerError: trying to connect again is no use, or the broker is too old.
+        """
+        await self.bus.start()
+        not_before = time.monotonic() + hold_off_s + random.uniform(0, JITTER_S)
+        try:
+            while (wait_s := max(self._lease.wait_s(time.monotonic()), not_before - time.monotonic())) > 0:
+                self._news.clear()
+                news = asyncio.create_task(self._news.wait())
+                either: list[asyncio.Future[Any]] = [news, self.bus.failed]
+                try:
+                    await asyncio.wait(
+                        either, timeout=min(wait_s, 3600.0), return_when=asyncio.FIRST_COMPLETED
+                    )
+                finally:
+                    news.cancel()
+                if self.bus.failed.done():
+                    self.bus.failed.result()
+                if self.bus.connected and not self.bus.speaks_mqtt5:
+                    raise BrokerError(
+                        "The broker speaks only MQTT 3.1.1, by which no node could tell a dispatcher what it "
+                        "answers; use one with MQTT 5, such as mosquitto."
+                    )
+        finally:
+            await self.bus.stop()
+
+    def _connected(self) -> None:
+        topics = (self._topics.lease, self._topics.clients.state)
+        self.bus.subscribe([Subscription(topic, every_time=True) for topic in topics])
+        self.bus.subscribe([Subscription(self._topics.answered, qos=0)])
+        self._lease.listen(time.monotonic())
+        self._news.set()
+
+    def _disconnected(self) -> None:
+        self._lease.lose()
+        self._news.set()
+
+    def _delivered(self, delivery: Delivery) -> None:
+        self.bus.ack(delivery)
+        if delivery.topic == self._topics.answered:
+            if not delivery.retain and not delivery.payload:
+                self._answered.clear()
+            elif not delivery.retain:
+                self._answered.add(parse_keys(delivery.payload))
+            return
+        if delivery.topic == self._topics.lease:
+            self._lease.hear(delivery.payload, time.monotonic())
+        else:
+            self._lease.hear_state(delivery.payload, time.monotonic())
+        self._news.set()

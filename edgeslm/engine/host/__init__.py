@@ -1,0 +1,1 @@
+"""The parent's side of inference processes: handles, and teams of several."""

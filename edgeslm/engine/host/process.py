@@ -1,0 +1,303 @@
+"""The parent's handle on a worker: start it, call it, notice its death. Imports no inference library."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm.engine.calls import (
+    ANY,
+    BALANCED,
+    NO_ADAPTERS,
+    Adapters,
+    Call,
+    Device,
+    EngineInfo,
+    Output,
+    Power,
+)
+from edgeslm.engine.frames import (
+    FROM_ENGINE,
+    TO_ENGINE,
+    Cancel,
+    Chunk,
+    Done,
+    Ready,
+    Refused,
+    Said,
+    Start,
+)
+from edgeslm.errors import REQUEST_ERRORS, BundleError, InternalError, ModelUnavailable
+from edgeslm.ipc.codec import FrameError
+from edgeslm.ipc.process import Child
+from edgeslm.messages import NORMAL_PRIORITY
+
+log = logging.getLogger("edgeslm.engine")
+
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "edgeslm.engine.worker.main")
+"""-P keeps the working directory off the module path: a file in a bundle must never be imported."""
+
+STOP_GRACE_S = 5.0
+"""How long a worker may take to end by itself."""
+CANCEL_GRACE_S = 20.0
+"""How long it may take to notice a cancelled call: a prefill can't be interrupted, a hang must be."""
+
+
+class EngineCrashed(ModelUnavailable):
+    """The worker ended in the middle of a call."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    future: asyncio.Future[Output]
+    on_chunk: Callable[[str], None] | None
+
+
+class EngineProcess:
+    """One worker process with one loaded model; lives on one event loop.
+
+    :param threads: for the model; 0 takes as many as were fastest when it was prepared, else every CPU that
+        this process may use.
+    :param power: how the threads wait for work. :param device: what computes the model.
+    :param cache: where prepared bundles are.
+    :param digest: what the bundle must be, None for any; the worker refuses another one in its place.
+    :param adapters: adapter bundles that calls to it may name, with what they must be.
+    :param command: what to run instead of this Python, for an emulator or a test.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        *,
+        threads: int = 0,
+        power: Power = BALANCED,
+        device: Device = "cpu",
+        digest: str | None = None,
+        adapters: Adapters = NO_ADAPTERS,
+        cache: Path | None = None,
+        log_level: str = "WARNING",
+        command: Sequence[str] = COMMAND,
+        stop_grace_s: float = STOP_GRACE_S,
+        cancel_grace_s: float = CANCEL_GRACE_S,
+    ) -> None:
+        self.bundle = bundle
+        self.digest = digest
+        self.info: EngineInfo | None = None
+        self.losses = 0
+        """How often a worker has ended without being told to."""
+        self._threads = threads
+        self._power: Power = power
+        self._device: Device = device
+        self._cache = cache
+        self._adapters = adapters
+        self._log_level = log_level
+        self._command = command
+        self._stop_grace_s = stop_grace_s
+        self._cancel_grace_s = cancel_grace_s
+        self._child = Child(TO_ENGINE, FROM_ENGINE, self._handle, self._lost)
+        self._ready: asyncio.Future[EngineInfo] | None = None
+        self._pending: dict[int, _Pending] = {}
+        self._abandoned: dict[int, asyncio.TimerHandle] = {}
+        self._on_hang: dict[int, Callable[[], None]] = {}
+        self._unanswered: dict[int, int] = {}
+        self._number = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return () if self.pid is None else (self.pid,)
+
+    @property
+    def alive(self) -> bool:
+        return self._child.is_linked
+
+    @property
+    def ready(self) -> bool:
+        """Alive, and its model loaded."""
+        is_loaded = self._ready is not None and self._ready.done() and self._ready.exception() is None
+        return self.alive and is_loaded
+
+    @property
+    def complete(self) -> bool:
+        """Nothing of it is missing."""
+        return self.alive
+
+    @property
+    def unanswered(self) -> int:
+        """Calls that the worker runs or has before it, those that were given up too."""
+        return len(self._unanswered)
+
+    @property
+    def takes_prepared(self) -> bool:
+        """Whether a start looks for what was prepared: on the CPU, unless it crashed on it."""
+        return self._cache is not None and self._device == "cpu"
+
+    async def start(self) -> EngineInfo:
+        """Starts the worker and waits until its model is loaded.
+
+        :raises BundleError: the worker refuses the bundle.
+        :raises EngineCrashed: it ended while loading.
+        :raises ModelUnavailable: it can't be started, or is stopped meanwhile.
+        """
+        try:
+            await self._child.start(
+                self._command,
+                self._arguments(),
+                # Read at import by both libraries; the worker sets it too, this covers its children.
+                {**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+            )
+        except OSError as error:
+            name = self.bundle.name
+            raise ModelUnavailable(f"the engine of {name} can't be started: {error.strerror}") from None
+        self._ready = asyncio.get_running_loop().create_future()
+        try:
+            self.info = await self._ready
+        except BaseException as error:
+            self._child.bury()
+            self._fail(ModelUnavailable("the engine was not started"))
+            if isinstance(error, EngineCrashed) and self._cache is not None:
+                log.warning("the engine of %s is started without what was prepared", self.bundle.name)
+                self._cache = None
+            raise
+        what = ", prepared" if self.info.prepared else ""
+        log.info("%s is loaded on the %s: %d threads%s", self.bundle, self._device, self.info.threads, what)
+        return self.info
+
+    async def call(
+        self,
+        call: Call,
+        on_chunk: Callable[[str], None] | None = None,
+        priority: int = NORMAL_PRIORITY,
+        on_hang: Callable[[], None] | None = None,
+    ) -> Output:
+        """Runs one call; calls that wait are run in the order they came, but for one whose ``priority`` is
+        above that of the call that runs: it is run between two pieces of the other.
+
+        Cancelling the awaiting task cancels the call in the worker between two tokens. If that hangs instead,
+        the worker is killed and ``on_hang`` called.
+
+        :raises RequestError: as the worker says; :class:`EngineCrashed` when it ended meanwhile, and
+            :class:`InternalError` for what is no call or too long for a frame.
+        """
+        if not self.alive:
+            raise EngineCrashed(f"the engine of {self.bundle.name} is not running")
+        self._number += 1
+        number = self._number
+        future: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
+        try:
+            self._child.send(Start(number, call, priority))
+        except FrameError as error:
+            raise InternalError(f"the engine can't be asked that: {error}") from None
+        self._unanswered[number] = priority
+        self._pending[number] = _Pending(future, on_chunk)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if on_hang is not None:
+                self._on_hang[number] = on_hang
+            self._abandon(number)
+            raise
+        finally:
+            self._pending.pop(number, None)
+
+    async def stop(self) -> None:
+        """Closes the pipe, which ends the worker; kills it if that takes more than a few seconds."""
+        pid = self.pid
+        self._fail(ModelUnavailable("the engine is being stopped"))
+        if await self._child.stop(self._stop_grace_s):
+            log.warning("worker %d did not end in %.0f s and is killed", pid, self._stop_grace_s)
+
+    def kill(self) -> None:
+        """Ends a worker that no longer answers; its calls fail as crashed."""
+        self._child.kill()
+
+    def _arguments(self) -> list[str]:
+        arguments = [str(self.bundle), str(self._threads), self._log_level]
+        arguments += [self._power, self._device, str(self._cache or ANY), self.digest or ANY]
+        adapters = [part for path, digest in self._adapters.items() for part in (str(path), digest or ANY)]
+        return [*arguments, *adapters]
+
+    def _abandon(self, number: int) -> None:
+        """Asks the worker to give a call up, and ends it if it hangs instead."""
+        if self.alive:
+            self._child.send(Cancel(number))
+            self._watch(number)
+
+    def _watch(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._abandoned[number] = loop.call_later(self._cancel_grace_s, self._end_hung, number)
+
+    def _end_hung(self, number: int) -> None:
+        if number != min(self._unanswered, key=lambda other: (-self._unanswered[other], other)):
+            self._watch(number)  # its turn has not come, or another one interrupts it
+            return
+        log.error("the engine of %s did not give up call %d and is killed", self.bundle.name, number)
+        del self._abandoned[number]
+        if (on_hang := self._on_hang.pop(number, None)) is not None:
+            on_hang()
+        self.kill()
+
+    def _handle(self, said: Said) -> None:
+        if isinstance(said, Ready | Refused):
+            if self._ready is not None and not self._ready.done():
+                if isinstance(said, Ready):
+                    self._ready.set_result(said.info)
+                else:
+                    self._ready.set_exception(BundleError(said.sentence))
+            return
+        pending = self._pending.get(said.number)
+        if isinstance(said, Chunk):
+            if pending is not None and not pending.future.done():
+                self._pass_on(pending, said.text)
+            return
+        self._settle(said.number)
+        if pending is not None and not pending.future.done():
+            if isinstance(said, Done):
+                pending.future.set_result(said.output)
+            else:
+                kind = REQUEST_ERRORS.get(said.code, InternalError)
+                pending.future.set_exception(kind(said.sentence))
+
+    def _settle(self, number: int) -> None:
+        """A call has its answer, perhaps one that was given up."""
+        self._unanswered.pop(number, None)
+        self._on_hang.pop(number, None)
+        if (timer := self._abandoned.pop(number, None)) is not None:
+            timer.cancel()
+
+    def _pass_on(self, pending: _Pending, text: str) -> None:
+        if pending.on_chunk is None:
+            return
+        try:
+            pending.on_chunk(text)
+        except Exception as error:  # chunks carry no promise: the call goes on
+            log.error("a chunk could not be passed on: %s", type(error).__name__)
+
+    def _lost(self, reason: str) -> None:
+        self.losses += 1
+        log.error("the engine of %s ended unexpectedly (%s)", self.bundle.name, reason)
+        self._fail(EngineCrashed(f"the engine of {self.bundle.name} ended unexpectedly ({reason})"))
+
+    def _fail(self, error: Exception) -> None:
+        """Nothing more is expected of the worker; what waits for it fails with ``error``."""
+        for timer in self._abandoned.values():
+            timer.cancel()
+        self._abandoned.clear()
+        self._on_hang.clear()
+        self._unanswered.clear()
+        waiting: list[asyncio.Future[Any]] = [p.future for p in self._pending.values()]
+        if self._ready is not None:
+            waiting.append(self._ready)
+        self._pending.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)

@@ -1,0 +1,107 @@
+"""Several workers of one model as if they were one: a call goes to the one that has the fewest.
+
+Threads of one engine meet after each node of a graph; engines of one thread each never do, so they answer
+more messages where many wait, and one message later (``benchmarks/LOG.md``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.engine.calls import Adapters, Call, EngineInfo, Generate, Hardware, Output, Power, Score
+from edgeslm.engine.host.process import EngineProcess
+from edgeslm.messages import NORMAL_PRIORITY
+
+
+class EngineTeam:
+    """Takes the place of an ``EngineProcess``; all of ``members`` are of one bundle, on the same hardware."""
+
+    def __init__(self, members: Sequence[EngineProcess]) -> None:
+        self._members = tuple(members)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return tuple(pid for member in self._members for pid in member.pids)
+
+    @property
+    def alive(self) -> bool:
+        """At least one of them."""
+        return any(member.alive for member in self._members)
+
+    @property
+    def ready(self) -> bool:
+        """One can be asked, whatever the others do."""
+        return any(member.ready for member in self._members)
+
+    @property
+    def complete(self) -> bool:
+        return all(member.complete for member in self._members)
+
+    @property
+    def info(self) -> EngineInfo | None:
+        """Of the one that says least: it counts as prepared where all are."""
+        infos = [member.info for member in self._members]
+        return None if None in infos else min(infos, key=lambda info: bool(info and info.prepared))
+
+    @property
+    def takes_prepared(self) -> bool:
+        return all(member.takes_prepared for member in self._members)
+
+    @property
+    def losses(self) -> int:
+        return sum(member.losses for member in self._members)
+
+    async def start(self) -> EngineInfo:
+        """Starts those that aren't alive, side by side; see ``EngineProcess.start``. The others stay if one
+        can't be started."""
+        missing = [member for member in self._members if not member.alive]
+        started = await asyncio.gather(*(member.start() for member in missing), return_exceptions=True)
+        for outcome in started:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        info = self.info
+        if info is None:
+            raise RuntimeError("a worker that was started says nothing of itself")
+        return info
+
+    async def call(
+        self,
+        call: Call,
+        on_chunk: Callable[[str], None] | None = None,
+        priority: int = NORMAL_PRIORITY,
+        on_hang: Callable[[], None] | None = None,
+    ) -> Output:
+        """See ``EngineProcess.call``. What is only read, for its beginning to be known, all of them read."""
+        ready = [member for member in self._members if member.ready] or self._members
+        if isinstance(call, Generate | Score) and call.only_read:
+            outputs = await asyncio.gather(*(member.call(call, None, priority) for member in ready))
+            return outputs[0]
+        member = min(ready, key=lambda one: one.unanswered)
+        return await member.call(call, on_chunk, priority, on_hang)
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(member.stop() for member in self._members))
+
+
+def make_engine(
+    bundle: Bundle, hardware: Hardware, adapters: Adapters, *, power: Power, cache: Path, log_level: str
+) -> EngineProcess | EngineTeam:
+    """What computes a bundle: one process, or as many as ``hardware`` says. :param cache: see
+    ``EngineProcess``, as of the others."""
+
+    def make() -> EngineProcess:
+        return EngineProcess(
+            bundle.path,
+            digest=bundle.digest,
+            threads=hardware.threads,
+            device=hardware.device,
+            power=power,
+            adapters=adapters,
+            cache=cache,
+            log_level=log_level,
+        )
+
+    return make() if hardware.workers == 1 else EngineTeam([make() for _ in range(hardware.workers)])

@@ -1,0 +1,184 @@
+"""A bundle is put to the test on this machine before it may serve: in a process beside what serves.
+
+It is loaded, says what it said on the build machine (``engine.golden``), and does a request. The processor
+time of that is held against the same request of the bundle that it would replace: absolute times mean
+nothing, and on a machine that works, nor do those of the clock on the wall.
+
+``python -m edgeslm.engine.prepack.smoke`` is that process: if it crashes, hangs or takes all memory, nothing
+else does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from edgeslm.bundle.manifest import Bundle, load_bundle, memory_need, verify_bundle
+from edgeslm.engine.prepack.golden import MOST_APART, divergences, load_golden
+from edgeslm.engine.prepack.orders import carry_out, give_way, serve_one
+from edgeslm.engine.prepack.prepare import graph_of
+from edgeslm.engine.worker.room import RESERVE_BYTES
+from edgeslm.errors import BundleError
+from edgeslm.hardware.board import read_memory, usable_cores
+
+COMMAND: Final = (sys.executable, "-P", "-m", "edgeslm.engine.prepack.smoke")
+TIMEOUT_S: Final = 300.0
+"""On a board whose processors others use."""
+SLOWEST_BYTES_PER_S: Final = 5_000_000
+"""An SD card that is busy with other things; the files are read twice."""
+_TOKENS: Final = 512
+"""Of a request for which there must be memory."""
+_TEXTS: Final = (
+    "All quiet on line 2.",
+    "Spindle 3 of press 4 smells of burnt oil, and its guard door is open.",
+)
+_ROUNDS: Final = 20
+
+
+class Smoke(BaseModel):
+    """What was seen. ``divergences`` are those of the golden answers, in nats; ``request_s`` is the processor
+    time of a request, ``beside_s`` that of the bundle that it would replace, ``peak_bytes`` of memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    divergences: tuple[float, ...] = ()
+    request_s: float
+    beside_s: float | None = None
+    peak_bytes: int
+
+
+class _Order(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: Path
+    digest: str
+    adapters: bool
+    beside: Path | None
+
+
+async def smoke_test(
+    bundle: Bundle,
+    *,
+    beside: Bundle | None,
+    adapters: bool = False,
+    workers: int = 1,
+    slowest: float,
+    command: Sequence[str] = COMMAND,
+    root: Path = Path("/"),
+    timeout_s: float = TIMEOUT_S,
+) -> Smoke:
+    """Takes some seconds, and a small part of the processors' time. Cancelled, it ends at once.
+
+    :param beside: what it would replace, if that is of the same kind; :param slowest: the most that a request
+        may take, in times of what that takes.
+    :param adapters: whether calls will name adapters, for which a decoder has another graph.
+    :param workers: that will serve; their memory has to be there.
+    :raises BundleError: why it may not serve.
+    """
+    needed = workers * memory_need(bundle.manifest, _TOKENS) + RESERVE_BYTES
+    memory = read_memory(root)
+    if memory is not None and memory.available < needed:
+        raise BundleError(
+            f"{bundle.path.name}: too large for this device: it takes {needed / 1e6:.0f} MB of memory beside "
+            f"the model that serves, and {memory.available / 1e6:.0f} MB are available"
+        )
+    order = _Order(
+        bundle=bundle.path.resolve(),
+        digest=bundle.digest,
+        adapters=adapters,
+        beside=None if beside is None else beside.path.resolve(),
+    )
+    limit_s = timeout_s + sum(entry.bytes for entry in bundle.manifest.files) / SLOWEST_BYTES_PER_S
+    try:
+        async with asyncio.timeout(limit_s):
+            answer = await carry_out(order.model_dump_json(), command, f"{bundle.path.name} fails its test")
+    except TimeoutError:
+        raise BundleError(f"{bundle.path.name}: its test was ended after {limit_s:.0f} s: it hangs") from None
+    if "error" in answer:
+        raise BundleError(answer["error"])
+    seen = Smoke.model_validate(answer)
+    if wrong := [one for one in seen.divergences if not one <= MOST_APART]:
+        raise BundleError(
+            f"{bundle.path.name}: {len(wrong)} of {len(seen.divergences)} golden answers are others than on "
+            f"the build machine (largest divergence {max(wrong):.2f} nats, {MOST_APART} are allowed)"
+        )
+    if seen.beside_s is not None and seen.request_s > slowest * seen.beside_s:
+        raise BundleError(
+            f"{bundle.path.name}: too slow: a request takes {seen.request_s / seen.beside_s:.1f} times as "
+            f"long as now, and {slowest:g} times are allowed (updates.slowest)"
+        )
+    return seen
+
+
+# --- in the child ----------------------------------------------------------------------------------
+
+
+def _test(order: _Order) -> Smoke:
+    bundle = load_bundle(order.bundle, order.digest)
+    verify_bundle(bundle)
+    beside_s = None
+    if order.beside is not None:
+        other = load_bundle(order.beside)
+        if other.manifest.model_kind == bundle.manifest.model_kind:
+            beside_s = _request_s(other, order.adapters)
+    apart: tuple[float, ...] = ()
+    if bundle.manifest.model_kind == "decoder" and (golden := load_golden(bundle)) is not None:
+        from edgeslm.engine.worker.loading import PLAIN
+
+        model = PLAIN.load(bundle.path, graph_of(bundle, adapters=False), usable_cores())
+        apart = tuple(round(one, 4) for one in divergences(model, golden))
+        del model
+    request_s = _request_s(bundle, order.adapters)
+    return Smoke(divergences=apart, request_s=request_s, beside_s=beside_s, peak_bytes=_peak_bytes())
+
+
+def _request_s(bundle: Bundle, adapters: bool) -> float:
+    """Seconds, the least of a few."""
+    if bundle.manifest.model_kind == "decoder":
+        from edgeslm.engine.prepack.trial import time_request
+
+        graph = graph_of(bundle, adapters=adapters)
+        return time_request(bundle, graph, usable_cores(), clock=time.process_time).request
+    import numpy as np
+
+    from edgeslm.engine.calls import Read
+    from edgeslm.engine.worker.encoder import Encoder
+
+    encoder, taken = Encoder(bundle.path, usable_cores(), digest=bundle.digest), []
+    for _ in range(_ROUNDS):
+        started = time.process_time()
+        if bundle.manifest.is_reader:
+            encoder.run(Read(_TEXTS[0], _TEXTS))
+        vectors, _, _ = encoder.embed(_TEXTS, "error")
+        taken.append(time.process_time() - started)
+    if not np.isfinite(vectors).all() or np.allclose(vectors[0], vectors[1]):
+        raise BundleError(f"{bundle.path.name}: its vectors mean nothing: all alike, or no numbers")
+    return min(taken)
+
+
+def _peak_bytes() -> int:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+def _answer(line: str) -> dict[str, Any]:
+    """What was seen, or ``{"error": ...}``."""
+    order = _Order.model_validate_json(line)
+    give_way(wholly=False)
+    try:
+        return _test(order).model_dump()
+    except BundleError as error:
+        return {"error": str(error)}
+    except Exception as error:  # the libraries raise many kinds
+        return {"error": f"{order.bundle.name}: can't be loaded: {error}"}
+
+
+if __name__ == "__main__":
+    serve_one(_answer)

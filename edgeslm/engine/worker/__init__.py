@@ -1,0 +1,1 @@
+"""The inference process: decoder, encoder, heads, KV-cache slots, prefix cache."""

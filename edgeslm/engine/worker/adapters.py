@@ -1,0 +1,43 @@
+"""The adapters of one loaded decoder: verified, mapped, and found by the folder that a call names.
+
+Knows no lanes and no prompts. The runtime maps an adapter's file instead of reading it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnxruntime_genai as og
+
+from edgeslm.bundle.manifest import Bundle, check_adapter, load_bundle, verify_bundle
+from edgeslm.engine.calls import Adapters
+from edgeslm.errors import BundleError, InternalError
+
+
+class LoadedAdapters:
+    """Adapter bundles on one base, loaded.
+
+    :param model: the ``onnxruntime_genai.Model`` of the base's graph ``adapters``.
+    :param adapters: folder -> the digest that its bundle must have, None for any.
+    :raises BundleError: a folder that is no adapter bundle, is damaged or was made for another base.
+    """
+
+    def __init__(self, model: Any, base: Bundle, adapters: Adapters) -> None:
+        self._loaded = og.Adapters(model)
+        self._names = set[str]()
+        for path, digest in adapters.items():
+            bundle = check_adapter(load_bundle(path, digest), base)
+            verify_bundle(bundle)
+            section = bundle.manifest.adapter
+            file = path / section.weights if section is not None else path
+            try:
+                self._loaded.load(str(file), str(path))
+            except Exception as error:  # the runtime raises RuntimeError and others
+                raise BundleError(f"{file}: onnxruntime-genai can't load it: {error}") from None
+            self._names.add(str(path))
+
+    def activate(self, generator: Any, name: str) -> None:
+        """Lets a fresh generator compute with an adapter; ``name`` is the folder as it was listed."""
+        if name not in self._names:
+            raise InternalError(f"the adapter {name} was not loaded with this model")
+        generator.set_active_adapter(self._loaded, name)

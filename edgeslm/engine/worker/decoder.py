@@ -1,0 +1,408 @@
+"""Generation and label scoring on onnxruntime-genai.
+
+A call takes the lane that shares the longest beginning with its prompt (``lanes``), and appends the rest.
+How much an answer depends on which lane it came from is the processor's matter. Lanes are made for a number
+of tokens, not for the whole context: the runtime allocates and zeroes the cache up to ``max_length``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime_genai as og
+
+from edgeslm.bundle.manifest import check_adapter, load_bundle, verify_bundle
+from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Output, Sampling, Score
+from edgeslm.engine.worker.adapters import LoadedAdapters
+from edgeslm.engine.worker.grammar import longest_forced, runtime_grammar
+from edgeslm.engine.worker.kv_slots import Lane, LaneKey, Lanes, rewind_limit, rounded
+from edgeslm.engine.worker.labels import Branch, make_tree
+from edgeslm.engine.worker.loading import PLAIN, Loader, engine_error
+from edgeslm.engine.worker.one_pass import OnePass, fits
+from edgeslm.engine.worker.prefix_cache import FOLDER
+from edgeslm.engine.worker.prepared import PROMPT_TOKENS
+from edgeslm.engine.worker.prompt import ChatTokenizer, Encoded
+from edgeslm.engine.worker.room import check_room
+from edgeslm.engine.worker.transcript import Transcript
+from edgeslm.errors import BundleError, Cancelled, InternalError, InvalidRequest, TooLong
+from edgeslm.hardware.board import usable_cores
+
+if TYPE_CHECKING:
+    from edgeslm.engine.worker.prepared import Prepared
+    from edgeslm.engine.worker.scorer import Scorer
+
+log = logging.getLogger("edgeslm.engine")
+
+PREFILL_PIECE = 64
+"""Prompt tokens between two looks at whether the call was cancelled: a tenth of a second of a 135 M model on
+two slow cores."""
+_PIECE_S = 0.08
+"""Where as many as the runtime reads at once (``PROMPT_TOKENS``) were measured to take no longer, they are
+read so: a fifth faster, and to the same numbers (``benchmarks/LOG.md``)."""
+_PIECE_VOCABULARY = 80_000
+"""Of a graph that has zeros for the logits of a piece's tokens (``edgeslm_export.last_logits``): with more
+they would take more memory than is counted."""
+
+MOST_DRAFTS = 8
+DRAFT_WORDS = 3
+"""Where a grammar guides, up to eight tokens are proposed at a time: those that followed the same three
+before. What it guides is mostly copied (``benchmarks/LOG.md``); free text is not, and gets no faster. Nor do
+fields where a single token is computed by other weights than several: a token costs half of two there."""
+
+
+class Decoder:
+    """One decoder bundle, loaded; ``digest`` is what it must be.
+
+    :param adapters: adapter bundles that calls may name. With any, the graph that takes adapters is loaded
+        instead of the plain one, which is a little faster.
+    :param threads: 0 takes those that were fastest when the bundle was prepared, else all.
+    :param prepared: what was prepared of the bundle's graph for this machine's CPU.
+    :raises BundleError: for a bundle of another kind or one that the runtime can't load.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        threads: int,
+        adapters: Adapters = NO_ADAPTERS,
+        *,
+        digest: str | None = None,
+        prepared: Prepared | None = None,
+        loader: Loader = PLAIN,
+    ) -> None:
+        bundle = load_bundle(path, digest)
+        if bundle.manifest.kind != "decoder":
+            raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a decoder is needed")
+        for adapter, expected in adapters.items():  # what a manifest shows is said before the base is loaded
+            check_adapter(load_bundle(adapter, expected), bundle)
+        graph = bundle.manifest.graphs.for_calls(adapters=bool(adapters)) or ""
+        verify_bundle(bundle, but=bundle.manifest.weights if prepared else ())
+        self.bundle = bundle
+        self.threads = threads or (prepared and prepared.threads) or usable_cores()
+        self._prepared, self._loader = prepared, loader
+        written = bundle.manifest.quantization and bundle.manifest.quantization.written
+        self._writes_apart = bool(written) and not adapters  # the graph that takes adapters does not
+        self.context_length = bundle.manifest.context_length
+        self._chat = ChatTokenizer(path)
+        config_file = path / "genai_config.json"
+        try:
+            settings = json.loads(config_file.read_text("utf-8"))
+            self._settings = settings["model"]
+            self._model = self._load(graph)
+        except BundleError:
+            raise
+        except Exception as error:  # the runtime raises RuntimeError and others
+            raise BundleError(f"{path}: onnxruntime-genai can't load it: {error}") from None
+        self._adapters = LoadedAdapters(self._model, bundle, adapters) if adapters else None
+        end = self._settings.get("eos_token_id", [])
+        self._end_ids = frozenset(end if isinstance(end, list) else [end])
+        # What the graph gives the logits for (``edgeslm_export.last_logits``); none in older bundles.
+        self._drafts = min(MOST_DRAFTS, settings.get("speculative", {}).get("max_draft_tokens", 0))
+        self._lanes = Lanes(
+            bundle.manifest.kv_bytes_per_token, rewind_limit(self._settings, self.context_length)
+        )
+        prompt_s = prepared.prompt_seconds.get(self.threads, math.inf) if prepared else math.inf
+        vocabulary = int(self._settings.get("vocab_size", 0)) if self._drafts else 0
+        is_large = prompt_s <= _PIECE_S and vocabulary <= _PIECE_VOCABULARY
+        self._piece = PROMPT_TOKENS if is_large else PREFILL_PIECE
+        self._tree = lru_cache(maxsize=64)(self._label_tree)  # senders may bring labels of their own
+        self._one_pass = OnePass(self._load_scorer)
+
+    @property
+    def prepared(self) -> bool:
+        """Whether it computes with weights that were laid out for this machine before."""
+        return self._prepared is not None
+
+    def _load(self, graph: str) -> Any:
+        path = self.bundle.path
+        if self._prepared is not None:
+            try:
+                return self._loader.load(path, self._prepared.seen_from(path), self.threads)
+            except Exception as error:
+                log.warning("%s can't be loaded (%s); the bundle itself is", self._prepared.graph, error)
+                self._prepared = None
+                verify_bundle(self.bundle)
+        return self._loader.load(path, graph, self.threads)
+
+    def forget(self) -> None:
+        """Drops all caches."""
+        self._lanes.clear()
+        self._one_pass.forget()
+
+    def close(self) -> None:
+        """Generators must go before the model, or the runtime complains at exit."""
+        self.forget()
+        self._one_pass.close()
+        del self._adapters, self._model
+
+    def generate(
+        self,
+        call: Generate,
+        emit: Callable[[str], None] = lambda text: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Output:
+        """Decodes; ``emit`` gets the text in pieces when the call asks for a stream.
+
+        :raises TooLong: the prompt and ``max_tokens`` don't fit the context.
+        :raises InvalidRequest: a grammar that can't be compiled.
+        :raises Cancelled: ``cancelled`` became true between two tokens.
+        """
+        if call.max_tokens >= self.context_length:
+            raise TooLong(
+                f"max_tokens is {call.max_tokens} and the model's context has {self.context_length} tokens, "
+                "the input included; ask for fewer"
+            )
+        ids, truncated, _ = self._chat.encode(call.prompt, self.context_length - call.max_tokens)
+        started = time.perf_counter()
+        is_greedy = call.sampling.temperature == 0
+        key = self._key_of(call, self.context_length - len(ids) - call.max_tokens)
+        lane = self._lane(ids, len(ids) + call.max_tokens + key.forced, key, call.sampling, cancelled)
+        if call.only_read:
+            self._lanes.put(lane)
+            return Output(finish_reason="length", truncated=truncated)
+        prefilled, words, finish_reason = self._decode(lane, call, emit, cancelled)
+        if is_greedy:
+            self._lanes.put(lane)
+        ended = time.perf_counter()
+        return Output(
+            text=words.text,
+            finish_reason=finish_reason,
+            truncated=truncated,
+            cost=Cost(
+                prefill_ms=(prefilled - started) * 1000,
+                decode_ms=(ended - prefilled) * 1000,
+                prompt_tokens=len(ids),
+                completion_tokens=words.count,
+            ),
+        )
+
+    def _key_of(self, call: Generate, room: int) -> LaneKey:
+        """:param room: tokens that are left of the context."""
+        drafts = forced = 0
+        if call.guide is not None:
+            is_worth = call.guide.kind != "json_schema" or not self._writes_apart
+            drafts = self._drafts if is_worth and call.sampling.temperature == 0 else 0
+            forced = longest_forced(call.guide)
+        penalty = call.sampling.repetition_penalty
+        return LaneKey(call.guide, penalty, call.adapter, drafts, forced if forced <= room else 0)
+
+    def score(self, call: Score, cancelled: Callable[[], bool] = lambda: False) -> Output:
+        """The model's distribution over ``labels`` when it may say nothing else (``labels``).
+
+        All cost one forward pass where a graph that takes branches was prepared (``scorer``). Otherwise those
+        that differ in their first token do, and others one more for each branch of their tree.
+
+        :raises TooLong: the prompt doesn't fit the context.
+        """
+        tree = self._tree(call.labels)
+        encoded = self._chat.encode(call.prompt, self.context_length - tree.depth() - 1)
+        ids, truncated = encoded.ids, encoded.truncated
+        started = time.perf_counter()
+        scorer = self._scorer_for(call, encoded, tree)
+        if scorer is not None:
+            tokens = 2 * (len(ids) + tree.rows())  # of the cache before and after
+            needed = tokens * self.bundle.manifest.kv_bytes_per_token
+            check_room(needed, f"a pass over {len(ids)} tokens", give_back=self.forget)
+            found = scorer.score(encoded, tree, cancelled, keeps=call.only_read)
+            scores = [found.get(number, -math.inf) for number in range(len(call.labels))]
+        else:
+            scores = self._walk_all(ids, tree, call, cancelled)
+        return Output(
+            probabilities=tuple(math.exp(score) for score in scores),
+            truncated=truncated,
+            cost=Cost(prefill_ms=(time.perf_counter() - started) * 1000, prompt_tokens=len(ids)),
+        )
+
+    def _walk_all(
+        self, ids: Sequence[int], tree: Branch, call: Score, cancelled: Callable[[], bool]
+    ) -> list[float]:
+        key = LaneKey(adapter=call.adapter)
+        lane = self._lane(ids, len(ids) + tree.depth() + 1, key, Sampling(), cancelled)
+        scores = [-math.inf] * len(call.labels)
+        self._walk(lane, tree, len(ids), 0.0, scores, cancelled)
+        self._lanes.put(lane)
+        return scores
+
+    def _scorer_for(self, call: Score, prompt: Encoded, tree: Branch) -> Scorer | None:
+        """The graph that takes all branches at once, where that is the better way.
+
+        Only a prepared one: it maps the weights that are there already, where another would hold them a
+        second time. With adapters there is none.
+        """
+        if call.adapter is not None or self._prepared is None or self._prepared.score is None:
+            return None
+        if not fits(prompt, tree, self.context_length):
+            return None
+        return self._one_pass.find(waits=call.only_read or tree.is_branched())
+
+    def _load_scorer(self) -> Scorer:
+        from edgeslm.engine.worker.scorer import (
+            Scorer,  # onnxruntime's own binding takes time and memory, too
+        )
+
+        path = self._prepared.score if self._prepared is not None else None
+        if path is None:
+            raise BundleError(f"{self.bundle.path}: nothing was prepared to score labels with")
+        return Scorer(
+            path,
+            self._settings,
+            self._end_ids,
+            self.threads,
+            power=self._loader.power,
+            piece=self._piece,
+            on_disk=path.parent / FOLDER,
+        )
+
+    # -- lanes ---------------------------------------------------------------------------------------
+
+    def _lane(
+        self,
+        ids: Sequence[int],
+        length: int,
+        key: LaneKey,
+        sampling: Sampling,
+        cancelled: Callable[[], bool],
+    ) -> Lane:
+        """A lane whose cache holds exactly ``ids`` and has room for ``length`` tokens.
+
+        It is nobody else's until it is put back: another call may run between two pieces of this one.
+        """
+        if length > self.context_length:
+            raise TooLong(f"{length} tokens are needed and the model's context has {self.context_length}")
+        is_greedy = sampling.temperature == 0
+        shared, lane = self._lanes.take(ids, length, key) if is_greedy else (0, None)
+        if lane is None:
+            max_length = rounded(length, self.context_length)
+            if is_greedy:
+                self._lanes.make_room(max_length)
+            needed = max_length * self.bundle.manifest.kv_bytes_per_token
+            check_room(needed, f"a cache of {max_length} tokens", give_back=self.forget)
+            lane = self._new_lane(max_length, key, sampling)
+        self._prefill(lane, ids[shared:], cancelled)
+        lane.tokens, lane.prompt_length = list(ids), len(ids)
+        return lane
+
+    def _prefill(self, lane: Lane, ids: Sequence[int], cancelled: Callable[[], bool]) -> None:
+        """Appends in pieces, so that a long prompt can be given up on the way.
+
+        The last piece has two tokens at least: one alone takes the kernel of decoding, which differs.
+        """
+        start = 0
+        while start < len(ids):
+            if cancelled():
+                raise Cancelled("cancelled while its prompt was read")
+            end = min(start + self._piece, len(ids))
+            end -= len(ids) - end == 1
+            try:
+                lane.generator.append_tokens(np.array(ids[start:end], np.int32))
+            except Exception as error:
+                raise engine_error(error) from None
+            start = end
+
+    def _new_lane(self, max_length: int, key: LaneKey, sampling: Sampling) -> Lane:
+        params = og.GeneratorParams(self._model)
+        search: dict[str, Any] = {"max_length": max_length, "do_sample": sampling.temperature > 0}
+        if sampling.repetition_penalty != 1.0:
+            search["repetition_penalty"] = sampling.repetition_penalty
+        if sampling.temperature > 0:
+            search |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+            if sampling.seed is not None:
+                search["random_seed"] = sampling.seed
+        params.set_search_options(**search)
+        if key.drafts:
+            params.set_speculative_options(ngram_size=DRAFT_WORDS + 1, max_draft_tokens=key.drafts)
+        try:
+            if key.guide is not None:
+                kind, source = runtime_grammar(key.guide)
+                params.set_guidance(kind, source, key.forced > 0)
+            generator = og.Generator(self._model, params)
+        except Exception as error:
+            if key.guide is not None:
+                sentence = f"the {key.guide.kind} can't be compiled to a grammar: {error}"
+                raise InvalidRequest(sentence) from None
+            raise engine_error(error) from None
+        if key.adapter is not None:
+            if self._adapters is None:
+                raise InternalError(f"the adapter {key.adapter} was not loaded with this model")
+            self._adapters.activate(generator, key.adapter)
+        return Lane(generator, key, max_length)
+
+    # -- generation ----------------------------------------------------------------------------------
+
+    def _decode(
+        self, lane: Lane, call: Generate, emit: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> tuple[float, Transcript, str]:
+        words = Transcript(self._chat.tokenizer, call.stop, emit if call.stream else None)
+        prefilled = 0.0
+        while words.count < call.max_tokens:
+            if cancelled():
+                raise Cancelled("cancelled while it was running")
+            lane.generator.generate_next_token()
+            prefilled = prefilled or time.perf_counter()
+            # One token, or several where the grammar leaves no choice; the end token is not among them.
+            for token in map(int, lane.generator.get_sequence(0)[len(lane.tokens) :]):
+                lane.tokens.append(token)
+                if words.add(token):
+                    return prefilled, words, "stop"
+                if words.count == call.max_tokens:
+                    break
+            if lane.generator.is_done():
+                if int(lane.generator.get_next_tokens()[0]) in self._end_ids:
+                    words.finish()
+                    return prefilled, words, "stop"
+                break
+        words.finish()
+        return prefilled or time.perf_counter(), words, "length"
+
+    # -- scoring -------------------------------------------------------------------------------------
+
+    def _label_tree(self, labels: Sequence[str]) -> Branch:
+        return make_tree([self._chat.encode_text(label) for label in labels])
+
+    def _walk(
+        self,
+        lane: Lane,
+        node: Branch,
+        length: int,
+        score: float,
+        scores: list[float],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """Adds up log-probabilities below ``node``; its path ends the lane's cache of ``length`` tokens."""
+        if cancelled():
+            raise Cancelled("cancelled while it was running")
+        shares = node.log_shares(_last_logits(lane.generator), self._end_ids)
+        for number, path, below in node.ways():
+            total = score + float(shares[number])
+            if below.label is not None:
+                scores[below.label] = total
+                continue
+            # Labels are read and not written: where a single token is computed by other weights, the one
+            # before it is read once more.
+            again = lane.tokens[length - 1 : length] if self._writes_apart and len(path) == 1 else []
+            start = length - len(again)
+            if len(lane.tokens) > start:
+                lane.generator.rewind_to(start)
+                del lane.tokens[start:]
+            lane.generator.append_tokens(np.array([*again, *path], np.int32))
+            lane.tokens += [*again, *path]
+            self._walk(lane, below, length + len(path), total, scores, cancelled)
+
+
+def _last_logits(generator: Any) -> npt.NDArray[np.float64]:
+    """Logits [vocabulary] after the last token; the graph may give [1, 1, vocabulary] or all positions."""
+    logits = np.asarray(generator.get_logits())
+    last: npt.NDArray[np.float64] = logits.reshape(-1, logits.shape[-1])[-1].astype(np.float64)
+    return last

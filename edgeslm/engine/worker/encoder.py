@@ -1,0 +1,204 @@
+"""Embeddings, and classifiers learned on them, on plain onnxruntime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edgeslm.bundle.manifest import QUESTION_SHARE, load_bundle, verify_bundle
+from edgeslm.bundle.spans import Place, bare_offsets
+from edgeslm.engine.calls import (
+    BALANCED,
+    Classify,
+    Cost,
+    Embed,
+    Output,
+    Overflow,
+    Point,
+    Power,
+    Read,
+)
+from edgeslm.engine.worker.heads import Head, Pointer, load_head, load_pointer, load_reader
+from edgeslm.engine.worker.overflow import fit
+from edgeslm.engine.worker.prompt import load_tokenizer
+from edgeslm.engine.worker.waiting import set_waiting
+from edgeslm.errors import BundleError
+from edgeslm.messages import Truncated
+
+Floats = npt.NDArray[np.float32]
+
+
+class Encoder:
+    """One encoder bundle, or a head that has its own encoder, loaded; ``digest`` is what it must be.
+
+    :raises BundleError: for a bundle without an encoder or one that onnxruntime can't load.
+    """
+
+    def __init__(
+        self, path: Path, threads: int, *, digest: str | None = None, power: Power = BALANCED
+    ) -> None:
+        bundle = load_bundle(path, digest)
+        manifest = bundle.manifest
+        if manifest.encoder is None or manifest.graphs.encode is None:
+            raise BundleError(f"{path}: a bundle of kind {manifest.kind}, where an encoder is needed")
+        verify_bundle(bundle)
+        self.bundle = bundle
+        self.context_length = manifest.context_length
+        self._section = manifest.encoder
+        self._tokenizer = load_tokenizer(path)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        set_waiting(options, power)
+        try:
+            self._session = ort.InferenceSession(
+                str(path / manifest.graphs.encode), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises a class of its own for each status code
+            raise BundleError(
+                f"{path / manifest.graphs.encode}: onnxruntime can't load it: {error}"
+            ) from None
+        self._inputs = {i.name for i in self._session.get_inputs()}
+        self._heads: dict[str, Head] = {}
+        self._pointers: dict[str, Pointer] = {}
+        self._reader = load_reader(bundle) if manifest.is_reader else None
+        try:
+            self.embed(["."], "error")
+        except Exception as error:
+            raise BundleError(
+                f"{path}: it doesn't give vectors of {self._section.dimension} numbers: {error}"
+            ) from None
+
+    def embed(self, texts: Sequence[str], overflow: Overflow) -> tuple[Floats, int, Truncated | None]:
+        """Vectors [n, dimension] float32, the number of tokens read, and what was cut (the last cut one).
+
+        One text a pass: int8 models take the range of their activations from all that is in the batch, so
+        that a text would get another vector in other company (cosine down to 0.96 to itself, measured), and
+        on two cores a batch is no faster.
+        """
+        ids, truncated = [], None
+        for text in texts:
+            kept, _, cut = self._encode(text, overflow)
+            ids.append(kept)
+            truncated = cut or truncated
+        vectors = np.empty((len(ids), self._section.dimension), np.float32)
+        for row, sequence in enumerate(ids):
+            vectors[row] = self._pooled(self._forward(sequence))
+        return vectors, sum(map(len, ids)), truncated
+
+    def run(self, call: Embed | Classify | Point | Read) -> Output:
+        """:raises RequestError: what the sender of the request is told."""
+        match call:
+            case Embed():
+                return self.run_embed(call)
+            case Classify():
+                return self.run_classify(call)
+            case Point():
+                return self.run_point(call)
+            case Read():
+                return self.run_read(call)
+
+    def run_embed(self, call: Embed) -> Output:
+        vectors, tokens, truncated = self.embed(call.texts, call.overflow)
+        return Output(
+            cost=Cost(prompt_tokens=tokens),
+            vectors=tuple(tuple(map(float, vector)) for vector in vectors),
+            truncated=truncated,
+        )
+
+    def run_classify(self, call: Classify) -> Output:
+        head = self._heads.get(call.head)
+        if head is None:
+            head = self._heads[call.head] = load_head(Path(call.head), self.bundle, call.digest)
+        vectors, tokens, truncated = self.embed([call.text], call.overflow)
+        return Output(
+            cost=Cost(prompt_tokens=tokens),
+            probabilities=tuple(map(float, head.probabilities(vectors)[0])),
+            distance=head.distance(vectors[0]),
+            truncated=truncated,
+        )
+
+    def read_tokens(self, text: str, overflow: Overflow) -> tuple[Floats, list[Place], Truncated | None]:
+        """Vectors [tokens, dimension] of what was kept of the text, and where each token stands in it; the
+        encoder's own tokens stand nowhere, at offsets that are alike."""
+        ids, offsets, truncated = self._encode(text, overflow)
+        return self._forward(ids), offsets, truncated
+
+    def run_point(self, call: Point) -> Output:
+        pointer = self._pointers.get(call.head)
+        if pointer is None:
+            pointer = self._pointers[call.head] = load_pointer(Path(call.head), self.bundle, call.digest)
+        hidden, offsets, truncated = self.read_tokens(call.text, call.overflow)
+        vector = self._pooled(hidden)
+        return Output(
+            cost=Cost(prompt_tokens=len(hidden)),
+            fields=pointer.point(hidden, vector, list(bare_offsets(call.text, offsets))),
+            distance=pointer.distance(vector),
+            truncated=truncated,
+        )
+
+    def run_read(self, call: Read) -> Output:
+        if self._reader is None:
+            raise BundleError(f"{self.bundle.path}: reads no question with a text; name a reader")
+        found, places, tokens = [], [], 0
+        for text in call.texts:  # one a pass, for the reason that embed has
+            ids, kinds, offsets = self._paired(call.question, text)
+            hidden = self._forward(ids, kinds)
+            found.append(self._reader.probability(self._pooled(hidden)))
+            places.append(self._reader.places(hidden, list(bare_offsets(text, offsets))))
+            tokens += len(ids)
+        return Output(cost=Cost(prompt_tokens=tokens), probabilities=tuple(found), places=tuple(places))
+
+    def _paired(self, question: str, text: str) -> tuple[list[int], list[int], list[Place]]:
+        """Ids of both with the encoder's own tokens around them, which of the two each is of, and where in
+        the text it stands (nowhere: of the question). Ends that don't fit are cut: of the question what is
+        beyond a quarter, and of the text what then is too long."""
+        encoding = self._tokenizer.encode(question, text)
+        ids, kinds, parts = encoding.ids, encoding.type_ids, encoding.sequence_ids
+        asked = [place for place, part in enumerate(parts) if part == 0]
+        dropped = set(asked[self.context_length // QUESTION_SHARE :])
+        over = len(ids) - len(dropped) - self.context_length
+        read = [place for place, part in enumerate(parts) if part == 1]
+        dropped.update(read[len(read) - over :] if over > 0 else ())
+        order = [place for place in range(len(ids)) if place not in dropped]
+        offsets = [at if part == 1 else (0, 0) for at, part in zip(encoding.offsets, parts, strict=True)]
+        return [ids[at] for at in order], [kinds[at] for at in order], [offsets[at] for at in order]
+
+    def _encode(self, text: str, overflow: Overflow) -> tuple[list[int], list[Place], Truncated | None]:
+        """Ids with the encoder's own first and last token ([CLS], [SEP]) around what was kept, and the
+        offsets of each."""
+        encoding = self._tokenizer.encode(text)
+        frame = encoding.special_tokens_mask
+        bare = [place for place, special in enumerate(frame) if not special]
+        kept, truncated = fit(bare, self.context_length - sum(frame), overflow)
+        lead = frame.index(0) if bare else len(frame)
+        order = [*range(lead), *kept, *range(lead + len(bare), len(frame))]
+        ids, offsets = encoding.ids, encoding.offsets  # each look makes a new list of all of them
+        return [ids[at] for at in order], [offsets[at] for at in order], truncated
+
+    def _forward(self, ids: Sequence[int], kinds: Sequence[int] | None = None) -> Floats:
+        """[tokens, dimension]; ``kinds`` are 0 and 1 where there are two texts."""
+        tokens = np.array([ids], np.int64)
+        feed = {
+            "input_ids": tokens,
+            "attention_mask": np.ones_like(tokens),
+            "token_type_ids": np.zeros_like(tokens) if kinds is None else np.array([kinds], np.int64),
+        }
+        hidden = self._session.run(None, {name: feed[name] for name in self._inputs})[0][0]
+        return np.asarray(hidden, np.float32)
+
+    def _pooled(self, hidden: Floats) -> Floats:
+        """One vector of those of the tokens."""
+        vector = hidden[0] if self._section.pooling == "cls" else hidden.mean(axis=0)
+        if self._section.normalize:
+            vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
+        return np.asarray(vector, np.float32)

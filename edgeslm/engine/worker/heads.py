@@ -1,0 +1,282 @@
+"""What was learned on an encoder: labels of a text's vector, and fields by pointing at its tokens.
+
+Plain numpy on the vectors that ``encoder`` computes. Knows no text and no tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeslm.bundle.learned_task import LearnedField, LearnedSection
+from edgeslm.bundle.manifest import Bundle, load_bundle, verify_bundle
+from edgeslm.bundle.spans import Place, Run
+from edgeslm.engine.calls import Pointed
+from edgeslm.errors import BundleError
+
+Floats = npt.NDArray[np.float32]
+
+STARTS, ENDS, INSIDE = range(3)
+"""What is asked of each token for each field: the order of ``place_weight``."""
+_MOST_PLACES: Final = 16
+"""Places of a field that are handed on: the likeliest may not fit its schema."""
+_MOST_TOKENS: Final = 256
+"""Of a run: no longer text is learned from."""
+_MOST_ANSWER: Final = 64
+"""Tokens of a run that a reader points at; hardly an answer that was learned from has more."""
+_MOST_ODDS: Final = 50.0
+"""As a logarithm; what is beyond can't be told from a yes or a no."""
+_LEAST_SHARE: Final = 1e-4
+"""Of the option to stand in the message, for a field to be looked for there."""
+
+
+class _OnVectors:
+    """What heads of both kinds know: the middles of what they learned from."""
+
+    def __init__(self, centroids: Floats | None) -> None:
+        self._centroids = centroids
+
+    def distance(self, vector: Floats) -> float | None:
+        """1 less the cosine to the nearest centroid; None without any."""
+        if self._centroids is None:
+            return None
+        length = max(float(np.linalg.norm(vector)), 1e-12)
+        return 1 - float((self._centroids @ vector).max()) / length
+
+
+class Head(_OnVectors):
+    """A multinomial logistic regression; ``bundle.calibration`` says what its probabilities are worth."""
+
+    def __init__(self, weight: Floats, bias: Floats, centroids: Floats | None = None) -> None:
+        super().__init__(centroids)
+        self._weight = weight
+        self._bias = bias
+
+    def probabilities(self, vectors: Floats) -> Floats:
+        """[n, dimension] -> [n, labels], rows summing to 1."""
+        return _softmax(vectors @ self._weight.T + self._bias)
+
+
+class Pointer(_OnVectors):
+    """Fields of a text, each by its options, and by the tokens that it begins with, ends with and covers.
+
+    The place of a field is the run of tokens with the highest sum of how likely it begins and ends there
+    (Devlin et al. 2019, section 4.2) and of how likely each token of it is inside: without the last, a text
+    that has the value twice gives a run from the first to the second.
+
+    :param weight: [options of all fields, dimension] with ``bias``. :param place_weight: [fields, 3,
+        dimension] with ``place_bias`` [fields, 3].
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[LearnedField],
+        weight: Floats,
+        bias: Floats,
+        place_weight: Floats,
+        place_bias: Floats,
+        centroids: Floats | None = None,
+    ) -> None:
+        super().__init__(centroids)
+        self._fields = fields
+        self._ends = np.cumsum([field.options for field in fields]).tolist()
+        self._weight, self._bias = weight, bias
+        self._place_weight, self._place_bias = place_weight, place_bias
+
+    def point(self, hidden: Floats, vector: Floats, offsets: Sequence[Place]) -> tuple[Pointed, ...]:
+        """:param hidden: [tokens, dimension]. :param vector: [dimension], the whole text's.
+        :param offsets: [tokens], where each stands in the text; empty of those that stand nowhere.
+        """
+        logits = self._weight @ vector + self._bias
+        tokens = [place for place, (start, end) in enumerate(offsets) if start < end]
+        standing = [offsets[token] for token in tokens]
+        found, begin = [], 0
+        for number, (field, end) in enumerate(zip(self._fields, self._ends, strict=True)):
+            options = _softmax(logits[begin:end])
+            places: tuple[Run, ...] = ()
+            of_place = field.place_option
+            if of_place is not None and tokens and options[of_place] >= _LEAST_SHARE:
+                scores = hidden[tokens] @ self._place_weight[number].T + self._place_bias[number]
+                places = likeliest_places(scores, standing, field.longest)
+            found.append(Pointed(tuple(map(float, options)), places))
+            begin = end
+        return tuple(found)
+
+
+def likeliest_places(scores: Floats, offsets: Sequence[Place], longest: int) -> tuple[Run, ...]:
+    """Runs of tokens by where they stand, the likeliest first.
+
+    :param scores: [tokens, 3], see ``STARTS``. :param longest: most characters of a run.
+    """
+    count = len(scores)
+    starts, ends = np.array(offsets, np.int64).T
+    # A token has a character at least, so no run has more tokens than characters: [first, tokens less one].
+    lasts = np.arange(count)[:, None] + np.arange(min(count, longest, _MOST_TOKENS))[None, :]
+    firsts, spread = np.nonzero(lasts < count)
+    lasts = lasts[firsts, spread]
+    lengths = ends[lasts] - starts[firsts]
+    fitting = (lengths > 0) & (lengths <= longest)
+    firsts, lasts = firsts[fitting], lasts[fitting]
+    if not len(firsts):
+        return ()
+    sums = np.concatenate([[0.0], np.cumsum(scores[:, INSIDE], dtype=np.float64)])
+    begins, stops = _log_softmax(scores[:, STARTS]), _log_softmax(scores[:, ENDS])
+    values = begins[firsts] + stops[lasts] + sums[lasts + 1] - sums[firsts]
+    shares = np.exp(values - values.max())
+    total = shares.sum()
+    found = []
+    for at in np.argsort(-values, kind="stable")[:_MOST_PLACES]:
+        found.append((int(starts[firsts[at]]), int(ends[lasts[at]]), float(shares[at] / total)))
+    return tuple(found)
+
+
+class Reader:
+    """Whether a text answers a question, from the vector of both together: a logistic regression, behind a
+    layer with tanh if there is one; and where, if it was taught to point.
+
+    :param weight: [1, dimension] with ``bias`` [1]. :param dense: [dimension, dimension] with ``dense_bias``.
+    :param place_weight: [2, dimension] with ``place_bias`` [2]: of a token as the first and as the last one.
+    """
+
+    def __init__(
+        self,
+        weight: Floats,
+        bias: Floats,
+        dense: Floats | None = None,
+        dense_bias: Floats | None = None,
+        place_weight: Floats | None = None,
+        place_bias: Floats | None = None,
+    ) -> None:
+        self._weight, self._bias = weight, bias
+        self._dense = None if dense is None or dense_bias is None else (dense, dense_bias)
+        self._places = None if place_weight is None or place_bias is None else (place_weight, place_bias)
+
+    def probability(self, vector: Floats) -> float:
+        """:param vector: [dimension]"""
+        if self._dense is not None:
+            vector = np.tanh(self._dense[0] @ vector + self._dense[1])
+        odds = float(self._weight[0] @ vector + self._bias[0])
+        return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
+
+    def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
+        """Where the answer would begin, each with its likeliest end, the likeliest first; nothing if it
+        wasn't taught to point. What is missing of all shares is how likely it stands nowhere.
+
+        The first token stands for nowhere (Devlin et al. 2019, section 4.3).
+
+        :param hidden: [tokens, dimension]. :param offsets: [tokens], where each stands in the text; empty of
+            those that stand nowhere in it, as the question's.
+        """
+        tokens = [token for token, (start, end) in enumerate(offsets) if start < end]
+        if self._places is None or not tokens:
+            return ()
+        weight, bias = self._places
+        scores = (hidden @ weight.T + bias).astype(np.float64)
+        count = len(tokens)
+        lasts = np.arange(count)[:, None] + np.arange(min(count, _MOST_ANSWER))[None, :]
+        values = scores[tokens, STARTS][:, None] + scores[tokens, ENDS][np.minimum(lasts, count - 1)]
+        values[lasts >= count] = -np.inf
+        nowhere = scores[0, STARTS] + scores[0, ENDS]
+        highest = max(values.max(), nowhere)
+        shares = np.exp(values - highest).sum(axis=1)
+        shares /= shares.sum() + np.exp(nowhere - highest)
+        ends = lasts[np.arange(count), values.argmax(axis=1)]
+        return tuple(
+            (offsets[tokens[at]][0], offsets[tokens[ends[at]]][1], float(shares[at]))
+            for at in np.argsort(-shares, kind="stable")[:_MOST_PLACES]
+        )
+
+
+def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
+    """:raises BundleError: no head, damaged, learned on another encoder, or not the one of ``digest``."""
+    learned, file, arrays = _load(path, encoder, digest)
+    dimension = _dimension(encoder)
+    shapes = {"weight": (len(learned.labels), dimension), "bias": (len(learned.labels),)}
+    _check(file, arrays, shapes)
+    return Head(arrays["weight"], arrays["bias"], arrays.get("centroids"))
+
+
+def load_pointer(path: Path, encoder: Bundle, digest: str | None = None) -> Pointer:
+    """:raises BundleError: as ``load_head``."""
+    learned, file, arrays = _load(path, encoder, digest)
+    dimension = _dimension(encoder)
+    options, count = sum(field.options for field in learned.fields), len(learned.fields)
+    shapes = {
+        "weight": (options, dimension),
+        "bias": (options,),
+        "place_weight": (count, 3, dimension),
+        "place_bias": (count, 3),
+    }
+    _check(file, arrays, shapes)
+    named = {name: arrays[name] for name in shapes}
+    return Pointer(learned.fields, **named, centroids=arrays.get("centroids"))
+
+
+def load_reader(bundle: Bundle) -> Reader:
+    """:param bundle: a reader's. :raises BundleError: its head is damaged."""
+    section = bundle.manifest.head
+    if section is None:
+        raise BundleError(f"{bundle.path}: has no head, so it is no reader")
+    file = bundle.path / section.weights
+    arrays, dimension = _read_arrays(file), _dimension(bundle)
+    shapes: dict[str, tuple[int, ...]] = {"weight": (1, dimension), "bias": (1,)}
+    if "dense" in arrays:
+        shapes |= {"dense": (dimension, dimension), "dense_bias": (dimension,)}
+    if "place_weight" in arrays:
+        shapes |= {"place_weight": (2, dimension), "place_bias": (2,)}
+    _check(file, arrays, shapes)
+    return Reader(**{name: arrays[name] for name in shapes})
+
+
+def _load(
+    path: Path, encoder: Bundle, digest: str | None
+) -> tuple[LearnedSection, Path, Mapping[str, Floats]]:
+    bundle = load_bundle(path, digest)
+    section, learned = bundle.manifest.head, bundle.manifest.learned
+    if section is None or learned is None:
+        raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a learned head is needed")
+    if (needed := section.encoder or bundle.digest) != encoder.digest:
+        raise BundleError(f"{path}: learned on the encoder {needed}, but this is {encoder.digest}")
+    verify_bundle(bundle)
+    file = path / section.weights
+    return learned, file, _read_arrays(file)
+
+
+def _read_arrays(file: Path) -> Mapping[str, Floats]:
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return {name: arrays[name].astype(np.float32) for name in arrays}
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds
+        raise BundleError(f"{file}: not the arrays of a head: {error}") from None
+
+
+def _check(file: Path, arrays: Mapping[str, Floats], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """:raises BundleError: arrays of other shapes, or numbers that aren't any."""
+    for name, shape in shapes.items():
+        found = arrays[name].shape if name in arrays else "none"
+        if found != shape:
+            raise BundleError(f"{file}: {name} has shape {found}, {shape} is needed")
+    centroids, dimension = arrays.get("centroids"), shapes["weight"][-1]
+    if centroids is not None and (centroids.ndim != 2 or centroids.shape[1] != dimension):
+        raise BundleError(f"{file}: centroids have shape {centroids.shape}, [groups, {dimension}] is needed")
+    if not all(np.isfinite(values).all() for values in arrays.values()):
+        raise BundleError(f"{file}: holds numbers that are not finite")
+
+
+def _dimension(encoder: Bundle) -> int:
+    return encoder.manifest.encoder.dimension if encoder.manifest.encoder else 0
+
+
+def _softmax(logits: Floats) -> Floats:
+    """Sums to 1 along the last dimension."""
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exp / exp.sum(axis=-1, keepdims=True), np.float32)
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    shifted = logits - logits.max()
+    return np.asarray(shifted - np.log(np.exp(shifted).sum()))

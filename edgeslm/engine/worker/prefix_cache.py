@@ -1,0 +1,108 @@
+"""What prompts of a task begin with, as a graph has read it, kept on disk: the next start maps it.
+
+A file holds the keys and values of all layers for some tokens, behind the SHA-256 of these. It lies in the
+folder of what was prepared (``prepared``), so it is of this bundle, processor and version of the libraries.
+Knows no model and loads no library but numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeslm.storage.file_ownership import is_ours
+
+log = logging.getLogger("edgeslm.engine")
+
+FOLDER: Final = "beginnings"
+"""Beside the prepared graphs."""
+KEPT_BYTES: Final = 64_000_000
+"""Of all files together. Those of before the start go first; what was used since then stays, or tasks that
+don't all fit would take turns on the disk at each start."""
+_DIGEST_BYTES: Final = 32
+
+Floats = npt.NDArray[np.float32]
+
+
+class Beginnings:
+    """:param folder: is made when something is kept. :param caches: how many arrays a beginning has, [heads,
+    tokens, size] each."""
+
+    def __init__(
+        self, folder: Path, caches: int, heads: int, size: int, kept_bytes: int = KEPT_BYTES
+    ) -> None:
+        self._folder = folder
+        self._caches, self._heads, self._size = caches, heads, size
+        self._kept_bytes = kept_bytes
+        self._used: set[Path] = set()
+
+    def find(self, tokens: Sequence[int]) -> Floats | None:
+        """[caches, 1, heads, tokens, size], mapped; None if it isn't there, or not whole, or not ours."""
+        file = self._file_of(tokens)
+        shape = (self._caches, 1, self._heads, len(tokens), self._size)
+        try:
+            status = file.lstat()
+            if not stat.S_ISREG(status.st_mode) or not is_ours(status):
+                return None
+            if status.st_size != _DIGEST_BYTES + 4 * int(np.prod(shape)):
+                return None
+            content = np.memmap(file, np.uint8, "r")
+        except (OSError, ValueError):
+            return None
+        digest = hashlib.sha256(content.data[_DIGEST_BYTES:]).digest()
+        if digest != content[:_DIGEST_BYTES].tobytes():
+            log.warning("%s is damaged; it is read anew", file)
+            return None
+        self._used.add(file)
+        with contextlib.suppress(OSError):
+            os.utime(file)
+        return content[_DIGEST_BYTES:].view(np.float32).reshape(shape)
+
+    def keep(self, tokens: Sequence[int], values: Sequence[Floats]) -> None:
+        """If it isn't there and there is room. What the disk refuses is read again at the next start."""
+        file = self._file_of(tokens)
+        if file in self._used:
+            return
+        content = np.ascontiguousarray(np.stack(values), np.float32).tobytes()
+        fresh = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            if self._make_room(len(content)):
+                fresh.write_bytes(hashlib.sha256(content).digest() + content)
+                fresh.replace(file)
+                self._used.add(file)
+        except OSError as error:
+            log.info("%s can't be kept: %s", file, error.strerror)
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
+
+    def _make_room(self, needed: int) -> bool:
+        """Two workers may do so at once."""
+        found = {}
+        for file in self._folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                status = file.lstat()
+                found[file] = status.st_mtime, status.st_size
+        room = self._kept_bytes - sum(size for _, size in found.values())
+        old = sorted(found.keys() - self._used, key=lambda one: found[one][0])
+        if room + sum(found[file][1] for file in old) < needed:
+            return False
+        for file in old:
+            if room >= needed:
+                break
+            file.unlink(missing_ok=True)
+            room += found[file][1]
+        return True
+
+    def _file_of(self, tokens: Sequence[int]) -> Path:
+        name = hashlib.sha256(np.asarray(tokens, np.int64).tobytes()).hexdigest()[:32]
+        return self._folder / name

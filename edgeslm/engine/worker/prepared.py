@@ -1,0 +1,186 @@
+"""What was prepared of a bundle for this machine: found, and believed only if it is whole and the node's own.
+
+How it is made, and why, is in ``prepare``. It fits one processor and one version of the libraries, so its
+index names them. Loads no library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import mmap
+import os
+import platform
+import stat
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgeslm.bundle.manifest import Bundle, FileEntry
+from edgeslm.engine.libraries import LIBRARIES, installed
+from edgeslm.hardware.board import read_text, usable_cores
+from edgeslm.storage.file_ownership import is_ours
+
+log = logging.getLogger("edgeslm.prepared")
+
+CACHE: Final = "prepared"
+"""Folder below the state folder."""
+INDEX: Final = "prepared.json"
+GRAPH: Final = "model.onnx"
+WEIGHTS: Final = "model.onnx.data"
+SCORE: Final = "score.onnx"
+"""The bundle's graph ``score`` on the same weights, where they come out the same to the byte."""
+_OF_PROCESSOR: Final = (
+    *("model name", "flags"),
+    *("Features", "CPU implementer", "CPU variant", "CPU part"),
+    *("isa", "uarch"),
+)
+"""Keys of /proc/cpuinfo by which the libraries choose kernels, on x86, ARM and RISC-V."""
+PROMPT_TOKENS, NEW_TOKENS = 128, 16
+"""Of the request that threads are measured with."""
+BLOCK_BYTES: Final = 2**24
+"""Hashed at a time. An index is of these blocks: others would give other digests."""
+
+
+class Index(BaseModel):
+    """``prepared.json``: what was made, for what.
+
+    ``seconds`` are those of a usual request by threads, ``prompt_seconds`` those of its prompt read at once,
+    both empty where the machine was too busy to tell; of ``cores`` that could be used ``threads`` were the
+    fastest, all where that isn't known. ``divergences`` are how far the bundle's golden answers lie from the
+    build machine's, in nats. The digests of ``files`` are those of ``block_digest``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[2] = 2
+    bundle: str
+    graph: str
+    machine: str
+    cores: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    seconds: dict[int, float]
+    prompt_seconds: dict[int, float] = Field(default_factory=dict)
+    divergences: tuple[float, ...] = ()
+    files: tuple[FileEntry, ...]
+
+    def render(self) -> str:
+        """For a person."""
+        lines = [f"{sum(file.bytes for file in self.files) / 1e6:.0f} MB for this processor"]
+        for threads, seconds in sorted(self.seconds.items()):
+            request = f"{PROMPT_TOKENS} prompt tokens and {NEW_TOKENS} new ones"
+            chosen = "  taken where threads: auto" if threads == self.threads else ""
+            several = "threads" if threads > 1 else "thread"
+            lines.append(f"  {threads} {several}: {1000 * seconds:.0f} ms for {request}{chosen}")
+        if not self.seconds:
+            lines.append("  The machine is busy, so threads: auto takes all; prepare again when it is idle.")
+        if self.divergences:
+            count, most = len(self.divergences), max(self.divergences)
+            alike = f"{count} of {count} answers as on the build machine (largest divergence {most:.3f} nats)"
+            lines.append(f"  self-test: {alike}")
+        else:
+            lines.append("  no self-test: the bundle has no golden answers, as one that is exported anew has")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """``graph`` stands in for the bundle's, ``score`` for its ``score``; ``threads`` were the fastest, 0 if
+    that isn't known; ``prompt_seconds`` is what reading ``PROMPT_TOKENS`` at once took with how many."""
+
+    graph: Path
+    threads: int
+    score: Path | None = None
+    prompt_seconds: Mapping[int, float] = field(default_factory=dict)
+
+    def seen_from(self, bundle: Path) -> str:
+        """Where the runtime looks for graphs."""
+        return os.path.relpath(self.graph.resolve(), bundle.resolve())
+
+
+def machine_key(root: Path = Path("/")) -> str:
+    """What the layout of prepared weights depends on: the processor and the libraries."""
+    lines = (read_text(root / "proc/cpuinfo") or "").splitlines()
+    processor = sorted({line for line in lines if line.partition("\t")[0].strip(": ") in _OF_PROCESSOR})
+    versions = [installed(module) for module in LIBRARIES]
+    key = json.dumps([platform.machine(), processor, versions])
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+def folder_of(bundle: Bundle, graph: str, cache: Path) -> Path:
+    """One for each bundle and graph, whatever the machine: what another one left is of no use any more."""
+    return cache / f"{folder_start(bundle.digest)}{graph.replace('/', '-')}"
+
+
+def folder_start(digest: str) -> str:
+    """How the names of what was prepared of a bundle begin."""
+    return f"{digest.removeprefix('sha256:')[:24]}-"
+
+
+def block_digest(file: Path) -> str:
+    """SHA-256 over those of the file's blocks, one after the other, as hex.
+
+    Blocks are hashed by as many threads as there are processors. The file is mapped: whatever copies it in
+    pieces asks for the interpreter's lock before each, and a start has a thread that imports libraries and
+    holds it. A disk that fails ends the process then, which is started without what was prepared.
+    """
+    with file.open("rb") as stream, ThreadPoolExecutor(usable_cores()) as pool:
+        if not os.fstat(stream.fileno()).st_size:  # which can't be mapped
+            return hashlib.sha256().hexdigest()
+        with mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as content, memoryview(content) as view:
+            content.madvise(mmap.MADV_WILLNEED)  # the disk reads ahead of the threads
+            starts = range(0, len(view), BLOCK_BYTES)
+            blocks = pool.map(lambda at: hashlib.sha256(view[at : at + BLOCK_BYTES]).digest(), starts)
+            return hashlib.sha256(b"".join(blocks)).hexdigest()
+
+
+def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
+    """What was made of the bundle's ``graph`` for this machine, if it is there and whole. What others could
+    have written is not believed."""
+    folder = folder_of(bundle, graph, cache)
+    try:
+        _check_owner(folder, stat.S_ISDIR)
+        names = [name for name in (INDEX, GRAPH, WEIGHTS, SCORE) if name != SCORE or (folder / name).exists()]
+        for name in names:
+            _check_owner(folder / name, stat.S_ISREG)
+        index = Index.model_validate_json((folder / INDEX).read_bytes())
+        if index.machine != machine_key():
+            log.info("%s is for another processor or version; edgeslm prepare makes it anew", folder)
+            return None
+        digests = {file.path: file.sha256 for file in index.files}
+        found = {name: block_digest(folder / name) for name in names[1:]}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        log.warning("%s can't be used (%s); edgeslm prepare makes it anew", folder, type(error).__name__)
+        return None
+    if (index.bundle, index.graph, digests) != (bundle.digest, graph, found):
+        log.warning("%s is damaged; edgeslm prepare makes it anew", folder)
+        return None
+    mark_used(folder)
+    as_measured = index.cores == usable_cores()
+    return Prepared(
+        folder / GRAPH,
+        index.threads if as_measured else 0,
+        folder / SCORE if SCORE in found else None,
+        index.prompt_seconds if as_measured else {},
+    )
+
+
+def mark_used(folder: Path) -> None:
+    """What is used isn't taken away (``prepare``)."""
+    with contextlib.suppress(OSError):  # root's own, or not there
+        os.utime(folder)
+
+
+def _check_owner(path: Path, is_kind: Callable[[int], bool]) -> None:
+    """:raises OSError: another kind of file, or one that others can write."""
+    status = path.lstat()
+    if not is_kind(status.st_mode) or not is_ours(status):
+        raise PermissionError(f"{path} can be written by others")

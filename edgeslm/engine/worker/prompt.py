@@ -1,0 +1,197 @@
+"""From a ``Prompt`` to token ids: the chat template, the tokenizer, and the line between ours and theirs.
+
+The chat template is rendered as transformers renders it (``chat_template_utils._compile_jinja_template``:
+Jinja2's immutable sandbox, trimmed blocks, ``raise_exception`` and ``strftime_now``). Texts from outside
+are rendered as place holders, and only then encoded, on their own and with special tokens switched off:
+a message can't end its turn or begin another one, and the ids before it are the same for every message,
+which is what lets the engine reuse its cache.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.sandbox
+from tokenizers import Tokenizer
+
+from edgeslm.engine.calls import Prompt, Text, Turn
+from edgeslm.engine.worker.overflow import fit
+from edgeslm.errors import BundleError, InvalidRequest, TooLong
+from edgeslm.messages import Truncated
+
+_HOLE = "\ue000{}\ue001"
+"""A place holder made of private-use characters, which no template contains."""
+_HOLES = re.compile("\ue000(\\d+)\ue001")
+
+
+class _Generation(jinja2.ext.Extension):
+    """``{% generation %}``, which marks the assistant's words for training: its body is kept as it is."""
+
+    tags = {"generation"}  # noqa: RUF012  (declared so by Jinja2)
+
+    def parse(self, parser: Any) -> Any:
+        lineno = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body, lineno=lineno)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _compile(template: str) -> jinja2.Template:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
+    )
+    environment.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False, **kw)
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    return environment.from_string(template)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file}: {error}") from None
+    if not isinstance(data, dict):
+        raise BundleError(f"{file}: not a JSON object")
+    return data
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """:raises BundleError: naming the file."""
+    file = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise BundleError(f"{file}: {error}") from None
+    tokenizer.no_truncation()  # a file may bring either, and nothing is cut silently
+    tokenizer.no_padding()
+    return tokenizer
+
+
+class Encoded(NamedTuple):
+    """The ids of a prompt, what was cut, and how many ids come before the text that may be cut: the message,
+    before which the prompts of a task are the same."""
+
+    ids: list[int]
+    truncated: Truncated | None
+    fixed: int
+
+
+class ChatTokenizer:
+    """Tokenizer and chat template of one bundle."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = load_tokenizer(folder)
+        settings = _read_json(folder / "tokenizer_config.json")
+        template_file = folder / "chat_template.jinja"
+        template: object
+        try:
+            template = template_file.read_text("utf-8")
+        except FileNotFoundError:
+            template = settings.get("chat_template")
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{template_file}: {error}") from None
+        if not isinstance(template, str):
+            raise BundleError(f"{folder}: has no chat template (chat_template.jinja)")
+        try:
+            self._template = _compile(template)
+        except jinja2.TemplateError as error:
+            raise BundleError(f"{folder}: its chat template does not compile: {error}") from None
+        self._special = {
+            key: value.get("content", "") if isinstance(value, dict) else value
+            for key, value in settings.items()
+            if key.endswith("_token") and isinstance(value, (str, dict))
+        }
+        self._has_system_role = self._renders_system_role()
+        self._encode_fixed = lru_cache(maxsize=256)(self._encode_special)
+
+    def render(self, turns: Sequence[dict[str, str]]) -> str:
+        """The chat as one string, up to where the model speaks."""
+        return self._template.render(
+            messages=turns, add_generation_prompt=True, enable_thinking=False, tools=None, **self._special
+        )
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of a text from outside: what looks like a special token is read as plain text."""
+        self.tokenizer.encode_special_tokens = True
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode(self, prompt: Prompt, room: int) -> Encoded:
+        """The whole prompt in at most ``room`` tokens.
+
+        :raises TooLong: when it doesn't fit and the prompt's ``overflow`` forbids cutting.
+        :raises InvalidRequest: when the model's template refuses the order of the turns.
+        """
+        texts: list[Text] = []
+        messages = [
+            {"role": turn.role, "content": _fill(turn, texts)} for turn in self._fold_system(prompt.turns)
+        ]
+        try:
+            rendered = self.render(messages)
+        except Exception as error:  # jinja2.TemplateError, or what the template's own operations raise
+            raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from None
+        pieces = _HOLES.split(rendered)
+        if sorted(map(int, pieces[1::2])) != list(range(len(texts))):
+            raise InvalidRequest("the model's chat template doesn't show each of these messages once")
+        fixed = [list(self._encode_fixed(piece)) for piece in pieces[::2]]
+        outside = [texts[int(number)] for number in pieces[1::2]]
+        encoded = [self.encode_text(text.value) for text in outside]
+        whole = sum(map(len, fixed)) + sum(len(e) for t, e in zip(outside, encoded, strict=True) if not t.cut)
+        if whole > room:
+            raise TooLong(
+                f"the parts that are never cut have {whole} tokens and there is room for {max(room, 0)}; "
+                "send shorter ones, or ask for fewer max_tokens"
+            )
+        truncated = None
+        for index, text in enumerate(outside):
+            if text.cut:
+                encoded[index], truncated = fit(encoded[index], room - whole, prompt.overflow)
+        ids, same = fixed[0], None
+        for text, text_ids, piece in zip(outside, encoded, fixed[1:], strict=True):
+            if text.cut:
+                same = len(ids)
+            ids += text_ids + piece
+        return Encoded(ids, truncated, len(ids) if same is None else same)
+
+    def _encode_special(self, piece: str) -> tuple[int, ...]:
+        self.tokenizer.encode_special_tokens = False
+        return tuple(self.tokenizer.encode(piece, add_special_tokens=False).ids)
+
+    def _renders_system_role(self) -> bool:
+        """Some templates (Gemma-2) refuse a system turn, some old ones drop it silently."""
+        probe = [{"role": "system", "content": _HOLE.format(0)}, {"role": "user", "content": _HOLE.format(1)}]
+        try:
+            return _HOLE.format(0) in self.render(probe)
+        except Exception:  # as in encode
+            return False
+
+    def _fold_system(self, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+        if self._has_system_role or len(turns) < 2 or turns[0].role != "system":
+            return turns
+        first = Turn(turns[1].role, (*turns[0].parts, "\n\n", *turns[1].parts))
+        return (first, *turns[2:])
+
+
+def _fill(turn: Turn, texts: list[Text]) -> str:
+    """The turn's content with a place holder for each text, which is appended to ``texts``."""
+    content = []
+    for part in turn.parts:
+        if isinstance(part, Text) or _HOLES.search(part):
+            content.append(_HOLE.format(len(texts)))
+            texts.append(part if isinstance(part, Text) else Text(part))
+        else:
+            content.append(part)
+    return "".join(content)

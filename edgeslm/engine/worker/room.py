@@ -1,0 +1,65 @@
+"""Is there memory for what a request needs? Asked before the work starts: who asks for more than there is
+isn't told so, but ended by the kernel with all that it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from edgeslm.errors import NoMemory
+from edgeslm.hardware.board import read_memory
+
+RESERVE_BYTES: Final = 48_000_000
+"""Left for what a prompt takes while it is read, and for others."""
+GRAMMAR_BYTES: Final = 512_000_000
+"""What grammars, a prompt's activations and threads of another session may take beside caches and weights."""
+_FRESH_S: Final = 0.1
+_AMPLE: Final = 16
+"""Times what is needed: where so much was free a moment ago, nobody looks again, which takes a while."""
+
+_seen: dict[Path, tuple[float, float]] = {}
+"""When somebody looked, and the bytes that were free."""
+
+
+def check_room(needed: int, what: str, give_back: Callable[[], object], root: Path = Path("/")) -> None:
+    """:param needed: bytes. :param what: takes them, as the subject of a sentence.
+    :param give_back: drops what can be had again, where that might help.
+
+    :raises NoMemory: with the numbers.
+    """
+    now = time.monotonic()
+    at, free = _seen.get(root, (-math.inf, 0.0))
+    if now - at < _FRESH_S and free >= _AMPLE * needed:
+        return
+    _seen[root] = now, _free(root)
+    if _seen[root][1] >= needed:
+        return
+    give_back()
+    if (free := _free(root)) < needed:
+        numbers = f"{what} takes {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free"
+        raise NoMemory(f"{numbers}; send a shorter text, ask for fewer tokens, or try again later")
+
+
+def limit_memory(cache_bytes: int, weight_bytes: int, proc: Path = Path("/proc/self")) -> None:
+    """Holds this process, its model loaded, to what requests may need: a runaway grammar then ends it, not
+    what else the machine runs. Mapped files don't count.
+
+    :param cache_bytes: of a whole context. A pass over labels takes two beside that of a call it interrupts.
+    :param weight_bytes: of another session of the same model.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pages = int((proc / "statm").read_text("ascii").split()[5])
+        limit = pages * resource.getpagesize() + 3 * cache_bytes + weight_bytes + GRAMMAR_BYTES
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _free(root: Path) -> float:
+    memory = read_memory(root)
+    return float("inf") if memory is None else max(0, memory.available - RESERVE_BYTES)

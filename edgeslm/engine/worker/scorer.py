@@ -1,0 +1,229 @@
+"""All labels of a classification in one forward pass, on plain onnxruntime.
+
+A task's fixed tokens (instruction, labels, examples) are computed once and kept. Behind them a pass reads
+the message and, as branches on it, the tokens of the labels' tree that are followed by a choice: each of them
+looks at what is before it on its own branch alone (tree attention, as in SpecInfer, Miao et al. 2023, arXiv
+2305.09781). The graph is the bundle's ``score`` (``edgeslm_export.score_graph``). Knows no templates and no
+tokenizer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edgeslm.engine.calls import BALANCED, Power
+from edgeslm.engine.worker.labels import Branch
+from edgeslm.engine.worker.loading import engine_error
+from edgeslm.engine.worker.one_pass import PIECE
+from edgeslm.engine.worker.prefix_cache import Beginnings
+from edgeslm.engine.worker.prompt import Encoded
+from edgeslm.engine.worker.waiting import set_waiting
+from edgeslm.errors import BundleError, Cancelled
+
+KEPT_BYTES: Final = 64_000_000
+"""What the caches of all fixed beginnings may take together; the one in use always may."""
+_MASKED: Final = -1e9
+"""Added to what a token may not look at."""
+
+Cache = list[Any]
+"""Keys and values of each layer, as onnxruntime's values [1, heads, tokens, size]."""
+
+
+class Scorer:
+    """The graph of one bundle, loaded.
+
+    :param settings: ``model`` of the bundle's ``genai_config.json``. :param piece: tokens read at a time.
+    :param on_disk: a folder for what tasks begin with, which the next start finds there.
+    :raises BundleError: onnxruntime can't load it.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        settings: dict[str, Any],
+        end_ids: Collection[int],
+        threads: int,
+        *,
+        power: Power = BALANCED,
+        piece: int = PIECE,
+        kept_bytes: int = KEPT_BYTES,
+        on_disk: Path | None = None,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        # An arena would keep the most that any pass took, 80 MB of one message of 900 tokens, and saves a
+        # fortieth of the time.
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 3
+        set_waiting(options, power)
+        try:
+            self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime raises many kinds
+            raise BundleError(f"{graph}: onnxruntime can't load it: {error}") from None
+        decoder = settings["decoder"]
+        layers = range(int(decoder["num_hidden_layers"]))
+        self._past = [f"past_key_values.{n}.{what}" for n in layers for what in ("key", "value")]
+        self._present = [f"present.{n}.{what}" for n in layers for what in ("key", "value")]
+        self._empty = ort.OrtValue.ortvalue_from_numpy(
+            np.zeros((1, int(decoder["num_key_value_heads"]), 0, int(decoder["head_size"])), np.float32)
+        )
+        self._takes_words = "logit_tokens" in {value.name for value in self._session.get_inputs()}
+        heads, size = self._empty.shape()[1], self._empty.shape()[3]
+        self._beginnings = None if on_disk is None else Beginnings(on_disk, len(self._past), heads, size)
+        self._token_bytes = 2 * len(layers) * 4 * self._empty.shape()[1] * self._empty.shape()[3]
+        self._end_ids = end_ids
+        self._piece = piece
+        self._kept: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
+        self._kept_bytes = kept_bytes
+
+    def forget(self) -> None:
+        """Drops all caches."""
+        self._kept.clear()
+
+    def score(
+        self,
+        prompt: Encoded,
+        tree: Branch,
+        cancelled: Callable[[], bool] = lambda: False,
+        *,
+        keeps: bool = False,
+    ) -> dict[int, float]:
+        """Log-probabilities of the labels, by their numbers.
+
+        :param keeps: on disk what the prompt begins with. It may hold labels that a sender brought: so only
+            of tasks' own prompts.
+
+        :raises Cancelled: ``cancelled`` became true before the last pass.
+        :raises NoMemory: as the runtime says.
+        """
+        ids = prompt.ids
+        start = min(prompt.fixed, len(ids) - 1)
+        cache = self._fixed(tuple(ids[:start]), cancelled, keeps=keeps)
+        while len(ids) - start > self._piece:
+            cache = self._extended(cache, start, ids[start : start + self._piece], cancelled)
+            start += self._piece
+        if cancelled():
+            raise Cancelled("cancelled while its prompt was read")
+        rows = _Rows(start)
+        choices = rows.add_message(ids[start:], tree)
+        words = sorted(tree.tokens(self._end_ids))
+        logits = self._run(cache, rows, ["logits"], words)[0].numpy()[0].astype(np.float64)
+        total, found = {tree: 0.0}, {}
+        for branch, place in choices:  # from the root on
+            of_token = dict(zip(words, logits[place], strict=True)) if self._takes_words else logits[place]
+            shares = branch.log_shares(of_token, self._end_ids)
+            for number, _, below in branch.ways():
+                total[below] = total[branch] + float(shares[number])
+                if below.label is not None:
+                    found[below.label] = total[below]
+        return found
+
+    def _fixed(self, tokens: tuple[int, ...], cancelled: Callable[[], bool], *, keeps: bool) -> Cache:
+        """The cache of a task's fixed tokens, computed once."""
+        cache = self._kept.get(tokens) or self._read(tokens, cancelled)
+        self._kept[tokens] = cache
+        self._kept.move_to_end(tokens)
+        if keeps and tokens and self._beginnings is not None:
+            self._beginnings.keep(tokens, [value.numpy() for value in cache])
+        while len(self._kept) > 1 and sum(map(len, self._kept)) * self._token_bytes > self._kept_bytes:
+            self._kept.popitem(last=False)
+        return cache
+
+    def _read(self, tokens: tuple[int, ...], cancelled: Callable[[], bool]) -> Cache:
+        """From the disk, if an earlier start kept it there."""
+        found = self._beginnings.find(tokens) if self._beginnings is not None and tokens else None
+        if found is not None:
+            return [ort.OrtValue.ortvalue_from_numpy(value) for value in found]
+        cache: Cache = [self._empty] * len(self._past)
+        for start in range(0, len(tokens), self._piece):
+            cache = self._extended(cache, start, tokens[start : start + self._piece], cancelled)
+        return cache
+
+    def _extended(
+        self, cache: Cache, length: int, tokens: Sequence[int], cancelled: Callable[[], bool]
+    ) -> Cache:
+        """:param length: of what ``cache`` holds."""
+        if cancelled():
+            raise Cancelled("cancelled while its prompt was read")
+        rows = _Rows(length)
+        rows.add_tokens(tokens)
+        return self._run(cache, rows, self._present)
+
+    def _run(self, cache: Cache, rows: _Rows, outputs: list[str], words: Sequence[int] = (0,)) -> list[Any]:
+        feeds = dict(zip(self._past, cache, strict=True))
+        inputs = rows.inputs()
+        if self._takes_words:
+            inputs["logit_tokens"] = np.array(words, np.int64)
+        for name, value in inputs.items():
+            feeds[name] = ort.OrtValue.ortvalue_from_numpy(value)
+        try:
+            found: list[Any] = self._session.run_with_ort_values(outputs, feeds)
+        except Exception as error:  # the runtime raises many kinds
+            raise engine_error(error) from None
+        return found
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The tokens of a pass behind ``length`` cached ones: what each is, where it stands, what it follows."""
+
+    length: int
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    seen: list[tuple[int, ...]] = field(default_factory=list)
+    """Of each row, the rows that it may look at, itself included."""
+    wanted: list[int] = field(default_factory=list)
+
+    def add_message(self, tokens: Sequence[int], tree: Branch) -> list[tuple[Branch, int]]:
+        """The message and the branches on it. :return: each choice with the place of its logits, the root
+        first."""
+        last = self.add_tokens(tokens)
+        choices = []
+        waiting = [(tree, last)]
+        while waiting:
+            branch, row = waiting.pop()
+            choices.append((branch, len(self.wanted)))
+            self.wanted.append(row)
+            for _, path, below in branch.ways():
+                if below.children:
+                    waiting.append((below, self.add_tokens(path, behind=row)))
+        return choices
+
+    def add_tokens(self, tokens: Sequence[int], behind: int | None = None) -> int:
+        """:param behind: the row that they follow; none: the cached tokens. :return: the last row."""
+        before: tuple[int, ...] = () if behind is None else self.seen[behind]
+        position = self.length if behind is None else self.positions[behind] + 1
+        for offset, token in enumerate(tokens):
+            before = (*before, len(self.tokens))
+            self.tokens.append(token)
+            self.positions.append(position + offset)
+            self.seen.append(before)
+        return len(self.tokens) - 1
+
+    def inputs(self) -> dict[str, npt.NDArray[Any]]:
+        """What the graph reads."""
+        count = len(self.tokens)
+        sees = np.zeros((count, count), bool)
+        places = np.fromiter(chain.from_iterable(self.seen), np.int64)
+        sees[np.repeat(np.arange(count), [len(seen) for seen in self.seen]), places] = True
+        bias = np.zeros((count, self.length + count), np.float32)
+        bias[:, self.length :][~sees] = _MASKED
+        return {
+            "input_ids": np.array([self.tokens], np.int64),
+            "attention_mask": np.ones((1, self.length + count), np.int64),
+            "position_ids": np.array([self.positions], np.int64),
+            "attention_bias": bias[None, None],
+            "logit_positions": np.array(self.wanted, np.int64),
+        }

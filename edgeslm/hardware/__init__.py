@@ -1,0 +1,1 @@
+"""The machine: facts about the board, board profiles, the heap."""

@@ -1,0 +1,1 @@
+"""Documents as values: passages, sentences, tables, dates."""

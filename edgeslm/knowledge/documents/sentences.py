@@ -1,0 +1,41 @@
+"""Where the sentences of a text are: one rule for what is looked at again, quoted, checked and told."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Final
+
+from edgeslm.bundle.spans import Place
+
+_LOWER: Final = "".join(letter for letter in map(chr, range(0x530)) if letter.islower())
+"""Latin, Greek and Cyrillic; what has no case may begin a sentence."""
+SENTENCE_END: Final = re.compile(
+    r"(?<=[.!?])(?<!\b[A-Za-z]\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\betc\.)(?<!\bcf\.)(?<!\bvs\.)(?<!\bNo\.)"
+    rf"(?<!\bDr\.)[\"'”’)\]]*+\s++(?=[\"'“‘(\[]*+[^\W\d_{_LOWER}])|[。！？]++[\"'”’」』）)]*+"
+)
+PARAGRAPH: Final = re.compile(r"\n[^\S\n]*\n\s*")
+_SIGN: Final = r"(?:[-*+•–]|\d{1,3}[.)])"
+_MARK: Final = rf"[^\S\n]*{_SIGN}[^\S\n]"
+ITEM: Final = re.compile(_MARK)
+"""How an item of a list begins."""
+_ITEM: Final = re.compile(rf"\n(?={_MARK})")
+_SIGN_ALONE: Final = re.compile(_SIGN)
+
+
+def split_sentences(text: str) -> list[Place]:
+    """Start and end of each sentence, without the blanks around it; items of lists, with their marks, and
+    what stands between empty lines are some too."""
+    borders = {0, len(text)}
+    for pattern in (SENTENCE_END, PARAGRAPH, _ITEM):
+        borders.update(match.end() for match in pattern.finditer(text))
+    spans: list[Place] = []
+    for start, end in pairwise(sorted(borders)):
+        part = text[start:end]
+        if stripped := part.strip():
+            start += len(part) - len(part.lstrip())
+            end = start + len(stripped)
+            if spans and _SIGN_ALONE.fullmatch(text, *spans[-1]):
+                start, _ = spans.pop()
+            spans.append((start, end))
+    return spans

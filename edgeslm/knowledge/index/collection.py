@@ -1,0 +1,449 @@
+"""A collection: documents and their passages in one SQLite file, each document whole or not there.
+
+A document is put, changed and removed in one transaction. Passages that stay the same keep their id, their
+place in the index and their vector. What embeds texts is handed in; this module knows no engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+
+from edgeslm.bundle.manifest import short_digest
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.documents.passages import Document, Passage, squeeze
+from edgeslm.knowledge.index import vectors
+from edgeslm.knowledge.index.database import find_collection, open_database, refusal, transaction
+from edgeslm.knowledge.index.fair_lock import Turns
+from edgeslm.knowledge.index.table_store import drop_table, put_table
+
+Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
+"""Texts to vectors of one dimension. What it can't read whole it cuts; what it raises passes through."""
+
+BATCH = 32
+"""Passages handed to :data:`Embed` at a time."""
+BETWEEN = " > "
+"""What stands between the titles of a heading."""
+
+_BOTH = "passages p JOIN documents d ON d.id = p.document"
+_INDEXED = "d.title || char(10) || p.heading, p.text"
+"""What the index has of a passage: its heading, with the document's title, and its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a document comes from, and how to see that it is still the same."""
+
+    digest: str
+    size: int
+    """Bytes."""
+    mtime: float
+    """Of its content, in seconds since 1970: a file's modification, a message's arrival."""
+    file: str | None = None
+    """Absolute path; None for what is no file."""
+    expires: float | None = None
+    """Seconds since 1970 after which it is no longer found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A document of a collection without its text."""
+
+    source: str
+    title: str
+    origin: Origin
+    added: float
+    passages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A passage as it is kept. ``start`` and ``end`` are offsets of characters in the document's text."""
+
+    id: str
+    """Made of source and content: the same passage has the same id after any update."""
+    source: str
+    heading: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderTag:
+    """Which encoder a collection was embedded with: its bundle's digest, and where it was then."""
+
+    digest: str
+    path: str
+
+
+class Collection:
+    """One file, which is made when ``writes`` is set and it isn't there. One thread at a time; those of one
+    process that write to the same file have the same ``turns``."""
+
+    def __init__(self, path: Path, *, writes: bool = False, turns: Turns | None = None) -> None:
+        self.file = find_collection(path)
+        self._writes = writes
+        self._turns = turns or Turns()
+        self._db: sqlite3.Connection | None = None
+        self._encoder: str | None = None
+        """Digest of the encoder that the vectors of this object come from."""
+
+    def open(self) -> None:
+        """:raises KnowledgeError: see :func:`open_database`."""
+        self._db = open_database(self.file, writes=self._writes)
+        self._encoder = tag.digest if (tag := self.encoder) is not None else None
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def __enter__(self) -> Collection:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """All reads inside see one state of the collection, whatever is written meanwhile."""
+        with self._transaction(writes=False):
+            yield self._opened
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is changed inside is one transaction, which is on the disk at its end: one sync for all."""
+        self._opened.execute("PRAGMA synchronous = FULL")
+        try:
+            with self._writing():
+                yield
+        finally:
+            self._opened.execute("PRAGMA synchronous = NORMAL")
+
+    # --- documents ----------------------------------------------------------------------------------
+
+    def documents(self) -> list[Entry]:
+        """Sorted by source."""
+        with self.reading() as db:
+            return [_entry(row) for row in db.execute(f"{_ENTRIES} GROUP BY d.id ORDER BY source")]
+
+    def files(self) -> list[tuple[str, Path]]:
+        """Of each document that was read from a file, its source and that file."""
+        with self.reading() as db:
+            rows = db.execute("SELECT source, file FROM documents WHERE file IS NOT NULL ORDER BY source")
+            return [(source, Path(file)) for source, file in rows]
+
+    def sources(self, pattern: str) -> list[str]:
+        """The source of that name; if there is none, those that the pattern fits (``*`` is any text)."""
+        with self.reading() as db:
+            for how in ("=", "GLOB"):
+                rows = db.execute(f"SELECT source FROM documents WHERE source {how} ?", (pattern,)).fetchall()
+                if rows:
+                    break
+        return sorted(source for (source,) in rows)
+
+    def find(self, source: str) -> Entry | None:
+        return self._find("source", source)
+
+    def find_file(self, file: str) -> Entry | None:
+        """The document that was read from a file, which may have come under another name."""
+        return self._find("file", file)
+
+    def put(
+        self, document: Document, passages: Sequence[Passage], origin: Origin, *, embed: Embed | None = None
+    ) -> int:
+        """Adds a document, or brings the one of its source up to date. :return: how many passages are new.
+
+        Vectors are computed before the transaction, so that others wait for the writing alone. Without
+        ``embed`` new passages are found by their words, until :meth:`embed_missing`.
+
+        :raises KnowledgeError: it can't be written; the collection is as before.
+        """
+        ids = list(_ids(document, passages))
+        with self.reading() as db:
+            known = _slots(db, document.source)
+        new = [n for n, id in enumerate(ids) if id not in known]
+        texts = [_to_embed(document.title, BETWEEN.join(passages[n].heading), passages[n].text) for n in new]
+        vectors_of = dict(zip((ids[n] for n in new), _encoded(texts, embed), strict=True)) if embed else {}
+        with self._writing() as db:
+            known = _slots(db, document.source)  # again: another process may have changed it meanwhile
+            staying = set(ids)
+            self._drop(db, [slot for id, slot in known.items() if id not in staying])
+            key = _put_document(db, document, origin)
+            put_table(db, key, document.table)
+            free = _free_slots(db, sum(id not in known for id in ids))
+            for id, passage in zip(ids, passages, strict=True):
+                row = (passage.number, passage.start, passage.end)
+                if id in known:
+                    db.execute(
+                        'UPDATE passages SET number = ?, start = ?, "end" = ? WHERE slot = ?',
+                        (*row, known[id]),
+                    )
+                else:
+                    known[id] = next(free)
+                    heading = BETWEEN.join(passage.heading)
+                    db.execute(
+                        "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                        (known[id], id, key, *row, heading, passage.text),
+                    )
+                    db.execute(
+                        f"INSERT INTO words (rowid, heading, text) SELECT p.slot, {_INDEXED} "
+                        f"FROM {_BOTH} WHERE p.slot = ?",
+                        (known[id],),
+                    )
+            self._write_codes(db, {known[id]: code for id, code in vectors_of.items()})
+        return len(new)
+
+    def refresh(self, source: str, origin: Origin) -> None:
+        """Notes where an unchanged document is now."""
+        with self._writing() as db:
+            db.execute(
+                "UPDATE documents SET digest = ?, size = ?, mtime = ?, file = ?, expires = ? "
+                "WHERE source = ?",
+                (origin.digest, origin.size, origin.mtime, origin.file, origin.expires, source),
+            )
+
+    def remove(self, source: str) -> bool:
+        """:return: whether it was there."""
+        with self._writing() as db:
+            self._drop(db, _slots(db, source).values())
+            for (key,) in db.execute("SELECT id FROM documents WHERE source = ?", (source,)).fetchall():
+                drop_table(db, key)
+            return bool(db.execute("DELETE FROM documents WHERE source = ?", (source,)).rowcount)
+
+    def remove_expired(self, now: float | None = None, *, most: int = -1) -> int:
+        """Removes what is no longer found, ``most`` documents unless it is below 0, in one transaction.
+
+        :return: how many documents.
+        """
+        wanted = (now if now is not None else time.time(), most)
+        with self.reading() as db:
+            if not db.execute(_EXPIRED, wanted).fetchone():
+                return 0
+        with self._writing() as db:  # and looked for again: one of them may have come anew meanwhile
+            return sum(self.remove(source) for (source,) in db.execute(_EXPIRED, wanted).fetchall())
+
+    def shrink(self) -> None:
+        """Takes out of the file what was removed: of the index, which only marks it, and of free pages.
+
+        :raises KnowledgeError: it can't be written now.
+        """
+        db = self._opened
+        try:
+            db.execute("PRAGMA secure_delete = ON")
+            with self._writing():
+                db.execute("INSERT INTO words (words) VALUES ('optimize')")
+            db.execute("VACUUM")
+            busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.Error as error:
+            raise refusal(self.file, error) from None
+        if busy:
+            raise KnowledgeError(
+                f"{self.file} is being read: what was removed is gone from it, and may stay in "
+                "the file beside it until the next try"
+            )
+
+    # --- vectors ------------------------------------------------------------------------------------
+
+    @property
+    def encoder(self) -> EncoderTag | None:
+        with self.reading() as db:
+            digest, path = db.execute("SELECT encoder, encoder_path FROM about").fetchone()
+        return None if digest is None else EncoderTag(digest, path)
+
+    def use_encoder(self, tag: EncoderTag, *, replace: bool = False) -> None:
+        """Says which encoder vectors come from. With ``replace`` those of another one are forgotten.
+
+        :raises KnowledgeError: there are vectors of another encoder.
+        """
+        with self._writing() as db:
+            digest, path = db.execute("SELECT encoder, encoder_path FROM about").fetchone()
+            if digest not in (None, tag.digest):
+                if not replace:
+                    raise KnowledgeError(
+                        f"{self.file} was embedded with another encoder, {path} ({short_digest(digest)}); "
+                        "use that one, or embed all passages anew with --re-embed"
+                    )
+                db.execute("DELETE FROM vectors")
+                db.execute("UPDATE passages SET embedded = 0")
+                db.execute("UPDATE about SET dimension = NULL")
+            if (digest, path) != (tag.digest, tag.path):
+                db.execute("UPDATE about SET encoder = ?, encoder_path = ?", (tag.digest, tag.path))
+        self._encoder = tag.digest
+
+    @property
+    def unembedded(self) -> int:
+        """How many passages have no vector."""
+        with self.reading() as db:
+            return int(db.execute("SELECT count(*) FROM passages WHERE embedded = 0").fetchone()[0])
+
+    def embed_missing(self, embed: Embed) -> int:
+        """Gives a vector to passages that have none, a batch a transaction. :return: how many."""
+        done, after = 0, -1
+        while True:
+            with self.reading() as db:
+                rows = db.execute(
+                    f"SELECT p.slot, p.id, d.title, p.heading, p.text FROM {_BOTH} "
+                    "WHERE p.embedded = 0 AND p.slot > ? ORDER BY p.slot LIMIT ?",
+                    (after, BATCH),
+                ).fetchall()
+            if not rows:
+                return done
+            codes = _encoded([_to_embed(*row[2:]) for row in rows], embed)
+            with self._writing() as db:
+                there = {slot: id for slot, id, *_ in rows}
+                still = {
+                    slot: code
+                    for slot, code in zip(there, codes, strict=True)
+                    if db.execute("SELECT id FROM passages WHERE slot = ?", (slot,)).fetchone()
+                    == (there[slot],)
+                }
+                self._write_codes(db, still)
+            done, after = done + len(rows), rows[-1][0]
+
+    def _write_codes(self, db: sqlite3.Connection, codes: dict[int, bytes]) -> None:
+        if not codes:
+            return
+        encoder, there = db.execute("SELECT encoder, dimension FROM about").fetchone()
+        if encoder is None or encoder != self._encoder:
+            raise KnowledgeError(f"{self.file} has no encoder, or got another one meanwhile; add once more")
+        for code in codes.values():
+            dimension = len(code) - vectors.SCALE_BYTES
+            if there is None:
+                db.execute("UPDATE about SET dimension = ?", (there := dimension,))
+            if dimension != there:
+                raise KnowledgeError(
+                    f"{self.file} has vectors of {there} numbers, the encoder gives {dimension}"
+                )
+        vectors.write(db, codes)
+        db.executemany("UPDATE passages SET embedded = 1 WHERE slot = ?", ((slot,) for slot in codes))
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise KnowledgeError(f"{self.file} is closed")
+        return self._db
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._transaction(writes=True):
+            yield self._opened
+
+    @contextmanager
+    def _transaction(self, *, writes: bool) -> Iterator[None]:
+        if self._opened.in_transaction:  # of ``together``
+            yield
+            return
+        with self._turns if writes else nullcontext(), transaction(self._opened, self.file, writes=writes):
+            yield
+
+    def _find(self, column: str, value: str) -> Entry | None:
+        with self.reading() as db:
+            row = db.execute(f"{_ENTRIES} WHERE {column} = ? GROUP BY d.id", (value,)).fetchone()
+        return None if row is None else _entry(row)
+
+    def _drop(self, db: sqlite3.Connection, slots: Iterable[int]) -> None:
+        """Takes passages out of everything; their slots are free for others."""
+        rows = [(slot,) for slot in slots]
+        db.executemany(
+            f"INSERT INTO words (words, rowid, heading, text) SELECT 'delete', p.slot, {_INDEXED} "
+            f"FROM {_BOTH} WHERE p.slot = ?",
+            rows,
+        )
+        db.executemany("DELETE FROM passages WHERE slot = ?", rows)
+        db.executemany("INSERT INTO free_slots VALUES (?)", rows)
+        (dimension,) = db.execute("SELECT dimension FROM about").fetchone()
+        if dimension is not None:
+            vectors.clear(db, dimension, (slot for (slot,) in rows))
+
+
+_BEYOND = (
+    "SELECT ifnull(max(slot) + 1, 0) FROM (SELECT max(slot) AS slot FROM passages "
+    "UNION ALL SELECT max(slot) FROM free_slots)"
+)
+"""The first slot that never was in use."""
+_EXPIRED = "SELECT source FROM documents WHERE expires <= ? LIMIT ?"
+_ENTRIES = (
+    "SELECT source, title, digest, size, mtime, file, expires, added, count(p.slot) "
+    "FROM documents d LEFT JOIN passages p ON p.document = d.id"
+)
+
+
+def count_passages(db: sqlite3.Connection) -> int:
+    """Without a look at each, as SQLite's own count takes it."""
+    (free,) = db.execute("SELECT count(*) FROM free_slots").fetchone()
+    return int(db.execute(_BEYOND).fetchone()[0]) - int(free)
+
+
+def _entry(row: tuple[str, str, str, int, float, str | None, float | None, float, int]) -> Entry:
+    source, title, digest, size, mtime, file, expires, added, passages = row
+    return Entry(source, title, Origin(digest, size, mtime, file, expires), added, passages)
+
+
+def _ids(document: Document, passages: Sequence[Passage]) -> Iterator[str]:
+    """Of each passage, from source and content; what stands there several times is numbered."""
+    seen: Counter[str] = Counter()
+    for passage in passages:
+        content = json.dumps([document.source, document.title, passage.heading, passage.text])
+        yield hashlib.sha256(f"{seen[content]} {content}".encode()).hexdigest()[:16]
+        seen[content] += 1
+
+
+def _to_embed(title: str, heading: str, text: str) -> str:
+    """The title and the headings belong to the meaning: with them MiniLM ranks the section of a question of
+    the Debian FAQ first in 49 % instead of 45 %."""
+    return squeeze("\n".join((title, heading, text)))
+
+
+def _encoded(texts: Sequence[str], embed: Embed) -> list[bytes]:
+    """The texts' vectors as they are kept, in their order."""
+    batches = (texts[begin : begin + BATCH] for begin in range(0, len(texts), BATCH))
+    return [code for batch in batches for code in vectors.encode(embed(batch))]
+
+
+def _slots(db: sqlite3.Connection, source: str) -> dict[str, int]:
+    """The slots of a document's passages, by their ids."""
+    return dict(
+        db.execute(
+            f"SELECT p.id, p.slot FROM {_BOTH} WHERE d.source = ?",
+            (source,),
+        )
+    )
+
+
+def _put_document(db: sqlite3.Connection, document: Document, origin: Origin) -> int:
+    """The row of a document, new or not. :return: its key."""
+    row = (
+        *(document.source, document.title, origin.digest, origin.size, origin.mtime),
+        *(origin.file, time.time(), origin.expires),
+    )
+    db.execute(
+        "INSERT INTO documents (source, title, digest, size, mtime, file, added, expires) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source) DO UPDATE SET title = excluded.title, "
+        "digest = excluded.digest, size = excluded.size, mtime = excluded.mtime, file = excluded.file, "
+        "added = excluded.added, expires = excluded.expires",
+        row,
+    )
+    key: int = db.execute("SELECT id FROM documents WHERE source = ?", (document.source,)).fetchone()[0]
+    return key
+
+
+def _free_slots(db: sqlite3.Connection, wanted: int) -> Iterator[int]:
+    """So many slots that nothing is in: first those that something was in."""
+    (beyond,) = db.execute(_BEYOND).fetchone()
+    again = db.execute("SELECT slot FROM free_slots ORDER BY slot LIMIT ?", (wanted,)).fetchall()
+    db.executemany("DELETE FROM free_slots WHERE slot = ?", again)
+    return chain((slot for (slot,) in again), range(beyond, beyond + wanted - len(again)))

@@ -1,0 +1,1 @@
+"""File readers: each supported format becomes a document."""

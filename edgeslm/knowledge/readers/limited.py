@@ -1,0 +1,153 @@
+"""Files read in a child process, within limits of time and memory by their size.
+
+What a file makes a reader do, hang, crash or take all memory, ends the child and nothing else, and no search
+waits for it: the child has an interpreter of its own. It is ``edgeslm.knowledge.readers.read_worker``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.ipc.job import PYTHON, Job, JobError
+from edgeslm.knowledge.documents.cells import CellKind, Column, Row, Table
+from edgeslm.knowledge.documents.kinds import COMPRESSED, Kind, find_kind
+from edgeslm.knowledge.documents.passages import MAX_CHARACTERS, Document, Passage
+
+log = logging.getLogger("edgeslm.knowledge")
+
+COMMAND: Final = (*PYTHON,)
+MODULE: Final = "edgeslm.knowledge.readers.read_worker"
+MOST_S: Final = 1800.0
+"""For one file: ten thousand pages on a board take some of it."""
+MOST_MEMORY_BYTES: Final = 1_000_000_000
+_MEMORY_FACTOR: Final = 32
+"""Bytes of memory for one of a file. A table takes 14; a text takes 7, and four times that with one emoji."""
+_UNPACKED: Final = 10
+"""How much larger a packed file is taken for."""
+_ANSWER_BYTES: Final = 64_000_000
+"""Of a row of a table, which is told in one line."""
+_MOST_CHARACTERS: Final = 4 * MAX_CHARACTERS
+"""Of passages and cells that are taken from the child."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """Of a kind of files: what the smallest gets, and how fast the rest is read at least."""
+
+    least_s: float
+    bytes_per_s: int
+    least_memory_bytes: int
+
+
+# Measured on a server of 2026: at most 0.7 s for a MB of text, 8 s for one of PDF, 110 MB for a PDF. A small
+# board takes ten times as long.
+_OF_TEXT: Final = _Limits(30.0, 50_000, 64_000_000)
+_OF_PDF: Final = _Limits(60.0, 8_000, 128_000_000)
+
+
+class ReadingError(KnowledgeError):
+    """The child was ended over a file, or ended by itself."""
+
+
+def limits_of(path: Path, size: int) -> tuple[float, int]:
+    """Seconds and bytes of memory for a file of ``size`` bytes."""
+    is_pdf = find_kind(path) is Kind.PDF
+    limits = _OF_PDF if is_pdf else _OF_TEXT
+    if path.suffix.lower() == COMPRESSED and not is_pdf:
+        size = min(size * _UNPACKED, MAX_CHARACTERS)
+    memory = limits.least_memory_bytes + _MEMORY_FACTOR * size
+    return min(MOST_S, limits.least_s + size / limits.bytes_per_s), min(MOST_MEMORY_BYTES, memory)
+
+
+class Reading:
+    """One child for many files, started with the first and ended with ``with``."""
+
+    def __init__(self) -> None:
+        self._job = Job(MODULE, command=COMMAND, answer_bytes=_ANSWER_BYTES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._job.close()
+
+    def read(
+        self, path: Path, source: str, size: int, *, on_progress: Callable[[str], None] = lambda part: None
+    ) -> tuple[Document, list[Passage]]:
+        """A document, without its text, and the passages that it is split into.
+
+        :param size: of the file, in bytes.
+        :param on_progress: told what is being read of a large file: ``page 12 of 400``.
+        :raises ReadingError: it takes longer or more memory than it may, or ended the child.
+        :raises KnowledgeError: see ``reader.read_document``; or no child can be started.
+        """
+        timeout_s, memory_bytes = limits_of(path, size)
+        content = _Content(on_progress)
+        try:
+            answer = self._job.ask(
+                {"path": str(path), "source": source},
+                timeout_s=timeout_s,
+                memory_bytes=memory_bytes,
+                on_progress=content.take,
+            )
+            try:
+                return content.document(source, answer)
+            except (TypeError, KeyError, ValueError, AttributeError):
+                raise JobError("ended", "no answer of ours") from None
+        except JobError as error:
+            why = {
+                "time": f"takes longer than {timeout_s:,.0f} s to read",
+                "memory": f"takes more than {memory_bytes / 1e6:,.0f} MB of memory to read",
+            }.get(error.reason, "ended the process that read it")
+            raise ReadingError(f"{source} {why}") from None
+        except OSError as error:
+            raise KnowledgeError(f"{source} can't be read: no process for it: {error.strerror}.") from None
+
+
+class _Content:
+    """What the child says of a document, piece by piece, so that no line of it is large."""
+
+    def __init__(self, on_progress: Callable[[str], None]) -> None:
+        self._on_progress = on_progress
+        self._passages: list[Passage] = []
+        self._rows: list[Row] = []
+        self._characters = 0
+
+    def take(self, said: Any) -> None:
+        """:raises ValueError: what no child of ours says."""
+        try:
+            match said:
+                case {"passages": passages}:
+                    for heading, text, start, end in passages:
+                        self._count(text, *heading)
+                        place = len(self._passages), tuple(heading), text, int(start), int(end)
+                        self._passages.append(Passage(*place))
+                case {"rows": rows}:
+                    for number, start, end, cells in rows:
+                        self._count(*cells)
+                        self._rows.append(Row(int(number), int(start), int(end), tuple(cells)))
+                case {"log": sentence}:
+                    log.warning("%s", sentence)
+                case {"part": part}:
+                    self._on_progress(str(part))
+        except (TypeError, OverflowError) as error:
+            raise ValueError(str(error)) from None
+
+    def document(self, source: str, answer: Any) -> tuple[Document, list[Passage]]:
+        if "refused" in answer:
+            raise KnowledgeError(answer["refused"])
+        table = None
+        if answer["columns"] is not None:
+            columns = (Column(**{**each, "kind": CellKind(each["kind"])}) for each in answer["columns"])
+            table = Table(tuple(columns), tuple(self._rows))
+        return Document(source, answer["title"], "", (), table), self._passages
+
+    def _count(self, *texts: str) -> None:
+        self._characters += sum(map(len, texts))
+        if self._characters > _MOST_CHARACTERS:
+            raise ValueError

@@ -1,0 +1,207 @@
+"""PDF as plain text, by pypdf: sections from the outline, or pages where there is none.
+
+Lines at the head and the foot of most pages are left out, and words that were parted at a line's end are
+whole again. Pages that are only pictures have no text; recognizing letters in them is for other programs.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document
+from edgeslm.knowledge.readers.document_builder import Draft
+
+if TYPE_CHECKING:
+    from pypdf import PdfReader
+
+log = logging.getLogger("edgeslm.knowledge")
+
+MAX_PAGES = 10_000
+_GAP = 170
+"""Thousandths of the font's size: a wider gap between letters is a blank. pypdf asks for half of the font's
+own blank, or of another letter where a font has none: there, words of justified lines would run together."""
+_WIDE = 1000
+_EDGE_LINES = 2
+_REPEATED = 0.4
+"""The share of pages at whose head or foot a line stands, but for its digits, that is no text."""
+_DIGITS = re.compile(r"\d+|\b[ivxlc]+\b")
+_LABEL = re.compile(r"(?:(?:chapter|appendix|part|section)\s+)?[\dA-Z]{1,3}(?:\.\d{1,3})*\.?", re.IGNORECASE)
+"""The number of a section, where it has a line of its own."""
+_CAPITALS = "CHAPTER"
+"""Stands for any running head in capitals, which names the chapter."""
+_PARTED = re.compile(r"(?<!\w)(\w++)-\n(\w+)")
+_WORD = re.compile(r"\w+(?:-\w+)*")
+_TITLE_LINES = 3
+_MOST_TITLES = 100
+"""Of a page that are looked for in its lines; further entries of the outline stand before what follows."""
+_LONGEST_NUMBER = 12
+"""Letters and digits before a title: ``Chapter 12``, ``3.1.12``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Of the outline. Pages count from 0."""
+
+    level: int
+    title: str
+    page: int
+
+
+OnPage = Callable[[int, int], None]
+"""Told which page of how many is read."""
+
+
+def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage = lambda page, pages: None) -> Document:
+    """The title is the one that the file names.
+
+    :raises KnowledgeError: damaged, locked, too many pages, no text in it.
+    """
+    from pypdf import PdfReader
+    from pypdf.errors import DependencyError, PyPdfError
+
+    logging.getLogger("pypdf").setLevel(
+        logging.CRITICAL
+    )  # it tells of each oddity of a file that can be read
+    try:
+        reader = PdfReader(file)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise KnowledgeError(f"{source} is locked with a password; save a copy without one.")
+        pages = [text.split("\n") for text in _texts(reader, source, on_page)]
+        outline = list(_outline(reader, reader.outline, 1))
+        title = str(reader.metadata.title or "") if reader.metadata else ""
+    except (KnowledgeError, OSError, MemoryError):
+        raise
+    except DependencyError:
+        raise KnowledgeError(f"{source} is encrypted; save a copy that isn't.") from None
+    except Exception as error:  # a damaged file may break pypdf anywhere
+        reason = str(error) if isinstance(error, PyPdfError) else type(error).__name__
+        raise KnowledgeError(f"{source} is no PDF that can be read: {reason.rstrip('.')}.") from None
+    if not any(line.strip() for lines in pages for line in lines):
+        raise KnowledgeError(f"{source} has no text in it; if its pages are pictures, it needs OCR first.")
+    draft = _written(_without_repeated(pages), outline)
+    return draft.document(source, " ".join(title.split())[:LONGEST_TITLE] or PurePath(source).name)
+
+
+def _texts(reader: PdfReader, source: str, on_page: OnPage) -> Iterator[str]:
+    if len(reader.pages) > MAX_PAGES:
+        raise KnowledgeError(f"{source} has more than {MAX_PAGES:,} pages; part it into several files.")
+    characters, failed = 0, 0
+    for number, page in enumerate(reader.pages, 1):
+        on_page(number, len(reader.pages))
+        try:
+            text = page.extract_text(visitor_operand_before=_widen_gaps)
+        except MemoryError:
+            raise
+        except Exception:  # the other pages may be fine
+            text, failed = "", failed + 1
+        characters += len(text)
+        if characters > MAX_CHARACTERS:
+            raise KnowledgeError(f"{source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it.")
+        yield text
+    if failed:
+        log.warning("%s: %d of %d pages can't be read and are left out", source, failed, len(reader.pages))
+
+
+def _widen_gaps(operator: bytes, operands: Any, *_matrices: Any) -> None:
+    """Makes a gap between words one that pypdf takes for a blank, and a step back for what follows.
+
+    Called before text is shown (``TJ``), with what will be shown.
+    """
+    from pypdf.generic import NumberObject
+
+    if operator == b"TJ" and operands and isinstance(operands[0], list):
+        shown: list[Any] = []
+        for item in operands[0]:
+            if isinstance(item, int | float) and -_WIDE < item <= -_GAP:
+                shown += [NumberObject(-_WIDE), type(item)(_WIDE + item)]
+            else:
+                shown.append(item)
+        operands[0][:] = shown
+
+
+def _outline(reader: PdfReader, entries: Iterable[Any], level: int) -> Iterator[_Entry]:
+    for entry in entries:
+        if isinstance(entry, list):
+            yield from _outline(reader, entry, level + 1)
+        else:
+            page = reader.get_destination_page_number(entry)
+            title = " ".join(str(entry.title or "").split())
+            if page is not None and page >= 0 and title:
+                yield _Entry(level, title, page)
+
+
+def _without_repeated(pages: list[list[str]]) -> list[list[str]]:
+    """The pages without running heads, feet and page numbers."""
+
+    def edges(lines: list[str]) -> set[int]:
+        written = [number for number, line in enumerate(lines) if line.strip()]
+        return {*written[:_EDGE_LINES], *written[-_EDGE_LINES:]}
+
+    def bare(line: str) -> str:
+        return _CAPITALS if line.isupper() else _DIGITS.sub("#", line.strip())
+
+    if len(pages) < 4:
+        return pages
+    seen = Counter(text for lines in pages for text in {bare(lines[number]) for number in edges(lines)})
+    repeated = {text for text, count in seen.items() if count >= _REPEATED * len(pages)}
+    return [
+        [line for number, line in enumerate(lines) if number not in at_edge or bare(line) not in repeated]
+        for lines in pages
+        for at_edge in [edges(lines)]
+    ]
+
+
+def _written(pages: list[list[str]], outline: list[_Entry]) -> Draft:
+    draft = Draft()
+    entries = defaultdict[int, list[_Entry]](list)
+    for entry in outline:
+        entries[entry.page].append(entry)
+    words = {word for lines in pages for line in lines for word in _WORD.findall(line)}
+
+    def whole(lines: list[str]) -> str:
+        return _PARTED.sub(lambda found: _joined(found, words), "\n".join(lines))
+
+    for number, lines in enumerate(pages):
+        begun = 0
+        for looked_for, entry in enumerate(entries[number]):
+            place = _find_title(lines, begun, entry.title) if looked_for < _MOST_TITLES else None
+            if place is None:
+                draft.section(entry.level, entry.title)
+                continue
+            draft.lines(whole(lines[begun : place[0]]))
+            begun = place[1]
+            draft.heading(entry.level, whole(lines[place[0] : begun]))
+        if not outline:
+            draft.section(1, f"page {number + 1}")
+        draft.lines(whole(lines[begun:]))
+    return draft
+
+
+def _find_title(lines: list[str], begun: int, title: str) -> tuple[int, int] | None:
+    """The lines that a title stands on, perhaps with its number before it."""
+    wanted = _letters(title)
+    for after in range(begun + 1, len(lines) + 1):
+        for first in range(after - 1, max(begun, after - _TITLE_LINES) - 1, -1):
+            found = _letters("".join(lines[first:after]))
+            if wanted and found.endswith(wanted) and len(found) <= len(wanted) + _LONGEST_NUMBER:
+                label = first > begun and _LABEL.fullmatch(lines[first - 1].strip())
+                return (first - 1 if label else first), after
+    return None
+
+
+def _letters(text: str) -> str:
+    return "".join(letter for letter in text.casefold() if letter.isalnum())
+
+
+def _joined(found: re.Match[str], words: set[str]) -> str:
+    """A word that was parted at a line's end: with its hyphen only if it is written so elsewhere."""
+    whole, hyphened = found[1] + found[2], f"{found[1]}-{found[2]}"
+    keeps = (hyphened in words and whole not in words) or not found[2][0].islower()
+    return hyphened if keeps else whole

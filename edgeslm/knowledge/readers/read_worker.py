@@ -1,0 +1,94 @@
+"""The child in which files are read: ``python -m edgeslm.knowledge.readers.read_worker``.
+
+An order is ``{"path", "source"}``. Progress is ``{"part": "page 12 of 400"}`` and ``{"log": sentence}``,
+then, some at a time, ``{"passages": [[heading, text, start, end]...]}`` and
+``{"rows": [[number, start, end, cells]...]}``. The answer is ``{"title", "columns"}``, or
+``{"refused": sentence}``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.ipc import job
+from edgeslm.knowledge.documents.passages import split
+from edgeslm.knowledge.readers.reader import read_document
+
+AT_ONCE = 64_000
+"""Characters, about, in a line of what is found."""
+TELL_EVERY_S = 0.2
+
+Progress = Callable[[Any], None]
+
+
+class _Teller(logging.Handler):
+    """What readers log goes to the log of who asked."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.progress: Progress = lambda said: None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.progress({"log": record.getMessage()})
+
+
+_TELLER = _Teller()
+
+
+def answer(order: Any, progress: Progress) -> Any:
+    _TELLER.progress = progress
+    source = order["source"]
+    told = time.monotonic()
+
+    def tell(page: int, pages: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TELL_EVERY_S:
+            told = time.monotonic()
+            progress({"part": f"page {page:,} of {pages:,}"})
+
+    try:
+        document = read_document(Path(order["path"]), source, on_page=tell)
+        found = ([passage.heading, passage.text, passage.start, passage.end] for passage in split(document))
+        for some in _batches(found, lambda one: len(one[1])):
+            progress({"passages": some})
+    except KnowledgeError as error:
+        return {"refused": str(error)}
+    except MemoryError:
+        raise
+    except Exception as error:  # a mistake of ours; the type alone, since its text may quote the document
+        return {"refused": f"{source} can't be read ({type(error).__name__})."}
+    table = document.table
+    if table is not None:
+        rows = ([row.number, row.start, row.end, row.cells] for row in table.rows)
+        for some in _batches(rows, lambda one: sum(map(len, one[3]))):
+            progress({"rows": some})
+    columns = None if table is None else [asdict(column) for column in table.columns]
+    return {"title": document.title, "columns": columns}
+
+
+def _batches(items: Iterable[list[Any]], size: Callable[[list[Any]], int]) -> Iterator[list[list[Any]]]:
+    some: list[list[Any]] = []
+    room = AT_ONCE
+    for item in items:
+        some.append(item)
+        room -= size(item) + 1
+        if room <= 0:
+            yield some
+            some, room = [], AT_ONCE
+    if some:
+        yield some
+
+
+def main() -> None:
+    logging.getLogger("edgeslm.knowledge").addHandler(_TELLER)
+    job.serve(answer)
+
+
+if __name__ == "__main__":
+    main()

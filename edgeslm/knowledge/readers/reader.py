@@ -1,0 +1,194 @@
+"""Reads a file of any supported kind into a document. What a kind needs is in a module of its own."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import os
+import re
+import stat
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from edgeslm.config.extras import missing_extra
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.documents.cells import Table
+from edgeslm.knowledge.documents.kinds import COMPRESSED, SUFFIXES, Kind, find_kind
+from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document, check_headings
+from edgeslm.knowledge.readers.man_page import read_man_page
+from edgeslm.knowledge.readers.markdown import read_markdown
+from edgeslm.knowledge.readers.pdf import OnPage, read_pdf
+from edgeslm.knowledge.readers.plain_text import read_plain_text, read_restructured_text
+from edgeslm.knowledge.readers.tables import read_json, read_json_lines, read_table
+from edgeslm.knowledge.readers.web_page import read_web_page
+
+MAX_BYTES = MAX_CHARACTERS
+"""Of a file that is no PDF, unpacked."""
+MAX_PACKED_PDF_BYTES = 64 << 20
+"""Pictures make PDFs large. One that isn't packed is read from the disk."""
+MAX_PDF_BYTES = 4 << 30
+
+_TEXT_READERS: dict[Kind, Callable[[str, str], Document]] = {
+    Kind.TEXT: read_plain_text,
+    Kind.MARKDOWN: read_markdown,
+    Kind.RESTRUCTURED_TEXT: read_restructured_text,
+    Kind.WEB_PAGE: read_web_page,
+    Kind.MAN_PAGE: read_man_page,
+    Kind.CSV: read_table,
+    Kind.JSON_LINES: read_json_lines,
+    Kind.JSON: read_json,
+}
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins as that of UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_DECLARED = re.compile(rb"charset=[\"']?([\w-]{3,20})|coding:[ \t]*([\w-]{3,20})", re.IGNORECASE)
+"""HTML's and Emacs' ways to say how a file is encoded."""
+_DECLARED_WITHIN = 2048
+_OLD_ENCODING = "cp1252"
+"""What old files are in that say nothing; ISO 8859-1 is a part of it."""
+_NOT_ASCII = re.compile("[\x80-\U0010ffff]+")
+_NO_TEXT = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+"""Control characters that texts don't have; ESC, for colours, some do."""
+_UNSTORABLE = str.maketrans(dict.fromkeys([0, *range(0xD800, 0xE000)], "\ufffd"))
+"""What an index of words or UTF-8 doesn't take; as many characters afterwards, so that offsets stay."""
+
+
+def read_document(path: Path, source: str, *, on_page: OnPage = lambda page, pages: None) -> Document:
+    """The file as plain text with its headings.
+
+    :param source: as the document will be cited.
+    :param on_page: told of each page of a PDF before it is read.
+    :raises KnowledgeError: one sentence that names ``source``: no file, of no kind that is read, damaged,
+        locked, too large, no text in it.
+    """
+    kind = find_kind(path)
+    try:
+        if not path.exists():
+            raise KnowledgeError(f"{source} is not there.")
+        if not path.is_file():
+            raise KnowledgeError(f"{source} is no file.")
+        if kind is None:
+            known = ", ".join(SUFFIXES)
+            raise KnowledgeError(
+                f"{source} is of no kind that is read: {known}, man pages, each also as .gz."
+            )
+        with path.open("rb") as file:
+            packed = path.suffix.lower() == COMPRESSED
+            if kind is Kind.PDF:
+                pdf = _unpacked(file, source, MAX_PACKED_PDF_BYTES) if packed else file
+                document = read_pdf(pdf, source, on_page=on_page)
+            else:
+                content = _unpacked(file, source, MAX_BYTES) if packed else _limited(file, source, MAX_BYTES)
+                document = _TEXT_READERS[kind](_decoded(content.getvalue(), source), source)
+    except OSError as error:
+        raise KnowledgeError(f"{source} can't be read: {error.strerror or error}.") from None
+    except ModuleNotFoundError as error:
+        sentence = missing_extra(error, f"Reading {source}")
+        if sentence is None:
+            raise
+        raise KnowledgeError(f"{sentence}.") from None
+    return check_document(document)
+
+
+def check_size(path: Path, status: os.stat_result) -> None:
+    """Before a byte of a file is read, since one with a hole in it may claim terabytes.
+
+    :raises KnowledgeError: it is no plain file, or larger than any that is read.
+    """
+    if stat.S_ISDIR(status.st_mode) or find_kind(path) is None:
+        return  # which reading it says
+    if not stat.S_ISREG(status.st_mode):
+        raise KnowledgeError(f"{path} is no file.")
+    most = MAX_BYTES
+    if find_kind(path) is Kind.PDF:
+        most = MAX_PACKED_PDF_BYTES if path.suffix.lower() == COMPRESSED else MAX_PDF_BYTES
+    if status.st_size > most:
+        raise _too_large(str(path), most)
+
+
+def check_document(document: Document) -> Document:
+    """:raises KnowledgeError: no text, or more than can be kept."""
+    if not document.text.strip():
+        raise KnowledgeError(f"{document.source} has no text in it.")
+    if len(document.text) > MAX_CHARACTERS:
+        raise _too_large(document.source, MAX_CHARACTERS)
+    check_headings(document.source, len(document.headings))
+    # Each passage has the title: an endless one would be kept as often as there are passages.
+    text, title = (
+        text.translate(_UNSTORABLE) for text in (document.text, document.title.strip()[:LONGEST_TITLE])
+    )
+    headings = tuple(
+        heading
+        if heading.title.isprintable()
+        else replace(heading, title=heading.title.translate(_UNSTORABLE))
+        for heading in document.headings
+    )
+    # All cells and names of columns stand in the text.
+    table = document.table if text == document.text else _storable(document.table)
+    return Document(document.source, title, text, headings, table)
+
+
+def _storable(table: Table | None) -> Table | None:
+    if table is None:
+        return None
+    columns = tuple(replace(column, name=column.name.translate(_UNSTORABLE)) for column in table.columns)
+    rows = (
+        replace(row, cells=tuple(cell.translate(_UNSTORABLE) for cell in row.cells)) for row in table.rows
+    )
+    return Table(columns, tuple(rows))
+
+
+def _too_large(source: str, most: int) -> KnowledgeError:
+    return KnowledgeError(f"{source} has more than {most >> 20} MiB; part it into several files.")
+
+
+def _limited(file: BinaryIO, source: str, most: int) -> BytesIO:
+    content = file.read(most + 1)
+    if len(content) > most:
+        raise _too_large(source, most)
+    return BytesIO(content)
+
+
+def _unpacked(file: BinaryIO, source: str, most: int) -> BytesIO:
+    try:
+        with gzip.open(file) as packed:
+            return _limited(cast(BinaryIO, packed), f"{source}, unpacked,", most)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise KnowledgeError(f"{source} is a damaged .gz file: {error}.") from None
+
+
+def _decoded(content: bytes, source: str) -> str:
+    """:raises KnowledgeError: not text, or in an encoding that can't be guessed."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if content.startswith(mark):
+            text = content[len(mark) :].decode(encoding, errors="replace")
+            break
+    else:
+        text = _guessed(content, source)
+    if len(_NO_TEXT.findall(text)) * 200 > len(text) or "\0" in text:
+        raise KnowledgeError(f"{source} is no text: it has control characters in it.")
+    return text
+
+
+def _guessed(content: bytes, source: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        text = content.decode(errors="replace")
+    wrong = text.count("\ufffd")
+    if 10 * wrong < sum(len(run) for run in _NOT_ASCII.findall(text)) - wrong:
+        return text  # UTF-8 in which a byte or two broke
+    declared = _DECLARED.search(content[:_DECLARED_WITHIN])
+    for encoding in ((declared[1] or declared[2]).decode() if declared else _OLD_ENCODING, _OLD_ENCODING):
+        with suppress(UnicodeDecodeError, LookupError):
+            return content.decode(encoding)
+    raise KnowledgeError(f"{source} is not UTF-8, and it can't be told what else it is; save it as UTF-8.")

@@ -1,0 +1,109 @@
+"""Which files below the paths that somebody named are documents, and by which name each is cited."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from edgeslm.knowledge.documents.kinds import COMPRESSED, Kind, find_kind
+
+_MAN_PAGE = re.compile(rb"^[.'][ \t]*(?:TH|Dd)\b", re.MULTILINE)
+_DEEPEST = 100
+"""Folders inside one another: ``os.walk`` calls itself for each."""
+_LOOK_AT_BYTES = 65_536
+"""Perl's pages define their macros first."""
+
+
+def find_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> Iterator[tuple[Path, str]]:
+    """Each document once, with the source it is cited by; no two have the same source.
+
+    A path that is no folder always comes, even if nothing is there or its kind is unknown: reading it says
+    why it can't be used. Of folders come the files of kinds that are read, sorted, without hidden ones and
+    without links that lead out. The source is the path in the folder, or the file's name; where that is
+    taken, with as much of the path before it as is needed.
+
+    :param skipped: counts what was left out, by what it is (``.png``, ``hidden``, ``link``, ``unreadable``).
+    """
+    skipped = Counter() if skipped is None else skipped
+    seen: set[Path] = set()
+    sources: set[str] = set()
+    for path in paths:
+        for file, inside in _files(path, skipped) if path.is_dir() else [(path, path.name)]:
+            real = _real(file)
+            if real not in seen:
+                seen.add(real)
+                names = (name.encode(errors="replace").decode() for name in _names(file, inside))
+                source = next(name for name in names if name not in sources)
+                sources.add(source)
+                yield file, source
+
+
+def _files(folder: Path, skipped: Counter[str]) -> Iterator[tuple[Path, str]]:
+    """Files of a folder and those in it, with their paths in it."""
+
+    def unreadable(_error: OSError) -> None:
+        skipped["unreadable"] += 1
+
+    real = folder.resolve()
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        for name in sorted(folders):
+            if reason := "hidden" if name[0] == "." else "link" if Path(place, name).is_symlink() else None:
+                folders.remove(name)
+                skipped[reason] += 1
+        folders.sort()
+        if folders and len(Path(place).relative_to(folder).parts) >= _DEEPEST:
+            skipped["too deep"] += len(folders)
+            folders.clear()
+        for name in sorted(files):
+            file = Path(place, name)
+            if reason := _reason_to_skip(file, real):
+                skipped[reason] += 1
+            else:
+                yield file, file.relative_to(folder).as_posix()
+
+
+def _reason_to_skip(file: Path, folder: Path) -> str | None:
+    if file.name[0] == ".":
+        return "hidden"
+    try:
+        if file.is_symlink() and not _real(file).is_relative_to(folder):
+            return "link"
+        if not file.is_file():
+            return "no file"
+    except OSError:  # in a folder that may be listed and not entered
+        return "unreadable"
+    kind = find_kind(file)
+    if kind is None or (kind is Kind.MAN_PAGE and not _is_man_page(file)):
+        return file.suffix.lower() or "without a suffix"
+    return None
+
+
+def _real(file: Path) -> Path:
+    """Where links lead. ``Path.resolve`` refuses one that leads back to itself, before Python 3.13."""
+    return Path(os.path.realpath(file))
+
+
+def _is_man_page(file: Path) -> bool:
+    """``syslog.1`` and ``libz.so.1`` are named like one."""
+    try:
+        with gzip.open(file) if file.suffix.lower() == COMPRESSED else file.open("rb") as opened:
+            return _MAN_PAGE.search(opened.read(_LOOK_AT_BYTES)) is not None
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def _names(file: Path, inside: str) -> Iterator[str]:
+    """The path in the folder, then with more and more of what stands before it, at last with a number."""
+    yield inside
+    parts = file.absolute().as_posix().strip("/").split("/")
+    for count in range(inside.count("/") + 2, len(parts) + 1):
+        yield "/".join(parts[-count:])
+    number = 2
+    while True:
+        yield f"{inside} ({number})"
+        number += 1

@@ -1,0 +1,216 @@
+"""Tables and lists of objects as text: a row is a line ``column: value; column: value`` and a section.
+
+So a row is found by what stands in it, and each value stands beside the name of its column. The cells are
+kept beside the text, so that what is asked of them can be computed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from io import StringIO
+from itertools import islice
+from pathlib import PurePath
+from typing import Any
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.documents.cells import MAX_CELLS, Row, Table, make_table
+from edgeslm.knowledge.documents.kinds import CELLS
+from edgeslm.knowledge.documents.passages import MAX_CHARACTERS, Document, Heading, check_headings
+
+MAX_COLUMNS = 1000
+"""Of a table, and values of an object."""
+MOST_EMPTY = 8
+"""Cells of a table for each that the file has. A sparser one is searched as text alone: the cells that are
+missing would take more work than its text."""
+MAX_DEPTH = 20
+"""Of objects in objects."""
+_LONGEST_NAME = 80
+"""Characters: a column's name stands in every row."""
+_LOOK_AT = 20
+"""Rows by which the separator is told."""
+_YEAR = re.compile("(?:19|20)[0-9]{2}")
+_SEPARATORS = ",;\t|"
+
+
+def read_table(text: str, source: str) -> Document:
+    """CSV with any usual separator. A row's heading is its number as a spreadsheet shows it.
+
+    :raises KnowledgeError: no CSV, or more columns than ``MAX_COLUMNS``.
+    """
+    try:
+        rows = _rows(text, source, _separator(text))
+        first = next(rows, [])
+        names = _names(first)
+        start = 2 if names else 1
+        names = names or [f"column {number}" for number in range(1, len(first) + 1)]
+        told = [] if start == 2 else [first]
+        return _document(source, "row", enumerate(_pairs(names, (*told, *rows)), start))
+    except csv.Error as error:
+        raise KnowledgeError(f"{source} is no CSV that can be read: {error}.") from None
+
+
+def read_json_lines(text: str, source: str) -> Document:
+    """A JSON value a line. :raises KnowledgeError: a line is none, or is nested too deep."""
+    numbered = ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    values = ((number, _parse(line, source, f", line {number},")) for number, line in numbered)
+    return _document(source, "line", ((number, _flat(value, source)) for number, value in values))
+
+
+def read_json(text: str, source: str) -> Document:
+    """A list of objects, or an object of which one value is such a list; any other object is one row.
+
+    :raises KnowledgeError: no JSON, or nested too deep.
+    """
+    value = _parse(text, source, "")
+    if isinstance(value, dict):
+        lists = [
+            item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)
+        ]
+        value = lists[0] if len(lists) == 1 else value
+    items = value if isinstance(value, list) else [value]
+    return _document(source, "item", ((number, _flat(item, source)) for number, item in enumerate(items, 1)))
+
+
+def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[str, str]]]]) -> Document:
+    lines: list[str] = []
+    headings: list[Heading] = []
+    columns: dict[str, int] = {}
+    kept: list[Row] = []
+    shared: dict[str, str] = {}
+    length = filled = 0
+    is_table = True
+    for number, row in rows:
+        pairs = list(row)
+        filled += len(pairs)
+        line = CELLS.join(f"{name}: {value}" if name else value for name, value in pairs if value)
+        if line:
+            if length + len(line) > MAX_CHARACTERS:
+                raise KnowledgeError(
+                    f"{source} is too large with its columns' names; part it into several files."
+                )
+            headings.append(Heading(1, f"{word} {number}", length, length))
+            check_headings(source, len(headings))
+            lines.append(line)
+            is_table = is_table and len(columns) * len(kept) <= min(MAX_CELLS, MOST_EMPTY * filled)
+            if is_table:
+                kept.append(Row(number, length, length + len(line), _cells(pairs, columns, shared)))
+            length += len(line) + 1
+    table = _table(list(columns), kept) if is_table else None
+    return Document(source, PurePath(source).name, "\n".join(lines), tuple(headings), table)
+
+
+def _cells(
+    pairs: Iterable[tuple[str, str]], columns: dict[str, int], shared: dict[str, str]
+) -> tuple[str, ...]:
+    """Values by their column, of which there may be new ones. One without a name can't be asked for.
+
+    :param shared: the values so far: what stands in many rows is kept in memory once.
+    """
+    cells = [""] * len(columns)
+    for name, value in pairs:
+        if name:
+            place = columns.setdefault(name, len(columns))
+            cells[place : place + 1] = [shared.setdefault(value, value)]
+    return tuple(cells)
+
+
+def _table(names: list[str], rows: list[Row]) -> Table | None:
+    """None for one that is too large, or has nothing."""
+    if not rows or len(names) > MAX_COLUMNS or len(names) * len(rows) > MAX_CELLS:
+        return None
+    return make_table(
+        names, (replace(row, cells=row.cells + ("",) * (len(names) - len(row.cells))) for row in rows)
+    )
+
+
+def _separator(text: str) -> str:
+    """The one that parts most rows into equally many columns."""
+
+    def evenness(separator: str) -> tuple[int, int]:
+        rows = islice(csv.reader(StringIO(text, newline=""), delimiter=separator), _LOOK_AT)
+        try:
+            widths = Counter(len(row) for row in rows if len(row) > 1)
+        except csv.Error:
+            return (0, 0)
+        width, count = max(widths.items(), key=lambda item: (item[1], item[0]), default=(0, 0))
+        return (count, width)
+
+    return max(_SEPARATORS, key=evenness)
+
+
+def _rows(text: str, source: str, separator: str) -> Iterator[list[str]]:
+    for row in csv.reader(StringIO(text, newline=""), delimiter=separator):
+        if len(row) > MAX_COLUMNS:
+            raise KnowledgeError(f"{source} has {len(row):,} columns; at most {MAX_COLUMNS:,} are read.")
+        yield [_line(cell) for cell in row]
+
+
+def _names(row: list[str]) -> list[str]:
+    """Of the columns, if the first row has them: words, or years, most of them there and none twice."""
+    there = [cell for cell in row if cell]
+    if len(set(there)) < len(there) or 2 * len(there) < len(row) or all(map(_is_number, there)):
+        return []
+    if any(_is_number(cell) and not _YEAR.fullmatch(cell) for cell in there):
+        return []
+    return [cell[:_LONGEST_NAME] for cell in row]
+
+
+def _is_number(cell: str) -> bool:
+    return cell.strip("+-%€$ ").replace(".", "").replace(",", "").isdecimal()
+
+
+def _pairs(names: list[str], rows: Iterable[list[str]]) -> Iterator[Iterable[tuple[str, str]]]:
+    """Cells beyond the header's have no name."""
+    all_names = (*names, *[""] * MAX_COLUMNS)
+    for row in rows:
+        yield zip(all_names, row, strict=False)
+
+
+def _parse(text: str, source: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise KnowledgeError(f"{source}{where} is nested too deep.") from None
+    except ValueError as error:  # an integer of more than 4,300 digits too
+        raise KnowledgeError(f"{source}{where} is no JSON that can be read: {error}.") from None
+
+
+def _flat(value: Any, source: str) -> list[tuple[str, str]]:
+    """An object's values with the way to each: ``{"a": {"b": 1}}`` gives ``a.b: 1``."""
+    pairs: list[tuple[str, str]] = []
+
+    def walk(names: tuple[str, ...], value: Any) -> None:
+        if len(names) > MAX_DEPTH:
+            raise KnowledgeError(f"{source} is nested too deep; at most {MAX_DEPTH} levels are read.")
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk((*names, _line(key)[:_LONGEST_NAME]), item)
+        elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+            for number, item in enumerate(value, 1):
+                walk((*names, str(number)), item)
+        else:
+            pairs.append((".".join(names), _scalar(value)))
+        if len(pairs) > MAX_COLUMNS:
+            raise KnowledgeError(
+                f"{source} has an object of more than {MAX_COLUMNS:,} values; part it into several."
+            )
+
+    walk((), value)
+    return pairs
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_scalar, value))
+    if isinstance(value, str):
+        return _line(value)
+    return "" if value is None else json.dumps(value)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,275 @@
+"""HTML as plain text: what a reader of the page would read, with its headings, lists, tables and samples.
+
+Written for pages as they are: tags that are never closed, or closed twice, do no harm. Scripts, navigation
+and lists of contents are left out; where a page says which part is the main one, only that is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import PurePath
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.documents.passages import Document
+from edgeslm.knowledge.readers.document_builder import Draft
+
+_LEFT_OUT = frozenset(
+    {
+        *("script", "style", "nav", "noscript", "template", "svg", "math", "iframe", "object", "canvas"),
+        *("button", "select", "textarea", "footer", "audio", "video", "dialog"),
+    }
+)
+_LEFT_OUT_ROLES = frozenset({"navigation", "search", "banner", "contentinfo", "menu"})
+_LEFT_OUT_CLASSES = frozenset(
+    {
+        *("toc", "table-of-contents", "list-of-tables", "list-of-figures", "list-of-examples", "navheader"),
+        *("navfooter", "navbar", "breadcrumb", "breadcrumbs", "sphinxsidebar", "headerlink", "skip-link"),
+        *("mw-editsection", "noprint"),
+    }
+)
+"""What generators call that which leads elsewhere: DocBook, Sphinx, MkDocs, MediaWiki."""
+_PAGE_ITSELF = frozenset({"html", "body", "main", "article"})
+_VOID = frozenset(
+    {
+        *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source"),
+        *("track", "wbr"),
+    }
+)
+_HEADINGS = {f"h{level}": level for level in range(1, 7)}
+_BLOCKS = frozenset(
+    {
+        *(
+            "p",
+            "div",
+            "section",
+            "article",
+            "main",
+            "header",
+            "body",
+            "blockquote",
+            "ul",
+            "ol",
+            "dl",
+            "dt",
+            "dd",
+        ),
+        *("li", "table", "tr", "caption", "figure", "figcaption", "address", "details", "summary", "aside"),
+        *("form", "fieldset", "pre", "hr", "head", "html", "title", *_HEADINGS),
+    }
+)
+_ENDS_A_ROW = frozenset({"table", "pre", "tr", "dt", *_HEADINGS})
+"""Begun within a cell, they show that the table only lays out the page."""
+_TERM_LEVEL = 7
+"""Of an option that is described: below all headings of HTML."""
+_OPTION = re.compile(r"--?[\w?]")
+_MAIN = re.compile(r"<main[\s>]", re.IGNORECASE)
+_CONDITION = re.compile(r"<!\[(?!CDATA\[)[^>]{0,500}>")
+"""Word's and old browsers' own; the parser stumbles over them."""
+_EMBEDDED = re.compile(r"data:[\w/+.-]{1,100};base64,[\w+/=]*+")
+"""Pictures within the page."""
+_CHUNK = 65_536
+_END_TAG = 20
+_MOST_WAITING = 262_144
+_MOST_LEFT = 10_000
+"""Characters of what isn't closed that the parser keeps, and gets at the end: its time is their square."""
+_SPACE = re.compile(r"\s+")
+
+
+def read_web_page(text: str, source: str) -> Document:
+    """The title is the page's.
+
+    :raises KnowledgeError: no parser could make sense of it.
+    """
+    text = _EMBEDDED.sub("", _CONDITION.sub("", "".join(_without_comments(text))))
+    document = _read(text, source, has_main=_MAIN.search(text) is not None)
+    return document if document.text else _read(text, source, has_main=False)
+
+
+def _read(text: str, source: str, *, has_main: bool) -> Document:
+    page = _Page(has_main=has_main)
+    try:
+        for start in range(0, len(text), _CHUNK):
+            page.feed(text[start : start + _CHUNK])
+            page.give_up(_MOST_WAITING)
+        page.give_up(_MOST_LEFT)
+        page.close()
+    except AssertionError as error:  # the parser's way to refuse a declaration
+        raise KnowledgeError(f"{source} is no HTML that can be read: {error}.") from None
+    page.end_lines()
+    first = page.draft.headings[0].title if page.draft.headings else PurePath(source).name
+    return page.draft.document(source, page.title or first)
+
+
+def _without_comments(text: str) -> Iterator[str]:
+    """One that isn't closed goes on to the end."""
+    end = 0
+    while (start := text.find("<!--", end)) >= 0:
+        yield text[end:start]
+        closed = text.find("-->", start)
+        end = closed + 3 if closed >= 0 else len(text)
+    yield text[end:]
+
+
+class _Page(HTMLParser):
+    """Collects text until a block ends, then writes it down as what it is."""
+
+    def __init__(self, *, has_main: bool) -> None:
+        super().__init__(convert_charrefs=True)
+        self.draft = Draft()
+        self.title = ""
+        self._main = 0 if has_main else 1
+        self._skipped = ("", 0)
+        """The outermost tag that is left out, and how many of its name are open."""
+        self._text: list[str] = []
+        self._lines: list[str] = []
+        """Of a list or a table so far."""
+        self._cells: list[str] | None = None
+        """Of the row so far; None outside of rows."""
+        self._lists: list[int] = []
+        """Of each open list the number of its next item; 0 for one without numbers."""
+        self._mark = ""
+        self._block = ""
+        """The tag whose text is collected, if it matters which."""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        skipped, depth = self._skipped
+        if depth:
+            self._skipped = (skipped, depth + (tag == skipped))
+        elif tag == "br":
+            self._text.append("\n")
+        elif tag == "img":
+            alt = dict(attrs).get("alt") or ""
+            self._text.append("" if alt.startswith("[") else alt)  # [Note]: an icon
+        elif tag not in _VOID and _is_left_out(tag, dict(attrs)):
+            if tag in _BLOCKS:
+                self._end_block()
+            self._skipped = (tag, 1)
+        elif tag in ("td", "th"):
+            self._end_cell()
+            self._cells = self._cells or []
+        elif tag in _BLOCKS:
+            self._begin_block(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        skipped, depth = self._skipped
+        if depth:
+            self._skipped = (skipped, depth - (tag == skipped))
+        elif tag in ("td", "th"):
+            self._end_cell()
+        elif tag in _BLOCKS:
+            self._end_block()
+            self._leave(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not self._skipped[1]:
+            self._text.append(data if self._block == "pre" else _SPACE.sub(" ", data))
+
+    def give_up(self, most: int) -> None:
+        """What waits for its end, and is longer than ``most`` characters, is text; of a script, nothing."""
+        if len(self.rawdata) > most:
+            waiting = self.rawdata
+            self.rawdata = waiting[-_END_TAG:] if self.cdata_elem else waiting.replace("<", "&lt;")
+
+    def _begin_block(self, tag: str) -> None:
+        if tag in _ENDS_A_ROW:
+            self._end_row()
+        self._end_block()
+        if tag in ("pre", "dt", "title", "summary") or tag in _HEADINGS:
+            self._block = tag
+        if tag == "main":
+            self._main += 1
+        elif tag in ("ul", "ol"):
+            self._lists.append(int(tag == "ol"))
+        elif tag == "li":
+            number = self._lists[-1] if self._lists else 0
+            self._mark = f"{number}. " if number else "* "
+            if number:
+                self._lists[-1] += 1
+        elif tag in ("dl", "dt", "table"):
+            self.end_lines()
+            if tag == "dt":
+                self.draft.leave(_TERM_LEVEL)
+
+    def _leave(self, tag: str) -> None:
+        if tag == "main":
+            self._main -= 1
+        elif tag == "tr":
+            self._end_row()
+        elif tag in ("ul", "ol"):
+            del self._lists[-1:]
+            if not self._lists:
+                self.end_lines()
+        elif tag in ("dl", "table", "dd"):
+            self.end_lines()
+        if tag in ("dl", "details"):
+            self.draft.leave(_TERM_LEVEL)
+
+    def _end_block(self) -> None:
+        """What was collected is a block of its own; in a cell it is a part of that."""
+        if self._cells is not None:
+            self._text.append(" ")
+            return
+        block, text = self._block, "".join(self._text)
+        self._block, self._text = "", []
+        if block == "title":
+            self.title = self.title or _SPACE.sub(" ", text).strip()
+        elif self._main <= 0 or not text.strip():
+            return
+        elif block in _HEADINGS:
+            self.end_lines()
+            self.draft.heading(_HEADINGS[block], text.strip(" \n¶"))
+        elif block == "summary" or (block == "dt" and _OPTION.match(text.strip())):
+            self.end_lines()
+            self.draft.heading(_TERM_LEVEL, text)
+        elif block == "pre":
+            self.end_lines()
+            self.draft.lines("\n".join(f"    {line}" for line in text.expandtabs().strip("\n").split("\n")))
+        elif block == "dt" or self._lists:
+            self._add_item(text)
+        else:
+            self.end_lines()
+            self.draft.lines("\n".join(line.strip() for line in text.split("\n") if line.strip()))
+
+    def _add_item(self, text: str) -> None:
+        indent = "  " * max(0, len(self._lists) - 1) if len(self._lists) < 10 else ""
+        line = _SPACE.sub(" ", text).strip()
+        self._lines.append(indent + (self._mark or "  " * bool(self._lists)) + line)
+        self._mark = ""
+
+    def _end_cell(self) -> None:
+        if self._cells is None:
+            self._end_block()
+        else:
+            if text := _SPACE.sub(" ", "".join(self._text)).strip():
+                self._cells.append(text)
+            self._text = []
+
+    def _end_row(self) -> None:
+        if self._cells is not None:
+            self._end_cell()
+            if self._cells and self._main > 0:
+                self._lines.append(" | ".join(self._cells))
+            self._cells = None
+
+    def end_lines(self) -> None:
+        """List and table are complete."""
+        self._end_row()
+        if self._text:
+            self._end_block()
+        lines, self._lines = self._lines, []
+        self.draft.lines("\n".join(lines))
+
+
+def _is_left_out(tag: str, attributes: dict[str, str | None]) -> bool:
+    if tag in _PAGE_ITSELF:
+        return False
+    classes = {*(attributes.get("class") or "").split(), attributes.get("id") or ""}
+    return (
+        tag in _LEFT_OUT
+        or attributes.get("role") in _LEFT_OUT_ROLES
+        or "hidden" in attributes
+        or bool(classes & _LEFT_OUT_CLASSES)
+        or {"contents", "topic"} <= classes  # docutils
+    )

@@ -1,0 +1,1 @@
+"""The process of the collections: searches, watched folders, remembered messages, quarantine."""

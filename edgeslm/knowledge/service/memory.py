@@ -1,0 +1,71 @@
+"""Messages that a collection remembers: each is a document of its own, found until its time is over."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.documents.passages import Document, split
+from edgeslm.knowledge.index.collection import Collection, Origin
+from edgeslm.knowledge.index.queries import Memory
+from edgeslm.knowledge.readers.reader import check_document
+from edgeslm.storage.erasure_filter import Choice
+
+
+def remember(
+    collection: Collection, memories: Sequence[Memory], on_refused: Callable[[str], None] = lambda why: None
+) -> int:
+    """Puts all of them, on the disk at its end and in one transaction, which costs one sync. Without vectors,
+    until they are embedded.
+
+    :param on_refused: told of each that can't be kept, in a sentence without its text.
+    :return: how many are kept.
+    :raises KnowledgeError: the collection can't be written; none is kept.
+    """
+    kept = 0
+    with collection.together():
+        for memory in memories:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(memory.at))
+            try:
+                document = check_document(Document(memory.source, f"{memory.topic} {when}", memory.text))
+            except KnowledgeError as error:
+                on_refused(str(error))
+                continue
+            raw = memory.text.encode(errors="surrogatepass")
+            expires = None if memory.keep_s is None else memory.at + memory.keep_s
+            origin = Origin(hashlib.sha256(raw).hexdigest(), len(raw), memory.at, None, expires)
+            collection.put(document, split(document), origin)
+            kept += 1
+    return kept
+
+
+def forget(collection: Collection, choice: Choice, *, dry_run: bool = False) -> int:
+    """Erases the messages that fit, so that no byte of them is left in the collection's file.
+
+    :return: how many.
+    :raises KnowledgeError: the collection can't be written.
+    """
+    now = time.time()
+    chosen = [
+        entry.source
+        for entry in collection.documents()
+        if entry.origin.file is None and choice.fits(_id_in(entry.source, choice), now - entry.origin.mtime)
+    ]
+    if not dry_run:
+        with collection.together():
+            for source in chosen:
+                collection.remove(source)
+        collection.shrink()  # also for what was removed before: its bytes may still be there
+    return len(chosen)
+
+
+def _id_in(source: str, choice: Choice) -> str | None:
+    """The id that a message's source ends with, before the name that the node gave it.
+
+    Topics and ids may have blanks, so the id that is looked for says where it begins.
+    """
+    named = source.rpartition(" ")[0]
+    parts = named.split(" ")
+    return next((id for n in range(1, len(parts)) if choice.fits(id := " ".join(parts[n:]), 0.0)), None)

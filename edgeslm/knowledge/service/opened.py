@@ -1,0 +1,62 @@
+"""Collections that stay open, each until its file is another one: removed by hand, or put in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.fair_lock import Turns
+
+NO_TURNS: Final[Mapping[str, Turns]] = MappingProxyType({})
+
+
+class OpenCollections:
+    """By name; of one thread.
+
+    :param paths: name -> the collection's file. :param turns: see :class:`Collection`, by name.
+    :param on_new: told of each that is opened, for what was known of the one before.
+    """
+
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        *,
+        writes: bool = False,
+        turns: Mapping[str, Turns] = NO_TURNS,
+        on_new: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._paths = paths
+        self._writes = writes
+        self._turns = turns
+        self._on_new = on_new
+        self._open: dict[str, tuple[Collection, tuple[int, int]]] = {}
+
+    def get(self, name: str) -> Collection:
+        """:raises KnowledgeError: it isn't there, or can't be used."""
+        opened = self._open.get(name)
+        if opened is not None:
+            if _identity(opened[0].file) == opened[1]:
+                return opened[0]
+            self.close(name)
+        collection = Collection(self._paths[name], writes=self._writes, turns=self._turns.get(name))
+        collection.open()
+        self._open[name] = (collection, _identity(collection.file))
+        self._on_new(name)
+        return collection
+
+    def close(self, name: str) -> None:
+        """It is opened anew when it is next wanted; nothing if it isn't open."""
+        if (opened := self._open.pop(name, None)) is not None:
+            opened[0].close()
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """Which file it is; a missing one is none."""
+    with suppress(OSError):
+        status = file.stat()
+        return (status.st_dev, status.st_ino)
+    return (0, 0)

@@ -1,0 +1,253 @@
+"""The parent's handle on the process of the collections: start it, ask it, notice its death.
+
+Imports neither numpy nor an engine. What embeds texts is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.ipc.codec import FrameError
+from edgeslm.ipc.process import Child
+from edgeslm.knowledge.index.queries import Memory, Query, Shelf, TableAnswer, encode_shelf
+from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.service.frames import (
+    FROM_COLLECTIONS,
+    TO_COLLECTIONS,
+    Asked,
+    Compute,
+    Computed,
+    Embed,
+    Failed,
+    Passages,
+    Ready,
+    Refused,
+    Remember,
+    Remembered,
+    Said,
+    Seek,
+    Trouble,
+    Vectors,
+)
+
+log = logging.getLogger("edgeslm.knowledge")
+
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "edgeslm.knowledge.service.worker")
+"""-P keeps the working directory off the module path."""
+
+STOP_GRACE_S = 5.0
+AGAIN_S = 1.0
+"""Before a process that ended is started again, if folders are watched; twice as long after each time."""
+MOST_AGAIN_S = 60.0
+CALM_S = 300.0
+"""A process that lived so long didn't end of what it does first: the pause begins anew."""
+TRIES = 2
+"""A search is harmless: one during which the process ended is tried once more."""
+
+EmbedTexts = Callable[[str, Sequence[str]], Awaitable[Sequence[Sequence[float]]]]
+"""Texts of a collection to vectors by its encoder."""
+
+_Answer = TypeVar("_Answer", Passages, Computed, Remembered)
+
+
+class _EndedError(KnowledgeError):
+    """The process ended meanwhile."""
+
+
+class KnowledgeProcess:
+    """One process for all collections of a node; lives on one event loop.
+
+    :param embed: asked for the vectors of what was added; what it raises puts that off.
+    """
+
+    def __init__(
+        self,
+        shelves: Sequence[Shelf],
+        *,
+        embed: EmbedTexts,
+        log_level: str = "WARNING",
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self._shelves = shelves
+        self._names = {shelf.name for shelf in shelves}
+        self._embed = embed
+        self._log_level = log_level
+        self._command = command
+        self._child = Child(TO_COLLECTIONS, FROM_COLLECTIONS, self._handle, self._lost)
+        self._ready: asyncio.Future[None] | None = None
+        self._pending: dict[int, tuple[type, asyncio.Future[Any]]] = {}
+        """By number: what answers it."""
+        self._number = 0
+        self._troubles: dict[str, str] = {}
+        self._starting = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._embeds_for = 0
+        """The process, by its number, whose texts are being embedded."""
+        self._stopped = False
+        self._ready_at = 0.0
+        self._pause_s = AGAIN_S
+        self._again: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps collections from being up to date, in sentences."""
+        return [f"The collection {name}: {why}." for name, why in sorted(self._troubles.items())]
+
+    async def start(self) -> None:
+        """Starts the process and waits until its collections are open; nothing if it runs.
+
+        :raises KnowledgeError: one of them can't be used, or the process can't be started.
+        """
+        async with self._starting:
+            if self._child.is_linked or self._stopped:
+                return
+            arguments = [self._log_level, *(encode_shelf(shelf) for shelf in self._shelves)]
+            try:
+                await self._child.start(self._command, arguments)
+            except OSError as error:
+                raise KnowledgeError(f"collections can't be opened: {error.strerror}") from None
+            loop = asyncio.get_running_loop()
+            self._ready = loop.create_future()
+            try:
+                await self._ready
+                self._ready_at = loop.time()
+            except BaseException:
+                self._child.bury()
+                self._fail(KnowledgeError("the collections were not opened"))
+                raise
+
+    async def seek(self, query: Query) -> list[Found]:
+        """:raises KnowledgeError: a collection can't be searched."""
+        return list((await self._ask(Passages, lambda number: Seek(number, query))).found)
+
+    async def compute(self, query: Query) -> TableAnswer | None:
+        """:raises KnowledgeError: a collection can't be read."""
+        return (await self._ask(Computed, lambda number: Compute(number, query))).answer
+
+    async def remember(self, collection: str, memory: Memory) -> None:
+        """Returns when it is on the disk.
+
+        :raises KnowledgeError: it can't be written.
+        """
+        await self._ask(Remembered, lambda number: Remember(number, collection, memory))
+
+    async def stop(self) -> None:
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
+        self._fail(KnowledgeError("the node is stopping"))
+        await self._child.stop(STOP_GRACE_S)  # killed in a transaction, that is as if it never was
+
+    async def _ask(self, answer: type[_Answer], make: Callable[[int], Asked]) -> _Answer:
+        attempt = 1
+        while True:
+            await self.start()
+            if not self._child.is_linked:
+                raise KnowledgeError("the node is stopping")
+            self._number += 1
+            future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+            try:
+                self._child.send(make(self._number))
+            except FrameError as error:
+                raise KnowledgeError(f"collections can't be asked that: {error}") from None
+            number = self._number
+            self._pending[number] = answer, future
+            try:
+                return await future
+            except _EndedError:
+                if attempt == TRIES:
+                    raise
+                attempt += 1
+            finally:
+                self._pending.pop(number, None)
+
+    def _handle(self, said: Said) -> None:
+        if isinstance(said, Ready | Refused):
+            if self._ready is not None and not self._ready.done():
+                if isinstance(said, Ready):
+                    self._ready.set_result(None)
+                else:
+                    self._ready.set_exception(KnowledgeError(said.sentence))
+        elif isinstance(said, Embed | Trouble):
+            if said.collection not in self._names:
+                raise FrameError("it names a collection that there isn't")
+            self._hear(said)
+        else:
+            expected, future = self._pending.get(said.number, (None, None))
+            if expected is None or future is None or future.done():
+                return
+            if isinstance(said, Failed):
+                future.set_exception(KnowledgeError(said.sentence))
+            elif isinstance(said, expected):
+                future.set_result(said)
+            else:
+                raise FrameError("it answers something else than was asked")
+
+    def _hear(self, said: Embed | Trouble) -> None:
+        if isinstance(said, Trouble):
+            self._note(said.collection, said.sentence)
+        else:
+            if self._embeds_for == self._child.starts:
+                raise FrameError("it asks for vectors before it has those it asked for")
+            self._embeds_for = self._child.starts
+            self._begin(self._give_vectors(said))
+
+    def _note(self, name: str, why: str | None) -> None:
+        self._troubles.pop(name, None)
+        if why is not None:
+            log.warning("the collection %s: %s", name, why)
+            self._troubles[name] = why
+
+    async def _give_vectors(self, asked: Embed) -> None:
+        vectors, asked_by = None, self._child.starts
+        try:
+            vectors = tuple(await self._embed(asked.collection, asked.texts))
+        except Exception as error:  # whatever it is, words find the passages meanwhile
+            log.warning("passages of %s can't be embedded now: %s", asked.collection, type(error).__name__)
+        if self._child.starts == asked_by:  # another process counts anew, and asked for others
+            self._embeds_for = 0
+            self._child.send(Vectors(asked.number, vectors))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _lost(self, status: str) -> None:
+        log.error("the process of the collections ended unexpectedly (%s)", status)
+        self._fail(_EndedError(f"the process of the collections ended unexpectedly ({status})"))
+        if asyncio.get_running_loop().time() - self._ready_at > CALM_S:
+            self._pause_s = AGAIN_S
+        is_kept = any(shelf.is_kept for shelf in self._shelves)
+        if is_kept and not self._stopped and (self._again is None or self._again.done()):
+            self._again = self._begin(self._start_again())
+
+    async def _start_again(self) -> None:
+        """Until it runs."""
+        while True:
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(MOST_AGAIN_S, 2 * self._pause_s)
+            try:
+                await self.start()
+                return
+            except KnowledgeError as error:  # the next search says so too
+                log.error("the collections can't be opened again: %s", error)
+
+    def _fail(self, error: Exception) -> None:
+        """Nothing more is expected of the process; what waits for it fails with ``error``."""
+        waiting: list[asyncio.Future[Any]] = [future for _, future in self._pending.values()]
+        if self._ready is not None:
+            waiting.append(self._ready)
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)

@@ -1,0 +1,155 @@
+"""The process of a node's collections: one thread searches, others keep folders and messages in them.
+
+It is its own process because numpy and a search's vectors have no place in the one that holds the connection
+to the broker. What embeds texts is an engine of the node, which is asked over the pipe. It ends when the pipe
+closes, whatever it is doing: a collection holds whole documents at any time. What is said
+over it is in ``frames``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.ipc.pipe import Pipe
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import Query, Shelf, parse_shelf
+from edgeslm.knowledge.index.search import Place, search_all
+from edgeslm.knowledge.service.frames import (
+    FROM_COLLECTIONS,
+    TO_COLLECTIONS,
+    Answered,
+    Asked,
+    Compute,
+    Computed,
+    Failed,
+    Passages,
+    Ready,
+    Refused,
+    Remember,
+    Said,
+    Seek,
+)
+from edgeslm.knowledge.service.indexer import Keeper
+from edgeslm.knowledge.service.opened import OpenCollections
+from edgeslm.knowledge.table_qa.answers import answer_from_tables
+from edgeslm.telemetry.log_lines import set_up_logging
+
+log = logging.getLogger("edgeslm.knowledge")
+
+
+class Mailbox:
+    """The pipe, to which all threads write; its end ends the process."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def send(self, said: Said) -> None:
+        """:raises FrameError: it is too long."""
+        try:
+            self._pipe.send(said)
+        except OSError:
+            os._exit(0)  # the parent is gone or done with us
+
+    def receive(self) -> Asked:
+        try:
+            asked: Asked = self._pipe.receive()
+        except (EOFError, OSError):
+            os._exit(0)
+        return asked
+
+
+class Searcher:
+    """The collections, opened to be read."""
+
+    def __init__(self, shelves: Sequence[Shelf]) -> None:
+        self._encoders = {shelf.name: shelf.encoder for shelf in shelves}
+        self.opened = OpenCollections({shelf.name: shelf.path for shelf in shelves})
+
+    def search(self, number: int, query: Query) -> Passages:
+        """:raises KnowledgeError: a collection can't be read."""
+        places = []
+        for name in query.collections:
+            collection = self.opened.get(name)
+            tag, own = collection.encoder, self._encoders[name]
+            is_embedded = tag is not None and own is not None and tag.digest == own.digest
+            places.append(Place(collection, query.vector if is_embedded else None, name))
+        return Passages(number, tuple(search_all(places, query.question, k=query.k, only=query.only)))
+
+    def compute(self, number: int, query: Query) -> Computed:
+        """What the tables say, if all collections that have an answer have the same.
+
+        :raises KnowledgeError: a collection can't be read.
+        """
+        answers = []
+        for name in query.collections:
+            answer = answer_from_tables(self.opened.get(name), query.question, only=query.only)
+            if answer is not None:
+                answers.append(answer)
+        agree = len({answer.values for answer in answers}) == 1
+        return Computed(number, answers[0] if agree else None)
+
+
+def serve(pipe: Pipe, shelves: list[Shelf]) -> None:
+    """Opens the collections, says so, and answers until the pipe closes."""
+    mailbox = Mailbox(pipe)
+    keeper = Keeper([shelf for shelf in shelves if shelf.is_kept], mailbox.send)
+    searcher = Searcher(shelves)
+    try:
+        keeper.make()
+        for shelf in shelves:
+            _check_encoder(shelf, searcher.opened.get(shelf.name))
+    except KnowledgeError as error:
+        mailbox.send(Refused(str(error)))
+        return
+    mailbox.send(Ready())
+    keeper.start()
+    while True:
+        match mailbox.receive():
+            case Seek(number, query):
+                _answer(mailbox, number, partial(searcher.search, number, query))
+            case Compute(number, query):
+                _answer(mailbox, number, partial(searcher.compute, number, query))
+            case Remember(number, collection, memory):
+                keeper.remember(number, collection, memory)
+            case vectors:
+                keeper.take_vectors(vectors)
+
+
+def _check_encoder(shelf: Shelf, collection: Collection) -> None:
+    tag = collection.encoder
+    if tag is not None and shelf.encoder is not None and tag.digest != shelf.encoder.digest:
+        raise KnowledgeError(
+            f"knowledge.{shelf.name}.encoder: {collection.file} was embedded with another encoder, "
+            f"{tag.path}; name that one, or embed all passages anew (edgeslm knowledge add --re-embed)"
+        )
+
+
+def _answer(mailbox: Mailbox, number: int, work: Callable[[], Answered]) -> None:
+    try:
+        mailbox.send(work())
+    except KnowledgeError as error:
+        mailbox.send(Failed(number, str(error)))
+    except Exception as error:  # a mistake of ours; the type alone, since its text may quote the question
+        log.error("a search failed: %s", type(error).__name__)
+        log.debug("a search failed", exc_info=True)
+        mailbox.send(Failed(number, f"the search failed ({type(error).__name__})"))
+
+
+def main(argv: list[str]) -> None:
+    """``python -m edgeslm.knowledge.service.worker FD LOG_LEVEL SHELF...``; started by ``process``."""
+    # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    set_up_logging(argv[1], "%(levelname)s %(name)s %(message)s")
+    pipe = Pipe(int(argv[0]), FROM_COLLECTIONS, TO_COLLECTIONS)
+    serve(pipe, [parse_shelf(text) for text in argv[2:]])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

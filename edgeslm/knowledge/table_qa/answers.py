@@ -1,0 +1,209 @@
+"""Questions answered from the tables of a collection: computed from named columns, or not at all.
+
+No model reads a number. A question is answered if all that it says is found in one table, as a column, a cell
+or an operation, and if all ways to read it come to the same; the answer says how it was read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from edgeslm.knowledge.documents.cells import CellKind, Column, Row
+from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.queries import Citation, TableAnswer, Value
+from edgeslm.knowledge.index.search import Filter
+from edgeslm.knowledge.index.table_store import KeptTable, find_cells, passages_of, read_rows, read_tables
+from edgeslm.knowledge.index.table_terms import TOTALS, Operation, key_of
+from edgeslm.knowledge.table_qa.mentions import (
+    MOST_WORDS,
+    Cells,
+    Compares,
+    Meaning,
+    Named,
+    Noun,
+    Superlative,
+    Unit,
+    find_mentions,
+    read_tokens,
+)
+from edgeslm.knowledge.table_qa.names import Names, read_names
+from edgeslm.knowledge.table_qa.query import Condition, Query, Result, Unanswerable, Unclear, plain, run_query
+from edgeslm.knowledge.table_qa.reading import find_queries, is_unit
+
+if TYPE_CHECKING:
+    import sqlite3
+
+MOST_TABLES = 200
+"""That are asked; of a collection with more, those that a filter chooses."""
+MOST_CHARACTERS = 4000
+"""Of an answer's text."""
+LONGEST_QUESTION = 1000
+"""Characters; a longer message is something else."""
+MOST_QUERIES = 16
+"""Ways to read a question that are tried on a table's rows."""
+_ALL = Filter()
+_TOTALS = frozenset(map(key_of, TOTALS))
+_DECIMALS = 4
+"""Of an average in the text."""
+
+
+def answer_from_tables(
+    collection: Collection,
+    question: str,
+    *,
+    only: Filter = _ALL,
+    now: float | None = None,
+    on_reason: Callable[[str, str], None] = lambda source, reason: None,
+) -> TableAnswer | None:
+    """The answer that the tables have to a question; None where they have none, or several.
+
+    :param only: which documents' tables are asked.
+    :param now: seconds since 1970, at which documents may have expired.
+    :param on_reason: told of each table that has no answer: its source, and why.
+    :raises KnowledgeError: the collection can't be read.
+    """
+    if len(question) > LONGEST_QUESTION or not 0 < len(read_tokens(question)) <= MOST_WORDS:
+        return None
+    answers: list[TableAnswer] = []
+    with collection.reading() as db:
+        tables = read_tables(
+            db,
+            sources=only.sources,
+            since=only.since,
+            until=only.until,
+            now=time.time() if now is None else now,
+        )
+        if len(tables) > MOST_TABLES:
+            on_reason("", f"there are {len(tables)} tables, more than {MOST_TABLES}")
+            return None
+        unclear = False
+        for table in tables:
+            try:
+                answers.append(_answer(db, table, question, alone=len(tables) == 1))
+            except Unanswerable as error:
+                unclear |= isinstance(error, Unclear)
+                on_reason(table.source, str(error))
+    if unclear:
+        return None
+    if len({answer.values for answer in answers}) > 1:
+        for answer in answers:
+            on_reason(answer.source, f"another table has another answer; this one has {answer.text}")
+        return None
+    return answers[0] if answers else None
+
+
+def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: bool) -> TableAnswer:
+    """:param alone: no other table is asked, so that it needn't be named.
+
+    :raises Unanswerable: this table has no answer; Unclear, if it has several.
+    """
+
+    def lookup(keys: object) -> dict[str, dict[int, set[str]]]:
+        return find_cells(db, table.document, keys)  # type: ignore[arg-type]
+
+    mentions, unknown = find_mentions(question, table.source, table.columns, lookup)
+    if unknown:
+        raise Unanswerable(f"nothing in it is called {', '.join(unknown)}")
+    names = read_names(table.columns)
+    if not alone and not any(_is_of(each, names) for mention in mentions for each in mention.meanings):
+        raise Unanswerable("nothing in it is named")
+    queries, reason = find_queries(read_tokens(question), mentions, table.columns, names)
+    if len(queries) > MOST_QUERIES:
+        raise Unclear("it can be read in too many ways")
+    if any(query.wanted is not None or query.by is not None for query in queries) and lookup(_TOTALS):
+        raise Unanswerable("it has a row of totals")
+    found: dict[tuple[Value, ...], tuple[Query, Result]] = {}
+    for query in queries:
+        try:
+            rows = read_rows(db, table.document, _having(query, table.columns))
+            result = run_query(query, table.columns, rows)
+        except Unclear:
+            raise
+        except Unanswerable as error:
+            reason = str(error)
+        else:
+            found.setdefault(result.values, (query, result))
+        if len(found) > 1:
+            ways = "; ".join(_tell(*each, table.columns) for each in found.values())
+            raise Unclear(f"it can be read in several ways: {ways}")
+    if not found:
+        raise Unanswerable(reason)
+    ((query, result),) = found.values()
+    text = _tell(query, result, table.columns)
+    if len(text) > MOST_CHARACTERS:
+        raise Unanswerable("its cells are too long for an answer")
+    column = None if query.column is None else table.columns[query.column]
+    citations = _cite(db, table, column, query, result.rows)
+    return TableAnswer(text, result.values, table.source, citations, result.matched)
+
+
+def _having(query: Query, columns: Sequence[Column]) -> list[list[str]]:
+    """Cells that the rows of a query have: so that not all rows of a large table are unpacked."""
+    return [
+        [cell for cell in condition.values if isinstance(cell, str)]
+        for condition in query.conditions
+        if columns[condition.place].kind is CellKind.TEXT
+    ][:8]
+
+
+def _is_of(meaning: Meaning, names: Names) -> bool:
+    """Whether it means something of this table, and not of any other with rows."""
+    if isinstance(meaning, Noun):
+        return not meaning.bare and not meaning.days
+    if isinstance(meaning, Unit):
+        return any(name.unit and is_unit(meaning.unit, name.unit) for name in names.all)
+    return isinstance(meaning, Named | Cells | Superlative) or (
+        isinstance(meaning, Compares) and meaning.measure is not None
+    )
+
+
+def _cite(
+    db: sqlite3.Connection, table: KeptTable, column: Column | None, query: Query, rows: Sequence[Row]
+) -> tuple[Citation, ...]:
+    """Of each row the passage that has the cell; a long row has several."""
+    citations = []
+    for row, passages in zip(rows, passages_of(db, table.document, rows), strict=True):
+        cell = "" if column is None or query.column is None else row.cells[query.column]
+        told = f"{column.name}: {cell}" if column is not None else ""
+        chosen = next((passage for passage in passages if told in passage[0]), None)
+        if chosen is not None or passages:
+            citations.append(Citation(table.source, *(chosen or passages[0])))
+    return tuple(citations)
+
+
+def _tell(query: Query, result: Result, columns: Sequence[Column]) -> str:
+    """A result as a sentence that shows how the question was read."""
+    column = None if query.column is None else columns[query.column]
+    name = "rows" if column is None else column.name
+    what = name if query.wanted in (None, Operation.COUNT) else f"{query.wanted.value} {name}"
+    if query.by is not None:
+        which = "largest" if query.largest else "smallest"
+        if columns[query.by].kind is CellKind.DATE:
+            which = "latest" if query.largest else "earliest"
+        what = f"{name} with the {which} {columns[query.by].name} ({result.best})"
+    elif query.wanted is Operation.COUNT and column is not None:
+        what = f"number of {name}"
+    conditions = " and ".join(_condition(each, columns[each.place]) for each in query.conditions)
+    where = f" where {conditions}" if conditions else ""
+    counts = query.wanted in (Operation.COUNT, Operation.DISTINCT)
+    unit = f" {column.unit}" if column is not None and column.unit and not counts else ""
+    return f"{what}{where}: {', '.join(f'{_shown(value)}{unit}' for value in result.values)}"
+
+
+def _condition(condition: Condition, column: Column) -> str:
+    how = "is" if condition.comparison is None else condition.comparison.value
+    joined = " and " if condition.comparison is not None else " or "
+    return f"{column.name} {how} {joined.join(_told(value) for value in condition.values)}"
+
+
+def _told(value: str | bool | Decimal) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else _shown(plain(value))
+
+
+def _shown(value: Value) -> str:
+    return f"{value:.{_DECIMALS}f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

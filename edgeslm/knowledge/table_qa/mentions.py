@@ -1,0 +1,366 @@
+"""What each stretch of a question can mean beside one table: a column, cells, an operation, a number, a date.
+
+The longest stretch counts: ``temp max`` is a column before ``max`` is an operation. A stretch may mean
+several things, which are all kept. A word that means nothing is told: then the table isn't asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import PurePath
+
+from edgeslm.knowledge.documents.cells import CellKind, Column
+from edgeslm.knowledge.documents.dates import find_moments
+from edgeslm.knowledge.index.table_terms import (
+    BEHIND,
+    COMPARATIVES,
+    COMPARISONS,
+    COUNTING,
+    DAYS,
+    DENIALS,
+    EMPTY_COMPARISONS,
+    FUNCTION,
+    INTRODUCING,
+    NEUTRAL,
+    PHRASES,
+    ROWS,
+    SUPERLATIVES,
+    UNITS,
+    Comparison,
+    Measure,
+    Operation,
+    alike,
+    fold,
+    parse_name,
+    singular,
+)
+from edgeslm.knowledge.table_qa.names import read_names
+
+MOST_WORDS = 48
+"""Of a question to a table; a longer message asks something else."""
+_LONGEST = 12
+"""Words of a cell or a column's name in a question."""
+
+_TOKEN = re.compile(
+    r"(?P<own>(?<=\w)['’](?:s|d|m|re|ve|ll)\b)|(?:(?<![\w.,)])[-−](?=\d))?\d+(?:[.,]\d+)*|[^\W\d_]+|[%°€$£<>≥≤]"
+)
+_GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+_PLAIN = re.compile(r"-?\d+(?:[.,]\d+)?")
+_SHORTEST_MISSPELT = 6
+"""Letters of an operation's word. Names of columns need more: a county is no country."""
+_SHORTEST_NAME_MISSPELT = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A word, number or sign of a question, at characters ``start`` up to ``end``."""
+
+    text: str
+    """Folded; a misspelt word as it was meant."""
+    raw: str
+    start: int
+    end: int
+
+    @property
+    def plural(self) -> bool:
+        return self.text[-1] == "s" and singular(self.text) != self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A column. ``whole``: by all words of its name; ``row``: the document is called so too."""
+
+    place: int
+    whole: bool
+    plural: bool
+    row: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Cells of a column of texts that are all written like that."""
+
+    place: int
+    cells: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    value: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Date:
+    moment: str
+    """See :mod:`moments`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    operation: Operation
+    counting: bool = False
+    """See ``table_terms.COUNTING``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compares:
+    comparison: Comparison
+    measure: Measure | None = None
+    empty: bool = False
+    """It says nothing where no value follows."""
+    behind: bool = False
+    """It stands behind its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Superlative:
+    measure: Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """What a row is: ``days``, if there is one a day; ``bare``, a row and nothing else."""
+
+    days: bool
+    plural: bool
+    bare: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """Stands between two values."""
+
+
+Meaning = Named | Cells | Number | Date | Unit | Asks | Compares | Superlative | Noun | Or
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A stretch of the question, tokens ``first`` up to ``last``, and what it may mean."""
+
+    first: int
+    last: int
+    said: str
+    meanings: tuple[Meaning, ...]
+
+
+Lookup = Callable[[Collection[str]], dict[str, dict[int, set[str]]]]
+"""From keys of cells to those that there are, by key and the place of their column."""
+
+
+def read_tokens(question: str) -> list[Token]:
+    return [
+        Token(fold(match[0]), match[0], *match.span())
+        for match in _TOKEN.finditer(question)
+        if not match["own"] and fold(match[0])
+    ]
+
+
+def find_mentions(
+    question: str, source: str, columns: Sequence[Column], lookup: Lookup
+) -> tuple[list[Mention], list[str]]:
+    """What a question mentions of a table, in its order, and its words that mean nothing there.
+
+    :param source: of the table's document, whose name says what a row is.
+    """
+    reader = _Reader(question, source, columns, lookup)
+    mentions: list[Mention] = []
+    unknown: list[str] = []
+    at = 0
+    while at < len(reader.tokens):
+        mention = reader.longest(at)
+        if mention is not None:
+            mentions.append(mention)
+            at = mention.last
+            continue
+        if not reader.says_nothing(at):
+            unknown.append(reader.tokens[at].raw)
+        at += 1
+    return mentions, unknown
+
+
+class _Reader:
+    def __init__(self, question: str, source: str, columns: Sequence[Column], lookup: Lookup) -> None:
+        self.question, self._names = question, read_names(columns)
+        self._long_names = [word for word in self._names.words if len(word) >= _SHORTEST_NAME_MISSPELT]
+        self._is_date = [column.kind is CellKind.DATE for column in columns]
+        self._nouns = {alike(word) for word in parse_name(PurePath(source).name.split(".")[0])}
+        tokens = read_tokens(question)
+        shouted = question.isupper()
+        self.tokens = tokens
+        self._cells = lookup({key for first in range(len(tokens)) for key in self._keys(first)})
+        self.tokens = [self._meant(token) for token in tokens]
+        # "IT" is a department and "A" a hall, but for the word that a question begins with.
+        self._capitals = [
+            token.raw.isupper() and not shouted and (len(token.raw) > 1 or (at > 0 and token.raw != "I"))
+            for at, token in enumerate(tokens)
+        ]
+        self._dates = self._find_dates()
+
+    def says_nothing(self, at: int) -> bool:
+        word = self.tokens[at].text
+        if word in FUNCTION or word in NEUTRAL:
+            return not self._capitals[at]
+        if word not in INTRODUCING:
+            return False
+        after = self.longest(at + 1) if at + 1 < len(self.tokens) else None
+        return after is not None and any(isinstance(meaning, Cells) for meaning in after.meanings)
+
+    def longest(self, first: int) -> Mention | None:
+        for last in range(min(len(self.tokens), first + _LONGEST), first, -1):
+            meanings = tuple(dict.fromkeys(self._meanings(first, last)))
+            if any(isinstance(meaning, Named) and not self._is_date[meaning.place] for meaning in meanings):
+                # Presses are not the rows of a table in which each reading has a press.
+                meanings = tuple(each for each in meanings if not isinstance(each, Noun) or each.days)
+            if meanings:
+                said = self.question[self.tokens[first].start : self.tokens[last - 1].end]
+                return Mention(first, last, said, meanings)
+        return None
+
+    def _meanings(self, first: int, last: int) -> Iterator[Meaning]:
+        words = [token.text for token in self.tokens[first:last]]
+        phrase = " ".join(words)
+        content = [word for word in words if word not in FUNCTION]
+        yield from self._named(first, last, content)
+        if self._capitals[first] or any(word not in _NO_CELLS for word in content):
+            for place, cells in self._cells.get(_key(words), {}).items():
+                yield Cells(place, frozenset(cells))
+        yield from self._operations(phrase)
+        if (first, last) in self._dates:
+            yield Date(self._dates[first, last])
+        if last - first > 1:
+            return
+        token = self.tokens[first]
+        if (number := _number(token.text)) is not None:
+            yield Number(number)
+        if token.text in UNITS and self._may_be_unit(first):
+            yield Unit(UNITS[token.text])
+        if token.text in ROWS:
+            yield Noun(False, token.plural, True)
+        elif alike(token.text) in self._nouns and token.text not in FUNCTION:
+            yield Noun(False, token.plural, False)
+        if token.text in DAYS:
+            yield Noun(True, token.plural, False)
+        if token.text == "or":
+            yield Or()
+
+    def _may_be_unit(self, at: int) -> bool:
+        """A letter is one only behind a number, a sign or ``in``."""
+        text = self.tokens[at].text
+        if (len(text) > 1 and text not in FUNCTION and text != "min") or not text.isalpha():
+            return True
+        before = self.tokens[at - 1].text if at else ""
+        return _number(before) is not None or before in ("°", "in")
+
+    def _named(self, first: int, last: int, content: Sequence[str]) -> Iterator[Named]:
+        ends = (self.tokens[first].text, self.tokens[last - 1].text)
+        if not any(map(str.isalpha, content)):  # a number alone names no column
+            return
+        if any(word in FUNCTION or not word[0].isalnum() for word in ends):
+            return
+        asked = frozenset(map(alike, content))
+        if len(asked) < len(content) or (ends[0] == "number" and len(content) < last - first):
+            return  # "number of parts" counts them
+        for place, whole in self._names.find(asked):
+            if whole or ends[0] not in NEUTRAL:
+                yield Named(place, whole, self.tokens[last - 1].plural, alike(content[-1]) in self._nouns)
+
+    def _operations(self, phrase: str) -> Iterator[Meaning]:
+        if phrase in PHRASES:
+            yield Asks(PHRASES[phrase], phrase in COUNTING)
+        if phrase in COMPARISONS:
+            comparison = COMPARISONS[phrase]
+            yield Compares(comparison, empty=phrase in EMPTY_COMPARISONS)
+        if phrase in BEHIND:
+            yield Compares(BEHIND[phrase], behind=True)
+        if phrase.endswith(" than") and (measure := COMPARATIVES.get(phrase.removesuffix(" than"))):
+            up = measure.most is Operation.LARGEST
+            yield Compares(Comparison.ABOVE if up else Comparison.BELOW, measure)
+        if phrase in SUPERLATIVES:
+            yield Superlative(SUPERLATIVES[phrase])
+
+    def _keys(self, first: int) -> Iterator[str]:
+        """Of all stretches that begin there."""
+        words = [token.text for token in self.tokens[first : first + _LONGEST]]
+        for last in range(len(words), 0, -1):
+            yield _key(words[:last])
+
+    def _find_dates(self) -> dict[tuple[int, int], str]:
+        """The dates that the question names, by their tokens."""
+        starts = {token.start: place for place, token in enumerate(self.tokens)}
+        ends = {token.end: place for place, token in enumerate(self.tokens, 1)}
+        return {
+            (starts[said.start], ends[end]): said.moment
+            for said in find_moments(self.question)
+            if said.start in starts
+            and (end := next((end for end in (said.end, said.end - 1) if end in ends), -1)) in ends
+        }
+
+    def _meant(self, token: Token) -> Token:
+        """A word that is nothing here but one letter away from a column's name or an operation is that."""
+        if len(token.text) < _SHORTEST_MISSPELT or not token.text.isalpha() or self._knows(token.text):
+            return token
+        near = {
+            word
+            for word in (*self._long_names, *_VOCABULARY)
+            if word[0] == token.text[0] and _is_near(word, token.text)
+        }
+        return replace(token, text=near.pop()) if len({alike(word) for word in near}) == 1 else token
+
+    def _knows(self, word: str) -> bool:
+        return (
+            word in _KNOWN
+            or alike(word) in self._nouns
+            or self._names.has(alike(word))
+            or any(singular(word) in key.split() for key in self._cells)
+        )
+
+
+_PHRASE_WORDS = frozenset(
+    word
+    for phrases in (PHRASES, COMPARISONS, SUPERLATIVES, COMPARATIVES)
+    for phrase in phrases
+    for word in phrase.split()
+)
+_KNOWN = _PHRASE_WORDS | FUNCTION | NEUTRAL | DENIALS | ROWS | DAYS | UNITS.keys()
+_VOCABULARY = frozenset(word for word in _PHRASE_WORDS if len(word) >= _SHORTEST_MISSPELT)
+
+
+_NO_CELLS = DENIALS | {"or"}
+"""What is a cell only in capitals, as function words are: ``NO`` is Norway."""
+
+
+def _key(words: Sequence[str]) -> str:
+    """As ``table_terms.key_of`` has it: without signs."""
+    return " ".join(singular(bare) for word in words if (bare := word.lstrip("-−")) and bare[0].isalnum())
+
+
+def _number(text: str) -> Decimal | None:
+    text = text.replace("−", "-")
+    if _GROUPED.fullmatch(text):
+        return Decimal(text.replace(",", ""))
+    return Decimal(text.replace(",", ".")) if _PLAIN.fullmatch(text) and len(text) <= 30 else None
+
+
+def _is_near(one: str, other: str) -> bool:
+    """One letter more, less, other, or two that changed places (Damerau, 1964)."""
+    if abs(len(one) - len(other)) > 1 or one == other:
+        return False
+    start = 0
+    while start < min(len(one), len(other)) and one[start] == other[start]:
+        start += 1
+    rest, other_rest = one[start:], other[start:]
+    return (
+        rest[1:] == other_rest[1:]
+        or rest[1:] == other_rest
+        or rest == other_rest[1:]
+        or (rest[:2] == other_rest[1::-1] and len(rest) > 1 and rest[2:] == other_rest[2:])
+    )

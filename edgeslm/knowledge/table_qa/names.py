@@ -1,0 +1,111 @@
+"""Names of columns: their words, the unit that they end in, and which of them a question's words name.
+
+A name may be shortened to what it is about: ``release`` for ``release_date``, ``temperature`` for
+``oil_temp_c``, for the last word that isn't a unit, a kind or an extreme says what a column has. Never the
+other way: ``oil temperature`` doesn't name ``temp_c``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from edgeslm.knowledge.documents.cells import CellKind, Column
+from edgeslm.knowledge.index.table_terms import FUNCTION, GENERIC, MINUTES_OF, UNITS, alike, fold, parse_name
+
+_EXTREMES = frozenset({"max", "min", "avg", "total", "sum"})
+_GENERIC = frozenset(map(alike, GENERIC))
+_BRACKETS = re.compile(r"[(\[]\s*([^)\]]{1,12}?)\s*[)\]]\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What a column's name says."""
+
+    words: frozenset[str]
+    """As ``table_terms.alike`` has them, without the unit and words as ``on``."""
+    whole: tuple[frozenset[str], ...]
+    """All its words, with the unit and without."""
+    head: str
+    """The one that it can't do without; "" if there are none."""
+    unit: str
+    """As ``table_terms.UNITS`` has it; "" for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Of all columns of a table, by their places."""
+
+    all: tuple[Name, ...]
+    words: frozenset[str]
+    """All words as they are written."""
+
+    def has(self, word: str) -> bool:
+        return any(word in name.words for name in self.all)
+
+    def find(self, words: frozenset[str]) -> Iterator[tuple[int, bool]]:
+        """The columns that are meant by these words, and whether by all of theirs; only the nearest ones."""
+        levels = [_nearness(words, name) for name in self.all]
+        best = max(levels, default=0)
+        if best:
+            for place, level in enumerate(levels):
+                if level == best:
+                    yield place, level == _WHOLE
+
+    def of(self, dimensions: frozenset[str]) -> list[int]:
+        """The columns that measure something."""
+        return [place for place, name in enumerate(self.all) if name.head in dimensions]
+
+
+_WHOLE, _KIND, _PART = 3, 2, 1
+
+
+def _nearness(words: frozenset[str], name: Name) -> int:
+    """0: not meant."""
+    if words in name.whole:
+        return _WHOLE
+    kinds, others = words & _GENERIC, name.words & _GENERIC
+    if kinds and others and kinds != others:  # a country's name is not its code
+        return 0
+    said, there = words - _GENERIC, name.words - _GENERIC
+    if not said or not there or len(kinds) > 1:
+        return 0
+    if said == there:
+        return _KIND
+    return _PART if said < there and name.head in said else 0
+
+
+def read_names(columns: Sequence[Column]) -> Names:
+    split = [_without_unit(column) for column in columns]
+    # Where only the unit, or what looks like one, tells two columns apart it belongs to the name.
+    alike_words = Counter(frozenset(words) for words, _ in split)
+    names = []
+    for column, (words, unit) in zip(columns, split, strict=True):
+        every = [alike(word) for word in parse_name(column.name)]
+        if alike_words[frozenset(words)] > 1:
+            words = every
+        about = [word for word in words if word not in FUNCTION] or words
+        names.append(Name(frozenset(about), (frozenset(every), frozenset(words)), _head(about), unit))
+    return Names(tuple(names), frozenset(word for column in columns for word in parse_name(column.name)))
+
+
+def _without_unit(column: Column) -> tuple[list[str], str]:
+    """The words of a name as they are compared, and the unit."""
+    name, unit = column.name, UNITS.get(fold(column.unit), "")
+    if (inside := _BRACKETS.search(name)) and (found := UNITS.get(fold(inside[1]).replace(" ", ""))):
+        name, unit = name[: inside.start()], found
+    words = parse_name(name)
+    if column.kind is CellKind.NUMBER and len(words) > 1 and words[-1] in UNITS:
+        rest = [alike(word) for word in words[:-1]]
+        if words[-1] != "min" or MINUTES_OF & set(rest):
+            words, unit = words[:-1], UNITS[words[-1]]
+            if len(words) > 1 and words[-1] == "in":
+                words = words[:-1]
+    return [alike(word) for word in words], unit
+
+
+def _head(words: Sequence[str]) -> str:
+    said = [word for word in words if word not in _GENERIC and word not in _EXTREMES]
+    return (said or [*words] or [""])[-1]

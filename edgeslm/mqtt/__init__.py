@@ -1,0 +1,1 @@
+"""The broker connection: client, network thread, outbox, publisher, presence."""

@@ -1,0 +1,156 @@
+"""Where the broker is and how to log in: a URL, a user, certificates.
+
+Pure but for reading the TLS files. Knows no MQTT.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from edgeslm.errors import BrokerError
+
+if TYPE_CHECKING:
+    from edgeslm.config.schema import Config
+    from edgeslm.config.sections import Broker
+
+PORTS = {"mqtt": 1883, "mqtts": 8883}
+"""Scheme -> default port."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Everything needed to open a connection. The password never shows in ``repr``.
+
+    ``ca_file`` None means the certificate authorities of the system; ``cert_file`` and ``key_file`` are
+    this client's own certificate for brokers that ask for one.
+    """
+
+    host: str
+    port: int = PORTS["mqtt"]
+    tls: bool = False
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+    @classmethod
+    def parse(
+        cls,
+        url: str,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
+    ) -> BrokerAddress:
+        """The address in ``mqtt[s]://[user[:password]@]host[:port]``; BrokerError if it is none.
+
+        What is passed beside the URL wins over what is in it.
+        """
+        parts, port = _split(url)
+        if not parts.hostname:
+            raise BrokerError("The broker's address names no host; write it as mqtt://host:1883.")
+        if parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise BrokerError(
+                "The broker's address has something after the port; write it as mqtt://host:1883."
+            )
+        return cls(
+            host=parts.hostname,
+            port=port,
+            tls=parts.scheme == "mqtts",
+            username=username if username is not None else _unquoted(parts.username),
+            password=password if password is not None else _unquoted(parts.password),
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+        )
+
+    @classmethod
+    def of(cls, section: Broker) -> BrokerAddress:
+        """The address that a configuration's ``broker`` section names; reads the password file."""
+        return cls(
+            host=section.host,
+            port=section.port,
+            tls=section.tls,
+            username=section.username,
+            password=read_password(section.password_file),
+            ca_file=section.ca_file,
+            cert_file=section.cert_file,
+            key_file=section.key_file,
+        )
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """The TLS settings, or None for a plain connection; BrokerError names the file that is wrong."""
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except (OSError, ssl.SSLError):
+            raise BrokerError(
+                f"The certificate authority file {self.ca_file} can't be read; it must hold PEM certificates."
+            ) from None
+        if self.cert_file is not None:
+            try:
+                # The empty password keeps OpenSSL from asking for one on the terminal.
+                context.load_cert_chain(self.cert_file, self.key_file, password="")
+            except (OSError, ssl.SSLError, ValueError):
+                raise BrokerError(
+                    f"The client certificate {self.cert_file} and its key {self.key_file or self.cert_file} "
+                    "can't be used; both must be PEM, belong together, and the key must have no pass phrase."
+                ) from None
+        return context
+
+
+def read_password(file: Path | None) -> str | None:
+    """The first line of a file; BrokerError if it can't be read or is empty."""
+    return None if file is None else _read_line(file, "password")
+
+
+def client_id_of(config: Config) -> str:
+    """The name of a node's session at the broker. BrokerError if its file can't be read or is empty."""
+    file = config.broker.client_id_file
+    return f"{config.prefix}-{config.node}" if file is None else _read_line(file, "client id")
+
+
+def pool_client_id(broker: Broker, prefix: str, pool: str) -> str:
+    """The name of a pool's session at the broker, which no node's can be: those have no dot. BrokerError if
+    its file can't be read or is empty."""
+    file = broker.client_id_file
+    return f"{prefix}-pool.{pool}" if file is None else _read_line(file, "client id")
+
+
+def _read_line(file: Path, what: str) -> str:
+    try:
+        line = file.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError):
+        raise BrokerError(
+            f"The {what} file {file} can't be read; it must hold one line of UTF-8 text."
+        ) from None
+    if not line:
+        raise BrokerError(f"The {what} file {file} is empty; write the {what} into its first line.")
+    return line
+
+
+def _split(url: str) -> tuple[SplitResult, int]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise BrokerError(f"The broker's address can't be read: {error}.") from None
+    if parts.scheme not in PORTS:
+        raise BrokerError("The broker's address must begin with mqtt:// or mqtts://.")
+    return parts, PORTS[parts.scheme] if port is None else port
+
+
+def _unquoted(text: str | None) -> str | None:
+    return None if text is None else unquote(text)

@@ -1,0 +1,449 @@
+"""The network thread: one MQTT connection after the other, each a ``Link``. MQTT 5, or 3.1.1 if need be.
+
+Each connection gets a paho client of its own, so that nothing of an old one (packet identifiers above all)
+leaks into the next. Knows no topics and keeps no message. What it sees goes to a ``Listener``, on the
+network thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from paho.mqtt.client import (
+    MQTT_CLEAN_START_FIRST_ONLY,
+    Client,
+    ConnectFlags,
+    DisconnectFlags,
+    MQTTMessage,
+)
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edgeslm.errors import BrokerError
+from edgeslm.mqtt.broker_address import BrokerAddress
+from edgeslm.mqtt.diagnostics import (
+    Problem,
+    Welcome,
+    connection_failure,
+    hang_up,
+    no_mqtt_5,
+    refusal,
+    silent_refusal,
+)
+from edgeslm.mqtt.paho_client import (
+    Alarm,
+    Pace,
+    cut,
+    make_properties,
+    send_small_packets_at_once,
+    turn,
+    wrap_sockets,
+)
+from edgeslm.mqtt.publish_filter import TRACEPARENT
+from edgeslm.mqtt.version_probe import is_old_broker
+
+log = logging.getLogger("edgeslm.bus")
+
+ANSWER_S = 10.0
+"""How long a broker may take to accept or refuse a connection, and to take a goodbye."""
+
+MQTT_311_IN_FLIGHT = 20
+"""Results under way at a time at a broker that can't say how many it takes; mosquitto's own default."""
+
+PATIENCE = 4
+"""A connection that lasted so many first pauses has worked: the next pauses start small again."""
+
+SESSION_EXPIRY_S = 7 * 24 * 3600
+"""How long the broker shall keep the requests of a node that is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker publishes, retained at QoS 1, when the connection breaks."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A topic filter. ``retained`` asks for retained messages when the subscription is new.
+
+    Otherwise a message that somebody left retained on a request topic would run at every reconnect.
+    ``identifier`` (1 to 268,435,455) comes back with each message that the filter brings; a broker may send
+    a message once for each filter that it fits (MQTT 5 section 3.3.4). ``every_time`` asks for retained
+    messages on each connection, also in a session that has the subscription already. One that is ``optional``
+    may be refused: then there is nothing to say about it.
+    """
+
+    filter: str
+    qos: int = 1
+    retained: bool = False
+    identifier: int | None = None
+    every_time: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is asked of the broker in each CONNECT; sizes in bytes.
+
+    ``keeps_session`` False ends the session with a goodbye; a connection that breaks keeps it all the same.
+    """
+
+    client_id: str
+    keepalive_s: int
+    session_expiry_s: int
+    receive_maximum: int
+    maximum_packet_size: int
+    will: Will | None = None
+    keeps_session: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message given to the network thread. ``is_out`` says, for QoS 0, whether it left or was lost."""
+
+    mid: int
+    is_out: Callable[[], bool]
+
+
+class Listener(Protocol):
+    """Called on the network thread; must return at once and never raise."""
+
+    def welcomed(self, link: Link, welcome: Welcome) -> None: ...
+    def received(self, link: Link, message: MQTTMessage) -> None: ...
+    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None: ...
+    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None: ...
+    def lost(self, problem: Problem) -> None: ...
+
+
+class Link:
+    """One connection. ``run`` blocks; ``publish``, ``ack``, ``[un]subscribe`` and ``close`` fit any thread.
+
+    :raises BrokerError: a file of the TLS settings can't be used.
+    """
+
+    def __init__(
+        self, address: BrokerAddress, settings: Settings, listener: Listener, *, mqtt5: bool = True
+    ) -> None:
+        self._address = address
+        self._settings = settings
+        self._listener = listener
+        self._mqtt5 = mqtt5
+        self._problem: Problem | None = None
+        self.beat_at = time.monotonic()
+        self.was_welcome = False
+        self._received = 0
+        self._client = self._make_client()
+        self._alarm = Alarm()
+
+    def run(self, stop: threading.Event) -> Problem:
+        """Connects and serves the connection until it ends; returns why it did."""
+        try:
+            problem = self._serve(stop)
+        except Exception as error:
+            log.debug("the network loop ended", exc_info=True)
+            problem = connection_failure(self._address, error)
+        finally:
+            self._client.on_disconnect = None
+            cut(self._client)
+            self._alarm.close()
+        return self._problem or problem
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int,
+        retain: bool,
+        correlation: bytes | None = None,
+        expiry_s: int | None = None,
+        response_topic: str | None = None,
+        traceparent: str | None = None,
+    ) -> Sent | None:
+        """Hands a message to the network thread; None if it can't go now."""
+        properties = self._properties(
+            PacketTypes.PUBLISH,
+            MessageExpiryInterval=expiry_s,
+            ResponseTopic=response_topic,
+            CorrelationData=correlation,
+            UserProperty=None if traceparent is None else (TRACEPARENT, traceparent),
+        )
+        try:
+            sent = self._client.publish(topic, payload, qos, retain, properties)
+        except OSError:  # the connection is being closed on the network thread
+            return None
+        return Sent(sent.mid, sent.is_published) if sent.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def ack(self, mid: int) -> None:
+        try:
+            self._client.ack(mid, 1)
+        except OSError:
+            log.debug("an acknowledgement came too late for its connection")
+
+    def subscribe(self, subscriptions: Sequence[Subscription]) -> int | None:
+        """Asks for all of them in one packet: its packet identifier, or None if it can't go now.
+
+        One packet has room for one subscription identifier, which is that of the first.
+        """
+        wanted: list[tuple[str, Any]] = [
+            (
+                one.filter,
+                SubscribeOptions(qos=min(one.qos, 1), retainHandling=_retain_handling(one))
+                if self._mqtt5
+                else min(one.qos, 1),
+            )
+            for one in subscriptions
+        ]
+        properties = self._properties(
+            PacketTypes.SUBSCRIBE, SubscriptionIdentifier=subscriptions[0].identifier
+        )
+        try:
+            return self._client.subscribe(wanted, properties=properties)[1]
+        except OSError:
+            return None
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Best effort: what comes all the same is nobody's."""
+        with contextlib.suppress(OSError):
+            self._client.unsubscribe(list(filters))
+
+    def close(self) -> None:
+        """Says goodbye, and the broker drops the will."""
+        expiry_s = None if self._settings.keeps_session else 0
+        try:
+            self._client.disconnect(
+                properties=self._properties(PacketTypes.DISCONNECT, SessionExpiryInterval=expiry_s)
+            )
+        except OSError:
+            log.debug("a goodbye came too late for its connection")
+
+    def _make_client(self) -> Client:
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._settings.client_id,
+            # MQTT 5 asks for the old session when it connects, 3.1.1 here.
+            clean_session=None if self._mqtt5 else False,
+            protocol=MQTTProtocolVersion.MQTTv5 if self._mqtt5 else MQTTProtocolVersion.MQTTv311,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        client.suppress_exceptions = True  # one that gets out of a callback ends the thread
+        client.max_inflight_messages_set(0)  # the outbox keeps to the broker's Receive Maximum instead
+        client.connect_timeout = ANSWER_S
+        if self._address.username is not None:
+            client.username_pw_set(self._address.username, self._address.password)
+        wrap_sockets(client, self._address.tls_context(), mqtt5=self._mqtt5)
+        if self._settings.will is not None:
+            client.will_set(self._settings.will.topic, self._settings.will.payload, qos=1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_socket_open = send_small_packets_at_once
+        # Once this is set, paho leaves all writing to the network thread; it is called once for several.
+        client.on_socket_register_write = lambda client, userdata, sock: self._alarm.ring()
+        return client
+
+    def _properties(self, packet_type: int, **values: Any) -> Properties | None:
+        return make_properties(packet_type, **values) if self._mqtt5 else None
+
+    def _serve(self, stop: threading.Event) -> Problem:
+        properties = self._properties(
+            PacketTypes.CONNECT,
+            SessionExpiryInterval=self._settings.session_expiry_s,
+            ReceiveMaximum=self._settings.receive_maximum,
+            MaximumPacketSize=self._settings.maximum_packet_size,
+        )
+        self._client.connect(
+            self._address.host,
+            self._address.port,
+            keepalive=self._settings.keepalive_s,
+            clean_start=False if self._mqtt5 else MQTT_CLEAN_START_FIRST_ONLY,
+            properties=properties,
+        )
+        give_up_at = time.monotonic() + ANSWER_S
+        is_closing = False
+        pace = Pace()
+        while self._client.socket() is not None:
+            self.beat_at = time.monotonic()
+            if stop.is_set() and not is_closing:
+                is_closing = True
+                give_up_at = self.beat_at + ANSWER_S
+                self.close()
+            if self.beat_at > give_up_at and (is_closing or not self.was_welcome):
+                said = f"The broker at {self._address} doesn't answer; is it an MQTT broker?"
+                return Problem(said, unanswered=True)
+            pace.keep(self._received)
+            code = turn(self._client, self._alarm)
+            if code == MQTTErrorCode.MQTT_ERR_PROTOCOL and not self._mqtt5 and not self.was_welcome:
+                return no_mqtt_5(self._address)  # paho's way to say that 3.1.1 is refused too
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                break
+        if not self.was_welcome:
+            return silent_refusal(self._address)
+        return Problem(f"The connection to the broker at {self._address} was lost.")
+
+    # paho's callbacks, on the network thread
+
+    def _on_connect(
+        self,
+        client: Client,
+        userdata: Any,
+        flags: ConnectFlags,
+        reason: ReasonCode,
+        granted: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._problem = refusal(self._address, reason)
+            return
+        self.was_welcome = True
+        welcome = read_welcome(flags.session_present, granted, self._settings, mqtt5=self._mqtt5)
+        self._listener.welcomed(self, welcome)
+
+    def _on_disconnect(
+        self,
+        client: Client,
+        userdata: Any,
+        flags: DisconnectFlags,
+        reason: ReasonCode,
+        granted: Properties | None,
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._problem = hang_up(self._address, reason)
+
+    def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
+        self._received += message.qos > 0
+        self._listener.received(self, message)
+
+    def _on_publish(
+        self, client: Client, userdata: Any, mid: int, reason: ReasonCode, granted: Properties
+    ) -> None:
+        self._listener.acknowledged(self, mid, reason)
+
+    def _on_subscribe(
+        self, client: Client, userdata: Any, mid: int, reasons: list[ReasonCode], granted: Properties
+    ) -> None:
+        self._listener.subscribed(self, mid, [one.getName() if one.is_failure else None for one in reasons])
+
+
+def _retain_handling(subscription: Subscription) -> int:
+    """MQTT 5 section 3.8.3.1: 0 always, 1 if the subscription is new, 2 never."""
+    if subscription.every_time:
+        return 0
+    return 1 if subscription.retained else 2
+
+
+def read_welcome(
+    session_present: bool, granted: Properties | None, asked: Settings, *, mqtt5: bool = True
+) -> Welcome:
+    """The CONNACK's properties, absent ones as the specification says; MQTT 3.1.1 has none."""
+    return Welcome(
+        mqtt5=mqtt5,
+        session_present=session_present,
+        receive_maximum=getattr(granted, "ReceiveMaximum", 65535) if mqtt5 else MQTT_311_IN_FLIGHT,
+        maximum_packet_size=getattr(granted, "MaximumPacketSize", None),
+        maximum_qos=getattr(granted, "MaximumQoS", 2),
+        retain_available=bool(getattr(granted, "RetainAvailable", 1)),
+        wildcards_available=bool(getattr(granted, "WildcardSubscriptionAvailable", 1)),
+        identifiers_available=bool(getattr(granted, "SubscriptionIdentifierAvailable", 1)),
+        session_expiry_s=getattr(granted, "SessionExpiryInterval", asked.session_expiry_s),
+    )
+
+
+class Network:
+    """Keeps a link up until :meth:`stop`, with a growing, jittered pause between attempts. ``may_connect`` is
+    asked before each but the first; it must return at once."""
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        settings: Settings,
+        listener: Listener,
+        *,
+        first_pause_s: float,
+        longest_pause_s: float,
+        may_connect: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._address = address
+        self._settings = settings
+        self._listener = listener
+        self._may_connect = may_connect
+        self._first_pause_s = first_pause_s
+        self._longest_pause_s = longest_pause_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="edgeslm-bus", daemon=True)
+        self._beat_at = time.monotonic()
+        self._link: Link | None = None
+        self._mqtt5 = True
+        self._had_mqtt5 = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ends the connection with a goodbye; blocks until the thread has ended, and says if it has."""
+        self._stop.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the network thread last went round; connecting may take it 20 s."""
+        link = self._link
+        return time.monotonic() - max(self._beat_at, link.beat_at if link else 0.0)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            began_at = time.monotonic()
+            was_welcome = False
+            try:
+                self._link = Link(self._address, self._settings, self._listener, mqtt5=self._mqtt5)
+                problem = self._link.run(self._stop)
+                was_welcome = self._link.was_welcome
+                self._had_mqtt5 = self._had_mqtt5 or (was_welcome and self._mqtt5)
+            except BrokerError as error:
+                problem = Problem(str(error))
+            self._link = None
+            if problem.version_refused and self._mqtt5:
+                self._mqtt5 = False
+                continue
+            if problem.unanswered and not self._had_mqtt5:
+                self._beat_at = time.monotonic()
+                self._mqtt5 = not is_old_broker(self._address)
+            self._listener.lost(problem)
+            if problem.fatal:
+                return
+            failures += 1
+            if was_welcome and time.monotonic() - began_at > PATIENCE * self._first_pause_s:
+                failures = 0
+            self._pause(failures)
+
+    def _pause(self, failures: int) -> None:
+        """Waits half to the whole of a pause that doubles, so that a fleet doesn't return all at once."""
+        until = time.monotonic() + self._longest_pause(failures) * random.uniform(0.5, 1.0)
+        while (left := until - time.monotonic()) > 0 or not self._may_connect():
+            if self._stop.wait(min(max(left, 0.05), 1.0)):
+                return
+            self._beat_at = time.monotonic()
+
+    def _longest_pause(self, failures: int) -> float:
+        return min(self._longest_pause_s, self._first_pause_s * 2.0 ** min(failures, 16))

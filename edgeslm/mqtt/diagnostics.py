@@ -1,0 +1,201 @@
+"""What can be wrong between a node and its broker, as sentences that say what to change.
+
+Shared by the daemon's connection, ``edgeslm check --connect`` and the client for apps. Opens no connection.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edgeslm.errors import BrokerError
+from edgeslm.mqtt.broker_address import BrokerAddress
+
+SESSION_TAKEN_OVER = 0x8E
+UNSUPPORTED_VERSION = 0x84
+RETAIN_NOT_SUPPORTED = 0x9A
+LOGIN_REFUSED = (0x86, 0x87, 0x8C)
+PACKET_REFUSED = (0x81, 0x82, 0x90, 0x95, 0x99, 0x9B)
+"""Reasons for which a broker hangs up over something we sent: sent again, it would hang up again."""
+
+
+class SessionTakenOver(BrokerError):
+    """Another client has connected by the same name and has the session now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why there is no connection.
+
+    ``packet_refused``: the broker hung up over something we sent. ``unanswered``: it hung up without a word.
+    ``version_refused``: it doesn't speak the version of MQTT. ``fatal``: trying again is no use.
+    ``taken_over``: another client has the session now.
+    """
+
+    sentence: str
+    packet_refused: bool = False
+    unanswered: bool = False
+    version_refused: bool = False
+    fatal: bool = False
+    taken_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What a broker grants in its CONNACK (MQTT 5 section 3.2.2.3).
+
+    ``maximum_packet_size`` is in bytes, None without limit; ``session_expiry_s`` is what it keeps, not what
+    was asked for.
+    """
+
+    session_present: bool
+    receive_maximum: int
+    maximum_packet_size: int | None
+    maximum_qos: int
+    retain_available: bool
+    wildcards_available: bool
+    session_expiry_s: int
+    mqtt5: bool = True
+    identifiers_available: bool = True
+
+
+def connection_failure(address: BrokerAddress, error: Exception) -> Problem:
+    """Why a connection could not be opened, or broke, from the exception that says so."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Problem(
+            f"The certificate of the broker at {address} isn't trusted ({error.verify_message}); name the "
+            "certificate authority that signed it as ca_file, and connect by a name in the certificate."
+        )
+    if isinstance(error, ssl.SSLError):
+        return Problem(
+            f"No TLS connection to the broker at {address} ({_ssl_reason(error)}); is this its TLS port, and "
+            "does it want a client certificate (cert_file and key_file)?"
+        )
+    if isinstance(error, socket.gaierror):
+        return Problem(
+            f"The broker's host name {address.host!r} isn't known; check the spelling and the DNS."
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return Problem(f"Nothing listens at {address}; is the broker running, and is the port right?")
+    if isinstance(error, TimeoutError):
+        return Problem(f"The broker at {address} doesn't answer; check host, port and firewall.")
+    if isinstance(error, OSError):
+        hint = "; is this its TLS port?" if address.tls else "."
+        return Problem(f"The broker at {address} can't be reached ({error.strerror or error}){hint}")
+    return Problem(f"The connection to the broker at {address} broke ({type(error).__name__}).")
+
+
+def _ssl_reason(error: ssl.SSLError) -> str:
+    return (error.reason or str(error)).replace("_", " ").lower()
+
+
+def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
+    """Why a broker refused a connection, from the reason code of its CONNACK."""
+    if reason.value == UNSUPPORTED_VERSION:
+        return Problem(
+            f"The broker at {address} speaks no MQTT 5, which a node needs to keep its promise; use one that "
+            "does, such as mosquitto 1.6 or newer. (Apps and sensors may use MQTT 3.1.1.)",
+            version_refused=True,
+            fatal=True,
+        )
+    if reason.value in LOGIN_REFUSED:
+        login = (
+            f"the user {address.username!r} or its password" if address.username else "a login without a user"
+        )
+        return Problem(
+            f"The broker at {address} refuses {login} ({reason.getName()}); check username and "
+            "password_file, and what the broker allows."
+        )
+    if reason.value == RETAIN_NOT_SUPPORTED:
+        return Problem(
+            f"The broker at {address} keeps no retained messages, which the node's state needs; allow them "
+            "(mosquitto: retain_available true)."
+        )
+    return Problem(f"The broker at {address} refuses the connection: {reason.getName()}.")
+
+
+def silent_refusal(address: BrokerAddress) -> Problem:
+    """A broker that hung up instead of answering a CONNECT."""
+    # With TLS 1.3 a client learns only after its handshake that the server misses a certificate.
+    wants = ", and does it want a client certificate (cert_file and key_file)" if address.tls else ""
+    sentence = f"The broker at {address} hung up without an answer; does it speak MQTT 5{wants}?"
+    return Problem(sentence, unanswered=True)
+
+
+def hang_up(address: BrokerAddress, reason: ReasonCode) -> Problem:
+    """Why a broker ended a connection, from the reason code of its DISCONNECT."""
+    if reason.value == SESSION_TAKEN_OVER:
+        return Problem(
+            f"Another client took over this node's session at the broker {address}: two nodes have the same "
+            "name. Give this one another `node`, or stop the other.",
+            fatal=True,
+            taken_over=True,
+        )
+    sentence = f"The broker at {address} ended the connection: {reason.getName()}."
+    return Problem(sentence, packet_refused=reason.value in PACKET_REFUSED)
+
+
+def no_mqtt_5(address: BrokerAddress) -> Problem:
+    """The same as a CONNACK with Unsupported Protocol Version, for brokers that only hang up."""
+    return refusal(address, ReasonCode(PacketTypes.CONNACK, identifier=UNSUPPORTED_VERSION))
+
+
+def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) -> list[str]:
+    """What a broker that accepted the connection doesn't give a node."""
+    found = []
+    if not welcome.mqtt5:
+        found.append(
+            "The broker speaks only MQTT 3.1.1: a node works there, but without expiry, Response Topic and "
+            "Correlation Data, and nothing is promised; use a broker with MQTT 5, such as mosquitto."
+        )
+    if welcome.maximum_qos < 1:
+        found.append(
+            "The broker offers no QoS 1, so requests and results can be lost; allow it "
+            "(mosquitto: max_qos 2)."
+        )
+    if not welcome.retain_available:
+        found.append(
+            "The broker keeps no retained messages, so apps can't see the node's state; allow them "
+            "(mosquitto: retain_available true)."
+        )
+    if not welcome.wildcards_available:
+        found.append("The broker allows no wildcards in subscriptions, so requests can't arrive; allow them.")
+    if session_expiry_s and welcome.session_expiry_s == 0:
+        found.append(
+            "The broker keeps no session for the node, so requests sent while it is away, and those it had "
+            f"in hand when a connection broke, are lost; allow sessions of {session_expiry_s} s there."
+        )
+    elif welcome.session_expiry_s < session_expiry_s:
+        found.append(
+            f"The broker keeps the node's session for {welcome.session_expiry_s} s instead of "
+            f"{session_expiry_s} s, so requests sent while the node is away longer are lost; raise its limit "
+            "for sessions."
+        )
+    if welcome.maximum_packet_size is not None and welcome.maximum_packet_size < packet_limit:
+        found.append(
+            f"The broker takes packets of {welcome.maximum_packet_size} bytes and the node's "
+            f"limits.packet_bytes is {packet_limit}; raise the broker's limit (mosquitto: max_packet_size) "
+            "or lower the node's."
+        )
+    return found
+
+
+def reservations(welcome: Welcome, *, queue: int) -> list[str]:
+    """What is no obstacle and worth knowing: slower than it could be, or not to be seen by a client."""
+    found = []
+    if welcome.mqtt5 and welcome.receive_maximum < queue:
+        found.append(
+            f"The broker takes {welcome.receive_maximum} messages of a client at a time (Receive Maximum) "
+            f"and limits.queue is {queue}: more results than that wait in the node. That costs only speed; "
+            "where it matters, raise it there (mosquitto: max_inflight_messages)."
+        )
+    found.append(
+        "Not to be seen from here: whether the broker keeps sessions and messages over its own restart, and "
+        "for how long (mosquitto: persistence, autosave_interval, persistent_client_expiration). "
+        "docs/mqtt.md names the settings that do."
+    )
+    return found

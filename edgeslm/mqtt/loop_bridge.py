@@ -1,0 +1,157 @@
+"""From the network thread to the asyncio loop: stamps what arrives, hands it over, waits for nothing else.
+
+The network thread must never do work (keep-alives would be late and the broker would publish the will) and
+must never raise (that would end it). What it does do is to stop reading for a moment when the loop can't
+keep up, so that a flood of large messages waits in the broker and not in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from edgeslm.mqtt.diagnostics import Problem, Welcome
+from edgeslm.mqtt.publish_filter import TRACEPARENT
+from edgeslm.protocol.delivery import Delivery
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import MQTTMessage
+    from paho.mqtt.reasoncodes import ReasonCode
+
+    from edgeslm.mqtt.connection import Link
+
+HANDOVER_BYTES = 8 * 1024 * 1024
+"""What may wait for the loop before the network thread stops reading."""
+
+HANDOVER_WAIT_S = 1.0
+"""How long it stops reading at most."""
+
+
+class Receiver(Protocol):
+    """Called in the loop, in the order in which things happened on the network."""
+
+    def link_up(self, generation: int, link: Link, welcome: Welcome) -> None: ...
+    def delivered(self, delivery: Delivery) -> None: ...
+    def acknowledged(self, generation: int, mid: int, failure: str | None) -> None: ...
+    def subscribed(self, generation: int, mid: int, failures: Sequence[str | None]) -> None: ...
+    def link_down(self, problem: Problem) -> None: ...
+
+
+class Handover:
+    """The ``Listener`` of the network thread. ``most_unsure`` QoS 0 messages may wait for the loop."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, receiver: Receiver, *, packet_limit: int, most_unsure: int
+    ) -> None:
+        self._loop = loop
+        self._receiver = receiver
+        self._packet_limit = packet_limit
+        self._most_unsure = most_unsure
+        self._generation = 0
+        self._mail: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
+        self._is_called = False
+        self._room = threading.Condition()
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._is_closed = False
+        self.dropped = 0
+
+    def close(self) -> None:
+        """From now on nothing is handed over."""
+        with self._room:
+            self._is_closed = True
+            self._room.notify_all()
+
+    def welcomed(self, link: Link, welcome: Welcome) -> None:
+        self._generation += 1
+        self._post(self._receiver.link_up, self._generation, link, welcome)
+
+    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
+        failure = reason.getName() if reason.is_failure else None
+        self._post(self._receiver.acknowledged, self._generation, mid, failure)
+
+    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
+        self._post(self._receiver.subscribed, self._generation, mid, failures)
+
+    def lost(self, problem: Problem) -> None:
+        self._post(self._receiver.link_down, problem)
+
+    def received(self, link: Link, message: MQTTMessage) -> None:
+        delivery = self._stamp(message)
+        weight = len(delivery.payload)
+        with self._room:
+            if delivery.qos == 0 and (self._waiting >= self._most_unsure or self._is_full()):
+                self.dropped += 1
+                return
+            if self._is_full():
+                self._room.wait_for(lambda: self._is_closed or not self._is_full(), HANDOVER_WAIT_S)
+            self._waiting += 1
+            self._waiting_bytes += weight
+        self._post(self._deliver, delivery, weight)
+
+    def _is_full(self) -> bool:
+        return self._waiting_bytes > HANDOVER_BYTES
+
+    def _deliver(self, delivery: Delivery, weight: int) -> None:
+        with self._room:
+            self._waiting -= 1
+            self._waiting_bytes -= weight
+            self._room.notify_all()
+        if not self._is_closed:
+            self._receiver.delivered(delivery)
+
+    def _stamp(self, message: MQTTMessage) -> Delivery:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # brokers refuse such topics; the receiver has no use for an empty one
+            topic = ""
+        size = len(message.payload)
+        return Delivery(
+            topic=topic,
+            payload=bytes(message.payload) if size <= self._packet_limit else b"",
+            qos=message.qos,
+            retain=message.retain,
+            dup=message.dup,
+            response_topic=getattr(message.properties, "ResponseTopic", None),
+            correlation=getattr(message.properties, "CorrelationData", None),
+            expiry_s=getattr(message.properties, "MessageExpiryInterval", None),
+            generation=self._generation,
+            mid=message.mid,
+            size=size,
+            received_at=time.monotonic(),
+            identifiers=tuple(getattr(message.properties, "SubscriptionIdentifier", ())),
+            traceparent=_traceparent(message),
+        )
+
+    def _post(self, call: Callable[..., None], *values: object) -> None:
+        """Calls the loop once for all that comes until it looks: to wake it costs more than the rest."""
+        if self._is_closed:
+            return
+        self._mail.append((call, values))
+        if self._is_called:
+            return
+        self._is_called = True
+        try:
+            self._loop.call_soon_threadsafe(self._take_in)
+        except RuntimeError:  # the loop has ended
+            self.close()
+
+    def _take_in(self) -> None:
+        self._is_called = False  # first: what comes from now on calls again
+        for _ in range(len(self._mail)):
+            call, values = self._mail.popleft()
+            try:
+                call(*values)
+            except Exception as error:  # of one message; the others are not to wait for the next call
+                context = {"message": "the bus could not take something in", "exception": error}
+                self._loop.call_exception_handler(context)
+
+
+def _traceparent(message: MQTTMessage) -> str | None:
+    """The ``publish_filter`` leaves no other User Property."""
+    pairs: list[tuple[str, str]] = getattr(message.properties, "UserProperty", [])
+    return next((value for name, value in pairs if name == TRACEPARENT), None)

@@ -1,0 +1,158 @@
+"""paho's client, driven by the network thread: its turns, its socket, and its end. Public methods alone."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from paho.mqtt.client import Client
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.properties import Properties
+
+from edgeslm.mqtt.buffered_socket import BufferedSocket
+from edgeslm.mqtt.publish_filter import PublishFilter
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import SocketLike
+
+TURN_S = 0.2
+"""How long the network thread waits when there is nothing to do."""
+
+READING_S = 0.05
+"""How long it reads before it looks after the rest, while the broker sends without a pause."""
+
+GATHER_RATE = 300
+"""Messages a second from which on they gather."""
+GATHER_S = 0.002
+"""How long."""
+GATHER_LOOK_S = 0.1
+"""How often the rate is looked at."""
+
+
+class Alarm:
+    """Wakes a thread out of ``select``. ``ring`` fits any thread and never waits, even when all is over."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self._theirs.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def ring(self) -> None:
+        with contextlib.suppress(OSError):
+            self._theirs.send(b"!")
+
+    def quiet(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._ours.recv(4096)
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+
+class Pace:
+    """Lets messages gather before a turn while many come.
+
+    A turn for every packet takes the interpreter lock from the event loop each time. With few messages
+    nothing may wait: what is published and not acknowledged when something breaks comes twice.
+    """
+
+    def __init__(self) -> None:
+        self._looked_at = time.monotonic()
+        self._received = 0
+        self._gathers = False
+
+    def keep(self, received: int) -> None:
+        """Waits a moment, or not; ``received`` counts messages since the connection was made."""
+        now = time.monotonic()
+        if (since_s := now - self._looked_at) > GATHER_LOOK_S:
+            self._gathers = received - self._received > GATHER_RATE * since_s
+            self._looked_at, self._received = now, received
+        if self._gathers:
+            time.sleep(GATHER_S)
+
+
+def turn(client: Client, alarm: Alarm) -> MQTTErrorCode:
+    """Waits for something to do, or for the alarm, and does it: as ``loop``, but many packets at a time.
+
+    For one thread, with a connection; failures come as from ``loop``.
+    """
+    sock = cast(BufferedSocket, client.socket())
+    writes = [sock] if client.want_write() or sock.unsent else []
+    wait_s = 0.0 if sock.pending() else TURN_S
+    readable, _, _ = select.select([sock.fileno(), alarm.fileno()], writes, [], wait_s)
+    if alarm.fileno() in readable:
+        alarm.quiet()
+    if sock.fileno() in readable or sock.pending():
+        until = time.monotonic() + READING_S
+        while not (code := client.loop_read()) and sock.pending() and time.monotonic() < until:
+            continue
+        if code:
+            return code
+    if client.socket() is None:
+        return MQTTErrorCode.MQTT_ERR_CONN_LOST
+    if code := client.loop_write():
+        return code
+    try:
+        sock.flush()
+    except OSError:
+        return MQTTErrorCode.MQTT_ERR_CONN_LOST
+    return client.loop_misc()
+
+
+class SocketContext:
+    """Wraps paho's sockets: what it asks of an ``ssl.SSLContext`` is its one public way to another socket.
+
+    :param tls: wraps them first, and checks the broker's name; None for a connection in clear.
+    """
+
+    check_hostname = True
+    """paho leaves the name alone."""
+
+    def __init__(self, tls: ssl.SSLContext | None, *, mqtt5: bool) -> None:
+        self._tls = tls
+        self._mqtt5 = mqtt5
+
+    def wrap_socket(
+        self, sock: socket.socket, server_hostname: str, do_handshake_on_connect: bool
+    ) -> BufferedSocket:
+        if self._tls is not None:
+            sock = self._tls.wrap_socket(
+                sock, server_hostname=server_hostname, do_handshake_on_connect=do_handshake_on_connect
+            )
+        return BufferedSocket(sock, PublishFilter().feed if self._mqtt5 else None)
+
+
+def wrap_sockets(client: Client, tls: ssl.SSLContext | None, *, mqtt5: bool) -> None:
+    """Has the client read and write by a ``BufferedSocket``, whose PUBLISH packets are filtered."""
+    client.tls_set_context(cast(ssl.SSLContext, SocketContext(tls, mqtt5=mqtt5)))
+
+
+def cut(client: Client) -> None:
+    """Ends the connection without a goodbye. On the thread of :func:`turn`."""
+    sock = client.socket()
+    if sock is not None:
+        cast(BufferedSocket, sock).cut()
+        client.loop_read()  # has paho see that it is closed
+
+
+def make_properties(packet_type: int, **values: Any) -> Properties:
+    """MQTT 5 properties by paho's names; None leaves one out."""
+    properties = Properties(packet_type)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        if value is not None:
+            setattr(properties, name, value)
+    return properties
+
+
+def send_small_packets_at_once(client: Client, userdata: Any, sock: SocketLike) -> None:
+    """Switches Nagle's algorithm off: with it, each small packet may wait 40 ms for an acknowledgement."""
+    if isinstance(sock, socket.socket | BufferedSocket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

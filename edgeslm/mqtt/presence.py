@@ -1,0 +1,85 @@
+"""What a node keeps retained on the bus: whether it is there, what it is and how it is doing.
+
+All of it is said again with each connection, since the broker may be new. Knows no requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from edgeslm.errors import BrokerError
+from edgeslm.mqtt.client import BusClient
+from edgeslm.protocol.codec import StateName, Topics, encode_document, encode_state
+
+log = logging.getLogger("edgeslm.daemon")
+
+ANNOUNCE_S: Final = 5.0
+"""How long a change of state waits for the broker's acknowledgement."""
+
+Document = Callable[[], Mapping[str, Any]]
+
+
+class Presence:
+    """``info`` and ``health`` say what there is to say now."""
+
+    def __init__(
+        self, bus: BusClient, topics: Topics, boot_id: str, *, info: Document, health: Document
+    ) -> None:
+        self._bus = bus
+        self._topics = topics
+        self._boot_id = boot_id
+        self._info = info
+        self._health = health
+        self._announcing: set[asyncio.Task[None]] = set()
+        self.state: StateName = "starting"
+
+    async def change(self, state: StateName) -> None:
+        """Returns when the broker has it, or doesn't answer; without a connection the next one has it."""
+        self.state = state
+        if self._bus.connected:
+            with contextlib.suppress(TimeoutError):  # the broker may be gone without a word: go on
+                async with asyncio.timeout(ANNOUNCE_S):
+                    await self.retain(self._topics.state, encode_state(state, self._boot_id))
+
+    async def come_online(self) -> None:
+        """What it is and how it does is there before it says that it is."""
+        self.state = "online"
+        if self._bus.connected:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCE_S):
+                    await self.retain(self._topics.info, encode_document(self._info()))
+                    await self.publish_health()
+        await self.change("online")
+
+    def announce(self) -> None:
+        """All of it, after a connection was made."""
+        self._begin(self._topics.state, encode_state(self.state, self._boot_id))
+        self._begin(self._topics.info, encode_document(self._info()))
+        self._begin(self._topics.health, encode_document(self._health()))
+
+    def announce_info(self) -> None:
+        if self._bus.connected:
+            self._begin(self._topics.info, encode_document(self._info()))
+
+    def announce_health(self) -> None:
+        if self._bus.connected:
+            self._begin(self._topics.health, encode_document(self._health()))
+
+    async def publish_health(self) -> None:
+        await self.retain(self._topics.health, encode_document(self._health()))
+
+    async def retain(self, topic: str, payload: bytes) -> None:
+        """Publishes what the broker keeps; returns when it does, or refuses it."""
+        try:
+            await self._bus.publish(topic, payload, qos=1, retain=True)
+        except BrokerError as error:
+            log.warning("%s could not be published: %s", topic, error)
+
+    def _begin(self, topic: str, payload: bytes) -> None:
+        task = asyncio.create_task(self.retain(topic, payload))
+        self._announcing.add(task)
+        task.add_done_callback(self._announcing.discard)

@@ -1,0 +1,253 @@
+"""One look at a broker for ``edgeslm check --connect``: does it let us in, give what a node needs, and fast?
+
+Connects as a client of its own name, so that a running node isn't disturbed, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edgeslm.errors import BrokerError
+from edgeslm.mqtt.broker_address import BrokerAddress
+from edgeslm.mqtt.connection import ANSWER_S, SESSION_EXPIRY_S, Link, Settings, Subscription
+from edgeslm.mqtt.diagnostics import Problem, Welcome, no_mqtt_5, reservations, shortcomings
+from edgeslm.protocol.topics import Topics
+
+if TYPE_CHECKING:
+    from edgeslm.config.loader import Config
+
+ROUND_TRIPS = 40
+"""Linux acknowledges the first packets of a connection at once, so the delay shows only after some 16."""
+
+NAGLE_MS = 30.0
+"""A round trip longer than the network by so much is Nagle's algorithm against a delayed ACK (40 ms)."""
+
+
+@dataclass(slots=True)
+class Probe:
+    """What was found. ``problems`` keep a node from working; ``notes`` are worth knowing.
+
+    ``latency_ms`` is the median time of a message to another client and its answer back, None if that wasn't
+    reached.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    latency_ms: float | None = None
+
+
+def probe_broker(config: Config) -> Probe:
+    """Tries the broker of a configuration with the node's own topics; blocks for a few seconds."""
+    probe = Probe()
+    topics = Topics(config.node, config.prefix)
+    try:
+        address = BrokerAddress.of(config.broker)
+        settings = Settings(
+            client_id=f"{config.prefix}-{config.node}-check-{secrets.token_hex(4)}",
+            keepalive_s=config.broker.keepalive_s,
+            session_expiry_s=SESSION_EXPIRY_S,
+            receive_maximum=config.limits.queue,
+            maximum_packet_size=config.limits.packet_bytes,
+            keeps_session=False,
+        )
+        visit = _Visit(address, settings)
+    except BrokerError as error:
+        probe.problems.append(str(error))
+        return probe
+    with visit:
+        welcome = visit.welcome()
+        if welcome is None:
+            probe.problems.append(_refused(address, settings, visit.problem).sentence)
+            return probe
+        probe.problems += shortcomings(
+            welcome, session_expiry_s=SESSION_EXPIRY_S, packet_limit=config.limits.packet_bytes
+        )
+        _subscribe(visit, [topics.requests_filter, topics.cancel], probe)
+        if not probe.problems:
+            with _Visit(address, replace(settings, client_id=f"{settings.client_id}-echo")) as echo:
+                if echo.welcome() is not None:
+                    _measure(visit, echo, topics, probe)
+    if probe.latency_ms is not None:
+        probe.notes += _speed_notes(address, probe.latency_ms)
+        probe.notes += reservations(welcome, queue=config.limits.queue)
+    return probe
+
+
+def _subscribe(visit: _Visit, filters: Sequence[str], probe: Probe) -> None:
+    for filter_, failure in zip(filters, visit.subscribe(filters), strict=False):
+        if failure:
+            probe.problems.append(
+                f"The broker refuses the subscription to {filter_} ({failure}); allow it there."
+            )
+
+
+def _measure(visit: _Visit, echo: _Visit, topics: Topics, probe: Probe) -> None:
+    """Sends messages to ``echo`` and back, as a request and its result go.
+
+    Both topics are result topics that nobody listens to: a running node must not take them for requests.
+    """
+    name = f"check-{secrets.token_hex(4)}"
+    there, back = topics.result(name), f"{topics.result(name)}/back"
+    _subscribe(echo, [there], probe)
+    _subscribe(visit, [back], probe)
+    times = []
+    for number in range(ROUND_TRIPS):
+        payload = b"check %d" % number
+        began_at = time.perf_counter()
+        failure = (
+            visit.send(there, payload) or echo.take(there) or echo.send(back, payload) or visit.take(back)
+        )
+        if failure or probe.problems:
+            probe.problems += [failure] if failure else []
+            return
+        times.append((time.perf_counter() - began_at) * 1000)
+    probe.latency_ms = round(statistics.median(times[ROUND_TRIPS // 2 :]), 2)
+
+
+def _speed_notes(address: BrokerAddress, latency_ms: float) -> list[str]:
+    notes = [f"A message through the broker at {address} and its answer take {latency_ms:g} ms."]
+    network_ms = _network_ms(address)
+    if network_ms is not None and latency_ms - 4 * network_ms > NAGLE_MS:
+        notes.append(
+            f"The network takes only {network_ms:.1f} ms of that: the broker holds small packets back, about "
+            "40 ms each (Nagle's algorithm); switch that off there (mosquitto: set_tcp_nodelay true)."
+        )
+    return notes
+
+
+def _network_ms(address: BrokerAddress) -> float | None:
+    """The time to open a TCP connection: one round trip of the network."""
+    times = []
+    for _ in range(3):
+        began_at = time.perf_counter()
+        try:
+            socket.create_connection((address.host, address.port), timeout=ANSWER_S).close()
+        except OSError:
+            return None
+        times.append((time.perf_counter() - began_at) * 1000)
+    return min(times)
+
+
+def _refused(address: BrokerAddress, settings: Settings, problem: Problem) -> Problem:
+    """Old brokers hang up on MQTT 5 without a word; one that then takes MQTT 3.1.1 is such a broker."""
+    return no_mqtt_5(address) if problem.unanswered and _takes_mqtt_311(address, settings) else problem
+
+
+def _takes_mqtt_311(address: BrokerAddress, settings: Settings) -> bool:
+    answers: list[bool] = []
+
+    def on_connect(
+        client: Client, userdata: object, flags: ConnectFlags, reason: ReasonCode, granted: Properties | None
+    ) -> None:
+        answers.append(not reason.is_failure)
+
+    client = Client(CallbackAPIVersion.VERSION2, client_id=settings.client_id, reconnect_on_failure=False)
+    client.on_connect = on_connect
+    if address.username is not None:
+        client.username_pw_set(address.username, address.password)
+    context = address.tls_context()
+    if context is not None:
+        client.tls_set_context(context)
+    try:
+        client.connect(address.host, address.port)
+        give_up_at = time.monotonic() + ANSWER_S
+        while not answers and time.monotonic() < give_up_at:
+            if client.loop(timeout=0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                break
+        client.disconnect()
+    except OSError:
+        return False
+    return answers == [True]
+
+
+class _Visit:
+    """A short connection, seen from the calling thread; the ``Listener`` of its own link."""
+
+    def __init__(self, address: BrokerAddress, settings: Settings) -> None:
+        self._link = Link(address, settings, self)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="edgeslm-probe", daemon=True)
+        self._events: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self.problem = Problem("The broker took the connection and then said nothing.", unanswered=True)
+
+    def __enter__(self) -> _Visit:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join(ANSWER_S)
+
+    def welcome(self) -> Welcome | None:
+        """What the broker grants; None, and ``problem`` set, if it doesn't let us in."""
+        welcome: Welcome | None = self._next("welcomed")
+        return welcome
+
+    def subscribe(self, filters: Sequence[str]) -> Sequence[str | None]:
+        """The broker's reason against each filter, None for those it takes."""
+        self._link.subscribe([Subscription(one) for one in filters])
+        failures: Sequence[str | None] | None = self._next("subscribed")
+        return failures if failures is not None else [self.problem.sentence] * len(filters)
+
+    def send(self, topic: str, payload: bytes) -> str | None:
+        """Publishes a message and waits until the broker has it; a sentence if it doesn't want it."""
+        self._link.publish(topic, payload, qos=1, retain=False)
+        reason: ReasonCode | None = self._next("acknowledged")
+        if reason is None:
+            return f"A message to {topic} could not be published. {self.problem.sentence}"
+        if reason.is_failure:
+            return f"The broker refuses a message to {topic} ({reason.getName()}); allow it there."
+        return None
+
+    def take(self, topic: str) -> str | None:
+        """Waits for a message; a sentence if it doesn't come."""
+        message: MQTTMessage | None = self._next("received")
+        if message is None:
+            return f"A message published to {topic} didn't arrive. {self.problem.sentence}"
+        self._link.ack(message.mid)
+        return None
+
+    def _next(self, wanted: str) -> Any:
+        give_up_at = time.monotonic() + ANSWER_S
+        while (left_s := give_up_at - time.monotonic()) > 0:
+            try:
+                name, value = self._events.get(timeout=left_s)
+            except queue.Empty:
+                return None
+            if name == wanted:
+                return value
+            if name == "lost":
+                self.problem = value
+                return None
+        return None
+
+    def _run(self) -> None:
+        self.lost(self._link.run(self._stop))
+
+    def welcomed(self, link: Link, welcome: Welcome) -> None:
+        self._events.put(("welcomed", welcome))
+
+    def received(self, link: Link, message: MQTTMessage) -> None:
+        self._events.put(("received", message))
+
+    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
+        self._events.put(("acknowledged", reason))
+
+    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
+        self._events.put(("subscribed", failures))
+
+    def lost(self, problem: Problem) -> None:
+        self._events.put(("lost", problem))

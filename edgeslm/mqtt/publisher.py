@@ -1,0 +1,99 @@
+"""How results leave a node: published at QoS 1 as soon as there is room, or reported dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from edgeslm.errors import BrokerError, InvalidRequest, TooLarge
+from edgeslm.messages import Chunk, ErrorBody, Progress, Request, Result
+from edgeslm.mqtt.client import BusClient, NeverFits, OutboxFull
+from edgeslm.protocol.codec import Rejected, Topics, encode_chunk, encode_dead, encode_result, error_result
+
+log = logging.getLogger("edgeslm.pipeline")
+
+ROOM_S = 0.2
+"""How long a result waits before it asks again for room in the outbox."""
+
+
+class Outgoing:
+    """Each call returns when the broker has acknowledged the message, or it is given up."""
+
+    def __init__(self, bus: BusClient, topics: Topics) -> None:
+        self._bus = bus
+        self._topics = topics
+
+    async def send(self, request: Request | Rejected, result: Result, payload: bytes) -> None:
+        """Publishes a result; one that the broker won't take, and a poisoned request, is reported dead."""
+        await self.resend(request, payload)
+        if result.error is not None and result.error.code == "poisoned":
+            await self.report_dead(request, result.error)
+
+    async def resend(self, request: Request | Rejected, payload: bytes) -> None:
+        """Publishes a result as it is encoded."""
+        expiry_s = None
+        if isinstance(request, Request) and request.expires_at is not None:
+            expiry_s = max(1, math.ceil(request.expires_at - time.monotonic()))
+        how = {
+            "qos": 1,
+            "correlation": request.correlation,
+            "expiry_s": expiry_s,
+            "traceparent": request.trace.header if request.trace else None,
+        }
+        try:
+            try:
+                await self.publish(request.reply_to, payload, **how)
+            except NeverFits as error:
+                log.warning("the result of request %s is too large to be sent", request.id)
+                await self.publish(request.reply_to, too_large(request.id, request.task, error), **how)
+        except BrokerError as error:
+            log.warning("the result of request %s could not be sent: %s", request.id, error)
+            await self.report_dead(request, ErrorBody.of(InvalidRequest(str(error))))
+
+    async def publish(self, topic: str, payload: bytes, **how: Any) -> None:
+        """Waits for room in the outbox: a slow broker is no reason to give a result up.
+
+        :raises NeverFits: it is larger than the outbox.
+        :raises BrokerError: the broker refuses the message, or it can't be published at all.
+        """
+        while True:
+            try:
+                await self._bus.publish(topic, payload, **how)
+                return
+            except OutboxFull:
+                await asyncio.sleep(ROOM_S)
+
+    async def report_dead(self, request: Request | Rejected, error: ErrorBody) -> None:
+        dead = encode_dead(id=request.id, task=request.task, reply_to=request.reply_to, error=error)
+        try:
+            await self.publish(self._topics.dead, dead, qos=1)
+        except BrokerError as failure:
+            log.error("request %s is given up and can't be reported dead: %s", request.id, failure)
+
+    def chunks_of(self, request: Request) -> Callable[[str], None] | None:
+        """What takes the pieces of a streamed answer; None if none was asked for."""
+        if not request.options.get("stream"):
+            return None
+        topic = self._topics.stream(request.reply_to)
+        count = 0
+
+        def send(text: str) -> None:
+            nonlocal count
+            chunk = Chunk(request.id, count, text)
+            if isinstance(text, Progress):
+                chunk = replace(chunk, done=text.done, of=text.of)
+            self._bus.publish(topic, encode_chunk(chunk), qos=0, correlation=request.correlation)
+            count += 1
+
+        return send
+
+
+def too_large(id: str, task: str, error: NeverFits) -> bytes:
+    """What is published in place of a result that never fits."""
+    why = TooLarge(f"The result can't be sent. {error} Ask for less, or for a part of it.")
+    return encode_result(error_result(id, task, why))

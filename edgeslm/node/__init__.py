@@ -1,0 +1,1 @@
+"""The daemon: pipeline, request handler, requests in flight, control API, peers."""

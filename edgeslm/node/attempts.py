@@ -1,0 +1,78 @@
+"""What a request has cost: marked while it is computed, written down with its result."""
+
+from __future__ import annotations
+
+from edgeslm.errors import Busy, JournalError, Poisoned
+from edgeslm.messages import Result, Turn
+from edgeslm.storage.journal import LOST_NODE, Journal
+
+LOST_ENGINE = 1
+"""What the end of an engine costs; that of the node costs ``LOST_NODE``, and so does an engine that hung."""
+MOST_LOST = 2 * LOST_NODE
+"""A request that cost so much is not run again: the node twice, or engine and node three times in all."""
+TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_memory"})
+"""Errors that another try may mend: they are not remembered."""
+FULL_DISK_RETRY_MS = 5000
+
+
+class Tries(Turn):
+    """The tries of one request. :param key: its name in the journal; without one nothing is remembered.
+
+    :param lost: what it cost before.
+    """
+
+    def __init__(self, journal: Journal, key: bytes | None, lost: int) -> None:
+        super().__init__()
+        self._journal = journal
+        self._key = key
+        self._before = self._lost = lost
+        self._is_marked = False
+
+    def compute(self) -> None:
+        """:raises RequestError: it may not be run."""
+        if self._is_marked:
+            return
+        if self._lost >= MOST_LOST:
+            raise Poisoned("the node or its engine ended more than once while it worked on this request")
+        if self._key is not None:
+            try:
+                self._journal.begin(self._key, self._lost)
+            except JournalError as error:
+                raise Busy(
+                    f"the node can't take requests now: {error}", retry_after_ms=FULL_DISK_RETRY_MS
+                ) from None
+        self._is_marked = True
+        super().compute()
+
+    def wait(self) -> None:
+        super().wait()
+        self._clear()
+
+    def crash(self) -> None:
+        self._lost += LOST_ENGINE
+        self._clear()
+
+    def hang(self) -> None:
+        if self._key is not None:
+            self._journal.blame(self._key, LOST_NODE)
+
+    def end(self, result: Result, payload: bytes) -> None:
+        code = None if result.error is None else result.error.code
+        if self._key is None or (code is not None and code != "poisoned" and not self._has_run):
+            self._clear()
+        elif code not in TRANSIENT:
+            self._journal.finish(self._key, self._lost, payload)
+        else:
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """The run was broken off by the node itself, which is not the request's fault."""
+        if self._key is not None and self._lost > self._before:
+            self._journal.finish(self._key, self._before, None)
+        else:
+            self._clear()
+
+    def _clear(self) -> None:
+        if self._is_marked and self._key is not None:
+            self._journal.pause(self._key)
+        self._is_marked = False

@@ -1,0 +1,97 @@
+"""Commands that come over the bus to a node: which of them it takes, and what it answers.
+
+Off unless the configuration allows them. What a command does is handed in; one that was retained is left
+alone, since the broker would repeat it at every start. Commands are no requests: one that comes while the
+node is away waits at the broker, and one that is being run when the node ends is not run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from edgeslm.errors import BrokerError, Busy, EdgeslmError, InternalError, InvalidRequest, RequestError
+from edgeslm.messages import ErrorBody
+from edgeslm.mqtt.client import BusClient, Subscription
+from edgeslm.protocol.codec import Topics
+from edgeslm.protocol.commands import Handler, encode_answer, parse_command
+from edgeslm.protocol.delivery import Delivery
+
+log = logging.getLogger("edgeslm.control")
+
+MOST_RUNNING: Final = 4
+
+
+class Control:
+    """``handlers`` by name; those whose first level isn't among ``allowed`` are as if they weren't there."""
+
+    def __init__(
+        self, bus: BusClient, topics: Topics, allowed: Collection[str], handlers: Mapping[str, Handler]
+    ) -> None:
+        self._bus = bus
+        self._topics = topics
+        self._handlers = {
+            name: handler for name, handler in handlers.items() if name.split("/")[0] in allowed
+        }
+        self._names = {topics.control(name): name for name in self._handlers}
+        self._running: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        return [Subscription(topic) for topic in self._names]
+
+    def takes(self, topic: str) -> bool:
+        return topic in self._names
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Acknowledges it at once: some take minutes, and acknowledgements keep their order."""
+        if self._closed:  # it is delivered at the next start
+            return
+        self._bus.ack(delivery)
+        name = self._names[delivery.topic]
+        if delivery.retain:
+            log.warning(
+                "a retained message on %s is left alone; send commands without retain", delivery.topic
+            )
+            return
+        is_full = len(self._running) >= MOST_RUNNING
+        task = asyncio.create_task(self._run(name, delivery, is_full=is_full))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def close(self) -> None:
+        """Takes nothing more, and breaks off what runs."""
+        self._closed = True
+        for task in self._running:
+            task.cancel()
+
+    async def _run(self, name: str, delivery: Delivery, *, is_full: bool) -> None:
+        id = None
+        try:
+            command = parse_command(name, delivery.payload, delivery.correlation)
+            id = command.id
+            if is_full:
+                raise Busy(f"{MOST_RUNNING} commands are being run; try again later")
+            log.info("command %s", name)
+            answer = encode_answer(name, id, result=await self._handlers[name](command.arguments))
+        except EdgeslmError as error:
+            log.warning("command %s is not done: %s", name, error)
+            answer = encode_answer(name, id, error=_body(error))
+        except Exception as error:  # a mistake of ours; whoever sent it must not wait for ever
+            log.error("command %s failed: %s", name, type(error).__name__)
+            log.debug("command %s", name, exc_info=True)
+            why = InternalError(f"the node failed on it ({type(error).__name__})")
+            answer = encode_answer(name, id, error=_body(why))
+        try:
+            await self._bus.publish(
+                self._topics.control_result(name), answer, qos=1, correlation=delivery.correlation
+            )
+        except BrokerError as error:
+            log.warning("the answer to command %s could not be sent: %s", name, error)
+
+
+def _body(error: EdgeslmError) -> ErrorBody:
+    return ErrorBody.of(error if isinstance(error, RequestError) else InvalidRequest(str(error)))

@@ -1,0 +1,70 @@
+"""What a node has in hand: messages that aren't acknowledged, and requests that are being answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from edgeslm.protocol.delivery import Delivery
+from edgeslm.storage.journal import delivery_key
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A message that isn't acknowledged. ``epoch`` is the broker's session that it came in.
+
+    ``left`` counts what still works on it; ``spooled`` is its number in the spool; ``unsure`` came at QoS 0.
+    ``refusal`` says why it is one too many. ``is_request`` is false for what needs no answer;
+    ``is_broken_off`` is true if some of the work was cancelled, which is no answer.
+    """
+
+    delivery: Delivery
+    epoch: int
+    name: bytes | None = None
+    left: int = 0
+    is_request: bool = False
+    is_broken_off: bool = False
+    spooled: int | None = None
+    unsure: bool = False
+    refusal: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in memory, about."""
+        delivery = self.delivery
+        reply = len((delivery.response_topic or "").encode())
+        return len(delivery.payload) + len(delivery.correlation or b"") + reply
+
+    @property
+    def key(self) -> bytes | None:
+        """Its name in the journal if its sender gave it none; nothing is remembered of what came at QoS 0."""
+        if self.name is None and not self.unsure:
+            self.name = delivery_key(self.epoch, self.delivery)
+        return self.name
+
+
+class Flights:
+    """Requests that are being answered, by key: their repeats wait for that."""
+
+    def __init__(self) -> None:
+        self._landings: dict[bytes, asyncio.Future[None]] = {}
+
+    def landing(self, key: bytes | None) -> asyncio.Future[None] | None:
+        """What to wait for; None if nothing with this key is being answered."""
+        return None if key is None else self._landings.get(key)
+
+    @contextmanager
+    def flight(self, key: bytes | None) -> Iterator[None]:
+        """While this lasts, the request is being answered."""
+        if key is None:
+            yield
+            return
+        landed = asyncio.get_running_loop().create_future()
+        self._landings[key] = landed
+        try:
+            yield
+        finally:
+            del self._landings[key]
+            landed.set_result(None)

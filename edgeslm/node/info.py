@@ -1,0 +1,47 @@
+"""What a node says of itself on ``<base>/info``: what it is and can do, with no secret and no path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeslm import __version__
+from edgeslm.config.loader import Config
+from edgeslm.protocol.codec import PROTOCOL_VERSION, Topics
+from edgeslm.protocol.request_options import OPTIONS
+from edgeslm.serving.service import Service
+
+
+def describe(config: Config, service: Service, topics: Topics, boot_id: str) -> dict[str, Any]:
+    """What this node is and can do, with no secret and no path."""
+    models = service.models
+    return {
+        "version": __version__,
+        "protocol": PROTOCOL_VERSION,
+        "node": config.node,
+        "boot_id": boot_id,
+        "tasks": {
+            name: {
+                "kind": task.kind,
+                **({"model": model} if (model := service.model_of(name)) else {}),
+                **({"adapter": adapter.digest} if (adapter := service.adapter_of(name)) else {}),
+                **({"stages": stages} if len(stages := service.stages_of(name)) > 1 else {}),
+                "request": topics.request(name),
+                "options": {option: dict(OPTIONS[option].schema) for option in sorted(task.section.allowed)},
+                "result_schema": task.result_schema(),
+            }
+            for name, task in service.tasks.items()
+        },
+        "routes": [{"name": route.name, "from": route.source, "task": route.task} for route in config.routes],
+        "models": {
+            name: {
+                "bundle": (bundle := models.bundle(name)).manifest.name,
+                "kind": bundle.manifest.model_kind,
+                "digest": bundle.digest,
+                "context_length": bundle.manifest.context_length,
+                **({"prepared": models.is_prepared(name)} if models.graph(name) else {}),
+            }
+            for name in models.names
+        },
+        "limits": config.limits.model_dump(),
+        **({"pool": config.pool.model_dump(mode="json")} if config.pool is not None else {}),
+    }

@@ -1,0 +1,1 @@
+"""Routes: what happens to messages of watched topics, windows included."""

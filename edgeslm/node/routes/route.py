@@ -1,0 +1,146 @@
+"""The logic of a route: which messages become work, and which results are published.
+
+Pure: no clock, no bus, no engine. A message that can't be used is a ``Skip`` with a reason to count and a
+sentence for the log, never an exception, since anybody may publish anything on a watched topic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict, deque
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from edgeslm.config.fields import Rate
+from edgeslm.config.schema import Route
+from edgeslm.config.templates import Scope, make_condition, make_input, make_topic, read_scope
+from edgeslm.errors import TemplateError
+from edgeslm.messages import Result, Trace
+from edgeslm.protocol.topic_filters import matches
+
+Reason = Literal["retained", "not_text", "empty", "condition", "rate", "template", "own_topic", "poisoned"]
+"""Why a message was skipped: the broker's retained copy; no UTF-8; nothing to read; ``when`` said no;
+``max_rate``; a template that doesn't fit the payload; an output topic that belongs to the node; one that
+ended or froze the node more than once."""
+
+REMEMBERED_TOPICS = 1_000
+"""Output topics of which ``on_change`` keeps the last result; the one used longest ago is forgotten first."""
+
+LONGEST_ID = 256
+"""Characters of a message's own id that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A message that is left alone. ``sentence`` repeats a topic or a field at most, not the message."""
+
+    reason: Reason
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A message for a task, and how to publish the result; without a task it is only remembered. ``id`` is
+    the message's own, if its payload has one, ``trace`` what its result belongs to."""
+
+    task: str | None
+    input: str
+    topic: str
+    qos: int
+    retain: bool
+    id: str | None = None
+    trace: Trace | None = None
+
+
+class RouteReader:
+    """One route of the configuration at work. ``base`` is the node's base topic.
+
+    ``consider`` a message, run the ``Work``, ask ``wants`` before publishing the result.
+    """
+
+    def __init__(self, route: Route, base: str) -> None:
+        self.route = route
+        self.name = route.name or route.task or ""
+        self._base = base
+        self._input = make_input(route.input) if route.input is not None else None
+        self._topic = make_topic(route.to) if route.to is not None else None
+        self._condition = make_condition(route.when) if route.when is not None else None
+        self._rate = _RateLimit(route.max_rate) if route.max_rate is not None else None
+        self._last: OrderedDict[str, bytes] = OrderedDict()
+
+    def matches(self, topic: str) -> bool:
+        return matches(self.route.source, topic)
+
+    def consider(self, topic: str, payload: bytes, retained: bool, now: float) -> Work | Skip:
+        """What to do with a message; ``now`` in seconds of any steady clock."""
+        if retained and not self.route.accept_retained:
+            return Skip("retained", "a retained message; set accept_retained to read those too")
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError:
+            return Skip("not_text", "the payload is not UTF-8 text")
+        try:
+            return self._work(read_scope(topic, text), text, now)
+        except TemplateError as error:
+            return Skip("template", str(error))
+
+    def _work(self, scope: Scope, text: str, now: float) -> Work | Skip:
+        if self._condition is not None and not self._condition(scope):
+            return Skip("condition", "the condition in when does not hold")
+        if self._rate is not None and not self._rate.has_room(now):
+            return Skip("rate", "more messages than max_rate allows")
+        topic = self._topic(scope) if self._topic is not None else f"{self._base}/event/{self.name}"
+        if topic.startswith(f"{self._base}/") and not topic.startswith(f"{self._base}/event/"):
+            return Skip("own_topic", f"the topic {topic[:80]!r} belongs to the node itself")
+        read = self._input(scope) if self._input is not None else text
+        if not read.strip():
+            return Skip("empty", "there is no text to read")
+        if self._rate is not None:
+            self._rate.take(now)
+        return replace(self.work_on(topic), input=read, id=_id_of(scope.payload))
+
+    def work_on(self, topic: str) -> Work:
+        """What is published to ``topic``, whatever was read."""
+        return Work(self.route.task, "", topic, self.route.qos, self.route.retain)
+
+    def wants(self, work: Work, result: Result) -> bool:
+        """Whether to publish ``result``. With ``on_change`` it must differ from the last on that topic."""
+        if not self.route.on_change:
+            return True
+        said = hashlib.blake2b(_gist(result).encode(), digest_size=16).digest()
+        same = self._last.pop(work.topic, None) == said
+        self._last[work.topic] = said
+        if len(self._last) > REMEMBERED_TOPICS:
+            self._last.popitem(last=False)
+        return not same
+
+
+def _id_of(payload: Any) -> str | None:
+    found = payload.get("id") if isinstance(payload, dict) else None
+    if isinstance(found, bool) or not isinstance(found, str | int):
+        return None
+    return str(found)[:LONGEST_ID] or None
+
+
+def _gist(result: Result) -> str:
+    """What a result says, without confidences, times and spans."""
+    body: dict[str, Any] = dict(result.result or {})
+    for key in ("label", "fields", "text", "vector"):
+        if key in body:
+            return json.dumps([result.status, key, body[key]], sort_keys=True, default=str)
+    return json.dumps([result.status, result.error.code if result.error else None])
+
+
+class _RateLimit:
+    """At most ``count`` messages in any ``per_s`` seconds, remembered one by one."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._taken: deque[float] = deque(maxlen=rate.count)
+
+    def has_room(self, now: float) -> bool:
+        return len(self._taken) < self._rate.count or now - self._taken[0] >= self._rate.per_s
+
+    def take(self, now: float) -> None:
+        self._taken.append(now)

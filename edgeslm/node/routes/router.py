@@ -1,0 +1,288 @@
+"""What routes make of messages: each is remembered, read and its result published, or gathered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from edgeslm.config.fields import Window
+from edgeslm.config.loader import Config
+from edgeslm.errors import BrokerError, Busy, Poisoned
+from edgeslm.messages import ErrorBody, Request, Result
+from edgeslm.mqtt.client import NeverFits, Subscription
+from edgeslm.mqtt.publisher import Outgoing, too_large
+from edgeslm.node.attempts import Tries
+from edgeslm.node.in_flight import Flights, Held
+from edgeslm.node.routes.ingest import Remembering
+from edgeslm.node.routes.route import RouteReader, Skip, Work
+from edgeslm.node.routes.windows import Gatherer
+from edgeslm.protocol.delivery import Delivery
+from edgeslm.protocol.topic_filters import matches, subscription_identifier
+from edgeslm.storage.journal import Journal, reader_key
+from edgeslm.storage.window_store import Windows
+from edgeslm.telemetry.health import Meter
+from edgeslm.telemetry.tracing import Tracer
+
+log = logging.getLogger("edgeslm.pipeline")
+
+Run = Callable[[Request, Tries], Awaitable[tuple[Result, bytes]]]
+"""Answers a request; the result, and how it is encoded."""
+
+
+class Watcher:
+    """The routes of ``config`` at work. ``start`` runs something beside the messages that are held."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        *,
+        start: Callable[[Coroutine[Any, Any, None]], object],
+        outgoing: Outgoing,
+        journal: Journal,
+        windows: Windows,
+        remembering: Remembering,
+        meter: Meter,
+        tracer: Tracer,
+        base: str,
+    ) -> None:
+        self._packet_bytes = config.limits.packet_bytes
+        self._run = run
+        self._outgoing = outgoing
+        self._remembering = remembering
+        self._journal = journal
+        self._meter = meter
+        self._tracer = tracer
+        self._flights = Flights()
+        self._lines: dict[str, Line] = defaultdict(Line)
+        """What each route's windows get."""
+        self._base = base
+        self._routes = [RouteReader(route, base) for route in config.routes]
+        self._gatherer = Gatherer(
+            windows,
+            self._windows,
+            start=start,
+            digest=self._digest,
+            drop=meter.drop,
+        )
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """One a filter; the broker sends retained messages where a route wants them."""
+        wanted: dict[str, bool] = {}
+        for route in self._routes:
+            source, window = route.route.source, route.route.window
+            wanted[source] = wanted.get(source, False) or route.route.accept_retained
+            if window is not None and window.on is not None:
+                wanted.setdefault(window.on, False)
+        return [
+            Subscription(source, retained=retained, identifier=subscription_identifier(source))
+            for source, retained in wanted.items()
+        ]
+
+    @property
+    def _windows(self) -> dict[str, Window]:
+        return {route.name: route.route.window for route in self._routes if route.route.window is not None}
+
+    def take_up(self, config: Config) -> None:
+        """Other routes; those that are as before go on, with what they know of rates and last results."""
+        before = self._routes
+        self._routes = [
+            next((reader for reader in before if reader.route == route), None)
+            or RouteReader(route, self._base)
+            for route in config.routes
+        ]
+        self._gatherer.take_up(self._windows)
+
+    def open(self) -> None:
+        """Goes on with the windows that were begun before."""
+        self._gatherer.open()
+
+    def close(self) -> None:
+        self._gatherer.close()
+
+    def work_on(self, held: Held) -> list[Coroutine[Any, Any, None]]:
+        """What there is to do for a message, all of it at once, so that no later one overtakes it."""
+        delivery = held.delivery
+        work = [self._serve(route, held) for route in self._routes if brings(delivery, route.route.source)]
+        for route in self._routes:
+            window = route.route.window
+            if window is None or window.on is None or delivery.retain:  # the broker repeats those
+                continue
+            if brings(delivery, window.on):
+                work.append(self._complete(route.name))
+        return work
+
+    async def _complete(self, name: str) -> None:
+        with self._lines[name].place() as place:
+            await place.reach()
+            await self._gatherer.complete(name)
+
+    async def _serve(self, route: RouteReader, held: Held) -> None:
+        delivery = held.delivery
+        if delivery.size > self._packet_bytes:
+            self._meter.drop("too_large")
+            return
+        key = reader_key(held.key, route.name) if held.key is not None else None
+        known = self._journal.find(key) if key is not None and delivery.dup else None
+        work = await self._consider(route, delivery, key)
+        if isinstance(work, Skip):
+            self._meter.drop(work.reason)
+            log.debug("route %s skipped a message: %s", route.name, work.sentence)
+            return
+        work = replace(work, trace=self._tracer.trace(delivery.traceparent))
+        if held.unsure and held.refusal is not None:
+            self._meter.drop("busy")
+            return
+        if (landing := self._flights.landing(key)) is not None:
+            await asyncio.shield(landing)
+            return
+        if route.route.window is not None:
+            with self._flights.flight(key), self._lines[route.name].place() as place:
+                await self._remembering.keep(route.route, delivery, work.input, held.key, work.id)
+                await place.reach()
+                place.leave()  # the next one may follow: this one is gathered before anything else happens
+                received = time.time() - (time.monotonic() - delivery.received_at)
+                await self._gatherer.add(
+                    route.name, work, delivery.topic, received, key, is_again=delivery.dup
+                )
+            return
+        with self._flights.flight(key):
+            await self._remembering.keep(route.route, delivery, work.input, held.key, work.id)
+            if work.task is None:
+                return
+            payload = known.result if known is not None else None
+            if payload is None:
+                tries = Tries(self._journal, key, known.lost if known else 0)
+                payload = await self._answer(
+                    route, work, work.input, tries, delivery.received_at, held.unsure
+                )
+            if payload is not None:
+                await self._publish(route, work, payload)
+
+    async def _consider(self, route: RouteReader, delivery: Delivery, key: bytes | None) -> Work | Skip:
+        """Fills in the route's templates, unless they ended or froze the node with this message before."""
+        key = None if key is None else reader_key(key, "templates")
+        known = self._journal.find(key) if key is not None and delivery.dup else None
+        tries = Tries(self._journal, key, known.lost if known else 0)
+        try:
+            tries.compute()
+        except Poisoned as error:
+            request = Request(route.route.task or "", "", secrets.token_hex(8), delivery.topic)
+            await self._outgoing.report_dead(request, ErrorBody.of(error))
+            return Skip("poisoned", str(error))
+        except Busy:  # to do without a mark here is better than to lose a message that nobody sends again
+            pass
+        try:
+            return route.consider(delivery.topic, delivery.payload, delivery.retain, delivery.received_at)
+        finally:
+            tries.wait()
+
+    async def _digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None:
+        """Answers a window that is complete and publishes that."""
+        route = next((route for route in self._routes if route.name == name), None)
+        if route is None:  # it is gone meanwhile, and nobody wants its digest
+            return
+        work = replace(route.work_on(topic), trace=self._tracer.trace(None))
+        key = reader_key(b"window", f"{name} {batch} {topic}")
+        known = self._journal.find(key)
+        tries = Tries(self._journal, key, known.lost if known else 0)
+        payload = known.result if known is not None else None
+        if payload is None:
+            payload = await self._answer(route, work, messages, tries, time.monotonic(), is_unsure=False)
+        if payload is not None:
+            await self._publish(route, work, payload)
+
+    async def _answer(
+        self,
+        route: RouteReader,
+        work: Work,
+        read: str | Mapping[str, Any],
+        tries: Tries,
+        received_at: float,
+        is_unsure: bool,
+    ) -> bytes | None:
+        """The result as it is published; None if the route doesn't want it."""
+        id = secrets.token_hex(8)
+        request = Request(work.task or "", read, id, work.topic, received_at=received_at, trace=work.trace)
+        result, payload = await self._run(request, tries)
+        # Nobody sends a route's message again: it waits, here and at the broker, for room.
+        while result.error is not None and result.error.code == "busy" and not is_unsure:
+            await asyncio.sleep((result.error.retry_after_ms or 0) / 1000)
+            result, payload = await self._run(request, tries)
+        if result.error is not None and result.error.code == "poisoned":
+            await self._outgoing.report_dead(request, result.error)
+        return payload if route.wants(work, result) else None
+
+    async def _publish(self, route: RouteReader, work: Work, payload: bytes) -> None:
+        try:
+            header = work.trace.header if work.trace else None
+            how = {"qos": work.qos, "retain": work.retain, "traceparent": header}
+            try:
+                await self._outgoing.publish(work.topic, payload, **how)
+            except NeverFits as error:
+                log.warning("a result of route %s is too large to be sent", route.name)
+                refused = too_large(secrets.token_hex(8), work.task or "", error)
+                await self._outgoing.publish(work.topic, refused, **how)
+        except BrokerError as error:
+            log.warning("a result of route %s could not be sent: %s", route.name, error)
+
+
+class Place:
+    """One message, or one end of a window, in a line."""
+
+    def __init__(self, before: asyncio.Future[None] | None) -> None:
+        self._before = before
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def reach(self) -> None:
+        """Returns when all that came before has left."""
+        if self._before is not None and not self._before.done():
+            await asyncio.wait([self._before])
+
+    def leave(self) -> None:
+        """Who gives up while it waits lets nobody past those before it."""
+        if self._before is None or self._before.done():
+            self._open()
+        else:
+            self._before.add_done_callback(lambda _: self._open())
+
+    def _open(self) -> None:
+        if not self.left.done():
+            self.left.set_result(None)
+
+
+class Line:
+    """Messages and ends of windows in the order in which they came, though some are remembered first.
+
+    What is ready at once goes on at once, so that many messages are synced together.
+    """
+
+    def __init__(self) -> None:
+        self._last: asyncio.Future[None] | None = None
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        place = Place(self._last)
+        self._last = place.left
+        try:
+            yield place
+        finally:
+            place.leave()
+
+
+def brings(delivery: Delivery, source: str) -> bool:
+    """Whether a message came for a filter.
+
+    A broker may send a copy for each filter that the topic fits; each is for the routes of its filter alone.
+    """
+    if not matches(source, delivery.topic):
+        return False
+    return not delivery.identifiers or subscription_identifier(source) in delivery.identifiers

@@ -1,0 +1,441 @@
+"""Bytes on the bus <-> the values of ``edgeslm.messages``: protocol version 1 (``docs/mqtt.md``).
+
+Pure, and the only place that knows the JSON field names (with ``options``) and, through ``node_topics``,
+the topic names. Knows no connection, no configuration and no models. Whatever bytes come in, the answer is a
+value or one of the project's errors.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from edgeslm.errors import InvalidRequest, ProtocolError, RequestError, TooLarge
+from edgeslm.messages import Chunk, ErrorBody, Request, Result, Trace, Truncated
+from edgeslm.protocol.request_options import read_options
+from edgeslm.protocol.strict_json import decode_text, encode_json, parse_json, shown
+from edgeslm.protocol.topic_filters import matches as topic_matches
+from edgeslm.protocol.topics import Topics, check_reply_topic, check_topic_name, sender_of
+from edgeslm.protocol.versions import PROTOCOL_VERSION, is_newer
+
+__all__ = [
+    "MAX_ID_CHARACTERS",
+    "PROTOCOL_VERSION",
+    "Cancel",
+    "Rejected",
+    "State",
+    "StateName",
+    "Topics",
+    "check_reply_topic",
+    "check_topic_name",
+    "encode_cancel",
+    "encode_chunk",
+    "encode_dead",
+    "encode_document",
+    "encode_request",
+    "encode_result",
+    "encode_state",
+    "error_result",
+    "parse_cancel",
+    "parse_chunk",
+    "parse_json",
+    "parse_request",
+    "parse_result",
+    "parse_state",
+    "topic_matches",
+]
+
+MAX_ID_CHARACTERS = 256
+MAX_CORRELATION_BYTES = 256
+MAX_REPLY_TOPIC_BYTES = 1024
+"""Both are repeated with each piece of a streamed answer."""
+DIGITS = 6
+"""Decimal places of probabilities and vectors on the wire."""
+
+StateName = Literal["starting", "online", "draining", "stopped", "offline"]
+_STATES: tuple[StateName, ...] = ("starting", "online", "draining", "stopped", "offline")
+_FIELDS = ("input", "id", "reply_to", "options", "protocol")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A message on a request topic that is no request: where the answer goes, and why.
+
+    ``reply_to`` is a topic that may be published to, whatever the sender asked for.
+    """
+
+    task: str
+    id: str
+    reply_to: str
+    error: RequestError
+    correlation: bytes | None = None
+    trace: Trace | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Which request to cancel: by the sender's ``id``, or by its MQTT 5 Correlation Data."""
+
+    id: str | None = None
+    correlation: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The life-cycle state of a node; ``boot_id`` differs for each start of the daemon."""
+
+    state: StateName
+    boot_id: str
+
+
+def error_result(id: str, task: str, error: RequestError) -> Result:
+    """The result that tells a sender of an error."""
+    return Result(id, task, "error", error=ErrorBody.of(error))
+
+
+# Requests
+
+
+@dataclass(slots=True)
+class _Sender:
+    """What is known of where an answer goes, while a request is being read."""
+
+    id: str = ""
+    named: bool = False
+    reply_to: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_request(
+    payload: bytes,
+    *,
+    task: str,
+    topics: Topics,
+    allowed_replies: Iterable[str],
+    packet_limit: int,
+    now: float,
+    response_topic: str | None = None,
+    correlation: bytes | None = None,
+    expiry_s: int | None = None,
+    size: int | None = None,
+) -> Request | Rejected:
+    """The request that a message on ``<base>/req/<task>`` is, or why it is none and where to say so.
+
+    ``allowed_replies`` are topic filters; ``packet_limit`` is in bytes; ``now`` is ``time.monotonic()``
+    seconds; ``expiry_s`` is what is left of the Message Expiry Interval. ``size`` is the payload's real
+    number of bytes when ``payload`` was dropped for being too large.
+
+    Response Topic wins over ``reply_to``. An ``id`` is echoed in the result even if Correlation Data is
+    there; without one the Correlation Data gives the id, else one is made. A reply topic that can't be
+    used is answered on ``<base>/res/<task>``. Whether the task exists and takes these options is not
+    checked here.
+    """
+    sender = _Sender(secrets.token_hex(8), reply_to=topics.result(task))
+    if correlation:
+        sender.id, sender.named = _correlation_id(correlation), True
+    too_long = len(correlation or b"")
+    if too_long > MAX_CORRELATION_BYTES:
+        correlation = None  # is not repeated
+    try:
+        if response_topic is not None:
+            _check_reply_topic(response_topic, topics, allowed_replies)
+            sender.reply_to = response_topic
+        if too_long > MAX_CORRELATION_BYTES:
+            raise InvalidRequest(
+                f"The Correlation Data has {too_long} bytes and may have {MAX_CORRELATION_BYTES}; the result "
+                "comes without it."
+            )
+        size = len(payload) if size is None else size
+        if size > packet_limit:
+            raise TooLarge(
+                f"The request has {size} bytes and this node takes {packet_limit}; send less text, or raise "
+                "limits.packet_bytes in the node's configuration."
+            )
+        text = decode_text(payload)
+        if not payload.lstrip().startswith(b"{"):
+            return _make_request(sender, text, {}, task, topics, correlation, expiry_s, now)
+        sender.fields = _parse_fields(text)
+        _read_sender(sender, topics, allowed_replies, has_response_topic=response_topic is not None)
+        unknown = [name for name in sender.fields if name not in _FIELDS]
+        if not is_newer(sender.fields.get("protocol", PROTOCOL_VERSION)) and unknown:
+            raise InvalidRequest(
+                f"There is no field {shown(unknown[0])}; a request has {', '.join(_FIELDS)}."
+            )
+        if "input" not in sender.fields:
+            raise InvalidRequest('The field "input" is missing; put the text there: {"input": "..."}.')
+        options = read_options(sender.fields.get("options", {}))
+        given = sender.fields["input"]
+        return _make_request(sender, given, options, task, topics, correlation, expiry_s, now)
+    except RequestError as error:
+        return Rejected(task, sender.id, sender.reply_to, error, correlation)
+
+
+def _check_reply_topic(topic: str, topics: Topics, allowed: Iterable[str]) -> None:
+    if (size := len(topic.encode(errors="replace"))) > MAX_REPLY_TOPIC_BYTES:
+        raise InvalidRequest(f"The reply topic has {size} bytes and may have {MAX_REPLY_TOPIC_BYTES}.")
+    check_reply_topic(topic, topics, allowed)
+
+
+def _parse_fields(text: str) -> dict[str, Any]:
+    try:
+        value = parse_json(text)
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            f"The payload begins with {{ but can't be read as a JSON object. {error} "
+            'A text that begins with { is sent as {"input": "..."}.'
+        ) from None
+    if not isinstance(value, dict):  # unreachable for JSON that begins with a brace
+        raise InvalidRequest('The payload must be a JSON object: {"input": "..."}.')
+    return value
+
+
+def _read_sender(
+    sender: _Sender, topics: Topics, allowed: Iterable[str], *, has_response_topic: bool
+) -> None:
+    """Fills in who asks from ``id`` and ``reply_to``; both are looked at before an error is raised."""
+    problem: InvalidRequest | None = None
+    reply_to = sender.fields.get("reply_to")
+    if not has_response_topic and isinstance(reply_to, str):
+        try:
+            _check_reply_topic(reply_to, topics, allowed)
+            sender.reply_to = reply_to
+        except InvalidRequest as error:
+            problem = error
+    elif "reply_to" in sender.fields and not isinstance(reply_to, str):
+        problem = InvalidRequest('"reply_to" must be a string, the topic of the result.')
+    if "id" in sender.fields:
+        id_ = sender.fields["id"]
+        if isinstance(id_, str) and 1 <= len(id_) <= MAX_ID_CHARACTERS and id_.isprintable():
+            sender.id, sender.named = id_, True
+        else:
+            if isinstance(id_, int | float) and not isinstance(id_, bool):
+                sender.id = str(id_)  # so that the sender of a number recognises the error
+            problem = problem or InvalidRequest(
+                f'"id" must be a string of 1 to {MAX_ID_CHARACTERS} printable characters.'
+            )
+    if problem:
+        raise problem
+
+
+def _make_request(
+    sender: _Sender,
+    input: Any,
+    options: Mapping[str, Any],
+    task: str,
+    topics: Topics,
+    correlation: bytes | None,
+    expiry_s: int | None,
+    now: float,
+) -> Request:
+    if not isinstance(input, str | dict):
+        raise InvalidRequest('"input" must be a string or an object.')
+    if not (input.strip() if isinstance(input, str) else input):
+        raise InvalidRequest("The input is empty; send some text.")
+    waits_s = [float(expiry_s)] if expiry_s is not None else []
+    if "deadline_ms" in options:
+        waits_s.append(options["deadline_ms"] / 1000)
+    return Request(
+        task=task,
+        input=input,
+        id=sender.id,
+        reply_to=sender.reply_to,
+        named=sender.named,
+        options=options,
+        correlation=correlation,
+        received_at=now,
+        expires_at=now + min(waits_s) if waits_s else None,
+        sender=sender_of(sender.reply_to, topics),
+        pool=topics.pool,
+        **({"priority": options["priority"]} if "priority" in options else {}),
+    )
+
+
+def _correlation_id(correlation: bytes) -> str:
+    """Correlation Data as the id of a result: its text if it is one, else hexadecimal digits."""
+    try:
+        text = correlation.decode()
+    except UnicodeDecodeError:
+        text = ""
+    return text if 1 <= len(text) <= MAX_ID_CHARACTERS and text.isprintable() else correlation[:128].hex()
+
+
+def encode_request(
+    input: str | Mapping[str, Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    id: str | None = None,
+    reply_to: str | None = None,
+) -> bytes:
+    """A request; ``id`` and ``reply_to`` are for MQTT 3.1.1, MQTT 5 has properties for both."""
+    fields = {"input": input, "id": id, "reply_to": reply_to, "options": options or None}
+    return encode_json({name: value for name, value in fields.items() if value is not None})
+
+
+def encode_cancel(id: str) -> bytes:
+    return encode_json({"id": id})
+
+
+def parse_cancel(payload: bytes, correlation: bytes | None = None) -> Cancel:
+    """Which request a message on ``<base>/cancel`` means; InvalidRequest if none.
+
+    Correlation Data wins over ``id``; with it the payload may be empty.
+    """
+    if correlation:
+        return Cancel(correlation=correlation)
+    value = parse_json(decode_text(payload))
+    id_ = value.get("id") if isinstance(value, dict) else None
+    if not isinstance(id_, str) or not 1 <= len(id_) <= MAX_ID_CHARACTERS:
+        raise InvalidRequest('A cancel message needs Correlation Data, or the payload {"id": "..."}.')
+    return Cancel(id=id_)
+
+
+# Results
+
+
+def encode_result(result: Result) -> bytes:
+    """A result as UTF-8 JSON. Probabilities and vectors get 6 decimals, milliseconds one.
+
+    A number that JSON doesn't have (infinity, not a number) becomes null, half a surrogate pair U+FFFD.
+    """
+    fields: dict[str, Any] = {"id": result.id, "task": result.task, "status": result.status}
+    if result.result is not None:
+        fields["result"] = _round_result(result.result)
+    if result.error is not None:
+        fields["error"] = {"code": result.error.code, "message": result.error.message}
+        if result.error.retry_after_ms is not None:
+            fields["error"]["retry_after_ms"] = result.error.retry_after_ms
+    if result.model is not None:
+        fields["model"] = result.model
+    if result.timings_ms:
+        fields["timings_ms"] = {name: _rounded(value, 1) for name, value in result.timings_ms.items()}
+    if result.usage:
+        fields["usage"] = dict(result.usage)
+    if result.truncated is not None:
+        fields["truncated"] = {"kept": result.truncated.kept, "of": result.truncated.of}
+    return encode_json(fields)
+
+
+def _round_result(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Rounds what the model is sure of, by name; extracted values are the sender's own and stay."""
+    rounded = dict(result)
+    for name in ("confidence", "score"):
+        if isinstance(rounded.get(name), float):
+            rounded[name] = _rounded(rounded[name], DIGITS)
+    if isinstance(rounded.get("scores"), Mapping):
+        rounded["scores"] = {label: _rounded(value, DIGITS) for label, value in rounded["scores"].items()}
+    if isinstance(rounded.get("vector"), list | tuple):
+        rounded["vector"] = [_rounded(value, DIGITS) for value in rounded["vector"]]
+    if isinstance(rounded.get("passages"), list | tuple):
+        rounded["passages"] = [_round_result(passage) for passage in rounded["passages"]]
+    return rounded
+
+
+def _rounded(value: float, digits: int) -> float | None:
+    return round(value, digits) if math.isfinite(value) else None
+
+
+def parse_result(payload: bytes) -> Result:
+    """The result in a message, as an app sees it; ProtocolError if it isn't one.
+
+    Unknown fields are ignored.
+    """
+    fields = _parse_object(payload, "result")
+    status, result, error = fields.get("status"), fields.get("result"), fields.get("error")
+    if (
+        not isinstance(fields.get("id"), str)
+        or not isinstance(fields.get("task"), str)
+        or status not in ("ok", "abstained", "error")
+        or not isinstance(error if status == "error" else result, dict)
+    ):
+        raise ProtocolError("The message isn't a result: id, task, status, and result or error are missing.")
+    return Result(
+        id=fields["id"],
+        task=fields["task"],
+        status=status,
+        result=result if status != "error" else None,
+        error=_read_error(error) if status == "error" else None,
+        model=fields["model"] if isinstance(fields.get("model"), str) else None,
+        timings_ms=_numbers(fields.get("timings_ms")),
+        usage=_counts(fields.get("usage")),
+        truncated=_read_truncated(fields.get("truncated")),
+    )
+
+
+def _read_error(fields: Any) -> ErrorBody:
+    code, message, retry = fields.get("code"), fields.get("message"), fields.get("retry_after_ms")
+    if not isinstance(code, str) or not isinstance(message, str):
+        raise ProtocolError("The message isn't a result: its error has no code and message.")
+    return ErrorBody(code, message, retry if isinstance(retry, int) and not isinstance(retry, bool) else None)
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    items = value.items() if isinstance(value, dict) else ()
+    return {name: n for name, n in items if isinstance(n, int | float) and not isinstance(n, bool)}
+
+
+def _counts(value: Any) -> dict[str, int]:
+    """Whole numbers, without what only a float can hold: 1e308 could not be written again."""
+    return {name: int(n) for name, n in _numbers(value).items() if abs(n) < 2**63}
+
+
+def _read_truncated(value: Any) -> Truncated | None:
+    counts = _counts(value)
+    return Truncated(counts["kept"], counts["of"]) if {"kept", "of"} <= counts.keys() else None
+
+
+def encode_chunk(chunk: Chunk) -> bytes:
+    fields: dict[str, Any] = {"id": chunk.id, "seq": chunk.seq, "text": chunk.text}
+    if chunk.done is not None:
+        fields["progress"] = {"done": chunk.done, "of": chunk.of}
+    return encode_json(fields)
+
+
+def parse_chunk(payload: bytes) -> Chunk:
+    """A piece of a streamed answer; ProtocolError if it isn't one."""
+    fields = _parse_object(payload, "chunk")
+    id_, seq, text = fields.get("id"), fields.get("seq"), fields.get("text")
+    if not isinstance(id_, str) or not isinstance(text, str) or not isinstance(seq, int) or seq is True:
+        raise ProtocolError("The message isn't a chunk: id, seq and text are missing.")
+    progress = _counts(fields.get("progress"))
+    known = {"done": progress["done"], "of": progress["of"]} if {"done", "of"} <= progress.keys() else {}
+    return Chunk(id_, int(seq), text, **known)
+
+
+# The node itself
+
+
+def encode_state(state: StateName, boot_id: str) -> bytes:
+    return encode_json({"state": state, "boot_id": boot_id})
+
+
+def parse_state(payload: bytes) -> State:
+    """The retained state of a node; ProtocolError if it isn't one."""
+    fields = _parse_object(payload, "state")
+    if fields.get("state") not in _STATES or not isinstance(fields.get("boot_id"), str):
+        raise ProtocolError(f"The message isn't a node's state: one of {', '.join(_STATES)}, and a boot_id.")
+    return State(fields["state"], fields["boot_id"])
+
+
+def encode_dead(*, id: str, task: str, reply_to: str, error: ErrorBody) -> bytes:
+    """A request given up, for ``<base>/dead``: never its text."""
+    return encode_json(
+        {"id": id, "task": task, "reply_to": reply_to, "reason": error.code, "message": error.message}
+    )
+
+
+def encode_document(fields: Mapping[str, Any]) -> bytes:
+    """``info`` and ``health``, whose fields their makers know: JSON with finite numbers."""
+    return encode_json(fields)
+
+
+def _parse_object(payload: bytes, what: str) -> dict[str, Any]:
+    try:
+        value = parse_json(decode_text(payload))
+    except InvalidRequest as error:
+        raise ProtocolError(f"The message isn't a {what}. {error}") from None
+    if not isinstance(value, dict):
+        raise ProtocolError(f"The message isn't a {what}: it is no JSON object.")
+    return value

@@ -1,0 +1,200 @@
+"""The options a sender can put into a request: one table for types, ranges, schemas and the reference.
+
+Pure. Whether a task lets its senders set an option is the configuration's business (``allow``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgeslm.errors import InvalidRequest
+from edgeslm.protocol.strict_json import shown
+
+MAX_LABELS = 100
+MAX_STOPS = 16
+MAX_PATTERN = 256
+"""Characters: each document is held against it."""
+MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
+LATEST = 10_000_000_000
+"""Seconds since 1970: the year 2286. Milliseconds are refused so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: ``wanted`` completes "must be ..."; ``schema`` is the same in JSON Schema.
+
+    ``read`` returns the value in the one form that tasks see, or None if it isn't what is wanted.
+    """
+
+    name: str
+    wanted: str
+    meaning: str
+    schema: Mapping[str, Any]
+    read: Callable[[Any], Any]
+
+
+def _integer(name: str, low: int, high: int, meaning: str) -> Option:
+    def read(value: Any) -> int | None:
+        # JSON has one number type: 5.0 is the integer 5 there, and some encoders write it so.
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return value if whole and low <= value <= high else None
+
+    schema = {"type": "integer", "minimum": low, "maximum": high}
+    return Option(name, f"a whole number from {low} to {high}", meaning, schema, read)
+
+
+def _number(name: str, low: float, high: float, meaning: str, *, above: bool = False) -> Option:
+    def read(value: Any) -> float | None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return float(value) if low <= value <= high and not (above and value == low) else None
+
+    wanted = f"a number above {low:g}, at most {high:g}" if above else f"a number from {low:g} to {high:g}"
+    schema = {"type": "number", "exclusiveMinimum" if above else "minimum": low, "maximum": high}
+    return Option(name, wanted, meaning, schema, read)
+
+
+def _names(value: Any, most: int) -> list[str] | None:
+    """A list of 1 to ``most`` different strings that aren't empty."""
+    if not isinstance(value, list) or not 1 <= len(value) <= most:
+        return None
+    if not all(isinstance(item, str) and item for item in value) or len(set(value)) != len(value):
+        return None
+    return value
+
+
+def _read_stop(value: Any) -> list[str] | None:
+    return _names([value] if isinstance(value, str) else value, MAX_STOPS)
+
+
+def _read_labels(value: Any) -> dict[str, str] | None:
+    if isinstance(value, dict) and all(isinstance(text, str) for text in value.values()):
+        names, labels = list(value), value
+    elif isinstance(value, list):
+        names = value
+        labels = dict.fromkeys(value, "") if _names(value, MAX_LABELS) else {}
+    else:
+        return None
+    return labels if len(names) >= 2 and _names(names, MAX_LABELS) else None
+
+
+_TIMES = "look in files that were changed, and messages that came, at this time (seconds since 1970), and"
+_STRING = {"type": "string", "minLength": 1}
+
+OPTIONS: dict[str, Option] = {
+    option.name: option
+    for option in (
+        _integer("max_tokens", 1, 65536, "at most so many new tokens"),
+        _number("temperature", 0, 2, "0 always takes the likeliest token; more is more varied"),
+        _number("top_p", 0, 1, "sample from the likeliest tokens that sum to this probability", above=True),
+        _number("repetition_penalty", 0.1, 5, "above 1 makes repeating less likely"),
+        Option(
+            "stop",
+            f"a string, or a list of 1 to {MAX_STOPS} different strings, none empty",
+            "end the answer before the first of these strings",
+            {
+                "oneOf": [
+                    _STRING,
+                    {
+                        "type": "array",
+                        "items": _STRING,
+                        "minItems": 1,
+                        "maxItems": MAX_STOPS,
+                        "uniqueItems": True,
+                    },
+                ]
+            },
+            _read_stop,
+        ),
+        _integer("seed", 0, 2**31 - 1, "makes sampling repeatable on one machine"),
+        Option(
+            "stream",
+            "true or false",
+            "send the text as it is made to `<reply topic>/stream`",
+            {"type": "boolean"},
+            lambda value: value if isinstance(value, bool) else None,
+        ),
+        _integer("priority", 0, 9, "a higher number goes first"),
+        _integer(
+            "deadline_ms", 1, MAX_DEADLINE_MS, "give up when there is no result after so many milliseconds"
+        ),
+        Option(
+            "labels",
+            f"2 to {MAX_LABELS} labels: a list of names, or an object of names and descriptions",
+            "classify: the labels to choose from",
+            {
+                "oneOf": [
+                    {
+                        "type": "array",
+                        "items": _STRING,
+                        "minItems": 2,
+                        "maxItems": MAX_LABELS,
+                        "uniqueItems": True,
+                    },
+                    {
+                        "type": "object",
+                        "additionalProperties": {"type": "string"},
+                        "propertyNames": {"minLength": 1},
+                        "minProperties": 2,
+                        "maxProperties": MAX_LABELS,
+                    },
+                ]
+            },
+            _read_labels,
+        ),
+        Option(
+            "schema",
+            "an object that is a JSON Schema",
+            "extract: the JSON Schema of the fields",
+            {"type": "object", "minProperties": 1},
+            lambda value: value if isinstance(value, dict) and value else None,
+        ),
+        Option(
+            "knowledge",
+            "a list of 1 to 16 names of document collections",
+            "answer, search: which of the task's document collections to look in",
+            {"type": "array", "items": _STRING, "minItems": 1, "maxItems": 16, "uniqueItems": True},
+            lambda value: _names(value, 16),
+        ),
+        Option(
+            "context",
+            "a string that isn't blank",
+            "answer: the text to answer from",
+            _STRING,
+            lambda value: value if isinstance(value, str) and value.strip() else None,
+        ),
+        Option(
+            "sources",
+            f"a string of 1 to {MAX_PATTERN} characters",
+            "answer, search: look in documents of such names alone, where `*` is any text (`press/*`)",
+            {**_STRING, "maxLength": MAX_PATTERN},
+            lambda value: value if isinstance(value, str) and 1 <= len(value) <= MAX_PATTERN else None,
+        ),
+        _number("since", 0, LATEST, f"answer, search: {_TIMES} no earlier"),
+        _number("until", 0, LATEST, f"answer, search: {_TIMES} no later"),
+    )
+}
+
+
+def read_options(values: Any) -> dict[str, Any]:
+    """The options of a request, each checked and in the one form that tasks see.
+
+    ``stop`` becomes a list, ``labels`` a dict of names and descriptions (empty where none was given),
+    integers ints and numbers floats. InvalidRequest names the first option that is wrong.
+    """
+    if not isinstance(values, dict):
+        raise InvalidRequest('"options" must be an object, such as {"max_tokens": 64}.')
+    read: dict[str, Any] = {}
+    for name, value in values.items():
+        option = OPTIONS.get(name)
+        if option is None:
+            raise InvalidRequest(f"There is no option {shown(name)}; the options are {', '.join(OPTIONS)}.")
+        read[name] = option.read(value)
+        if read[name] is None:
+            raise InvalidRequest(f"Option {name!r} must be {option.wanted}.")
+    return read

@@ -1,0 +1,1 @@
+"""The bus-free core: scheduler, quotas, model pool, deployment, cascade, escalation, warm-up."""

@@ -1,0 +1,215 @@
+"""The collections of a node: searched by a process of their own, embedded by the node's encoders."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgeslm.bundle.spans import Run
+from edgeslm.config.loader import Knowledge
+from edgeslm.engine.calls import Embed, Read
+from edgeslm.errors import DISPENSABLE, ConfigError, KnowledgeError, ModelUnavailable
+from edgeslm.knowledge.index.collection import EncoderTag
+from edgeslm.knowledge.index.queries import EVERYTHING, Memory, Query, Shelf
+from edgeslm.knowledge.index.rerank import readable, rerank, reread, sentences
+from edgeslm.knowledge.index.search import Filter, Found
+from edgeslm.knowledge.service.process import KnowledgeProcess
+from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY
+from edgeslm.serving.model_pool import Models
+
+if TYPE_CHECKING:
+    from edgeslm.knowledge.index.queries import TableAnswer
+
+log = logging.getLogger("edgeslm.library")
+
+MakeKnowledge = Callable[..., KnowledgeProcess]
+
+AT_ONCE = 4
+"""Passages in one call of an encoder, while which a question has to wait."""
+
+
+class Library:
+    """Searches and remembers, once it is started.
+
+    :param remembered: names of the collections that routes remember messages in.
+    :raises ConfigError: what is named as an encoder is none.
+    """
+
+    def __init__(
+        self,
+        sections: Mapping[str, Knowledge],
+        models: Models,
+        *,
+        remembered: frozenset[str] = frozenset(),
+        log_level: str = "WARNING",
+        make_process: MakeKnowledge = KnowledgeProcess,
+    ) -> None:
+        self._sections = sections
+        self.models = models
+        """What embeds; those of the node, which may become others while it runs."""
+        problems = [
+            f"knowledge.{name}.encoder: {section.encoder} embeds no texts; name a model that does"
+            for name, section in sections.items()
+            if section.encoder and not models.bundle(section.encoder).manifest.embeds
+        ]
+        problems += [
+            f"knowledge.{name}.reader: {section.reader} reads no question with a passage; name a reader"
+            for name, section in sections.items()
+            if section.reader and not models.bundle(section.reader).manifest.is_reader
+        ]
+        if problems:
+            raise ConfigError(problems)
+        shelves = [
+            Shelf(
+                name,
+                section.path,
+                self._tag(section.encoder),
+                tuple(section.watch),
+                name in remembered,
+            )
+            for name, section in sections.items()
+        ]
+        self.plan = shelves, {name: (section.encoder, section.reader) for name, section in sections.items()}
+        """What is searched and kept: of two with the same, one goes on for the other."""
+        self._make_process: Callable[[], KnowledgeProcess] = functools.partial(
+            make_process, shelves, embed=self._embed_added, log_level=log_level
+        )
+        self._process = self._make_process() if shelves else None
+        self._was_stopped = False
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """For the memory that ``health`` tells."""
+        pid = None if self._process is None else self._process.pid
+        return {} if pid is None else {"knowledge": pid}
+
+    @property
+    def problems(self) -> list[str]:
+        return [] if self._process is None else self._process.problems
+
+    async def start(self) -> None:
+        """:raises KnowledgeError: a collection can't be used."""
+        if self._process is not None:
+            if self._was_stopped:
+                self._process, self._was_stopped = self._make_process(), False
+            await self._process.start()
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            self._was_stopped = True
+            await self._process.stop()
+
+    async def seek(
+        self,
+        question: str,
+        collections: Sequence[str],
+        k: int,
+        priority: int = NORMAL_PRIORITY,
+        *,
+        only: Filter = EVERYTHING,
+        by_sentence: bool = False,
+    ) -> Sequence[Found]:
+        """The ``k`` best passages of some collections, the best first.
+
+        Where the encoder can't be had they are found by their words alone.
+
+        :param only: which of their documents are looked in.
+        :param by_sentence: the first of them are looked at again, sentence by sentence, by the encoder, and
+            by the reader where there is one.
+        :raises RequestError: they can't be searched.
+        """
+        section = self._sections[collections[0]]  # all of them have the same encoder and reader
+        encoder = section.encoder
+        vector: Sequence[float] | None = None
+        if encoder is not None and (own := await self._embed_or_not(encoder, [question], priority)):
+            (vector,) = own
+        try:
+            found = await self._opened.seek(Query(tuple(collections), question, k, vector, only))
+        except KnowledgeError as error:
+            raise ModelUnavailable(str(error)) from None
+        if not by_sentence or not found:
+            return found
+        if encoder is not None and vector is not None:
+            parts = sentences(found)
+            flat = [text for own in parts for text in own]
+            if (made := await self._embed_or_not(encoder, flat, priority)) is not None:
+                vectors = iter(made)
+                found = rerank(found, vector, [[next(vectors) for _ in own] for own in parts])
+        if section.reader is not None:
+            return await self._read(section.reader, question, found, priority)
+        return found
+
+    async def _read(
+        self, reader: str, question: str, found: Sequence[Found], priority: int
+    ) -> Sequence[Found]:
+        """What a reader says of them, a few at a time as what is added is embedded. Where it can't, they are
+        judged without it: an answer is wanted more than the best one."""
+        texts, likely, places = readable(found), list[float](), list[Sequence[Run]]()
+        try:
+            for begin in range(0, len(texts), AT_ONCE):
+                call = Read(question, tuple(texts[begin : begin + AT_ONCE]))
+                output = await self.models.ask(reader, call, priority=priority)
+                likely += output.probabilities
+                places += output.places
+        except DISPENSABLE as error:
+            log.warning("Passages are judged without the reader %s: %s", reader, error)
+            return found
+        return reread(found, likely, places)
+
+    async def compute(
+        self, question: str, collections: Sequence[str], only: Filter = EVERYTHING
+    ) -> TableAnswer | None:
+        """What the tables of some collections come to; None where they have no answer, or several.
+
+        :raises RequestError: they can't be read.
+        """
+        try:
+            return await self._opened.compute(Query(tuple(collections), question, only=only))
+        except KnowledgeError as error:
+            raise ModelUnavailable(str(error)) from None
+
+    async def remember(self, collection: str, memory: Memory) -> None:
+        """Returns when it is on the disk.
+
+        :raises KnowledgeError: it can't be written.
+        """
+        await self._opened.remember(collection, memory)
+
+    @property
+    def _opened(self) -> KnowledgeProcess:
+        if self._process is None:
+            raise KnowledgeError("this node has no collections")
+        return self._process
+
+    def _tag(self, encoder: str | None) -> EncoderTag | None:
+        if encoder is None:
+            return None
+        bundle = self.models.bundle(encoder)
+        return EncoderTag(bundle.digest, str(bundle.path))
+
+    async def _embed_added(self, collection: str, texts: Sequence[str]) -> Any:
+        """Vectors of passages, when nothing else is to be done; a few at a time, since a question can't end
+        what the encoder has begun."""
+        encoder = self._sections[collection].encoder
+        if encoder is None:
+            raise KnowledgeError(f"{collection} has no encoder")
+        vectors: list[Sequence[float]] = []
+        for begin in range(0, len(texts), AT_ONCE):
+            vectors += await self._embed(encoder, texts[begin : begin + AT_ONCE], LEAST_PRIORITY)
+        return vectors
+
+    async def _embed_or_not(
+        self, encoder: str, texts: Sequence[str], priority: int
+    ) -> Sequence[Sequence[float]] | None:
+        """None where it can't be had, which is logged."""
+        try:
+            return await self._embed(encoder, texts, priority) if texts else ()
+        except DISPENSABLE as error:
+            log.warning("Collections are searched without the encoder %s: %s", encoder, error)
+            return None
+
+    async def _embed(self, encoder: str, texts: Sequence[str], priority: int) -> Sequence[Sequence[float]]:
+        call = Embed(tuple(texts), overflow="head")
+        return (await self.models.ask(encoder, call, priority=priority)).vectors

@@ -1,0 +1,152 @@
+"""What no stage on this node is sure of, asked of another node: the last stage of a cascade.
+
+Waiting for another node is no work of this one, so it happens outside of the queue of what is computed here.
+If the other node can't be reached or doesn't answer, what was found here stands, as ``abstained``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgeslm.config.schema import NODE_STAGE
+from edgeslm.errors import PASSED_ON, Cancelled, EdgeslmError
+from edgeslm.messages import Request, Result
+from edgeslm.serving.scheduler import WHILE_RUNNING, error_result
+from edgeslm.tasks import Task
+
+log = logging.getLogger("edgeslm.escalation")
+
+AskNode = Callable[[str, str, str, float, Mapping[str, Any]], Awaitable[Result]]
+"""Asks NODE for TASK with a text, within so many seconds, with options."""
+
+IsAnswer = Callable[[Mapping[str, Any], str], bool]
+BringBack = Callable[[Request, Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any] | None]
+
+
+def _anything(result: Mapping[str, Any], message: str) -> bool:
+    return True
+
+
+def _nothing(request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {}
+
+
+def _as_it_is(
+    request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    return answer
+
+
+_PASSED_ON = frozenset(error.code for error in PASSED_ON)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``is_answer`` tells whether a result could be one of this node's task, to a message. ``refer`` gives
+    the options to ask with, ``bring_back`` what request, result found here and answer come to."""
+
+    node: str
+    task: str
+    is_answer: IsAnswer = _anything
+    refer: Callable[[Request, Mapping[str, Any]], Mapping[str, Any]] = _nothing
+    bring_back: BringBack = _as_it_is
+
+    @classmethod
+    def of(cls, stages: tuple[str, ...], task: Task | None = None) -> Target | None:
+        """That of a task's stages, if the last one is another node."""
+        if not stages or not stages[-1].startswith(NODE_STAGE):
+            return None
+        node, _, name = stages[-1].removeprefix(NODE_STAGE).partition("/")
+        if task is None:
+            return cls(node, name)
+        return cls(node, name, task.is_answer, task.refer, task.bring_back)
+
+    @property
+    def stage(self) -> str:
+        return f"{NODE_STAGE}{self.node}/{self.task}"
+
+
+class Escalation:
+    """Asks other nodes through ``ask_node``, once there is one; requests that wait can be cancelled."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self.ask_node: AskNode | None = None
+        self._waiting: dict[asyncio.Future[Result], Request] = {}
+        self._cancelled: set[asyncio.Future[Result]] = set()
+
+    def is_wanted(self, result: Result) -> bool:
+        """Whether another node should be asked after this result. Documents that contradict each other are
+        for a person to see: a larger model would take one side."""
+        if self.ask_node is None or (result.result or {}).get("conflict"):
+            return False
+        return result.status == "abstained" or (result.error is not None and result.error.code in _PASSED_ON)
+
+    async def ask(self, target: Target, request: Request, found: Result) -> Result:
+        """The other node's answer, or ``found``."""
+        now = time.monotonic()
+        until = min((request.received_at or now) + self._timeout_s, request.expires_at or math.inf)
+        left_s = until - now
+        if self.ask_node is None or left_s <= 0 or not isinstance(request.input, str):
+            return found
+        if request.options.keys() & {"labels", "schema"}:  # the other node knows its own alone
+            return found
+        here = found.result or {}
+        options = target.refer(request, here)
+        asking = asyncio.ensure_future(
+            self.ask_node(target.node, target.task, request.input, left_s, options)
+        )
+        self._waiting[asking] = request
+        try:
+            answer = await asking
+        except asyncio.CancelledError:
+            if asking not in self._cancelled:  # this node stops: the request is delivered again
+                asking.cancel()
+                raise
+            return error_result(request, Cancelled(WHILE_RUNNING))
+        except EdgeslmError as error:
+            log.warning("task %s: %s doesn't answer: %s", request.task, target.stage, error)
+            return found
+        finally:
+            del self._waiting[asking]
+            self._cancelled.discard(asking)
+        if answer.status == "error":
+            code = answer.error.code if answer.error else ""
+            log.warning("task %s: %s answers with an error: %s", request.task, target.stage, code)
+            return found
+        brought = target.bring_back(request, here, answer.result or {})
+        if brought is None or not target.is_answer(brought, request.input):
+            log.warning("task %s: what %s answers is no answer of this task", request.task, target.stage)
+            return found
+        return _joined(target, request, found, replace(answer, result=brought), now)
+
+    def cancel(self, matches: Callable[[Request], bool]) -> int:
+        """Cancels what waits for another node. :return: how many requests."""
+        chosen = [asking for asking, request in self._waiting.items() if matches(request)]
+        for asking in chosen:
+            self._cancelled.add(asking)
+            asking.cancel()
+        return len(chosen)
+
+
+def _joined(target: Target, request: Request, found: Result, answer: Result, asked_at: float) -> Result:
+    """The other node's answer to this node's request, with what both took."""
+    times = {key: found.timings_ms.get(key, 0.0) for key in ("queue", "prefill", "decode")}
+    for key in times:
+        times[key] += answer.timings_ms.get(key, 0.0)
+    counted = (found.usage, answer.usage)
+    usage = {key: sum(of.get(key, 0) for of in counted) for key in {**found.usage, **answer.usage}}
+    return replace(
+        answer,
+        id=request.id,
+        task=request.task,
+        result={**(answer.result or {}), "stage": target.stage},
+        timings_ms={**times, "total": (time.monotonic() - (request.received_at or asked_at)) * 1000},
+        usage=usage,
+    )

@@ -1,0 +1,306 @@
+"""The models of this node: their bundles, and an engine process for each, or several."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from edgeslm.bundle.manifest import Bundle, short_digest
+from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Call, Hardware, Output
+from edgeslm.engine.host.process import EngineCrashed, EngineProcess
+from edgeslm.engine.host.team import EngineTeam
+from edgeslm.errors import BundleError, ModelUnavailable, Poisoned
+from edgeslm.messages import NORMAL_PRIORITY, Attempt
+
+log = logging.getLogger("edgeslm.models")
+
+MakeProcess = Callable[[Bundle, Hardware, Adapters], EngineProcess | EngineTeam]
+"""Of a bundle, what computes it and its adapters."""
+
+ATTEMPTS = 2
+"""A request whose engine crashed gets one more try on a fresh one; then it is taken for the cause."""
+
+
+AGAIN_S = 10.0
+"""After which a worker that could not be started beside others is tried again."""
+
+
+@dataclass(slots=True, eq=False)
+class _Model:
+    """``calls`` are those that run or wait; before ``again_at``, by the loop's clock, a worker that could not
+    be started beside others isn't tried again."""
+
+    bundle: Bundle
+    process: EngineProcess | EngineTeam
+    graph: str | None
+    hardware: Hardware
+    adapters: Adapters
+    calls: int = 0
+    starting: asyncio.Task[object] | None = None
+    unloading: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    again_at: float = 0.0
+    alone: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by a call that is tried once more: if its engine crashes again, no other call can have done it."""
+
+    def is_of(self, bundle: Bundle, hardware: Hardware, adapters: Adapters) -> bool:
+        """Whether it computes the same by the same means."""
+        own = self.bundle.path, self.bundle.digest, self.hardware, dict(self.adapters)
+        return own == (bundle.path, bundle.digest, hardware, dict(adapters))
+
+
+class Models:
+    """Named models, started together, each started again when its process ended.
+
+    :param bundles: name -> bundle; no other is run in its place.
+    :param hardware: name -> what computes it, where it isn't as many threads as are best.
+    :param keep_alive_s: name -> seconds without a call after which a model is unloaded until the next one.
+    :param adapters: name -> the adapter bundles that its calls may name, with their digests.
+    :param make_process: what makes an engine process of bundle, hardware and adapters; tests hand in a fake.
+    :param running: models that are at work; those that are the same go on as they are, and belong to both.
+    """
+
+    def __init__(
+        self,
+        bundles: Mapping[str, Bundle],
+        hardware: Mapping[str, Hardware],
+        *,
+        keep_alive_s: Mapping[str, float | None] = MappingProxyType({}),
+        adapters: Mapping[str, Adapters] = MappingProxyType({}),
+        make_process: MakeProcess,
+        running: Models | None = None,
+    ) -> None:
+        self._models: dict[str, _Model] = {}
+        self._keep_alive_s = keep_alive_s
+        for name, bundle in bundles.items():
+            on, taken = hardware.get(name, Hardware()), adapters.get(name, NO_ADAPTERS)
+            before = None if running is None else running._models.get(name)  # noqa: SLF001  another of the same class
+            if before is not None and before.is_of(bundle, on, taken):
+                self._models[name] = before
+                continue
+            process = make_process(bundle, on, taken)
+            graph = bundle.manifest.graphs.for_calls(adapters=bool(taken))
+            self._models[name] = _Model(bundle, process, graph, on, taken)
+        self._stopped = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._models)
+
+    def bundle(self, name: str) -> Bundle:
+        return self._models[name].bundle
+
+    def label(self, name: str) -> str:
+        """As results name a model: ``small@sha256:1f3a...``."""
+        return f"{name}@{short_digest(self.bundle(name).digest)}"
+
+    def graph(self, name: str) -> str | None:
+        """What its engine loads of the bundle; None of an encoder."""
+        return self._models[name].graph
+
+    def is_loaded(self, name: str) -> bool:
+        return self._models[name].process.alive
+
+    def is_prepared(self, name: str) -> bool:
+        """Whether its engine computes with weights that were laid out for this machine, or did so at last."""
+        info = self._models[name].process.info
+        return info is not None and info.prepared
+
+    def can_be_prepared(self, name: str) -> bool:
+        """Whether its engine would take what is prepared, and found none."""
+        model = self._models[name]
+        has_none = model.process.info is not None and not model.process.info.prepared
+        return has_none and model.graph is not None and model.process.takes_prepared
+
+    def find(self, digest: str) -> str | None:
+        """The model whose bundle has this digest."""
+        return next((name for name, model in self._models.items() if model.bundle.digest == digest), None)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """By the name of the model; further workers of it are called ``small#2`` and so on."""
+        return {
+            name if number == 1 else f"{name}#{number}": pid
+            for name, model in self._models.items()
+            for number, pid in enumerate(model.process.pids, 1)
+        }
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """How often each model's engine has ended by itself; it is started again for the next call."""
+        return {name: model.process.losses for name, model in self._models.items()}
+
+    async def start(self) -> None:
+        """Loads all models side by side. An engine that ends while it loads is started once more.
+
+        :raises BundleError: an engine refuses its bundle.
+        :raises EngineCrashed: an engine ended while loading.
+        """
+        await asyncio.gather(*(self._load(model) for model in self._models.values()))
+        for name in self._models:
+            self._unload_later(name)
+
+    async def _load(self, model: _Model) -> None:
+        try:
+            await self._ensure(model)
+        except EngineCrashed as error:  # the kernel may have taken it for want of memory
+            log.warning("%s; it is started once more", error)
+            await self._ensure(model)
+
+    async def ask(
+        self,
+        name: str,
+        call: Call,
+        on_chunk: Callable[[str], None] | None = None,
+        attempt: Attempt | None = None,
+        priority: int = NORMAL_PRIORITY,
+    ) -> Output:
+        """One engine call; waits for a model that is still loading, retries once after a crash.
+
+        :raises Poisoned: the engine crashed each time.
+        :raises ModelUnavailable: its engine can't be started again, or the node stops.
+        :raises RequestError: what the engine says.
+        """
+        model = self._models[name]
+        with self._in_use(name):
+            for number in range(1, ATTEMPTS + 1):
+                if attempt is not None and (not model.process.ready or model.alone.locked()):
+                    attempt.wait()
+                async with self._turn(model, number):
+                    if attempt is not None:
+                        attempt.compute()
+                    try:
+                        on_hang = None if attempt is None else attempt.hang
+                        return await model.process.call(call, on_chunk, priority, on_hang)
+                    except EngineCrashed:
+                        log.warning("the engine of model %s crashed on a request (attempt %d)", name, number)
+                        if attempt is not None and number < ATTEMPTS:
+                            attempt.crash()
+        raise Poisoned(f"the engine crashed {ATTEMPTS} times on this request; it is not tried again")
+
+    @asynccontextmanager
+    async def _turn(self, model: _Model, attempt: int) -> AsyncIterator[None]:
+        """With the engine ready. Another try has it alone: of several calls that ran when it crashed, one is
+        the cause, and the others must not be taken for it."""
+        try:
+            if attempt > 1:
+                async with model.alone:
+                    await self._load(model)
+                    yield
+                return
+            while True:
+                await self._load(model)
+                if not model.alone.locked():
+                    break
+                async with model.alone:
+                    pass
+        except BundleError as error:  # changed or damaged since the start
+            raise ModelUnavailable(str(error)) from None
+        yield
+
+    async def renew(self, name: str) -> bool:
+        """Starts an engine anew, for it to find what wasn't there before; calls that come meanwhile wait.
+
+        :return: false if a call runs or waits: nothing is done then. One that isn't loaded is left so.
+        :raises EngineCrashed: it can't be started again, which the next call tries too.
+        :raises BundleError: the same.
+        """
+        model = self._models[name]
+        if model.calls:
+            return False
+        if model.process.alive:
+            _put_off(model)
+            model.unloading = asyncio.create_task(model.process.stop())
+            await self._load(model)
+            self._unload_later(name)
+        return True
+
+    async def stop(self, beside: Collection[Models] = ()) -> None:
+        """Ends all engines but those that others ``beside`` have too; calls that run or come from now on
+        fail."""
+        self._stopped = True
+        going_on = [model for other in beside for model in other._models.values()]  # noqa: SLF001  another of the same class
+        models = [model for model in self._models.values() if model not in going_on]
+        starting = [model.starting for model in models if model.starting is not None]
+        for start in starting:
+            start.cancel()
+        for model in models:
+            _put_off(model)
+        unloading = [model.unloading for model in models if model.unloading is not None]
+        await asyncio.gather(*starting, *unloading, return_exceptions=True)
+        await asyncio.gather(*(model.process.stop() for model in models))
+
+    async def _ensure(self, model: _Model) -> None:
+        """Starts the model's process unless it runs; callers that come meanwhile share one start."""
+        stays = model.unloading is None or model.unloading.done()
+        is_settled = stays and (model.starting is None or model.starting.done())
+        if model.process.complete and is_settled:
+            return
+        if self._stopped:
+            raise ModelUnavailable("the node is stopping")
+        if model.process.ready and stays:  # of several workers one; the others needn't be waited for
+            self._complete(model)
+            return
+        if model.starting is None or model.starting.done():
+            model.starting = asyncio.create_task(self._start(model))
+        try:
+            await asyncio.shield(model.starting)
+        except asyncio.CancelledError:
+            if self._stopped:
+                raise ModelUnavailable("the node is stopping") from None
+            raise
+
+    def _complete(self, model: _Model) -> None:
+        """Starts the workers that are missing, while the others work on."""
+        loop = asyncio.get_running_loop()
+        if (model.starting is not None and not model.starting.done()) or loop.time() < model.again_at:
+            return
+
+        def note(start: asyncio.Task[object]) -> None:
+            if not start.cancelled() and (error := start.exception()) is not None:
+                model.again_at = loop.time() + AGAIN_S
+                log.warning("a worker of %s is missing: %s", model.bundle.path.name, error)
+
+        model.starting = asyncio.create_task(self._start(model))
+        model.starting.add_done_callback(note)
+
+    async def _start(self, model: _Model) -> None:
+        if model.unloading is not None:  # its memory first
+            await model.unloading
+        await model.process.start()
+
+    @contextmanager
+    def _in_use(self, name: str) -> Iterator[None]:
+        model = self._models[name]
+        model.calls += 1
+        _put_off(model)
+        try:
+            yield
+        finally:
+            model.calls -= 1
+            self._unload_later(name)
+
+    def _unload_later(self, name: str) -> None:
+        model, keep_alive_s = self._models[name], self._keep_alive_s.get(name)
+        if not model.calls and not self._stopped:
+            _put_off(model)
+            if keep_alive_s is not None:
+                loop = asyncio.get_running_loop()
+                model.timer = loop.call_later(keep_alive_s, self._unload, model)
+
+    def _unload(self, model: _Model) -> None:
+        model.timer = None
+        if model.process.alive:
+            log.info("%s is unloaded until it is asked again", model.bundle.path)
+            model.unloading = asyncio.create_task(model.process.stop())
+
+
+def _put_off(model: _Model) -> None:
+    """Nothing is unloaded at the time that was set."""
+    if model.timer is not None:
+        model.timer.cancel()
+        model.timer = None

@@ -1,0 +1,111 @@
+"""Decoders are laid out for this machine while the node has nothing to do, and their engines started on that.
+
+A child process does it (``engine.prepare``) with the time that processors have left. Once in the life of a
+daemon: what fails is told, and the model runs on its bundle as before. Knows no bus and no requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from edgeslm.engine.prepack.prepare import prepare
+from edgeslm.engine.worker.prepared import CACHE, Index, folder_of, mark_used
+from edgeslm.errors import EdgeslmError, SelfTestError
+from edgeslm.serving.model_pool import Models
+
+log = logging.getLogger("edgeslm.preparing")
+
+Prepare = Callable[..., Coroutine[Any, Any, Index]]
+
+FIRST_QUIET_S: Final = 10.0
+"""Without work after a start: what has waited for the node comes first."""
+QUIET_S: Final = 5.0
+"""Without work before an engine is started anew, or the next model is prepared."""
+MARK_EVERY_S: Final = 24 * 3600.0
+
+
+class Preparer:
+    """Prepares the decoders of ``models`` that run without.
+
+    :param idle_s: for how many seconds the node has had nothing to do.
+    :param on_change: called when an engine runs on what was prepared.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        state_dir: Path,
+        *,
+        idle_s: Callable[[], float],
+        on_change: Callable[[], Awaitable[None]],
+        first_quiet_s: float = FIRST_QUIET_S,
+        quiet_s: float = QUIET_S,
+        prepare: Prepare = prepare,
+    ) -> None:
+        self._models = models
+        self._state_dir = state_dir
+        self._idle_s = idle_s
+        self._on_change = on_change
+        self._first_quiet_s = first_quiet_s
+        self._quiet_s = quiet_s
+        self._prepare = prepare
+        self.problems: list[str] = []
+        """Which models say other things here than on the build machine, as sentences for others."""
+
+    async def run(self) -> None:
+        """Prepares what is to be, then marks what is used. Cancelled, it ends its child at once."""
+        await self._until_idle(self._first_quiet_s)
+        same: dict[tuple[str, str | None], list[str]] = {}
+        for name in self._models.names:
+            if self._models.can_be_prepared(name):
+                same.setdefault((self._models.bundle(name).digest, self._models.graph(name)), []).append(name)
+        for names in same.values():
+            await self._until_idle(self._quiet_s)
+            if await self._make(names):
+                for name in names:
+                    await self._renew(name)
+        while True:
+            self._mark_used()
+            await asyncio.sleep(MARK_EVERY_S)
+
+    async def _until_idle(self, quiet_s: float) -> None:
+        while (idle_s := self._idle_s()) < quiet_s:
+            await asyncio.sleep(quiet_s - idle_s)
+
+    async def _make(self, names: Sequence[str]) -> bool:
+        """For models of one bundle. :return: whether it was made."""
+        bundle, graph = self._models.bundle(names[0]), self._models.graph(names[0]) or ""
+        log.info("%s is being prepared for this machine", bundle.path)
+        keep = [self._models.bundle(name).digest for name in self._models.names]
+        try:
+            index = await self._prepare(bundle, graph, self._state_dir, unasked=True, keep=keep)
+        except (EdgeslmError, OSError, ValueError) as error:
+            log.warning("%s is not prepared until the next start: %s", bundle.path, error)
+            if isinstance(error, SelfTestError):
+                said = str(error).removeprefix(f"{bundle.path}: ")  # paths are nobody else's business
+                self.problems.append(f"Model {', '.join(names)}: {said}.")
+            return False
+        log.info("%s is prepared: %s", bundle.path, "; ".join(map(str.strip, index.render().splitlines())))
+        return True
+
+    async def _renew(self, name: str) -> None:
+        try:
+            await self._until_idle(self._quiet_s)
+            while not await self._models.renew(name):
+                await asyncio.sleep(self._quiet_s)
+        except EdgeslmError as error:  # its next call tries it again
+            log.error("model %s could not be started on what was prepared: %s", name, error)
+            return
+        await self._on_change()
+
+    def _mark_used(self) -> None:
+        """For others with this state folder, who remove what isn't used: an engine marks what it loads, and
+        may run for months."""
+        for name in self._models.names:
+            graph = self._models.graph(name)
+            if graph is not None and self._models.is_prepared(name):
+                mark_used(folder_of(self._models.bundle(name), graph, self._state_dir / CACHE))

@@ -1,0 +1,333 @@
+"""The only queue: admission, priority, deadline, time-out, cancel.
+
+It knows requests and results; what running one means is handed in. Every request that enters leaves with
+exactly one result, whatever happens to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from edgeslm.errors import Busy, Cancelled, Expired, InternalError, RequestError, TimedOut
+from edgeslm.messages import Attempt, ErrorBody, Request, Result
+from edgeslm.serving.quotas import Senders
+
+log = logging.getLogger("edgeslm.scheduler")
+
+OnChunk = Callable[[str], None]
+Run = Callable[[Request, OnChunk | None, Attempt | None], Awaitable[Result]]
+
+WHILE_RUNNING = "cancelled while it was running"
+
+FIRST_GUESS_S = 0.5
+"""Time of a request assumed for ``retry_after_ms`` before one of its task was measured."""
+
+MOST_PASSED_OVER = 8
+"""So many others may go before the request that has waited longest, then it is its turn; and so many may
+interrupt one that runs: a flood of high priorities delays the low ones and doesn't starve them."""
+
+
+@dataclass(order=True, slots=True)
+class _Job:
+    """Ordered by priority, then by who expires first, then by arrival."""
+
+    rank: tuple[int, float, int]
+    request: Request = field(compare=False)
+    on_chunk: OnChunk | None = field(compare=False)
+    attempt: Attempt | None = field(compare=False)
+    result: asyncio.Future[Result] = field(compare=False)
+    work: asyncio.Task[None] | None = field(compare=False, default=None)
+    begun: bool = field(compare=False, default=False)
+    interruptions: int = field(compare=False, default=0)
+
+    @property
+    def waits(self) -> bool:
+        return self.work is None and not self.result.done()
+
+
+class Scheduler:
+    """Runs requests, at most ``slots`` at a time, the others waiting in a queue of ``limit``.
+
+    One worker computes at a time on a small board, so ``slots`` is 1 unless a model has more workers. One
+    more is begun if its priority is above that of all that run: the engine runs it between two pieces of
+    theirs (``engine.worker``).
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        limit: int,
+        timeout_s: float,
+        slots: int = 1,
+        senders: Senders | None = None,
+    ) -> None:
+        self._run = run
+        self._senders = senders
+        self.limit = limit
+        """Requests that may wait."""
+        self._timeout_s = timeout_s
+        self.slots = slots
+        """Requests that may run."""
+        self._waiting: list[_Job] = []
+        self._arrived: deque[_Job] = deque()
+        self._running: dict[asyncio.Task[None], _Job] = {}
+        self._jobs: dict[int, _Job] = {}
+        self._arrivals = itertools.count()
+        self._passed_over = 0
+        self._paused = False
+        self._service_s: dict[str, float] = {}
+        self.moved_at = time.monotonic()
+        """When work last went forward: a request begun or done, a piece of text."""
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def resize(self, *, limit: int, slots: int) -> None:
+        """Other numbers from now on; what waits may begin at once."""
+        self.limit, self.slots = limit, slots
+        self._fill_slots()
+
+    @property
+    def wait_s(self) -> float:
+        """How long the queue may take, by the requests before."""
+        return sum(self._guess_s(job.request, FIRST_GUESS_S) for job in self._waiting) / self.slots
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running)
+
+    async def submit(
+        self, request: Request, on_chunk: OnChunk | None = None, attempt: Attempt | None = None
+    ) -> Result:
+        """Waits its turn and runs; never raises for the request's sake: errors are results.
+
+        ``attempt`` is told when its turn has come, and what ``run`` tells it.
+        """
+        number = next(self._arrivals)
+        rank = (-request.priority, request.expires_at or math.inf, number)
+        try:
+            self._admit(request, rank)
+            if self._senders is not None and request.sender is not None:
+                self._senders.admit(request.sender, lambda: self.wait_s)
+        except RequestError as error:
+            return error_result(request, error)
+        loop = asyncio.get_running_loop()
+        job = _Job(rank, request, on_chunk, attempt, loop.create_future())
+        self._jobs[number] = job
+        heapq.heappush(self._waiting, job)
+        self._arrived.append(job)
+        self._fill_slots()
+        expiry = None
+        if request.expires_at is not None:
+            expiry = loop.call_at(request.expires_at, self._expire, job)  # its clock is time.monotonic() too
+        try:
+            return await job.result
+        except asyncio.CancelledError:
+            self._cancel(job)  # nobody is left to read the result
+            raise
+        finally:
+            del self._jobs[number]
+            if self._senders is not None and request.sender is not None:
+                is_done = job.result.done() and not job.result.cancelled()
+                self._senders.settle(request.sender, job.result.result().usage if is_done else {})
+            if expiry is not None:
+                expiry.cancel()
+
+    def _admit(self, request: Request, rank: tuple[int, float, int]) -> None:
+        """:raises RequestError: it would only wait in vain."""
+        now = time.monotonic()
+        if request.expires_at is not None and request.expires_at <= now:
+            raise Expired("it had expired when it arrived")
+        if self._is_hopeless(request, now):
+            raise Expired("it takes longer than the time that is left")
+        if len(self._waiting) >= self.limit:
+            message = f"{len(self._waiting)} requests are waiting, which is the limit; try again later"
+            raise Busy(message, retry_after_ms=math.ceil(self.wait_s * 1000))
+        if request.expires_at is None or not self._waiting:
+            return
+        # Nothing is known of tasks that were never run, and a guess would refuse what can be done in time.
+        wait_s = sum(self._guess_s(job.request) for job in self._waiting if job.rank < rank) / self.slots
+        if now + wait_s > request.expires_at:
+            message = (
+                f"its turn would come in about {wait_s:.1f} s, and it expires in "
+                f"{request.expires_at - now:.1f} s; allow more time, or try again later"
+            )
+            raise Busy(message, retry_after_ms=math.ceil(wait_s * 1000))
+
+    def _is_hopeless(self, request: Request, now: float) -> bool:
+        """Whether it would expire while it runs; by half of what is usual, since texts vary."""
+        guess_s = self._guess_s(request)
+        if request.expires_at is None or now + guess_s / 2 <= request.expires_at:
+            return False
+        # One slow run, such as the first, which waits for the model, must not refuse all others for ever.
+        self._service_s[request.task] = guess_s * 0.8
+        return True
+
+    def _guess_s(self, request: Request, unknown_s: float = 0.0) -> float:
+        """How long a request may run, by those of its task before it."""
+        return self._service_s.get(request.task, unknown_s)
+
+    def pause(self) -> None:
+        """From now on requests wait, which isn't counted as the time of their run."""
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self.moved_at = time.monotonic()
+        self._fill_slots()
+
+    def cancel(self, matches: Callable[[Request], bool]) -> int:
+        """Cancels every request that ``matches``, waiting or running, and says how many those were."""
+        chosen = [job for job in self._jobs.values() if matches(job.request) and not job.result.done()]
+        for job in chosen:
+            self._cancel(job)
+        return len(chosen)
+
+    async def drain(self, limit_s: float) -> bool:
+        """Waits until all is done; false when ``limit_s`` ran out first."""
+        futures = [job.result for job in self._jobs.values()]
+        if not futures:
+            return True
+        _, left = await asyncio.wait(futures, timeout=limit_s)
+        return not left
+
+    def _cancel(self, job: _Job) -> None:
+        if job.work is not None and job.begun:
+            job.work.cancel()
+        else:
+            self._give_up(job, Cancelled("cancelled while it was waiting"))
+
+    def _expire(self, job: _Job) -> None:
+        """The end of a request that waits; one that runs has its own time-out."""
+        if not job.begun:
+            waited_s = time.monotonic() - job.request.received_at
+            self._give_up(job, Expired(f"it expired after waiting {waited_s:.1f} s"))
+
+    def _give_up(self, job: _Job, error: RequestError) -> None:
+        """Ends a job that has not begun: it waits, or its turn has just come."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+            heapq.heapify(self._waiting)
+        self._finish(job, error_result(job.request, error))
+
+    def _fill_slots(self) -> None:
+        while self._waiting and not self._paused:
+            if len(self._running) < self.slots:
+                job = self._next()
+            elif len(self._running) == self.slots and self._is_urgent(self._waiting[0]):
+                job = heapq.heappop(self._waiting)
+                for other in self._running.values():
+                    other.interruptions += 1
+            else:
+                return
+            job.work = asyncio.create_task(self._work(job))
+            self._running[job.work] = job
+
+    def _is_urgent(self, job: _Job) -> bool:
+        """Above all that run, none of which was interrupted too often before."""
+        running = self._running.values()
+        return all(
+            job.request.priority > other.request.priority and other.interruptions < MOST_PASSED_OVER
+            for other in running
+        )
+
+    def _next(self) -> _Job:
+        while self._arrived and not self._arrived[0].waits:
+            self._arrived.popleft()
+        oldest = self._arrived[0] if self._arrived else self._waiting[0]
+        if oldest is self._waiting[0] or self._passed_over < MOST_PASSED_OVER:
+            job = heapq.heappop(self._waiting)
+            self._passed_over = 0 if job is oldest else self._passed_over + 1
+            return job
+        self._passed_over = 0
+        self._waiting.remove(oldest)
+        heapq.heapify(self._waiting)
+        return oldest
+
+    async def _work(self, job: _Job) -> None:
+        try:
+            result = await self._result_of(job)
+            if result is not None:
+                self._finish(job, result)
+        finally:
+            if job.work is not None:
+                del self._running[job.work]
+            self._fill_slots()
+
+    async def _result_of(self, job: _Job) -> Result | None:
+        """None if the job was given up between its turn and its start."""
+        now = time.monotonic()
+        request = job.request
+        self.moved_at = now
+        if self._is_hopeless(request, now):
+            self._expire(job)
+        if job.result.done():
+            return None
+        job.begun = True
+        left_s = min(self._timeout_s, (request.expires_at or math.inf) - now)
+        is_late = False
+
+        def time_out() -> None:
+            nonlocal is_late
+            is_late = True
+            self._cancel(job)
+
+        limit = asyncio.get_running_loop().call_later(left_s, time_out)
+        try:
+            if job.attempt is not None:
+                job.attempt.compute()
+            result = await self._run(request, self._noted(job.on_chunk), job.attempt)
+            if not job.interruptions:
+                took_s = time.monotonic() - now
+                self._service_s[request.task] = self._guess_s(request, took_s) * 0.9 + took_s * 0.1
+        except asyncio.CancelledError:
+            why = TimedOut(f"not done after {left_s:.1f} s") if is_late else Cancelled(WHILE_RUNNING)
+            result = error_result(request, why)
+        except RequestError as error:
+            result = error_result(request, error)
+        except Exception as error:
+            result = error_result(request, _internal(request, error))
+        finally:
+            limit.cancel()
+        return result
+
+    def _noted(self, on_chunk: OnChunk | None) -> OnChunk | None:
+        """Pieces of text are progress."""
+        if on_chunk is None:
+            return None
+
+        def pass_on(text: str) -> None:
+            self.moved_at = time.monotonic()
+            on_chunk(text)
+
+        return pass_on
+
+    def _finish(self, job: _Job, result: Result) -> None:
+        self.moved_at = time.monotonic()
+        if not job.result.done():
+            job.result.set_result(result)
+
+
+def _internal(request: Request, error: Exception) -> InternalError:
+    # The type alone: an exception's text may quote the message, and texts don't go to logs.
+    log.error("request %s of task %s failed: %s", request.id, request.task, type(error).__name__)
+    log.debug("request %s", request.id, exc_info=error)
+    return InternalError(f"the node failed on it ({type(error).__name__})")
+
+
+def error_result(request: Request, error: RequestError) -> Result:
+    """The result that says why there is none."""
+    total_ms = (time.monotonic() - request.received_at) * 1000 if request.received_at else 0.0
+    return Result(
+        request.id, request.task, "error", error=ErrorBody.of(error), timings_ms={"total": total_ms}
+    )

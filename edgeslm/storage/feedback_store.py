@@ -1,0 +1,138 @@
+"""Corrections of results, kept on this device for the next ``edgeslm-export tune``.
+
+One file of JSON lines a task, in the form that ``tune`` reads: ``{"text", "label"}`` or ``{"text",
+"fields"}``, and when it was said, ``at``: by that a correction that is appended to the rows takes the place
+of those with the same text. Texts leave the device only if somebody copies the file. Knows no bus.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm.errors import FeedbackError
+from edgeslm.storage.erasure_filter import UNKNOWN_AGE_S, Choice, id_of
+
+FOLDER = "feedback"
+MOST_BYTES = 16_000_000
+"""Of one task: some 100,000 messages. A flood must not fill the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What should have been made of ``text``: a ``label``, or ``fields``."""
+
+    task: str
+    text: str
+    label: str | None = None
+    fields: Mapping[str, Any] | None = None
+    id: str | None = None
+    """Of the request that was meant, if it was named by that: `edgeslm purge --id` finds it by it."""
+
+    def encode(self, now: datetime.datetime) -> bytes:
+        answer = {"label": self.label} if self.fields is None else {"fields": dict(self.fields)}
+        name = {} if self.id is None else {"id": self.id}
+        row = {"text": self.text, **answer, "at": now.isoformat(timespec="seconds"), **name}
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+class FeedbackStore:
+    """The corrections below ``state_dir``. Several processes may write: each row is one append."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir / FOLDER
+
+    def file(self, task: str) -> Path:
+        return self._folder / f"{task}.jsonl"
+
+    def keep(self, correction: Correction) -> Path:
+        """Appends a row. :return: its file. :raises FeedbackError: it can't be written, or is full."""
+        file = self.file(correction.task)
+        row = correction.encode(datetime.datetime.now(datetime.UTC))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            descriptor = _locked(file)
+            try:
+                size = os.fstat(descriptor).st_size
+                if not size:
+                    _give_to_owner_of(file.parent.parent, file.parent, file)
+                elif os.pread(descriptor, 1, size - 1) != b"\n":  # a row that a power failure cut
+                    row = b"\n" + row
+                if size + len(row) > MOST_BYTES:
+                    raise FeedbackError(
+                        f"{file} has {MOST_BYTES:,} bytes, the most that are kept; learn from it with "
+                        "edgeslm-export tune, then remove it"
+                    )
+                written = os.write(descriptor, row)
+                if written < len(row):  # the disk is full: no half row may stand before the next one
+                    os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+                    raise FeedbackError(f"{file} can't be written: no space left on the disk")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise FeedbackError(f"{file} can't be written: {error.strerror}") from None
+        return file
+
+    def erase(self, choice: Choice, *, dry_run: bool = False) -> int:
+        """Takes the rows that fit out of the files. :return: how many. :raises FeedbackError: one can't be
+        written anew, and is as it was."""
+        return sum(_without(file, choice, dry_run) for file in sorted(self._folder.glob("*.jsonl")))
+
+
+def _locked(file: Path) -> int:
+    """A descriptor to append to a file, which is made if need be; who erases puts another in its place."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def _without(file: Path, choice: Choice, dry_run: bool) -> int:
+    try:
+        descriptor = _locked(file)
+        try:
+            rows = file.read_bytes().splitlines(keepends=True)
+            kept = [row for row in rows if not _fits(row, choice)]
+            if len(kept) < len(rows) and not dry_run:
+                beside = file.with_suffix(".new")
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+                with os.fdopen(os.open(beside, flags, 0o600), "wb") as stream:
+                    stream.write(b"".join(kept))
+                status = os.fstat(descriptor)
+                beside.chmod(status.st_mode & 0o777)
+                if os.geteuid() == 0:
+                    os.chown(beside, status.st_uid, status.st_gid)
+                beside.replace(file)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise FeedbackError(f"{file} can't be written: {error.strerror}") from None
+    return len(rows) - len(kept)
+
+
+def _fits(row: bytes, choice: Choice) -> bool:
+    try:
+        at = datetime.datetime.fromisoformat(json.loads(row)["at"])
+        age_s = (datetime.datetime.now(datetime.UTC) - at).total_seconds()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        age_s = UNKNOWN_AGE_S
+    return choice.fits(id_of(row), age_s)
+
+
+def _give_to_owner_of(state_dir: Path, *made: Path) -> None:
+    """What root makes in a node's folder is the node's: else it could write no correction any more."""
+    if os.geteuid() == 0:
+        owner = state_dir.stat()
+        for path in made:
+            os.chown(path, owner.st_uid, owner.st_gid)

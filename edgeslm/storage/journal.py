@@ -1,0 +1,352 @@
+"""What a node remembers of its requests over a restart: seen before, tried how often, answered with what.
+
+The broker's session remains the source of truth for requests that are not answered yet; the journal keeps a
+repeat from being run twice and a poisonous request from being run for ever. Should a power cut take its last
+entries, their requests are delivered and run once more. Knows no JSON and no connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import sqlite3
+from array import array
+from bisect import bisect_left
+from contextlib import suppress
+from dataclasses import dataclass
+
+from edgeslm.errors import JournalError
+from edgeslm.protocol.delivery import Delivery
+from edgeslm.storage.database import Database
+from edgeslm.storage.running_marks import Marks
+from edgeslm.storage.schema import PAGE_BYTES, place_of
+
+log = logging.getLogger("edgeslm.bus")
+
+PRUNE_EVERY = 1024
+"""Rows between two looks for old ones."""
+PRUNE_ROWS = 4096
+"""Most rows that one look removes, so that it never takes long."""
+ROW_BYTES = 60
+"""What a row takes beside its result."""
+TIDY_S = 30.0, 600.0
+"""Least and most time between two looks for entries that are older than the window; else a tenth of it."""
+TRIES_S = 3600.0
+"""Tries are remembered so long at least: they keep a request from ending the node for ever."""
+LOST_NODE = 2
+"""What an end of the node costs, in the unit of ``Entry.lost``."""
+MOST_UNSAVED = 1024
+"""Entries that wait in memory for a disk that takes none; beyond that the oldest are forgotten."""
+KEPT = 0.9
+"""When there are too many bytes, this part of them stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A request that was begun: ``lost`` says what it cost, ``result`` what was answered, if it was."""
+
+    lost: int
+    result: bytes | None
+
+
+def request_key(reply_to: str, name: bytes, task: str, payload: bytes) -> bytes:
+    """Two requests with equal keys are the same; ``name`` is the Correlation Data or the ``id``."""
+    return _digest(b"request", reply_to.encode(), name, task.encode(), hashlib.sha256(payload).digest())
+
+
+def delivery_key(epoch: int, delivery: Delivery) -> bytes:
+    """Names a message that has no name of its own within the broker's session ``epoch``.
+
+    The packet identifier names it until it is acknowledged (MQTT 5 section 2.2.1), so this says "the same"
+    only of a delivery with DUP set.
+    """
+    return _digest(
+        b"delivery",
+        b"%d %d" % (epoch, delivery.mid),
+        delivery.topic.encode(),
+        (delivery.response_topic or "").encode(),
+        hashlib.sha256(delivery.payload).digest(),
+    )
+
+
+def reader_key(key: bytes, reader: str) -> bytes:
+    """Tells the routes apart that read the message ``key``."""
+    return _digest(b"reader", key, reader.encode())
+
+
+def _digest(*parts: bytes) -> bytes:
+    """128 bits of SHA-256 over the parts with their lengths."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(4, "big") + part)
+    return digest.digest()[:16]
+
+
+_SIZE = "coalesce(length(result), 0)"
+
+
+def row_bytes(result: int) -> int:
+    """What a row with a result of so many bytes takes in the file: whole pages."""
+    return PAGE_BYTES * math.ceil((result + ROW_BYTES) / PAGE_BYTES)
+
+
+class _Index:
+    """Row numbers by key, at 16 bytes each: a dictionary would take ten times that.
+
+    In memory, since one in the file would write a page at random for each request.
+    """
+
+    def __init__(self) -> None:
+        self._heads = [array("Q") for _ in range(256)]
+        self._rows = [array("Q") for _ in range(256)]
+
+    def get(self, key: bytes) -> int | None:
+        heads, rows, head, place = self._find(key)
+        return rows[place] if place < len(heads) and heads[place] == head else None
+
+    def put(self, key: bytes, row: int) -> None:
+        heads, rows, head, place = self._find(key)
+        if place < len(heads) and heads[place] == head:
+            rows[place] = row
+        else:
+            heads.insert(place, head)
+            rows.insert(place, row)
+
+    def drop_up_to(self, last: int) -> None:
+        """Forgets the rows up to ``last``."""
+        for bucket, rows in enumerate(self._rows):
+            kept = [place for place, row in enumerate(rows) if row > last]
+            if len(kept) < len(rows):
+                heads = self._heads[bucket]
+                self._heads[bucket] = array("Q", (heads[place] for place in kept))
+                self._rows[bucket] = array("Q", (rows[place] for place in kept))
+
+    def _find(self, key: bytes) -> tuple[array[int], array[int], int, int]:
+        heads, head = self._heads[key[0]], int.from_bytes(key[1:9], "big")
+        return heads, self._rows[key[0]], head, bisect_left(heads, head)
+
+
+class Journal:
+    """The requests in ``database``, which must be open; it is closed elsewhere.
+
+    ``window_s`` is how long an answered request is remembered, ``limit_bytes`` how large the file may grow:
+    the oldest entries make room. A disk that is full or broken is told of by :class:`JournalError` where a
+    request would be begun; results that can't be written are kept in memory until they can be.
+
+    Rows are only added at the end and removed at the start; the newest row of a key counts. Without
+    ``keeps_results`` only tries are remembered, no texts: a repeat is run again.
+    """
+
+    def __init__(
+        self, database: Database, *, window_s: float, limit_bytes: int, keeps_results: bool = True
+    ) -> None:
+        self._database = database
+        self._keeps_results = keeps_results
+        self._window_s = window_s
+        self._limit_bytes = limit_bytes
+        self._index = _Index()
+        self._marks: Marks | None = None
+        self._unsaved: dict[bytes, Entry] = {}
+        self._bytes = 0
+        self._epoch: int | None = None
+        self._tidied_at = -math.inf
+        self._changes = -1
+
+    def open(self) -> None:
+        """Reads what there is. What was being computed when the last process ended is blamed for it.
+
+        :raises JournalError: the file of the marks can't be used.
+        """
+        if not self._keeps_results:  # those of a time when they were kept
+            with suppress(JournalError):
+                self._database.write("DELETE FROM requests WHERE result IS NOT NULL")
+        for row, key, size in self._database.rows(f"SELECT id, key, {_SIZE} FROM requests ORDER BY id"):
+            self._index.put(key, row)
+            self._bytes += row_bytes(size)
+        file = self._database.file.with_suffix(".running")
+        try:
+            self._marks = Marks(file)
+        except OSError as error:
+            raise JournalError(
+                f"The file {file} can't be used ({error.strerror}); make room for it."
+            ) from None
+        for key in self._marks.left:
+            self.blame(key, LOST_NODE)
+        self.tidy()
+
+    def close(self) -> None:
+        self.retry()
+        if self._marks is not None:
+            self._marks.close()
+            self._marks = None
+
+    def find(self, key: bytes) -> Entry | None:
+        """What is known of a request; nothing if it is older than the window."""
+        if (unsaved := self._unsaved.get(key)) is not None:
+            return unsaved
+        if (row := self._index.get(key)) is None:
+            return None
+        found = self._database.read("SELECT key, at, attempts, result FROM requests WHERE id = ?", row)
+        if not found or found[0] != key:
+            return None
+        # Tries are remembered however short the window is: they keep a request from ending the node for ever.
+        if found[3] is None:
+            return Entry(found[2], None)
+        if found[1] <= self._oldest:
+            return None
+        try:
+            return Entry(found[2], self._database.unsealed(found[3], place_of("requests", key)))
+        except ValueError:
+            log.error("an answer in the journal is not as it was written; its request may be run again")
+            return None
+
+    def begin(self, key: bytes, lost: int = 0) -> None:
+        """Marks that a request is computed from now on, which has cost ``lost`` until now.
+
+        :raises JournalError: nothing can be written now, so it must not be run.
+        """
+        if self._database.problem is not None or self._unsaved:
+            self._retry()
+        if lost and ((known := self.find(key)) is None or known.lost < lost):
+            self._write(key, Entry(lost, None))
+            self._unsaved.pop(key, None)
+        if self._marks is not None:
+            self._marks.set(key)
+
+    def pause(self, key: bytes) -> None:
+        """Nothing of a request is computed for now."""
+        if self._marks is not None:
+            self._marks.clear(key)
+
+    def finish(self, key: bytes, lost: int, result: bytes | None) -> None:
+        """Writes down what a request came to; without ``result`` only what it cost.
+
+        Never fails: what the disk doesn't take is kept in memory.
+        """
+        self._keep(key, Entry(lost, result) if self._keeps_results or result is None else Entry(0, None))
+        self.pause(key)
+
+    def blame(self, key: bytes, lost: int) -> None:
+        """What a request costs beyond what it has until now, unless it was answered. Never fails."""
+        known = self.find(key)
+        if known is None or known.result is None:
+            self._keep(key, Entry(lost + (known.lost if known else 0), None))
+
+    def _keep(self, key: bytes, entry: Entry) -> None:
+        if entry == Entry(0, None) and self._index.get(key) is None:
+            return
+        try:
+            self._write(key, entry)
+            self._unsaved.pop(key, None)
+        except JournalError:
+            self._unsaved.pop(key, None)
+            self._unsaved[key] = entry
+            if len(self._unsaved) > MOST_UNSAVED:
+                del self._unsaved[next(iter(self._unsaved))]
+
+    def forget(self, key: bytes) -> None:
+        """``key`` names another message from now on: a packet identifier that is in use again."""
+        if self.find(key) is not None:
+            self.finish(key, 0, None)
+
+    def retry(self) -> None:
+        """Tries again what the disk refused, if it did and a moment has passed."""
+        if self._database.problem is not None or self._unsaved:
+            with suppress(JournalError):
+                self._retry()
+
+    def tidy(self) -> None:
+        """Takes what is older than the window out of the file, and what was deleted out of its log. To be
+        called now and then; looks when it is time."""
+        least, most = TIDY_S
+        if self._database.now - self._tidied_at < max(least, min(self._window_s / 10, most)):
+            return
+        self._tidied_at = self._database.now
+        with suppress(sqlite3.Error):
+            while self._prune():
+                pass
+            self._blank()
+            if (changes := self._database.changes) != self._changes:
+                self._changes = changes
+                self._database.scrub()
+
+    @property
+    def epoch(self) -> int:
+        """Number of the broker's session; 0 before the first."""
+        if self._epoch is None:
+            row = self._database.read("SELECT epoch FROM session")
+            self._epoch = int(row[0]) if row else 0
+        return self._epoch
+
+    def begin_session(self) -> None:
+        """The broker has a new session for the node: packet identifiers start anew."""
+        self._epoch = self.epoch + 1
+        # Before any message of it: one of the next session would be taken for its repeat.
+        self._database.write_first("UPDATE session SET epoch = ?", self._epoch)
+
+    @property
+    def _oldest(self) -> float:
+        return self._database.now - self._window_s
+
+    def _write(self, key: bytes, entry: Entry) -> None:
+        result = entry.result
+        if result is not None:
+            result = self._database.sealed(result, place_of("requests", key))
+        row = self._database.write(
+            "INSERT INTO requests (key, at, attempts, result) VALUES (?, ?, ?, ?)",
+            key,
+            self._database.now,
+            entry.lost,
+            result,
+        )
+        self._index.put(key, row)
+        self._bytes += row_bytes(len(result or b""))
+        if row % PRUNE_EVERY == 0 or self._bytes > self._limit_bytes:
+            with suppress(sqlite3.Error):
+                self._prune()
+
+    def _retry(self) -> None:
+        """:raises JournalError: too soon, or in vain."""
+        if self._database.is_resting:
+            raise JournalError(self._database.problem or "The journal can't be written.")
+        with suppress(sqlite3.Error):
+            self._prune()  # what is too old makes room in a file that can't grow
+        self._database.write("UPDATE session SET epoch = ?", self.epoch)  # shows if it can be written
+        for key, entry in list(self._unsaved.items()):
+            self._write(key, entry)
+            del self._unsaved[key]
+
+    def _prune(self) -> bool:
+        """Removes entries that are older than the window, and the oldest if there are too many bytes.
+
+        :return: whether there may be more of them.
+        """
+        db = self._database.opened
+        excess = self._bytes - KEPT * self._limit_bytes if self._bytes > self._limit_bytes else 0
+        freed = last = count = 0
+        oldest_try = min(self._oldest, self._database.now - TRIES_S)
+        for row, at, size, is_try in db.execute(
+            f"SELECT id, at, {_SIZE}, result IS NULL FROM requests ORDER BY id LIMIT {PRUNE_ROWS}"
+        ).fetchall():
+            if at > (oldest_try if is_try else self._oldest) and freed >= excess:
+                break
+            freed += row_bytes(size)
+            last = row
+            count += 1
+        if last:
+            db.execute("DELETE FROM requests WHERE id <= ?", (last,))
+            self._bytes -= freed
+            self._index.drop_up_to(last)
+        return count == PRUNE_ROWS
+
+    def _blank(self) -> None:
+        """Takes the texts out of rows that are older than the window and stand behind tries that aren't."""
+        db = self._database.opened
+        first = db.execute("SELECT at FROM requests ORDER BY id LIMIT 1").fetchone()
+        if first is None or first[0] > self._oldest:
+            return
+        old = "WHERE result IS NOT NULL AND at <= ?"
+        sizes = db.execute(f"SELECT {_SIZE} FROM requests {old}", (self._oldest,)).fetchall()
+        db.execute(f"UPDATE requests SET result = NULL, attempts = 0 {old}", (self._oldest,))
+        self._bytes -= sum(row_bytes(size) - row_bytes(0) for (size,) in sizes)

@@ -1,0 +1,227 @@
+"""A new journal made of a damaged one: all of its rows that can be read, with their numbers.
+
+Messages of spool and windows come first, since nobody else may have them; what was answered is a cache, and
+is left out where the disk has no room for it. The damaged file isn't touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgeslm.storage.atomic_json import sync
+from edgeslm.storage.salvage import ANY, BLOB, INTEGER, NUMBER, TEXT, DamagedFile, Value
+from edgeslm.storage.schema import CLOCK_END_S, FORMAT, PAGE_BYTES, SEALED_FORMAT, TABLES
+from edgeslm.storage.set_aside import draft_of
+
+log = logging.getLogger("edgeslm.bus")
+
+SHAPES = {
+    "requests": (NUMBER, BLOB, ANY, ANY, (bytes, type(None))),
+    "spool": (NUMBER, ANY, ANY, TEXT, BLOB, ANY, ANY, ANY, ANY, ANY, ANY),
+    "windows": (NUMBER, TEXT, TEXT, ANY, ANY, ANY, ANY, ANY, (str, bytes, type(None))),
+    "session": (INTEGER,),
+    "mark": (BLOB,),
+    "sequence": (TEXT, INTEGER),
+}
+COLUMNS = {
+    "requests": ("key", "at", "attempts", "result"),
+    "spool": (
+        *("key", "at", "topic", "payload", "retain", "response_topic", "correlation", "expiry_s", "size"),
+        "identifiers",
+    ),
+    "windows": ("route", "topic", "batch", "key", "at", "received", "name", "text"),
+}
+"""As they stand in the file, without the number of the row."""
+MESSAGES = {"spool": "payload", "windows": "text"}
+"""Tables of what is acknowledged and not answered, with the column of the text."""
+_OTHERWISE: dict[str, tuple[type, Value]] = {
+    "retain": (int, 0),
+    "size": (int, 0),
+    "identifiers": (str, "[]"),
+    "response_topic": (str, None),
+    "correlation": (bytes, None),
+    "expiry_s": (int, None),
+}
+"""What a column of the spool must be, and what it is if it isn't."""
+_HIGHEST = 1 << 53
+"""A higher number of a row is damage, and would leave none above it."""
+_LOCK_AT, _LOCK_BYTES = 0x40000000, 512
+"""The bytes that SQLite locks (its ``os.h``: PENDING_BYTE to SHARED_SIZE)."""
+
+Columns = dict[str, Value]
+
+
+@dataclass
+class Salvaged:
+    """What was read of a damaged journal. ``taken`` has the numbers of rows of ``MESSAGES``."""
+
+    version: int | None = None
+    taken: dict[str, list[int]] = field(default_factory=lambda: {table: [] for table in MESSAGES})
+    answers: int = 0
+    unreadable: int = 0
+    epoch: int | None = None
+    mark: bytes | None = None
+    sequences: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_sealed(self) -> bool:
+        return self.mark is not None or self.version == SEALED_FORMAT
+
+
+@contextmanager
+def damaged_file(file: Path) -> Iterator[DamagedFile]:
+    """A journal's file that no process has open, nor can open meanwhile.
+
+    :raises sqlite3.OperationalError: one has.
+    :raises OSError: it can't be read.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCK_BYTES, _LOCK_AT)
+        except OSError:
+            raise sqlite3.OperationalError("database is locked") from None
+        # Its file is closed after the lock was of use: closing any descriptor of a file ends its locks.
+        with DamagedFile(file, PAGE_BYTES, SHAPES) as damaged:
+            yield damaged
+    finally:
+        os.close(descriptor)
+
+
+def messages_of(damaged: DamagedFile, salvaged: Salvaged) -> Iterator[tuple[str, int, Columns]]:
+    """Rows of ``MESSAGES`` with plausible values; all else but the answers goes into ``salvaged``."""
+    salvaged.version = damaged.user_version
+    at = 0.0
+    for table, (number, values) in damaged.rows():
+        if table in MESSAGES:
+            columns = _mended(table, values, at)
+            at = float(columns["at"])  # type: ignore[arg-type]
+            yield table, number, columns
+        elif table == "session":
+            salvaged.epoch = max(int(values[0]), salvaged.epoch or 0)  # type: ignore[arg-type]
+        elif table == "mark":
+            salvaged.mark = bytes(values[0])  # type: ignore[arg-type]
+        elif table == "sequence":
+            salvaged.sequences[str(values[0])] = int(values[1])  # type: ignore[arg-type]
+    salvaged.unreadable = damaged.unreadable
+
+
+def write_draft(file: Path) -> Salvaged:
+    """Writes the draft of a new journal and syncs it.
+
+    :raises sqlite3.Error, OSError: the disk refuses it, or the file is in use.
+    """
+    with damaged_file(file) as damaged:
+        draft = draft_of(file)
+        draft.unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            with closing(sqlite3.connect(draft, isolation_level=None)) as db:
+                salvaged = _fill(db, damaged)
+            sync(draft)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    return salvaged
+
+
+def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
+    db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    db.execute("PRAGMA journal_mode = MEMORY")
+    db.execute("PRAGMA synchronous = OFF")
+    db.executescript(TABLES)
+    salvaged = Salvaged()
+    db.execute("BEGIN")
+    misplaced = []
+    for table, number, columns in messages_of(damaged, salvaged):
+        if _put(db, table, number, columns):
+            salvaged.taken[table].append(number)
+        else:
+            misplaced.append((table, number, columns))
+    for table, number, columns in misplaced:  # behind the others, whose numbers stay
+        add_row(db, table, columns)
+        salvaged.taken[table].append(number)
+    now = time.time()
+    for table in MESSAGES:
+        # Numbers that were in the file may still be held: the new ones lie above them.
+        last = max([int(now * 1000), salvaged.sequences.get(table, 0) % _HIGHEST])
+        db.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, last))
+    # Another epoch than any before: packet identifiers of the old ones must not be taken for new ones.
+    epoch = int(now) if salvaged.epoch is None else salvaged.epoch
+    db.execute("INSERT INTO session VALUES (?)", (epoch,))
+    if salvaged.mark is not None:
+        db.execute("INSERT INTO mark VALUES (?)", (salvaged.mark,))
+    db.execute(f"PRAGMA user_version = {SEALED_FORMAT if salvaged.is_sealed else FORMAT}")
+    db.execute("COMMIT")
+    try:
+        db.execute("BEGIN")
+        _take_answers(db, damaged, salvaged)
+        db.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        log.warning("what was answered is left out of the new journal (%s)", error)
+        salvaged.answers = 0
+        db.execute("ROLLBACK")
+    return salvaged
+
+
+def _take_answers(db: sqlite3.Connection, damaged: DamagedFile, salvaged: Salvaged) -> None:
+    for table, (number, values) in damaged.rows():
+        if table == "requests" and 0 < number < _HIGHEST:
+            key, at, attempts, result = values[1:]
+            attempts = attempts if isinstance(attempts, int) else 1
+            row = (number, key, _time(at, 0.0, CLOCK_END_S), attempts, result)
+            salvaged.answers += db.execute(
+                "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?)", row
+            ).rowcount
+
+
+def _put(db: sqlite3.Connection, table: str, number: int, columns: Columns) -> bool:
+    """False if its number is another row's, or none."""
+    if not 0 < number < _HIGHEST:
+        return False
+    insert = f"INSERT OR IGNORE INTO {table} (id, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})"
+    if db.execute(insert, (number, *columns.values())).rowcount:
+        return True
+    text = MESSAGES[table]
+    there = db.execute(f"SELECT {text} FROM {table} WHERE id = ?", (number,)).fetchone()
+    if there is None:  # its key is another row's
+        return bool(db.execute(insert, (number, *{**columns, "key": None}.values())).rowcount)
+    return bool(there[0] == columns[text])  # a page that stands twice in the file
+
+
+def add_row(db: sqlite3.Connection, table: str, columns: Columns) -> None:
+    """With a new number, and without its key if another row has that."""
+    if columns["key"] and db.execute(f"SELECT 1 FROM {table} WHERE key = ?", (columns["key"],)).fetchone():
+        columns = {**columns, "key": None}
+    insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES (?{', ?' * (len(columns) - 1)})"
+    db.execute(insert, tuple(columns.values()))
+
+
+def _mended(table: str, values: tuple[Value, ...], at: float) -> Columns:
+    """The columns of a row, those that can't be as they were written left out; ``at`` in place of a time."""
+    columns: Columns = dict(zip(COLUMNS[table], values[1:], strict=True))
+    columns["key"] = columns["key"] if isinstance(columns["key"], bytes) else None
+    columns["at"] = _time(columns["at"], at, CLOCK_END_S)
+    if table == "windows":
+        columns["batch"] = columns["batch"] if isinstance(columns["batch"], int) else 0
+        columns["received"] = _time(columns["received"], time.time())
+        columns["name"] = columns["name"] if isinstance(columns["name"], str) else ""
+        return columns
+    for name, (kind, otherwise) in _OTHERWISE.items():
+        if not isinstance(columns[name], kind):
+            columns[name] = otherwise
+    return columns
+
+
+def _time(value: Value, otherwise: float, most: float = math.inf) -> float:
+    return float(value) if isinstance(value, int | float) and 0 <= value < most else otherwise

@@ -1,0 +1,105 @@
+"""Whether a journal's file is what was written: looked at when it is opened, and told of errors."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from edgeslm.storage.schema import CLOCK_END_S, TABLES
+
+log = logging.getLogger("edgeslm.bus")
+
+HEADER_BYTES = 100
+CHECK_S = 2.0
+"""How long a start checks the file."""
+_MESSAGES = ("integrity_check(spool)", "integrity_check(windows)")
+"""With their indexes: a message that an index lacks would never be found."""
+_READ_FAULTS = {
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+    sqlite3.SQLITE_IOERR_DATA,
+}
+"""The disk doesn't give what it was given."""
+
+
+def has_log(file: Path) -> bool:
+    """Whether the last one that had the file open did not close it."""
+    log_file = Path(f"{file}-wal")
+    return log_file.exists() and log_file.stat().st_size > 0
+
+
+def headers(file: Path) -> Iterator[bytes]:
+    """Headers of the database, 100 bytes each: the file's own, then those that stand in its log.
+
+    What a write of the header left in the log is here too if it was broken off. :raises OSError: the disk.
+    """
+    if not file.exists():
+        return
+    with file.open("rb") as stream:
+        yield stream.read(HEADER_BYTES)
+    if not has_log(file):
+        return
+    with Path(f"{file}-wal").open("rb") as stream:
+        # sqlite.org/fileformat2.html, section 4.1: frames of an earlier log have other salts.
+        first = stream.read(32)
+        page_bytes, salts = int.from_bytes(first[8:12], "big"), first[16:24]
+        while len(frame := stream.read(24)) == 24 and page_bytes:
+            if frame[:4] == b"\0\0\0\1" and frame[8:16] == salts:
+                yield stream.read(HEADER_BYTES)
+                stream.seek(page_bytes - HEADER_BYTES, os.SEEK_CUR)
+            else:
+                stream.seek(page_bytes, os.SEEK_CUR)
+
+
+def last_time(db: sqlite3.Connection) -> float:
+    """:raises sqlite3.DatabaseError: a table can't be read."""
+    every = " UNION ALL ".join(f"SELECT at FROM {table}" for table in ("requests", "spool", "windows"))
+    (last,) = db.execute(f"SELECT max(at) FROM ({every}) WHERE at BETWEEN 0 AND {CLOCK_END_S}").fetchone()
+    return float(last or 0.0)
+
+
+def check(db: sqlite3.Connection, *, all_of_it: bool) -> None:
+    """Looks through the trees as long as a start may take: messages with their indexes, then the rest.
+
+    :raises sqlite3.DatabaseError: one is damaged.
+    """
+    end = time.monotonic() + CHECK_S
+    db.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+    try:
+        for look in (*_MESSAGES, "quick_check(1)") if all_of_it else _MESSAGES:
+            (found,) = db.execute(f"PRAGMA {look}").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(" ".join(str(found).split()))
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        log.info("the journal is too large to be checked whole at a start")
+    finally:
+        db.set_progress_handler(None, 0)
+
+
+def check_tables(db: sqlite3.Connection) -> None:
+    """:raises sqlite3.DatabaseError: they are not those that were made: they would be made anew, empty."""
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(TABLES)
+        query = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name != 'mark'"
+        expected = dict(fresh.execute(query).fetchall())
+        if not expected.items() <= dict(db.execute(query).fetchall()).items():
+            raise sqlite3.DatabaseError("its tables are not those that were made")
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether what stands in the file, or what the disk gives of it, is not what was written."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EIO
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # found by ourselves
+        return type(error) is sqlite3.DatabaseError
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code in _READ_FAULTS

@@ -1,0 +1,123 @@
+"""Messages kept on this disk until they are answered, for brokers that may forget them.
+
+With ``durability: spool`` that is every message, before it is acknowledged; otherwise those that the node
+holds when the connection breaks, since a broker that was killed may come back without them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from edgeslm.errors import JournalError
+from edgeslm.protocol.delivery import Delivery
+from edgeslm.storage.database import Database
+from edgeslm.storage.schema import place_of
+
+log = logging.getLogger("edgeslm.bus")
+
+_COLUMNS = "key, at, topic, payload, retain, response_topic, correlation, expiry_s, size, identifiers"
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A message of the spool. ``id`` orders them and names it in :meth:`Spool.remove`."""
+
+    id: int
+    key: bytes | None
+    delivery: Delivery
+
+
+class Spool:
+    """First in, first out; ``limit_bytes`` bounds the whole database file."""
+
+    def __init__(self, database: Database, *, limit_bytes: int) -> None:
+        self._database = database
+        self._limit_bytes = limit_bytes
+
+    def __len__(self) -> int:
+        row = self._database.read("SELECT count(*) FROM spool")
+        return int(row[0]) if row else 0
+
+    def add(self, deliveries: Sequence[tuple[Delivery, bytes | None]]) -> list[int]:
+        """Keeps messages, each with its key or none, synced to the disk in one go; their numbers.
+
+        A redelivery of one that is there already is not kept twice, and has its number.
+
+        :raises JournalError: they can't be written, so they must not be acknowledged.
+        """
+        if self._database.is_resting:
+            raise JournalError(self._database.problem or "The journal can't be written.")
+        with self._database.synced() as db:
+            if self._database.used_bytes > self._limit_bytes:
+                raise JournalError(f"The spool has {self._limit_bytes} bytes, which is the limit.")
+            return [self._add(db, delivery, key) for delivery, key in deliveries]
+
+    def _add(self, db: sqlite3.Connection, delivery: Delivery, key: bytes | None) -> int:
+        there = db.execute("SELECT id FROM spool WHERE key = ?", (key,)).fetchone()  # never for NULL
+        if there is not None:
+            if delivery.dup:
+                return int(there[0])
+            key = None  # the packet identifier is in use again, and it is another message
+        values = (
+            key,
+            self._database.now,
+            delivery.topic,
+            self._database.sealed(delivery.payload, place_of("spool", delivery.topic)),
+            delivery.retain,
+            delivery.response_topic,
+            delivery.correlation,
+            delivery.expiry_s,
+            delivery.size,
+            json.dumps(delivery.identifiers),
+        )
+        marks = ", ".join("?" * len(values))
+        row = db.execute(f"INSERT INTO spool ({_COLUMNS}) VALUES ({marks})", values)
+        return int(row.lastrowid or 0)
+
+    def next(self, after: int) -> Spooled | None:
+        """The oldest message behind number ``after``, its expiry shortened by its time here.
+
+        One that can't be read, a bit of it fell over say, is passed over: it is no reason to keep the others.
+        """
+        while (found := self._database.read("SELECT min(id) FROM spool WHERE id > ?", after)) and found[0]:
+            after = int(found[0])
+            row = self._database.read(f"SELECT id, {_COLUMNS} FROM spool WHERE id = ?", after)
+            try:
+                return self._read(row)
+            except (TypeError, ValueError):
+                log.error("message %d of the spool can't be read; it is left there, unanswered", after)
+        return None
+
+    def _read(self, row: Any) -> Spooled:
+        """ValueError or TypeError: it is not as it was written."""
+        number, key, at, topic, payload, retain, response_topic, correlation, expiry_s, size, identifiers = (
+            row
+        )
+        waited_s = self._database.now - at
+        delivery = Delivery(
+            topic=topic,
+            payload=self._database.unsealed(payload, place_of("spool", topic)),
+            qos=0,  # nothing is left to acknowledge
+            retain=bool(retain),
+            dup=True,  # it may have been begun before
+            response_topic=response_topic,
+            correlation=correlation,
+            expiry_s=expiry_s if expiry_s is None else max(0, int(expiry_s - waited_s)),
+            generation=0,
+            mid=number,
+            size=size,
+            received_at=self._database.clock(),
+            identifiers=tuple(json.loads(identifiers)),
+        )
+        return Spooled(number, key, delivery)
+
+    def remove(self, number: int) -> None:
+        """Forgets a message that is answered. If that can't be written, it is answered again."""
+        with suppress(JournalError):
+            self._database.write("DELETE FROM spool WHERE id = ?", number)

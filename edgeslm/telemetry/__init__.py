@@ -1,0 +1,1 @@
+"""Health, metrics, traces, alerts, audit, drift, Home Assistant discovery."""

@@ -1,0 +1,208 @@
+"""What Home Assistant is told of a node, so that it shows it by itself: MQTT discovery, an entity a message.
+
+``<prefix>/<component>/<node>/<entity>/config``, the form that every Home Assistant understands; that of whole
+devices, which needs 2024.11, is not used. Messages are retained, an empty one takes an entity away. Pure:
+a configuration and the kinds of its tasks go in, topics and documents come out.
+
+Fields: https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery, and the pages of sensor.mqtt and
+binary_sensor.mqtt.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from edgeslm import __version__
+from edgeslm.config.schema import Config, Route
+from edgeslm.config.templates import topic_pattern
+
+_TEXT = "r.text | default('', true) | truncate(250, true, '…', 0)"
+_VALUES = {
+    "classify": "r.label",
+    "extract": "value_json.status",
+    "answer": f"({_TEXT}) or 'none'",
+    "summarize": _TEXT,
+    "generate": _TEXT,
+    "embed": "value_json.status",
+    "search": "r.passages | count",
+}
+"""What an entity's state is where the status is ``ok``, of a result ``r``; it has 255 characters at most."""
+_WHOLE_TEXT = "text=(r.text | default('', true))[:4000]"
+_SOURCES = "sources=r.{} | default([]) | map(attribute='source') | list"
+_ATTRIBUTES = {
+    "classify": "label=r.label | default(none), confidence=r.confidence | default(none)",
+    "extract": "fields=r.fields | default(none), confidence=r.confidence | default(none)",
+    "answer": f"{_WHOLE_TEXT}, {_SOURCES.format('citations')}",
+    "summarize": _WHOLE_TEXT,
+    "generate": _WHOLE_TEXT,
+    "search": "text=(r.passages | default([]) | map(attribute='text') | first | default(''))[:4000], "
+    + _SOURCES.format("passages"),
+}
+_ALL_ATTRIBUTES = (
+    "status=value_json.status, id=value_json.id, code=(value_json.error | default({})).code | default(none)"
+)
+_ICONS = {"classify": "mdi:label", "extract": "mdi:form-textbox", "search": "mdi:magnify"}
+_IS_AVAILABLE = "{{ 'online' if value_json.state in ['online', 'draining'] else 'offline' }}"
+
+
+def status_topic(prefix: str) -> str:
+    """Where Home Assistant says that it is ``online``, with its default settings."""
+    return f"{prefix}/status"
+
+
+def entity_filter(prefix: str, base: str) -> str:
+    """Catches all that a node publishes for Home Assistant: what its user must be allowed to write."""
+    return f"{prefix}/+/{_node_id(base)}/+/config"
+
+
+def announcements(config: Config, kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The messages of a node by topic; none if the configuration has no ``discovery.prefix``.
+
+    :param kinds: task -> its kind.
+    """
+    prefix = config.discovery.prefix
+    if prefix is None:
+        return {}
+    node = _node_id(config.base)
+    common = {
+        "qos": 1,
+        "device": {
+            "identifiers": [node],
+            "name": config.node,
+            "manufacturer": "edgeslm",
+            "model": "edgeslm node",
+            "sw_version": __version__,
+        },
+        "origin": {"name": "edgeslm", "sw_version": __version__},
+    }
+    available = {"availability": [{"topic": f"{config.base}/state", "value_template": _IS_AVAILABLE}]}
+    found = {}
+    for component, name, fields in _entities(config, kinds):
+        unique_id = f"{node}_{name}"
+        whole = {"unique_id": unique_id, **fields, **common}
+        found[f"{prefix}/{component}/{node}/{name}/config"] = (
+            whole if name == "state" else {**whole, **available}  # which says itself that the node is gone
+        )
+    return found
+
+
+_Entity = tuple[str, str, dict[str, Any]]
+"""Component, id within the node, fields of its own."""
+
+
+def _entities(config: Config, kinds: Mapping[str, str]) -> Iterator[_Entity]:
+    for task, kind in kinds.items():
+        fields = _results(task, kind, f"Task {task}", f"{config.base}/res/{task}")
+        yield "sensor", f"task_{_slug(task)}", fields
+    for route in config.routes:
+        name, task = route.name or "", route.task or ""
+        if task in kinds and (topic := _published_to(config, route)) is not None:
+            fields = _results(task, kinds[task], f"Route {name}", topic)
+            yield "sensor", f"route_{_slug(name)}", fields
+    yield from _diagnostics(config.base)
+
+
+def _results(task: str, kind: str, name: str, topic: str) -> dict[str, Any]:
+    """An entity that shows the results on a topic, or on all topics that a filter catches.
+
+    Somebody else may publish there too: what is no result of the task leaves the state as it is.
+    """
+    mine = f"value_json is defined and value_json is mapping and value_json.task == '{task}'"
+    begin = f"{{% if {mine} %}}{{% set r = value_json.result | default({{}}) %}}"
+    state = f"{{{{ ({_VALUES[kind]}) if value_json.status == 'ok' else value_json.status }}}}"
+    attributes = ", ".join(part for part in (_ALL_ATTRIBUTES, _ATTRIBUTES.get(kind)) if part)
+    return {
+        "name": name,
+        "icon": _ICONS.get(kind, "mdi:text"),
+        "state_topic": topic,
+        "value_template": f"{begin}{state}{{% else %}}{{{{ this.state }}}}{{% endif %}}",
+        "json_attributes_topic": topic,
+        "json_attributes_template": f"{begin}{{{{ dict({attributes}) | to_json }}}}"
+        "{% else %}{{ this.attributes | to_json }}{% endif %}",
+    }
+
+
+def _published_to(config: Config, route: Route) -> str | None:
+    """The topic of a route's results, as a filter where messages decide about it; None if it could be any."""
+    if route.to is None:
+        return f"{config.base}/event/{route.name}"
+    levels = topic_pattern(route.to, route.source)
+    if "#" in levels:
+        levels = levels[: levels.index("#") + 1]
+    return None if levels[0] in ("+", "#") else "/".join(levels)
+
+
+def _diagnostics(base: str) -> Iterator[_Entity]:
+    """The node itself, of ``state`` and ``health``."""
+    health = {"state_topic": f"{base}/health", "entity_category": "diagnostic"}
+    attributes = {"json_attributes_topic": f"{base}/health"}
+    number = {**health, "state_class": "measurement"}
+    yield (
+        *("sensor", "state"),
+        {
+            "name": "State",
+            "icon": "mdi:state-machine",
+            "state_topic": f"{base}/state",
+            "value_template": "{{ value_json.state }}",
+            "entity_category": "diagnostic",
+        },
+    )
+    yield (
+        *("binary_sensor", "alerts"),
+        {
+            "name": "Alerts",
+            "device_class": "problem",
+            "value_template": "{{ 'ON' if value_json.alerts else 'OFF' }}",
+            "json_attributes_template": "{{ {'alerts': value_json.alerts} | to_json }}",
+            **health,
+            **attributes,
+        },
+    )
+    for name, words, icon, value, fields in (
+        ("queue", "Queue", "mdi:tray-full", "value_json.queue", {}),
+        ("in_flight", "Running", "mdi:run", "value_json.in_flight", {}),
+        ("latency", "Latency (95 %)", "mdi:timer", "value_json.latency_ms.p95 | default(none)", _unit("ms")),
+        ("tokens", "Tokens", "mdi:speedometer", "value_json.tokens_per_s", _unit("tokens/s")),
+        (
+            *("results", "Results", "mdi:counter", "value_json.results.values() | sum"),
+            {"state_class": "total_increasing"},
+        ),
+        (
+            *("memory", "Memory", "mdi:memory", "(value_json.memory_bytes.values() | sum / 1048576) | round"),
+            {
+                "json_attributes_template": "{{ value_json.memory_bytes | to_json }}",
+                **attributes,
+                **_unit("MiB", "data_size"),
+            },
+        ),
+        (
+            *("temperature", "Temperature", "mdi:thermometer", "value_json.temperature_c"),
+            _unit("°C", "temperature"),
+        ),
+    ):
+        yield (
+            *("sensor", name),
+            {**number, "name": words, "icon": icon, "value_template": f"{{{{ {value} }}}}", **fields},
+        )
+
+
+def _unit(unit: str, device_class: str | None = None) -> dict[str, Any]:
+    known = {"device_class": device_class} if device_class else {}
+    return {"unit_of_measurement": unit, **known}
+
+
+def _node_id(base: str) -> str:
+    """Names the node in Home Assistant's topics and ids; two nodes at one broker never share one, since no
+    node's name has a ``_``."""
+    prefix, _, node = base.rpartition("/v1/")
+    return f"{_slug(prefix)}_{node}"
+
+
+def _slug(name: str) -> str:
+    """Letters, digits, ``_`` and ``-``, which is all that its topics may hold. What had others gets a sum of
+    the name, so that two names stay two."""
+    plain = re.sub(r"[^a-zA-Z0-9_-]", "_", name)
+    return plain if plain == name else f"{plain}_{zlib.crc32(name.encode()):08x}"

@@ -1,0 +1,276 @@
+"""What ``edgeslm fleet list`` shows: the retained documents of nodes and pools -> an inventory, and a table.
+
+Pure: knows no bus. Documents come from the bus and may be of another version: what is missing or isn't what
+it should be is left out, what is unknown is ignored, and no character can command a terminal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from edgeslm.telemetry.overview import STALE_S, Painter, duration, figures_of, plain, wrap
+
+POOL = "pool/"
+_MOST = 64
+_MOST_MEMBERS = 1000
+_DIGEST = 12
+"""Digits of a digest that a person compares; the JSON has all."""
+WhyNot = Callable[[str, Mapping[str, Any]], str | None]
+"""Why one with this name and ``info`` is too far from this version, as a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    name: str
+    bundle: str | None
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One node, or what the dispatcher of a pool says for it. None is what it hasn't said."""
+
+    name: str
+    kind: str
+    """``node`` or ``dispatcher``."""
+    state: str
+    is_up: bool
+    age_s: float | None
+    """Of its ``health``, by its own clock."""
+    is_stale: bool
+    """It says that it is up, and nothing more for longer than it should."""
+    version: str | None
+    protocol: int | None
+    skew: str | None
+    """Why this version doesn't understand it, as a sentence."""
+    site: str | None
+    models: tuple[Model, ...]
+    pool: Mapping[str, Any] | None
+    tasks: Mapping[str, str]
+    drift: tuple[str, ...]
+    """Tasks whose messages have moved away from what they were tested with."""
+    queue: int | None
+    in_flight: int | None
+    requests: int | None
+    """Results since its start, errors among them."""
+    alerts: tuple[str, ...]
+    members: Mapping[str, str] = field(default_factory=dict)
+    """The state of each node that a dispatcher knows of."""
+    unreachable: bool = False
+    """Its site is cut off from the hub: all this is from before."""
+
+    @property
+    def needs_a_look(self) -> bool:
+        return bool(
+            not self.is_up or self.is_stale or self.skew or self.drift or self.alerts or self.unreachable
+        )
+
+
+def entry_of(
+    name: str,
+    documents: Mapping[str, Mapping[str, Any]],
+    now: float,
+    why_not: WhyNot,
+    *,
+    site: str | None = None,
+    unreachable: bool = False,
+) -> Entry:
+    """``documents`` by kind; ``now`` is ``time.time()``. ``unreachable``: its site is cut off."""
+    info, health = documents.get("info", {}), documents.get("health", {})
+    figures = figures_of(name, documents, {}, now)
+    dispatches = name.startswith(POOL)
+    age_s = _age_s(health.get("at"), now)
+    is_up = figures.is_up and not unreachable
+    protocol = info.get("protocol")
+    return Entry(
+        name=figures.node,
+        kind="dispatcher" if dispatches else "node",
+        state=figures.state,
+        is_up=is_up,
+        age_s=age_s,
+        is_stale=is_up and age_s is not None and age_s > STALE_S,
+        version=plain(figures.version)[:40] if figures.version else None,
+        protocol=protocol if isinstance(protocol, int) and not isinstance(protocol, bool) else None,
+        skew=why_not(
+            f"the pool {figures.node.removeprefix(POOL)}" if dispatches else f"the node {figures.node}", info
+        ),
+        site=plain(site) if site is not None else None,
+        models=tuple(_models(info.get("models"))),
+        pool=_pool(info.get("pool")),
+        tasks=figures.tasks,
+        drift=tuple(sorted(_moved(health.get("drift")))),
+        queue=figures.queue,
+        in_flight=figures.in_flight,
+        requests=round(sum(figures.results.values())) if isinstance(health.get("results"), Mapping) else None,
+        alerts=figures.alerts,
+        members=_states(info.get("members")) if dispatches else {},
+        unreachable=unreachable,
+    )
+
+
+def _age_s(at: Any, now: float) -> float | None:
+    """None too for a board whose clock is ahead, or was never set."""
+    if not isinstance(at, int | float) or isinstance(at, bool) or not 1e9 < at <= now + STALE_S:
+        return None
+    return round(max(0.0, now - at), 1)
+
+
+def _models(models: Any) -> Iterable[Model]:
+    for name, model in list(models.items())[:_MOST] if isinstance(models, Mapping) else ():
+        said = model if isinstance(model, Mapping) else {}
+        yield Model(plain(name), *(_text(said.get(key)) for key in ("bundle", "digest")))
+
+
+def _pool(pool: Any) -> dict[str, Any] | None:
+    if not isinstance(pool, Mapping) or not isinstance(pool.get("name"), str):
+        return None
+    tasks = pool.get("tasks")
+    named = [plain(one) for one in tasks if isinstance(one, str)][:_MOST] if isinstance(tasks, list) else []
+    return {"name": plain(pool["name"]), "tasks": named, "by": _text(pool.get("by"))}
+
+
+def _moved(drift: Any) -> Iterable[str]:
+    for task, said in drift.items() if isinstance(drift, Mapping) else ():
+        if isinstance(said, Mapping) and said.get("moved") is True:
+            yield plain(task)
+
+
+def _states(members: Any) -> dict[str, str]:
+    items = list(members.items())[:_MOST_MEMBERS] if isinstance(members, Mapping) else []
+    return {plain(name): plain(state) for name, state in items if isinstance(state, str)}
+
+
+def _text(value: Any) -> str | None:
+    return plain(value)[:100] if isinstance(value, str) else None
+
+
+# Between nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A model of one name that is not the same bundle everywhere: the nodes that have each digest."""
+
+    model: str
+    digests: Mapping[str, tuple[str, ...]]
+
+
+def differences(entries: Sequence[Entry]) -> list[Difference]:
+    found: dict[str, dict[str, list[str]]] = {}
+    for entry in entries:
+        for model in entry.models:
+            if model.digest is not None:
+                name = entry.name if entry.site is None else f"{entry.site}/{entry.name}"
+                found.setdefault(model.name, {}).setdefault(model.digest, []).append(name)
+    return [
+        Difference(model, {digest: tuple(names) for digest, names in sorted(digests.items())})
+        for model, digests in sorted(found.items())
+        if len(digests) > 1
+    ]
+
+
+def newest(entries: Sequence[Entry]) -> str | None:
+    """The newest edgeslm among those that this version understands."""
+    return max((one.version for one in entries if one.version and not one.skew), key=_order, default=None)
+
+
+def is_outdated(entry: Entry, version: str | None) -> bool:
+    """Whether it is behind ``version``, or hasn't said what it is."""
+    return entry.version is None or (version is not None and _order(entry.version) < _order(version))
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d{1,9}", version.partition("+")[0])[:4])
+
+
+def inventory(entries: Sequence[Entry]) -> dict[str, Any]:
+    """The document of ``--json``."""
+    return {
+        "nodes": [_plain_entry(one) for one in entries],
+        "differences": [asdict(one) for one in differences(entries)],
+    }
+
+
+def _plain_entry(entry: Entry) -> dict[str, Any]:
+    load = {"queue": entry.queue, "in_flight": entry.in_flight, "requests": entry.requests}
+    said = asdict(entry)
+    for key in load:
+        del said[key]
+    for key, name in (("is_up", "up"), ("is_stale", "stale")):
+        said[name] = said.pop(key)
+    return {**said, "load": load}
+
+
+# The table
+
+_NARROWEST = 72
+_STATE, _AGE, _VERSION, _POOL, _QUEUE, _RUN, _REQUESTS = 8, 6, 9, 10, 5, 3, 8
+
+
+def table(entries: Sequence[Entry], *, width: int, title: str, paint: Painter) -> list[str]:
+    """Lines no longer than ``width`` columns: a row for each, below it its models and what needs a look."""
+    width = max(_NARROWEST, width)
+    lines = [paint(f"{title}   {_counted(entries)}"[:width], "bold"), ""]
+    fixed = _STATE + _AGE + _VERSION + _POOL + _QUEUE + _RUN + _REQUESTS + 7
+    room = min(max([4, *(len(_name(one)) for one in entries)]), max(12, width - fixed), 32)
+    head = _row(("NODE", "STATE", "AGE", "VERSION", "POOL", "QUEUE", "RUN", "REQUESTS"), room)
+    lines.append(paint(head, "dim"))
+    for one in entries:
+        lines += _lines(one, room, width, paint)
+    for difference in differences(entries):
+        names = "; ".join(
+            f"{_short(digest)} on {', '.join(names)}" for digest, names in difference.digests.items()
+        )
+        lines += [
+            "",
+            *(paint(line, "busy") for line in wrap(f"! {difference.model} differs: {names}", width)),
+        ]
+    return lines
+
+
+def _counted(entries: Sequence[Entry]) -> str:
+    nodes = [one for one in entries if one.kind == "node"]
+    others = len(entries) - len(nodes)
+    count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}, {sum(one.is_up for one in nodes)} up"
+    return count + (f", {others} dispatcher{'' if others == 1 else 's'}" if others else "")
+
+
+def _lines(entry: Entry, room: int, width: int, paint: Painter) -> list[str]:
+    state = "cut off" if entry.unreachable else "stale" if entry.is_stale else entry.state
+    pool = entry.pool["name"] if entry.pool else "-"
+    figures = (entry.queue, entry.in_flight, entry.requests)
+    cells = [_name(entry), state, duration(entry.age_s), entry.version or "-", pool]
+    row = _row([*cells, *("-" if one is None else str(one) for one in figures)], room)
+    style = None if entry.is_up and not entry.is_stale else "busy" if entry.is_up else "bad"
+    lines = [paint(row, style)]
+    facts = [f"{one.name} {_short(one.digest)} {one.bundle or ''}".rstrip() for one in entry.models]
+    if entry.members:
+        facts.append("members: " + ", ".join(f"{name} {state}" for name, state in entry.members.items()))
+    lines += [paint(line, "dim") for fact in facts for line in wrap(fact, width)]
+    moved = [f"the messages of {task} have moved away from what it was tested with" for task in entry.drift]
+    # The alerts of a node say of drift what there is to say.
+    wrong = [*filter(None, [entry.skew]), *entry.alerts, *(moved if not entry.alerts else [])]
+    return lines + [paint(line, "bad") for one in wrong for line in wrap(f"! {one}", width)]
+
+
+def _name(entry: Entry) -> str:
+    return entry.name if entry.site is None else f"{entry.site}/{entry.name}"
+
+
+def _short(digest: str | None) -> str:
+    return "-" if digest is None else digest.removeprefix("sha256:")[:_DIGEST]
+
+
+def _row(cells: Sequence[str], room: int) -> str:
+    widths = (room, _STATE, -_AGE, _VERSION, _POOL, -_QUEUE, -_RUN, -_REQUESTS)
+    return " ".join(_cell(cell, wide) for cell, wide in zip(cells, widths, strict=True)).rstrip()
+
+
+def _cell(text: str, width: int) -> str:
+    """A negative width means figures, which stand on the right."""
+    room = abs(width)
+    text = text if len(text) <= room else text[: room - 1] + "…"
+    return f"{text:>{room}}" if width < 0 else f"{text:<{room}}"

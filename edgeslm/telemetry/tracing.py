@@ -1,0 +1,240 @@
+"""Traces of requests for OpenTelemetry: spans for the wait, the reading and the writing, sent over OTLP/HTTP.
+
+A request that comes with a ``traceparent`` (W3C Trace Context) is part of the sender's trace; others begin
+one, a share of which is sent. Spans are made when the result is there, of the times that stand in it, and
+carry no text, no topic and no id of a sender's. A collector that is away costs spans and nothing else. Knows
+no bus.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgeslm import __version__
+from edgeslm.config.sections import Tracing
+from edgeslm.messages import Request, Result, Trace
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+log = logging.getLogger("edgeslm.observe")
+
+PHASES = ("queue", "prefill", "decode")
+QUEUE = 2048
+"""Spans that may wait for the collector; more are dropped."""
+EVERY_S = 5.0
+TIMEOUT_S = 5.0
+"""For one batch to be taken."""
+STOP_S = 2.0
+"""For what is left at the end."""
+
+_HEADER = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+_SAMPLED = 1
+
+
+class Tracer:
+    """Sends to the collector of its section; without one nothing is sent, and contexts are passed on as they
+    came.
+
+    :param known: the tasks that there are just now; the names of others are their senders'.
+    :param make_processor: takes finished spans, and tells whether the collector took them; tests hand in a
+        fake.
+    """
+
+    def __init__(
+        self,
+        section: Tracing,
+        node: str,
+        known: Callable[[], Container[str]],
+        make_processor: Callable[[str, Callable[[bool], None]], SpanProcessor] | None = None,
+    ) -> None:
+        self._endpoint = section.endpoint
+        self._sample = section.sample
+        self._node = node
+        self._known = known
+        self._make_processor = make_processor or _batches
+        self._processor: SpanProcessor | None = None
+        self._resource: Resource | None = None
+        self.problem: str | None = None
+        """Why nothing is sent though it should be, as a sentence."""
+
+    def start(self) -> None:
+        """A node serves as well without: what is missing is told in :attr:`problem`."""
+        if self._endpoint is None:
+            return
+        try:
+            from opentelemetry.sdk.resources import Resource
+
+            self._processor = self._make_processor(self._endpoint, self._told)
+        except ImportError as error:
+            self.problem = f"No traces are sent: {error.name} is missing; pip install 'edgeslm[tracing]'."
+            log.error("%s", self.problem)
+            return
+        facts = {"service.name": "edgeslm", "service.version": __version__, "service.instance.id": self._node}
+        self._resource = Resource.create(facts)
+
+    async def stop(self) -> None:
+        """Sends what is left, if that takes no longer than a moment. A collector that hangs must not keep the
+        process from its end: nothing waits for the thread."""
+        processor, self._processor = self._processor, None
+        if processor is None:
+            return
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def end() -> None:
+            with contextlib.suppress(Exception):  # of the library's; there is nobody left to tell
+                processor.force_flush(int(STOP_S * 1000))
+                processor.shutdown()
+            with contextlib.suppress(RuntimeError):  # the loop has ended before
+                loop.call_soon_threadsafe(ended.set)
+
+        threading.Thread(target=end, name="traces", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await ended.wait()
+
+    def _told(self, taken: bool) -> None:
+        """From the thread that sends; said once, since it tries every few seconds."""
+        problem = None if taken else f"The collector at {self._endpoint} doesn't take the node's traces."
+        if problem and not self.problem:
+            log.warning("%s", problem)
+        self.problem = problem
+
+    def trace(self, header: str | None) -> Trace | None:
+        """Where a request stands that came with ``header``, which may be anything; None: in no trace."""
+        found = _HEADER.fullmatch(header) if header is not None else None
+        if self._processor is None:
+            return Trace(found[0], None) if found else None
+        if found:
+            flags = int(found[3], 16) & _SAMPLED
+            return Trace(f"00-{found[1]}-{random.getrandbits(64) or 1:016x}-{flags:02x}", found[2])
+        number = random.getrandbits(128) or 1
+        # The rule of OpenTelemetry's TraceIdRatioBased: the same trace is chosen everywhere.
+        flags = _SAMPLED if number & (2**64 - 1) < self._sample * 2**64 else 0
+        return Trace(f"00-{number:032x}-{random.getrandbits(64) or 1:016x}-{flags:02x}", None)
+
+    def record(self, request: Request, result: Result) -> None:
+        """Hands over the spans of a request that has its result; never raises.
+
+        One that was turned away as ``busy`` has none: a route asks again with the same request.
+        """
+        if self._processor is None or request.trace is None:
+            return
+        if result.error is not None and result.error.code == "busy":
+            return
+        try:
+            for span in self._spans(request.trace, request.task, result):
+                self._processor.on_end(span)
+        except Exception as error:  # nobody's request depends on it
+            log.error("a trace is not sent: %s", type(error).__name__)
+            log.debug("a trace is not sent", exc_info=True)
+
+    def _spans(self, trace: Trace, name: str, result: Result) -> list[Any]:
+        """The request's own, and below it one for each phase, laid end to end: models may have read and
+        written by turns, and the result tells the sums."""
+        from opentelemetry.sdk.trace import ReadableSpan
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+        from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+        found = _HEADER.fullmatch(trace.header)
+        if found is None or not int(found[3], 16) & _SAMPLED:
+            return []
+
+        def context(span_id: int, *, is_remote: bool = False) -> SpanContext:
+            return SpanContext(int(found[1], 16), span_id, is_remote, TraceFlags(TraceFlags.SAMPLED))
+
+        own = context(int(found[2], 16))
+        parent = context(int(trace.parent, 16), is_remote=True) if trace.parent else None
+        task = name if name in self._known() else "other"
+        code = result.error.code if result.error is not None else None
+        end_ns = time.time_ns()
+        at_ns = end_ns - _ns(result.timings_ms.get("total", 0.0))
+        common = {
+            "resource": self._resource,
+            "instrumentation_scope": InstrumentationScope("edgeslm", __version__),
+        }
+        facts = {
+            "edgeslm.task": task,
+            "edgeslm.status": result.status,
+            "edgeslm.model": result.model,
+            "error.type": code,
+            "gen_ai.usage.input_tokens": result.usage.get("prompt_tokens"),
+            "gen_ai.usage.output_tokens": result.usage.get("completion_tokens"),
+        }
+        spans = [
+            ReadableSpan(
+                name=f"request {task}",
+                context=own,
+                parent=parent,
+                kind=SpanKind.CONSUMER,
+                attributes={key: value for key, value in facts.items() if value is not None},
+                status=Status(StatusCode.ERROR, code) if code else Status(StatusCode.UNSET),
+                start_time=at_ns,
+                end_time=end_ns,
+                **common,
+            )
+        ]
+        for phase in PHASES:
+            if phase in result.timings_ms:
+                begin_ns, at_ns = at_ns, at_ns + _ns(result.timings_ms[phase])
+                spans.append(
+                    ReadableSpan(
+                        name=phase,
+                        context=context(random.getrandbits(64) or 1),
+                        parent=own,
+                        attributes={"edgeslm.task": task},
+                        start_time=begin_ns,
+                        end_time=at_ns,
+                        **common,
+                    )
+                )
+        return spans
+
+
+def _ns(milliseconds: float) -> int:
+    return int(milliseconds * 1_000_000)
+
+
+def _batches(endpoint: str, told: Callable[[bool], None]) -> SpanProcessor:
+    """:raises ImportError: the extra isn't installed."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    if not log.isEnabledFor(logging.DEBUG):  # three lines every few seconds while a collector is away
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=TIMEOUT_S)
+    return BatchSpanProcessor(
+        _Told(exporter, told),
+        max_queue_size=QUEUE,
+        schedule_delay_millis=EVERY_S * 1000,
+        max_export_batch_size=QUEUE // 4,
+    )
+
+
+class _Told:
+    """An exporter that tells how each batch went."""
+
+    def __init__(self, exporter: SpanExporter, told: Callable[[bool], None]) -> None:
+        self._exporter = exporter
+        self._told = told
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._exporter.export(spans)
+        self._told(result.name == "SUCCESS")
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return bool(self._exporter.force_flush(timeout_millis))

@@ -1,0 +1,126 @@
+"""The models of a node of another user, as a rollout sees them: by what the node says, and what it is asked.
+
+Nothing here can write what the node believes. What is downloaded is handed over as a file, which the node
+takes in, checks and tests like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final, Literal
+
+from edgeslm.config.loader import Config
+from edgeslm.errors import BundleError
+from edgeslm.update.allowance import Stopped
+from edgeslm.update.command_file import Wish
+from edgeslm.update.downloads import Unreachable
+from edgeslm.update.exchange import Exchange, folder_beside
+from edgeslm.update.rollout.jobs import Part
+from edgeslm.update.rollout.models import Brought, Standing
+from edgeslm.update.staging import Staging
+from edgeslm.update.store import Store
+
+LOOK_EVERY_S: Final = 0.2
+
+
+def is_distant(config: Config) -> bool:
+    """Whether the node is another user's: its state folder isn't this process's."""
+    return os.geteuid() != 0 and config.state_dir.is_dir() and config.state_dir.stat().st_uid != os.geteuid()
+
+
+def book_folder(config: Config) -> Path:
+    """Where this process would keep its book of hawkBit."""
+    own = folder_beside(config.state_dir)
+    return Store(own if is_distant(config) else config.state_dir, config.node).folder
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    digest: str
+
+
+class DistantModels:
+    """Of one node, in place of :class:`edgeslm.update.rollout.models.Models`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._exchange = Exchange(config.state_dir, config.node)
+        self.store = Store(self._exchange.folder, config.node)
+        """Holds what comes, and the book."""
+
+    @property
+    def is_node_running(self) -> bool:
+        return self._exchange.is_node_running
+
+    def digest(self, model: str) -> str | None:
+        said = self._said("models", model).get("digest")
+        return said if isinstance(said, str) else None
+
+    def standing(self, model: str, digest: str) -> Standing:
+        if self.digest(model) != digest:
+            return "other"
+        return "on trial" if self._said("models", model).get("on_trial") else "proved"
+
+    def why(self, model: str, digest: str) -> str:
+        said = self._said("verdicts", model)
+        return str(said.get("why", "")) if said.get("digest") in (digest, "") else ""
+
+    def _said(self, what: str, model: str) -> dict[str, Any]:
+        found = self._exchange.status().get(what)
+        found = found.get(model) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def staging(self, stop: threading.Event | None = None, **how: Any) -> Staging:
+        return Staging(self.store, budget_bytes=self.config.updates.budget_bytes, stop=stop, **how)
+
+    def bring(self, staging: Staging, part: Part, stop: threading.Event) -> Brought:
+        """Downloads a part and has the node take it in. :raises BundleError: it can't be had, or isn't
+        taken."""
+
+        def hand_over(archive: IO[bytes], name: str) -> Brought:
+            self._exchange.offer(self.store.folder / name)
+            if not self.is_node_running:
+                raise Unreachable(f"{part.url}: the node doesn't run; what came is kept")
+            wish = self._exchange.make("stage", part.model, file=name)
+            while (said := self._exchange.heard(wish)) is None:
+                if stop.wait(LOOK_EVERY_S):
+                    self._exchange.withdraw(wish)
+                    raise Stopped("it was broken off")
+                if not self._exchange.is_node_running:
+                    self._exchange.withdraw(wish)
+                    raise Unreachable(f"{part.url}: the node ended; what came is kept")
+            if said.get("later"):
+                raise Unreachable(f"{part.url}: {said.get('error')}")
+            if not isinstance(said.get("digest"), str):
+                raise BundleError(str(said.get("error", "the node doesn't take it")))
+            return _Taken(said["digest"])
+
+        try:
+            return staging.fetch(part.url, part.promise, hand_over)
+        except OSError as error:
+            raise BundleError(f"{error.filename or part.url}: {error.strerror or error}") from None
+
+    def stage(self, bring: Callable[[], Brought]) -> tuple[Brought, bool]:
+        """The node has checked it already."""
+        return bring(), True
+
+    def forget(self, digest: str) -> None:
+        """Nothing: the node removes what nothing uses when the next one comes."""
+
+    def roll_back(self, model: str) -> bool:
+        """Not before the node runs."""
+        return False
+
+    def wish(self, action: Literal["activate", "rollback"], model: str, digest: str | None = None) -> Wish:
+        """:raises OSError: the disk."""
+        return self._exchange.make(action, model, digest)
+
+    def heard(self, wish: Wish) -> dict[str, Any] | None:
+        return self._exchange.heard(wish)
+
+    def withdraw(self, wish: Wish) -> None:
+        self._exchange.withdraw(wish)

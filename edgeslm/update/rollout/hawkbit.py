@@ -1,0 +1,280 @@
+"""A node at a hawkBit server: asks it what there is to do, has that done, and tells it how it goes.
+
+What to do and how far it has come stands in the book, so that this process may end at any moment. Blocking;
+a process of its own, since the node keeps to the building and has no memory to spare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from edgeslm import __version__
+from edgeslm.config.loader import Config
+from edgeslm.config.sections import Rollouts
+from edgeslm.errors import RolloutError
+from edgeslm.hardware.board import board_name
+from edgeslm.update.downloads import PAUSES_S, Login
+from edgeslm.update.rollout.assignment import parts_of
+from edgeslm.update.rollout.ddi import (
+    Cancel,
+    Deployment,
+    Poll,
+    action_of,
+    encode_attributes,
+    encode_confirmation,
+    encode_feedback,
+    parse,
+    same_server,
+)
+from edgeslm.update.rollout.distant import DistantModels, is_distant
+from edgeslm.update.rollout.jobs import Book, Job, Part, Report
+from edgeslm.update.rollout.models import Brought, Models
+from edgeslm.update.rollout.server import Refused, Server
+from edgeslm.update.rollout.state_machine import Work, final_reports
+
+log = logging.getLogger("edgeslm.rollout")
+
+LOOK_EVERY_S: Final = 0.5
+"""At a job that is being worked on."""
+POLL_S: Final = 300.0
+"""Where neither the server nor the configuration says how often to ask."""
+LEAST_POLL_S: Final = 1.0
+LONGEST_POLL_S: Final = 86_400.0
+FIRST_PAUSE_S: Final = 5.0
+LONGEST_PAUSE_S: Final = 300.0
+"""After questions that nobody answered; each pause is about twice the one before."""
+
+UNTOUCHED: Final = ("waiting", "downloading", "downloaded")
+"""Steps before which no model has been touched."""
+
+
+class Hawkbit:
+    """
+    :raises RolloutError: the configuration has no section for it, or names files that can't be read.
+    """
+
+    def __init__(
+        self, config: Config, *, pauses_s: tuple[float, ...] = PAUSES_S, look_s: float = LOOK_EVERY_S
+    ) -> None:
+        if config.rollouts is None:
+            raise RolloutError("the configuration has no section rollouts, which names the server")
+        self._config = config
+        self._rollouts: Rollouts = config.rollouts
+        self._server = Server(config.rollouts, config.node)
+        self._models = DistantModels(config) if is_distant(config) else Models(config)
+        self.book = Book(self._models.store.folder, config.node, "hawkbit")
+        self._pauses_s = pauses_s
+        self._look_s = look_s
+        self._work = Work(self.book, self._models, self._bring, timeout_s=config.rollouts.timeout_s)
+        self._next_poll = 0.0
+        self._failures = 0
+        self._canceled: str | None = None
+        """The action whose cancellation is to be answered once it is over."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Until ``stop`` is set."""
+        self._resume()
+        log.info("asking %s", self._server.base)
+        while not stop.wait(self.turn()):
+            pass
+        self._work.end_download()
+
+    def turn(self) -> float:
+        """Does what can be done now. :return: seconds after which it wants to be called again."""
+        busy = True
+        try:
+            busy = self._work.look()
+            self._answer_cancellation()
+            if time.monotonic() >= self._next_poll:
+                self._poll()
+                busy = True
+            self._deliver()
+        except RolloutError as error:
+            self._failures += 1
+            pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10))
+            self._next_poll = time.monotonic() + pause * random.uniform(0.5, 1.0)
+            log.warning("%s (asked again in %.0f s)", error, self._next_poll - time.monotonic())
+        except OSError as error:  # a full disk: what isn't written down isn't done
+            log.error("the rollout can't go on: %s", error)
+            self._next_poll = max(self._next_poll, time.monotonic() + FIRST_PAUSE_S)
+            return FIRST_PAUSE_S
+        left = max(0.0, self._next_poll - time.monotonic())
+        return min(left, self._look_s if busy else 10 * self._look_s)
+
+    # The server
+
+    def _poll(self) -> None:
+        poll = parse(self._server.read(), Poll)
+        self._failures = 0
+        every = self._rollouts.poll_s or poll.sleep_s or POLL_S
+        self._next_poll = time.monotonic() + min(LONGEST_POLL_S, max(LEAST_POLL_S, every))
+        self._tell_attributes(asked=poll.links.config_data is not None)
+        if poll.links.cancel is not None:
+            self._cancel(parse(self._server.read(poll.links.cancel.href), Cancel).to_stop.stop_id)
+        elif poll.links.deployment is not None:
+            self._offered(poll.links.deployment.href)
+        else:
+            self._nothing_offered()
+        if poll.links.confirmation is not None and self._rollouts.confirm:
+            action = action_of(poll.links.confirmation.href)
+            self._server.tell(
+                f"confirmationBase/{action}/feedback",
+                encode_confirmation(("the node's configuration says so",)),
+            )
+
+    def _deliver(self) -> None:
+        """What the server was not told yet, in its order. What it knows nothing of any more is dropped."""
+        while self.book.record.reports and not self._failures:
+            report = self.book.record.reports[0]
+            body = encode_feedback(
+                report.action, report.execution, report.finished, report.details, report.at_ms
+            )
+            try:
+                self._server.tell(f"{report.about}/{report.action}/feedback", body)
+            except Refused as error:
+                log.warning("%s", error)
+            self.book.drop_report(report)
+
+    def _tell_attributes(self, *, asked: bool) -> None:
+        attributes = self.attributes()
+        told = hashlib.sha256(repr(sorted(attributes.items())).encode()).hexdigest()
+        if asked or told != self.book.record.told:
+            self._server.tell("configData", encode_attributes(attributes), "PUT")
+            self.book.note_told(told)
+
+    def attributes(self) -> Mapping[str, str]:
+        """What the server is told of this node. goosebit takes ``sw_version`` for what is installed, and none
+        for nothing."""
+        config = self._config
+        found = {"edgeslm.version": __version__, "edgeslm.node": config.node}
+        if board := board_name(Path("/")):
+            found["edgeslm.board"] = board
+        if config.pool is not None:
+            found["edgeslm.pool"] = config.pool.name
+        if version := self.book.record.version:
+            found["sw_version"] = version
+        for model in config.models:
+            found[f"edgeslm.model.{model}"] = self._models.digest(model) or "missing"
+        return {**found, **self._rollouts.attributes}
+
+    # What it offers
+
+    def _offered(self, href: str) -> None:
+        action, job = action_of(href), self.book.job
+        if job is not None and not job.is_over:
+            if job.id == action:
+                if job.step in UNTOUCHED:
+                    self._heed(job, parse(self._server.read(href), Deployment))
+                return
+            if job.step not in UNTOUCHED:
+                return  # first that one is brought to its end
+            self._work.stop("REMOVED", "the server offers something else")
+        elif job is not None and job.id == action and job.state not in ("REMOVED", "CANCELED"):
+            if not any(report.action == action for report in self.book.record.reports):
+                self.book.put(job, *final_reports(job))  # it got lost on the way, or is asked for again
+            return
+        self._begin(action, self._server.read(href))
+
+    def _begin(self, action: str, said: bytes) -> None:
+        try:
+            deployment = parse(said, Deployment)
+            if deployment.id != action:
+                raise RolloutError(f"the server offers action {action} and describes action {deployment.id}")
+            budget = self._config.updates.budget_bytes
+            parts = parts_of(deployment, self._rollouts, self._config.models, budget)
+        except RolloutError as error:  # said, or the server would wait for this node
+            refused = Job(id=action, state="REJECTED", step="done", why=str(error))
+            log.error("rollout %s: REJECTED: %s", action, error)
+            self._work.begin(refused, *final_reports(refused))
+            return
+        job = Job(
+            id=action,
+            version=deployment.version,
+            parts=parts,
+            may_download=deployment.may_download,
+            may_update=deployment.may_update,
+        )
+        self._work.begin(job, _told(action, "scheduled", "QUEUED"))
+
+    def _heed(self, job: Job, deployment: Deployment) -> None:
+        """The window has opened, or the server wants it at once."""
+        allowed = (deployment.may_download, deployment.may_update)
+        if (job.may_download, job.may_update) != allowed:
+            changes = dict(zip(("may_download", "may_update"), allowed, strict=True))
+            self.book.put(job.model_copy(update=changes))
+
+    def _nothing_offered(self) -> None:
+        job = self.book.job
+        if job is None or job.is_over or job.step not in UNTOUCHED:
+            return
+        if job.step == "downloaded" and not job.may_update:  # a download was all that was wanted
+            self.book.put(job.model_copy(update={"state": "SUCCEEDED", "step": "done"}))
+        else:
+            self._work.stop("REMOVED", "the server offers it no more")
+
+    # Cancellation
+
+    def _cancel(self, action: str) -> None:
+        job = self.book.job
+        if any(one.action == action and one.about == "cancelAction" for one in self.book.record.reports):
+            return
+        if job is None or job.id != action:
+            self._confirm(action, "nothing of it is here")
+        elif job.state == "SUCCEEDED":
+            self.book.put(job, _told(action, "rejected", "it is done already", about="cancelAction"))
+        elif job.is_over:
+            self._confirm(action, job.state)
+        else:
+            self._canceled = action
+            self._work.stop("CANCELED", "the server took it back")
+            self._answer_cancellation()
+
+    def _answer_cancellation(self) -> None:
+        job = self.book.job
+        if self._canceled is not None and (job is None or job.id != self._canceled or job.is_over):
+            self._confirm(self._canceled, job.state if job is not None else "CANCELED")
+            self._canceled = None
+
+    def _confirm(self, action: str, why: str) -> None:
+        self.book.put(self.book.job, _told(action, "closed", why, about="cancelAction", finished="success"))
+
+    # This device
+
+    def _resume(self) -> None:
+        job = self.book.job
+        told = any(one.execution == "resumed" for one in self.book.record.reports)
+        if job is not None and not job.is_over and not told:
+            self.book.put(job, _told(job.id, "resumed", f"{job.state}, {job.step}"))
+
+    def _bring(self, part: Part, stop: threading.Event) -> Brought:
+        ours = same_server(part.url, self._server.base)
+        login = self._server.login if ours else Login(ca_file=self._rollouts.ca_file)
+        parts = urlsplit(self._server.base)
+        staging = self._models.staging(
+            stop,
+            within=(f"{parts.scheme}://{parts.netloc}/", *self._rollouts.downloads),
+            login=login,
+            allow_http=self._rollouts.allow_http,
+            pauses_s=self._pauses_s,
+        )
+        return self._models.bring(staging, part, stop)
+
+
+def _told(action: str, execution: str, why: str, **more: str) -> Report:
+    return Report.model_validate(
+        {
+            "action": action,
+            "execution": execution,
+            "details": (why,),
+            "at_ms": int(time.time() * 1000),
+            **more,
+        }
+    )

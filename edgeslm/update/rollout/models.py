@@ -1,0 +1,122 @@
+"""The models of the node on this device, as a rollout sees them: what they are, and having them changed.
+
+All through the store and the wishes of ``update``: signature, tests and trial are the node's, and nothing
+here is able to get around them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.bundle.trust import Trust
+from edgeslm.config.loader import Config
+from edgeslm.errors import BundleError
+from edgeslm.update.command_file import Wish, Wishes
+from edgeslm.update.outcomes import Verdicts
+from edgeslm.update.rollout.jobs import Part
+from edgeslm.update.staging import Staging
+from edgeslm.update.store import Store
+
+Standing = Literal["other", "on trial", "proved"]
+
+
+class Brought(Protocol):
+    """A bundle that is on this device."""
+
+    @property
+    def digest(self) -> str: ...
+
+
+class Models:
+    """Of one node; it need not run."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.store = Store(config.state_dir, config.node)
+        self._wishes = Wishes(config.state_dir, config.node)
+        self._verdicts = Verdicts(self.store.folder, config.node)
+
+    @property
+    def is_node_running(self) -> bool:
+        return self._wishes.is_node_running
+
+    def digest(self, model: str) -> str | None:
+        """What the model is by the record, else by the configuration; None if neither tells."""
+        if model not in self.config.models:  # a job may be older than the configuration
+            return None
+        base = _digest(self.config.models[model].bundle)
+        entry = self.store.entry(model)
+        return entry.active if entry is not None and base in (None, entry.base) else base
+
+    def standing(self, model: str, digest: str) -> Standing:
+        """How a bundle does as that model."""
+        if self.digest(model) != digest:
+            return "other"
+        entry = self.store.entry(model)
+        return "on trial" if entry is not None and entry.tries is not None else "proved"
+
+    def why(self, model: str, digest: str) -> str:
+        """Why the model is not that bundle, in words; empty if nobody said so."""
+        return self._verdicts.why(model, digest)
+
+    def staging(self, stop: threading.Event | None = None, **how: Any) -> Staging:
+        return Staging(self.store, budget_bytes=self.config.updates.budget_bytes, stop=stop, **how)
+
+    def bring(self, staging: Staging, part: Part, stop: threading.Event) -> Brought:
+        """Downloads a part. :raises BundleError: see ``Staging``."""
+        return staging.bring(part.url, part.promise)
+
+    def stage(self, bring: Callable[[], Brought]) -> tuple[Brought, bool]:
+        """Brings a bundle onto this device and has its signature checked, where that is asked for.
+
+        :return: whether it is new here. :raises BundleError: it can't be had, or isn't trusted.
+        """
+        before = {one.bundle.digest for one in self.store.bundles()}
+        bundle = bring()
+        is_new = bundle.digest not in before
+        trust = Trust(self.config.signing, self.config.state_dir)
+        try:
+            trust.load(self.store.find(bundle.digest).path)
+            asyncio.run(trust.check())
+        except BundleError:
+            if is_new:
+                self.forget(bundle.digest)
+            raise
+        return bundle, is_new
+
+    def forget(self, digest: str) -> None:
+        """Removes a bundle that no model is; others stay."""
+        with contextlib.suppress(BundleError, OSError):
+            self.store.remove(digest, self.config)
+
+    def roll_back(self, model: str) -> bool:
+        """Of a node that doesn't run, if there is anything to go back to. :raises OSError: the disk.
+
+        :return: whether that could be done now.
+        """
+        with contextlib.suppress(BundleError):
+            self.store.roll_back(model)
+        return True
+
+    def wish(self, action: Literal["activate", "rollback"], model: str, digest: str | None = None) -> Wish:
+        """:raises BundleError: somebody else's waits. :raises OSError: the disk."""
+        return self._wishes.make(action, model, digest)
+
+    def heard(self, wish: Wish) -> dict[str, Any] | None:
+        return self._wishes.heard(wish)
+
+    def withdraw(self, wish: Wish) -> None:
+        self._wishes.withdraw(wish)
+
+
+def _digest(bundle: Path) -> str | None:
+    try:
+        return load_bundle(bundle).digest
+    except BundleError:
+        return None

@@ -1,0 +1,363 @@
+"""The work on a job, step by step: bundles are brought, the node switches to them, its trial is waited for.
+
+What has to be undone is undone.
+
+::
+
+    waiting -> downloading -> downloaded -> switching -> watching -> done
+                                                |            |
+                                                +------------+---> undoing -> done
+
+Each look does what can be done at once. Knows no server: what it should hear is written into the book.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+from edgeslm.errors import EdgeslmError, without_paths
+from edgeslm.update.command_file import Wish
+from edgeslm.update.downloads import Unreachable
+from edgeslm.update.rollout.distant import DistantModels
+from edgeslm.update.rollout.jobs import Book, Job, Part, Report, State, Step
+from edgeslm.update.rollout.models import Brought, Models
+
+log = logging.getLogger("edgeslm.rollout")
+
+UNEXPLAINED_S: Final = 300.0
+"""For which a node may take to load the old bundle again; then it says why it did."""
+MOST_TRIES: Final = 3
+"""Times that a node may end while it tests a bundle."""
+SILENT_S: Final = 3600.0
+"""For which a node that runs may say nothing of what it was asked. Then it is asked again: its answer got
+lost, on a full disk or behind that to another command."""
+AGAIN_S: Final = 60.0
+"""After which a download is tried again that nobody answered."""
+
+
+class Work:
+    """Of one job at a time; ``bring`` brings a part's bundle, and ends soon when its event is set."""
+
+    def __init__(
+        self,
+        book: Book,
+        models: Models | DistantModels,
+        bring: Callable[[Part, threading.Event], Brought],
+        *,
+        timeout_s: float,
+        again_s: float = AGAIN_S,
+        silent_s: float = SILENT_S,
+    ) -> None:
+        self._book = book
+        self._models = models
+        self._bring = bring
+        self._timeout_s = timeout_s
+        self._again_s = again_s
+        self._silent_s = silent_s
+        self._asked_at = 0.0
+        self._thread: _Staged | None = None
+        self._wish: Wish | None = None
+        self._looked = time.monotonic()
+        self._not_before = 0.0
+        self._gone_since = 0.0
+
+    # What others want
+
+    def begin(self, job: Job, *reports: Report) -> None:
+        """:raises OSError: the disk."""
+        self.end_download()
+        self._wish = None
+        self._not_before = 0.0
+        self._gone_since = 0.0
+        self._looked = time.monotonic()
+        log.info("rollout %s: %s", job.id, ", ".join(part.model for part in job.parts) or job.why)
+        self._book.put(job, *reports)
+
+    def stop(self, state: State, why: str) -> None:
+        """Has the job end: at once if no model was touched, else when that is undone."""
+        job = self._book.job
+        if job is None or job.is_over or job.step == "undoing":
+            return
+        self.end_download()
+        self._undo(job, state, why)
+
+    def end_download(self) -> None:
+        """What came of it is kept."""
+        if self._thread is not None:
+            self._thread.stop.set()
+            self._thread.join()
+            self._thread = None
+
+    def look(self) -> bool:
+        """Goes on with the job. :return: whether there is any more to do soon. :raises OSError: the disk."""
+        now = time.monotonic()
+        passed, self._looked = now - self._looked, now
+        if self._book.job is None or self._book.job.is_over:
+            return False
+        job = self._book.spend(0.0 if self._book.job.waits_for_server else passed)
+        if job is None:
+            return False
+        if job.spent_s > self._timeout_s and job.step != "undoing" and not self._is_being_switched:
+            self.stop("TIMED_OUT", f"it was not over after {self._timeout_s:g} s")
+            return True
+        steps: dict[Step, Callable[[Job], bool]] = {
+            "waiting": self._wait,
+            "downloading": self._download,
+            "downloaded": self._hold,
+            "switching": self._switch,
+            "watching": self._watch,
+            "undoing": self._go_back,
+        }
+        return steps[job.step](job)
+
+    @property
+    def _is_waiting(self) -> bool:
+        return self._wish is not None
+
+    @property
+    def _is_being_switched(self) -> bool:
+        return self._wish is not None and self._models.is_node_running
+
+    # Steps
+
+    def _wait(self, job: Job) -> bool:
+        if not job.may_download:
+            return False
+        self._go(job, "downloading", _report(job, "download"))
+        return True
+
+    def _download(self, job: Job) -> bool:
+        index = next((index for index, part in enumerate(job.parts) if part.digest is None), None)
+        if index is None:
+            self._go(job, "downloaded", _report(job, "downloaded"))
+            return True
+        if self._thread is None:
+            if time.monotonic() < self._not_before:
+                return False
+            part = job.parts[index]
+            self._thread = _Staged(self._models, lambda stop: self._bring(part, stop))
+            self._thread.start()
+            return True
+        if self._thread.is_alive():
+            return True
+        done, self._thread = self._thread, None
+        if isinstance(done.error, Unreachable):
+            log.warning("rollout %s: %s", job.id, done.error)
+            self._not_before = time.monotonic() + self._again_s
+        elif done.error is not None:
+            self._finish(job, "REJECTED" if isinstance(done.error, EdgeslmError) else "FAILED", done.why)
+        elif done.bundle is not None:
+            brought = done.is_new or job.parts[index].brought
+            self._put_part(job, index, digest=done.bundle.digest, brought=brought)
+        return True
+
+    def _hold(self, job: Job) -> bool:
+        if not job.may_update:
+            return False
+        self._go(job, "switching", _report(job, "proceeding", "the node is asked to switch"))
+        return True
+
+    def _switch(self, job: Job) -> bool:
+        for index, part in enumerate(job.parts):
+            if part.asked and self._wish is not None:
+                return self._hear(job, index)
+            # Asked before this process began: what was asked first is also done first.
+            if part.asked or self._models.digest(part.model) != part.digest:
+                return self._ask(job, index)
+        self._go(job, "watching", _report(job, "proceeding", "on trial"))
+        return True
+
+    def _ask(self, job: Job, index: int) -> bool:
+        part = job.parts[index]
+        # Asked, and then this process ended, perhaps with the node, which forgets it at its start.
+        tries = part.tries + part.asked
+        if not self._models.is_node_running:
+            if part.asked:
+                self._put_part(job, index, asked=False, tries=tries)
+            return part.asked
+        if part.tries >= MOST_TRIES:
+            why = (
+                f"the node ended {MOST_TRIES} times while it tested the bundle, or didn't say what came of it"
+            )
+            self._undo(job, "FAILED", why)
+            return True
+        before = part.before or self._models.digest(part.model)
+        self._put_part(job, index, before=before, asked=True, tries=tries)
+        try:
+            self._make("activate", part.model, part.digest)
+        except EdgeslmError:  # another command waits for the node
+            self._put_part(job, index, before=before, asked=part.asked)
+        return True
+
+    def _hear(self, job: Job, index: int) -> bool:
+        part, said = job.parts[index], self._heard()
+        if said is None:
+            if self._wish is None:  # the node ended, or says nothing
+                self._put_part(job, index, asked=False, tries=part.tries + 1)
+            return True
+        if said.get("later"):
+            self._put_part(job, index, asked=False)
+            return False
+        self._put_part(job, index, asked=False)
+        if "error" in said and self._models.digest(part.model) != part.digest:
+            why = str(said["error"]).removeprefix(f"model {part.model}: ")
+            why = f"model {part.model} stays what it is: {why}"
+            self._undo(self._book.job or job, "REJECTED", why)
+        return True
+
+    def _heard(self) -> dict[str, Any] | None:
+        """What the node said of the last wish, which is over by that, and when the node ends or is silent."""
+        if self._wish is None:
+            return None
+        said = self._models.heard(self._wish)
+        if said is not None:
+            self._wish = None
+        elif not self._models.is_node_running or time.monotonic() - self._asked_at > self._silent_s:
+            self._models.withdraw(self._wish)
+            self._wish = None
+        return said
+
+    def _watch(self, job: Job) -> bool:
+        standings = [self._models.standing(part.model, part.digest or "") for part in job.parts]
+        for part, standing in zip(job.parts, standings, strict=True):
+            if standing == "other":
+                why = self._models.why(part.model, part.digest or "")
+                if not why and self._models.is_node_running:
+                    self._gone_since = self._gone_since or time.monotonic()
+                    if time.monotonic() - self._gone_since < UNEXPLAINED_S:
+                        return True
+                why = why or "nobody says why"
+                self._undo(job, "FAILED", f"model {part.model} was taken back: {why}")
+                return True
+        if all(standing == "proved" for standing in standings):
+            self._finish(job, "SUCCEEDED", "")
+        return True
+
+    def _go_back(self, job: Job) -> bool:
+        """One model after the other becomes what it was."""
+        if self._wish is not None:
+            wish, said = self._wish, self._heard()
+            if self._is_waiting:
+                return True
+            failed = said is not None and wish.action == "rollback" and not said.get("later")
+            error = said.get("error") if said is not None and failed else None
+            for index, part in enumerate(job.parts):
+                if part.model == wish.model and error is not None:  # the others are undone all the same
+                    why = _plain(f"{job.why}; model {wish.model} can't be switched back: {error}")
+                    self._put_part(job.model_copy(update={"why": why}), index, before=None, asked=False)
+                elif part.model == wish.model and part.asked:
+                    self._put_part(job, index, asked=False)
+            return True
+        for index, part in enumerate(job.parts):
+            if part.before is None or part.before == part.digest:
+                continue
+            if not self._models.is_node_running:
+                if part.asked:
+                    self._put_part(job, index, asked=False)
+                    return True
+                back = self._models.digest(part.model) != part.digest
+                if not (back or self._models.roll_back(part.model)):
+                    return False  # once the node runs
+            elif part.asked:  # before this process began: once it has answered this, it is done with that
+                return self._want("activate", part.model, part.before)
+            elif self._models.digest(part.model) == part.digest:
+                return self._want("rollback", part.model)
+        self._finish(job, job.end or "FAILED", job.why)
+        return True
+
+    def _want(self, action: Literal["activate", "rollback"], model: str, digest: str | None = None) -> bool:
+        with contextlib.suppress(EdgeslmError):  # another command waits for the node
+            self._make(action, model, digest)
+        return True
+
+    def _make(self, action: Literal["activate", "rollback"], model: str, digest: str | None) -> None:
+        self._wish = self._models.wish(action, model, digest)
+        self._asked_at = time.monotonic()
+
+    # What is written down
+
+    def _undo(self, job: Job, end: State, why: str) -> None:
+        changes = {"step": "undoing", "end": end, "why": _plain(why)}
+        reports = (
+            () if job.step in ("waiting", "downloading", "downloaded") else (_report(job, "proceeding", why),)
+        )
+        self._book.put(job.model_copy(update=changes), *reports)
+        self._go_back(self._book.job or job)
+
+    def _go(self, job: Job, step: Step, *reports: Report) -> None:
+        log.info("rollout %s: %s", job.id, step)
+        state: State = "QUEUED" if step == "waiting" else "IN_PROGRESS"
+        self._book.put(job.model_copy(update={"step": step, "state": state}), *reports)
+
+    def _put_part(self, job: Job, index: int, **changes: object) -> None:
+        parts = list(job.parts)
+        parts[index] = parts[index].model_copy(update=changes)
+        self._book.put(job.model_copy(update={"parts": tuple(parts)}))
+
+    def _finish(self, job: Job, state: State, why: str) -> None:
+        job = job.model_copy(update={"state": state, "step": "done", "why": _plain(why), "end": None})
+        log.log(
+            logging.INFO if state == "SUCCEEDED" else logging.ERROR, "rollout %s: %s %s", job.id, state, why
+        )
+        self._book.put(job, *final_reports(job))
+        if state != "SUCCEEDED":
+            for part in job.parts:
+                if part.brought and part.digest is not None:
+                    self._models.forget(part.digest)
+
+
+def final_reports(job: Job) -> tuple[Report, ...]:
+    """What the server hears of a job that is over; nothing of one that it forgot or took back."""
+    if job.state in ("REMOVED", "CANCELED"):
+        return ()
+    if job.state == "SUCCEEDED":
+        return (_report(job, "closed", "SUCCEEDED", finished=True),)
+    return (_report(job, "closed", f"{job.state}: {job.why}", finished=False),)
+
+
+def _report(job: Job, execution: str, *details: str, finished: bool | None = None) -> Report:
+    outcome = "none" if finished is None else "success" if finished else "failure"
+    return Report.model_validate(
+        {
+            "action": job.id,
+            "execution": execution,
+            "finished": outcome,
+            "details": tuple(map(_plain, details)),
+            "at_ms": int(time.time() * 1000),
+        }
+    )
+
+
+def _plain(why: str) -> str:
+    return without_paths(why.partition("\n")[0]).rstrip(".")
+
+
+class _Staged(threading.Thread):
+    """A part being brought: the bundle, or why not."""
+
+    def __init__(self, models: Models | DistantModels, bring: Callable[[threading.Event], Brought]) -> None:
+        super().__init__(name="rollout-download", daemon=True)
+        self.stop = threading.Event()
+        self.bundle: Brought | None = None
+        self.is_new = False
+        self.error: Exception | None = None
+        self._models = models
+        self._do = bring
+
+    @property
+    def why(self) -> str:
+        return (
+            str(self.error) if isinstance(self.error, EdgeslmError | OSError) else type(self.error).__name__
+        )
+
+    def run(self) -> None:
+        try:
+            self.bundle, self.is_new = self._models.stage(lambda: self._do(self.stop))
+        except Exception as error:
+            self.error = error
+            log.debug("staging failed", exc_info=True)
