@@ -11,7 +11,7 @@ import yaml
 from edgeslm.config.loader import parse_config
 from edgeslm.telemetry.discovery import announcements
 from tests.config_texts import SMALL
-from tests.observe.test_tracing import FakeProcessor, answered, make_tracer, request
+from tests.telemetry.test_tracing import FakeProcessor, answered, make_tracer, request
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/observe.md").read_text("utf-8")
 

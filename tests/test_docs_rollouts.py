@@ -15,7 +15,7 @@ from edgeslm.cli.main import _parser
 from edgeslm.config.loader import parse_config
 from edgeslm.update.rollout.ddi import Execution
 from edgeslm.update.rollout.jobs import State, Step
-from tests.rollout.hawkbits import pack
+from tests.update.rollout.hawkbits import pack
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTER = (ROOT / "docs/fleet.md").read_text("utf-8").partition("\n## Rollouts\n")[2].partition("\n## ")[0]

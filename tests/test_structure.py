@@ -34,7 +34,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-"""Packages: each sees those in the lines above it. Those of a line don't see each other, but for the first."""
+"""Packages: each sees those in the lines above it. Those of a line don't see each other, save the first."""
 
 INNER_LAYERS = {
     "edgeslm.engine": ("worker", "prepack"),

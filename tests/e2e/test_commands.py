@@ -17,7 +17,7 @@ from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto
 from tests.e2e.conftest import Installed
 from tests.nodes import BASE, TASKS, real_configuration, write_configuration
-from tests.rollout.hawkbits import FakeHawkbit, configured, load, pack
+from tests.update.rollout.hawkbits import FakeHawkbit, configured, load, pack
 
 pytestmark = pytest.mark.e2e
 

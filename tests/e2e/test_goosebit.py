@@ -16,7 +16,7 @@ from tests.apps import App
 from tests.brokers import Mosquitto, free_port
 from tests.nodes import BASE, ROOT, Node
 from tests.operators import ask
-from tests.rollout.hawkbits import client, configured, drive, load, over, pack
+from tests.update.rollout.hawkbits import client, configured, drive, load, over, pack
 
 pytestmark = pytest.mark.e2e
 TOKEN = "of-this-target-alone"

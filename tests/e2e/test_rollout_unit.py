@@ -22,7 +22,7 @@ from tests.apps import WAIT_S, App
 from tests.booted import Booted, skip_where_it_cannot_boot
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, FAKE_RUN, ROOT, packages
-from tests.rollout.hawkbits import FakeHawkbit, configured, pack
+from tests.update.rollout.hawkbits import FakeHawkbit, configured, pack
 
 pytestmark = pytest.mark.e2e
 

@@ -21,8 +21,8 @@ import pytest
 from tests.apps import App
 from tests.booted import Booted, skip_where_it_cannot_boot
 from tests.brokers import Mosquitto, free_port
-from tests.bus.nodes import password_lines
 from tests.consoles import Visitor
+from tests.mqtt.nodes import password_lines
 from tests.nodes import BASE, ROOT, packages, real_configuration
 from tests.signers import Signer
 

@@ -37,7 +37,7 @@ def collect(installed: Installed, cwd: Path, **environment: str) -> subprocess.C
         "-c",
         ROOT / "pyproject.toml",
     ]
-    file = ROOT / "tests/test_topics.py"
+    file = ROOT / "tests/protocol/test_topic_filters.py"
     return run(installed, "-P", "-m", "pytest", *options, "--collect-only", file, cwd=cwd, **environment)
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from tests.apps import WAIT_S
 from tests.brokers import Mosquitto
+from tests.client.test_client import wait_for
 from tests.examples.conftest import EXAMPLES, Hall
 from tests.small_nodes import SmallNode
-from tests.test_client import wait_for
 
 SKETCH = EXAMPLES / "ask_esp32" / "ask_esp32.ino"
 STAND_INS = Path(__file__).parent / "arduino"

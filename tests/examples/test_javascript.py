@@ -22,10 +22,10 @@ import pytest
 
 from tests.apps import WAIT_S
 from tests.brokers import Mosquitto
+from tests.client.test_client import wait_for
 from tests.examples.conftest import EXAMPLES, Hall
 from tests.nodes import ROOT
 from tests.small_nodes import SmallNode
-from tests.test_client import wait_for
 
 
 @pytest.fixture(scope="session")
