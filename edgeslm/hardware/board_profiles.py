@@ -79,7 +79,7 @@ _FIGURES = ("read_gbs", "int4_gflops", "int8_gflops")
 
 def boards_folder() -> Path:
     """Where the profiles are: in the package when it is installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     installed = package / "boards"
     return installed if installed.is_dir() else package.parent / "firmware-config" / "boards"
 

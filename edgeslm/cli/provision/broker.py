@@ -37,7 +37,7 @@ acl_file {folder}/{access}
 
 
 def profile_text(name: str) -> str:
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     installed = package / "mosquitto"
     folder = installed if installed.is_dir() else package.parent / "firmware-config" / "mosquitto"
     try:
