@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from edgeslm_export import adapter as export
 from edgeslm_export import starter
-from edgeslm_export.lora import WEIGHTS, Lora, Pair
-from edgeslm_export.lora_graph import GRAPH, load_branches, write_lora_graph
-from edgeslm_export.package import write_manifest
+from edgeslm_export.bundle.writer import write_manifest
+from edgeslm_export.graph.lora_graph import GRAPH, load_branches, write_lora_graph
+from edgeslm_export.models import adapter as export
+from edgeslm_export.models.lora import WEIGHTS, Lora, Pair
 from processes import memory_of
 from turns import (
     CHUNK,

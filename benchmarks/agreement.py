@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from cards import Say, run_benchmark
-from edgeslm_export.packages import Packages
+from edgeslm_export.sources.wheel_data import Packages
 from labelled import SETS
 from ours import prompt_of
 

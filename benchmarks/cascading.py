@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from cards import Say, run_benchmark
-from edgeslm_export.packages import Packages
+from edgeslm_export.sources.wheel_data import Packages
 from labelled import SETS, Row
 from served import Asked, ask, served
 

@@ -30,10 +30,10 @@ import llama_server
 from cards import Say, run_benchmark
 from compare_figures import Turn, chart, memory_ratios, summarize, table
 from edgeslm_export import starter
-from edgeslm_export.convert import Order, export_model
-from edgeslm_export.corpus import public_corpus
-from edgeslm_export.packages import Packages
-from edgeslm_export.recipe import find_recipe
+from edgeslm_export.models.decoder import Order, export_model
+from edgeslm_export.quantize.recipe import find_recipe
+from edgeslm_export.sources.corpus import public_corpus
+from edgeslm_export.sources.wheel_data import Packages
 from llama_bridge import CONTEXT, INPUT
 from load import Ask, answer_all, until_online
 from mixes import DEADLINES_S, MODEL, Messages, make_mixes, tasks

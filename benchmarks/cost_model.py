@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 from cards import Say, run_benchmark
-from edgeslm_export.single_token import WRITES, keep_part
+from edgeslm_export.graph.decode_graph import WRITES, keep_part
 from node_times import Run, mean, profiled
 from turns import load_graph, make_generator
 

@@ -32,11 +32,11 @@ import llama
 import offgrid
 import wikitext
 from edgeslm_export import starter
-from edgeslm_export.environment import cache_folder
-from edgeslm_export.fidelity import Comparison, bundle_logits
-from edgeslm_export.packages import Packages
-from edgeslm_export.rival import gguf_logits
-from edgeslm_export.single_token import READS, keep_part
+from edgeslm_export.evaluate.fidelity import Comparison, bundle_logits
+from edgeslm_export.evaluate.llama_cpp import gguf_logits
+from edgeslm_export.graph.decode_graph import READS, keep_part
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.sources.wheel_data import Packages
 from losses import Row, by_frequency, compare, report, table
 from machine import processor
 
@@ -44,7 +44,7 @@ from edgeslm.bundle.manifest import Manifest, file_digest, load_bundle, verify_b
 from edgeslm.errors import EdgeslmError
 
 if TYPE_CHECKING:
-    from edgeslm_export.fidelity import Logits
+    from edgeslm_export.evaluate.fidelity import Logits
 
 COPIES: Final = ("starter", "moved")
 TYPES: Final = ("Q4_0", "Q4_K_M", "Q4_K_M+importance")

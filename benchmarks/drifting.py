@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cards import Say, run_benchmark
-from edgeslm_export.packages import Packages
+from edgeslm_export.sources.wheel_data import Packages
 from edgeslm_export.starter import ENCODER, default_folder
 from labelled import load_sms, load_trec
 from served import ask, health, served

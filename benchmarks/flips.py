@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cards import Say, run_benchmark
-from edgeslm_export.packages import Packages
+from edgeslm_export.sources.wheel_data import Packages
 from labelled import Row, load_trec
 from teaching import run_command, write_rows
 

@@ -34,8 +34,8 @@ class FloatModel:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
         import torch
         import transformers
-        from edgeslm_export.cleaning import make_checkpoint
-        from edgeslm_export.corpus import text_start
+        from edgeslm_export.sources.corpus import text_start
+        from edgeslm_export.sources.normalize import make_checkpoint
         from tokenizers import Tokenizer
 
         torch.set_num_threads(threads)

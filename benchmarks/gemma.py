@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from edgeslm_export.cleaning import make_checkpoint
-from edgeslm_export.packages import Package, Packages
+from edgeslm_export.sources.normalize import make_checkpoint
+from edgeslm_export.sources.wheel_data import Package, Packages
 
 from edgeslm.bundle.manifest import file_digest
 

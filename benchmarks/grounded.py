@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from cards import Say, run_benchmark
-from edgeslm_export.environment import cache_folder
+from edgeslm_export.jobs.optimum_env import cache_folder
 from grounded_collection import Asked, FoundBefore, Ground, search_all
 
 from edgeslm.bundle.manifest import load_bundle

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cards import Say, run_benchmark
-from edgeslm_export.evaluate import load_encoder
-from edgeslm_export.packages import Package, Packages
+from edgeslm_export.evaluate.report_card import load_encoder
+from edgeslm_export.sources.wheel_data import Package, Packages
 from grounded import STARTER, AskTask, answer_task, share, with_engine
 from second_look import search_twice
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeslm_export.evaluate import load_encoder
+from edgeslm_export.evaluate.report_card import load_encoder
 from grounded_questions import Question, Span, documents, load_questions
 from retrieval import find_answer, read_documents
 from second_look import search_twice

@@ -25,9 +25,9 @@ from typing import Any, Final
 
 import numpy as np
 from cards import Say, run_benchmark
-from edgeslm_export.environment import cache_folder
-from edgeslm_export.evaluate import load_encoder
-from edgeslm_export.packages import Packages
+from edgeslm_export.evaluate.report_card import load_encoder
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.sources.wheel_data import Packages
 from grounded import STARTER
 from grounded_cases import Case, draw_cases, search_case
 from grounded_collection import Asked, search_all

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cards import Say, run_benchmark
-from edgeslm_export.environment import cache_folder
-from edgeslm_export.evaluate import load_encoder
+from edgeslm_export.evaluate.report_card import load_encoder
+from edgeslm_export.jobs.optimum_env import cache_folder
 from grounded import STARTER, AskTask, answer_task, with_engine
 from grounded_collection import answering_passages
 from injection_corpus import inject, injections

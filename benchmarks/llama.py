@@ -7,7 +7,8 @@ library's own functions, since the package's ``Llama`` class keeps every logit i
 
     python benchmarks/llama.py quantize SOURCE.gguf OUT.gguf --type Q4_0
 
-It knows no bundle and nothing of edgeslm. What it computes, token for token, is ``edgeslm_export.rival``'s.
+It knows no bundle and nothing of edgeslm. What it computes, token for token, is
+``edgeslm_export.evaluate.llama_cpp``'s.
 """
 
 from __future__ import annotations

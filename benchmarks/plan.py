@@ -204,8 +204,8 @@ def check(name: str, work: Path, threads: int, context: int, recipe: str, rounds
     A shared machine's memory is faster in one second than in the next, so each round measures board and
     bundle, and the median of the rounds' ratios counts.
     """
-    from edgeslm_export.plan import formats_of
-    from edgeslm_export.recipe import find_recipe
+    from edgeslm_export.models.plan import formats_of
+    from edgeslm_export.quantize.recipe import find_recipe
 
     checkpoint, bundle = work / name, work / f"{name}-{recipe}"
     if not bundle.is_dir():

@@ -26,11 +26,11 @@ from typing import Any, Final
 
 import wikitext
 from divergence import Measurement, Text, mapped_logits
-from edgeslm_export.build import one_rope
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.child import OFFLINE, TELEMETRY_OFF
-from edgeslm_export.environment import cache_folder
-from edgeslm_export.packages import Packages
+from edgeslm_export.graph.builder_worker import one_rope
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.jobs.subprocess_job import OFFLINE, TELEMETRY_OFF
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.sources.wheel_data import Packages
 from float_reference import FloatModel
 from gemma import make_gemma
 from losses import Row, report, table

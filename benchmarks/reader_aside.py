@@ -23,10 +23,10 @@ from typing import Any, Final
 
 import numpy as np
 from cards import Say, run_benchmark
-from edgeslm_export.evaluate import load_encoder
-from edgeslm_export.pair_training import Asked, Text
-from edgeslm_export.reader import make_lesson
-from edgeslm_export.rows import load_questions
+from edgeslm_export.data.rows import load_questions
+from edgeslm_export.evaluate.report_card import load_encoder
+from edgeslm_export.train.cross_encoder_training import Asked, Text
+from edgeslm_export.train.reader import make_lesson
 
 from edgeslm.bundle.spans import Place
 from edgeslm.engine.calls import Output, Read

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm_export.environment import cache_folder
+from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.starter import fetch_debian
 
 from edgeslm.errors import EdgeslmError, ExportError

@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cards import Say, run_benchmark
-from edgeslm_export.environment import cache_folder
-from edgeslm_export.evaluate import load_encoder
+from edgeslm_export.evaluate.report_card import load_encoder
+from edgeslm_export.jobs.optimum_env import cache_folder
 from grounded_questions import Span, documents, load_questions
 from second_look import search_twice
 

@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from cards import Say, run_benchmark
 from descriptions import Description, load_descriptions
-from edgeslm_export.environment import cache_folder
+from edgeslm_export.jobs.optimum_env import cache_folder
 from grounded_questions import documents
 from load import until_online
 from log_lines import load_lines

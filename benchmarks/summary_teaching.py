@@ -16,12 +16,12 @@ import tempfile
 from pathlib import Path
 
 from descriptions import load_descriptions
-from edgeslm_export.adapter import export_adapter
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.environment import cache_folder
-from edgeslm_export.lora_training import Shape, teach_decoder
-from edgeslm_export.token_rows import RowEncoder
-from edgeslm_export.training import Schedule
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.models.adapter import export_adapter
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.lora_training import Shape, teach_decoder
+from edgeslm_export.train.sft_rows import RowEncoder
 from summaries import SYNOPSIS, flat
 
 from edgeslm.config.loader import Task

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cards import Say, run_benchmark
-from edgeslm_export.environment import cache_folder
-from edgeslm_export.packages import Package, Packages
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.sources.wheel_data import Package, Packages
 from edgeslm_export.starter import fetch_debian
 
 from edgeslm.bundle.manifest import file_digest

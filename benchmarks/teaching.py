@@ -25,8 +25,8 @@ from statistics import mean
 from typing import Any
 
 from cards import Say, run_benchmark
-from edgeslm_export.lesson import METHODS
-from edgeslm_export.packages import Packages
+from edgeslm_export.sources.wheel_data import Packages
+from edgeslm_export.train.spec import METHODS
 from labelled import SETS, Labelled, Row
 
 

@@ -1,8 +1,8 @@
 """The text that ``divergence.py`` measures on: the test split of WikiText-2 (raw), or a file of the user.
 
-As it is, with WikiText's own marks, so that figures can be held against those that others publish; the
-report card of an export reads pieces from all over it instead (``edgeslm_export.corpus``). Nothing here knows
-a model: tokens are made by the caller's tokenizer.
+As it is, with WikiText's own marks, so that figures can be held against those that others publish; the report
+card of an export reads pieces from all over it instead (``sources.corpus``). Nothing here knows a model:
+tokens are made by the caller's tokenizer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from edgeslm_export.corpus import WIKITEXT
-from edgeslm_export.packages import Packages
+from edgeslm_export.sources.corpus import WIKITEXT
+from edgeslm_export.sources.wheel_data import Packages
 
 CHUNK: Final = 512
 """Tokens that are read from an empty cache, and what llama.cpp's own measurement takes by default."""

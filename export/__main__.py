@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from edgeslm_export.cli import main
+from edgeslm_export.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeslm_export.child import OnProgress
-from edgeslm_export.encoder_recipe import DEFAULT_RECIPE, RECIPES
-from edgeslm_export.environment import cache_folder
-from edgeslm_export.packages import Package, Packages, Unpacked
+from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.jobs.subprocess_job import OnProgress
+from edgeslm_export.sources.wheel_data import Package, Packages, Unpacked
 
 from edgeslm.bundle.manifest import Source, file_digest, load_bundle, verify_bundle
 from edgeslm.errors import BundleError, ExportError
 
 if TYPE_CHECKING:
-    from edgeslm_export.checkpoint import Origin
+    from edgeslm_export.sources.checkpoint import Origin
 
 MODEL = "smollm2-135m-int4"
 MODEL_RECIPE, MODEL_BYTES = "auto", 105_000_000
@@ -104,10 +104,10 @@ class Maker:
             if load_bundle(out).manifest.graphs.score is None:
                 raise ExportError(f"{out} is of an earlier version; remove it to have it made again.")
             return out
-        from edgeslm_export.convert import Order, export_model
-        from edgeslm_export.corpus import public_corpus
-        from edgeslm_export.goal import Goal
-        from edgeslm_export.recipe import find_recipe
+        from edgeslm_export.models.decoder import Order, export_model
+        from edgeslm_export.quantize.recipe import find_recipe
+        from edgeslm_export.quantize.targets import Goal
+        from edgeslm_export.sources.corpus import public_corpus
 
         origin = self.model_origin()
         self.announce(f"Making {out} from {origin.source.id}: some minutes.")
@@ -119,7 +119,7 @@ class Maker:
         """all-MiniLM-L6-v2 with int8 weights."""
         if is_made(out, MINILM, RECIPES[DEFAULT_RECIPE].stored):
             return out
-        from edgeslm_export.encoder import export_encoder
+        from edgeslm_export.models.encoder import export_encoder
 
         origin = self.encoder_origin()
         self.announce(f"Making {out} from {origin.source.id}: half a minute or so.")
@@ -131,7 +131,7 @@ class Maker:
 
         :raises ExportError: its package can't be had.
         """
-        from edgeslm_export.checkpoint import examine_local
+        from edgeslm_export.sources.checkpoint import examine_local
 
         file, dated = self._kept(SMOLLM2, "smollm2-135m-instruct")
         return examine_local(file, "decoder", revised=dated)
@@ -141,7 +141,7 @@ class Maker:
 
         :raises ExportError: its package can't be had.
         """
-        from edgeslm_export.checkpoint import examine_local
+        from edgeslm_export.sources.checkpoint import examine_local
 
         weights, dated = self._kept(MINILM, "all-minilm-l6-v2")
         source = Source(

@@ -13,8 +13,8 @@ MODULES = (("self_attn", "q_proj"), ("self_attn", "v_proj"), ("mlp", "down_proj"
 
 def make_base(plain: Path, folder: Path) -> Path:
     """A copy of a decoder bundle with a LoRA graph, also of one that an older version made."""
-    from edgeslm_export.lora_graph import GRAPH, write_lora_graph
-    from edgeslm_export.package import write_manifest
+    from edgeslm_export.bundle.writer import write_manifest
+    from edgeslm_export.graph.lora_graph import GRAPH, write_lora_graph
 
     shutil.copytree(plain, folder)
     fields = load_bundle(plain).manifest.model_dump(mode="json", exclude_none=True)
@@ -50,8 +50,8 @@ def make_lora(folder: Path, seed: int, rank: int = 4, strength: float = 0.3) -> 
 
 def make_adapter(folder: Path, base: Path, seed: int, rank: int = 4) -> Path:
     """An adapter bundle; without the trial run of ``export_adapter``, which loads the base each time."""
-    from edgeslm_export import adapter
-    from edgeslm_export.lora import load_lora
+    from edgeslm_export.models import adapter
+    from edgeslm_export.models.lora import load_lora
 
     lora = load_lora(make_lora(folder.with_name(f"{folder.name}.lora"), seed, rank))
     bundle = load_bundle(base)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgeslm_export.sign import make_key, sign_bundle
+from edgeslm_export.bundle.sign import make_key, sign_bundle
 
 from edgeslm.bundle.manifest import SIGNATURE
 

@@ -82,7 +82,7 @@ def test_it_holds_what_used_to_be_forgotten(wheel: zipfile.ZipFile) -> None:
         "edgeslm/boards/pi5-8gb.yaml",
         "edgeslm/mosquitto/strict.conf",
         "edgeslm/requirements/device.txt",
-        "edgeslm_export/commands/model.py",
+        "edgeslm_export/cli/model.py",
         "edgeslm_export/orders.txt",
         "edgeslm_export/optimum.txt",
     ):

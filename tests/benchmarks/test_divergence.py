@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from edgeslm_export.package import write_manifest
+from edgeslm_export.bundle.writer import write_manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,7 +118,7 @@ def test_the_moved_copy_computes_the_same(tiny: Path, tmp_path: Path) -> None:
 def test_the_float_files_keep_the_metadata_and_can_be_written_twice(
     scripts: dict[str, ModuleType], tiny: Path, tmp_path: Path
 ) -> None:
-    from edgeslm_export.gguf_header import read_gguf_header
+    from edgeslm_export.sources.gguf import read_gguf_header
 
     for name in ("a.gguf", "b.gguf"):
         scripts["offgrid"].write_floats(tiny / "plain.gguf", tmp_path / name)

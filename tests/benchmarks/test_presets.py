@@ -63,7 +63,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import divergence, presets
-from edgeslm_export.fidelity import bundle_logits
+from edgeslm_export.evaluate.fidelity import bundle_logits
 
 source, work = Path(sys.argv[2]), Path(sys.argv[3])
 assert presets.build_preset(source, "k_quant_mixed", work / "made", work) is None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from edgeslm_export.pair_training import Asked, Text
+from edgeslm_export.train.cross_encoder_training import Asked, Text
 
 from edgeslm.engine.calls import Output
 from tests.benchmarks.scripts import load_scripts

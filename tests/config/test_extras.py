@@ -99,7 +99,7 @@ def test_a_command_names_the_extra_that_it_lacks(bare: Path, arguments: Sequence
 
 def test_the_build_machine_s_command_names_its_extra(bare: Path) -> None:
     (bare / "edgeslm_export").symlink_to(place_of("edgeslm_export"))
-    done = python(bare, "from edgeslm_export.cli import main; sys.exit(main())", "plan", "--help")
+    done = python(bare, "from edgeslm_export.cli.main import main; sys.exit(main())", "plan", "--help")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(
         r"edgeslm-export: the package \w+ is missing; pip install 'edgeslm\[export\]' brings it\.\n",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from edgeslm_export import cli as export_cli
+from edgeslm_export.cli import main as export_cli
 
 from edgeslm.cli import main
 from tests.apps import WAIT_S, App

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export import encoder_ways, field_ways
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.convert import Order, export_model
-from edgeslm_export.corpus import Corpus
-from edgeslm_export.distill import Teacher
-from edgeslm_export.encoder import fill_encoder
-from edgeslm_export.notes import Notes
-from edgeslm_export.recipe import find_recipe
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.models.decoder import Order, export_model
+from edgeslm_export.models.encoder import fill_encoder
+from edgeslm_export.quantize.recipe import find_recipe
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.sources.corpus import Corpus
+from edgeslm_export.train import encoder_methods, extract_methods
+from edgeslm_export.train.distill import Teacher
 
 from edgeslm.bundle.manifest import load_bundle
 from tests.export.fake_teachers import Answered, answer_with, make_decoder, make_head
@@ -119,8 +119,8 @@ def pointer_teacher(
         return {**fields, "report": {"cosine_to_float": {"mean": 1.0}}}
 
     fake = FakePointerTeacher()
-    monkeypatch.setattr(field_ways, "teach_pointer", fake)
-    monkeypatch.setattr(field_ways, "fill_taught", fill)
+    monkeypatch.setattr(extract_methods, "teach_pointer", fake)
+    monkeypatch.setattr(extract_methods, "fill_taught", fill)
     return fake
 
 
@@ -136,8 +136,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def fake_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of an encoder's bundle whose vectors are ``fake_vectors``."""
-    monkeypatch.setattr(encoder_ways, "load_encoder", load_bundle)
-    monkeypatch.setattr(encoder_ways, "embed_texts", fake_vectors)
+    monkeypatch.setattr(encoder_methods, "load_encoder", load_bundle)
+    monkeypatch.setattr(encoder_methods, "embed_texts", fake_vectors)
     return write_encoder(tmp_path / "encoder")
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from edgeslm_export.environment import cache_folder
+from edgeslm_export.jobs.optimum_env import cache_folder
 
 _VERSION = 1  # of the files below: a change makes the cache anew
 

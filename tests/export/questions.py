@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeslm_export.rows import QuestionRow
+from edgeslm_export.data.rows import QuestionRow
 
 
 def asked(question: str, text: str, answer: str | None, source: str = "") -> QuestionRow:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export.adapter import FILE, arrange, export_adapter
-from edgeslm_export.lora import CONFIG, WEIGHTS, Lora, Pair, load_lora
-from edgeslm_export.lora_graph import Branch
+from edgeslm_export.graph.lora_graph import Branch
+from edgeslm_export.models.adapter import FILE, arrange, export_adapter
+from edgeslm_export.models.lora import CONFIG, WEIGHTS, Lora, Pair, load_lora
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Sampling

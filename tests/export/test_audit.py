@@ -9,8 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export.audit import DROPPABLE, Finding, _repeats, audit_labels, audit_rows, long_rows, without
-from edgeslm_export.rows import FieldsRow, LabelledRow
+from edgeslm_export.data.audit import (
+    DROPPABLE,
+    Finding,
+    _repeats,
+    audit_labels,
+    audit_rows,
+    long_rows,
+    without,
+)
+from edgeslm_export.data.rows import FieldsRow, LabelledRow
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
-from edgeslm_export.calibrate import (
+from edgeslm_export.evaluate.metrics import calibration_error, softmax
+from edgeslm_export.train.calibration import (
     Fitted,
     fit_calibration,
     fit_confidence,
@@ -15,7 +16,6 @@ from edgeslm_export.calibrate import (
     log_softmax,
     risk_curve,
 )
-from edgeslm_export.statistics import calibration_error, softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

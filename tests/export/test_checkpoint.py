@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.checkpoint import (
-    DECODERS,
-    GGUF_ARCHITECTURES,
-    bundle_name,
-    examine_local,
-)
+from edgeslm_export.sources.checkpoint import DECODERS, GGUF_ARCHITECTURES, bundle_name, examine_local
 
 from edgeslm.errors import ExportError
 

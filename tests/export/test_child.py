@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.child import run_child
+from edgeslm_export.jobs.subprocess_job import run_child
 
 from edgeslm.errors import ExportError
 
 _REPORTER = """
 import sys
 from edgeslm.errors import ExportError
-from edgeslm_export.child import Reporter
+from edgeslm_export.jobs.subprocess_job import Reporter
 def work(task, reporter):
     {body}
 sys.exit(Reporter().run(work))
@@ -69,7 +69,7 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     )
     code = _REPORTER.format(body=body)
     outer = (
-        "import sys\nfrom edgeslm_export.child import run_child\n"
+        "import sys\nfrom edgeslm_export.jobs.subprocess_job import run_child\n"
         f"run_child([sys.executable, '-c', {code!r}], {{}}, 'it')"
     )
     parent = subprocess.Popen([sys.executable, "-c", outer])

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export import cli
-from edgeslm_export.commands import starter
+from edgeslm_export.cli import main, starter
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
@@ -23,23 +22,23 @@ def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signal.signal", lambda *_: None)
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", main.COMMANDS)
 def test_each_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([command, "--help"])
+        main.main([command, "--help"])
     assert ended.value.code == 0
-    assert f"example: {cli.COMMANDS[command].EXAMPLE}" in capsys.readouterr().out
+    assert f"example: {main.COMMANDS[command].EXAMPLE}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", main.COMMANDS)
 def test_each_example_parses(command: str) -> None:
-    options = cli._parser().parse_args(cli.COMMANDS[command].EXAMPLE.split()[1:])
+    options = main._parser().parse_args(main.COMMANDS[command].EXAMPLE.split()[1:])
     assert options.json is False
     assert options.debug is False
 
 
 def test_a_failure_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["model", str(tmp_path / "none"), str(tmp_path / "out")]) == 1
+    assert main.main(["model", str(tmp_path / "none"), str(tmp_path / "out")]) == 1
     streams = capsys.readouterr()
     assert streams.out == ""
     wanted = "name a checkpoint folder, a .gguf file or a hub id"
@@ -50,9 +49,9 @@ def test_an_existing_out_is_told_before_anything_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in ("model", "encoder"):
-        assert cli.main([command, "owner/name", str(tmp_path)]) == 1
+        assert main.main([command, "owner/name", str(tmp_path)]) == 1
         assert "exists already" in capsys.readouterr().err
-    assert cli.main(["tune", "none.yaml", "none.jsonl", str(tmp_path)]) == 1
+    assert main.main(["tune", "none.yaml", "none.jsonl", str(tmp_path)]) == 1
     assert "exists already" in capsys.readouterr().err
 
 
@@ -76,11 +75,11 @@ def test_every_error_becomes_a_sentence(
 
     monkeypatch.setattr(starter, "default_folder", lambda: Path("/nowhere"))
     monkeypatch.setattr("edgeslm_export.starter.Maker.make", fail)
-    assert cli.main(["starter"]) == 1
+    assert main.main(["starter"]) == 1
     told = capsys.readouterr().err
     assert sentence in told
     assert "Traceback" not in told
-    assert cli.main(["starter", "--debug"]) == 1
+    assert main.main(["starter", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -96,23 +95,23 @@ def test_evaluate_prints_a_table_and_a_json_line(
         "interval": [0.9438, 0.9771],
         "labels": {"ham": {"rows": 449, "precision": 0.9654, "recall": None}},
     }
-    monkeypatch.setattr("edgeslm_export.evaluate.evaluate_bundle", lambda *_, **__: report)
-    monkeypatch.setattr("edgeslm_export.evaluate.check_wanted", lambda *_, **__: None)
-    monkeypatch.setattr("edgeslm_export.commands.evaluate.load_bundle", lambda folder: folder)
+    monkeypatch.setattr("edgeslm_export.evaluate.report_card.evaluate_bundle", lambda *_, **__: report)
+    monkeypatch.setattr("edgeslm_export.evaluate.report_card.check_wanted", lambda *_, **__: None)
+    monkeypatch.setattr("edgeslm_export.cli.evaluate.load_bundle", lambda folder: folder)
     arguments = ["evaluate", "bundle", "rows.jsonl", "--encoder", "encoder"]
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "accuracy             0.964" in lines
     assert "95 % interval        0.944 to 0.977" in lines
     assert json.loads(lines[-1]) == {"bundle": "bundle", **report}
-    assert cli.main([*arguments, "--json"]) == 0
+    assert main.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"bundle": "bundle", **report}
 
 
 @pytest.mark.parametrize("given", ["0", "1", "-0.1", "often", "nan"])
 def test_a_wanted_error_is_a_share(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["evaluate", "bundle", "rows.jsonl", "--max-error", given])
+        main.main(["evaluate", "bundle", "rows.jsonl", "--max-error", given])
     assert f"{given} is no number between 0 and 1" in capsys.readouterr().err
 
 
@@ -129,22 +128,22 @@ def test_the_likeness_is_a_row_a_text(
         "perplexity_ratio_se": 0.003,
     }
     report = {"name": "tiny", "stated": {"text": "a book", "kl_mean": 0.1}, "fidelity": [figures]}
-    monkeypatch.setattr("edgeslm_export.evaluate.evaluate_bundle", lambda *_, **__: report)
-    monkeypatch.setattr("edgeslm_export.evaluate.check_wanted", lambda *_, **__: None)
-    monkeypatch.setattr("edgeslm_export.commands.evaluate.load_bundle", lambda folder: folder)
-    assert cli.main(["evaluate", "bundle", "--encoder", "encoder"]) == 0
+    monkeypatch.setattr("edgeslm_export.evaluate.report_card.evaluate_bundle", lambda *_, **__: report)
+    monkeypatch.setattr("edgeslm_export.evaluate.report_card.check_wanted", lambda *_, **__: None)
+    monkeypatch.setattr("edgeslm_export.cli.evaluate.load_bundle", lambda folder: folder)
+    assert main.main(["evaluate", "bundle", "--encoder", "encoder"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["WikiText-2", "4,096", "0.0800", "over", "2.10", "85.7%", "1.0359", "±", "0.0030"] in lines
     assert ["a", "book,", "as", "its", "report.json", "says", "-", "0.1000", "-", "-", "-"] in lines
 
 
 def test_a_text_needs_a_reference(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["evaluate", "bundle", "--text", "manual.txt"]) == 1
+    assert main.main(["evaluate", "bundle", "--text", "manual.txt"]) == 1
     assert "name it with --reference SRC" in capsys.readouterr().err
 
 
 def test_the_default_recipe_is_one_of_the_table() -> None:
-    from edgeslm_export.recipe import DEFAULT_RECIPE, RECIPES, find_recipe
+    from edgeslm_export.quantize.recipe import DEFAULT_RECIPE, RECIPES, find_recipe
 
     assert find_recipe(DEFAULT_RECIPE) is RECIPES[DEFAULT_RECIPE]
     with pytest.raises(ExportError, match="There is no recipe 'int2'; choose one of int4, int4-mixed"):
@@ -153,7 +152,7 @@ def test_the_default_recipe_is_one_of_the_table() -> None:
 
 @pytest.mark.parametrize("command", ["encoder", "reader"])
 def test_minutes_bound_a_teaching(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([command, "none", str(tmp_path / "out"), "--minutes", "5"]) == 1
+    assert main.main([command, "none", str(tmp_path / "out"), "--minutes", "5"]) == 1
     assert "--minutes bounds the teaching, which takes --questions" in capsys.readouterr().err
 
 
@@ -169,7 +168,7 @@ def test_an_encoder_is_taught_by_a_file_of_questions(
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "out"
     assert (
-        cli.main(["encoder", str(encoders / "bge"), str(out), "--questions", str(tmp_path / "q.jsonl")]) == 0
+        main.main(["encoder", str(encoders / "bge"), str(out), "--questions", str(tmp_path / "q.jsonl")]) == 0
     )
     shown = capsys.readouterr().out
     assert "found before" in shown and "found now" in shown

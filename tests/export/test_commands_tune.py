@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export import cli
-from edgeslm_export.checkpoint import Origin
-from edgeslm_export.commands import tune
-from edgeslm_export.lesson import Effort, Ground
-from edgeslm_export.progress import Bar
-from edgeslm_export.rows import FieldsRow
-from edgeslm_export.tune import load_task
+from edgeslm_export.cli import main, tune
+from edgeslm_export.cli.progress import Bar
+from edgeslm_export.data.rows import FieldsRow
+from edgeslm_export.sources.checkpoint import Origin
+from edgeslm_export.train.spec import Effort, Ground
+from edgeslm_export.train.tune import load_task
 
 from edgeslm.bundle.manifest import Source
 from edgeslm.errors import ExportError
@@ -72,7 +71,9 @@ def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMaker:
     fake = FakeMaker()
     monkeypatch.setattr(tune, "Maker", fake)
     monkeypatch.setattr(tune, "default_folder", lambda: tmp_path / "starter")
-    monkeypatch.setattr("edgeslm_export.hub.resolve_source", lambda name, kind, *_, **__: fetched(name, kind))
+    monkeypatch.setattr(
+        "edgeslm_export.sources.hub.resolve_source", lambda name, kind, *_, **__: fetched(name, kind)
+    )
     return fake
 
 
@@ -143,15 +144,15 @@ def test_a_wanted_recall_is_handed_on(
         return None, dict(LABELS)
 
     command = _tune(tmp_path, monkeypatch, LABELS)
-    monkeypatch.setattr("edgeslm_export.tune.learn", learn)
-    assert cli.main([*command, "--recall", "spam=0.95", "--recall", "a=b=0.5"]) == 0
+    monkeypatch.setattr("edgeslm_export.train.tune.learn", learn)
+    assert main.main([*command, "--recall", "spam=0.95", "--recall", "a=b=0.5"]) == 0
     assert dict(seen[0].recalls) == {"spam": 0.95, "a=b": 0.5}
 
 
 @pytest.mark.parametrize("wrong", ["spam", "spam=1", "spam=0", "=0.9", "spam=much"])
 def test_a_recall_is_a_label_and_a_share(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["tune", "task.yaml", "rows.jsonl", "out", "--recall", wrong])
+        main.main(["tune", "task.yaml", "rows.jsonl", "out", "--recall", wrong])
     assert "argument --recall" in capsys.readouterr().err
 
 
@@ -235,7 +236,7 @@ def test_a_head_is_refused_fields_before_anything_is_fetched(
     data = write_rows(tmp_path / "rows.jsonl", rows)
     (tmp_path / "task.yaml").write_text("name: machine")
     command = ["tune", str(tmp_path / "task.yaml"), str(data), str(tmp_path / "out"), "--method", "head"]
-    assert cli.main(command) == 1
+    assert main.main(command) == 1
     assert "The method head can't find fields" in capsys.readouterr().err
     assert maker.asked == []
 
@@ -253,9 +254,11 @@ def test_fields_are_learned_on_what_their_way_needs(
         tmp_path / "rows.jsonl", [{"text": f"M1 is hot {row}", "fields": fields} for row in range(12)]
     )
     (tmp_path / "task.yaml").write_text(f"name: machine\nkind: extract\n{text}")
-    monkeypatch.setattr("edgeslm_export.tune.learn", lambda *_, **__: (None, dict(FIELDS)))
-    monkeypatch.setattr("edgeslm_export.evaluate.read_lengths", lambda bundle, texts: ([4] * len(texts), 256))
-    assert cli.main(["tune", str(tmp_path / "task.yaml"), str(data), str(tmp_path / "out")]) == 0
+    monkeypatch.setattr("edgeslm_export.train.tune.learn", lambda *_, **__: (None, dict(FIELDS)))
+    monkeypatch.setattr(
+        "edgeslm_export.evaluate.report_card.read_lengths", lambda bundle, texts: ([4] * len(texts), 256)
+    )
+    assert main.main(["tune", str(tmp_path / "task.yaml"), str(data), str(tmp_path / "out")]) == 0
     assert maker.asked == asked
 
 
@@ -267,8 +270,8 @@ def _tune(folder: Path, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any])
     rows = [{"text": f"{label} {number}", "label": label} for number in range(8) for label in ("ham", "spam")]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "task.yaml").write_text("name: topic")
-    monkeypatch.setattr("edgeslm_export.commands.tune.find_ground", lambda *_, **__: Ground())
-    monkeypatch.setattr("edgeslm_export.tune.learn", lambda *_, **__: (None, dict(report)))
+    monkeypatch.setattr("edgeslm_export.cli.tune.find_ground", lambda *_, **__: Ground())
+    monkeypatch.setattr("edgeslm_export.train.tune.learn", lambda *_, **__: (None, dict(report)))
     return ["tune", str(folder / "task.yaml"), str(folder / "rows.jsonl"), str(folder / "out")]
 
 
@@ -319,7 +322,7 @@ FIELDS: dict[str, Any] = {
 def test_tune_shows_what_each_way_is_worth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(_tune(tmp_path, monkeypatch, LABELS)) == 0
+    assert main.main(_tune(tmp_path, monkeypatch, LABELS)) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == f"{tmp_path / 'out'}: learned topic from 16 rows: an adapter for the decoder"
     lines = [line.split() for line in shown]
@@ -334,7 +337,7 @@ def test_tune_shows_what_each_way_is_worth(
 def test_tune_shows_how_often_each_field_is_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(_tune(tmp_path, monkeypatch, FIELDS)) == 0
+    assert main.main(_tune(tmp_path, monkeypatch, FIELDS)) == 0
     shown = capsys.readouterr().out.splitlines()
     lines = [line.split() for line in shown]
     assert [
@@ -359,7 +362,7 @@ def test_tune_shows_how_often_each_field_is_right(
 def test_tune_gives_the_whole_report_as_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*_tune(tmp_path, monkeypatch, LABELS), "--json"]) == 0
+    assert main.main([*_tune(tmp_path, monkeypatch, LABELS), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert {key: shown[key] for key in LABELS} == LABELS
     assert shown["bundle"] == str(tmp_path / "out")
@@ -376,11 +379,11 @@ def test_rows_that_a_device_would_refuse_are_named(
     command = _tune(tmp_path, monkeypatch, LABELS)
     (tmp_path / "task.yaml").write_text(f"name: topic\noverflow: {overflow}")
     ground = Ground(write_encoder(tmp_path / "encoder"))
-    monkeypatch.setattr("edgeslm_export.commands.tune.find_ground", lambda *_, **__: ground)
-    monkeypatch.setattr("edgeslm_export.audit.can_judge", lambda: False)
+    monkeypatch.setattr("edgeslm_export.cli.tune.find_ground", lambda *_, **__: ground)
+    monkeypatch.setattr("edgeslm_export.data.audit.can_judge", lambda: False)
     lengths = lambda bundle, texts: ([300] + [4] * (len(texts) - 1), 256)  # noqa: E731
-    monkeypatch.setattr("edgeslm_export.evaluate.read_lengths", lengths)
-    assert cli.main([*command, "--json"]) == 0
+    monkeypatch.setattr("edgeslm_export.evaluate.report_card.read_lengths", lengths)
+    assert main.main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["findings"]
     assert any(finding["kind"] == "long" and finding["rows"] == [1] for finding in found) == is_said
 
@@ -388,5 +391,5 @@ def test_rows_that_a_device_would_refuse_are_named(
 def test_wrong_labels_that_nobody_can_look_for_are_not_silently_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*_tune(tmp_path, monkeypatch, LABELS), "--clean", "labels"]) == 1
+    assert main.main([*_tune(tmp_path, monkeypatch, LABELS), "--clean", "labels"]) == 1
     assert "Wrong labels are found by a head on an encoder's bundle" in capsys.readouterr().err

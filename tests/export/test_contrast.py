@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from edgeslm_export import contrast
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.contrast import contrast_encoder
-from edgeslm_export.encoder import read_pooling
+from edgeslm_export.models.encoder import read_pooling
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.train import setfit
+from edgeslm_export.train.setfit import contrast_encoder
 
 from edgeslm.errors import ExportError
 from tests.export.tiny_tasks import sayings
@@ -45,7 +45,7 @@ def test_a_few_rows_teach_an_encoder_by_pairs(tmp_path: Path, encoders: Path, on
 
 
 def test_a_missing_library_is_named(tmp_path: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast, "is_installed", lambda: False)
+    monkeypatch.setattr(setfit, "is_installed", lambda: False)
     section, _ = read_pooling(encoders / "e5")
     with pytest.raises(ExportError, match="needs the package setfit"):
         contrast_encoder(encoders / "e5", tmp_path / "out", section, 64, ["a", "b"], [0, 1])

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.convert import Order, export_model, kv_bytes_per_token
-from edgeslm_export.goal import Goal
-from edgeslm_export.recipe import find_recipe
+from edgeslm_export.models.decoder import Order, export_model, kv_bytes_per_token
+from edgeslm_export.quantize.recipe import find_recipe
+from edgeslm_export.quantize.targets import Goal
+from edgeslm_export.sources.checkpoint import examine_local
 
 from edgeslm.bundle.manifest import Bundle, load_bundle, verify_bundle
 from edgeslm.errors import ExportError
@@ -186,7 +186,7 @@ import json, sys
 from pathlib import Path
 import gguf, numpy as np
 from safetensors.numpy import load_file
-from edgeslm_export.cleaning import make_checkpoint
+from edgeslm_export.sources.normalize import make_checkpoint
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 make_checkpoint(source, "LlamaForCausalLM", out)
 tensors = {t.name: t for t in gguf.GGUFReader(source).tensors}

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from edgeslm_export import corpus
-from edgeslm_export.corpus import WIKITEXT, own_corpus, public_corpus, token_rows
-from edgeslm_export.packages import Packages
+from edgeslm_export.sources import corpus
+from edgeslm_export.sources.corpus import WIKITEXT, own_corpus, public_corpus, token_rows
+from edgeslm_export.sources.wheel_data import Packages
 from hypothesis import given
 from hypothesis import strategies as st
 

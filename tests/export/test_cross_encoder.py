@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from edgeslm_export.cross_encoder import take_apart
-from edgeslm_export.evaluate import load_encoder
-from edgeslm_export.finetune import LAYER
-from edgeslm_export.hub import resolve_source
-from edgeslm_export.lesson import Effort
-from edgeslm_export.reader import export_cross_encoder
+from edgeslm_export.evaluate.report_card import load_encoder
+from edgeslm_export.sources.hub import resolve_source
+from edgeslm_export.train.cross_encoder import take_apart
+from edgeslm_export.train.encoder_finetune import LAYER
+from edgeslm_export.train.reader import export_cross_encoder
+from edgeslm_export.train.spec import Effort
 
 from edgeslm.engine.calls import Read
 from edgeslm.engine.worker.heads import Reader

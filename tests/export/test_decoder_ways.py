@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export import decoder_ways
-from edgeslm_export.checkpoint import Origin, examine_local
-from edgeslm_export.decoder_ways import RANK, DecoderWay, schedule_for
-from edgeslm_export.evaluate import Wanted, evaluate_bundle
-from edgeslm_export.lesson import Effort, Lesson, Trial
-from edgeslm_export.lora_training import Shape
-from edgeslm_export.notes import Notes
-from edgeslm_export.package import UNDATED, write_manifest
-from edgeslm_export.training import Schedule
+from edgeslm_export.bundle.writer import UNDATED, write_manifest
+from edgeslm_export.evaluate.report_card import Wanted, evaluate_bundle
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.sources.checkpoint import Origin, examine_local
+from edgeslm_export.train import decoder_methods
+from edgeslm_export.train.decoder_methods import RANK, DecoderWay, schedule_for
+from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.lora_training import Shape
+from edgeslm_export.train.spec import Effort, Lesson, Trial
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
@@ -58,7 +58,7 @@ def bench(int4_base: Path, origin: Origin, tmp_path: Path) -> Bench:
 @pytest.fixture
 def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
     fake = FakeTeacher()
-    monkeypatch.setattr(decoder_ways, "teach_decoder", fake)
+    monkeypatch.setattr(decoder_methods, "teach_decoder", fake)
     return fake
 
 
@@ -96,7 +96,7 @@ def test_what_was_found_is_not_found_again(
     tried: tuple[Bench, DecoderWay, Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, _, trial = tried
-    monkeypatch.setattr(decoder_ways, "teach_decoder", refuse)
+    monkeypatch.setattr(decoder_methods, "teach_decoder", refuse)
     again = bench.way(LESSON).try_out()
     assert again.fitted == trial.fitted
     assert again.figures == trial.figures

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export import distill, tune
-from edgeslm_export.distill import Labelled, Teacher, ask_teacher, compare, distil, labels_of
-from edgeslm_export.exam import Exam
-from edgeslm_export.lesson import Effort, Ground, Lesson
-from edgeslm_export.notes import Notes
-from edgeslm_export.rows import LabelledRow
-from edgeslm_export.tune import Task
+from edgeslm_export.data.rows import LabelledRow
+from edgeslm_export.evaluate.task_eval import Exam
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.train import distill, tune
+from edgeslm_export.train.distill import Labelled, Teacher, ask_teacher, compare, distil, labels_of
+from edgeslm_export.train.spec import Effort, Ground, Lesson
+from edgeslm_export.train.tune import Task
 
 from edgeslm.bundle.manifest import Bundle, Source, load_bundle
 from edgeslm.errors import ExportError

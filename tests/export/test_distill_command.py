@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export import cli, distill
-from edgeslm_export.commands import distill as command
-from edgeslm_export.environment import cache_folder
-from edgeslm_export.lesson import Ground, Lesson
+from edgeslm_export.cli import distill as command
+from edgeslm_export.cli import main
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.train import distill
+from edgeslm_export.train.spec import Ground, Lesson
 
 from edgeslm.errors import ExportError
 from tests.export.fake_teachers import (
@@ -113,7 +114,7 @@ def order(tmp_path: Path, school: FakeSchool, monkeypatch: pytest.MonkeyPatch) -
     def give(*options: str, labels: Sequence[str] = ("spam", "ham")) -> int:
         (tmp_path / "task.yaml").write_text(f"name: topic\nkind: classify\nlabels: {json.dumps(labels)}\n")
         files = [str(tmp_path / name) for name in ("task.yaml", "texts.jsonl", "out")]
-        return cli.main(["distill", *files, "--teacher", str(teacher), *options])
+        return main.main(["distill", *files, "--teacher", str(teacher), *options])
 
     return give
 
@@ -218,7 +219,7 @@ def test_a_label_of_the_test_that_the_teacher_does_not_know_is_refused_at_once(
     (tmp_path / "test.jsonl").write_text('{"text": "test 1", "label": "eggs"}\n')
     files = [str(tmp_path / name) for name in ("bare.yaml", "texts.jsonl", "out")]
     options = ["--teacher", str(taught), "--test", str(tmp_path / "test.jsonl")]
-    assert cli.main(["distill", *files, *options]) == 1
+    assert main.main(["distill", *files, *options]) == 1
     assert "Row 1 has the label 'eggs', which is none of spam, ham." in capsys.readouterr().err
     assert examiner.exams == []
     assert noted() == []

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export import distill
-from edgeslm_export.distill import Teacher, ask_teacher, find_notes
-from edgeslm_export.exam import Exam
-from edgeslm_export.lesson import Effort
-from edgeslm_export.notes import Notes
+from edgeslm_export.evaluate.task_eval import Exam
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.train import distill
+from edgeslm_export.train.distill import Teacher, ask_teacher, find_notes
+from edgeslm_export.train.spec import Effort
 
 from edgeslm.bundle.manifest import load_bundle
 from tests.export.fake_teachers import (

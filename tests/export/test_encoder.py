@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.encoder import lend_checkpoint, read_pooling
+from edgeslm_export.models.encoder import lend_checkpoint, read_pooling
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError

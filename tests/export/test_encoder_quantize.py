@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export.encoder_quantize import quantize, quantize_tables, spread_rows
+from edgeslm_export.graph.encoder_worker import quantize, quantize_tables, spread_rows
 
 pytestmark = pytest.mark.export
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export import encoder_ways
-from edgeslm_export.checkpoint import Origin, examine_local
-from edgeslm_export.encoder_ways import EncoderWay, HeadWay, centroids_of, distances_from
-from edgeslm_export.finetune import LAYER
-from edgeslm_export.lesson import Effort, Lesson
-from edgeslm_export.notes import Notes
-from edgeslm_export.training import Schedule
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.sources.checkpoint import Origin, examine_local
+from edgeslm_export.train import encoder_methods
+from edgeslm_export.train.encoder_finetune import LAYER
+from edgeslm_export.train.encoder_methods import EncoderWay, HeadWay, centroids_of, distances_from
+from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.spec import Effort, Lesson
 
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.engine.worker.heads import Head
@@ -103,11 +103,11 @@ class FakeTeachers:
         self.schedules: list[Schedule] = []
         self.options: list[dict[str, Any]] = []
         self.pairs: list[dict[str, Any]] = []
-        monkeypatch.setattr(encoder_ways, "teach_encoder", self.by_labels)
-        monkeypatch.setattr(encoder_ways, "contrast_encoder", self.by_pairs)
-        monkeypatch.setattr(encoder_ways, "fill_encoder", self.fill)
-        monkeypatch.setattr(encoder_ways, "load_encoder", self.load)
-        monkeypatch.setattr(encoder_ways, "embed_texts", fake_vectors)
+        monkeypatch.setattr(encoder_methods, "teach_encoder", self.by_labels)
+        monkeypatch.setattr(encoder_methods, "contrast_encoder", self.by_pairs)
+        monkeypatch.setattr(encoder_methods, "fill_encoder", self.fill)
+        monkeypatch.setattr(encoder_methods, "load_encoder", self.load)
+        monkeypatch.setattr(encoder_methods, "embed_texts", fake_vectors)
 
     def by_labels(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from edgeslm_export import environment
+from edgeslm_export.jobs import optimum_env
 
 from edgeslm.errors import ExportError
 
@@ -29,54 +29,54 @@ class FakeTools:
 @pytest.fixture
 def tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTools:
     fake = FakeTools()
-    monkeypatch.setattr(environment, "_run", fake)
+    monkeypatch.setattr(optimum_env, "_run", fake)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return fake
 
 
 def test_it_is_made_once_and_said_before(tools: FakeTools) -> None:
     said: list[str] = []
-    python = environment.optimum_python(said.append)
-    assert environment.optimum_python(said.append) == python
+    python = optimum_env.optimum_python(said.append)
+    assert optimum_env.optimum_python(said.append) == python
     assert len(said) == 1
-    assert environment.DOWNLOAD in said[0]
+    assert optimum_env.DOWNLOAD in said[0]
     assert len(tools.commands) == 2
-    asked = ["--no-deps", "--require-hashes", "--requirement", str(environment.LIST)]
+    asked = ["--no-deps", "--require-hashes", "--requirement", str(optimum_env.LIST)]
     assert tools.commands[1][-len(asked) :] == asked
 
 
 def test_a_half_made_one_is_made_again(tools: FakeTools) -> None:
     tools.pip_fails = True
     with pytest.raises(ExportError):
-        environment.optimum_python(lambda sentence: None)
+        optimum_env.optimum_python(lambda sentence: None)
     tools.pip_fails = False
-    python = environment.optimum_python(lambda sentence: None)
+    python = optimum_env.optimum_python(lambda sentence: None)
     assert len(tools.commands) == 4
     assert (python.parent.parent / "ready").is_file()
 
 
 def test_large_packages_are_linked_outside_its_site_packages(tools: FakeTools) -> None:
-    folder = environment.optimum_python(lambda sentence: None).parent.parent
+    folder = optimum_env.optimum_python(lambda sentence: None).parent.parent
     site = next(folder.glob("lib/python3*/site-packages"))
     assert [path.name for path in site.iterdir()] == ["lent.pth"]
     assert (site / "lent.pth").read_text().strip() == str(folder / "lent")
-    for name in environment.BORROWED:
+    for name in optimum_env.BORROWED:
         assert (folder / "lent" / name).is_symlink()
 
 
 def test_other_versions_get_another_environment(
     tools: FakeTools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = environment.optimum_python(lambda sentence: None)
+    first = optimum_env.optimum_python(lambda sentence: None)
     other = tmp_path / "optimum.txt"
-    other.write_text(environment.LIST.read_text() + "something==1 --hash=sha256:00\n")
-    monkeypatch.setattr(environment, "LIST", other)
-    assert environment.optimum_python(lambda sentence: None) != first
+    other.write_text(optimum_env.LIST.read_text() + "something==1 --hash=sha256:00\n")
+    monkeypatch.setattr(optimum_env, "LIST", other)
+    assert optimum_env.optimum_python(lambda sentence: None) != first
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "BORROWED", ("surely-not-installed",))
+    monkeypatch.setattr(optimum_env, "BORROWED", ("surely-not-installed",))
     with pytest.raises(
         ExportError, match=r"surely-not-installed is missing; pip install 'edgeslm\[export\]'"
     ):
-        environment.borrowed_distributions()
+        optimum_env.borrowed_distributions()

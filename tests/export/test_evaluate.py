@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export import evaluate
-from edgeslm_export.evaluate import Wanted, check_wanted, evaluate_bundle, evaluate_learned, read_lengths
-from edgeslm_export.exam import Exam
-from edgeslm_export.rows import FieldsRow, LabelledRow
+from edgeslm_export.data.rows import FieldsRow, LabelledRow
+from edgeslm_export.evaluate import report_card
+from edgeslm_export.evaluate.report_card import (
+    Wanted,
+    check_wanted,
+    evaluate_bundle,
+    evaluate_learned,
+    read_lengths,
+)
+from edgeslm_export.evaluate.task_eval import Exam
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ConfigError, ExportError
@@ -24,7 +30,7 @@ class FakeExamination:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[tuple[Path, Exam]] = []
-        monkeypatch.setattr(evaluate, "examine_bundle", self)
+        monkeypatch.setattr(report_card, "examine_bundle", self)
 
     def __call__(self, folder: Path, exam: Exam, **how: object) -> dict[str, Any]:
         self.asked.append((folder, exam))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.exam import Exam, all_same, make_exam, take_exam, without_nulls
-from edgeslm_export.rows import FieldsRow, load_answers, load_rows
+from edgeslm_export.data.rows import FieldsRow, load_answers, load_rows
+from edgeslm_export.evaluate.task_eval import Exam, all_same, make_exam, take_exam, without_nulls
 
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Classify, Generate, Output, Point, Pointed, Score

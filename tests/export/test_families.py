@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from edgeslm_export.checkpoint import DECODERS
-from edgeslm_export.plan import formats_of
-from edgeslm_export.recipe import find_recipe
+from edgeslm_export.models.plan import formats_of
+from edgeslm_export.quantize.recipe import find_recipe
+from edgeslm_export.sources.checkpoint import DECODERS
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.bundle.model_shape import read_shape

@@ -11,8 +11,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the inference library is 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from edgeslm_export.fidelity import Comparison
-from edgeslm_export.last_logits import give_every_token, widen_head
+from edgeslm_export.evaluate.fidelity import Comparison
+from edgeslm_export.graph.last_logits import give_every_token, widen_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper

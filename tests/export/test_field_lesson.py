@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from edgeslm_export.field_lesson import Aim, aim_at, plan_fields, pointing_fault
+from edgeslm_export.train.field_spec import Aim, aim_at, plan_fields, pointing_fault
 from hypothesis import given
 from hypothesis import strategies as st
 

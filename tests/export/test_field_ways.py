@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export import decoder_ways, field_ways
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.evaluate import Wanted, evaluate_bundle
-from edgeslm_export.exam import all_same
-from edgeslm_export.field_lesson import FieldLesson
-from edgeslm_export.field_ways import FieldTrial, PointerWay, WriterWay
-from edgeslm_export.finetune import LAYER
-from edgeslm_export.lesson import Effort
-from edgeslm_export.notes import Notes
-from edgeslm_export.package import UNDATED, write_manifest
-from edgeslm_export.training import Schedule
+from edgeslm_export.bundle.writer import UNDATED, write_manifest
+from edgeslm_export.evaluate.report_card import Wanted, evaluate_bundle
+from edgeslm_export.evaluate.task_eval import all_same
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.train import decoder_methods, extract_methods
+from edgeslm_export.train.encoder_finetune import LAYER
+from edgeslm_export.train.extract_methods import FieldTrial, PointerWay, WriterWay
+from edgeslm_export.train.field_spec import FieldLesson
+from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.spec import Effort
 
 from edgeslm.bundle.calibration import sure
 from edgeslm.bundle.learned_task import DriftReference
@@ -83,7 +83,7 @@ def tried(
 ) -> Iterator[tuple[Bench, PointerWay, FieldTrial]]:
     """PyTorch, optimum's export, int8, the engine; taught faster than a model that knows something."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(field_ways, "schedule_for", lambda rows: Schedule(12, 8, 3e-3))
+        patch.setattr(extract_methods, "schedule_for", lambda rows: Schedule(12, 8, 3e-3))
         bench = Bench(encoders / "bge", tmp_path_factory.mktemp("ways"))
         way = bench.way(LESSON)
         yield bench, way, way.try_out()
@@ -272,7 +272,7 @@ def writer(bench: Bench, int4_base: Path, tiny: Path) -> Writer:
 @pytest.fixture
 def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
     fake = FakeTeacher()
-    monkeypatch.setattr(decoder_ways, "teach_decoder", fake)
+    monkeypatch.setattr(decoder_methods, "teach_decoder", fake)
     return fake
 
 
@@ -314,7 +314,7 @@ def test_written_fields_are_right_where_all_of_them_are(
         {**wanted[2], "machine": "crane"},
         {**wanted[3], "state": " " + wanted[3]["state"]},
     ]
-    monkeypatch.setattr(decoder_ways, "examine_bundle", FakeExaminer(answers))
+    monkeypatch.setattr(decoder_methods, "examine_bundle", FakeExaminer(answers))
     trial = writer(FEW).try_out()
     assert trial.right.tolist() == [True, False, False, True]
     assert trial.figures["exact"] == 0.5

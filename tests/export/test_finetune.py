@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.encoder import read_pooling
-from edgeslm_export.finetune import LAYER, _Pupil, load_layer, schedule_for, teach_encoder
-from edgeslm_export.training import Schedule
+from edgeslm_export.models.encoder import read_pooling
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.train.encoder_finetune import LAYER, _Pupil, load_layer, schedule_for, teach_encoder
+from edgeslm_export.train.loop import Schedule
 
 from tests.export.tiny_tasks import sayings
 

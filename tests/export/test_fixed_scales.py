@@ -16,10 +16,10 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from edgeslm_export.fixed_scales import fix_scales
-from edgeslm_export.graph_parts import replace
-from edgeslm_export.product_by_row import INTEGERS, REACH, smooths
-from edgeslm_export.single_token import READS, keep_part
+from edgeslm_export.graph.decode_graph import READS, keep_part
+from edgeslm_export.graph.fixed_scales import fix_scales
+from edgeslm_export.graph.matmul_by_row import INTEGERS, REACH, smooths
+from edgeslm_export.graph.onnx_edit import replace
 
 from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
 from edgeslm.engine.worker.decoder import Decoder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from edgeslm_export.formats import ROW, Format
+from edgeslm_export.quantize.formats import ROW, Format
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from edgeslm_export.gguf_header import read_gguf_header
+from edgeslm_export.sources.gguf import read_gguf_header
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from edgeslm_export.formats import Format
-from edgeslm_export.goal import MOST_ATTEMPTS, Attempt, Goal, Search, formats_in_use
-from edgeslm_export.placement import Placement, Unit
+from edgeslm_export.quantize.bit_allocation import Placement, Unit
+from edgeslm_export.quantize.formats import Format
+from edgeslm_export.quantize.targets import MOST_ATTEMPTS, Attempt, Goal, Search, formats_in_use
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export import convert, golden
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.recipe import find_recipe
+from edgeslm_export.models import decoder
+from edgeslm_export.quantize.recipe import find_recipe
+from edgeslm_export.sources import golden_tokens
+from edgeslm_export.sources.checkpoint import examine_local
 
 from edgeslm.errors import ExportError
 from tests.export.families import fetch
@@ -23,7 +24,7 @@ _RECORD = """
 import sys
 from pathlib import Path
 from edgeslm_export import golden
-from edgeslm_export.cleaning import make_checkpoint
+from edgeslm_export.sources.normalize import make_checkpoint
 source, work = Path(sys.argv[1]), Path(sys.argv[2])
 golden.write_record(make_checkpoint(source, sys.argv[3], work / "checkpoint"), source, work)
 """
@@ -113,14 +114,14 @@ TAMPERED: Mapping[Callable[[Path], None], str] = {
 
 
 def test_the_set_is_as_large_as_it_says() -> None:
-    assert len(golden.TEXTS) == len(set(golden.TEXTS)) == 61
-    assert len(golden.CHATS) == 14
-    assert not any("\0" in text for text in golden.TEXTS)
+    assert len(golden_tokens.TEXTS) == len(set(golden_tokens.TEXTS)) == 61
+    assert len(golden_tokens.CHATS) == 14
+    assert not any("\0" in text for text in golden_tokens.TEXTS)
 
 
 @pytest.mark.export
 def test_an_untouched_bundle_is_the_same(llama: Path, tmp_path: Path) -> None:
-    found = golden.check(llama, _bundle_of(llama, tmp_path / "bundle"))
+    found = golden_tokens.check(llama, _bundle_of(llama, tmp_path / "bundle"))
     assert found["differing"] == 0
     assert found["texts"] == 61
 
@@ -137,7 +138,7 @@ def test_an_export_that_differs_fails_with_the_numbers_and_leaves_nothing(
     def fake_child(module: str, task: dict[str, Any], *_: object, **__: object) -> dict[str, Any]:
         """Stands in for the conversion's processes: a graph of no use and a tokenizer that went wrong."""
         if task.get("step") == "study":
-            shutil.copyfile(llama / golden.FILE, Path(task["work"]) / golden.FILE)
+            shutil.copyfile(llama / golden_tokens.FILE, Path(task["work"]) / golden_tokens.FILE)
             matrices = {"lm_head": [64, 64]}
             return {"matrices": matrices, "layers": 1, "exact": {}, "report_bytes": 0}
         if task.get("step") == "quantize":
@@ -149,10 +150,10 @@ def test_an_export_that_differs_fails_with_the_numbers_and_leaves_nothing(
         tamper(out)
         return {}
 
-    monkeypatch.setattr(convert, "run_module", fake_child)
+    monkeypatch.setattr(decoder, "run_module", fake_child)
     origin = examine_local(families / "llama", "decoder")
     with pytest.raises(ExportError, match=TAMPERED[tamper]) as refused:
-        convert.export_model(origin, tmp_path / "out", convert.Order(find_recipe("int4")))
+        decoder.export_model(origin, tmp_path / "out", decoder.Order(find_recipe("int4")))
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -181,8 +182,8 @@ def test_what_a_file_says_is_kept_where_transformers_makes_the_tokenizer_anew(
     shutil.copytree(families / "qwen2", source)
     _lower_case(source)
     work = _record(source, tmp_path / "work", "Qwen2ForCausalLM")
-    assert golden.check(work, _bundle_of(work, tmp_path / "bundle"))["differing"] == 0
-    recorded = json.loads((work / golden.FILE).read_bytes())
+    assert golden_tokens.check(work, _bundle_of(work, tmp_path / "bundle"))["differing"] == 0
+    recorded = json.loads((work / golden_tokens.FILE).read_bytes())
     assert recorded["texts"][5]["decoded"] == "hello hello"
 
 
@@ -190,11 +191,11 @@ def test_what_a_file_says_is_kept_where_transformers_makes_the_tokenizer_anew(
 def test_a_gguf_is_held_to_the_tokens_in_its_header(tiny: Path, tmp_path: Path) -> None:
     work = _record(tiny / "plain.gguf", tmp_path / "work", "LlamaForCausalLM")
     bundle = _bundle_of(work, tmp_path / "bundle")
-    assert golden.check(work, bundle)["differing"] == 0
-    recorded = json.loads((work / golden.FILE).read_bytes())
+    assert golden_tokens.check(work, bundle)["differing"] == 0
+    recorded = json.loads((work / golden_tokens.FILE).read_bytes())
     assert recorded["merges"][0] == 1
     recorded["tokens"]["258"] = "renamed"
-    assert "tokens have another name" in " ".join(golden.compare(recorded, bundle).problems)
+    assert "tokens have another name" in " ".join(golden_tokens.compare(recorded, bundle).problems)
 
 
 @pytest.mark.export
@@ -202,7 +203,7 @@ def test_a_sentencepiece_file_reads_as_sentencepiece_itself_does(families: Path,
     from sentencepiece import SentencePieceProcessor
 
     work = _record(families / "mistral", tmp_path / "work", "MistralForCausalLM")
-    recorded = json.loads((work / golden.FILE).read_bytes())
+    recorded = json.loads((work / golden_tokens.FILE).read_bytes())
     own = SentencePieceProcessor(model_file=str(fetch() / "mistral.model"))
-    for text, found in zip(golden.TEXTS, recorded["texts"], strict=True):
+    for text, found in zip(golden_tokens.TEXTS, recorded["texts"], strict=True):
         assert found["spelled"] == own.encode(text), text

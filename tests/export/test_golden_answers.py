@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.child import Reporter
-from edgeslm_export.golden_answers import TEXTS, record_answers
+from edgeslm_export.evaluate.golden_answers import TEXTS, record_answers
+from edgeslm_export.jobs.subprocess_job import Reporter
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.prepack import golden

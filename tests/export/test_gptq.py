@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edgeslm_export.formats import ROW, Format
-from edgeslm_export.gptq import Calibration, Smoothing, find_reach, find_scales, round_to_nearest
-from edgeslm_export.matrices import Quantized
+from edgeslm_export.quantize.formats import ROW, Format
+from edgeslm_export.quantize.gptq import Calibration, Smoothing, find_reach, find_scales, round_to_nearest
+from edgeslm_export.quantize.packing import Quantized
 
 from edgeslm.errors import ExportError
 
@@ -74,8 +74,8 @@ def test_descent_goes_on_from_gptq(columns: int) -> None:
 
 WIDE = """
 import torch
-from edgeslm_export.formats import Format
-from edgeslm_export.gptq import Calibration
+from edgeslm_export.quantize.formats import Format
+from edgeslm_export.quantize.gptq import Calibration
 torch.set_num_threads(2)
 x = torch.randn(64, 4864, generator=torch.Generator().manual_seed(1))
 with torch.inference_mode():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgeslm_export.head import FOLDS, fit_layer, learn, split_folds
-from edgeslm_export.statistics import softmax
+from edgeslm_export.evaluate.metrics import softmax
+from edgeslm_export.train.logistic_head import FOLDS, fit_layer, learn, split_folds
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeslm_export import judge
-from edgeslm_export.judge import judge_rows
-from edgeslm_export.rows import LabelledRow
+from edgeslm_export.data.rows import LabelledRow
+from edgeslm_export.train import label_noise
+from edgeslm_export.train.label_noise import judge_rows
 
 from edgeslm.bundle.manifest import load_bundle
 from tests.export.tiny_tasks import fake_vectors, write_encoder
@@ -20,8 +20,8 @@ LABELS = tuple(WORDS)
 
 @pytest.fixture
 def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(judge, "load_encoder", load_bundle)
-    monkeypatch.setattr(judge, "embed_texts", fake_vectors)
+    monkeypatch.setattr(label_noise, "load_encoder", load_bundle)
+    monkeypatch.setattr(label_noise, "embed_texts", fake_vectors)
     return write_encoder(tmp_path / "encoder")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from edgeslm_export.last_logits import ROWS, keep_last_logits
+from edgeslm_export.graph.last_logits import ROWS, keep_last_logits
 
 from edgeslm.engine.calls import Generate, Guide, Prompt, Sampling, Text, Turn
 from edgeslm.engine.worker.decoder import Decoder

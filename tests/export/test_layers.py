@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from edgeslm_export.checkpoint import DECODERS
-from edgeslm_export.corpus import BATCH
-from edgeslm_export.layers import LayeredModel
+from edgeslm_export.sources.checkpoint import DECODERS
+from edgeslm_export.sources.corpus import BATCH
+from edgeslm_export.sources.layer_reader import LayeredModel
 
 from edgeslm.errors import ExportError
 from tests.export.tiny_models import FAMILIES, decoder

@@ -8,14 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeslm_export.lesson import (
-    drift_reference,
-    epochs_to_take,
-    folds_to_try,
-    make_trial,
-    rows_aside,
-)
-from edgeslm_export.notes import Notes
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.train.spec import drift_reference, epochs_to_take, folds_to_try, make_trial, rows_aside
 
 from edgeslm.bundle.learned_task import DriftReference
 from tests.export.tiny_tasks import make_lesson

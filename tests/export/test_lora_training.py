@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from edgeslm_export.checkpoint import Origin, examine_local
-from edgeslm_export.lora import CONFIG, WEIGHTS, load_lora
-from edgeslm_export.lora_training import Base, Shape, TokenRow, _loss, check_installed, teach_decoder
-from edgeslm_export.training import Schedule
+from edgeslm_export.models.lora import CONFIG, WEIGHTS, load_lora
+from edgeslm_export.sources.checkpoint import Origin, examine_local
+from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.lora_training import Base, Shape, TokenRow, _loss, check_installed, teach_decoder
 
 from edgeslm.errors import ExportError
 from tests.export.tiny_models import SHAPE, decoder

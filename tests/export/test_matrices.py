@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from edgeslm_export.formats import Format
-from edgeslm_export.matrices import Quantized, recover, unpack
+from edgeslm_export.quantize.formats import Format
+from edgeslm_export.quantize.packing import Quantized, recover, unpack
 from gguf.quants import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from edgeslm_export.notes import FORGOTTEN_S, Notes
+from edgeslm_export.jobs.checkpoint_notes import FORGOTTEN_S, Notes
 
 
 def test_what_was_saved_is_there_for_the_next_command(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from edgeslm_export.package import UNDATED, created_at, releasing, staged, write_manifest, write_report
+from edgeslm_export.bundle.writer import UNDATED, created_at, releasing, staged, write_manifest, write_report
 
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.errors import ExportError

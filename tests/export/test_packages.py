@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from edgeslm_export.packages import Package, Packages
+from edgeslm_export.sources.wheel_data import Package, Packages
 
 from edgeslm.errors import ExportError
 

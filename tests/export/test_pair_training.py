@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from edgeslm_export.finetune import LAYER
-from edgeslm_export.pair_training import Asked, Text, _make_row, _Pupil, _Row, teach_reader
-from edgeslm_export.training import Schedule
+from edgeslm_export.train.cross_encoder_training import Asked, Text, _make_row, _Pupil, _Row, teach_reader
+from edgeslm_export.train.encoder_finetune import LAYER
+from edgeslm_export.train.loop import Schedule
 
 from edgeslm.engine.worker.heads import Reader
 from edgeslm.errors import ExportError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from edgeslm_export.formats import Format
-from edgeslm_export.placement import Unit, place
+from edgeslm_export.quantize.bit_allocation import Unit, place
+from edgeslm_export.quantize.formats import Format
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export import hub
-from edgeslm_export.checkpoint import examine_folder
-from edgeslm_export.cli import main
-from edgeslm_export.plan import make_plan, plan_json, plan_lines, read_source
-from edgeslm_export.recipe import RECIPES
+from edgeslm_export.cli.main import main
+from edgeslm_export.models.plan import make_plan, plan_json, plan_lines, read_source
+from edgeslm_export.quantize.recipe import RECIPES
+from edgeslm_export.sources import hub
+from edgeslm_export.sources.checkpoint import examine_folder
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.encoder import read_pooling
-from edgeslm_export.field_lesson import Aim, aim_at, plan_fields
-from edgeslm_export.finetune import LAYER
-from edgeslm_export.point_training import ARRAYS, _make_row, _Pupil, _Row, load_arrays, teach_pointer
-from edgeslm_export.training import Schedule
+from edgeslm_export.models.encoder import read_pooling
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.train.encoder_finetune import LAYER
+from edgeslm_export.train.field_spec import Aim, aim_at, plan_fields
+from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.span_training import ARRAYS, _make_row, _Pupil, _Row, load_arrays, teach_pointer
 
 from edgeslm.bundle.spans import bare_offsets
 from edgeslm.engine.worker.heads import Pointer

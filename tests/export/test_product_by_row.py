@@ -13,8 +13,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from edgeslm_export.lora_graph import Product, find_products, load_branches
-from edgeslm_export.product_by_row import smoothing_of
+from edgeslm_export.graph.lora_graph import Product, find_products, load_branches
+from edgeslm_export.graph.matmul_by_row import smoothing_of
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Generate, Prompt, Text, Turn

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from edgeslm_export import progress
-from edgeslm_export.progress import Bar
+from edgeslm_export.cli import progress
+from edgeslm_export.cli.progress import Bar
 
 
 def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

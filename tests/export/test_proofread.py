@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export.audit import Row, Rows
-from edgeslm_export.proofread import ALL, ASK, Judge, doubted, load_tested, proofread
-from edgeslm_export.rows import FieldsRow, LabelledRow
+from edgeslm_export.data.audit import Row, Rows
+from edgeslm_export.data.review import ALL, ASK, Judge, doubted, load_tested, proofread
+from edgeslm_export.data.rows import FieldsRow, LabelledRow
 
 from edgeslm.errors import ExportError
 

@@ -18,11 +18,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from edgeslm_export import fidelity
-from edgeslm_export import quantize as steps
-from edgeslm_export.formats import ROW, Format
-from edgeslm_export.layers import LayeredModel
-from edgeslm_export.quantize import load_codes, quantize, study
+from edgeslm_export.evaluate import fidelity
+from edgeslm_export.quantize import worker as steps
+from edgeslm_export.quantize.formats import ROW, Format
+from edgeslm_export.quantize.worker import load_codes, quantize, study
+from edgeslm_export.sources.layer_reader import LayeredModel
 
 from edgeslm.errors import ExportError
 from tests.export.tiny_models import byte_tokenizer, decoder, write_gguf
@@ -57,7 +57,7 @@ EXACT = [case for case, (_, _, layers, _) in CASES.items() if not layers.by_row]
 ROUNDED = ("biased", "by row, rounded")
 MAKE = """
 import json, sys
-import edgeslm_export.build as build
+import edgeslm_export.graph.builder_worker as build
 
 class FakeReporter:
     def progress(self, *_): pass

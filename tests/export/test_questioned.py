@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 import pytest
-from edgeslm_export.questioned import FEWEST, check_count, is_aside, much_alike, say_the_same, words_of
-from edgeslm_export.rows import QuestionRow
+from edgeslm_export.data.question_pairs import (
+    FEWEST,
+    check_count,
+    is_aside,
+    much_alike,
+    say_the_same,
+    words_of,
+)
+from edgeslm_export.data.rows import QuestionRow
 
 from edgeslm.errors import ExportError
 

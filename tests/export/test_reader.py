@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeslm_export import reader
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.evaluate import load_encoder
-from edgeslm_export.lesson import Effort
-from edgeslm_export.reader import (
+from edgeslm_export.data.rows import QuestionRow
+from edgeslm_export.evaluate.report_card import load_encoder
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.train import reader
+from edgeslm_export.train.reader import (
     cropped,
     export_reader,
     find_others,
@@ -22,7 +22,7 @@ from edgeslm_export.reader import (
     with_sentence,
     without_answer,
 )
-from edgeslm_export.rows import QuestionRow
+from edgeslm_export.train.spec import Effort
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from edgeslm_export.formats import ROW, Format
-from edgeslm_export.recipe import (
+from edgeslm_export.quantize.formats import ROW, Format
+from edgeslm_export.quantize.recipe import (
     DEFAULT_RECIPE,
     RECIPES,
     builder_options,

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from edgeslm_export import resources
+from edgeslm_export.jobs import resources
 
 from edgeslm.errors import ExportError
 

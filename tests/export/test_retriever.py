@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.encoder_recipe import DEFAULT_RECIPE
-from edgeslm_export.lesson import Effort
-from edgeslm_export.questioned import is_aside
-from edgeslm_export.retriever import _ranks, export_retriever, gather, make_chunks
-from edgeslm_export.retriever_training import Sought
-from edgeslm_export.rows import QuestionRow
+from edgeslm_export.data.question_pairs import is_aside
+from edgeslm_export.data.rows import QuestionRow
+from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.train.retriever import _ranks, export_retriever, gather, make_chunks
+from edgeslm_export.train.retriever_training import Sought
+from edgeslm_export.train.spec import Effort
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError

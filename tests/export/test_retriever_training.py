@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from edgeslm_export.encoder import read_pooling
-from edgeslm_export.retriever_training import Sought, _Pupil, _Text, teach_retriever
-from edgeslm_export.training import Schedule
+from edgeslm_export.models.encoder import read_pooling
+from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.retriever_training import Sought, _Pupil, _Text, teach_retriever
 
 from edgeslm.errors import ExportError
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export import reference, rival
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.corpus import Corpus
-from edgeslm_export.screen import print_fidelity
+from edgeslm_export.cli.screen import print_fidelity
+from edgeslm_export.evaluate import llama_cpp, reference
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.sources.corpus import Corpus
 
 from edgeslm.bundle.manifest import Bundle, Quantization, WeightGroup
 from edgeslm.errors import ExportError
@@ -91,7 +91,7 @@ def test_every_position_of_each_sequence_from_an_empty_cache(monkeypatch: pytest
     fake = FakeLlama()
     monkeypatch.setitem(sys.modules, "llama_cpp", fake)
     sequences = [list(range(1300)), [5, 6, 7]]
-    first, second = rival.gguf_logits(Path("m.gguf"), sequences, 2)
+    first, second = llama_cpp.gguf_logits(Path("m.gguf"), sequences, 2)
     assert first.shape == (1300, VOCABULARY) and second.shape == (3, VOCABULARY)
     assert first[:, 0].tolist() == first[:, 1].tolist() == list(range(1300))
     assert second[:, :3].tolist() == [[5, 0, 2], [6, 1, 2], [7, 2, 2]]
@@ -108,7 +108,7 @@ def test_every_position_of_each_sequence_from_an_empty_cache(monkeypatch: pytest
 def test_what_it_can_not_do_is_said(fake: FakeLlama, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", fake)
     with pytest.raises(ExportError, match=sentence):
-        list(rival.gguf_logits(Path("m.gguf"), [[1, 2]], 1))
+        list(llama_cpp.gguf_logits(Path("m.gguf"), [[1, 2]], 1))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_row_more_where_the_source_is_a_gguf_and_it_is_installed(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(reference, "run_module", fake_child)
     monkeypatch.setattr(reference, "_check_shapes", lambda *_: None)
-    monkeypatch.setattr(rival, "is_installed", lambda: installed)
+    monkeypatch.setattr(llama_cpp, "is_installed", lambda: installed)
     origin = examine_local(tiny / source, "decoder")
     manifest: Any = SimpleNamespace(architecture=origin.architecture, quantization=None)
     bundle = Bundle(tmp_path / "bundle", manifest, "sha256:0")
@@ -150,7 +150,7 @@ def test_what_computes_single_tokens_apart_is_a_row_of_its_own(
     parts: list[str | None] = []
 
     def fake_child(module: str, task: Mapping[str, Any], *_: object, **__: object) -> dict[str, Any]:
-        if module == "fidelity":
+        if module == "evaluate.fidelity":
             parts.append(task.get("part"))
         return {"kl_mean": 0.1}
 

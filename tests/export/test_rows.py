@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.audit import audit_rows
-from edgeslm_export.rows import (
+from edgeslm_export.data.audit import audit_rows
+from edgeslm_export.data.rows import (
     FieldsRow,
     LabelledRow,
     QuestionRow,

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from edgeslm_export.graph_parts import replace
-from edgeslm_export.score_graph import GRAPH, WORDS, write_score_graph
+from edgeslm_export.graph.onnx_edit import replace
+from edgeslm_export.graph.score_graph import GRAPH, WORDS, write_score_graph
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Overflow, Prompt, Score, Text, Turn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from edgeslm_export.screen import print_columns, print_labels
+from edgeslm_export.cli.screen import print_columns, print_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ def test_what_a_terminal_obeys_is_shown(capsys: pytest.CaptureFixture[str]) -> N
 def test_every_row_is_one_line_of_one_width(rows: list[tuple[str, str]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
-        patch.setattr("edgeslm_export.screen.print_line", lines.append)
+        patch.setattr("edgeslm_export.cli.screen.print_line", lines.append)
         print_columns(("a", "b"), rows)
     assert len(lines) == len(rows) + 2
     assert all(len(line.splitlines()) == 1 for line in lines[1:])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from edgeslm_export.formats import Format
-from edgeslm_export.gptq import round_to_nearest
-from edgeslm_export.layers import LayeredModel
-from edgeslm_export.recipe import EMBEDDING, HEAD
-from edgeslm_export.sensitivity import Sensitivity, added_divergence, measure_sensitivity
+from edgeslm_export.quantize.formats import Format
+from edgeslm_export.quantize.gptq import round_to_nearest
+from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
+from edgeslm_export.quantize.sensitivity import Sensitivity, added_divergence, measure_sensitivity
+from edgeslm_export.sources.layer_reader import LayeredModel
 from scipy.stats import spearmanr
 
 from tests.export.tiny_models import decoder

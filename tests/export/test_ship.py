@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from edgeslm_export import cli
-from edgeslm_export.ship import ship
+from edgeslm_export.bundle.add_knowledge import ship
+from edgeslm_export.cli import main
 
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.errors import BundleError, ExportError, KnowledgeError
@@ -100,9 +100,9 @@ def test_what_has_expired_is_not_shipped(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, manuals: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_bundle(tmp_path / "small")
     arguments = ["ship", str(tmp_path / "small"), str(tmp_path / "out"), "--knowledge", str(manuals)]
-    assert cli.main([*arguments, "--json"]) == 0
+    assert main.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["digest"] == load_bundle(tmp_path / "out").digest
-    assert cli.main(arguments) == 1
+    assert main.main(arguments) == 1
     assert "exists already" in capsys.readouterr().err
 
 
@@ -115,8 +115,10 @@ def test_a_release_is_written_where_it_is_given(
         ("new", ["--release", "3"], 3),
         ("none", ["--release", "0"], 0),
     ):
-        assert cli.main([arguments[0], arguments[1], str(tmp_path / name), *arguments[2:], *given]) == 0
+        assert main.main([arguments[0], arguments[1], str(tmp_path / name), *arguments[2:], *given]) == 0
         assert load_bundle(tmp_path / name).manifest.release == wanted
     for text in ("-1", "1.5", "one", str(2**53)):
         with pytest.raises(SystemExit):
-            cli.main([arguments[0], arguments[1], str(tmp_path / "bad"), *arguments[2:], f"--release={text}"])
+            main.main(
+                [arguments[0], arguments[1], str(tmp_path / "bad"), *arguments[2:], f"--release={text}"]
+            )

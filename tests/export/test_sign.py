@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export import cli
-from edgeslm_export.sign import make_key, sign_bundle
+from edgeslm_export.bundle.sign import make_key, sign_bundle
+from edgeslm_export.cli import main
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.bundle.signature import check_bundle
@@ -125,14 +125,14 @@ def test_a_full_disk_leaves_the_earlier_signature(tmp_path: Path, monkeypatch: p
 
 def test_make_a_key_sign_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle, key = write_files(tmp_path / "b"), tmp_path / "factory.key"
-    assert cli.main(["sign", str(bundle), "--key", str(key), "--make-key"]) == 0
+    assert main.main(["sign", str(bundle), "--key", str(key), "--make-key"]) == 0
     told = capsys.readouterr().out
     assert f"{tmp_path / 'factory.pub'}: its public key, for signing.keys of the devices\n" in told
     assert f"{bundle / 'model.sig'}: signs {load_bundle(bundle).digest}\n" in told
-    assert cli.main(["verify", str(bundle), "--key", str(tmp_path / "factory.pub")]) == 0
+    assert main.main(["verify", str(bundle), "--key", str(tmp_path / "factory.pub")]) == 0
     assert capsys.readouterr().out == f"{bundle}: whole, and signed by {tmp_path / 'factory.pub'}\n"
     (bundle / "report.json").write_bytes(b'{"kl": 0.0}')
-    assert cli.main(["verify", str(bundle), "--key", str(tmp_path / "factory.pub")]) == 1
+    assert main.main(["verify", str(bundle), "--key", str(tmp_path / "factory.pub")]) == 1
     told = capsys.readouterr().err
     assert told.startswith(f"edgeslm-export: {bundle / 'report.json'}: ") and told.count("\n") == 1
 
@@ -141,7 +141,7 @@ def test_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     bundle, signer = write_files(tmp_path / "b"), Signer(tmp_path)
 
     def said(*arguments: str, status: int = 0) -> dict[str, Any]:
-        assert cli.main([*arguments, "--json"]) == status
+        assert main.main([*arguments, "--json"]) == status
         value: dict[str, Any] = json.loads(capsys.readouterr().out)
         return value
 
@@ -156,7 +156,7 @@ def test_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_no_key_is_made_for_what_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["sign", str(tmp_path), "--key", str(tmp_path / "a.key"), "--make-key"]) == 1
+    assert main.main(["sign", str(tmp_path), "--key", str(tmp_path / "a.key"), "--make-key"]) == 1
     assert "this folder is no bundle" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -165,13 +165,13 @@ def test_a_new_key_gets_the_passphrase(tmp_path: Path, capsys: pytest.CaptureFix
     bundle, key, words = write_files(tmp_path / "b"), tmp_path / "factory.key", tmp_path / "words"
     words.write_text("open sesame\n")
     command = ["sign", str(bundle), "--key", str(key), "--passphrase-file", str(words)]
-    assert cli.main([*command, "--make-key"]) == 0
+    assert main.main([*command, "--make-key"]) == 0
     assert b"ENCRYPTED" in key.read_bytes()
-    assert cli.main(command) == 0
-    assert cli.main(["verify", str(bundle), "--key", str(tmp_path / "factory.pub")]) == 0
+    assert main.main(command) == 0
+    assert main.main(["verify", str(bundle), "--key", str(tmp_path / "factory.pub")]) == 0
     words.write_text("")
     assert (
-        cli.main(["sign", str(bundle), "--key", "new.key", "--make-key", "--passphrase-file", str(words)])
+        main.main(["sign", str(bundle), "--key", "new.key", "--make-key", "--passphrase-file", str(words)])
         == 1
     )
     assert not (tmp_path / "new.key").exists()
@@ -180,7 +180,7 @@ def test_a_new_key_gets_the_passphrase(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_key_is_not_made_inside_the_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = write_files(tmp_path / "b")
     before = sorted(bundle.iterdir())
-    assert cli.main(["sign", str(bundle), "--key", str(bundle / "a.key"), "--make-key"]) == 1
+    assert main.main(["sign", str(bundle), "--key", str(bundle / "a.key"), "--make-key"]) == 1
     assert "a key doesn't belong into the bundle" in capsys.readouterr().err
     assert sorted(bundle.iterdir()) == before
 
@@ -192,14 +192,14 @@ def test_a_passphrase_comes_from_a_file_or_a_terminal(
     openssl("ec", "-aes256", "-passout", "pass:secret", "-in", plain.key, "-out", key)
     arguments = ["sign", str(bundle), "--key", str(key)]
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    assert cli.main(arguments) == 1
+    assert main.main(arguments) == 1
     assert "has a passphrase; name a file with it" in capsys.readouterr().err
     (tmp_path / "empty").touch()
-    assert cli.main([*arguments, "--passphrase-file", str(tmp_path / "empty")]) == 1
+    assert main.main([*arguments, "--passphrase-file", str(tmp_path / "empty")]) == 1
     assert "is empty; write the passphrase" in capsys.readouterr().err
     (tmp_path / "phrase").write_text("secret\n")
-    assert cli.main([*arguments, "--passphrase-file", str(tmp_path / "phrase")]) == 0
+    assert main.main([*arguments, "--passphrase-file", str(tmp_path / "phrase")]) == 0
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("getpass.getpass", lambda prompt: "secret")
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     assert "secret" not in capsys.readouterr().out

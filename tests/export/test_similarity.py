@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from edgeslm_export.similarity import TEXTS, similarity
+from edgeslm_export.evaluate.similarity import TEXTS, similarity
 
 
 def _vectors(count: int = 40) -> np.ndarray:

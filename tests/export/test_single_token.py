@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from edgeslm_export.single_token import READS, WRITES, join, keep_part
+from edgeslm_export.graph.decode_graph import READS, WRITES, join, keep_part
 
 from edgeslm.bundle.inspection import describe, render
 from edgeslm.bundle.manifest import load_bundle

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from edgeslm_export import starter
-from edgeslm_export.convert import Order
-from edgeslm_export.package import staged, write_manifest
-from edgeslm_export.packages import Package, Packages
+from edgeslm_export.bundle.writer import staged, write_manifest
+from edgeslm_export.models.decoder import Order
+from edgeslm_export.sources.wheel_data import Package, Packages
 from edgeslm_export.starter import ENCODER, MODEL, MODEL_BYTES, SMS, SSHD, Maker
 
 from edgeslm.errors import ExportError
@@ -79,7 +79,8 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
-    from edgeslm_export import checkpoint, convert, corpus, encoder
+    from edgeslm_export.models import decoder, encoder
+    from edgeslm_export.sources import checkpoint, corpus
 
     from edgeslm.bundle.manifest import Source
 
@@ -92,7 +93,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
 
     fake = FakeBuild()
     monkeypatch.setattr(checkpoint, "examine_local", examine)
-    monkeypatch.setattr(convert, "export_model", fake)
+    monkeypatch.setattr(decoder, "export_model", fake)
     monkeypatch.setattr(encoder, "export_encoder", fake)
     monkeypatch.setattr(corpus, "public_corpus", lambda packages: corpus.Corpus("made up", ("a",), ("b",)))
     monkeypatch.setattr(starter, "fetch_debian", _fake_debian)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgeslm_export.statistics import (
+from edgeslm_export.evaluate.metrics import (
     accuracy_report,
     calibration_error,
     fit_temperature,

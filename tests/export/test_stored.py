@@ -17,10 +17,10 @@ import onnxruntime
 import pytest
 import torch
 import transformers
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.convert import Order, export_model
-from edgeslm_export.recipe import find_recipe
-from edgeslm_export.stored import fill_stored
+from edgeslm_export.models.decoder import Order, export_model
+from edgeslm_export.quantize.recipe import find_recipe
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.train.dequantized_model import fill_stored
 from onnx import TensorProto, helper
 
 from edgeslm.engine.calls import Sampling

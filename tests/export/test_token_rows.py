@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.lora_training import TokenRow
-from edgeslm_export.token_rows import LONGEST, RowEncoder
+from edgeslm_export.train.lora_training import TokenRow
+from edgeslm_export.train.sft_rows import LONGEST, RowEncoder
 
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Generate, Output, Score

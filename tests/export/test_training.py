@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from edgeslm_export import training
-from edgeslm_export.child import Reporter
-from edgeslm_export.training import Course, Schedule, _Best, descend, padded, spare_lowest
+from edgeslm_export.jobs.subprocess_job import Reporter
+from edgeslm_export.train import loop
+from edgeslm_export.train.loop import Course, Schedule, _Best, descend, padded, spare_lowest
 
 from edgeslm.errors import ExportError
 
@@ -217,12 +217,12 @@ def test_rows_aside_are_watched_out_of_training_mode() -> None:
 
 
 @pytest.mark.parametrize("aside", [(), ASIDE], ids=["all rows", "rows aside"])
-@pytest.mark.parametrize("noted_s", [0.0, training.NOTED_S], ids=["each step", "each epoch"])
+@pytest.mark.parametrize("noted_s", [0.0, loop.NOTED_S], ids=["each step", "each epoch"])
 @pytest.mark.parametrize("at", [7, 12])
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, aside: Sequence[int], at: int, noted_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "NOTED_S", noted_s)
+    monkeypatch.setattr(loop, "NOTED_S", noted_s)
     whole = Pupil(aside)
     expected = descend(whole.course(), SCHEDULE, FakeReporter())
     state = tmp_path / "state.pt"
@@ -283,7 +283,7 @@ def test_a_time_too_short_for_half_an_epoch_is_refused() -> None:
 
 
 def test_a_run_whose_time_ends_amid_an_epoch_keeps_what_it_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "time", FakeClock())
+    monkeypatch.setattr(loop, "time", FakeClock())
     pupil = Pupil()
     said = descend(pupil.course(), replace(SCHEDULE, seconds=10), FakeReporter())
     assert said["epochs"] == 1.5  # nine batches of six
@@ -293,7 +293,7 @@ def test_a_run_whose_time_ends_amid_an_epoch_keeps_what_it_learned(monkeypatch: 
 def test_a_run_whose_time_ends_before_an_epoch_does_keeps_what_it_learned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "time", FakeClock())
+    monkeypatch.setattr(loop, "time", FakeClock())
     pupil = Pupil()
     said = descend(pupil.course(), replace(SCHEDULE, seconds=5), FakeReporter())
     assert 0.5 <= said["epochs"] < 1
@@ -302,7 +302,7 @@ def test_a_run_whose_time_ends_before_an_epoch_does_keeps_what_it_learned(
 
 def test_rates_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a run that is cut short has cooled down all the same."""
-    monkeypatch.setattr(training, "time", FakeClock())
+    monkeypatch.setattr(loop, "time", FakeClock())
     slope = Slope(best=9.0)
     descend(slope.course(), replace(UPHILL, epochs=100, seconds=20), FakeReporter())
     steps = [after - before for before, after in zip(slope.after, slope.after[1:], strict=False)]
@@ -311,10 +311,10 @@ def test_rates_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_time_before_an_interruption_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     schedule, state = replace(SCHEDULE, seconds=14), tmp_path / "state.pt"
-    monkeypatch.setattr(training, "time", FakeClock())
+    monkeypatch.setattr(loop, "time", FakeClock())
     with pytest.raises(KeyboardInterrupt):
         descend(Pupil(interrupted_at=6).course(state), schedule, FakeReporter())
-    monkeypatch.setattr(training, "time", FakeClock())
+    monkeypatch.setattr(loop, "time", FakeClock())
     again = Pupil()
     descend(again.course(state), schedule, FakeReporter())
     assert 0 < len(again.batches) < 8
@@ -357,10 +357,10 @@ def test_a_batch_in_several_passes_teaches_what_it_teaches_in_one() -> None:
 
 def test_a_pass_has_no_more_tokens_than_allowed_unless_one_row_has() -> None:
     lengths = [5, 90, 7, 300, 6, 8, 100]
-    parts = training._passes(range(7), lengths, 200)
+    parts = loop._passes(range(7), lengths, 200)
     assert sorted(row for part in parts for row in part) == list(range(7))
     assert parts == [[0, 4, 2, 5], [1, 6], [3]]
-    assert training._passes([1, 2], lengths, None) == [[1, 2]]
+    assert loop._passes([1, 2], lengths, None) == [[1, 2]]
 
 
 @pytest.mark.parametrize("name", ["bge", "modernbert"])

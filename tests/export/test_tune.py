@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export import tune
-from edgeslm_export.environment import cache_folder
-from edgeslm_export.lesson import Effort, Ground, Lesson, Trial, make_trial
-from edgeslm_export.notes import Notes
-from edgeslm_export.package import UNDATED
-from edgeslm_export.rows import LabelledRow
+from edgeslm_export.bundle.writer import UNDATED
+from edgeslm_export.data.rows import LabelledRow
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.train import tune
+from edgeslm_export.train.spec import Effort, Ground, Lesson, Trial, make_trial
 
 from edgeslm.bundle.calibration import find_threshold
 from edgeslm.bundle.manifest import Source, load_bundle, verify_bundle

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export import decoder_ways, tune
-from edgeslm_export.checkpoint import examine_local
-from edgeslm_export.environment import cache_folder
-from edgeslm_export.evaluate import Wanted, evaluate_bundle
-from edgeslm_export.exam import Exam
-from edgeslm_export.field_ways import FieldTrial
-from edgeslm_export.lesson import Effort, Ground
-from edgeslm_export.rows import FieldsRow
-from edgeslm_export.tune import split_rows
+from edgeslm_export.data.rows import FieldsRow
+from edgeslm_export.evaluate.report_card import Wanted, evaluate_bundle
+from edgeslm_export.evaluate.task_eval import Exam
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.train import decoder_methods, tune
+from edgeslm_export.train.extract_methods import FieldTrial
+from edgeslm_export.train.spec import Effort, Ground
+from edgeslm_export.train.tune import split_rows
 
 from edgeslm.bundle.manifest import Manifest, load_bundle, verify_bundle
 from edgeslm.errors import ExportError
@@ -49,7 +49,7 @@ def ground(tiny: Path, int4_base: Path) -> Ground:
 @pytest.fixture
 def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
     fake = FakeTeacher()
-    monkeypatch.setattr(decoder_ways, "teach_decoder", fake)
+    monkeypatch.setattr(decoder_methods, "teach_decoder", fake)
     return fake
 
 
@@ -107,7 +107,7 @@ def test_the_time_is_shared_out_by_rows(ground: Ground, tmp_path: Path, teacher:
 def test_qlora_is_taught_in_four_bits(
     ground: Ground, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder_ways, "check_installed", lambda base: None)
+    monkeypatch.setattr(decoder_methods, "check_installed", lambda base: None)
     _, report = learn(tmp_path, ground, effort=Effort(methods=("qlora",), announce=lambda _: None))
     assert report["method"] == "qlora"
     assert {shape.base for shape in teacher.shapes} == {"nf4"}
@@ -165,7 +165,7 @@ def test_what_was_found_is_not_found_again(
             raise KeyboardInterrupt
         return teacher(*given, **how)
 
-    monkeypatch.setattr(decoder_ways, "teach_decoder", teach)
+    monkeypatch.setattr(decoder_methods, "teach_decoder", teach)
     with pytest.raises(KeyboardInterrupt):
         learn(tmp_path, ground)
     _, report = learn(tmp_path, ground)
@@ -194,7 +194,7 @@ def test_what_was_found_of_another_task_says_nothing(
         return teacher(*given, **how)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(decoder_ways, "teach_decoder", interrupt)
+        patch.setattr(decoder_methods, "teach_decoder", interrupt)
         learn(tmp_path, ground)
     learn(tmp_path, ground, text=TASK + change)
     assert [len(rows) for rows in teacher.rows] == [24, 24, 30]
@@ -211,7 +211,7 @@ class FakeExaminer:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, is_right: Callable[[FieldsRow], bool]) -> None:
         self._is_right = is_right
-        monkeypatch.setattr(decoder_ways, "examine_bundle", self)
+        monkeypatch.setattr(decoder_methods, "examine_bundle", self)
 
     def __call__(self, folder: Path, exam: Exam, **how: object) -> dict[str, Any]:
         rows = [row for row in exam.rows if isinstance(row, FieldsRow)]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export import ways
-from edgeslm_export.checkpoint import Origin, examine_local
-from edgeslm_export.field_lesson import FieldLesson
-from edgeslm_export.lesson import Effort, Ground
-from edgeslm_export.notes import Notes
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.sources.checkpoint import Origin, examine_local
+from edgeslm_export.train import methods as ways
+from edgeslm_export.train.field_spec import FieldLesson
+from edgeslm_export.train.spec import Effort, Ground
 
 from edgeslm.errors import ExportError
 from tests.export.tiny_tasks import FOUND, findings, make_field_lesson, make_lesson, write_encoder

@@ -75,12 +75,12 @@ def make(name: str, folder: Path) -> None:
 
 def bundle(checkpoint: Path, out: Path, architecture: str) -> None:
     """A float bundle, with the options that recipes give the builder."""
-    from edgeslm_export.cleaning import make_checkpoint
-    from edgeslm_export.last_logits import keep_last_logits
-    from edgeslm_export.lora_graph import GRAPH, write_lora_graph
-    from edgeslm_export.package import write_manifest
-    from edgeslm_export.score_graph import GRAPH as SCORE_GRAPH
-    from edgeslm_export.score_graph import write_score_graph
+    from edgeslm_export.bundle.writer import write_manifest
+    from edgeslm_export.graph.last_logits import keep_last_logits
+    from edgeslm_export.graph.lora_graph import GRAPH, write_lora_graph
+    from edgeslm_export.graph.score_graph import GRAPH as SCORE_GRAPH
+    from edgeslm_export.graph.score_graph import write_score_graph
+    from edgeslm_export.sources.normalize import make_checkpoint
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
     clean, cache = str(checkpoint.with_name("clean")), str(checkpoint.with_name("cache"))

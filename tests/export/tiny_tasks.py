@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from edgeslm_export.field_lesson import Aim, FieldLesson
-from edgeslm_export.finetune import LAYER
-from edgeslm_export.head import split_folds
-from edgeslm_export.lesson import Lesson
-from edgeslm_export.lora import CONFIG, WEIGHTS
-from edgeslm_export.lora_training import Shape, TokenRow
-from edgeslm_export.package import UNDATED, write_manifest
-from edgeslm_export.training import Schedule
-from edgeslm_export.tune import split_rows
+from edgeslm_export.bundle.writer import UNDATED, write_manifest
+from edgeslm_export.models.lora import CONFIG, WEIGHTS
+from edgeslm_export.train.encoder_finetune import LAYER
+from edgeslm_export.train.field_spec import Aim, FieldLesson
+from edgeslm_export.train.logistic_head import split_folds
+from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.lora_training import Shape, TokenRow
+from edgeslm_export.train.spec import Lesson
+from edgeslm_export.train.tune import split_rows
 
 from edgeslm.bundle.manifest import EncoderSection
 from edgeslm.config.loader import Task as TaskSection

@@ -52,7 +52,7 @@ _PIECE_S = 0.08
 """Where as many as the runtime reads at once (``PROMPT_TOKENS``) were measured to take no longer, they are
 read so: a fifth faster, and to the same numbers (``benchmarks/LOG.md``)."""
 _PIECE_VOCABULARY = 80_000
-"""Of a graph that has zeros for the logits of a piece's tokens (``edgeslm_export.last_logits``): with more
+"""Of a graph that has zeros for the logits of a piece's tokens (``graph.last_logits`` of export): with more
 they would take more memory than is counted."""
 
 MOST_DRAFTS = 8
@@ -108,7 +108,7 @@ class Decoder:
         self._adapters = LoadedAdapters(self._model, bundle, adapters) if adapters else None
         end = self._settings.get("eos_token_id", [])
         self._end_ids = frozenset(end if isinstance(end, list) else [end])
-        # What the graph gives the logits for (``edgeslm_export.last_logits``); none in older bundles.
+        # What the graph gives the logits for (``edgeslm_export.graph.last_logits``); none in older bundles.
         self._drafts = min(MOST_DRAFTS, settings.get("speculative", {}).get("max_draft_tokens", 0))
         self._lanes = Lanes(
             bundle.manifest.kv_bytes_per_token, rewind_limit(self._settings, self.context_length)

@@ -3,8 +3,8 @@
 A task's fixed tokens (instruction, labels, examples) are computed once and kept. Behind them a pass reads
 the message and, as branches on it, the tokens of the labels' tree that are followed by a choice: each of them
 looks at what is before it on its own branch alone (tree attention, as in SpecInfer, Miao et al. 2023, arXiv
-2305.09781). The graph is the bundle's ``score`` (``edgeslm_export.score_graph``). Knows no templates and no
-tokenizer.
+2305.09781). The graph is the bundle's ``score`` (``graph.score_graph`` of export). Knows no templates and
+no tokenizer.
 """
 
 from __future__ import annotations

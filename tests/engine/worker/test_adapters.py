@@ -101,7 +101,7 @@ def test_an_adapter_that_was_not_listed_is_not_loaded(
 
 
 def test_a_base_of_an_older_version_is_refused(starter: Path, adapters: list[Path], tmp_path: Path) -> None:
-    from edgeslm_export.package import write_manifest
+    from edgeslm_export.bundle.writer import write_manifest
 
     from edgeslm.bundle.manifest import load_bundle
 

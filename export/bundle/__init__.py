@@ -1,0 +1,1 @@
+"""Bundles as files: writing, signing, adding document collections."""

@@ -1,0 +1,114 @@
+"""Arguments that several commands of ``edgeslm-export`` have, and what they are as values."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeslm_export.data.rows import QuestionRow
+
+
+def positive(text: str) -> float:
+    """An argparse type: a number above 0 that isn't infinite. ``nan`` is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return number
+
+
+def share(text: str) -> float:
+    """An argparse type: a number between 0 and 1, neither included."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number between 0 and 1")
+    return number
+
+
+def share_of_label(text: str) -> tuple[str, float]:
+    """An argparse type: ``LABEL=SHARE``."""
+    label, _, wanted = text.rpartition("=")
+    if not label:
+        raise argparse.ArgumentTypeError(f"{text} is no LABEL=SHARE, such as spam=0.95")
+    return label, share(wanted)
+
+
+def whole(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return number
+
+
+def release(text: str) -> int:
+    """An argparse type: a whole number from 0 on, as a manifest takes it."""
+    if not (text.isascii() and text.isdigit() and int(text) < 2**53):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 on")
+    return int(text)
+
+
+def add_source(command: argparse.ArgumentParser) -> None:
+    """SRC and OUT, as every command has them that makes a bundle of a model."""
+    command.add_argument(
+        "src", metavar="SRC", help="hub id (owner/name or owner/name@revision), folder or .gguf file"
+    )
+    command.add_argument("out", type=Path, metavar="OUT", help="the bundle folder to make")
+
+
+def add_questions(command: argparse.ArgumentParser, words: str) -> None:
+    """``--questions``, told by ``words``, and how long they may be learned from."""
+    command.add_argument("--questions", type=Path, metavar="DATA", help=words)
+    command.add_argument(
+        "--minutes", type=positive, default=0.0, help="that the teaching may take (default: no limit)"
+    )
+
+
+def questions_of(options: argparse.Namespace) -> list[QuestionRow]:
+    """Of the file that ``add_questions`` asked for; none without it.
+
+    :raises ExportError: it can't be read, or a time is given without it.
+    """
+    from edgeslm_export.data.rows import load_questions
+
+    from edgeslm.errors import ExportError
+
+    if options.minutes and not options.questions:
+        raise ExportError("--minutes bounds the teaching, which takes --questions: name these too.")
+    return load_questions(options.questions) if options.questions else []
+
+
+def find_base(path: Path, *named: Path | None) -> Path:
+    """The bundle that the head or adapter in ``path`` adds to: of those that are ``named`` the first that
+    fits, else looked for beside it and among the starter's; of a head with its own encoder that itself.
+
+    :raises ExportError: it isn't found. :raises BundleError: ``path`` is no bundle.
+    """
+    from edgeslm_export.starter import default_folder
+
+    from edgeslm.bundle.manifest import load_bundle
+    from edgeslm.errors import EdgeslmError, ExportError
+
+    manifest = load_bundle(path).manifest
+    digest = manifest.adapter.base if manifest.adapter else manifest.head.encoder if manifest.head else None
+    if digest is None:
+        return path
+    nearby = (path.resolve().parent, path.resolve().parent.parent, default_folder())
+    folders = [file.parent for folder in nearby for file in sorted(folder.glob("*/manifest.json"))]
+    for folder in [*(folder for folder in named if folder is not None), *folders]:
+        try:
+            if load_bundle(folder).digest == digest:
+                return folder
+        except EdgeslmError:
+            continue
+    raise ExportError(f"The bundle that {path} was learned on isn't near it; name it with --base BUNDLE.")

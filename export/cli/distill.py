@@ -1,0 +1,190 @@
+"""``edgeslm-export distill``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm_export.cli.arguments import find_base
+from edgeslm_export.cli.progress import Bar
+from edgeslm_export.cli.screen import print_columns, print_json, print_line
+from edgeslm_export.cli.tune import HOW, add_effort, add_ground, find_ground, make_effort
+from edgeslm_export.train.spec import ENCODER, SURE
+
+from edgeslm.bundle.manifest import Source, load_bundle
+from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    from edgeslm_export.train.distill import Teacher
+    from edgeslm_export.train.spec import Effort
+
+SUMMARY = "teach a small model what a larger one says of unlabelled messages"
+GOES_ON = True
+EXAMPLE = "edgeslm-export distill spam.yaml unlabelled.jsonl learned/spam --teacher learned/spam-lora"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("task", type=Path, metavar="TASK.yaml", help="one entry of tasks: with its name")
+    command.add_argument(
+        "texts", type=Path, metavar="UNLABELLED", help='JSON lines {"text"}, or CSV with this column'
+    )
+    command.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    command.add_argument(
+        "--teacher",
+        required=True,
+        metavar="BUNDLE_OR_SRC",
+        help="a bundle that was taught the task, a decoder's bundle, or a decoder's checkpoint (folder, "
+        ".gguf or hub id)",
+    )
+    command.add_argument(
+        "--teacher-base",
+        type=Path,
+        metavar="BUNDLE",
+        help="what a taught teacher adds to (default: looked for nearby)",
+    )
+    command.add_argument(
+        "--sure",
+        type=_sure,
+        metavar="SHARE",
+        default=SURE,
+        help="confidence, from 0 to 1, from which on the teacher's answer is learned from "
+        "(default: %(default)s)",
+    )
+    command.add_argument("--ask", action="store_true", help="ask about what the teacher isn't sure of")
+    command.add_argument("--test", type=Path, metavar="DATA", help="labelled rows to try all of them on")
+    command.add_argument(
+        "--hand",
+        type=Path,
+        metavar="DATA",
+        help="labelled rows: a student of as many of them is shown beside",
+    )
+    add_ground(command)
+    add_effort(command, ENCODER)
+
+
+def _sure(text: str) -> float:
+    """An argparse type: 0 takes all that the teacher says, 1 only what it is certain of."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
+    return number
+
+
+def run(options: argparse.Namespace) -> None:
+    """Asks the teacher, teaches the student, and shows both."""
+    from edgeslm_export.bundle.writer import check_absent
+    from edgeslm_export.data.rows import bare_text, counted, load_rows, load_texts
+    from edgeslm_export.evaluate.task_eval import check_answers
+    from edgeslm_export.train.distill import ask_teacher, compare, distil, find_notes, labels_of
+    from edgeslm_export.train.tune import load_task
+
+    check_absent(options.out)
+    if options.ask and not sys.stdin.isatty():
+        raise ExportError("Nobody can be asked here; leave --ask out.")
+    if options.hand is not None and options.test is None:
+        raise ExportError("Hand labels (--hand) are compared on labelled rows: name them with --test.")
+    task = load_task(options.task)
+    texts = load_texts(options.texts)
+    test = load_rows(options.test, task.labels) if options.test else []
+    hand = load_rows(options.hand, task.labels) if options.hand else []
+    tested = {bare_text(row.text) for row in test}
+    texts = [text for text in texts if bare_text(text) not in tested]  # nothing of the test is learned from
+    hand = [row for row in hand if bare_text(row.text) not in tested]
+    with Bar() as bar, tempfile.TemporaryDirectory(prefix="teacher-") as work:
+        effort = make_effort(options, bar)
+        teacher = _teacher(options, Path(work), effort)
+        if test:  # a label that nobody knows would end the comparison after all the teaching
+            check_answers(options.test, test, labels_of(teacher, task))
+        ground = find_ground(options, effort)
+        ask_user = _ask if options.ask else None
+        notes = find_notes(teacher, task, texts)
+        said = ask_teacher(teacher, task, texts, notes, effort, sure=options.sure, ask_user=ask_user)
+        left = f"{said.dropped} were dropped, {said.asked} asked about"
+        bar.say(f"{len(said.texts)} texts are learned from, {left}.")
+        source = Source(id=options.texts.name, revision=f"sha256:{_digest(said.texts)}")
+        _, report = distil(task, said, source, options.out, ground, effort)
+        compared: list[dict[str, Any]] = []
+        if test:
+            base = find_base(options.out, ground.base, ground.bundle)
+            known = {"learned_from": len(said.texts)}
+            compared = compare(task, teacher, options.out, base, test, hand, ground, effort, **known)
+    notes.remove()
+    report |= {"dropped": said.dropped, "asked": said.asked, "left_out": said.left_out, "compared": compared}
+    if options.json:
+        print_json({"bundle": str(options.out), **report})
+        return
+    print_line(f"{options.out}: learned {task.name} from {len(said.texts)} texts: {HOW[report['method']]}")
+    print_line(f"says what the teacher says   {report['accuracy']:.3f} of {report['rows']} texts held out")
+    for label, count in said.left_out.items():
+        print_line(f"left out: {label!r}, which {counted(count, 'text has', 'texts have')}; it is never said")
+    if compared:
+        _print_compared(compared)
+
+
+def _teacher(options: argparse.Namespace, work: Path, effort: Effort) -> Teacher:
+    """:raises ExportError: neither a bundle nor a checkpoint that can be exported."""
+    from edgeslm_export.sources.hub import resolve_source
+    from edgeslm_export.train.distill import Teacher, export_teacher
+
+    folder, revision = Path(options.teacher), ""
+    if not (folder / "manifest.json").is_file():
+        effort.announce(f"Exporting {options.teacher}, so that it can be asked.")
+        origin = resolve_source(options.teacher, "decoder", effort.announce)
+        folder, revision = export_teacher(origin, work / "bundle", effort), origin.source.revision
+    bundle = load_bundle(folder)
+    if bundle.manifest.learned is None and bundle.manifest.kind != "decoder":
+        raise ExportError(f"{folder} was taught no task; a teacher is a taught bundle or a decoder.")
+    base = folder if bundle.manifest.learned is None else find_base(folder, options.teacher_base)
+    return Teacher(bundle, base, revision)
+
+
+def _ask(text: str, labels: Sequence[str], guess: str) -> str | None:
+    """Asks on the terminal until the answer is a label, its number, or nothing.
+
+    :raises EOFError: Ctrl-D, or nobody sits there any more.
+    """
+    keys = "Enter drops it, Ctrl-D all that follow"
+    numbered = "  ".join(f"{number} {label}" for number, label in enumerate(labels, 1))
+    while True:
+        sys.stderr.write(f"{text}\n  {numbered}  (the teacher: {guess}; {keys}) ")
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        answer = line.strip()
+        if not answer:
+            return None
+        if answer in labels:
+            return answer
+        if answer.isdecimal() and 1 <= int(answer) <= len(labels):
+            return labels[int(answer) - 1]
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(map(json.dumps, texts)).encode()).hexdigest()
+
+
+def _print_compared(compared: Sequence[dict[str, Any]]) -> None:
+    rows = [
+        (
+            of["who"],
+            str(of["labels"]),
+            f"{of['accuracy']:.3f}",
+            "{:.3f} to {:.3f}".format(*of["interval"]),
+            f"{of['calibration_error']:.3f}",
+            f"{of['texts_per_s']:.0f}",
+            f"{of['bytes'] / 1e6:.1f} MB",
+        )
+        for of in compared
+    ]
+    heads = ("who", "hand labels", "accuracy", "95 % interval", "calibration error", "messages/s", "bytes")
+    print_columns(heads, rows)

@@ -1,0 +1,147 @@
+"""The command ``edgeslm-export``: arguments in, sentences and figures out.
+
+Parses and picks the command (``commands``); tells failures in one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+from edgeslm_export.jobs.subprocess_job import TELEMETRY_OFF
+
+from edgeslm.errors import EdgeslmError
+
+MISSING = "the package {} is missing; pip install 'edgeslm[export]' brings it."
+
+try:
+    from edgeslm_export.cli import (
+        adapter,
+        distill,
+        encoder,
+        evaluate,
+        model,
+        plan,
+        reader,
+        ship,
+        sign,
+        starter,
+        tune,
+        verify,
+    )
+    from edgeslm_export.cli.arguments import release
+except ModuleNotFoundError as error:  # on a device, or where an app is
+    sys.exit(f"edgeslm-export: {MISSING.format(error.name)}")
+
+COMMANDS: Mapping[str, ModuleType] = {
+    "plan": plan,
+    "model": model,
+    "encoder": encoder,
+    "adapter": adapter,
+    "reader": reader,
+    "tune": tune,
+    "distill": distill,
+    "evaluate": evaluate,
+    "ship": ship,
+    "sign": sign,
+    "verify": verify,
+    "starter": starter,
+}
+
+RELEASED = frozenset({"model", "encoder", "adapter", "reader", "tune", "distill", "ship"})
+"""Those that make bundles of one's own."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    :return: the exit status: 0, 1 after a failure that was told in a sentence, 130 after Ctrl-C.
+    """
+    os.environ.update(TELEMETRY_OFF)
+    if not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and means it
+        signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        _run(options)
+    except KeyboardInterrupt:
+        left = "nothing half-made was left"
+        if options.goes_on:
+            left = "the same command goes on with what it found so far"
+        return _fail(f"interrupted; {left}.", 130)
+    except BrokenPipeError:
+        sys.stdout = None  # the reader went away; silence the flush at exit
+        return 0
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        return _fail(_sentence(error), 1)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    if getattr(options, "release", None) is None:
+        options.run(options)
+        return
+    from edgeslm_export.bundle.writer import releasing
+
+    with releasing(options.release):
+        options.run(options)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(sentence: str, status: int) -> int:
+    sys.stderr.write(f"edgeslm-export: {sentence}\n")
+    return status
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, EdgeslmError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}."
+    if isinstance(error, ModuleNotFoundError):
+        return MISSING.format(error.name)
+    return f"an error that was not foreseen ({type(error).__name__}: {error}); --debug shows where."
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgeslm-export", description="Turns models into bundles that edgeslm runs.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}.",
+            epilog=f"example: {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_argument("--json", action="store_true", help="print one JSON line instead of text")
+        command.add_argument(
+            "--debug", action="store_true", help="show tracebacks and what the libraries print"
+        )
+        module.add_arguments(command)
+        if name in RELEASED:
+            command.add_argument(
+                "--release",
+                type=release,
+                metavar="N",
+                help="number of the bundle among those of its name: a node that found a higher one good "
+                "doesn't go back to it by itself (default: 0)",
+            )
+        command.set_defaults(run=module.run, goes_on=getattr(module, "GOES_ON", False))
+    return parser

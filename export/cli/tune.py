@@ -1,0 +1,311 @@
+"""``edgeslm-export tune``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm_export.cli.arguments import positive, share_of_label
+from edgeslm_export.cli.progress import Bar
+from edgeslm_export.cli.screen import print_columns, print_fields, print_json, print_labels, print_line
+from edgeslm_export.data.review import ASK, CHOICES, Judge, doubted, load_tested, proofread
+from edgeslm_export.data.rows import FieldsRow, LabelledRow
+from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
+from edgeslm_export.starter import MODEL, Maker, default_folder
+from edgeslm_export.train.spec import ENCODER, HEAD, LORA, METHODS, QLORA, Effort, Ground
+
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    from edgeslm_export.data.audit import Rows
+    from edgeslm_export.train.tune import Task
+
+SUMMARY = "learn a task from messages with their labels or fields"
+GOES_ON = True
+AUTO = "auto"
+EXAMPLE = "edgeslm-export tune spam.yaml messages.jsonl learned/spam --minutes 10"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("task", type=Path, metavar="TASK.yaml", help="one entry of tasks: with its name")
+    command.add_argument(
+        "data",
+        type=Path,
+        metavar="DATA",
+        help='JSON lines {"text", "label"}, or CSV with these columns, or JSON lines {"text", "fields"}',
+    )
+    command.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    add_ground(command)
+    add_effort(command, AUTO)
+    command.add_argument(
+        "--recall",
+        type=share_of_label,
+        action="append",
+        default=[],
+        metavar="LABEL=SHARE",
+        help="lean a label forward until this share of its held-out messages is found, at the price of "
+        "others that are called so too; may be given for several labels",
+    )
+
+    command.add_argument(
+        "--test", type=Path, metavar="DATA", help="rows kept for a test: nothing of them may be learned from"
+    )
+    command.add_argument(
+        "--clean",
+        nargs="*",
+        choices=CHOICES,
+        metavar="KIND",
+        help="drop rows that something is wrong with: all, or any of %(choices)s; without a KIND each is "
+        "asked for; name it last (default: they are listed and stay)",
+    )
+
+
+def add_effort(command: argparse.ArgumentParser, usual: str) -> None:
+    """How it is learned; ``usual`` is the method where none is named."""
+    command.add_argument(
+        "--method",
+        action="append",
+        choices=(AUTO, *METHODS),
+        help="head: a classifier on the encoder as it is; encoder: the encoder is taught too, and points at "
+        "fields; lora: an adapter for a decoder, which writes fields; qlora: that with the decoder in four "
+        f"bits meanwhile; auto: what is possible here. Default: {usual}. Named several times, each is tried; "
+        "the one that is right more often is taken",
+    )
+    command.add_argument(
+        "--minutes",
+        type=positive,
+        help="most time that teaching may take by each method (default: as it needs)",
+    )
+    command.set_defaults(usual_method=usual)
+
+
+def add_ground(command: argparse.ArgumentParser) -> None:
+    """What is learned on."""
+    command.add_argument(
+        "--encoder",
+        metavar="BUNDLE_OR_SRC",
+        help="an encoder bundle, which stays as it is, or an encoder's checkpoint (hub id or folder), which "
+        "is taught (default: the starter's, both)",
+    )
+    command.add_argument(
+        "--base",
+        type=Path,
+        metavar="BUNDLE",
+        help="the decoder bundle that an adapter is for; auto then tries lora too (default for lora and "
+        "qlora: the starter's)",
+    )
+    command.add_argument(
+        "--checkpoint",
+        metavar="SRC",
+        help="the float model that --base was made of: hub id, folder or .gguf file",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Learns a task and shows how often each way of learning it is right."""
+    from edgeslm_export.bundle.writer import check_absent
+    from edgeslm_export.train.tune import learn, load_task, read_rows
+
+    check_absent(options.out)
+    task = load_task(options.task)
+    rows: Rows = read_rows(task, options.data)  # before anything is fetched or made
+    with Bar() as bar:
+        effort = replace(make_effort(options, bar), recalls=dict(options.recall))
+        if fields := [row for row in rows if isinstance(row, FieldsRow)]:
+            effort = for_fields(task, fields, effort)
+        ground = find_ground(options, effort)
+        rows, found = _proofread(task, rows, ground, options, bar.say)
+        _, report = learn(task, rows, options.data.name, options.out, ground, effort, doubted(found))
+        report["findings"] = found
+    if options.json:
+        print_json({"bundle": str(options.out), **report})
+        return
+    print_line(
+        f"{options.out}: learned {task.name} from {report['learned_from']} rows: {HOW[report['method']]}"
+    )
+    if "fields" in report:
+        _print_fields(report)
+        return
+    _print_methods(report)
+    print_line(f"always the commonest label   {report['majority']:.3f}")
+    _print_promises(report)
+    print_labels(report["labels"])
+
+
+def _proofread(
+    task: Task, rows: Rows, ground: Ground, options: argparse.Namespace, say: Callable[[str], None]
+) -> tuple[Rows, list[dict[str, Any]]]:
+    """The rows without those that the user drops. Wrong labels are looked for where there is an encoder."""
+    from edgeslm_export.data.audit import LABELS, MISSING, can_judge
+    from edgeslm_export.evaluate.report_card import read_lengths
+    from edgeslm_export.train.label_noise import judge_rows
+    from edgeslm_export.train.tune import check_rows, labels_of
+
+    clean = () if options.clean is None else options.clean or (ASK,)
+    bundle = ground.bundle
+
+    if not can_judge():
+        say(MISSING)
+    if LABELS in clean and (bundle is None or not can_judge()):
+        why = "Wrong labels are found by a head on an encoder's bundle, with the extra teach; take --method"
+        raise ExportError(f"{why} auto or head with such an encoder, or leave {LABELS} out of --clean.")
+    judge: Judge | None = None
+    if bundle is not None and can_judge():
+
+        def judge(labelled: Sequence[LabelledRow]) -> tuple[Any, Any, Any]:
+            check_rows(task, labelled, options.data)
+            return judge_rows(bundle, labelled, labels_of(task, labelled))
+
+    # What a task cuts by itself is no surprise.
+    lengths = (
+        partial(read_lengths, bundle) if bundle is not None and task.section.overflow == "error" else None
+    )
+    tested = load_tested(options.test)
+    left, found = proofread(rows, clean, say, tested=tested, judge=judge, lengths=lengths)
+    out = set(doubted(found))
+    check_rows(task, [row for row in left if row.number not in out], options.data)
+    return left, found
+
+
+HOW = {
+    "head": "a head on the encoder as it is",
+    "encoder": "an encoder taught for it",
+    "lora": "an adapter for the decoder",
+    "qlora": "an adapter for the decoder",
+}
+
+
+def _print_fields(report: dict[str, Any]) -> None:
+    columns = ("method", "all fields right", *_COMPARED)
+    _print_table(report, columns, "exact")
+    _print_promises(report)
+    print_fields(report["fields"])
+
+
+def _print_methods(report: dict[str, Any]) -> None:
+    _print_table(report, ("method", "accuracy", *_COMPARED), "accuracy")
+    if "without_doubted" in report:
+        print_line(f"without rows whose label is doubted {report['without_doubted']:.3f}")
+
+
+_COMPARED = ("95 % interval", "rows held out", "calibration error", "messages/s", "bytes", "memory to teach")
+
+
+def _print_table(report: dict[str, Any], columns: Sequence[str], figure: str) -> None:
+    """Every method that was tried, a row each."""
+    rows = []
+    for name, of in report["methods"].items():
+        measured, error = report["measured"][name], of["calibration_error"]
+        rows.append(
+            (
+                name,
+                f"{of[figure]:.3f}",
+                "{:.3f} to {:.3f}".format(*of["interval"]),
+                str(of["held_out"]),
+                "-" if error is None else f"{error:.3f}",
+                f"{measured['texts_per_s']:.{0 if measured['texts_per_s'] >= 10 else 1}f}",
+                f"{measured['bytes'] / 1e6:.1f} MB",
+                "-" if measured["peak_rss"] is None else f"{measured['peak_rss'] / 1e9:.1f} GB",
+            )
+        )
+    print_columns(columns, rows)
+
+
+def _print_promises(report: dict[str, Any]) -> None:
+    """What each wanted error leaves to answer."""
+    for wanted, share in report.get("coverage", {}).items():
+        least = f"can't be promised: of the surest rows up to {report.get('least_error', 1):.3f} may be wrong"
+        print_line(f"{f'max_error: {wanted}':<29}{least if share is None else f'answers {share:.1%}'}")
+
+
+def make_effort(options: argparse.Namespace, bar: Bar) -> Effort:
+    """What --method, --minutes and --debug say."""
+    methods = options.method or [options.usual_method]
+    return Effort(
+        methods=() if AUTO in methods else tuple(dict.fromkeys(methods)),
+        seconds=60 * (options.minutes or 0),
+        announce=bar.say,
+        on_progress=bar,
+        debug=options.debug,
+    )
+
+
+def for_fields(task: Task, rows: Sequence[FieldsRow], effort: Effort) -> Effort:
+    """The effort for an extract task: fields that nobody can point at are for a decoder to write.
+
+    :raises ExportError: a method that can't find fields.
+    """
+    from edgeslm_export.evaluate.task_eval import schema_of
+    from edgeslm_export.train.field_spec import pointing_fault
+
+    if effort.recalls:
+        raise ExportError("--recall is for labels, and these rows have fields.")
+    if HEAD in effort.methods:
+        raise ExportError("The method head can't find fields; take encoder, lora or qlora.")
+    fault = pointing_fault(task.section.output_schema or schema_of(rows))
+    if not effort.methods and fault:
+        effort.announce(f"{fault}, so a decoder learns to write the fields.")
+        return replace(effort, methods=(LORA,))
+    return effort
+
+
+def find_ground(options: argparse.Namespace, effort: Effort) -> Ground:
+    """What is learned on: what was named, else the starter's, made if it is missing.
+
+    :raises ExportError: what the wanted method needs wasn't named, or can't be had.
+    """
+    ground = Ground()
+    if effort.wants(HEAD, ENCODER):
+        ground = _encoder_ground(options.encoder, effort)
+    named = options.base is not None or options.checkpoint is not None
+    if effort.wants(LORA, QLORA) and (effort.methods or named):
+        ground = _decoder_ground(ground, options, effort)
+    return ground
+
+
+def _encoder_ground(named: str | None, effort: Effort) -> Ground:
+    from edgeslm_export.sources.hub import resolve_source
+    from edgeslm_export.train.methods import NEEDS
+
+    if named and _is_bundle(named):
+        return Ground(bundle=Path(named))
+    if named and effort.methods == (HEAD,):
+        raise ExportError(NEEDS[HEAD])
+    if named:
+        return Ground(checkpoint=resolve_source(named, "encoder", effort.announce, memory_a_weight=20))
+    maker = Maker(effort.announce, effort.on_progress, debug=effort.debug)
+    folder = default_folder() / ENCODER_BUNDLE
+    if not folder.exists():
+        effort.announce(f"No --encoder was named: making the starter encoder in {folder}.")
+    bundle = maker.make_encoder(folder)
+    return Ground(bundle, maker.encoder_origin() if effort.wants(ENCODER) else None)
+
+
+def _decoder_ground(ground: Ground, options: argparse.Namespace, effort: Effort) -> Ground:
+    from edgeslm_export.sources.hub import resolve_source
+    from edgeslm_export.train.methods import NEEDS
+
+    if options.base is not None and options.checkpoint is not None:
+        origin = resolve_source(options.checkpoint, "decoder", effort.announce, memory_a_weight=7)
+        return replace(ground, base=options.base, decoder=origin)
+    if options.checkpoint is not None:
+        raise ExportError(NEEDS[LORA])
+    maker = Maker(effort.announce, effort.on_progress, debug=effort.debug)
+    origin = maker.model_origin()
+    if options.base is not None:
+        if load_bundle(options.base).manifest.source.revision != origin.source.revision:
+            raise ExportError(NEEDS[LORA])
+        return replace(ground, base=options.base, decoder=origin)
+    folder = default_folder() / MODEL
+    if not folder.exists():
+        effort.announce(f"No --base was named: making the starter decoder in {folder}.")
+    return replace(ground, base=maker.make_model(folder), decoder=origin)
+
+
+def _is_bundle(folder: str) -> bool:
+    return (Path(folder) / "manifest.json").is_file()

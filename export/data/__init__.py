@@ -1,0 +1,1 @@
+"""Rows of examples: reading, reviewing and auditing them."""

@@ -1,0 +1,221 @@
+"""What is wrong with labelled rows, found before anything is learned from them.
+
+Repeats and conflicts, labels with too few rows or alike but for case, rows in another language, texts that
+give their label away or are too long, and labels that are probably wrong: confident learning (Northcutt et
+al. 2021) through its library, on what the other rows say of a row (``judge``). Every finding names its rows;
+what is dropped is the user's decision. Knows no files and no tokenizer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from edgeslm_export.data.rows import FieldsRow, LabelledRow, bare_text, counted, equal_texts
+
+from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.floating]
+    Integers = npt.NDArray[np.int64]
+
+Row = LabelledRow | FieldsRow
+Rows = Sequence[Row]
+
+MISSING: Final = "Looking for wrong labels and languages needs the extra teach: pip install 'edgeslm[teach]'."
+LABELS: Final = "labels"
+DROPPABLE: Final = ("repeats", "conflicts", "languages", LABELS, "tested")
+"""The kinds of findings whose rows can be dropped."""
+_FEW: Final = 8
+_SURE_OF_LANGUAGE: Final = 0.9
+_LANGUAGE_CHARS: Final = 25
+"""Shorter texts say too little of their language."""
+_ONE_LANGUAGE: Final = 0.8
+"""Share of the rows that have to be in one language before others are worth a word."""
+_GIVEN_AWAY: Final = 0.95
+_OFTEN: Final = 0.2
+"""Share of a label's rows in which a word has to stand to count as a tag of it."""
+_WORD: Final = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``kind`` is one of DROPPABLE, ``corrected``, ``few``, ``case``, ``leakage`` or ``long``; ``rows`` are
+    places in the rows, of what is meant; ``sentence`` says what it is; ``gone`` are numbers of rows that the
+    file has and that aren't among the rows any more."""
+
+    kind: str
+    rows: tuple[int, ...]
+    sentence: str
+    gone: tuple[int, ...] = ()
+
+
+def can_judge() -> bool:
+    """Whether the library that finds wrong labels is there; it comes with an extra."""
+    return importlib.util.find_spec("cleanlab") is not None
+
+
+def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[Finding]:
+    """What the rows alone show.
+
+    :param tested: texts that are kept for a test: nothing may be learned from them.
+    """
+    found = [*_replaced(rows), *_repeats(rows), *_tested(rows, tested)]
+    labelled = [row for row in rows if isinstance(row, LabelledRow)]
+    if labelled:
+        found += [*_few(labelled), *_alike(labelled), *_leakage(labelled)]
+    return [*found, *_languages(rows)]
+
+
+def long_rows(counts: Sequence[int], limit: int) -> list[Finding]:
+    """Rows that a model reads only the beginning of: no finding, or one.
+
+    They can't be dropped by ``--clean``: their beginning is learned, and what a device makes of such messages
+    is the task's ``overflow``, which refuses them unless it is set.
+
+    :param counts: [rows], tokens of each row as the model counts them. :param limit: the most that it reads.
+    """
+    places = tuple(place for place, count in enumerate(counts) if count > limit)
+    if not places:
+        return []
+    of_which = "its beginning is" if len(places) == 1 else "their beginning is"
+    what = (
+        f"{counted(len(places), 'row is', 'rows are')} longer than the model reads ({limit} tokens); only "
+        f"{of_which} learned; set overflow: head in the task"
+    )
+    return [Finding("long", places, what)]
+
+
+def audit_labels(truth: Integers, probabilities: Floats) -> list[Finding]:
+    """Labels that are probably wrong, the likeliest first.
+
+    :param truth: [rows], indices of labels. :param probabilities: [rows, labels], of a model that did not
+        learn from the row.
+    :raises ExportError: the library is missing.
+    """
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError:
+        raise ExportError(MISSING) from None
+    # One process: the library forks, and a process with threads of its own (the engine) may hang in a fork.
+    # Only what both of its ways to prune list: of what one alone does, more labels are right than wrong.
+    order = find_label_issues(
+        truth, probabilities, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    if not len(order):
+        return []
+    places = tuple(int(place) for place in order)
+    are, them = counted(len(places), "label is", "labels are"), "it" if len(places) == 1 else "them"
+    return [Finding(LABELS, places, f"{are} probably wrong, by what the other rows say of {them}")]
+
+
+def without(rows: Rows, findings: Sequence[Finding]) -> list[Row]:
+    """The rows that none of the findings would drop."""
+    dropped = {place for finding in findings for place in finding.rows}
+    return [row for place, row in enumerate(rows) if place not in dropped]
+
+
+def _replaced(rows: Rows) -> Iterator[Finding]:
+    """Said, since nobody asked for it: what stands in the file is not learned."""
+    gone = tuple(sorted(number for row in rows for number in row.replaced))
+    if gone:
+        what = f"{counted(len(gone), 'row is', 'rows are')} replaced by later corrections of the same text"
+        yield Finding("corrected", (), what, gone)
+
+
+def _repeats(rows: Rows) -> Iterator[Finding]:
+    """Of a repeat the first row stays; of rows that contradict each other none can be trusted."""
+    again: list[int] = []
+    against: list[int] = []
+    for places in equal_texts([row.text for row in rows]):
+        answers = [_answer(rows[place]) for place in places]
+        if any(answer != answers[0] for answer in answers):
+            against += places
+        else:
+            again += places[1:]
+    if again:
+        yield Finding(
+            "repeats", tuple(again), f"{counted(len(again), 'row repeats', 'rows repeat')} an earlier one"
+        )
+    if against:
+        what = f"{len(against)} rows have the text of another row and contradict it"
+        yield Finding("conflicts", tuple(against), what)
+
+
+def _answer(row: LabelledRow | FieldsRow) -> object:
+    if isinstance(row, LabelledRow):
+        return row.label
+    return {name: value for name, value in row.fields.items() if value is not None}
+
+
+def _tested(rows: Rows, tested: Collection[str]) -> Iterator[Finding]:
+    kept = {bare_text(text) for text in tested}
+    found = tuple(place for place, row in enumerate(rows) if bare_text(row.text) in kept)
+    if found:
+        what = f"{counted(len(found), 'row is', 'rows are')} in the test too, which then proves nothing"
+        yield Finding("tested", found, what)
+
+
+def _few(rows: Sequence[LabelledRow]) -> Iterator[Finding]:
+    for label, count in sorted(Counter(row.label for row in rows).items()):
+        if count < _FEW:
+            has = counted(count, "row", "rows")
+            yield Finding("few", (), f"the label {label!r} has {has}; 20 or more are useful")
+
+
+def _alike(rows: Sequence[LabelledRow]) -> Iterator[Finding]:
+    """One label in several spellings, as it seems; the rows of the rarer ones are named."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for label, _ in Counter(row.label for row in rows).most_common():
+        spellings[label.casefold()].append(label)
+    for usual, *others in spellings.values():
+        if others:
+            places = tuple(place for place, row in enumerate(rows) if row.label in others)
+            names = ", ".join(map(repr, others))
+            yield Finding("case", places, f"labels alike but for case: {names} beside {usual!r}")
+
+
+def _leakage(rows: Sequence[LabelledRow]) -> Iterator[Finding]:
+    """Words of a label's name that stand in its rows and in hardly any other: a tag, not a sign."""
+    where: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        for word in set(_WORD.findall(row.text.casefold())):
+            where[word][row.label] += 1
+    totals = Counter(row.label for row in rows)
+    for label, total in sorted(totals.items()):
+        for word in set(_WORD.findall(label.casefold())):
+            hits, all_hits = where[word][label], sum(where[word].values())
+            if hits >= max(_FEW, _OFTEN * total) and hits >= _GIVEN_AWAY * all_hits:
+                share = f"{hits / total:.0%} of the rows with the label {label!r} have {word!r} in their text"
+                what = f"{share} and hardly any other has: it will be learned by that word"
+                yield Finding("leakage", (), what)
+
+
+def _languages(rows: Rows) -> Iterator[Finding]:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError:
+        return
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    by_language: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        language, confidence = identifier.classify(row.text)
+        if len(row.text) >= _LANGUAGE_CHARS and confidence >= _SURE_OF_LANGUAGE:
+            by_language[language].append(place)
+    sure = sum(map(len, by_language.values()))
+    usual = max(by_language, key=lambda language: len(by_language[language]), default="")
+    if not sure or len(by_language[usual]) < _ONE_LANGUAGE * sure:
+        return
+    others = sorted(place for language, found in by_language.items() if language != usual for place in found)
+    if others:
+        names = ", ".join(sorted(language for language in by_language if language != usual))
+        seem = counted(len(others), "row seems", "rows seem")
+        what = f"{seem} to be in another language ({names}) than most ({usual})"
+        yield Finding("languages", tuple(others), what)

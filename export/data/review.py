@@ -1,0 +1,125 @@
+"""What was found in labelled rows, shown with their numbers, and dropped where the user agrees.
+
+``audit`` finds; here it is said, asked and done.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from edgeslm_export.data.audit import (
+    DROPPABLE,
+    LABELS,
+    Finding,
+    Rows,
+    audit_labels,
+    audit_rows,
+    long_rows,
+    without,
+)
+from edgeslm_export.data.rows import LabelledRow, counted
+
+from edgeslm.errors import ExportError
+
+ASK: Final = "ask"
+ALL: Final = "all"
+CHOICES: Final = (*DROPPABLE, ALL)
+_SHOWN: Final = 10
+
+Judge = Callable[[Sequence[LabelledRow]], tuple[Any, Any, Any]]
+"""Rows of which something is known (their places), what is true and how likely each label is."""
+Lengths = Callable[[Sequence[str]], tuple[Sequence[int], int]]
+"""How many tokens each text has, and how many the model reads."""
+
+
+def proofread(
+    rows: Rows,
+    clean: Collection[str],
+    say: Callable[[str], None],
+    *,
+    tested: Collection[str] = (),
+    judge: Judge | None = None,
+    lengths: Lengths | None = None,
+) -> tuple[Rows, list[dict[str, Any]]]:
+    """Says what is wrong with rows and drops what ``clean`` names.
+
+    :param clean: kinds of findings, ALL, or ASK for a question each.
+    :param tested: texts kept for a test. :param judge: what a model says of rows that it didn't learn from.
+    :param lengths: asked where a device refuses what is longer than the model reads.
+    :return: the rows that are left, and the findings for a report, with ``dropped``.
+    :raises ExportError: there is nobody to ask, or nothing would be left.
+    """
+    if ASK in clean and not sys.stdin.isatty():
+        raise ExportError(f"Nobody can be asked here: name what --clean drops ({', '.join(CHOICES)}).")
+    report: list[dict[str, Any]] = []
+    rows = _pass(rows, audit_rows(rows, tested), clean, say, report)
+    if lengths is not None and rows:
+        rows = _pass(rows, long_rows(*lengths([row.text for row in rows])), clean, say, report)
+    labelled = [row for row in rows if isinstance(row, LabelledRow)]
+    if judge is not None and labelled:
+        places, truth, probabilities = judge(labelled)
+        found = [
+            Finding(finding.kind, tuple(int(places[place]) for place in finding.rows), finding.sentence)
+            for finding in audit_labels(truth, probabilities)
+        ]
+        rows = _pass(rows, found, clean, say, report)
+    if not rows:
+        raise ExportError("No row is left to learn from.")
+    return rows, report
+
+
+def load_tested(file: Path | None) -> list[str]:
+    """Texts of the rows that are kept for a test."""
+    from edgeslm_export.data.rows import load_answers
+
+    return [] if file is None else [row.text for row in load_answers(file)]
+
+
+def _pass(
+    rows: Rows,
+    findings: Sequence[Finding],
+    clean: Collection[str],
+    say: Callable[[str], None],
+    report: list[dict[str, Any]],
+) -> Rows:
+    dropped = []
+    for finding in findings:
+        numbers = list(finding.gone) or [rows[place].number for place in finding.rows]
+        say(f"{finding.sentence}{_where(numbers)}.")
+        may_go = bool(numbers) and finding.kind in DROPPABLE
+        one = len(numbers) == 1
+        drops = may_go and _agrees(finding.kind, clean, "it" if one else "them")
+        if drops:
+            dropped.append(finding)
+            how = "not learned from" if finding.kind == LABELS else "dropped"
+            say(f"  {counted(len(numbers), 'row is', 'rows are')} {how}.")
+        elif may_go and not clean:
+            stay, what = ("It stays", "it") if one else ("They stay", "them")
+            say(f"  {stay}; --clean {finding.kind} drops {what}.")
+        entry = {"kind": finding.kind, "rows": numbers, "sentence": finding.sentence, "dropped": drops}
+        report.append(entry)
+    # Rows with a wrong label are tested with all the same: they stay, and are named in the report.
+    return without(rows, [finding for finding in dropped if finding.kind != LABELS])
+
+
+def _where(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_SHOWN])) + (" ..." if len(numbers) > _SHOWN else "")
+    return f": {'row' if len(numbers) == 1 else 'rows'} {shown}" if numbers else ""
+
+
+def doubted(report: Sequence[dict[str, Any]]) -> list[int]:
+    """Numbers of the rows whose labels the user doesn't want to be learned."""
+    return [
+        number for found in report if found["kind"] == LABELS and found["dropped"] for number in found["rows"]
+    ]
+
+
+def _agrees(kind: str, clean: Collection[str], what: str) -> bool:
+    if ASK in clean:
+        sys.stderr.write(f"  Drop {what} ({kind})? [y/N] ")
+        sys.stderr.flush()
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return ALL in clean or kind in clean

@@ -1,0 +1,1 @@
+"""Evaluation: divergence from the float model, golden answers, report cards, comparison with llama.cpp."""

@@ -1,0 +1,174 @@
+"""How close a quantized decoder is to its float original: both read the same tokens, their distributions
+meet.
+
+The figures are those of llama.cpp's ``llama-perplexity --kl-divergence``: Kullback-Leibler divergence of each
+position's next-token distribution (natural logarithm), how often both find the same token likeliest, and the
+ratio of perplexities. ``bundle_logits`` reads tokens as the engine does, in pieces of the same length,
+through onnxruntime-genai. Knows no files of text and no recipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the inference library is imported
+
+import numpy as np
+import numpy.typing as npt
+from edgeslm_export.evaluate.llama_cpp import gguf_logits
+from edgeslm_export.graph.decode_graph import READS, keep_part
+from edgeslm_export.graph.last_logits import give_every_token
+from edgeslm_export.jobs.subprocess_job import Reporter
+
+Logits = npt.NDArray[np.floating[Any]]
+
+_PIECE = 128
+"""Tokens a forward pass, as the engine reads a prompt: one-token steps take other kernels."""
+
+_ROWS = 256
+"""Positions compared at a time: a large vocabulary takes 1 MB a position in float64."""
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Running sums over positions. ``add`` takes both sides' logits; ``figures`` ends it."""
+
+    divergences: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    excess: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    """Negative log-likelihood of the token that follows, bundle minus reference."""
+    reference_nll: float = 0.0
+    same: int = 0
+
+    def add(self, reference: Logits, logits: Logits, tokens: Sequence[int]) -> None:
+        """One sequence: logits [tokens, vocabulary] of both sides, and its tokens.
+
+        A position's logits are for the token after it, so the last one counts for the divergence alone.
+        """
+        for start in range(0, len(tokens), _ROWS):
+            rows = slice(start, start + _ROWS)
+            p, q = _log_softmax(reference[rows]), _log_softmax(logits[rows])
+            self.divergences.append((np.exp(p) * (p - q)).sum(axis=1))
+            self.same += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
+            following = np.asarray(tokens[start + 1 : start + 1 + _ROWS], dtype=np.int64)
+            at = np.arange(len(following))
+            self.excess.append(p[at, following] - q[at, following])
+            self.reference_nll -= float(p[at, following].sum())
+
+    def figures(self) -> dict[str, Any]:
+        """``tokens``, ``kl_mean``, ``kl_p999``, ``same_top1``, ``perplexity`` of the bundle,
+        ``perplexity_ratio`` to the float model and its standard error ``perplexity_ratio_se`` (delta method
+        on paired differences)."""
+        divergences, excess = np.concatenate(self.divergences), np.concatenate(self.excess)
+        mean = float(excess.mean())
+        ratio = math.exp(mean)
+        error = float(excess.std(ddof=1)) / math.sqrt(len(excess)) if len(excess) > 1 else math.inf
+        return {
+            "tokens": len(divergences),
+            "kl_mean": round(float(divergences.mean()), 5),
+            "kl_p999": round(float(np.quantile(divergences, 0.999)), 4),
+            "same_top1": round(self.same / len(divergences), 4),
+            "perplexity": round(math.exp(self.reference_nll / len(excess) + mean), 3),
+            "perplexity_ratio": round(ratio, 4),
+            "perplexity_ratio_se": round(ratio * error, 4),
+        }
+
+
+def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return wide
+
+
+def bundle_logits(
+    folder: Path,
+    sequences: Sequence[Sequence[int]],
+    threads: int,
+    scratch: Path | None = None,
+    part: str = READS,
+) -> Iterator[Logits]:
+    """Logits [tokens, vocabulary] float32 of each sequence, read from an empty cache.
+
+    A bundle's graph computes the last position alone; here it is read with the others' too
+    (``every_position``).
+
+    :param scratch: a folder to work in; by default the one that the bundle is in.
+    :param part: of a graph that computes single tokens apart (``single_token``), which one.
+    """
+    import onnxruntime_genai as og
+
+    with every_position(folder, scratch or folder.parent, part) as whole:
+        config = og.Config(str(whole))
+        options = {"intra_op_num_threads": threads}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+        model = og.Model(config)
+        longest = max(len(tokens) for tokens in sequences)
+        for tokens in sequences:
+            params = og.GeneratorParams(model)
+            params.set_search_options(max_length=longest, do_sample=False)
+            generator = og.Generator(model, params)
+            pieces = []
+            for start in range(0, len(tokens), _PIECE):
+                generator.append_tokens(np.asarray(tokens[start : start + _PIECE], np.int32))
+                pieces.append(np.array(generator.get_output("logits"), np.float32)[0])
+            del generator  # before the model, or the runtime complains at exit
+            yield np.concatenate(pieces)
+        del model
+
+
+@contextlib.contextmanager
+def every_position(folder: Path, scratch: Path, part: str = READS) -> Iterator[Path]:
+    """A copy of a model folder, in ``scratch``, whose graph gives the logits of all positions; the weights
+    are shared by a link.
+
+    :param part: of a graph that computes single tokens apart (``single_token``), which one.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix=".logits-", dir=scratch) as name:
+        copy = Path(name)
+        for file in folder.iterdir():
+            if file.is_file() and file.name != "model.onnx":
+                try:
+                    os.link(file, copy / file.name)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(file, copy / file.name)
+        model = onnx.load(str(folder / "model.onnx"), load_external_data=False)
+        keep_part(model.graph, part)
+        give_every_token(model.graph)
+        onnx.save(model, str(copy / "model.onnx"))
+        yield copy
+
+
+def measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """The child: ``bundle`` (its ``part``), or the file ``gguf`` as llama.cpp computes it, against
+    ``reference.npy`` on ``evaluation.npy`` in the folder ``work``."""
+    work = Path(task["work"])
+    sequences = np.load(work / "evaluation.npy")
+    reference = np.load(work / "reference.npy", mmap_mode="r")
+    threads = int(task.get("threads") or len(os.sched_getaffinity(0)))
+    comparison = Comparison()
+    length = sequences.shape[1]
+    rows = [row.tolist() for row in sequences]
+    if "gguf" in task:
+        computed: Iterator[Logits] = gguf_logits(Path(task["gguf"]), rows, threads)
+    else:
+        computed = bundle_logits(Path(task["bundle"]), rows, threads, work, task.get("part", READS))
+    for number, (tokens, logits) in enumerate(zip(rows, computed, strict=True)):
+        reporter.progress(number, len(rows), "comparing with the float model")
+        comparison.add(reference[number * length : (number + 1) * length], logits, tokens)
+    return comparison.figures()
+
+
+if __name__ == "__main__":
+    sys.exit(Reporter().run(measure))

@@ -1,0 +1,419 @@
+"""The report card: does a bundle work, how large and fast is it, how often is it right, how near to its
+float original.
+
+This module and ``golden`` import the engine: what is measured is what a device runs. Decoders
+and encoders are loaded in a child process (``edgeslm_export.evaluate.report_card``), so that peak memory is
+theirs and a crash is a sentence. What rows are asked and how answers count is in ``exam``, the comparison
+with the float model in ``reference``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm_export.data.rows import FieldsRow, LabelledRow, load_answers
+from edgeslm_export.evaluate.reference import compare
+from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
+from edgeslm_export.sources.checkpoint import Origin
+from edgeslm_export.sources.corpus import Corpus
+
+from edgeslm.bundle.manifest import REPORT, Bundle, load_bundle, verify_bundle
+from edgeslm.config.loader import Task as TaskSection
+from edgeslm.errors import EdgeslmError, ExportError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from edgeslm_export.evaluate.task_eval import Exam
+
+    from edgeslm.engine.worker.encoder import Encoder
+
+_QUESTION = "What do you need to boil water?"
+_SENTENCE = "The night shift found the pump running hot and changed its bearing before noon. "
+_PROMPT_TOKENS = 256
+_NEW_TOKENS = 32
+_EMBEDDED_TEXTS = 64
+
+
+def default_threads() -> int:
+    """One a core of those this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def measure_bundle(
+    folder: Path,
+    *,
+    threads: int | None = None,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> dict[str, Any]:
+    """Loads a decoder or encoder bundle in a fresh process, uses it and measures it.
+
+    :param threads: of the inference; by default ``default_threads()``.
+    :return: ``load_ms``, ``peak_rss_bytes``, ``threads``; of a decoder ``prompt_tokens``, ``prefill_tps``,
+        ``decode_tps`` and ``sample``; of an encoder ``texts_per_s``, ``ms_per_text``.
+    :raises ExportError: it doesn't load, or doesn't do its work.
+    """
+    return _in_child({"step": "measure"}, folder, threads, "loading the bundle", on_progress, debug)
+
+
+def examine_bundle(
+    folder: Path,
+    exam: Exam,
+    *,
+    threads: int | None = None,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> dict[str, Any]:
+    """Puts labelled rows to a decoder bundle, in a fresh process. :return: see ``exam.take_exam``."""
+    task = {"step": "examine", "exam": exam.encode()}
+    return _in_child(task, folder, threads, "asking the bundle", on_progress, debug)
+
+
+def _in_child(
+    task: dict[str, Any],
+    folder: Path,
+    threads: int | None,
+    what: str,
+    on_progress: OnProgress | None,
+    debug: bool,
+) -> dict[str, Any]:
+    task = {**task, "bundle": str(folder.resolve()), "threads": threads or default_threads()}
+    return run_module("evaluate.report_card", task, what, on_progress=on_progress, debug=debug)
+
+
+def measure_adapter(
+    base: Path, adapter: Path, *, on_progress: OnProgress | None = None, debug: bool = False
+) -> dict[str, Any]:
+    """Loads a base with an adapter bundle in a fresh process and generates with and without the adapter.
+
+    :return: ``load_ms``, ``peak_rss_bytes``, ``threads`` and ``sample``.
+    :raises ExportError: they don't load, or compute no numbers.
+    """
+    task = {"step": "measure", "adapter": str(adapter.resolve())}
+    return _in_child(task, base, None, "loading the adapter", on_progress, debug)
+
+
+def evaluate_learned(
+    bundle: Bundle,
+    base: Path,
+    rows: Sequence[LabelledRow] | Sequence[FieldsRow],
+    *,
+    max_error: float | None = None,
+    with_answers: bool = False,
+    threads: int | None = None,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> dict[str, Any]:
+    """How often a head or an adapter that was taught a task is right on labelled rows, through the engine.
+
+    :param base: the encoder or the decoder that it adds to; of a head with its own encoder that itself.
+    :param max_error: wanted of what it answers; it abstains from the rest.
+    :raises ExportError: it was taught no task, or rows that aren't of its kind or labels.
+    :raises ConfigError: an error that its calibration can't promise.
+    """
+    from edgeslm_export.evaluate.task_eval import Exam
+
+    learned = bundle.manifest.learned
+    if learned is None:
+        raise ExportError(f"{bundle.path} was taught no task.")
+    for row in rows:
+        if isinstance(row, LabelledRow) != (learned.kind == "classify"):
+            needed = "a label" if learned.kind == "classify" else "fields"
+            raise ExportError(f"{bundle.path} was taught {learned.kind}; its rows need {needed}.")
+        if isinstance(row, LabelledRow) and row.label not in learned.labels:
+            raise ExportError(
+                f"Row {row.number} has the label {row.label!r}, which {bundle.path} doesn't know; "
+                f"it knows {', '.join(learned.labels)}."
+            )
+    section = TaskSection.model_validate(
+        {"kind": learned.kind, "learned": str(bundle.path), "overflow": "head", "max_error": max_error},
+        strict=False,
+    )
+    exam = Exam(learned.task, section, rows, bundle.path, with_answers=with_answers)
+    exam.make_task()
+    report = examine_bundle(base, exam, threads=threads, on_progress=on_progress, debug=debug)
+    return {**report, "learned_from": learned.rows}
+
+
+def load_encoder(path: Path, threads: int | None = None) -> Encoder:
+    """The engine's encoder. :raises BundleError: it isn't one, or is damaged."""
+    from edgeslm.engine.worker.encoder import Encoder
+
+    return Encoder(path, threads or default_threads())
+
+
+def embed_texts(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Vectors [n, dimension] float32; texts longer than the context keep their head."""
+    vectors, _, _ = encoder.embed(texts, "head")
+    return vectors
+
+
+def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
+    """Tokens of each text with those that frame it, and how many the encoder reads."""
+    from edgeslm.engine.worker.prompt import load_tokenizer
+
+    encoded = load_tokenizer(bundle).encode_batch(list(texts))
+    return [len(one.ids) for one in encoded], load_bundle(bundle).manifest.context_length
+
+
+def size_report(bundle: Bundle) -> dict[str, Any]:
+    """What the manifest alone tells: ``bytes`` of the bundle, ``kind``, ``name``, ``digest``."""
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "kind": manifest.kind,
+        "digest": bundle.digest,
+        "bytes": bundle.weight_bytes,
+    }
+
+
+def stated(bundle: Bundle) -> dict[str, Any]:
+    """What the bundle's own report card says of its likeness to its source, which isn't here any more.
+
+    :return: any of ``stated`` (a decoder's fidelity), ``golden``, ``cosine_to_float`` and ``rank_agreement``.
+    """
+    try:
+        card = json.loads((bundle.path / REPORT).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(card, dict):
+        return {}
+    names = {"fidelity": "stated", **{key: key for key in ("golden", "cosine_to_float", "rank_agreement")}}
+    return {name: card[key] for key, name in names.items() if isinstance(card.get(key), dict)}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for beside size and speed.
+
+    ``data`` are labelled rows, for a decoder with a ``task`` file or without one, for what was taught a task
+    with the bundle ``base`` that it adds to and the ``max_error`` of what it should answer, ``with_answers``
+    to each row. ``reference`` is the float original of a decoder, compared on each of ``corpora``.
+    """
+
+    data: Path | None = None
+    task: Path | None = None
+    base: Path | None = None
+    max_error: float | None = None
+    with_answers: bool = False
+    reference: Origin | None = None
+    corpora: Sequence[Corpus] = ()
+
+
+def evaluate_bundle(
+    path: Path,
+    wanted: Wanted,
+    *,
+    threads: int | None = None,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> dict[str, Any]:
+    """The report card of a bundle of any kind.
+
+    :raises ExportError: something is wanted that this kind of bundle can't give, or a head without rows or
+        encoder.
+    :raises BundleError: a damaged bundle.
+    """
+    bundle = load_bundle(path)
+    kind = bundle.manifest.kind
+    check_wanted(bundle, wanted.data, wanted.task, compared=wanted.reference is not None)
+    verify_bundle(bundle)
+    report = size_report(bundle)
+    if kind in ("head", "adapter") and not bundle.manifest.is_reader:
+        if wanted.data is None or wanted.base is None:
+            raise ExportError(f"{path} was taught a task: name labelled rows and its base (--base BUNDLE).")
+        rows = load_answers(wanted.data)
+        how: dict[str, Any] = {"threads": threads, "on_progress": on_progress, "debug": debug}
+        how |= {"max_error": wanted.max_error, "with_answers": wanted.with_answers}
+        return {**report, **evaluate_learned(bundle, wanted.base, rows, **how)}
+    exam = None
+    if wanted.data is not None:
+        from edgeslm_export.evaluate.task_eval import make_exam
+
+        exam = make_exam(wanted.data, load_answers(wanted.data), wanted.task)
+    report |= stated(bundle)
+    report |= measure_bundle(path, threads=threads, on_progress=on_progress, debug=debug)
+    if wanted.reference is not None:
+        report["fidelity"] = compare(
+            bundle, wanted.reference, wanted.corpora, threads=threads, on_progress=on_progress, debug=debug
+        )
+    if exam is not None:
+        report |= examine_bundle(path, exam, threads=threads, on_progress=on_progress, debug=debug)
+    return report
+
+
+def check_wanted(bundle: Bundle, data: Path | None, task: Path | None, *, compared: bool) -> None:
+    """Looks at what is wanted of a bundle before anything slow.
+
+    :param compared: with a float model.
+    :raises ExportError: this kind of bundle can't give it, or a file is missing.
+    """
+    kind = bundle.manifest.kind
+    what = f"{bundle.path} is a bundle of kind {kind}"
+    if kind != "decoder" and compared:
+        raise ExportError(f"{what}; only decoders are compared with a float model (--reference).")
+    if kind != "decoder" and task is not None:
+        raise ExportError(f"{what}; a task (--task) is for decoders, a head brings its own.")
+    if bundle.manifest.is_reader and (data is not None or task is not None):
+        raise ExportError(f"{bundle.path} is a reader; labelled rows are for what was taught a task.")
+    if kind == "adapter" and bundle.manifest.learned is None:
+        raise ExportError(
+            f"{bundle.path} is an adapter; evaluate its base with labelled rows and a task that names it "
+            "(--task)."
+        )
+    if kind == "encoder" and data is not None:
+        raise ExportError(f"{what}; labelled rows are for decoders and for what was taught a task.")
+    if task is not None and data is None:
+        raise ExportError("A task (--task) says how rows are read: name the rows too.")
+    for file in filter(None, (data, task)):
+        if not file.is_file():
+            raise ExportError(f"{file} is no file.")
+
+
+# --- the child -------------------------------------------------------------------------------------
+
+
+def _examine(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    from edgeslm_export.evaluate.task_eval import Exam, take_exam
+
+    from edgeslm.engine.calls import Call, Generate, Output, Score
+    from edgeslm.engine.worker.main import Engine
+
+    reporter.progress(0, 1, "loading")
+    exam = Exam.parse(task["exam"])
+    adapter = exam.section.adapter
+    if exam.bundle is not None and load_bundle(exam.bundle).manifest.adapter is not None:
+        adapter = exam.bundle
+    engine = Engine(Path(task["bundle"]), int(task["threads"]), adapters={adapter: None} if adapter else {})
+
+    async def ask(call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+        if isinstance(call, Score | Generate):
+            call = replace(call, adapter=str(adapter) if adapter else None)
+        return engine.run(call, lambda text: None, lambda: False)
+
+    try:
+        return take_exam(exam, ask, lambda done, of: reporter.progress(done, of, "asking row by row"))
+    finally:
+        engine.close()
+
+
+def _measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    folder, threads = Path(task["bundle"]), int(task["threads"])
+    reporter.progress(0, 3, "loading")
+    if "adapter" in task:
+        report = _measure_adapter(folder, task["adapter"], threads, reporter)
+    elif load_bundle(folder).manifest.kind == "decoder":
+        report = _measure_decoder(folder, threads, reporter)
+    else:
+        report = _measure_encoder(folder, threads)
+    return {
+        **report,
+        "threads": threads,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _measure_decoder(folder: Path, threads: int, reporter: Reporter) -> dict[str, Any]:
+    from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
+    from edgeslm.engine.worker.decoder import Decoder
+
+    started = time.perf_counter()
+    try:
+        decoder = Decoder(folder, threads)
+        load_ms = (time.perf_counter() - started) * 1000
+        reporter.progress(1, 3, "generating")
+        question = Prompt((Turn("user", (Text(_QUESTION),)),))
+        said = decoder.generate(Generate(question, _NEW_TOKENS))
+        scored = decoder.score(Score(question, ("yes", "no")))
+        reporter.progress(2, 3, "measuring")
+        # About 1 token in 4.5 letters of English; what doesn't fit a short context is cut.
+        text = _SENTENCE * math.ceil(_PROMPT_TOKENS * 4.5 / len(_SENTENCE))
+        long = Prompt((Turn("user", (Text(text, cut=True), " Continue this story.")),), overflow="head")
+        timed = decoder.generate(Generate(long, _NEW_TOKENS))
+    except EdgeslmError as error:
+        raise ExportError(f"The bundle doesn't work: {error}") from None
+    if not said.cost.completion_tokens:
+        raise ExportError("The bundle loads and generates nothing; the source's weights may be damaged.")
+    if not all(math.isfinite(probability) for probability in scored.probabilities):
+        raise ExportError(
+            "The bundle computes numbers that aren't finite; the source's weights may be damaged."
+        )
+    cost = timed.cost
+    decoded = max(cost.completion_tokens - 1, 0)
+    decoder.close()
+    return {
+        "load_ms": round(load_ms, 1),
+        "prompt_tokens": cost.prompt_tokens,
+        "prefill_tps": round(cost.prompt_tokens * 1000 / cost.prefill_ms, 1),
+        "decode_tps": round(decoded * 1000 / cost.decode_ms, 1) if decoded and cost.decode_ms else None,
+        "sample": {"prompt": _QUESTION, "text": said.text, "tokens": said.cost.completion_tokens},
+    }
+
+
+def _measure_adapter(folder: Path, adapter: str, threads: int, reporter: Reporter) -> dict[str, Any]:
+    from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
+    from edgeslm.engine.worker.decoder import Decoder
+
+    started = time.perf_counter()
+    question = Prompt((Turn("user", (Text(_QUESTION),)),))
+    try:
+        decoder = Decoder(folder, threads, {Path(adapter): None})
+        load_ms = (time.perf_counter() - started) * 1000
+        reporter.progress(1, 3, "generating")
+        said = decoder.generate(Generate(question, _NEW_TOKENS, adapter=adapter))
+        scored = decoder.score(Score(question, ("yes", "no"), adapter=adapter))
+        plain = decoder.score(Score(question, ("yes", "no")))
+    except EdgeslmError as error:
+        raise ExportError(f"The adapter doesn't work: {error}") from None
+    if not all(math.isfinite(number) for number in (*scored.probabilities, *plain.probabilities)):
+        raise ExportError("Base and adapter compute numbers that aren't finite; its weights may be damaged.")
+    decoder.close()
+    return {
+        "load_ms": round(load_ms, 1),
+        "sample": {"prompt": _QUESTION, "text": said.text, "tokens": said.cost.completion_tokens},
+    }
+
+
+def _measure_encoder(folder: Path, threads: int) -> dict[str, Any]:
+    import numpy as np
+
+    from edgeslm.engine.calls import Read
+
+    started = time.perf_counter()
+    encoder = load_encoder(folder, threads)
+    load_ms = (time.perf_counter() - started) * 1000
+    texts = [f"{_SENTENCE}Report {number}." for number in range(_EMBEDDED_TEXTS)]
+    embed_texts(encoder, texts[:1])
+    started = time.perf_counter()
+    if encoder.bundle.manifest.is_reader:
+        for text in texts:
+            encoder.run(Read(_QUESTION, (text,)))
+        seconds = time.perf_counter() - started
+        return {"load_ms": round(load_ms, 1), "ms_per_text": round(seconds * 1000 / len(texts), 2)}
+    vectors = [embed_texts(encoder, [text]) for text in texts]
+    seconds = time.perf_counter() - started
+    if not np.isfinite(np.concatenate(vectors)).all():
+        raise ExportError(
+            "The bundle computes numbers that aren't finite; the source's weights may be damaged."
+        )
+    return {
+        "load_ms": round(load_ms, 1),
+        "ms_per_text": round(seconds * 1000 / len(texts), 2),
+        "texts_per_s": round(len(texts) / seconds, 1),
+        "dimension": int(vectors[0].shape[1]),
+    }
+
+
+if __name__ == "__main__":
+    STEPS = {"measure": _measure, "examine": _examine}
+    sys.exit(Reporter().run(lambda task, reporter: STEPS[task["step"]](task, reporter)))

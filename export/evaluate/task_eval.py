@@ -1,0 +1,366 @@
+"""Labelled rows put to a decoder the way a device does it: through the tasks that production runs.
+
+``make_exam`` reads what is asked and checks the rows against it; ``take_exam`` asks row after row and
+counts. The engine is a function here (``ask``), which ``evaluate`` brings; prompts, grammars and second tries
+are those of ``edgeslm.tasks``. Knows no files of models.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.data.rows import FieldsRow, LabelledRow, refuse_rows
+from edgeslm_export.evaluate.metrics import accuracy_report, calibration_error, share
+from pydantic import ValidationError
+
+from edgeslm.bundle.calibration import Verdict
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.config.loader import Kind, load_task
+from edgeslm.config.loader import Task as TaskSection
+from edgeslm.errors import ExportError, RequestError
+from edgeslm.messages import Request
+from edgeslm.tasks import Ask, Outcome, Task, make_task
+from edgeslm.tasks.classify import Classify
+from edgeslm.tasks.extract import Extract
+
+Rows = Sequence[LabelledRow | FieldsRow]
+OnRow = Callable[[int, int], None]
+"""Called with rows done and rows in all."""
+
+_TYPES = {str: "string", int: "number", float: "number", bool: "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """``section`` is the task as the configuration has it; all rows are of its kind.
+
+    ``bundle`` is the head or the adapter that the task was taught as. ``with_answers`` adds what was made of
+    each row to the report.
+    """
+
+    name: str
+    section: TaskSection
+    rows: Rows
+    bundle: Path | None = None
+    with_answers: bool = False
+
+    def encode(self) -> dict[str, Any]:
+        """As plain data, for a child process."""
+        section = self.section.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        answers = [row.label if isinstance(row, LabelledRow) else row.fields for row in self.rows]
+        rows = [[row.number, row.text, answer] for row, answer in zip(self.rows, answers, strict=True)]
+        bundle = None if self.bundle is None else str(self.bundle.resolve())
+        plain = {"name": self.name, "section": section, "rows": rows}
+        return {**plain, "bundle": bundle, "with_answers": self.with_answers}
+
+    @classmethod
+    def parse(cls, plain: Mapping[str, Any]) -> Exam:
+        section = TaskSection.model_validate_json(json.dumps(plain["section"]))
+        kind: Any = LabelledRow if section.kind == "classify" else FieldsRow
+        rows = [kind(*row) for row in plain["rows"]]
+        bundle = Path(plain["bundle"]) if plain["bundle"] else None
+        return cls(plain["name"], section, rows, bundle, plain["with_answers"])
+
+    def make_task(self) -> Task:
+        """:raises ConfigError: the section doesn't fit what was taught."""
+        bundle = None if self.bundle is None else load_bundle(self.bundle)
+        return make_task(self.name, self.section, bundle)
+
+
+def make_exam(data: Path, rows: Rows, task_file: Path | None) -> Exam:
+    """:param task_file: one entry of ``tasks:`` with its ``name``; labels or schema that it leaves out, as
+        all without a file, come from the rows.
+
+    :raises ConfigError: a task that isn't sound.
+    :raises ExportError: rows that don't fit it.
+    """
+    labelled = isinstance(rows[0], LabelledRow)
+    kind: Kind = "classify" if labelled else "extract"
+    if task_file is None:
+        name, section = "evaluation", _section(data, {"kind": kind, **_from_rows(rows)})
+    else:
+        name, section = load_task(task_file, kind, _defaults(rows, task_file))
+    have = "a label" if labelled else "fields"
+    if section.learned is not None:
+        raise ExportError(
+            f"{task_file}: the task is learned; evaluate its head, or take out `learned` to ask the decoder."
+        )
+    if section.kind != kind:
+        raise ExportError(
+            f"{task_file}: the task is of kind {section.kind} and the rows of {data} have {have}; "
+            "rows with a label are for classify, rows with fields for extract."
+        )
+    known = section.labels if labelled else (section.output_schema or {}).get("properties")
+    check_answers(data, rows, known or {})
+    if labelled and len(section.labels or ()) < 2:
+        raise ExportError(f"{data} has one label only; name all labels in a task (--task TASK.yaml).")
+    return Exam(name, section, rows)
+
+
+def _section(data: Path, entry: Mapping[str, Any]) -> TaskSection:
+    try:
+        return TaskSection.model_validate(entry)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ExportError(f"{data}: the rows make no task: {reason}.") from None
+
+
+def take_exam(exam: Exam, ask: Ask, on_row: OnRow = lambda done, of: None) -> dict[str, Any]:
+    """Puts every row to the task.
+
+    :return: ``task``, ``rows``, ``ms_per_row`` (prompt, engine and parsing, the first row's one warm-up not
+        counted), and the figures of its kind: those of ``accuracy_report``, or ``valid`` (share of outputs
+        that are JSON by the schema), ``exact`` (share of rows with every field right) and ``fields``, each
+        with its interval.
+    :raises ExportError: a row that the model can't be asked.
+    """
+    import asyncio
+
+    return asyncio.run(_take(exam, ask, on_row))
+
+
+async def _take(exam: Exam, ask: Ask, on_row: OnRow) -> dict[str, Any]:
+    task = exam.make_task()
+    await _outcome(task, exam.rows[0], ask)
+    started = time.perf_counter()
+    outcomes = []
+    for number, row in enumerate(exam.rows):
+        on_row(number, len(exam.rows))
+        outcomes.append(await _outcome(task, row, ask))
+    seconds = time.perf_counter() - started
+    figures = _classified if exam.section.kind == "classify" else _extracted
+    return {
+        "task": {"name": exam.name, "kind": exam.section.kind},
+        "rows": len(exam.rows),
+        **figures(task, exam.rows, outcomes),
+        **({"answers": _answers(outcomes)} if exam.with_answers else {}),
+        "ms_per_row": round(seconds * 1000 / len(exam.rows), 2),
+    }
+
+
+async def _outcome(task: Task, row: LabelledRow | FieldsRow, ask: Ask) -> Outcome | None:
+    """None where the task itself gave up, as when its JSON wasn't closed within ``max_tokens``."""
+
+    async def asked(call: Any, on_chunk: Callable[[str], None] | None = None) -> Any:
+        try:
+            return await ask(call, on_chunk)
+        except RequestError as error:
+            raise ExportError(f"Row {row.number} can't be put to the model: {error}.") from None
+
+    try:
+        return await task.run(Request(task.name, row.text, str(row.number), ""), asked, None)
+    except RequestError:
+        return None
+
+
+def _answers(outcomes: Sequence[Outcome | None]) -> list[dict[str, Any] | None]:
+    """Results as they would be published; None where there is none."""
+    return [None if outcome is None else dict(outcome.result) for outcome in outcomes]
+
+
+def _classified(task: Task, rows: Rows, outcomes: Sequence[Outcome | None]) -> dict[str, Any]:
+    import numpy as np
+
+    labels = tuple(task.section.labels or ())
+    results = [outcome.result for outcome in outcomes if outcome is not None]
+    verdicts = [
+        Verdict(
+            tuple(result["scores"][label] for label in labels),
+            labels.index(result["label"]),
+            result["confidence"],
+        )
+        for result in results
+    ]
+    truth = np.array([labels.index(row.label) for row in rows if isinstance(row, LabelledRow)])
+    figures = accuracy_report(verdicts, truth, labels)
+    threshold = task.threshold if isinstance(task, Classify) else 0.0
+    if not threshold and task.section.max_error is None:
+        return figures
+    right = np.array([verdict.best for verdict in verdicts]) == truth
+    return {**figures, **_answered(outcomes, right, threshold)}
+
+
+def _extracted(task: Task, rows: Rows, outcomes: Sequence[Outcome | None]) -> dict[str, Any]:
+    found = [outcome.result["fields"] if outcome is not None else None for outcome in outcomes]
+    wanted = [row.fields for row in rows if isinstance(row, FieldsRow)]
+    right = [all_same(*pair) for pair in zip(found, wanted, strict=True)]
+    report = fields_report(found, wanted, task.section.output_schema or {})
+    return {**_sureness(task, outcomes, right), **report}
+
+
+def fields_report(
+    found: Sequence[Any], wanted: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]
+) -> dict[str, Any]:
+    """``valid``, ``exact`` and ``fields`` of ``take_exam``. :param found: the fields of each row, or None."""
+    import jsonschema
+
+    check = jsonschema.Draft202012Validator(dict(schema))
+    names = list(dict.fromkeys([*schema.get("properties", {}), *(name for row in wanted for name in row)]))
+    valid = share([got is not None and check.is_valid(got) for got in found])
+    exact = share([all_same(*pair) for pair in zip(found, wanted, strict=True)])
+    by_field = {name: _field_report(name, found, wanted) for name in names}
+    return {
+        "valid": valid["share"],
+        "valid_interval": valid["interval"],
+        "exact": exact["share"],
+        "exact_interval": exact["interval"],
+        "f1": round(_f1(*(sum(of[count] for of in by_field.values()) for count in _COUNTS)), 4),
+        "fields": {
+            name: {key: value for key, value in of.items() if key not in _COUNTS[1:]}
+            for name, of in by_field.items()
+        },
+    }
+
+
+_COUNTS = ("rows", "found", "hits")
+
+
+def _field_report(name: str, found: Sequence[Any], wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """``rows`` that have the field, ``found`` ones that were given one and ``hits`` that were given the right
+    one; and the shares of them."""
+    given = [got.get(name) if isinstance(got, dict) else None for got in found]
+    there = [row.get(name) for row in wanted]
+    right = share(
+        [
+            isinstance(got, dict) and _same(value, truth)
+            for got, value, truth in zip(found, given, there, strict=True)
+        ]
+    )
+    rows = sum(truth is not None for truth in there)
+    said = sum(value is not None for value in given)
+    hits = sum(truth is not None and _same(value, truth) for value, truth in zip(given, there, strict=True))
+    return {
+        "rows": rows,
+        "found": said,
+        "hits": hits,
+        "accuracy": right["share"],
+        "interval": right["interval"],
+        "precision": round(hits / said, 4) if said else None,
+        "recall": round(hits / rows, 4) if rows else None,
+        "f1": round(_f1(rows, said, hits), 4),
+    }
+
+
+def _f1(rows: int, found: int, hits: int) -> float:
+    """The harmonic mean of precision and recall; 1 where nothing was to be found and nothing was."""
+    return 2 * hits / (rows + found) if rows + found else 1.0
+
+
+def _sureness(task: Task, outcomes: Sequence[Outcome | None], whole: Sequence[bool]) -> dict[str, Any]:
+    """What confidences are worth, where results have one, and how much is answered with a threshold."""
+    import numpy as np
+
+    if not task.is_head:
+        return {}
+    right = np.array(whole)
+    told = [outcome.result["confidence"] if outcome is not None else 0.0 for outcome in outcomes]
+    figures: dict[str, Any] = {"calibration_error": round(calibration_error(np.array(told), right), 4)}
+    threshold = task.threshold if isinstance(task, Extract) else 0.0
+    if not threshold and task.section.max_error is None:
+        return figures
+    return {**figures, **_answered(outcomes, right, threshold)}
+
+
+def _answered(outcomes: Sequence[Outcome | None], right: Any, threshold: float) -> dict[str, Any]:
+    import numpy as np
+
+    answered = np.array([outcome is not None and outcome.status == "ok" for outcome in outcomes])
+    return {
+        "threshold": round(threshold, 4),
+        "answered": round(float(answered.mean()), 4),
+        "accuracy_answered": round(float(right[answered].mean()), 4) if answered.any() else None,
+    }
+
+
+def all_same(found: Any, wanted: Mapping[str, Any]) -> bool:
+    """Whether every field is right; none is missing and none is there that shouldn't be."""
+    return isinstance(found, Mapping) and all(
+        _same(found.get(name), wanted.get(name)) for name in {*found, *wanted}
+    )
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """As JSON values: 81 is 81.0 and not true; a missing field is null; space around a text doesn't count."""
+    if isinstance(found, bool) or isinstance(wanted, bool):
+        return found is wanted
+    if isinstance(found, str) and isinstance(wanted, str):
+        return found.strip() == wanted.strip()
+    return bool(found == wanted)
+
+
+# --- what the rows say of the task -------------------------------------------------------------------
+
+
+def _from_rows(rows: Rows) -> dict[str, Any]:
+    labels = sorted({row.label for row in rows if isinstance(row, LabelledRow)})
+    if not labels:
+        return {"schema": schema_of([row for row in rows if isinstance(row, FieldsRow)])}
+    if len(labels) < 2:
+        raise ExportError(f"All rows have the label {labels[0]!r}; name all labels in a task (--task FILE).")
+    return {"labels": labels}
+
+
+def _defaults(rows: Rows, task_file: Path) -> dict[str, Any]:
+    """The same where a task's file may have its own: what the rows can't say then isn't a fault yet."""
+    try:
+        return _from_rows(rows)
+    except ExportError:
+        return {}
+
+
+def schema_of(rows: Sequence[FieldsRow]) -> dict[str, Any]:
+    """Texts, numbers and truth values by what the rows have; required is what all rows have."""
+    properties: dict[str, dict[str, str]] = {}
+    for row in rows:
+        for name, value in row.fields.items():
+            kind = _TYPES.get(type(value))
+            if value is None:
+                continue
+            if kind is None or properties.setdefault(name, {"type": kind}) != {"type": kind}:
+                raise ExportError(
+                    f"The rows' field {name!r} isn't one kind of text, number or truth value; "
+                    "give its schema in a task (--task FILE)."
+                )
+    required = [name for name in properties if all(row.fields.get(name) is not None for row in rows)]
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def check_answers(
+    data: Path, rows: Rows, known: Collection[str], schema: Mapping[str, Any] | None = None
+) -> None:
+    """:param known: labels or fields that the task has; none: any. :param schema: that fields have to fit.
+
+    :raises ExportError: naming the rows that don't.
+    """
+    from jsonschema import Draft202012Validator
+
+    problems = []
+    listed = ", ".join(known)
+    check = Draft202012Validator(dict(schema or {}))
+    for row in rows:
+        if isinstance(row, LabelledRow):
+            if row.label not in known:
+                problems.append(f"Row {row.number} has the label {row.label!r}, which is none of {listed}.")
+        elif known and (odd := [name for name in row.fields if name not in known]):
+            problems.append(f"Row {row.number} has the field {odd[0]!r}; the task's schema has {listed}.")
+        elif fault := next(check.iter_errors(without_nulls(row.fields, schema or {})), None):
+            problems.append(f"Row {row.number} doesn't fit the task's schema: {fault.message[:200]}.")
+    refuse_rows(data, problems)
+
+
+def without_nulls(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's fields as the schema has them: null says that a field isn't there, unless it may be null."""
+    return {name: value for name, value in fields.items() if value is not None or _may_be_null(schema, name)}
+
+
+def _may_be_null(schema: Mapping[str, Any], name: str) -> bool:
+    from jsonschema import Draft202012Validator
+
+    around = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    own = schema.get("properties", {}).get(name, True)
+    return Draft202012Validator({**around, **own} if isinstance(own, Mapping) else own).is_valid(None)

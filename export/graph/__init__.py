@@ -1,0 +1,1 @@
+"""ONNX graphs: building them, and edits that a device needs."""

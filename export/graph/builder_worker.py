@@ -1,0 +1,271 @@
+"""The child process that makes the graph: onnxruntime-genai's builder, given codes instead of float weights.
+
+``python -m edgeslm_export.graph.builder_worker`` with a task on standard input (see ``subprocess_job``):
+``work`` (with ``checkpoint/`` and ``codes/``, see ``quantize``), ``formats`` (name of a matrix: bits and
+group size), ``options`` (the builder's) and ``out`` (where the graph goes). Only here is the builder
+imported.
+
+The builder decides what a family's graph looks like: it splits, fuses and reorders the rows of matrices. It
+is handed a model whose matrices hold nothing but the number of each row, in memory of a row: what arrives
+where a matrix product is written says by those numbers which codes belong there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import itertools
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edgeslm_export.graph.matmul_by_row import BY_ROW, write_product_by_row, write_scales
+from edgeslm_export.jobs.subprocess_job import Reporter
+from edgeslm_export.quantize.formats import Format
+from edgeslm_export.quantize.packing import Quantized
+from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
+from edgeslm_export.quantize.worker import load_codes
+from edgeslm_export.sources.checkpoint import read_config
+
+_LAYER = re.compile(r"Reading layer (\d+)")
+_ACCURACY_LEVEL = 4
+"""Products with int8 activations: the fast path of CPUs."""
+
+
+class _Watcher(io.TextIOBase):
+    """Stands in for standard output: the builder says which layer it reads, and that is the progress."""
+
+    def __init__(self, reporter: Reporter, layers: int) -> None:
+        self._reporter, self._layers = reporter, layers
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        sys.stderr.write(text)
+        if match := _LAYER.search(text):
+            self._reporter.progress(2 + int(match[1]), self._layers + 5, "writing layers")
+        elif text.startswith("Saving ONNX model"):
+            self._reporter.progress(self._layers + 2, self._layers + 5, "saving")
+        return len(text)
+
+
+def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """:return: nothing but the number of layers; the files are in ``out``."""
+    work, out = Path(task["work"]), Path(task["out"])
+    reporter.progress(0, 10, "loading libraries")
+    from onnxruntime_genai.models.builder import create_model, parse_extra_options
+
+    folder = work / "checkpoint"
+    formats = {name: Format(*pair) for name, pair in task["formats"].items()}
+    codes = dict(load_codes(work / "codes", formats))
+    layers = int(read_config(folder / "config.json")["num_hidden_layers"])
+    pairs = ["hf_token=false", *(f"{key}={value}" for key, value in task["options"].items())]
+    cache = str(work / "cache")
+    watcher = _Watcher(reporter, layers)
+    with contextlib.redirect_stdout(watcher), _codes_for_weights(folder, codes), one_rope():
+        parsed = parse_extra_options(None, str(folder), str(out), "int4", "cpu", cache, pairs)
+        create_model(None, str(folder), str(out), "int4", "cpu", cache, **parsed)
+    shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # the builder's may be made anew
+    return {"layers": layers}
+
+
+@contextlib.contextmanager
+def _codes_for_weights(folder: Path, codes: dict[str, Quantized]) -> Iterator[None]:
+    """The builder's base class writes ``codes`` where it would write float weights."""
+    # The builder puts its own folder on the path, so its classes' modules have names without the package's.
+    Model = importlib.import_module("builders.base").Model  # noqa: N806
+
+    rows = _Rows(codes)
+
+    def load_weights(self: Any, _: str) -> Any:
+        return _numbered_model(folder, rows)
+
+    def make_matmul_nbits(self: Any, matmul: Any, basename: str, root_input: str, **options: Any) -> str:
+        return _write_product(self, rows.find(matmul.weight), basename, root_input, **options)
+
+    def make_embedding_lookup(self: Any, embedding: Any, basename: str, lm_head: Any) -> str:
+        return _write_embedding(self, codes.get(EMBEDDING), codes[HEAD], basename)
+
+    replaced = {
+        function.__name__: function for function in (load_weights, make_matmul_nbits, make_embedding_lookup)
+    }
+    originals = {name: getattr(Model, name) for name in replaced}
+    for name, function in replaced.items():
+        setattr(Model, name, function)
+    try:
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(Model, name, function)
+
+
+@contextlib.contextmanager
+def one_rope() -> Iterator[None]:
+    """The builder reads Gemma 3's rotary embedding as transformers 4 wrote it: one, and the base frequency of
+    the windowed layers beside it. transformers 5 has a set of parameters for each type of layer."""
+    Model = importlib.import_module("builders.base").Model  # noqa: N806
+    original = Model.make_config_init
+
+    def make_config_init(self: Any, config: Any) -> None:
+        ropes = getattr(config, "rope_parameters", None) or {}
+        if config.architectures[0] == "Gemma3ForCausalLM" and "full_attention" in ropes:
+            config.rope_local_base_freq = ropes["sliding_attention"]["rope_theta"]
+            config.rope_parameters = ropes["full_attention"]
+        original(self, config)
+
+    Model.make_config_init = make_config_init
+    try:
+        yield
+    finally:
+        Model.make_config_init = original
+
+
+class _Rows:
+    """Numbers every row of every matrix, and finds rows by their numbers."""
+
+    def __init__(self, codes: dict[str, Quantized]) -> None:
+        self._codes = codes
+        self._starts: dict[str, int] = {}
+        total = 0
+        for name, matrix in codes.items():
+            self._starts[name] = total
+            total += len(matrix.codes)
+        if total >= 1 << 24:
+            raise ValueError(f"{total} rows can't be numbered in float32")
+        self._names = list(self._starts)
+        self._firsts = np.array(list(self._starts.values()))
+
+    def numbered(self, name: str, columns: int) -> Any:
+        """A tensor [rows, columns] that takes the memory of one column: each row is its number."""
+        import torch
+
+        start, count = self._starts[name], len(self._codes[name].codes)
+        return torch.arange(start, start + count, dtype=torch.float32)[:, None].expand(count, columns)
+
+    def find(self, weight: Any) -> Quantized:
+        """The codes of a matrix that the builder made of numbered rows."""
+        numbers = weight[:, 0].to("cpu").numpy().astype(np.int64)
+        owners = np.searchsorted(self._firsts, numbers, side="right") - 1
+        cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1), len(numbers)]
+        pieces = []
+        for start, end in itertools.pairwise(cuts):
+            name = self._names[owners[start]]
+            pieces.append((self._codes[name], numbers[start:end] - self._starts[name]))
+        forms = {matrix.format for matrix, _ in pieces}
+        if len(forms) != 1:
+            raise ValueError(f"matrices of different formats are fused: {forms}")
+        return Quantized(
+            np.concatenate([matrix.codes[rows] for matrix, rows in pieces]),
+            np.concatenate([matrix.scales[rows] for matrix, rows in pieces]),
+            forms.pop(),
+            pieces[0][0].smoothing,  # these belong to what they read, which is the same
+            pieces[0][0].reach,
+        )
+
+
+def _numbered_model(folder: Path, rows: _Rows) -> Any:
+    """The checkpoint's model with its small parameters, and numbered rows for matrices."""
+    import torch
+    from edgeslm_export.sources.layer_reader import LayeredModel
+
+    layered = LayeredModel(folder, matrices=False)
+    for name, module in {**layered.matrices(), EMBEDDING: layered.model.model.embed_tokens}.items():
+        shape = module.weight.shape
+        # The embedding is written from its codes; the builder only looks at its shape.
+        value = torch.zeros(1, 1).expand(shape) if name == EMBEDDING else rows.numbered(name, shape[1])
+        module.weight = torch.nn.Parameter(value, requires_grad=False)
+    for number in range(len(layered.layers)):
+        layered.load_layer(number)
+    return layered.model
+
+
+def _write_product(
+    model: Any, matrix: Quantized, basename: str, root_input: str, *, logits: bool = False, **options: Any
+) -> str:
+    """:return: the name of the product's last node."""
+    output = "logits" if logits else None
+    sequence = options.get("seq_dim", "sequence_length")
+    if matrix.format.by_row:
+        return write_product_by_row(model, matrix, f"{basename}{BY_ROW}", root_input, sequence, output)
+    return _write_product_in_groups(model, matrix, f"{basename}NBits", root_input, sequence, output)
+
+
+def _write_product_in_groups(
+    model: Any, matrix: Quantized, name: str, root_input: str, sequence: str, output: str | None
+) -> str:
+    """A ``MatMulNBits`` node; like the builder's own, but for scales in float16."""
+    weights, scales = _write_matrix(model, matrix, name[1:].replace("/", "."))
+    output = output or f"{name}/output_0"
+    rows, columns = matrix.codes.shape
+    model.make_node(
+        "MatMulNBits",
+        inputs=[root_input, weights, scales],
+        outputs=[output],
+        name=name,
+        domain="com.microsoft",
+        accuracy_level=_ACCURACY_LEVEL,
+        bits=matrix.format.bits,
+        block_size=matrix.format.group_size,
+        K=columns,
+        N=rows,
+    )
+    shape = model.make_hidden_state_shape(seq_dim=sequence, last_dim=rows)
+    model.make_value(output, model.io_dtype, shape=shape)
+    return name
+
+
+def _write_matrix(model: Any, matrix: Quantized, name: str) -> tuple[str, str]:
+    """Codes and scales as initializers.
+
+    The kernels want scales in float32: a Cast that the runtime folds away when it loads the graph.
+    """
+    weights = f"{name}.qweight"
+    model.make_initializer(matrix.pack(), weights)
+    return weights, write_scales(model, matrix.scales, f"{name}.scales")
+
+
+def _write_embedding(model: Any, own: Quantized | None, head: Quantized, basename: str) -> str:
+    """A ``GatherBlockQuantized`` node on the embedding's own codes, or on the head's when they are tied."""
+    import onnx_ir as ir
+
+    matrix = own or head
+    if own is not None:
+        weights, scales = _write_matrix(model, own, EMBEDDING)
+    else:  # written with the head, later
+        weights, scales = "lm_head.MatMulNBits.qweight", "lm_head.MatMulNBits.scales"
+    form = matrix.format
+    rows, columns = matrix.codes.shape
+    padded = form.groups(columns) * form.group_size
+    flat = f"{basename}/Reshape"
+    shape = f"/model/constants/INT64/[{rows}, {padded * form.bits // 8}]"
+    model.make_reshape(flat, [weights, shape], dtype=ir.DataType.UINT8, shape=[rows, padded * form.bits // 8])
+    gather = f"{basename}/GatherBlockQuantized"
+    output = f"{gather}/output_0"
+    model.make_node(
+        "GatherBlockQuantized",
+        inputs=[f"{flat}/output_0", model.input_names["input_ids"], scales],
+        outputs=[output],
+        name=gather,
+        domain="com.microsoft",
+        bits=form.bits,
+        block_size=form.group_size,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+    if padded == columns:
+        return output
+    model.make_value(output, model.io_dtype, shape=model.make_hidden_state_shape(last_dim=padded))
+    bounds = [f"/model/constants/INT64/[{bound}]" for bound in (0, columns, -1)]
+    whole = model.make_hidden_state_shape()
+    model.make_slice(f"{basename}/Slice", [output, *bounds], dtype=model.io_dtype, shape=whole)
+    return f"{basename}/Slice/output_0"
+
+
+if __name__ == "__main__":
+    sys.exit(Reporter().run(build))

@@ -1,0 +1,173 @@
+"""A decoder's graph that computes single tokens by matrices of their own.
+
+Many tokens at a time are fastest as products of integers (``product_by_row``), one at a time where fewest
+bytes are read. So the plain graph of a bundle may hold two, and the number of its tokens decides (the ``If``
+of ONNX, as in the merged decoders of optimum): ``READS`` for prompts and for tokens that were proposed,
+``WRITES`` for a token that follows alone. Both have the same inputs and share the cache.
+
+Weights stay outside of both branches, what both have of the same there once: of weights within a branch the
+runtime keeps the bytes of the file in memory beside its own layout, and refuses a file that has several hard
+links. The graph that scores labels gets the same branch ``WRITES``, though it never takes it: the runtime
+lays weights out in an order that hangs on their names, and both graphs share one prepared file. The graph
+for adapters is ``READS`` alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from edgeslm_export.graph.external_data import append, content_of, file_of
+from edgeslm_export.graph.onnx_edit import replace
+from edgeslm_export.graph.score_graph import GRAPH as SCORE
+
+READS, WRITES = "reads", "writes"
+PLAIN: Final = "model.onnx"
+_CHOICE: Final = "/several_tokens"
+_MORE_THAN: Final = {PLAIN: 1, SCORE: 0}
+"""Tokens with more than which a graph reads."""
+
+
+def join(folder: Path, writing: Path) -> None:
+    """The graphs of ``folder``, plain and to score, become two each: their own and the plain one of
+    ``writing``. Models of onnxruntime-genai's builder with the same inputs and outputs.
+
+    :raises ValueError: they have others.
+    """
+    import onnx
+
+    writes = onnx.load(writing / PLAIN, load_external_data=False)
+    plain = onnx.load(folder / PLAIN, load_external_data=False)
+    for values in ("input", "output"):
+        if _names(getattr(plain.graph, values)) != _names(getattr(writes.graph, values)):
+            raise ValueError(f"{folder} and {writing} have not the same {values}s")
+    _prefix(writes.graph, _share(folder, plain.graph, writing, writes.graph))
+    for name, least in _MORE_THAN.items():
+        if not (folder / name).exists():
+            continue
+        model = onnx.load(folder / name, load_external_data=False)
+        _choose(model.graph, writes.graph, least)
+        known = {opset.domain for opset in model.opset_import}
+        model.opset_import.extend(opset for opset in writes.opset_import if opset.domain not in known)
+        onnx.save(model, folder / name)
+
+
+def keep_part(graph: Any, part: str) -> None:
+    """A joined graph becomes its ``part`` again; one that isn't joined stays. In place."""
+    (choice,) = [node for node in graph.node if node.name == _CHOICE] or [None]
+    if choice is None:
+        return
+    (branch,) = [attribute.g for attribute in choice.attribute if attribute.g.name == part]
+    used = {name for node in branch.node for name in node.input}
+    outside: list[Any] = []
+    for node in reversed(graph.node):
+        if node is not choice and used & set(node.output):
+            used |= set(node.input)
+            outside.insert(0, node)
+    known = used | {name for node in branch.node for name in node.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    infos = [value for value in (*graph.value_info, *branch.value_info) if value.name in known]
+    replace(graph, [*outside, *branch.node], kept, infos)
+    _rename(graph, {name: name.removeprefix(f"{part}/") for name in _values(graph)})
+
+
+def _choose(reads: Any, writes: Any, least: int) -> None:
+    """``reads`` becomes the joined graph. :param writes: has names of its own but for what it shares."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    outputs = _names(reads.output)
+    constants = {tensor.name: tensor for graph in (reads, writes) for tensor in graph.initializer}
+    outside: dict[str, Any] = {}
+    infos = {value.name: value for graph in (reads, writes) for value in graph.value_info}
+    branches = {}
+    for part, graph in ((READS, reads), (WRITES, writes)):
+        branch = type(graph).FromString(graph.SerializeToString())
+        if part == READS:
+            _rename(branch, {name: f"{READS}/{name}" for name in outputs})
+        branch.name = part
+        fixed = set(constants)
+        inside = []
+        for node in branch.node:
+            if set(node.input) <= fixed | {""}:
+                fixed |= set(node.output)
+                outside.setdefault(node.output[0], node)
+            else:
+                inside.append(node)
+        made = {name for node in inside for name in node.output}
+        replace(branch, inside, [], [value for value in branch.value_info if value.name in made])
+        del branch.input[:]
+        branches[part] = branch
+
+    def make(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+        return helper.make_node(kind, inputs, [output], name=f"{_CHOICE}/{kind}", **attributes)
+
+    count, few, several = (f"{_CHOICE}/{name}" for name in ("count", "few", "are"))
+    nodes = [
+        *outside.values(),
+        make("Shape", ["input_ids"], count, start=1, end=2),
+        make("Constant", [], few, value=numpy_helper.from_array(np.array([least], np.int64))),
+        make("Greater", [count, few], several),
+        helper.make_node(
+            "If", [several], outputs, name=_CHOICE, then_branch=branches[READS], else_branch=branches[WRITES]
+        ),
+    ]
+    kept = [infos[name] for node in outside.values() for name in node.output if name in infos]
+    replace(reads, nodes, list(constants.values()), kept)
+
+
+def _names(values: Any) -> list[str]:
+    return [value.name for value in values]
+
+
+def _values(graph: Any) -> set[str]:
+    """Names of all values that a graph reads or makes."""
+    made = {name for node in graph.node for name in (*node.input, *node.output)}
+    return (made | set(_names(graph.initializer)) | set(_names(graph.output))) - {""}
+
+
+def _rename(graph: Any, names: dict[str, str]) -> None:
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
+    for value in (*graph.initializer, *graph.output, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+
+
+def _prefix(writes: Any, shared: set[str]) -> None:
+    """What ``writes`` has of its own gets names of its own."""
+    same = shared | set(_names(writes.input))
+    for node in writes.node:  # what is made of shared constants alone is made once
+        if set(node.output) <= shared or (node.input and set(node.input) <= shared | {""}):
+            same |= set(node.output)
+            shared = shared | set(node.output)
+        else:
+            node.name = f"{WRITES}/{node.name}"
+    _rename(writes, {name: f"{WRITES}/{name}" for name in _values(writes) - same})
+
+
+def _share(folder: Path, reads: Any, writing: Path, writes: Any) -> set[str]:
+    """Constants of ``writes`` that ``reads`` has too are taken from it, by their names; the bytes
+    of the others go behind its weights.
+
+    :return: the names of those that are shared.
+    """
+    others = {tensor.name: tensor for tensor in reads.initializer}
+    location = file_of(reads)
+    shared, own = set(), []
+    for tensor in writes.initializer:
+        other = others.get(tensor.name)
+        is_same = other is not None and (other.data_type, other.dims) == (tensor.data_type, tensor.dims)
+        if is_same and content_of(folder, other) == content_of(writing, tensor):
+            shared.add(tensor.name)
+            continue
+        own.append(tensor)
+        if tensor.external_data:
+            append(folder, location, tensor, content_of(writing, tensor))
+    replace(writes, list(writes.node), own, list(writes.value_info))
+    constants = {node.output[0]: node for node in reads.node if node.op_type == "Constant"}
+    for node in writes.node:
+        other = constants.get(node.output[0])
+        if node.op_type == "Constant" and other is not None and list(node.attribute) == list(other.attribute):
+            shared.add(node.output[0])
+    return shared

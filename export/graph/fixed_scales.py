@@ -1,0 +1,166 @@
+"""Products by row become two nodes where one scale serves all tokens, and smoothing becomes part of weights.
+
+Of the six nodes that ``product_by_row`` puts around a product of integers, five are there for scales of
+single tokens, and a message of a few words spends more time in them than in the norms. Where calibration saw
+that tokens are alike, the plain graph and the one that scores labels do without: the numbers become codes by
+one scale, as in SmoothQuant's static variant (Xiao et al. 2023, arXiv 2211.10438), and the product is done.
+What smooths channels goes into what is multiplied before anyway: a norm's weights, or the scales of the
+product that makes the gated values.
+
+The graph for adapters stays as it was: what they add may be larger than anything that calibration saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeslm_export.graph.external_data import append, file_of, values_of
+from edgeslm_export.graph.lora_graph import Product, find_products
+from edgeslm_export.graph.matmul_by_row import INTEGERS, REACH, smoothed_source, smooths
+from edgeslm_export.graph.onnx_edit import makers_of, read_by, replace
+from edgeslm_export.graph.score_graph import GRAPH as SCORE
+from edgeslm_export.quantize.formats import STEPS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+_GRAPHS: Final = ("model.onnx", SCORE)
+_NORM_WEIGHTS: Final = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2}
+"""Where onnxruntime's norms have theirs among the inputs. Those with a bias would have to smooth it, too."""
+_SCALES: Final = 3
+"""Where a product of integers has its weights' scales."""
+
+Share = Callable[[str, "Floats"], Any]
+"""Gives the tensor of a name, with those values beside the graph; each name's are written once."""
+
+
+def fix_scales(folder: Path) -> None:
+    """Changes the graphs of a bundle's folder, and puts the weights that are new behind the others."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    known: dict[str, Any] = {}
+    for name in _GRAPHS:
+        if not (folder / name).exists():
+            continue
+        model = onnx.load(folder / name, load_external_data=False)
+        graph = model.graph
+        if not any(node.op_type == INTEGERS for node in graph.node):
+            return
+        location = file_of(graph)
+
+        def share(name: str, values: Floats, location: str = location) -> Any:
+            if name not in known:
+                known[name] = numpy_helper.from_array(np.asarray(values, np.float32), name)
+                append(folder, location, known[name], known[name].raw_data)
+            return known[name]
+
+        for product in find_products(model):
+            if product.weighing.op_type == INTEGERS:
+                _fix(graph, product, share)
+        _Smoothing(folder, model, share).fold()
+        _drop_unused(graph)
+        onnx.save(model, folder / name)
+
+
+def _fix(graph: Any, product: Product, share: Share) -> None:
+    """One scale for all tokens, where there is one that serves them."""
+    import numpy as np
+
+    makers = makers_of(graph)
+    codes = makers[product.weighing.input[0]]
+    reach = {entry.key: entry.value for entry in codes.metadata_props}.get(REACH)
+    if reach is None:
+        return
+    step = f"{codes.name}/step"
+    if codes.input[1] != step:  # not yet, by another product that reads the same
+        graph.initializer.append(share(step, np.array(float(reach) / STEPS, np.float32)))
+        codes.input[0], codes.input[1] = smoothed_source(codes.output[0], makers), step
+    last, integers = product.last, product.weighing
+    integers.input[2] = step
+    name, output = last.name, last.output[0]
+    last.name, last.output[0] = f"{name}/unused", f"{output}/unused"
+    integers.name, integers.output[0] = name, output
+
+
+class _Smoothing:
+    """Takes the nodes out that only bring channels nearer to one another."""
+
+    def __init__(self, folder: Path, model: Any, share: Share) -> None:
+        self._folder, self._graph, self._share = folder, model.graph, share
+        self._tensors = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._products = {one.last.output[0]: one.weighing for one in find_products(model)}
+
+    def fold(self) -> None:
+        for node in [node for node in self._graph.node if smooths(node)]:
+            value, factors = node.input
+            readers = [other for other in self._graph.node if value in other.input]
+            if len(readers) == 1 and self._take_over(makers_of(self._graph)[value], value, factors):
+                for other in self._graph.node:
+                    other.input[:] = [value if name == node.output[0] else name for name in other.input]
+
+    def _take_over(self, maker: Any, value: str, factors: str) -> bool:
+        """Whether what makes a value could be made to smooth it."""
+        wanted = self._values(factors)
+        place = _NORM_WEIGHTS.get(maker.op_type)
+        if place is not None and maker.output[0] == value and maker.input[place] in self._tensors:
+            self._put(maker, place, self._values(maker.input[place]) * wanted)
+            return True
+        return maker.op_type == "Mul" and any(self._scale(part, wanted) for part in reversed(maker.input))
+
+    def _scale(self, part: str, factors: Floats) -> bool:
+        """Whether ``part``, a product by row or a part of one that only the gate reads, could be scaled."""
+        import numpy as np
+
+        maker = makers_of(self._graph).get(part)
+        if maker is None or sum(part in node.input for node in self._graph.node) != 1:
+            return False
+        is_split = maker.op_type == "Split"
+        integers = self._products.get(maker.input[0] if is_split else part)
+        if integers is None or integers.op_type != INTEGERS:
+            return False
+        parts = list(maker.output) if is_split else [part]
+        scales = self._values(integers.input[_SCALES])
+        if len(scales) != len(parts) * len(factors):
+            return False
+        start = parts.index(part) * len(factors)
+        whole = np.ones_like(scales)
+        whole[start : start + len(factors)] = factors
+        self._put(integers, _SCALES, scales * whole)
+        return True
+
+    def _values(self, name: str) -> Floats:
+        maker = makers_of(self._graph).get(name)
+        if maker is not None and maker.op_type == "Cast":  # scales are stored in 16 bits
+            name = maker.input[0]
+        values: Floats = values_of(self._folder, self._tensors[name]).astype("float32")
+        return values
+
+    def _put(self, node: Any, place: int, values: Floats) -> None:
+        name = f"{node.name}/smoothed"
+        self._tensors[name] = self._share(name, values)
+        self._graph.initializer.append(self._tensors[name])
+        node.input[place] = name
+
+
+def _drop_unused(graph: Any) -> None:
+    """Nodes and weights that nothing reads any more."""
+    used = {value.name for value in graph.output}
+    kept: list[Any] = []
+    for node in reversed(graph.node):
+        if used & set(node.output):
+            used |= read_by(node)
+            kept.insert(0, node)
+    made = {name for node in kept for name in node.output}
+    replace(
+        graph,
+        kept,
+        [tensor for tensor in graph.initializer if tensor.name in used],
+        [value for value in graph.value_info if value.name in made],
+    )

@@ -1,0 +1,114 @@
+"""The plain graph of a decoder bundle gives the logits of its last few tokens, not of the last one alone.
+
+onnxruntime-genai's n-gram speculation (prompt lookup, Saxena 2023, github.com/apoorvumang/
+prompt-lookup-decoding) proposes the tokens that followed the same ones before, and takes those that the model
+would have said. For that it needs the logits of each, from a graph that declares logits for every token. With
+those of every token of a prompt a third of its time would go into the head; so the graph computes those of
+the last ``ROWS``, from the last layer's products on, and has zeros before them, which nothing reads. Works on
+finished graphs of the builder that were made with ``prune_lm_head``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from edgeslm_export.graph.onnx_edit import replace
+from edgeslm_export.graph.prune_lm_head import cut_earlier, remove_pruning, rename_tokens, replace_pruning
+
+ROWS: Final = 9
+"""Logits that a pass gives: of a token, and of eight that are proposed behind it."""
+MOST_VOCABULARY: Final = 160_000
+"""Zeros for a piece of 64 tokens then take 41 MB while it is read: with more, too much to go uncounted."""
+_NAME: Final = "/lm_head/last"
+_BOUNDS: Final = {"first": -ROWS, "end": 1 << 62, "axis": 1, "none": 0}
+
+
+def keep_last_logits(folder: Path, plain: str = "model.onnx") -> bool:
+    """Changes the graph ``plain`` of a bundle, and says in ``genai_config.json`` how many tokens may be
+    proposed to it at a time.
+
+    :return: false if its head is not pruned, its vocabulary too large, or its cache a window that slides,
+        with which the runtime doesn't speculate; nothing is changed then.
+    """
+    import onnx
+
+    file = folder / "genai_config.json"
+    config = json.loads(file.read_text("utf-8"))
+    model = onnx.load(folder / plain, load_external_data=False)
+    settings = config.get("model", {})
+    wants_too_much = settings.get("vocab_size", MOST_VOCABULARY + 1) > MOST_VOCABULARY
+    if wants_too_much or settings["decoder"].get("sliding_window") or not widen_head(model.graph):
+        return False
+    onnx.save(model, folder / plain)
+    config["speculative"] = {"max_draft_tokens": ROWS - 1}
+    file.write_text(json.dumps(config, indent=4), "utf-8")
+    return True
+
+
+def widen_head(graph: Any) -> bool:
+    """Changes the graph in place. :return: false where it was left as it is."""
+    from onnx import helper
+
+    kept, few = f"{_NAME}/Slice/output_0", f"{_NAME}/logits"
+    found: list[str] = []
+
+    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+        return helper.make_node(kind, inputs, [output], name=f"{_NAME}/{kind}/{output}", **attributes)
+
+    def keep(hidden: str) -> list[Any]:
+        found.append(hidden)
+        bounds = {name: f"{_NAME}/{name}" for name in _BOUNDS}
+        # Made of a shape and not constants: with one constant more than the graph that scores labels has, the
+        # runtime lays the weights of both out in another order, and they couldn't share a prepared file.
+        return [
+            node("Shape", [hidden], f"{_NAME}/one", start=0, end=1),
+            *(
+                node("ConstantOfShape", [f"{_NAME}/one"], bounds[name], value=_number(value))
+                for name, value in _BOUNDS.items()
+            ),
+            node("Slice", [hidden, bounds["first"], bounds["end"], bounds["axis"]], kept),
+        ]
+
+    if not replace_pruning(graph, kept, "last", keep):
+        return False
+    for old in graph.node:
+        old.output[:] = [few if output == "logits" else output for output in old.output]
+    (hidden,) = found
+    nodes = [
+        node("Shape", [hidden], f"{_NAME}/all", start=1, end=2),
+        node("Shape", [kept], f"{_NAME}/few", start=1, end=2),
+        node("Sub", [f"{_NAME}/all", f"{_NAME}/few"], f"{_NAME}/missing"),
+        node("Concat", [f"{_NAME}/missing", f"{_NAME}/none"], f"{_NAME}/pads", axis=0),
+        node("Pad", [few, f"{_NAME}/pads", "", f"{_NAME}/axis"], "logits"),
+    ]
+    replace(graph, [*graph.node, *nodes])
+    cut_earlier(graph, f"{_NAME}/Slice/{kept}")
+    for value in graph.output:
+        if value.name == "logits":
+            value.type.tensor_type.shape.dim[1].dim_param = "sequence_length"
+    return True
+
+
+def give_every_token(graph: Any) -> None:
+    """The head of a plain graph reads all tokens, whether it was pruned, widened or neither. In place."""
+    if remove_pruning(graph):
+        return
+    added = [node for node in graph.node if node.name.startswith(f"{_NAME}/")]
+    if not added:
+        return
+    instead = {node.output[0]: node.input[0] for node in added if node.op_type == "Slice"}
+    instead[f"{_NAME}/logits"] = "logits"
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [instead.get(value, value) for value in values]
+    replace(graph, [node for node in graph.node if not node.name.startswith(f"{_NAME}/")])
+    rename_tokens(graph, "sequence_length")
+
+
+def _number(value: int) -> Any:
+    import numpy as np
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.array([value], np.int64))

@@ -1,0 +1,146 @@
+"""The second graph of a decoder bundle: the first one with an empty low-rank branch at each matrix product.
+
+``model_lora.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``, so it costs the size of its nodes
+and no weights. Beside each product ``x W`` of a layer it computes ``x A B`` and adds it (LoRA,
+arXiv:2106.09685). A and B are graph inputs with empty initial values: of rank 0, until an adapter brings its
+own. Works on finished graphs of onnxruntime-genai's builder, float or quantized (``MatMul``, ``MatMulNBits``
+or ``product_by_row``), by the names of their nodes; knows no adapter's format.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.graph.matmul_by_row import BY_ROW, INTEGERS, source_of_codes
+from edgeslm_export.graph.onnx_edit import makers_of
+
+GRAPH = "model_lora.onnx"
+
+_NODE = re.compile(r"/model/layers\.(?P<layer>\d+)/(?P<block>attn|mlp)/(?P<matrix>\w+)/(?P<kind>MatMul\w*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Where an adapter can add to a graph: one matrix product of one layer, [inputs] to [outputs]."""
+
+    layer: int
+    block: str
+    matrix: str
+    """``q_proj``; products of the same input may be packed: ``qkv_proj``, ``gate_up_proj``."""
+    inputs: int
+    outputs: int
+
+    @property
+    def path(self) -> str:
+        return f"model.layers.{self.layer}.{self.block}.{self.matrix}"
+
+    @property
+    def a(self) -> str:
+        """Name of the graph input A, float32 [inputs, rank]."""
+        return f"{self.path}.lora_A"
+
+    @property
+    def b(self) -> str:
+        """Name of the graph input B, float32 [rank, outputs], scaled."""
+        return f"{self.path}.lora_B"
+
+
+def write_lora_graph(folder: Path, plain: str = "model.onnx") -> bool:
+    """Writes ``model_lora.onnx`` beside the graph ``plain`` of a bundle.
+
+    :return: whether there was a matrix product that an adapter could add to; otherwise nothing is written.
+    """
+    import onnx
+
+    model = onnx.load(folder / plain, load_external_data=False)
+    if not add_branches(model):
+        return False
+    onnx.save(model, folder / GRAPH)
+    return True
+
+
+def load_branches(graph: Path) -> list[Branch]:
+    """The branches of a graph that :func:`write_lora_graph` wrote."""
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    inputs = {value.name for value in model.graph.input}
+    branches = (product.branch for product in find_products(model))
+    return [branch for branch in branches if {branch.a, branch.b} <= inputs]
+
+
+def add_branches(model: Any) -> list[Branch]:
+    """Adds a branch to each matrix product of the layers of ``model`` (an ``onnx.ModelProto``), in place.
+
+    Three nodes a product, packed ones included: each node costs about a microsecond a token, which is what
+    a small model feels. An empty B has one column, not ``outputs``: the sum of nothing then is one zero a
+    token, and not a matrix of them that has to be written and read.
+    """
+    from onnx import TensorProto, helper
+
+    found = {product.last.name: product for product in find_products(model)}
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.name not in found:
+            continue
+        source, branch = found[node.name].source, found[node.name].branch
+        out, name = node.output[0], f"{node.name.rpartition('/')[0]}/lora"
+        node.output[0] = f"{name}/base"
+        nodes += [
+            helper.make_node("MatMul", [source, branch.a], [f"{name}/A/output_0"], f"{name}/A/MatMul"),
+            helper.make_node(
+                "MatMul", [f"{name}/A/output_0", branch.b], [f"{name}/B/output_0"], f"{name}/B/MatMul"
+            ),
+            helper.make_node("Add", [node.output[0], f"{name}/B/output_0"], [out], f"{name}/Add"),
+        ]
+        rank = f"rank of {branch.path}"
+        for value, shape, empty in (
+            (branch.a, [branch.inputs, rank], [branch.inputs, 0]),
+            (branch.b, [rank, f"outputs of {branch.path}"], [0, 1]),
+        ):
+            model.graph.initializer.append(helper.make_tensor(value, TensorProto.FLOAT, empty, []))
+            model.graph.input.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, shape))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return [product.branch for product in found.values()]
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product of a layer in a graph: the value that it reads, the node that has the weights, and the
+    node that gives the result, which is the same one unless it is computed by rows."""
+
+    source: str
+    weighing: Any
+    last: Any
+    branch: Branch
+
+
+def find_products(model: Any) -> list[Product]:
+    """The matrix products of a model's layers."""
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    makers = makers_of(model.graph)
+    found = []
+    for node in model.graph.node:
+        match = _NODE.fullmatch(node.name)
+        if match is None:
+            continue
+        weighing, source = node, node.input[0]
+        if node.op_type == "MatMulNBits":
+            numbers = {attribute.name: attribute.i for attribute in node.attribute}
+            inputs, outputs = numbers["K"], numbers["N"]
+        elif node.op_type == "MatMul" and len(shapes.get(node.input[1], ())) == 2:
+            inputs, outputs = shapes[node.input[1]]
+        elif match["kind"].endswith(BY_ROW):  # the last node of the product is the one with its name
+            weighing = node if node.op_type == INTEGERS else makers[node.input[0]]
+            inputs, outputs = shapes[weighing.input[1]]
+            source = source_of_codes(weighing.input[0], makers)
+        else:
+            continue
+        branch = Branch(int(match["layer"]), match["block"], match["matrix"], inputs, outputs)
+        found.append(Product(source, weighing, node, branch))
+    return found

@@ -1,0 +1,133 @@
+"""Where onnxruntime-genai's builder keeps the last token alone (``prune_lm_head``): found and replaced.
+
+What it writes is a Gather of the last position and an Unsqueeze before the head's product. What takes their
+place can go before the last layer's products: behind its attention nothing looks at other tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from edgeslm_export.graph.onnx_edit import replace
+
+_PRUNING: Final = "/lm_head/prune/"
+
+
+def replace_pruning(graph: Any, kept: str, tokens: str, make: Callable[[str], list[Any]]) -> bool:
+    """Changes the graph in place.
+
+    :param kept: the value that the head is to read instead, [1, ``tokens``, size].
+    :param tokens: name of the dimension that the head's values have then.
+    :param make: gets the name of the values of all tokens, and gives the nodes that make ``kept`` of them.
+    :return: false where the head is not pruned; nothing is changed then.
+    """
+    found = _find(graph)
+    if found is None:
+        return False
+    _put(graph, *found, kept, make)
+    rename_tokens(graph, tokens)
+    return True
+
+
+def remove_pruning(graph: Any) -> bool:
+    """The head reads all tokens. Changes the graph in place; false where it was left as it is."""
+    found = _find(graph)
+    if found is None:
+        return False
+    _put(graph, *found, found[1], None)
+    rename_tokens(graph, "sequence_length")
+    return True
+
+
+def _find(graph: Any) -> tuple[list[Any], str] | None:
+    """The nodes that prune, and the values of all tokens that they read."""
+    pruning = [node for node in graph.node if _PRUNING in node.name]
+    made = {output for node in pruning for output in node.output}
+    hidden = {node.input[0] for node in pruning} - made
+    return (pruning, *hidden) if len(hidden) == 1 else None
+
+
+def _put(
+    graph: Any, pruning: list[Any], hidden: str, kept: str, make: Callable[[str], list[Any]] | None
+) -> None:
+    """``kept`` in the place of what ``pruning`` made, and the nodes that make it."""
+    made = {output for node in pruning for output in node.output}
+    nodes = []
+    for node in graph.node:
+        if node in pruning:
+            nodes += make(hidden) if make and node == pruning[0] else []
+            continue
+        for place, source in enumerate(node.input):
+            if source in made:
+                node.input[place] = kept
+        nodes.append(node)
+    replace(graph, nodes)
+
+
+def cut_earlier(graph: Any, cut: str) -> None:
+    """The node ``cut``, which keeps some tokens of what all layers made, keeps them of what the last
+    attention made instead, and of what goes past it. In place; where there is no attention that is known, it
+    stays where it is.
+
+    The kept values have fewer tokens then than their shapes say, so these go: the runtime plans memory by
+    them.
+    """
+    attention = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+    (old,) = [node for node in graph.node if node.name == cut]
+    if not attention:
+        return
+    attended = attention[-1].output[0]
+    behind, made = [], {attended}
+    for node in graph.node:  # in the order in which they are computed
+        if made & set(node.input) and node is not old:
+            behind.append(node)
+            made |= set(node.output)
+        elif node is old:
+            made |= {old.output[0]}
+    fixed = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input} | {""}
+    for node in graph.node:
+        if set(node.input) <= fixed - {value.name for value in graph.input}:
+            fixed |= set(node.output)
+    reached = {name for node in behind for name in node.output} | {old.output[0]}
+    crossing = {name for node in behind for name in node.input if name} - reached - fixed
+    cuts, instead = [], {old.output[0]: old.input[0]}
+    for number, name in enumerate(sorted(crossing)):
+        one = type(old)()
+        one.CopyFrom(old)
+        one.name, one.input[0], one.output[0] = f"{cut}/{number}", name, f"{old.output[0]}/{number}"
+        cuts.append(one)
+        instead[name] = one.output[0]
+    counted = {old.input[0]: attended, old.output[0]: old.input[0]}  # all tokens, and those that are kept
+    nodes = [node for node in graph.node if node is not old]
+    for node in nodes:
+        names = counted if node.op_type == "Shape" else instead if node in behind else {}
+        node.input[:] = [names.get(name, name) for name in node.input]
+    known = [value for value in graph.value_info if value.name not in reached]
+    replace(graph, _in_order([*nodes, *cuts], fixed), infos=known)
+
+
+def _in_order(nodes: list[Any], known: set[str]) -> list[Any]:
+    """Each behind those whose values it reads. :param known: what no node has to make."""
+    ordered, known, waiting = [], set(known), nodes
+    while waiting:
+        later = []
+        for node in waiting:
+            if set(node.input) <= known:
+                ordered.append(node)
+                known |= set(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            raise ValueError(f"nothing makes what {later[0].name} reads")
+        waiting = later
+    return ordered
+
+
+def rename_tokens(graph: Any, tokens: str) -> None:
+    """The head's values have ``tokens`` as their second dimension."""
+    for value in (*graph.output, *graph.value_info):
+        dimensions = value.type.tensor_type.shape.dim
+        if (value.name == "logits" or value.name.startswith("/lm_head/")) and len(dimensions) == 3:
+            dimensions[1].Clear()
+            dimensions[1].dim_param = tokens

@@ -1,0 +1,180 @@
+"""The third graph of a decoder bundle: it reads branches, and gives chosen logits at chosen positions.
+
+``model_score.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``. It takes each token's position,
+what each token may look at (``GroupQueryAttention``'s inputs ``position_ids`` and ``attention_bias``, which
+the builder leaves empty), where logits are wanted and, if the head is the embedding, of which tokens: so all
+labels of a classification are branches on one message, read in one pass (tree attention, as in SpecInfer,
+Miao et al. 2023, arXiv 2305.09781), and of a vocabulary only the tokens of labels are multiplied with. Works
+on finished graphs of onnxruntime-genai's builder; ``edgeslm.engine.worker.scorer`` runs it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from edgeslm_export.graph.onnx_edit import replace
+from edgeslm_export.graph.prune_lm_head import cut_earlier, replace_pruning
+
+GRAPH: Final = "model_score.onnx"
+
+POSITIONS, BIAS, WANTED = "position_ids", "attention_bias", "logit_positions"
+"""Its inputs beside those of the plain graph: int64 [1, tokens], float32 [1, 1, tokens, all tokens], int64
+[wanted]; the logits are [1, wanted, vocabulary]."""
+WORDS = "logit_tokens"
+"""Another one, int64 [words]: if it isn't empty, the logits are [1, wanted, words]."""
+
+_ATTENTION: Final = "GroupQueryAttention"
+_POSITIONS_PLACE, _BIAS_PLACE = 9, 10
+"""Where onnxruntime's ContribOperators.md has them among the inputs."""
+
+
+def write_score_graph(folder: Path, plain: str = "model.onnx") -> bool:
+    """Writes ``model_score.onnx`` beside the graph ``plain`` of a bundle.
+
+    :return: false if this architecture can't be scored so; nothing is written then.
+    """
+    import onnx
+
+    model = onnx.load(folder / plain, load_external_data=False)
+    if not open_branches(model.graph):
+        return False
+    onnx.save(model, folder / GRAPH)
+    return True
+
+
+def open_branches(graph: Any) -> bool:
+    """Changes the graph in place.
+
+    :return: false where it was left as it is: attention that looks through a window of neighbours would take
+        branches for neighbours, a graph that switches between two (Phi-3's LongRoPE) switches by the count of
+        all tokens, and a head that is not pruned has no place for ``WANTED``.
+    """
+    if any(node.op_type == "If" for node in graph.node):
+        return False
+    attention = [node for node in graph.node if node.op_type == _ATTENTION]
+    if not attention or any(_has_window(node) or _takes_positions(node) for node in attention):
+        return False
+    from onnx import TensorProto, helper
+
+    kept = "/lm_head/wanted/Gather/output_0"
+
+    def gather(hidden: str) -> list[Any]:
+        return [helper.make_node("Gather", [hidden, WANTED], [kept], name="/lm_head/wanted/Gather", axis=1)]
+
+    if not replace_pruning(graph, kept, "wanted", gather):
+        return False
+    for node in graph.node:  # those before were copied
+        if node.op_type != _ATTENTION:
+            continue
+        node.input.extend([""] * (_BIAS_PLACE + 1 - len(node.input)))
+        node.input[_POSITIONS_PLACE], node.input[_BIAS_PLACE] = POSITIONS, BIAS
+    if POSITIONS not in {value.name for value in graph.input}:
+        shape: list[str | int] = ["batch_size", "sequence_length"]
+        graph.input.append(helper.make_tensor_value_info(POSITIONS, TensorProto.INT64, shape))
+    shape = [1, 1, "sequence_length", "total_sequence_length"]
+    graph.input.append(helper.make_tensor_value_info(BIAS, TensorProto.FLOAT, shape))
+    graph.input.append(helper.make_tensor_value_info(WANTED, TensorProto.INT64, ["wanted"]))
+    cut_earlier(graph, "/lm_head/wanted/Gather")
+    _choose_words(graph)
+    return True
+
+
+def _choose_words(graph: Any) -> None:
+    """The head multiplies with the embeddings of ``WORDS`` alone, where it is the embedding.
+
+    What it multiplies is rounded as the head rounds it (``MatMulNBits``, accuracy level 4: 8 bits, one scale
+    for each group), so that a label doesn't depend on which way it was scored. With all tokens the head stays
+    in the graph, as a branch: so the runtime lays out the same weights as those of the plain graph, and both
+    share one prepared file.
+    """
+    from onnx import TensorProto, helper
+
+    (head,) = [node for node in graph.node if "logits" in node.output]
+    hidden = head.input[0]
+    embeddings = [node for node in graph.node if node.op_type == "GatherBlockQuantized"]
+    flat = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Reshape"}
+    rows = {attribute.name: attribute.i for attribute in head.attribute}
+    if head.op_type != "MatMulNBits" or len(embeddings) != 1:
+        return
+    (embedding,) = embeddings
+    is_tied = flat.get(embedding.input[0]) == head.input[1] and embedding.input[2] == head.input[2]
+    if not is_tied or rows["K"] % rows["block_size"]:  # the last of those numbers would be padding
+        return
+
+    def branch(name: str, nodes: list[Any]) -> Any:
+        shape = [1, "wanted", name]
+        return helper.make_graph(
+            nodes, name, [], [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, shape)]
+        )
+
+    gather, every = type(embedding)(), type(head)()
+    gather.CopyFrom(embedding)
+    every.CopyFrom(head)
+    gather.name, gather.input[1], gather.output[0] = "/lm_head/words/Gather", WORDS, "/lm_head/words/rows"
+    every.output[0] = "/lm_head/every/logits"
+    some = [
+        *_round_as_head(hidden, rows["block_size"], rows["K"]),
+        gather,
+        _node("Transpose", ["/lm_head/words/rows"], "words/columns", perm=[1, 0]),
+        _node("MatMul", ["/lm_head/words/read", "/lm_head/words/columns"], "words/logits"),
+    ]
+    choice = helper.make_node(
+        "If",
+        ["/lm_head/words/are"],
+        ["logits"],
+        name="/lm_head/words",
+        then_branch=branch("words", some),
+        else_branch=branch("vocabulary", [every]),
+    )
+    new = [
+        _node("Size", [WORDS], "words/count"),
+        _node("Cast", ["/lm_head/words/count"], "words/are", to=TensorProto.BOOL),
+        choice,
+    ]
+    replace(graph, [one for one in graph.node if one.output[0] != "logits"] + new)
+    for value in graph.output:
+        if value.name == "logits":
+            value.type.tensor_type.shape.dim[2].Clear()
+    graph.input.append(helper.make_tensor_value_info(WORDS, TensorProto.INT64, ["words"]))
+
+
+def _round_as_head(hidden: str, group: int, size: int) -> list[Any]:
+    """The nodes that make ``words/read`` of ``hidden``: codes of 8 bits, with one scale for each group."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    def constant(name: str, value: Any) -> Any:
+        return _node("Constant", [], name, value=numpy_helper.from_array(value))
+
+    return [
+        constant("words/groups", np.array([1, -1, size // group, group])),
+        constant("words/whole", np.array([1, -1, size])),
+        constant("words/last", np.array([-1])),
+        constant("words/steps", np.array(127, np.float32)),
+        constant("words/least", np.array(1e-30, np.float32)),  # of a group of zeros
+        _node("Reshape", [hidden, "/lm_head/words/groups"], "words/numbers"),
+        _node("Abs", ["/lm_head/words/numbers"], "words/sizes"),
+        _node("ReduceMax", ["/lm_head/words/sizes", "/lm_head/words/last"], "words/largest", keepdims=1),
+        _node("Div", ["/lm_head/words/largest", "/lm_head/words/steps"], "words/step"),
+        _node("Max", ["/lm_head/words/step", "/lm_head/words/least"], "words/scale"),
+        _node("Div", ["/lm_head/words/numbers", "/lm_head/words/scale"], "words/shares"),
+        _node("Round", ["/lm_head/words/shares"], "words/codes"),
+        _node("Mul", ["/lm_head/words/codes", "/lm_head/words/scale"], "words/rounded"),
+        _node("Reshape", ["/lm_head/words/rounded", "/lm_head/words/whole"], "words/read"),
+    ]
+
+
+def _node(kind: str, inputs: list[str], name: str, **attributes: Any) -> Any:
+    from onnx import helper
+
+    output = f"/lm_head/{name}"
+    return helper.make_node(kind, inputs, [output], name=f"{output}/{kind}", **attributes)
+
+
+def _has_window(node: Any) -> bool:
+    return any(attribute.name == "local_window_size" and attribute.i > 0 for attribute in node.attribute)
+
+
+def _takes_positions(node: Any) -> bool:
+    return any(node.input[_POSITIONS_PLACE : _BIAS_PLACE + 1])

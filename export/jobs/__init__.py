@@ -1,0 +1,1 @@
+"""Child processes: their resources, the environment of optimum, notes of what is done."""

@@ -1,0 +1,133 @@
+"""The environment of optimum: made once in the cache, beside the one that this package runs in.
+
+onnxruntime-genai's builder imports classes of transformers 5 and optimum-onnx pins transformers below
+4.58, so one environment can't hold both. The second one borrows the large packages of the first (torch
+alone is up to 3 GB) through links and installs only what differs. Knows pip and venv, no models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from edgeslm.errors import ExportError
+
+LIST = Path(__file__).parents[1] / "optimum.txt"
+"""What differs from this environment, with hashes: pyproject.toml's group ``optimum`` and what that
+takes, as ``scripts/lock`` made it."""
+
+BORROWED = ("torch", "onnx", "onnxruntime", "numpy")
+"""What is linked from this environment, with all that it requires."""
+
+DOWNLOAD = "about 35 MB"
+
+_READY = "ready"
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/edgeslm`` (XDG base directory specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeslm"
+
+
+def optimum_python(announce: Callable[[str], None], *, debug: bool = False) -> Path:
+    """The interpreter of optimum's environment, which is made if it isn't there or is half-made.
+
+    :param announce: gets a sentence before anything is downloaded.
+    :raises ExportError: it can't be made; nothing usable is left then, and the next call starts again.
+    """
+    borrowed = borrowed_distributions()
+    folder = cache_folder() / f"optimum-{_key(borrowed)}"
+    python = folder / "bin" / "python"
+    if (folder / _READY).is_file():
+        return python
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_suffix(".lock")):
+        if (folder / _READY).is_file():  # another process made it meanwhile
+            return python
+        shutil.rmtree(folder, ignore_errors=True)
+        announce(
+            f"Making optimum's environment once in {folder} (it needs transformers below 4.58, "
+            f"the builder needs 5): {DOWNLOAD} to download."
+        )
+        _run([sys.executable, "-P", "-m", "venv", "--without-pip", str(folder)], debug)
+        _lend(borrowed, folder)
+        install = [sys.executable, "-P", "-m", "pip", "--python", str(python), "install", "--quiet"]
+        _run([*install, "--no-deps", "--require-hashes", "--requirement", str(LIST)], debug)
+        (folder / _READY).write_bytes(LIST.read_bytes())
+    return python
+
+
+def borrowed_distributions() -> dict[str, Distribution]:
+    """``BORROWED`` and what they require here, by name.
+
+    :raises ExportError: the export extra isn't installed.
+    """
+    found: dict[str, Distribution] = {}
+    waiting = list(BORROWED)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        try:
+            found[name] = distribution(name)
+        except PackageNotFoundError:
+            raise ExportError(
+                f"The package {name} is missing; pip install 'edgeslm[export]' brings it."
+            ) from None
+        for text in found[name].requires or ():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name.lower())
+    return found
+
+
+def _key(borrowed: dict[str, Distribution]) -> str:
+    parts = [
+        hashlib.sha256(LIST.read_bytes()).hexdigest(),
+        sys.version_info[:3],
+        sorted((name, dist.version, str(dist.locate_file(""))) for name, dist in borrowed.items()),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _lend(borrowed: dict[str, Distribution], folder: Path) -> None:
+    """Links the top entries of each distribution into ``lent`` and puts that on the new environment's path.
+
+    Outside its site-packages, so that pip counts them as installed and never removes a file of ours.
+    """
+    lent = folder / "lent"
+    lent.mkdir()
+    for dist in borrowed.values():
+        for top in {file.parts[0] for file in dist.files or ()}:
+            target = Path(str(dist.locate_file(top)))
+            if top not in ("..", "__pycache__") and target.exists() and not (lent / top).is_symlink():
+                (lent / top).symlink_to(target)
+    site = next(folder.glob("lib/python3*/site-packages"))
+    (site / "lent.pth").write_text(f"{lent}\n")
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with file.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _run(command: list[str], debug: bool) -> None:
+    done = subprocess.run(
+        command, stdout=sys.stderr if debug else subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode != 0:
+        lines = (done.stdout or "").strip().splitlines() or ["the output above says why"]
+        raise ExportError(f"Optimum's environment can't be made: {lines[-1].strip()}")

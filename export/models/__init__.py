@@ -1,0 +1,1 @@
+"""What is exported: decoders, encoders, adapters, and the plan of an export."""

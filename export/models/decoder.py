@@ -1,0 +1,367 @@
+"""A decoder from source to bundle: study, quantize, place bits, build, measure, put in place.
+
+The steps that need torch or the inference library run in children (``quantize``, ``build``, ``fidelity``,
+``evaluate``); this module orders them, decides with what they found, and writes the manifest. Knows no hub:
+``hub.resolve_source`` brings the source here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.bundle.writer import created_at, runtime_versions, staged, write_manifest, write_report
+from edgeslm_export.evaluate.reference import REFERENCE_BYTES, UNQUANTIZED, gguf_types, study_task
+from edgeslm_export.evaluate.report_card import measure_bundle
+from edgeslm_export.graph.decode_graph import WRITES, join
+from edgeslm_export.graph.fixed_scales import fix_scales
+from edgeslm_export.graph.last_logits import keep_last_logits
+from edgeslm_export.graph.lora_graph import GRAPH, write_lora_graph
+from edgeslm_export.graph.score_graph import GRAPH as SCORE_GRAPH
+from edgeslm_export.graph.score_graph import write_score_graph
+from edgeslm_export.jobs.resources import bytes_a_weight, check_resources
+from edgeslm_export.jobs.subprocess_job import OnProgress, run_module
+from edgeslm_export.quantize.bit_allocation import Placement, Unit
+from edgeslm_export.quantize.formats import Format
+from edgeslm_export.quantize.recipe import (
+    EMBEDDING,
+    Recipe,
+    builder_options,
+    choices_of,
+    formats_by_rule,
+    units_of,
+    written_formats,
+)
+from edgeslm_export.quantize.targets import Attempt, Goal, Search, formats_in_use
+from edgeslm_export.sources import golden_tokens
+from edgeslm_export.sources.checkpoint import Origin, bundle_name
+from edgeslm_export.sources.corpus import Corpus
+
+from edgeslm.bundle.manifest import Manifest
+from edgeslm.errors import ExportError
+
+_NEEDED = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
+
+CALIBRATION_TOKENS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is wanted. Without a ``corpus`` nothing can be calibrated or measured."""
+
+    recipe: Recipe
+    goal: Goal = field(default_factory=Goal)
+    corpus: Corpus | None = None
+
+
+def export_model(
+    origin: Origin,
+    out: Path,
+    order: Order,
+    *,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> tuple[Manifest, dict[str, Any]]:
+    """Makes the bundle ``out`` of ``origin``.
+
+    :return: its manifest and what was measured when it was loaded again.
+    :raises ExportError: any step that failed, or a goal that was missed; nothing is left behind.
+    """
+    created = created_at(origin.revised)
+    recipe = order.recipe
+    if order.corpus is None and (recipe.calibrated or order.goal.max_kl < float("inf")):
+        raise ExportError(
+            f"The recipe {recipe.name} needs text to calibrate on and to measure with; "
+            "name some with --calibration."
+        )
+    with staged(out) as stage:
+        need, hint = memory_a_weight(recipe, gguf=origin.is_gguf)
+        check_resources(origin.weights, _disk_need(origin, recipe), stage, need, hint)
+        with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
+            work = _Work(Path(name), origin, order, on_progress, debug)
+            work.study()
+            built = work.search() if recipe.placing == "measured" else work.by_rule()
+            for file in sorted(built.folder.iterdir()):
+                file.rename(stage / file.name)
+            report = work.report(built)
+        for needed in _NEEDED:
+            if not (stage / needed).is_file():
+                raise ExportError(f"The conversion wrote no {needed}; run it again with --debug.")
+        run_module(
+            "evaluate.golden_answers",
+            {"bundle": str(stage)},
+            "recording golden answers",
+            on_progress=on_progress,
+            debug=debug,
+        )
+        config = json.loads((stage / "genai_config.json").read_bytes())["model"]
+        fields = _manifest_fields(origin, recipe, built.attempt.placement.formats, config, created)
+        if built.written:
+            fields["quantization"]["written"] = _weight_groups(built.written)
+        if (stage / GRAPH).is_file():
+            fields["graphs"]["adapters"] = GRAPH
+        if (stage / SCORE_GRAPH).is_file():
+            fields["graphs"]["score"] = SCORE_GRAPH
+        weight_bytes = sum(file.stat().st_size for file in stage.glob("model.onnx*"))
+        sizes = {
+            "weights": origin.weights,
+            "weight_bytes": weight_bytes,
+            "bits_per_weight": round(weight_bytes * 8 / origin.weights, 3),
+        }
+        write_report(stage, {"kind": "decoder", **sizes, **report})
+        manifest = write_manifest(stage, fields)
+        size = sum(file.stat().st_size for file in stage.iterdir())
+        for fidelity in (built.fidelity, built.written_fidelity):
+            order.goal.check(fidelity.get("kl_mean"), size)
+        measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
+    return manifest, {**measured, **built.fidelity}
+
+
+def memory_a_weight(recipe: Recipe, *, gguf: bool) -> tuple[int, str]:
+    """Bytes of memory that ``recipe`` needs a weight, and what else could be done where they are too many."""
+    measured = recipe.placing == "measured"
+    hint = "take the recipe int4-mixed, which takes no gradients," if measured else ""
+    return bytes_a_weight(gguf=gguf, measured=measured), hint
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A placement that was built: its model folder, and what was measured on it; the same of what computes
+    single tokens, where that is apart."""
+
+    attempt: Attempt
+    folder: Path
+    fidelity: dict[str, Any]
+    written: Mapping[str, Format] = field(default_factory=dict)
+    written_fidelity: dict[str, Any] = field(default_factory=dict)
+
+
+class _Work:
+    """The steps between a source and a bundle's files, in a scratch folder."""
+
+    def __init__(
+        self, folder: Path, origin: Origin, order: Order, on_progress: OnProgress | None, debug: bool
+    ) -> None:
+        self._folder, self._origin, self._order = folder, origin, order
+        self._on_progress, self._debug = on_progress, debug
+        self._made = 0
+        self._golden: dict[str, int] = {}
+
+    def _run(self, module: str, what: str, task: Mapping[str, Any]) -> dict[str, Any]:
+        task = {"work": str(self._folder), **task}
+        return run_module(module, task, what, on_progress=self._on_progress, debug=self._debug)
+
+    def study(self) -> None:
+        """Checkpoint, tokens, reference, and what the source's matrices are and cost."""
+        recipe, origin = self._order.recipe, self._origin
+        self._quantized_as = gguf_types(origin)
+        task = study_task(
+            origin,
+            self._order.corpus,
+            calibration_tokens=CALIBRATION_TOKENS if recipe.calibrated else 0,
+            formats=recipe.choices,
+            find_exact=bool(self._quantized_as.keys() - UNQUANTIZED),
+        )
+        self._found = self._run("quantize.worker", "reading the source", task)
+        self._exact = {name: Format(*pair) for name, pair in self._found["exact"].items()}
+
+    def _quantize(self, formats: Mapping[str, Sequence[Format]]) -> dict[str, Any]:
+        """Makes the codes of every matrix in all of its ``formats``."""
+        return self._run(
+            "quantize.worker",
+            "quantizing",
+            {
+                "step": "quantize",
+                "formats": {name: _pairs(several) for name, several in formats.items()},
+                "exact": self._found["exact"],
+                "compensate": self._order.recipe.calibrated,
+            },
+        )
+
+    def by_rule(self) -> _Built:
+        """What a recipe that doesn't measure builds."""
+        shapes, recipe = self._found["matrices"], self._order.recipe
+        formats = formats_by_rule(recipe, shapes, self._found["layers"])
+        written = written_formats(recipe, formats)
+        for wanted in (formats, written):
+            self._take_over(wanted)
+        self._quantize({name: list(dict.fromkeys((form, written[name]))) for name, form in formats.items()})
+        built = self.build(
+            Placement(formats, sum(form.bytes(*shapes[name]) for name, form in formats.items()), 0.0)
+        )
+        return built if written == formats else self._join(built, written)
+
+    def search(self) -> _Built:
+        """Quantizes in all formats, then builds until one is as small as the goal allows; the best one."""
+        search = Search(self._units(), self._order.goal, self._found["other_bytes"])
+        best: _Built | None = None
+        while (placement := search.propose()) is not None:
+            built = self.build(placement)
+            search.attempts.append(built.attempt)
+            worse, best = (best, built) if search.best() is built.attempt else (built, best)
+            if worse is not None:
+                shutil.rmtree(worse.folder)
+        if best is None:
+            raise ExportError("No placement was proposed.")
+        self._order.goal.check(best.attempt.kl, best.attempt.size)
+        return best
+
+    def _take_over(self, formats: dict[str, Format]) -> None:
+        """What the source has in so few bits stays as it is."""
+        for unit in units_of(formats):
+            exact = self._exact_format(unit)
+            wanted = formats[unit[0]]
+            if exact is not None and exact.bits <= wanted.bits and not wanted.by_row:
+                formats.update(dict.fromkeys(unit, exact))
+
+    def _units(self) -> list[Unit]:
+        shapes = self._found["matrices"]
+        units = units_of(shapes)
+        choices: dict[str, list[Format]] = {}
+        for names in units:
+            may = choices_of(self._order.recipe, names[0], shapes[names[0]][1])
+            exact = self._exact_format(names)
+            choices.update(dict.fromkeys(names, [*may, exact] if exact and exact not in may else may))
+        sizes = (min(form.bytes(*shapes[name]) for form in may) for name, may in choices.items())
+        self._order.goal.check_least(self._found["other_bytes_least"] + sum(sizes))
+        losses = {**self._found["losses"], **self._quantize(choices)["losses"]}
+        made = []
+        for names in units:
+            total = dict.fromkeys(choices[names[0]], 0.0)
+            for name in names:
+                for bits, group_size, loss in losses[name]:
+                    if (form := Format(int(bits), int(group_size))) in total:
+                        total[form] += loss
+            if (exact := self._exact_format(names)) is not None:
+                total[exact] = 0.0
+            made.append(Unit({name: tuple(shapes[name]) for name in names}, total))
+        return made
+
+    def _exact_format(self, unit: tuple[str, ...]) -> Format | None:
+        """The format in which the source has all of a unit already, to the last bit."""
+        own = {self._exact.get(name) for name in unit}
+        return own.pop() if len(own) == 1 else None
+
+    def build(self, placement: Placement) -> _Built:
+        """Builds and measures. The first build is held to the golden set before it is measured."""
+        self._made += 1
+        folder = self._folder / f"bundle-{self._made}"
+        self._build_graph(folder, placement.formats)
+        write_score_graph(folder)
+        keep_last_logits(folder)
+        write_lora_graph(folder)
+        fix_scales(folder)
+        self._golden = self._golden or golden_tokens.check(self._folder, folder)
+        size = sum(file.stat().st_size for file in folder.iterdir()) + self._found["report_bytes"]
+        fidelity = self._measure(folder)
+        attempt = Attempt(placement, fidelity.get("kl_mean", float("inf")), size)
+        return _Built(attempt, folder, fidelity)
+
+    def _build_graph(self, folder: Path, formats: Mapping[str, Format]) -> None:
+        pairs = dict(zip(formats, _pairs(formats.values()), strict=True))
+        options = builder_options(self._order.recipe, formats)
+        self._run(
+            "graph.builder_worker",
+            "the conversion",
+            {"formats": pairs, "options": options, "out": str(folder)},
+        )
+
+    def _measure(self, folder: Path) -> dict[str, Any]:
+        """Nothing where there is no text to measure with."""
+        if self._order.corpus is None:
+            return {}
+        return self._run("evaluate.fidelity", "measuring the bundle", {"bundle": str(folder)})
+
+    def _join(self, built: _Built, formats: dict[str, Format]) -> _Built:
+        """Single tokens get a graph of their own, which is measured by itself."""
+        folder = self._folder / WRITES
+        self._build_graph(folder, formats)
+        fidelity = self._measure(folder)
+        join(built.folder, folder)
+        shutil.rmtree(folder)
+        return replace(built, written=formats, written_fidelity=fidelity)
+
+    def report(self, built: _Built) -> dict[str, Any]:
+        """The report card, but for sizes: nothing that depends on the day or the load."""
+        recipe, corpus = self._order.recipe, self._order.corpus
+        card: dict[str, Any] = {
+            "recipe": recipe.name,
+            "tied_embedding": EMBEDDING not in self._found["matrices"],
+            "formats": formats_in_use(list(built.attempt.placement.formats.values())),
+            "method": "GPTQ" if recipe.calibrated else "rounding",
+        }
+        if recipe.placing == "measured":
+            card["placing"] = {"measure": "Fisher information", "builds": self._made}
+        if self._quantized_as:
+            card["source_tensors"] = self._quantized_as
+            card["source_was_quantized"] = bool(self._quantized_as.keys() - UNQUANTIZED)
+            card["taken_over_without_loss"] = sum(
+                self._exact.get(name) == form for name, form in built.attempt.placement.formats.items()
+            )
+        if corpus is not None:
+            if recipe.calibrated:
+                card["calibration"] = f"{corpus.name}, {self._found['calibration_tokens']:,} tokens"
+            card["fidelity"] = {"text": corpus.name, **built.fidelity}
+        if built.written:
+            card["written"] = {"formats": formats_in_use(list(built.written.values()))}
+            if corpus is not None:
+                card["written"]["fidelity"] = {"text": corpus.name, **built.written_fidelity}
+        return {**card, "golden": self._golden}
+
+
+def _pairs(formats: Iterable[Format]) -> list[list[int]]:
+    """As a task has them."""
+    return [[form.bits, form.group_size] for form in formats]
+
+
+def kv_bytes_per_token(config: dict[str, Any]) -> int:
+    """Cache bytes of one token: keys and values, layers, key-value heads, head size, four bytes each.
+
+    :param config: ``model`` of ``genai_config.json``. Layers with a sliding window need less, so this is
+        the upper bound.
+    """
+    decoder = config["decoder"]
+    per_layer = int(decoder["num_key_value_heads"]) * int(decoder["head_size"])
+    return 2 * int(decoder["num_hidden_layers"]) * per_layer * 4
+
+
+def _disk_need(origin: Origin, recipe: Recipe) -> int:
+    """Bytes written, about: a GGUF's weights as float32, a byte a code in each format, the graph, the float
+    model's logits."""
+    checkpoint = origin.weights * 4 if origin.is_gguf else 0
+    written = recipe.written.bits if recipe.written else 0
+    codes = origin.weights * (max(1, len(recipe.choices)) + bool(written))
+    return checkpoint + origin.weights * (1 + recipe.bits + 2 * written) // 8 + codes + REFERENCE_BYTES
+
+
+def _manifest_fields(
+    origin: Origin, recipe: Recipe, formats: Mapping[str, Format], config: dict[str, Any], created: str
+) -> dict[str, Any]:
+    return {
+        "name": bundle_name(origin.source.id, recipe.name),
+        "kind": "decoder",
+        "architecture": origin.architecture,
+        "source": origin.source,
+        "quantization": {"recipe": recipe.name, "groups": _weight_groups(formats)},
+        "context_length": int(config["context_length"]),
+        "kv_bytes_per_token": kv_bytes_per_token(config),
+        "graphs": {"generate": "model.onnx"},
+        "runtime": runtime_versions("onnxruntime", "onnxruntime-genai"),
+        "created": created,
+    }
+
+
+def _weight_groups(formats: Mapping[str, Format]) -> list[dict[str, Any]]:
+    """The manifest's list: every matrix that is not as most are, then ``*`` for the rest."""
+    (common, _), *_ = Counter(formats.values()).most_common()
+    named = [(name, form) for name, form in sorted(formats.items()) if form != common]
+    return [
+        {"group": name, "bits": form.bits, "group_size": form.group_size}
+        for name, form in [*named, ("*", common)]
+    ]

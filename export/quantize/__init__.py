@@ -1,0 +1,1 @@
+"""Quantization: formats, packing, GPTQ, sensitivity, bit allocation."""

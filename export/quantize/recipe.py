@@ -1,0 +1,207 @@
+"""Quantization recipes as data: which formats a decoder's matrices may have, and who decides.
+
+Knows sizes and names, not how a build is run. onnxruntime calls the group size of a quantized matrix
+``block_size``; this package does so only where the graph is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeslm_export.quantize.formats import ROW, Format
+
+from edgeslm.errors import ExportError
+
+Placing = Literal["same", "rule", "measured"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the matrices of a decoder are stored.
+
+    ``smallest`` is the format of matrix products, ``head`` that of the output head and the embedding (one
+    matrix where they are tied). ``placing`` says which matrices get ``better`` instead: none (``same``),
+    those of a fixed rule (``rule``); or every matrix gets that of the ``choices`` which measuring says buys
+    most (``measured``). ``calibrated`` recipes spread rounding errors by GPTQ, the others round to the
+    nearest code. ``written`` is the format of the layers' matrices by which a token that follows alone is
+    computed, where those are apart (``single_token``).
+    """
+
+    name: str
+    summary: str
+    smallest: Format
+    head: Format
+    average_bits: float
+    placing: Placing = "same"
+    better: Format | None = None
+    choices: tuple[Format, ...] = ()
+    calibrated: bool = False
+    written: Format | None = None
+
+    @property
+    def bits(self) -> int:
+        """Of most weights: for estimates before anything is known of the model."""
+        return self.smallest.bits
+
+    @property
+    def group_size(self) -> int:
+        return self.smallest.group_size
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="int4",
+            summary="4 bits, rounded: made fast, the smallest, loses most",
+            smallest=Format(4, 64),
+            head=Format(4, 64),
+            average_bits=4,
+        ),
+        Recipe(
+            name="int4-mixed",
+            summary="4 bits by GPTQ, 8 bits for the head and, by a rule, where it usually matters",
+            smallest=Format(4, 32),
+            head=Format(8, 64),
+            average_bits=4.8,
+            placing="rule",
+            better=Format(8, 64),
+            calibrated=True,
+        ),
+        Recipe(
+            name="int8",
+            summary="8 bits: near the original at twice the size",
+            smallest=Format(8, 64),
+            head=Format(8, 64),
+            average_bits=8,
+        ),
+        Recipe(
+            name="w8a8",
+            summary="8 bits by GPTQ, computed in 8 bits too: reads prompts fastest, near the original",
+            smallest=Format(8, ROW),
+            head=Format(8, 64),
+            average_bits=8,
+            calibrated=True,
+        ),
+        Recipe(
+            name="w8a8-w4",
+            summary="w8a8, and 4 bits of their own for tokens that are written: fast at both, the largest",
+            smallest=Format(8, ROW),
+            head=Format(8, 64),
+            average_bits=8,
+            calibrated=True,
+            written=Format(4, 64),
+        ),
+        Recipe(
+            name="auto",
+            summary="4 bits by GPTQ, 8 bits where that buys most by measurement; as small as --max-kl allows",
+            smallest=Format(4, 32),
+            head=Format(8, 64),
+            average_bits=4.8,
+            placing="measured",
+            choices=(Format(4, 32), Format(4, 64), Format(4, 128), Format(8, 64)),
+            calibrated=True,
+        ),
+    )
+}
+
+DEFAULT_RECIPE = "auto"
+DEFAULT_MAX_KL = 0.05
+"""What ``auto`` aims at without a limit, in nats a token: less than llama.cpp's Q4_K_M loses on SmolLM2."""
+
+HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
+"""Names of the output head and, where it is a matrix of its own, the embedding."""
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Matrices that read the same input and become one in the graph: they share a format."""
+
+VALUES = ("v_proj", "qkv_proj")
+"""Matrices that make values, alone or with queries and keys."""
+
+ATTENDED = ("o_proj", "dense")
+"""Matrices that read what attention gives. It isn't smoothed: nothing before it could take the factors, since
+the cache lies between, and a node of its own would cost more than they gain."""
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+
+
+def find_recipe(name: str) -> Recipe:
+    """:raises ExportError: an unknown name."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise ExportError(f"There is no recipe {name!r}; choose one of {', '.join(RECIPES)}.") from None
+
+
+def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
+    """The ``extra_options`` of onnxruntime-genai's builder for a model with the matrices ``names``.
+
+    ``prune_lm_head`` computes the logits of the last position only: a third more prefill speed at half the
+    peak memory. ``fuse_mlp_gate_up`` makes one matrix of two that read the same input, where an MLP has a
+    gate (the builder fails on Nemotron, which has none). ``windowed_kv_cache`` is off: onnxruntime-genai 0.18
+    gives a windowed layer a cache no longer than the request, and the kernel refuses one that is shorter than
+    the window; a whole cache can be rewound anywhere, too. ``block_size`` and ``accuracy_level`` are the
+    products' own (``build``), and said here for what the builder derives of them.
+    """
+    return {
+        "accuracy_level": "4",
+        "block_size": str(recipe.group_size or recipe.head.group_size),
+        "prune_lm_head": "true",
+        "fuse_mlp_gate_up": "true" if any("gate" in name for name in names) else "false",
+        "windowed_kv_cache": "false",
+    }
+
+
+def units_of(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names of matrices, those together that share a format."""
+    units: dict[str, list[str]] = {}
+    for name in names:
+        owner, _, own = name.rpartition(".")
+        fused = next((parts[0] for parts in FUSED if own in parts), own)
+        units.setdefault(f"{owner}.{fused}", []).append(name)
+    return [tuple(parts) for parts in units.values()]
+
+
+def formats_by_rule(recipe: Recipe, names: Iterable[str], layers: int) -> dict[str, Format]:
+    """The formats of a recipe that doesn't measure.
+
+    The rule is llama.cpp's for its Q4_K_M (``use_more_bits`` in llama-quant.cpp): the first and the last
+    eighth of the layers and every third between them get more bits for what writes into the residual stream
+    from the MLP and for what makes values.
+    """
+    formats = {}
+    for unit in units_of(names):
+        formats.update(dict.fromkeys(unit, _format_by_rule(recipe, unit, layers)))
+    return formats
+
+
+def written_formats(recipe: Recipe, formats: Mapping[str, Format]) -> dict[str, Format]:
+    """Of each matrix, what computes a token that follows alone: ``formats`` but for those of the layers,
+    where the recipe has others for them."""
+    own = recipe.written
+    return {name: form if own is None or not _LAYER.match(name) else own for name, form in formats.items()}
+
+
+def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Format:
+    match = _LAYER.fullmatch(unit[0])
+    if match is None:
+        return recipe.head
+    if recipe.placing != "rule" or recipe.better is None:
+        return recipe.smallest
+    number, own = int(match[1]), {name.rpartition(".")[2] for name in unit}
+    matters = number < layers // 8 or number >= 7 * layers // 8 or (number - layers // 8) % 3 == 2
+    return recipe.better if matters and own & {*VALUES, "down_proj"} else recipe.smallest
+
+
+def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:
+    """What a measured recipe may choose for a matrix. The first is what the layers behind it are calibrated
+    with. Larger groups that save nothing, since ``columns`` don't divide by them, are left out."""
+    useful: list[Format] = []
+    for form in sorted(recipe.choices, key=lambda form: (form.bits, form.group_size)):
+        finer = [other for other in useful if other.bits == form.bits]
+        if all(form.bytes(1, columns) < other.bytes(1, columns) for other in finer):
+            useful.append(form)
+    first = recipe.head if name in (HEAD, EMBEDDING) else recipe.smallest
+    return sorted(useful, key=lambda form: form != first)

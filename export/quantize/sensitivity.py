@@ -1,0 +1,140 @@
+"""How much each matrix's rounding costs: the divergence it adds, estimated from one pass of gradients.
+
+Second order in the error (the Fisher information is the Hessian of the divergence at the float model): with
+``g`` the gradient of ``log p(y)`` in a matrix's output, ``y`` drawn from the model itself, and ``d`` its
+error there, the matrix adds ``E[(g . d)^2] / 2`` nats a token (Kirkpatrick et al. 2017, section 2.1; for
+quantization Kim et al. 2023, arXiv 2306.07629). Errors at several positions are taken as independent.
+
+Inside the layers ``d`` is known only after calibration, when the gradients are gone. Of ``g`` its length at
+each token is kept, and ``(g . d)^2`` is taken as ``|g|^2 |d|^2 / rows``, as if directions were unrelated:
+within a tenth of the exact sum for most matrices of SmolLM2-135M, 0.7 times it for queries, up to 1.9 times
+for keys. For embedding and head, whose gradients do have a direction, the sum is exact. One backward pass
+through activations alone; the whole model has to fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from edgeslm_export.quantize.formats import Format
+from edgeslm_export.quantize.gptq import round_to_nearest
+from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
+from edgeslm_export.sources.layer_reader import LayeredModel
+
+_SEQUENCES = 1
+"""At a time: a backward pass keeps the activations of all layers, and logits several times over."""
+_SEED = 0
+
+Losses = dict[str, dict[Format, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """``losses`` of embedding and head, in nats a token by format; ``gradients`` of all other matrices by
+    name: [sequences, tokens], the squared length of the gradient in the matrix's output."""
+
+    losses: Losses
+    gradients: dict[str, torch.Tensor]
+
+
+def measure_sensitivity(
+    model: LayeredModel, ids: torch.Tensor, formats: Sequence[Format], on_step: Callable[[int, int], None]
+) -> Sensitivity:
+    """:param ids: [sequences, tokens]. Loads all layers; they stay loaded."""
+    for number in range(len(model.layers)):
+        model.load_layer(number)
+    embedding, head = model.model.model.embed_tokens, model.model.lm_head
+    errors = _errors(head.weight, formats)
+    meters = {HEAD: _Meter(errors)}
+    meters[EMBEDDING] = _Meter(errors if model.tied else _errors(embedding.weight, formats))
+    lengths: dict[str, list[torch.Tensor]] = {name: [] for name in model.matrices() if name != HEAD}
+    handles = [module.register_forward_hook(_noting(lengths[name])) for name, module in _inside(model)]
+    handles.append(head.register_forward_hook(meters[HEAD].watch))
+    scale = float(getattr(embedding, "scalar_embed_scale", 1.0))  # Gemma's lookup multiplies what it finds
+    generator = torch.Generator().manual_seed(_SEED)
+    batches = ids.split(_SEQUENCES)
+    try:
+        for step, batch in enumerate(batches):
+            on_step(step, len(batches))
+            with torch.enable_grad():
+                embedded = embedding(batch).detach().requires_grad_(True)
+                embedded.register_hook(meters[EMBEDDING].embedded(batch, scale))
+                logits = model.model(inputs_embeds=embedded, use_cache=False).logits.flatten(0, 1)
+                drawn = _draw(logits.detach(), generator)
+                torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()
+            del logits, embedded
+    finally:
+        for handle in handles:
+            handle.remove()
+    losses = {name: meter.losses(ids.numel()) for name, meter in meters.items()}
+    return Sensitivity(losses, {name: torch.cat(parts) for name, parts in lengths.items()})
+
+
+def added_divergence(inputs: torch.Tensor, error: torch.Tensor, gradient: torch.Tensor) -> float:
+    """Nats a token that a matrix adds.
+
+    :param inputs: [tokens, columns], what it reads. :param error: [rows, columns], quantized less float.
+    :param gradient: [tokens], of ``Sensitivity.gradients``.
+    """
+    lengths = (inputs @ error.T).square_().sum(dim=1)
+    return float(lengths @ gradient) / float(2 * error.shape[0] * len(inputs))
+
+
+def _inside(model: LayeredModel) -> Iterable[tuple[str, torch.nn.Module]]:
+    return ((name, module) for name, module in model.matrices().items() if name != HEAD)
+
+
+def _noting(lengths: list[torch.Tensor]) -> Callable[..., None]:
+    """A hook that appends [sequences, tokens] at each backward pass."""
+
+    def watch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        output.register_hook(lambda gradient: lengths.append(gradient.square().sum(dim=-1)))
+
+    return watch
+
+
+def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A token for each row [rows, vocabulary], by its probability; several times as fast as multinomial."""
+    below = logits.softmax(dim=1).cumsum_(dim=1)
+    at = torch.rand(len(logits), 1, generator=generator) * below[:, -1:]
+    return torch.searchsorted(below, at)[:, 0].clamp_(max=logits.shape[1] - 1)
+
+
+def _errors(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, torch.Tensor]:
+    """Half precision is enough for an error, and half of the weights' bytes for each format."""
+    return {
+        form: (torch.from_numpy(round_to_nearest(weight, form).weights()) - weight).bfloat16()
+        for form in formats
+    }
+
+
+class _Meter:
+    """Sums ``(g . d)^2 / 2`` for one matrix and each format."""
+
+    def __init__(self, errors: dict[Format, torch.Tensor]) -> None:
+        self._sums = dict.fromkeys(errors, 0.0)
+        self._errors = errors
+
+    def watch(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        read = inputs[0].detach().flatten(0, -2)
+
+        def meet(gradient: torch.Tensor) -> None:
+            found = gradient.flatten(0, -2)
+            for form, error in self._errors.items():
+                self._sums[form] += float((found * (read @ error.float().T)).sum(dim=1).square().sum()) / 2
+
+        output.register_hook(meet)
+
+    def embedded(self, ids: torch.Tensor, scale: float) -> Callable[[torch.Tensor], None]:
+        def meet(gradient: torch.Tensor) -> None:
+            for form, error in self._errors.items():
+                self._sums[form] += (
+                    float((gradient * error[ids].float() * scale).sum(dim=2).square().sum()) / 2
+                )
+
+        return meet
+
+    def losses(self, tokens: int) -> dict[Format, float]:
+        return {form: total / tokens for form, total in self._sums.items()}

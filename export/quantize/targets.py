@@ -1,0 +1,131 @@
+"""What an export has to reach: a divergence, a size, or both; and the way to the smallest one that does.
+
+Pure: knows units and placements, builds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from edgeslm_export.quantize.bit_allocation import Placement, Unit, place
+from edgeslm_export.quantize.formats import Format
+
+from edgeslm.errors import ExportError
+
+_AIM = 0.97
+"""Share of the wanted divergence that is aimed at: an estimate is off by a few percent."""
+_NEAR = 0.93
+"""An attempt that reached the goal with no less than this share of it is small enough."""
+MOST_ATTEMPTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """``max_kl`` in nats a token, ``max_bytes`` of the whole bundle; infinite where nothing is asked."""
+
+    max_kl: float = float("inf")
+    max_bytes: float = float("inf")
+
+    def check(self, kl: float | None, size: int) -> None:
+        """:raises ExportError: with the numbers, when an export misses the goal."""
+        if size > self.max_bytes:
+            raise ExportError(
+                f"The bundle has {size:,} bytes and --max-bytes allows {self.max_bytes:,.0f}; "
+                "allow more, or take a smaller model."
+            )
+        if kl is not None and not kl <= self.max_kl:
+            raise ExportError(
+                f"The divergence from the float model is {kl:.4f} nats a token, where --max-kl allows "
+                f"{self.max_kl:g} ({size:,} bytes); allow more, or take a recipe with more bits."
+            )
+
+    def check_least(self, least: int) -> None:
+        """:param least: bytes of the smallest bundle there can be. :raises ExportError: too many already."""
+        if least > self.max_bytes:
+            raise ExportError(
+                f"The smallest bundle of this model has some {least:,} bytes and --max-bytes allows "
+                f"{self.max_bytes:,.0f}; allow more, or take a smaller model."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A placement that was built: the ``kl`` and ``size`` that were measured."""
+
+    placement: Placement
+    kl: float
+    size: int
+
+
+@dataclass(slots=True)
+class Search:
+    """Proposes placements until one is as small as the goal allows.
+
+    The estimates of single matrices don't add up exactly, and int8 activations lose something too: the first
+    attempt says by which factor they are off, two say by how much at first and by which factor from there.
+
+    :param overhead: bytes of a bundle that are no matrices, by estimate; the first attempt tells exactly.
+    """
+
+    units: Sequence[Unit]
+    goal: Goal
+    overhead: int
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def propose(self) -> Placement | None:
+        """The next placement to build; None when the last one can't be bettered.
+
+        :raises ExportError: no placement is small enough.
+        """
+        if len(self.attempts) >= MOST_ATTEMPTS or self._good_enough():
+            return None
+        last = self.attempts[-1] if self.attempts else None
+        overhead = last.size - last.placement.bytes if last else self.overhead
+        least = sum(min(map(unit.bytes, unit.loss)) for unit in self.units)
+        room = self.goal.max_bytes - overhead
+        if last:
+            self.goal.check_least(overhead + least)
+        else:
+            room = max(room, least)  # the overhead is an estimate: only a build can say that nothing fits
+        enough = self._loss_for(self.goal.max_kl * _AIM) if self.goal.max_kl < float("inf") else 0.0
+        placement = place(self.units, most_bytes=room, enough=enough)
+        seen = [attempt.placement.formats for attempt in self.attempts]
+        return None if placement is None or placement.formats in seen else placement
+
+    def _loss_for(self, kl: float) -> float:
+        """The estimate at which ``kl`` is to be expected, by what was built."""
+        points = [(attempt.placement.loss, attempt.kl) for attempt in self.attempts[-2:]]
+        if len(points) == 2:
+            (one, first), (other, second) = points
+            if (slope := (second - first) / (other - one) if other != one else 0.0) > 0:
+                return max(0.0, other + (kl - second) / slope)
+        if points and points[-1][0] > 0 and points[-1][1] > 0:
+            return kl * points[-1][0] / points[-1][1]
+        return kl if not points else 0.0
+
+    def _good_enough(self) -> bool:
+        if not self.attempts:
+            return False
+        last = self.attempts[-1]
+        if last.size > self.goal.max_bytes:
+            return False
+        if self.goal.max_kl == float("inf"):
+            return True
+        return _NEAR * self.goal.max_kl <= last.kl <= self.goal.max_kl
+
+    def best(self) -> Attempt:
+        """The smallest attempt that reaches the goal, else the one that comes nearest."""
+        reached = [a for a in self.attempts if a.kl <= self.goal.max_kl and a.size <= self.goal.max_bytes]
+        if reached:
+            return min(reached, key=lambda attempt: attempt.size)
+        return min(self.attempts, key=lambda attempt: (attempt.size > self.goal.max_bytes, attempt.kl))
+
+
+def formats_in_use(formats: Sequence[Format]) -> dict[str, int]:
+    """How many matrices have which format, for a report: ``{"4 bits, groups of 32": 118, ...}``."""
+    counts: dict[str, int] = {}
+    for form in sorted(formats, key=lambda form: (form.bits, form.group_size)):
+        key = f"{form.bits} bits, " + ("by row" if form.by_row else f"groups of {form.group_size}")
+        counts[key] = counts.get(key, 0) + 1
+    return counts

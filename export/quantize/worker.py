@@ -1,0 +1,385 @@
+"""The child processes that see float weights: ``study`` a source, then ``quantize`` it into codes and scales.
+
+``python -m edgeslm_export.quantize.worker`` with a task on standard input (see ``subprocess_job``); ``step``
+names which. Where measuring decides, each matrix is quantized once in every format that it may get, and
+``convert`` places bits with what that cost. Everything goes through a work folder: ``checkpoint/``
+(``cleaning``), ``calibration.npy`` and ``evaluation.npy`` (token ids), ``reference.npy`` (the float model's
+logits, float16), ``gradients.npz`` (``sensitivity``), ``codes/`` (a file a layer: ``codes`` int8, ``scales``
+float16, and of matrices by row ``smoothing`` float32 and ``reach``, where they have them).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edgeslm_export.jobs.subprocess_job import Reporter
+from edgeslm_export.quantize.calibration_stream import MEASURED_EVERY, Stream
+from edgeslm_export.quantize.formats import Format
+from edgeslm_export.quantize.packing import Quantized, recover
+from edgeslm_export.quantize.recipe import ATTENDED, EMBEDDING, HEAD
+from edgeslm_export.sources.corpus import BATCH
+
+from edgeslm.errors import ExportError
+
+TOP = "top"
+"""The file in ``codes/`` with what is in no layer: embedding and head."""
+_LAYER_BYTES = 36_000
+"""Of the nodes and names of the three graphs, a layer."""
+_REPORT_BYTES = 40_000
+"""Of manifest, report card and golden answers, at most."""
+_EXACT = (Format(4, 32), Format(8, 32))
+"""Formats that are looked for in the weights: ggml's Q4_0 and Q8_0."""
+_GRADIENTS = "gradients.npz"
+
+
+# --- study -------------------------------------------------------------------------------------------
+
+
+def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Makes the clean checkpoint, tokens and reference logits; a checkpoint that is there is used again.
+
+    :return: ``matrices`` (name: rows, columns), ``tied``, ``exact`` (names whose weights lie on a 4- or
+        8-bit grid already, with the format), ``losses`` of embedding and head (name: a list of [bits, group
+        size, nats a token]) if ``formats`` are given in the task; the model has to fit memory then.
+    """
+    from edgeslm_export.sources import golden_tokens
+    from edgeslm_export.sources.normalize import make_checkpoint
+
+    work = Path(task["work"])
+    folder = work / "checkpoint"
+    reporter.progress(0, 100, "reading the checkpoint")
+    if not folder.is_dir():
+        tokenizer = make_checkpoint(Path(task["source"]), task["architecture"], folder)
+        golden_tokens.write_record(tokenizer, Path(task["source"]), work)
+    _set_threads()
+    from edgeslm_export.sources.layer_reader import LayeredModel
+
+    model = LayeredModel(folder)
+    matrices = {name: list(module.weight.shape) for name, module in model.matrices().items()}
+    if not model.tied:
+        matrices[EMBEDDING] = list(model.model.model.embed_tokens.weight.shape)
+    tokens = _tokenize(folder, task, work, model.config)
+    if task["tokens"]["evaluation"]:
+        _write_reference(model, work, task["reference_bytes"], reporter)
+    result: dict[str, Any] = {
+        "matrices": matrices,
+        "layers": len(model.layers),
+        "exact": {},
+        "calibration_tokens": tokens["calibration"],
+        **_other_bytes(model, folder),
+        "report_bytes": _REPORT_BYTES,
+    }
+    if task["quantized_source"]:
+        result["exact"] = _find_exact(model)
+    formats = [Format(*pair) for pair in task["formats"]]
+    if formats:
+        result["losses"] = _measure_losses(model, work, formats, reporter)
+    return result
+
+
+def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) -> dict[str, int]:
+    """Writes ``calibration.npy`` and ``evaluation.npy``, int32 [sequences, tokens].
+
+    :return: how many tokens each has.
+    """
+    from edgeslm_export.sources.corpus import SEQUENCE, token_rows
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    longest = min(SEQUENCE, config.max_position_embeddings)
+    counts = {}
+    for part in ("calibration", "evaluation"):
+        chats = part == "calibration"
+        texts, tokens = task["texts"][part], task["tokens"][part]
+        rows = token_rows(tokenizer, texts, tokens, length=longest, chats=chats)
+        length = len(rows[0]) if rows else 0
+        if tokens and length < 2:  # a divergence needs a token, a perplexity one that follows
+            raise ExportError(
+                f"The text for {part} has {length} tokens; take a longer text, some pages of what the model "
+                "will read."
+            )
+        np.save(work / f"{part}.npy", np.asarray(rows, np.int32).reshape(len(rows), length))
+        counts[part] = len(rows) * length
+    return counts
+
+
+def _other_bytes(model: Any, folder: Path) -> dict[str, int]:
+    """What a bundle has beside its matrices: small parameters and positions in float32, the graph, the
+    tokenizer.
+
+    :return: ``other_bytes``, an estimate from above by some percent (the first build tells exactly), and
+        ``other_bytes_least``, below which it certainly doesn't get.
+    """
+    large = {id(module.weight) for module in model.matrices().values()}
+    large.add(id(model.model.model.embed_tokens.weight))
+    small = sum(int(p.numel()) for p in model.model.parameters() if id(p) not in large)
+    head = getattr(model.config, "head_dim", None) or (
+        model.config.hidden_size // model.config.num_attention_heads
+    )
+    positions = int(model.config.max_position_embeddings) * int(head)
+    weights = _weights_of(folder)
+    files = sum(file.stat().st_size for file in folder.iterdir() if file.name not in weights)
+    graph: int = _LAYER_BYTES * len(model.layers)
+    return {
+        "other_bytes": 4 * (small + positions) + files + graph + _REPORT_BYTES,
+        "other_bytes_least": 4 * small + (folder / "tokenizer.json").stat().st_size,
+    }
+
+
+def _weights_of(folder: Path) -> set[str]:
+    from edgeslm_export.sources.checkpoint import weight_files
+
+    return {file.name for file in weight_files(folder)}
+
+
+def _write_reference(model: Any, work: Path, most_bytes: int, reporter: Reporter) -> None:
+    """Logits [sequences * length, vocabulary] of the float model, computed a layer at a time.
+
+    As many of the sequences as fit ``most_bytes``, one at least; ``evaluation.npy`` is cut to them.
+    """
+    import torch
+
+    evaluation = np.load(work / "evaluation.npy")
+    row_bytes = 2 * evaluation.shape[1] * model.model.lm_head.weight.shape[0]
+    evaluation = evaluation[: max(1, most_bytes // row_bytes)]
+    np.save(work / "evaluation.npy", evaluation)
+    ids = torch.from_numpy(evaluation).long()
+    with torch.inference_mode():
+        hidden, calls = model.embed(ids), model.calls(ids[:BATCH])
+        for number in range(len(model.layers)):
+            reporter.progress(1 + 20 * number // len(model.layers), 100, "reading with the float model")
+            with model.borrowed(number):
+                hidden = model.run(number, hidden, calls)
+        vocabulary = model.model.lm_head.weight.shape[0]
+        shape = (ids.numel(), vocabulary)
+        out = np.lib.format.open_memmap(work / "reference.npy", "w+", np.float16, shape)
+        for row, sequence in enumerate(hidden):
+            length = ids.shape[1]
+            out[row * length : (row + 1) * length] = model.logits(sequence[None])[0].to(torch.float16).numpy()
+        out.flush()
+
+
+def _find_exact(model: Any) -> dict[str, list[int]]:
+    """Matrices that are on a grid of ``_EXACT`` to the last bit, by name."""
+    found = {}
+    for name, weight in _weights(model):
+        for form in _EXACT:
+            if recover(weight.numpy(), form) is not None:
+                found[name] = [form.bits, form.group_size]
+                break
+    return found
+
+
+def _weights(model: Any) -> Iterator[tuple[str, Any]]:
+    """Name and float weight of every matrix, a layer at a time."""
+    names = model.matrices()
+    for number in range(len(model.layers)):
+        with model.borrowed(number):
+            for name in names:
+                if name.startswith(f"model.layers.{number}."):
+                    yield name, model.model.get_submodule(name).weight.detach()
+    yield HEAD, model.model.lm_head.weight.detach()
+    if not model.tied:
+        yield EMBEDDING, model.model.model.embed_tokens.weight.detach()
+
+
+def _measure_losses(
+    model: Any, work: Path, formats: Sequence[Format], reporter: Reporter
+) -> dict[str, list[list[float]]]:
+    import torch
+    from edgeslm_export.quantize.sensitivity import measure_sensitivity
+
+    ids = torch.from_numpy(np.load(work / "calibration.npy")).long()[::MEASURED_EVERY]
+
+    def on_step(done: int, of: int) -> None:
+        reporter.progress(22 + 75 * done // of, 100, "measuring sensitivity")
+
+    found = measure_sensitivity(model, ids, formats, on_step)
+    np.savez(work / _GRADIENTS, **{name: lengths.numpy() for name, lengths in found.gradients.items()})
+    losses = found.losses
+    if model.tied:  # one matrix, read in two places
+        for form, loss in losses.pop(EMBEDDING).items():
+            losses[HEAD][form] += loss
+    return {
+        name: [[form.bits, form.group_size, loss] for form, loss in by_format.items()]
+        for name, by_format in losses.items()
+    }
+
+
+# --- quantize ----------------------------------------------------------------------------------------
+
+
+def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Writes ``codes/``: each matrix in each of its ``formats``. With ``compensate`` a layer is calibrated on
+    what the quantized layers before it give, those with the first format of each matrix.
+
+    :return: ``losses`` of the layers' matrices (name: a list of [bits, group size, nats a token]), if
+        gradients were measured.
+    """
+    import torch
+    from edgeslm_export.quantize.gptq import round_to_nearest
+    from edgeslm_export.sources.layer_reader import LayeredModel
+
+    _set_threads()
+    work = Path(task["work"])
+    formats = {name: [Format(*pair) for pair in pairs] for name, pairs in task["formats"].items()}
+    exact = {name: Format(*pair) for name, pair in task["exact"].items()}
+    codes = work / "codes"
+    codes.mkdir(exist_ok=True)
+    losses: dict[str, list[list[float]]] = {}
+    model = LayeredModel(work / "checkpoint")
+
+    def rounded(name: str, weight: Any) -> Made:
+        return {
+            (name, form): _taken_over(weight, form, exact.get(name)) or round_to_nearest(weight, form)
+            for form in formats[name]
+        }
+
+    with torch.inference_mode():
+        top = {HEAD: model.model.lm_head, EMBEDDING: model.model.model.embed_tokens}
+        made: Made = {}
+        for name in sorted(top.keys() & formats.keys()):
+            made |= rounded(name, top[name].weight)
+        _write(codes / TOP, made)
+        if task["compensate"]:
+            read = EMBEDDING if EMBEDDING in formats else HEAD if model.tied else None
+            if read is not None:
+                model.model.model.embed_tokens.weight.copy_(_first(made, read, formats))
+            stream = Stream(model, torch.from_numpy(np.load(work / "calibration.npy")).long())
+            gradients = dict(np.load(work / _GRADIENTS)) if (work / _GRADIENTS).is_file() else None
+        for number in range(len(model.layers)):
+            reporter.progress(number, len(model.layers), "quantizing")
+            with model.borrowed(number) as layer:
+                prefix = f"model.layers.{number}."
+                own = {
+                    name: layer.get_submodule(name.removeprefix(prefix))
+                    for name in formats
+                    if name.startswith(prefix)
+                }
+                if task["compensate"]:
+                    made = {}
+                    for stage in stream.stages(number, own):
+                        made |= _compensated(stream, number, stage, formats, exact, gradients, losses)
+                    stream.advance(number)
+                else:
+                    made = {}
+                    for name, matrix in own.items():
+                        made |= rounded(name, matrix.weight)
+                _write(codes / str(number), made)
+    return {"losses": losses}
+
+
+Made = dict[tuple[str, Format], Quantized]
+"""What was made of matrices, by name and format."""
+
+
+def _taken_over(weight: Any, form: Format, exact: Format | None) -> Quantized | None:
+    """The codes that the source has, if it was found to have them in this format."""
+    return recover(weight.detach().numpy(), form) if form == exact else None
+
+
+def _first(made: Made, name: str, formats: Mapping[str, Sequence[Format]]) -> Any:
+    """The weights that what comes after is calibrated with."""
+    import torch
+
+    return torch.from_numpy(made[name, formats[name][0]].weights())
+
+
+def _key(name: str, form: Format) -> str:
+    return f"{name}.{form.bits}-{form.group_size}"
+
+
+def _write(file: Path, made: Made) -> None:
+    arrays: dict[str, Any] = {}
+    for (name, form), matrix in made.items():
+        key = _key(name, form)
+        arrays[f"{key}.codes"], arrays[f"{key}.scales"] = matrix.codes, matrix.scales
+        for what, value in (("smoothing", matrix.smoothing), ("reach", matrix.reach)):
+            if value is not None:
+                arrays[f"{key}.{what}"] = value
+    np.savez(file.with_suffix(".npz"), **arrays)
+
+
+def _compensated(
+    stream: Stream,
+    number: int,
+    stage: Mapping[str, Any],
+    formats: Mapping[str, Sequence[Format]],
+    exact: Mapping[str, Format],
+    gradients: Mapping[str, Any] | None,
+    losses: dict[str, list[list[float]]],
+) -> Made:
+    """Quantizes matrices that read the same input. The model computes with them from then on; what each
+    format costs is added to ``losses``."""
+    import torch
+    from edgeslm_export.quantize.gptq import Calibration, Smoothing, find_reach
+    from edgeslm_export.quantize.sensitivity import added_divergence
+
+    wanted = [(name, form) for name in stage for form in formats[name]]
+    made: Made = {}
+    for name, form in wanted:
+        if taken := _taken_over(stage[name].weight, form, exact.get(name)):
+            made[name, form] = taken
+    if missing := [pair for pair in wanted if pair not in made]:  # a Q4_0 file may have all that is wanted
+        moments = stream.moments(number, stage, keep=gradients is not None)
+        read = moments.inputs
+        by_row = [name for name, form in missing if form.by_row]
+        weights = [stage[name].weight for name in by_row]
+        smoothing = reach = None
+        if by_row and not any(name.endswith(ATTENDED) for name in by_row):
+            smoothing = Smoothing(moments.largest, weights)
+        if by_row:
+            reach = find_reach(moments.tokens, weights, smoothing)
+        calibrations = {
+            rows: Calibration(moments.products, smoothing if rows else None)
+            for rows in {form.by_row for _, form in missing}
+        }
+        del moments  # the calibrations have their own
+        for name, form in missing:
+            matrix = calibrations[form.by_row].compensate(stage[name].weight, form)
+            made[name, form] = replace(matrix, reach=reach) if form.by_row else matrix
+        if gradients is not None:
+            for name, form in wanted:
+                error = torch.from_numpy(made[name, form].weights()) - stage[name].weight
+                loss = added_divergence(read, error, torch.from_numpy(gradients[name]).flatten())
+                losses.setdefault(name, []).append([form.bits, form.group_size, loss])
+    for name, matrix in stage.items():
+        matrix.weight.copy_(_first(made, name, formats))
+    return made
+
+
+def load_codes(folder: Path, formats: Mapping[str, Format]) -> Iterator[tuple[str, Quantized]]:
+    """Every matrix of ``codes/`` in the format that it has in ``formats``."""
+    for file in sorted(folder.glob("*.npz")):
+        with np.load(file, allow_pickle=False) as arrays:
+            for name, form in formats.items():
+                key = _key(name, form)
+                if f"{key}.codes" in arrays:
+                    smoothing, reach = (arrays.get(f"{key}.{what}") for what in ("smoothing", "reach"))
+                    yield (
+                        name,
+                        Quantized(
+                            arrays[f"{key}.codes"],
+                            arrays[f"{key}.scales"],
+                            form,
+                            smoothing,
+                            None if reach is None else float(reach),
+                        ),
+                    )
+
+
+def _set_threads() -> None:
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+if __name__ == "__main__":
+    STEPS = {"study": study, "quantize": quantize}
+    sys.exit(Reporter().run(lambda task, reporter: STEPS[task["step"]](task, reporter)))

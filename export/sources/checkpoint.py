@@ -1,0 +1,299 @@
+"""A source judged before anything slow: a local checkpoint folder or a GGUF file.
+
+Every defect that can be seen without loading weights is found here and told in one sentence. Knows file
+formats and which architectures the builder takes; imports no torch. ``cleaning`` makes the checkpoint
+folder that the builder reads, ``hub`` brings a model of the hub onto this machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeslm_export.sources.gguf import GgufHeader, read_gguf_header
+
+from edgeslm.bundle.manifest import Source, file_digest
+from edgeslm.errors import ExportError
+
+Kind = Literal["decoder", "encoder", "reader"]
+
+# Text decoders by their transformers class: those of which onnxruntime-genai 0.18's builder makes a graph
+# that computes what transformers does, with a cache that can be rewound. Not OLMo (the logits of the
+# builder's float graph are off by half their size) and LFM2 (no rewinding).
+DECODERS = (
+    "Ernie4_5ForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "GemmaForCausalLM",
+    "GraniteForCausalLM",
+    "HunYuanDenseV1ForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "NemotronForCausalLM",
+    "Phi3ForCausalLM",
+    "PhiForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "SmolLM3ForCausalLM",
+)
+
+# ``general.architecture`` of a GGUF -> transformers class, where transformers can read the weights.
+GGUF_ARCHITECTURES = {
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "nemotron": "NemotronForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+
+# Encoders whose token vectors optimum exports under the names the engine expects.
+ENCODERS = (
+    "AlbertModel",
+    "BertModel",
+    "CamembertModel",
+    "DistilBertModel",
+    "ElectraModel",
+    "MPNetModel",
+    "ModernBertModel",
+    "RobertaModel",
+    "XLMRobertaModel",
+)
+
+READERS = tuple(
+    f"{family}ForSequenceClassification" for family in ("Bert", "Camembert", "Roberta", "XLMRoberta")
+)
+"""Cross-encoders, whose heads are known."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_SUFFIX = re.compile(r"For\w+$|Model$")
+_GGUF_QUANTIZATION = re.compile(r"[-._](q\d\w*|iq\d\w*|f16|f32|bf16|fp16|tq\d\w*)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A source that looks exportable.
+
+    ``path`` is a checkpoint folder or a GGUF file, ``architecture`` the transformers class, ``weights``
+    the number of parameters, ``revised`` the UTC date of the source's revision or "" when it has none.
+    """
+
+    path: Path
+    architecture: str
+    weights: int
+    source: Source
+    revised: str = ""
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path.is_file()
+
+
+def examine_local(path: Path, kind: Kind, source: Source | None = None, revised: str = "") -> Origin:
+    """Judges a local folder or file.
+
+    :param source: what to record as the origin; by default the name of the folder or file with a digest
+        of its weights as the revision.
+    :raises ExportError: what is wrong with it, in one sentence.
+    """
+    if path.is_dir():
+        return examine_folder(path, kind, source, revised)
+    if path.suffix.lower() != ".gguf":
+        raise ExportError(f"{path} is neither a checkpoint folder nor a .gguf file; name one of these.")
+    if kind != "decoder":
+        raise ExportError(
+            f"{path} is a GGUF file; {kind}s are exported from a checkpoint folder or a hub id."
+        )
+    return _examine_gguf(path, source, revised)
+
+
+# --- folders ---------------------------------------------------------------------------------------
+
+
+def examine_folder(path: Path, kind: Kind, source: Source | None = None, revised: str = "") -> Origin:
+    """:raises ExportError: see the module."""
+    config = read_config(path / "config.json")
+    architecture = check_architecture(config, kind, str(path))
+    check_tokenizer_names({file.name for file in path.iterdir()}, str(path))
+    if kind == "decoder" and not _folder_has_chat_template(path):
+        raise ExportError(
+            f"{path} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); "
+            "use an instruct model or add its template."
+        )
+    files = weight_files(path)
+    weights = sum(_count_weights(file) for file in files)
+    if source is None:
+        source = Source(id=path.resolve().name, revision=_digest_of(files), licence=_licence_of(path))
+    return Origin(path, architecture, weights, source, revised)
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """``config.json`` of a checkpoint. :raises ExportError: missing or no JSON object."""
+    try:
+        config = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise ExportError(f"{file.parent} has no config.json, so it is no checkpoint folder.") from None
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{file} can't be read as JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise ExportError(f"{file} is no JSON object, so it describes no model.")
+    return config
+
+
+def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
+    """:return: the transformers class. :raises ExportError: none, or one that can't be exported."""
+    names = config.get("architectures")
+    architecture = names[0] if isinstance(names, list) and names else None
+    known = {"decoder": DECODERS, "encoder": ENCODERS, "reader": READERS}[kind]
+    if architecture not in known:
+        listed = ", ".join(_SUFFIX.sub("", name) for name in known)
+        other = ""
+        if kind == "decoder" and architecture in ENCODERS:
+            other = " (the command for it is `edgeslm-export encoder`)"
+        elif architecture in READERS:
+            other = " (the command for it is `edgeslm-export reader`, without questions)"
+        elif kind == "reader" and architecture in ENCODERS:
+            other = " as a reader (it is taught to be one with --questions)"
+        raise ExportError(
+            f"{where} has the architecture {architecture or 'of no name'}, which can't be exported{other}; "
+            f"the {kind}s that can: {listed}."
+        )
+    quantization = config.get("quantization_config")
+    if isinstance(quantization, dict):
+        method = quantization.get("quant_method", "a library")
+        raise ExportError(
+            f"{where} is already quantized by {method}; export the float checkpoint it was made from."
+        )
+    return str(architecture)
+
+
+def check_tokenizer_names(names: set[str], where: str) -> None:
+    """:raises ExportError: none of the files is a tokenizer."""
+    if not names.intersection(_TOKENIZER_FILES):
+        raise ExportError(
+            f"{where} has no tokenizer (tokenizer.json or tokenizer.model); add the model's own."
+        )
+
+
+def _folder_has_chat_template(path: Path) -> bool:
+    if (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file():
+        return True
+    try:
+        settings = json.loads((path / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and bool(settings.get("chat_template"))
+
+
+def weight_files(path: Path) -> list[Path]:
+    """Files with weights, safetensors before PyTorch's own. :raises ExportError: none, or shards missing."""
+    for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (path / index_name).is_file():
+            try:
+                names = sorted(set(json.loads((path / index_name).read_bytes())["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError, TypeError):
+                raise ExportError(f"{path / index_name} is no index of weights; download it again.") from None
+            for name in names:
+                if not (path / name).is_file():
+                    raise ExportError(f"{path / name} is missing, though {index_name} lists it.")
+            return [path / name for name in names]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).is_file():
+            return [path / name]
+    raise ExportError(f"{path} has no weights (model.safetensors or pytorch_model.bin).")
+
+
+def _count_weights(file: Path) -> int:
+    """Parameters in a file: exact for safetensors, by size for PyTorch's format.
+
+    The layout is that of the safetensors documentation: eight bytes of length, a JSON header, the data.
+    """
+    size = file.stat().st_size
+    if file.suffix != ".safetensors":
+        return size // 2
+    damaged = ExportError(f"{file} is truncated or damaged ({size:,} bytes); download it again.")
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= size - 8:
+            raise damaged
+        try:
+            header = json.loads(stream.read(length))
+            tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+            end = max((entry["data_offsets"][1] for entry in tensors), default=0)
+            weights = sum(int(math.prod(entry["shape"])) for entry in tensors)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise damaged from None
+    if end + 8 + length != size:
+        raise damaged
+    return weights
+
+
+def _digest_of(files: list[Path]) -> str:
+    """``sha256:`` of the only file, or of all digests in order."""
+    digests = [file_digest(file) for file in files]
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return f"sha256:{whole}"
+
+
+def _licence_of(path: Path) -> str:
+    """``license:`` of the README's front matter, as model cards have it, or ""."""
+    try:
+        lines = (path / "README.md").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    if not lines or lines[0].strip() != "---":
+        return ""
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        if line.startswith("license:"):
+            return line.partition(":")[2].strip().strip("'\"")
+    return ""
+
+
+# --- GGUF ------------------------------------------------------------------------------------------
+
+
+def _examine_gguf(file: Path, source: Source | None, revised: str) -> Origin:
+    header = read_gguf_header(file)
+    for problem in _gguf_problems(header):
+        raise ExportError(f"{file} {problem}")
+    name = str(header.metadata["general.architecture"])
+    if source is None:
+        licence = str(header.metadata.get("general.license", ""))
+        source = Source(id=file.name, revision=_digest_of([file]), licence=licence)
+    return Origin(file, GGUF_ARCHITECTURES[name], header.parameters, source, revised)
+
+
+def _gguf_problems(header: GgufHeader) -> Iterator[str]:
+    """What keeps a GGUF file from being exported, as the end of a sentence that begins with its name."""
+    name = header.metadata.get("general.architecture")
+    if name not in GGUF_ARCHITECTURES:
+        listed = ", ".join(GGUF_ARCHITECTURES)
+        yield f"has the architecture {name!r}, which can't be exported; those that can: {listed}."
+    if header.metadata.get("split.count", 0) > 1:
+        yield "is one part of several; join them with llama.cpp's gguf-split --merge first."
+    if not header.tensors:
+        yield "holds a vocabulary and no weights; use the file of the model itself."
+    if any(tensor.name.startswith("rope_factors") and name == "phi3" for tensor in header.tensors):
+        yield "is a Phi-3 with long context, whose position factors a GGUF loses; use its checkpoint folder."
+    if not header.metadata.get("tokenizer.ggml.tokens"):
+        yield "has no tokenizer; convert the model again with its tokenizer."
+    if not header.metadata.get("tokenizer.chat_template"):
+        yield "has no chat template (tokenizer.chat_template); use an instruct model's file."
+
+
+def bundle_name(source_id: str, suffix: str) -> str:
+    """A short name: ``HuggingFaceTB/SmolLM2-135M-Instruct`` -> ``smollm2-135m-instruct-int4``."""
+    stem = source_id.rsplit("/", 1)[-1]
+    if stem.lower().endswith(".gguf"):
+        stem = _GGUF_QUANTIZATION.sub("", stem[: -len(".gguf")])
+    plain = re.sub(r"[^a-z0-9.]+", "-", stem.lower()).strip("-.")
+    return f"{plain or 'model'}-{suffix}"

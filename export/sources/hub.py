@@ -1,0 +1,157 @@
+"""A model hub's checkpoint on this machine, and the way from a command's SRC to an origin.
+
+The only module that speaks to a hub. Small files come first, so that a model that can't be exported is
+refused before the large ones; what will be downloaded is said before it begins.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.jobs.resources import check_resources
+from edgeslm_export.sources.checkpoint import (
+    Kind,
+    Origin,
+    check_architecture,
+    check_tokenizer_names,
+    examine_folder,
+    examine_local,
+    read_config,
+)
+
+from edgeslm.bundle.manifest import Source
+from edgeslm.errors import ExportError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
+_SMALL = ("config.json", "tokenizer_config.json")
+_WANTED = re.compile(
+    r"config\.json|generation_config\.json|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.\w+"
+    r"|merges\.txt|spiece\.model|chat_template\.\w+|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json|\d_\w+/config\.json"
+)
+_SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_PYTORCH = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
+
+
+def resolve_source(
+    src: str, kind: Kind, announce: Callable[[str], None], *, memory_a_weight: int = 2, hint: str = ""
+) -> Origin:
+    """What SRC of a command means: a folder, a ``.gguf`` file or a hub id (``name`` or ``owner/name``,
+    with ``@revision`` if wanted).
+
+    :param announce: gets a sentence before something large is downloaded.
+    :param memory_a_weight: bytes that the export will need, and ``hint`` what else could be done: what can
+        only be refused isn't downloaded.
+    :raises ExportError: it can't be exported, with what to change.
+    """
+    path = Path(src).expanduser()
+    if path.exists():
+        return examine_local(path, kind)
+    if path.suffix.lower() == ".gguf" or src.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(src):
+        raise ExportError(f"{src} doesn't exist; name a checkpoint folder, a .gguf file or a hub id.")
+    return fetch_checkpoint(src, kind, announce, memory_a_weight, hint)
+
+
+def fetch_config(src: str) -> dict[str, Any]:
+    """``config.json`` of a hub id, and nothing else of it.
+
+    :raises ExportError: no network, no such model, no access, or no config.json.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    if src.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(src) or src.lower().endswith(".gguf"):
+        raise ExportError(f"{src} doesn't exist; name a checkpoint folder, a .gguf file or a hub id.")
+    repo, _, revision = src.partition("@")
+    info = _ask(src, lambda: HfApi().model_info(repo, revision=revision or None))
+    sizes = {file.rfilename: 0 for file in info.siblings or ()}
+    if "config.json" not in sizes:
+        raise ExportError(f"{src} has no config.json{_gguf_hint(sizes)}, so it is no checkpoint.")
+    return read_config(Path(_ask(src, lambda: hf_hub_download(repo, "config.json", revision=info.sha))))
+
+
+def fetch_checkpoint(
+    hub_id: str, kind: Kind, announce: Callable[[str], None], memory_a_weight: int = 2, hint: str = ""
+) -> Origin:
+    """Downloads a checkpoint into the hub's own cache; see ``resolve_source``.
+
+    :raises ExportError: no network, no such model, no access, or nothing that can be exported.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    repo, _, revision = hub_id.partition("@")
+    info = _ask(hub_id, lambda: HfApi().model_info(repo, revision=revision or None, files_metadata=True))
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    check_tokenizer_names(set(sizes), hub_id)
+    if "config.json" not in sizes:
+        raise ExportError(f"{hub_id} has no config.json{_gguf_hint(sizes)}, so it is no checkpoint.")
+    small = _ask(hub_id, lambda: snapshot_download(repo, revision=info.sha, allow_patterns=list(_SMALL)))
+    check_architecture(read_config(Path(small) / "config.json"), kind, hub_id)
+    if kind == "decoder" and not _has_chat_template(Path(small), set(sizes)):
+        raise ExportError(f"{hub_id} has no chat template; use an instruct model.")
+    weights = [name for name in sizes if _SAFETENSORS.fullmatch(name)]
+    weights = weights or [name for name in sizes if _PYTORCH.fullmatch(name)]
+    if not weights:
+        raise ExportError(
+            f"{hub_id} has no weights (model.safetensors or pytorch_model.bin){_gguf_hint(sizes)}."
+        )
+    wanted = [name for name in sizes if _WANTED.fullmatch(name)] + weights
+    total = sum(sizes[name] for name in wanted)
+    cache = cache_folder().parent
+    cache.mkdir(parents=True, exist_ok=True)
+    # The hub counts the weights of safetensors; of others there are no fewer than at four bytes each.
+    counted = getattr(getattr(info, "safetensors", None), "total", None)
+    number = counted or sum(sizes[name] for name in weights) // 4
+    check_resources(number, total, cache, memory_a_weight, hint)
+    announce(f"Downloading {hub_id}: {len(wanted)} files, {total / 1e6:,.0f} MB at most.")
+    folder = _ask(hub_id, lambda: snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
+    licence = str(getattr(info.card_data, "license", None) or "")
+    source = Source(id=repo, revision=info.sha or "", licence=licence)
+    return examine_folder(Path(folder), kind, source, _iso(info.last_modified))
+
+
+def _ask(hub_id: str, question: Callable[[], Any]) -> Any:
+    """The hub's answer, its refusals as sentences."""
+    from huggingface_hub import errors
+
+    try:
+        return question()
+    except errors.HFValidationError:
+        raise ExportError(f"{hub_id} doesn't exist here and is no hub id (owner/name).") from None
+    except errors.GatedRepoError:
+        raise ExportError(
+            f"{hub_id} asks for its terms to be accepted; do that on its page and log in."
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ExportError(f"{hub_id}: the model exists and has no such revision.") from None
+    except errors.RepositoryNotFoundError:
+        raise ExportError(
+            f"{hub_id} doesn't exist, neither here nor on the hub (a private model needs a login)."
+        ) from None
+    except errors.HfHubHTTPError as error:
+        raise ExportError(f"{hub_id} can't be had from the hub: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # the HTTP client's own classes change with its major version
+        raise ExportError(
+            f"{hub_id} is no local path and the hub can't be reached ({type(error).__name__}); "
+            "check the network or name a downloaded folder or .gguf file."
+        ) from None
+
+
+def _has_chat_template(folder: Path, names: set[str]) -> bool:
+    if names & {"chat_template.jinja", "chat_template.json"}:
+        return True
+    file = folder / "tokenizer_config.json"
+    return file.is_file() and bool(json.loads(file.read_bytes()).get("chat_template"))
+
+
+def _gguf_hint(sizes: dict[str, int]) -> str:
+    files = [name for name in sizes if name.endswith(".gguf")]
+    return f" but GGUF files: download {files[0]} and name the file" if files else ""
+
+
+def _iso(moment: datetime.datetime | None) -> str:
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else ""

@@ -1,0 +1,174 @@
+"""A checkpoint read one layer at a time, so that a model larger than memory can be worked through.
+
+The model's own transformers classes compute: their parameters stay on torch's meta device until a layer is
+``borrowed``. What a layer is called with beside the hidden states (positions, masks; Gemma's layers differ)
+is recorded once from the model's own forward. Knows nothing of quantization.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from edgeslm_export.sources.checkpoint import weight_files
+from edgeslm_export.sources.corpus import BATCH
+
+from edgeslm.errors import ExportError
+
+
+class LayeredModel:
+    """The checkpoint folder ``folder`` (as ``cleaning`` makes it) as a causal model, filled by layers.
+
+    ``model`` is the transformers model: norms, embedding and head in float32, its decoder ``layers`` on the
+    meta device. Without ``matrices`` only small parameters are ever filled.
+
+    :raises ExportError: weights that are missing or aren't finite, here and whenever a layer is loaded.
+    """
+
+    def __init__(self, folder: Path, *, matrices: bool = True) -> None:
+        import transformers
+        from accelerate import init_empty_weights
+
+        self.config = transformers.AutoConfig.from_pretrained(folder)
+        self.config.use_cache = False
+        self.config._attn_implementation = "sdpa" if self.config.model_type != "gemma2" else "eager"  # noqa: SLF001  transformers has no public way
+        with init_empty_weights(include_buffers=False):
+            self.model = transformers.AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
+        self.model.eval().requires_grad_(False)
+        self.layers = self.model.model.layers
+        self._files = _Tensors(folder)
+        self._skipped = () if matrices else (torch.nn.Linear, torch.nn.Embedding)
+        self.tied = bool(self.config.tie_word_embeddings)
+        for name, module in self.model.named_modules():
+            if not name.startswith("model.layers.") and name not in ("", "model"):
+                self._fill(module, name)
+        if self.tied:
+            self.model.lm_head.weight = self.model.model.embed_tokens.weight
+
+    def _fill(self, module: torch.nn.Module, prefix: str) -> None:
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "weight" and isinstance(module, self._skipped):
+                continue
+            if (prefix, name) == ("lm_head", "weight") and self.tied:
+                continue
+            if parameter.is_meta:
+                value = torch.nn.Parameter(self._files.load(f"{prefix}.{name}"), requires_grad=False)
+                setattr(module, name, value)
+
+    @contextlib.contextmanager
+    def borrowed(self, number: int) -> Iterator[torch.nn.Module]:
+        """The layer with its weights in float32; they are given back at the end."""
+        layer = self.layers[number]
+        self.load_layer(number)
+        try:
+            yield layer
+        finally:
+            layer.to("meta")
+
+    def load_layer(self, number: int) -> None:
+        """Fills the layer's parameters for good."""
+        for name, module in self.layers[number].named_modules():
+            self._fill(module, f"model.layers.{number}.{name}".rstrip("."))
+
+    def matrices(self) -> dict[str, torch.nn.Linear]:
+        """Every linear layer by its name in the checkpoint without ``.weight``, the head included."""
+        return {
+            name: module for name, module in self.model.named_modules() if isinstance(module, torch.nn.Linear)
+        }
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """What the first layer reads: [sequences, tokens, width]. Gemma scales it, so the model is asked."""
+        return self._until_layers(ids)[0]
+
+    def calls(self, ids: torch.Tensor) -> list[dict[str, Any]]:
+        """The keyword arguments of each layer for a batch of this shape."""
+        return self._until_layers(ids)[1]
+
+    def _until_layers(self, ids: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+        first: list[torch.Tensor] = []
+        recorded: list[dict[str, Any]] = []
+
+        def passing(hidden: torch.Tensor, *_: Any, **arguments: Any) -> torch.Tensor:
+            first.append(hidden)
+            recorded.append(arguments)
+            return hidden
+
+        with self._replaced(passing), torch.inference_mode():
+            self.model.model(input_ids=ids, use_cache=False)
+        return first[0], recorded
+
+    @contextlib.contextmanager
+    def _replaced(self, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+        """All layers compute ``forward`` meanwhile."""
+        originals = [layer.forward for layer in self.layers]
+        for layer in self.layers:
+            layer.forward = forward
+        try:
+            yield
+        finally:
+            for layer, original in zip(self.layers, originals, strict=True):
+                layer.forward = original
+
+    def run(self, number: int, hidden: torch.Tensor, calls: list[dict[str, Any]]) -> torch.Tensor:
+        """The layer over hidden states [sequences, tokens, width], a batch at a time; it has to be
+        borrowed."""
+        outputs = []
+        for batch in hidden.split(BATCH):
+            arguments = _cut(calls[number], len(batch))
+            output = self.layers[number](batch, **arguments)
+            outputs.append(output[0] if isinstance(output, tuple) else output)
+        return torch.cat(outputs)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """From the last layer's output: final norm, head and what the family does to logits (Gemma's cap).
+
+        The model's own forward computes them, with layers that pass ``hidden`` on: families call their norm
+        by different names.
+        """
+        ids = torch.zeros(hidden.shape[:2], dtype=torch.long)
+        with self._replaced(lambda *_, **__: hidden), torch.inference_mode():
+            logits: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
+        return logits
+
+
+def _cut(arguments: dict[str, Any], sequences: int) -> dict[str, Any]:
+    """For a last batch that is smaller: whatever has a batch dimension of ``BATCH`` is cut."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(cut(part) for part in value)
+        if isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape[0] > sequences:
+            return value[:sequences]
+        return value
+
+    return {key: cut(value) for key, value in arguments.items()}
+
+
+class _Tensors:
+    """Every tensor of a checkpoint folder by name, read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._where: dict[str, Any] = {}
+        for file in weight_files(folder):
+            if file.suffix == ".safetensors":
+                from safetensors import safe_open
+
+                opened = safe_open(file, framework="pt")
+                self._where.update(dict.fromkeys(opened.keys(), opened))
+            else:
+                self._where.update(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+
+    def load(self, name: str) -> torch.Tensor:
+        """A copy in float32."""
+        if name not in self._where:
+            raise ExportError(f"The checkpoint has no weights {name}; download it again.")
+        where = self._where[name]
+        tensor = where if isinstance(where, torch.Tensor) else where.get_tensor(name)
+        if not torch.isfinite(tensor).all():
+            raise ExportError(
+                f"The checkpoint is damaged: {name} holds numbers that aren't finite; download it again."
+            )
+        return tensor.to(torch.float32, copy=True).contiguous()

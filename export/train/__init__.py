@@ -1,0 +1,1 @@
+"""Teaching: encoders, decoders, readers and retrievers; how each is calibrated."""

@@ -1,0 +1,315 @@
+"""Calibration fitted on rows that a task didn't learn from: ``bundle.calibration`` applies it on a device.
+
+A temperature, or where it tells the rows better an affine map for each label; a rising function of the
+margin where there are rows enough for one; and how often which threshold is wrong. What all this is worth is
+measured on rows that it wasn't fitted on either, in turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from edgeslm.bundle.calibration import LEAST_PROBABILITY, Calibration, RiskPoint, Verdict, judge, margin_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.floating]
+    Integers = npt.NDArray[np.int64]
+    Bools = npt.NDArray[np.bool_]
+
+Rising = tuple[tuple[float, ...], tuple[float, ...]]
+"""Knots of a function that rises, and its values there."""
+
+_PARTS: Final = 5
+_SEED: Final = 0
+_ROWS_A_LABEL: Final = 20
+"""With fewer, an affine map for each label would follow chance."""
+_ROWS_FOR_MARGINS: Final = 200
+_KNOTS: Final = 20
+_POINTS: Final = 100
+"""Thresholds whose error is kept."""
+_CERTAINTY: Final = 0.8
+"""That the true error behind a threshold is no larger than what is kept of it."""
+_LEAST_SHARE: Final = 1e-6
+_SCALE: Final = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3)
+_DIGITS: Final = 1e6
+_ROUNDS: Final = 20
+_STEP: Final = 1e-4
+"""By which what leans comes before what it would equal; more than is lost by rounding."""
+_MOST_LEAN: Final = 20.0
+_PRIOR_ROWS: Final = 4.0
+"""An affine map is held to the temperature as if by so many rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """``calibration`` is fitted on all rows that aren't doubted; ``verdicts`` are by calibrations that were
+    fitted on other rows."""
+
+    calibration: Calibration
+    verdicts: Sequence[Verdict]
+
+
+def fit_calibration(
+    log_probabilities: Floats,
+    truth: Integers,
+    doubted: Bools | None = None,
+    recalls: Mapping[int, float] = MappingProxyType({}),
+) -> Fitted:
+    """Of what the model says (``log_probabilities`` [rows, labels]) and what is true ([rows], indices).
+
+    :param doubted: [rows] whose truth is probably none: nothing is fitted on them.
+    :param recalls: of labels, by their indices, the share of their rows that is wanted to be found.
+    """
+    import numpy as np
+
+    if doubted is not None and doubted.any() and not doubted.all():
+        fitted = fit_calibration(log_probabilities[~doubted], truth[~doubted], None, recalls)
+        others = iter(fitted.verdicts)
+        verdicts = [
+            judge(np.exp(row).tolist(), fitted.calibration) if out else next(others)
+            for row, out in zip(log_probabilities, doubted, strict=True)
+        ]
+        return Fitted(fitted.calibration, verdicts)
+    counts = np.bincount(truth, minlength=log_probabilities.shape[1])
+    choices = [(False, False)]
+    if counts.min() >= _ROWS_A_LABEL:
+        choices.append((True, False))
+    rows = log_probabilities, truth, recalls
+    tried = {choice: _verdicts_in_turn(*rows, *choice) for choice in choices}
+    affine, _ = min(tried, key=lambda choice: _log_loss(tried[choice], truth))
+    best = (affine, False)
+    if len(truth) >= _ROWS_FOR_MARGINS:
+        tried[affine, True] = _verdicts_in_turn(*rows, affine, with_margins=True)
+        best = min(((affine, False), (affine, True)), key=lambda choice: _brier(tried[choice], truth))
+    calibration = _fit(*rows, *best)
+    verdicts = tried[best]
+    confidence = np.array([verdict.confidence for verdict in verdicts])
+    right = np.array([verdict.best for verdict in verdicts]) == truth
+    return Fitted(calibration.model_copy(update={"risk": risk_curve(confidence, right)}), verdicts)
+
+
+def fit_confidence(shares: Floats, right: Bools) -> tuple[Calibration, Floats]:
+    """How often what a model gives such a share is right, where there are no labels to compare.
+
+    A logistic function of the share's logit (Platt 1999), or where there are rows enough for it and it tells
+    them better a rising one without a form.
+
+    :return: the calibration, and the confidence of each row by one that was fitted on others.
+    """
+    import numpy as np
+
+    ways = [_logistic] if len(right) < _ROWS_FOR_MARGINS else [_logistic, _from_nothing]
+    tried = [_confidences_in_turn(shares, right, way) for way in ways]
+    losses = [float(((confidence - right) ** 2).mean()) for confidence in tried]
+    best = losses.index(min(losses))
+    knots, heights = ways[best](shares, right)
+    return (
+        Calibration(
+            scale=(),
+            bias=(),
+            margins=knots,
+            confidences=heights,
+            risk=risk_curve(tried[best], right),
+            rows=len(right),
+        ),
+        np.asarray(tried[best]),
+    )
+
+
+def _confidences_in_turn(shares: Floats, right: Bools, way: Callable[[Floats, Bools], Rising]) -> Floats:
+    """Of each part of the rows by what was fitted on the others."""
+    import numpy as np
+
+    order, found = np.random.default_rng(_SEED).permutation(len(right)), np.empty(len(right))
+    for part in np.array_split(order, min(_PARTS, len(right))) if len(right) > 1 else [order]:
+        others = np.setdiff1d(order, part) if len(right) > 1 else order
+        found[part] = np.interp(shares[part], *way(shares[others], right[others]))
+    return found
+
+
+def _from_nothing(shares: Floats, right: Bools) -> Rising:
+    """A rising function that begins at next to nothing: what is far below all rows is no answer."""
+    knots, heights = _rising(shares, right)
+    return ((0.0, *knots), (1 / (len(right) + 2), *heights)) if knots[0] > 0 else (knots, heights)
+
+
+def _logistic(shares: Floats, right: Bools) -> Rising:
+    """At a few knots; never certain."""
+    import numpy as np
+    from scipy.special import logit
+    from sklearn.linear_model import LogisticRegression
+
+    # Beyond the rows too: what is far below them all is far less sure.
+    knots = np.unique([*_SCALE, *np.round(np.quantile(shares, np.linspace(0, 1, _KNOTS)), 6)])
+    doubt = 1 / (len(right) + 2)
+    heights = np.full(len(knots), (right.sum() + 1) / (len(right) + 2))
+    if right.any() and not right.all():
+        column = logit(np.clip(shares, _LEAST_SHARE, 1 - _LEAST_SHARE))[:, None]
+        fitted = LogisticRegression().fit(column, right)
+        if fitted.coef_[0, 0] > 0:  # what falls says nothing of the share: all are as likely
+            at = logit(np.clip(knots, _LEAST_SHARE, 1 - _LEAST_SHARE))[:, None]
+            heights = np.maximum.accumulate(np.clip(fitted.predict_proba(at)[:, 1], doubt, 1 - doubt))
+    return tuple(knots.tolist()), tuple(np.round(heights, 6).tolist())
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """[rows, labels], no lower than a device counts with."""
+    import numpy as np
+    from scipy.special import log_softmax as library
+
+    lowest = np.log(LEAST_PROBABILITY)
+    return np.asarray(np.maximum(library(logits, axis=1), lowest))
+
+
+def risk_curve(confidence: Floats, right: Bools) -> tuple[RiskPoint, ...]:
+    """How often what is answered is wrong with one threshold after the other; both [rows].
+
+    The error is the upper bound that holds four times of five (Clopper and Pearson 1934, one side): ten right
+    of ten are no proof of none wrong, and of a hundred thresholds some look better than they are.
+    """
+    import numpy as np
+    from scipy.stats import beta
+
+    points = []
+    steps = np.quantile(confidence, np.linspace(0, 1, _POINTS), method="lower")
+    # Rounded down, so that each answers its own rows; one that all reach is none.
+    for threshold in np.unique(np.floor(np.where(steps > confidence.min(), steps, 0.0) * _DIGITS) / _DIGITS):
+        answered = confidence >= threshold
+        hits = int((right & answered).sum())
+        error = beta.ppf(_CERTAINTY, answered.sum() - hits + 1, hits) if hits else 1.0
+        points.append(
+            RiskPoint(
+                threshold=float(threshold),
+                error=min(1.0, math.ceil(float(error) * _DIGITS) / _DIGITS),
+                coverage=round(float(answered.mean()), 4),
+            )
+        )
+    return tuple(points)
+
+
+def _verdicts_in_turn(
+    log_probabilities: Floats,
+    truth: Integers,
+    recalls: Mapping[int, float],
+    affine: bool,
+    with_margins: bool,
+) -> list[Verdict]:
+    """Verdicts on each fifth of the rows by a calibration of the others."""
+    import numpy as np
+
+    order = np.random.default_rng(_SEED).permutation(len(truth))
+    verdicts: dict[int, Verdict] = {}
+    enough = len(truth) >= _PARTS * log_probabilities.shape[1]
+    for part in np.array_split(order, _PARTS) if enough else [order]:
+        others = np.setdiff1d(order, part) if enough else order
+        calibration = _fit(log_probabilities[others], truth[others], recalls, affine, with_margins)
+        for row in part.tolist():
+            verdicts[row] = judge(np.exp(log_probabilities[row]).tolist(), calibration)
+    return [verdicts[row] for row in range(len(truth))]
+
+
+def _fit(
+    log_probabilities: Floats,
+    truth: Integers,
+    recalls: Mapping[int, float],
+    affine: bool,
+    with_margins: bool,
+) -> Calibration:
+    import numpy as np
+    from edgeslm_export.evaluate.metrics import fit_temperature
+
+    labels = log_probabilities.shape[1]
+    inverse = 1 / fit_temperature(log_probabilities, truth)
+    scale: Floats = np.full(labels, inverse)
+    bias: Floats = np.zeros(labels)
+    if affine:
+        scale, bias = _fit_affine(log_probabilities, truth, inverse)
+    calibration = Calibration(
+        scale=tuple(np.round(scale, 5).tolist()), bias=tuple(np.round(bias, 5).tolist()), rows=len(truth)
+    )
+    if recalls:
+        scores = [judge(row.tolist(), calibration).scores for row in np.exp(log_probabilities)]
+        leans = lean_forward(np.log(np.maximum(scores, LEAST_PROBABILITY)), truth, recalls)
+        calibration = calibration.model_copy(update={"leans": tuple(np.round(leans, 5).tolist())})
+    if not with_margins:
+        return calibration
+    verdicts = [judge(row.tolist(), calibration) for row in np.exp(log_probabilities)]
+    margins = np.array([margin_of(verdict.scores, verdict.best) for verdict in verdicts])
+    right = np.array([v.best for v in verdicts]) == truth
+    knots, heights = _rising(margins, right)
+    return calibration.model_copy(update={"margins": knots, "confidences": heights})
+
+
+def lean_forward(log_scores: Floats, truth: Integers, recalls: Mapping[int, float]) -> Floats:
+    """[labels]: how far each must lean forward so that the wanted share of its rows is found, and no further.
+
+    It leans as far as one of the label's rows needs, chosen so that a new row needs no more as often as is
+    wanted: the quantile of conformal prediction, label by label (Vovk 2012), whatever the scores are worth.
+
+    :param log_scores: [rows, labels].
+    """
+    import numpy as np
+
+    leans = np.zeros(log_scores.shape[1])
+    for _ in range(_ROUNDS if len(recalls) > 1 else 1):  # what leans by others is in the way
+        for label, wanted in recalls.items():
+            rows = log_scores[truth == label] + leans
+            needed = np.sort(np.delete(rows, label, axis=1).max(axis=1) - (rows[:, label] - leans[label]))
+            place = min(math.ceil((len(needed) + 1) * wanted), len(needed))
+            leans[label] = min(max(0.0, float(needed[place - 1]) + _STEP), _MOST_LEAN) if place else 0.0
+    return leans
+
+
+def _fit_affine(log_probabilities: Floats, truth: Integers, scale: float) -> tuple[Floats, Floats]:
+    """The scales and biases that make ``softmax(scale * log p + bias)`` likeliest, near ``scale`` and 0."""
+    import numpy as np
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax as library
+
+    rows, labels = log_probabilities.shape
+    wanted = np.eye(labels)[truth]
+
+    def loss(values: Floats) -> tuple[float, Floats]:
+        logarithms, bias = values[:labels], values[labels:]
+        scales = scale * np.exp(logarithms)
+        shares = library(scales * log_probabilities + bias, axis=1)
+        error = np.exp(shares) - wanted
+        value = -(wanted * shares).sum() + _PRIOR_ROWS * (values**2).sum()
+        gradient = np.concatenate([(error * log_probabilities).sum(0) * scales, error.sum(0)])
+        return value / rows, (gradient + 2 * _PRIOR_ROWS * values) / rows
+
+    found = minimize(loss, np.zeros(2 * labels), jac=True, method="L-BFGS-B")
+    return scale * np.exp(found.x[:labels]), found.x[labels:]
+
+
+def _rising(margins: Floats, right: Bools) -> Rising:
+    """The rising function that fits best, at a few knots; never certain."""
+    import numpy as np
+    from sklearn.isotonic import IsotonicRegression
+
+    doubt = 1 / (len(right) + 2)
+    fitted = IsotonicRegression(y_min=doubt, y_max=1 - doubt, out_of_bounds="clip").fit(margins, right)
+    knots = np.unique(np.round(np.quantile(margins, np.linspace(0, 1, _KNOTS)), 6))
+    return tuple(knots.tolist()), tuple(np.round(fitted.predict(knots), 6).tolist())
+
+
+def _log_loss(verdicts: Sequence[Verdict], truth: Integers) -> float:
+    import numpy as np
+
+    shares = [verdict.scores[label] for verdict, label in zip(verdicts, truth, strict=True)]
+    return float(-np.log(np.maximum(shares, LEAST_PROBABILITY)).mean())
+
+
+def _brier(verdicts: Sequence[Verdict], truth: Integers) -> float:
+    import numpy as np
+
+    confidence = np.array([verdict.confidence for verdict in verdicts])
+    right = np.array([verdict.best for verdict in verdicts]) == truth
+    return float(((confidence - right) ** 2).mean())

@@ -1,0 +1,74 @@
+"""A cross-encoder from a checkpoint that was taught already, as sentence-transformers has them for MS MARCO.
+
+Its encoder is saved as a checkpoint of its own, for ``encoder`` to export, and what stands on it as the
+layers that a device computes: the model's pooler or its head's dense layer, both with tanh, if it has one,
+and one logit of whether the second text answers the first (Devlin et al. 2019;
+``BertForSequenceClassification`` and its like in transformers).
+
+The work runs in a child process (``python -m edgeslm_export.train.cross_encoder``). Knows no bundle.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
+from edgeslm_export.train.encoder_finetune import LAYER, save_beside
+
+from edgeslm.errors import ExportError
+
+
+def take_apart(
+    source: Path, out: Path, *, on_progress: OnProgress | None = None, debug: bool = False
+) -> None:
+    """Writes the encoder of the checkpoint folder ``source``, with ``LAYER``, to ``out``.
+
+    :raises ExportError: it can't be loaded, tells several labels apart, or is built in another way.
+    """
+    task = {"source": str(source), "out": str(out)}
+    run_module("train.cross_encoder", task, "reading the cross-encoder", on_progress=on_progress, debug=debug)
+
+
+# --- in the child ----------------------------------------------------------------------------------
+
+
+def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """What the child does; the task is that of ``take_apart``."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    source, out = Path(task["source"]), Path(task["out"])
+    reporter.progress(0, 1, "loading libraries")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source, dtype=torch.float32)
+    if model.config.num_labels != 1:
+        raise ExportError(
+            f"{source} tells {model.config.num_labels} labels apart; a reader says one number, how likely a "
+            "text answers a question."
+        )
+    arrays, encoder = _layers(model), model.base_model
+    save_beside(encoder, source, out)
+    encoder.config.architectures = [type(encoder).__name__]  # the source's file names the whole
+    encoder.config.save_pretrained(out)
+    import numpy as np
+
+    np.savez(out / LAYER, **{name: value.detach().numpy() for name, value in arrays.items()})
+    return {}
+
+
+def _layers(model: Any) -> dict[str, Any]:
+    """``weight`` [1, dimension], ``bias`` [1], and ``dense`` [dimension, dimension] with ``dense_bias``."""
+    head, pooler = model.classifier, getattr(model.base_model, "pooler", None)
+    dense, last = (head.dense, head.out_proj) if hasattr(head, "out_proj") else (None, head)
+    if dense is None and pooler is not None:
+        dense = pooler.dense
+    if not hasattr(last, "weight") or last.weight.shape[0] != 1:
+        raise ExportError("This cross-encoder's head is of a kind that isn't known; take one of BERT's kind.")
+    layers = {"weight": last.weight, "bias": last.bias}
+    return layers if dense is None else {**layers, "dense": dense.weight, "dense_bias": dense.bias}
+
+
+if __name__ == "__main__":
+    sys.exit(Reporter().run(run))

@@ -1,0 +1,291 @@
+"""Tasks learned on a decoder: a LoRA adapter, taught on the weights of the bundle that will carry it.
+
+``lora`` keeps the base in float32 while it learns, ``qlora`` in four bits, with an eighth of the memory for
+it. What it is worth is asked of the int4 bundle with the adapter, row by row, as a device does. Serves
+``classify`` and ``extract``, which differ in their token rows alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeslm_export.data.rows import FieldsRow, LabelledRow
+from edgeslm_export.evaluate.report_card import examine_bundle
+from edgeslm_export.evaluate.task_eval import Exam, Rows
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.jobs.resources import check_resources
+from edgeslm_export.models.adapter import (
+    arrange,
+    check_base,
+    head_sizes,
+    load_base,
+    write_bundle,
+    write_files,
+)
+from edgeslm_export.models.lora import load_lora
+from edgeslm_export.sources.checkpoint import Origin
+from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.lora_training import Shape, TokenRow, check_installed, teach_decoder
+from edgeslm_export.train.sft_rows import RowEncoder
+from edgeslm_export.train.spec import (
+    ENOUGH_TESTED_SLOWLY,
+    QLORA,
+    Effort,
+    Lesson,
+    Trial,
+    epochs_to_take,
+    folds_to_try,
+    make_trial,
+    rows_aside,
+)
+
+from edgeslm.bundle.manifest import AdapterSection, Bundle, Manifest, Source, load_bundle
+from edgeslm.config.loader import Task as TaskSection
+from edgeslm.tasks import make_task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.floating[Any]]
+    Integers = npt.NDArray[np.int64]
+
+RANK: Final = 12
+"""Packed products share one branch, which then has three times as many columns: 8 MB for SmolLM2-135M."""
+_RATE: Final = 8e-4
+_BATCH: Final = 32
+_SMALL_BATCH: Final = 8
+_ROWS_FOR_LARGE_BATCH: Final = 1000
+_BYTES_A_WEIGHT: Final = {"lora": 7, "qlora": 3}
+"""A float32 base or one in four bits with its parts that stay float, and activations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """The task that an adapter is taught: what its manifest says of it, and its rows as tokens.
+
+    ``encode`` makes token rows of rows by their number, None for what is too long. ``rows`` are what it is
+    examined with. ``section`` is the task as an exam asks it.
+    """
+
+    learned: Mapping[str, Any]
+    section: TaskSection
+    rows: Rows
+    encode: Callable[[RowEncoder, Integers], Sequence[TokenRow | None]]
+
+
+class Tutor:
+    """Teaches adapters of one base and asks them."""
+
+    def __init__(
+        self, method: str, base: Path, origin: Origin, skill: Skill, effort: Effort, notes: Notes, work: Path
+    ) -> None:
+        """:raises ExportError: a library is missing, or the base takes no adapters."""
+        check_installed("nf4" if method == QLORA else "stored")
+        self.method, self.base = method, load_bundle(base)
+        self._branches = load_base(self.base)
+        self._origin, self._skill, self._effort = origin, skill, effort
+        self._notes, self._work = notes, work
+        self._encoder = RowEncoder(
+            base, make_task(str(skill.learned["task"]), TaskSection(), self._in_mind())
+        )
+
+    def teach(
+        self, rows: Integers, name: str, schedule: Schedule, aside: Sequence[int] = ()
+    ) -> tuple[Path, dict[str, Any]]:
+        """:return: the LoRA folder, and what was said of the training."""
+        out = self._work / f"lora-{name}"
+        encoded = self._skill.encode(self._encoder, rows)
+        kept = [number for number, row in enumerate(encoded) if row is not None]
+        watched = [place for place, number in enumerate(kept) if number in set(aside)]
+        need = _BYTES_A_WEIGHT[self.method]
+        check_resources(self._origin.weights, self._origin.weights * 5, self._work, need)
+        said = teach_decoder(
+            self._origin,
+            self.base.path,
+            out,
+            [row for row in encoded if row is not None],
+            Shape(RANK, "nf4" if self.method == QLORA else "stored"),
+            schedule,
+            aside=watched,
+            state=self._notes.state(name),
+            on_progress=self._effort.on_progress,
+            debug=self._effort.debug,
+        )
+        if missing := len(encoded) - len(kept):
+            self._effort.announce(f"{missing} texts are too long to learn from and were left out.")
+        return out, said
+
+    def ask(self, folder: Path, rows: Integers) -> dict[str, Any]:
+        """What the base with the LoRA in ``folder`` makes of rows: an exam's report with ``answers``."""
+        with tempfile.TemporaryDirectory(dir=self._work) as name:
+            adapter = Path(name) / "adapter"
+            adapter.mkdir()
+            lora = load_lora(folder)
+            values = self._arranged(folder)
+            write_bundle(adapter, lora, self.base, values, learned=dict(self._skill.learned))
+            skill = self._skill
+            asked = [skill.rows[row] for row in rows.tolist()]
+            exam = Exam(str(skill.learned["task"]), skill.section, asked, adapter, with_answers=True)
+            how: dict[str, Any] = {"on_progress": self._effort.on_progress, "debug": self._effort.debug}
+            return examine_bundle(self.base.path, exam, **how)
+
+    def write(self, folder: Path, stage: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The LoRA's files in ``stage``. :return: the manifest's fields and the report."""
+        fields, report = write_files(stage, load_lora(folder), self.base, self._arranged(folder))
+        fields["licence"] = self.base.manifest.source.licence
+        return fields, report
+
+    @property
+    def bytes(self) -> int:
+        return self.base.weight_bytes
+
+    def _arranged(self, folder: Path) -> dict[str, Any]:
+        lora = load_lora(folder)
+        check_base(lora, self.base, self._branches)
+        return arrange(lora, self._branches, head_sizes(self.base))
+
+    def _in_mind(self) -> Bundle:
+        """The bundle that will be made, as far as a task looks at it."""
+        manifest = Manifest.model_validate(
+            {
+                "name": "-",
+                "kind": "adapter",
+                "architecture": "",
+                "source": Source(id=""),
+                "files": (),
+                "adapter": AdapterSection(base="", rank=1, targets=()),
+                "learned": {"rows": 0, **self._skill.learned},
+                "created": "",
+            }
+        )
+        return Bundle(Path("-"), manifest, "")
+
+
+class DecoderWay:
+    """A classify task as an adapter: taught once for each fold that is tested on, then on all rows."""
+
+    def __init__(
+        self,
+        method: str,
+        base: Path,
+        origin: Origin,
+        lesson: Lesson,
+        effort: Effort,
+        notes: Notes,
+        work: Path,
+    ) -> None:
+        self._method, self._lesson, self._effort, self._notes = method, lesson, effort, notes
+        self._folds = folds_to_try(lesson.folds, ENOUGH_TESTED_SLOWLY)
+        self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
+        self._epochs = 0
+        self._tutor = Tutor(method, base, origin, _label_skill(lesson), effort, notes, work)
+
+    def try_out(self) -> Trial:
+        import numpy as np
+
+        found = [self._try_fold(number, *fold) for number, fold in enumerate(self._folds)]
+        self._epochs = epochs_to_take([fold["best_epoch"] for fold in found])
+        rows = np.concatenate([test for _, test in self._folds])
+        shares = np.concatenate([np.array(fold["shares"]) for fold in found])
+        speed = 1000 / (sum(fold["ms_per_row"] for fold in found) / len(found))
+        figures = {"epochs": self._epochs, "peak_rss": max(fold["peak_rss"] for fold in found)}
+        logits = np.log(np.maximum(shares, 1e-30))
+        size = self._tutor.bytes + int(found[0]["adapter_bytes"])
+        return make_trial(self._method, rows, logits, self._lesson, figures, speed, size)
+
+    def _try_fold(self, number: int, train: Integers, test: Integers) -> dict[str, Any]:
+        name = f"{self._method}-{number}"
+        if (noted := self._notes.load(name)) is not None:
+            return noted
+        folder, said = self._tutor.teach(
+            train, name, self._schedule(len(train)), rows_aside([self._lesson.texts[row] for row in train])
+        )
+        report = self._tutor.ask(folder, test)
+        labels = self._lesson.labels
+        found = {
+            **said,
+            "shares": [[answer["scores"][label] for label in labels] for answer in report["answers"]],
+            "ms_per_row": report["ms_per_row"],
+            "adapter_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        }
+        shutil.rmtree(folder)
+        self._notes.save(name, found)
+        self._notes.state(name).unlink(missing_ok=True)
+        return found
+
+    def write(self, stage: Path) -> dict[str, Any]:
+
+        rows = self._lesson.learned
+        folder, _ = self._tutor.teach(rows, f"{self._method}-all", self._schedule(len(rows)))
+        fields, report = self._tutor.write(folder, stage)
+        return {**fields, "report": {key: report[key] for key in ("rank", "weight_bytes")}}
+
+    def _schedule(self, rows: int) -> Schedule:
+        seconds = self._effort.seconds * rows / self._rows_taught
+        return schedule_for(len(self._lesson.texts)).limited(self._epochs, seconds)
+
+
+def schedule_for(rows: int) -> Schedule:
+    """At least some 250 steps, where that takes no more than 12 epochs; two of many rows."""
+    batch = _BATCH if rows >= _ROWS_FOR_LARGE_BATCH else _SMALL_BATCH
+    return Schedule(min(12, max(2, -(-250 * batch // rows))), batch, _RATE)
+
+
+def _label_skill(lesson: Lesson) -> Skill:
+    import numpy as np
+
+    shares = np.eye(len(lesson.labels))[lesson.truth] if lesson.shares is None else lesson.shares
+
+    def encode(encoder: RowEncoder, rows: Integers) -> Sequence[TokenRow | None]:
+        return encoder.label_rows(
+            [lesson.texts[row] for row in rows], lesson.labels, [shares[row].tolist() for row in rows]
+        )
+
+    learned = {
+        "task": lesson.name,
+        "kind": "classify",
+        "labels": list(lesson.labels),
+        "instruction": lesson.instruction,
+        "rows": len(lesson.texts),
+    }
+    section = TaskSection.model_validate({"kind": "classify", "model": "model", "overflow": "head"})
+    rows = [
+        LabelledRow(number, text, lesson.labels[truth])
+        for number, (text, truth) in enumerate(zip(lesson.texts, lesson.truth, strict=True), 1)
+    ]
+    return Skill(learned, section, rows, encode)
+
+
+def field_skill(
+    name: str,
+    section: TaskSection,
+    instruction: str,
+    texts: Sequence[str],
+    fields: Sequence[Mapping[str, Any]],
+) -> Skill:
+    """An extract task: ``section`` has its schema, and whether its strings are words of the message."""
+    section = section.model_copy(update={"overflow": "head"})
+
+    def encode(encoder: RowEncoder, rows: Integers) -> Sequence[TokenRow | None]:
+        return encoder.field_rows([texts[row] for row in rows], [fields[row] for row in rows])
+
+    learned = {
+        "task": name,
+        "kind": "extract",
+        "output_schema": json.loads(json.dumps(section.output_schema)),
+        "instruction": instruction,
+        "verbatim": section.verbatim,
+        "rows": len(texts),
+    }
+    rows = [
+        FieldsRow(number, text, of_row)
+        for number, (text, of_row) in enumerate(zip(texts, fields, strict=True), 1)
+    ]
+    return Skill(learned, section, rows, encode)

@@ -1,0 +1,188 @@
+"""A small encoder and a linear layer on top of it, both taught from labelled texts in PyTorch.
+
+What is taught is what a device computes: the pooled vector, normalized where the encoder's bundle does that,
+times the layer's weights, by cross-entropy over the labels or over what a teacher says of them (Devlin et al.
+2019; Hinton et al. 2015). How it descends, and when it stops, is in ``edgeslm_export.train.loop``.
+
+The work runs in a child process (``python -m edgeslm_export.train.encoder_finetune``). Knows no bundle.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
+from edgeslm_export.train.loop import TEMPERATURES, Course, Schedule, descend, open_task, padded, peak_rss
+
+from edgeslm.bundle.manifest import EncoderSection
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+LAYER = "layer.npz"
+"""``weight`` [labels, dimension] and ``bias`` [labels], float32, of a taught checkpoint."""
+LONGEST = 256
+"""Tokens of a text that are learned from, where the model reads so many; a device reads on."""
+NOT_FINITE = "Teaching the encoder gave numbers that aren't finite; try another encoder."
+
+LAYER_RATE = 1e-3
+UNIT_SCALE = 16.0
+"""A normalized vector times this: logits of unit vectors could not be told apart otherwise."""
+_SMALL = (".json", ".txt", ".model")
+"""Files of a checkpoint that are no weights."""
+
+
+def schedule_for(rows: int) -> Schedule:
+    """Epochs and batch for so many rows: at least some 300 steps, where that takes no more than 20 epochs."""
+    batch = 16 if rows < 1000 else 32
+    epochs = min(20, max(5, -(-300 * batch // rows)))
+    return Schedule(epochs, batch, rate=1e-4)
+
+
+def teach_encoder(
+    source: Path,
+    out: Path,
+    section: EncoderSection,
+    length: int,
+    texts: Sequence[str],
+    truth: Sequence[int] | Sequence[Sequence[float]],
+    labels: int,
+    schedule: Schedule,
+    *,
+    aside: Sequence[int] = (),
+    state: Path | None = None,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> dict[str, Any]:
+    """Teaches the checkpoint folder ``source`` and writes the taught one, with ``LAYER``, to ``out``.
+
+    :param section: how a device pools; ``length``: the tokens of a text that are learned from.
+    :param truth: [texts], indices below ``labels``; or [texts, labels], how likely each label is.
+    :param aside, state: see ``training.Course``.
+    :return: what ``descend`` says, and ``peak_rss`` in bytes.
+    :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
+        short for half an epoch.
+    """
+    task = {
+        "source": str(source),
+        "out": str(out),
+        "pooling": section.pooling,
+        "normalize": section.normalize,
+        "length": length,
+        "texts": list(texts),
+        "truth": list(truth),
+        "labels": labels,
+        "schedule": asdict(schedule),
+        "aside": list(aside),
+        "state": None if state is None else str(state),
+    }
+    return run_module(
+        "train.encoder_finetune", task, "teaching the encoder", on_progress=on_progress, debug=debug
+    )
+
+
+def load_layer(taught: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """``weight`` [labels, dimension] and ``bias`` [labels] for the vectors of a taught checkpoint."""
+    import numpy as np
+
+    with np.load(taught / LAYER, allow_pickle=False) as arrays:
+        return arrays["weight"], arrays["bias"]
+
+
+# --- in the child ----------------------------------------------------------------------------------
+
+
+def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """What the child does; the task is that of ``teach_encoder``."""
+    import torch
+    import transformers
+
+    source, schedule, tokenizer = open_task(task, reporter)
+    model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32)
+    pupil = _Pupil(model, task["labels"], task["pooling"], task["normalize"])
+    rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]
+    padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
+    truth = torch.tensor(task["truth"])
+
+    def losses(batch: Sequence[int], temperatures: Sequence[float]) -> torch.Tensor:
+        """[temperatures, rows]"""
+        tokens, mask = padded([rows[row] for row in batch], padding)
+        logits, wanted = pupil.logits(tokens, mask), truth[list(batch)]
+        entropy = torch.nn.functional.cross_entropy
+        return torch.stack([entropy(logits / each, wanted, reduction="none") for each in temperatures])
+
+    course = Course(
+        model,
+        [(list(model.parameters()), schedule.rate), (list(pupil.layer.parameters()), LAYER_RATE)],
+        list(map(len, rows)),
+        lambda batch: losses(batch, (1.0,)).mean(),
+        task["aside"],
+        "teaching the encoder",
+        None if task["state"] is None else Path(task["state"]),
+        lambda batch: losses(batch, TEMPERATURES),
+    )
+    figures = descend(course, schedule, reporter)
+    _save(pupil, source, Path(task["out"]))
+    return {**figures, "peak_rss": peak_rss()}
+
+
+class _Pupil:
+    """The encoder and the layer. ``layer`` is applied to the vector times ``scale``."""
+
+    def __init__(self, model: Any, labels: int, pooling: str, normalize: bool) -> None:
+        import torch
+
+        self.model, self._pooling, self._normalize = model, pooling, normalize
+        self.scale = UNIT_SCALE if normalize else 1.0
+        self.layer = torch.nn.Linear(model.config.hidden_size, labels)
+
+    def logits(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """[rows, labels] of tokens and mask [rows, longest]."""
+        import torch
+
+        hidden = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        vectors = pooled(hidden, mask, self._pooling, normalize=self._normalize)
+        return torch.as_tensor(self.layer(vectors * self.scale))
+
+
+def pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str, *, normalize: bool) -> torch.Tensor:
+    """Vectors [rows, dimension] of token vectors [rows, longest, dimension], as a device makes them."""
+    import torch
+
+    if pooling == "cls":
+        vectors = hidden[:, 0]
+    else:
+        kept = mask.unsqueeze(-1).to(hidden.dtype)
+        vectors = (hidden * kept).sum(1) / kept.sum(1)
+    return torch.nn.functional.normalize(vectors) if normalize else vectors
+
+
+def _save(pupil: _Pupil, source: Path, out: Path) -> None:
+    import numpy as np
+
+    save_beside(pupil.model, source, out)
+    weight, bias = (value.detach().numpy() for value in (pupil.layer.weight, pupil.layer.bias))
+    np.savez(out / LAYER, weight=(weight * pupil.scale).astype(np.float32), bias=bias.astype(np.float32))
+
+
+def save_beside(model: Any, source: Path, out: Path) -> None:
+    """The weights of a transformers ``model`` in ``out`` with the other files of the checkpoint that it was
+    loaded from, so that what reads the one reads the other."""
+    model.save_pretrained(out)
+    small = [file for file in (*source.iterdir(), *source.glob("*/config.json")) if file.suffix in _SMALL]
+    for file in small:
+        if file.is_file() and not file.name.endswith(".index.json"):
+            copy = out / file.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
+
+
+if __name__ == "__main__":
+    sys.exit(Reporter().run(run))

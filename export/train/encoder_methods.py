@@ -1,0 +1,261 @@
+"""Tasks learned on an encoder: a head on it as it is, or the encoder taught too.
+
+A taught encoder comes along with its task. From few rows it is taught by pairs of them, from more by their
+labels.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeslm_export.bundle.writer import runtime_versions
+from edgeslm_export.evaluate.report_card import embed_texts, load_encoder
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.jobs.resources import check_resources
+from edgeslm_export.models.encoder import fill_encoder, read_pooling
+from edgeslm_export.sources.checkpoint import Origin, examine_local
+from edgeslm_export.train.encoder_finetune import LONGEST, load_layer, schedule_for, teach_encoder
+from edgeslm_export.train.logistic_head import fit_layer, learn
+from edgeslm_export.train.setfit import contrast_encoder
+from edgeslm_export.train.spec import (
+    ENCODER,
+    HEAD,
+    Effort,
+    Lesson,
+    Trial,
+    epochs_to_take,
+    folds_to_try,
+    make_trial,
+    rows_aside,
+)
+
+from edgeslm.bundle.manifest import load_bundle
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from edgeslm.engine.worker.encoder import Encoder
+
+    Floats = npt.NDArray[np.floating[Any]]
+    Integers = npt.NDArray[np.int64]
+
+ROWS_FOR_LABELS: Final = 250
+"""With fewer, an encoder is taught by pairs of rows instead of by their labels. Pairs were measured with 50
+rows and labels with 1,000; where they cross was not."""
+WEIGHTS: Final = "head.npz"
+_STRENGTH: Final = 30.0
+"""Of the classifier on an encoder that was taught by pairs: its embeddings lie apart already."""
+_MOST_CENTROIDS: Final = 64
+_ROWS_A_CENTROID: Final = 8
+_ROWS_FOR_CENTROIDS: Final = 2000
+BYTES_A_WEIGHT: Final = 20
+"""Weights, gradients and AdamW's two moments in float32, and some activations."""
+
+
+class HeadWay:
+    """A head on the encoder's bundle."""
+
+    def __init__(self, bundle: Path, lesson: Lesson) -> None:
+        self._bundle, self._lesson = load_bundle(bundle), lesson
+
+    def try_out(self) -> Trial:
+        import numpy as np
+
+        lesson = self._lesson
+        encoder = load_encoder(self._bundle.path)
+        started = time.monotonic()
+        vectors = embed_texts(encoder, lesson.texts)
+        speed = len(vectors) / max(1e-9, time.monotonic() - started)
+        self._learned = learn(
+            vectors, lesson.truth, len(lesson.labels), lesson.folds, lesson.shares, rows=lesson.learned
+        )
+        self._centroids = centroids_of(vectors[lesson.learned])
+        distances = np.concatenate(
+            [distances_from(centroids_of(vectors[train]), vectors[test]) for train, test in lesson.folds]
+        )
+        figures = {"strength": self._learned.strength}
+        size = self._bundle.weight_bytes
+        return make_trial(
+            HEAD, self._learned.held, self._learned.logits, lesson, figures, speed, size, distances.tolist()
+        )
+
+    def write(self, stage: Path) -> dict[str, Any]:
+        _save_layer(stage, self._learned.weight, self._learned.bias, self._centroids)
+        return {
+            "architecture": "logistic-regression",
+            "context_length": self._bundle.manifest.context_length,
+            "kind": "head",
+            "head": {"encoder": self._bundle.digest, "weights": WEIGHTS},
+            "licence": self._bundle.manifest.source.licence,
+            "runtime": runtime_versions("onnxruntime", "scikit-learn"),
+        }
+
+
+class EncoderWay:
+    """The encoder itself, taught: once for each fold that is tested on, then on all rows."""
+
+    def __init__(self, origin: Origin, lesson: Lesson, effort: Effort, notes: Notes, work: Path) -> None:
+        self._origin, self._lesson, self._effort = origin, lesson, effort
+        self._notes, self._work = notes, work
+        self._section, context_length = read_pooling(origin.path)
+        self._length = min(LONGEST, context_length)
+        self._folds = folds_to_try(lesson.folds)
+        self._by_pairs = len(lesson.texts) < ROWS_FOR_LABELS
+        self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
+        self._epochs = 0
+
+    def try_out(self) -> Trial:
+        import numpy as np
+
+        found = [self._try_fold(number, *fold) for number, fold in enumerate(self._folds)]
+        self._epochs = epochs_to_take([fold["epochs"] for fold in found])
+        rows = np.concatenate([test for _, test in self._folds])
+        logits = np.concatenate([np.array(fold["logits"]) for fold in found])
+        speed = len(rows) / max(1e-9, sum(fold["seconds"] for fold in found))
+        figures: dict[str, Any] = {"taught_by": "pairs" if self._by_pairs else "labels"}
+        if self._epochs:
+            figures["epochs"] = self._epochs
+        if not self._by_pairs:
+            figures["peak_rss"] = max(fold["peak_rss"] for fold in found)
+        distances = [distance for fold in found for distance in fold["distances"]]
+        return make_trial(ENCODER, rows, logits, self._lesson, figures, speed, found[0]["bytes"], distances)
+
+    def _try_fold(self, number: int, train: Integers, test: Integers) -> dict[str, Any]:
+        name = f"{ENCODER}-{number}"
+        if (noted := self._notes.load(name)) is not None:
+            return noted
+        folder = self._work / name
+        folder.mkdir()
+        _, (weight, bias), said = self._teach(
+            train, folder, name, rows_aside([self._lesson.texts[row] for row in train])
+        )
+        encoder = load_encoder(folder)
+        started = time.monotonic()
+        vectors = embed_texts(encoder, [self._lesson.texts[row] for row in test])
+        found = {
+            "logits": (vectors @ weight.T + bias).tolist(),
+            "seconds": time.monotonic() - started,
+            "distances": distances_from(self._centroids(encoder, train), vectors).tolist(),
+            "bytes": encoder.bundle.weight_bytes,
+            "epochs": said.get("best_epoch", 0),
+            "peak_rss": said.get("peak_rss"),
+        }
+        shutil.rmtree(folder)
+        self._notes.save(name, found)
+        self._notes.state(name).unlink(missing_ok=True)
+        return found
+
+    def write(self, stage: Path) -> dict[str, Any]:
+
+        rows = self._lesson.learned
+        fields, layer, _ = self._teach(rows, stage, f"{ENCODER}-all", ())
+        _save_layer(stage, *layer, self._centroids(load_encoder(stage), rows))
+        base = self._origin.source
+        return {
+            **{key: fields[key] for key in ENCODER_FIELDS},
+            "kind": "head",
+            "head": {"weights": WEIGHTS},
+            "report": {**fields["report"], "base": f"{base.id} {base.revision}".strip()},
+            "licence": self._origin.source.licence,
+            "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
+        }
+
+    def _centroids(self, encoder: Encoder, rows: Integers) -> Floats:
+        return centroids_of_texts(encoder, [self._lesson.texts[row] for row in rows])
+
+    def _teach(
+        self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
+    ) -> tuple[dict[str, Any], tuple[Floats, Floats], dict[str, Any]]:
+        """Teaches the checkpoint from ``rows`` and makes an encoder's bundle of it in ``folder``.
+
+        :param aside: which of them are watched only.
+        :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and what
+            ``teach_encoder`` says; pairs say nothing.
+        """
+        effort, lesson, taught = self._effort, self._lesson, self._work / "taught"
+        texts, truth = [lesson.texts[row] for row in rows], lesson.truth[rows]
+        seconds = effort.seconds * len(rows) / self._rows_taught
+        how: dict[str, Any] = {"on_progress": effort.on_progress, "debug": effort.debug}
+        check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
+        source = (self._origin.path, taught, self._section, self._length)
+        said: dict[str, Any] = {}
+        if self._by_pairs:
+            contrast_encoder(*source, texts, truth.tolist(), seconds=seconds, **how)
+        else:
+            schedule = schedule_for(len(lesson.texts)).limited(self._epochs, seconds)
+            shares = None if lesson.shares is None else lesson.shares[rows].tolist()
+            wanted = shares or truth.tolist()
+            how |= {"aside": aside, "state": self._notes.state(name)}
+            said = teach_encoder(*source, texts, wanted, len(lesson.labels), schedule, **how)
+        fields = fill_taught(taught, self._origin, folder, effort)
+        if self._by_pairs:
+            vectors = embed_texts(load_encoder(folder), texts)
+            layer: tuple[Floats, Floats] = fit_layer(vectors, truth, _STRENGTH, len(lesson.labels))
+        else:
+            layer = load_layer(taught)
+        shutil.rmtree(taught)
+        return fields, layer, said
+
+
+ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
+
+
+def fill_taught(taught: Path, origin: Origin, folder: Path, effort: Effort) -> dict[str, Any]:
+    """Makes an encoder's bundle in ``folder`` of the checkpoint ``taught``, which was ``origin``.
+
+    :return: its manifest's fields with the ``report`` on its likeness to the float model.
+    """
+    fields, likeness = fill_encoder(
+        examine_local(taught, "encoder", origin.source),
+        folder,
+        effort.announce,
+        on_progress=effort.on_progress,
+        debug=effort.debug,
+    )
+    return {**fields, "report": {"cosine_to_float": likeness["cosine_to_float"]}}
+
+
+def centroids_of_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:
+    """In the middle of what was learned from; some of many texts are enough."""
+    import numpy as np
+
+    some = np.random.default_rng(0).permutation(len(texts))[:_ROWS_FOR_CENTROIDS]
+    return centroids_of(embed_texts(encoder, [texts[row] for row in some.tolist()]))
+
+
+def centroids_of(vectors: Floats) -> Floats:
+    """Unit vectors [groups, dimension] in the middle of ``vectors`` [rows, dimension], by k-means."""
+    import numpy as np
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    groups = max(1, min(_MOST_CENTROIDS, len(np.unique(units, axis=0)) // _ROWS_A_CENTROID))
+    with threadpool_limits(1):
+        centers = KMeans(groups, n_init=1, random_state=0).fit(units).cluster_centers_
+    return np.asarray(centers / np.maximum(np.linalg.norm(centers, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def distances_from(centroids: Floats, vectors: Floats) -> Floats:
+    """[rows]: 1 less the cosine to the nearest centroid, as a device computes it."""
+    import numpy as np
+
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
+    return np.asarray(1 - (vectors @ centroids.T).max(axis=1) / lengths)
+
+
+def _save_layer(folder: Path, weight: Floats, bias: Floats, centroids: Floats) -> None:
+    save_arrays(folder, {"weight": weight, "bias": bias, "centroids": centroids})
+
+
+def save_arrays(folder: Path, arrays: Mapping[str, Floats]) -> None:
+    """A head's file."""
+    import numpy as np
+
+    floats: dict[str, Any] = {name: values.astype(np.float32) for name, values in arrays.items()}
+    np.savez(folder / WEIGHTS, **floats)

@@ -1,0 +1,297 @@
+"""Extract tasks: an encoder that points at fields, or a decoder's adapter that writes them.
+
+Pointing takes a minute to learn and milliseconds to answer, and what it finds stands in the message; a
+decoder writes any schema. Each way is tried through the graph that a device runs, on rows that it did not
+learn from.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm_export.bundle.writer import runtime_versions, write_manifest
+from edgeslm_export.data.rows import FieldsRow
+from edgeslm_export.evaluate.metrics import calibration_error
+from edgeslm_export.evaluate.report_card import embed_texts, examine_bundle, load_encoder
+from edgeslm_export.evaluate.task_eval import Exam, all_same, fields_report
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.jobs.resources import check_resources
+from edgeslm_export.models.encoder import read_pooling
+from edgeslm_export.sources.checkpoint import Origin
+from edgeslm_export.train.calibration import fit_confidence
+from edgeslm_export.train.decoder_methods import Tutor, field_skill
+from edgeslm_export.train.decoder_methods import schedule_for as writing_schedule
+from edgeslm_export.train.encoder_finetune import LONGEST, schedule_for
+from edgeslm_export.train.encoder_methods import (
+    BYTES_A_WEIGHT,
+    ENCODER_FIELDS,
+    WEIGHTS,
+    centroids_of_texts,
+    distances_from,
+    fill_taught,
+    save_arrays,
+)
+from edgeslm_export.train.field_spec import FieldLesson, aim_at, plan_fields
+from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.span_training import load_arrays, teach_pointer
+from edgeslm_export.train.spec import (
+    ENCODER,
+    Effort,
+    drift_reference,
+    epochs_to_take,
+    folds_to_try,
+    rows_aside,
+)
+
+from edgeslm.bundle.calibration import Calibration
+from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.floating[Any]]
+    Integers = npt.NDArray[np.int64]
+    Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldTrial:
+    """What one way says of the rows ``held`` that it did not learn from: which are ``right`` in every field,
+    and where results have a confidence how far to believe it."""
+
+    method: str
+    held: Integers
+    right: Bools
+    figures: dict[str, Any]
+    texts_per_s: float
+    bytes: int
+    calibration: Calibration | None = None
+    reference: Mapping[str, Any] | None = None
+
+    @property
+    def losses(self) -> Floats:
+        """1 for each row with a wrong field: what is written has no probability."""
+        return (~self.right).astype(float)
+
+
+class PointerWay:
+    """The encoder, taught to point: once for each fold that is tested on, then on all rows."""
+
+    def __init__(self, origin: Origin, lesson: FieldLesson, effort: Effort, notes: Notes, work: Path) -> None:
+        """:raises ExportError: a field that can't be pointed at."""
+        self._origin, self._lesson, self._effort = origin, lesson, effort
+        self._notes, self._work = notes, work
+        self._section, context_length = read_pooling(origin.path)
+        self._length = min(LONGEST, context_length)
+        self._fields = plan_fields(lesson)
+        schemas = lesson.schema["properties"]
+        self._aims = [
+            [aim_at(field, schemas[field.name], text, of_row.get(field.name)) for field in self._fields]
+            for text, of_row in zip(lesson.texts, lesson.fields, strict=True)
+        ]
+        self._folds = folds_to_try(lesson.folds)
+        self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
+        self._epochs = 0
+        self._announce_what_cant_be_found()
+
+    def try_out(self) -> FieldTrial:
+        import numpy as np
+
+        found = [self._try_fold(number, *fold) for number, fold in enumerate(self._folds)]
+        self._epochs = epochs_to_take([fold["epochs"] for fold in found])
+        rows = np.concatenate([test for _, test in self._folds])
+        answers = [answer for fold in found for answer in fold["answers"]]
+        fields = [answer and answer["fields"] for answer in answers]
+        wanted = [self._lesson.fields[row] for row in rows.tolist()]
+        right = np.array([all_same(*pair) for pair in zip(fields, wanted, strict=True)])
+        shares = np.array([answer["confidence"] if answer else 0.0 for answer in answers])
+        complete = shares > 0  # a device abstains where something is missing, whatever is wanted
+        if not complete.any():
+            raise ExportError(
+                "The encoder found the fields that the schema requires in none of the test rows."
+            )
+        confidence = np.zeros(len(rows))
+        calibration, confidence[complete] = fit_confidence(shares[complete], right[complete])
+        answerable = float(complete.mean())
+        risk = [
+            point.model_copy(update={"coverage": point.coverage * answerable}) for point in calibration.risk
+        ]
+        calibration = calibration.model_copy(update={"risk": tuple(risk)})
+        figures = {
+            **fields_report(fields, wanted, self._lesson.schema),
+            "calibration_error": round(calibration_error(confidence, right), 4),
+            "epochs": self._epochs,
+            "peak_rss": max(fold["peak_rss"] for fold in found),
+        }
+        speed = 1000 * len(found) / sum(fold["ms_per_row"] for fold in found)
+        distances = [distance for fold in found for distance in fold["distances"]]
+        reference = drift_reference(distances, confidence.tolist())
+        size = found[0]["bytes"]
+        return FieldTrial(ENCODER, rows, right, figures, speed, size, calibration, reference)
+
+    def _try_fold(self, number: int, train: Integers, test: Integers) -> dict[str, Any]:
+        name = f"{ENCODER}-{number}"
+        if (noted := self._notes.load(name)) is not None:
+            return noted
+        folder = self._work / name
+        folder.mkdir()
+        fields, centroids, said = self._teach(
+            train, folder, name, rows_aside([self._lesson.texts[row] for row in train])
+        )
+        lesson = self._lesson
+        head = {"name": lesson.name, "kind": "head", "learned": {**lesson.learned, "fields": self._fields}}
+        write_manifest(folder, {**{key: fields[key] for key in fields if key != "report"}, **head})
+        rows = [FieldsRow(row, lesson.texts[row], lesson.fields[row]) for row in test.tolist()]
+        how: dict[str, Any] = {"on_progress": self._effort.on_progress, "debug": self._effort.debug}
+        exam = Exam(lesson.name, lesson.section, rows, folder, with_answers=True)
+        report = examine_bundle(folder, exam, **how)
+        encoder = load_encoder(folder)
+        found = {
+            "answers": report["answers"],
+            "ms_per_row": report["ms_per_row"],
+            "distances": distances_from(centroids, embed_texts(encoder, [row.text for row in rows])).tolist(),
+            "bytes": encoder.bundle.weight_bytes,
+            "epochs": said["best_epoch"],
+            "peak_rss": said["peak_rss"],
+        }
+        shutil.rmtree(folder)
+        self._notes.save(name, found)
+        self._notes.state(name).unlink(missing_ok=True)
+        return found
+
+    def write(self, stage: Path) -> dict[str, Any]:
+        import numpy as np
+
+        rows = np.arange(len(self._lesson.texts))
+        fields, _, said = self._teach(rows, stage, f"{ENCODER}-all", ())
+        for field, count in zip(self._fields, said["unreadable"], strict=True):
+            if count:
+                self._effort.announce(
+                    f"{count} of {len(rows)} rows taught no {field.name}: it begins or ends within a token, "
+                    f"or beyond the {self._length} tokens that are learned from."
+                )
+        base = self._origin.source
+        return {
+            **{key: fields[key] for key in ENCODER_FIELDS},
+            "kind": "head",
+            "head": fields["head"],
+            "learned": {"fields": self._fields},
+            "report": {**fields["report"], "base": f"{base.id} {base.revision}".strip()},
+            "licence": base.licence,
+            "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
+        }
+
+    def _teach(
+        self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
+    ) -> tuple[dict[str, Any], Floats, dict[str, Any]]:
+        """Teaches the checkpoint from ``rows`` and makes a head's files of it in ``folder``.
+
+        :param aside: which of them are watched only.
+        :return: its manifest's fields, the centroids of what was learned from, and what the teaching says.
+        """
+        effort, lesson, taught = self._effort, self._lesson, self._work / "taught"
+        texts = [lesson.texts[row] for row in rows.tolist()]
+        seconds = effort.seconds * len(rows) / self._rows_taught
+        schedule = schedule_for(len(lesson.texts)).limited(self._epochs, seconds)
+        check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
+        said = teach_pointer(
+            self._origin.path,
+            taught,
+            self._section,
+            self._length,
+            texts,
+            [field.options for field in self._fields],
+            [self._aims[row] for row in rows.tolist()],
+            schedule,
+            aside=aside,
+            state=self._notes.state(name),
+            on_progress=effort.on_progress,
+            debug=effort.debug,
+        )
+        fields = fill_taught(taught, self._origin, folder, effort)
+        centroids = centroids_of_texts(load_encoder(folder), texts)
+        save_arrays(folder, {**load_arrays(taught), "centroids": centroids})
+        shutil.rmtree(taught)
+        return {**fields, "head": {"weights": WEIGHTS}}, centroids, said
+
+    def _announce_what_cant_be_found(self) -> None:
+        """Values that stand in no text and are too rare to be learned by heart."""
+        for number, field in enumerate(self._fields):
+            lost = sum(row[number].option is None for row in self._aims)
+            if lost:
+                self._effort.announce(
+                    f"{lost} of {len(self._aims)} rows have a value of {field.name} that isn't in their text;"
+                    " verbatim texts and rare ones aren't learned by heart."
+                )
+
+
+class WriterWay:
+    """An adapter for a decoder that writes the fields, tried on the first fold."""
+
+    def __init__(
+        self,
+        method: str,
+        base: Path,
+        origin: Origin,
+        lesson: FieldLesson,
+        effort: Effort,
+        notes: Notes,
+        work: Path,
+    ) -> None:
+        self._method, self._lesson, self._effort, self._notes = method, lesson, effort, notes
+        self._skill = field_skill(
+            lesson.name, lesson.section, lesson.instruction, lesson.texts, lesson.fields
+        )
+        self._tutor = Tutor(method, base, origin, self._skill, effort, notes, work)
+        self._train, self._test = lesson.folds[0]
+        self._epochs = 0
+
+    def try_out(self) -> FieldTrial:
+        import numpy as np
+
+        tried = self._notes.load(self._method)
+        if tried is None:
+            aside = rows_aside([self._lesson.texts[row] for row in self._train])
+            folder, said = self._tutor.teach(
+                self._train, f"{self._method}-0", self._schedule(self._train), aside
+            )
+            size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            tried = {**said, "report": self._tutor.ask(folder, self._test), "bytes": size}
+            shutil.rmtree(folder)
+            self._notes.save(self._method, tried)
+            self._notes.state(f"{self._method}-0").unlink(missing_ok=True)
+        self._epochs = int(tried["best_epoch"])
+        report = tried["report"]
+        wanted = [self._lesson.fields[row] for row in self._test.tolist()]
+        fields = [answer and answer["fields"] for answer in report["answers"]]
+        right = np.array([all_same(*pair) for pair in zip(fields, wanted, strict=True)])
+        figures = {
+            **fields_report(fields, wanted, self._lesson.schema),
+            "epochs": self._epochs,
+            "peak_rss": tried["peak_rss"],
+        }
+        speed, size = 1000 / report["ms_per_row"], self._tutor.bytes + tried["bytes"]
+        return FieldTrial(self._method, self._test, right, figures, speed, size)
+
+    def write(self, stage: Path) -> dict[str, Any]:
+        import numpy as np
+
+        rows = np.arange(len(self._lesson.texts))
+        folder, _ = self._tutor.teach(rows, f"{self._method}-all", self._schedule(rows))
+        fields, report = self._tutor.write(folder, stage)
+        learned = {"instruction": self._skill.learned["instruction"]}
+        return {
+            **fields,
+            "learned": learned,
+            "report": {key: report[key] for key in ("rank", "weight_bytes")},
+        }
+
+    def _schedule(self, rows: Integers) -> Schedule:
+        taught = len(self._train) + len(self._lesson.texts)
+        seconds = self._effort.seconds * len(rows) / taught
+        return writing_schedule(len(self._lesson.texts)).limited(self._epochs, seconds)

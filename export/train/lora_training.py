@@ -1,0 +1,210 @@
+"""LoRA matrices for a decoder, taught from prompts and answers in PyTorch with PEFT (Hu et al. 2021).
+
+The base stays as it is: in float32, or as its bundle computes it, dequantized (``stored``), so that the
+matrices also make up for what quantizing lost, or in four bits of bitsandbytes (QLoRA, Dettmers et al. 2023),
+which needs an eighth of the memory. The loss is that of what a device is asked: at each token of an answer
+the share of the wanted one among those that could follow, which are the tree of labels for ``classify`` and
+the whole vocabulary where text is written.
+
+The work runs in a child process (``edgeslm_export.train.lora_training``). Knows no task and no adapter
+bundle.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
+from edgeslm_export.sources.checkpoint import Origin
+from edgeslm_export.train.loop import Course, Schedule, descend, padded, peak_rss
+
+from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    import torch
+
+_PASS_TOKENS = 2048
+"""Activations take some 2.2 MB a token of a model of 135 M parameters: 32 long messages took 18 GB."""
+Base = Literal["float", "stored", "nf4"]
+
+MISSING = "Teaching a decoder needs the package peft: pip install 'edgeslm[teach]'."
+MISSING_4_BITS = "A base in four bits needs the package bitsandbytes: pip install 'edgeslm[qlora]'."
+_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
+"""The products of attention, by the names that families give them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """``prompt`` and ``answer`` as token ids.
+
+    ``steps`` has, for each token of the answer, the tokens that may stand there and how likely each should
+    be; None stands for the whole vocabulary with the answer's own token.
+    """
+
+    prompt: Sequence[int]
+    answer: Sequence[int]
+    steps: Sequence[tuple[Sequence[int], Sequence[float]]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large the addition is, and what it is taught on."""
+
+    rank: int
+    base: Base = "stored"
+
+
+def can_teach() -> bool:
+    """Whether the library is there; it comes with an extra."""
+    return importlib.util.find_spec("peft") is not None
+
+
+def check_installed(base: Base) -> None:
+    """:raises ExportError: a library that an extra brings is missing."""
+    if not can_teach():
+        raise ExportError(MISSING)
+    if base == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ExportError(MISSING_4_BITS)
+
+
+def teach_decoder(
+    origin: Origin,
+    bundle: Path,
+    out: Path,
+    rows: Sequence[TokenRow],
+    shape: Shape,
+    schedule: Schedule,
+    *,
+    aside: Sequence[int] = (),
+    state: Path | None = None,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> dict[str, Any]:
+    """Teaches on the checkpoint and writes the LoRA folder ``out`` as PEFT saves it.
+
+    :param bundle: the base that ``shape.base`` ``stored`` reads its weights from.
+    :param aside, state: see ``training.Course``.
+    :return: what ``descend`` says, and ``peak_rss`` in bytes.
+    :raises ExportError: a library is missing, or the checkpoint can't be loaded or taught.
+    """
+    check_installed(shape.base)
+    task = {
+        "source": str(origin.path.resolve()),
+        "architecture": origin.architecture,
+        "bundle": str(bundle.resolve()),
+        "out": str(out),
+        "rows": [asdict(row) for row in rows],
+        "shape": asdict(shape),
+        "schedule": asdict(schedule),
+        "aside": list(aside),
+        "state": None if state is None else str(state),
+    }
+    return run_module(
+        "train.lora_training", task, "teaching the decoder", on_progress=on_progress, debug=debug
+    )
+
+
+# --- in the child ----------------------------------------------------------------------------------
+
+
+def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """What the child does; the task is that of ``teach_decoder``."""
+    import torch
+    import transformers
+    from edgeslm_export.sources.normalize import make_checkpoint
+    from peft import LoraConfig, get_peft_model
+
+    transformers.utils.logging.set_verbosity_error()
+    schedule, shape = Schedule(**task["schedule"]), Shape(**task["shape"])
+    torch.manual_seed(schedule.seed)
+    reporter.progress(0, 1, "loading libraries")
+    with tempfile.TemporaryDirectory(dir=Path(task["out"]).parent) as name:
+        checkpoint = Path(name) / "checkpoint"
+        make_checkpoint(Path(task["source"]), task["architecture"], checkpoint)
+        model = _load_base(checkpoint, Path(task["bundle"]), shape.base)
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    config = LoraConfig(
+        r=shape.rank,
+        lora_alpha=2 * shape.rank,
+        target_modules=[name for name in _TARGETS if name in names],
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(model, config)
+    rows = [TokenRow(**row) for row in task["rows"]]
+    course = Course(
+        model,
+        [([weight for weight in model.parameters() if weight.requires_grad], schedule.rate)],
+        [len(row.prompt) + len(row.answer) for row in rows],
+        lambda batch: _loss(model, [rows[number] for number in batch]),
+        task["aside"],
+        "teaching the decoder",
+        None if task["state"] is None else Path(task["state"]),
+        most_tokens=_PASS_TOKENS,
+    )
+    figures = descend(course, schedule, reporter)
+    model.save_pretrained(task["out"])
+    return {**figures, "peak_rss": peak_rss()}
+
+
+def _load_base(checkpoint: Path, bundle: Path, base: Base) -> Any:
+    import torch
+    import transformers
+
+    if base == "nf4":
+        four_bits = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,
+        )
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            checkpoint, dtype=torch.float32, quantization_config=four_bits, device_map="cpu"
+        )
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    if base == "stored":
+        from edgeslm_export.train.dequantized_model import fill_stored
+
+        fill_stored(model, bundle)
+    return model
+
+
+def _loss(model: Any, rows: Sequence[TokenRow]) -> torch.Tensor:
+    """Mean over the rows of the cross-entropy of their answers.
+
+    Rows end together (padded in front), so the last positions predict the answers and only there the
+    vocabulary is computed.
+    """
+    import torch
+
+    sequences = [[*row.prompt, *row.answer[:-1]] for row in rows]
+    tokens, mask = (part.flip(1) for part in padded([ids[::-1] for ids in sequences], 0))
+    most = max(len(row.answer) for row in rows)
+    logits = model(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=most,
+    ).logits
+    total = torch.zeros(())
+    for row, of_row in zip(rows, logits, strict=True):
+        at = of_row[most - len(row.answer) :]
+        if row.steps is None:
+            wanted = torch.tensor(row.answer)
+            total = total + torch.nn.functional.cross_entropy(at, wanted)
+            continue
+        for position, (choices, target) in zip(at, row.steps, strict=True):
+            if len(choices) > 1:
+                log_share = torch.log_softmax(position[torch.tensor(choices)], 0)
+                total = total - (torch.tensor(target) * log_share).sum()
+    return total / len(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(Reporter().run(run))

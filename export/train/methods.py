@@ -1,0 +1,98 @@
+"""Which ways there are to learn a task on the ground at hand, the cheapest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.sources.checkpoint import Origin
+from edgeslm_export.train.decoder_methods import DecoderWay
+from edgeslm_export.train.encoder_methods import ROWS_FOR_LABELS, EncoderWay, HeadWay
+from edgeslm_export.train.extract_methods import FieldTrial, PointerWay, WriterWay
+from edgeslm_export.train.field_spec import FieldLesson
+from edgeslm_export.train.lora_training import MISSING as MISSING_PEFT
+from edgeslm_export.train.lora_training import can_teach
+from edgeslm_export.train.setfit import MISSING, is_installed
+from edgeslm_export.train.spec import ENCODER, HEAD, LORA, QLORA, Effort, Ground, Lesson, Trial, Way
+
+from edgeslm.errors import ExportError
+
+NEEDS: Final = {
+    HEAD: "The method head needs an encoder's bundle (made by edgeslm-export encoder): name it with "
+    "--encoder.",
+    ENCODER: "The method encoder needs an encoder's checkpoint: name it with --encoder.",
+    LORA: "The method lora needs a decoder's bundle and its checkpoint: name them with --base and "
+    "--checkpoint.",
+    QLORA: "The method qlora needs a decoder's bundle and its checkpoint: name them with --base and "
+    "--checkpoint.",
+}
+
+
+def make_ways(ground: Ground, lesson: Lesson, effort: Effort, notes: Notes, work: Path) -> list[Way[Trial]]:
+    """What is tried. Without wanted methods that is every way but ``qlora``, which learns what ``lora`` does
+    in less memory.
+
+    :raises ExportError: a wanted method isn't possible here.
+    """
+    _check_wanted(ground, effort)
+    ways: list[Way[Trial]] = []
+    if ground.bundle is not None and effort.wants(HEAD):
+        ways.append(HeadWay(ground.bundle, lesson))
+    if ground.checkpoint is not None and effort.wants(ENCODER):
+        if len(lesson.texts) < ROWS_FOR_LABELS and not is_installed() and ways:
+            effort.announce(f"{MISSING} The encoder isn't taught.")
+        else:
+            ways.append(EncoderWay(ground.checkpoint, lesson, effort, notes, work))
+    for on in _decoders(ground, effort, has_others=bool(ways)):
+        ways.append(DecoderWay(*on, lesson, effort, notes, work))
+    if not ways:
+        raise ExportError(NEEDS[HEAD])
+    return ways
+
+
+def make_field_ways(
+    ground: Ground, lesson: FieldLesson, effort: Effort, notes: Notes, work: Path
+) -> list[Way[FieldTrial]]:
+    """The same for an extract task. :raises ExportError: as ``make_ways``, or fields that can't be pointed at
+    where nothing else is possible."""
+    _check_wanted(ground, effort)
+    ways: list[Way[FieldTrial]] = []
+    can_write = ground.base is not None and ground.decoder is not None
+    if ground.checkpoint is not None and effort.wants(ENCODER):
+        try:
+            ways.append(PointerWay(ground.checkpoint, lesson, effort, notes, work))
+        except ExportError as error:
+            if effort.methods or not can_write:
+                raise
+            effort.announce(f"{error} So a decoder learns it.")
+    for on in _decoders(ground, effort, has_others=bool(ways)):
+        ways.append(WriterWay(*on, lesson, effort, notes, work))
+    if not ways:
+        raise ExportError(NEEDS[ENCODER])
+    return ways
+
+
+def _decoders(ground: Ground, effort: Effort, *, has_others: bool) -> Iterator[tuple[str, Path, Origin]]:
+    """By which methods, on which base and its checkpoint adapters are taught."""
+    if ground.base is None or ground.decoder is None:
+        return
+    if not effort.methods and has_others and not can_teach():
+        effort.announce(f"{MISSING_PEFT} No adapter is tried.")
+        return
+    for method in (LORA, QLORA):
+        if method in (effort.methods or (LORA,)):
+            yield method, ground.base, ground.decoder
+
+
+def _check_wanted(ground: Ground, effort: Effort) -> None:
+    """:raises ExportError: what a wanted method needs isn't there."""
+    there = {
+        HEAD: ground.bundle is not None,
+        ENCODER: ground.checkpoint is not None,
+        **dict.fromkeys((LORA, QLORA), ground.base is not None and ground.decoder is not None),
+    }
+    for method in effort.methods:
+        if not there[method]:
+            raise ExportError(NEEDS[method])

@@ -1,0 +1,218 @@
+"""An encoder taught to search: questions come to lie near the texts that answer them.
+
+A question is held against the text that answers it and against others, its neighbours in the same source
+among them: what is learned to be told apart is a passage from another, and not only a subject. A tenth of the
+sources is kept aside; how often their questions find their own texts among all texts of these sources is
+reported, by the bundle and by one of the encoder as it was.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeslm_export.bundle.writer import created_at, runtime_versions, staged, write_manifest, write_report
+from edgeslm_export.data.question_pairs import check_count, is_aside, say_the_same, source_of, words_of
+from edgeslm_export.data.rows import QuestionRow, bare_text
+from edgeslm_export.evaluate.report_card import embed_texts, load_encoder, measure_bundle
+from edgeslm_export.jobs.resources import check_resources
+from edgeslm_export.jobs.subprocess_job import OnProgress
+from edgeslm_export.models.encoder import fill_encoder, read_pooling
+from edgeslm_export.sources.checkpoint import Origin, bundle_name, examine_local
+from edgeslm_export.train.encoder_methods import BYTES_A_WEIGHT
+from edgeslm_export.train.loop import Schedule, repeatable
+from edgeslm_export.train.retriever_training import Sought, teach_retriever
+from edgeslm_export.train.spec import Effort
+
+from edgeslm.bundle.manifest import Manifest
+from edgeslm.tasks.grounding import with_heading
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+EPOCHS: Final = 1
+BATCH: Final = 8
+"""Chunks of texts: some sixty texts that each question is held against."""
+RATE: Final = 3e-5
+LONGEST: Final = 160
+"""Tokens of a text that are learned from: most passages of a device."""
+_A_CHUNK: Final = 8
+"""Texts that answer something, of one source."""
+_BESIDE: Final = 3
+"""Texts of the same source that answer nothing, to each chunk."""
+_MOST_QUESTIONS: Final = 4
+"""Of a text: more say the same again."""
+_AT_ONCE: Final = 200
+"""Texts between two words on how far it is."""
+
+
+def export_retriever(
+    origin: Origin, rows: Sequence[QuestionRow], out: Path, recipe: str, effort: Effort
+) -> tuple[Manifest, dict[str, Any]]:
+    """Teaches the encoder ``origin`` and makes the bundle ``out`` of it.
+
+    :param recipe: a key of ``encoder_recipe.RECIPES``.
+    :return: its manifest, how it was taught, and ``before`` that and ``after`` the share of questions aside
+        that find their own text first (``hit_1``) and among the first three (``hit_3``).
+    :raises ExportError: too few questions, or any step that failed; nothing is left behind.
+    """
+    texts = gather([row for row in rows if not is_aside(row)])
+    aside = gather([row for row in rows if is_aside(row)])
+    check_count(sum(len(text.questions) for own in texts for text in own))
+    section, context_length = read_pooling(origin.path)
+    schedule = Schedule(EPOCHS, BATCH, RATE, effort.seconds)
+    with staged(out) as stage, tempfile.TemporaryDirectory(prefix="retriever-") as name:
+        check_resources(origin.weights, origin.weights * BYTES_A_WEIGHT, Path(name), BYTES_A_WEIGHT)
+        taught, plain = Path(name) / "taught", Path(name) / "plain"
+        before = None
+        if any(text.questions for own in aside for text in own):  # what may fail comes before what takes long
+            plain.mkdir()
+            _fill(origin, plain, recipe, effort)
+            before = hits(plain, aside, effort.on_progress)
+        else:
+            effort.announce("No source is kept aside, there are too few: nobody can say what teaching gains.")
+        said = teach_retriever(
+            origin.path,
+            taught,
+            section,
+            min(LONGEST, context_length),
+            make_chunks(texts),
+            schedule,
+            on_progress=effort.on_progress,
+            debug=effort.debug,
+        )
+        fields, report = _fill(examine_local(taught, "encoder", origin.source), stage, recipe, effort)
+        figures = {"before": before, "after": hits(stage, aside, effort.on_progress)}
+        write_report(stage, {**report, **figures, **repeatable(said)})
+        fields |= {
+            "name": bundle_name(origin.source.id, "search"),
+            # It was taught without the words that its model wants before texts, as a collection embeds them.
+            "encoder": section.model_copy(update={"prompts": None}),
+            "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
+            "created": created_at(origin.revised),
+        }
+        manifest = write_manifest(stage, fields)
+        measured = measure_bundle(stage, on_progress=effort.on_progress, debug=effort.debug)
+    likeness = {key: report[key] for key in ("cosine_to_float", "rank_agreement")}
+    return manifest, {**measured, **likeness, **figures, **said}
+
+
+def _fill(origin: Origin, folder: Path, recipe: str, effort: Effort) -> tuple[dict[str, Any], dict[str, Any]]:
+    return fill_encoder(
+        origin, folder, effort.announce, recipe, on_progress=effort.on_progress, debug=effort.debug
+    )
+
+
+# --- what is learned from ----------------------------------------------------------------------------
+
+
+def gather(rows: Sequence[QuestionRow]) -> list[list[Sought]]:
+    """The texts of each source with the questions that they answer.
+
+    Of one kin are texts of a source that say much the same, and all that answer a question in the same words:
+    which of these is found is no matter.
+    """
+    sources: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    for row in rows:
+        asked = sources[source_of(row)].setdefault(with_heading(row.heading, row.text), [])
+        if row.question is not None and row.answer is not None:
+            asked.append(row.question)
+    gathered, answering, count = [], dict[str, int](), 0
+    for texts in sources.values():
+        firsts: list[tuple[frozenset[str], int]] = []
+        of_source = []
+        for text, questions in texts.items():
+            words = words_of(text)
+            known = [answering[bare_text(one)] for one in questions if bare_text(one) in answering]
+            known += [kin for first, kin in firsts if say_the_same(words, first)]
+            kin = known[0] if known else count
+            count += not known
+            firsts.append((words, kin))
+            answering.update((bare_text(one), kin) for one in questions)
+            of_source.append(Sought(text, tuple(questions), kin))
+        gathered.append(of_source)
+    return gathered
+
+
+def make_chunks(sources: Sequence[Sequence[Sought]]) -> list[list[Sought]]:
+    """Texts with questions, some of one source at a time, beside others of it without any."""
+    chance = random.Random(0)
+    chunks = []
+    for texts in sources:
+        asked = [
+            Sought(text.text, tuple(chance.sample(text.questions, _MOST_QUESTIONS)), text.kin)
+            if len(text.questions) > _MOST_QUESTIONS
+            else text
+            for text in texts
+            if text.questions
+        ]
+        beside = [text for text in texts if not text.questions]
+        chance.shuffle(asked)
+        for at in range(0, len(asked), _A_CHUNK):
+            others = chance.sample(beside, min(_BESIDE, len(beside)))
+            chunks.append([*asked[at : at + _A_CHUNK], *others])
+    return chunks
+
+
+# --- what it is worth --------------------------------------------------------------------------------
+
+
+def hits(
+    bundle: Path, sources: Sequence[Sequence[Sought]], on_progress: OnProgress | None = None
+) -> dict[str, Any] | None:
+    """How often a question finds its own text, or one that says much the same, first and among three, and
+    how many ``questions`` there are; None of none."""
+    texts = [text for own in sources for text in own]
+    asked = [(question, text.kin) for text in texts for question in text.questions]
+    if not asked:
+        return None
+    vectors = _embedded(
+        bundle, [*(question for question, _ in asked), *(one.text for one in texts)], on_progress
+    )
+    ranks = _ranks(
+        vectors[: len(asked)], vectors[len(asked) :], [kin for _, kin in asked], [text.kin for text in texts]
+    )
+    return {
+        "questions": len(asked),
+        **{f"hit_{most}": round(float((ranks < most).mean()), 3) for most in (1, 3)},
+    }
+
+
+def _embedded(
+    bundle: Path, texts: Sequence[str], on_progress: OnProgress | None
+) -> npt.NDArray[np.floating[Any]]:
+    import numpy as np
+
+    encoder, parts = load_encoder(bundle), []
+    for at in range(0, len(texts), _AT_ONCE):
+        if on_progress:
+            on_progress(at, len(texts), "looking for the texts of questions aside")
+        parts.append(embed_texts(encoder, texts[at : at + _AT_ONCE]))
+    return np.concatenate(parts)
+
+
+def _ranks(
+    questions: npt.NDArray[np.floating[Any]],
+    texts: npt.NDArray[np.floating[Any]],
+    own: Sequence[int],
+    kin: Sequence[int],
+) -> npt.NDArray[np.int64]:
+    """[questions]: how many kins are nearer than its own."""
+    import numpy as np
+
+    order = np.argsort(kin, kind="stable")
+    numbers, begins = np.unique(np.array(kin)[order], return_index=True)
+    nearest = np.maximum.reduceat(_units(questions) @ _units(texts)[order].T, begins, axis=1)
+    columns = np.searchsorted(numbers, own)
+    return np.asarray((nearest > nearest[np.arange(len(own)), columns][:, None]).sum(axis=1))
+
+
+def _units(vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+    import numpy as np
+
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))

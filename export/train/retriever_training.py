@@ -1,0 +1,169 @@
+"""A small encoder taught to put questions near the texts that answer them, by their vectors.
+
+A batch has texts of several sources, some of each, and a question is held against all of them but those of
+its own text's kin (Karpukhin et al. 2020, "Dense passage retrieval for open-domain question answering",
+section 3.2). How it descends is in ``edgeslm_export.train.loop``.
+
+The work runs in a child process (``python -m edgeslm_export.train.retriever_training``). Knows no bundle.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
+from edgeslm_export.train.encoder_finetune import pooled, save_beside
+from edgeslm_export.train.loop import (
+    Course,
+    Schedule,
+    descend,
+    has_halves,
+    open_task,
+    padded,
+    peak_rss,
+    spare_lowest,
+)
+
+from edgeslm.bundle.manifest import EncoderSection
+
+if TYPE_CHECKING:
+    import torch
+
+_TEMPERATURE = 0.05
+"""Of cosines, as sentence-transformers' models are taught (a scale of 20)."""
+_LONGEST_QUESTION = 40
+"""Tokens: what is longer tells its subject long before."""
+_NEVER = -1e4
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A text with the questions that it answers. Those of one ``kin`` aren't told apart."""
+
+    text: str
+    questions: tuple[str, ...]
+    kin: int
+
+
+Chunk = Sequence[Sought]
+"""Texts of one source, which are hardest to tell apart."""
+
+
+def teach_retriever(
+    source: Path,
+    out: Path,
+    section: EncoderSection,
+    length: int,
+    chunks: Sequence[Chunk],
+    schedule: Schedule,
+    *,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> dict[str, Any]:
+    """Teaches the checkpoint folder ``source`` and writes the taught one to ``out``.
+
+    :param section: how a device pools; ``length``: the tokens of a text that are learned from.
+    :param schedule: its batch counts chunks.
+    :return: what ``descend`` says, and ``peak_rss`` in bytes.
+    :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
+        short.
+    """
+    task = {
+        "source": str(source),
+        "out": str(out),
+        "pooling": section.pooling,
+        "length": length,
+        "chunks": [[asdict(text) for text in chunk] for chunk in chunks],
+        "schedule": asdict(schedule),
+    }
+    return run_module("train.retriever_training", task, _WHAT, on_progress=on_progress, debug=debug)
+
+
+_WHAT = "teaching the encoder to search"
+
+
+# --- in the child ----------------------------------------------------------------------------------
+
+
+def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """What the child does; the task is that of ``teach_retriever``."""
+    import torch
+    import transformers
+
+    source, schedule, tokenizer = open_task(task, reporter)
+    # Attention in plain operations: on CPUs it learns twice as fast as by fused kernels.
+    model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
+    spare_lowest(model)
+    pupil = _Pupil(model, task["pooling"])
+
+    def tokens(text: str, most: int) -> list[int]:
+        return list(tokenizer(text, truncation=True, max_length=most).input_ids)
+
+    chunks = [
+        [
+            _Text(
+                tokens(text["text"], task["length"]),
+                [tokens(question, _LONGEST_QUESTION) for question in text["questions"]],
+                text["kin"],
+            )
+            for text in chunk
+        ]
+        for chunk in task["chunks"]
+    ]
+    course = Course(
+        model,
+        [([weight for weight in model.parameters() if weight.requires_grad], schedule.rate)],
+        [max(len(text.tokens) for text in chunk) for chunk in chunks],
+        lambda batch: pupil.loss([text for number in batch for text in chunks[number]]),
+        (),
+        _WHAT,
+    )
+    figures = descend(course, schedule, reporter)
+    save_beside(model, source, Path(task["out"]))
+    return {**figures, "peak_rss": peak_rss()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    tokens: list[int]
+    questions: list[list[int]]
+    kin: int
+
+
+class _Pupil:
+    def __init__(self, model: Any, pooling: str) -> None:
+        self._model, self._pooling = model, pooling
+        self._padding = model.config.pad_token_id or 0
+        self._in_halves = has_halves()
+
+    def _vectors(self, rows: Sequence[list[int]]) -> torch.Tensor:
+        """[rows, dimension], of length 1: a search compares by the cosine."""
+        import torch
+
+        tokens, mask = padded(rows, self._padding)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._in_halves):
+            hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        return pooled(hidden.float(), mask, self._pooling, normalize=True)
+
+    def loss(self, texts: Sequence[_Text]) -> torch.Tensor:
+        """Cross-entropy of each question's own text among all of them."""
+        import torch
+
+        asked = [(number, question) for number, text in enumerate(texts) for question in text.questions]
+        own = torch.tensor([number for number, _ in asked])
+        scores = (
+            self._vectors([question for _, question in asked])
+            @ self._vectors([text.tokens for text in texts]).T
+        )
+        kin = torch.tensor([text.kin for text in texts])
+        like_own = kin[own].unsqueeze(1) == kin.unsqueeze(0)
+        like_own[torch.arange(len(own)), own] = False
+        return torch.nn.functional.cross_entropy((scores / _TEMPERATURE).masked_fill(like_own, _NEVER), own)
+
+
+if __name__ == "__main__":
+    sys.exit(Reporter().run(run))

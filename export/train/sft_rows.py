@@ -1,0 +1,118 @@
+"""Labelled rows as a decoder sees them: the prompt of the production task as token ids, and the answer's.
+
+The prompt is the one that ``edgeslm.tasks`` makes on a device, so what is taught is what is asked. Knows no
+torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.train.lora_training import TokenRow
+
+from edgeslm.engine.calls import Call, Generate, Output, Prompt, Score
+from edgeslm.engine.worker.prompt import ChatTokenizer
+from edgeslm.errors import TooLong
+from edgeslm.messages import Request
+from edgeslm.tasks import Task
+from edgeslm.tasks.extract import encode_fields
+
+LONGEST = 512
+"""Tokens of a prompt that are learned from; what is longer is left out."""
+
+
+class _Asked(Exception):
+    """Carries the call that a task makes, in place of an answer."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+
+class RowEncoder:
+    """Rows of one task for the decoder whose bundle is in ``folder``."""
+
+    def __init__(self, folder: Path, task: Task) -> None:
+        self._chat = ChatTokenizer(folder)
+        self._task = task
+        self._end = _end_token(folder)
+
+    def label_rows(
+        self, texts: Sequence[str], labels: Sequence[str], shares: Sequence[Sequence[float]]
+    ) -> list[TokenRow | None]:
+        """Rows of a classify task; None stands for a text that is too long.
+
+        :param shares: [texts, labels], how likely each label should be: a one for what is certain.
+        """
+        paths = [(*self._chat.encode_text(label), self._end) for label in labels]
+        return [
+            None if prompt is None else _label_row(prompt, paths, of_row)
+            for prompt, of_row in zip(self._prompts(texts), shares, strict=True)
+        ]
+
+    def field_rows(self, texts: Sequence[str], fields: Sequence[Mapping[str, Any]]) -> list[TokenRow | None]:
+        """Rows of an extract task; None stands for a text that is too long."""
+        return [
+            None
+            if prompt is None
+            else TokenRow(prompt, [*self._chat.encode_text(encode_fields(self._ordered(of_row))), self._end])
+            for prompt, of_row in zip(self._prompts(texts), fields, strict=True)
+        ]
+
+    def text_rows(self, texts: Sequence[str], answers: Sequence[str]) -> list[TokenRow | None]:
+        """Rows of a task that writes text; None stands for a text that is too long."""
+        return [
+            None if prompt is None else TokenRow(prompt, [*self._chat.encode_text(answer), self._end])
+            for prompt, answer in zip(self._prompts(texts), answers, strict=True)
+        ]
+
+    def _ordered(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """As the grammar has them: in the schema's order, and what may be missing isn't there as null."""
+        schema = self._task.section.output_schema or {}
+        required = schema.get("required", ())
+        order = [name for name in schema.get("properties", fields) if name in fields]
+        return {name: fields[name] for name in order if fields[name] is not None or name in required}
+
+    def _prompts(self, texts: Sequence[str]) -> Iterator[list[int] | None]:
+        for text in texts:
+            try:
+                yield self._chat.encode(asyncio.run(self._asked(text)), LONGEST).ids
+            except TooLong:
+                yield None
+
+    async def _asked(self, text: str) -> Prompt:
+        async def ask(call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+            raise _Asked(call)
+
+        try:
+            await self._task.run(Request(self._task.name, text, "", ""), ask, None)
+        except _Asked as asked:
+            if isinstance(asked.call, Generate | Score):
+                return asked.call.prompt
+        raise TypeError(f"the task {self._task.name} asks no decoder")
+
+
+def _label_row(prompt: list[int], paths: Sequence[Sequence[int]], shares: Sequence[float]) -> TokenRow:
+    """The path of the likeliest label; at each of its tokens those that begin another label, and how likely
+    the labels behind them should be."""
+    answer = max(zip(shares, paths, strict=True), key=lambda pair: pair[0])[1]
+    steps = []
+    for depth, _ in enumerate(answer):
+        behind: dict[int, float] = {}
+        for path, share in zip(paths, shares, strict=True):
+            if path[:depth] == answer[:depth] and len(path) > depth:
+                behind[path[depth]] = behind.get(path[depth], 0.0) + share
+        total = sum(behind.values())
+        steps.append((list(behind), [share / total for share in behind.values()]))
+    used = max((depth + 1 for depth, (choices, _) in enumerate(steps) if len(choices) > 1), default=1)
+    return TokenRow(prompt, answer[:used], steps[:used])
+
+
+def _end_token(folder: Path) -> int:
+    """The first of the tokens that end an answer."""
+    import json
+
+    end = json.loads((folder / "genai_config.json").read_bytes())["model"]["eos_token_id"]
+    return int(end[0] if isinstance(end, list) else end)

@@ -1,0 +1,240 @@
+"""A small encoder that points at fields, taught from texts with their fields in PyTorch.
+
+One layer on the text's vector tells the options of all fields apart (missing, in the message, each value that
+is learned), another on the vector of each token where a field begins, where it ends and what it covers. A
+value that stands in its text several times may be found at any of its places: the loss is that of their sum
+(Clark and Gardner 2018, section 3). How it descends is in ``edgeslm_export.train.loop``.
+
+The work runs in a child process (``python -m edgeslm_export.train.span_training``). Knows no bundle.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
+from edgeslm_export.train.encoder_finetune import LAYER, LAYER_RATE, UNIT_SCALE, pooled, save_beside
+from edgeslm_export.train.field_spec import Aim
+from edgeslm_export.train.loop import TEMPERATURES, Course, Schedule, descend, open_task, padded, peak_rss
+
+from edgeslm.bundle.manifest import EncoderSection
+from edgeslm.bundle.spans import bare_offsets
+from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+ARRAYS = ("weight", "bias", "place_weight", "place_bias")
+_NOWHERE = -1e9
+
+
+def teach_pointer(
+    source: Path,
+    out: Path,
+    section: EncoderSection,
+    length: int,
+    texts: Sequence[str],
+    options: Sequence[int],
+    aims: Sequence[Sequence[Aim]],
+    schedule: Schedule,
+    *,
+    aside: Sequence[int] = (),
+    state: Path | None = None,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> dict[str, Any]:
+    """Teaches the checkpoint folder ``source`` and writes the taught one, with ``LAYER``, to ``out``.
+
+    :param section: how a device pools; ``length``: the tokens of a text that are learned from.
+    :param options: how many each field has. :param aims: [texts][fields].
+    :param aside, state: see ``training.Course``.
+    :return: what ``descend`` says, and ``unreadable`` [fields]: of how many texts no place is learned, since
+        it begins or ends within a token or was cut off.
+    :raises ExportError: the checkpoint can't be loaded, has no tokenizer that tells offsets, or computes no
+        numbers any more.
+    """
+    task = {
+        "source": str(source),
+        "out": str(out),
+        "pooling": section.pooling,
+        "normalize": section.normalize,
+        "length": length,
+        "texts": list(texts),
+        "options": list(options),
+        "aims": [[[aim.option, list(aim.places)] for aim in row] for row in aims],
+        "schedule": asdict(schedule),
+        "aside": list(aside),
+        "state": None if state is None else str(state),
+    }
+    return run_module(
+        "train.span_training", task, "teaching the encoder", on_progress=on_progress, debug=debug
+    )
+
+
+def load_arrays(taught: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """``ARRAYS`` of a taught checkpoint, as a head's file has them."""
+    import numpy as np
+
+    with np.load(taught / LAYER, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in ARRAYS}
+
+
+# --- in the child ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """``tokens`` with whether each stands in the text; ``options`` [fields], -1 where nothing is learned;
+    ``places`` by field: the first and the last token of each."""
+
+    tokens: Sequence[int]
+    stands: Sequence[bool]
+    options: Sequence[int]
+    places: dict[int, list[tuple[int, int]]]
+
+
+def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """What the child does; the task is that of ``teach_pointer``."""
+    import torch
+    import transformers
+
+    source, schedule, tokenizer = open_task(task, reporter)
+    if not tokenizer.is_fast:
+        raise ExportError("The encoder's tokenizer doesn't tell where its tokens stand; take another.")
+    model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32)
+    pupil = _Pupil(model, task["options"], task["pooling"], normalize=task["normalize"])
+    rows = [
+        _make_row(tokenizer, text, task["length"], aims)
+        for text, aims in zip(task["texts"], task["aims"], strict=True)
+    ]
+    course = Course(
+        model,
+        [(list(model.parameters()), schedule.rate), (pupil.layers, LAYER_RATE)],
+        [len(row.tokens) for row in rows],
+        lambda batch: pupil.losses([rows[number] for number in batch], (1.0,)).mean(),
+        task["aside"],
+        "teaching the encoder",
+        None if task["state"] is None else Path(task["state"]),
+        lambda batch: pupil.losses([rows[number] for number in batch], TEMPERATURES),
+    )
+    figures = descend(course, schedule, reporter)
+    pupil.save(source, Path(task["out"]))
+    pairs = list(zip(rows, task["aims"], strict=True))
+    unreadable = [
+        sum(bool(aims[field][1]) and field not in row.places for row, aims in pairs)
+        for field in range(len(task["options"]))
+    ]
+    return {**figures, "unreadable": unreadable, "peak_rss": peak_rss()}
+
+
+def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _Row:
+    encoded = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
+    offsets = list(bare_offsets(text, encoded.offset_mapping))
+    # Several tokens may stand at one place, as those of an emoji do.
+    first = {start: token for token, (start, end) in reversed(list(enumerate(offsets))) if start < end}
+    last = {end: token for token, (start, end) in enumerate(offsets) if start < end}
+    options, places = [], {}
+    for field, (option, of_field) in enumerate(aims):
+        # What the tokenizer doesn't cut where the value begins or ends, or what was cut off, isn't learned.
+        found = [(first[start], last[end]) for start, end in of_field if start in first and end in last]
+        if found:
+            places[field] = found
+        options.append(-1 if option is None or (of_field and not found) else option)
+    return _Row(encoded.input_ids, [start < end for start, end in offsets], options, places)
+
+
+class _Pupil:
+    """The encoder and both layers; the options' one is applied to the vector times ``scale``."""
+
+    def __init__(self, model: Any, options: Sequence[int], pooling: str, *, normalize: bool) -> None:
+        import torch
+
+        self._model, self._pooling, self._normalize = model, pooling, normalize
+        self._scale = UNIT_SCALE if normalize else 1.0
+        self._padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
+        size, fields = model.config.hidden_size, len(options)
+        self._options, self._places = torch.nn.Linear(size, sum(options)), torch.nn.Linear(size, 3 * fields)
+        self._sizes = list(options)
+
+    @property
+    def layers(self) -> list[torch.nn.Parameter]:
+        return [*self._options.parameters(), *self._places.parameters()]
+
+    def losses(self, rows: Sequence[_Row], temperatures: Sequence[float]) -> torch.Tensor:
+        """[temperatures, rows]: the sum over the fields of a row of the cross-entropy of its option and its
+        place."""
+        import torch
+
+        tokens, mask = padded([row.tokens for row in rows], self._padding)
+        hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        vectors = pooled(hidden, mask, self._pooling, normalize=self._normalize)
+        wanted = torch.tensor([row.options for row in rows])
+        options, places = self._options(vectors * self._scale), self._places(hidden).unflatten(2, (-1, 3))
+        pairs = [(number, field) for number, row in enumerate(rows) for field in row.places]
+        totals = []
+        for temperature in temperatures:
+            total = 0 * vectors.sum(1)  # a batch that teaches nothing descends too
+            for field, logits in enumerate((options / temperature).split(self._sizes, 1)):
+                if bool((wanted[:, field] >= 0).any()) and logits.shape[1] > 1:
+                    total = total + torch.nn.functional.cross_entropy(
+                        logits, wanted[:, field], ignore_index=-1, reduction="none"
+                    )
+            if pairs:
+                of_rows = torch.tensor([number for number, _ in pairs])
+                total = total.index_add(0, of_rows, _place_losses(places / temperature, rows, pairs))
+            totals.append(total)
+        return torch.stack(totals)
+
+    def save(self, source: Path, out: Path) -> None:
+        import numpy as np
+
+        save_beside(self._model, source, out)
+        weight, bias, place_weight, place_bias = (value.detach().numpy() for value in self.layers)
+        arrays: dict[str, Any] = {
+            "weight": weight * self._scale,
+            "bias": bias,
+            "place_weight": place_weight.reshape(len(self._sizes), 3, -1),
+            "place_bias": place_bias.reshape(len(self._sizes), 3),
+        }
+        np.savez(out / LAYER, **{name: values.astype(np.float32) for name, values in arrays.items()})
+
+
+def _place_losses(
+    places: torch.Tensor, rows: Sequence[_Row], pairs: Sequence[tuple[int, int]]
+) -> torch.Tensor:
+    """[pairs]. :param places: [rows, longest, fields, 3]. :param pairs: rows of the batch and fields that
+    stand in them."""
+    import torch
+
+    longest = places.shape[1]
+    stands = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        stands[number, : len(row.stands)] = torch.tensor(row.stands)
+    most = max(len(rows[number].places[field]) for number, field in pairs)
+    ends = torch.zeros(len(pairs), most, 2, dtype=torch.long)
+    lack = torch.ones(len(pairs), most, dtype=torch.bool)
+    inside = torch.zeros(len(pairs), longest)
+    for at, (number, field) in enumerate(pairs):
+        standing = rows[number].places[field]
+        ends[at, : len(standing)], lack[at, : len(standing)] = torch.tensor(standing), False
+        for begin, end in standing:
+            inside[at, begin : end + 1] = 1
+    of_rows, of_fields = torch.tensor(pairs).T
+    scores = places[of_rows, :, of_fields]  # [pairs, longest, 3]
+    possible = stands[of_rows]
+    shares = torch.log_softmax(scores[:, :, :2].masked_fill(~possible[:, :, None], _NOWHERE), 1)
+    found = shares[:, :, 0].gather(1, ends[:, :, 0]) + shares[:, :, 1].gather(1, ends[:, :, 1])
+    covered = torch.nn.functional.binary_cross_entropy_with_logits(
+        scores[:, :, 2], inside, possible.to(scores.dtype), reduction="none"
+    )
+    return covered.sum(1) - torch.logsumexp(found.masked_fill(lack, _NOWHERE), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(Reporter().run(run))

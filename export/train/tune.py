@@ -1,0 +1,440 @@
+"""A task learned from labelled messages: each way to learn it is tried on held-out rows, the best is taken.
+
+``head`` leaves the encoder as it is and learns a classifier on its embeddings: seconds, and several tasks
+share one encoder. ``encoder`` teaches the encoder itself, labels or where fields stand: minutes, more often
+right, and the task brings its own encoder along. ``lora`` and ``qlora`` teach an adapter for a decoder, which
+writes fields: minutes to hours. What a way is worth is always measured through the graph that a device runs,
+and on the same held-out rows its probabilities are calibrated, so that they mean something there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeslm_export.bundle.writer import created_at, staged, write_manifest, write_report
+from edgeslm_export.data.rows import FieldsRow, LabelledRow, bare_text, equal_texts, load_answers
+from edgeslm_export.evaluate.task_eval import check_answers, schema_of, without_nulls
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.train.extract_methods import FieldTrial
+from edgeslm_export.train.field_spec import FieldLesson
+from edgeslm_export.train.logistic_head import split_folds
+from edgeslm_export.train.loop import repeatable
+from edgeslm_export.train.methods import make_field_ways, make_ways
+from edgeslm_export.train.spec import AnyTrial, Effort, Ground, Lesson, Trial, Way, drift_reference
+
+from edgeslm import __version__
+from edgeslm.bundle.calibration import Calibration, find_threshold
+from edgeslm.bundle.manifest import Manifest, Source, load_bundle
+from edgeslm.config import loader
+from edgeslm.config.loader import LEARNABLE
+from edgeslm.config.loader import Task as TaskSection
+from edgeslm.errors import ExportError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.floating[Any]]
+    Integers = npt.NDArray[np.int64]
+
+FEWEST_ROWS: Final = 2
+"""Rows of each label that are needed: one to learn from and one to test with."""
+FEWEST_FIELD_ROWS: Final = 10
+RISKS: Final = (0.05, 0.02, 0.01)
+"""Wanted errors whose coverage the report shows."""
+_MUCH_SLOWER: Final = 4
+"""Times. An encoder that was taught takes as long as one that wasn't, a decoder a hundred times."""
+_PARTS: Final = 5
+_MADE: Final = "bundle"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What TASK.yaml says. ``labels`` is empty when the data decides; ``section`` is the whole entry."""
+
+    name: str
+    section: TaskSection
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.section.labels or ())
+
+    @property
+    def instruction(self) -> str:
+        """What a decoder is told while it learns, and on the device: short, since it is read each time."""
+        return self.section.instruction or self.name
+
+
+def load_task(file: Path) -> Task:
+    """Reads one entry of ``tasks:`` with its ``name``; how it is done so far doesn't matter.
+
+    :raises ConfigError: not such an entry.
+    :raises ExportError: a task that can't be learned.
+    """
+    ignored = ("learned", "adapter", "max_error", "threshold", "examples")
+    name, section = loader.load_task(file, None, {"learned": "-"}, ignored)
+    if section.kind not in (None, *LEARNABLE):
+        raise ExportError(
+            f"{file}: the task {name} is of kind {section.kind}; only classify and extract are learned."
+        )
+    return Task(name, section)
+
+
+def read_rows(task: Task, data: Path) -> list[LabelledRow] | list[FieldsRow]:
+    """:raises ExportError: rows that can't be used, too few of a label, or of another kind than the task."""
+    rows = load_answers(data)
+    has_fields = isinstance(rows[0], FieldsRow)
+    if task.section.kind is not None and has_fields != (task.section.kind == "extract"):
+        have = "fields" if has_fields else "a label"
+        raise ExportError(
+            f"The task {task.name} is of kind {task.section.kind} and the rows of {data} have {have}; rows "
+            "with a label are for classify, rows with fields for extract."
+        )
+    schema = task.section.output_schema
+    if schema or task.labels:
+        check_answers(data, rows, (schema or {}).get("properties", {}) if has_fields else task.labels, schema)
+    check_rows(task, rows, data)
+    return rows
+
+
+def check_rows(task: Task, rows: Sequence[LabelledRow | FieldsRow], data: Path) -> None:
+    """:raises ExportError: too few rows, or too few of a label."""
+    if any(isinstance(row, FieldsRow) for row in rows):
+        if len(rows) < FEWEST_FIELD_ROWS:
+            raise ExportError(f"{data} has {len(rows)} rows; at least {FEWEST_FIELD_ROWS} are needed.")
+        return
+    labelled = [row for row in rows if isinstance(row, LabelledRow)]
+    labels = labels_of(task, labelled)
+    if len(labels) < 2:
+        raise ExportError(f"{data} has one label only ({labels[0]}); at least two are needed to tell apart.")
+    counts = Counter(label for _, label in {(bare_text(row.text), row.label) for row in labelled})
+    for label in labels:
+        if counts[label] < FEWEST_ROWS:
+            raise ExportError(
+                f"{data} has {counts[label]} different texts with the label {label!r}; add some (at least "
+                f"{FEWEST_ROWS}, 20 or more to be useful) or take it out of the task."
+            )
+
+
+def labels_of(task: Task, rows: Sequence[LabelledRow]) -> tuple[str, ...]:
+    """The task's, else those of the rows."""
+    return task.labels or tuple(sorted({row.label for row in rows}))
+
+
+def tune(
+    task: Task, data: Path, out: Path, ground: Ground, effort: Effort
+) -> tuple[Manifest, dict[str, Any]]:
+    """Learns ``task`` from ``data`` and writes the bundle ``out``.
+
+    :return: the manifest, and the report with ``texts_per_s`` and ``bytes`` of each way that was tried.
+    :raises ExportError: rows that can't be used, too few of a label, or a way that ``ground`` doesn't allow.
+    :raises BundleError: a bundle is none or is damaged.
+    """
+    return learn(task, read_rows(task, data), data.name, out, ground, effort)
+
+
+def learn(
+    task: Task,
+    rows: Sequence[LabelledRow | FieldsRow],
+    name: str,
+    out: Path,
+    ground: Ground,
+    effort: Effort,
+    doubted: Collection[int] = (),
+) -> tuple[Manifest, dict[str, Any]]:
+    """``tune`` of rows that were read; ``name`` is what the manifest calls them, ``doubted`` are numbers of
+    rows whose labels are not learned from."""
+    source = Source(id=name, revision=f"sha256:{_digest(rows)}")
+    if isinstance(rows[0], FieldsRow):
+        fields = [row for row in rows if isinstance(row, FieldsRow)]
+        return learn_fields(make_field_lesson(task, fields), source, out, ground, effort)
+    labelled = [row for row in rows if isinstance(row, LabelledRow)]
+    return learn_labels(make_lesson(task, labelled, doubted, effort.recalls), source, out, ground, effort)
+
+
+def make_lesson(
+    task: Task,
+    rows: Sequence[LabelledRow],
+    doubted: Collection[int] = (),
+    recalls: Mapping[str, float] = MappingProxyType({}),
+) -> Lesson:
+    """:param doubted: numbers of rows whose labels are not learned from.
+    :param recalls: of labels, the share of their rows that is to be found.
+    :raises ExportError: one of these is no label of the task.
+    """
+    import numpy as np
+
+    labels = labels_of(task, rows)
+    if unknown := [label for label in recalls if label not in labels]:
+        raise ExportError(f"--recall: {unknown[0]!r} is none of the labels {', '.join(labels)}.")
+    truth = np.array([labels.index(row.label) for row in rows], np.int64)
+    texts = [row.text for row in rows]
+    out = [place for place, row in enumerate(rows) if row.number in set(doubted)]
+    folds = split_folds(truth, len(labels), texts, out)
+    wanted = {labels.index(label): recall for label, recall in recalls.items()}
+    about = task.name, texts, truth, labels, folds
+    return Lesson(*about, instruction=task.instruction, doubted=out, recalls=wanted)
+
+
+def learn_labels(
+    lesson: Lesson, source: Source, out: Path, ground: Ground, effort: Effort
+) -> tuple[Manifest, dict[str, Any]]:
+    """Learns a classify task. :return, raises: as ``tune``."""
+    shares = [] if lesson.shares is None else lesson.shares.tolist()
+    what = [
+        source.revision,
+        list(lesson.doubted),
+        lesson.name,
+        list(lesson.labels),
+        lesson.instruction,
+        shares,
+    ]
+    notes = Notes(_notes_folder(what, ground, effort))
+    with staged(out) as stage:
+        with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
+            work = Path(name)
+            ways = make_ways(ground, lesson, effort, notes, work)
+            tried = _try_out(ways, effort)
+            trials = [trial for _, trial in tried]
+            best, fields = _write_best(tried, effort, work)
+            for file in (work / _MADE).iterdir():
+                file.rename(stage / file.name)
+        calibration = best.fitted.calibration
+        if lesson.shares is not None:  # what a teacher says is no truth: it promises nothing
+            calibration = calibration.model_copy(update={"risk": ()})
+        report = _report(trials, best, calibration, lesson) | fields.pop("report", {})
+        learned = {
+            "task": lesson.name,
+            "kind": "classify",
+            "labels": lesson.labels,
+            "rows": len(lesson.learned),
+            "calibration": calibration,
+            "reference": drift_reference(
+                best.distances,
+                [verdict.confidence for verdict in best.fitted.verdicts],
+                [verdict.best for verdict in best.fitted.verdicts],
+                len(lesson.labels),
+            ),
+        }
+        if "adapter" in fields:
+            learned["instruction"] = lesson.instruction
+        manifest = _finish(stage, lesson.name, source, fields, learned, report)
+    notes.remove()
+    return manifest, {**report, **best.figures, "measured": _measured(trials)}
+
+
+def make_field_lesson(task: Task, rows: Sequence[FieldsRow]) -> FieldLesson:
+    given = task.section.output_schema or schema_of(rows)
+    update = {
+        "kind": "extract",
+        "output_schema": given,
+        "learned": None,
+        "model": "model",
+        "overflow": "head",
+    }
+    section = task.section.model_copy(update=update)
+    texts = [row.text for row in rows]
+    fields = [without_nulls(row.fields, given) for row in rows]
+    return FieldLesson(task.name, section, texts, fields, split_rows(texts), task.instruction)
+
+
+def learn_fields(
+    lesson: FieldLesson, source: Source, out: Path, ground: Ground, effort: Effort
+) -> tuple[Manifest, dict[str, Any]]:
+    """Learns an extract task. :return, raises: as ``tune``."""
+    what = [source.revision, lesson.learned, lesson.instruction]
+    notes = Notes(_notes_folder(what, ground, effort))
+    with staged(out) as stage:
+        with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
+            work = Path(name)
+            tried = _try_out(make_field_ways(ground, lesson, effort, notes, work), effort)
+            best, fields = _write_best(tried, effort, work)
+            for file in (work / _MADE).iterdir():
+                file.rename(stage / file.name)
+        trials = [trial for _, trial in tried]
+        report = {
+            "kind": fields["kind"],
+            "method": best.method,
+            "learned_from": len(lesson.texts),
+            "rows": len(best.held),
+            **repeatable(best.figures),
+            **_promises(best.calibration),
+            "methods": {
+                trial.method: {
+                    "held_out": len(trial.held),
+                    "exact": trial.figures["exact"],
+                    "interval": trial.figures["exact_interval"],
+                    "calibration_error": trial.figures.get("calibration_error"),
+                }
+                for trial in trials
+            },
+            **fields.pop("report", {}),
+        }
+        learned = {
+            **lesson.learned,
+            **fields.pop("learned"),
+            "calibration": best.calibration,
+            "reference": best.reference,
+        }
+        manifest = _finish(stage, lesson.name, source, fields, learned, report)
+    notes.remove()
+    return manifest, {**report, **best.figures, "measured": _measured(trials)}
+
+
+def split_rows(texts: Sequence[str]) -> list[tuple[Integers, Integers]]:
+    """Fifths to test with in turn, each with the rest to learn from; equal texts stay together."""
+    import numpy as np
+
+    members = equal_texts(texts)
+    order = np.random.default_rng(0).permutation(len(members))
+    folds = []
+    for tested in np.array_split(order, min(_PARTS, len(members))):
+        test = np.sort(np.array([row for group in tested.tolist() for row in members[group]], np.int64))
+        folds.append((np.setdiff1d(np.arange(len(texts)), test), test))
+    return folds
+
+
+def _finish(
+    stage: Path,
+    name: str,
+    source: Source,
+    fields: dict[str, Any],
+    learned: Mapping[str, Any],
+    report: Mapping[str, Any],
+) -> Manifest:
+    """Report and manifest; the licence is that of what was taught."""
+    write_report(stage, report)
+    whole = {
+        "name": f"{name}-{fields['kind']}",
+        "source": source.model_copy(update={"licence": fields.pop("licence", "")}),
+        "created": created_at(""),
+        "learned": learned,
+        **fields,
+    }
+    return write_manifest(stage, whole)
+
+
+def _notes_folder(what: Sequence[Any], ground: Ground, effort: Effort) -> Path:
+    """One for each order: the same command finds what it found before, another one doesn't."""
+    on = [load_bundle(folder).digest for folder in (ground.bundle, ground.base) if folder is not None]
+    on += [origin.source.revision for origin in (ground.checkpoint, ground.decoder) if origin is not None]
+    order = [__version__, what, on, list(effort.methods), effort.seconds]
+    return cache_folder() / f"tune-{hashlib.sha256(json.dumps(order).encode()).hexdigest()[:16]}"
+
+
+def _try_out(ways: Sequence[Way[AnyTrial]], effort: Effort) -> list[tuple[Way[AnyTrial], AnyTrial]]:
+    """A trial of each way. One that can't be gone is left out, with its sentence, where there is another."""
+    tried: list[tuple[Way[AnyTrial], AnyTrial]] = []
+    for number, way in enumerate(ways, 1):
+        try:
+            tried.append((way, way.try_out()))
+        except ExportError as error:
+            if number == len(ways) and not tried:
+                raise
+            effort.announce(f"{error} So it is left out.")
+    return tried
+
+
+def _write_best(
+    tried: Sequence[tuple[Way[AnyTrial], AnyTrial]], effort: Effort, work: Path
+) -> tuple[AnyTrial, dict[str, Any]]:
+    """Writes the bundle of the best trial into a folder apart from the rest of the work, which its manifest
+    must not list; where that fails, the first one's. :return: which one it was, and the manifest's fields."""
+    best = choose([trial for _, trial in tried])
+    way, made = next(way for way, trial in tried if trial is best), work / _MADE
+    made.mkdir()
+    try:
+        return best, way.write(made)
+    except ExportError as error:
+        first_way, first = tried[0]
+        if best is first:
+            raise
+        effort.announce(f"{error} So {first.method} is taken.")
+    shutil.rmtree(made)
+    made.mkdir()
+    return first, first_way.write(made)
+
+
+def choose(trials: Sequence[AnyTrial]) -> AnyTrial:
+    """The first trial, unless a later one is better on the rows that both held out.
+
+    Better is being right on more of them, or on as many and with less loss, which few rows show more
+    clearly. What a device does much slower has to be better by more than one standard error of the
+    difference: not luckier. What costs it no more only has to be better.
+    """
+    import numpy as np
+
+    best = trials[0]
+    for trial in trials[1:]:
+        _, mine, theirs = np.intersect1d(trial.held, best.held, return_indices=True)
+        gained = trial.right[mine].astype(float) - best.right[theirs]
+        saved = best.losses[theirs] - trial.losses[mine]
+        errors = 1 if trial.texts_per_s < best.texts_per_s / _MUCH_SLOWER else 0
+        if _is_more(gained, errors) or (gained.sum() >= 0 and _is_more(saved, errors)):
+            best = trial
+    return best
+
+
+def _is_more(differences: Floats, errors: int) -> bool:
+    """Whether the mean of differences is above 0 by more than so many of its standard errors."""
+    return bool(differences.sum() > errors * math.sqrt((differences**2).sum()))
+
+
+def _measured(trials: Sequence[Trial] | Sequence[FieldTrial]) -> dict[str, Any]:
+    return {
+        trial.method: {
+            "texts_per_s": round(trial.texts_per_s, 1),
+            "bytes": trial.bytes,
+            "peak_rss": trial.figures.get("peak_rss"),
+        }
+        for trial in trials
+    }
+
+
+def _promises(calibration: Calibration | None) -> dict[str, Any]:
+    """What the held-out rows say of wanted errors, and the least of them that they can."""
+    if calibration is None or not calibration.risk:
+        return {}
+    least = min(point.error for point in calibration.risk)
+    return {"coverage": _coverage(calibration), "least_error": round(least, 4)}
+
+
+def _coverage(calibration: Calibration) -> dict[str, float | None]:
+    """How much is answered with each of ``RISKS``; None where the held-out rows don't show that."""
+    points = {str(risk): find_threshold(calibration, risk) for risk in RISKS}
+    return {risk: None if point is None else point.coverage for risk, point in points.items()}
+
+
+def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, lesson: Lesson) -> dict[str, Any]:
+    """The figures of the way that was taken, and of each the ones to compare by."""
+    compared = ("accuracy", "interval", "calibration_error")
+    return {
+        "method": best.method,
+        "learned_from": len(lesson.learned),
+        **repeatable(best.figures),
+        **_promises(calibration),
+        "methods": {
+            trial.method: {"held_out": len(trial.held), **{key: trial.figures[key] for key in compared}}
+            for trial in trials
+        },
+    }
+
+
+def _digest(rows: Sequence[LabelledRow | FieldsRow]) -> str:
+    """SHA-256 of the rows' content: the same for a CSV and for JSON lines."""
+    content = "\n".join(
+        json.dumps([row.text, row.label if isinstance(row, LabelledRow) else dict(row.fields)])
+        for row in rows
+    )
+    return hashlib.sha256(content.encode()).hexdigest()
