@@ -1,7 +1,7 @@
 """The shape of a decoder: how many weights of which kind, from its config alone.
 
 Holds what a published ``config.json`` says about sizes and what the families differ in. Knows neither how
-weights are stored nor how fast anything is (``arithmetic``), and reads no files.
+weights are stored nor how fast anything is (``size_estimate``), and reads no files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bytes on the bus <-> the values of ``edgeslm.messages``: protocol version 1 (``docs/mqtt.md``).
 
-Pure, and the only place that knows the JSON field names (with ``options``) and, through ``node_topics``,
+Pure, and the only place that knows the JSON field names (with ``request_options``) and, through ``topics``,
 the topic names. Knows no connection, no configuration and no models. Whatever bytes come in, the answer is a
 value or one of the project's errors.
 """

@@ -1,6 +1,6 @@
 """What would cost the first requests of a task something is done while a node has nothing to do.
 
-Prompts are read in advance, and decoders laid out for this machine (``preparing``). Begun anew when other
+Prompts are read in advance, and decoders laid out for this machine (``prepare``). Begun anew when other
 models serve.
 """
 

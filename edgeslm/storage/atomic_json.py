@@ -1,6 +1,6 @@
 """Small JSON files that a node remembers things in: replaced in one step, which outlives a power cut.
 
-Knows no file's meaning. Whose a file is tells ``ownership``.
+Knows no file's meaning. Whose a file is tells ``file_ownership``.
 """
 
 from __future__ import annotations

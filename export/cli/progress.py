@@ -16,7 +16,8 @@ hangs."""
 
 
 class Bar:
-    """Takes the calls of ``child.OnProgress`` and shows them, with tqdm where there is a terminal."""
+    """Takes the calls of ``subprocess_job.OnProgress`` and shows them, with tqdm where there is a
+    terminal."""
 
     def __init__(self) -> None:
         self._bar: Any = None

@@ -2,8 +2,8 @@
 
 Repeats and conflicts, labels with too few rows or alike but for case, rows in another language, texts that
 give their label away or are too long, and labels that are probably wrong: confident learning (Northcutt et
-al. 2021) through its library, on what the other rows say of a row (``judge``). Every finding names its rows;
-what is dropped is the user's decision. Knows no files and no tokenizer.
+al. 2021) through its library, on what the other rows say of a row (``label_noise``). Every finding names its
+rows; what is dropped is the user's decision. Knows no files and no tokenizer.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def bundle_logits(
     (``every_position``).
 
     :param scratch: a folder to work in; by default the one that the bundle is in.
-    :param part: of a graph that computes single tokens apart (``single_token``), which one.
+    :param part: of a graph that computes single tokens apart (``decode_graph``), which one.
     """
     import onnxruntime_genai as og
 
@@ -131,7 +131,7 @@ def every_position(folder: Path, scratch: Path, part: str = READS) -> Iterator[P
     """A copy of a model folder, in ``scratch``, whose graph gives the logits of all positions; the weights
     are shared by a link.
 
-    :param part: of a graph that computes single tokens apart (``single_token``), which one.
+    :param part: of a graph that computes single tokens apart (``decode_graph``), which one.
     """
     import onnx
 

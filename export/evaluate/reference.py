@@ -1,8 +1,8 @@
 """A decoder bundle against the float model it came from: the same tokens, the figures of ``fidelity``.
 
-What the float model says is computed by the ``study`` step of ``quantize``, which an export begins with too:
-``study_task`` is that step's order for both. Whether bundle and source belong together is judged by what the
-child found, since a GGUF file's shapes are known only then. Knows no recipes and no labels.
+What the float model says is computed by the ``study`` step of ``quantize.worker``, which an export begins
+with too: ``study_task`` is that step's order for both. Whether bundle and source belong together is judged by
+what the child found, since a GGUF file's shapes are known only then. Knows no recipes and no labels.
 """
 
 from __future__ import annotations

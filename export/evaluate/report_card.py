@@ -1,10 +1,10 @@
 """The report card: does a bundle work, how large and fast is it, how often is it right, how near to its
 float original.
 
-This module and ``golden`` import the engine: what is measured is what a device runs. Decoders
-and encoders are loaded in a child process (``edgeslm_export.evaluate.report_card``), so that peak memory is
-theirs and a crash is a sentence. What rows are asked and how answers count is in ``exam``, the comparison
-with the float model in ``reference``.
+This module and ``golden`` import the engine: what is measured is what a device runs. Decoders and encoders
+are loaded in a child process (``edgeslm_export.evaluate.report_card``), so that peak memory is theirs and a
+crash is a sentence. What rows are asked and how answers count is in ``task_eval``, the comparison with the
+float model in ``reference``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def examine_bundle(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> dict[str, Any]:
-    """Puts labelled rows to a decoder bundle, in a fresh process. :return: see ``exam.take_exam``."""
+    """Puts labelled rows to a decoder bundle, in a fresh process. :return: see ``task_eval.take_exam``."""
     task = {"step": "examine", "exam": exam.encode()}
     return _in_child(task, folder, threads, "asking the bundle", on_progress, debug)
 

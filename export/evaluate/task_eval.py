@@ -1,8 +1,8 @@
 """Labelled rows put to a decoder the way a device does it: through the tasks that production runs.
 
-``make_exam`` reads what is asked and checks the rows against it; ``take_exam`` asks row after row and
-counts. The engine is a function here (``ask``), which ``evaluate`` brings; prompts, grammars and second tries
-are those of ``edgeslm.tasks``. Knows no files of models.
+``make_exam`` reads what is asked and checks the rows against it; ``take_exam`` asks row after row and counts.
+The engine is a function here (``ask``), which ``report_card`` brings; prompts, grammars and second tries are
+those of ``edgeslm.tasks``. Knows no files of models.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The child process that makes the graph: onnxruntime-genai's builder, given codes instead of float weights.
 
 ``python -m edgeslm_export.graph.builder_worker`` with a task on standard input (see ``subprocess_job``):
-``work`` (with ``checkpoint/`` and ``codes/``, see ``quantize``), ``formats`` (name of a matrix: bits and
-group size), ``options`` (the builder's) and ``out`` (where the graph goes). Only here is the builder
+``work`` (with ``checkpoint/`` and ``codes/``, see ``quantize.worker``), ``formats`` (name of a matrix: bits
+and group size), ``options`` (the builder's) and ``out`` (where the graph goes). Only here is the builder
 imported.
 
 The builder decides what a family's graph looks like: it splits, fuses and reorders the rows of matrices. It

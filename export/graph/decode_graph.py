@@ -1,6 +1,6 @@
 """A decoder's graph that computes single tokens by matrices of their own.
 
-Many tokens at a time are fastest as products of integers (``product_by_row``), one at a time where fewest
+Many tokens at a time are fastest as products of integers (``matmul_by_row``), one at a time where fewest
 bytes are read. So the plain graph of a bundle may hold two, and the number of its tokens decides (the ``If``
 of ONNX, as in the merged decoders of optimum): ``READS`` for prompts and for tokens that were proposed,
 ``WRITES`` for a token that follows alone. Both have the same inputs and share the cache.

@@ -1,6 +1,6 @@
 """Products by row become two nodes where one scale serves all tokens, and smoothing becomes part of weights.
 
-Of the six nodes that ``product_by_row`` puts around a product of integers, five are there for scales of
+Of the six nodes that ``matmul_by_row`` puts around a product of integers, five are there for scales of
 single tokens, and a message of a few words spends more time in them than in the norms. Where calibration saw
 that tokens are alike, the plain graph and the one that scores labels do without: the numbers become codes by
 one scale, as in SmoothQuant's static variant (Xiao et al. 2023, arXiv 2211.10438), and the product is done.

@@ -4,7 +4,7 @@
 and no weights. Beside each product ``x W`` of a layer it computes ``x A B`` and adds it (LoRA,
 arXiv:2106.09685). A and B are graph inputs with empty initial values: of rank 0, until an adapter brings its
 own. Works on finished graphs of onnxruntime-genai's builder, float or quantized (``MatMul``, ``MatMulNBits``
-or ``product_by_row``), by the names of their nodes; knows no adapter's format.
+or ``matmul_by_row``), by the names of their nodes; knows no adapter's format.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A decoder from source to bundle: study, quantize, place bits, build, measure, put in place.
 
-The steps that need torch or the inference library run in children (``quantize``, ``build``, ``fidelity``,
-``evaluate``); this module orders them, decides with what they found, and writes the manifest. Knows no hub:
-``hub.resolve_source`` brings the source here.
+The steps that need torch or the inference library run in children (``quantize.worker``, ``builder_worker``,
+``fidelity``, ``report_card``); this module orders them, decides with what they found, and writes the
+manifest. Knows no hub: ``hub.resolve_source`` brings the source here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An encoder from source to bundle: optimum exports it, int8 or float, compared with the float model.
 
-optimum runs in its own environment (``environment``); this module orders the steps, reads how the model
+optimum runs in its own environment (``optimum_env``); this module orders the steps, reads how the model
 pools its token vectors (sentence-transformers' files) and writes the manifest.
 """
 

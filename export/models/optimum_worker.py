@@ -2,7 +2,7 @@
 
 Called by path with ``python -I``, since this package isn't installed there; so it imports nothing of it.
 The task comes as JSON on standard input: ``source``, ``out``, ``pooling``, ``normalize``, ``context_length``,
-``texts``. Messages go out as ``child`` describes.
+``texts``. Messages go out as ``subprocess_job`` describes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The calibration tokens on their way through a model, a layer at a time: what each matrix reads.
 
-torch, and ``layers``; knows no formats.
+torch, and ``layer_reader``; knows no formats.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Recipe:
     those of a fixed rule (``rule``); or every matrix gets that of the ``choices`` which measuring says buys
     most (``measured``). ``calibrated`` recipes spread rounding errors by GPTQ, the others round to the
     nearest code. ``written`` is the format of the layers' matrices by which a token that follows alone is
-    computed, where those are apart (``single_token``).
+    computed, where those are apart (``decode_graph``).
     """
 
     name: str
@@ -143,7 +143,7 @@ def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     gate (the builder fails on Nemotron, which has none). ``windowed_kv_cache`` is off: onnxruntime-genai 0.18
     gives a windowed layer a cache no longer than the request, and the kernel refuses one that is shorter than
     the window; a whole cache can be rewound anywhere, too. ``block_size`` and ``accuracy_level`` are the
-    products' own (``build``), and said here for what the builder derives of them.
+    products' own (``builder_worker``), and said here for what the builder derives of them.
     """
     return {
         "accuracy_level": "4",

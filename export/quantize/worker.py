@@ -2,8 +2,8 @@
 
 ``python -m edgeslm_export.quantize.worker`` with a task on standard input (see ``subprocess_job``); ``step``
 names which. Where measuring decides, each matrix is quantized once in every format that it may get, and
-``convert`` places bits with what that cost. Everything goes through a work folder: ``checkpoint/``
-(``cleaning``), ``calibration.npy`` and ``evaluation.npy`` (token ids), ``reference.npy`` (the float model's
+``decoder`` places bits with what that cost. Everything goes through a work folder: ``checkpoint/``
+(``normalize``), ``calibration.npy`` and ``evaluation.npy`` (token ids), ``reference.npy`` (the float model's
 logits, float16), ``gradients.npz`` (``sensitivity``), ``codes/`` (a file a layer: ``codes`` int8, ``scales``
 float16, and of matrices by row ``smoothing`` float32 and ``reach``, where they have them).
 """

@@ -1,7 +1,7 @@
 """A source judged before anything slow: a local checkpoint folder or a GGUF file.
 
 Every defect that can be seen without loading weights is found here and told in one sentence. Knows file
-formats and which architectures the builder takes; imports no torch. ``cleaning`` makes the checkpoint
+formats and which architectures the builder takes; imports no torch. ``normalize`` makes the checkpoint
 folder that the builder reads, ``hub`` brings a model of the hub onto this machine.
 """
 

@@ -20,10 +20,10 @@ from edgeslm.errors import ExportError
 
 
 class LayeredModel:
-    """The checkpoint folder ``folder`` (as ``cleaning`` makes it) as a causal model, filled by layers.
+    """The checkpoint folder ``folder`` (as ``normalize`` makes it) as a causal model, filled by layers.
 
-    ``model`` is the transformers model: norms, embedding and head in float32, its decoder ``layers`` on the
-    meta device. Without ``matrices`` only small parameters are ever filled.
+    ``model`` is the transformers model: norms, embedding and head in float32, its decoder ``layers`` on
+    the meta device. Without ``matrices`` only small parameters are ever filled.
 
     :raises ExportError: weights that are missing or aren't finite, here and whenever a layer is loaded.
     """

@@ -82,7 +82,7 @@ def teach_reader(
     """Teaches the checkpoint folder ``source`` and writes the taught one, with ``LAYER``, to ``out``.
 
     :param length: tokens of question and text together that are learned from.
-    :param aside, state: see ``training.Course``.
+    :param aside, state: see ``loop.Course``.
     :return: what ``descend`` says, ``temperature``, by which logits of those aside are divided best (1
         without any), and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, has no tokenizer that tells offsets, computes no

@@ -65,7 +65,7 @@ def teach_encoder(
 
     :param section: how a device pools; ``length``: the tokens of a text that are learned from.
     :param truth: [texts], indices below ``labels``; or [texts, labels], how likely each label is.
-    :param aside, state: see ``training.Course``.
+    :param aside, state: see ``loop.Course``.
     :return: what ``descend`` says, and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
         short for half an epoch.

@@ -89,7 +89,7 @@ def teach_decoder(
     """Teaches on the checkpoint and writes the LoRA folder ``out`` as PEFT saves it.
 
     :param bundle: the base that ``shape.base`` ``stored`` reads its weights from.
-    :param aside, state: see ``training.Course``.
+    :param aside, state: see ``loop.Course``.
     :return: what ``descend`` says, and ``peak_rss`` in bytes.
     :raises ExportError: a library is missing, or the checkpoint can't be loaded or taught.
     """

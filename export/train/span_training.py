@@ -53,7 +53,7 @@ def teach_pointer(
 
     :param section: how a device pools; ``length``: the tokens of a text that are learned from.
     :param options: how many each field has. :param aims: [texts][fields].
-    :param aside, state: see ``training.Course``.
+    :param aside, state: see ``loop.Course``.
     :return: what ``descend`` says, and ``unreadable`` [fields]: of how many texts no place is learned, since
         it begins or ends within a token or was cut off.
     :raises ExportError: the checkpoint can't be loaded, has no tokenizer that tells offsets, or computes no

@@ -1,6 +1,6 @@
 """Generation and label scoring on onnxruntime-genai.
 
-A call takes the lane that shares the longest beginning with its prompt (``lanes``), and appends the rest.
+A call takes the lane that shares the longest beginning with its prompt (``kv_slots``), and appends the rest.
 How much an answer depends on which lane it came from is the processor's matter. Lanes are made for a number
 of tokens, not for the whole context: the runtime allocates and zeroes the cache up to ``max_length``.
 """

@@ -29,7 +29,7 @@ class CellKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``form`` says how its cells are written: :data:`COMMA` for numbers, what ``moments`` has for dates."""
+    """``form`` says how its cells are written: :data:`COMMA` for numbers, what ``dates`` has for dates."""
 
     name: str
     kind: CellKind = CellKind.TEXT

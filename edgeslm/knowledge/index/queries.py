@@ -89,7 +89,7 @@ class TableAnswer:
     values: tuple[Value, ...]
     source: str
     citations: tuple[Citation, ...]
-    """The first rows that it comes from, see ``table_query.MOST_CITED``."""
+    """The first rows that it comes from, see ``query.MOST_CITED``."""
     matched: int
     """How many rows it comes from."""
 
