@@ -24,7 +24,7 @@ from edgeslm.ipc.job import PYTHON, Job, JobError
 from edgeslm.storage.atomic_json import write_record
 from edgeslm.storage.file_ownership import is_ours
 
-log = logging.getLogger("edgeslm.trust")
+log = logging.getLogger("edgeslm.bundle")
 
 MODULE = "edgeslm.bundle.signature"
 RECORD = "signatures.json"

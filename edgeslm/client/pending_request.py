@@ -19,7 +19,7 @@ from edgeslm.mqtt.diagnostics import Problem
 from edgeslm.protocol.codec import parse_chunk, parse_result
 from edgeslm.protocol.topics import Topics
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.client")
 
 FIRST_INTERVAL_S = 5.0
 """How long to wait for a result before the request is sent again; doubles with each time."""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import MQTTMessage
     from paho.mqtt.reasoncodes import ReasonCode
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.client")
 
 NO_MQTT_5 = Problem(
     "The broker speaks only MQTT 3.1.1 and this client needs MQTT 5; use a broker that has it, or ask with "

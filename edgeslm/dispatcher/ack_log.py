@@ -19,7 +19,7 @@ from edgeslm.protocol.delivery import Delivery
 from edgeslm.storage.journal import delivery_key, reader_key
 from edgeslm.storage.running_marks import KEY_BYTES
 
-log = logging.getLogger("edgeslm.dispatch")
+log = logging.getLogger("edgeslm.dispatcher")
 
 
 def name_of(delivery: Delivery) -> bytes:

@@ -40,7 +40,7 @@ from edgeslm.serving.quotas import Senders
 from edgeslm.storage.journal import Journal, delivery_key
 from edgeslm.telemetry.health import Meter
 
-log = logging.getLogger("edgeslm.dispatch")
+log = logging.getLogger("edgeslm.dispatcher")
 
 TICK_S: Final = 0.1
 HEALTH_EVERY_S: Final = 30.0

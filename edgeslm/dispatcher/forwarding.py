@@ -19,7 +19,7 @@ from edgeslm.dispatcher.throughput import Speeds
 from edgeslm.errors import Busy, Cancelled, Expired, Poisoned, RequestError, TimedOut, UnknownTask
 from edgeslm.messages import Chunk, Request, Result
 
-log = logging.getLogger("edgeslm.dispatch")
+log = logging.getLogger("edgeslm.dispatcher")
 
 MOST_ENDS: Final = 3
 """A request during which so many nodes ended is not sent to another one."""

@@ -20,7 +20,7 @@ from edgeslm.mqtt.client import BusClient, OutboxFull, Subscription
 from edgeslm.protocol.codec import parse_chunk, parse_result
 from edgeslm.protocol.delivery import Delivery
 
-log = logging.getLogger("edgeslm.dispatch")
+log = logging.getLogger("edgeslm.dispatcher")
 
 EARLY_S: Final = 2.0
 """How long after the first connection an answer may come before its request. No longer: those that follow

@@ -20,7 +20,7 @@ from edgeslm.telemetry.health import Meter
 from edgeslm.telemetry.liveness import NETWORK_SILENT_S
 from edgeslm.telemetry.systemd import ServiceManager
 
-log = logging.getLogger("edgeslm.dispatch")
+log = logging.getLogger("edgeslm.dispatcher")
 
 HOLD_OFF_S = 3.0
 """One that gave way waits so long before it looks at the lease, which the other takes meanwhile."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BusClient", "Delivery", "NeverFits", "OutboxFull", "Subscription"]
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.mqtt")
 
 ANSWERABLE_BYTES = 16 * 1024 * 1024
 """Packets up to this size are let in even if the node reads less, so that their senders get ``too_large``;

@@ -52,7 +52,7 @@ from edgeslm.mqtt.paho_client import (
 from edgeslm.mqtt.publish_filter import TRACEPARENT
 from edgeslm.mqtt.version_probe import is_old_broker
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.mqtt")
 
 ANSWER_S = 10.0
 """How long a broker may take to accept or refuse a connection, and to take a goodbye."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from edgeslm.errors import BrokerError
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.mqtt")
 
 PACKET_OVERHEAD_BYTES = 32
 """Header, lengths and properties of a PUBLISH beside its topic, payload and Correlation Data."""

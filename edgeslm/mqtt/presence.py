@@ -15,7 +15,7 @@ from edgeslm.errors import BrokerError
 from edgeslm.mqtt.client import BusClient
 from edgeslm.protocol.codec import StateName, Topics, encode_document, encode_state
 
-log = logging.getLogger("edgeslm.daemon")
+log = logging.getLogger("edgeslm.mqtt")
 
 ANNOUNCE_S: Final = 5.0
 """How long a change of state waits for the broker's acknowledgement."""

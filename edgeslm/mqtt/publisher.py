@@ -15,7 +15,7 @@ from edgeslm.messages import Chunk, ErrorBody, Progress, Request, Result
 from edgeslm.mqtt.client import BusClient, NeverFits, OutboxFull
 from edgeslm.protocol.codec import Rejected, Topics, encode_chunk, encode_dead, encode_result, error_result
 
-log = logging.getLogger("edgeslm.pipeline")
+log = logging.getLogger("edgeslm.mqtt")
 
 ROOM_S = 0.2
 """How long a result waits before it asks again for room in the outbox."""

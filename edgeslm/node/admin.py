@@ -23,7 +23,7 @@ from edgeslm.protocol.commands import Handler, only, text_argument
 from edgeslm.serving.service import BeforeSwitch, Service
 from edgeslm.telemetry.systemd import ServiceManager
 
-log = logging.getLogger("edgeslm.control")
+log = logging.getLogger("edgeslm.node")
 
 LEVELS = ("debug", "info", "warning", "error")
 

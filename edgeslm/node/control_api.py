@@ -19,7 +19,7 @@ from edgeslm.protocol.codec import Topics
 from edgeslm.protocol.commands import Handler, encode_answer, parse_command
 from edgeslm.protocol.delivery import Delivery
 
-log = logging.getLogger("edgeslm.control")
+log = logging.getLogger("edgeslm.node")
 
 MOST_RUNNING: Final = 4
 

@@ -55,7 +55,7 @@ from edgeslm.update.updater import Updater
 if TYPE_CHECKING:
     from edgeslm.console.host import ConsoleHost
 
-log = logging.getLogger("edgeslm.daemon")
+log = logging.getLogger("edgeslm.node")
 
 HEALTH_EVERY_S = 30.0
 KEEP_AFTER_S = 1.0

@@ -19,7 +19,7 @@ from edgeslm.protocol.feedback import Feedback, parse_feedback
 from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from edgeslm.tasks import Task
 
-log = logging.getLogger("edgeslm.corrections")
+log = logging.getLogger("edgeslm.node")
 
 REMEMBERED = 256
 """Requests whose text can still be named by id."""

@@ -45,7 +45,7 @@ from edgeslm.telemetry.audit import AuditLog
 from edgeslm.telemetry.health import Meter
 from edgeslm.telemetry.tracing import Tracer
 
-log = logging.getLogger("edgeslm.pipeline")
+log = logging.getLogger("edgeslm.node")
 
 NO_MEMORY_S = 0.5
 """After which what lacked memory is tried again."""

@@ -15,7 +15,7 @@ from edgeslm.mqtt.connection import Subscription
 from edgeslm.protocol.topics import DISPATCH, Topics
 from edgeslm.storage.atomic_json import write_record
 
-log = logging.getLogger("edgeslm.pipeline")
+log = logging.getLogger("edgeslm.node")
 
 
 class Membership:

@@ -27,7 +27,7 @@ from edgeslm.protocol.codec import (
 from edgeslm.storage.journal import Journal, request_key
 from edgeslm.telemetry.health import Meter
 
-log = logging.getLogger("edgeslm.pipeline")
+log = logging.getLogger("edgeslm.node")
 
 Answer = Callable[[Request, Held, bytes | None, int], Awaitable[tuple[Result, bytes]]]
 """Answers a request with this key in the journal (None: nothing is remembered of it) and what it cost before

@@ -15,7 +15,7 @@ from typing import Any
 from edgeslm.config.sections import Limits
 from edgeslm.node.in_flight import Held
 
-log = logging.getLogger("edgeslm.pipeline")
+log = logging.getLogger("edgeslm.node")
 
 
 class Holding:

@@ -16,7 +16,7 @@ from edgeslm.errors import PASSED_ON, RequestError
 from edgeslm.messages import Request
 from edgeslm.tasks import Outcome
 
-log = logging.getLogger("edgeslm.cascade")
+log = logging.getLogger("edgeslm.serving")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from edgeslm.serving.model_pool import Models
 if TYPE_CHECKING:
     from edgeslm.knowledge.index.queries import TableAnswer
 
-log = logging.getLogger("edgeslm.library")
+log = logging.getLogger("edgeslm.serving")
 
 MakeKnowledge = Callable[..., KnowledgeProcess]
 

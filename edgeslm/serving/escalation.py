@@ -20,7 +20,7 @@ from edgeslm.messages import Request, Result
 from edgeslm.serving.scheduler import WHILE_RUNNING, error_result
 from edgeslm.tasks import Task
 
-log = logging.getLogger("edgeslm.escalation")
+log = logging.getLogger("edgeslm.serving")
 
 AskNode = Callable[[str, str, str, float, Mapping[str, Any]], Awaitable[Result]]
 """Asks NODE for TASK with a text, within so many seconds, with options."""

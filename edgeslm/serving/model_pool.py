@@ -16,7 +16,7 @@ from edgeslm.engine.host.team import EngineTeam
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned
 from edgeslm.messages import NORMAL_PRIORITY, Attempt
 
-log = logging.getLogger("edgeslm.models")
+log = logging.getLogger("edgeslm.serving")
 
 MakeProcess = Callable[[Bundle, Hardware, Adapters], EngineProcess | EngineTeam]
 """Of a bundle, what computes it and its adapters."""

@@ -17,7 +17,7 @@ from edgeslm.engine.worker.prepared import CACHE, Index, folder_of, mark_used
 from edgeslm.errors import EdgeslmError, SelfTestError
 from edgeslm.serving.model_pool import Models
 
-log = logging.getLogger("edgeslm.preparing")
+log = logging.getLogger("edgeslm.serving")
 
 Prepare = Callable[..., Coroutine[Any, Any, Index]]
 

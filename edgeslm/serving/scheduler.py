@@ -20,7 +20,7 @@ from edgeslm.errors import Busy, Cancelled, Expired, InternalError, RequestError
 from edgeslm.messages import Attempt, ErrorBody, Request, Result
 from edgeslm.serving.quotas import Senders
 
-log = logging.getLogger("edgeslm.scheduler")
+log = logging.getLogger("edgeslm.serving")
 
 OnChunk = Callable[[str], None]
 Run = Callable[[Request, OnChunk | None, Attempt | None], Awaitable[Result]]

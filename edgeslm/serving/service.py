@@ -25,7 +25,7 @@ from edgeslm.serving.scheduler import OnChunk, Scheduler, error_result
 from edgeslm.tasks import Task
 from edgeslm.telemetry.drift import DriftWatch
 
-log = logging.getLogger("edgeslm.service")
+log = logging.getLogger("edgeslm.serving")
 
 _NO_ANSWER = frozenset(error.code for error in NO_ANSWER)
 

@@ -15,7 +15,7 @@ from typing import Final
 from edgeslm.serving.prepare import Preparer
 from edgeslm.serving.service import Service
 
-log = logging.getLogger("edgeslm.daemon")
+log = logging.getLogger("edgeslm.serving")
 
 WARM_AFTER_S: Final = 0.5
 """Without work, before what prompts begin with is read in advance."""

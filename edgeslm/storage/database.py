@@ -30,7 +30,7 @@ from edgeslm.storage.renewal import write_draft
 from edgeslm.storage.salvage import HEADER
 from edgeslm.storage.schema import FORMAT, MARK, PAGE_BYTES, SEALED, SEALED_FORMAT, TABLES, place_of
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.storage")
 
 WAL_PAGES = 4000
 """So many pages are written before they move to the main file, which syncs both."""

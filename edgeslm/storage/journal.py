@@ -22,7 +22,7 @@ from edgeslm.storage.database import Database
 from edgeslm.storage.running_marks import Marks
 from edgeslm.storage.schema import PAGE_BYTES, place_of
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.storage")
 
 PRUNE_EVERY = 1024
 """Rows between two looks for old ones."""

@@ -22,7 +22,7 @@ from edgeslm.storage.salvage import ANY, BLOB, INTEGER, NUMBER, TEXT, DamagedFil
 from edgeslm.storage.schema import CLOCK_END_S, FORMAT, PAGE_BYTES, SEALED_FORMAT, TABLES
 from edgeslm.storage.set_aside import draft_of
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.storage")
 
 SHAPES = {
     "requests": (NUMBER, BLOB, ANY, ANY, (bytes, type(None))),

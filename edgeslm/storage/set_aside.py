@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgeslm.storage.atomic_json import sync, write_record
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.storage")
 
 MOST = 8
 """Copies of one journal; beyond that the oldest is removed, since a failing disk would fill up with them."""

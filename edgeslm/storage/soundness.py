@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgeslm.storage.schema import CLOCK_END_S, TABLES
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.storage")
 
 HEADER_BYTES = 100
 CHECK_S = 2.0

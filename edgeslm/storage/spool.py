@@ -19,7 +19,7 @@ from edgeslm.protocol.delivery import Delivery
 from edgeslm.storage.database import Database
 from edgeslm.storage.schema import place_of
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.storage")
 
 _COLUMNS = "key, at, topic, payload, retain, response_topic, correlation, expiry_s, size, identifiers"
 

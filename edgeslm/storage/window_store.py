@@ -15,7 +15,7 @@ from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
 from edgeslm.storage.schema import place_of
 
-log = logging.getLogger("edgeslm.bus")
+log = logging.getLogger("edgeslm.storage")
 
 WindowName = tuple[str, str]
 """The route that gathers, and the topic to which its digest goes."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from edgeslm.config.sections import Audit
 
-log = logging.getLogger("edgeslm.audit")
+log = logging.getLogger("edgeslm.telemetry")
 
 LONGEST = 256
 """Characters of anything that a sender chose."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgeslm.storage.atomic_json import write_record
 
-log = logging.getLogger("edgeslm.announcing")
+log = logging.getLogger("edgeslm.telemetry")
 
 PAUSE_S = 1.0
 """Between two announcements: whoever may write to Home Assistant's status topic can ask for them."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 
-log = logging.getLogger("edgeslm.observe")
+log = logging.getLogger("edgeslm.telemetry")
 
 CONNECTIONS = 8
 """At a time; Prometheus needs one."""

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-log = logging.getLogger("edgeslm.observe")
+log = logging.getLogger("edgeslm.telemetry")
 
 LOOK_S = 10.0
 """The longest pause between two looks at whether the service is alive; a short watchdog makes it shorter."""

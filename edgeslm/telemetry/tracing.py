@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-log = logging.getLogger("edgeslm.observe")
+log = logging.getLogger("edgeslm.telemetry")
 
 PHASES = ("queue", "prefill", "decode")
 QUEUE = 2048

@@ -13,7 +13,7 @@ from edgeslm.telemetry.log_lines import FULL, LineFormatter, one_line, set_up_lo
 
 
 def formatted(message: str, error: BaseException | None = None) -> str:
-    record = logging.LogRecord("edgeslm.pipeline", logging.WARNING, "", 0, "request %s", (message,), None)
+    record = logging.LogRecord("edgeslm.node", logging.WARNING, "", 0, "request %s", (message,), None)
     if error is not None:
         record.exc_info = (type(error), error, None)
     return LineFormatter(FULL).format(record)

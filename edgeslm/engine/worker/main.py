@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from edgeslm.engine.worker.decoder import Decoder
     from edgeslm.engine.worker.encoder import Encoder
 
-log = logging.getLogger("edgeslm.worker")
+log = logging.getLogger("edgeslm.engine")
 
 
 class _Inbox:

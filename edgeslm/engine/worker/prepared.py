@@ -27,7 +27,7 @@ from edgeslm.engine.libraries import LIBRARIES, installed
 from edgeslm.hardware.board import read_text, usable_cores
 from edgeslm.storage.file_ownership import is_ours
 
-log = logging.getLogger("edgeslm.prepared")
+log = logging.getLogger("edgeslm.engine")
 
 CACHE: Final = "prepared"
 """Folder below the state folder."""

@@ -19,7 +19,7 @@ from edgeslm.knowledge.index.queries import Memory
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.serving.collections import Library
 
-log = logging.getLogger("edgeslm.pipeline")
+log = logging.getLogger("edgeslm.node")
 
 LONGEST_ID = 64
 """Characters of a message's own id that its source has."""

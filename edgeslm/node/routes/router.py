@@ -30,7 +30,7 @@ from edgeslm.storage.window_store import Windows
 from edgeslm.telemetry.health import Meter
 from edgeslm.telemetry.tracing import Tracer
 
-log = logging.getLogger("edgeslm.pipeline")
+log = logging.getLogger("edgeslm.node")
 
 Run = Callable[[Request, Tries], Awaitable[tuple[Result, bytes]]]
 """Answers a request; the result, and how it is encoded."""

@@ -21,7 +21,7 @@ from edgeslm.errors import JournalError
 from edgeslm.node.routes.route import Work
 from edgeslm.storage.window_store import Gathered, Stored, WindowName, Windows
 
-log = logging.getLogger("edgeslm.pipeline")
+log = logging.getLogger("edgeslm.node")
 
 MOST_BYTES: Final = 1 << 20
 """Of the messages of one window."""

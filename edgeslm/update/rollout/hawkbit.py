@@ -40,7 +40,7 @@ from edgeslm.update.rollout.models import Brought, Models
 from edgeslm.update.rollout.server import Refused, Server
 from edgeslm.update.rollout.state_machine import Work, final_reports
 
-log = logging.getLogger("edgeslm.rollout")
+log = logging.getLogger("edgeslm.update")
 
 LOOK_EVERY_S: Final = 0.5
 """At a job that is being worked on."""

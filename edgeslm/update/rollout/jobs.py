@@ -23,7 +23,7 @@ from edgeslm.storage.file_ownership import is_ours
 from edgeslm.update.downloads import Promise
 from edgeslm.update.rollout.ddi import Execution, Finished
 
-log = logging.getLogger("edgeslm.rollout")
+log = logging.getLogger("edgeslm.update")
 
 State = Literal[
     "QUEUED", "IN_PROGRESS", "SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "REMOVED", "CANCELED"

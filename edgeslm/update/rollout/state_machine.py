@@ -27,7 +27,7 @@ from edgeslm.update.rollout.distant import DistantModels
 from edgeslm.update.rollout.jobs import Book, Job, Part, Report, State, Step
 from edgeslm.update.rollout.models import Brought, Models
 
-log = logging.getLogger("edgeslm.rollout")
+log = logging.getLogger("edgeslm.update")
 
 UNEXPLAINED_S: Final = 300.0
 """For which a node may take to load the old bundle again; then it says why it did."""
