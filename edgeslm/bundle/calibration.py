@@ -1,4 +1,4 @@
-"""What a score is worth: from a model's probabilities to ones that mean something, and where to abstain.
+"""Confidence calibration (temperature, affine, isotonic) and selective prediction: when to abstain.
 
 Applied on the device with what ``edgeslm-export tune`` fitted on rows that weren't learned from:
 

@@ -1,4 +1,4 @@
-"""What a head or an adapter learned: the task, how its fields are found, and what its answers are worth."""
+"""A learned task, of a head or an adapter: its labels or fields, and its calibration."""
 
 from __future__ import annotations
 

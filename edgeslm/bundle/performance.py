@@ -1,4 +1,4 @@
-"""What to expect of a bundle on this board: the board is measured, the bundle's shape found out.
+"""Performance to expect of a bundle on this board: the board is measured, the bundle's shape found out.
 
 The arithmetic is ``size_estimate``'s, shared with the build machine; this module feeds it on a device. It
 knows no configuration and judges nothing.

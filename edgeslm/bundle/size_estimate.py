@@ -1,4 +1,4 @@
-"""Bytes, memory and speed of a decoder: the one place where they are predicted.
+"""Size estimate: bytes, memory and speed of a decoder, predicted in this one place.
 
 Pure: a ``Shape`` and how its matrices are stored give a ``Footprint``; with a board's figures it gives memory
 for a context and tokens/s. Efficiencies are measured with onnxruntime 1.32 on x86-64 with AVX-512 (one

@@ -1,4 +1,4 @@
-"""Fields found by pointing: each stands in the message, or has a value that was taught, or is missing.
+"""Spans: fields found by pointing. Each stands in the message, or has a taught value, or is missing.
 
 How values and places in a text belong together: the same for the rows that are learned from and for the
 messages that are asked. Pure: knows no model and no schema but the types of a field.

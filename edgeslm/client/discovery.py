@@ -1,4 +1,4 @@
-"""What nodes say of themselves, as an onlooker hears it: the retained ``state``, ``info`` and ``health``.
+"""Discovery of nodes: the retained ``state``, ``info`` and ``health`` of each, as an onlooker hears it.
 
 At a hub it hears the nodes of sites, and whether each site is connected. Publishes nothing, and keeps the
 last document of each kind for each node. Knows no meaning of a figure.

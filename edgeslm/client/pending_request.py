@@ -1,4 +1,4 @@
-"""One request of an app until it has its result, one note until the broker has it: when it is sent again.
+"""A pending request: sent again until it has its result; a message: until the broker has it.
 
 Pure: no thread, no connection, no clock. Nodes suppress repeats, so sending again costs little, and not
 sending again may cost a request: it goes out again, byte for byte, after each reconnect, after a growing

@@ -1,4 +1,4 @@
-"""Where events wait for those who asked: an inbox of a thread, an inbox of an asyncio loop.
+"""Event queues of the client: one for a thread, one for an asyncio loop.
 
 ``put`` of both fits any thread, returns at once and never raises. They know no events.
 """

@@ -1,4 +1,4 @@
-"""The app's side of the bus: who waits for what, shared between the network thread and those who ask.
+"""The client session: who waits for what, shared between the network thread and those who ask.
 
 Subscribes to the reply topics, renews that on every connection, keeps to the broker's Receive Maximum, and
 hands what comes to whom it is for. Decides nothing about sending again.

@@ -1,4 +1,4 @@
-"""Listening to what nobody asked for: what a node says of itself, results of its routes."""
+"""Subscriptions of the client: what a node says of itself, results of its routes."""
 
 from __future__ import annotations
 

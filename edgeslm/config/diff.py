@@ -1,4 +1,4 @@
-"""What differs between two configurations of a node, and what of that it can take up while it runs. Pure."""
+"""The difference of two configurations, and what of it is reloadable or needs a restart. Pure."""
 
 from __future__ import annotations
 

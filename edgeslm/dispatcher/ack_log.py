@@ -1,4 +1,4 @@
-"""Messages that are answered and not acknowledged yet, since an earlier one is still open.
+"""The acknowledgement log: answered messages that wait since an earlier one is still open.
 
 Acknowledgements leave in the order of receipt (MQTT-4.6.0-2), so behind one request on a slow node a whole
 window of answered ones may wait. Should the dispatcher end now, the broker brings them again to whoever is

@@ -1,4 +1,4 @@
-"""The dispatcher at work: the pool's requests from one session, the nodes' answers from another.
+"""The active dispatcher: requests of the pool from one session, answers of nodes from another.
 
 Two sessions, since acknowledgements leave in the order of receipt: on one, answers would wait behind the
 requests that they answer, and a window full of requests would let none in. A request is acknowledged after

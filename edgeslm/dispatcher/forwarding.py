@@ -1,4 +1,4 @@
-"""Orders on their way to nodes and back: who is asked, what an answer means, and what happens without one.
+"""Forwarding: who is asked, what an answer means, and what happens without one.
 
 Pure but for the futures of orders: what sends to nodes is handed in, and time is told by a clock. It is to be
 ticked a few times a second.

@@ -1,4 +1,4 @@
-"""Who of several dispatchers of a pool is at work: the holder of a retained lease, as one who waits hears it.
+"""The lease, leader election among the dispatchers of a pool: retained, as one who waits hears it.
 
 The clocks of two machines differ, so no time of the other's is looked at: only how long ago, by the clock of
 the one who waits, the lease was last heard. A lease that the broker had kept counts from then, however old it

@@ -1,4 +1,4 @@
-"""The members of a pool: what nodes say of themselves on the bus, and which of them does which task.
+"""Pool members: what nodes say of themselves, and which of them does which task.
 
 Pure. Documents come from the bus, so nothing is believed of their form.
 """

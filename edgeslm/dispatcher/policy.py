@@ -1,5 +1,4 @@
-"""Which node does which waiting request: the one that will be done with it first, counting those that have no
-room now.
+"""The load-balancing policy: a request goes to the node that is done with it first, busy ones counted.
 
 A slow node is worth a request only if the faster ones would take longer for it, with all that is ahead of
 it (the slow-server problem: Lin and Kumar, IEEE Trans. Automatic Control 29(8), 1984). With ``position``

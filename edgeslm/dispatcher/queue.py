@@ -1,4 +1,4 @@
-"""Orders: requests on their way through the dispatcher, and the queue in which they wait for a node.
+"""The dispatch queue: requests on their way through the dispatcher, waiting for a node.
 
 Pure but for the future that somebody waits on.
 """

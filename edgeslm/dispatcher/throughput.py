@@ -1,4 +1,4 @@
-"""How fast each node does each task, learned from its answers: to choose by, and to notice one that is stuck.
+"""Throughput of each node and task, learned from answers: to choose by, and to notice a stuck node.
 
 Means and deviations move as TCP's estimate of the round trip does (RFC 6298, section 2). Pure.
 """

@@ -1,4 +1,4 @@
-"""What can be wrong between a node and its broker, as sentences that say what to change.
+"""Diagnostics of the connection: what is wrong between a node and its broker, and what to change.
 
 Shared by the daemon's connection, ``edgeslm check --connect`` and the client for apps. Opens no connection.
 """

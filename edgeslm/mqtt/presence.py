@@ -1,4 +1,4 @@
-"""What a node keeps retained on the bus: whether it is there, what it is and how it is doing.
+"""Presence: what a node keeps retained on the bus, with its last will.
 
 All of it is said again with each connection, since the broker may be new. Knows no requests.
 """

@@ -1,4 +1,4 @@
-"""How results leave a node: published at QoS 1 as soon as there is room, or reported dead."""
+"""The publisher: results leave at QoS 1 as soon as there is room, or go to the dead-letter topic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request has cost: marked while it is computed, written down with its result."""
+"""The attempt log: a request is marked while it is computed, and given up as poisoned at the retry limit."""
 
 from __future__ import annotations
 

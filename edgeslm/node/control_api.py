@@ -1,4 +1,4 @@
-"""Commands that come over the bus to a node: which of them it takes, and what it answers.
+"""The control API: which commands over the bus a node takes, and what it answers.
 
 Off unless the configuration allows them. What a command does is handed in; one that was retained is left
 alone, since the broker would repeat it at every start. Commands are no requests: one that comes while the

@@ -1,4 +1,4 @@
-"""Corrections that come over the bus: checked against the task they mean and kept on this device.
+"""Feedback: corrections that come over the bus, checked against their task and kept on this device.
 
 A sender may name the id of its request instead of repeating the text; for that the texts of the last requests
 are held in memory, a few and not for long. Nothing answers: what can't be kept is counted and logged.

@@ -1,4 +1,4 @@
-"""What a node has in hand: messages that aren't acknowledged, and requests that are being answered."""
+"""Requests in flight: messages that aren't acknowledged, and requests that are being answered."""
 
 from __future__ import annotations
 

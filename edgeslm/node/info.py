@@ -1,4 +1,4 @@
-"""What a node says of itself on ``<base>/info``: what it is and can do, with no secret and no path."""
+"""Node info, on ``<base>/info``: what a node is and can do, with no secret and no path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other nodes at the same broker, which tasks pass on to what they aren't sure of.
+"""Peers: other nodes at the same broker, which tasks escalate to.
 
 One connection a node, made when it is first needed, with this node's login. Knows no tasks: what is asked and
 what becomes of the answer is the service's business.

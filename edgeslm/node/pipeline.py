@@ -1,4 +1,4 @@
-"""The way of a message: from its delivery to the acknowledgement of its result, once.
+"""The pipeline: a message from its delivery to the acknowledgement of its result, once.
 
 ::
 

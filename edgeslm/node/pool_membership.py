@@ -1,4 +1,4 @@
-"""A node as a member of a pool: what it subscribes to for it, and for whom a message is.
+"""Pool membership: what a node subscribes to for its pool, and for whom a message is.
 
 A broker keeps a node's session, and with it the share of pools that the node has left long ago: requests
 would be parked there that nobody reads. So a small file remembers what was subscribed to. Knows no requests.

@@ -1,4 +1,4 @@
-"""One request from its delivery to the acknowledgement of its result: read, known or new, answered, sent.
+"""The request handler: a delivery is parsed, deduplicated (idempotent), answered and acknowledged.
 
 Who answers it is handed in: a node's engines, or the nodes of a pool.
 """

@@ -1,4 +1,4 @@
-"""Messages in hand: each until all of its work has ended, even badly; and whether there is room for one more.
+"""Admission of messages and single flight: room for one more, each held until its work has ended.
 
 Knows no requests; what becomes of a message in the end is for whoever made it.
 """

@@ -1,4 +1,4 @@
-"""The stages of a task: who answers, who passes on.
+"""Cascades: the stages of a task, who answers and who passes on.
 
 Each stage is asked until one is sure, which is cheap where the first is fast and right about most. What none
 is sure of gets the last answer, as ``abstained``. A stage that can't answer (no memory, a text too long for

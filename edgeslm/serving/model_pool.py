@@ -1,4 +1,4 @@
-"""The models of this node: their bundles, and an engine process for each, or several."""
+"""The model pool: bundles of this node, and an engine process for each, or several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoders are laid out for this machine while the node has nothing to do, and their engines started on that.
+"""Weight prepacking in the background: decoders are prepacked for this machine while the node is idle.
 
 A child process does it (``engine.prepare``) with the time that processors have left. Once in the life of a
 daemon: what fails is told, and the model runs on its bundle as before. Knows no bus and no requests.

@@ -1,4 +1,4 @@
-"""What each sender has in hand and has used, so that one of them can't take the whole node.
+"""Client quotas: fair share and rate limit (token bucket), so that no client takes the whole node.
 
 A sender is known by the reply topic that it chose, since MQTT tells no names: two programs that share one are
 one sender, and one that makes up new names is many. Knows no topics and no queue.

@@ -1,4 +1,4 @@
-"""The only queue: admission, priority, deadline, time-out, cancel.
+"""The scheduler, the only queue: admission and backpressure, priority, deadline, time-out, cancel.
 
 It knows requests and results; what running one means is handed in. Every request that enters leaves with
 exactly one result, whatever happens to it.

@@ -1,4 +1,4 @@
-"""What would cost the first requests of a task something is done while a node has nothing to do.
+"""Warm-up: what would cost the first requests of a task something is done while the node is idle.
 
 Prompts are read in advance, and decoders laid out for this machine (``prepare``). Begun anew when other
 models serve.

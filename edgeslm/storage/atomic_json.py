@@ -1,4 +1,4 @@
-"""Small JSON files that a node remembers things in: replaced in one step, which outlives a power cut.
+"""Atomic JSON files: small records, replaced in one step that outlives a power cut.
 
 Knows no file's meaning. Whose a file is tells ``file_ownership``.
 """

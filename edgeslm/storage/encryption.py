@@ -1,4 +1,4 @@
-"""Texts on this disk that only the holder of a key can read: AES-256-GCM (NIST SP 800-38D).
+"""Encryption at rest: texts that only the holder of a key can read, AES-256-GCM (NIST SP 800-38D).
 
 Each text has a random nonce of 96 bits, good for four thousand million texts a key, and is bound to the place
 where it is kept, so that nobody can swap two. The package that computes it is loaded with the first seal.

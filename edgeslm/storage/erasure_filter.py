@@ -1,4 +1,4 @@
-"""Which messages are to be erased: those of an age, or of an id. Pure."""
+"""The erasure filter: which messages are to be erased, by age or by id. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corrections of results, kept on this device for the next ``edgeslm-export tune``.
+"""The feedback store: corrections of results, kept on this device for the next ``edgeslm-export tune``.
 
 One file of JSON lines a task, in the form that ``tune`` reads: ``{"text", "label"}`` or ``{"text",
 "fields"}``, and when it was said, ``at``: by that a correction that is appended to the rows takes the place

@@ -1,4 +1,4 @@
-"""What a node remembers of its requests over a restart: seen before, tried how often, answered with what.
+"""The journal: requests seen before, how often each was tried, and what was answered, over a restart.
 
 The broker's session remains the source of truth for requests that are not answered yet; the journal keeps a
 repeat from being run twice and a poisonous request from being run for ever. Should a power cut take its last

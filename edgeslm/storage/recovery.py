@@ -1,4 +1,4 @@
-"""Messages of a damaged journal that was set aside, fed back into the journal of a node that doesn't run.
+"""Recovery: messages of a journal that was set aside go back into that of a node that doesn't run.
 
 Each copy has a list of the rows that the journal took from it, when it was set aside or here: those are
 passed over, since they may be answered. A second run feeds nothing back, unless more can be read by then.

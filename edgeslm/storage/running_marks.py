@@ -1,4 +1,4 @@
-"""What is being run right now, kept where the end of the process can't take it: a file in shared memory.
+"""Running marks: what is being computed now, in shared memory, where the end of the process can't take it.
 
 One write to memory a request in place of one to the disk. The kernel owns the pages, so they outlive a
 process that is killed; a power cut may take them, and with them the suspicion that a request caused it.

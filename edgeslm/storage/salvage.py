@@ -1,4 +1,4 @@
-"""Rows of a damaged SQLite file, read page by page, without SQLite.
+"""Salvage: rows of a damaged SQLite file, read page by page, without SQLite.
 
 SQLite gives up a table, or the whole file, for one bad page of its tree. Here no tree is followed: every page
 that is a leaf of a table is read by itself, and the shape of a row says which table it is of. That finds all

@@ -1,4 +1,4 @@
-"""Whether a journal's file is what was written: looked at when it is opened, and told of errors."""
+"""Integrity check of a journal's file, when it is opened and after errors."""
 
 from __future__ import annotations
 

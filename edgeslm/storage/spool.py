@@ -1,4 +1,4 @@
-"""Messages kept on this disk until they are answered, for brokers that may forget them.
+"""The spool: messages kept on disk until they are answered, for brokers that may forget them.
 
 With ``durability: spool`` that is every message, before it is acknowledged; otherwise those that the node
 holds when the connection breaks, since a broker that was killed may come back without them.

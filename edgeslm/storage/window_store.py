@@ -1,4 +1,4 @@
-"""Messages that routes gather until their digest is published, kept on this disk.
+"""The window store: messages that routes gather until their digest is published, on disk.
 
 A message is acknowledged once it is here, since a broker holds few messages back and a window may take hours.
 Knows neither when a window is complete nor what becomes of it.

@@ -1,4 +1,4 @@
-"""What Home Assistant is told of a node, so that it shows it by itself: MQTT discovery, an entity a message.
+"""MQTT discovery for Home Assistant: an entity a message, made of what a node is.
 
 ``<prefix>/<component>/<node>/<entity>/config``, the form that every Home Assistant understands; that of whole
 devices, which needs 2024.11, is not used. Messages are retained, an empty one takes an entity away. Pure:

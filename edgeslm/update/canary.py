@@ -1,4 +1,4 @@
-"""How a model on trial is doing: what was counted when it began, and whether what came since is too bad."""
+"""The canary: how a new bundle on trial is doing, and whether that is too bad to keep it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How ``edgeslm models`` tells a node on the same device what to do, and hears what came of it: two files.
+"""The command file: how ``edgeslm models`` has a node on the same device do something. Two files.
 
 The node need not allow any command over the bus for that: whoever can write into its state folder is its
 operator. A lock tells whether the node runs.

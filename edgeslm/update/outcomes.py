@@ -1,4 +1,4 @@
-"""What came of the last update of each model, kept on the disk for those who asked for it: a small file.
+"""Update outcomes: what came of the last update of each model, in a small file for those who asked.
 
 The node writes it when an update is over; others on the same device read it. Which bundle a model is stands
 in the store, not here: this has the reason.

@@ -1,4 +1,4 @@
-"""A model of a running node becomes another bundle, and goes back by itself if that was a mistake.
+"""The updater: a model of a running node becomes another bundle, and rolls back if that was a mistake.
 
 ::
 

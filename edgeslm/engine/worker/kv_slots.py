@@ -1,4 +1,4 @@
-"""Lanes: generators with what is in their caches, kept so that what prompts have in common is computed once.
+"""KV-cache slots: generators kept warm so that shared prompt prefixes are computed once.
 
 A task's fixed instruction is the beginning of all its prompts. A lane that shares it is rewound to where the
 next prompt parts from it. Knows nothing of the runtime but ``rewind_to``.

@@ -1,4 +1,4 @@
-"""What prompts of a task begin with, as a graph has read it, kept on disk: the next start maps it.
+"""Prefix cache: what prompts of a task begin with, as a graph has read it, on disk for the next start.
 
 A file holds the keys and values of all layers for some tokens, behind the SHA-256 of these. It lies in the
 folder of what was prepared (``prepared``), so it is of this bundle, processor and version of the libraries.

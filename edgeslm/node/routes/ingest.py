@@ -1,4 +1,4 @@
-"""Messages of routes into collections, so that they are searched like documents.
+"""Ingest: messages of routes become documents of a collection, to be searched like others.
 
 A message counts as kept when it is on the disk; until then the pipeline doesn't acknowledge it. A disk that
 stays full must not hold back all that follows: after some tries a message is given up, and counted.

@@ -1,4 +1,4 @@
-"""What routes make of messages: each is remembered, read and its result published, or gathered."""
+"""The router: each message of a route is remembered, and read for a result, or gathered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows of routes: messages are gathered on the disk until there is a digest to make of them.
+"""Window aggregation (tumbling windows): a route's messages are gathered on disk until there is a digest.
 
 A window begins with its first message. It is complete when it has as many as wanted, when its time is over,
 or when a message says so; then its digest is made and published, and the next message begins another. A route
