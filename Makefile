@@ -1,6 +1,6 @@
 # The same commands for people and CI. Each is a script, which also works where make is missing.
 # Arguments for one: make test ARGS="-k topics"
-.PHONY: demo test check bench bench-compare attack chaos fuzz test-arm deb test-deb
+.PHONY: demo test check bench bench-compare attack chaos fuzz house test-arm deb test-deb
 
 demo:
 	@scripts/demo $(ARGS)
@@ -25,6 +25,9 @@ chaos:
 
 fuzz:
 	@scripts/fuzz $(ARGS)
+
+house:
+	@scripts/house $(ARGS)
 
 test-arm:
 	@scripts/test-arm $(ARGS)
