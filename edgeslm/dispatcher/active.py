@@ -30,10 +30,10 @@ from edgeslm.messages import Chunk, Request, Result, Trace
 from edgeslm.mqtt.client import BusClient, Subscription
 from edgeslm.mqtt.presence import Presence
 from edgeslm.mqtt.publisher import Outgoing
+from edgeslm.node.admission import Holding
 from edgeslm.node.attempts import TRANSIENT
 from edgeslm.node.in_flight import Held
 from edgeslm.node.request_handler import Serving
-from edgeslm.node.single_flight import Holding
 from edgeslm.protocol.codec import Rejected, encode_chunk, encode_result, encode_state, parse_cancel
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.serving.quotas import Senders

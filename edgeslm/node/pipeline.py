@@ -27,6 +27,7 @@ from edgeslm.errors import Busy, InternalError, InvalidRequest, JournalError
 from edgeslm.messages import ErrorBody, Request, Result
 from edgeslm.mqtt.client import BusClient, Subscription
 from edgeslm.mqtt.publisher import Outgoing
+from edgeslm.node.admission import Holding
 from edgeslm.node.attempts import Tries
 from edgeslm.node.feedback import Corrections
 from edgeslm.node.in_flight import Held
@@ -34,7 +35,6 @@ from edgeslm.node.pool_membership import Membership
 from edgeslm.node.request_handler import Serving
 from edgeslm.node.routes.ingest import Remembering
 from edgeslm.node.routes.router import Watcher
-from edgeslm.node.single_flight import Holding
 from edgeslm.protocol.codec import Rejected, Topics, encode_result, error_result, parse_cancel
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.serving.service import Service

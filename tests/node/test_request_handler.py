@@ -10,9 +10,9 @@ import pytest
 
 from edgeslm.messages import Request, Result
 from edgeslm.mqtt.publisher import Outgoing
+from edgeslm.node.admission import Holding
 from edgeslm.node.in_flight import Held
 from edgeslm.node.request_handler import Serving
-from edgeslm.node.single_flight import Holding
 from edgeslm.protocol.codec import Rejected, Topics, encode_result, parse_result
 from edgeslm.storage.database import Database
 from edgeslm.storage.journal import Journal

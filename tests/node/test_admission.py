@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 
 from edgeslm.config.sections import Limits
+from edgeslm.node.admission import Holding
 from edgeslm.node.in_flight import Held
-from edgeslm.node.single_flight import Holding
 from tests.fakes import make_delivery
 
 

@@ -1,4 +1,4 @@
-"""Admission of messages and single flight: room for one more, each held until its work has ended.
+"""Admission: is there room for one more message, and each held until its work has ended.
 
 Knows no requests; what becomes of a message in the end is for whoever made it.
 """
