@@ -1,4 +1,4 @@
-"""Figures of the structure: ``scripts/house.py [TREE...]`` prints a column for each tree (default: this one)."""
+"""Figures of the structure: ``scripts/house.py [TREE...]`` prints a column a tree (default: this one)."""
 
 from __future__ import annotations
 

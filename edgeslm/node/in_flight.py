@@ -1,4 +1,4 @@
-"""Requests in flight: messages that aren't acknowledged; single flight of requests that are being answered."""
+"""Requests in flight: messages that aren't acknowledged. Single flight: repeats wait for the first answer."""
 
 from __future__ import annotations
 
