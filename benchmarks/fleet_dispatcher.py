@@ -1,4 +1,4 @@
-"""The dispatcher of ``fleet_model.py``: the rules of ``edgeslm.dispatch`` over arrays, for many requests.
+"""The dispatcher of ``fleet_model.py``: the rules of ``edgeslm.dispatcher`` over arrays, for many requests.
 
 It knows what it has sent where, how long a node takes, and what a node last told of requests that came past
 it. A request goes to the node that will be done with it first; at most :data:`WINDOW` are at one node, the

@@ -37,8 +37,8 @@ FAKE_COMMAND = (sys.executable, str(ROOT / "tests/fake_worker.py"))
 
 FAKE_RUN = """
 import functools, sys
-from edgeslm import cli
-from edgeslm.engine import team
+from edgeslm.cli import main as cli
+from edgeslm.engine.host import team
 from tests.nodes import FAKE_COMMAND
 team.EngineProcess = functools.partial(team.EngineProcess, command=FAKE_COMMAND)
 sys.exit(cli.main(["run", sys.argv[1]]))

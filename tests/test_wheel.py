@@ -76,7 +76,7 @@ def test_it_holds_each_module_and_data_file_of_the_tree(wheel: zipfile.ZipFile) 
 def test_it_holds_what_used_to_be_forgotten(wheel: zipfile.ZipFile) -> None:
     """The list of packages kept by hand lacked one: a service couldn't start."""
     for name in (
-        "edgeslm/dispatch/__init__.py",
+        "edgeslm/dispatcher/__init__.py",
         "edgeslm/py.typed",
         "edgeslm/console/static/index.html",
         "edgeslm/boards/pi5-8gb.yaml",
@@ -119,8 +119,8 @@ def test_it_imports_where_only_it_is(wheel: zipfile.ZipFile, tmp_path: Path) -> 
     libraries = Path(yaml.__file__).parent.parent
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "import edgeslm, edgeslm.cli.main, edgeslm.client, edgeslm.dispatch, edgeslm_export\n"
-        "from edgeslm.profiles import boards_folder\n"
+        "import edgeslm, edgeslm.cli.main, edgeslm.client, edgeslm.dispatcher, edgeslm_export\n"
+        "from edgeslm.hardware.board_profiles import boards_folder\n"
         "print(edgeslm.__file__, edgeslm_export.__file__, boards_folder())"
     )
     done = subprocess.run(

@@ -1,6 +1,6 @@
 """A deployment: what a configuration comes to, with bundles, models, tasks and their stages.
 
-A node has one at a time. Another takes over from it between two requests (``edgeslm.service``), and what is
+A node has one at a time. Another takes over from it between two requests (``service``), and what is
 the same in both goes on: engines that are loaded, the process of the collections, what is known of drift.
 """
 

@@ -194,7 +194,7 @@ def test_a_number_of_passages_is_above_0(run: Run, count: str) -> None:
 
 def test_words_alone_load_neither_numpy_nor_an_engine(run: Run, manuals: Path) -> None:
     code = (
-        "import sys; from edgeslm import cli\n"
+        "import sys; from edgeslm.cli import main as cli\n"
         "for words in (['add', 'kb', 'manuals'], ['search', 'kb', 'oil']): cli.main(['knowledge', *words])\n"
         "heavy = {'numpy', 'onnxruntime', 'paho', 'edgeslm.engine.host.process'}\n"
         "print(sorted(heavy & set(sys.modules)))"

@@ -474,7 +474,7 @@ def test_demo_without_a_bundle_names_the_one_command_that_makes_one(
 
 def test_no_command_line_loads_an_inference_library_or_yaml() -> None:
     code = (
-        "import sys; from edgeslm import cli; cli._parser();"
+        "import sys; from edgeslm.cli import main as cli; cli._parser();"
         "heavy = {'onnxruntime', 'onnxruntime_genai', 'torch', 'yaml', 'pydantic', 'paho'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -21,7 +21,9 @@ from tests.operators import ask
 
 LOADED_BEFORE = """
 import sys
-from edgeslm import cli, config, trust
+from edgeslm.cli import main as cli
+from edgeslm.bundle import trust
+from edgeslm.config import loader
 from edgeslm.update import staging, store, unpacking
 class Here(staging.Job):
     def ask(self, order, **limits):

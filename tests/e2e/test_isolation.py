@@ -228,6 +228,6 @@ def test_the_engine_switches_the_reports_off_by_itself(box: Box) -> None:
     if box.enter:
         box.enter = ()  # needs no network
     for module in ("decoder", "encoder"):
-        code = f"import os, edgeslm.engine.{module}; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+        code = f"import os, edgeslm.engine.worker.{module}; print(os.environ['ORT_DISABLE_TELEMETRY'])"
         assert box.run(sys.executable, "-c", code) == "1\n"
     assert box.written == []

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.e2e
 
 HASTY = """
 import functools, sys
-from edgeslm import cli, readying
-readying.Preparer = functools.partial(readying.Preparer, first_quiet_s=0.1, quiet_s=0.1)
+from edgeslm.cli import main as cli
+from edgeslm.serving import warmup
+warmup.Preparer = functools.partial(warmup.Preparer, first_quiet_s=0.1, quiet_s=0.1)
 sys.exit(cli.main(["run", sys.argv[1]]))
 """
 """It takes every moment for a quiet one."""

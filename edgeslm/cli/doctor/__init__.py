@@ -1,6 +1,6 @@
 """``edgeslm doctor``: what this board is, what fits on it, what is wrong, and what to do about it.
 
-Facts come from ``edgeslm.board``; the modules here judge them, one subject each. The inference libraries are
+Facts come from ``hardware.board``; the modules here judge them, one subject each. The inference libraries are
 imported in a child process alone, since an instruction that the CPU lacks ends what imports them.
 """
 

@@ -191,7 +191,7 @@ def test_libraries_that_are_not_installed(n100: Path, monkeypatch: pytest.Monkey
 
 def test_the_engine_is_never_imported_here(n100: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom edgeslm.doctor import examine\n"
+        "import sys\nfrom pathlib import Path\nfrom edgeslm.cli.doctor import examine\n"
         f"examine(root=Path({str(n100)!r}))\n"
         "raise SystemExit([name for name in sys.modules if name.startswith('onnxruntime')] or 0)"
     )

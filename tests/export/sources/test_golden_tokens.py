@@ -23,10 +23,10 @@ from tests.export.families import fetch
 _RECORD = """
 import sys
 from pathlib import Path
-from edgeslm_export import golden
+from edgeslm_export.sources import golden_tokens
 from edgeslm_export.sources.normalize import make_checkpoint
 source, work = Path(sys.argv[1]), Path(sys.argv[2])
-golden.write_record(make_checkpoint(source, sys.argv[3], work / "checkpoint"), source, work)
+golden_tokens.write_record(make_checkpoint(source, sys.argv[3], work / "checkpoint"), source, work)
 """
 Tokenizer = dict[str, Any]
 

@@ -326,7 +326,8 @@ def test_two_writers_and_a_reader_share_a_collection(tmp_path: Path) -> None:
 
 def test_nothing_of_numpy_is_loaded_until_there_are_vectors() -> None:
     code = (
-        "import sys\nfrom edgeslm.knowledge import collection, intake, search\nprint('numpy' in sys.modules)"
+        "import sys\nfrom edgeslm.knowledge.index import collection, search\n"
+        "from edgeslm.knowledge.service import intake\nprint('numpy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

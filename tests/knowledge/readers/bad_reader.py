@@ -6,7 +6,7 @@ import sys
 
 _CODE = """
 import os, re, sys, time
-from edgeslm.knowledge import read_worker
+from edgeslm.knowledge.readers import read_worker
 read = read_worker.read_document
 def read_document(path, source, **more):
     if path.name.startswith("bomb") and not (path.parent.parent / "mended").exists():
@@ -23,6 +23,6 @@ HOARD = "hoard = [0] * 10**9"
 
 
 def command(act: str) -> tuple[str, ...]:
-    """For ``reading.COMMAND``. Beside the folder of the file it counts in ``tries``, and stops once there is
+    """For ``limited.COMMAND``. Beside the folder of the file it counts in ``tries``, and stops once there is
     a ``mended``."""
     return (sys.executable, "-P", "-c", _CODE.format(act=act))

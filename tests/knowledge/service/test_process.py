@@ -25,10 +25,11 @@ from tests.knowledge.shelf import TAG, hash_embed, make_document, make_origin
 LIMIT_S = 60.0
 WITH_BAD_READER = """
 import sys
-from edgeslm.knowledge import reading, worker
+from edgeslm.knowledge.readers import limited
+from edgeslm.knowledge.service import worker
 from tests.knowledge.readers import bad_reader
-reading.COMMAND = bad_reader.command({act!r})
-reading.MOST_S = {most_s}
+limited.COMMAND = bad_reader.command({act!r})
+limited.MOST_S = {most_s}
 worker.main(sys.argv[1:])
 """
 """Reads files called ``bomb`` badly."""
@@ -302,7 +303,7 @@ def test_vectors_that_come_late_are_not_those_of_another_process(shelf: Shelf) -
 HOSTILE = """
 import os, pickle, struct, sys, time
 from edgeslm.ipc.pipe import Pipe
-from edgeslm.knowledge import worker
+from edgeslm.knowledge.service import worker
 from edgeslm.knowledge.service.frames import *
 trap, flag = {trap!r}, {flag!r}
 class Evil:
