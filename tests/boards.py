@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 from edgeslm.cli.doctor import Finding, examine
 from edgeslm.config.loader import Config, parse_config
+from edgeslm.engine.libraries import ImportProbe
 from edgeslm.hardware.board_profiles import Board
+from edgeslm.ipc.job import JobError
 
 PI_4_CPU = "".join(
     f"""processor\t: {core}
@@ -48,8 +48,15 @@ def put(root: Path, path: str, text: str) -> None:
     file.write_text(text)
 
 
-def child(status: int, errors: str = "") -> Callable[[str], subprocess.CompletedProcess[str]]:
-    return lambda name: subprocess.CompletedProcess([name], status, "", errors)
+def child(status: int, errors: str = "") -> ImportProbe:
+    """A process that imports a library and ends so."""
+
+    def probe(module: str, /) -> bool:
+        if status:
+            raise JobError("ended", "its process ended unexpectedly", status, errors)
+        return False
+
+    return probe
 
 
 MACHINE = Board("this", "a test", 4, 8 * 10**9, 15.0, 200.0, 200.0)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +29,9 @@ from edgeslm.bundle.size_estimate import (
 from edgeslm.errors import BoardError
 from edgeslm.hardware import board as hardware
 from edgeslm.hardware.board_profiles import THIS, Board
+from edgeslm.ipc.job import JobError, run_job
 
+GAUGE = "edgeslm.engine.prepack.gauge"
 MEASURE_TIMEOUT_S = 60
 
 
@@ -61,20 +61,17 @@ def measure_board(threads: int | None = None, root: Path = Path("/")) -> Board:
     :raises BoardError: the measurement failed.
     """
     threads = threads or hardware.usable_cores()
-    command = [sys.executable, "-P", "-m", "edgeslm.engine.prepack.gauge", str(threads)]
     failed = "The speed of this machine can't be measured"
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=MEASURE_TIMEOUT_S, check=False
+        figures = run_job(
+            GAUGE, threads, timeout_s=MEASURE_TIMEOUT_S, memory_bytes=None, threads=max(1, threads)
         )
-    except subprocess.TimeoutExpired:
-        raise BoardError(f"{failed}: no answer in {MEASURE_TIMEOUT_S:.0f} s.") from None
+    except JobError as error:
+        if error.reason == "time":
+            raise BoardError(f"{failed}: no answer in {MEASURE_TIMEOUT_S:.0f} s.") from None
+        raise BoardError(f"{failed}: {error.words[:200] or _how_it_ended(error.status)}.") from None
     except OSError as error:
         raise BoardError(f"{failed}: {error.strerror}.") from None
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [_how_it_ended(done.returncode)]
-        raise BoardError(f"{failed}: {lines[-1][:200]}.")
-    figures = json.loads(done.stdout)
     memory = hardware.read_memory(root)
     return Board(
         name=THIS,

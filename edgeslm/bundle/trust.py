@@ -7,7 +7,6 @@ which is told the digest that was found good here. Knows no cryptography.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import json
@@ -121,7 +120,7 @@ class Trust:
             return
         with Job(MODULE, command=self._command) as job:  # a node that is stopped meanwhile ends the check
             paths = [bundle.path for bundle in unknown]
-            verdicts = await asyncio.to_thread(_ask, job, paths, list(keys.values()))
+            verdicts = await job.in_thread(_ask, job, paths, list(keys.values()))
         digests = {str(key): digest for digest, key in keys.items()}
         refused = []
         for bundle, verdict in zip(unknown, verdicts, strict=True):

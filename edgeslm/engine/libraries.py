@@ -5,12 +5,13 @@ An instruction that the CPU lacks ends the process that imports them, so that is
 
 from __future__ import annotations
 
+import importlib
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Final, Protocol
+
+from edgeslm.ipc.job import Progress, run_job, serve
 
 GENAI: Final = "onnxruntime_genai"
 LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -35,20 +36,30 @@ def installed(module: str) -> str:
     raise PackageNotFoundError(module)
 
 
-def import_in_child(module: str) -> subprocess.CompletedProcess[str]:
-    """Imports a library in a process of its own, with its telemetry off. That of onnxruntime-genai says
-    ``True`` if it was built with CUDA; whether there is a GPU and a driver shows when a model is loaded.
+class ImportProbe(Protocol):
+    """As :func:`import_in_child`."""
 
-    :raises subprocess.TimeoutExpired: it hangs.
+    def __call__(self, module: str, /) -> bool: ...
+
+
+def import_in_child(module: str) -> bool:
+    """Imports a library in a process of its own, with its telemetry off.
+
+    :return: whether it was built with CUDA, which onnxruntime-genai alone says; whether there is a GPU and a
+        driver shows when a model is loaded.
+    :raises JobError: it doesn't load, or hangs.
     """
-    asked = f"; print({module}.is_cuda_available())" if module == GENAI else ""
-    return subprocess.run(
-        [sys.executable, "-P", "-c", f"import {module}{asked}"],
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    return bool(run_job("edgeslm.engine.libraries", module, timeout_s=TIMEOUT_S, memory_bytes=None))
+
+
+# --- in the child ----------------------------------------------------------------------------------
+
+
+def _import(module: str, progress: Progress) -> bool:
+    library = importlib.import_module(module)
+    return module == GENAI and bool(library.is_cuda_available())
+
+
+if __name__ == "__main__":
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import
+    serve(_import)

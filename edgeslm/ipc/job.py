@@ -1,7 +1,9 @@
-"""Jobs: a child process that carries out orders within limits of memory and time, in lines of JSON.
+"""One-shot jobs: a child process gets an order, reports progress and gives one answer, in lines of JSON.
 
-What is read from strangers (archives, documents, manifests) is read in one: what crashes, hangs or takes all
-memory there ends the job and nothing else. The parent's side blocks: call it from a thread.
+What crashes, hangs or takes all memory there ends the job and nothing else. What is read from strangers
+(archives, documents, manifests) is read in a job within limits of memory and time. What computes, such as
+weight prepacking, is a job too, so that the parent loads no inference library. The parent's side blocks:
+an event loop calls it by :meth:`Job.in_thread`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, ParamSpec, Protocol, Self, TypeVar
 
 PYTHON: Final = (sys.executable, "-P", "-m")
 """-P keeps the working directory off the module path."""
@@ -36,14 +38,35 @@ _ENDING_S: Final = 2.0
 """Between the end of a child's output and its own."""
 
 Reason = Literal["memory", "time", "ended", "stopped"]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Takes a report of progress, a value of JSON."""
+
+    def __call__(self, progress: Any, /) -> None: ...
+
+
+class OrderHandler(Protocol):
+    """Makes an answer of an order, both values of JSON."""
+
+    def __call__(self, order: Any, progress: Progress, /) -> Any: ...
 
 
 class JobError(Exception):
-    """A job gave no answer. ``reason``: it ran out of memory or time, ended by itself, or was stopped."""
+    """A job gave no answer.
 
-    def __init__(self, reason: Reason, sentence: str) -> None:
+    :ivar reason: it ran out of memory or time, ended by itself, or was stopped.
+    :ivar status: the exit status of its process, negative for a signal.
+    :ivar words: the last line that the process wrote to standard error.
+    """
+
+    def __init__(self, reason: Reason, sentence: str, status: int = 0, words: str = "") -> None:
         super().__init__(sentence)
         self.reason = reason
+        self.status = status
+        self.words = words
 
 
 class Job:
@@ -53,6 +76,7 @@ class Job:
     :param command: what runs the module, in place of this Python.
     :param files: descriptors of open files that the child has too, by the same numbers.
     :param answer_bytes: the longest line that is taken from the child.
+    :param runs_as: user and group of the child, which is in no other groups; those of this process if None.
     """
 
     def __init__(
@@ -62,10 +86,14 @@ class Job:
         command: Sequence[str] = PYTHON,
         files: Sequence[int] = (),
         answer_bytes: int = ANSWER_BYTES,
+        runs_as: tuple[int, int] | None = None,
     ) -> None:
         self._command = [*command, module]
         self._files = tuple(files)
         self._answer_bytes = answer_bytes
+        self._identity: dict[str, Any] = {}
+        if runs_as is not None:
+            self._identity = {"user": runs_as[0], "group": runs_as[1], "extra_groups": []}
         self._late = threading.Event()
         self._unread = bytearray()
         self._lock = threading.Lock()
@@ -87,14 +115,17 @@ class Job:
         self,
         order: Any,
         *,
-        timeout_s: float,
-        memory_bytes: int,
-        on_progress: Callable[[Any], None] = lambda progress: None,
+        timeout_s: float | None,
+        memory_bytes: int | None,
+        threads: int = 1,
+        on_progress: Progress = lambda progress: None,
     ) -> Any:
         """The child's answer; both are values of JSON. A failed child is replaced at the next call.
 
-        :param timeout_s: of the clock on the wall. The child's processor time is held to it too.
-        :param memory_bytes: of address space, beyond what the child has when the order arrives.
+        :param timeout_s: of the clock on the wall; None: no limit.
+        :param memory_bytes: of address space, beyond what the child has when the order arrives; None: no
+            limit.
+        :param threads: that compute in the child: its processor time is held to ``timeout_s`` of each.
         :raises JobError: there is no answer.
         :raises OSError: the child can't be started.
         """
@@ -105,21 +136,40 @@ class Job:
             late.set()
             _kill(child)
 
-        timer = threading.Timer(timeout_s, end)
-        timer.start()
+        timer = threading.Timer(timeout_s or 0, end)
+        if timeout_s is not None:
+            timer.start()
         try:
-            envelope = {"order": order, "timeout_s": timeout_s, "memory_bytes": memory_bytes}
+            cpu_s = None if timeout_s is None else timeout_s * threads
+            envelope = {"order": order, "cpu_s": cpu_s, "memory_bytes": memory_bytes}
             return self._exchange(child, json.dumps(envelope).encode() + b"\n", on_progress)
         except (BrokenPipeError, EOFError, ValueError, RecursionError) as error:
             if isinstance(error, OSError | EOFError):
                 _await_end(child)  # so that the status is its own
             status, words = self._bury()
-            raise _failure(status, words, late.is_set(), self._stopped) from None
+            if self._stopped:
+                raise JobError("stopped", "the job was stopped", status, words) from None
+            raise _failure(status, words, late.is_set(), memory_bytes is not None) from None
         except BaseException:
             self._bury()
             raise
         finally:
             timer.cancel()
+
+    async def in_thread(self, ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``ask`` returns, which runs in a thread and calls :meth:`ask`. Cancelled, the child is ended,
+        and the thread with it."""
+        import asyncio  # children don't need it
+
+        asking = asyncio.ensure_future(asyncio.to_thread(ask, *args, **kwargs))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            self.stop()
+            await asyncio.wait([asking])  # it reads the child's pipe, which is closed next
+            if not asking.cancelled():
+                asking.exception()
+            raise
 
     def stop(self) -> None:
         """Ends the child, from any thread: an :meth:`ask` that waits raises, and so does each later one."""
@@ -144,6 +194,7 @@ class Job:
                         stderr=words,
                         pass_fds=self._files,
                         process_group=0,  # with which what it may start is ended with
+                        **self._identity,
                     )
                 except BaseException:
                     words.close()
@@ -237,33 +288,38 @@ def _has_ended(child: subprocess.Popen[bytes]) -> bool:
         return True
 
 
-def _failure(status: int, words: str, late: bool, stopped: bool) -> JobError:
-    if stopped:
-        return JobError("stopped", "the job was stopped")
+def _failure(status: int, words: str, late: bool, is_memory_limited: bool) -> JobError:
     if late or status == -signal.SIGXCPU:
-        return JobError("time", "it takes longer than it may")
+        return JobError("time", "it takes longer than it may", status, words)
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
-    if status == -signal.SIGABRT or "memory" in words.lower():  # a library's failed allocation aborts
-        return JobError("memory", f"it takes more memory than it may ({how})")
-    return JobError("ended", f"its process ended unexpectedly ({how}) {words}".rstrip())
+    # A library's failed allocation aborts.
+    if is_memory_limited and (status == -signal.SIGABRT or "memory" in words.lower()):
+        return JobError("memory", f"it takes more memory than it may ({how})", status, words)
+    return JobError("ended", f"its process ended unexpectedly ({how}) {words}".rstrip(), status, words)
 
 
 def run_job(
-    module: str, order: Any, *, timeout_s: float, memory_bytes: int, command: Sequence[str] = PYTHON
+    module: str,
+    order: Any,
+    *,
+    timeout_s: float | None,
+    memory_bytes: int | None,
+    threads: int = 1,
+    command: Sequence[str] = PYTHON,
 ) -> Any:
     """One order to a child of its own, which ends with it. See :meth:`Job.ask`."""
     with Job(module, command=command) as job:
-        return job.ask(order, timeout_s=timeout_s, memory_bytes=memory_bytes)
+        return job.ask(order, timeout_s=timeout_s, memory_bytes=memory_bytes, threads=threads)
 
 
 # The child's side
 
 
-def serve(answer: Callable[[Any, Callable[[Any], None]], Any]) -> None:
+def serve(answer: OrderHandler) -> None:
     """Answers orders until standard input is closed, which ends the process even while it works.
 
-    :param answer: makes an answer of an order; gets a function that reports progress. What it raises ends the
-        process, but for ``MemoryError``, which is answered.
+    :param answer: gets a function that reports progress. What it raises ends the process, but for
+        ``MemoryError``, which is answered.
     """
     # systemd's SIGTERM reaches all processes of a unit: the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -281,7 +337,7 @@ def serve(answer: Callable[[Any, Callable[[Any], None]], Any]) -> None:
     threading.Thread(target=_read_orders, args=(orders,), daemon=True).start()
     while True:
         envelope = json.loads(orders.get())
-        _limit(envelope["timeout_s"], envelope["memory_bytes"])
+        _limit(envelope["cpu_s"], envelope["memory_bytes"])
         try:
             done = answer(envelope["order"], lambda progress: say("progress", progress))
             say("answer", done)
@@ -294,6 +350,18 @@ def serve(answer: Callable[[Any, Callable[[Any], None]], Any]) -> None:
             os._exit(1)  # an orderly end aborts where the other thread still reads
 
 
+def yield_processors(*, wholly: bool = True) -> None:
+    """Whoever else wants a processor gets it before this process.
+
+    :param wholly: it can wait for as long as others compute; else it gets a small part of the time.
+    """
+    with contextlib.suppress(OSError):  # a unit may forbid either
+        os.nice(19 if wholly else 5)
+    if wholly:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 def _read_orders(orders: queue.SimpleQueue[bytes]) -> None:
     with contextlib.suppress(OSError):
         for line in sys.stdin.buffer:
@@ -301,17 +369,19 @@ def _read_orders(orders: queue.SimpleQueue[bytes]) -> None:
     os._exit(0)
 
 
-def _limit(timeout_s: float, memory_bytes: int) -> None:
+def _limit(cpu_s: float | None, memory_bytes: int | None) -> None:
+    """None: as far as this process may go."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = _address_space() + memory_bytes
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    _set_limit(resource.RLIMIT_AS, hard if memory_bytes is None else _address_space() + memory_bytes)
     # Ends what never returns to the interpreter, even where the parent is gone.
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    seconds = int(time.process_time() + timeout_s) + 1
-    if hard == resource.RLIM_INFINITY or seconds <= hard:
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
+    _set_limit(resource.RLIMIT_CPU, hard if cpu_s is None else int(time.process_time() + cpu_s) + 1)
+
+
+def _set_limit(of: int, soft: int) -> None:
+    _, hard = resource.getrlimit(of)
+    is_within = hard == resource.RLIM_INFINITY or 0 <= soft <= hard
+    resource.setrlimit(of, (soft if is_within else hard, hard))
 
 
 def _unlimit_memory() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from edgeslm.bundle import performance
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.bundle.model_shape import read_shape
 from edgeslm.bundle.performance import bundle_footprint, expect, measure_board
@@ -39,43 +40,49 @@ def test_a_bundle_that_says_too_little_has_no_footprint(starter: Path) -> None:
     assert bundle_footprint(load_bundle(starter / "minilm-l6-int8")) is None
 
 
-def test_this_machine_is_measured_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = '{"read_gbs": 12.5, "int4_gflops": 100.0, "int8_gflops": 120.0, "threads": 2, "busy": true}'
-    calls = []
+@pytest.fixture
+def gauge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Puts another module in the place of the one that measures."""
 
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        calls.append(command)
-        return subprocess.CompletedProcess(command, 0, answer, "")
+    def put(script: str) -> None:
+        (tmp_path / "gauge_of_a_test.py").write_text(script)
 
-    monkeypatch.setattr("edgeslm.bundle.performance.subprocess.run", run)
+    monkeypatch.setattr(performance, "GAUGE", "gauge_of_a_test")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    return put
+
+
+def test_this_machine_is_measured_in_a_child(gauge: Callable[[str], None]) -> None:
+    figures = {"read_gbs": 12.5, "int4_gflops": 100.0, "int8_gflops": 120.0, "busy": True}
+    gauge(
+        "from edgeslm.ipc.job import serve\n"
+        f"serve(lambda threads, progress: {{**{figures}, 'read_gbs': 10.5 + threads}})"
+    )
     board = measure_board(2)
-    assert calls == [[sys.executable, "-P", "-m", "edgeslm.engine.prepack.gauge", "2"]]
-    assert (board.name, board.read_gbs, board.int4_gflops, board.busy) == ("this", 12.5, 100.0, True)
+    assert (board.name, board.cores, board.busy) == ("this", 2, True)
+    assert (board.read_gbs, board.int4_gflops, board.int8_gflops) == (12.5, 100.0, 120.0)
     assert board.memory_bytes > 0
 
 
 @pytest.mark.parametrize(
-    ("status", "out", "errors", "sentence"),
+    ("script", "sentence"),
     [
-        (-4, "", "", "ended by SIGILL"),
-        (1, "", "Traceback\nImportError: no engine\n", "ImportError: no engine"),
-        (3, "", "", "exit status 3"),
+        ("import os; os.kill(os.getpid(), 4)", "ended by SIGILL"),
+        ("raise ImportError('no engine')", "ImportError: no engine"),
+        ("raise SystemExit(3)", "exit status 3"),
     ],
 )
-def test_a_failed_measurement_is_a_sentence(
-    status: int, out: str, errors: str, sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = subprocess.CompletedProcess(["gauge"], status, out, errors)
-    monkeypatch.setattr("edgeslm.bundle.performance.subprocess.run", lambda *_, **__: done)
+def test_a_failed_measurement_is_a_sentence(script: str, sentence: str, gauge: Callable[[str], None]) -> None:
+    gauge(script)
     with pytest.raises(BoardError, match=sentence):
         measure_board(1)
 
 
-def test_a_measurement_that_hangs_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hang(command: list[str], timeout: float, **_: object) -> None:
-        raise subprocess.TimeoutExpired(command, timeout)
-
-    monkeypatch.setattr("edgeslm.bundle.performance.subprocess.run", hang)
+def test_a_measurement_that_hangs_is_a_sentence(
+    gauge: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gauge("import time; time.sleep(600)")
+    monkeypatch.setattr(performance, "MEASURE_TIMEOUT_S", 1)
     with pytest.raises(BoardError, match=r"no answer in \d+ s"):
         measure_board(1)
 

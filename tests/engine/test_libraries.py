@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from edgeslm.engine import libraries
+from edgeslm.ipc.job import JobError
 
 
 @pytest.mark.parametrize(
@@ -37,10 +39,15 @@ def test_the_child_that_imports_has_telemetry_off(monkeypatch: pytest.MonkeyPatc
         "import os, sys\nsys.stderr.write(os.environ['ORT_DISABLE_TELEMETRY'])\n"
         "sys.stderr.flush()  # from Python 3.13 on, an abort loses what was not\nos.abort()\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = libraries.import_in_child("fake_engine")
-    assert (done.returncode, done.stderr) == (-6, "1")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    with pytest.raises(JobError) as caught:
+        libraries.import_in_child("fake_engine")
+    assert (caught.value.status, caught.value.words) == (-6, "1")
 
 
-def test_this_machine_s_library_says_whether_it_can_cuda() -> None:
-    assert libraries.import_in_child(libraries.GENAI).stdout.strip() in ("True", "False")
+def test_a_library_says_whether_it_can_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime_genai.py").write_text("is_cuda_available = lambda: True\n")
+    assert not libraries.import_in_child("onnxruntime")
+    assert not libraries.import_in_child(libraries.GENAI)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    assert libraries.import_in_child(libraries.GENAI)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import resource
 import sys
 import threading
 import time
@@ -15,8 +17,8 @@ import pytest
 from edgeslm.ipc.job import Job, JobError, run_job
 
 CHILD = """
-import os, re, sys, time
-from edgeslm.ipc.job import serve
+import os, re, resource, sys, time
+from edgeslm.ipc.job import serve, yield_processors
 
 def answer(order, progress):
     if order == "hoard":
@@ -25,6 +27,16 @@ def answer(order, progress):
         re.search("^(a|a)*$", "a" * 60 + "b")
     if order == "sleep":
         time.sleep(60)
+    if order == "abort":
+        os.abort()
+    if order == "yield":
+        yield_processors()
+        return [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0) == os.SCHED_IDLE]
+    if order == "yield a part":
+        yield_processors(wholly=False)
+        return [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0) == os.SCHED_IDLE]
+    if order == "limits":
+        return [resource.getrlimit(each)[0] for each in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
     if order == "crash":
         os.kill(os.getpid(), 11)
     if order == "end":
@@ -157,6 +169,85 @@ def test_lists_without_end_are_not_made_of_a_line() -> None:
 def test_the_last_words_of_a_process_are_told(job: Job) -> None:
     with job, pytest.raises(JobError, match=r"\(exit status 1\) ValueError: no such thing"):
         ask(job, "end")
+
+
+def test_what_was_seen_of_the_end_of_a_process_is_told(job: Job) -> None:
+    with job:
+        for order, seen in (("end", (1, "ValueError: no such thing")), ("crash", (-11, ""))):
+            with pytest.raises(JobError) as caught:
+                ask(job, order)
+            assert (caught.value.status, caught.value.words) == seen
+
+
+def test_a_job_without_limits_has_those_of_this_process() -> None:
+    own = [resource.getrlimit(each)[1] for each in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
+    with Job(CHILD, command=COMMAND) as job:
+        assert ask(job, "limits") != own
+        assert job.ask("limits", timeout_s=None, memory_bytes=None) == own
+        assert job.ask("hoard", timeout_s=None, memory_bytes=None) == 400 * MB
+
+
+def test_an_abort_is_a_lack_of_memory_only_where_that_is_limited(job: Job) -> None:
+    with job:
+        assert reason(job, "abort") == "memory"
+        with pytest.raises(JobError, match=r"its process ended unexpectedly \(signal 6\)") as caught:
+            job.ask("abort", timeout_s=None, memory_bytes=None)
+        assert caught.value.reason == "ended"
+
+
+def test_the_time_of_processors_is_that_of_all_threads(job: Job) -> None:
+    with job:
+        _, one = cpu_limit(job, 1)
+        _, four = cpu_limit(job, 4)
+    assert 90 <= four - one < 93
+
+
+def cpu_limit(job: Job, threads: int) -> list[int]:
+    found = job.ask("limits", timeout_s=30.0, memory_bytes=200 * MB, threads=threads)
+    assert isinstance(found, list)
+    return found
+
+
+@pytest.mark.parametrize(("order", "nice", "is_idle"), [("yield", 19, True), ("yield a part", 5, False)])
+def test_a_job_yields_the_processors_to_others(job: Job, order: str, nice: int, is_idle: bool) -> None:
+    with job:
+        assert ask(job, order) == [nice, is_idle]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_job_runs_as_another_user_and_in_no_other_group() -> None:
+    code = "import os, json; print(json.dumps({'answer': [os.getuid(), os.getgid(), os.getgroups()]}))"
+    with Job(code, command=("/usr/bin/python3", "-P", "-c"), runs_as=(12345, 12346)) as job:
+        assert ask(job, "ids") == [12345, 12346, []]
+
+
+def test_a_job_that_is_awaited_ends_when_that_is_cancelled(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    stay = (
+        f"import os, pathlib, time; pathlib.Path({str(file)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    )
+
+    async def cancel() -> None:
+        with Job(stay, command=COMMAND) as job:
+            doing = asyncio.create_task(job.in_thread(job.ask, "do it", timeout_s=None, memory_bytes=None))
+            while not (file.exists() and file.read_text()):
+                await asyncio.sleep(0.01)
+            doing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await doing
+            assert job._child is None  # the thread has closed its pipes: nobody reads them any more
+
+    asyncio.run(cancel())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(file.read_text()), 0)
+
+
+def test_a_job_is_awaited(job: Job) -> None:
+    async def wait() -> object:
+        with job:
+            return await job.in_thread(ask, job, "hello")
+
+    assert asyncio.run(wait()) == {"got": "hello"}
 
 
 def test_a_job_is_stopped_from_another_thread(job: Job) -> None:

@@ -6,7 +6,6 @@ imported in a child process alone, since an instruction that the CPU lacks ends 
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from edgeslm.cli.doctor.machine import (
 )
 from edgeslm.cli.doctor.software import judge_libraries, judge_pure_libraries, judge_python
 from edgeslm.config.loader import Config
-from edgeslm.engine.libraries import import_in_child
+from edgeslm.engine.libraries import ImportProbe, import_in_child
 from edgeslm.hardware import board
 from edgeslm.hardware.board_profiles import Board
 
@@ -43,7 +42,7 @@ def examine(
     bundles: Sequence[Path] = (),
     *,
     root: Path = Path("/"),
-    probe_library: Callable[[str], subprocess.CompletedProcess[str]] | None = None,
+    probe_library: ImportProbe = import_in_child,
     probe_broker: Callable[[Config], tuple[list[str], list[str]]] | None = None,
     clock: Callable[[], bool | None] = board.clock_synchronised,
     measure: Callable[[], Board] = measure_board,
@@ -63,7 +62,7 @@ def examine(
     findings += [judge_disk(config), *judge_writes(config, measure_disk)]
     findings += [*judge_heat(root, firmware), judge_clock(clock, now)]
     wanting = [name for name, model in config.models.items() if model.device == "cuda"] if config else []
-    findings += [judge_python(), *judge_libraries(probe_library or import_in_child, wanting)]
+    findings += [judge_python(), *judge_libraries(probe_library, wanting)]
     findings += [*judge_pure_libraries(), *judge_distributions()]
     findings += judge_bundles(config, bundles, board.read_memory(root), measure, context)
     if config is not None:

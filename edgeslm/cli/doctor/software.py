@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import platform
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from edgeslm.cli.doctor.finding import Finding
-from edgeslm.engine.libraries import GENAI, LIBRARIES, TIMEOUT_S, installed
+from edgeslm.engine.libraries import GENAI, LIBRARIES, TIMEOUT_S, ImportProbe, installed
+from edgeslm.ipc.job import JobError
 
 AGAIN = "pip install 'edgeslm[node]'"
 PURE_LIBRARIES = ("numpy", "paho-mqtt", "pyyaml", "tokenizers", "jinja2", "jsonschema", "pydantic")
@@ -25,9 +25,7 @@ def judge_python() -> Finding:
     return Finding("python", "ok", text)
 
 
-def judge_libraries(
-    probe: Callable[[str], subprocess.CompletedProcess[str]], wanting: Sequence[str]
-) -> list[Finding]:
+def judge_libraries(probe: ImportProbe, wanting: Sequence[str]) -> list[Finding]:
     """:param wanting: the models that are to run on CUDA."""
     findings = []
     for module, (name, *_) in LIBRARIES.items():
@@ -37,20 +35,19 @@ def judge_libraries(
             findings.append(Finding("engine", "bad", f"{name} is not installed", AGAIN))
             continue
         try:
-            done = probe(module)
-        except subprocess.TimeoutExpired:
-            text += f" did not load within {TIMEOUT_S} s"
-            findings.append(Finding("engine", "bad", text, "look for a busy disk or another hanging process"))
+            has_cuda = probe(module)
+        except JobError as error:
+            findings.append(_not_loaded(text, error))
             continue
-        findings.append(_loaded(text, done.returncode, done.stderr))
-        if wanting and module == GENAI and done.returncode == 0:
-            findings.append(_cuda(text, done.stdout, wanting))
+        findings.append(Finding("engine", "ok", f"{text} loads"))
+        if wanting and module == GENAI:
+            findings.append(_cuda(text, has_cuda, wanting))
     return findings
 
 
-def _cuda(library: str, said: str, wanting: Sequence[str]) -> Finding:
+def _cuda(library: str, has_cuda: bool, wanting: Sequence[str]) -> Finding:
     names = ", ".join(wanting)
-    if said.strip() == "True":
+    if has_cuda:
         return Finding("device", "ok", f"{library} can compute on CUDA, wanted for {names}")
     advice = "install onnxruntime-genai-cuda in its place, or leave out device"
     return Finding(
@@ -58,10 +55,11 @@ def _cuda(library: str, said: str, wanting: Sequence[str]) -> Finding:
     )
 
 
-def _loaded(text: str, status: int, output: str) -> Finding:
-    """``status`` is a child's: negative for a signal, or 128 and the signal when an emulator was between."""
-    if status == 0:
-        return Finding("engine", "ok", f"{text} loads")
+def _not_loaded(text: str, error: JobError) -> Finding:
+    if error.reason == "time":
+        text += f" did not load within {TIMEOUT_S} s"
+        return Finding("engine", "bad", text, "look for a busy disk or another hanging process")
+    status = error.status  # 128 and the signal when an emulator was between
     number = -status if status < 0 else status - 128 if status > 128 else 0
     if number == signal.SIGILL:
         text += " uses an instruction that this CPU does not have"
@@ -70,8 +68,7 @@ def _loaded(text: str, status: int, output: str) -> Finding:
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         advice = "out of memory?" if number == signal.SIGKILL else "install it again"
         return Finding("engine", "bad", f"{text} ended with {name} while loading", advice)
-    reason = output.strip().splitlines()[-1][:200] if output.strip() else "no reason given"
-    return Finding("engine", "bad", f"{text} does not load: {reason}", AGAIN)
+    return Finding("engine", "bad", f"{text} does not load: {error.words[:200] or 'no reason given'}", AGAIN)
 
 
 def judge_pure_libraries() -> list[Finding]:

@@ -1,18 +1,16 @@
-"""How fast this machine reads and multiplies quantized weights: ``python -m edgeslm.engine.prepack.gauge``.
+"""How fast this machine reads and multiplies quantized weights: the child of ``measure_board``'s job.
 
 Two products of the kind that every layer of a bundle consists of (``MatMulNBits``, int8 activations), timed
 for about two seconds: one row through weights that no cache holds, which is what decoding does and is bounded
-by memory, and many rows through weights that stay in the cache, which is what a prompt does. Prints one JSON
-line and runs in a process of its own. Knows no models; the arithmetic is ``edgeslm.bundle.size_estimate``'s.
+by memory, and many rows through weights that stay in the cache, which is what a prompt does. The order is the
+number of threads. The arithmetic for models is ``edgeslm.bundle.size_estimate``'s.
 
 The graph is written here byte by byte, since a device has no ``onnx``: a handful of fields of onnx.proto.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +24,7 @@ import onnxruntime as ort
 from edgeslm.bundle.size_estimate import PREFILL_CHUNK
 from edgeslm.engine.calls import BALANCED
 from edgeslm.engine.worker.waiting import set_waiting
-from edgeslm.hardware.board import usable_cores
+from edgeslm.ipc.job import serve
 
 GROUP_SIZE = 64
 _ROWS, _WIDE, _NARROW = 2048, 8192, 2048
@@ -142,5 +140,4 @@ def measure(threads: int, budget_s: float = 0.4) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    chosen = int(sys.argv[1]) if len(sys.argv) > 1 else usable_cores()
-    sys.stdout.write(json.dumps(measure(chosen)) + "\n")
+    serve(lambda threads, progress: measure(threads))

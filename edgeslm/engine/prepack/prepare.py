@@ -8,8 +8,8 @@ which it knows the file's parts again.
 What is written fits one processor and one version of the libraries, so it is kept with their key in a cache
 below the state folder, and the bundle stays what it is. Before it is kept it is put to the test (``trial``).
 
-``python -m edgeslm.engine.prepack.prepare`` is the child process that makes it: it alone loads the
-libraries, and it alone writes, as the user to whom the state folder belongs.
+A job makes it, whose child is this module: it alone loads the libraries, and it alone writes, as the user to
+whom the state folder belongs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +29,6 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeslm.bundle.manifest import Bundle, FileEntry, load_bundle, verify_bundle
 from edgeslm.engine.prepack import trial
-from edgeslm.engine.prepack.orders import carry_out, give_way, serve_one
 from edgeslm.engine.worker.prepared import (
     CACHE,
     GRAPH,
@@ -46,8 +45,9 @@ from edgeslm.engine.worker.prepared import (
 )
 from edgeslm.errors import BundleError, SelfTestError
 from edgeslm.hardware.board import read_memory, usable_cores
+from edgeslm.ipc.job import PYTHON, Job, JobError, Progress, serve, yield_processors
 
-COMMAND: Final = (sys.executable, "-P", "-m", "edgeslm.engine.prepack.prepare")
+MODULE: Final = "edgeslm.engine.prepack.prepare"
 _ROOM: Final = 6
 """Times the weights' bytes that have to be free: what is written holds them in both layouts, and twice for a
 moment, as each graph writes them."""
@@ -79,7 +79,7 @@ async def prepare(
     *,
     unasked: bool = False,
     keep: Collection[str] = (),
-    command: Sequence[str] = COMMAND,
+    command: Sequence[str] = PYTHON,
 ) -> Index:
     """Makes it, or makes it anew; an engine that runs keeps what it has mapped. Cancelled, it ends at once.
 
@@ -89,33 +89,55 @@ async def prepare(
     :param unasked: it is in nobody's way: it takes the time that processors have left, a quarter of the free
         disk at most, and removes what was prepared of bundles other than ``keep``, by their digests, and
         wasn't used for a month.
+    :param command: what runs the child's module, in place of this Python.
     :raises SelfTestError: what was made says other things than the bundle said on the build machine.
     :raises BundleError: the bundle is damaged, what was made doesn't compute what it computes, or it can't be
         written.
     """
     if not state_dir.is_dir() and os.geteuid() == 0:
         raise BundleError(f"{state_dir}: missing; start the node once, or make it for the node's user")
-    identity: dict[str, Any] = {}
+    user = None
     if os.geteuid() == 0 and (owner := state_dir.stat()).st_uid:
-        identity = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+        user = owner.st_uid, owner.st_gid
     order = _Order(
         bundle=bundle.path.resolve(),
         digest=bundle.digest,
         graph=graph,
         cache=state_dir / CACHE,
-        shows=sys.stderr.isatty() and not unasked,
         keep=tuple(keep) if unasked else None,
     )
-    found = await carry_out(
-        order.model_dump_json(),
-        command,
-        f"{bundle.path} can't be prepared",
-        shows=order.shows,
-        identity=identity,
-    )
+    try:
+        with Job(MODULE, command=command, runs_as=user) as job, _screen(unasked=unasked) as show:
+            found = await job.in_thread(
+                job.ask,
+                order.model_dump(mode="json"),
+                timeout_s=None,
+                memory_bytes=None,
+                on_progress=show,
+            )
+    except JobError as error:
+        raise BundleError(f"{bundle.path} can't be prepared: {error}") from None
+    except OSError as error:
+        raise BundleError(f"{bundle.path} can't be prepared: {error.strerror}") from None
     if "error" in found:
         raise (SelfTestError if found.get("is_self_test") else BundleError)(found["error"])
     return Index.model_validate(found)
+
+
+@contextlib.contextmanager
+def _screen(*, unasked: bool) -> Iterator[Progress]:
+    """Shows one step after the other in a line of the terminal, if somebody waits there."""
+    if unasked or not sys.stderr.isatty():
+        yield lambda step: None
+        return
+
+    def show(step: Any) -> None:
+        print(f"\r\033[K{step}", end="", file=sys.stderr, flush=True)  # noqa: T201
+
+    try:
+        yield show
+    finally:
+        show("")
 
 
 # --- in the child ----------------------------------------------------------------------------------
@@ -130,17 +152,11 @@ class _Order(BaseModel):
     digest: str
     graph: str
     cache: Path
-    shows: bool
     keep: tuple[str, ...] | None
 
 
-def make(bundle: Bundle, order: _Order) -> Index:
+def make(bundle: Bundle, order: _Order, show: Progress) -> Index:
     """:raises BundleError: see ``prepare``. :raises OSError: what the disk says."""
-
-    def show(step: str) -> None:
-        if order.shows:
-            print(f"\r\033[K{step}", end="", file=sys.stderr, flush=True)  # noqa: T201
-
     graph, cache = order.graph, order.cache
     cache.mkdir(parents=True, exist_ok=True, mode=0o755)
     with _alone(cache, show):
@@ -185,7 +201,6 @@ def make(bundle: Bundle, order: _Order) -> Index:
                 folder.rename(cache / ".old")
             stage.rename(folder)
         finally:
-            show("")
             for left in cache.glob(".*"):
                 shutil.rmtree(left, ignore_errors=True)
     return index
@@ -196,7 +211,7 @@ def _entry(file: Path) -> FileEntry:
 
 
 @contextlib.contextmanager
-def _alone(cache: Path, show: Callable[[str], None]) -> Iterator[None]:
+def _alone(cache: Path, show: Progress) -> Iterator[None]:
     """One at a time: two would need twice the disk and measure each other."""
     descriptor = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
@@ -281,13 +296,13 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _answer(line: str) -> dict[str, Any]:
+def _answer(told: Any, progress: Progress) -> dict[str, Any]:
     """The index, or ``{"error": ...}``."""
-    order = _Order.model_validate_json(line)
+    order = _Order.model_validate(told)
     if order.keep is not None:
-        give_way()
+        yield_processors()
     try:
-        return make(load_bundle(order.bundle, order.digest), order).model_dump()
+        return make(load_bundle(order.bundle, order.digest), order, progress).model_dump()
     except BundleError as error:
         return {"error": str(error), "is_self_test": isinstance(error, SelfTestError)}
     except OSError as error:
@@ -297,4 +312,6 @@ def _answer(line: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve_one(_answer)
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import
+    os.umask(0o077)
+    serve(_answer)

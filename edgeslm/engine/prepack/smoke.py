@@ -4,15 +4,13 @@ It is loaded, says what it said on the build machine (``engine.golden``), and do
 time of that is held against the same request of the bundle that it would replace: absolute times mean
 nothing, and on a machine that works, nor do those of the clock on the wall.
 
-``python -m edgeslm.engine.prepack.smoke`` is that process: if it crashes, hangs or takes all memory, nothing
-else does.
+It is a job, whose child is this module: if it crashes, hangs or takes all memory, nothing else does.
 """
 
 from __future__ import annotations
 
-import asyncio
+import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +20,13 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeslm.bundle.manifest import Bundle, load_bundle, memory_need, verify_bundle
 from edgeslm.engine.prepack.golden import MOST_APART, divergences, load_golden
-from edgeslm.engine.prepack.orders import carry_out, give_way, serve_one
 from edgeslm.engine.prepack.prepare import graph_of
 from edgeslm.engine.worker.room import RESERVE_BYTES
 from edgeslm.errors import BundleError
 from edgeslm.hardware.board import read_memory, usable_cores
+from edgeslm.ipc.job import PYTHON, Job, JobError, Progress, serve, yield_processors
 
-COMMAND: Final = (sys.executable, "-P", "-m", "edgeslm.engine.prepack.smoke")
+MODULE: Final = "edgeslm.engine.prepack.smoke"
 TIMEOUT_S: Final = 300.0
 """On a board whose processors others use."""
 SLOWEST_BYTES_PER_S: Final = 5_000_000
@@ -70,7 +68,7 @@ async def smoke_test(
     adapters: bool = False,
     workers: int = 1,
     slowest: float,
-    command: Sequence[str] = COMMAND,
+    command: Sequence[str] = PYTHON,
     root: Path = Path("/"),
     timeout_s: float = TIMEOUT_S,
 ) -> Smoke:
@@ -80,6 +78,7 @@ async def smoke_test(
         may take, in times of what that takes.
     :param adapters: whether calls will name adapters, for which a decoder has another graph.
     :param workers: that will serve; their memory has to be there.
+    :param command: what runs the child's module, in place of this Python.
     :raises BundleError: why it may not serve.
     """
     needed = workers * memory_need(bundle.manifest, _TOKENS) + RESERVE_BYTES
@@ -97,10 +96,22 @@ async def smoke_test(
     )
     limit_s = timeout_s + sum(entry.bytes for entry in bundle.manifest.files) / SLOWEST_BYTES_PER_S
     try:
-        async with asyncio.timeout(limit_s):
-            answer = await carry_out(order.model_dump_json(), command, f"{bundle.path.name} fails its test")
-    except TimeoutError:
-        raise BundleError(f"{bundle.path.name}: its test was ended after {limit_s:.0f} s: it hangs") from None
+        with Job(MODULE, command=command) as job:
+            answer = await job.in_thread(
+                job.ask,
+                order.model_dump(mode="json"),
+                timeout_s=limit_s,
+                memory_bytes=None,
+                threads=usable_cores(),
+            )
+    except JobError as error:
+        if error.reason == "time":
+            raise BundleError(
+                f"{bundle.path.name}: its test was ended after {limit_s:.0f} s: it hangs"
+            ) from None
+        raise BundleError(f"{bundle.path.name} fails its test: {error}") from None
+    except OSError as error:
+        raise BundleError(f"{bundle.path.name} fails its test: {error.strerror}") from None
     if "error" in answer:
         raise BundleError(answer["error"])
     seen = Smoke.model_validate(answer)
@@ -168,10 +179,10 @@ def _peak_bytes() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def _answer(line: str) -> dict[str, Any]:
+def _answer(told: Any, progress: Progress) -> dict[str, Any]:
     """What was seen, or ``{"error": ...}``."""
-    order = _Order.model_validate_json(line)
-    give_way(wholly=False)
+    order = _Order.model_validate(told)
+    yield_processors(wholly=False)
     try:
         return _test(order).model_dump()
     except BundleError as error:
@@ -181,4 +192,6 @@ def _answer(line: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve_one(_answer)
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import
+    os.umask(0o077)
+    serve(_answer)

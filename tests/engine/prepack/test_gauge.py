@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import onnxruntime as ort
 import pytest
 
+from edgeslm.bundle.performance import GAUGE
 from edgeslm.engine.prepack import gauge
+from edgeslm.ipc.job import run_job
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -36,11 +34,8 @@ def test_figures_of_one_thread() -> None:
     assert all(figures[name] > 0 for name in ("read_gbs", "int4_gflops", "int8_gflops"))
 
 
-def test_it_prints_one_json_line() -> None:
-    command = [sys.executable, "-m", "edgeslm.engine.prepack.gauge", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.count("\n") == 1
-    assert json.loads(done.stdout)["threads"] == 2
+def test_a_job_measures_with_so_many_threads() -> None:
+    assert run_job(GAUGE, 2, timeout_s=60, memory_bytes=None, threads=2)["threads"] == 2
 
 
 def test_what_disturbs_only_makes_longer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ from edgeslm.engine.worker.prepared import (
 from edgeslm.engine.worker.prepared import SCORE as SCORE_GRAPH
 from edgeslm.errors import BundleError
 from edgeslm.hardware.board import Memory
+from edgeslm.ipc.job import PYTHON
 from tests.engine.golden_bundles import with_golden
 from tests.engine.host.test_process import play, scripted
 from tests.nodes import parent_of, write_bundle
@@ -54,7 +55,8 @@ def prepare(bundle: Bundle, graph: str, state_dir: Path, **how: Any) -> Index:
 def make(bundle: Bundle, cache: Path, keep: tuple[str, ...] | None = None) -> Index:
     """In this process."""
     where: dict[str, Any] = {"bundle": bundle.path, "digest": bundle.digest, "cache": cache}
-    return module.make(bundle, module._Order(graph="model.onnx", shows=False, keep=keep, **where))
+    order = module._Order(graph="model.onnx", keep=keep, **where)
+    return module.make(bundle, order, lambda step: None)
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +315,7 @@ def test_a_lock_that_leads_elsewhere_is_not_followed(bundle: Bundle, tmp_path: P
 @pytest.mark.parametrize(
     ("script", "sentence"),
     [
-        ("""print('{"error": "it is damaged"}')""", "^it is damaged$"),
+        ("""print('{"answer": {"error": "it is damaged"}}')""", "^it is damaged$"),
         ("raise SystemExit('Illegal')", r"ended unexpectedly \(exit status 1\) Illegal"),
         ("import os; os.kill(os.getpid(), 9)", r"ended unexpectedly \(signal 9\)"),
         ("pass", r"ended unexpectedly \(exit status 0\)"),
@@ -484,7 +486,7 @@ def test_the_child_is_told_who_asked(bundle: Bundle, tmp_path: Path) -> None:
     for how, keep in (({}, None), ({"unasked": True, "keep": ["sha256:a"]}, ["sha256:a"])):
         with pytest.raises(BundleError, match="ended unexpectedly"):
             prepare(bundle, "model.onnx", tmp_path, command=command, **how)
-        order = json.loads(file.read_text())
+        order = json.loads(file.read_text())["order"]
         assert (order["graph"], order["keep"]) == ("model.onnx", keep)
 
 
@@ -512,12 +514,13 @@ def test_the_child_ends_with_its_parent(bundle: Bundle, tmp_path: Path) -> None:
             digest=bundle.digest,
             graph="model.onnx",
             cache=tmp_path,
-            shows=False,
             keep=(),
         )
-        child = subprocess.Popen(module.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        command = (*PYTHON, module.MODULE)
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         assert child.stdin is not None
-        child.stdin.write(order.model_dump_json().encode() + b"\n")
+        told = {"order": order.model_dump(mode="json"), "cpu_s": None, "memory_bytes": None}
+        child.stdin.write(json.dumps(told).encode() + b"\n")
         child.stdin.flush()
         while os.sched_getscheduler(child.pid) != os.SCHED_IDLE:  # it has read its order, and gives way
             assert child.poll() is None
@@ -527,7 +530,7 @@ def test_the_child_ends_with_its_parent(bundle: Bundle, tmp_path: Path) -> None:
             child.wait(0.2)
         assert os.getpriority(os.PRIO_PROCESS, child.pid) == 19
         child.stdin.close()
-        assert child.wait(30) == 1
+        assert child.wait(30) == 0
 
 
 # --- by itself ---------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def smoke(bundle: Bundle, script: str, **how: Any) -> Smoke:
 
 
 def says(**answer: Any) -> str:
-    return f"print({json.dumps({**GOOD, **answer})!r})"
+    return f"print({json.dumps({'answer': {**GOOD, **answer}})!r})"
 
 
 def test_a_sound_bundle_passes(bundle: Bundle) -> None:
@@ -42,7 +42,7 @@ def test_a_sound_bundle_passes(bundle: Bundle) -> None:
         (says(divergences=[0.01, 0.3]), "1 of 2 golden answers are others than on the build machine"),
         (says(divergences=[float("nan")]).replace("NaN", "NaN"), "golden answers"),
         (says(request_s=2.5), "too slow: a request takes 2.5 times as long as now, and 2 times are allowed"),
-        ('print(\'{"error": "v2: can\\\'t be loaded"}\')', "can't be loaded"),
+        ('print(\'{"answer": {"error": "v2: can\\\'t be loaded"}}\')', "can't be loaded"),
         ("import os; os.abort()", "ended unexpectedly (signal 6)"),
         ("print('', end='')", "ended unexpectedly (exit status 0)"),
         ("raise SystemExit(3)", "ended unexpectedly (exit status 3)"),
