@@ -94,6 +94,27 @@ RUN_WHAT_THEY_READ = (
 )
 """Reading with them can run what was written; frames of ``ipc/codec`` can't."""
 
+STARTING_MODULES = {"subprocess", "multiprocessing"}
+STARTING_CALLS = {
+    *("fork", "forkpty", "posix_spawn", "posix_spawnp", "ProcessPoolExecutor"),
+    *("create_subprocess_exec", "create_subprocess_shell"),
+}
+STARTS_PROGRAMS = {
+    "edgeslm/ipc/process.py": "long-lived children of Python, with typed messages",
+    "edgeslm/ipc/job.py": "children of Python that get one order and give one answer",
+    "edgeslm/hardware/board.py": "vcgencmd of the Raspberry Pi",
+    "edgeslm/cli/demo/__init__.py": "the daemon, by the command that a user would type",
+    "edgeslm/cli/demo/broker.py": "mosquitto or amqtt",
+    "edgeslm/cli/demo/teaching.py": "edgeslm-export, by the command that a user would type",
+    "edgeslm/cli/demo/traffic.py": "sees whether the daemon still runs",
+    "export/jobs/subprocess_job.py": "the build machine's children, whose environment is another",
+    "export/jobs/optimum_env.py": "venv and pip",
+    "export/sources/wheel_data.py": "pip",
+    "export/starter.py": "apt-get and dpkg-deb",
+}
+"""What starts other programs, and which: children of Python in one of two ways on a device, in one on the
+build machine."""
+
 LOAD_BUNDLES = {"bundle", "engine", "update", "cli"}
 """What loads bundles past ``Trust.load``: it runs nothing of them, or was told the digest."""
 EXPORT_MEASURES = {
@@ -243,6 +264,18 @@ def test_nothing_is_unpickled(path: Path) -> None:
         or name in ("multiprocessing.Pipe", "multiprocessing.Queue")
     ]
     assert not wrong, "send frames (edgeslm/ipc/codec.py) in place of: " + ", ".join(wrong)
+
+
+def test_children_are_started_in_one_place() -> None:
+    """``ipc/process`` or ``ipc/job``, whose limits, ends and last words are those of every child."""
+    found = set()
+    for path in [*MODULES, *EXPORT_MODULES]:
+        tree = ast.parse(path.read_text())
+        calls = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        modules = {name.partition(".")[0] for _, name in imports(path)}
+        if calls & STARTING_CALLS or modules & STARTING_MODULES:
+            found.add(str(path.relative_to(ROOT)))
+    assert found == STARTS_PROGRAMS.keys(), "run it as a job (edgeslm/ipc/job.py), or as ipc/process does"
 
 
 @pytest.mark.parametrize("path", EXPORT_MODULES, ids=module_name)
