@@ -11,28 +11,26 @@ import importlib.util
 import logging
 import os
 import secrets
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeslm.config.sections import Console
 from edgeslm.console.access import FEWEST_CHARACTERS
-from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Listening, Look, Refused, Said, Viewers
+from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Listening, Look, Said, Viewers
 from edgeslm.errors import ConfigError
-from edgeslm.ipc.process import Child
+from edgeslm.ipc.job import PYTHON
+from edgeslm.ipc.pipe import Refused
+from edgeslm.ipc.process import Child, RestartBackoff
 
 log = logging.getLogger("edgeslm.console")
 
-COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "edgeslm.console.worker")
-"""-P keeps the working directory off the module path."""
+COMMAND: tuple[str, ...] = (*PYTHON, "edgeslm.console.worker")
 MOST_BACKLOG_BYTES = 512 * 1024
 """A console that is so far behind is told nothing more until it has caught up."""
 STOP_GRACE_S = 2.0
 AGAIN_S = 2.0
-"""Before a process that ended is started again; twice as long after each time."""
-MOST_AGAIN_S = 60.0
-CALM_S = 300.0
+"""Before a process that ended is started again for the first time."""
 
 
 def read_token(section: Console, state_dir: Path) -> str:
@@ -107,7 +105,7 @@ class ConsoleProcess:
 
     async def run(self) -> None:
         """Keeps it running until cancelled."""
-        pause_s, loop = AGAIN_S, asyncio.get_running_loop()
+        backoff, loop = RestartBackoff(AGAIN_S), asyncio.get_running_loop()
         while True:
             self._over.clear()
             started_at = loop.time()
@@ -119,10 +117,7 @@ class ConsoleProcess:
                 self._child.send({"kind": "settings", **self._settings})
                 self._on_start()
                 await self._over.wait()
-            if loop.time() - started_at > CALM_S:
-                pause_s = AGAIN_S
-            await asyncio.sleep(pause_s)
-            pause_s = min(MOST_AGAIN_S, 2 * pause_s)
+            await asyncio.sleep(backoff.next_s(loop.time() - started_at))
 
     def send(self, kind: str, **fields: Any) -> bool:
         """False if it has too much to read already."""

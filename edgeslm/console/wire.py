@@ -1,9 +1,10 @@
 """What the node and its console say to each other over the pipe.
 
-The console's process talks to strangers: what it sends are typed messages, and nothing else gets through. The
-node's messages are objects of JSON with ``kind``: ``settings`` (first), ``tick`` (``moment``: figures of the
-last two seconds), ``rows`` (requests that changed), ``told`` (``part`` of the node that changed, and its
-``value``), ``answer`` (``number``, ``result``), ``text`` (``number``, ``input``, ``output``).
+The console's process talks to strangers: what it sends are typed messages, and nothing else gets through. It
+says ``Listening``, or ``Refused`` if there can be no web server. The node's messages are objects of JSON with
+``kind``: ``settings`` (first), ``tick`` (``moment``: figures of the last two seconds), ``rows`` (requests
+that changed), ``told`` (``part`` of the node that changed, and its ``value``), ``answer`` (``number``,
+``result``), ``text`` (``number``, ``input``, ``output``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edgeslm.ipc.codec import Frames
+from edgeslm.ipc.codec import Frames, frames_to_child
+from edgeslm.ipc.pipe import Refused
 
 INPUT_BYTES = 32 * 1024
 """The longest text that the form takes."""
@@ -22,13 +24,6 @@ class Listening:
     """The web server is there."""
 
     url: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """There can be no web server; the process is of no use."""
-
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +53,6 @@ class Look:
 
 Said = Listening | Refused | Viewers | Ask | Look
 
-TO_CONSOLE: Final = Frames(Any, 1 << 29, most_containers=None)
+TO_CONSOLE: Final = frames_to_child(Any)
 FROM_CONSOLE: Final = Frames(Said, 256 * 1024, most_containers=10_000)
 """The longest is one ``Ask``, escaped."""

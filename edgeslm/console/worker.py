@@ -22,9 +22,9 @@ import uvicorn
 from edgeslm.console.access import Access
 from edgeslm.console.view import View
 from edgeslm.console.web import Refusal, Web
-from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Listening, Look, Refused, Said, Viewers
+from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Listening, Look, Said, Viewers
 from edgeslm.ipc.codec import FrameError
-from edgeslm.ipc.pipe import Link
+from edgeslm.ipc.pipe import Link, Refused
 from edgeslm.telemetry.log_lines import set_up_logging
 
 log = logging.getLogger("edgeslm.console")

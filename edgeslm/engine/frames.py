@@ -1,7 +1,7 @@
 """What a node and the process of one of its engines say to each other.
 
-The process says ``Ready`` or ``Refused`` once; then to each ``Start`` any number of ``Chunk`` and one
-``Done`` or ``Failed``.
+The process says ``Ready``, or ``Refused`` if the model can't be loaded, once; then to each ``Start`` any
+number of ``Chunk`` and one ``Done`` or ``Failed``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgeslm.engine.calls import Call, EngineInfo, Output
-from edgeslm.ipc.codec import Frames
+from edgeslm.ipc.codec import Frames, frames_to_child
+from edgeslm.ipc.pipe import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,6 @@ class Ready:
     """The model is loaded."""
 
     info: EngineInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The model can't be loaded; the process ends."""
-
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +64,6 @@ class Failed:
 
 Said = Ready | Refused | Chunk | Done | Failed
 
-TO_ENGINE: Final = Frames(Start | Cancel, 1 << 29, most_containers=None)
-"""A prompt may hold the largest message that a broker passes on, 256 MB."""
+TO_ENGINE: Final = frames_to_child(Start | Cancel)
 FROM_ENGINE: Final = Frames(Said, 8 << 20)
 """Vectors of a few thousand texts, or 65,536 tokens of the longest."""

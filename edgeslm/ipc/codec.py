@@ -6,7 +6,7 @@ and the float32 numbers of its vectors. In the JSON a dataclass is the list of i
 length, and a member of a union its type's name and its value.
 
 Entry points: :class:`Frames`, one direction of a pipe, with ``encode`` and ``decode`` of a whole frame. Pipes
-in use: ``engine.frames``, ``knowledge.frames`` and ``console.wire``.
+in use: ``engine.frames``, ``knowledge.service.frames`` and ``console.wire``.
 """
 
 from __future__ import annotations
@@ -110,6 +110,12 @@ class Frames:
     def _has_too_many(self, text: str) -> bool:
         most = self.most_containers
         return most is not None and len(text) > most and text.count("[") + text.count("{") > most
+
+
+def frames_to_child(carries: Any) -> Frames:
+    """What the node tells a child of its own, which trusts it. A frame may hold the largest message that a
+    broker passes on, 256 MB."""
+    return Frames(carries, 1 << 29, most_containers=None)
 
 
 class _Numbers:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, ParamSpec, Protocol, Self, TypeVar
 
 PYTHON: Final = (sys.executable, "-P", "-m")
-"""-P keeps the working directory off the module path."""
+"""-P keeps the working directory off the module path: a file in a bundle must never be imported."""
 ANSWER_BYTES: Final = 1_000_000
 """The longest line that is taken from a child, unless a job says otherwise."""
 MOST_CONTAINERS: Final = 1_000_000

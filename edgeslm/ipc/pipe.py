@@ -13,7 +13,8 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 from edgeslm.ipc.codec import FrameError, Frames
 
@@ -23,16 +24,29 @@ _HEADER = struct.Struct("!I")
 """Bytes of the frame that follows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The child can't do its work, for the reason in ``sentence``; its process ends or is of no use."""
+
+    sentence: str
+
+
+class MessageHandler(Protocol):
+    """Takes a message of the other end. What it raises closes the pipe."""
+
+    def __call__(self, message: Any, /) -> None: ...
+
+
 class Link(asyncio.Protocol):
     """Messages out and in over a stream socket.
 
-    :param on_message: gets each message. What it raises closes the link, as bytes do that are no message.
+    :param on_message: gets each message. Bytes that are no message close the link, as what it raises does.
     :param on_lost: called once, when the other end is closed or the link was closed because of what it sent;
         not after :meth:`close`.
     """
 
     def __init__(
-        self, sends: Frames, takes: Frames, on_message: Callable[[Any], None], on_lost: Callable[[], None]
+        self, sends: Frames, takes: Frames, on_message: MessageHandler, on_lost: Callable[[], None]
     ) -> None:
         self._sends = sends
         self._takes = takes

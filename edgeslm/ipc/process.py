@@ -1,7 +1,7 @@
-"""A child process of the node at the other end of a pipe: started, told things, noticed when it ends.
+"""Long-lived child processes at the other end of a pipe: started, told things, noticed when they end.
 
-Its command line begins with the descriptor of its end; it ends when that is closed. What it may say and be
-told is handed in.
+A child's command line begins with the descriptor of its end; it ends when that is closed. What it may say and
+be told is handed in. Work that is one order and one answer is a job (``ipc.job``).
 """
 
 from __future__ import annotations
@@ -9,11 +9,39 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from edgeslm.ipc.codec import Frames
-from edgeslm.ipc.pipe import Link
+from edgeslm.ipc.pipe import Link, MessageHandler
+
+MOST_PAUSE_S: Final = 60.0
+CALM_S: Final = 300.0
+"""A child that lived so long didn't end of what it does first: the pauses begin anew."""
+
+
+class LossHandler(Protocol):
+    """Is told how a child ended, such as ``signal 9``."""
+
+    def __call__(self, how: str, /) -> None: ...
+
+
+class RestartBackoff:
+    """Exponential backoff between the starts of a child that ends again and again.
+
+    :param first_s: the first pause; each is twice as long as the one before, up to ``MOST_PAUSE_S``.
+    """
+
+    def __init__(self, first_s: float) -> None:
+        self._first_s = first_s
+        self._pause_s = first_s
+
+    def next_s(self, lived_s: float = 0.0) -> float:
+        """Seconds to wait before the next start; the child that ended did its work for ``lived_s``."""
+        if lived_s > CALM_S:
+            self._pause_s = self._first_s
+        pause_s, self._pause_s = self._pause_s, min(MOST_PAUSE_S, 2 * self._pause_s)
+        return pause_s
 
 
 class Child:
@@ -29,8 +57,8 @@ class Child:
         self,
         sends: Frames,
         takes: Frames,
-        on_message: Callable[[Any], None],
-        on_lost: Callable[[str], None],
+        on_message: MessageHandler,
+        on_lost: LossHandler,
     ) -> None:
         self._sends = sends
         self._takes = takes

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgeslm.ipc.codec import Frames
-from edgeslm.ipc.process import Child
+from edgeslm.ipc.process import CALM_S, MOST_PAUSE_S, Child, RestartBackoff
 
 JSON = Frames(Any, 1_000_000)
 ECHO = """
@@ -137,3 +137,10 @@ def test_one_that_cannot_be_started_leaves_nothing() -> None:
         assert heard.child.bury() == "stopped"
 
     play(scene)
+
+
+def test_pauses_double_up_to_a_bound_and_begin_anew_after_a_calm_life() -> None:
+    backoff = RestartBackoff(2.0)
+    assert [backoff.next_s() for _ in range(7)] == [2.0, 4.0, 8.0, 16.0, 32.0, MOST_PAUSE_S, MOST_PAUSE_S]
+    assert backoff.next_s(CALM_S) == MOST_PAUSE_S
+    assert [backoff.next_s(CALM_S + 1.0), backoff.next_s()] == [2.0, 4.0]

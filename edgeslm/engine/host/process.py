@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,26 +21,17 @@ from edgeslm.engine.calls import (
     Output,
     Power,
 )
-from edgeslm.engine.frames import (
-    FROM_ENGINE,
-    TO_ENGINE,
-    Cancel,
-    Chunk,
-    Done,
-    Ready,
-    Refused,
-    Said,
-    Start,
-)
+from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Cancel, Chunk, Done, Ready, Said, Start
 from edgeslm.errors import REQUEST_ERRORS, BundleError, InternalError, ModelUnavailable
 from edgeslm.ipc.codec import FrameError
+from edgeslm.ipc.job import PYTHON
+from edgeslm.ipc.pipe import Refused
 from edgeslm.ipc.process import Child
 from edgeslm.messages import NORMAL_PRIORITY
 
 log = logging.getLogger("edgeslm.engine")
 
-COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "edgeslm.engine.worker.main")
-"""-P keeps the working directory off the module path: a file in a bundle must never be imported."""
+COMMAND: tuple[str, ...] = (*PYTHON, "edgeslm.engine.worker.main")
 
 STOP_GRACE_S = 5.0
 """How long a worker may take to end by itself."""

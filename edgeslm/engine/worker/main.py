@@ -35,13 +35,13 @@ from edgeslm.engine.calls import (
     Power,
     Score,
 )
-from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Chunk, Done, Failed, Ready, Refused, Said, Start
+from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Chunk, Done, Failed, Ready, Said, Start
 from edgeslm.engine.worker.prepared import find_prepared
 from edgeslm.engine.worker.room import limit_memory
 from edgeslm.errors import BundleError, Cancelled, InternalError, RequestError
 from edgeslm.hardware.board import usable_cores
 from edgeslm.ipc.codec import FrameError
-from edgeslm.ipc.pipe import Pipe
+from edgeslm.ipc.pipe import Pipe, Refused
 from edgeslm.telemetry.log_lines import set_up_logging
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """What a node and the process of its collections say to each other. Reads no files.
 
-The process says ``Ready`` or ``Refused`` once; then ``Passages``, ``Computed`` or ``Remembered`` to what it
-was asked, or ``Failed``. It asks for vectors by ``Embed``, one at a time.
+The process says ``Ready``, or ``Refused`` if a collection can't be used, once; then ``Passages``,
+``Computed`` or ``Remembered`` to what it was asked, or ``Failed``. It asks for vectors by ``Embed``, one at a
+time.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from edgeslm.ipc.codec import Frames, Vector
+from edgeslm.ipc.codec import Frames, Vector, frames_to_child
+from edgeslm.ipc.pipe import Refused
 from edgeslm.knowledge.index.queries import Memory, Query, TableAnswer
 from edgeslm.knowledge.index.search import Found
 
@@ -50,13 +52,6 @@ class Vectors:
 @dataclass(frozen=True, slots=True)
 class Ready:
     """The collections are open."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A collection can't be used; the process ends."""
-
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +106,6 @@ Asked = Seek | Compute | Remember | Vectors
 Answered = Passages | Computed | Remembered
 Said = Ready | Refused | Answered | Failed | Embed | Trouble
 
-TO_COLLECTIONS: Final = Frames(Asked, 1 << 29, most_containers=None)
-"""A message to be remembered may be the largest that a broker passes on, 256 MB."""
+TO_COLLECTIONS: Final = frames_to_child(Asked)
 FROM_COLLECTIONS: Final = Frames(Said, 8 << 20)
 """A thousand passages, which have some 2,000 characters each."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.ipc.codec import FrameError
-from edgeslm.ipc.process import Child
+from edgeslm.ipc.job import PYTHON
+from edgeslm.ipc.pipe import Refused
+from edgeslm.ipc.process import Child, RestartBackoff
 from edgeslm.knowledge.index.queries import Memory, Query, Shelf, TableAnswer, encode_shelf
 from edgeslm.knowledge.index.search import Found
 from edgeslm.knowledge.service.frames import (
@@ -26,7 +27,6 @@ from edgeslm.knowledge.service.frames import (
     Failed,
     Passages,
     Ready,
-    Refused,
     Remember,
     Remembered,
     Said,
@@ -37,15 +37,10 @@ from edgeslm.knowledge.service.frames import (
 
 log = logging.getLogger("edgeslm.knowledge")
 
-COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "edgeslm.knowledge.service.worker")
-"""-P keeps the working directory off the module path."""
-
+COMMAND: tuple[str, ...] = (*PYTHON, "edgeslm.knowledge.service.worker")
 STOP_GRACE_S = 5.0
 AGAIN_S = 1.0
-"""Before a process that ended is started again, if folders are watched; twice as long after each time."""
-MOST_AGAIN_S = 60.0
-CALM_S = 300.0
-"""A process that lived so long didn't end of what it does first: the pause begins anew."""
+"""Before a process that ended is started again for the first time, if folders are watched."""
 TRIES = 2
 """A search is harmless: one during which the process ended is tried once more."""
 
@@ -89,8 +84,9 @@ class KnowledgeProcess:
         self._embeds_for = 0
         """The process, by its number, whose texts are being embedded."""
         self._stopped = False
-        self._ready_at = 0.0
-        self._pause_s = AGAIN_S
+        self._ready_at: float | None = None
+        """Of the loop's clock; None while no process is ready."""
+        self._backoff = RestartBackoff(AGAIN_S)
         self._again: asyncio.Task[None] | None = None
 
     @property
@@ -226,22 +222,22 @@ class KnowledgeProcess:
     def _lost(self, status: str) -> None:
         log.error("the process of the collections ended unexpectedly (%s)", status)
         self._fail(_EndedError(f"the process of the collections ended unexpectedly ({status})"))
-        if asyncio.get_running_loop().time() - self._ready_at > CALM_S:
-            self._pause_s = AGAIN_S
+        lived_s = 0.0 if self._ready_at is None else asyncio.get_running_loop().time() - self._ready_at
+        self._ready_at = None
         is_kept = any(shelf.is_kept for shelf in self._shelves)
         if is_kept and not self._stopped and (self._again is None or self._again.done()):
-            self._again = self._begin(self._start_again())
+            self._again = self._begin(self._start_again(self._backoff.next_s(lived_s)))
 
-    async def _start_again(self) -> None:
+    async def _start_again(self, pause_s: float) -> None:
         """Until it runs."""
         while True:
-            await asyncio.sleep(self._pause_s)
-            self._pause_s = min(MOST_AGAIN_S, 2 * self._pause_s)
+            await asyncio.sleep(pause_s)
             try:
                 await self.start()
                 return
             except KnowledgeError as error:  # the next search says so too
                 log.error("the collections can't be opened again: %s", error)
+                pause_s = self._backoff.next_s()
 
     def _fail(self, error: Exception) -> None:
         """Nothing more is expected of the process; what waits for it fails with ``error``."""

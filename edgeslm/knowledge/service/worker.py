@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.ipc.pipe import Pipe
+from edgeslm.ipc.pipe import Pipe, Refused
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.queries import Query, Shelf, parse_shelf
 from edgeslm.knowledge.index.search import Place, search_all
@@ -30,7 +30,6 @@ from edgeslm.knowledge.service.frames import (
     Failed,
     Passages,
     Ready,
-    Refused,
     Remember,
     Said,
     Seek,

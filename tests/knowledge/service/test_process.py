@@ -189,6 +189,34 @@ def test_one_that_ends_again_and_again_is_left_alone_for_longer_each_time(
     assert pauses == [module.AGAIN_S * 2**n for n in range(3)]
 
 
+def test_one_that_never_gets_ready_again_is_left_alone_for_longer_though_it_was_ready_once(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time since it was ready was taken for the life of each process that came after."""
+    pauses = list[float]()
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        if seconds >= module.AGAIN_S:
+            pauses.append(seconds)
+        await sleep(0.01)
+
+    async def scene() -> None:
+        async with running(replace(shelf, watch=(tmp_path,))) as process:
+            process._command = (sys.executable, "-c", "raise SystemExit(3)")
+            assert process._ready_at is not None
+            process._ready_at -= 1000.0
+            monkeypatch.setattr(asyncio, "sleep", note)
+            process._child.kill()
+            while len(pauses) < 3:
+                await sleep(0.01)
+            monkeypatch.setattr(asyncio, "sleep", sleep)
+        await asyncio.sleep(0)  # that it is cancelled reaches what waits
+
+    play(scene)
+    assert pauses[:3] == [module.AGAIN_S * 2**n for n in range(3)]
+
+
 def test_one_that_could_not_be_opened_again_is_tried_once_more(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
