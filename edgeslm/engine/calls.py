@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Protocol
 
 from edgeslm.bundle.spans import Run
 from edgeslm.ipc.codec import Vector
@@ -32,6 +32,18 @@ Adapters = Mapping[Path, str | None]
 """Folders of adapter bundles, each with the digest that its bundle must have, or None."""
 
 NO_ADAPTERS: Adapters = MappingProxyType({})
+
+
+class OnText(Protocol):
+    """Gets each piece of a text while it is written."""
+
+    def __call__(self, text: str, /) -> None: ...
+
+
+class IsCancelled(Protocol):
+    """Tells between two steps whether a call was given up."""
+
+    def __call__(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,11 +138,15 @@ class _Numbers:
         return vector
 
 
+_Encode = Callable[[Any, list[bytes]], Any]
+_Decode = Callable[[Any, _Numbers], Any]
+
+
 class _Form(NamedTuple):
     """How values of a type are written as JSON, and read."""
 
-    encode: Callable[[Any, list[bytes]], Any]
-    decode: Callable[[Any, _Numbers], Any]
+    encode: _Encode
+    decode: _Decode
 
 
 @cache
@@ -253,13 +257,13 @@ _SIMPLE: dict[Any, _Form] = {
 # --- values of values -------------------------------------------------------------------------------
 
 
-def _encode_all(encode: Callable[[Any, list[bytes]], Any], value: Any, vectors: list[bytes]) -> list[Any]:
+def _encode_all(encode: _Encode, value: Any, vectors: list[bytes]) -> list[Any]:
     if not isinstance(value, tuple):
         raise _wrong("tuple", value)
     return [encode(item, vectors) for item in value]
 
 
-def _decode_all(decode: Callable[[Any, _Numbers], Any], value: Any, numbers: _Numbers) -> tuple[Any, ...]:
+def _decode_all(decode: _Decode, value: Any, numbers: _Numbers) -> tuple[Any, ...]:
     if type(value) is not list:
         raise _wrong("list", value)
     return tuple([decode(item, numbers) for item in value])

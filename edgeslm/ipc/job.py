@@ -203,9 +203,7 @@ class Job:
                 self._unread.clear()
             return self._child
 
-    def _exchange(
-        self, child: subprocess.Popen[bytes], order: bytes, on_progress: Callable[[Any], None]
-    ) -> Any:
+    def _exchange(self, child: subprocess.Popen[bytes], order: bytes, on_progress: Progress) -> Any:
         assert child.stdin is not None  # noqa: S101  a pipe
         child.stdin.write(order)
         child.stdin.flush()

@@ -18,6 +18,7 @@ from edgeslm.engine.calls import (
     Call,
     Device,
     EngineInfo,
+    OnText,
     Output,
     Power,
 )
@@ -46,7 +47,7 @@ class EngineCrashed(ModelUnavailable):
 @dataclass(slots=True)
 class _Pending:
     future: asyncio.Future[Output]
-    on_chunk: Callable[[str], None] | None
+    on_chunk: OnText | None
 
 
 class EngineProcess:
@@ -165,7 +166,7 @@ class EngineProcess:
     async def call(
         self,
         call: Call,
-        on_chunk: Callable[[str], None] | None = None,
+        on_chunk: OnText | None = None,
         priority: int = NORMAL_PRIORITY,
         on_hang: Callable[[], None] | None = None,
     ) -> Output:

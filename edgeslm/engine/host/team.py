@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgeslm.bundle.manifest import Bundle
-from edgeslm.engine.calls import Adapters, Call, EngineInfo, Generate, Hardware, Output, Power, Score
+from edgeslm.engine.calls import Adapters, Call, EngineInfo, Generate, Hardware, OnText, Output, Power, Score
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.messages import NORMAL_PRIORITY
 
@@ -70,7 +70,7 @@ class EngineTeam:
     async def call(
         self,
         call: Call,
-        on_chunk: Callable[[str], None] | None = None,
+        on_chunk: OnText | None = None,
         priority: int = NORMAL_PRIORITY,
         on_hang: Callable[[], None] | None = None,
     ) -> Output:

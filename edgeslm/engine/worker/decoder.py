@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,17 @@ import numpy.typing as npt
 import onnxruntime_genai as og
 
 from edgeslm.bundle.manifest import check_adapter, load_bundle, verify_bundle
-from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Cost, Generate, Output, Sampling, Score
+from edgeslm.engine.calls import (
+    NO_ADAPTERS,
+    Adapters,
+    Cost,
+    Generate,
+    IsCancelled,
+    OnText,
+    Output,
+    Sampling,
+    Score,
+)
 from edgeslm.engine.worker.adapters import LoadedAdapters
 from edgeslm.engine.worker.grammar import longest_forced, runtime_grammar
 from edgeslm.engine.worker.kv_slots import Lane, LaneKey, Lanes, rewind_limit, rounded
@@ -150,8 +160,8 @@ class Decoder:
     def generate(
         self,
         call: Generate,
-        emit: Callable[[str], None] = lambda text: None,
-        cancelled: Callable[[], bool] = lambda: False,
+        emit: OnText = lambda text: None,
+        cancelled: IsCancelled = lambda: False,
     ) -> Output:
         """Decodes; ``emit`` gets the text in pieces when the call asks for a stream.
 
@@ -198,7 +208,7 @@ class Decoder:
         penalty = call.sampling.repetition_penalty
         return LaneKey(call.guide, penalty, call.adapter, drafts, forced if forced <= room else 0)
 
-    def score(self, call: Score, cancelled: Callable[[], bool] = lambda: False) -> Output:
+    def score(self, call: Score, cancelled: IsCancelled = lambda: False) -> Output:
         """The model's distribution over ``labels`` when it may say nothing else (``labels``).
 
         All cost one forward pass where a graph that takes branches was prepared (``scorer``). Otherwise those
@@ -225,9 +235,7 @@ class Decoder:
             cost=Cost(prefill_ms=(time.perf_counter() - started) * 1000, prompt_tokens=len(ids)),
         )
 
-    def _walk_all(
-        self, ids: Sequence[int], tree: Branch, call: Score, cancelled: Callable[[], bool]
-    ) -> list[float]:
+    def _walk_all(self, ids: Sequence[int], tree: Branch, call: Score, cancelled: IsCancelled) -> list[float]:
         key = LaneKey(adapter=call.adapter)
         lane = self._lane(ids, len(ids) + tree.depth() + 1, key, Sampling(), cancelled)
         scores = [-math.inf] * len(call.labels)
@@ -273,7 +281,7 @@ class Decoder:
         length: int,
         key: LaneKey,
         sampling: Sampling,
-        cancelled: Callable[[], bool],
+        cancelled: IsCancelled,
     ) -> Lane:
         """A lane whose cache holds exactly ``ids`` and has room for ``length`` tokens.
 
@@ -294,7 +302,7 @@ class Decoder:
         lane.tokens, lane.prompt_length = list(ids), len(ids)
         return lane
 
-    def _prefill(self, lane: Lane, ids: Sequence[int], cancelled: Callable[[], bool]) -> None:
+    def _prefill(self, lane: Lane, ids: Sequence[int], cancelled: IsCancelled) -> None:
         """Appends in pieces, so that a long prompt can be given up on the way.
 
         The last piece has two tokens at least: one alone takes the kernel of decoding, which differs.
@@ -342,7 +350,7 @@ class Decoder:
     # -- generation ----------------------------------------------------------------------------------
 
     def _decode(
-        self, lane: Lane, call: Generate, emit: Callable[[str], None], cancelled: Callable[[], bool]
+        self, lane: Lane, call: Generate, emit: OnText, cancelled: IsCancelled
     ) -> tuple[float, Transcript, str]:
         words = Transcript(self._chat.tokenizer, call.stop, emit if call.stream else None)
         prefilled = 0.0
@@ -378,7 +386,7 @@ class Decoder:
         length: int,
         score: float,
         scores: list[float],
-        cancelled: Callable[[], bool],
+        cancelled: IsCancelled,
     ) -> None:
         """Adds up log-probabilities below ``node``; its path ends the lane's cache of ``length`` tokens."""
         if cancelled():

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,8 @@ from edgeslm.engine.calls import (
     Device,
     EngineInfo,
     Generate,
+    IsCancelled,
+    OnText,
     Output,
     Power,
     Score,
@@ -173,7 +174,7 @@ class Engine:
             cache_bytes = self.context_length * self._manifest.kv_bytes_per_token
             limit_memory(cache_bytes, sum(file.bytes for file in self._manifest.weights))
 
-    def run(self, call: Call, emit: Callable[[str], None], cancelled: Callable[[], bool]) -> Output:
+    def run(self, call: Call, emit: OnText, cancelled: IsCancelled) -> Output:
         """
         :param cancelled: asked between two pieces of the work; may run another call meanwhile.
         :raises RequestError: what the sender of the request is told.
@@ -250,7 +251,7 @@ def _answer(engine: Engine, inbox: _Inbox, pipe: Pipe, entry: Start) -> None:
     inbox.forget(entry.number)
 
 
-def _outcome(engine: Engine, pipe: Pipe, entry: Start, is_cancelled: Callable[[], bool]) -> Said:
+def _outcome(engine: Engine, pipe: Pipe, entry: Start, is_cancelled: IsCancelled) -> Said:
     number, call = entry.number, entry.call
     try:
         if is_cancelled():

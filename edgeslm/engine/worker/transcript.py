@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
+
+from edgeslm.engine.calls import OnText
 
 
 class Transcript:
     """Token ids to text, piece by piece, up to a stop string; what may become one is held back."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], emit: Callable[[str], None] | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], emit: OnText | None) -> None:
         self._tokenizer = tokenizer
         self._stream = DecodeStream(skip_special_tokens=True)
         self._stop = [s for s in stop if s]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.ipc.codec import FrameError
@@ -44,8 +44,12 @@ AGAIN_S = 1.0
 TRIES = 2
 """A search is harmless: one during which the process ended is tried once more."""
 
-EmbedTexts = Callable[[str, Sequence[str]], Awaitable[Sequence[Sequence[float]]]]
-"""Texts of a collection to vectors by its encoder."""
+
+class EmbedTexts(Protocol):
+    """Makes vectors of texts of a collection, by its encoder."""
+
+    def __call__(self, collection: str, texts: Sequence[str], /) -> Awaitable[Sequence[Sequence[float]]]: ...
+
 
 _Answer = TypeVar("_Answer", Passages, Computed, Remembered)
 
