@@ -161,6 +161,7 @@ def loose_parts(file: Path) -> list[str]:
             "tables": tables - column("SELECT id FROM documents"),
             "rows": tables ^ column("SELECT DISTINCT document FROM table_rows"),
             "texts": column("SELECT DISTINCT document FROM table_texts") - tables,
+            "values": tables ^ column("SELECT DISTINCT document FROM table_values"),
         }
     found += [f"{what} of {sorted(keys)} are of no table" for what, keys in loose.items() if keys]
     return [*found, *(f"slots {sorted(places)} are {what}" for what, places in wrong.items() if places)]

@@ -226,6 +226,11 @@ class Knowledge(Section):
         max_length=64,
         description="Files and folders that are added, brought up to date and removed while the node runs",
     )
+    tables: bool = Field(
+        default=False,
+        description="Whether `answer` first tries to compute the answer from the cells of its CSV and JSON "
+        "documents",
+    )
 
 
 class Route(Section):

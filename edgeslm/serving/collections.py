@@ -71,7 +71,10 @@ class Library:
             )
             for name, section in sections.items()
         ]
-        self.plan = shelves, {name: (section.encoder, section.reader) for name, section in sections.items()}
+        self.plan = (
+            shelves,
+            {name: (section.encoder, section.reader, section.tables) for name, section in sections.items()},
+        )
         """What is searched and kept: of two with the same, one goes on for the other."""
         self._make_process: Callable[[], KnowledgeProcess] = functools.partial(
             make_process, shelves, embed=self._embed_added, log_level=log_level
@@ -163,10 +166,15 @@ class Library:
     ) -> TableAnswer | None:
         """What the tables of some collections come to; None where they have no answer, or several.
 
+        Collections without ``tables`` aren't asked.
+
         :raises RequestError: they can't be read.
         """
+        asked = tuple(name for name in collections if self._sections[name].tables)
+        if not asked:
+            return None
         try:
-            return await self._opened.compute(Query(tuple(collections), question, only=only))
+            return await self._opened.compute(Query(asked, question, only=only))
         except KnowledgeError as error:
             raise ModelUnavailable(str(error)) from None
 

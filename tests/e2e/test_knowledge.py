@@ -50,6 +50,7 @@ def configuration(broker: Mosquitto, starter: Path, folder: Path) -> dict[str, A
                 "path": str(kb / "manuals"),
                 "encoder": "encoder",
                 "watch": [str(folder / "manuals")],
+                "tables": True,
             },
             "log": {"path": str(kb / "log"), "encoder": "encoder"},
         },

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+from edgeslm.knowledge.documents.cells import Table
 from edgeslm.knowledge.documents.passages import Document
 from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.index.database import FORMAT
 from edgeslm.knowledge.index.queries import TableAnswer
+from edgeslm.knowledge.index.table_store import SCHEMA, KeptTable, put_table, read_tables
 from edgeslm.knowledge.readers.tables import read_table
 from edgeslm.knowledge.service.intake import add_files
 from edgeslm.knowledge.table_qa.answers import answer_from_tables
@@ -41,9 +47,36 @@ def make_sheets(folder: Path, **texts: str) -> Collection:
     return collection
 
 
+def take_values(file: Path) -> None:
+    """Makes a collection what it was in format 2, which had no values beside its cells."""
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("DROP TABLE table_values")
+        for document, text in db.execute("SELECT document, columns FROM tables").fetchall():
+            columns = [
+                {key: value for key, value in column.items() if key != "decimals"}
+                for column in json.loads(text)
+            ]
+            db.execute("UPDATE tables SET columns = ? WHERE document = ?", (json.dumps(columns), document))
+        db.execute("PRAGMA user_version = 2")
+        db.commit()
+
+
 def ask(collection: Collection, question: str) -> TableAnswer | None:
     return answer_from_tables(collection, question)
 
 
 def read(text: str, source: str = "presses.csv") -> Document:
     return read_table(text, source)
+
+
+def keep(table: Table | None) -> tuple[sqlite3.Connection, KeptTable]:
+    """A table in a collection's file that has nothing else, in memory."""
+    assert table is not None
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.executescript(
+        f"CREATE TABLE documents (id INTEGER PRIMARY KEY, source, mtime, expires); {SCHEMA};"
+        f"INSERT INTO documents VALUES (1, 'sheet.csv', 0, NULL); PRAGMA user_version = {FORMAT}"
+    )
+    put_table(db, 1, table)
+    (kept,) = read_tables(db, sources=None, since=None, until=None, now=0.0)
+    return db, kept

@@ -34,6 +34,7 @@ class FakeKnowledge:
         self.memories: list[tuple[str, Memory]] = []
         self.problem: KnowledgeError | None = None
         self.found: list[Any] = ["found"]
+        self.computed: list[Query] = []
         self.pid, self.problems = 4712, ["The collection manuals: no."]
 
     async def start(self) -> None:
@@ -47,6 +48,10 @@ class FakeKnowledge:
         if self.problem is not None:
             raise self.problem
         return list(self.found)
+
+    async def compute(self, query: Query) -> str:
+        self.computed.append(query)
+        return "computed"
 
     async def remember(self, collection: str, memory: Memory) -> None:
         self.memories.append((collection, memory))
@@ -130,6 +135,25 @@ def test_without_an_encoder_no_model_is_asked(tmp_path: Path) -> None:
     assert knowledge.shelves[0].writes
     assert knowledge.memories == [("log", MESSAGE)]
     assert not shop.processes["minilm"].calls
+
+
+def test_tables_are_asked_of_the_collections_that_say_so(tmp_path: Path) -> None:
+    shop = Shop(
+        tmp_path,
+        plant={"path": Path("/plant"), "tables": True},
+        manuals={"path": Path("/kb")},
+        log={"path": Path("/log"), "tables": False},
+    )
+    without = Shop(tmp_path / "without", plant={"path": Path("/plant")})
+    assert shop.library.plan != without.library.plan
+
+    async def scene() -> None:
+        answer: Any = await shop.library.compute("how hot?", ["manuals", "plant", "log"])
+        assert answer == "computed"
+        assert await shop.library.compute("how hot?", ["manuals", "log"]) is None
+
+    asyncio.run(scene())
+    assert shop.made[0].computed == [Query(("plant",), "how hot?")]
 
 
 def test_a_reader_reads_what_was_found_and_orders_it(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ class Column:
     """Of a date: the range that its cells cover."""
     unique: bool = False
     """Of a text: no two rows have the same, and none has nothing."""
+    decimals: int | None = None
+    """Of numbers in a collection: the most digits behind the point; None where they are too long together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,16 +172,3 @@ def _put_together(parts: dict[str, str | None]) -> str | None:
     if parts.get("second") is not None:
         length = 19
     return text[:length] if year is not None else f"--{text[5:length]}"
-
-
-def covers(said: str, moment: str) -> bool:
-    """Whether a date of a cell lies in one that was said."""
-    return moment[5:].startswith(said[2:]) if said.startswith("--") else moment.startswith(said)
-
-
-def compare(moment: str, said: str) -> int | None:
-    """-1, 0 or 1: a cell's date is before, in or after one that was said; None where that can't be told."""
-    if said.startswith("--") or len(moment) < len(said):
-        return None
-    begin = moment[: len(said)]
-    return (begin > said) - (begin < said)

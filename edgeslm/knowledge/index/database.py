@@ -18,15 +18,15 @@ from urllib.parse import quote
 from edgeslm.bundle.manifest import MANIFEST
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.kinds import TABULAR, find_kind
-from edgeslm.knowledge.index.table_store import SCHEMA
+from edgeslm.knowledge.index.table_store import SCHEMA, upgrade_tables
 
 SUFFIX = ".sqlite"
 SUFFIXES = (SUFFIX, ".sqlite3", ".db")
 APPLICATION_ID = 0x65534B42
 """``eSKB`` in the file's header: file(1) and other programs see whose it is."""
-FORMAT = 2
-"""What is written. A file of format 1 has no tables: it is read as it is, and gets room for them when it is
-written to."""
+FORMAT = 3
+"""What is written. A file of format 1 has no tables, one of format 2 no values of cells. Both are read as
+they are, and get what they lack when they are opened to be written to."""
 OLDEST_SQLITE = (3, 34, 0)
 """Debian 11's, the oldest that was tried."""
 WAIT_S = 10.0
@@ -261,15 +261,17 @@ def _set_up(db: sqlite3.Connection, file: Path, writes: bool) -> None:
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
-    """Makes room for tables. What can have one forgets its digest: the next ``add`` reads it again, which
-    changes none of its passages."""
-    if db.execute("PRAGMA user_version").fetchone()[0] == FORMAT:  # another process was faster
-        return
-    for statement in SCHEMA.strip().split(";\n"):
-        db.execute(statement)
-    for document, source in db.execute("SELECT id, ifnull(file, source) FROM documents").fetchall():
-        if find_kind(Path(source)) in TABULAR:
-            db.execute("UPDATE documents SET digest = '' WHERE id = ?", (document,))
+    """Makes room for tables, or gives them their values. Of a file without tables, what can have one forgets
+    its digest: the next ``add`` reads it again, which changes none of its passages."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]  # another process may have been faster
+    if version == 2:
+        upgrade_tables(db)
+    elif version == 1:
+        for statement in SCHEMA.strip().split(";\n"):
+            db.execute(statement)
+        for document, source in db.execute("SELECT id, ifnull(file, source) FROM documents").fetchall():
+            if find_kind(Path(source)) in TABULAR:
+                db.execute("UPDATE documents SET digest = '' WHERE id = ?", (document,))
     db.execute(f"PRAGMA user_version = {FORMAT}")
 
 

@@ -1,20 +1,40 @@
 """Tables inside a collection's file, beside the passages of their documents. Knows no question.
 
-Rows are lists of cells as they were written. Of the texts among them each is kept once more under its key, so
-that whether a question names a cell is looked up and not read for.
+Rows are lists of cells as they were written. Beside them stand their values, which SQLite compares and adds
+up, :data:`WIDTH` columns in a row. Each different text is kept once more under its key, so that whether a
+question names a cell is looked up and not read for.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 
-from edgeslm.knowledge.documents.cells import CellKind, Column, Row, Table
+from edgeslm.knowledge.documents.cells import CellKind, Column, Row, Table, parse_boolean, parse_number
+from edgeslm.knowledge.documents.dates import parse_moment
 from edgeslm.knowledge.index.table_terms import LONGEST_KEY, key_of
 
-SCHEMA = """
+WIDTH = 8
+"""Columns whose values stand in one row of ``table_values``. A wider table has several parts."""
+_DIGITS = 18
+"""Of a whole number that SQLite computes with."""
+_VALUES = f"""table_values (
+    document INTEGER NOT NULL,
+    part INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    {", ".join(f"v{place}, w{place} INTEGER" for place in range(WIDTH))},
+    PRIMARY KEY (document, part, number)
+) WITHOUT ROWID"""
+"""Of each cell its value ``v``, and ``w``, which numbers the ways in which a value is written; NULL where
+there is nothing. A number's value is a whole one, in units of ``10 ** -Column.decimals``, or a text where
+that is None; a date's is a text, that of yes and no 1 and 0, that of a text its first ``LONGEST_KEY + 1``."""
+SCHEMA = f"""
 CREATE TABLE tables (document INTEGER PRIMARY KEY, columns TEXT NOT NULL);
 CREATE TABLE table_rows (
     document INTEGER NOT NULL,
@@ -31,8 +51,9 @@ CREATE TABLE table_texts (
     cell TEXT NOT NULL,
     PRIMARY KEY (document, key, place, cell)
 ) WITHOUT ROWID;
+CREATE TABLE {_VALUES};
 """
-"""What the collection's format 2 has more than format 1."""
+"""What the collection's format 3 has more than format 1. In format 2 there are no values."""
 _AT_ONCE = 500
 """Keys in one statement."""
 
@@ -53,7 +74,10 @@ def put_table(db: sqlite3.Connection, document: int, table: Table | None) -> Non
         return
     db.executemany(
         "INSERT INTO table_rows VALUES (?, ?, ?, ?, ?)",
-        ((document, row.number, row.start, row.end, _packed(row.cells)) for row in table.rows),
+        (
+            (document, row.number, row.start, row.end, json.dumps(row.cells, ensure_ascii=False))
+            for row in table.rows
+        ),
     )
     texts = [place for place, column in enumerate(table.columns) if column.kind is CellKind.TEXT]
     db.executemany(
@@ -69,15 +93,115 @@ def put_table(db: sqlite3.Connection, document: int, table: Table | None) -> Non
         db.execute("SELECT place, count(*) FROM table_texts WHERE document = ? GROUP BY place", (document,))
     )
     columns = [
-        asdict(replace(column, unique=different.get(place) == len(table.rows)))
-        for place, column in enumerate(table.columns)
+        replace(column, unique=different.get(place) == len(table.rows))
+        for place, column in enumerate(_put_values(db, document, table.columns, table.rows))
     ]
-    db.execute("INSERT INTO tables VALUES (?, ?)", (document, json.dumps(columns, ensure_ascii=False)))
+    db.execute("INSERT INTO tables VALUES (?, ?)", (document, _written(columns)))
+
+
+def upgrade_tables(db: sqlite3.Connection) -> None:
+    """Gives the tables of a file of format 2 their values; inside a transaction."""
+    db.execute(f"CREATE TABLE {_VALUES}")
+    for document, text in db.execute("SELECT document, columns FROM tables").fetchall():
+        columns = _put_values(db, document, _columns(text), list(read_rows(db, document)))
+        db.execute("UPDATE tables SET columns = ? WHERE document = ?", (_written(columns), document))
+
+
+@contextmanager
+def with_values(db: sqlite3.Connection, table: KeptTable, places: Iterable[int]) -> Iterator[KeptTable]:
+    """The table with the values of some columns in ``table_values``. Of a file of format 2 that is only read
+    they are computed for as long as this lasts."""
+    if _format(db) > 2:
+        yield table
+        return
+    db.execute("PRAGMA query_only = OFF")
+    try:
+        db.execute(f"CREATE TEMP TABLE {_VALUES}")
+        rows = list(read_rows(db, table.document))
+        columns = _put_values(db, table.document, table.columns, rows, frozenset(places))
+        yield replace(table, columns=columns)
+    finally:
+        db.execute("DROP TABLE IF EXISTS temp.table_values")
+        db.execute("PRAGMA query_only = ON")
+
+
+def _put_values(
+    db: sqlite3.Connection,
+    document: int,
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    places: frozenset[int] | None = None,
+) -> tuple[Column, ...]:
+    """:param places: columns whose values are wanted; None: all.
+
+    :return: the columns, with the decimals of their numbers.
+    """
+    found: list[Column] = []
+    for begin in range(0, len(columns), WIDTH):
+        some = range(begin, min(begin + WIDTH, len(columns)))
+        read = [
+            _read_cells(columns[place], (row.cells[place] for row in rows))
+            if places is None or place in places
+            else (columns[place], {})
+            for place in some
+        ]
+        found += [column for column, _ in read]
+        values = [known for _, known in read]
+        names = ", ".join(f"v{place}, w{place}" for place in range(len(some)))
+        db.executemany(
+            f"INSERT INTO table_values (document, part, number, {names}) "
+            f"VALUES (?, ?, ?{', ?, ?' * len(some)})",
+            (
+                (
+                    *(document, begin // WIDTH, row.number),
+                    *(
+                        each
+                        for known, cell in zip(values, row.cells[begin:], strict=False)
+                        for each in known.get(cell, (None, None))
+                    ),
+                )
+                for row in rows
+            ),
+        )
+    return tuple(found)
+
+
+def _read_cells(column: Column, cells: Iterable[str]) -> tuple[Column, dict[str, tuple[int | str, int]]]:
+    """The different cells of a column: of each its value, and which way to write it this is."""
+    read: dict[str, Decimal | str | bool] = {
+        cell: value for cell in dict.fromkeys(cells) if cell and (value := _parse(column, cell)) is not None
+    }
+    numbers = [value for value in read.values() if isinstance(value, Decimal)]
+    if numbers:
+        decimals = max(0, *(-int(number.as_tuple().exponent) for number in numbers))
+        fit = all(number.adjusted() + decimals < _DIGITS for number in numbers)
+        column = replace(column, decimals=decimals if fit else None)
+    ways: Counter[Decimal | str | bool] = Counter()
+    known: dict[str, tuple[int | str, int]] = {}
+    for cell, value in read.items():
+        kept = int(value) if isinstance(value, bool) else value
+        if isinstance(kept, Decimal):
+            kept = str(kept) if column.decimals is None else int(kept.scaleb(column.decimals))
+        known[cell] = (kept, ways[value])
+        ways[value] += 1
+    return column, known
+
+
+def _parse(column: Column, cell: str) -> Decimal | str | bool | None:
+    match column.kind:
+        case CellKind.NUMBER:
+            return parse_number(cell, column.form)
+        case CellKind.DATE:
+            return parse_moment(cell, column.form)
+        case CellKind.BOOLEAN:
+            return parse_boolean(cell)
+        case CellKind.TEXT:
+            return cell[: LONGEST_KEY + 1]
 
 
 def drop_table(db: sqlite3.Connection, document: int) -> None:
     """Takes a document's table out, if it has one; inside a transaction."""
-    for name in ("tables", "table_rows", "table_texts"):
+    for name in ("tables", "table_rows", "table_texts", "table_values"):
         db.execute(f"DELETE FROM {name} WHERE document = ?", (document,))
 
 
@@ -85,7 +209,7 @@ def read_tables(
     db: sqlite3.Connection, *, sources: str | None, since: float | None, until: float | None, now: float
 ) -> list[KeptTable]:
     """The tables of documents that haven't expired, sorted by source; none of a file of format 1."""
-    if db.execute("PRAGMA user_version").fetchone()[0] < 2:
+    if _format(db) < 2:
         return []
     rows = db.execute(
         "SELECT d.id, d.source, t.columns FROM tables t JOIN documents d ON d.id = t.document "
@@ -111,15 +235,12 @@ def find_cells(db: sqlite3.Connection, document: int, keys: Iterable[str]) -> di
     return found
 
 
-def read_rows(db: sqlite3.Connection, document: int, having: Sequence[Sequence[str]] = ()) -> Iterator[Row]:
-    """In their order, one at a time.
-
-    :param having: of each of these some cell has to be there; which column it is in isn't looked at.
-    """
-    some = "".join(f" AND ({' OR '.join(['instr(cells, ?)'] * len(each))})" for each in having if each)
+def read_rows(db: sqlite3.Connection, document: int, numbers: Sequence[int] | None = None) -> Iterator[Row]:
+    """In their order, one at a time. :param numbers: of the rows wanted, up to some hundred; None: all."""
+    some = "" if numbers is None else f" AND number IN ({', '.join('?' * len(numbers))})"
     for number, start, end, cells in db.execute(
         f'SELECT number, start, "end", cells FROM table_rows WHERE document = ?{some} ORDER BY number',
-        (document, *(_packed(cell) for each in having for cell in each)),
+        (document, *(numbers or ())),
     ):
         yield Row(number, start, end, tuple(json.loads(cells)))
 
@@ -128,18 +249,34 @@ def passages_of(
     db: sqlite3.Connection, document: int, rows: Sequence[Row]
 ) -> list[list[tuple[str, int, int, str, str]]]:
     """Of each row its passages: text, start and end, id and heading. A long row has several."""
-    return [
-        db.execute(
-            'SELECT text, start, "end", id, heading FROM passages '
-            'WHERE document = ? AND start >= ? AND "end" <= ? ORDER BY number',
-            (document, row.start, row.end),
-        ).fetchall()
-        for row in rows
-    ]
+    (last,) = db.execute("SELECT max(number) FROM passages WHERE document = ?", (document,)).fetchone()
+    count = 0 if last is None else last + 1
+
+    def start_of(number: int) -> int:
+        where = "document = ? AND number = ?"
+        return int(db.execute(f"SELECT start FROM passages WHERE {where}", (document, number)).fetchone()[0])
+
+    found = []
+    for row in rows:
+        first = bisect_left(range(count), row.start, key=start_of)
+        end = bisect_left(range(count), row.end, lo=first, key=start_of)
+        found.append(
+            db.execute(
+                'SELECT text, start, "end", id, heading FROM passages '
+                'WHERE document = ? AND number >= ? AND number < ? AND "end" <= ? ORDER BY number',
+                (document, first, end, row.end),
+            ).fetchall()
+        )
+    return found
 
 
-def _packed(cells: str | Sequence[str]) -> str:
-    return json.dumps(cells, ensure_ascii=False)
+def _format(db: sqlite3.Connection) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _written(columns: Iterable[Column]) -> str:
+    return json.dumps([asdict(column) for column in columns], ensure_ascii=False)
 
 
 def _columns(text: str) -> tuple[Column, ...]:

@@ -6,16 +6,17 @@ or an operation, and if all ways to read it come to the same; the answer says ho
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from edgeslm.knowledge.documents.cells import CellKind, Column, Row
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.queries import Citation, TableAnswer, Value
 from edgeslm.knowledge.index.search import Filter
-from edgeslm.knowledge.index.table_store import KeptTable, find_cells, passages_of, read_rows, read_tables
+from edgeslm.knowledge.index.table_store import KeptTable, find_cells, passages_of, read_tables
 from edgeslm.knowledge.index.table_terms import TOTALS, Operation, key_of
 from edgeslm.knowledge.table_qa.mentions import (
     MOST_WORDS,
@@ -33,9 +34,6 @@ from edgeslm.knowledge.table_qa.names import Names, read_names
 from edgeslm.knowledge.table_qa.query import Condition, Query, Result, Unanswerable, Unclear, plain, run_query
 from edgeslm.knowledge.table_qa.reading import find_queries, is_unit
 
-if TYPE_CHECKING:
-    import sqlite3
-
 MOST_TABLES = 200
 """That are asked; of a collection with more, those that a filter chooses."""
 MOST_CHARACTERS = 4000
@@ -44,6 +42,10 @@ LONGEST_QUESTION = 1000
 """Characters; a longer message is something else."""
 MOST_QUERIES = 16
 """Ways to read a question that are tried on a table's rows."""
+LONGEST_S = 2.0
+"""Of a question's queries together, while no other question to the process is answered."""
+_BETWEEN_LOOKS = 10_000
+"""Steps of SQLite's machine between two looks at the clock, a millisecond or less."""
 _ALL = Filter()
 _TOTALS = frozenset(map(key_of, TOTALS))
 _DECIMALS = 4
@@ -67,15 +69,20 @@ def answer_from_tables(
     """
     if len(question) > LONGEST_QUESTION or not 0 < len(read_tokens(question)) <= MOST_WORDS:
         return None
+    try:
+        return _ask_all(collection, question, only, time.time() if now is None else now, on_reason)
+    except TimeoutError:
+        on_reason("", f"it takes more than {LONGEST_S:g} seconds")
+        return None
+
+
+def _ask_all(
+    collection: Collection, question: str, only: Filter, now: float, on_reason: Callable[[str, str], None]
+) -> TableAnswer | None:
+    """:raises TimeoutError: it takes more than :data:`LONGEST_S`."""
     answers: list[TableAnswer] = []
-    with collection.reading() as db:
-        tables = read_tables(
-            db,
-            sources=only.sources,
-            since=only.since,
-            until=only.until,
-            now=time.time() if now is None else now,
-        )
+    with collection.reading() as db, _limited(db):
+        tables = read_tables(db, sources=only.sources, since=only.since, until=only.until, now=now)
         if len(tables) > MOST_TABLES:
             on_reason("", f"there are {len(tables)} tables, more than {MOST_TABLES}")
             return None
@@ -93,6 +100,21 @@ def answer_from_tables(
             on_reason(answer.source, f"another table has another answer; this one has {answer.text}")
         return None
     return answers[0] if answers else None
+
+
+@contextmanager
+def _limited(db: sqlite3.Connection) -> Iterator[None]:
+    """:raises TimeoutError: what is read inside takes more than :data:`LONGEST_S`."""
+    end = time.monotonic() + LONGEST_S
+    db.set_progress_handler(lambda: time.monotonic() > end, _BETWEEN_LOOKS)
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        raise TimeoutError from None
+    finally:
+        db.set_progress_handler(None, 0)
 
 
 def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: bool) -> TableAnswer:
@@ -118,8 +140,7 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
     found: dict[tuple[Value, ...], tuple[Query, Result]] = {}
     for query in queries:
         try:
-            rows = read_rows(db, table.document, _having(query, table.columns))
-            result = run_query(query, table.columns, rows)
+            result = run_query(db, table, query)
         except Unclear:
             raise
         except Unanswerable as error:
@@ -138,15 +159,6 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
     column = None if query.column is None else table.columns[query.column]
     citations = _cite(db, table, column, query, result.rows)
     return TableAnswer(text, result.values, table.source, citations, result.matched)
-
-
-def _having(query: Query, columns: Sequence[Column]) -> list[list[str]]:
-    """Cells that the rows of a query have: so that not all rows of a large table are unpacked."""
-    return [
-        [cell for cell in condition.values if isinstance(cell, str)]
-        for condition in query.conditions
-        if columns[condition.place].kind is CellKind.TEXT
-    ][:8]
 
 
 def _is_of(meaning: Meaning, names: Names) -> bool:

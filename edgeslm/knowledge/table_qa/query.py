@@ -1,4 +1,4 @@
-"""A query over the rows of one table, and what comes of it. Knows no question and no file.
+"""A query over the rows of one table, run by SQLite over the values beside its cells. Knows no question.
 
 Numbers are decimals: what a table says to a hundredth is added up to the hundredth.
 """
@@ -6,13 +6,16 @@ Numbers are decimals: what a table says to a hundredth is added up to the hundre
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal, localcontext
+from fractions import Fraction
+from typing import Any
 
-from edgeslm.knowledge.documents.cells import CellKind, Column, Row, parse_boolean, parse_number
-from edgeslm.knowledge.documents.dates import compare, covers, parse_moment
+from edgeslm.knowledge.documents.cells import CellKind, Column, Row, parse_number
 from edgeslm.knowledge.index.queries import Value
+from edgeslm.knowledge.index.table_store import WIDTH, KeptTable, read_rows, with_values
 from edgeslm.knowledge.index.table_terms import Comparison, Operation
 
 MOST_CITED = 20
@@ -21,8 +24,15 @@ MOST_LISTED = 50
 """Different values that are still an answer."""
 MOST_TIES = 10
 """Rows that may all be the largest."""
+MOST_VALUES = 500
+"""In a condition: SQLite bounds the depth of an expression."""
 _DIGITS = 60
 """Of sums and averages while they are computed."""
+_HALF = 10**9
+"""Sums are taken of the digits above and below this, so that none is beyond 64 bits."""
+_MOST_INTEGER = 2**63 - 1
+_AFTER_DATES = "~"
+"""Comes after all characters of a date: ``2026-03~`` is behind all of March."""
 
 
 class Unanswerable(Exception):
@@ -73,35 +83,29 @@ class Result:
     """The cell of ``Query.by`` that was the largest."""
 
 
-def run_query(query: Query, columns: Sequence[Column], rows: Iterable[Row]) -> Result:
-    """Reads each row once. :raises Unanswerable: no row has it; Unclear, where they differ."""
-    meant = (row for row in rows if all(_holds(each, columns[each.place], row) for each in query.conditions))
-    place = query.column
-    if place is None:
-        seen = _Seen()
-        for row in meant:
-            seen.add(row)
-        return seen.result(seen.count)
-    column = columns[place]
-    if query.by is not None:
-        return _of_best(query, place, columns, meant)
-    match query.wanted:
-        case None:
-            return _cells(query, place, column, meant)
-        case Operation.COUNT | Operation.DISTINCT:
-            return _count(query.wanted, place, column, meant)
-        case Operation.TOTAL | Operation.AVERAGE:
-            return _sum(query.wanted, place, column, meant)
-        case _:
-            best, seen = _best(place, column, query.wanted in _UP, meant)
-            return seen.result(value_of(column, best), best=best)
-
-
-def comparable(column: Column, cell: str) -> Decimal | str | None:
-    """A cell as what orders it: numbers by size, dates by time; None where there is nothing."""
-    if column.kind is CellKind.NUMBER:
-        return parse_number(cell, column.form)
-    return parse_moment(cell, column.form) if column.kind is CellKind.DATE else None
+def run_query(db: sqlite3.Connection, table: KeptTable, query: Query) -> Result:
+    """:raises Unanswerable: no row has it; Unclear, where they differ."""
+    used = (query.column, query.by, *(each.place for each in query.conditions))
+    places = sorted({place for place in used if place is not None} or {0})
+    with with_values(db, table, places) as table, localcontext(prec=_DIGITS):
+        rows = _Rows(db, table, places)
+        for condition in query.conditions:
+            rows.narrow(condition)
+        if query.column is None:
+            return rows.result([rows.count()])
+        if query.by is not None:
+            return _of_best(query, query.column, query.by, rows)
+        column = table.columns[query.column]
+        match query.wanted:
+            case None:
+                return _cells(query, query.column, rows)
+            case Operation.COUNT | Operation.DISTINCT:
+                return _count(query.wanted, query.column, rows)
+            case Operation.TOTAL | Operation.AVERAGE:
+                return _sum(query.wanted, query.column, rows)
+            case _:
+                best = _keep_best(query.column, query.wanted in _UP, rows)
+                return rows.result([value_of(column, best)], best=best)
 
 
 def value_of(column: Column, cell: str) -> Value:
@@ -122,155 +126,209 @@ def _answered(number: Decimal) -> int | float:
     return value
 
 
-@dataclass(slots=True)
-class _Seen:
-    """Rows so far: how many, and the first of them."""
+class _Rows:
+    """The rows of a table that are meant, as SQL over some columns' values."""
 
-    count: int = 0
-    rows: list[Row] = field(default_factory=list)
+    def __init__(self, db: sqlite3.Connection, table: KeptTable, places: Sequence[int]) -> None:
+        self._db, self._document, self.columns = db, table.document, table.columns
+        first, *others = dict.fromkeys(place // WIDTH for place in places)
+        self._number = f"p{first}.number"
+        self._from = f"table_values p{first}" + "".join(
+            f" CROSS JOIN table_values p{part} ON p{part}.document = {table.document} "
+            f"AND p{part}.part = {part} AND p{part}.number = {self._number}"
+            for part in others
+        )
+        self._where = f"p{first}.document = {table.document} AND p{first}.part = {first}"
+        self._values: list[str | int] = []
+        db.create_collation("number", _compare)
+        db.create_aggregate("total_number", 1, _Total)  # type: ignore[arg-type]
 
-    def add(self, row: Row) -> None:
-        self.count += 1
-        if len(self.rows) < MOST_CITED:
-            self.rows.append(row)
+    def select(self, what: str, rest: str = "") -> list[tuple[Any, ...]]:
+        sql = f"SELECT {what} FROM {self._from} WHERE {self._where} {rest}"
+        return self._db.execute(sql, self._values).fetchall()
 
-    def result(self, *values: Value, best: str = "") -> Result:
-        return Result(values, tuple(self.rows), self.count, best)
+    def keep(self, such: str, *values: str | int) -> None:
+        """Leaves the rows out of which that isn't so."""
+        self._where += f" AND ({such})"
+        self._values += values
 
-
-def _holds(condition: Condition, column: Column, row: Row) -> bool:
-    cell = row.cells[condition.place]
-    if not cell:
-        return False
-    signs: list[int] = []
-    match column.kind:
-        case CellKind.TEXT:
-            return cell in condition.values
-        case CellKind.BOOLEAN:
-            return parse_boolean(cell) in condition.values
-        case CellKind.NUMBER:
-            if (number := parse_number(cell, column.form)) is None:
-                return False
-            signs = [
-                (number > value) - (number < value)
-                for value in condition.values
-                if isinstance(value, Decimal)
-            ]
-        case CellKind.DATE:
-            moment = parse_moment(cell, column.form) or ""
-            said = [value for value in condition.values if isinstance(value, str)]
-            if condition.comparison is None:
-                return any(covers(value, moment) for value in said)
-            compared = [compare(moment, value) for value in said]
-            signs = [sign for sign in compared if sign is not None]
-            if len(signs) < len(said):
+    def narrow(self, condition: Condition) -> None:
+        """:raises Unanswerable: the cells can't be compared so."""
+        column, value = self.columns[condition.place], self.value(condition.place)
+        if len(condition.values) > MOST_VALUES:
+            raise Unclear(f"{len(condition.values)} different {column.name} may be meant")
+        if column.kind is CellKind.DATE and condition.comparison is not None:
+            said = max(len(str(each)) for each in condition.values)
+            if self.select("1", f"AND length({value}) < {said} LIMIT 1"):
                 raise Unanswerable(f"{column.name} isn't as exact as the question")
-    return _fits(condition.comparison, signs)
+        ranges = [_range(column, each) for each in condition.values]
+        match condition.comparison:
+            case None:
+                some = " OR ".join([f"{value} BETWEEN ? AND ?"] * len(ranges))
+                self.keep(some, *(end for both in ranges for end in both))
+            case Comparison.ABOVE | Comparison.AFTER:
+                self.keep(f"{value} > ?", ranges[0][1])
+            case Comparison.AT_LEAST:
+                self.keep(f"{value} >= ?", ranges[0][0])
+            case Comparison.BELOW | Comparison.BEFORE:
+                self.keep(f"{value} < ?", ranges[0][0])
+            case Comparison.AT_MOST:
+                self.keep(f"{value} <= ?", ranges[0][1])
+            case Comparison.BETWEEN:
+                self.keep(f"{value} BETWEEN ? AND ?", ranges[0][0], ranges[1][1])
+
+    def value(self, place: int) -> str:
+        column = self.columns[place]
+        is_text = column.kind is CellKind.NUMBER and column.decimals is None
+        return f"p{place // WIDTH}.v{place % WIDTH}" + (" COLLATE number" if is_text else "")
+
+    def cell(self, place: int) -> str:
+        """What is the same where the cell is written the same."""
+        return f"{self.value(place)}, p{place // WIDTH}.w{place % WIDTH}"
+
+    def _same(self, by: int | None) -> str:
+        return "" if by is None else f"GROUP BY {self.cell(by)}"
+
+    def first(self, by: int | None = None) -> list[int]:
+        """The number of the first of all rows, or of those with the same cell."""
+        return sorted(number for (number,) in self.select(f"min({self._number})", self._same(by)))
+
+    def totals(self, place: int, by: int | None = None) -> list[tuple[int, Decimal, int]]:
+        """Of all rows that have a number there, or of those with the same cell: how many, their sum, and the
+        number of the first row."""
+        value, decimals = self.value(place), self.columns[place].decimals
+        sums = f"sum({value} / {_HALF}), sum({value} % {_HALF})"
+        if decimals is None:
+            sums = f"total_number({value}), NULL"
+        return [
+            (
+                count,
+                Decimal(high) if decimals is None else Decimal(high * _HALF + low).scaleb(-decimals),
+                first,
+            )
+            for count, first, high, low in self.select(
+                f"count(*), min({self._number}), {sums}", f"AND {value} IS NOT NULL {self._same(by)}"
+            )
+            if count
+        ]
+
+    def count(self) -> int:
+        ((count,),) = self.select("count(*)")
+        return int(count)
+
+    def cells(self, place: int, numbers: Sequence[int]) -> list[str]:
+        return [row.cells[place] for row in read_rows(self._db, self._document, numbers)]
+
+    def cited(self) -> tuple[Row, ...]:
+        numbers = self.select(self._number, f"ORDER BY {self._number} LIMIT {MOST_CITED}")
+        return tuple(read_rows(self._db, self._document, [number for (number,) in numbers]))
+
+    def result(self, values: Iterable[Value], *, best: str = "") -> Result:
+        return Result(tuple(values), self.cited(), self.count(), best)
 
 
-def _fits(comparison: Comparison | None, signs: Sequence[int]) -> bool:
-    """:param signs: of the cell beside each value."""
-    match comparison:
-        case None:
-            return 0 in signs
-        case Comparison.ABOVE | Comparison.AFTER:
-            return signs[0] > 0
-        case Comparison.AT_LEAST:
-            return signs[0] >= 0
-        case Comparison.BELOW | Comparison.BEFORE:
-            return signs[0] < 0
-        case Comparison.AT_MOST:
-            return signs[0] <= 0
-        case Comparison.BETWEEN:
-            return signs[0] >= 0 >= signs[1]
+def _compare(one: str, other: str) -> int:
+    left, right = Decimal(one), Decimal(other)
+    return (left > right) - (left < right)
 
 
-def _cells(query: Query, place: int, column: Column, rows: Iterable[Row]) -> Result:
+class _Total:
+    """The sum of numbers that are kept as texts."""
+
+    def __init__(self) -> None:
+        self._total = Decimal(0)
+
+    def step(self, number: str) -> None:
+        self._total += Decimal(number)
+
+    def finalize(self) -> str:
+        return str(self._total)
+
+
+def _range(column: Column, value: str | bool | Decimal) -> tuple[str | int, str | int]:
+    """The first and the last value of a column that are one that was said; the last is before the first where
+    none is."""
+    if isinstance(value, Decimal):
+        if column.decimals is None:
+            return str(value), str(value)
+        scaled = Fraction(value) * 10**column.decimals
+        return _bounded(math.ceil(scaled)), _bounded(math.floor(scaled))
+    if column.kind is CellKind.DATE:
+        return str(value), f"{value}{_AFTER_DATES}"
+    return value, value
+
+
+def _bounded(number: int) -> int:
+    return max(-_MOST_INTEGER, min(number, _MOST_INTEGER))
+
+
+def _keep_filled(place: int, rows: _Rows, reason: str) -> None:
+    """:raises Unanswerable: with the reason, where none of them has such a cell."""
+    filled = f"{rows.value(place)} IS NOT NULL"
+    if not rows.select("1", f"AND {filled} LIMIT 1"):
+        raise Unanswerable(reason if rows.select("1", "LIMIT 1") else "no row is like that")
+    rows.keep(filled)
+
+
+def _cells(query: Query, place: int, rows: _Rows) -> Result:
     """The different cells of the column."""
-    seen, there = _Seen(), 0
-    values: dict[str, None] = {}
-    for row in rows:
-        there += 1
-        if cell := row.cells[place]:
-            seen.add(row)
-            values[cell] = None
-            if len(values) > (MOST_LISTED if query.many else 1):
-                raise Unclear(f"several rows are meant, and {column.name} differs among them")
-    if not values:
-        raise Unanswerable(f"{column.name} is empty there" if there else "no row is like that")
-    return seen.result(*(value_of(column, cell) for cell in values))
+    column = rows.columns[place]
+    _keep_filled(place, rows, f"{column.name} is empty there")
+    most = MOST_LISTED if query.many else 1
+    if len(rows.select(f"DISTINCT {rows.cell(place)}", f"LIMIT {most + 1}")) > most:
+        raise Unclear(f"several rows are meant, and {column.name} differs among them")
+    return rows.result(value_of(column, cell) for cell in rows.cells(place, rows.first(place)))
 
 
-def _count(wanted: Operation, place: int, column: Column, rows: Iterable[Row]) -> Result:
-    seen = _Seen()
-    different: set[str] = set()
-    for row in rows:
-        if cell := row.cells[place]:
-            seen.add(row)
-            day = parse_moment(cell, column.form) if column.kind is CellKind.DATE else None
-            different.add(day[:10] if day else cell)  # a day may have many rows
-    if wanted is Operation.COUNT and len(different) != seen.count:
-        raise Unclear(f"{seen.count} rows have {len(different)} different {column.name}")
-    return seen.result(len(different))
+def _count(wanted: Operation, place: int, rows: _Rows) -> Result:
+    column, value = rows.columns[place], rows.value(place)
+    rows.keep(f"{value} IS NOT NULL")
+    what = f"substr({value}, 1, 10)" if column.kind is CellKind.DATE else rows.cell(place)
+    different = len(rows.select("1", f"GROUP BY {what}"))  # a day may have many rows
+    result = rows.result([different])
+    if wanted is Operation.COUNT and different != result.matched:
+        raise Unclear(f"{result.matched} rows have {different} different {column.name}")
+    return result
 
 
-def _sum(wanted: Operation, place: int, column: Column, rows: Iterable[Row]) -> Result:
-    seen, total = _Seen(), Decimal(0)
-    with localcontext(prec=_DIGITS):
-        for row in rows:
-            if (number := parse_number(row.cells[place], column.form)) is not None:
-                seen.add(row)
-                total += number
-        if not seen.count:
-            raise Unanswerable(f"no row like that has a {column.name}")
-        return seen.result(_answered(total if wanted is Operation.TOTAL else total / seen.count))
+def _sum(wanted: Operation, place: int, rows: _Rows) -> Result:
+    column = rows.columns[place]
+    if not (totals := rows.totals(place)):
+        raise Unanswerable(f"no row like that has a {column.name}")
+    ((count, total, _),) = totals
+    rows.keep(f"{rows.value(place)} IS NOT NULL")
+    value = _answered(total if wanted is Operation.TOTAL else total / count)
+    return Result((value,), rows.cited(), count)
 
 
 _UP = (Operation.LARGEST, Operation.LATEST)
 
 
-def _best(place: int, column: Column, largest: bool, rows: Iterable[Row]) -> tuple[str, _Seen]:
-    """The largest cell of a column as it is written, and the rows that have it."""
-    best: Decimal | str | None = None
-    written, seen, there = "", _Seen(), False
-    for row in rows:
-        there = True
-        value = comparable(column, row.cells[place])
-        if value is None:
-            continue
-        if best is None or (value > best if largest else value < best):  # type: ignore[operator]
-            best, written, seen = value, row.cells[place], _Seen()
-        if value == best:
-            seen.add(row)
-    if best is None:
-        raise Unanswerable(f"no row like that has a {column.name}" if there else "no row is like that")
-    return written, seen
+def _keep_best(place: int, largest: bool, rows: _Rows) -> str:
+    """Leaves the rows that have the largest cell of a column. :return: it as the first of them has it."""
+    value = rows.value(place)
+    _keep_filled(place, rows, f"no row like that has a {rows.columns[place].name}")
+    ((best,),) = rows.select(f"{'max' if largest else 'min'}({value})")
+    rows.keep(f"{value} = ?", best)
+    (written,) = rows.cells(place, rows.first())
+    return written
 
 
-def _totals(
-    place: int, by: int, column: Column, rows: Iterable[Row], totals: dict[str, Decimal]
-) -> Iterator[Row]:
-    """Sums up ``by`` for each cell of ``place`` while the rows go by."""
-    for row in rows:
-        if (number := parse_number(row.cells[by], column.form)) is not None:
-            totals[row.cells[place]] = totals.get(row.cells[place], Decimal(0)) + number
-        yield row
-
-
-def _of_best(query: Query, place: int, columns: Sequence[Column], rows: Iterable[Row]) -> Result:
+def _of_best(query: Query, place: int, by: int, rows: _Rows) -> Result:
     """A cell of the rows that are the largest by another one."""
-    by = place if query.by is None else query.by
-    totals: dict[str, Decimal] = {}
-    if query.summed:
-        rows = _totals(place, by, columns[by], rows, totals)
-    best, seen = _best(by, columns[by], query.largest, rows)
-    values = dict.fromkeys(cell for row in seen.rows if (cell := row.cells[place]))
+    column = rows.columns[place]
+    totals = rows.totals(by, place) if query.summed else []
+    best = _keep_best(by, query.largest, rows)
+    cited = rows.cited()
+    values = dict.fromkeys(cell for row in cited if (cell := row.cells[place]))
     if totals:
-        extreme = max(totals.values()) if query.largest else min(totals.values())
-        if values.keys() != {cell for cell, total in totals.items() if total == extreme}:
-            raise Unclear(f"summed up by {columns[place].name} it is another one")
-    if seen.count > MOST_TIES or (len(values) > 1 and not query.many):
-        raise Unclear(f"{seen.count} rows are alike in {columns[by].name}")
+        extreme = (max if query.largest else min)(total for _, total, _ in totals)
+        firsts = [number for _, total, number in totals if total == extreme]
+        if len(firsts) != len(values) or values.keys() != set(rows.cells(place, firsts)):
+            raise Unclear(f"summed up by {column.name} it is another one")
+    count = rows.count()
+    if count > MOST_TIES or (len(values) > 1 and not query.many):
+        raise Unclear(f"{count} rows are alike in {rows.columns[by].name}")
     if not values:
-        raise Unanswerable(f"{columns[place].name} is empty there")
-    return seen.result(*(value_of(columns[place], cell) for cell in values), best=best)
+        raise Unanswerable(f"{column.name} is empty there")
+    return Result(tuple(value_of(column, cell) for cell in values), cited, count, best)

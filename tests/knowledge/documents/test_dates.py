@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from edgeslm.knowledge.documents.dates import (
     DAY_FIRST,
     MONTH_FIRST,
-    compare,
-    covers,
     find_moments,
     offset_of,
     parse_moment,
@@ -79,15 +77,6 @@ def test_offsets_are_told_so_that_they_dont_mix() -> None:
 )
 def test_dates_are_found_in_questions(question: str, moments: list[str]) -> None:
     assert sorted(said.moment for said in find_moments(question)) == sorted(moments)
-
-
-def test_a_date_covers_what_it_begins() -> None:
-    assert covers("2026-03", "2026-03-01T14:30")
-    assert not covers("2026-03", "2026-04-01")
-    assert covers("--03", "2025-03-09")
-    assert compare("2026-03-01", "2026") == 0
-    assert compare("2027-01-01", "2026") == 1
-    assert compare("2026-03", "2026-03-01") is None
 
 
 @given(st.text(max_size=60))

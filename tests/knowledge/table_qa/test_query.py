@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from decimal import Decimal
 
 import pytest
 
 from edgeslm.knowledge.index.table_terms import Comparison, Operation
-from edgeslm.knowledge.table_qa.query import MOST_CITED, Condition, Query, Unanswerable, Unclear, run_query
-from tests.knowledge.sheets import PRESSES, read
+from edgeslm.knowledge.table_qa.query import (
+    MOST_CITED,
+    MOST_VALUES,
+    Condition,
+    Query,
+    Result,
+    Unanswerable,
+    Unclear,
+    run_query,
+)
+from tests.knowledge.sheets import PRESSES, keep, read
 
-TABLE = read(PRESSES).table
-assert TABLE is not None
-COLUMNS, ROWS = TABLE.columns, TABLE.rows
 PRESS, HALL, DATE, TEMPERATURE, PRESSURE, OPERATOR, STATUS, RUNNING = range(8)
 
 
+def run(text: str, query: Query) -> Result:
+    db, table = keep(read(text).table)
+    with closing(db):
+        return run_query(db, table, query)
+
+
 def values(query: Query) -> tuple[object, ...]:
-    return run_query(query, COLUMNS, ROWS).values
+    return run(PRESSES, query).values
 
 
 def where(place: int, *wanted: str | bool | Decimal, comparison: Comparison | None = None) -> Condition:
@@ -50,6 +63,13 @@ def test_conditions_hold_together() -> None:
     assert values(Query(None, TEMPERATURE, both)) == (91,)
 
 
+def test_more_cells_than_sqlite_compares_in_one_expression_are_unclear() -> None:
+    cells = [f"hall {number}" for number in range(MOST_VALUES + 1)]
+    assert values(Query(Operation.COUNT, None, (where(HALL, *cells[1:]),))) == (0,)
+    with pytest.raises(Unclear, match="501 different hall may be meant"):
+        values(Query(Operation.COUNT, None, (where(HALL, *cells),)))
+
+
 def test_sums_are_exact() -> None:
     assert values(Query(Operation.TOTAL, PRESSURE)) == (23,)
     assert values(Query(Operation.TOTAL, TEMPERATURE, (where(HALL, "North"),))) == (151.75,)
@@ -69,7 +89,7 @@ def test_extremes_and_the_rows_that_have_them() -> None:
     assert values(Query(Operation.SMALLEST, TEMPERATURE)) == (65,)
     assert values(Query(Operation.LATEST, DATE)) == ("2026-03-02",)
     assert values(Query(None, OPERATOR, by=TEMPERATURE)) == ("Cem",)
-    result = run_query(Query(None, PRESS, by=TEMPERATURE, largest=False), COLUMNS, ROWS)
+    result = run(PRESSES, Query(None, PRESS, by=TEMPERATURE, largest=False))
     assert (result.values, result.best, result.matched) == ((3,), "65", 1)
 
 
@@ -98,24 +118,21 @@ def test_no_row_and_nothing_in_it() -> None:
     for operation in (Operation.TOTAL, Operation.LARGEST):
         with pytest.raises(Unanswerable, match="no row"):
             values(Query(operation, PRESSURE, (where(PRESS, Decimal(9)),)))
-    table = read("part,price\nvalve,\npump,4\n").table
-    assert table is not None
+    text = "part,price\nvalve,\npump,4\n"
     with pytest.raises(Unanswerable, match="price is empty there"):
-        run_query(Query(None, 1, (where(0, "valve"),)), table.columns, table.rows)
+        run(text, Query(None, 1, (where(0, "valve"),)))
 
 
 def test_a_date_that_is_less_exact_than_the_question_cant_be_compared() -> None:
-    table = read("month,sold\n2026-01,4\n2026-02,5\n").table
-    assert table is not None
+    text = "month,sold\n2026-01,4\n2026-02,5\n"
     asked = Condition(0, ("2026-01-15",), Comparison.AFTER)
     with pytest.raises(Unanswerable, match="month isn't as exact"):
-        run_query(Query(None, 1, (asked,)), table.columns, table.rows)
+        run(text, Query(None, 1, (asked,)))
 
 
 def test_rows_kept_are_bounded_and_counts_are_not() -> None:
-    table = read("n,x\n" + "".join(f"{n},a\n" for n in range(100))).table
-    assert table is not None
-    result = run_query(Query(Operation.COUNT, None), table.columns, table.rows)
+    text = "n,x\n" + "".join(f"{n},a\n" for n in range(100))
+    result = run(text, Query(Operation.COUNT, None))
     assert (result.values, result.matched, len(result.rows)) == ((100,), 100, MOST_CITED)
 
 
@@ -123,18 +140,16 @@ def test_rows_kept_are_bounded_and_counts_are_not() -> None:
     ("cell", "value"), [("9e17", 9 * 10**17), ("9223372036854775808", 2.0**63), ("-1e300", -1e300)]
 )
 def test_numbers_beyond_64_bits_are_floats(cell: str, value: float) -> None:
-    table = read(f"n,x\n{cell},a\n1,b\n").table
-    assert table is not None
+    text = f"n,x\n{cell},a\n1,b\n"
     for query in (
         Query(None, 0, (Condition(1, ("a",)),)),
         Query(Operation.TOTAL, 0, (Condition(1, ("a",)),)),
     ):
-        (answer,) = run_query(query, table.columns, table.rows).values
+        (answer,) = run(text, query).values
         assert (answer, type(answer)) == (value, type(value))
 
 
 def test_numbers_that_no_float_has_are_no_answer() -> None:
-    table = read("n,x\n1e999,a\n1,b\n").table
-    assert table is not None
+    text = "n,x\n1e999,a\n1,b\n"
     with pytest.raises(Unanswerable, match="too large"):
-        run_query(Query(None, 0, (Condition(1, ("a",)),)), table.columns, table.rows)
+        run(text, Query(None, 0, (Condition(1, ("a",)),)))
