@@ -10,12 +10,14 @@ on ``development``, report ``test``. Those of ``independent`` are by somebody wh
 Each question is asked twice: of its table, and of all tables in one collection.
 
     python benchmarks/table_questions.py [--half development] [--show]
+    python benchmarks/table_questions.py --rows 100000      # how long questions to a large table take
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 import statistics
 import sys
@@ -28,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import table_reference
 from cards import Say, run_benchmark
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.sources.wheel_data import Package, Packages
@@ -35,15 +38,37 @@ from edgeslm_export.starter import fetch_debian
 
 from edgeslm.bundle.manifest import file_digest
 from edgeslm.errors import ExportError
+from edgeslm.knowledge.index import table_store
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.queries import TableAnswer
 from edgeslm.knowledge.index.search import Filter
 from edgeslm.knowledge.service.intake import add_files
+from edgeslm.knowledge.table_qa import answers, query
 from edgeslm.knowledge.table_qa.answers import answer_from_tables
 
 FILE: Final = Path(__file__).with_suffix(".jsonl")
 HALVES: Final = ("development", "test", "independent")
 WAYS: Final = ("its table", "all tables")
+RUNS: Final = {
+    "row by row": (table_reference.run_by_rows, table_reference.scan_passages),
+    "SQLite": (query.run_query, table_store.passages_of),
+}
+"""What runs a query, and what finds the passages of its rows."""
+TURNS: Final = 5
+TIMED: Final = (
+    "average temperature",
+    "average temperature in hall South",
+    "average cost in March 2026",
+    "total cost in the north hall above 80 °C in March 2026",
+    "how many rows are there",
+    "how many rows are hotter than 80 °C",
+    "how many different halls",
+    "how many days in hall South",
+    "highest temperature in March 2026",
+    "which hall had the highest cost",
+    "temperature of R-5000",
+)
+"""Questions to a large table of readings."""
 _CLOSE: Final = 1e-9
 """Relative: averages are floats here and there."""
 
@@ -185,7 +210,54 @@ def verdict(question: Question, answer: TableAnswer | None) -> str:
     )
 
 
+def write_readings(file: Path, rows: int) -> None:
+    """A table of readings of presses, one a minute."""
+    rng = random.Random(5)
+    with file.open("w", encoding="utf-8") as out:
+        out.write("reading,hall,time,temperature_c,cost_eur\n")
+        for number in range(rows):
+            day, minute = divmod(number, 1440)
+            date = f"2026-{day // 28 % 12 + 1:02}-{day % 28 + 1:02} {minute // 60:02}:{minute % 60:02}"
+            hall, cost = rng.choice(("North", "South", "West")), rng.randrange(1000) / 10
+            if number == rows // 2:  # so that its hall has both the largest reading and the largest sum
+                hall, cost = "South", 10 * rows
+            out.write(f"R-{number},{hall},{date},{rng.randrange(4000, 9500) / 100},{cost}\n")
+
+
+def measure_times(args: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Each question to a table of so many rows, answered by each of ``RUNS`` in turns."""
+    times: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "files"
+        folder.mkdir()
+        write_readings(folder / "readings.csv", args.rows)
+        begin = time.perf_counter()
+        with _collection(folder) as collection:
+            say(f"{args.rows:,} rows added in {time.perf_counter() - begin:.1f} s")
+            for question in TIMED:
+                taken: dict[str, list[float]] = {run: [] for run in RUNS}
+                said: set[Any] = set()
+                for _ in range(TURNS):
+                    for run, (run_query, passages_of) in RUNS.items():
+                        vars(answers).update(run_query=run_query, passages_of=passages_of, LONGEST_S=60.0)
+                        begin = time.perf_counter()
+                        answer = answer_from_tables(collection, question)
+                        taken[run].append(time.perf_counter() - begin)
+                        said.add(answer and (answer.text, answer.values, answer.matched, answer.citations))
+                if len(said) > 1:
+                    raise RuntimeError(f"{question}: the answers differ")
+                times[question] = {
+                    run: round(statistics.median(each) * 1000, 1) for run, each in taken.items()
+                }
+                before, after = times[question].values()
+                (told,) = said
+                say(f"{before:8.1f} ms  {after:8.1f} ms  {question}: {told and told[1]}")
+    return {"rows": args.rows, "ms": times}
+
+
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
+    if args.rows is not None:
+        return measure_times(args, say)
     folder = args.cache
     fetch_tables(folder, say)
     halves = HALVES if args.half is None else (args.half,)
@@ -258,6 +330,7 @@ def _print_table(figures: dict[str, dict[str, dict[str, Any]]], say: Say) -> Non
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--half", choices=HALVES, help="only these questions")
+    parser.add_argument("--rows", type=int, metavar="N", help="time questions to a table of so many rows")
     parser.add_argument("--show", action="store_true", help="each question with what came of it")
     parser.add_argument(
         "--cache", type=Path, default=cache_folder() / "tables", help="keeps the tables (%(default)s)"

@@ -256,17 +256,18 @@ def passages_of(
         where = "document = ? AND number = ?"
         return int(db.execute(f"SELECT start FROM passages WHERE {where}", (document, number)).fetchone()[0])
 
-    found = []
+    found: list[list[tuple[str, int, int, str, str]]] = []
     for row in rows:
         first = bisect_left(range(count), row.start, key=start_of)
-        end = bisect_left(range(count), row.end, lo=first, key=start_of)
-        found.append(
-            db.execute(
-                'SELECT text, start, "end", id, heading FROM passages '
-                'WHERE document = ? AND number >= ? AND number < ? AND "end" <= ? ORDER BY number',
-                (document, first, end, row.end),
-            ).fetchall()
-        )
+        found.append([])
+        for passage in db.execute(
+            'SELECT text, start, "end", id, heading FROM passages '
+            "WHERE document = ? AND number >= ? ORDER BY number",
+            (document, first),
+        ):
+            if passage[2] > row.end:
+                break
+            found[-1].append(passage)
     return found
 
 

@@ -26,6 +26,8 @@ MOST_TIES = 10
 """Rows that may all be the largest."""
 MOST_VALUES = 500
 """In a condition: SQLite bounds the depth of an expression."""
+_FEW = 200
+"""Rows that are named by their numbers, which SQLite finds without reading the others."""
 _DIGITS = 60
 """Of sums and averages while they are computed."""
 _HALF = 10**9
@@ -91,6 +93,7 @@ def run_query(db: sqlite3.Connection, table: KeptTable, query: Query) -> Result:
         rows = _Rows(db, table, places)
         for condition in query.conditions:
             rows.narrow(condition)
+        rows.settle()
         if query.column is None:
             return rows.result([rows.count()])
         if query.by is not None:
@@ -138,7 +141,8 @@ class _Rows:
             f"AND p{part}.part = {part} AND p{part}.number = {self._number}"
             for part in others
         )
-        self._where = f"p{first}.document = {table.document} AND p{first}.part = {first}"
+        self._document_part = f"p{first}.document = {table.document} AND p{first}.part = {first}"
+        self._where = self._document_part
         self._values: list[str | int] = []
         db.create_collation("number", _compare)
         db.create_aggregate("total_number", 1, _Total)  # type: ignore[arg-type]
@@ -151,6 +155,13 @@ class _Rows:
         """Leaves the rows out of which that isn't so."""
         self._where += f" AND ({such})"
         self._values += values
+
+    def settle(self) -> None:
+        """Names the rows by their numbers where they are few, so that they aren't looked for again."""
+        numbers = [number for (number,) in self.select(self._number, f"LIMIT {_FEW + 1}")]
+        if len(numbers) <= _FEW:
+            self._where = f"{self._document_part} AND {self._number} IN ({', '.join(map(str, numbers))})"
+            self._values = []
 
     def narrow(self, condition: Condition) -> None:
         """:raises Unanswerable: the cells can't be compared so."""
@@ -186,29 +197,29 @@ class _Rows:
         """What is the same where the cell is written the same."""
         return f"{self.value(place)}, p{place // WIDTH}.w{place % WIDTH}"
 
-    def _same(self, by: int | None) -> str:
-        return "" if by is None else f"GROUP BY {self.cell(by)}"
-
-    def first(self, by: int | None = None) -> list[int]:
-        """The number of the first of all rows, or of those with the same cell."""
-        return sorted(number for (number,) in self.select(f"min({self._number})", self._same(by)))
+    def first(self, by: int) -> list[int]:
+        """The numbers of the first rows with each cell."""
+        groups = self.select(f"min({self._number})", f"GROUP BY {self.cell(by)}")
+        return sorted(number for (number,) in groups)
 
     def totals(self, place: int, by: int | None = None) -> list[tuple[int, Decimal, int]]:
-        """Of all rows that have a number there, or of those with the same cell: how many, their sum, and the
-        number of the first row."""
+        """Of the rows that have a number there, or of those with the same cell: how many they are, their sum,
+        and the number of the first."""
         value, decimals = self.value(place), self.columns[place].decimals
         sums = f"sum({value} / {_HALF}), sum({value} % {_HALF})"
         if decimals is None:
-            sums = f"total_number({value}), NULL"
+            sums = f"total_number({value}), 0"
+        groups = self.select(
+            f"count(*), min({self._number}), {sums}",
+            f"AND {value} IS NOT NULL" + ("" if by is None else f" GROUP BY {self.cell(by)}"),
+        )
         return [
             (
                 count,
                 Decimal(high) if decimals is None else Decimal(high * _HALF + low).scaleb(-decimals),
                 first,
             )
-            for count, first, high, low in self.select(
-                f"count(*), min({self._number}), {sums}", f"AND {value} IS NOT NULL {self._same(by)}"
-            )
+            for count, first, high, low in groups
             if count
         ]
 
@@ -284,7 +295,7 @@ def _count(wanted: Operation, place: int, rows: _Rows) -> Result:
     column, value = rows.columns[place], rows.value(place)
     rows.keep(f"{value} IS NOT NULL")
     what = f"substr({value}, 1, 10)" if column.kind is CellKind.DATE else rows.cell(place)
-    different = len(rows.select("1", f"GROUP BY {what}"))  # a day may have many rows
+    different = len(rows.select(f"DISTINCT {what}"))  # a day may have many rows
     result = rows.result([different])
     if wanted is Operation.COUNT and different != result.matched:
         raise Unclear(f"{result.matched} rows have {different} different {column.name}")
@@ -310,8 +321,8 @@ def _keep_best(place: int, largest: bool, rows: _Rows) -> str:
     _keep_filled(place, rows, f"no row like that has a {rows.columns[place].name}")
     ((best,),) = rows.select(f"{'max' if largest else 'min'}({value})")
     rows.keep(f"{value} = ?", best)
-    (written,) = rows.cells(place, rows.first())
-    return written
+    rows.settle()
+    return rows.cited()[0].cells[place]
 
 
 def _of_best(query: Query, place: int, by: int, rows: _Rows) -> Result:

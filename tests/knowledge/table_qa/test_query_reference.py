@@ -12,9 +12,10 @@ from edgeslm.knowledge.documents.cells import CellKind, Row, Table, make_table
 from edgeslm.knowledge.index.table_store import WIDTH
 from edgeslm.knowledge.index.table_terms import LONGEST_KEY, Comparison, Operation
 from edgeslm.knowledge.table_qa.query import Condition, Query, Result, Unanswerable, run_query
+from tests.benchmarks.scripts import load_scripts
 from tests.knowledge.sheets import keep
-from tests.knowledge.table_qa.reference import run_over_rows
 
+REFERENCE = load_scripts("table_reference")["table_reference"]
 NUMBERS = st.one_of(
     st.integers(-3, 12).map(str),
     st.decimals(-99, 99, places=2).map(str),
@@ -125,7 +126,7 @@ def test_any_query_to_any_table_has_the_result_of_the_reference(data: st.DataObj
     db, kept = keep(table)
     with closing(db):
         for query in data.draw(st.lists(queries(table), min_size=1, max_size=4)):
-            expected = outcome(run_over_rows, query, table.columns, table.rows)
+            expected = outcome(REFERENCE.run_over_rows, query, table.columns, table.rows)
             found = outcome(run_query, db, kept, query)
             if isinstance(found, str) and found.endswith("isn't as exact as the question"):
                 # Row by row it may be seen first that several rows differ.

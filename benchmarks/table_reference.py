@@ -5,6 +5,8 @@ Cells are compared as they are read from their texts, so that nothing of what is
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
@@ -12,6 +14,7 @@ from decimal import Decimal, localcontext
 from edgeslm.knowledge.documents.cells import CellKind, Column, Row, parse_boolean, parse_number
 from edgeslm.knowledge.documents.dates import parse_moment
 from edgeslm.knowledge.index.queries import Value
+from edgeslm.knowledge.index.table_store import KeptTable
 from edgeslm.knowledge.index.table_terms import Comparison, Operation
 from edgeslm.knowledge.table_qa.query import (
     MOST_CITED,
@@ -27,6 +30,36 @@ from edgeslm.knowledge.table_qa.query import (
 )
 
 _DIGITS = 60
+
+
+def run_by_rows(db: sqlite3.Connection, table: KeptTable, query: Query) -> Result:
+    """As ``run_query``. SQLite leaves out rows whose JSON has none of the texts that a condition names."""
+    having = [
+        [json.dumps(cell, ensure_ascii=False) for cell in condition.values]
+        for condition in query.conditions
+        if table.columns[condition.place].kind is CellKind.TEXT
+    ]
+    some = "".join(f" AND ({' OR '.join(['instr(cells, ?)'] * len(each))})" for each in having)
+    found = db.execute(
+        f'SELECT number, start, "end", cells FROM table_rows WHERE document = ?{some} ORDER BY number',
+        (table.document, *(cell for each in having for cell in each)),
+    )
+    rows = (Row(number, start, end, tuple(json.loads(cells))) for number, start, end, cells in found)
+    return run_over_rows(query, table.columns, rows)
+
+
+def scan_passages(
+    db: sqlite3.Connection, document: int, rows: Sequence[Row]
+) -> list[list[tuple[str, int, int, str, str]]]:
+    """As ``passages_of``, by a look at each passage of the document."""
+    return [
+        db.execute(
+            'SELECT text, start, "end", id, heading FROM passages '
+            'WHERE document = ? AND start >= ? AND "end" <= ? ORDER BY number',
+            (document, row.start, row.end),
+        ).fetchall()
+        for row in rows
+    ]
 
 
 def run_over_rows(query: Query, columns: Sequence[Column], rows: Iterable[Row]) -> Result:
