@@ -52,7 +52,7 @@ ONLY_IN = {
     "onnxruntime_genai": {"engine"},
     "numpy": {"engine", "knowledge"},
     "tokenizers": {"engine"},
-    "pypdf": {"knowledge"},
+    "pypdfium2": {"knowledge"},
     "cryptography": {"cli", "storage", "bundle"},  # provision, an encrypted journal, signatures in a job
     "starlette": {"console"},
     "uvicorn": {"console"},
@@ -61,8 +61,8 @@ ONLY_IN = {
 """Libraries that stay behind one door."""
 
 WORKER_ONLY = {"onnxruntime", "onnxruntime_genai", "numpy", "tokenizers"}
-WHEN_NEEDED = {"cryptography", "pypdf", "prometheus_client", "opentelemetry", "starlette", "uvicorn"}
-"""27 MB of memory for what reads PDFs, five for traces, one for Prometheus; the console is a process."""
+WHEN_NEEDED = {"cryptography", "pypdfium2", "prometheus_client", "opentelemetry", "starlette", "uvicorn"}
+"""10 MB of memory for what reads PDFs, five for traces, one for Prometheus; the console is a process."""
 BUILD_MACHINE_ONLY = {
     *("torch", "transformers", "onnx", "onnx_ir", "gguf", "accelerate", "sklearn", "optimum"),
     *("model_signing", "sigstore", "OpenSSL"),

@@ -8,7 +8,7 @@ EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(("jinja2", "jsonschema", "numpy", "onnxruntime", "onnxruntime_genai"), "node"),
     **dict.fromkeys(("prometheus_client", "pydantic", "tokenizers", "yaml"), "node"),
     **dict.fromkeys(("starlette", "uvicorn"), "api"),
-    "pypdf": "documents",
+    "pypdfium2": "documents",
     "sklearn": "heads",
     "cryptography": "verify",
     "opentelemetry": "tracing",

@@ -131,7 +131,7 @@ def test_each_library_s_extra_is_named(library: str, extra: str) -> None:
 
 
 def test_a_document_that_needs_the_extra_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pypdf", None)
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
     (tmp_path / "manual.pdf").write_bytes(b"%PDF-1.7")
     with pytest.raises(KnowledgeError, match=r"^Reading manual\.pdf needs the extra documents"):
         read_document(tmp_path / "manual.pdf", "manual.pdf")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,9 +21,15 @@ log = logging.getLogger("edgeslm.knowledge")
 
 COMMAND: Final = (*PYTHON,)
 MODULE: Final = "edgeslm.knowledge.readers.read_worker"
-MOST_S: Final = 1800.0
-"""For one file: ten thousand pages on a board take some of it."""
+# Measured on a server of 2026: at most 1.1 s for a MB of text or PDF, 40 s for ten thousand pages. A small
+# board takes ten times as long.
+MOST_S: Final = 600.0
+"""For one file."""
+_LEAST_S: Final = 30.0
+_BYTES_PER_S: Final = 50_000
 MOST_MEMORY_BYTES: Final = 1_000_000_000
+_LEAST_MEMORY_BYTES: Final = 128_000_000
+"""The libraries and fonts of a small PDF take 25 MB."""
 _MEMORY_FACTOR: Final = 32
 """Bytes of memory for one of a file. A table takes 14; a text takes 7, and four times that with one emoji."""
 _UNPACKED: Final = 10
@@ -35,33 +40,16 @@ _MOST_CHARACTERS: Final = 4 * MAX_CHARACTERS
 """Of passages and cells that are taken from the child."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    """Of a kind of files: what the smallest gets, and how fast the rest is read at least."""
-
-    least_s: float
-    bytes_per_s: int
-    least_memory_bytes: int
-
-
-# Measured on a server of 2026: at most 0.7 s for a MB of text, 8 s for one of PDF, 110 MB for a PDF. A small
-# board takes ten times as long.
-_OF_TEXT: Final = _Limits(30.0, 50_000, 64_000_000)
-_OF_PDF: Final = _Limits(60.0, 8_000, 128_000_000)
-
-
 class ReadingError(KnowledgeError):
     """The child was ended over a file, or ended by itself."""
 
 
 def limits_of(path: Path, size: int) -> tuple[float, int]:
     """Seconds and bytes of memory for a file of ``size`` bytes."""
-    is_pdf = find_kind(path) is Kind.PDF
-    limits = _OF_PDF if is_pdf else _OF_TEXT
-    if path.suffix.lower() == COMPRESSED and not is_pdf:
+    if path.suffix.lower() == COMPRESSED and find_kind(path) is not Kind.PDF:
         size = min(size * _UNPACKED, MAX_CHARACTERS)
-    memory = limits.least_memory_bytes + _MEMORY_FACTOR * size
-    return min(MOST_S, limits.least_s + size / limits.bytes_per_s), min(MOST_MEMORY_BYTES, memory)
+    memory = _LEAST_MEMORY_BYTES + _MEMORY_FACTOR * size
+    return min(MOST_S, _LEAST_S + size / _BYTES_PER_S), min(MOST_MEMORY_BYTES, memory)
 
 
 class Reading:

@@ -1,4 +1,4 @@
-"""PDF as plain text, by pypdf: sections from the outline, or pages where there is none.
+"""PDF as plain text, by PDFium: sections from the outline, or pages where there is none.
 
 Lines at the head and the foot of most pages are left out, and words that were parted at a line's end are
 whole again. Pages that are only pictures have no text; recognizing letters in them is for other programs.
@@ -9,25 +9,25 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document
+from edgeslm.knowledge.documents.passages import DEEPEST, LONGEST_TITLE, MAX_CHARACTERS, Document
 from edgeslm.knowledge.readers.document_builder import Draft
 
 if TYPE_CHECKING:
-    from pypdf import PdfReader
+    from pypdfium2 import PdfDocument, PdfTextPage
 
 log = logging.getLogger("edgeslm.knowledge")
 
 MAX_PAGES = 10_000
-_GAP = 170
-"""Thousandths of the font's size: a wider gap between letters is a blank. pypdf asks for half of the font's
-own blank, or of another letter where a font has none: there, words of justified lines would run together."""
-_WIDE = 1000
+_JOINED_AT, _SOFT_HYPHEN = "\ufffe", "\xad"
+_BEYOND = 1e7
+"""Points, beyond any page."""
 _EDGE_LINES = 2
 _REPEATED = 0.4
 """The share of pages at whose head or foot a line stands, but for its digits, that is no text."""
@@ -63,78 +63,75 @@ def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage = lambda page, page
 
     :raises KnowledgeError: damaged, locked, too many pages, no text in it.
     """
-    from pypdf import PdfReader
-    from pypdf.errors import DependencyError, PyPdfError
+    import pypdfium2
+    from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 
-    logging.getLogger("pypdf").setLevel(
-        logging.CRITICAL
-    )  # it tells of each oddity of a file that can be read
+    logging.getLogger("pypdfium2").setLevel(logging.CRITICAL)  # the oddities of a file that can be read
     try:
-        reader = PdfReader(file)
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise KnowledgeError(f"{source} is locked with a password; save a copy without one.")
-        pages = [text.split("\n") for text in _texts(reader, source, on_page)]
-        outline = list(_outline(reader, reader.outline, 1))
-        title = str(reader.metadata.title or "") if reader.metadata else ""
-    except (KnowledgeError, OSError, MemoryError):
-        raise
-    except DependencyError:
-        raise KnowledgeError(f"{source} is encrypted; save a copy that isn't.") from None
-    except Exception as error:  # a damaged file may break pypdf anywhere
-        reason = str(error) if isinstance(error, PyPdfError) else type(error).__name__
-        raise KnowledgeError(f"{source} is no PDF that can be read: {reason.rstrip('.')}.") from None
+        with pypdfium2.PdfDocument(file) as pdf:  # which refuses one without a page
+            pages = [_lines(text) for text in _texts(pdf, source, on_page)]
+            outline = list(_outline(pdf))
+            title = _title(lambda: pdf.get_metadata_value("Title"))
+    except pypdfium2.PdfiumError as error:
+        if error.err_code == FPDF_ERR_PASSWORD:
+            raise KnowledgeError(f"{source} is locked with a password; save a copy without one.") from None
+        if error.err_code == FPDF_ERR_SECURITY:
+            raise KnowledgeError(f"{source} is encrypted; save a copy that isn't.") from None
+        raise KnowledgeError(f"{source} is no PDF that can be read; it may be damaged.") from None
     if not any(line.strip() for lines in pages for line in lines):
         raise KnowledgeError(f"{source} has no text in it; if its pages are pictures, it needs OCR first.")
     draft = _written(_without_repeated(pages), outline)
-    return draft.document(source, " ".join(title.split())[:LONGEST_TITLE] or PurePath(source).name)
+    return draft.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
 
 
-def _texts(reader: PdfReader, source: str, on_page: OnPage) -> Iterator[str]:
-    if len(reader.pages) > MAX_PAGES:
+def _texts(pdf: PdfDocument, source: str, on_page: OnPage) -> Iterator[str]:
+    from pypdfium2 import PdfiumError
+
+    if len(pdf) > MAX_PAGES:
         raise KnowledgeError(f"{source} has more than {MAX_PAGES:,} pages; part it into several files.")
     characters, failed = 0, 0
-    for number, page in enumerate(reader.pages, 1):
-        on_page(number, len(reader.pages))
+    for number in range(len(pdf)):
+        on_page(number + 1, len(pdf))
         try:
-            text = page.extract_text(visitor_operand_before=_widen_gaps)
-        except MemoryError:
-            raise
-        except Exception:  # the other pages may be fine
+            with closing(pdf[number]) as page, closing(page.get_textpage()) as shown:
+                text = _text(shown)
+        except PdfiumError:  # the other pages may be fine
             text, failed = "", failed + 1
         characters += len(text)
         if characters > MAX_CHARACTERS:
             raise KnowledgeError(f"{source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it.")
         yield text
     if failed:
-        log.warning("%s: %d of %d pages can't be read and are left out", source, failed, len(reader.pages))
+        log.warning("%s: %d of %d pages can't be read and are left out", source, failed, len(pdf))
 
 
-def _widen_gaps(operator: bytes, operands: Any, *_matrices: Any) -> None:
-    """Makes a gap between words one that pypdf takes for a blank, and a step back for what follows.
-
-    Called before text is shown (``TJ``), with what will be shown.
-    """
-    from pypdf.generic import NumberObject
-
-    if operator == b"TJ" and operands and isinstance(operands[0], list):
-        shown: list[Any] = []
-        for item in operands[0]:
-            if isinstance(item, int | float) and -_WIDE < item <= -_GAP:
-                shown += [NumberObject(-_WIDE), type(item)(_WIDE + item)]
-            else:
-                shown.append(item)
-        operands[0][:] = shown
+def _text(shown: PdfTextPage) -> str:
+    try:
+        return str(shown.get_text_range())
+    except RecursionError:  # it calls itself for each letter without a meaning that the page begins with
+        return str(shown.get_text_bounded(-_BEYOND, -_BEYOND, _BEYOND, _BEYOND))
 
 
-def _outline(reader: PdfReader, entries: Iterable[Any], level: int) -> Iterator[_Entry]:
-    for entry in entries:
-        if isinstance(entry, list):
-            yield from _outline(reader, entry, level + 1)
-        else:
-            page = reader.get_destination_page_number(entry)
-            title = " ".join(str(entry.title or "").split())
-            if page is not None and page >= 0 and title:
-                yield _Entry(level, title, page)
+def _title(get: Callable[[], str]) -> str:
+    try:
+        return " ".join(get().split())
+    except UnicodeDecodeError:  # half a character
+        return ""
+
+
+def _lines(text: str) -> list[str]:
+    """Of a page. PDFium joins a word that is parted at a line's end, with a mark in place of the hyphen."""
+    text = text.replace("\r\n", "\n").replace(_JOINED_AT, "-\n").replace(_SOFT_HYPHEN, "")
+    return [line.rstrip() for line in text.split("\n")]
+
+
+def _outline(pdf: PdfDocument) -> Iterator[_Entry]:
+    for entry in pdf.get_toc(max_depth=DEEPEST):
+        place = entry.get_dest()
+        page = place.get_index() if place is not None else None
+        title = _title(entry.get_title)
+        if page is not None and title:
+            yield _Entry(entry.level + 1, title, page)
 
 
 def _without_repeated(pages: list[list[str]]) -> list[list[str]]:
@@ -191,8 +188,8 @@ def _find_title(lines: list[str], begun: int, title: str) -> tuple[int, int] | N
         for first in range(after - 1, max(begun, after - _TITLE_LINES) - 1, -1):
             found = _letters("".join(lines[first:after]))
             if wanted and found.endswith(wanted) and len(found) <= len(wanted) + _LONGEST_NUMBER:
-                label = first > begun and _LABEL.fullmatch(lines[first - 1].strip())
-                return (first - 1 if label else first), after
+                above = lines[first - 1].strip() if first > begun and not found[0].isdigit() else ""
+                return (first - 1 if _LABEL.fullmatch(above) else first), after
     return None
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.readers.pdf import read_pdf
-from tests.knowledge.pdfs import make_pdf
+from tests.knowledge.pdfs import make_pdf, write_objects
 
 
 def read(content: bytes) -> Document:
@@ -50,6 +50,11 @@ def test_the_number_of_a_chapter_may_stand_above_its_title() -> None:
     assert document.headings[0].title == "Chapter 2 Pumps"
 
 
+def test_the_mark_of_a_footnote_is_no_number_of_a_title() -> None:
+    document = read(make_pdf([["Start it.", "1", "11.2 Pumps", "Vent it."]], outline=[(1, "11.2 Pumps", 0)]))
+    assert document.headings[-1].title == "11.2 Pumps"
+
+
 def test_heads_feet_and_numbers_of_pages_are_left_out() -> None:
     pages = [
         [f"The manual {page}/6", f"Text of page {name}.", f"- {page} -"]
@@ -85,6 +90,15 @@ def test_narrow_gaps_between_words_are_blanks() -> None:
     assert read(make_pdf([[line]])).text == "Vent the pumps"
 
 
+def test_letters_without_a_meaning_before_a_text_do_no_harm() -> None:
+    assert read(make_pdf([[b"<01> Tj " * 3000, "Vent it."]])).text == "Vent it."
+
+
+def test_half_a_character_in_a_title_is_no_title() -> None:
+    document = read(make_pdf([["Vent it."]], title="\ud83d", outline=[(1, "\ud83d", 0)]))
+    assert (document.title, [heading.title for heading in document.headings]) == ("b.pdf", ["page 1"])
+
+
 def test_a_list_of_contents_is_no_passage() -> None:
     contents = [f"{number} Part {number} . . . . . . . . . . . . {number}" for number in range(1, 8)]
     passages = split(read(make_pdf([["Contents", *contents], ["Text."]])))
@@ -111,6 +125,30 @@ def test_a_page_that_cannot_be_read_is_left_out_and_told(caplog: pytest.LogCaptu
 def test_what_cannot_be_read_is_a_sentence(content: bytes, sentence: str) -> None:
     with pytest.raises(KnowledgeError, match=rf"^a/b\.pdf {sentence}"):
         read(content)
+
+
+CATALOG, PAGES = b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>"
+PAGE = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Contents 4 0 R /Resources 5 0 R >>"
+DRAWS = (
+    b"<< /Length 5 /Type /XObject /Subtype /Form /BBox [0 0 9 9] /Resources 5 0 R >>\n"
+    b"stream\n/A Do\nendstream"
+)
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        [CATALOG, b"<< /Type /Pages /Kids [2 0 R] /Count 9 >>"],
+        [CATALOG, b"<< /Type /Pages /Kids 2 0 R /Count 2147483647 >>"],
+        [CATALOG, PAGES, PAGE, DRAWS, b"<< /XObject << /A 4 0 R >> >>"],
+        [CATALOG, PAGES, PAGE, b"[" * 100_000, b"<<>>"],
+        [b"<< /Pages 2 0 R /Outlines 5 0 R >>", PAGES, PAGE, DRAWS, b"<< /First 5 0 R /Next 5 0 R >>"],
+        [b"<<" + b"/A <<" * 100_000, PAGES],
+    ],
+)
+def test_what_leads_back_to_itself_ends(objects: list[bytes]) -> None:
+    with pytest.raises(KnowledgeError, match=r"^a/b\.pdf "):
+        read(write_objects(dict(enumerate(objects, 1))))
 
 
 def test_a_file_that_only_its_owner_may_change_is_read() -> None:

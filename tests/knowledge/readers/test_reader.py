@@ -152,7 +152,8 @@ def test_libraries_are_loaded_by_the_kind_that_needs_them(tmp_path: Path) -> Non
     (tmp_path / "a.txt").write_bytes(CONTENTS["a.txt"])
     code = (
         "import sys, pathlib\nfrom edgeslm.knowledge.readers.reader import read_document\n"
-        f"read_document(pathlib.Path({str(tmp_path / 'a.txt')!r}), 'a.txt')\nprint('pypdf' in sys.modules)"
+        f"read_document(pathlib.Path({str(tmp_path / 'a.txt')!r}), 'a.txt')\n"
+        "print('pypdfium2' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["False"], done.stderr
