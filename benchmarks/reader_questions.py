@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.starter import fetch_debian
+from manual_pages import PAGE, html_of
 
 from edgeslm.errors import EdgeslmError, ExportError
 from edgeslm.knowledge.documents.passages import Document, split
@@ -128,10 +129,12 @@ def with_sentence(text: str, question: str, sentence: str) -> tuple[str, int]:
 def read_member(folder: Path, file: str) -> Document:
     """A file of an unpacked package, as the product reads it."""
     path = folder / file
+    content = path.read_bytes()
     if path.suffix == ".gz":
-        plain = path.with_suffix("")
-        plain.write_bytes(gzip.decompress(path.read_bytes()))
-        path = plain
+        path, content = path.with_suffix(""), gzip.decompress(content)
+    if PAGE.fullmatch(path.suffix):
+        path, content = path.with_name(f"{path.name}.html"), html_of(content)
+    path.write_bytes(content)
     return read_document(path, path.name)
 
 

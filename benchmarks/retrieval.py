@@ -17,7 +17,7 @@ Three corpora of Debian's documents, all of them for development:
 
 Each question is asked by words alone, by meaning alone, by both with the defaults, and with the second look
 that answers take at what both find: by sentences, and with ``--reader`` by a reader as well. Documents come
-from Debian's packages. Table first, one JSON line last.
+from Debian's packages; man pages become HTML by mandoc first. Table first, one JSON line last.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from cards import Say, run_benchmark
 from edgeslm_export.evaluate.report_card import load_encoder
 from edgeslm_export.jobs.optimum_env import cache_folder
 from grounded_questions import Span, documents, load_questions
+from manual_pages import PAGE, html_of
 from second_look import search_twice
 
 from edgeslm.bundle.manifest import load_bundle
@@ -191,8 +192,9 @@ def read_documents(texts: Mapping[str, str], folder: Path) -> dict[str, Document
     """As the product reads them, by the names that questions have for them."""
     read: dict[str, Document] = {}
     for name, text in texts.items():
-        file = folder / (name if "." in name else f"{name}.txt")
-        file.write_bytes(text.encode())
+        is_page = PAGE.fullmatch(Path(name).suffix)
+        file = folder / f"{name}.{'html' if is_page else 'txt'}"
+        file.write_bytes(html_of(text.encode()) if is_page else text.encode())
         read[name] = read_document(file, name)
     return read
 

@@ -325,7 +325,6 @@ TARGETS: dict[str, Target] = {
     "plain text": Target(make_document(".txt")),
     "restructured text": Target(make_document(".rst")),
     "web page": Target(make_document(".html")),
-    "man page": Target(make_document(".1")),
     "csv": Target(make_document(".csv")),
     "tsv": Target(make_document(".tsv")),
     "json lines": Target(make_document(".jsonl")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 from pathlib import Path
 
@@ -14,7 +13,6 @@ class Kind(Enum):
     MARKDOWN = "Markdown"
     RESTRUCTURED_TEXT = "reStructuredText"
     WEB_PAGE = "HTML"
-    MAN_PAGE = "man page"
     PDF = "PDF"
     CSV = "CSV"
     JSON_LINES = "JSON lines"
@@ -44,17 +42,11 @@ SUFFIXES = {
     ".json": Kind.JSON,
 }
 COMPRESSED = ".gz"
-_SECTION = re.compile(r"\.[1-8][a-z]*")
-"""Of the manual: ``.1``, ``.3pm``, ``.7ssl``."""
 
 
 def find_kind(path: Path) -> Kind | None:
-    """By the file's name, that of a compressed file included; None if files of its kind aren't read.
-
-    What is named like a man page may be anything (``syslog.1``): its content has to tell.
-    """
-    suffix = plain_suffix(path)
-    return SUFFIXES.get(suffix) or (Kind.MAN_PAGE if _SECTION.fullmatch(suffix) else None)
+    """By the file's name, that of a compressed file included; None if files of its kind aren't read."""
+    return SUFFIXES.get(plain_suffix(path))
 
 
 def plain_suffix(path: Path) -> str:

@@ -20,7 +20,6 @@ from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.cells import Table
 from edgeslm.knowledge.documents.kinds import COMPRESSED, SUFFIXES, Kind, find_kind
 from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document, check_headings
-from edgeslm.knowledge.readers.man_page import read_man_page
 from edgeslm.knowledge.readers.markdown import read_markdown
 from edgeslm.knowledge.readers.pdf import OnPage, read_pdf
 from edgeslm.knowledge.readers.plain_text import read_plain_text, read_restructured_text
@@ -38,7 +37,6 @@ _TEXT_READERS: dict[Kind, Callable[[str, str], Document]] = {
     Kind.MARKDOWN: read_markdown,
     Kind.RESTRUCTURED_TEXT: read_restructured_text,
     Kind.WEB_PAGE: read_web_page,
-    Kind.MAN_PAGE: read_man_page,
     Kind.CSV: read_table,
     Kind.JSON_LINES: read_json_lines,
     Kind.JSON: read_json,
@@ -78,9 +76,7 @@ def read_document(path: Path, source: str, *, on_page: OnPage = lambda page, pag
             raise KnowledgeError(f"{source} is no file.")
         if kind is None:
             known = ", ".join(SUFFIXES)
-            raise KnowledgeError(
-                f"{source} is of no kind that is read: {known}, man pages, each also as .gz."
-            )
+            raise KnowledgeError(f"{source} is of no kind that is read: {known}, each also as .gz.")
         with path.open("rb") as file:
             packed = path.suffix.lower() == COMPRESSED
             if kind is Kind.PDF:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edgeslm.knowledge.documents.kinds import COMPRESSED, Kind, find_kind
+from edgeslm.knowledge.documents.kinds import find_kind, plain_suffix
 
-_MAN_PAGE = re.compile(rb"^[.'][ \t]*(?:TH|Dd)\b", re.MULTILINE)
 _DEEPEST = 100
 """Folders inside one another: ``os.walk`` calls itself for each."""
-_LOOK_AT_BYTES = 65_536
-"""Perl's pages define their macros first."""
 
 
 def find_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> Iterator[tuple[Path, str]]:
@@ -77,24 +71,14 @@ def _reason_to_skip(file: Path, folder: Path) -> str | None:
             return "no file"
     except OSError:  # in a folder that may be listed and not entered
         return "unreadable"
-    kind = find_kind(file)
-    if kind is None or (kind is Kind.MAN_PAGE and not _is_man_page(file)):
-        return file.suffix.lower() or "without a suffix"
+    if find_kind(file) is None:
+        return plain_suffix(file) or file.suffix.lower() or "without a suffix"
     return None
 
 
 def _real(file: Path) -> Path:
     """Where links lead. ``Path.resolve`` refuses one that leads back to itself, before Python 3.13."""
     return Path(os.path.realpath(file))
-
-
-def _is_man_page(file: Path) -> bool:
-    """``syslog.1`` and ``libz.so.1`` are named like one."""
-    try:
-        with gzip.open(file) if file.suffix.lower() == COMPRESSED else file.open("rb") as opened:
-            return _MAN_PAGE.search(opened.read(_LOOK_AT_BYTES)) is not None
-    except (OSError, EOFError, zlib.error):
-        return False
 
 
 def _names(file: Path, inside: str) -> Iterator[str]:

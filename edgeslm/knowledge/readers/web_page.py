@@ -64,6 +64,10 @@ _ENDS_A_ROW = frozenset({"table", "pre", "tr", "dt", *_HEADINGS})
 _TERM_LEVEL = 7
 """Of an option that is described: below all headings of HTML."""
 _OPTION = re.compile(r"--?[\w?]")
+_TYPED = frozenset({"b", "strong", "code", "tt", "kbd", "samp", "var"})
+"""A described term that begins with one is a keyword."""
+_LAYOUT = frozenset({"head", "foot"})
+"""Tables of mandoc(1): name and section of a manual page."""
 _MAIN = re.compile(r"<main[\s>]", re.IGNORECASE)
 _CONDITION = re.compile(r"<!\[(?!CDATA\[)[^>]{0,500}>")
 """Word's and old browsers' own; the parser stumbles over them."""
@@ -132,6 +136,7 @@ class _Page(HTMLParser):
         self._mark = ""
         self._block = ""
         """The tag whose text is collected, if it matters which."""
+        self._is_typed = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         skipped, depth = self._skipped
@@ -151,6 +156,8 @@ class _Page(HTMLParser):
             self._cells = self._cells or []
         elif tag in _BLOCKS:
             self._begin_block(tag)
+        elif self._block == "dt" and tag in _TYPED:
+            self._is_typed = self._is_typed or not any(map(str.strip, self._text))
 
     def handle_endtag(self, tag: str) -> None:
         skipped, depth = self._skipped
@@ -211,8 +218,8 @@ class _Page(HTMLParser):
         if self._cells is not None:
             self._text.append(" ")
             return
-        block, text = self._block, "".join(self._text)
-        self._block, self._text = "", []
+        block, text, is_typed = self._block, "".join(self._text), self._is_typed
+        self._block, self._text, self._is_typed = "", [], False
         if block == "title":
             self.title = self.title or _SPACE.sub(" ", text).strip()
         elif self._main <= 0 or not text.strip():
@@ -220,7 +227,7 @@ class _Page(HTMLParser):
         elif block in _HEADINGS:
             self.end_lines()
             self.draft.heading(_HEADINGS[block], text.strip(" \n¶"))
-        elif block == "summary" or (block == "dt" and _OPTION.match(text.strip())):
+        elif block == "summary" or (block == "dt" and (is_typed or _OPTION.match(text.strip()))):
             self.end_lines()
             self.draft.heading(_TERM_LEVEL, text)
         elif block == "pre":
@@ -272,4 +279,5 @@ def _is_left_out(tag: str, attributes: dict[str, str | None]) -> bool:
         or "hidden" in attributes
         or bool(classes & _LEFT_OUT_CLASSES)
         or {"contents", "topic"} <= classes  # docutils
+        or (tag == "table" and bool(classes & _LAYOUT))
     )

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -66,6 +66,7 @@ class Keeper:
         self._seen: dict[str, dict[Path, _FileState]] = {}
         self._broken: dict[str, dict[Path, str]] = {}
         self._left_out: dict[str, set[Key]] = {}
+        self._skipped: dict[str, set[str]] = {}
         self._troubles: dict[str, dict[str, Sequence[str]]] = defaultdict(dict)
         """Of each collection, by what is done to it."""
         self._told: dict[str, str] = {}
@@ -161,7 +162,9 @@ class Keeper:
         for path in shelf.watch:
             if path not in there:  # an unplugged disk is no reason to forget what was on it
                 on_broken(f"{path}, which is watched, is not there")
-        files = [path for path, _ in find_files(there)]
+        skipped = Counter[str]()
+        files = [path for path, _ in find_files(there, skipped)]
+        self._tell_skipped(shelf.name, skipped)
         for path in there:  # nor is the empty folder that it leaves (``spares_empty``)
             is_empty = path.is_dir() and not any(file.is_relative_to(path) for file in files)
             if is_empty and any(file.is_relative_to(path.absolute()) for _, file in collection.files()):
@@ -184,6 +187,13 @@ class Keeper:
             self._take_over(shelf, collection, there, now)
         for sentence in self._broken[shelf.name].values():
             on_broken(sentence)
+
+    def _tell_skipped(self, name: str, skipped: Counter[str]) -> None:
+        """Each kind once."""
+        if new := sorted(skipped.keys() - self._skipped[name]):
+            self._skipped[name].update(new)
+            kinds = ", ".join(f"{skipped[kind]:,} {kind}" for kind in new)
+            log.info("%s: files of kinds that are not read: %s", name, kinds)
 
     def _take_over(
         self, shelf: Shelf, collection: Collection, paths: Sequence[Path], now: dict[Path, _FileState]
@@ -208,6 +218,7 @@ class Keeper:
         self._seen[name] = {}
         self._broken[name] = {}
         self._left_out[name] = set()
+        self._skipped[name] = set()
 
     # --- vectors ------------------------------------------------------------------------------------
 

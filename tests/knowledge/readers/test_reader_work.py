@@ -11,7 +11,6 @@ import pytest
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.readers.document_builder import Draft
-from edgeslm.knowledge.readers.man_page import read_man_page
 from edgeslm.knowledge.readers.markdown import read_markdown
 from edgeslm.knowledge.readers.pdf import _Entry, _written
 from edgeslm.knowledge.readers.plain_text import read_plain_text, read_restructured_text
@@ -95,6 +94,7 @@ SHAPES: dict[str, tuple[Read, Callable[[int], str]]] = {
     "tables in tables": (read_web_page, lambda n: "<table><tr><td>" * (n // 15)),
     "a script": (read_web_page, lambda n: "<script>" + "</s" * (n // 3)),
     "attributes": (read_web_page, lambda n: "<a " + "b=c " * (n // 4) + ">x"),
+    "terms": (read_web_page, lambda n: "<dl>" + "<dt>" * (n // 8) + "<b>x" * (n // 8)),
     "headings": (read_web_page, lambda n: "<h1>a<h2>b<h3>c" * (n // 15)),
     "page's title": (
         read_web_page,
@@ -106,13 +106,6 @@ SHAPES: dict[str, tuple[Read, Callable[[int], str]]] = {
     "columns": (read_json_lines, lambda n: "".join(f'{{"a{at}": 1}}\n' for at in range(n // 12))),
     "lists of nothing": (read_json, lambda n: "[" + "[]," * (n // 3) + "[]]"),
     "open lists": (read_json, lambda n: "[" * n),
-    "roff, quotes": (read_man_page, lambda n: '.TH a 1\n.SH "' + '""' * (n // 2) + "\n"),
-    "roff, indents": (read_man_page, lambda n: ".TH a 1\n" + ".RS\n.TP\n.B a\nb\n" * (n // 15)),
-    "mdoc, a tag": (read_man_page, lambda n: ".Dd a\n.Dt A 1\n.Bl -tag\n.It Fl a Xo\n" + "a\n" * (n // 2)),
-    "mdoc, lists": (
-        read_man_page,
-        lambda n: ".Dd a\n.Dt A 1\n" + ".Bl -tag\n.It Fl a\nb\n" * (n // 20) + ".El\n" * (n // 20),
-    ),
     "parted words": (read_pages, lambda n: "a" * n),
     "an outline of one page": (read_pages, lambda n: "\n".join(f">{at}" for at in range(n // 7))),
     "an outline and pages": (read_pages, lambda n: ">a\n" * (n // 6) + "\fa" * (n // 4)),

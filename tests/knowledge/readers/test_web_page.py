@@ -59,6 +59,27 @@ def test_described_options_are_found_and_what_follows_is_not_theirs() -> None:
     ]
 
 
+def test_described_keywords_are_found() -> None:
+    html = (
+        "<h1>Keys</h1><dl><dt id='a'><a> <code>listener</code></a> <i>port</i></dt><dd>Listens.</dd>"
+        "<dt>The <b>port</b></dt><dd>A number.</dd></dl>"
+    )
+    passages = split(read_web_page(html, "a.html"))
+    assert [(passage.heading, passage.text) for passage in passages] == [
+        (("Keys", "listener port"), "Listens."),
+        (("Keys",), "The port\n\nA number."),
+    ]
+
+
+def test_of_a_manual_page_head_and_foot_are_left_out() -> None:
+    html = (
+        "<title>PRESS(1)</title><table class='head'><tr><td>PRESS(1)</td></tr></table>"
+        "<h1>NAME</h1><p>press</p><table class='foot'><tr><td>May 1</td></tr></table>"
+    )
+    document = read_web_page(html, "press.1.html")
+    assert (document.title, document.text) == ("PRESS(1)", "NAME\n\npress")
+
+
 def test_questions_that_fold_are_headings() -> None:
     html = "<h1>FAQ</h1><details><summary>Does it leak?</summary><p>No.</p></details><p>Ask us."
     passages = split(read_web_page(html, "a.html"))

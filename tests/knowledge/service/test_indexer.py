@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +18,8 @@ import psutil
 import pytest
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.index.collection import Collection
+from edgeslm.knowledge.documents.passages import Document, split
+from edgeslm.knowledge.index.collection import Collection, Origin
 from edgeslm.knowledge.index.queries import Memory, Shelf
 from edgeslm.knowledge.index.search import search
 from edgeslm.knowledge.readers import limited as reading
@@ -110,6 +113,33 @@ def test_a_folder_is_kept_up_to_date(tmp_path: Path, folder: Path, parent: Paren
     parent.until(lambda: found(shelf, "grease") == ["press.md"])
     (folder / "lathe.txt").unlink()
     parent.until(lambda: found(shelf, "oil") == [])
+    assert parent.trouble is None
+
+
+def _finds(shelf: Shelf, question: str, source: str) -> bool:
+    return source in found(shelf, question)
+
+
+def test_kinds_that_are_not_read_are_told_once_and_what_is_there_of_them_stays(
+    tmp_path: Path, folder: Path, parent: Parent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A version before read manual pages."""
+    (folder / "press.8").write_text(".TH PRESS 8\n.SH NAME\nOil it.\n")
+    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
+    with Collection(shelf.path, writes=True) as collection:
+        document = Document("press.8", "press(8)", "Oil it.")
+        origin = Origin("0" * 64, 36, 0.0, str(folder / "press.8"))
+        collection.put(document, split(document), origin)
+    caplog.set_level(logging.INFO, "edgeslm.knowledge")
+    start(parent, shelf)
+    for name in ("lathe.txt", "mill.txt"):
+        (folder / name).write_text("Grease it.\n")
+        parent.until(partial(_finds, shelf, "grease", name))
+    assert found(shelf, "oil") == ["press.8"]
+    told = [line for line in caplog.messages if "not read" in line]
+    assert told == ["manuals: files of kinds that are not read: 1 .8"]
+    (folder / "photo.png").write_bytes(b"")
+    parent.until(lambda: caplog.messages[-1] == "manuals: files of kinds that are not read: 1 .png")
     assert parent.trouble is None
 
 
