@@ -30,7 +30,7 @@ import llama_server
 from cards import Say, run_benchmark
 from compare_figures import Turn, chart, memory_ratios, summarize, table
 from edgeslm_export import starter
-from edgeslm_export.models.decoder import Order, export_model
+from edgeslm_export.models.decoder import ExportOrder, export_model
 from edgeslm_export.quantize.recipe import find_recipe
 from edgeslm_export.sources.corpus import public_corpus
 from edgeslm_export.sources.wheel_data import Packages
@@ -269,7 +269,9 @@ def own_bundle(folder: Path, say: Say) -> Path:
         say(f"Making {bundle}: some minutes.")
         maker = starter.Maker(announce=say)
         export_model(
-            maker.model_origin(), bundle, Order(find_recipe(RECIPE), corpus=public_corpus(Packages(say)))
+            maker.model_origin(),
+            bundle,
+            ExportOrder(find_recipe(RECIPE), corpus=public_corpus(Packages(say))),
         )
     return bundle
 

@@ -96,7 +96,7 @@ async def answer(works: dict[str, tuple[Any, Callable[[], Awaitable[Any]]]]) -> 
 
 def fill(path: Path, draw: random.Random) -> Any:
     from edgeslm.knowledge.documents.passages import Document, Passage
-    from edgeslm.knowledge.index.collection import Collection, EncoderTag, Origin
+    from edgeslm.knowledge.index.collection import Collection, DocumentOrigin, EncoderTag
 
     tag = EncoderTag("sha256:0", "x")
     words = TEXT.lower().split() + [f"word{number}" for number in range(3000)]
@@ -111,7 +111,7 @@ def fill(path: Path, draw: random.Random) -> Any:
                 )
             document = Document(f"manual{number}.md", "Manual", "")
             collection.put(
-                document, passages, Origin(f"{number}", 1, 1.0), embed=lambda texts: unit(texts, draw)
+                document, passages, DocumentOrigin(f"{number}", 1, 1.0), embed=lambda texts: unit(texts, draw)
             )
     return tag
 

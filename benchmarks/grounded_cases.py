@@ -32,7 +32,7 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.cli.embedding import Embedding
 from edgeslm.engine.worker.encoder import Encoder
 from edgeslm.knowledge.documents.passages import Document, split
-from edgeslm.knowledge.index.collection import Collection, EncoderTag, Origin
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin, EncoderTag
 from edgeslm.knowledge.index.search import Found
 from edgeslm.tasks.answer import SOUGHT
 
@@ -89,7 +89,7 @@ def search_case(case: Case, embedding: Embedding, folder: Path, reader: Encoder 
         collection.use_encoder(EncoderTag(embedding.bundle.digest, str(embedding.bundle.path)))
         for number, text in enumerate(case.contexts, 1):
             document = Document(f"context-{number}", "", text)
-            collection.put(document, split(document), Origin(str(number), 0, 0.0), embed=embedding)
+            collection.put(document, split(document), DocumentOrigin(str(number), 0, 0.0), embed=embedding)
         found = search_twice(collection, case.question, embedding, SOUGHT, reader)
     file.unlink()
     return found

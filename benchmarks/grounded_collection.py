@@ -18,7 +18,7 @@ from second_look import search_twice
 
 from edgeslm.cli.embedding import Embedding
 from edgeslm.knowledge.documents.passages import Document, Passage, split
-from edgeslm.knowledge.index.collection import BETWEEN, Collection, EncoderTag, Origin
+from edgeslm.knowledge.index.collection import BETWEEN, Collection, DocumentOrigin, EncoderTag
 from edgeslm.knowledge.index.queries import EVERYTHING
 from edgeslm.knowledge.index.search import Filter, Found
 from edgeslm.messages import NORMAL_PRIORITY
@@ -86,7 +86,7 @@ def search_all(
         with Collection(Path(name) / "all.sqlite", writes=True) as collection:
             collection.use_encoder(EncoderTag(embedding.bundle.digest, str(encoder)))
             for source, document in read.items():
-                collection.put(document, passages[source], Origin(source, 0, 0.0), embed=embedding)
+                collection.put(document, passages[source], DocumentOrigin(source, 0, 0.0), embed=embedding)
             asked = []
             for question, spans in answers:
                 sections = {

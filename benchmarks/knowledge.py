@@ -34,7 +34,7 @@ from turns import in_child
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.cli.embedding import Embedding
 from edgeslm.knowledge.documents.passages import Document, Passage
-from edgeslm.knowledge.index.collection import Collection, EncoderTag, Origin
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin, EncoderTag
 from edgeslm.knowledge.index.search import search
 from edgeslm.knowledge.service.intake import add_files
 
@@ -114,7 +114,7 @@ def build(task: dict[str, Any]) -> dict[str, Any]:
                 passages.append(Passage(len(passages), heading, text, start, start + len(text)))
                 start += len(text) + 2
             document = Document(f"{number}.txt", f"Document {number}", "\n\n".join(p.text for p in passages))
-            origin = Origin(str(number), start, 0.0)
+            origin = DocumentOrigin(str(number), start, 0.0)
             collection.put(document, passages, origin, embed=lambda texts: unit_vectors(rng, len(texts)))
             questions.append(" ".join([*dice.sample(passages[0].text.split(), 4), *language.words(4)]))
     return {

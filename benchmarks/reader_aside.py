@@ -25,7 +25,7 @@ import numpy as np
 from cards import Say, run_benchmark
 from edgeslm_export.data.rows import load_questions
 from edgeslm_export.evaluate.report_card import load_encoder
-from edgeslm_export.train.cross_encoder_training import Asked, Text
+from edgeslm_export.train.cross_encoder_training import Asked, PairText
 from edgeslm_export.train.reader import make_lesson
 
 from edgeslm.bundle.spans import Place
@@ -42,7 +42,7 @@ Told = tuple[bool, float, int]
 Asks = Callable[[str, Sequence[str]], Output]
 
 
-def parts_of(text: Text) -> tuple[list[Place], list[Place], Place | None]:
+def parts_of(text: PairText) -> tuple[list[Place], list[Place], Place | None]:
     """Sentences below the heading that answer, the others, and of these the nearest that is long enough."""
     body = text.text.find("\n") + 1
     places = [(a + body, b + body) for a, b in split_sentences(text.text[body:])]
@@ -54,7 +54,7 @@ def parts_of(text: Text) -> tuple[list[Place], list[Place], Place | None]:
     return own, others, near
 
 
-def joined(text: Text, places: Sequence[Place]) -> str:
+def joined(text: PairText, places: Sequence[Place]) -> str:
     """These sentences below the text's heading."""
     heading = text.text[: text.text.find("\n") + 1]
     return heading + " ".join(text.text[slice(*place)] for place in places)
@@ -77,7 +77,7 @@ def by_length(told: Sequence[Told]) -> dict[str, float | None]:
     return {"all": area(told), **parts}
 
 
-def points_right(text: Text, runs: Sequence[tuple[int, int, float]]) -> bool:
+def points_right(text: PairText, runs: Sequence[tuple[int, int, float]]) -> bool:
     """Whether the sentence that most of the runs begin in is one that answers."""
     own, others, _ = parts_of(text)
     shares = {

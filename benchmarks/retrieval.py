@@ -43,7 +43,7 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.cli.embedding import Embedding
 from edgeslm.engine.worker.encoder import Encoder
 from edgeslm.knowledge.documents.passages import Document, Passage, split
-from edgeslm.knowledge.index.collection import Collection, EncoderTag, Origin
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin, EncoderTag
 from edgeslm.knowledge.index.rerank import DEPTH
 from edgeslm.knowledge.index.search import Found, Weights, search
 from edgeslm.knowledge.readers.reader import read_document
@@ -206,7 +206,7 @@ def measure_corpus(
     with Collection(file, writes=True) as collection:
         collection.use_encoder(EncoderTag(embedding.bundle.digest, str(embedding.bundle.path)))
         for name, (document, passages) in corpus.documents.items():
-            collection.put(document, passages, Origin(name, 0, 0.0), embed=embedding)
+            collection.put(document, passages, DocumentOrigin(name, 0, 0.0), embed=embedding)
         vectors = {one.question: embedding([one.question])[0] for one in corpus.asked}
         ranks: dict[str, list[int]] = {way: [] for way in (*WAYS, *LOOKS)}
         for one in corpus.asked:

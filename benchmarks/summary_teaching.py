@@ -20,7 +20,7 @@ from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.models.adapter import export_adapter
 from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.lora_training import Shape, teach_decoder
+from edgeslm_export.train.lora_training import AdapterShape, teach_decoder
 from edgeslm_export.train.sft_rows import RowEncoder
 from summaries import SYNOPSIS, flat
 
@@ -62,7 +62,7 @@ def main() -> None:
             lora = Path(work) / "lora"
             schedule = Schedule(args.epochs, BATCH, RATE, args.seconds)
             said = teach_decoder(
-                examine_local(args.source, "decoder"), args.model, lora, kept, Shape(RANK), schedule
+                examine_local(args.source, "decoder"), args.model, lora, kept, AdapterShape(RANK), schedule
             )
             export_adapter(lora, args.out, args.model)
     except EdgeslmError as error:

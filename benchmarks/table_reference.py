@@ -15,7 +15,7 @@ from edgeslm.knowledge.documents.cells import CellKind, Column, Row, parse_boole
 from edgeslm.knowledge.documents.dates import parse_moment
 from edgeslm.knowledge.index.queries import Value
 from edgeslm.knowledge.index.table_store import KeptTable
-from edgeslm.knowledge.index.table_terms import Comparison, Operation
+from edgeslm.knowledge.index.table_terms import Comparator, Operation
 from edgeslm.knowledge.table_qa.query import (
     MOST_CITED,
     MOST_LISTED,
@@ -139,20 +139,20 @@ def _holds(condition: Condition, column: Column, row: Row) -> bool:
     return _fits(condition.comparison, signs)
 
 
-def _fits(comparison: Comparison | None, signs: Sequence[int]) -> bool:
+def _fits(comparison: Comparator | None, signs: Sequence[int]) -> bool:
     """:param signs: of the cell beside each value."""
     match comparison:
         case None:
             return 0 in signs
-        case Comparison.ABOVE | Comparison.AFTER:
+        case Comparator.ABOVE | Comparator.AFTER:
             return signs[0] > 0
-        case Comparison.AT_LEAST:
+        case Comparator.AT_LEAST:
             return signs[0] >= 0
-        case Comparison.BELOW | Comparison.BEFORE:
+        case Comparator.BELOW | Comparator.BEFORE:
             return signs[0] < 0
-        case Comparison.AT_MOST:
+        case Comparator.AT_MOST:
             return signs[0] <= 0
-        case Comparison.BETWEEN:
+        case Comparator.BETWEEN:
             return signs[0] >= 0 >= signs[1]
 
 

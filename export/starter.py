@@ -104,14 +104,16 @@ class Maker:
             if load_bundle(out).manifest.graphs.score is None:
                 raise ExportError(f"{out} is of an earlier version; remove it to have it made again.")
             return out
-        from edgeslm_export.models.decoder import Order, export_model
+        from edgeslm_export.models.decoder import ExportOrder, export_model
         from edgeslm_export.quantize.recipe import find_recipe
         from edgeslm_export.quantize.targets import Goal
         from edgeslm_export.sources.corpus import public_corpus
 
         origin = self.model_origin()
         self.announce(f"Making {out} from {origin.source.id}: some minutes.")
-        order = Order(find_recipe(MODEL_RECIPE), Goal(max_bytes=MODEL_BYTES), public_corpus(self._source()))
+        order = ExportOrder(
+            find_recipe(MODEL_RECIPE), Goal(max_bytes=MODEL_BYTES), public_corpus(self._source())
+        )
         export_model(origin, out, order, on_progress=self.on_progress, debug=self.debug)
         return out
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.cli import main
-from edgeslm.cli.provision.bridge import HOURS, MESSAGE_BYTES, PER_S, RESTART_S, Waiting, plan_bridge
+from edgeslm.cli.provision.bridge import HOURS, MESSAGE_BYTES, PER_S, RESTART_S, BridgeQueue, plan_bridge
 from edgeslm.config.loader import parse_config
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs/fleet.md").read_text("utf-8")
@@ -65,5 +65,5 @@ def test_what_goes_up_is_what_the_table_says() -> None:
 
 def test_its_figures_are_the_code_s() -> None:
     assert f"{PER_S:g} message a second for {HOURS:g} hours of {MESSAGE_BYTES // 1024} KiB" in CHAPTER
-    assert f"{Waiting().messages:,} messages" in CHAPTER
+    assert f"{BridgeQueue().messages:,} messages" in CHAPTER
     assert f"after {RESTART_S[0]} to {RESTART_S[1]} s" in CHAPTER

@@ -128,7 +128,7 @@ class Shape:
         return 2 * self.layers * self.kv_heads * self.head_dim * 4
 
 
-class _Reader:
+class _ShapeReader:
     """Takes positive numbers out of a config, naming the key that is missing or wrong."""
 
     def __init__(self, config: Mapping[str, Any], where: str) -> None:
@@ -169,7 +169,7 @@ def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
             f"{where} has the architecture {name or 'of no name'}, whose sizes aren't known; "
             f"known are {known}."
         )
-    read = _Reader(config, where)
+    read = _ShapeReader(config, where)
     hidden, heads, layers = map(read.number, ("hidden_size", "num_attention_heads", "num_hidden_layers"))
     kv_heads = read.number("num_key_value_heads", None if family.own_kv_heads else heads)
     if heads % kv_heads:
@@ -207,7 +207,7 @@ def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
     )
 
 
-def _windows(config: Mapping[str, Any], family: Family, layers: int, read: _Reader) -> tuple[int, int]:
+def _windows(config: Mapping[str, Any], family: Family, layers: int, read: _ShapeReader) -> tuple[int, int]:
     """(tokens of the window, layers that have it)."""
     off = config.get("sliding_window") is None or config.get("use_sliding_window") is False
     if off:

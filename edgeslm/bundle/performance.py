@@ -19,8 +19,8 @@ from edgeslm.bundle.size_estimate import (
     FLOAT,
     REST,
     Footprint,
-    Format,
     Formats,
+    WeightFormat,
     decode_tps,
     footprint,
     memory_bytes,
@@ -122,7 +122,7 @@ _GROUPS = {
 
 def _formats(groups: Sequence[WeightGroup], layers: int) -> Formats:
     """Weight groups get the average of their layers' bits: a manifest names what differs from most."""
-    rest = next((Format(g.bits, g.group_size) for g in groups if g.group == REST), FLOAT)
+    rest = next((WeightFormat(g.bits, g.group_size) for g in groups if g.group == REST), FLOAT)
     listed: dict[str, dict[str, float]] = {}
     for group in groups:
         owner, _, own = group.group.rpartition(".")
@@ -132,7 +132,7 @@ def _formats(groups: Sequence[WeightGroup], layers: int) -> Formats:
     for name, bits in listed.items():
         count = 1 if name in (HEAD, EMBEDDING) else max(layers, len(bits))
         average = (sum(bits.values()) + (count - len(bits)) * rest.bits) / count
-        formats[name] = Format(average, rest.group_size)
+        formats[name] = WeightFormat(average, rest.group_size)
     return formats
 
 

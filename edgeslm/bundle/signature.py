@@ -6,7 +6,7 @@ machine; what it refuses is refused here. The one primitive in use is ECDSA veri
 
 Signatures and bundles come from strangers, so the check runs as a job (``edgeslm.ipc.job``), which
 ``trust`` starts. Its order is ``{"bundles": [...], "keys": [...]}``; the answer is a list with the
-fields of a :class:`Verdict` for each bundle.
+fields of a :class:`SignatureVerdict` for each bundle.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Status = Literal["signed", "unsigned", "refused", "unverifiable"]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SignatureVerdict:
     """What came out for one bundle.
 
     ``signed``: ``key`` is the file of the key that made the signature, ``bundle`` and ``signature`` are the
@@ -52,7 +52,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class SignedStatement:
     """What a signature claims; to be believed only after it was checked.
 
     ``digests``: path in the bundle -> SHA-256 in hex. ``ignored``: files and folders that the signer left
@@ -149,7 +149,7 @@ class _InTotoStatement(_Inner):
     predicate: _Predicate
 
 
-def parse_statement(raw: bytes, where: str) -> Statement:
+def parse_statement(raw: bytes, where: str) -> SignedStatement:
     """:raises BundleError: no signature of model signing, or made in a way that isn't understood here."""
     try:
         outer = _SigstoreBundle.model_validate(json.loads(raw.decode()))
@@ -173,7 +173,7 @@ def parse_statement(raw: bytes, where: str) -> Statement:
         raise BundleError(
             f"{where}: signs in another way than files by SHA-256; sign the bundle with edgeslm-export sign"
         )
-    return Statement(
+    return SignedStatement(
         digests,
         tuple(predicate.serialization.ignore_paths),
         statement.subject[0].digest.sha256,
@@ -202,7 +202,7 @@ def read_signature(folder: Path) -> bytes:
     return raw
 
 
-def check_bundle(folder: Path, keys: Sequence[Path]) -> Verdict:
+def check_bundle(folder: Path, keys: Sequence[Path]) -> SignatureVerdict:
     """Whether the bundle is whole and signed by one of ``keys``, public ones as PEM.
 
     :raises ModuleNotFoundError: ``cryptography`` is missing.
@@ -213,19 +213,21 @@ def check_bundle(folder: Path, keys: Sequence[Path]) -> Verdict:
         try:
             raw = read_signature(folder)
         except FileNotFoundError:
-            return Verdict("unsigned", f"{file}: missing, so the bundle is not signed")
+            return SignatureVerdict("unsigned", f"{file}: missing, so the bundle is not signed")
         statement = parse_statement(raw, str(file))
         key = _signer(statement, keys, file)
         _check_root(statement, file)
         _compare(bundle, statement)
     except BundleError as error:
-        return Verdict("refused", str(error))
+        return SignatureVerdict("refused", str(error))
     except OSError as error:  # a file that goes away meanwhile
-        return Verdict("refused", f"{error.filename or folder}: {error.strerror}")
-    return Verdict("signed", "", str(key), bundle.digest, f"sha256:{hashlib.sha256(raw).hexdigest()}")
+        return SignatureVerdict("refused", f"{error.filename or folder}: {error.strerror}")
+    return SignatureVerdict(
+        "signed", "", str(key), bundle.digest, f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    )
 
 
-def _signer(statement: Statement, keys: Sequence[Path], file: Path) -> Path:
+def _signer(statement: SignedStatement, keys: Sequence[Path], file: Path) -> Path:
     """The key that made the signature of the statement.
 
     :raises BundleError: none of them did, or one can't be used.
@@ -261,7 +263,7 @@ def _load_key(file: Path) -> tuple[Any, str]:
     return key, hashlib.sha256(pem).hexdigest()
 
 
-def _is_signature(key: Any, statement: Statement) -> bool:
+def _is_signature(key: Any, statement: SignedStatement) -> bool:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -279,7 +281,7 @@ def _pre_authentication_encoding(payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
-def _check_root(statement: Statement, file: Path) -> None:
+def _check_root(statement: SignedStatement, file: Path) -> None:
     """Sees that the digest that stands for the whole is that of the list: the library demands it."""
     try:
         root = hashlib.sha256(b"".join(map(bytes.fromhex, statement.digests.values()))).hexdigest()
@@ -289,7 +291,7 @@ def _check_root(statement: Statement, file: Path) -> None:
         raise BundleError(f"{file}: contradicts itself; sign the bundle again")
 
 
-def _compare(bundle: Bundle, statement: Statement) -> None:
+def _compare(bundle: Bundle, statement: SignedStatement) -> None:
     """Sees that manifest, signature and files agree, with nothing left out.
 
     :raises BundleError: naming what differs.
@@ -315,7 +317,7 @@ def _compare(bundle: Bundle, statement: Statement) -> None:
             raise BundleError(f"{bundle.path / name}: signed with other content than the manifest lists")
 
 
-def _is_ignored(name: str, statement: Statement) -> bool:
+def _is_ignored(name: str, statement: SignedStatement) -> bool:
     return any(PurePosixPath(name).is_relative_to(path) for path in statement.ignored)
 
 
@@ -334,12 +336,14 @@ def _answer(order: dict[str, Any], progress: Callable[[Any], None]) -> list[dict
     return [asdict(_verdict(Path(folder), keys)) for folder in order["bundles"]]
 
 
-def _verdict(folder: Path, keys: Sequence[Path]) -> Verdict:
+def _verdict(folder: Path, keys: Sequence[Path]) -> SignatureVerdict:
     try:
         return check_bundle(folder, keys)
     except ModuleNotFoundError as error:
         package = (error.name or "cryptography").partition(".")[0]
-        return Verdict("unverifiable", f"the package {package} is missing: pip install 'edgeslm[verify]'")
+        return SignatureVerdict(
+            "unverifiable", f"the package {package} is missing: pip install 'edgeslm[verify]'"
+        )
 
 
 if __name__ == "__main__":

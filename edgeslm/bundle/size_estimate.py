@@ -49,7 +49,7 @@ VECTOR_COMPUTE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class WeightFormat:
     """How matrices are stored: ``bits`` in groups (a row is one where ``group_size`` is 0), an average where
     some have 4 and some 8, or 32 for float.
 
@@ -86,12 +86,12 @@ class Format:
         return math.ceil(matrix.columns / width), width
 
 
-FLOAT = Format(32)
-Formats = Mapping[str, Format]
+FLOAT = WeightFormat(32)
+Formats = Mapping[str, WeightFormat]
 """Weight group (``Matrix.group`` or ``embedding``) -> how it is stored; ``*`` is the rest."""
 
 
-def format_of(formats: Formats, group: str) -> Format:
+def format_of(formats: Formats, group: str) -> WeightFormat:
     return formats.get(group) or formats[REST]
 
 

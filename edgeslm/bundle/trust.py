@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeslm.bundle.manifest import SIGNATURE, Bundle, file_digest, load_bundle
-from edgeslm.bundle.signature import Verdict, parse_statement, read_signature
+from edgeslm.bundle.signature import SignatureVerdict, parse_statement, read_signature
 from edgeslm.config.sections import Signing
 from edgeslm.errors import BundleError
 from edgeslm.ipc.job import PYTHON, Job, JobError
@@ -46,7 +46,7 @@ def _bytes_below(folder: Path) -> int:
     return total
 
 
-def _ask(job: Job, bundles: Sequence[Path], keys: Sequence[Path]) -> list[Verdict]:
+def _ask(job: Job, bundles: Sequence[Path], keys: Sequence[Path]) -> list[SignatureVerdict]:
     """A verdict for each bundle. :raises BundleError: the check itself failed."""
     order = {"bundles": list(map(str, bundles)), "keys": list(map(str, keys))}
     timeout_s = TIMEOUT_S + sum(map(_bytes_below, bundles)) / SLOWEST_BYTES_PER_S
@@ -60,12 +60,12 @@ def _ask(job: Job, bundles: Sequence[Path], keys: Sequence[Path]) -> list[Verdic
         raise BundleError(f"the check of signatures failed: {error}") from None
     except OSError as error:
         raise BundleError(f"the check of signatures can't be started: {error.strerror}") from None
-    return [Verdict(**verdict) for verdict in verdicts]
+    return [SignatureVerdict(**verdict) for verdict in verdicts]
 
 
 def check_bundles(
     bundles: Sequence[Path], keys: Sequence[Path], *, command: Sequence[str] = PYTHON
-) -> list[Verdict]:
+) -> list[SignatureVerdict]:
     """A verdict for each bundle; blocks for a second or more.
 
     :param command: what runs the check's module, in place of this Python.

@@ -15,7 +15,7 @@ from edgeslm.cli.parts import add_part
 from edgeslm.cli.screen import print_error, say
 
 if TYPE_CHECKING:
-    from edgeslm.telemetry.fleet import Entry
+    from edgeslm.telemetry.fleet import FleetNode
 
 SUMMARY = "list all nodes of a broker: versions, models, pools, load, alerts"
 EXAMPLE = "edgeslm fleet list --broker mqtt://broker.local"
@@ -71,11 +71,11 @@ def _list(arguments: argparse.Namespace) -> int:
     return int(arguments.check and is_wrong)
 
 
-def _is_of(entry: Entry, pool: str) -> bool:
+def _is_of(entry: FleetNode, pool: str) -> bool:
     return entry.name == f"pool/{pool}" or (entry.pool is not None and entry.pool["name"] == pool)
 
 
-def _heard(arguments: argparse.Namespace) -> list[Entry]:
+def _heard(arguments: argparse.Namespace) -> list[FleetNode]:
     """:raises BrokerError: the broker can't be reached, lets nobody read, or has heard of no such node."""
     from edgeslm.protocol.versions import why_not_spoken
     from edgeslm.telemetry.fleet import entry_of

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeslm.cli.parts import add_part
-from edgeslm.cli.screen import Progress, print_error, say
+from edgeslm.cli.screen import ProgressLine, print_error, say
 from edgeslm.errors import BundleError, KnowledgeError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _add(arguments: argparse.Namespace) -> int:
         else:
             print_error(f"without --encoder {collection.file} is searched by words alone")
         files = sum(1 for _ in find_files(arguments.paths))
-        watch = _Watch(stack.enter_context(Progress()), files)
+        watch = _Watch(stack.enter_context(ProgressLine()), files)
         embed = watch.embedding(embedding) if embedding is not None else None
         totals = add_files(
             *(collection, arguments.paths),
@@ -254,7 +254,7 @@ def _for_questions(collection: Collection, path: Path | None) -> Embedding | Non
 class _Watch:
     """Shows which file of how many is being added, and how much of it is embedded."""
 
-    def __init__(self, progress: Progress, files: int) -> None:
+    def __init__(self, progress: ProgressLine, files: int) -> None:
         self._progress = progress
         self._files = files
         self._number = 0

@@ -10,7 +10,7 @@ from edgeslm.errors import BrokerError
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, site_fault, site_topic
 
 if TYPE_CHECKING:
-    from edgeslm.client.discovery import Lookout
+    from edgeslm.client.discovery import Discovery
     from edgeslm.mqtt.broker_address import BrokerAddress
 
 PATIENCE_S = 15.0
@@ -47,14 +47,14 @@ def address_of(arguments: argparse.Namespace) -> BrokerAddress:
     )
 
 
-def lookout_of(arguments: argparse.Namespace, address: BrokerAddress, node: str | None = None) -> Lookout:
+def lookout_of(arguments: argparse.Namespace, address: BrokerAddress, node: str | None = None) -> Discovery:
     """One that isn't started; ``node`` None: to all nodes. :raises BrokerError: no site can be called so."""
-    from edgeslm.client.discovery import Lookout
+    from edgeslm.client.discovery import Discovery
     from edgeslm.telemetry.overview import plain
 
     if arguments.site is not None and (fault := site_fault(arguments.site)):
         raise BrokerError(f"--site {plain(arguments.site)}: a site's name {fault}")
-    return Lookout(address, arguments.prefix, node, site=_site(arguments))
+    return Discovery(address, arguments.prefix, node, site=_site(arguments))
 
 
 def nothing_heard(arguments: argparse.Namespace, address: BrokerAddress) -> BrokerError:

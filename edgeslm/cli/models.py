@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.cli.parts import Act, add_part
-from edgeslm.cli.screen import Progress, say
+from edgeslm.cli.screen import ProgressLine, say
 from edgeslm.errors import BundleError, EdgeslmError
 from edgeslm.storage.file_ownership import become_owner
 
@@ -82,7 +82,7 @@ def _stage(arguments: argparse.Namespace, config: Config, store: Store) -> tuple
     from edgeslm.bundle.trust import Trust
     from edgeslm.update.staging import Staging
 
-    with Progress() as progress:
+    with ProgressLine() as progress:
         staging = Staging(
             store,
             budget_bytes=config.updates.budget_bytes,
@@ -105,11 +105,11 @@ def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tu
     from edgeslm.bundle.manifest import load_bundle, short_digest
     from edgeslm.bundle.trust import Trust
     from edgeslm.engine.prepack.smoke import smoke_test
-    from edgeslm.update.command_file import Wishes
+    from edgeslm.update.command_file import CommandFile
 
     name = _model(arguments.model, config)
     bundle = store.find(arguments.digest)
-    wishes = Wishes(config.state_dir, config.node)
+    wishes = CommandFile(config.state_dir, config.node)
     short = short_digest(bundle.digest)
     if wishes.is_node_running:
         outcome = wishes.ask("activate", name, bundle.digest, older=arguments.older)
@@ -130,10 +130,10 @@ def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tu
 
 def _rollback(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:
     from edgeslm.bundle.manifest import short_digest
-    from edgeslm.update.command_file import Wishes
+    from edgeslm.update.command_file import CommandFile
 
     name = _model(arguments.model, config)
-    wishes = Wishes(config.state_dir, config.node)
+    wishes = CommandFile(config.state_dir, config.node)
     if wishes.is_node_running:
         outcome = wishes.ask("rollback", name)
         if "error" in outcome:

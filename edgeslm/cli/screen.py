@@ -27,7 +27,7 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-class Progress:
+class ProgressLine:
     """A bar on standard error, on a terminal alone and once work takes longer than two seconds: also where
     nothing is shown any more by then, since the first file of many may be the one that takes long."""
 
@@ -40,7 +40,7 @@ class Progress:
         self._late: threading.Timer | None = None
         self._drawing = threading.Lock()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressLine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:

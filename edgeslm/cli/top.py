@@ -17,7 +17,7 @@ from edgeslm.cli.listening import PATIENCE_S, add_listening_arguments, address_o
 from edgeslm.cli.screen import say
 
 if TYPE_CHECKING:
-    from edgeslm.client.discovery import Lookout
+    from edgeslm.client.discovery import Discovery
     from edgeslm.telemetry.overview import NodeFigures
 
 SUMMARY = "show a node, all nodes of a broker, or of all sites of a hub, live"
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _watch(lookout: Lookout, arguments: argparse.Namespace, broker: str) -> None:
+def _watch(lookout: Discovery, arguments: argparse.Namespace, broker: str) -> None:
     """Until somebody ends it: in place on a terminal, elsewhere a picture for each change."""
     if arguments.json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         while True:
@@ -76,7 +76,7 @@ def _whole_terminal() -> Iterator[None]:
         sys.stdout.flush()
 
 
-def _picture(lookout: Lookout, arguments: argparse.Namespace, broker: str, height: int | None) -> str:
+def _picture(lookout: Discovery, arguments: argparse.Namespace, broker: str, height: int | None) -> str:
     from edgeslm.telemetry.overview import Painter, plain, screen, wrap
 
     nodes = _figures(lookout)
@@ -96,7 +96,7 @@ def _picture(lookout: Lookout, arguments: argparse.Namespace, broker: str, heigh
     return "\n".join([lines[0], *said, *lines[1:]])
 
 
-def _figures(lookout: Lookout) -> list[NodeFigures]:
+def _figures(lookout: Discovery) -> list[NodeFigures]:
     from edgeslm.telemetry.overview import figures_of
 
     now, uplinks = time.time(), lookout.uplinks()

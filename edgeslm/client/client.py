@@ -23,9 +23,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from edgeslm.client.pending_request import FIRST_INTERVAL_S, Errand, Letter, Note
-from edgeslm.client.queues import LoopInbox, ThreadInbox
-from edgeslm.client.session import Desk
+from edgeslm.client.pending_request import FIRST_INTERVAL_S, OutgoingMessage, PendingMessage, PendingRequest
+from edgeslm.client.queues import LoopQueue, ThreadQueue
+from edgeslm.client.session import ClientSession
 from edgeslm.client.stream import Stream
 from edgeslm.client.subscription import Listening, News
 from edgeslm.errors import (
@@ -48,7 +48,7 @@ from edgeslm.errors import (
 )
 from edgeslm.messages import Chunk, ErrorBody, Result, Truncated
 from edgeslm.mqtt.broker_address import BrokerAddress, read_password
-from edgeslm.mqtt.connection import Network, Settings
+from edgeslm.mqtt.connection import ConnectionSettings, Network
 from edgeslm.protocol.codec import MAX_REPLY_TOPIC_BYTES, Topics, check_topic_name, encode_request
 from edgeslm.protocol.feedback import Feedback, encode_feedback
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, NODE_CHANNELS, filter_fault
@@ -156,7 +156,7 @@ class Client:
         self._node = self._topics.node
         alone = f"app-{secrets.token_hex(8)}"
         self._name = f"{name}/{alone}" if name is not None else alone
-        self._settings = Settings(
+        self._settings = ConnectionSettings(
             client_id=f"{prefix}-{alone}",
             keepalive_s=15,
             session_expiry_s=session_expiry_s,
@@ -328,7 +328,7 @@ class Client:
         :raises BrokerError: it was refused, or no node is there to get it.
         """
         note = self._note(Feedback(task, input, id, label, fields), timeout)
-        inbox = ThreadInbox()
+        inbox = ThreadQueue()
         self._desk.enlist(task, note.letter, inbox.put)
         try:
             event = None
@@ -349,7 +349,7 @@ class Client:
     ) -> None:
         """As :meth:`feedback`, for asyncio."""
         note = self._note(Feedback(task, input, id, label, fields), timeout)
-        inbox = LoopInbox()
+        inbox = LoopQueue()
         self._desk.enlist(task, note.letter, inbox.put)
         try:
             event = None
@@ -358,19 +358,23 @@ class Client:
         finally:
             self._desk.forget(note.letter)
 
-    def _make_desk(self) -> Desk:
-        return Desk(self._topics, self._name)
+    def _make_desk(self) -> ClientSession:
+        return ClientSession(self._topics, self._name)
 
     def _check_open(self) -> None:
         if self._network is None:
             raise BrokerError("The client isn't open; use it in a with statement, or call open() first.")
 
-    def _note(self, feedback: Feedback, timeout: float) -> Note:
+    def _note(self, feedback: Feedback, timeout: float) -> PendingMessage:
         self._check_open()
         if self._topics.pool is not None:
             raise InvalidRequest("A pool takes no corrections: tell them to one of its nodes.")
-        letter = Letter(self._topics.feedback, encode_feedback(feedback), "", secrets.token_hex(8).encode())
-        return Note(letter, self._desk.send, node=self._node, now=time.monotonic(), timeout_s=timeout)
+        letter = OutgoingMessage(
+            self._topics.feedback, encode_feedback(feedback), "", secrets.token_hex(8).encode()
+        )
+        return PendingMessage(
+            letter, self._desk.send, node=self._node, now=time.monotonic(), timeout_s=timeout
+        )
 
     def _stream(
         self,
@@ -395,10 +399,10 @@ class Client:
                 f"The topic of the result would have {size} bytes and may have {MAX_REPLY_TOPIC_BYTES}; "
                 "take a shorter prefix or name."
             )
-        letter = Letter(topic, payload, reply_to, secrets.token_hex(8).encode())
+        letter = OutgoingMessage(topic, payload, reply_to, secrets.token_hex(8).encode())
 
-        def make_errand(on_chunk: OnChunk) -> Errand:
-            return Errand(
+        def make_errand(on_chunk: OnChunk) -> PendingRequest:
+            return PendingRequest(
                 letter,
                 desk.send,
                 node=self._node,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.errors import BrokerError, InvalidRequest
 from edgeslm.mqtt.broker_address import BrokerAddress
-from edgeslm.mqtt.connection import Link, Network, Settings, Subscription
+from edgeslm.mqtt.connection import BrokerLink, ConnectionSettings, Network, Subscription
 from edgeslm.mqtt.diagnostics import Problem, Welcome
 from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.protocol.topic_filters import base_topic, link_topic, matches, site_topic
@@ -59,7 +59,7 @@ class Sighting:
     site: str | None = None
 
 
-class Lookout:
+class Discovery:
     """A connection that only listens; ``node`` None: to all nodes below ``prefix``. Safe between threads.
 
     ``site`` None: to nodes of the broker; a name or ``ALL_SITES``: to nodes of sites, at the broker that is
@@ -91,7 +91,7 @@ class Lookout:
         self._refused: str | None = None
         self._heard_at = 0.0
         self._version = 0
-        settings = Settings(
+        settings = ConnectionSettings(
             client_id=f"{prefix.replace('/', '-')}-top-{secrets.token_hex(8)}",
             keepalive_s=15,
             session_expiry_s=0,
@@ -101,7 +101,7 @@ class Lookout:
         )
         self._network = Network(address, settings, self, first_pause_s=0.5, longest_pause_s=15.0)
 
-    def __enter__(self) -> Lookout:
+    def __enter__(self) -> Discovery:
         self._network.start()
         return self
 
@@ -159,7 +159,7 @@ class Lookout:
 
     # The listener, on the network thread
 
-    def welcomed(self, link: Link, welcome: Welcome) -> None:
+    def welcomed(self, link: BrokerLink, welcome: Welcome) -> None:
         with self._changed:
             self._problem = None
             self._note()
@@ -167,7 +167,7 @@ class Lookout:
         filters += [self._link] if self._link else []
         link.subscribe([Subscription(one, every_time=True) for one in filters])
 
-    def received(self, link: Link, message: MQTTMessage) -> None:
+    def received(self, link: BrokerLink, message: MQTTMessage) -> None:
         if message.qos:
             link.ack(message.mid)
         if self._link is not None and matches(self._link, message.topic):
@@ -214,10 +214,10 @@ class Lookout:
             self._heard_at = time.monotonic()
             self._note()
 
-    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
+    def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None:
         """Nothing is published."""
 
-    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
+    def subscribed(self, link: BrokerLink, mid: int, failures: Sequence[str | None]) -> None:
         with self._changed:
             self._is_subscribed = not all(failures)
             if all(failures):

@@ -43,7 +43,7 @@ TRANSIENT = frozenset({0x91, 0x97})
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class OutgoingMessage:
     """What is published, the same each time: a node knows a repeat by all four. ``payload`` is private.
 
     One without a ``reply_to`` gets no answer.
@@ -92,7 +92,7 @@ class NodeUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answered:
     payload: bytes
 
 
@@ -117,9 +117,9 @@ class Failed:
     error: EdgeslmError
 
 
-Event = Ready | Lost | Acknowledged | Room | NodeUp | Answer | Piece | Heard | Failed
+Event = Ready | Lost | Acknowledged | Room | NodeUp | Answered | Piece | Heard | Failed
 
-Send = Callable[[Letter, int | None], int | None]
+Send = Callable[[OutgoingMessage, int | None], int | None]
 """Publishes a letter with a Message Expiry in seconds: the connection's generation; None if it can't go."""
 
 
@@ -134,7 +134,7 @@ def nobody(node: str) -> str:
     return f"No node {node!r}" if pool is None else f"No member of the pool {pool!r}"
 
 
-class Errand:
+class PendingRequest:
     """Feed it with :meth:`advance`: whenever an event came, and when :meth:`wait_s` is over.
 
     ``node_state`` gives what the node last said of itself. Times are ``time.monotonic()`` seconds.
@@ -144,7 +144,7 @@ class Errand:
 
     def __init__(
         self,
-        letter: Letter,
+        letter: OutgoingMessage,
         send: Send,
         *,
         node: str,
@@ -185,7 +185,7 @@ class Errand:
         if self.times_sent:
             # As long as the request itself may reach a node that is away.
             left_s = min(max(0.0, self._until - now) + LONGEST_INTERVAL_S, LONGEST_EXPIRY_S)
-            self._send(Letter(cancel_topic, b"", "", self.letter.correlation), math.ceil(left_s))
+            self._send(OutgoingMessage(cancel_topic, b"", "", self.letter.correlation), math.ceil(left_s))
 
     def advance(self, event: Event | None, now: float) -> Result | None:
         """Takes in what happened and sends the request if it is due; the result ends it.
@@ -225,7 +225,7 @@ class Errand:
 
     def _take(self, event: Event, now: float) -> Result | None:
         match event:
-            case Answer(payload):
+            case Answered(payload):
                 return self._take_result(parse_result(payload), now)
             case Piece(payload):
                 self._take_chunk(parse_chunk(payload), now)
@@ -317,10 +317,12 @@ class Errand:
         return f"{said}; {named(self._node)} {is_so}{' and was busy' if self._was_busy else ''}."
 
 
-class Note:
-    """A message that gets no answer, until the broker has it. Fed as an :class:`Errand` is."""
+class PendingMessage:
+    """A message that gets no answer, until the broker has it. Fed as an :class:`PendingRequest` is."""
 
-    def __init__(self, letter: Letter, send: Send, *, node: str, now: float, timeout_s: float) -> None:
+    def __init__(
+        self, letter: OutgoingMessage, send: Send, *, node: str, now: float, timeout_s: float
+    ) -> None:
         self.letter = letter
         self._send = send
         self._node = node

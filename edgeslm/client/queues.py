@@ -12,7 +12,7 @@ import queue
 from edgeslm.client.pending_request import Event
 
 
-class ThreadInbox:
+class ThreadQueue:
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
@@ -30,7 +30,7 @@ class ThreadInbox:
             return None
 
 
-class LoopInbox:
+class LoopQueue:
     """Of the loop in which it is made."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class LoopInbox:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def take(self, wait_s: float | None) -> Event | None:
-        """As :meth:`ThreadInbox.take`."""
+        """As :meth:`ThreadQueue.take`."""
         # Not wait_for: before Python 3.12 it swallows a cancel that comes with an event.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 
 from edgeslm.client.pending_request import (
     Acknowledged,
-    Answer,
+    Answered,
     Event,
     Failed,
     Heard,
-    Letter,
     Lost,
     NodeUp,
+    OutgoingMessage,
     Piece,
     Ready,
     Room,
     named,
 )
 from edgeslm.errors import BrokerError, InvalidRequest, ProtocolError, TooLarge
-from edgeslm.mqtt.connection import Link, Subscription
+from edgeslm.mqtt.connection import BrokerLink, Subscription
 from edgeslm.mqtt.diagnostics import Problem, Welcome
 from edgeslm.mqtt.outbox import packet_bytes
 from edgeslm.protocol.codec import parse_state
@@ -53,7 +53,7 @@ Inbox = Callable[[Event], None]
 """Takes an event from any thread, at once and without raising."""
 
 
-class Desk:
+class ClientSession:
     """The ``Listener`` of an app's network thread; ``name`` is the last level of its reply topics.
 
     No lock is held while the link is used: paho calls back with its own locks held.
@@ -64,7 +64,7 @@ class Desk:
         self._name = name
         self._stream_end = topics.stream(f"/{name}")
         self._changed = threading.Condition()
-        self._link: Link | None = None
+        self._link: BrokerLink | None = None
         self._generation = 0
         self._problem: Problem | None = None
         self._closed: Failed | None = None
@@ -110,7 +110,7 @@ class Desk:
     def reply_topic(self, task: str) -> str:
         return f"{self._topics.result(task)}/{self._name}"
 
-    def enlist(self, task: str, letter: Letter, inbox: Inbox) -> None:
+    def enlist(self, task: str, letter: OutgoingMessage, inbox: Inbox) -> None:
         """From now on ``inbox`` gets what happens to the letter, beginning with ``Ready`` or ``Lost``."""
         reply_to = letter.reply_to
         with self._changed:
@@ -132,7 +132,7 @@ class Desk:
         if is_new and link is not None:
             self._subscribe(link, generation, reply_to)
 
-    def forget(self, letter: Letter) -> None:
+    def forget(self, letter: OutgoingMessage) -> None:
         with self._changed:
             self._inboxes.pop(letter.correlation, None)
             askers = self._askers.get(letter.reply_to, set())
@@ -192,7 +192,7 @@ class Desk:
             for inbox in self._inboxes.values():
                 inbox(self._closed)
 
-    def send(self, letter: Letter, expiry_s: int | None) -> int | None:
+    def send(self, letter: OutgoingMessage, expiry_s: int | None) -> int | None:
         """Publishes a letter: the generation of the connection, or None if that isn't possible now.
 
         Then ``Ready`` or ``Room`` comes when it is. Raises TooLarge if the broker takes no such packet.
@@ -232,7 +232,7 @@ class Desk:
                 self._unacknowledged[sent.mid] = letter.correlation
         return generation
 
-    def _subscribe(self, link: Link, generation: int, reply_to: str) -> None:
+    def _subscribe(self, link: BrokerLink, generation: int, reply_to: str) -> None:
         with self._changed:
             filters = [reply_to, *self._filters.get(reply_to, [])]
             heard = {one for listened in self._listeners.values() for one in listened}
@@ -290,7 +290,7 @@ class Desk:
 
     # The listener, on the network thread
 
-    def welcomed(self, link: Link, welcome: Welcome) -> None:
+    def welcomed(self, link: BrokerLink, welcome: Welcome) -> None:
         if not welcome.mqtt5:
             self.lost(NO_MQTT_5)
             return
@@ -307,7 +307,7 @@ class Desk:
         for reply_to in reply_topics:
             self._subscribe(link, generation, reply_to)
 
-    def received(self, link: Link, message: MQTTMessage) -> None:
+    def received(self, link: BrokerLink, message: MQTTMessage) -> None:
         if message.qos:
             link.ack(message.mid)
         payload = bytes(message.payload)
@@ -319,7 +319,7 @@ class Desk:
         correlation = getattr(message.properties, "CorrelationData", b"")
         is_piece = message.topic.endswith(self._stream_end)
         with self._changed:
-            self._tell(correlation, Piece(payload) if is_piece else Answer(payload))
+            self._tell(correlation, Piece(payload) if is_piece else Answered(payload))
             for key, filters in self._listeners.items():
                 if any(matches(one, message.topic) for one in filters):
                     self._tell(key, Heard(message.topic, payload, message.retain))
@@ -345,7 +345,7 @@ class Desk:
                 if self._fault is not None and key not in self._listeners:
                     inbox(self._fault)
 
-    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
+    def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None:
         with self._changed:
             correlation = self._unacknowledged.pop(mid, None)
             if correlation is None:
@@ -353,7 +353,7 @@ class Desk:
             else:
                 self._settle(correlation, reason)
 
-    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
+    def subscribed(self, link: BrokerLink, mid: int, failures: Sequence[str | None]) -> None:
         with self._changed:
             reply_to = self._asked_for.pop(mid, None)
             if reply_to is None:

@@ -9,13 +9,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from edgeslm.client.pending_request import Errand, Event, Failed
-from edgeslm.client.queues import LoopInbox, ThreadInbox
-from edgeslm.client.session import Desk, Inbox
+from edgeslm.client.pending_request import Event, Failed, PendingRequest
+from edgeslm.client.queues import LoopQueue, ThreadQueue
+from edgeslm.client.session import ClientSession, Inbox
 from edgeslm.errors import Cancelled, EdgeslmError
 from edgeslm.messages import Chunk, Result
 
-MakeErrand = Callable[[Callable[[Chunk], None]], Errand]
+MakeErrand = Callable[[Callable[[Chunk], None]], PendingRequest]
 
 _CLOSED = "The stream was closed before the answer was complete."
 
@@ -28,12 +28,12 @@ class Stream:
     with`` statement it is closed at the end.
     """
 
-    def __init__(self, desk: Desk, task: str, cancel_topic: str, make_errand: MakeErrand) -> None:
+    def __init__(self, desk: ClientSession, task: str, cancel_topic: str, make_errand: MakeErrand) -> None:
         self._desk = desk
         self._task = task
         self._cancel_topic = cancel_topic
         self._make_errand = make_errand
-        self._errand: Errand | None = None
+        self._errand: PendingRequest | None = None
         self._inbox: Inbox | None = None
         self._pieces: list[Chunk] = []
         self._result: Result | None = None
@@ -69,7 +69,7 @@ class Stream:
         self.close()
 
     def __iter__(self) -> Iterator[Chunk]:
-        inbox = ThreadInbox()
+        inbox = ThreadQueue()
         errand = self._begin(inbox.put)
         try:
             event = None
@@ -80,7 +80,7 @@ class Stream:
             self._end()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
-        inbox = LoopInbox()
+        inbox = LoopQueue()
         errand = self._begin(inbox.put)
         try:
             event = None
@@ -91,7 +91,7 @@ class Stream:
         finally:
             self._end()
 
-    def _begin(self, inbox: Inbox) -> Errand:
+    def _begin(self, inbox: Inbox) -> PendingRequest:
         with self._sending:
             if self._over.is_set() or self._errand is not None:
                 raise EdgeslmError("A stream is iterated once; ask again for another answer.")
@@ -100,7 +100,7 @@ class Stream:
             self._desk.enlist(self._task, errand.letter, inbox)
         return errand
 
-    def _advance(self, errand: Errand, event: Event | None) -> bool:
+    def _advance(self, errand: PendingRequest, event: Event | None) -> bool:
         """Whether the result is there."""
         with self._sending:
             if self._over.is_set():

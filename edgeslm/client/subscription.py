@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from edgeslm.client.pending_request import Event, Failed, Heard, Lost
-from edgeslm.client.queues import LoopInbox, ThreadInbox
-from edgeslm.client.session import Desk
+from edgeslm.client.queues import LoopQueue, ThreadQueue
+from edgeslm.client.session import ClientSession
 from edgeslm.errors import BrokerError, EdgeslmError, InvalidRequest, ProtocolError, TimedOut
 from edgeslm.messages import Result
 from edgeslm.protocol.codec import parse_result
@@ -19,7 +19,7 @@ from edgeslm.protocol.strict_json import decode_text, parse_json
 MOST_WAITING = 10_000
 """Messages that wait for somebody who listens and doesn't take them; further ones are counted as missed."""
 
-AnyInbox = TypeVar("AnyInbox", ThreadInbox, LoopInbox)
+AnyInbox = TypeVar("AnyInbox", ThreadQueue, LoopQueue)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ class Listening:
     """
 
     def __init__(
-        self, desk: Desk, filters: Sequence[str], *, timeout_s: float | None, patience_s: float
+        self, desk: ClientSession, filters: Sequence[str], *, timeout_s: float | None, patience_s: float
     ) -> None:
         self._desk = desk
         self._filters = filters
         self._timeout_s = timeout_s
         self._patience_s = patience_s
         self._key = secrets.token_bytes(16)
-        self._inbox: ThreadInbox | LoopInbox | None = None
+        self._inbox: ThreadQueue | LoopQueue | None = None
         self._early: list[News] = []
         self._is_closed = False
         self.missed = 0
@@ -72,7 +72,7 @@ class Listening:
             self._inbox.put(Failed(BrokerError("Nobody listens any more.")))
 
     def __enter__(self) -> Listening:
-        inbox = self._begin(ThreadInbox())
+        inbox = self._begin(ThreadQueue())
         try:
             give_up_at = time.monotonic() + self._patience_s
             while not self._is_ready(give_up_at):
@@ -86,7 +86,7 @@ class Listening:
         self.close()
 
     async def __aenter__(self) -> Listening:
-        inbox = self._begin(LoopInbox())
+        inbox = self._begin(LoopQueue())
         try:
             give_up_at = time.monotonic() + self._patience_s
             while not self._is_ready(give_up_at):
@@ -104,7 +104,7 @@ class Listening:
             with self:
                 yield from self
             return
-        if not isinstance(self._inbox, ThreadInbox):
+        if not isinstance(self._inbox, ThreadQueue):
             raise EdgeslmError("What began with `async with` goes on with `async for`.")
         while not self._is_over:
             news = self._early.pop(0) if self._early else self._read(self._inbox.take(self._timeout_s))
@@ -117,7 +117,7 @@ class Listening:
                 async for news in self:
                     yield news
             return
-        if not isinstance(self._inbox, LoopInbox):
+        if not isinstance(self._inbox, LoopQueue):
             raise EdgeslmError("What began with `with` goes on with `for`.")
         while not self._is_over:
             heard = self._early.pop(0) if self._early else self._read(await self._inbox.take(self._timeout_s))

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeslm.config import yaml_source
 from edgeslm.config.sections import Broker, Section
-from edgeslm.config.yaml_source import Document, key_name
+from edgeslm.config.yaml_source import YamlDocument, key_name
 from edgeslm.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ def read_text(path: Path) -> str:
         raise ConfigError([f"{path}:{line}: file: not UTF-8 here: save the file as UTF-8"]) from None
 
 
-def problems_of(read: Document, where: str) -> ConfigError:
+def problems_of(read: YamlDocument, where: str) -> ConfigError:
     """All of them as ``file:line: key: sentence``, in the order of lines."""
     problems = sorted(set(read.problems), key=lambda problem: (problem.line, key_name(problem.path)))
     lines = [f"{where}:{p.line}: {key_name(p.path)}: {p.sentence}" for p in problems]

@@ -34,7 +34,7 @@ from edgeslm.config.sections import (
 )
 from edgeslm.config.task_kinds import LEARNABLE, Kind, Option
 from edgeslm.config.validation import UNKNOWN_FILTER, Names, inconsistencies
-from edgeslm.config.yaml_source import Document, Problem, read_document
+from edgeslm.config.yaml_source import YamlDocument, YamlProblem, read_document
 
 __all__ = [
     "LEARNABLE",
@@ -129,7 +129,9 @@ def load_task(
         entry = dict(read.data)
         name = entry.pop("name", None)
         if not isinstance(name, str):
-            read.problems.append(Problem(read.line(("name",)), ("name",), "missing: give the task a name"))
+            read.problems.append(
+                YamlProblem(read.line(("name",)), ("name",), "missing: give the task a name")
+            )
             name = "task"
         for key in ("stages", *ignored):
             entry.pop(key, None)
@@ -140,9 +142,9 @@ def load_task(
         entry["model"] = "model"
         whole = {"node": "-", "broker": {"url": "mqtts://-"}, "models": {"model": {"bundle": "-"}}}
         lines = {("tasks", name, *key): line for key, line in read.lines.items()}
-        inner = Document({**whole, "tasks": {name: entry}}, lines)
+        inner = YamlDocument({**whole, "tasks": {name: entry}}, lines)
         config = _validate(inner, path.absolute().parent)
-        read.problems += [Problem(p.line, p.path[2:] or ("name",), p.sentence) for p in inner.problems]
+        read.problems += [YamlProblem(p.line, p.path[2:] or ("name",), p.sentence) for p in inner.problems]
         task = config.tasks[name] if config is not None else None
     if task is None or name is None or read.problems:
         raise problems_of(read, str(path))
@@ -174,7 +176,7 @@ def config_schema() -> dict[str, Any]:
     }
 
 
-def _validate(read: Document, folder: Path | None) -> Config | None:
+def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
     """Appends to ``read.problems``; the result is None if the sections are not sound."""
     config, faults = _sections(read.data, folder)
     sound, indices = config, list(range(len(config.routes) if config else 0))
@@ -190,7 +192,7 @@ def _validate(read: Document, folder: Path | None) -> Config | None:
     unread = [problem.path for problem in read.problems]
     for path, sentence in faults:
         if not any(other[: len(path)] == path for other in unread):
-            read.problems.append(Problem(read.line(path), path, sentence))
+            read.problems.append(YamlProblem(read.line(path), path, sentence))
     return config
 
 

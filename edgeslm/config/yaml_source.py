@@ -32,7 +32,7 @@ _TEXT_TAG = "tag:yaml.org,2002:str"
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class YamlProblem:
     """One thing that is wrong: where (line counts from 1) and a sentence that says what to change."""
 
     line: int
@@ -41,12 +41,12 @@ class Problem:
 
 
 @dataclass(slots=True)
-class Document:
+class YamlDocument:
     """What was read. ``data`` is complete as far as the text could be understood."""
 
     data: Any = None
     lines: dict[Path, int] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[YamlProblem] = field(default_factory=list)
 
     def line(self, path: Path) -> int:
         """The line of a key, or of the nearest thing around it that is in the text."""
@@ -71,43 +71,45 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's own shape
 
 
-def read_document(text: str, least: str = "node, broker and tasks") -> Document:
+def read_document(text: str, least: str = "node, broker and tasks") -> YamlDocument:
     """Never raises: whatever the text is, its faults are in ``problems``. ``least`` are the keys that such a
     file has at least."""
-    document = Document()
+    document = YamlDocument()
     if len(text.encode(errors="replace")) > MAX_BYTES:
-        document.problems.append(Problem(1, (), f"longer than {MAX_BYTES} bytes, the most that is read"))
+        document.problems.append(YamlProblem(1, (), f"longer than {MAX_BYTES} bytes, the most that is read"))
         return document
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        document.problems.append(Problem(line, (), f"the character {error.character:#x} can't be in YAML"))
+        document.problems.append(
+            YamlProblem(line, (), f"the character {error.character:#x} can't be in YAML")
+        )
         return document
     except yaml.MarkedYAMLError as error:
         document.problems.append(_syntax_problem(error, text))
         return document
     except RecursionError:
-        document.problems.append(Problem(1, (), "nested too deep"))
+        document.problems.append(YamlProblem(1, (), "nested too deep"))
         return document
     except (
         ValueError,
         OverflowError,
     ):  # PyYAML's scanner turns bad \U escapes and %YAML numbers into plain ValueErrors
-        document.problems.append(Problem(1, (), "not YAML: an escape or number in it can't be read"))
+        document.problems.append(YamlProblem(1, (), "not YAML: an escape or number in it can't be read"))
         return document
     if root is None or (isinstance(root, yaml.ScalarNode) and not root.value and root.style is None):
-        document.problems.append(Problem(1, (), f"empty: write at least {least}"))
+        document.problems.append(YamlProblem(1, (), f"empty: write at least {least}"))
     elif not isinstance(root, yaml.MappingNode):
         line = root.start_mark.line + 1
-        document.problems.append(Problem(line, (), "not a mapping: write keys such as `node: my-node`"))
+        document.problems.append(YamlProblem(line, (), "not a mapping: write keys such as `node: my-node`"))
     else:
-        _Reader(document).read(root)
+        _YamlReader(document).read(root)
     return document
 
 
-def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
+def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> YamlProblem:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
     lines = text.splitlines()
@@ -125,13 +127,13 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
         sentence = "a second document begins here: one file is one configuration, take out the ---"
     else:
         sentence = f"not YAML here: {fault}; look at quotes, brackets and indent, also in the line above"
-    return Problem(line, (), sentence)
+    return YamlProblem(line, (), sentence)
 
 
-class _Reader:
+class _YamlReader:
     """Walks the node tree once; makes data, notes lines and problems."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: YamlDocument) -> None:
         self._document = document
         self._nodes = 0
         self._open: set[int] = set()
@@ -140,10 +142,10 @@ class _Reader:
         try:
             self._document.data = self._value(root, ())
         except _TooBigError as error:
-            self._document.problems.append(Problem(error.line, (), str(error)))
+            self._document.problems.append(YamlProblem(error.line, (), str(error)))
 
     def _problem(self, node: yaml.Node, path: Path, sentence: str) -> None:
-        self._document.problems.append(Problem(node.start_mark.line + 1, path, sentence))
+        self._document.problems.append(YamlProblem(node.start_mark.line + 1, path, sentence))
 
     def _value(self, node: yaml.Node, path: Path) -> Any:
         self._document.lines.setdefault(path, node.start_mark.line + 1)
@@ -190,7 +192,9 @@ class _Reader:
             if key in own:
                 first = self._document.lines[(*path, key)]
                 self._document.problems.append(
-                    Problem(line, (*path, key), f"written twice (first in line {first}): keep one of them")
+                    YamlProblem(
+                        line, (*path, key), f"written twice (first in line {first}): keep one of them"
+                    )
                 )
                 continue
             self._document.lines[(*path, key)] = line

@@ -24,7 +24,7 @@ TEXT_CHARACTERS = 4000
 
 
 @dataclass(slots=True)
-class _Row:
+class _FeedRow:
     number: int
     at: float
     task: str
@@ -57,7 +57,7 @@ class Seen:
 
     __slots__ = ("_feed", "_row")
 
-    def __init__(self, feed: Feed, row: _Row) -> None:
+    def __init__(self, feed: Feed, row: _FeedRow) -> None:
         self._feed = feed
         self._row = row
 
@@ -75,8 +75,8 @@ class Feed:
 
     def __init__(self, *, keep_texts: bool = False) -> None:
         self._keep_texts = keep_texts
-        self._rows: deque[_Row] = deque(maxlen=ROWS)
-        self._changed: dict[int, _Row] = {}
+        self._rows: deque[_FeedRow] = deque(maxlen=ROWS)
+        self._changed: dict[int, _FeedRow] = {}
         self._number = 0
         self._latencies_ms: list[float] = []
         self._answered = 0
@@ -85,7 +85,7 @@ class Feed:
     def watch(self, request: Request) -> Seen:
         """Takes in a request; what is returned is told how it goes on."""
         self._number += 1
-        row = _Row(self._number, time.time(), request.task[:100], request.reply_to[:300])
+        row = _FeedRow(self._number, time.time(), request.task[:100], request.reply_to[:300])
         if self._keep_texts:
             row.input = _beginning(request.input)
         self._rows.append(row)
@@ -119,11 +119,11 @@ class Feed:
         row = next((row for row in self._rows if row.number == number), None)
         return (row.input, row.output) if row is not None else (None, None)
 
-    def begin(self, row: _Row) -> None:
+    def begin(self, row: _FeedRow) -> None:
         row.status = "running"
         self._note(row)
 
-    def end(self, row: _Row, result: Result | None) -> None:
+    def end(self, row: _FeedRow, result: Result | None) -> None:
         if result is None:
             row.status = "broken off"
         else:
@@ -143,7 +143,7 @@ class Feed:
                 row.output = _beginning(result.error.message if result.error else result.result)
         self._note(row)
 
-    def _note(self, row: _Row) -> None:
+    def _note(self, row: _FeedRow) -> None:
         self._changed.pop(row.number, None)
         self._changed[row.number] = row
         if len(self._changed) > ROWS:

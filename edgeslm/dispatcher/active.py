@@ -19,24 +19,24 @@ from typing import Any, Final
 from edgeslm.dispatcher.ack_log import Answered, encode_keys, name_of
 from edgeslm.dispatcher.lease import encode_lease, parse_lease
 from edgeslm.dispatcher.nodes import NodeSide
-from edgeslm.dispatcher.queue import Answer, Order
+from edgeslm.dispatcher.queue import Answer, ForwardedRequest
 from edgeslm.dispatcher.report import describe, health
 from edgeslm.dispatcher.results import as_the_pools
-from edgeslm.dispatcher.settings import Settings
+from edgeslm.dispatcher.settings import DispatcherSettings
 from edgeslm.dispatcher.standby import look
 from edgeslm.dispatcher.topics import PoolTopics
 from edgeslm.errors import BrokerError, Busy, InvalidRequest, UnknownTask
 from edgeslm.messages import Chunk, Request, Result, Trace
 from edgeslm.mqtt.client import BusClient, Subscription
 from edgeslm.mqtt.presence import Presence
-from edgeslm.mqtt.publisher import Outgoing
-from edgeslm.node.admission import Holding
+from edgeslm.mqtt.publisher import Publisher
+from edgeslm.node.admission import Admission
 from edgeslm.node.attempts import TRANSIENT
-from edgeslm.node.in_flight import Held
-from edgeslm.node.request_handler import Serving
+from edgeslm.node.in_flight import InFlight
+from edgeslm.node.request_handler import RequestHandler
 from edgeslm.protocol.codec import Rejected, encode_chunk, encode_result, encode_state, parse_cancel
 from edgeslm.protocol.delivery import Delivery
-from edgeslm.serving.quotas import Senders
+from edgeslm.serving.quotas import ClientQuotas
 from edgeslm.storage.journal import Journal, delivery_key
 from edgeslm.telemetry.health import Meter
 
@@ -55,12 +55,12 @@ OWN_KEPT: Final = frozenset({"cancelled", "poisoned"})
 """Errors of ours that a repeat is told again. With the others it is asked anew: members come and go."""
 
 
-class Work:
+class ActiveDispatcher:
     """One term at work, from taking the pool's session to losing it or a stop. ``boot_id`` names it."""
 
     def __init__(
         self,
-        settings: Settings,
+        settings: DispatcherSettings,
         client_id: str,
         boot_id: str,
         *,
@@ -89,8 +89,8 @@ class Work:
         )
         limits = settings.limits
         share = limits.sender_queue or max(1, limits.queue // 2)
-        self._senders = Senders(share, limits.sender_tokens_per_min, nameless_queue=limits.sender_queue)
-        self._receipts: dict[Held, Delivery] = {}
+        self._senders = ClientQuotas(share, limits.sender_tokens_per_min, nameless_queue=limits.sender_queue)
+        self._receipts: dict[InFlight, Delivery] = {}
         self._leads = False
         self._client_id = client_id
         self._may_connect = self._takes_lease = True
@@ -111,8 +111,8 @@ class Work:
             longest_pause_s=5.0,
             may_connect=lambda: self._may_connect,
         )
-        self._outgoing = Outgoing(self.pool, self._clients)
-        self._serving = Serving(
+        self._outgoing = Publisher(self.pool, self._clients)
+        self._serving = RequestHandler(
             self._answer,
             clerk=self,
             journal=journal,
@@ -120,7 +120,7 @@ class Work:
             meter=meter,
             trace=lambda header: Trace(header, None) if header and len(header) == 55 else None,
         )
-        self._holding = Holding(self._released, partial(self._serving.give_up, self._clients))
+        self._holding = Admission(self._released, partial(self._serving.give_up, self._clients))
         self.presence = Presence(self.pool, self._clients, boot_id, info=self.info, health=self.health)
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -240,7 +240,7 @@ class Work:
         elif self._is_closed:
             return
         elif delivery.topic == self._clients.cancel:
-            self._holding.hold(Held(delivery, self._journal.epoch), [self._cancel(delivery)])
+            self._holding.hold(InFlight(delivery, self._journal.epoch), [self._cancel(delivery)])
         elif self._is_answered(delivery):
             self.meter.repeats["acknowledged"] += 1
             self._acknowledge(delivery)
@@ -248,7 +248,7 @@ class Work:
             if not delivery.qos and self._holding.unsure >= 4 * self.settings.limits.queue_unsure:
                 self.meter.drop("busy")
                 return
-            held = Held(delivery, self._journal.epoch, unsure=not delivery.qos, is_request=True)
+            held = InFlight(delivery, self._journal.epoch, unsure=not delivery.qos, is_request=True)
             held.refusal = self._holding.why_full(held, self.settings.limits)
             self._holding.hold(held, [self._serve(held, task)])
         else:
@@ -314,7 +314,7 @@ class Work:
             self._holding.abandon()
             self.yielded.set()
 
-    async def _serve(self, held: Held, task: str) -> None:
+    async def _serve(self, held: InFlight, task: str) -> None:
         settings = self.settings
         await self._serving.serve(
             held,
@@ -325,9 +325,9 @@ class Work:
         )
 
     async def _answer(
-        self, request: Request, held: Held, key: bytes | None, lost: int
+        self, request: Request, held: InFlight, key: bytes | None, lost: int
     ) -> tuple[Result, bytes]:
-        order = Order(
+        order = ForwardedRequest(
             request,
             held.delivery.payload,
             self._identity(request, held, key),
@@ -353,14 +353,14 @@ class Work:
         return result, payload
 
     @staticmethod
-    def _identity(request: Request, held: Held, key: bytes | None) -> bytes:
+    def _identity(request: Request, held: InFlight, key: bytes | None) -> bytes:
         """The same after a restart, so that a node which has answered it before sends that again."""
         if request.named and key is not None:
             return key
         # Not the number of the session: another machine counts otherwise.
         return delivery_key(0, held.delivery) if not held.unsure else request.id.encode()
 
-    async def _ask(self, order: Order, held: Held) -> Answer:
+    async def _ask(self, order: ForwardedRequest, held: InFlight) -> Answer:
         request = order.request
         if held.refusal is not None:
             return order.refuse(Busy(held.refusal, retry_after_ms=1000))
@@ -397,14 +397,14 @@ class Work:
             )
         )
 
-    def _released(self, held: Held, answered: bool) -> None:
+    def _released(self, held: InFlight, answered: bool) -> None:
         receipt = self._receipts.pop(held, None)
         if answered:
             self._acknowledge(held.delivery)
             if receipt is not None:
                 self.nodes.bus.ack(receipt)
 
-    def _note_end(self, order: Order) -> None:
+    def _note_end(self, order: ForwardedRequest) -> None:
         """A request that ends nodes is remembered over a restart of ours."""
         if order.key is not None:
             self._journal.finish(order.key, order.ends, None)

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 from edgeslm.dispatcher.members import Members, News
 from edgeslm.dispatcher.policy import Candidate, choose
-from edgeslm.dispatcher.queue import Answer, Order, Sending, Waiting
-from edgeslm.dispatcher.throughput import Speeds
+from edgeslm.dispatcher.queue import Answer, DispatchQueue, ForwardedRequest, Sending
+from edgeslm.dispatcher.throughput import Throughput
 from edgeslm.errors import Busy, Cancelled, Expired, Poisoned, RequestError, TimedOut, UnknownTask
 from edgeslm.messages import Chunk, Request, Result
 
@@ -49,8 +49,8 @@ ELSEWHERE = frozenset({"unknown_task", "model_unavailable", "no_memory", "intern
 class Nodes(Protocol):
     """The way to the nodes."""
 
-    def forward(self, order: Order, node: str) -> None: ...
-    def withdraw(self, order: Order, node: str) -> None: ...
+    def forward(self, order: ForwardedRequest, node: str) -> None: ...
+    def withdraw(self, order: ForwardedRequest, node: str) -> None: ...
 
 
 class Forwarder:
@@ -63,28 +63,28 @@ class Forwarder:
         *,
         window: int,
         clock: Callable[[], float],
-        on_end: Callable[[Order], None] = lambda order: None,
+        on_end: Callable[[ForwardedRequest], None] = lambda order: None,
     ) -> None:
         self._nodes = nodes
         self._members = members
         self._window = window
         self._clock = clock
         self._on_end = on_end
-        self._orders: dict[bytes, Order] = {}
-        self._loads: dict[str, dict[Order, Sending]] = {}
+        self._orders: dict[bytes, ForwardedRequest] = {}
+        self._loads: dict[str, dict[ForwardedRequest, Sending]] = {}
         self._pauses: dict[str, float] = {}
         self._silent: dict[str, float] = {}
         self._others: dict[str, tuple[int, float]] = {}
         """What others had waiting at a node by its last health, and when that came."""
         self._count = 0
         self._has_settled = False
-        self.waiting = Waiting()
-        self.speeds = Speeds()
+        self.waiting = DispatchQueue()
+        self.speeds = Throughput()
         self.connected_at = clock()
         """When the broker began to tell of the nodes."""
         self.counts: Counter[str] = Counter({"late": 0, "elsewhere": 0, "overdue": 0})
 
-    def submit(self, order: Order) -> None:
+    def submit(self, order: ForwardedRequest) -> None:
         """Takes an order; its future has the answer once there is one."""
         self._count += 1
         order.number = self._count
@@ -103,7 +103,7 @@ class Forwarder:
             for order in load:
                 self._nodes.forward(order, node)
 
-    def drop(self, order: Order) -> None:
+    def drop(self, order: ForwardedRequest) -> None:
         """Nobody wants its answer any more; nodes may go on with it."""
         self._orders.pop(order.correlation, None)
         self.waiting.remove(order)
@@ -154,7 +154,9 @@ class Forwarder:
             else:
                 self._put_back(order)
 
-    def answer(self, node: str, correlation: bytes, result: Result, payload: bytes) -> Order | None:
+    def answer(
+        self, node: str, correlation: bytes, result: Result, payload: bytes
+    ) -> ForwardedRequest | None:
         """A node's result; the order that it ends, or would have ended had no other been before it."""
         now = self._clock()
         self._silent.pop(node, None)
@@ -203,7 +205,7 @@ class Forwarder:
             sending.patience_at = max(sending.patience_at, self._clock() + patience_s)
         return order.request
 
-    def undelivered(self, order: Order, node: str, error: RequestError | None) -> None:
+    def undelivered(self, order: ForwardedRequest, node: str, error: RequestError | None) -> None:
         """The broker doesn't take it for the node: ``error`` says why, or None if it may later."""
         if order.at.pop(node, None) is None:
             return
@@ -252,7 +254,7 @@ class Forwarder:
 
     # What becomes of orders
 
-    def _look_at(self, order: Order, now: float) -> None:
+    def _look_at(self, order: ForwardedRequest, now: float) -> None:
         """Gives up an order that has waited for too long."""
         expires_at = order.request.expires_at
         if expires_at is not None and now >= expires_at:
@@ -264,7 +266,7 @@ class Forwarder:
         elif self._has_settled and not order.at and not self._members.is_offered(order.request.task):
             self._give_up(order, UnknownTask(f"No node of the pool does the task {order.request.task!r}."))
 
-    def _too_late(self, order: Order) -> RequestError:
+    def _too_late(self, order: ForwardedRequest) -> RequestError:
         task = order.request.task
         if not self._members.is_offered(task):
             return UnknownTask(f"No node of the pool has ever offered the task {task!r}.")
@@ -278,10 +280,10 @@ class Forwarder:
     def _poisoned() -> RequestError:
         return Poisoned(f"{MOST_ENDS} nodes ended while they had this request")
 
-    def _give_up(self, order: Order, error: RequestError) -> None:
+    def _give_up(self, order: ForwardedRequest, error: RequestError) -> None:
         self._finish(order, order.refuse(error))
 
-    def _finish(self, order: Order, answer: Answer) -> None:
+    def _finish(self, order: ForwardedRequest, answer: Answer) -> None:
         self._orders.pop(order.correlation, None)
         self.waiting.remove(order)
         for node in order.at:
@@ -291,7 +293,7 @@ class Forwarder:
         order.at.clear()
         order.settle(answer)
 
-    def _put_back(self, order: Order) -> None:
+    def _put_back(self, order: ForwardedRequest) -> None:
         """To be asked elsewhere, or later."""
         if order.is_cancelled:
             self._give_up(order, Cancelled("It was cancelled."))
@@ -299,12 +301,12 @@ class Forwarder:
             self.counts["elsewhere"] += 1
             self.waiting.add(order)
 
-    def _end_if_all_refuse(self, order: Order) -> None:
+    def _end_if_all_refuse(self, order: ForwardedRequest) -> None:
         others = set(self._members.doing(order.request.task)) - order.refusals.keys()
         if order.refused is not None and not order.at and not others and not order.is_cancelled:
             self._finish(order, order.refused)
 
-    def _take_for_stuck(self, node: str, late: list[Order], now: float) -> None:
+    def _take_for_stuck(self, node: str, late: list[ForwardedRequest], now: float) -> None:
         self._silent[node] = now + SILENT_S
         for order in late:
             sending = order.at[node]
@@ -369,14 +371,14 @@ class Forwarder:
         return Candidate(node, ready_s, service_s, has_room and node not in self._pauses)
 
     @staticmethod
-    def _fitting(ready: list[Order], position: int, node: str) -> Order | None:
+    def _fitting(ready: list[ForwardedRequest], position: int, node: str) -> ForwardedRequest | None:
         """The order at the position, or one near it, that may go to the node."""
         for order in [*ready[position:], *reversed(ready[:position])]:
             if node not in order.at and node not in order.refusals:
                 return order
         return None
 
-    def _send(self, order: Order, to: Candidate, now: float) -> None:
+    def _send(self, order: ForwardedRequest, to: Candidate, now: float) -> None:
         expected_s = to.ready_s + (to.service_s or 0.0)
         patience_s = self.speeds.patience_s(to.node, order.request.task, expected_s)
         sending = Sending(now, now + patience_s, to.service_s or 0.0)

@@ -11,8 +11,8 @@ from typing import Final
 
 from edgeslm.dispatcher.forwarding import Forwarder
 from edgeslm.dispatcher.members import Members
-from edgeslm.dispatcher.queue import Order
-from edgeslm.dispatcher.settings import Settings, Wanted
+from edgeslm.dispatcher.queue import ForwardedRequest
+from edgeslm.dispatcher.settings import DispatcherSettings, Wanted
 from edgeslm.dispatcher.topics import KINDS, PoolTopics, Reply
 from edgeslm.errors import InternalError, ProtocolError
 from edgeslm.messages import Chunk, Request, Result
@@ -38,10 +38,10 @@ class NodeSide:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: DispatcherSettings,
         client_id: str,
         *,
-        on_end: Callable[[Order], None],
+        on_end: Callable[[ForwardedRequest], None],
         on_piece: Callable[[Request, Chunk], None],
         drop: Callable[[str], None],
         on_disconnect: Callable[[], None],
@@ -70,7 +70,7 @@ class NodeSide:
             may_connect=may_connect,
         )
 
-    def submit(self, order: Order) -> None:
+    def submit(self, order: ForwardedRequest) -> None:
         """Takes an order; its future has the answer once there is one."""
         early = self._early.pop(order.correlation, None)
         self.forwarder.submit(order)
@@ -85,7 +85,7 @@ class NodeSide:
             for delivery, _, _ in early.values():
                 self.bus.ack(delivery)
 
-    def forward(self, order: Order, node: str) -> None:
+    def forward(self, order: ForwardedRequest, node: str) -> None:
         """Sends an order to a node."""
         request, expiry_s = order.request, None
         if request.expires_at is not None:
@@ -109,7 +109,7 @@ class NodeSide:
 
         sent.add_done_callback(told)
 
-    def withdraw(self, order: Order, node: str) -> None:
+    def withdraw(self, order: ForwardedRequest, node: str) -> None:
         """Tells a node that an order need not be done any more."""
         topic = self._topics.node(node).cancel
         self.bus.publish(topic, b"", qos=1, correlation=order.correlation, expiry_s=WITHDRAW_EXPIRY_S)

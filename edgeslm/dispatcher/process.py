@@ -8,8 +8,8 @@ import secrets
 import signal
 
 from edgeslm.dispatcher.ack_log import Answered
-from edgeslm.dispatcher.active import Work
-from edgeslm.dispatcher.settings import Settings
+from edgeslm.dispatcher.active import ActiveDispatcher
+from edgeslm.dispatcher.settings import DispatcherSettings
 from edgeslm.dispatcher.standby import Standby
 from edgeslm.mqtt.broker_address import pool_client_id
 from edgeslm.mqtt.diagnostics import SessionTakenOver
@@ -28,7 +28,7 @@ STOP_S = 15.0
 LEAST_ANSWERED = 1024
 
 
-async def run(settings: Settings) -> int:
+async def run(settings: DispatcherSettings) -> int:
     """Runs until SIGTERM or SIGINT; the exit status.
 
     :raises EdgeslmError: what keeps it from starting or going on.
@@ -44,10 +44,10 @@ async def run(settings: Settings) -> int:
 class Dispatcher:
     """One of the dispatchers of a pool."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DispatcherSettings) -> None:
         self.settings = settings
         self.meter = Meter()
-        self.work: Work | None = None
+        self.work: ActiveDispatcher | None = None
         """While it is at work."""
         self.terms = 0
         self._manager = ServiceManager()
@@ -107,7 +107,7 @@ class Dispatcher:
     async def _work(self) -> bool:
         """True when it was told to stop."""
         self.terms += 1
-        self.work = Work(
+        self.work = ActiveDispatcher(
             self.settings,
             self._client_id,
             secrets.token_hex(8),

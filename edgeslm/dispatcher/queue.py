@@ -31,7 +31,7 @@ class Sending:
 
 
 @dataclass(slots=True, eq=False)
-class Order:
+class ForwardedRequest:
     """``identity`` names the request to nodes, the same again after a restart, and ``key`` in the journal.
     ``ends`` counts the nodes that ended while they had it. ``refusals`` are those that can't do it, until
     when; ``left_at`` those that were given it and may still have it. ``not_before`` is when it may go out."""
@@ -75,32 +75,32 @@ class Order:
         return error_result(self.request.id, self.request.task, error), None
 
 
-class Waiting:
+class DispatchQueue:
     """Orders without a node, those of each task in their rank."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, list[tuple[tuple[float, float, int], Order]]] = {}
+        self._queues: dict[str, list[tuple[tuple[float, float, int], ForwardedRequest]]] = {}
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Order]:
+    def __iter__(self) -> Iterator[ForwardedRequest]:
         for queue in self._queues.values():
             for _, order in queue:
                 yield order
 
-    def __contains__(self, order: Order) -> bool:
+    def __contains__(self, order: ForwardedRequest) -> bool:
         queue = self._queues.get(order.request.task, [])
         place = bisect_left(queue, order.rank, key=lambda pair: pair[0])
         return place < len(queue) and queue[place][1] is order
 
-    def add(self, order: Order) -> None:
+    def add(self, order: ForwardedRequest) -> None:
         if order not in self:
             insort(self._queues.setdefault(order.request.task, []), (order.rank, order), key=lambda p: p[0])
             self._count += 1
 
-    def remove(self, order: Order) -> None:
+    def remove(self, order: ForwardedRequest) -> None:
         if order in self:
             queue = self._queues[order.request.task]
             del queue[bisect_left(queue, order.rank, key=lambda pair: pair[0])]
@@ -112,5 +112,5 @@ class Waiting:
         """Those that something waits for, the most urgent first."""
         return sorted(self._queues, key=lambda task: self._queues[task][0][0])
 
-    def of(self, task: str) -> list[Order]:
+    def of(self, task: str) -> list[ForwardedRequest]:
         return [order for _, order in self._queues.get(task, [])]

@@ -8,7 +8,7 @@ from typing import Any
 from edgeslm import __version__
 from edgeslm.dispatcher.members import Members
 from edgeslm.dispatcher.nodes import NodeSide
-from edgeslm.dispatcher.settings import Settings
+from edgeslm.dispatcher.settings import DispatcherSettings
 from edgeslm.dispatcher.topics import PoolTopics
 from edgeslm.protocol.codec import PROTOCOL_VERSION
 from edgeslm.telemetry.health import memory_bytes
@@ -17,7 +17,7 @@ TOLD = ("kind", "options", "result_schema")
 """What of a node's word of a task holds for the pool."""
 
 
-def describe(settings: Settings, members: Members, boot_id: str) -> dict[str, Any]:
+def describe(settings: DispatcherSettings, members: Members, boot_id: str) -> dict[str, Any]:
     """What the pool is and can do: as a node's, with the tasks of all members."""
     clients = PoolTopics(settings.pool, settings.prefix).clients
     return {

@@ -16,7 +16,7 @@ from edgeslm.config.fields import FilePath, Name, TopicFilter, node_name, topic_
 from edgeslm.config.schema import default_state_dir
 from edgeslm.config.sections import Broker, Journal, Limits, Section
 from edgeslm.config.task_kinds import Kind
-from edgeslm.config.yaml_source import Document, Problem, read_document
+from edgeslm.config.yaml_source import YamlDocument, YamlProblem, read_document
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX
 
 LEAST_KEYS = "pool and broker"
@@ -51,7 +51,7 @@ class DispatchLimits(Limits):
     )
 
 
-class Settings(Section):
+class DispatcherSettings(Section):
     """The whole file of a dispatcher."""
 
     pool: Annotated[str, AfterValidator(node_name)] = Field(
@@ -105,7 +105,7 @@ _SECTIONS: Mapping[str, type[Section]] = {
 }
 
 
-def load_settings(path: Path) -> Settings:
+def load_settings(path: Path) -> DispatcherSettings:
     """Reads a file. Relative paths in it are taken from its folder.
 
     :raises ConfigError: with every problem found as ``file:line: key: sentence``.
@@ -113,7 +113,7 @@ def load_settings(path: Path) -> Settings:
     return parse_settings(read_text(path), str(path), path.absolute().parent)
 
 
-def parse_settings(text: str, where: str = "config", folder: Path | None = None) -> Settings:
+def parse_settings(text: str, where: str = "config", folder: Path | None = None) -> DispatcherSettings:
     """:raises ConfigError: with every problem found as ``file:line: key: sentence``."""
     read = read_document(text, LEAST_KEYS)
     settings = _validate(read, folder) if isinstance(read.data, dict) else None
@@ -124,7 +124,7 @@ def parse_settings(text: str, where: str = "config", folder: Path | None = None)
 
 def settings_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the file, for editors and ``edgeslm dispatch --schema``."""
-    schema = Settings.model_json_schema(by_alias=True)
+    schema = DispatcherSettings.model_json_schema(by_alias=True)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "edgeslm dispatcher",
@@ -132,15 +132,15 @@ def settings_schema() -> dict[str, Any]:
     }
 
 
-def _validate(read: Document, folder: Path | None) -> Settings | None:
+def _validate(read: YamlDocument, folder: Path | None) -> DispatcherSettings | None:
     """Appends to ``read.problems``; None if there is something to append."""
     try:
-        return Settings.model_validate_json(json.dumps(read.data), context={"folder": folder})
+        return DispatcherSettings.model_validate_json(json.dumps(read.data), context={"folder": folder})
     except ValidationError as error:
         for entry in error.errors(include_url=False):
             if entry["type"] == "default_factory_not_called":
                 continue
             path: yaml_source.Path = tuple(part for part in entry["loc"] if part != "[key]")
-            section = _SECTIONS.get(str(path[0]), Settings) if len(path) > 1 else Settings
-            read.problems.append(Problem(read.line(path), path, sentence_of(entry, path, section)))
+            section = _SECTIONS.get(str(path[0]), DispatcherSettings) if len(path) > 1 else DispatcherSettings
+            read.problems.append(YamlProblem(read.line(path), path, sentence_of(entry, path, section)))
         return None

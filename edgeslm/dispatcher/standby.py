@@ -15,7 +15,7 @@ from typing import Any
 
 from edgeslm.dispatcher.ack_log import Answered, parse_keys
 from edgeslm.dispatcher.lease import QUIET_S, Lease, Word, parse_lease
-from edgeslm.dispatcher.settings import Settings
+from edgeslm.dispatcher.settings import DispatcherSettings
 from edgeslm.dispatcher.topics import PoolTopics
 from edgeslm.errors import BrokerError
 from edgeslm.mqtt.client import BusClient, Subscription
@@ -25,7 +25,7 @@ JITTER_S = 0.5
 """Of several who wait not all should take over at once."""
 
 
-async def look(settings: Settings, client_id: str) -> Word | None:
+async def look(settings: DispatcherSettings, client_id: str) -> Word | None:
     """The lease that the broker keeps, as soon as there is a connection to it; None if it keeps none.
 
     :raises BrokerError: trying to connect is no use.
@@ -63,7 +63,7 @@ async def look(settings: Settings, client_id: str) -> Word | None:
 
 
 def _listener(
-    settings: Settings,
+    settings: DispatcherSettings,
     client_id: str,
     on_delivery: Callable[[Delivery], None],
     on_connect: Callable[[], None],
@@ -88,7 +88,9 @@ class Standby:
     """``client_id`` is that of the pool's session; this connection has another one and keeps nothing.
     ``answered`` gets what the one at work tells of."""
 
-    def __init__(self, settings: Settings, client_id: str, answered: Answered, *, is_first: bool) -> None:
+    def __init__(
+        self, settings: DispatcherSettings, client_id: str, answered: Answered, *, is_first: bool
+    ) -> None:
         self._answered = answered
         self._topics = PoolTopics(settings.pool, settings.prefix)
         self._lease = Lease(settings.name, is_first=is_first)

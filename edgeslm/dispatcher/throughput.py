@@ -25,7 +25,7 @@ class _Speed:
     at: float
 
 
-class Speeds:
+class Throughput:
     """Of each node and task; seconds."""
 
     def __init__(self) -> None:

@@ -51,7 +51,7 @@ class Cpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class BoardMemory:
     """Bytes; ``limit`` is the control group's, None without one. ``available`` respects it."""
 
     total: int
@@ -109,7 +109,7 @@ def read_cpu(root: Path) -> Cpu:
     return Cpu(family, name, cores, frozenset(flags.intersection(_FLAGS[family])))
 
 
-def read_memory(root: Path) -> Memory | None:
+def read_memory(root: Path) -> BoardMemory | None:
     """From /proc/meminfo and the control groups around this process."""
     text = read_text(root / "proc/meminfo") or ""
     values = {key: int(kilobytes) * 1024 for key, kilobytes in re.findall(r"(?m)^(\w+): +(\d+) kB", text)}
@@ -121,7 +121,7 @@ def read_memory(root: Path) -> Memory | None:
         if ceiling < total:
             limit = min(ceiling, limit) if limit is not None else ceiling
             available = min(available, max(0, ceiling - used))
-    return Memory(total, available, limit)
+    return BoardMemory(total, available, limit)
 
 
 def _memory_limits(root: Path) -> list[tuple[int, int]]:

@@ -19,9 +19,16 @@ from typing import TYPE_CHECKING
 from edgeslm.errors import BrokerError, InvalidRequest
 from edgeslm.mqtt.broker_address import BrokerAddress
 from edgeslm.mqtt.certificate_expiry import ending_soon
-from edgeslm.mqtt.connection import SESSION_EXPIRY_S, Link, Network, Settings, Subscription, Will
+from edgeslm.mqtt.connection import (
+    SESSION_EXPIRY_S,
+    BrokerLink,
+    ConnectionSettings,
+    Network,
+    Subscription,
+    Will,
+)
 from edgeslm.mqtt.diagnostics import Problem, SessionTakenOver, Welcome, shortcomings
-from edgeslm.mqtt.loop_bridge import Handover
+from edgeslm.mqtt.loop_bridge import LoopBridge
 from edgeslm.mqtt.outbox import NeverFits, Outbox, OutboxFull, Parcel
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.protocol.topics import check_topic_name
@@ -70,7 +77,7 @@ class BusClient:
         may_connect: Callable[[], bool] = lambda: True,
     ) -> None:
         self._broker = broker
-        self._settings = Settings(
+        self._settings = ConnectionSettings(
             client_id=client_id,
             keepalive_s=broker.keepalive_s,
             session_expiry_s=session_expiry_s,
@@ -85,9 +92,9 @@ class BusClient:
         self._pauses_s = first_pause_s, longest_pause_s
         self._may_connect = may_connect
         self._outbox = Outbox(outbox_bytes)
-        self._handover: Handover | None = None
+        self._handover: LoopBridge | None = None
         self._network: Network | None = None
-        self._link: Link | None = None
+        self._link: BrokerLink | None = None
         self._welcome: Welcome | None = None
         self._loop: asyncio.AbstractEventLoop  # asking for it is a system call before Python 3.12
         self._failed: asyncio.Future[None]
@@ -108,7 +115,7 @@ class BusClient:
         loop = self._loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
         self._failed.add_done_callback(_look_at)
-        self._handover = Handover(
+        self._handover = LoopBridge(
             loop, self, packet_limit=self._packet_limit, most_unsure=self._settings.receive_maximum
         )
         self._network = Network(
@@ -337,7 +344,7 @@ class BusClient:
 
     # The receiver's side of the handover: called in the loop, in the order of the network
 
-    def link_up(self, generation: int, link: Link, welcome: Welcome) -> None:
+    def link_up(self, generation: int, link: BrokerLink, welcome: Welcome) -> None:
         self._generation = generation
         self._link = link
         self._welcome = welcome

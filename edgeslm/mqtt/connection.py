@@ -1,4 +1,5 @@
-"""The network thread: one MQTT connection after the other, each a ``Link``. MQTT 5, or 3.1.1 if need be.
+"""The network thread: one MQTT connection after the other, each a ``BrokerLink``. MQTT 5, or 3.1.1 if need
+be.
 
 Each connection gets a paho client of its own, so that nothing of an old one (packet identifiers above all)
 leaks into the next. Knows no topics and keeps no message. What it sees goes to a ``Listener``, on the
@@ -95,7 +96,7 @@ class Subscription:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ConnectionSettings:
     """What is asked of the broker in each CONNECT; sizes in bytes.
 
     ``keeps_session`` False ends the session with a goodbye; a connection that breaks keeps it all the same.
@@ -121,21 +122,21 @@ class Sent:
 class Listener(Protocol):
     """Called on the network thread; must return at once and never raise."""
 
-    def welcomed(self, link: Link, welcome: Welcome) -> None: ...
-    def received(self, link: Link, message: MQTTMessage) -> None: ...
-    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None: ...
-    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None: ...
+    def welcomed(self, link: BrokerLink, welcome: Welcome) -> None: ...
+    def received(self, link: BrokerLink, message: MQTTMessage) -> None: ...
+    def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None: ...
+    def subscribed(self, link: BrokerLink, mid: int, failures: Sequence[str | None]) -> None: ...
     def lost(self, problem: Problem) -> None: ...
 
 
-class Link:
+class BrokerLink:
     """One connection. ``run`` blocks; ``publish``, ``ack``, ``[un]subscribe`` and ``close`` fit any thread.
 
     :raises BrokerError: a file of the TLS settings can't be used.
     """
 
     def __init__(
-        self, address: BrokerAddress, settings: Settings, listener: Listener, *, mqtt5: bool = True
+        self, address: BrokerAddress, settings: ConnectionSettings, listener: Listener, *, mqtt5: bool = True
     ) -> None:
         self._address = address
         self._settings = settings
@@ -348,7 +349,7 @@ def _retain_handling(subscription: Subscription) -> int:
 
 
 def read_welcome(
-    session_present: bool, granted: Properties | None, asked: Settings, *, mqtt5: bool = True
+    session_present: bool, granted: Properties | None, asked: ConnectionSettings, *, mqtt5: bool = True
 ) -> Welcome:
     """The CONNACK's properties, absent ones as the specification says; MQTT 3.1.1 has none."""
     return Welcome(
@@ -371,7 +372,7 @@ class Network:
     def __init__(
         self,
         address: BrokerAddress,
-        settings: Settings,
+        settings: ConnectionSettings,
         listener: Listener,
         *,
         first_pause_s: float,
@@ -387,7 +388,7 @@ class Network:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgeslm-bus", daemon=True)
         self._beat_at = time.monotonic()
-        self._link: Link | None = None
+        self._link: BrokerLink | None = None
         self._mqtt5 = True
         self._had_mqtt5 = False
 
@@ -416,7 +417,7 @@ class Network:
             began_at = time.monotonic()
             was_welcome = False
             try:
-                self._link = Link(self._address, self._settings, self._listener, mqtt5=self._mqtt5)
+                self._link = BrokerLink(self._address, self._settings, self._listener, mqtt5=self._mqtt5)
                 problem = self._link.run(self._stop)
                 was_welcome = self._link.was_welcome
                 self._had_mqtt5 = self._had_mqtt5 or (was_welcome and self._mqtt5)

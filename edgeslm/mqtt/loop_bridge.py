@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import MQTTMessage
     from paho.mqtt.reasoncodes import ReasonCode
 
-    from edgeslm.mqtt.connection import Link
+    from edgeslm.mqtt.connection import BrokerLink
 
 HANDOVER_BYTES = 8 * 1024 * 1024
 """What may wait for the loop before the network thread stops reading."""
@@ -34,14 +34,14 @@ HANDOVER_WAIT_S = 1.0
 class Receiver(Protocol):
     """Called in the loop, in the order in which things happened on the network."""
 
-    def link_up(self, generation: int, link: Link, welcome: Welcome) -> None: ...
+    def link_up(self, generation: int, link: BrokerLink, welcome: Welcome) -> None: ...
     def delivered(self, delivery: Delivery) -> None: ...
     def acknowledged(self, generation: int, mid: int, failure: str | None) -> None: ...
     def subscribed(self, generation: int, mid: int, failures: Sequence[str | None]) -> None: ...
     def link_down(self, problem: Problem) -> None: ...
 
 
-class Handover:
+class LoopBridge:
     """The ``Listener`` of the network thread. ``most_unsure`` QoS 0 messages may wait for the loop."""
 
     def __init__(
@@ -66,21 +66,21 @@ class Handover:
             self._is_closed = True
             self._room.notify_all()
 
-    def welcomed(self, link: Link, welcome: Welcome) -> None:
+    def welcomed(self, link: BrokerLink, welcome: Welcome) -> None:
         self._generation += 1
         self._post(self._receiver.link_up, self._generation, link, welcome)
 
-    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
+    def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None:
         failure = reason.getName() if reason.is_failure else None
         self._post(self._receiver.acknowledged, self._generation, mid, failure)
 
-    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
+    def subscribed(self, link: BrokerLink, mid: int, failures: Sequence[str | None]) -> None:
         self._post(self._receiver.subscribed, self._generation, mid, failures)
 
     def lost(self, problem: Problem) -> None:
         self._post(self._receiver.link_down, problem)
 
-    def received(self, link: Link, message: MQTTMessage) -> None:
+    def received(self, link: BrokerLink, message: MQTTMessage) -> None:
         delivery = self._stamp(message)
         weight = len(delivery.payload)
         with self._room:

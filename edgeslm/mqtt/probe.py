@@ -22,7 +22,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeslm.errors import BrokerError
 from edgeslm.mqtt.broker_address import BrokerAddress
-from edgeslm.mqtt.connection import ANSWER_S, SESSION_EXPIRY_S, Link, Settings, Subscription
+from edgeslm.mqtt.connection import ANSWER_S, SESSION_EXPIRY_S, BrokerLink, ConnectionSettings, Subscription
 from edgeslm.mqtt.diagnostics import Problem, Welcome, no_mqtt_5, reservations, shortcomings
 from edgeslm.protocol.topics import Topics
 
@@ -55,7 +55,7 @@ def probe_broker(config: Config) -> Probe:
     topics = Topics(config.node, config.prefix)
     try:
         address = BrokerAddress.of(config.broker)
-        settings = Settings(
+        settings = ConnectionSettings(
             client_id=f"{config.prefix}-{config.node}-check-{secrets.token_hex(4)}",
             keepalive_s=config.broker.keepalive_s,
             session_expiry_s=SESSION_EXPIRY_S,
@@ -141,12 +141,12 @@ def _network_ms(address: BrokerAddress) -> float | None:
     return min(times)
 
 
-def _refused(address: BrokerAddress, settings: Settings, problem: Problem) -> Problem:
+def _refused(address: BrokerAddress, settings: ConnectionSettings, problem: Problem) -> Problem:
     """Old brokers hang up on MQTT 5 without a word; one that then takes MQTT 3.1.1 is such a broker."""
     return no_mqtt_5(address) if problem.unanswered and _takes_mqtt_311(address, settings) else problem
 
 
-def _takes_mqtt_311(address: BrokerAddress, settings: Settings) -> bool:
+def _takes_mqtt_311(address: BrokerAddress, settings: ConnectionSettings) -> bool:
     answers: list[bool] = []
 
     def on_connect(
@@ -176,8 +176,8 @@ def _takes_mqtt_311(address: BrokerAddress, settings: Settings) -> bool:
 class _Visit:
     """A short connection, seen from the calling thread; the ``Listener`` of its own link."""
 
-    def __init__(self, address: BrokerAddress, settings: Settings) -> None:
-        self._link = Link(address, settings, self)
+    def __init__(self, address: BrokerAddress, settings: ConnectionSettings) -> None:
+        self._link = BrokerLink(address, settings, self)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgeslm-probe", daemon=True)
         self._events: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -237,16 +237,16 @@ class _Visit:
     def _run(self) -> None:
         self.lost(self._link.run(self._stop))
 
-    def welcomed(self, link: Link, welcome: Welcome) -> None:
+    def welcomed(self, link: BrokerLink, welcome: Welcome) -> None:
         self._events.put(("welcomed", welcome))
 
-    def received(self, link: Link, message: MQTTMessage) -> None:
+    def received(self, link: BrokerLink, message: MQTTMessage) -> None:
         self._events.put(("received", message))
 
-    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
+    def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None:
         self._events.put(("acknowledged", reason))
 
-    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
+    def subscribed(self, link: BrokerLink, mid: int, failures: Sequence[str | None]) -> None:
         self._events.put(("subscribed", failures))
 
     def lost(self, problem: Problem) -> None:

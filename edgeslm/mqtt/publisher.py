@@ -21,7 +21,7 @@ ROOM_S = 0.2
 """How long a result waits before it asks again for room in the outbox."""
 
 
-class Outgoing:
+class Publisher:
     """Each call returns when the broker has acknowledged the message, or it is given up."""
 
     def __init__(self, bus: BusClient, topics: Topics) -> None:

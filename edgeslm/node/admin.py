@@ -28,7 +28,7 @@ log = logging.getLogger("edgeslm.node")
 LEVELS = ("debug", "info", "warning", "error")
 
 
-class Operating:
+class Admin:
     """``path`` is the configuration's file, None where there is none to read again.
 
     :param settled: what a configuration's bundles are on this device; others than named may be at work.

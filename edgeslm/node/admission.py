@@ -13,23 +13,23 @@ from functools import partial
 from typing import Any
 
 from edgeslm.config.sections import Limits
-from edgeslm.node.in_flight import Held
+from edgeslm.node.in_flight import InFlight
 
 log = logging.getLogger("edgeslm.node")
 
 
-class Holding:
+class Admission:
     """``on_release`` gets each message once its work has ended: answered, or else broken off. ``on_failure``
     is awaited before if it is a request, with what some of the work ended with: a mistake of ours."""
 
     def __init__(
         self,
-        on_release: Callable[[Held, bool], None],
-        on_failure: Callable[[Held, Exception], Coroutine[Any, Any, None]],
+        on_release: Callable[[InFlight, bool], None],
+        on_failure: Callable[[InFlight, Exception], Coroutine[Any, Any, None]],
     ) -> None:
         self._on_release = on_release
         self._on_failure = on_failure
-        self._held: dict[Held, None] = {}
+        self._held: dict[InFlight, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.bytes = 0
         self.unsure = 0
@@ -38,14 +38,14 @@ class Holding:
     def __len__(self) -> int:
         return len(self._held)
 
-    def __iter__(self) -> Iterator[Held]:
+    def __iter__(self) -> Iterator[InFlight]:
         """The oldest first."""
         return iter(self._held)
 
     def has_room(self, limits: Limits) -> bool:
         return len(self._held) < limits.queue and self.bytes < limits.queue_bytes
 
-    def why_full(self, held: Held, limits: Limits) -> str | None:
+    def why_full(self, held: InFlight, limits: Limits) -> str | None:
         """Why a message is one too many, as a part of a sentence."""
         if held.unsure and self.unsure >= limits.queue_unsure:
             return f"{self.unsure} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
@@ -53,7 +53,7 @@ class Holding:
             return f"{self.bytes} bytes are waiting and {limits.queue_bytes} are the limit"
         return None
 
-    def hold(self, held: Held, work: list[Coroutine[Any, Any, None]]) -> None:
+    def hold(self, held: InFlight, work: list[Coroutine[Any, Any, None]]) -> None:
         """Releases a message when all of its work has ended, even badly.
 
         Acknowledgements keep their order, so one that never left would hold back all that follow.
@@ -97,7 +97,7 @@ class Holding:
         for task in self._tasks:
             task.cancel()
 
-    def _release(self, held: Held, *, answered: bool) -> None:
+    def _release(self, held: InFlight, *, answered: bool) -> None:
         del self._held[held]
         self.bytes -= held.size
         self.unsure -= held.unsure

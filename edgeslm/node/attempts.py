@@ -15,7 +15,7 @@ TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_m
 FULL_DISK_RETRY_MS = 5000
 
 
-class Tries(Turn):
+class AttemptLog(Turn):
     """The tries of one request. :param key: its name in the journal; without one nothing is remembered.
 
     :param lost: what it cost before.

@@ -24,7 +24,7 @@ log = logging.getLogger("edgeslm.node")
 MOST_RUNNING: Final = 4
 
 
-class Control:
+class ControlApi:
     """``handlers`` by name; those whose first level isn't among ``allowed`` are as if they weren't there."""
 
     def __init__(

@@ -20,18 +20,18 @@ from edgeslm.hardware.malloc import give_back_free_memory, give_back_large_buffe
 from edgeslm.mqtt.broker_address import client_id_of
 from edgeslm.mqtt.client import BusClient, Subscription
 from edgeslm.mqtt.presence import ANNOUNCE_S, Presence
-from edgeslm.node.admin import Operating
-from edgeslm.node.control_api import Control
+from edgeslm.node.admin import Admin
+from edgeslm.node.control_api import ControlApi
 from edgeslm.node.feedback import Corrections
 from edgeslm.node.info import describe
-from edgeslm.node.peers import Neighbours
+from edgeslm.node.peers import Peers
 from edgeslm.node.pipeline import Pipeline
 from edgeslm.node.pool_membership import Membership
 from edgeslm.protocol.codec import Topics, encode_state
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.protocol.topics import BROKER_DROPPED
 from edgeslm.serving.service import Service
-from edgeslm.serving.warmup import Readying
+from edgeslm.serving.warmup import WarmUp
 from edgeslm.storage.database import journal_of
 from edgeslm.storage.feedback_store import FeedbackStore
 from edgeslm.storage.journal import Journal
@@ -47,7 +47,7 @@ from edgeslm.telemetry.metrics import exposition
 from edgeslm.telemetry.scrape import ScrapeEndpoint
 from edgeslm.telemetry.systemd import ServiceManager
 from edgeslm.telemetry.tracing import Tracer
-from edgeslm.update.command_file import Wishes
+from edgeslm.update.command_file import CommandFile
 from edgeslm.update.exchange import Exchange
 from edgeslm.update.store import Store
 from edgeslm.update.updater import Updater
@@ -124,7 +124,7 @@ class Daemon:
             on_disconnect=lambda: self._pipeline.keep(),
         )
         self._presence = Presence(self._bus, self.topics, self.boot_id, info=self.info, health=self.health)
-        self._readying = Readying(
+        self._readying = WarmUp(
             service,
             is_online=lambda: self._presence.state == "online",
             on_change=self._presence.announce_info,
@@ -143,7 +143,7 @@ class Daemon:
             self._presence.retain,
         )
         self._audit = AuditLog(config.audit)
-        self._neighbours = Neighbours(config.broker, config.prefix, config.node)
+        self._neighbours = Peers(config.broker, config.prefix, config.node)
         service.escalation.ask_node = self._neighbours.ask
         self._console = self._make_console()
         self._membership = Membership(
@@ -165,7 +165,7 @@ class Daemon:
             watch=self._console.feed.watch if self._console else None,
         )
         self._store = store or Store(config.state_dir, config.node)
-        self._wishes = Wishes(config.state_dir, config.node)
+        self._wishes = CommandFile(config.state_dir, config.node)
         self._exchange = Exchange(config.state_dir, config.node) if config.rollouts is not None else None
         self._set_up_operating(path)
 
@@ -186,7 +186,7 @@ class Daemon:
 
     def _set_up_operating(self, path: Path | None) -> None:
         config = self.config
-        self.operating = Operating(
+        self.operating = Admin(
             path,
             config,
             self.service,
@@ -202,7 +202,7 @@ class Daemon:
             self._store, self.operating, self.service, self.meter, on_change=self._presence.announce_health
         )
         handlers = {**self.operating.handlers, **self.updater.handlers}
-        self._control = Control(self._bus, self.topics, config.control.allow, handlers)
+        self._control = ControlApi(self._bus, self.topics, config.control.allow, handlers)
         self._reloading: asyncio.Task[Any] | None = None
         self._updating: asyncio.Task[None] | None = None
 

@@ -12,7 +12,7 @@ from edgeslm.storage.journal import delivery_key
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class InFlight:
     """A message that isn't acknowledged. ``epoch`` is the broker's session that it came in.
 
     ``left`` counts what still works on it; ``spooled`` is its number in the spool; ``unsure`` came at QoS 0.
@@ -45,7 +45,7 @@ class Held:
         return self.name
 
 
-class Flights:
+class SingleFlight:
     """Requests that are being answered, by key: their repeats wait for that."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ _AWAY = ("stopped", "offline")
 """States in which a node answers nothing; a broker may keep a request for it longer than anybody waits."""
 
 
-class Neighbours:
+class Peers:
     """The other nodes, by name. ``own_name`` is this node's, below which their answers come."""
 
     def __init__(self, broker: Broker, prefix: str, own_name: str) -> None:

@@ -26,15 +26,15 @@ from edgeslm.config.loader import Config
 from edgeslm.errors import Busy, InternalError, InvalidRequest, JournalError
 from edgeslm.messages import ErrorBody, Request, Result
 from edgeslm.mqtt.client import BusClient, Subscription
-from edgeslm.mqtt.publisher import Outgoing
-from edgeslm.node.admission import Holding
-from edgeslm.node.attempts import Tries
+from edgeslm.mqtt.publisher import Publisher
+from edgeslm.node.admission import Admission
+from edgeslm.node.attempts import AttemptLog
 from edgeslm.node.feedback import Corrections
-from edgeslm.node.in_flight import Held
+from edgeslm.node.in_flight import InFlight
 from edgeslm.node.pool_membership import Membership
-from edgeslm.node.request_handler import Serving
-from edgeslm.node.routes.ingest import Remembering
-from edgeslm.node.routes.router import Watcher
+from edgeslm.node.request_handler import RequestHandler
+from edgeslm.node.routes.ingest import Ingest
+from edgeslm.node.routes.router import Router
 from edgeslm.protocol.codec import Rejected, Topics, encode_result, error_result, parse_cancel
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.serving.service import Service
@@ -98,9 +98,9 @@ class Pipeline:
         self._journal = journal
         self._spool = spool
         self._bus = bus
-        self._outgoing = Outgoing(bus, topics)
-        self._holding = Holding(self._released, self._failed)
-        self._serving = Serving(
+        self._outgoing = Publisher(bus, topics)
+        self._holding = Admission(self._released, self._failed)
+        self._serving = RequestHandler(
             self._answer,
             clerk=self,
             journal=journal,
@@ -108,14 +108,14 @@ class Pipeline:
             meter=meter,
             trace=tracer.trace,
         )
-        self._watcher = Watcher(
+        self._watcher = Router(
             config,
             self._run_for_route,
             start=self._holding.start,
             outgoing=self._outgoing,
             journal=journal,
             windows=windows,
-            remembering=Remembering(lambda: service.library, meter.drop),
+            remembering=Ingest(lambda: service.library, meter.drop),
             meter=meter,
             tracer=tracer,
             base=topics.base,
@@ -186,12 +186,14 @@ class Pipeline:
             self._audit.note(delivery.topic.rpartition("/")[2], bytes=delivery.size)
         if cancelled is not None:
             self._spool_arrivals()  # what it means may be among them
-            self._holding.hold(Held(delivery, self._journal.epoch), [self._cancel(delivery, cancelled.pool)])
+            self._holding.hold(
+                InFlight(delivery, self._journal.epoch), [self._cancel(delivery, cancelled.pool)]
+            )
         elif delivery.topic == self._topics.feedback and not delivery.qos and self._corrections.is_full:
             self._meter.drop("feedback")
         elif delivery.topic == self._topics.feedback:
             take = self._corrections.take(delivery.payload, retained=delivery.retain)
-            self._holding.hold(Held(delivery, self._journal.epoch), [take])
+            self._holding.hold(InFlight(delivery, self._journal.epoch), [take])
         elif not delivery.qos and self._holding.unsure >= MOST_REFUSED * self._config.limits.queue_unsure:
             self._meter.drop("busy")  # nothing holds a flood back, and answers have to be held too
         elif self._config.durability == "spool" and delivery.qos:
@@ -199,7 +201,7 @@ class Pipeline:
                 asyncio.get_running_loop().call_soon(self._spool_arrivals)
             self._arrivals.append(delivery)
         else:
-            self._take(Held(delivery, self._journal.epoch, unsure=not delivery.qos))
+            self._take(InFlight(delivery, self._journal.epoch, unsure=not delivery.qos))
 
     def keep(self, older_than_s: float = 0.0) -> None:
         """Writes to the spool what has been held for so long.
@@ -236,7 +238,7 @@ class Pipeline:
             self._spool.add([(one, delivery_key(epoch, one)) for one in arrivals])
         except JournalError:  # then the broker keeps them, as without a spool
             for delivery in arrivals:
-                self._take(Held(delivery, epoch))
+                self._take(InFlight(delivery, epoch))
             return
         for delivery in arrivals:
             if not delivery.dup:
@@ -259,11 +261,11 @@ class Pipeline:
                 if spooled.id not in self._from_spool and self._takes(spooled.delivery.topic):
                     self._from_spool.add(spooled.id)
                     name = spooled.key or reader_key(b"spool", str(spooled.id))
-                    self._take(Held(spooled.delivery, self._journal.epoch, name, spooled=spooled.id))
+                    self._take(InFlight(spooled.delivery, self._journal.epoch, name, spooled=spooled.id))
         finally:
             self._is_feeding = False
 
-    def _take(self, held: Held) -> None:
+    def _take(self, held: InFlight) -> None:
         delivery = held.delivery
         held.is_request = True
         if held.spooled is None:
@@ -274,7 +276,7 @@ class Pipeline:
             # All at once, so that no later message overtakes this one on its way to the queue.
             self._holding.hold(held, self._watcher.work_on(held))
 
-    def _released(self, held: Held, answered: bool) -> None:
+    def _released(self, held: InFlight, answered: bool) -> None:
         if answered:
             self._bus.ack(held.delivery)
             if held.spooled is not None:
@@ -282,7 +284,7 @@ class Pipeline:
                 self._spool.remove(held.spooled)
                 self._feed()
 
-    async def _failed(self, held: Held, error: Exception) -> None:
+    async def _failed(self, held: InFlight, error: Exception) -> None:
         """Of a message that a mistake of ours ended: it is acknowledged, so it must not vanish.
 
         Too little memory for that passes, and until then the message is kept.
@@ -294,7 +296,7 @@ class Pipeline:
             except MemoryError:
                 await asyncio.sleep(NO_MEMORY_S)
 
-    async def _give_up(self, held: Held, error: Exception) -> None:
+    async def _give_up(self, held: InFlight, error: Exception) -> None:
         topic = held.delivery.topic
         addressee = self._membership.addressee(topic)
         if addressee is not None:
@@ -306,19 +308,19 @@ class Pipeline:
 
     # Requests
 
-    async def _serve(self, held: Held, topics: Topics, task: str) -> None:
+    async def _serve(self, held: InFlight, topics: Topics, task: str) -> None:
         limit = self._config.limits.packet_bytes
         await self._serving.serve(held, task, topics, replies=self._replies, packet_bytes=limit)
 
     async def _answer(
-        self, request: Request, held: Held, key: bytes | None, lost: int
+        self, request: Request, held: InFlight, key: bytes | None, lost: int
     ) -> tuple[Result, bytes]:
-        return await self._run(request, Tries(self._journal, key, lost), held.refusal)
+        return await self._run(request, AttemptLog(self._journal, key, lost), held.refusal)
 
     def taken(self, request: Request) -> None:
         self._corrections.remember(request)
 
-    async def _run_for_route(self, request: Request, tries: Tries) -> tuple[Result, bytes]:
+    async def _run_for_route(self, request: Request, tries: AttemptLog) -> tuple[Result, bytes]:
         result, payload = await self._run(request, tries)
         self.note("route", request, result, None)
         return result, payload
@@ -339,7 +341,9 @@ class Pipeline:
             tokens=sum(result.usage.values()) if result is not None and result.usage else None,
         )
 
-    async def _run(self, request: Request, tries: Tries, refusal: str | None = None) -> tuple[Result, bytes]:
+    async def _run(
+        self, request: Request, tries: AttemptLog, refusal: str | None = None
+    ) -> tuple[Result, bytes]:
         onlooker, result = self._watch(request), None
         tries.on_turn = onlooker.begun
         try:

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from edgeslm.errors import InternalError
 from edgeslm.messages import ErrorBody, Request, Result, Trace
-from edgeslm.mqtt.publisher import Outgoing
-from edgeslm.node.in_flight import Flights, Held
+from edgeslm.mqtt.publisher import Publisher
+from edgeslm.node.in_flight import InFlight, SingleFlight
 from edgeslm.protocol.codec import (
     MAX_CORRELATION_BYTES,
     Rejected,
@@ -29,9 +29,9 @@ from edgeslm.telemetry.health import Meter
 
 log = logging.getLogger("edgeslm.node")
 
-Answer = Callable[[Request, Held, bytes | None, int], Awaitable[tuple[Result, bytes]]]
+Answer = Callable[[Request, InFlight, bytes | None, int], Awaitable[tuple[Result, bytes]]]
 """Answers a request with this key in the journal (None: nothing is remembered of it) and what it cost before
-(:class:`edgeslm.storage.journal.Entry`); the result, and how it is encoded."""
+(:class:`edgeslm.storage.journal.JournalEntry`); the result, and how it is encoded."""
 
 
 class Clerk(Protocol):
@@ -43,7 +43,7 @@ class Clerk(Protocol):
     ) -> None: ...
 
 
-class Serving:
+class RequestHandler:
     """``trace`` makes the trace of a request of its ``traceparent``."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Serving:
         *,
         clerk: Clerk,
         journal: Journal,
-        outgoing: Outgoing,
+        outgoing: Publisher,
         meter: Meter,
         trace: Callable[[str | None], Trace | None],
     ) -> None:
@@ -62,10 +62,10 @@ class Serving:
         self._outgoing = outgoing
         self._meter = meter
         self._trace = trace
-        self._flights = Flights()
+        self._flights = SingleFlight()
 
     async def serve(
-        self, held: Held, task: str, topics: Topics, *, replies: Sequence[str], packet_bytes: int
+        self, held: InFlight, task: str, topics: Topics, *, replies: Sequence[str], packet_bytes: int
     ) -> None:
         """Returns when the broker has the result, or it is given up. ``replies`` are topic filters."""
         delivery = held.delivery
@@ -107,7 +107,7 @@ class Serving:
         with self._flights.flight(key):
             await self._serve_once(request, held, key)
 
-    async def give_up(self, topics: Topics, held: Held, error: Exception) -> None:
+    async def give_up(self, topics: Topics, held: InFlight, error: Exception) -> None:
         """What a mistake of ours ended is answered and reported dead, whatever was known of it by then."""
         delivery = held.delivery
         task = delivery.topic.rpartition("/")[2]
@@ -124,7 +124,7 @@ class Serving:
         finally:
             await self._outgoing.report_dead(request, ErrorBody.of(why))
 
-    async def _serve_once(self, request: Request, held: Held, key: bytes | None) -> None:
+    async def _serve_once(self, request: Request, held: InFlight, key: bytes | None) -> None:
         delivery = held.delivery
         known = self._journal.find(key) if key is not None and (request.named or delivery.dup) else None
         if known is not None and known.result is not None:

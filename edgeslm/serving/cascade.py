@@ -20,7 +20,7 @@ log = logging.getLogger("edgeslm.serving")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StageAnswer:
     """``model`` is how results name what computed it."""
 
     outcome: Outcome
@@ -30,10 +30,10 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Stage:
     name: str
-    ask: Callable[[Request], Awaitable[Answer]]
+    ask: Callable[[Request], Awaitable[StageAnswer]]
 
 
-async def run_stages(stages: Sequence[Stage], request: Request) -> Answer:
+async def run_stages(stages: Sequence[Stage], request: Request) -> StageAnswer:
     """The first answer that isn't ``abstained``, else the last one; its cost is that of all that were asked.
 
     :raises RequestError: no stage could answer.

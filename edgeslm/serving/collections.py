@@ -17,7 +17,7 @@ from edgeslm.knowledge.index.rerank import readable, rerank, reread, sentences
 from edgeslm.knowledge.index.search import Filter, Found
 from edgeslm.knowledge.service.process import KnowledgeProcess
 from edgeslm.messages import LEAST_PRIORITY, NORMAL_PRIORITY
-from edgeslm.serving.model_pool import Models
+from edgeslm.serving.model_pool import ModelPool
 
 if TYPE_CHECKING:
     from edgeslm.knowledge.index.queries import TableAnswer
@@ -30,7 +30,7 @@ AT_ONCE = 4
 """Passages in one call of an encoder, while which a question has to wait."""
 
 
-class Library:
+class Collections:
     """Searches and remembers, once it is started.
 
     :param remembered: names of the collections that routes remember messages in.
@@ -40,7 +40,7 @@ class Library:
     def __init__(
         self,
         sections: Mapping[str, Knowledge],
-        models: Models,
+        models: ModelPool,
         *,
         remembered: frozenset[str] = frozenset(),
         log_level: str = "WARNING",

@@ -30,17 +30,17 @@ from edgeslm.errors import BundleError, ConfigError, InternalError, RequestError
 from edgeslm.hardware.board import usable_cores
 from edgeslm.knowledge.service.process import KnowledgeProcess
 from edgeslm.messages import LEAST_PRIORITY, Attempt, Request, Result
-from edgeslm.serving.cascade import Answer, Stage, run_stages
-from edgeslm.serving.collections import Library, MakeKnowledge
+from edgeslm.serving.cascade import Stage, StageAnswer, run_stages
+from edgeslm.serving.collections import Collections, MakeKnowledge
 from edgeslm.serving.escalation import Target
-from edgeslm.serving.model_pool import MakeProcess, Models
+from edgeslm.serving.model_pool import MakeProcess, ModelPool
 from edgeslm.serving.scheduler import OnChunk
 from edgeslm.tasks import Task, make_task
 from edgeslm.telemetry.drift import DriftWatch
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class StageBinding:
     """One stage of a task on this node: the task as this stage does it, its model and adapter."""
 
     name: str
@@ -63,7 +63,7 @@ _ANY_TEXT: Final = "."
 """What stands in the place of a message: what is read of the prompt before it is what counts."""
 
 
-class Arrangement:
+class Deployment:
     """Models, tasks and collections of one configuration, once :meth:`start` has loaded them.
 
     :param running: what is at work now; what is the same there is shared, and not started again.
@@ -75,7 +75,7 @@ class Arrangement:
         self,
         config: Config,
         *,
-        running: Arrangement | None = None,
+        running: Deployment | None = None,
         make_process: MakeProcess | None = None,
         make_knowledge: MakeKnowledge = KnowledgeProcess,
     ) -> None:
@@ -88,7 +88,7 @@ class Arrangement:
         }
         self._adapters = self._load_adapters(config, problems)
         self._bundles = bundles | _own_encoders(self._learned, bundles)
-        self._posts: dict[str, tuple[Post, ...]] = {}
+        self._posts: dict[str, tuple[StageBinding, ...]] = {}
         for name, section in config.tasks.items():
             try:
                 self._posts[name] = self._make_posts(name, section)
@@ -101,7 +101,7 @@ class Arrangement:
             if post.adapter is not None and post.model is not None:
                 adapters.setdefault(post.model, {})[post.adapter.path] = post.adapter.digest
         self.models = self._make_models(config, adapters, make_process, running)
-        self.library = Library(
+        self.library = Collections(
             config.knowledge,
             self.models,
             remembered=frozenset(route.remember for route in config.routes if route.remember),
@@ -125,7 +125,7 @@ class Arrangement:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
-    def _all_posts(self) -> Iterator[Post]:
+    def _all_posts(self) -> Iterator[StageBinding]:
         return itertools.chain.from_iterable(self._posts.values())
 
     async def start(self) -> None:
@@ -141,7 +141,7 @@ class Arrangement:
         await self._trust.check()
         await self.models.start()
 
-    async def stop(self, beside: Collection[Arrangement] = ()) -> None:
+    async def stop(self, beside: Collection[Deployment] = ()) -> None:
         """Ends all but what others ``beside`` have too."""
         if all(other.library is not self.library for other in beside):
             await self.library.stop()  # it asks an encoder
@@ -178,7 +178,7 @@ class Arrangement:
                 if self._bundles[post.model].manifest.model_kind == "decoder":
                     await self._warm(name, post, post.model)
 
-    async def _warm(self, name: str, post: Post, model: str) -> None:
+    async def _warm(self, name: str, post: StageBinding, model: str) -> None:
         section, is_answer = post.task.section, post.task.kind == "answer"
         if section.verbatim or (is_answer and section.mode == "quote"):
             return  # the grammar is made of the message, and a cache serves one grammar
@@ -224,9 +224,9 @@ class Arrangement:
         config: Config,
         adapters: Mapping[str, dict[Path, str | None]],
         make_process: MakeProcess | None,
-        running: Arrangement | None,
-    ) -> Models:
-        return Models(
+        running: Deployment | None,
+    ) -> ModelPool:
+        return ModelPool(
             self._bundles,
             {
                 name: Hardware(_threads(model), model.device, model.workers)
@@ -255,7 +255,7 @@ class Arrangement:
                     problems.append(f"tasks.{name}.adapter: {error}")
         return adapters
 
-    def _make_posts(self, name: str, section: TaskSection) -> tuple[Post, ...]:
+    def _make_posts(self, name: str, section: TaskSection) -> tuple[StageBinding, ...]:
         """:raises ConfigError: a stage that its bundle doesn't fit."""
         own = section.model_copy(update={"stages": ()})
         if section.stages and section.learned:
@@ -268,7 +268,7 @@ class Arrangement:
                 posts.append(self._learned_post(name, own.model_copy(update=alone)))
             elif own.kind == "search":
                 encoder = self.config.knowledge[own.knowledge[0]].encoder
-                posts.append(Post(stage, make_task(name, own), encoder, None))
+                posts.append(StageBinding(stage, make_task(name, own), encoder, None))
             elif not stage.startswith(NODE_STAGE):
                 behind = own.model_copy(update={"model": stage, "learned": None})
                 if section.stages and own.kind == "extract":  # what is written has no confidence: it answers
@@ -277,7 +277,7 @@ class Arrangement:
         self._check_stages(name, section, posts)
         return tuple(posts)
 
-    def _check_stages(self, name: str, section: TaskSection, posts: Sequence[Post]) -> None:
+    def _check_stages(self, name: str, section: TaskSection, posts: Sequence[StageBinding]) -> None:
         where = f"tasks.{name}.stages"
         if section.stages and any(post.task.kind not in LEARNABLE for post in posts):
             raise ConfigError([f"{where}: mean something to {' and '.join(LEARNABLE)} alone; take them out"])
@@ -287,7 +287,7 @@ class Arrangement:
                     [f"{where}: {post.name} writes fields and never passes on, so {behind} is never asked"]
                 )
 
-    def _learned_post(self, name: str, section: TaskSection) -> Post:
+    def _learned_post(self, name: str, section: TaskSection) -> StageBinding:
         bundle = self._learned[name]
         manifest, where = bundle.manifest, f"tasks.{name}.learned"
         if manifest.learned is None:
@@ -304,14 +304,14 @@ class Arrangement:
             raise ConfigError([f"{where}: name the encoder bundle {encoder} in models"])
         return self._post(LEARNED, make_task(name, section, bundle), found, None, where)
 
-    def _model_post(self, name: str, section: TaskSection) -> Post:
+    def _model_post(self, name: str, section: TaskSection) -> StageBinding:
         model, adapter = section.model, self._adapters.get(name)
         if model is None:
             raise ConfigError([f"tasks.{name}.model: missing"])
         task = make_task(name, section, adapter)
         return self._post(model, task, model, adapter, f"tasks.{name}.adapter")
 
-    def _post(self, stage: str, task: Task, model: str, adapter: Bundle | None, where: str) -> Post:
+    def _post(self, stage: str, task: Task, model: str, adapter: Bundle | None, where: str) -> StageBinding:
         needed = "encoder" if task.is_head or task.kind == "embed" else "decoder"
         if (kind := self._bundles[model].manifest.model_kind) != needed:
             raise ConfigError(
@@ -325,13 +325,13 @@ class Arrangement:
             except BundleError as error:
                 raise ConfigError([f"{where}: {error}"]) from None
         task.context_length = self._bundles[model].manifest.context_length
-        return Post(stage, task, model, adapter)
+        return StageBinding(stage, task, model, adapter)
 
     def _find(self, digest: str) -> str | None:
         """The model whose bundle has this digest."""
         return next((name for name, bundle in self._bundles.items() if bundle.digest == digest), None)
 
-    def _make_watches(self, running: Arrangement | None) -> dict[str, DriftWatch]:
+    def _make_watches(self, running: Deployment | None) -> dict[str, DriftWatch]:
         """Those of tasks that stay as they were taught go on counting."""
         found = {}
         for name, posts in self._posts.items():
@@ -350,8 +350,8 @@ class Arrangement:
             raise UnknownTask(f"there is no task {request.task!r} here any more")
         started = time.monotonic()
 
-        def stage_of(post: Post) -> Stage:
-            async def ask(request: Request) -> Answer:
+        def stage_of(post: StageBinding) -> Stage:
+            async def ask(request: Request) -> StageAnswer:
                 return await self._ask_post(post, request, on_chunk, attempt)
 
             return Stage(post.name, ask)
@@ -360,8 +360,8 @@ class Arrangement:
         return _result(request, answer, started)
 
     async def _ask_post(
-        self, post: Post, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None
-    ) -> Answer:
+        self, post: StageBinding, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None
+    ) -> StageAnswer:
         async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
             if post.model is None:
                 raise InternalError(f"task {request.task} has no model to ask")
@@ -376,7 +376,7 @@ class Arrangement:
         if watch is not None and post is self._posts[request.task][0]:
             given = outcome.result.get("label", "")  # fields have none
             watch.see(given, outcome.result["confidence"], outcome.distance)
-        return Answer(outcome, label)
+        return StageAnswer(outcome, label)
 
 
 def _threads(model: ModelSection) -> int:
@@ -417,7 +417,7 @@ def _shared(section: TaskSection, learned: Bundle) -> dict[str, Any]:
     }
 
 
-def _result(request: Request, answer: Answer, started: float) -> Result:
+def _result(request: Request, answer: StageAnswer, started: float) -> Result:
     outcome = answer.outcome
     cost = outcome.cost
     received_at = request.received_at or started

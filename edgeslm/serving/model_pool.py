@@ -53,7 +53,7 @@ class _Model:
         return own == (bundle.path, bundle.digest, hardware, dict(adapters))
 
 
-class Models:
+class ModelPool:
     """Named models, started together, each started again when its process ended.
 
     :param bundles: name -> bundle; no other is run in its place.
@@ -72,7 +72,7 @@ class Models:
         keep_alive_s: Mapping[str, float | None] = MappingProxyType({}),
         adapters: Mapping[str, Adapters] = MappingProxyType({}),
         make_process: MakeProcess,
-        running: Models | None = None,
+        running: ModelPool | None = None,
     ) -> None:
         self._models: dict[str, _Model] = {}
         self._keep_alive_s = keep_alive_s
@@ -219,7 +219,7 @@ class Models:
             self._unload_later(name)
         return True
 
-    async def stop(self, beside: Collection[Models] = ()) -> None:
+    async def stop(self, beside: Collection[ModelPool] = ()) -> None:
         """Ends all engines but those that others ``beside`` have too; calls that run or come from now on
         fail."""
         self._stopped = True

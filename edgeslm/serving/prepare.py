@@ -15,7 +15,7 @@ from typing import Any, Final
 from edgeslm.engine.prepack.prepare import prepare
 from edgeslm.engine.worker.prepared import CACHE, Index, folder_of, mark_used
 from edgeslm.errors import EdgeslmError, SelfTestError
-from edgeslm.serving.model_pool import Models
+from edgeslm.serving.model_pool import ModelPool
 
 log = logging.getLogger("edgeslm.serving")
 
@@ -28,7 +28,7 @@ QUIET_S: Final = 5.0
 MARK_EVERY_S: Final = 24 * 3600.0
 
 
-class Preparer:
+class Prepacker:
     """Prepares the decoders of ``models`` that run without.
 
     :param idle_s: for how many seconds the node has had nothing to do.
@@ -37,7 +37,7 @@ class Preparer:
 
     def __init__(
         self,
-        models: Models,
+        models: ModelPool,
         state_dir: Path,
         *,
         idle_s: Callable[[], float],

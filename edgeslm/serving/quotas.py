@@ -30,7 +30,7 @@ class _Account:
     filled_at: float = 0.0
 
 
-class Senders:
+class ClientQuotas:
     """``queue`` is how many requests of one sender are held at a time while others ask too,
     ``tokens_per_min`` how many tokens a minute are read and written for it (None: without an end).
 

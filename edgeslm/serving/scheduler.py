@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from edgeslm.errors import Busy, Cancelled, Expired, InternalError, RequestError, TimedOut
 from edgeslm.messages import Attempt, ErrorBody, Request, Result
-from edgeslm.serving.quotas import Senders
+from edgeslm.serving.quotas import ClientQuotas
 
 log = logging.getLogger("edgeslm.serving")
 
@@ -68,7 +68,7 @@ class Scheduler:
         limit: int,
         timeout_s: float,
         slots: int = 1,
-        senders: Senders | None = None,
+        senders: ClientQuotas | None = None,
     ) -> None:
         self._run = run
         self._senders = senders

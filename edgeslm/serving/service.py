@@ -16,11 +16,11 @@ from edgeslm.config.loader import Config
 from edgeslm.errors import NO_ANSWER, RequestError, UnknownTask
 from edgeslm.knowledge.service.process import KnowledgeProcess
 from edgeslm.messages import Attempt, Request, Result
-from edgeslm.serving.collections import Library, MakeKnowledge
-from edgeslm.serving.deployment import Arrangement
+from edgeslm.serving.collections import Collections, MakeKnowledge
+from edgeslm.serving.deployment import Deployment
 from edgeslm.serving.escalation import Escalation
-from edgeslm.serving.model_pool import MakeProcess, Models
-from edgeslm.serving.quotas import Senders
+from edgeslm.serving.model_pool import MakeProcess, ModelPool
+from edgeslm.serving.quotas import ClientQuotas
 from edgeslm.serving.scheduler import OnChunk, Scheduler, error_result
 from edgeslm.tasks import Task
 from edgeslm.telemetry.drift import DriftWatch
@@ -29,7 +29,7 @@ log = logging.getLogger("edgeslm.serving")
 
 _NO_ANSWER = frozenset(error.code for error in NO_ANSWER)
 
-BeforeSwitch = Callable[[Arrangement, Arrangement], Awaitable[None]]
+BeforeSwitch = Callable[[Deployment, Deployment], Awaitable[None]]
 
 
 class Service:
@@ -48,8 +48,8 @@ class Service:
     ) -> None:
         self._make_process = make_process
         self._make_knowledge = make_knowledge
-        self._now = Arrangement(config, make_process=make_process, make_knowledge=make_knowledge)
-        self._others: set[Arrangement] = set()
+        self._now = Deployment(config, make_process=make_process, make_knowledge=make_knowledge)
+        self._others: set[Deployment] = set()
         """One that is loading, or that still answers what it began."""
         self._replacing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -60,7 +60,7 @@ class Service:
             limit=_most_requests(config),
             timeout_s=limits.request_timeout_s,
             slots=_slots(config),
-            senders=Senders(
+            senders=ClientQuotas(
                 limits.sender_queue or max(1, limits.queue // 2),
                 limits.sender_tokens_per_min,
                 nameless_queue=limits.sender_queue,
@@ -73,11 +73,11 @@ class Service:
         return self._now.config
 
     @property
-    def models(self) -> Models:
+    def models(self) -> ModelPool:
         return self._now.models
 
     @property
-    def library(self) -> Library:
+    def library(self) -> Collections:
         return self._now.library
 
     @property
@@ -99,7 +99,7 @@ class Service:
     async def start_over(self, config: Config) -> None:
         """After a start that failed: another configuration, from the beginning. :raises EdgeslmError: why."""
         await self._now.stop()
-        self._now = Arrangement(config, make_process=self._make_process, make_knowledge=self._make_knowledge)
+        self._now = Deployment(config, make_process=self._make_process, make_knowledge=self._make_knowledge)
         await self._now.start()
 
     async def stop(self) -> None:
@@ -134,7 +134,7 @@ class Service:
         """
         async with self._replacing:
             old = self._now
-            new = Arrangement(
+            new = Deployment(
                 config, running=old, make_process=self._make_process, make_knowledge=self._make_knowledge
             )
             self._others.add(new)
@@ -157,7 +157,7 @@ class Service:
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
 
-    async def _take_turns(self, old: Arrangement, new: Arrangement) -> None:
+    async def _take_turns(self, old: Deployment, new: Deployment) -> None:
         """Two processes must not write to one collection: requests wait while the one follows the other."""
         self.scheduler.pause()
         try:
@@ -173,11 +173,11 @@ class Service:
         finally:
             self.scheduler.resume()
 
-    async def _retire(self, old: Arrangement) -> None:
+    async def _retire(self, old: Deployment) -> None:
         await old.until_idle()
         await self._end(old)
 
-    async def _end(self, arrangement: Arrangement) -> None:
+    async def _end(self, arrangement: Deployment) -> None:
         self._others.discard(arrangement)
         await arrangement.stop([self._now, *self._others])
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from edgeslm.serving.prepare import Preparer
+from edgeslm.serving.prepare import Prepacker
 from edgeslm.serving.service import Service
 
 log = logging.getLogger("edgeslm.serving")
@@ -21,7 +21,7 @@ WARM_AFTER_S: Final = 0.5
 """Without work, before what prompts begin with is read in advance."""
 
 
-class Readying:
+class WarmUp:
     """``is_online`` tells whether the node serves; ``on_change`` is called when an engine runs on what was
     prepared."""
 
@@ -31,7 +31,7 @@ class Readying:
         self._service = service
         self._is_online = is_online
         self._on_change = on_change
-        self._preparer: Preparer | None = None
+        self._preparer: Prepacker | None = None
         self._work: asyncio.Task[None] | None = None
 
     @property
@@ -62,7 +62,7 @@ class Readying:
         try:
             await self._service.warm()
             if config.prepare == "auto":
-                self._preparer = Preparer(
+                self._preparer = Prepacker(
                     self._service.models, config.state_dir, idle_s=self.idle_s, on_change=self._renewed
                 )
                 await self._preparer.run()

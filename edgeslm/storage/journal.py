@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from edgeslm.errors import JournalError
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.storage.database import Database
-from edgeslm.storage.running_marks import Marks
+from edgeslm.storage.running_marks import RunningMarks
 from edgeslm.storage.schema import PAGE_BYTES, place_of
 
 log = logging.getLogger("edgeslm.storage")
@@ -35,7 +35,7 @@ TIDY_S = 30.0, 600.0
 TRIES_S = 3600.0
 """Tries are remembered so long at least: they keep a request from ending the node for ever."""
 LOST_NODE = 2
-"""What an end of the node costs, in the unit of ``Entry.lost``."""
+"""What an end of the node costs, in the unit of ``JournalEntry.lost``."""
 MOST_UNSAVED = 1024
 """Entries that wait in memory for a disk that takes none; beyond that the oldest are forgotten."""
 KEPT = 0.9
@@ -43,7 +43,7 @@ KEPT = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """A request that was begun: ``lost`` says what it cost, ``result`` what was answered, if it was."""
 
     lost: int
@@ -146,8 +146,8 @@ class Journal:
         self._window_s = window_s
         self._limit_bytes = limit_bytes
         self._index = _Index()
-        self._marks: Marks | None = None
-        self._unsaved: dict[bytes, Entry] = {}
+        self._marks: RunningMarks | None = None
+        self._unsaved: dict[bytes, JournalEntry] = {}
         self._bytes = 0
         self._epoch: int | None = None
         self._tidied_at = -math.inf
@@ -166,7 +166,7 @@ class Journal:
             self._bytes += row_bytes(size)
         file = self._database.file.with_suffix(".running")
         try:
-            self._marks = Marks(file)
+            self._marks = RunningMarks(file)
         except OSError as error:
             raise JournalError(
                 f"The file {file} can't be used ({error.strerror}); make room for it."
@@ -181,7 +181,7 @@ class Journal:
             self._marks.close()
             self._marks = None
 
-    def find(self, key: bytes) -> Entry | None:
+    def find(self, key: bytes) -> JournalEntry | None:
         """What is known of a request; nothing if it is older than the window."""
         if (unsaved := self._unsaved.get(key)) is not None:
             return unsaved
@@ -192,11 +192,11 @@ class Journal:
             return None
         # Tries are remembered however short the window is: they keep a request from ending the node for ever.
         if found[3] is None:
-            return Entry(found[2], None)
+            return JournalEntry(found[2], None)
         if found[1] <= self._oldest:
             return None
         try:
-            return Entry(found[2], self._database.unsealed(found[3], place_of("requests", key)))
+            return JournalEntry(found[2], self._database.unsealed(found[3], place_of("requests", key)))
         except ValueError:
             log.error("an answer in the journal is not as it was written; its request may be run again")
             return None
@@ -209,7 +209,7 @@ class Journal:
         if self._database.problem is not None or self._unsaved:
             self._retry()
         if lost and ((known := self.find(key)) is None or known.lost < lost):
-            self._write(key, Entry(lost, None))
+            self._write(key, JournalEntry(lost, None))
             self._unsaved.pop(key, None)
         if self._marks is not None:
             self._marks.set(key)
@@ -224,17 +224,20 @@ class Journal:
 
         Never fails: what the disk doesn't take is kept in memory.
         """
-        self._keep(key, Entry(lost, result) if self._keeps_results or result is None else Entry(0, None))
+        self._keep(
+            key,
+            JournalEntry(lost, result) if self._keeps_results or result is None else JournalEntry(0, None),
+        )
         self.pause(key)
 
     def blame(self, key: bytes, lost: int) -> None:
         """What a request costs beyond what it has until now, unless it was answered. Never fails."""
         known = self.find(key)
         if known is None or known.result is None:
-            self._keep(key, Entry(lost + (known.lost if known else 0), None))
+            self._keep(key, JournalEntry(lost + (known.lost if known else 0), None))
 
-    def _keep(self, key: bytes, entry: Entry) -> None:
-        if entry == Entry(0, None) and self._index.get(key) is None:
+    def _keep(self, key: bytes, entry: JournalEntry) -> None:
+        if entry == JournalEntry(0, None) and self._index.get(key) is None:
             return
         try:
             self._write(key, entry)
@@ -289,7 +292,7 @@ class Journal:
     def _oldest(self) -> float:
         return self._database.now - self._window_s
 
-    def _write(self, key: bytes, entry: Entry) -> None:
+    def _write(self, key: bytes, entry: JournalEntry) -> None:
         result = entry.result
         if result is not None:
             result = self._database.sealed(result, place_of("requests", key))

@@ -16,7 +16,7 @@ SLOTS = 64
 _FREE = bytes(KEY_BYTES)
 
 
-class Marks:
+class RunningMarks:
     """The marks in ``file``, which is made if need be. :raises OSError: it can't be.
 
     ``left`` are the keys that were marked when the last process ended.

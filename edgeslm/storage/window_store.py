@@ -40,7 +40,7 @@ class Gathered:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredMessage:
     """What there is of a window: of one that is complete, ``batch`` is its number, else 0.
 
     ``age_s`` is how long ago its first message came, while the node ran.
@@ -104,11 +104,11 @@ class Windows:
             log.error("a message of a window is not as it was written; the digest does without it")
             return None
 
-    def stored(self) -> list[Stored]:
+    def stored(self) -> list[StoredMessage]:
         """All windows whose digest isn't published, the oldest first."""
         now = self._database.now
         return [
-            Stored((route, topic), batch, count, size or 0, now - at)
+            StoredMessage((route, topic), batch, count, size or 0, now - at)
             for route, topic, batch, count, size, at in self._database.all_rows(
                 "SELECT route, topic, batch, count(*), sum(length(text)), min(at) FROM windows "
                 "WHERE text IS NOT NULL GROUP BY route, topic, batch ORDER BY min(id)"

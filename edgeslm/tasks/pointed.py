@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class PointedField:
     """``is_there`` tells a field with a value, which may be null, from one that is left out; ``share`` is how
     likely that is, as the head has it. ``place`` is where it was found, or where a taught value stands."""
 
@@ -49,9 +49,9 @@ class FieldReader:
         self._required, self._verbatim = required, verbatim
         self._fits = [check.is_valid(value) for value in field.values]
 
-    def read(self, message: str, pointed: Pointed) -> Found | None:
+    def read(self, message: str, pointed: Pointed) -> PointedField | None:
         """The likeliest answer that fits, whichever ways lead to it; None where none does."""
-        answers: dict[tuple[bool, bool, Any], Found] = {}
+        answers: dict[tuple[bool, bool, Any], PointedField] = {}
         for option in range(len(pointed.options)):
             if (found := self._as_option(option, message, pointed)) is not None:
                 answer = (found.is_there, isinstance(found.value, bool), found.value)  # 1 and true are equal
@@ -65,12 +65,12 @@ class FieldReader:
         places = find_places(message, best.value, self._types)
         return replace(best, place=places[0]) if places else best
 
-    def _as_option(self, option: int, message: str, pointed: Pointed) -> Found | None:
+    def _as_option(self, option: int, message: str, pointed: Pointed) -> PointedField | None:
         field, share = self._field, pointed.options[option]
         if field.optional and option == 0:
             if self._required and not self._check.is_valid(None):
                 return None
-            return Found(None, share, is_there=self._required)
+            return PointedField(None, share, is_there=self._required)
         if option == field.place_option:
             return self._in_message(message, pointed, share)
         value = field.values[option - field.first_value]
@@ -78,9 +78,9 @@ class FieldReader:
             return None
         if self._verbatim and isinstance(value, str) and value not in message:
             return None
-        return Found(value, share)
+        return PointedField(value, share)
 
-    def _in_message(self, message: str, pointed: Pointed, share: float) -> Found | None:
+    def _in_message(self, message: str, pointed: Pointed, share: float) -> PointedField | None:
         """The likeliest value that fits; one that stands there several times counts with all its places, and
         the likeliest of them is told."""
         values: dict[Any, tuple[float, Place]] = {}
@@ -91,7 +91,7 @@ class FieldReader:
                 values[value] = (before + likely, place)
         for value, (likely, place) in sorted(values.items(), key=lambda item: -item[1][0]):
             if self._check.is_valid(value):
-                return Found(value, share * min(likely, 1.0), place=place)
+                return PointedField(value, share * min(likely, 1.0), place=place)
         return None
 
 

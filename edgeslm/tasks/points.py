@@ -48,7 +48,7 @@ _MASKED: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class SummaryPoint:
     """What the messages with these ``numbers`` (from 0, in their order) all say; ``*`` where they differ."""
 
     text: str
@@ -59,14 +59,14 @@ class Point:
         return len(self.numbers)
 
 
-def make_points(messages: Sequence[str]) -> list[Point]:
+def make_points(messages: Sequence[str]) -> list[SummaryPoint]:
     """Every message in exactly one point; what was said most often first, then what was said first."""
     rows = [_read(message) for message in messages]
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         by_length[len(row)].append(number)
     groups = [group for numbers in by_length.values() for group in _parted(numbers, rows)]
-    points = [Point(_text([rows[number] for number in group]), tuple(group)) for group in groups]
+    points = [SummaryPoint(_text([rows[number] for number in group]), tuple(group)) for group in groups]
     return sorted(points, key=lambda point: (-point.count, point.numbers))
 
 

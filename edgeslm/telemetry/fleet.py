@@ -23,14 +23,14 @@ WhyNot = Callable[[str, Mapping[str, Any]], str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class FleetModel:
     name: str
     bundle: str | None
     digest: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FleetNode:
     """One node, or what the dispatcher of a pool says for it. None is what it hasn't said."""
 
     name: str
@@ -47,7 +47,7 @@ class Entry:
     skew: str | None
     """Why this version doesn't understand it, as a sentence."""
     site: str | None
-    models: tuple[Model, ...]
+    models: tuple[FleetModel, ...]
     pool: Mapping[str, Any] | None
     tasks: Mapping[str, str]
     drift: tuple[str, ...]
@@ -77,7 +77,7 @@ def entry_of(
     *,
     site: str | None = None,
     unreachable: bool = False,
-) -> Entry:
+) -> FleetNode:
     """``documents`` by kind; ``now`` is ``time.time()``. ``unreachable``: its site is cut off."""
     info, health = documents.get("info", {}), documents.get("health", {})
     figures = figures_of(name, documents, {}, now)
@@ -85,7 +85,7 @@ def entry_of(
     age_s = _age_s(health.get("at"), now)
     is_up = figures.is_up and not unreachable
     protocol = info.get("protocol")
-    return Entry(
+    return FleetNode(
         name=figures.node,
         kind="dispatcher" if dispatches else "node",
         state=figures.state,
@@ -118,10 +118,10 @@ def _age_s(at: Any, now: float) -> float | None:
     return round(max(0.0, now - at), 1)
 
 
-def _models(models: Any) -> Iterable[Model]:
+def _models(models: Any) -> Iterable[FleetModel]:
     for name, model in list(models.items())[:_MOST] if isinstance(models, Mapping) else ():
         said = model if isinstance(model, Mapping) else {}
-        yield Model(plain(name), *(_text(said.get(key)) for key in ("bundle", "digest")))
+        yield FleetModel(plain(name), *(_text(said.get(key)) for key in ("bundle", "digest")))
 
 
 def _pool(pool: Any) -> dict[str, Any] | None:
@@ -158,7 +158,7 @@ class Difference:
     digests: Mapping[str, tuple[str, ...]]
 
 
-def differences(entries: Sequence[Entry]) -> list[Difference]:
+def differences(entries: Sequence[FleetNode]) -> list[Difference]:
     found: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
         for model in entry.models:
@@ -172,12 +172,12 @@ def differences(entries: Sequence[Entry]) -> list[Difference]:
     ]
 
 
-def newest(entries: Sequence[Entry]) -> str | None:
+def newest(entries: Sequence[FleetNode]) -> str | None:
     """The newest edgeslm among those that this version understands."""
     return max((one.version for one in entries if one.version and not one.skew), key=_order, default=None)
 
 
-def is_outdated(entry: Entry, version: str | None) -> bool:
+def is_outdated(entry: FleetNode, version: str | None) -> bool:
     """Whether it is behind ``version``, or hasn't said what it is."""
     return entry.version is None or (version is not None and _order(entry.version) < _order(version))
 
@@ -186,7 +186,7 @@ def _order(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d{1,9}", version.partition("+")[0])[:4])
 
 
-def inventory(entries: Sequence[Entry]) -> dict[str, Any]:
+def inventory(entries: Sequence[FleetNode]) -> dict[str, Any]:
     """The document of ``--json``."""
     return {
         "nodes": [_plain_entry(one) for one in entries],
@@ -194,7 +194,7 @@ def inventory(entries: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def _plain_entry(entry: Entry) -> dict[str, Any]:
+def _plain_entry(entry: FleetNode) -> dict[str, Any]:
     load = {"queue": entry.queue, "in_flight": entry.in_flight, "requests": entry.requests}
     said = asdict(entry)
     for key in load:
@@ -210,7 +210,7 @@ _NARROWEST = 72
 _STATE, _AGE, _VERSION, _POOL, _QUEUE, _RUN, _REQUESTS = 8, 6, 9, 10, 5, 3, 8
 
 
-def table(entries: Sequence[Entry], *, width: int, title: str, paint: Painter) -> list[str]:
+def table(entries: Sequence[FleetNode], *, width: int, title: str, paint: Painter) -> list[str]:
     """Lines no longer than ``width`` columns: a row for each, below it its models and what needs a look."""
     width = max(_NARROWEST, width)
     lines = [paint(f"{title}   {_counted(entries)}"[:width], "bold"), ""]
@@ -231,14 +231,14 @@ def table(entries: Sequence[Entry], *, width: int, title: str, paint: Painter) -
     return lines
 
 
-def _counted(entries: Sequence[Entry]) -> str:
+def _counted(entries: Sequence[FleetNode]) -> str:
     nodes = [one for one in entries if one.kind == "node"]
     others = len(entries) - len(nodes)
     count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}, {sum(one.is_up for one in nodes)} up"
     return count + (f", {others} dispatcher{'' if others == 1 else 's'}" if others else "")
 
 
-def _lines(entry: Entry, room: int, width: int, paint: Painter) -> list[str]:
+def _lines(entry: FleetNode, room: int, width: int, paint: Painter) -> list[str]:
     state = "cut off" if entry.unreachable else "stale" if entry.is_stale else entry.state
     pool = entry.pool["name"] if entry.pool else "-"
     figures = (entry.queue, entry.in_flight, entry.requests)
@@ -256,7 +256,7 @@ def _lines(entry: Entry, room: int, width: int, paint: Painter) -> list[str]:
     return lines + [paint(line, "bad") for one in wrong for line in wrap(f"! {one}", width)]
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: FleetNode) -> str:
     return entry.name if entry.site is None else f"{entry.site}/{entry.name}"
 
 

@@ -153,10 +153,10 @@ def exposition(health: Health, accept: str = "") -> tuple[bytes, str]:
     from prometheus_client.exposition import choose_encoder  # a megabyte that only those need who scrape
 
     encode, content_type = choose_encoder(accept)
-    return encode(_Reading(health)), content_type
+    return encode(_Sample(health)), content_type
 
 
-class _Reading:
+class _Sample:
     """``health`` as the registry that the library's encoders read."""
 
     def __init__(self, health: Health) -> None:

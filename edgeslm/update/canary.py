@@ -21,7 +21,7 @@ Counts = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(slots=True)
-class Trial:
+class Canary:
     """``digest`` is the bundle's, ``tasks`` those that the model serves, ``ends`` those of its engine before.
 
     ``next_look`` is when it is looked at again after it could not be taken back.
@@ -35,7 +35,7 @@ class Trial:
     next_look: float = 0.0
 
     @classmethod
-    def begin(cls, digest: str, tasks: Collection[str], ends: int, counts: Counts) -> Trial:
+    def begin(cls, digest: str, tasks: Collection[str], ends: int, counts: Counts) -> Canary:
         return cls(digest, tuple(tasks), ends, _of(tasks, counts), time.monotonic())
 
     def why_bad(self, ends: int, counts: Counts) -> str:

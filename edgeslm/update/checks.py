@@ -15,14 +15,14 @@ from typing import Any, Final
 from edgeslm.config.schema import Example
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, RequestError
 from edgeslm.messages import LEAST_PRIORITY, Request
-from edgeslm.serving.deployment import Arrangement
+from edgeslm.serving.deployment import Deployment
 
 log = logging.getLogger("edgeslm.update")
 
 _ANYTHING: Final = "Pump 3 is loud and its bearing is hot."
 
 
-async def check(model: str, old: Arrangement, new: Arrangement) -> None:
+async def check(model: str, old: Deployment, new: Deployment) -> None:
     """:raises BundleError: the new model is worse, or crashes."""
     right_before = right_now = asked = 0
     for task in new.tasks_of(model):
@@ -41,7 +41,7 @@ async def check(model: str, old: Arrangement, new: Arrangement) -> None:
         )
 
 
-async def _answers(arrangement: Arrangement, task: str, examples: Sequence[Example]) -> list[bool]:
+async def _answers(arrangement: Deployment, task: str, examples: Sequence[Example]) -> list[bool]:
     """For each example, whether what is made of it is right."""
     found = []
     options = {"context": _ANYTHING} if arrangement.tasks[task].kind == "answer" else {}

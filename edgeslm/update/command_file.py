@@ -28,7 +28,7 @@ LOCK_TRIES: Final = 20
 LOCK_PAUSE_S: Final = 0.02
 
 
-class Wish(BaseModel):
+class FileCommand(BaseModel):
     """``digest`` of the bundle to activate, ``older`` or not; ``file`` of an archive to stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +41,7 @@ class Wish(BaseModel):
     file: str | None = None
 
 
-class Wishes:
+class CommandFile:
     """Both ends, of one node."""
 
     def __init__(self, state_dir: Path, node: str) -> None:
@@ -71,7 +71,7 @@ class Wishes:
     def _forget(self) -> None:
         self._wish.unlink(missing_ok=True)
 
-    def next(self) -> Wish | None:
+    def next(self) -> FileCommand | None:
         """A new wish, once."""
         try:
             with self._wish.open("rb") as stream:
@@ -84,11 +84,11 @@ class Wishes:
         if not believed:
             return None
         try:
-            return Wish.model_validate_json(text)
+            return FileCommand.model_validate_json(text)
         except ValidationError:
             return None
 
-    def tell(self, wish: Wish, outcome: dict[str, Any]) -> None:
+    def tell(self, wish: FileCommand, outcome: dict[str, Any]) -> None:
         """:raises OSError: the disk."""
         write_record(self._outcome, {"id": wish.id, **outcome})
 
@@ -135,23 +135,23 @@ class Wishes:
         *,
         older: bool = False,
         file: str | None = None,
-    ) -> Wish:
+    ) -> FileCommand:
         """Asks the node for it and doesn't wait.
 
         :raises BundleError: somebody else's waits. :raises OSError: the wish can't be written.
         """
-        wish = Wish(
+        wish = FileCommand(
             id=secrets.token_hex(8), action=action, model=model, digest=digest, older=older, file=file
         )
         self._write(wish)
         return wish
 
-    def _write(self, wish: Wish) -> None:
+    def _write(self, wish: FileCommand) -> None:
         if self._wish.exists():
             raise BundleError("another command waits for the node; try again when that is done")
         write_record(self._wish, wish.model_dump(exclude_defaults=True))
 
-    def heard(self, wish: Wish) -> dict[str, Any] | None:
+    def heard(self, wish: FileCommand) -> dict[str, Any] | None:
         """What the node said; None while it has said nothing."""
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self._outcome.read_text("utf-8"))
@@ -159,8 +159,8 @@ class Wishes:
                 return found
         return None
 
-    def withdraw(self, wish: Wish) -> None:
+    def withdraw(self, wish: FileCommand) -> None:
         """Of a node that ended before it heard of it. :raises OSError: the disk."""
         with contextlib.suppress(OSError, ValidationError):
-            if Wish.model_validate_json(self._wish.read_bytes()).id == wish.id:
+            if FileCommand.model_validate_json(self._wish.read_bytes()).id == wish.id:
                 self._wish.unlink()

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from edgeslm.errors import BundleError
 from edgeslm.storage.atomic_json import write_record
-from edgeslm.update.command_file import Wish, Wishes
+from edgeslm.update.command_file import CommandFile, FileCommand
 from edgeslm.update.store import FOLDER
 
 log = logging.getLogger("edgeslm.update")
@@ -38,7 +38,7 @@ def folder_beside(state_dir: Path) -> Path:
     return state_dir.with_name(f"{state_dir.name}-hawkbit")
 
 
-class Exchange(Wishes):
+class Exchange(CommandFile):
     """Both ends, of one node. The process's group has to be the node's."""
 
     def __init__(self, state_dir: Path, node: str) -> None:
@@ -62,11 +62,11 @@ class Exchange(Wishes):
         self._lock.chmod(_FOR_THE_GROUP)
         self.next()
 
-    def next(self) -> Wish | None:
+    def next(self) -> FileCommand | None:
         """A new wish, once. The file is the process's, and stays."""
         try:
             with self._open(self._wish) as stream:
-                wish = Wish.model_validate_json(stream.read(65_536))
+                wish = FileCommand.model_validate_json(stream.read(65_536))
         except BundleError as error:
             if not self._has_complained:
                 log.warning("%s", error)
@@ -85,7 +85,7 @@ class Exchange(Wishes):
             raise BundleError("the rollout's process names no archive of its folder")
         return self._open(self.folder / FOLDER / name)
 
-    def tell(self, wish: Wish, outcome: dict[str, Any]) -> None:
+    def tell(self, wish: FileCommand, outcome: dict[str, Any]) -> None:
         write_record(self._outcome, {"id": wish.id, **outcome}, mode=_FOR_THE_GROUP)
 
     def tell_status(self, status: Mapping[str, Any]) -> None:
@@ -115,7 +115,7 @@ class Exchange(Wishes):
                 return found
         return {}
 
-    def _write(self, wish: Wish) -> None:
+    def _write(self, wish: FileCommand) -> None:
         write_record(self._wish, wish.model_dump(exclude_defaults=True), mode=_FOR_THE_GROUP)
 
     def offer(self, archive: Path) -> None:

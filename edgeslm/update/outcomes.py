@@ -25,7 +25,7 @@ State = Literal["IN_PROGRESS", "ON_TRIAL", "SUCCEEDED", "REJECTED", "FAILED"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class UpdateOutcome:
     """How far an update of a model has come; ``why`` it went wrong, in a sentence."""
 
     state: State
@@ -39,7 +39,7 @@ class Outcome:
         return {**found, **({"why": self.why} if self.why else {})}
 
 
-class Verdicts:
+class UpdateOutcomes:
     """:param folder: the store's."""
 
     def __init__(self, folder: Path, node: str) -> None:

@@ -37,7 +37,7 @@ MOST_TRIES: Final = 2
 """Starts that a model on trial may take: one more, and the node has ended in each of them."""
 
 
-class Entry(BaseModel):
+class StoreEntry(BaseModel):
     """What a model is now instead of the bundle ``base`` that the configuration names; digests.
 
     ``tries`` counts the starts of a model on trial; None once it was found good.
@@ -55,7 +55,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = Field(default=1, ge=1, le=1)
-    models: dict[str, Entry] = {}
+    models: dict[str, StoreEntry] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Store:
             raise BundleError(f"{what} on this device has the digest {digest}")
         return hits[0]
 
-    def entry(self, model: str) -> Entry | None:
+    def entry(self, model: str) -> StoreEntry | None:
         return self._read().models.get(model)
 
     def settled(self, config: Config) -> Config:
@@ -207,7 +207,9 @@ class Store:
         """:param base: digest of the bundle that the configuration names. :raises OSError: the disk."""
         before = self.entry(model)
         previous = before.active if before is not None and before.base == base else base
-        self._put(model, Entry(base=base, active=digest, previous=previous, tries=0 if on_trial else None))
+        self._put(
+            model, StoreEntry(base=base, active=digest, previous=previous, tries=0 if on_trial else None)
+        )
 
     def check_release(self, bundle: Bundle) -> None:
         """:raises BundleError: a bundle of its name with a higher release was found good here before."""
@@ -236,7 +238,7 @@ class Store:
         self._put(model, back)
         return entry.previous
 
-    def restore(self, model: str, entry: Entry | None) -> None:
+    def restore(self, model: str, entry: StoreEntry | None) -> None:
         """After a switch that was not made."""
         self._put(model, entry)
 
@@ -271,8 +273,8 @@ class Store:
     def on_trial(self) -> list[str]:
         return [name for name, entry in self._read().models.items() if entry.tries is not None]
 
-    def _put(self, model: str, entry: Entry | None) -> None:
-        models: Mapping[str, Entry] = self._read().models
+    def _put(self, model: str, entry: StoreEntry | None) -> None:
+        models: Mapping[str, StoreEntry] = self._read().models
         kept = {name: one for name, one in models.items() if name != model}
         write_record(
             self._file, _Record(models=kept if entry is None else {**kept, model: entry}).model_dump()

@@ -37,13 +37,13 @@ from edgeslm.errors import (
 )
 from edgeslm.serving.service import BeforeSwitch, Service
 from edgeslm.telemetry.health import Meter
-from edgeslm.update.canary import Trial
+from edgeslm.update.canary import Canary
 from edgeslm.update.checks import check
-from edgeslm.update.command_file import Wish, Wishes
+from edgeslm.update.command_file import CommandFile, FileCommand
 from edgeslm.update.commands import handlers_of
 from edgeslm.update.exchange import Exchange
 from edgeslm.update.incoming import Incoming
-from edgeslm.update.outcomes import Outcome, State, Verdicts
+from edgeslm.update.outcomes import State, UpdateOutcome, UpdateOutcomes
 from edgeslm.update.store import Store
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Updater:
         self._smoke = smoke
         self._make_ready = make_ready
         self._alone = asyncio.Lock()
-        self._trials: dict[str, Trial] = {}
+        self._trials: dict[str, Canary] = {}
         self._incoming: Incoming | None = None
         self._stale: dict[str, str] = {}
         """What nothing goes back to once a model on trial is found good."""
@@ -102,8 +102,8 @@ class Updater:
         """Digests of what a rollout's process brought."""
         self._looked = 0.0
         self._stop = threading.Event()
-        self._verdicts = Verdicts(store.folder, reloader.config.node)
-        self.outcomes: dict[str, Outcome] = {}
+        self._verdicts = UpdateOutcomes(store.folder, reloader.config.node)
+        self.outcomes: dict[str, UpdateOutcome] = {}
         """Of the last update of each model."""
 
     @property
@@ -130,7 +130,7 @@ class Updater:
         """Has what runs in other threads end soon."""
         self._stop.set()
 
-    async def run(self, wishes: Wishes, exchange: Exchange | None = None) -> None:
+    async def run(self, wishes: CommandFile, exchange: Exchange | None = None) -> None:
         """Until cancelled: watches models on trial, the folder of new ones, for ``edgeslm models``, and for a
         rollout's process."""
         if exchange is not None:
@@ -155,7 +155,7 @@ class Updater:
                 log.debug("updates", exc_info=True)
                 await asyncio.sleep(FOLDER_EVERY_S)
 
-    async def _look(self, wishes: Wishes) -> None:
+    async def _look(self, wishes: CommandFile) -> None:
         for name in list(self._trials):
             await self._look_at_trial(name)
         if (wish := wishes.next()) is not None:  # a look for a small file: no thread has to be kept for it
@@ -184,7 +184,7 @@ class Updater:
             within=within,
         )
 
-    async def update(self, model: str, bundle: Bundle, *, older: bool = False) -> Outcome:
+    async def update(self, model: str, bundle: Bundle, *, older: bool = False) -> UpdateOutcome:
         """Has a model become a bundle of the store. Returns when it serves, on trial.
 
         :param older: whether its release may be lower than one that was at work.
@@ -213,7 +213,7 @@ class Updater:
                 self._note(model, "REJECTED", bundle, f"the node failed on it ({type(error).__name__})")
                 raise
 
-    async def _update(self, model: str, bundle: Bundle) -> Outcome:
+    async def _update(self, model: str, bundle: Bundle) -> UpdateOutcome:
         present = self._service.models.bundle(model)
         self._note(model, "IN_PROGRESS", bundle, step="verifying")
         trust = Trust(self._config.signing, self._config.state_dir)
@@ -269,7 +269,7 @@ class Updater:
                 self._note(model, "FAILED", bundle, why)
             else:
                 self.outcomes.pop(model, None)
-                done = Outcome("FAILED", "watching", bundle.manifest.name, bundle.digest, BY_HAND)
+                done = UpdateOutcome("FAILED", "watching", bundle.manifest.name, bundle.digest, BY_HAND)
                 self._verdicts.write(model, done.figures())
             self._on_change()
             return digest
@@ -305,11 +305,13 @@ class Updater:
         except (EdgeslmError, OSError, ValueError) as error:
             log.warning("%s is not prepared before it serves: %s", bundle.path, error)
 
-    def _note(self, model: str, state: State, bundle: Bundle, why: str = "", *, step: str = "") -> Outcome:
+    def _note(
+        self, model: str, state: State, bundle: Bundle, why: str = "", *, step: str = ""
+    ) -> UpdateOutcome:
         before = self.outcomes.get(model)
         step = step or (before.step if before is not None else "")
         why = without_paths(why)
-        outcome = Outcome(state, step, bundle.manifest.name, bundle.digest, why)
+        outcome = UpdateOutcome(state, step, bundle.manifest.name, bundle.digest, why)
         self.outcomes[model] = outcome
         log.info("model %s, %s: %s, %s %s", model, bundle.manifest.name, state, step, why)
         if state in ("SUCCEEDED", "FAILED", "REJECTED"):
@@ -325,7 +327,7 @@ class Updater:
         if model in models.names and entry is not None and models.bundle(model).digest == entry.active:
             ends = models.losses.get(model, 0)
             tasks = self._service.tasks_of(model)
-            self._trials[model] = Trial.begin(entry.active, tasks, ends, self._meter.counts)
+            self._trials[model] = Canary.begin(entry.active, tasks, ends, self._meter.counts)
 
     async def _look_at_trial(self, model: str) -> None:
         trial, models = self._trials[model], self._service.models
@@ -369,7 +371,7 @@ class Updater:
         }
         await asyncio.to_thread(exchange.tell_status, status)
 
-    async def _stage(self, wish: Wish, exchange: Wishes) -> dict[str, Any]:
+    async def _stage(self, wish: FileCommand, exchange: CommandFile) -> dict[str, Any]:
         """Takes in what the rollout's process brought, in place of what it brought before, if unused."""
         if not isinstance(exchange, Exchange):
             raise InvalidRequest("only a rollout's process has archives")
@@ -391,7 +393,7 @@ class Updater:
             self._staged = [digest for digest in (*gone, bundle.digest) if digest in kept]
         return {"digest": bundle.digest}
 
-    async def _grant(self, wish: Wish, wishes: Wishes) -> None:
+    async def _grant(self, wish: FileCommand, wishes: CommandFile) -> None:
         outcome: dict[str, Any]
         try:
             if wish.action == "rollback":
@@ -429,7 +431,7 @@ class Updater:
                 log.error("%s is not taken up: %s", path, error)
                 if model not in self.outcomes or self.outcomes[model].state != "REJECTED":
                     why = without_paths(str(error)).rstrip(".")
-                    self.outcomes[model] = Outcome("REJECTED", "staging", path.name, "", why)
+                    self.outcomes[model] = UpdateOutcome("REJECTED", "staging", path.name, "", why)
                     self._on_change()
             with contextlib.suppress(OSError):
                 incoming.end(model, mark, again=again)
@@ -437,5 +439,5 @@ class Updater:
     def note_taken_back(self, model: str, why: str) -> None:
         """What a start did before there was anybody to tell."""
         why = without_paths(why)
-        self.outcomes[model] = Outcome("FAILED", "starting", "what it was switched to", "", why)
+        self.outcomes[model] = UpdateOutcome("FAILED", "starting", "what it was switched to", "", why)
         self._verdicts.write(model, self.outcomes[model].figures())

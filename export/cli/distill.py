@@ -22,7 +22,7 @@ from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
     from edgeslm_export.train.distill import Teacher
-    from edgeslm_export.train.spec import Effort
+    from edgeslm_export.train.spec import Budget
 
 SUMMARY = "teach a small model what a larger one says of unlabelled messages"
 GOES_ON = True
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> None:
         _print_compared(compared)
 
 
-def _teacher(options: argparse.Namespace, work: Path, effort: Effort) -> Teacher:
+def _teacher(options: argparse.Namespace, work: Path, effort: Budget) -> Teacher:
     """:raises ExportError: neither a bundle nor a checkpoint that can be exported."""
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.distill import Teacher, export_teacher

@@ -32,14 +32,14 @@ def run(options: argparse.Namespace) -> None:
     from edgeslm_export.models.encoder import export_encoder
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.retriever import export_retriever
-    from edgeslm_export.train.spec import Effort
+    from edgeslm_export.train.spec import Budget
 
     check_absent(options.out)
     rows = questions_of(options)
     with Bar() as bar:
         origin = resolve_source(options.src, "encoder", bar.say)
         if rows:
-            effort = Effort(
+            effort = Budget(
                 seconds=60 * options.minutes, announce=bar.say, on_progress=bar, debug=options.debug
             )
             manifest, measured = export_retriever(origin, rows, options.out, options.recipe, effort)

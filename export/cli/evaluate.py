@@ -71,7 +71,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Shows the report card."""
-    from edgeslm_export.evaluate.report_card import Wanted, check_wanted, evaluate_bundle
+    from edgeslm_export.evaluate.report_card import Required, check_wanted, evaluate_bundle
 
     if options.text is not None and options.reference is None:
         raise ExportError(
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     compared = options.reference is not None  # which may be a large download: all else is looked at before
     check_wanted(load_bundle(options.bundle), options.data, options.task, compared=compared)
     with Bar() as bar:
-        wanted = Wanted(
+        wanted = Required(
             data=options.data,
             task=options.task,
             base=options.base or _base_of(options.bundle),

@@ -49,7 +49,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Makes a decoder bundle and shows what was measured."""
     from edgeslm_export.bundle.writer import check_absent
-    from edgeslm_export.models.decoder import Order, export_model, memory_a_weight
+    from edgeslm_export.models.decoder import ExportOrder, export_model, memory_a_weight
     from edgeslm_export.quantize.recipe import find_recipe
     from edgeslm_export.quantize.targets import Goal
     from edgeslm_export.sources.hub import resolve_source
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
         origin = resolve_source(options.src, "decoder", bar.say, memory_a_weight=need, hint=hint)
         corpus = _corpus(options, bar, needed=recipe.calibrated or goal.max_kl < float("inf"))
         manifest, measured = export_model(
-            origin, options.out, Order(recipe, goal, corpus), on_progress=bar, debug=options.debug
+            origin, options.out, ExportOrder(recipe, goal, corpus), on_progress=bar, debug=options.debug
         )
     print_bundle(options, manifest, measured)
 

@@ -28,13 +28,13 @@ def run(options: argparse.Namespace) -> None:
     from edgeslm_export.bundle.writer import check_absent
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.reader import export_cross_encoder, export_reader
-    from edgeslm_export.train.spec import Effort
+    from edgeslm_export.train.spec import Budget
 
     check_absent(options.out)
     rows = questions_of(options)
     with Bar() as bar:
         origin = resolve_source(options.src, "encoder" if rows else "reader", bar.say)
-        effort = Effort(seconds=60 * options.minutes, announce=bar.say, on_progress=bar, debug=options.debug)
+        effort = Budget(seconds=60 * options.minutes, announce=bar.say, on_progress=bar, debug=options.debug)
         if rows:
             manifest, figures = export_reader(origin, rows, options.out, effort)
         else:

@@ -16,7 +16,7 @@ from edgeslm_export.data.review import ASK, CHOICES, Judge, doubted, load_tested
 from edgeslm_export.data.rows import FieldsRow, LabelledRow
 from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
 from edgeslm_export.starter import MODEL, Maker, default_folder
-from edgeslm_export.train.spec import ENCODER, HEAD, LORA, METHODS, QLORA, Effort, Ground
+from edgeslm_export.train.spec import ENCODER, HEAD, LORA, METHODS, QLORA, Budget, Inputs
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _proofread(
-    task: Task, rows: Rows, ground: Ground, options: argparse.Namespace, say: Callable[[str], None]
+    task: Task, rows: Rows, ground: Inputs, options: argparse.Namespace, say: Callable[[str], None]
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """The rows without those that the user drops. Wrong labels are looked for where there is an encoder."""
     from edgeslm_export.data.audit import LABELS, MISSING, can_judge
@@ -223,10 +223,10 @@ def _print_promises(report: dict[str, Any]) -> None:
         print_line(f"{f'max_error: {wanted}':<29}{least if share is None else f'answers {share:.1%}'}")
 
 
-def make_effort(options: argparse.Namespace, bar: Bar) -> Effort:
+def make_effort(options: argparse.Namespace, bar: Bar) -> Budget:
     """What --method, --minutes and --debug say."""
     methods = options.method or [options.usual_method]
-    return Effort(
+    return Budget(
         methods=() if AUTO in methods else tuple(dict.fromkeys(methods)),
         seconds=60 * (options.minutes or 0),
         announce=bar.say,
@@ -235,7 +235,7 @@ def make_effort(options: argparse.Namespace, bar: Bar) -> Effort:
     )
 
 
-def for_fields(task: Task, rows: Sequence[FieldsRow], effort: Effort) -> Effort:
+def for_fields(task: Task, rows: Sequence[FieldsRow], effort: Budget) -> Budget:
     """The effort for an extract task: fields that nobody can point at are for a decoder to write.
 
     :raises ExportError: a method that can't find fields.
@@ -254,12 +254,12 @@ def for_fields(task: Task, rows: Sequence[FieldsRow], effort: Effort) -> Effort:
     return effort
 
 
-def find_ground(options: argparse.Namespace, effort: Effort) -> Ground:
+def find_ground(options: argparse.Namespace, effort: Budget) -> Inputs:
     """What is learned on: what was named, else the starter's, made if it is missing.
 
     :raises ExportError: what the wanted method needs wasn't named, or can't be had.
     """
-    ground = Ground()
+    ground = Inputs()
     if effort.wants(HEAD, ENCODER):
         ground = _encoder_ground(options.encoder, effort)
     named = options.base is not None or options.checkpoint is not None
@@ -268,25 +268,25 @@ def find_ground(options: argparse.Namespace, effort: Effort) -> Ground:
     return ground
 
 
-def _encoder_ground(named: str | None, effort: Effort) -> Ground:
+def _encoder_ground(named: str | None, effort: Budget) -> Inputs:
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.methods import NEEDS
 
     if named and _is_bundle(named):
-        return Ground(bundle=Path(named))
+        return Inputs(bundle=Path(named))
     if named and effort.methods == (HEAD,):
         raise ExportError(NEEDS[HEAD])
     if named:
-        return Ground(checkpoint=resolve_source(named, "encoder", effort.announce, memory_a_weight=20))
+        return Inputs(checkpoint=resolve_source(named, "encoder", effort.announce, memory_a_weight=20))
     maker = Maker(effort.announce, effort.on_progress, debug=effort.debug)
     folder = default_folder() / ENCODER_BUNDLE
     if not folder.exists():
         effort.announce(f"No --encoder was named: making the starter encoder in {folder}.")
     bundle = maker.make_encoder(folder)
-    return Ground(bundle, maker.encoder_origin() if effort.wants(ENCODER) else None)
+    return Inputs(bundle, maker.encoder_origin() if effort.wants(ENCODER) else None)
 
 
-def _decoder_ground(ground: Ground, options: argparse.Namespace, effort: Effort) -> Ground:
+def _decoder_ground(ground: Inputs, options: argparse.Namespace, effort: Budget) -> Inputs:
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.methods import NEEDS
 

@@ -46,7 +46,7 @@ _WORD: Final = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AuditFinding:
     """``kind`` is one of DROPPABLE, ``corrected``, ``few``, ``case``, ``leakage`` or ``long``; ``rows`` are
     places in the rows, of what is meant; ``sentence`` says what it is; ``gone`` are numbers of rows that the
     file has and that aren't among the rows any more."""
@@ -62,7 +62,7 @@ def can_judge() -> bool:
     return importlib.util.find_spec("cleanlab") is not None
 
 
-def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[Finding]:
+def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[AuditFinding]:
     """What the rows alone show.
 
     :param tested: texts that are kept for a test: nothing may be learned from them.
@@ -74,7 +74,7 @@ def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[Finding]:
     return [*found, *_languages(rows)]
 
 
-def long_rows(counts: Sequence[int], limit: int) -> list[Finding]:
+def long_rows(counts: Sequence[int], limit: int) -> list[AuditFinding]:
     """Rows that a model reads only the beginning of: no finding, or one.
 
     They can't be dropped by ``--clean``: their beginning is learned, and what a device makes of such messages
@@ -90,10 +90,10 @@ def long_rows(counts: Sequence[int], limit: int) -> list[Finding]:
         f"{counted(len(places), 'row is', 'rows are')} longer than the model reads ({limit} tokens); only "
         f"{of_which} learned; set overflow: head in the task"
     )
-    return [Finding("long", places, what)]
+    return [AuditFinding("long", places, what)]
 
 
-def audit_labels(truth: Integers, probabilities: Floats) -> list[Finding]:
+def audit_labels(truth: Integers, probabilities: Floats) -> list[AuditFinding]:
     """Labels that are probably wrong, the likeliest first.
 
     :param truth: [rows], indices of labels. :param probabilities: [rows, labels], of a model that did not
@@ -113,24 +113,24 @@ def audit_labels(truth: Integers, probabilities: Floats) -> list[Finding]:
         return []
     places = tuple(int(place) for place in order)
     are, them = counted(len(places), "label is", "labels are"), "it" if len(places) == 1 else "them"
-    return [Finding(LABELS, places, f"{are} probably wrong, by what the other rows say of {them}")]
+    return [AuditFinding(LABELS, places, f"{are} probably wrong, by what the other rows say of {them}")]
 
 
-def without(rows: Rows, findings: Sequence[Finding]) -> list[Row]:
+def without(rows: Rows, findings: Sequence[AuditFinding]) -> list[Row]:
     """The rows that none of the findings would drop."""
     dropped = {place for finding in findings for place in finding.rows}
     return [row for place, row in enumerate(rows) if place not in dropped]
 
 
-def _replaced(rows: Rows) -> Iterator[Finding]:
+def _replaced(rows: Rows) -> Iterator[AuditFinding]:
     """Said, since nobody asked for it: what stands in the file is not learned."""
     gone = tuple(sorted(number for row in rows for number in row.replaced))
     if gone:
         what = f"{counted(len(gone), 'row is', 'rows are')} replaced by later corrections of the same text"
-        yield Finding("corrected", (), what, gone)
+        yield AuditFinding("corrected", (), what, gone)
 
 
-def _repeats(rows: Rows) -> Iterator[Finding]:
+def _repeats(rows: Rows) -> Iterator[AuditFinding]:
     """Of a repeat the first row stays; of rows that contradict each other none can be trusted."""
     again: list[int] = []
     against: list[int] = []
@@ -141,12 +141,12 @@ def _repeats(rows: Rows) -> Iterator[Finding]:
         else:
             again += places[1:]
     if again:
-        yield Finding(
+        yield AuditFinding(
             "repeats", tuple(again), f"{counted(len(again), 'row repeats', 'rows repeat')} an earlier one"
         )
     if against:
         what = f"{len(against)} rows have the text of another row and contradict it"
-        yield Finding("conflicts", tuple(against), what)
+        yield AuditFinding("conflicts", tuple(against), what)
 
 
 def _answer(row: LabelledRow | FieldsRow) -> object:
@@ -155,22 +155,22 @@ def _answer(row: LabelledRow | FieldsRow) -> object:
     return {name: value for name, value in row.fields.items() if value is not None}
 
 
-def _tested(rows: Rows, tested: Collection[str]) -> Iterator[Finding]:
+def _tested(rows: Rows, tested: Collection[str]) -> Iterator[AuditFinding]:
     kept = {bare_text(text) for text in tested}
     found = tuple(place for place, row in enumerate(rows) if bare_text(row.text) in kept)
     if found:
         what = f"{counted(len(found), 'row is', 'rows are')} in the test too, which then proves nothing"
-        yield Finding("tested", found, what)
+        yield AuditFinding("tested", found, what)
 
 
-def _few(rows: Sequence[LabelledRow]) -> Iterator[Finding]:
+def _few(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
     for label, count in sorted(Counter(row.label for row in rows).items()):
         if count < _FEW:
             has = counted(count, "row", "rows")
-            yield Finding("few", (), f"the label {label!r} has {has}; 20 or more are useful")
+            yield AuditFinding("few", (), f"the label {label!r} has {has}; 20 or more are useful")
 
 
-def _alike(rows: Sequence[LabelledRow]) -> Iterator[Finding]:
+def _alike(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
     """One label in several spellings, as it seems; the rows of the rarer ones are named."""
     spellings: dict[str, list[str]] = defaultdict(list)
     for label, _ in Counter(row.label for row in rows).most_common():
@@ -179,10 +179,10 @@ def _alike(rows: Sequence[LabelledRow]) -> Iterator[Finding]:
         if others:
             places = tuple(place for place, row in enumerate(rows) if row.label in others)
             names = ", ".join(map(repr, others))
-            yield Finding("case", places, f"labels alike but for case: {names} beside {usual!r}")
+            yield AuditFinding("case", places, f"labels alike but for case: {names} beside {usual!r}")
 
 
-def _leakage(rows: Sequence[LabelledRow]) -> Iterator[Finding]:
+def _leakage(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
     """Words of a label's name that stand in its rows and in hardly any other: a tag, not a sign."""
     where: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
@@ -195,10 +195,10 @@ def _leakage(rows: Sequence[LabelledRow]) -> Iterator[Finding]:
             if hits >= max(_FEW, _OFTEN * total) and hits >= _GIVEN_AWAY * all_hits:
                 share = f"{hits / total:.0%} of the rows with the label {label!r} have {word!r} in their text"
                 what = f"{share} and hardly any other has: it will be learned by that word"
-                yield Finding("leakage", (), what)
+                yield AuditFinding("leakage", (), what)
 
 
-def _languages(rows: Rows) -> Iterator[Finding]:
+def _languages(rows: Rows) -> Iterator[AuditFinding]:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
@@ -218,4 +218,4 @@ def _languages(rows: Rows) -> Iterator[Finding]:
         names = ", ".join(sorted(language for language in by_language if language != usual))
         seem = counted(len(others), "row seems", "rows seem")
         what = f"{seem} to be in another language ({names}) than most ({usual})"
-        yield Finding("languages", tuple(others), what)
+        yield AuditFinding("languages", tuple(others), what)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from edgeslm_export.data.audit import (
     DROPPABLE,
     LABELS,
-    Finding,
+    AuditFinding,
     Rows,
     audit_labels,
     audit_rows,
@@ -62,7 +62,7 @@ def proofread(
     if judge is not None and labelled:
         places, truth, probabilities = judge(labelled)
         found = [
-            Finding(finding.kind, tuple(int(places[place]) for place in finding.rows), finding.sentence)
+            AuditFinding(finding.kind, tuple(int(places[place]) for place in finding.rows), finding.sentence)
             for finding in audit_labels(truth, probabilities)
         ]
         rows = _pass(rows, found, clean, say, report)
@@ -80,7 +80,7 @@ def load_tested(file: Path | None) -> list[str]:
 
 def _pass(
     rows: Rows,
-    findings: Sequence[Finding],
+    findings: Sequence[AuditFinding],
     clean: Collection[str],
     say: Callable[[str], None],
     report: list[dict[str, Any]],

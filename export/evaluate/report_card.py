@@ -193,7 +193,7 @@ def stated(bundle: Bundle) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Required:
     """What is asked for beside size and speed.
 
     ``data`` are labelled rows, for a decoder with a ``task`` file or without one, for what was taught a task
@@ -212,7 +212,7 @@ class Wanted:
 
 def evaluate_bundle(
     path: Path,
-    wanted: Wanted,
+    wanted: Required,
     *,
     threads: int | None = None,
     on_progress: OnProgress | None = None,

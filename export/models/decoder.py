@@ -38,7 +38,7 @@ from edgeslm_export.quantize.recipe import (
     units_of,
     written_formats,
 )
-from edgeslm_export.quantize.targets import Attempt, Goal, Search, formats_in_use
+from edgeslm_export.quantize.targets import BitSearch, Candidate, Goal, formats_in_use
 from edgeslm_export.sources import golden_tokens
 from edgeslm_export.sources.checkpoint import Origin, bundle_name
 from edgeslm_export.sources.corpus import Corpus
@@ -52,7 +52,7 @@ CALIBRATION_TOKENS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ExportOrder:
     """What is wanted. Without a ``corpus`` nothing can be calibrated or measured."""
 
     recipe: Recipe
@@ -63,7 +63,7 @@ class Order:
 def export_model(
     origin: Origin,
     out: Path,
-    order: Order,
+    order: ExportOrder,
     *,
     on_progress: OnProgress | None = None,
     debug: bool = False,
@@ -135,7 +135,7 @@ class _Built:
     """A placement that was built: its model folder, and what was measured on it; the same of what computes
     single tokens, where that is apart."""
 
-    attempt: Attempt
+    attempt: Candidate
     folder: Path
     fidelity: dict[str, Any]
     written: Mapping[str, Format] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class _Work:
     """The steps between a source and a bundle's files, in a scratch folder."""
 
     def __init__(
-        self, folder: Path, origin: Origin, order: Order, on_progress: OnProgress | None, debug: bool
+        self, folder: Path, origin: Origin, order: ExportOrder, on_progress: OnProgress | None, debug: bool
     ) -> None:
         self._folder, self._origin, self._order = folder, origin, order
         self._on_progress, self._debug = on_progress, debug
@@ -199,7 +199,7 @@ class _Work:
 
     def search(self) -> _Built:
         """Quantizes in all formats, then builds until one is as small as the goal allows; the best one."""
-        search = Search(self._units(), self._order.goal, self._found["other_bytes"])
+        search = BitSearch(self._units(), self._order.goal, self._found["other_bytes"])
         best: _Built | None = None
         while (placement := search.propose()) is not None:
             built = self.build(placement)
@@ -260,7 +260,7 @@ class _Work:
         self._golden = self._golden or golden_tokens.check(self._folder, folder)
         size = sum(file.stat().st_size for file in folder.iterdir()) + self._found["report_bytes"]
         fidelity = self._measure(folder)
-        attempt = Attempt(placement, fidelity.get("kl_mean", float("inf")), size)
+        attempt = Candidate(placement, fidelity.get("kl_mean", float("inf")), size)
         return _Built(attempt, folder, fidelity)
 
     def _build_graph(self, folder: Path, formats: Mapping[str, Format]) -> None:

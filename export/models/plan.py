@@ -18,7 +18,7 @@ from edgeslm_export.sources.hub import fetch_config
 
 from edgeslm.bundle.model_shape import EMBEDDING, HEAD, Shape, read_shape
 from edgeslm.bundle.performance import Expectation, expect
-from edgeslm.bundle.size_estimate import REST, Footprint, Format, Formats, footprint
+from edgeslm.bundle.size_estimate import REST, Footprint, Formats, WeightFormat, footprint
 from edgeslm.errors import ExportError
 from edgeslm.hardware.board_profiles import Board
 
@@ -30,7 +30,7 @@ SYSTEM_BYTES = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PlanRow:
     """One recipe on the board."""
 
     recipe: str
@@ -46,7 +46,7 @@ class Plan:
     shape: Shape
     board: Board
     context: int
-    rows: tuple[Row, ...]
+    rows: tuple[PlanRow, ...]
     advice: str
 
 
@@ -104,12 +104,12 @@ def gguf_config(header: GgufHeader, where: str) -> dict[str, Any]:
 def formats_of(recipe: Recipe) -> tuple[Formats, Formats | None]:
     """How a recipe stores each weight group, and what it has beside for single tokens; the only place where
     planning looks into a recipe."""
-    head = Format(recipe.head.bits, recipe.head.group_size)
+    head = WeightFormat(recipe.head.bits, recipe.head.group_size)
     top = {HEAD: head, EMBEDDING: head}
-    formats = {REST: Format(recipe.average_bits, recipe.group_size), **top}
+    formats = {REST: WeightFormat(recipe.average_bits, recipe.group_size), **top}
     if recipe.written is None:
         return formats, None
-    return formats, {REST: Format(recipe.written.bits, recipe.written.group_size), **top}
+    return formats, {REST: WeightFormat(recipe.written.bits, recipe.written.group_size), **top}
 
 
 def make_plan(
@@ -130,13 +130,13 @@ def make_plan(
     return Plan(src, shape, board, tokens, rows, _advice(rows, board, shape, tokens))
 
 
-def _row(recipe: Recipe, foot: Footprint, board: Board, tokens: int) -> Row:
+def _row(recipe: Recipe, foot: Footprint, board: Board, tokens: int) -> PlanRow:
     expected = expect(foot, board, tokens)
     fits = expected.memory_bytes <= board.memory_bytes - SYSTEM_BYTES
-    return Row(recipe.name, foot.file_bytes, foot.weight_bytes, expected, fits)
+    return PlanRow(recipe.name, foot.file_bytes, foot.weight_bytes, expected, fits)
 
 
-def _advice(rows: tuple[Row, ...], board: Board, shape: Shape, tokens: int) -> str:
+def _advice(rows: tuple[PlanRow, ...], board: Board, shape: Shape, tokens: int) -> str:
     fitting = [row for row in rows if row.fits]
     room = board.memory_bytes - SYSTEM_BYTES
     if not fitting:

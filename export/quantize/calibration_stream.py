@@ -34,7 +34,7 @@ class Moments:
     inputs: Any | None
 
 
-class Stream:
+class CalibrationStream:
     """The calibration tokens on their way through the layers."""
 
     def __init__(self, model: Any, ids: Any) -> None:

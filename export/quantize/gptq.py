@@ -108,7 +108,7 @@ def _bounded(largest: torch.Tensor) -> torch.Tensor:
     return largest.clamp_min(max(_LEAST_SHARE * float(largest.median()), _TINY))
 
 
-class Calibration:
+class InputStatistics:
     """What matrices that read the same input are quantized by: the inputs' second moments.
 
     :param hessian: [columns, columns] float32, the sum of ``x x^T`` over the calibration inputs ``x``.

@@ -50,7 +50,7 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Candidate:
     """A placement that was built: the ``kl`` and ``size`` that were measured."""
 
     placement: Placement
@@ -59,7 +59,7 @@ class Attempt:
 
 
 @dataclass(slots=True)
-class Search:
+class BitSearch:
     """Proposes placements until one is as small as the goal allows.
 
     The estimates of single matrices don't add up exactly, and int8 activations lose something too: the first
@@ -71,7 +71,7 @@ class Search:
     units: Sequence[Unit]
     goal: Goal
     overhead: int
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Candidate] = field(default_factory=list)
 
     def propose(self) -> Placement | None:
         """The next placement to build; None when the last one can't be bettered.
@@ -114,7 +114,7 @@ class Search:
             return True
         return _NEAR * self.goal.max_kl <= last.kl <= self.goal.max_kl
 
-    def best(self) -> Attempt:
+    def best(self) -> Candidate:
         """The smallest attempt that reaches the goal, else the one that comes nearest."""
         reached = [a for a in self.attempts if a.kl <= self.goal.max_kl and a.size <= self.goal.max_bytes]
         if reached:

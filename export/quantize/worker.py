@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from edgeslm_export.jobs.subprocess_job import Reporter
-from edgeslm_export.quantize.calibration_stream import MEASURED_EVERY, Stream
+from edgeslm_export.quantize.calibration_stream import MEASURED_EVERY, CalibrationStream
 from edgeslm_export.quantize.formats import Format
 from edgeslm_export.quantize.packing import Quantized, recover
 from edgeslm_export.quantize.recipe import ATTENDED, EMBEDDING, HEAD
@@ -251,7 +251,7 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
             read = EMBEDDING if EMBEDDING in formats else HEAD if model.tied else None
             if read is not None:
                 model.model.model.embed_tokens.weight.copy_(_first(made, read, formats))
-            stream = Stream(model, torch.from_numpy(np.load(work / "calibration.npy")).long())
+            stream = CalibrationStream(model, torch.from_numpy(np.load(work / "calibration.npy")).long())
             gradients = dict(np.load(work / _GRADIENTS)) if (work / _GRADIENTS).is_file() else None
         for number in range(len(model.layers)):
             reporter.progress(number, len(model.layers), "quantizing")
@@ -307,7 +307,7 @@ def _write(file: Path, made: Made) -> None:
 
 
 def _compensated(
-    stream: Stream,
+    stream: CalibrationStream,
     number: int,
     stage: Mapping[str, Any],
     formats: Mapping[str, Sequence[Format]],
@@ -318,7 +318,7 @@ def _compensated(
     """Quantizes matrices that read the same input. The model computes with them from then on; what each
     format costs is added to ``losses``."""
     import torch
-    from edgeslm_export.quantize.gptq import Calibration, Smoothing, find_reach
+    from edgeslm_export.quantize.gptq import InputStatistics, Smoothing, find_reach
     from edgeslm_export.quantize.sensitivity import added_divergence
 
     wanted = [(name, form) for name in stage for form in formats[name]]
@@ -337,7 +337,7 @@ def _compensated(
         if by_row:
             reach = find_reach(moments.tokens, weights, smoothing)
         calibrations = {
-            rows: Calibration(moments.products, smoothing if rows else None)
+            rows: InputStatistics(moments.products, smoothing if rows else None)
             for rows in {form.by_row for _, form in missing}
         }
         del moments  # the calibrations have their own

@@ -138,7 +138,7 @@ def token_rows(
     step = max(1, len(texts) // max(1, wanted))
     # Each text once before any is used again, and from all over them where there are more than are wanted.
     readers = [
-        _Reader(tokenizer, texts[number], start, length)
+        _CorpusReader(tokenizer, texts[number], start, length)
         for number in sorted(range(len(texts)), key=lambda number: (number % step, number))
     ]
     rows: list[list[int]] = []
@@ -155,7 +155,7 @@ def token_rows(
     return rows[:wanted]
 
 
-class _Reader:
+class _CorpusReader:
     """One text, given away a sequence at a time; tokenized when it is first asked."""
 
     def __init__(self, tokenizer: Any, text: str, start: list[int], length: int) -> None:

@@ -132,7 +132,7 @@ _SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class GoldenComparison:
     """What ``compare`` found.
 
     ``problems`` are parts of a sentence, each with its numbers. ``differing`` counts texts and chats.
@@ -227,7 +227,7 @@ def check(work: Path, bundle: Path) -> dict[str, int]:
     return compared.report()
 
 
-def compare(recorded: Mapping[str, Any], bundle: Path) -> Comparison:
+def compare(recorded: Mapping[str, Any], bundle: Path) -> GoldenComparison:
     """The bundle's tokenizer and template, through the engine's own ``ChatTokenizer``, against ``record``.
 
     :raises BundleError: the bundle has no tokenizer or template that can be read.
@@ -251,7 +251,7 @@ def compare(recorded: Mapping[str, Any], bundle: Path) -> Comparison:
         *_counted(changed, len(CHATS), "chats lose text when messages are encoded on their own"),
         *_vocabulary_problems(chat.tokenizer, (bundle / "tokenizer.json").read_bytes(), recorded),
     ]
-    return Comparison(tuple(problems), len(texts) + len(rendered) + len(changed), apart)
+    return GoldenComparison(tuple(problems), len(texts) + len(rendered) + len(changed), apart)
 
 
 def _counted(found: Sequence[str], total: int, what: str) -> Iterator[str]:

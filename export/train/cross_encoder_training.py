@@ -48,7 +48,7 @@ _NOWHERE = -1e4
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class PairText:
     """Whether it answers its question, and where the answer stands in it, if that is known: from the first
     character to behind the last."""
 
@@ -64,7 +64,7 @@ class Asked:
     """A question with its texts, at most one of which answers it."""
 
     question: str
-    texts: tuple[Text, ...]
+    texts: tuple[PairText, ...]
 
 
 def teach_reader(
@@ -106,7 +106,7 @@ def teach_reader(
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _PairRow:
     """A question with one text. ``kinds``: of each token, 0 or 1, as the model is told which it is of.
     ``stands``: 1 of the text's own. ``place``: the first and last token of the answer, (0, 0) where there is
     none, None where it isn't known."""
@@ -127,9 +127,9 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     # Attention in plain operations: on CPUs it learns twice as fast as by fused kernels.
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
     spare_lowest(model)
-    pupil = _Pupil(model)
+    pupil = _CrossEncoder(model)
     made = [
-        [_make_row(tokenizer, one["question"], Text(**text), task["length"]) for text in one["texts"]]
+        [_make_row(tokenizer, one["question"], PairText(**text), task["length"]) for text in one["texts"]]
         for one in task["asked"]
     ]
     # Without the text that answers, the others would teach how a question is asked.
@@ -156,7 +156,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return {**figures, "temperature": temperature, "peak_rss": peak_rss()}
 
 
-def _make_row(tokenizer: Any, question: str, text: Text, length: int) -> _Row | None:
+def _make_row(tokenizer: Any, question: str, text: PairText, length: int) -> _PairRow | None:
     """Both are cut as on a device, where they are too long. None for a text whose answer was cut off."""
     alone = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
     most = length // QUESTION_SHARE
@@ -180,10 +180,10 @@ def _make_row(tokenizer: Any, question: str, text: Text, length: int) -> _Row | 
         if not covered:
             return None
         place = (covered[0], covered[-1])
-    return _Row(encoded.input_ids, encoded.token_type_ids, stands, text.answers, place)
+    return _PairRow(encoded.input_ids, encoded.token_type_ids, stands, text.answers, place)
 
 
-class _Pupil:
+class _CrossEncoder:
     """The encoder, the layer that says how likely it is, and the one that looks for the place."""
 
     def __init__(self, model: Any) -> None:
@@ -200,7 +200,7 @@ class _Pupil:
     def layers(self) -> list[torch.nn.Parameter]:
         return [*self._answers.parameters(), *self._places.parameters()]
 
-    def _read(self, rows: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read(self, rows: Sequence[_PairRow]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [rows] of being an answer; [rows, longest, 2] of each token being its first or last, the
         first token of all standing for nowhere."""
         import torch
@@ -216,7 +216,7 @@ class _Pupil:
         places = self._places(hidden).masked_fill(stands.unsqueeze(-1) == 0, _NOWHERE)
         return self._answers(hidden[:, 0])[:, 0], places
 
-    def loss(self, groups: Sequence[Sequence[_Row]]) -> torch.Tensor:
+    def loss(self, groups: Sequence[Sequence[_PairRow]]) -> torch.Tensor:
         import torch
 
         rows = [row for group in groups for row in group]
@@ -234,7 +234,7 @@ class _Pupil:
         ]
         return loss + torch.stack(compared).mean() if compared else loss
 
-    def tempered(self, groups: Sequence[Sequence[_Row]]) -> torch.Tensor:
+    def tempered(self, groups: Sequence[Sequence[_PairRow]]) -> torch.Tensor:
         """[temperatures, groups]: the mean loss of whether each text is an answer."""
         import torch
 
@@ -245,7 +245,7 @@ class _Pupil:
         losses = torch.stack([entropy(logits / each, wanted, reduction="none") for each in TEMPERATURES])
         return torch.stack([part.mean(1) for part in losses.split([len(group) for group in groups], 1)], 1)
 
-    def best_temperature(self, groups: Sequence[Sequence[_Row]], batch: int) -> float:
+    def best_temperature(self, groups: Sequence[Sequence[_PairRow]], batch: int) -> float:
         import torch
 
         with torch.no_grad():

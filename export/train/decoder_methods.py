@@ -31,13 +31,13 @@ from edgeslm_export.models.adapter import (
 from edgeslm_export.models.lora import load_lora
 from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.lora_training import Shape, TokenRow, check_installed, teach_decoder
+from edgeslm_export.train.lora_training import AdapterShape, TokenRow, check_installed, teach_decoder
 from edgeslm_export.train.sft_rows import RowEncoder
 from edgeslm_export.train.spec import (
     ENOUGH_TESTED_SLOWLY,
     QLORA,
-    Effort,
-    Lesson,
+    Budget,
+    TaskSpec,
     Trial,
     epochs_to_take,
     folds_to_try,
@@ -84,7 +84,7 @@ class Tutor:
     """Teaches adapters of one base and asks them."""
 
     def __init__(
-        self, method: str, base: Path, origin: Origin, skill: Skill, effort: Effort, notes: Notes, work: Path
+        self, method: str, base: Path, origin: Origin, skill: Skill, effort: Budget, notes: Notes, work: Path
     ) -> None:
         """:raises ExportError: a library is missing, or the base takes no adapters."""
         check_installed("nf4" if method == QLORA else "stored")
@@ -111,7 +111,7 @@ class Tutor:
             self.base.path,
             out,
             [row for row in encoded if row is not None],
-            Shape(RANK, "nf4" if self.method == QLORA else "stored"),
+            AdapterShape(RANK, "nf4" if self.method == QLORA else "stored"),
             schedule,
             aside=watched,
             state=self._notes.state(name),
@@ -168,7 +168,7 @@ class Tutor:
         return Bundle(Path("-"), manifest, "")
 
 
-class DecoderWay:
+class DecoderMethod:
     """A classify task as an adapter: taught once for each fold that is tested on, then on all rows."""
 
     def __init__(
@@ -176,8 +176,8 @@ class DecoderWay:
         method: str,
         base: Path,
         origin: Origin,
-        lesson: Lesson,
-        effort: Effort,
+        lesson: TaskSpec,
+        effort: Budget,
         notes: Notes,
         work: Path,
     ) -> None:
@@ -238,7 +238,7 @@ def schedule_for(rows: int) -> Schedule:
     return Schedule(min(12, max(2, -(-250 * batch // rows))), batch, _RATE)
 
 
-def _label_skill(lesson: Lesson) -> Skill:
+def _label_skill(lesson: TaskSpec) -> Skill:
     import numpy as np
 
     shares = np.eye(len(lesson.labels))[lesson.truth] if lesson.shares is None else lesson.shares

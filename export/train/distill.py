@@ -27,7 +27,7 @@ from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train.logistic_head import split_folds
-from edgeslm_export.train.spec import SURE, Effort, Ground, Lesson
+from edgeslm_export.train.spec import SURE, Budget, Inputs, TaskSpec
 from edgeslm_export.train.tune import FEWEST_ROWS, Task, check_rows, learn, learn_labels
 
 from edgeslm import __version__
@@ -81,7 +81,7 @@ class Teacher:
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class PseudoLabelled:
     """What is made of texts: ``shares`` [texts, labels]; ``dropped`` texts the teacher wasn't sure of,
     ``asked`` ones that the user labelled; ``left_out`` says of labels that aren't learned how many texts had
     them."""
@@ -126,11 +126,11 @@ def ask_teacher(
     task: Task,
     texts: Sequence[str],
     notes: Notes,
-    effort: Effort,
+    effort: Budget,
     *,
     sure: float = SURE,
     ask_user: AskUser | None = None,
-) -> Labelled:
+) -> PseudoLabelled:
     """The teacher's shares of each text; each text counts once. What ``notes`` have isn't asked again, and
     what the user said before counts whether or not the teacher is sure, and without ``ask_user`` too.
 
@@ -165,11 +165,11 @@ def ask_teacher(
             "Give it more texts, or a lower --sure."
         )
     asked = sum(label is not None for label in typed.values())
-    return _without_rare(Labelled(kept, shares, labels, len(single) - len(kept), asked), effort)
+    return _without_rare(PseudoLabelled(kept, shares, labels, len(single) - len(kept), asked), effort)
 
 
 def _answers(
-    teacher: Teacher, task: Task, texts: Sequence[str], notes: Notes, effort: Effort, by_user: int
+    teacher: Teacher, task: Task, texts: Sequence[str], notes: Notes, effort: Budget, by_user: int
 ) -> list[Answer]:
     """Block by block, each noted when it is done. :param by_user: texts that the user labelled before."""
     any_label = labels_of(teacher, task)[0]  # which one is right nobody knows, and nothing is made of it
@@ -221,7 +221,7 @@ def _note_typed(file: Path, place: int, label: str | None) -> None:
         stream.write("\n" + json.dumps([place, label]))
 
 
-def _without_rare(said: Labelled, effort: Effort) -> Labelled:
+def _without_rare(said: PseudoLabelled, effort: Budget) -> PseudoLabelled:
     """Without the labels that fewer than two texts have, one to learn from and one to test with, and without
     those texts. The shares of the labels that are left sum to 1 again.
 
@@ -257,7 +257,7 @@ def _counted(labels: Mapping[str, int]) -> str:
 
 
 def distil(
-    task: Task, said: Labelled, source: Source, out: Path, ground: Ground, effort: Effort
+    task: Task, said: PseudoLabelled, source: Source, out: Path, ground: Inputs, effort: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Teaches the student ``out``. Its report's accuracy is agreement with the teacher on held-out texts.
 
@@ -268,7 +268,7 @@ def distil(
     shares = np.array(said.shares)
     truth = shares.argmax(axis=1)
     folds = split_folds(truth, len(said.labels), said.texts)
-    lesson = Lesson(task.name, said.texts, truth, said.labels, folds, shares, task.instruction)
+    lesson = TaskSpec(task.name, said.texts, truth, said.labels, folds, shares, task.instruction)
     return learn_labels(lesson, source, out, ground, effort)
 
 
@@ -279,8 +279,8 @@ def compare(
     student_base: Path,
     test: Sequence[LabelledRow],
     hand: Sequence[LabelledRow],
-    ground: Ground,
-    effort: Effort,
+    ground: Inputs,
+    effort: Budget,
     *,
     learned_from: int,
 ) -> list[dict[str, Any]]:
@@ -334,7 +334,7 @@ def _examine_student(
 
 
 def _hand_lesson(
-    task: Task, rows: Sequence[LabelledRow], effort: Effort
+    task: Task, rows: Sequence[LabelledRow], effort: Budget
 ) -> tuple[Task, Sequence[LabelledRow]] | None:
     """What a draw of hand labels can teach, without the labels that it has too few of, as with the teacher's.
 
@@ -358,12 +358,12 @@ def _hand_lesson(
     return task, rows
 
 
-def export_teacher(origin: Origin, out: Path, effort: Effort) -> Path:
+def export_teacher(origin: Origin, out: Path, effort: Budget) -> Path:
     """A decoder's checkpoint as a bundle that can be asked."""
-    from edgeslm_export.models.decoder import Order, export_model
+    from edgeslm_export.models.decoder import ExportOrder, export_model
     from edgeslm_export.quantize.recipe import find_recipe
 
-    order = Order(find_recipe(_RECIPE))
+    order = ExportOrder(find_recipe(_RECIPE))
     export_model(origin, out, order, on_progress=effort.on_progress, debug=effort.debug)
     return out
 

@@ -106,7 +106,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     source, schedule, tokenizer = open_task(task, reporter)
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32)
-    pupil = _Pupil(model, task["labels"], task["pooling"], task["normalize"])
+    pupil = _Classifier(model, task["labels"], task["pooling"], task["normalize"])
     rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]
     padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
     truth = torch.tensor(task["truth"])
@@ -133,7 +133,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return {**figures, "peak_rss": peak_rss()}
 
 
-class _Pupil:
+class _Classifier:
     """The encoder and the layer. ``layer`` is applied to the vector times ``scale``."""
 
     def __init__(self, model: Any, labels: int, pooling: str, normalize: bool) -> None:
@@ -164,7 +164,7 @@ def pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str, *, normalize:
     return torch.nn.functional.normalize(vectors) if normalize else vectors
 
 
-def _save(pupil: _Pupil, source: Path, out: Path) -> None:
+def _save(pupil: _Classifier, source: Path, out: Path) -> None:
     import numpy as np
 
     save_beside(pupil.model, source, out)

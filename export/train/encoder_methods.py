@@ -24,8 +24,8 @@ from edgeslm_export.train.setfit import contrast_encoder
 from edgeslm_export.train.spec import (
     ENCODER,
     HEAD,
-    Effort,
-    Lesson,
+    Budget,
+    TaskSpec,
     Trial,
     epochs_to_take,
     folds_to_try,
@@ -57,10 +57,10 @@ BYTES_A_WEIGHT: Final = 20
 """Weights, gradients and AdamW's two moments in float32, and some activations."""
 
 
-class HeadWay:
+class HeadMethod:
     """A head on the encoder's bundle."""
 
-    def __init__(self, bundle: Path, lesson: Lesson) -> None:
+    def __init__(self, bundle: Path, lesson: TaskSpec) -> None:
         self._bundle, self._lesson = load_bundle(bundle), lesson
 
     def try_out(self) -> Trial:
@@ -96,10 +96,10 @@ class HeadWay:
         }
 
 
-class EncoderWay:
+class EncoderMethod:
     """The encoder itself, taught: once for each fold that is tested on, then on all rows."""
 
-    def __init__(self, origin: Origin, lesson: Lesson, effort: Effort, notes: Notes, work: Path) -> None:
+    def __init__(self, origin: Origin, lesson: TaskSpec, effort: Budget, notes: Notes, work: Path) -> None:
         self._origin, self._lesson, self._effort = origin, lesson, effort
         self._notes, self._work = notes, work
         self._section, context_length = read_pooling(origin.path)
@@ -205,7 +205,7 @@ class EncoderWay:
 ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
 
 
-def fill_taught(taught: Path, origin: Origin, folder: Path, effort: Effort) -> dict[str, Any]:
+def fill_taught(taught: Path, origin: Origin, folder: Path, effort: Budget) -> dict[str, Any]:
     """Makes an encoder's bundle in ``folder`` of the checkpoint ``taught``, which was ``origin``.
 
     :return: its manifest's fields with the ``report`` on its likeness to the float model.

@@ -35,12 +35,12 @@ from edgeslm_export.train.encoder_methods import (
     fill_taught,
     save_arrays,
 )
-from edgeslm_export.train.field_spec import FieldLesson, aim_at, plan_fields
+from edgeslm_export.train.field_spec import FieldSpec, aim_at, plan_fields
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.span_training import load_arrays, teach_pointer
 from edgeslm_export.train.spec import (
     ENCODER,
-    Effort,
+    Budget,
     drift_reference,
     epochs_to_take,
     folds_to_try,
@@ -79,10 +79,10 @@ class FieldTrial:
         return (~self.right).astype(float)
 
 
-class PointerWay:
+class PointerMethod:
     """The encoder, taught to point: once for each fold that is tested on, then on all rows."""
 
-    def __init__(self, origin: Origin, lesson: FieldLesson, effort: Effort, notes: Notes, work: Path) -> None:
+    def __init__(self, origin: Origin, lesson: FieldSpec, effort: Budget, notes: Notes, work: Path) -> None:
         """:raises ExportError: a field that can't be pointed at."""
         self._origin, self._lesson, self._effort = origin, lesson, effort
         self._notes, self._work = notes, work
@@ -230,7 +230,7 @@ class PointerWay:
                 )
 
 
-class WriterWay:
+class WriterMethod:
     """An adapter for a decoder that writes the fields, tried on the first fold."""
 
     def __init__(
@@ -238,8 +238,8 @@ class WriterWay:
         method: str,
         base: Path,
         origin: Origin,
-        lesson: FieldLesson,
-        effort: Effort,
+        lesson: FieldSpec,
+        effort: Budget,
         notes: Notes,
         work: Path,
     ) -> None:

@@ -31,7 +31,7 @@ _LEAST_ROOM: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class FieldLesson:
+class FieldSpec:
     """Rows of an extract task to learn from, and the folds to try a way of learning with."""
 
     name: str
@@ -81,7 +81,7 @@ def pointing_fault(schema: Mapping[str, Any]) -> str | None:
     return None if schema.get("properties") else "The schema names no fields"
 
 
-def plan_fields(lesson: FieldLesson) -> list[LearnedField]:
+def plan_fields(lesson: FieldSpec) -> list[LearnedField]:
     """How each field of the schema is found.
 
     :raises ExportError: a field that can't be pointed at, or whose values can't be learned.
@@ -95,7 +95,7 @@ def plan_fields(lesson: FieldLesson) -> list[LearnedField]:
     ]
 
 
-def _plan(name: str, schema: Mapping[str, Any], lesson: FieldLesson, *, is_required: bool) -> LearnedField:
+def _plan(name: str, schema: Mapping[str, Any], lesson: FieldSpec, *, is_required: bool) -> LearnedField:
     types = types_of(schema)
     fixed = is_fixed(schema) or types == {"boolean"}
     by_heart: Counter[tuple[bool, str | int | float]] = Counter()
@@ -124,7 +124,7 @@ def _plan(name: str, schema: Mapping[str, Any], lesson: FieldLesson, *, is_requi
     return field
 
 
-def is_held(lesson: FieldLesson, schema: Mapping[str, Any], value: Any) -> bool:
+def is_held(lesson: FieldSpec, schema: Mapping[str, Any], value: Any) -> bool:
     """Whether a field's value has to stand in the message: a text of a ``verbatim`` task that its schema
     doesn't fix."""
     open_text = isinstance(value, str) and bool(value.strip()) and not is_fixed(schema)

@@ -53,7 +53,7 @@ class TokenRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class AdapterShape:
     """How large the addition is, and what it is taught on."""
 
     rank: int
@@ -78,7 +78,7 @@ def teach_decoder(
     bundle: Path,
     out: Path,
     rows: Sequence[TokenRow],
-    shape: Shape,
+    shape: AdapterShape,
     schedule: Schedule,
     *,
     aside: Sequence[int] = (),
@@ -121,7 +121,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from peft import LoraConfig, get_peft_model
 
     transformers.utils.logging.set_verbosity_error()
-    schedule, shape = Schedule(**task["schedule"]), Shape(**task["shape"])
+    schedule, shape = Schedule(**task["schedule"]), AdapterShape(**task["shape"])
     torch.manual_seed(schedule.seed)
     reporter.progress(0, 1, "loading libraries")
     with tempfile.TemporaryDirectory(dir=Path(task["out"]).parent) as name:

@@ -8,14 +8,14 @@ from typing import Final
 
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.sources.checkpoint import Origin
-from edgeslm_export.train.decoder_methods import DecoderWay
-from edgeslm_export.train.encoder_methods import ROWS_FOR_LABELS, EncoderWay, HeadWay
-from edgeslm_export.train.extract_methods import FieldTrial, PointerWay, WriterWay
-from edgeslm_export.train.field_spec import FieldLesson
+from edgeslm_export.train.decoder_methods import DecoderMethod
+from edgeslm_export.train.encoder_methods import ROWS_FOR_LABELS, EncoderMethod, HeadMethod
+from edgeslm_export.train.extract_methods import FieldTrial, PointerMethod, WriterMethod
+from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.lora_training import MISSING as MISSING_PEFT
 from edgeslm_export.train.lora_training import can_teach
 from edgeslm_export.train.setfit import MISSING, is_installed
-from edgeslm_export.train.spec import ENCODER, HEAD, LORA, QLORA, Effort, Ground, Lesson, Trial, Way
+from edgeslm_export.train.spec import ENCODER, HEAD, LORA, QLORA, Budget, Inputs, Method, TaskSpec, Trial
 
 from edgeslm.errors import ExportError
 
@@ -30,51 +30,53 @@ NEEDS: Final = {
 }
 
 
-def make_ways(ground: Ground, lesson: Lesson, effort: Effort, notes: Notes, work: Path) -> list[Way[Trial]]:
+def make_ways(
+    ground: Inputs, lesson: TaskSpec, effort: Budget, notes: Notes, work: Path
+) -> list[Method[Trial]]:
     """What is tried. Without wanted methods that is every way but ``qlora``, which learns what ``lora`` does
     in less memory.
 
     :raises ExportError: a wanted method isn't possible here.
     """
     _check_wanted(ground, effort)
-    ways: list[Way[Trial]] = []
+    ways: list[Method[Trial]] = []
     if ground.bundle is not None and effort.wants(HEAD):
-        ways.append(HeadWay(ground.bundle, lesson))
+        ways.append(HeadMethod(ground.bundle, lesson))
     if ground.checkpoint is not None and effort.wants(ENCODER):
         if len(lesson.texts) < ROWS_FOR_LABELS and not is_installed() and ways:
             effort.announce(f"{MISSING} The encoder isn't taught.")
         else:
-            ways.append(EncoderWay(ground.checkpoint, lesson, effort, notes, work))
+            ways.append(EncoderMethod(ground.checkpoint, lesson, effort, notes, work))
     for on in _decoders(ground, effort, has_others=bool(ways)):
-        ways.append(DecoderWay(*on, lesson, effort, notes, work))
+        ways.append(DecoderMethod(*on, lesson, effort, notes, work))
     if not ways:
         raise ExportError(NEEDS[HEAD])
     return ways
 
 
 def make_field_ways(
-    ground: Ground, lesson: FieldLesson, effort: Effort, notes: Notes, work: Path
-) -> list[Way[FieldTrial]]:
+    ground: Inputs, lesson: FieldSpec, effort: Budget, notes: Notes, work: Path
+) -> list[Method[FieldTrial]]:
     """The same for an extract task. :raises ExportError: as ``make_ways``, or fields that can't be pointed at
     where nothing else is possible."""
     _check_wanted(ground, effort)
-    ways: list[Way[FieldTrial]] = []
+    ways: list[Method[FieldTrial]] = []
     can_write = ground.base is not None and ground.decoder is not None
     if ground.checkpoint is not None and effort.wants(ENCODER):
         try:
-            ways.append(PointerWay(ground.checkpoint, lesson, effort, notes, work))
+            ways.append(PointerMethod(ground.checkpoint, lesson, effort, notes, work))
         except ExportError as error:
             if effort.methods or not can_write:
                 raise
             effort.announce(f"{error} So a decoder learns it.")
     for on in _decoders(ground, effort, has_others=bool(ways)):
-        ways.append(WriterWay(*on, lesson, effort, notes, work))
+        ways.append(WriterMethod(*on, lesson, effort, notes, work))
     if not ways:
         raise ExportError(NEEDS[ENCODER])
     return ways
 
 
-def _decoders(ground: Ground, effort: Effort, *, has_others: bool) -> Iterator[tuple[str, Path, Origin]]:
+def _decoders(ground: Inputs, effort: Budget, *, has_others: bool) -> Iterator[tuple[str, Path, Origin]]:
     """By which methods, on which base and its checkpoint adapters are taught."""
     if ground.base is None or ground.decoder is None:
         return
@@ -86,7 +88,7 @@ def _decoders(ground: Ground, effort: Effort, *, has_others: bool) -> Iterator[t
             yield method, ground.base, ground.decoder
 
 
-def _check_wanted(ground: Ground, effort: Effort) -> None:
+def _check_wanted(ground: Inputs, effort: Budget) -> None:
     """:raises ExportError: what a wanted method needs isn't there."""
     there = {
         HEAD: ground.bundle is not None,

@@ -34,7 +34,7 @@ from edgeslm_export.jobs.resources import check_resources
 from edgeslm_export.models.encoder import read_pooling
 from edgeslm_export.sources.checkpoint import Origin, bundle_name
 from edgeslm_export.train.cross_encoder import take_apart
-from edgeslm_export.train.cross_encoder_training import LONGEST, Asked, Text, teach_reader
+from edgeslm_export.train.cross_encoder_training import LONGEST, Asked, PairText, teach_reader
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.encoder_methods import (
     BYTES_A_WEIGHT,
@@ -44,7 +44,7 @@ from edgeslm_export.train.encoder_methods import (
     save_arrays,
 )
 from edgeslm_export.train.loop import Schedule, repeatable
-from edgeslm_export.train.spec import Effort
+from edgeslm_export.train.spec import Budget
 
 from edgeslm.bundle.manifest import Manifest
 from edgeslm.bundle.spans import Place
@@ -82,7 +82,7 @@ _CLS: Final = [
 
 
 def export_reader(
-    origin: Origin, rows: Sequence[QuestionRow], out: Path, effort: Effort
+    origin: Origin, rows: Sequence[QuestionRow], out: Path, effort: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Teaches the encoder ``origin`` and makes the bundle ``out`` of it.
 
@@ -127,7 +127,7 @@ def _digest(origin: Origin, asked: Sequence[Asked], schedule: Schedule) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
-def export_cross_encoder(origin: Origin, out: Path, effort: Effort) -> tuple[Manifest, dict[str, Any]]:
+def export_cross_encoder(origin: Origin, out: Path, effort: Budget) -> tuple[Manifest, dict[str, Any]]:
     """Makes the bundle ``out`` of a checkpoint that was taught already, a cross-encoder.
 
     :return: its manifest, and how alike its vectors are to the float model's.
@@ -143,7 +143,7 @@ def export_cross_encoder(origin: Origin, out: Path, effort: Effort) -> tuple[Man
     return manifest, likeness
 
 
-def _fill(stage: Path, taught: Path, origin: Origin, effort: Effort) -> tuple[dict[str, Any], dict[str, Any]]:
+def _fill(stage: Path, taught: Path, origin: Origin, effort: Budget) -> tuple[dict[str, Any], dict[str, Any]]:
     """Makes a bundle in ``stage`` of an encoder with its layers, with a manifest that an engine can load.
 
     :return: the manifest's fields, and the report on its likeness to the float model.
@@ -206,8 +206,10 @@ def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
 
 def _asked(whole: QuestionRow, own: Sequence[QuestionRow], beside: Sequence[QuestionRow]) -> Asked:
     """The question of ``whole`` with texts of its own and of other rows, as they are shown."""
-    texts = [Text(with_heading(row.heading, row.text), row.answer is not None, _place(row)) for row in own]
-    others = [Text(with_heading(row.heading, row.text), answers=False, is_own=False) for row in beside]
+    texts = [
+        PairText(with_heading(row.heading, row.text), row.answer is not None, _place(row)) for row in own
+    ]
+    others = [PairText(with_heading(row.heading, row.text), answers=False, is_own=False) for row in beside]
     return Asked(str(whole.question), (*texts, *others))
 
 

@@ -26,7 +26,7 @@ from edgeslm_export.sources.checkpoint import Origin, bundle_name, examine_local
 from edgeslm_export.train.encoder_methods import BYTES_A_WEIGHT
 from edgeslm_export.train.loop import Schedule, repeatable
 from edgeslm_export.train.retriever_training import Sought, teach_retriever
-from edgeslm_export.train.spec import Effort
+from edgeslm_export.train.spec import Budget
 
 from edgeslm.bundle.manifest import Manifest
 from edgeslm.tasks.grounding import with_heading
@@ -52,7 +52,7 @@ _AT_ONCE: Final = 200
 
 
 def export_retriever(
-    origin: Origin, rows: Sequence[QuestionRow], out: Path, recipe: str, effort: Effort
+    origin: Origin, rows: Sequence[QuestionRow], out: Path, recipe: str, effort: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Teaches the encoder ``origin`` and makes the bundle ``out`` of it.
 
@@ -102,7 +102,7 @@ def export_retriever(
     return manifest, {**measured, **likeness, **figures, **said}
 
 
-def _fill(origin: Origin, folder: Path, recipe: str, effort: Effort) -> tuple[dict[str, Any], dict[str, Any]]:
+def _fill(origin: Origin, folder: Path, recipe: str, effort: Budget) -> tuple[dict[str, Any], dict[str, Any]]:
     return fill_encoder(
         origin, folder, effort.announce, recipe, on_progress=effort.on_progress, debug=effort.debug
     )

@@ -98,7 +98,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     # Attention in plain operations: on CPUs it learns twice as fast as by fused kernels.
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
     spare_lowest(model)
-    pupil = _Pupil(model, task["pooling"])
+    pupil = _Retriever(model, task["pooling"])
 
     def tokens(text: str, most: int) -> list[int]:
         return list(tokenizer(text, truncation=True, max_length=most).input_ids)
@@ -134,7 +134,7 @@ class _Text:
     kin: int
 
 
-class _Pupil:
+class _Retriever:
     def __init__(self, model: Any, pooling: str) -> None:
         self._model, self._pooling = model, pooling
         self._padding = model.config.pad_token_id or 0

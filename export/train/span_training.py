@@ -89,7 +89,7 @@ def load_arrays(taught: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _SpanRow:
     """``tokens`` with whether each stands in the text; ``options`` [fields], -1 where nothing is learned;
     ``places`` by field: the first and the last token of each."""
 
@@ -108,7 +108,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     if not tokenizer.is_fast:
         raise ExportError("The encoder's tokenizer doesn't tell where its tokens stand; take another.")
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32)
-    pupil = _Pupil(model, task["options"], task["pooling"], normalize=task["normalize"])
+    pupil = _SpanHead(model, task["options"], task["pooling"], normalize=task["normalize"])
     rows = [
         _make_row(tokenizer, text, task["length"], aims)
         for text, aims in zip(task["texts"], task["aims"], strict=True)
@@ -133,7 +133,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return {**figures, "unreadable": unreadable, "peak_rss": peak_rss()}
 
 
-def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _Row:
+def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _SpanRow:
     encoded = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
     offsets = list(bare_offsets(text, encoded.offset_mapping))
     # Several tokens may stand at one place, as those of an emoji do.
@@ -146,10 +146,10 @@ def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _R
         if found:
             places[field] = found
         options.append(-1 if option is None or (of_field and not found) else option)
-    return _Row(encoded.input_ids, [start < end for start, end in offsets], options, places)
+    return _SpanRow(encoded.input_ids, [start < end for start, end in offsets], options, places)
 
 
-class _Pupil:
+class _SpanHead:
     """The encoder and both layers; the options' one is applied to the vector times ``scale``."""
 
     def __init__(self, model: Any, options: Sequence[int], pooling: str, *, normalize: bool) -> None:
@@ -166,7 +166,7 @@ class _Pupil:
     def layers(self) -> list[torch.nn.Parameter]:
         return [*self._options.parameters(), *self._places.parameters()]
 
-    def losses(self, rows: Sequence[_Row], temperatures: Sequence[float]) -> torch.Tensor:
+    def losses(self, rows: Sequence[_SpanRow], temperatures: Sequence[float]) -> torch.Tensor:
         """[temperatures, rows]: the sum over the fields of a row of the cross-entropy of its option and its
         place."""
         import torch
@@ -206,7 +206,7 @@ class _Pupil:
 
 
 def _place_losses(
-    places: torch.Tensor, rows: Sequence[_Row], pairs: Sequence[tuple[int, int]]
+    places: torch.Tensor, rows: Sequence[_SpanRow], pairs: Sequence[tuple[int, int]]
 ) -> torch.Tensor:
     """[pairs]. :param places: [rows, longest, fields, 3]. :param pairs: rows of the batch and fields that
     stand in them."""

@@ -44,7 +44,7 @@ _ROWS_ASIDE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class Inputs:
     """What can be learned on: an encoder's ``bundle``, its float ``checkpoint``; a decoder's bundle ``base``
     with the float checkpoint ``decoder`` that it was made of."""
 
@@ -55,7 +55,7 @@ class Ground:
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class Budget:
     """How it is learned: ``methods`` are those of METHODS that are tried, none for what is possible; each way
     may take ``seconds``, 0 being no limit; ``recalls`` are shares of labels' rows that are to be found."""
 
@@ -72,7 +72,7 @@ class Effort:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TaskSpec:
     """Rows to learn from, and the folds to try a way of learning with.
 
     ``truth`` [rows] are indices of ``labels``; ``shares`` [rows, labels] say how likely each label is, of
@@ -143,7 +143,7 @@ class Tried(Protocol):
     def texts_per_s(self) -> float: ...
 
 
-class Way(Protocol[AnyTrial]):
+class Method(Protocol[AnyTrial]):
     """One way to learn a task."""
 
     def try_out(self) -> AnyTrial: ...
@@ -160,7 +160,7 @@ def make_trial(
     method: str,
     held: Integers,
     logits: Floats,
-    lesson: Lesson,
+    lesson: TaskSpec,
     figures: dict[str, Any],
     speed: float,
     size: int,

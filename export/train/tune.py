@@ -27,11 +27,11 @@ from edgeslm_export.evaluate.task_eval import check_answers, schema_of, without_
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.train.extract_methods import FieldTrial
-from edgeslm_export.train.field_spec import FieldLesson
+from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.logistic_head import split_folds
 from edgeslm_export.train.loop import repeatable
 from edgeslm_export.train.methods import make_field_ways, make_ways
-from edgeslm_export.train.spec import AnyTrial, Effort, Ground, Lesson, Trial, Way, drift_reference
+from edgeslm_export.train.spec import AnyTrial, Budget, Inputs, Method, TaskSpec, Trial, drift_reference
 
 from edgeslm import __version__
 from edgeslm.bundle.calibration import Calibration, find_threshold
@@ -133,7 +133,7 @@ def labels_of(task: Task, rows: Sequence[LabelledRow]) -> tuple[str, ...]:
 
 
 def tune(
-    task: Task, data: Path, out: Path, ground: Ground, effort: Effort
+    task: Task, data: Path, out: Path, ground: Inputs, effort: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Learns ``task`` from ``data`` and writes the bundle ``out``.
 
@@ -149,8 +149,8 @@ def learn(
     rows: Sequence[LabelledRow | FieldsRow],
     name: str,
     out: Path,
-    ground: Ground,
-    effort: Effort,
+    ground: Inputs,
+    effort: Budget,
     doubted: Collection[int] = (),
 ) -> tuple[Manifest, dict[str, Any]]:
     """``tune`` of rows that were read; ``name`` is what the manifest calls them, ``doubted`` are numbers of
@@ -168,7 +168,7 @@ def make_lesson(
     rows: Sequence[LabelledRow],
     doubted: Collection[int] = (),
     recalls: Mapping[str, float] = MappingProxyType({}),
-) -> Lesson:
+) -> TaskSpec:
     """:param doubted: numbers of rows whose labels are not learned from.
     :param recalls: of labels, the share of their rows that is to be found.
     :raises ExportError: one of these is no label of the task.
@@ -184,11 +184,11 @@ def make_lesson(
     folds = split_folds(truth, len(labels), texts, out)
     wanted = {labels.index(label): recall for label, recall in recalls.items()}
     about = task.name, texts, truth, labels, folds
-    return Lesson(*about, instruction=task.instruction, doubted=out, recalls=wanted)
+    return TaskSpec(*about, instruction=task.instruction, doubted=out, recalls=wanted)
 
 
 def learn_labels(
-    lesson: Lesson, source: Source, out: Path, ground: Ground, effort: Effort
+    lesson: TaskSpec, source: Source, out: Path, ground: Inputs, effort: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Learns a classify task. :return, raises: as ``tune``."""
     shares = [] if lesson.shares is None else lesson.shares.tolist()
@@ -234,7 +234,7 @@ def learn_labels(
     return manifest, {**report, **best.figures, "measured": _measured(trials)}
 
 
-def make_field_lesson(task: Task, rows: Sequence[FieldsRow]) -> FieldLesson:
+def make_field_lesson(task: Task, rows: Sequence[FieldsRow]) -> FieldSpec:
     given = task.section.output_schema or schema_of(rows)
     update = {
         "kind": "extract",
@@ -246,11 +246,11 @@ def make_field_lesson(task: Task, rows: Sequence[FieldsRow]) -> FieldLesson:
     section = task.section.model_copy(update=update)
     texts = [row.text for row in rows]
     fields = [without_nulls(row.fields, given) for row in rows]
-    return FieldLesson(task.name, section, texts, fields, split_rows(texts), task.instruction)
+    return FieldSpec(task.name, section, texts, fields, split_rows(texts), task.instruction)
 
 
 def learn_fields(
-    lesson: FieldLesson, source: Source, out: Path, ground: Ground, effort: Effort
+    lesson: FieldSpec, source: Source, out: Path, ground: Inputs, effort: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Learns an extract task. :return, raises: as ``tune``."""
     what = [source.revision, lesson.learned, lesson.instruction]
@@ -325,7 +325,7 @@ def _finish(
     return write_manifest(stage, whole)
 
 
-def _notes_folder(what: Sequence[Any], ground: Ground, effort: Effort) -> Path:
+def _notes_folder(what: Sequence[Any], ground: Inputs, effort: Budget) -> Path:
     """One for each order: the same command finds what it found before, another one doesn't."""
     on = [load_bundle(folder).digest for folder in (ground.bundle, ground.base) if folder is not None]
     on += [origin.source.revision for origin in (ground.checkpoint, ground.decoder) if origin is not None]
@@ -333,9 +333,9 @@ def _notes_folder(what: Sequence[Any], ground: Ground, effort: Effort) -> Path:
     return cache_folder() / f"tune-{hashlib.sha256(json.dumps(order).encode()).hexdigest()[:16]}"
 
 
-def _try_out(ways: Sequence[Way[AnyTrial]], effort: Effort) -> list[tuple[Way[AnyTrial], AnyTrial]]:
+def _try_out(ways: Sequence[Method[AnyTrial]], effort: Budget) -> list[tuple[Method[AnyTrial], AnyTrial]]:
     """A trial of each way. One that can't be gone is left out, with its sentence, where there is another."""
-    tried: list[tuple[Way[AnyTrial], AnyTrial]] = []
+    tried: list[tuple[Method[AnyTrial], AnyTrial]] = []
     for number, way in enumerate(ways, 1):
         try:
             tried.append((way, way.try_out()))
@@ -347,7 +347,7 @@ def _try_out(ways: Sequence[Way[AnyTrial]], effort: Effort) -> list[tuple[Way[An
 
 
 def _write_best(
-    tried: Sequence[tuple[Way[AnyTrial], AnyTrial]], effort: Effort, work: Path
+    tried: Sequence[tuple[Method[AnyTrial], AnyTrial]], effort: Budget, work: Path
 ) -> tuple[AnyTrial, dict[str, Any]]:
     """Writes the bundle of the best trial into a folder apart from the rest of the work, which its manifest
     must not list; where that fails, the first one's. :return: which one it was, and the manifest's fields."""
@@ -416,7 +416,9 @@ def _coverage(calibration: Calibration) -> dict[str, float | None]:
     return {risk: None if point is None else point.coverage for risk, point in points.items()}
 
 
-def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, lesson: Lesson) -> dict[str, Any]:
+def _report(
+    trials: Sequence[Trial], best: Trial, calibration: Calibration, lesson: TaskSpec
+) -> dict[str, Any]:
     """The figures of the way that was taken, and of each the ones to compare by."""
     compared = ("accuracy", "interval", "calibration_error")
     return {

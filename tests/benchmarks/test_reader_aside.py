@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from edgeslm_export.train.cross_encoder_training import Asked, Text
+from edgeslm_export.train.cross_encoder_training import Asked, PairText
 
 from edgeslm.engine.calls import Output
 from tests.benchmarks.scripts import load_scripts
@@ -15,9 +15,9 @@ ASIDE = load_scripts("reader_aside")["reader_aside"]
 BODY = "The press is blue and rather large. Oil it every 40 hours. Then let it rest for a while. Stop."
 TEXT = f"Care\n{BODY}"
 START = TEXT.index("every")
-OWN = Text(TEXT, answers=True, place=(START, START + 14))
-CUT = Text(TEXT.replace("Oil it every 40 hours. ", ""), answers=False)
-ASKED = [Asked("how often?", (OWN, CUT, Text("Wax.", answers=False, is_own=False)))]
+OWN = PairText(TEXT, answers=True, place=(START, START + 14))
+CUT = PairText(TEXT.replace("Oil it every 40 hours. ", ""), answers=False)
+ASKED = [Asked("how often?", (OWN, CUT, PairText("Wax.", answers=False, is_own=False)))]
 
 
 def said(answers: float) -> Any:
@@ -37,7 +37,7 @@ def test_the_sentence_that_answers_and_the_one_beside_it() -> None:
     assert [TEXT[slice(*place)][:4] for place in others] == ["The ", "Then", "Stop"]
     assert near is not None and TEXT[slice(*near)] == "Then let it rest for a while."
     assert ASIDE.joined(OWN, own) == "Care\nOil it every 40 hours."
-    assert ASIDE.parts_of(Text("Care\nStop.", answers=True, place=(5, 9)))[2] is None
+    assert ASIDE.parts_of(PairText("Care\nStop.", answers=True, place=(5, 9)))[2] is None
 
 
 @pytest.mark.parametrize(("answers", "area"), [(0.9, 1.0), (0.1, 0.0)])

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
-from edgeslm.bundle.signature import Verdict, check_bundle, parse_statement
+from edgeslm.bundle.signature import SignatureVerdict, check_bundle, parse_statement
 from edgeslm.errors import BundleError
 from tests.signers import Signer, write_files, write_manifest
 from tests.tampering import TAMPERING, consistent, edit
@@ -205,7 +205,9 @@ def test_a_key_that_is_none(signed: Path, tmp_path: Path, content: bytes) -> Non
     key = tmp_path / "bad.pub"
     key.write_bytes(content)
     verdict = check_bundle(signed, [key])
-    assert verdict == Verdict("refused", f"{key}: no public key (PEM) on the curve P-256, P-384 or P-521")
+    assert verdict == SignatureVerdict(
+        "refused", f"{key}: no public key (PEM) on the curve P-256, P-384 or P-521"
+    )
 
 
 def test_a_private_key_in_place_of_a_public_one(signed: Path, signer: Signer) -> None:
@@ -214,7 +216,7 @@ def test_a_private_key_in_place_of_a_public_one(signed: Path, signer: Signer) ->
 
 def test_a_missing_key(signed: Path, tmp_path: Path) -> None:
     verdict = check_bundle(signed, [tmp_path / "no.pub"])
-    assert verdict == Verdict("refused", f"{tmp_path / 'no.pub'}: No such file or directory")
+    assert verdict == SignatureVerdict("refused", f"{tmp_path / 'no.pub'}: No such file or directory")
 
 
 # --- what is read before anything is checked ------------------------------------------------------------

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.bundle.model_shape import Matrix, Shape, read_shape
-from edgeslm.bundle.size_estimate import FLOAT, Format, decode_tps, footprint, memory_bytes, prefill_tps
+from edgeslm.bundle.size_estimate import FLOAT, WeightFormat, decode_tps, footprint, memory_bytes, prefill_tps
 from edgeslm.hardware.board_profiles import Board, load_board
 from tests.published_configs import PUBLISHED
 
-INT4 = {"*": Format(4, 64)}
-INT8 = {"*": Format(8, 32), "embedding": FLOAT}
+INT4 = {"*": WeightFormat(4, 64)}
+INT8 = {"*": WeightFormat(8, 32), "embedding": FLOAT}
 BOARD = Board("b", "a board", 4, 8 * 10**9, 15.0, 200.0, 220.0)
 QWEN = read_shape(PUBLISHED["Qwen2.5-0.5B"][0])
 
@@ -35,21 +35,21 @@ shapes = st.builds(
 
 def test_a_matrix_in_the_file() -> None:
     matrix = Matrix("mlp_down", 10, 128, 2)
-    assert Format(4, 64).stored_bytes(matrix) == 20 * 2 * (32 + 2)
-    assert Format(4, 64, zero_points=True).stored_bytes(matrix) == 20 * (2 * (32 + 2) + 1)
-    assert Format(4, 64, scale_bytes=4).stored_bytes(matrix) == 20 * 2 * (32 + 4)
-    assert Format(5.5, 64).stored_bytes(matrix) == 20 * 2 * (44 + 2)
-    assert Format(8, 128).stored_bytes(matrix) == 20 * (128 + 2)
+    assert WeightFormat(4, 64).stored_bytes(matrix) == 20 * 2 * (32 + 2)
+    assert WeightFormat(4, 64, zero_points=True).stored_bytes(matrix) == 20 * (2 * (32 + 2) + 1)
+    assert WeightFormat(4, 64, scale_bytes=4).stored_bytes(matrix) == 20 * 2 * (32 + 4)
+    assert WeightFormat(5.5, 64).stored_bytes(matrix) == 20 * 2 * (44 + 2)
+    assert WeightFormat(8, 128).stored_bytes(matrix) == 20 * (128 + 2)
     assert FLOAT.stored_bytes(matrix) == 20 * 128 * 4
 
 
 def test_a_row_is_padded_to_whole_groups() -> None:
-    assert Format(4, 64).stored_bytes(Matrix("m", 10, 65, 1)) == 10 * 2 * (32 + 2)
+    assert WeightFormat(4, 64).stored_bytes(Matrix("m", 10, 65, 1)) == 10 * 2 * (32 + 2)
 
 
 def test_full_size_qwen_as_it_was_exported() -> None:
     """286,528,000 bytes of model.onnx.data, made when scales took four bytes."""
-    wide = {"*": Format(4, 64, scale_bytes=4)}
+    wide = {"*": WeightFormat(4, 64, scale_bytes=4)}
     assert footprint(QWEN, wide).weight_bytes == 286_528_000
 
 
@@ -59,7 +59,7 @@ def test_an_untied_embedding_is_stored_as_its_group_says() -> None:
 
 
 def test_a_tied_embedding_is_stored_once() -> None:
-    assert footprint(QWEN, {"*": Format(8, 32)}).weight_bytes == footprint(QWEN, INT8).weight_bytes
+    assert footprint(QWEN, {"*": WeightFormat(8, 32)}).weight_bytes == footprint(QWEN, INT8).weight_bytes
 
 
 @pytest.mark.parametrize(

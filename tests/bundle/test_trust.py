@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edgeslm.bundle import trust
-from edgeslm.bundle.signature import Verdict
+from edgeslm.bundle.signature import SignatureVerdict
 from edgeslm.bundle.trust import RECORD, Trust, check_bundles, describe_signature
 from edgeslm.config.sections import Signing
 from edgeslm.errors import BundleError
@@ -253,7 +253,7 @@ def test_a_node_that_is_stopped_meanwhile_waits_for_nothing(
 def test_several_bundles_get_a_verdict_each(tmp_path: Path, signed: Path, signer: Signer) -> None:
     verdicts = check_bundles([signed, write_files(tmp_path / "b"), tmp_path / "no"], [signer.public])
     assert [verdict.status for verdict in verdicts] == ["signed", "unsigned", "refused"]
-    assert verdicts[2] == Verdict("refused", f"{tmp_path / 'no'}: there is no such folder")
+    assert verdicts[2] == SignatureVerdict("refused", f"{tmp_path / 'no'}: there is no such folder")
 
 
 def test_what_a_signature_says_of_itself(tmp_path: Path, signed: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.bundle.signature import Verdict
+from edgeslm.bundle.signature import SignatureVerdict
 from edgeslm.cli import main
 from edgeslm.engine.host.process import EngineProcess
 from tests.apps import App
@@ -435,7 +435,7 @@ def test_inspect_says_what_is_known_of_the_signature(edgeslm: Any, tmp_path: Pat
 def test_inspect_with_a_key_fails_where_nothing_could_be_checked(
     edgeslm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = Verdict("unverifiable", "the package cryptography is missing: pip install it")
+    missing = SignatureVerdict("unverifiable", "the package cryptography is missing: pip install it")
     monkeypatch.setattr("edgeslm.bundle.trust.check_bundles", lambda bundles, keys: [missing])
     done = edgeslm("inspect", write_bundle(tmp_path / "small"), "--key", "any.pub")
     assert done.status == 1

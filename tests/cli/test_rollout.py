@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgeslm.cli import main
-from edgeslm.update.rollout.jobs import Book, Job, Part
+from edgeslm.update.rollout.jobs import Book, Part, RolloutJob
 from tests.apps import WAIT_S
 from tests.nodes import write_configuration
 from tests.update.rollout.hawkbits import FakeHawkbit, configured, load, pack
@@ -47,7 +47,7 @@ def test_what_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main.main(["rollout", "show", file]) == 0
     assert main.main(["rollout", "show", file, "--json"]) == 0
     assert capsys.readouterr().out == "no rollout has come to this node\nnull\n"
-    job = Job(id="7", state="FAILED", step="done", parts=(Part(model="small"),), why="it was slow")
+    job = RolloutJob(id="7", state="FAILED", step="done", parts=(Part(model="small"),), why="it was slow")
     Book(config.state_dir / "updates", "hall", "hawkbit").put(job)
     assert main.main(["rollout", "show", file]) == 0
     assert capsys.readouterr().out == "rollout 7, small: FAILED, done: it was slow\n"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from edgeslm.cli.screen import DELAY_S, TICK_S, Progress, print_error
+from edgeslm.cli.screen import DELAY_S, TICK_S, ProgressLine, print_error
 from tests.fakes import FakeClock
 
 
@@ -23,7 +23,7 @@ def test_work_that_is_done_soon_shows_nothing(
 ) -> None:
     on_terminal()
     clock = FakeClock()
-    with Progress(clock=clock) as progress:
+    with ProgressLine(clock=clock) as progress:
         clock.now += DELAY_S - 0.1
         progress.show(1, 2, "a.txt")
     assert capsys.readouterr().err == ""
@@ -35,7 +35,7 @@ def test_what_was_shown_last_is_seen_when_it_takes_long(
     """As of one large file, of which nothing more is told."""
     on_terminal()
     clock = FakeClock()
-    with Progress(clock=clock) as progress:
+    with ProgressLine(clock=clock) as progress:
         clock.now += DELAY_S - 0.01
         progress.show(0, 2, "a.txt")
         progress.show(1, 2, "large.pdf")
@@ -50,7 +50,7 @@ def test_long_work_shows_a_bar_that_goes_away(
 ) -> None:
     on_terminal()
     clock = FakeClock()
-    with Progress(clock=clock) as progress:
+    with ProgressLine(clock=clock) as progress:
         clock.now += DELAY_S
         progress.show(1, 4, "a.txt")
         progress.show(2, 4, "too soon")
@@ -70,7 +70,7 @@ def test_it_makes_room_for_other_lines_and_fits_the_terminal(
     on_terminal()
     monkeypatch.setenv("COLUMNS", "40")
     clock = FakeClock()
-    with Progress(clock=clock) as progress:
+    with ProgressLine(clock=clock) as progress:
         clock.now += DELAY_S
         progress.show(0, 0, "x" * 200)
         progress.clear()
@@ -82,7 +82,7 @@ def test_it_makes_room_for_other_lines_and_fits_the_terminal(
 
 def test_without_a_terminal_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     clock = FakeClock()
-    with Progress(clock=clock) as progress:
+    with ProgressLine(clock=clock) as progress:
         clock.now += DELAY_S
         progress.show(1, 2, "a.txt")
     assert capsys.readouterr().err == ""

@@ -17,8 +17,8 @@ import pytest
 
 from edgeslm.client import Client, Options
 from edgeslm.client import client as module
-from edgeslm.client.pending_request import Letter, Room
-from edgeslm.client.session import Desk, Inbox
+from edgeslm.client.pending_request import OutgoingMessage, Room
+from edgeslm.client.session import ClientSession, Inbox
 from edgeslm.errors import (
     REQUEST_ERRORS,
     BrokerError,
@@ -183,13 +183,13 @@ def test_a_request_can_be_cancelled_whatever_comes_at_that_moment(
     client: Client, node: SmallNode, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
     inboxes: list[Inbox] = []
-    enlist = Desk.enlist
+    enlist = ClientSession.enlist
 
-    def note(desk: Desk, task: str, letter: Letter, inbox: Inbox) -> None:
+    def note(desk: ClientSession, task: str, letter: OutgoingMessage, inbox: Inbox) -> None:
         inboxes.append(inbox)
         enlist(desk, task, letter, inbox)
 
-    monkeypatch.setattr(Desk, "enlist", note)
+    monkeypatch.setattr(ClientSession, "enlist", note)
 
     async def scene() -> None:
         task = asyncio.create_task(client.request_async("silent", "a", timeout=60))

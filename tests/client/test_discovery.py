@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.client.discovery import ALL_SITES, Lookout
+from edgeslm.client.discovery import ALL_SITES, Discovery
 from edgeslm.errors import BrokerError
 from edgeslm.mqtt.broker_address import BrokerAddress
 from tests.apps import WAIT_S, App
@@ -17,11 +17,11 @@ from tests.brokers import Mosquitto, free_port
 BASE = "edgeslm/v1"
 
 
-def lookout_of(broker: Mosquitto, node: str | None = None, site: str | None = None) -> Lookout:
-    return Lookout(BrokerAddress.parse(broker.url), "edgeslm", node, site=site)
+def lookout_of(broker: Mosquitto, node: str | None = None, site: str | None = None) -> Discovery:
+    return Discovery(BrokerAddress.parse(broker.url), "edgeslm", node, site=site)
 
 
-def until(lookout: Lookout, holds: Callable[[], bool]) -> None:
+def until(lookout: Discovery, holds: Callable[[], bool]) -> None:
     while not holds():
         assert lookout.wait(WAIT_S), "waited in vain"
 
@@ -82,7 +82,7 @@ def test_it_goes_on_after_the_broker_was_away(broker: Mosquitto) -> None:
 
 def test_nodes_without_end_don_t_fill_the_memory(broker: Mosquitto) -> None:
     address = BrokerAddress.parse(broker.url)
-    with App(broker.port) as app, Lookout(address, "edgeslm", most_nodes=20) as lookout:
+    with App(broker.port) as app, Discovery(address, "edgeslm", most_nodes=20) as lookout:
         lookout.settle(WAIT_S)
         for number in range(20):
             app.publish(f"{BASE}/n{number}/state", "{}")
@@ -98,7 +98,7 @@ def test_nodes_without_end_don_t_fill_the_memory(broker: Mosquitto) -> None:
 
 def test_a_broker_that_isn_t_there_is_said_at_once() -> None:
     address = BrokerAddress.parse(f"mqtt://127.0.0.1:{free_port()}")
-    with Lookout(address, "edgeslm") as lookout, pytest.raises(BrokerError, match="Nothing listens"):
+    with Discovery(address, "edgeslm") as lookout, pytest.raises(BrokerError, match="Nothing listens"):
         lookout.settle(WAIT_S)
 
 

@@ -12,14 +12,14 @@ from edgeslm.client.pending_request import (
     FIRST_INTERVAL_S,
     LONGEST_INTERVAL_S,
     Acknowledged,
-    Answer,
-    Errand,
+    Answered,
     Event,
     Failed,
-    Letter,
     Lost,
     NodeUp,
-    Note,
+    OutgoingMessage,
+    PendingMessage,
+    PendingRequest,
     Piece,
     Ready,
     Room,
@@ -29,16 +29,16 @@ from edgeslm.messages import Chunk, ErrorBody, Result
 from edgeslm.mqtt.diagnostics import Problem
 from edgeslm.protocol.codec import encode_chunk, encode_result
 
-LETTER = Letter("hall/req/say", b"{}", "hall/res/say/app", b"7f")
-OK = Answer(encode_result(Result("7f", "say", "ok", {"text": "yes"})))
+LETTER = OutgoingMessage("hall/req/say", b"{}", "hall/res/say/app", b"7f")
+OK = Answered(encode_result(Result("7f", "say", "ok", {"text": "yes"})))
 ACCEPTED = Acknowledged(0, "Success")
 NOBODY = Acknowledged(0x10, "No matching subscribers")
 GONE = Problem("Nothing listens at broker.local.")
 
 
-def busy(retry_after_ms: int | None = 1000) -> Answer:
+def busy(retry_after_ms: int | None = 1000) -> Answered:
     error = ErrorBody("busy", "256 requests are waiting", retry_after_ms)
-    return Answer(encode_result(Result("7f", "say", "error", error=error)))
+    return Answered(encode_result(Result("7f", "say", "error", error=error)))
 
 
 class Bench:
@@ -50,9 +50,9 @@ class Bench:
         self.node_state: str | None = "online"
         self.sent: list[float] = []
         self.expiries_s: list[int | None] = []
-        self.cancelled: list[tuple[Letter, int | None]] = []
+        self.cancelled: list[tuple[OutgoingMessage, int | None]] = []
         self.chunks: list[Chunk] = []
-        self.errand = Errand(
+        self.errand = PendingRequest(
             LETTER,
             self._send,
             node="hall",
@@ -64,7 +64,7 @@ class Bench:
             jitter=lambda low, high: 1.0,
         )
 
-    def _send(self, letter: Letter, expiry_s: int | None) -> int | None:
+    def _send(self, letter: OutgoingMessage, expiry_s: int | None) -> int | None:
         if letter.topic == "hall/cancel":
             self.cancelled.append((letter, expiry_s))
             return self.generation
@@ -147,7 +147,9 @@ def test_an_interval_longer_than_the_limit_stays_as_it_is() -> None:
 def test_intervals_differ() -> None:
     waits = set()
     for _ in range(20):
-        errand = Errand(LETTER, lambda *_: 1, node="hall", node_state=lambda: None, now=0.0, timeout_s=600.0)
+        errand = PendingRequest(
+            LETTER, lambda *_: 1, node="hall", node_state=lambda: None, now=0.0, timeout_s=600.0
+        )
         errand.advance(None, 0.0)
         waits.add(errand.wait_s(0.0))
     assert len(waits) > 10
@@ -250,7 +252,7 @@ def test_while_it_waits_for_a_busy_node_nothing_else_hurries_it() -> None:
 
 def test_other_error_results_are_results() -> None:
     error = ErrorBody("model_unavailable", "the engine is being stopped")
-    result = accepted().tell(Answer(encode_result(Result("7f", "say", "error", error=error))))
+    result = accepted().tell(Answered(encode_result(Result("7f", "say", "error", error=error))))
     assert result is not None and result.error == error
 
 
@@ -329,7 +331,7 @@ def test_pieces_show_that_the_node_is_at_it() -> None:
 
 def test_what_is_no_result_or_no_piece_raises() -> None:
     with pytest.raises(ProtocolError, match="isn't a result"):
-        accepted().tell(Answer(b"what"))
+        accepted().tell(Answered(b"what"))
     with pytest.raises(ProtocolError, match="isn't a chunk"):
         accepted().tell(Piece(b"what"))
 
@@ -427,7 +429,7 @@ def test_who_gives_up_has_it_cancelled_as_long_as_it_may_reach_the_node() -> Non
     bench = accepted(timeout_s=100.0)
     bench.run(40)
     bench.errand.abandon("hall/cancel", bench.now)
-    assert bench.cancelled == [(Letter("hall/cancel", b"", "", LETTER.correlation), 90)]
+    assert bench.cancelled == [(OutgoingMessage("hall/cancel", b"", "", LETTER.correlation), 90)]
 
 
 def test_what_was_never_sent_is_not_cancelled() -> None:
@@ -446,14 +448,16 @@ class Desk:
         self.generation: int | None = 1
         self.sent: list[int | None] = []
 
-    def send(self, letter: Letter, expiry_s: int | None) -> int | None:
+    def send(self, letter: OutgoingMessage, expiry_s: int | None) -> int | None:
         if self.generation is not None:
             self.sent.append(expiry_s)
         return self.generation
 
 
-def note(desk: Desk) -> Note:
-    return Note(Letter("hall/feedback", b"{}", "", b"7f"), desk.send, node="hall", now=0.0, timeout_s=60.0)
+def note(desk: Desk) -> PendingMessage:
+    return PendingMessage(
+        OutgoingMessage("hall/feedback", b"{}", "", b"7f"), desk.send, node="hall", now=0.0, timeout_s=60.0
+    )
 
 
 def test_a_note_is_done_when_the_broker_has_it() -> None:

@@ -13,19 +13,19 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeslm.client.pending_request import (
     Acknowledged,
-    Answer,
+    Answered,
     Event,
     Failed,
-    Letter,
     Lost,
     NodeUp,
+    OutgoingMessage,
     Piece,
     Ready,
     Room,
 )
-from edgeslm.client.session import Desk
+from edgeslm.client.session import ClientSession
 from edgeslm.errors import BrokerError, TooLarge
-from edgeslm.mqtt.connection import Link, Sent, Subscription
+from edgeslm.mqtt.connection import BrokerLink, Sent, Subscription
 from edgeslm.mqtt.diagnostics import Problem, Welcome
 from edgeslm.protocol.codec import encode_state
 from edgeslm.protocol.topics import Topics
@@ -52,10 +52,10 @@ def welcome(
     )
 
 
-class FakeLink(Link):
+class FakeLink(BrokerLink):
     """Notes what it is given. With ``at_once`` the acknowledgement overtakes the packet identifier."""
 
-    def __init__(self, desk: Desk, at_once: bool = False) -> None:
+    def __init__(self, desk: ClientSession, at_once: bool = False) -> None:
         self.desk = desk
         self.at_once = at_once
         self.subscribed: dict[int, list[str]] = {}
@@ -98,9 +98,9 @@ class FakeLink(Link):
 class Waiter:
     """Somebody with a letter, and what was told to them."""
 
-    def __init__(self, desk: Desk, name: str = "7f", task: str = "say") -> None:
+    def __init__(self, desk: ClientSession, name: str = "7f", task: str = "say") -> None:
         self.events: list[Event] = []
-        self.letter = Letter(TOPICS.request(task), b"{}", desk.reply_topic(task), name.encode())
+        self.letter = OutgoingMessage(TOPICS.request(task), b"{}", desk.reply_topic(task), name.encode())
         desk.enlist(task, self.letter, self.events.append)
 
     def take(self) -> list[Event]:
@@ -110,11 +110,11 @@ class Waiter:
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk(TOPICS, "app")
+def desk() -> ClientSession:
+    return ClientSession(TOPICS, "app")
 
 
-def connect(desk: Desk, *, at_once: bool = False, **granted: Any) -> FakeLink:
+def connect(desk: ClientSession, *, at_once: bool = False, **granted: Any) -> FakeLink:
     link = FakeLink(desk, at_once)
     desk.welcomed(link, welcome(**granted))
     return link
@@ -131,7 +131,7 @@ def message(topic: str, payload: bytes = b"x", correlation: bytes = b"", qos: in
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_letter_goes_when_its_reply_topic_is_confirmed(desk: Desk, at_once: bool) -> None:
+def test_a_letter_goes_when_its_reply_topic_is_confirmed(desk: ClientSession, at_once: bool) -> None:
     link = connect(desk, at_once=at_once)
     one = Waiter(desk)
     assert link.subscribed[2] == [REPLY_TO, f"{REPLY_TO}/stream", "edgeslm/v1/hall/res/say"]
@@ -148,7 +148,7 @@ def test_a_letter_goes_when_its_reply_topic_is_confirmed(desk: Desk, at_once: bo
     assert two.take() == [Ready(1)] and len(link.subscribed) == 2
 
 
-def test_subscriptions_are_renewed_on_each_connection_before_anything_is_sent(desk: Desk) -> None:
+def test_subscriptions_are_renewed_on_each_connection_before_anything_is_sent(desk: ClientSession) -> None:
     link = connect(desk, at_once=True)
     one = Waiter(desk)
     desk.send(one.letter, 60)
@@ -166,7 +166,7 @@ def test_subscriptions_are_renewed_on_each_connection_before_anything_is_sent(de
     assert desk.send(one.letter, 60) == 2
 
 
-def test_a_refused_subscription_ends_what_waits_for_it_and_may_be_tried_again(desk: Desk) -> None:
+def test_a_refused_subscription_ends_what_waits_for_it_and_may_be_tried_again(desk: ClientSession) -> None:
     link = connect(desk)
     one, other = Waiter(desk), Waiter(desk, "80", "other")
     desk.subscribed(link, 2, ["Not authorized", None, None])
@@ -179,7 +179,7 @@ def test_a_refused_subscription_ends_what_waits_for_it_and_may_be_tried_again(de
     assert link.subscribed[4] == link.subscribed[2]
 
 
-def test_no_more_is_under_way_than_the_broker_takes(desk: Desk) -> None:
+def test_no_more_is_under_way_than_the_broker_takes(desk: ClientSession) -> None:
     link = connect(desk, receive_maximum=2)
     first, *_ = waiters = [Waiter(desk, str(number)) for number in range(5)]
     desk.subscribed(link, 2, [None] * 3)
@@ -198,7 +198,7 @@ def test_no_more_is_under_way_than_the_broker_takes(desk: Desk) -> None:
     assert first.take() == []
 
 
-def test_room_is_not_offered_to_who_has_left(desk: Desk) -> None:
+def test_room_is_not_offered_to_who_has_left(desk: ClientSession) -> None:
     link = connect(desk, receive_maximum=1)
     waiters = [Waiter(desk, str(number)) for number in range(3)]
     desk.subscribed(link, 2, [None] * 3)
@@ -209,7 +209,7 @@ def test_room_is_not_offered_to_who_has_left(desk: Desk) -> None:
     assert waiters[2].take() == [Room()]
 
 
-def test_a_letter_for_which_the_broker_hangs_up_is_found(desk: Desk) -> None:
+def test_a_letter_for_which_the_broker_hangs_up_is_found(desk: ClientSession) -> None:
     link = connect(desk, at_once=True)
     good, bad = Waiter(desk, "good"), Waiter(desk, "bad")
     link.at_once = False
@@ -229,14 +229,14 @@ def test_a_letter_for_which_the_broker_hangs_up_is_found(desk: Desk) -> None:
     assert desk.send(good.letter, 60) == 3
 
 
-def test_what_is_larger_than_the_broker_takes_is_not_sent(desk: Desk) -> None:
+def test_what_is_larger_than_the_broker_takes_is_not_sent(desk: ClientSession) -> None:
     connect(desk, at_once=True, maximum_packet_size=50)
     one = Waiter(desk)
     with pytest.raises(TooLarge, match="the broker takes 50"):
         desk.send(one.letter, 60)
 
 
-def test_a_connection_that_breaks_while_a_letter_is_handed_over(desk: Desk) -> None:
+def test_a_connection_that_breaks_while_a_letter_is_handed_over(desk: ClientSession) -> None:
     link = connect(desk, at_once=True)
     one = Waiter(desk)
     link.is_broken = True
@@ -246,13 +246,13 @@ def test_a_connection_that_breaks_while_a_letter_is_handed_over(desk: Desk) -> N
     assert desk.send(one.letter, 60) is None
 
 
-def test_who_comes_while_there_is_no_connection_hears_why(desk: Desk) -> None:
+def test_who_comes_while_there_is_no_connection_hears_why(desk: ClientSession) -> None:
     assert Waiter(desk).take() == []
     desk.lost(BROKEN)
     assert Waiter(desk, "80").take() == [Lost(0, BROKEN)]
 
 
-def test_messages_find_their_letter(desk: Desk) -> None:
+def test_messages_find_their_letter(desk: ClientSession) -> None:
     link = connect(desk, at_once=True)
     one, two = Waiter(desk, "1"), Waiter(desk, "2")
     for waiter in (one, two):
@@ -261,11 +261,11 @@ def test_messages_find_their_letter(desk: Desk) -> None:
     desk.received(link, message(f"{REPLY_TO}/stream", b"b", b"2", qos=0))
     desk.received(link, message(REPLY_TO, b"late", b"forgotten"))
     desk.received(link, message(REPLY_TO, b"without"))
-    assert (one.take(), two.take()) == ([Answer(b"a")], [Piece(b"b")])
+    assert (one.take(), two.take()) == ([Answered(b"a")], [Piece(b"b")])
     assert link.acks == [7, 7, 7]
 
 
-def test_the_node_s_state(desk: Desk) -> None:
+def test_the_node_s_state(desk: ClientSession) -> None:
     link = connect(desk, at_once=True)
     one = Waiter(desk)
     one.take()
@@ -276,7 +276,7 @@ def test_the_node_s_state(desk: Desk) -> None:
     assert states == [(None, []), ("starting", []), ("online", [NodeUp()]), ("online", [])]
 
 
-def test_after_close_nobody_waits(desk: Desk) -> None:
+def test_after_close_nobody_waits(desk: ClientSession) -> None:
     connect(desk, at_once=True)
     one = Waiter(desk)
     one.take()
@@ -286,7 +286,7 @@ def test_after_close_nobody_waits(desk: Desk) -> None:
     assert Waiter(desk, "80").take() == [failed]
 
 
-def test_a_broker_without_mqtt_5(desk: Desk) -> None:
+def test_a_broker_without_mqtt_5(desk: ClientSession) -> None:
     connect(desk, mqtt5=False)
     with pytest.raises(BrokerError, match=r"only MQTT 3\.1\.1"):
         desk.wait_connected(0)

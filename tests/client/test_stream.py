@@ -11,8 +11,8 @@ from threading import Thread
 import pytest
 
 from edgeslm.client import BrokerError, Cancelled, Client, EdgeslmError, TimedOut
-from edgeslm.client.pending_request import Errand, Letter, Ready
-from edgeslm.client.session import Desk, Inbox
+from edgeslm.client.pending_request import OutgoingMessage, PendingRequest, Ready
+from edgeslm.client.session import ClientSession, Inbox
 from edgeslm.client.stream import Stream
 from edgeslm.messages import Chunk
 from edgeslm.protocol.topics import Topics
@@ -112,7 +112,7 @@ def test_a_client_that_is_not_open_says_so() -> None:
         Client("mqtt://127.0.0.1", "hall").stream("echo", "a")
 
 
-class SlowDesk(Desk):
+class SlowDesk(ClientSession):
     """Sends nothing anywhere; while it does something, ``meanwhile`` happens in another thread."""
 
     def __init__(self, *, enlisting: bool = False, sending: bool = False) -> None:
@@ -123,11 +123,11 @@ class SlowDesk(Desk):
         self.by_signal = False
         self._slow_at = {"enlisting": enlisting, "sending": sending}
 
-    def enlist(self, task: str, letter: Letter, inbox: Inbox) -> None:
+    def enlist(self, task: str, letter: OutgoingMessage, inbox: Inbox) -> None:
         self._take_time("enlisting")
         inbox(Ready(1))
 
-    def send(self, letter: Letter, expiry_s: int | None) -> int | None:
+    def send(self, letter: OutgoingMessage, expiry_s: int | None) -> int | None:
         self.sent.append(letter.topic)
         self._take_time("sending")
         return 1
@@ -150,9 +150,9 @@ def test_what_is_closed_while_it_is_sent_is_cancelled(at: str, by_signal: bool) 
     desk = SlowDesk(**{at: True})
     desk.by_signal = by_signal
 
-    def make_errand(on_chunk: Callable[[Chunk], None]) -> Errand:
-        return Errand(
-            Letter("request", b"{}", "reply", b"1"),
+    def make_errand(on_chunk: Callable[[Chunk], None]) -> PendingRequest:
+        return PendingRequest(
+            OutgoingMessage("request", b"{}", "reply", b"1"),
             desk.send,
             node="hall",
             node_state=lambda: None,

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from edgeslm.config.diagnostics import problems_of, read_text, sentence_of
 from edgeslm.config.sections import Broker, Limits, Section
-from edgeslm.config.yaml_source import Document, Problem
+from edgeslm.config.yaml_source import YamlDocument, YamlProblem
 from edgeslm.errors import ConfigError
 
 
@@ -36,8 +36,8 @@ def test_a_finding_names_the_keys_of_its_own_section() -> None:
 
 
 def test_problems_come_in_the_order_of_lines_and_once() -> None:
-    late, early = Problem(3, ("b",), "wrong"), Problem(1, ("a", 0), "wrong\ntoo")
-    assert problems_of(Document(problems=[late, early, late]), "f").problems == [
+    late, early = YamlProblem(3, ("b",), "wrong"), YamlProblem(1, ("a", 0), "wrong\ntoo")
+    assert problems_of(YamlDocument(problems=[late, early, late]), "f").problems == [
         "f:1: a[0]: wrong too",
         "f:3: b: wrong",
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from edgeslm.dispatcher.forwarding import SETTLE_S, SILENT_S, Forwarder
 from edgeslm.dispatcher.members import Members
-from edgeslm.dispatcher.queue import Order
+from edgeslm.dispatcher.queue import ForwardedRequest
 from edgeslm.dispatcher.throughput import FIRST_PATIENCE_S
 from edgeslm.errors import InternalError
 from edgeslm.messages import Chunk, ErrorBody, Request, Result
@@ -25,7 +25,7 @@ class Pool:
         self.withdrawn: list[tuple[str, str]] = []
         self.ended: list[str] = []
         self.loop = asyncio.new_event_loop()
-        self.orders: dict[str, Order] = {}
+        self.orders: dict[str, ForwardedRequest] = {}
         self.forwarder = Forwarder(
             self,
             Members("triage", None),
@@ -43,15 +43,17 @@ class Pool:
     def say(self, node: str, what: str) -> None:
         self.forwarder.hear(node, "state", state(what))
 
-    def forward(self, order: Order, node: str) -> None:
+    def forward(self, order: ForwardedRequest, node: str) -> None:
         self.forwarded.append((order.request.id, node))
 
-    def withdraw(self, order: Order, node: str) -> None:
+    def withdraw(self, order: ForwardedRequest, node: str) -> None:
         self.withdrawn.append((order.request.id, node))
 
-    def ask(self, id: str, *, task: str = "label", not_before: float = 0.0, **fields: Any) -> Order:
+    def ask(
+        self, id: str, *, task: str = "label", not_before: float = 0.0, **fields: Any
+    ) -> ForwardedRequest:
         request = Request(task, "text", id, "a/res", True, received_at=self.clock.now, **fields)
-        order = self.orders[id] = Order(
+        order = self.orders[id] = ForwardedRequest(
             request,
             b"text",
             id.encode().ljust(16),

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.dispatcher.queue import Order, Waiting
+from edgeslm.dispatcher.queue import DispatchQueue, ForwardedRequest
 from edgeslm.messages import Request
 
 
-def orders(specs: Sequence[tuple[str, int, float | None]]) -> list[Order]:
+def orders(specs: Sequence[tuple[str, int, float | None]]) -> list[ForwardedRequest]:
     loop = asyncio.new_event_loop()
     made = [
-        Order(
+        ForwardedRequest(
             Request(task, "x", str(number), "a", priority=priority, expires_at=expires_at),
             b"x",
             b"%16d" % number,
@@ -31,7 +31,7 @@ def orders(specs: Sequence[tuple[str, int, float | None]]) -> list[Order]:
     st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9), st.none() | st.floats(0, 1e6)), max_size=20)
 )
 def test_each_task_has_a_queue_in_rank(specs: list[tuple[str, int, float | None]]) -> None:
-    waiting, made = Waiting(), orders(specs)
+    waiting, made = DispatchQueue(), orders(specs)
     for order in made:
         waiting.add(order)
         waiting.add(order)

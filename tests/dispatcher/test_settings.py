@@ -7,8 +7,8 @@ import pytest
 
 from edgeslm.config.sections import Limits
 from edgeslm.dispatcher.settings import (
+    DispatcherSettings,
     DispatchLimits,
-    Settings,
     Wanted,
     load_settings,
     parse_settings,
@@ -63,7 +63,7 @@ def test_the_example_is_one_and_stands_in_the_documents() -> None:
 
 def test_every_key_is_in_the_documents() -> None:
     page = (Path(__file__).parents[2] / "docs/fleet.md").read_text("utf-8")
-    for section in (Settings, Wanted, DispatchLimits):
+    for section in (DispatcherSettings, Wanted, DispatchLimits):
         own = set(section.model_fields) - set(Limits.model_fields)
         for name in own:
             assert f"`{name}`" in page, f"docs/fleet.md says nothing of {section.__name__}.{name}"

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-from edgeslm.dispatcher.throughput import FIRST_PATIENCE_S, LEAST_PATIENCE_S, MEMORY_S, Speeds
+from edgeslm.dispatcher.throughput import FIRST_PATIENCE_S, LEAST_PATIENCE_S, MEMORY_S, Throughput
 
 
 def test_what_is_not_known_is_none_and_patience_is_long() -> None:
-    speeds = Speeds()
+    speeds = Throughput()
     assert speeds.service_s("a", "label", 0.0) is None
     assert speeds.patience_s("a", "label", 0.0) == FIRST_PATIENCE_S
 
 
 def test_a_mean_follows_a_node_that_slows_down() -> None:
-    speeds = Speeds()
+    speeds = Throughput()
     for number in range(50):
         speeds.learn("a", "label", service_s=0.1, answer_s=0.1, now=number)
     assert abs((speeds.service_s("a", "label", 50) or 0) - 0.1) < 1e-9
@@ -23,7 +23,7 @@ def test_a_mean_follows_a_node_that_slows_down() -> None:
 
 
 def test_what_is_old_or_forgotten_is_tried_anew() -> None:
-    speeds = Speeds()
+    speeds = Throughput()
     speeds.learn("a", "label", service_s=1.0, answer_s=1.0, now=0.0)
     assert speeds.service_s("a", "label", MEMORY_S + 1) is None
     speeds.learn("a", "label", service_s=0.1, answer_s=0.1, now=MEMORY_S + 1)

@@ -19,7 +19,7 @@ HASTY = """
 import functools, sys
 from edgeslm.cli import main as cli
 from edgeslm.serving import warmup
-warmup.Preparer = functools.partial(warmup.Preparer, first_quiet_s=0.1, quiet_s=0.1)
+warmup.Prepacker = functools.partial(warmup.Prepacker, first_quiet_s=0.1, quiet_s=0.1)
 sys.exit(cli.main(["run", sys.argv[1]]))
 """
 """It takes every moment for a quiet one."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from edgeslm_export.jobs.checkpoint_notes import Notes
-from edgeslm_export.models.decoder import Order, export_model
+from edgeslm_export.models.decoder import ExportOrder, export_model
 from edgeslm_export.models.encoder import fill_encoder
 from edgeslm_export.quantize.recipe import find_recipe
 from edgeslm_export.sources.checkpoint import examine_local
@@ -75,7 +75,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def int4_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``plain`` by the recipe int4. Its graph packs queries with keys and values, and gate with up."""
     out = tmp_path_factory.mktemp("bases") / "plain-int4"
-    export_model(examine_local(tiny / "plain", "decoder"), out, Order(find_recipe("int4")))
+    export_model(examine_local(tiny / "plain", "decoder"), out, ExportOrder(find_recipe("int4")))
     return out
 
 
@@ -94,7 +94,7 @@ def apart_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export_calibrated(source: Path, out: Path, recipe: str) -> Path:
     text = tuple(f"Step {number}. Loosen screw {number}, then lift the cover." for number in range(90))
     corpus = Corpus("steps", ("\n".join(text),), ("\n".join(text[:20]),))
-    export_model(examine_local(source, "decoder"), out, Order(find_recipe(recipe), corpus=corpus))
+    export_model(examine_local(source, "decoder"), out, ExportOrder(find_recipe(recipe), corpus=corpus))
     return out
 
 

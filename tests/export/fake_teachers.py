@@ -10,7 +10,7 @@ import pytest
 from edgeslm_export.evaluate.task_eval import Exam
 from edgeslm_export.train import distill
 from edgeslm_export.train.distill import Teacher
-from edgeslm_export.train.spec import Effort
+from edgeslm_export.train.spec import Budget
 from edgeslm_export.train.tune import Task
 
 from edgeslm.bundle.manifest import load_bundle
@@ -18,7 +18,7 @@ from edgeslm.config.loader import Task as TaskSection
 from tests.nodes import write_bundle
 from tests.taught import write_head
 
-QUIET = Effort(announce=lambda _: None)
+QUIET = Budget(announce=lambda _: None)
 FIGURES = {"accuracy": 0.75, "interval": [0.5, 0.9], "calibration_error": 0.02, "ms_per_row": 4.0}
 Answer = Mapping[str, Any] | None
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from edgeslm_export import starter
 from edgeslm_export.bundle.writer import staged, write_manifest
-from edgeslm_export.models.decoder import Order
+from edgeslm_export.models.decoder import ExportOrder
 from edgeslm_export.sources.wheel_data import Package, Packages
 from edgeslm_export.starter import ENCODER, MODEL, MODEL_BYTES, SMS, SSHD, Maker
 
@@ -30,7 +30,7 @@ class FakeBuild:
 
     def __call__(self, origin: Any, out: Path, *more: object, **options: object) -> None:
         self.made.append(out)
-        recipe = more[0].recipe.name if isinstance(more[0], Order) else "int8-rows"
+        recipe = more[0].recipe.name if isinstance(more[0], ExportOrder) else "int8-rows"
         with staged(out) as stage:
             (stage / "model.onnx").write_bytes(b"graph")
             fields = {

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from edgeslm_export.bundle.writer import UNDATED, write_manifest
 from edgeslm_export.models.lora import CONFIG, WEIGHTS
 from edgeslm_export.train.encoder_finetune import LAYER
-from edgeslm_export.train.field_spec import Aim, FieldLesson
+from edgeslm_export.train.field_spec import Aim, FieldSpec
 from edgeslm_export.train.logistic_head import split_folds
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.lora_training import Shape, TokenRow
-from edgeslm_export.train.spec import Lesson
+from edgeslm_export.train.lora_training import AdapterShape, TokenRow
+from edgeslm_export.train.spec import TaskSpec
 from edgeslm_export.train.tune import split_rows
 
 from edgeslm.bundle.manifest import EncoderSection
@@ -42,13 +42,13 @@ def sayings(rows: int, seed: int = 5) -> tuple[list[str], list[int]]:
     return texts, truth
 
 
-def make_lesson(rows: int, *, one_fold: bool = False) -> Lesson:
+def make_lesson(rows: int, *, one_fold: bool = False) -> TaskSpec:
     """:param one_fold: tried on every fifth row alone, which takes a fifth of the time."""
     texts, labels = sayings(rows)
     truth = np.array(labels, np.int64)
     test = np.arange(0, rows, 5)
     folds = [(np.setdiff1d(np.arange(rows), test), test)] if one_fold else split_folds(truth, 2, texts)
-    return Lesson("noise", texts, truth, LABELS, folds, instruction="Heat or noise?")
+    return TaskSpec("noise", texts, truth, LABELS, folds, instruction="Heat or noise?")
 
 
 Row = tuple[str, Mapping[str, Any]]
@@ -62,7 +62,7 @@ def make_field_lesson(
     required: Sequence[str] = (),
     verbatim: bool = False,
     one_fold: bool = False,
-) -> FieldLesson:
+) -> FieldSpec:
     """:param one_fold: tried on the first fifth alone."""
     schema = {"type": "object", "properties": dict(properties), "required": list(required)}
     section = TaskSection().model_copy(
@@ -70,7 +70,7 @@ def make_field_lesson(
     )
     texts, fields = [text for text, _ in rows], [of_row for _, of_row in rows]
     folds = split_rows(texts)[: 1 if one_fold else None]
-    return FieldLesson("machine", section, texts, fields, folds, "Which machine?")
+    return FieldSpec("machine", section, texts, fields, folds, "Which machine?")
 
 
 FOUND: Mapping[str, Any] = {"machine": {"type": "string"}, "state": {"enum": list(LABELS)}}
@@ -152,7 +152,7 @@ class FakeTeacher:
     rows: list[Sequence[TokenRow]] = field(default_factory=list)
     schedules: list[Schedule] = field(default_factory=list)
     aside: list[list[int]] = field(default_factory=list)
-    shapes: list[Shape] = field(default_factory=list)
+    shapes: list[AdapterShape] = field(default_factory=list)
 
     def __call__(
         self,
@@ -160,7 +160,7 @@ class FakeTeacher:
         bundle: Path,
         out: Path,
         rows: Sequence[TokenRow],
-        shape: Shape,
+        shape: AdapterShape,
         schedule: Schedule,
         *,
         aside: Sequence[int] = (),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.bundle.model_shape import read_shape
-from edgeslm.bundle.size_estimate import Format, decode_tps, footprint, memory_bytes, prefill_tps
+from edgeslm.bundle.size_estimate import WeightFormat, decode_tps, footprint, memory_bytes, prefill_tps
 from edgeslm.errors import BoardError
 from edgeslm.hardware import board_profiles
 from edgeslm.hardware.board_profiles import board_names, load_advice, load_board, load_sources, recognise
@@ -53,7 +53,7 @@ def test_the_models_that_fit_are_those_that_the_arithmetic_says(name: str) -> No
     assert advice.models_gb * 1e9 <= board.memory_bytes - 500_000_000
     fit = []
     for model, (config, _) in PUBLISHED.items():
-        foot = footprint(read_shape(config), {"*": Format(4, 64)})
+        foot = footprint(read_shape(config), {"*": WeightFormat(4, 64)})
         need = memory_bytes(foot, 2048)
         quick = prefill_tps(foot, board, 2048) >= 20 and decode_tps(foot, board, 2048) >= 5
         if need <= advice.models_gb * 1e9 and quick:

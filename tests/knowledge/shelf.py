@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeslm.knowledge.documents.passages import Document, Passage
-from edgeslm.knowledge.index.collection import EncoderTag, Origin
+from edgeslm.knowledge.index.collection import DocumentOrigin, EncoderTag
 from tests.benchmarks.scripts import load_scripts
 
 DIMENSION = 48
@@ -30,8 +30,8 @@ def make_document(
     return Document(source, source if title is None else title, text), passages
 
 
-def make_origin(digest: str = "0", *, mtime: float = 0.0, expires: float | None = None) -> Origin:
-    return Origin(digest, 1, mtime, expires=expires)
+def make_origin(digest: str = "0", *, mtime: float = 0.0, expires: float | None = None) -> DocumentOrigin:
+    return DocumentOrigin(digest, 1, mtime, expires=expires)
 
 
 def hash_embed(texts: Sequence[str]) -> list[list[float]]:

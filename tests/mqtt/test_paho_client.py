@@ -13,7 +13,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeslm.mqtt.broker_address import BrokerAddress
 from edgeslm.mqtt.buffered_socket import BufferedSocket
-from edgeslm.mqtt.connection import Link, Network, Settings, Subscription, Will
+from edgeslm.mqtt.connection import BrokerLink, ConnectionSettings, Network, Subscription, Will
 from edgeslm.mqtt.diagnostics import Problem, Welcome
 from edgeslm.mqtt.paho_client import Alarm, cut, make_properties, turn, wrap_sockets
 from tests.brokers import Mosquitto
@@ -29,18 +29,18 @@ class Echo:
         self.reasons: list[ReasonCode] = []
         self.done = threading.Event()
 
-    def welcomed(self, link: Link, welcome: Welcome) -> None:
+    def welcomed(self, link: BrokerLink, welcome: Welcome) -> None:
         link.subscribe([Subscription("a/b")])
 
-    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
+    def subscribed(self, link: BrokerLink, mid: int, failures: Sequence[str | None]) -> None:
         link.publish("a/b", b"hello", qos=1, retain=False, correlation=b"c")
 
-    def received(self, link: Link, message: MQTTMessage) -> None:
+    def received(self, link: BrokerLink, message: MQTTMessage) -> None:
         self.messages.append(message)
         link.ack(message.mid)
         self._look()
 
-    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None:
+    def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None:
         self.reasons.append(reason)
         self._look()
 
@@ -54,8 +54,8 @@ class Echo:
 @pytest.mark.parametrize("mqtt5", [True, False])
 def test_a_message_and_its_acknowledgement_come_back(broker: Mosquitto, mqtt5: bool) -> None:
     echo, stop = Echo(), threading.Event()
-    settings = Settings("echo", 30, 0, 10, 1_000_000)
-    link = Link(BrokerAddress.parse(broker.url), settings, echo, mqtt5=mqtt5)
+    settings = ConnectionSettings("echo", 30, 0, 10, 1_000_000)
+    link = BrokerLink(BrokerAddress.parse(broker.url), settings, echo, mqtt5=mqtt5)
     thread = threading.Thread(target=link.run, args=(stop,))
     thread.start()
     try:
@@ -88,19 +88,19 @@ class Witness:
         self.ready = threading.Event()
         self.has_last = threading.Event()
 
-    def welcomed(self, link: Link, welcome: Welcome) -> None:
+    def welcomed(self, link: BrokerLink, welcome: Welcome) -> None:
         link.subscribe([Subscription("a/#")])
 
-    def subscribed(self, link: Link, mid: int, failures: Sequence[str | None]) -> None:
+    def subscribed(self, link: BrokerLink, mid: int, failures: Sequence[str | None]) -> None:
         self.ready.set()
 
-    def received(self, link: Link, message: MQTTMessage) -> None:
+    def received(self, link: BrokerLink, message: MQTTMessage) -> None:
         self.payloads.append(bytes(message.payload))
         link.ack(message.mid)
         if message.payload == b"last":
             self.has_last.set()
 
-    def acknowledged(self, link: Link, mid: int, reason: ReasonCode) -> None: ...
+    def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None: ...
 
     def lost(self, problem: Problem) -> None:
         self.lost_for.append(problem.sentence)
@@ -109,7 +109,7 @@ class Witness:
 def test_a_message_with_texts_that_paho_refuses_does_not_cost_the_connection(broker: Mosquitto) -> None:
     """mosquitto passes U+FEFF on, and paho ends the connection over it: the message would come for ever."""
     witness = Witness()
-    settings = Settings("witness", 30, 60, 10, 1_000_000)
+    settings = ConnectionSettings("witness", 30, 60, 10, 1_000_000)
     network = Network(
         BrokerAddress.parse(broker.url), settings, witness, first_pause_s=0.1, longest_pause_s=0.1
     )
@@ -140,7 +140,7 @@ def test_a_connection_is_cut_without_a_goodbye(broker: Mosquitto) -> None:
     witness = Witness()
     will = Will("a/will", b"last")
     heir = Network(
-        *(BrokerAddress.parse(broker.url), Settings("heir", 30, 0, 10, 1_000_000), witness),
+        *(BrokerAddress.parse(broker.url), ConnectionSettings("heir", 30, 0, 10, 1_000_000), witness),
         first_pause_s=0.1,
         longest_pause_s=0.1,
     )

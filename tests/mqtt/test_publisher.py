@@ -6,7 +6,7 @@ from typing import Any
 
 from edgeslm.messages import Progress, Request
 from edgeslm.mqtt.outbox import Outbox, Parcel
-from edgeslm.mqtt.publisher import Outgoing
+from edgeslm.mqtt.publisher import Publisher
 from edgeslm.protocol.codec import Topics, parse_result
 
 
@@ -22,7 +22,7 @@ class FakeBus:
 
 def test_pieces_of_a_stream_are_numbered_and_may_say_how_far_it_is() -> None:
     bus = FakeBus()
-    outgoing = Outgoing(bus, Topics("hall"))  # type: ignore[arg-type]
+    outgoing = Publisher(bus, Topics("hall"))  # type: ignore[arg-type]
     send = outgoing.chunks_of(Request("brief", "x", "7", "a/res", options={"stream": True}))
     assert send is not None
     send(Progress(1, 3))
@@ -34,7 +34,7 @@ def test_pieces_of_a_stream_are_numbered_and_may_say_how_far_it_is() -> None:
 
 
 def test_nothing_is_streamed_unless_asked_for() -> None:
-    outgoing = Outgoing(FakeBus(), Topics("hall"))  # type: ignore[arg-type]
+    outgoing = Publisher(FakeBus(), Topics("hall"))  # type: ignore[arg-type]
     assert outgoing.chunks_of(Request("brief", "x", "7", "a/res")) is None
 
 
@@ -48,7 +48,7 @@ def test_a_result_above_the_limit_of_the_outbox_is_answered_too_large_at_once() 
 
     async def main() -> None:
         bus = SmallBus()
-        outgoing = Outgoing(bus, Topics("hall"))  # type: ignore[arg-type]
+        outgoing = Publisher(bus, Topics("hall"))  # type: ignore[arg-type]
         request = Request("brief", "x", "7", "a/res", correlation=b"c")
         await asyncio.wait_for(outgoing.resend(request, b"x" * 2000), 60)
         parcel = bus.outbox.take()

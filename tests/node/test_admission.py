@@ -3,19 +3,19 @@ from __future__ import annotations
 import asyncio
 
 from edgeslm.config.sections import Limits
-from edgeslm.node.admission import Holding
-from edgeslm.node.in_flight import Held
+from edgeslm.node.admission import Admission
+from edgeslm.node.in_flight import InFlight
 from tests.fakes import make_delivery
 
 
-async def fail_on(held: Held, error: Exception) -> None:
+async def fail_on(held: InFlight, error: Exception) -> None:
     """Nobody hears of it."""
 
 
 def test_a_message_is_released_when_all_of_its_work_has_ended_even_badly() -> None:
     async def main() -> None:
-        released: list[tuple[Held, bool]] = []
-        holding = Holding(lambda held, answered: released.append((held, answered)), fail_on)
+        released: list[tuple[InFlight, bool]] = []
+        holding = Admission(lambda held, answered: released.append((held, answered)), fail_on)
         gate = asyncio.Event()
 
         async def fail() -> None:
@@ -24,7 +24,7 @@ def test_a_message_is_released_when_all_of_its_work_has_ended_even_badly() -> No
         async def wait() -> None:
             await gate.wait()
 
-        held = Held(make_delivery(b"12345"), 0)
+        held = InFlight(make_delivery(b"12345"), 0)
         holding.hold(held, [wait(), fail()])
         await asyncio.sleep(0)
         assert (len(holding), holding.bytes, released) == (1, 5, [])
@@ -33,7 +33,7 @@ def test_a_message_is_released_when_all_of_its_work_has_ended_even_badly() -> No
         await asyncio.sleep(0)
         assert released == [(held, True)]
         assert (len(holding), holding.bytes) == (0, 0)
-        nobodys = Held(make_delivery(), 0)
+        nobodys = InFlight(make_delivery(), 0)
         holding.hold(nobodys, [])
         assert released[-1] == (nobodys, True)
 
@@ -43,8 +43,8 @@ def test_a_message_is_released_when_all_of_its_work_has_ended_even_badly() -> No
 def test_what_is_broken_off_is_not_answered() -> None:
     async def main() -> None:
         released: list[bool] = []
-        holding = Holding(lambda held, answered: released.append(answered), fail_on)
-        holding.hold(Held(make_delivery(), 0), [asyncio.sleep(3600)])
+        holding = Admission(lambda held, answered: released.append(answered), fail_on)
+        holding.hold(InFlight(make_delivery(), 0), [asyncio.sleep(3600)])
         assert await holding.drain(0.0) == 1
         holding.abandon()
         await holding.drain(10)
@@ -57,15 +57,17 @@ def test_what_is_broken_off_is_not_answered() -> None:
 def test_room_is_bounded_in_messages_bytes_and_those_of_qos_0() -> None:
     async def main() -> None:
         limits = Limits(queue=4, queue_bytes=1024)
-        holding = Holding(lambda held, answered: None, fail_on)
-        big = Held(make_delivery(bytes(2000)), 0)
+        holding = Admission(lambda held, answered: None, fail_on)
+        big = InFlight(make_delivery(bytes(2000)), 0)
         assert holding.why_full(big, limits) is None, "one alone is taken, however big it is"
         holding.hold(big, [asyncio.sleep(3600)])
         assert not holding.has_room(limits)
-        assert holding.why_full(Held(make_delivery(b"x"), 0), limits) is not None
-        unsure = Held(make_delivery(b"", qos=0), 0, unsure=True)
+        assert holding.why_full(InFlight(make_delivery(b"x"), 0), limits) is not None
+        unsure = InFlight(make_delivery(b"", qos=0), 0, unsure=True)
         holding.hold(unsure, [asyncio.sleep(3600)])
-        assert "QoS 0" in (holding.why_full(Held(make_delivery(b"", qos=0), 0, unsure=True), limits) or "")
+        assert "QoS 0" in (
+            holding.why_full(InFlight(make_delivery(b"", qos=0), 0, unsure=True), limits) or ""
+        )
         holding.abandon()
         await holding.drain(10)
 
@@ -76,15 +78,15 @@ def test_a_mistake_of_ours_is_told_before_the_message_is_released() -> None:
     async def main() -> None:
         told: list[str] = []
 
-        async def report(held: Held, error: Exception) -> None:
+        async def report(held: InFlight, error: Exception) -> None:
             await asyncio.sleep(0)
             told.append(type(error).__name__)
 
         async def fail() -> None:
             raise ZeroDivisionError
 
-        holding = Holding(lambda held, answered: told.append(f"released {answered}"), report)
-        holding.hold(Held(make_delivery(), 0, is_request=True), [fail()])
+        holding = Admission(lambda held, answered: told.append(f"released {answered}"), report)
+        holding.hold(InFlight(make_delivery(), 0, is_request=True), [fail()])
         await holding.drain(10)
         await asyncio.sleep(0)
         assert told == ["ZeroDivisionError", "released True"]
@@ -94,9 +96,9 @@ def test_a_mistake_of_ours_is_told_before_the_message_is_released() -> None:
 
 def test_what_is_repeated_with_each_answer_counts_among_the_bytes() -> None:
     async def main() -> None:
-        holding = Holding(lambda held, answered: None, fail_on)
+        holding = Admission(lambda held, answered: None, fail_on)
         delivery = make_delivery(b"12345", correlation=b"c" * 200, response_topic="r" * 100)
-        holding.hold(Held(delivery, 0), [asyncio.sleep(3600)])
+        holding.hold(InFlight(delivery, 0), [asyncio.sleep(3600)])
         assert holding.bytes == 305
         holding.abandon()
         await holding.drain(10)

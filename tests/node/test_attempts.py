@@ -9,9 +9,9 @@ import pytest
 
 from edgeslm.errors import Expired, ModelUnavailable, Poisoned
 from edgeslm.messages import ErrorBody, Result
-from edgeslm.node.attempts import LOST_ENGINE, MOST_LOST, Tries
+from edgeslm.node.attempts import LOST_ENGINE, MOST_LOST, AttemptLog
 from edgeslm.storage.database import Database
-from edgeslm.storage.journal import LOST_NODE, Entry, Journal
+from edgeslm.storage.journal import LOST_NODE, Journal, JournalEntry
 from tests.fakes import make_key
 
 KEY = make_key(1)
@@ -39,9 +39,9 @@ def after_an_end(database: Database) -> Journal:
     return opened(database)
 
 
-def tries(journal: Journal) -> Tries:
+def tries(journal: Journal) -> AttemptLog:
     known = journal.find(KEY)
-    return Tries(journal, KEY, known.lost if known else 0)
+    return AttemptLog(journal, KEY, known.lost if known else 0)
 
 
 def failed(error: ModelUnavailable | Expired) -> Result:
@@ -74,7 +74,7 @@ def test_an_engine_counts_half_and_is_counted_over_a_restart(database: Database)
     one.crash()
     one.compute()
     journal = after_an_end(database)
-    assert journal.find(KEY) == Entry(LOST_ENGINE + LOST_NODE, None)
+    assert journal.find(KEY) == JournalEntry(LOST_ENGINE + LOST_NODE, None)
     one = tries(journal)
     one.compute()
     one.crash()
@@ -91,7 +91,7 @@ def test_a_hang_that_is_ended_later_counts(database: Database) -> None:
         one.compute()
         one.end(failed(Expired("too late")), b"expired")
         one.hang()
-        assert journal.find(KEY) == Entry(number * LOST_NODE, None)
+        assert journal.find(KEY) == JournalEntry(number * LOST_NODE, None)
     with pytest.raises(Poisoned):
         tries(journal).compute()
 
@@ -104,7 +104,7 @@ def test_an_answer_is_kept_and_no_hang_takes_it_away(database: Database) -> None
     one.compute()
     one.end(OK, b"answer")
     one.hang()
-    assert after_an_end(database).find(KEY) == Entry(0, b"answer")
+    assert after_an_end(database).find(KEY) == JournalEntry(0, b"answer")
 
 
 def test_a_transient_error_leaves_what_was_there_before(database: Database) -> None:
@@ -116,7 +116,7 @@ def test_a_transient_error_leaves_what_was_there_before(database: Database) -> N
     one.compute()
     one.crash()
     one.end(failed(ModelUnavailable("gone")), b"unavailable")
-    assert after_an_end(database).find(KEY) == Entry(LOST_NODE, None)
+    assert after_an_end(database).find(KEY) == JournalEntry(LOST_NODE, None)
 
 
 def test_what_is_refused_before_its_turn_is_not_remembered_but_poison_is(database: Database) -> None:
@@ -132,7 +132,7 @@ def test_what_is_refused_before_its_turn_is_not_remembered_but_poison_is(databas
         one.compute()
     one.wait()
     one.end(Result("1", "triage", "error", error=ErrorBody.of(caught.value)), b"poisoned")
-    assert journal.find(KEY) == Entry(MOST_LOST, b"poisoned")
+    assert journal.find(KEY) == JournalEntry(MOST_LOST, b"poisoned")
 
 
 def test_its_turn_comes_once(database: Database) -> None:

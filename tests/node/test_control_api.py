@@ -11,7 +11,7 @@ import pytest
 
 from edgeslm.errors import InvalidRequest
 from edgeslm.mqtt.client import BusClient
-from edgeslm.node.control_api import Control
+from edgeslm.node.control_api import ControlApi
 from edgeslm.protocol.codec import Topics
 from edgeslm.protocol.commands import only, text_argument
 from edgeslm.protocol.delivery import Delivery
@@ -58,9 +58,9 @@ async def breaks(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     raise KeyError("a mistake of ours")
 
 
-def control(bus: FakeBus, allowed: tuple[str, ...], **handlers: Any) -> Control:
+def control(bus: FakeBus, allowed: tuple[str, ...], **handlers: Any) -> ControlApi:
     named = {name.replace("_", "/"): handler for name, handler in handlers.items()}
-    return Control(cast(BusClient, bus), TOPICS, allowed, named)
+    return ControlApi(cast(BusClient, bus), TOPICS, allowed, named)
 
 
 def test_only_what_is_allowed_is_subscribed_to() -> None:

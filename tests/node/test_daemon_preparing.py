@@ -12,7 +12,7 @@ import pytest
 from edgeslm.bundle.manifest import Bundle
 from edgeslm.engine.worker.prepared import CACHE, Index
 from edgeslm.errors import SelfTestError
-from edgeslm.serving.prepare import Preparer
+from edgeslm.serving.prepare import Prepacker
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, Node, fake_configuration
@@ -32,8 +32,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets what prepares in a node that takes every moment for a quiet one."""
 
     def set_prepare(prepare: Any) -> None:
-        quick = functools.partial(Preparer, first_quiet_s=0.001, quiet_s=0.001, prepare=prepare)
-        monkeypatch.setattr("edgeslm.serving.warmup.Preparer", quick)
+        quick = functools.partial(Prepacker, first_quiet_s=0.001, quiet_s=0.001, prepare=prepare)
+        monkeypatch.setattr("edgeslm.serving.warmup.Prepacker", quick)
 
     return set_prepare
 

@@ -14,7 +14,7 @@ from edgeslm.config.sections import Broker
 from edgeslm.errors import BrokerError, EdgeslmError, ProtocolError, TimedOut
 from edgeslm.node import daemon as daemon_module
 from edgeslm.node import peers as neighbours_module
-from edgeslm.node.peers import Neighbours
+from edgeslm.node.peers import Peers
 from tests.apps import App, Heard
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, TASKS, Node, fake_configuration
@@ -27,9 +27,9 @@ REPLY = f"{BASE}/res/app"
 # -- asking ----------------------------------------------------------------------------------------
 
 
-def play(url: str, scene: Callable[[Neighbours], Awaitable[None]]) -> None:
+def play(url: str, scene: Callable[[Peers], Awaitable[None]]) -> None:
     async def run() -> None:
-        neighbours = Neighbours(Broker(url=url), "edgeslm", "panel")
+        neighbours = Peers(Broker(url=url), "edgeslm", "panel")
         try:
             await scene(neighbours)
         finally:
@@ -44,7 +44,7 @@ def connections(broker: Mosquitto) -> int:
 
 
 def test_another_node_answers(broker: Mosquitto) -> None:
-    async def scene(neighbours: Neighbours) -> None:
+    async def scene(neighbours: Peers) -> None:
         result = await neighbours.ask("server", "echo", "Grüße", 60)
         assert (result.status, result.result) == ("ok", {"text": "Grüße"})
 
@@ -53,7 +53,7 @@ def test_another_node_answers(broker: Mosquitto) -> None:
 
 
 def test_one_connection_serves_all_that_is_asked_of_a_node(broker: Mosquitto) -> None:
-    async def scene(neighbours: Neighbours) -> None:
+    async def scene(neighbours: Peers) -> None:
         texts = [f"text {number}" for number in range(10)]
         asked = [neighbours.ask("server", "echo", text, 60) for text in texts]
         assert [result.result for result in await asyncio.gather(*asked)] == [
@@ -69,7 +69,7 @@ def test_one_connection_serves_all_that_is_asked_of_a_node(broker: Mosquitto) ->
 
 
 def test_nothing_connects_before_it_is_needed(broker: Mosquitto) -> None:
-    async def scene(neighbours: Neighbours) -> None:
+    async def scene(neighbours: Peers) -> None:
         pass
 
     play(broker.url, scene)
@@ -78,7 +78,7 @@ def test_nothing_connects_before_it_is_needed(broker: Mosquitto) -> None:
 
 @pytest.mark.parametrize(("task", "error"), [("silent", TimedOut), ("garbage", ProtocolError)])
 def test_what_is_no_answer_is_an_error(broker: Mosquitto, task: str, error: type[EdgeslmError]) -> None:
-    async def scene(neighbours: Neighbours) -> None:
+    async def scene(neighbours: Peers) -> None:
         with pytest.raises(error):
             await neighbours.ask("server", task, "x", 0.2 if task == "silent" else 60)
 
@@ -87,7 +87,7 @@ def test_what_is_no_answer_is_an_error(broker: Mosquitto, task: str, error: type
 
 
 def test_a_node_that_never_was_there(broker: Mosquitto) -> None:
-    async def scene(neighbours: Neighbours) -> None:
+    async def scene(neighbours: Peers) -> None:
         with pytest.raises(BrokerError):
             await neighbours.ask("server", "echo", "x", 60)
 
@@ -100,7 +100,7 @@ def test_a_broker_that_isnt_there_is_tried_again(
     monkeypatch.setattr(neighbours_module, "CONNECT_TIMEOUT_S", 0.2)
     broker = make_broker()
 
-    async def scene(neighbours: Neighbours) -> None:
+    async def scene(neighbours: Peers) -> None:
         broker.kill()
         for _ in range(2):
             with pytest.raises(BrokerError):
@@ -114,7 +114,7 @@ def test_a_broker_that_isnt_there_is_tried_again(
 
 
 def test_what_waits_when_it_is_closed_is_an_error(broker: Mosquitto) -> None:
-    async def scene(neighbours: Neighbours) -> None:
+    async def scene(neighbours: Peers) -> None:
         asking = asyncio.create_task(neighbours.ask("server", "silent", "x", 60))
         await asyncio.to_thread(node.wait_for_request)
         await neighbours.close()
@@ -128,7 +128,7 @@ def test_what_waits_when_it_is_closed_is_an_error(broker: Mosquitto) -> None:
 
 
 def test_what_is_given_up_while_it_connects_leaves_no_connection(broker: Mosquitto) -> None:
-    async def scene(neighbours: Neighbours) -> None:
+    async def scene(neighbours: Peers) -> None:
         broker.freeze()
         asking = asyncio.create_task(neighbours.ask("server", "echo", "x", 60))
         await asyncio.sleep(0.1)
@@ -260,7 +260,7 @@ def test_a_request_that_waits_for_another_node_outlives_a_restart(
 
 
 def test_a_node_of_a_version_too_far_apart_is_not_asked(broker: Mosquitto) -> None:
-    async def scene(neighbours: Neighbours) -> None:
+    async def scene(neighbours: Peers) -> None:
         with pytest.raises(ProtocolError, match="The node 'server' speaks protocol 7"):
             await neighbours.ask("server", "echo", "x", 60)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.node.request_handler import Serving
+from edgeslm.node.request_handler import RequestHandler
 from edgeslm.storage.database import Database
 from edgeslm.storage.spool import Spool
 from tests.apps import App
@@ -127,18 +127,18 @@ def test_what_there_is_too_little_memory_to_refuse_is_kept_until_there_is_enough
     app: App, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was acknowledged without a result and without a word."""
-    serve, failures = Serving.give_up, iter([True, True, False])
+    serve, failures = RequestHandler.give_up, iter([True, True, False])
 
     async def fail(*values: object, **names: object) -> None:
         raise MemoryError
 
-    async def give_up(self: Serving, *values: Any) -> None:
+    async def give_up(self: RequestHandler, *values: Any) -> None:
         if next(failures):
             raise MemoryError
         await serve(self, *values)
 
-    monkeypatch.setattr(Serving, "serve", fail)
-    monkeypatch.setattr(Serving, "give_up", give_up)
+    monkeypatch.setattr(RequestHandler, "serve", fail)
+    monkeypatch.setattr(RequestHandler, "give_up", give_up)
     app.subscribe(f"{BASE}/res/#")
     app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
     heard = app.take(f"{BASE}/res/triage")

@@ -13,7 +13,7 @@ import pytest
 from edgeslm.cli import main
 from edgeslm.config.loader import Config, load_config
 from edgeslm.knowledge.documents.passages import Document, split
-from edgeslm.knowledge.index.collection import Collection, Origin
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 from edgeslm.knowledge.index.queries import Memory
 from edgeslm.knowledge.service.memory import remember
 from edgeslm.storage.database import Database, journal_of
@@ -80,7 +80,7 @@ def fill(config: Config, tmp_path: Path) -> None:
     with Collection(tmp_path / "log", writes=True) as collection:
         remember(collection, memories)
         manual = Document("manual", "Manual", f"{ANNA}manual is a machine of 1990.")
-        collection.put(manual, split(manual), Origin("d", 1, 0.0, str(tmp_path / "manual.md")))
+        collection.put(manual, split(manual), DocumentOrigin("d", 1, 0.0, str(tmp_path / "manual.md")))
 
 
 def bytes_of(tmp_path: Path) -> bytes:

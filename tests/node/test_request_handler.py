@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from edgeslm.messages import Request, Result
-from edgeslm.mqtt.publisher import Outgoing
-from edgeslm.node.admission import Holding
-from edgeslm.node.in_flight import Held
-from edgeslm.node.request_handler import Serving
+from edgeslm.mqtt.publisher import Publisher
+from edgeslm.node.admission import Admission
+from edgeslm.node.in_flight import InFlight
+from edgeslm.node.request_handler import RequestHandler
 from edgeslm.protocol.codec import Rejected, Topics, encode_result, parse_result
 from edgeslm.storage.database import Database
 from edgeslm.storage.journal import Journal
@@ -56,17 +56,17 @@ class Desk:
         self.answers = 0
         self.gate: asyncio.Event | None = None
         topics = Topics("hall")
-        self.serving = Serving(
+        self.serving = RequestHandler(
             self.answer,
             clerk=self.clerk,
             journal=self.journal,
-            outgoing=Outgoing(self.bus, topics),  # type: ignore[arg-type]
+            outgoing=Publisher(self.bus, topics),  # type: ignore[arg-type]
             meter=self.meter,
             trace=lambda header: None,
         )
 
     async def answer(
-        self, request: Request, held: Held, key: bytes | None, attempts: int
+        self, request: Request, held: InFlight, key: bytes | None, attempts: int
     ) -> tuple[Result, bytes]:
         self.answers += 1
         if request.input == "fail":
@@ -80,7 +80,7 @@ class Desk:
         return result, payload
 
     async def serve(self, payload: bytes, **fields: Any) -> None:
-        held = Held(make_delivery(payload, **fields), 0)
+        held = InFlight(make_delivery(payload, **fields), 0)
         await self.serving.serve(held, "triage", Topics("hall"), replies=REPLIES, packet_bytes=10_000)
 
     def close(self) -> None:
@@ -145,12 +145,12 @@ def test_a_request_whose_serving_fails_is_answered_and_reported_dead(
         monkeypatch.setattr(desk.clerk, "taken", fail)
         topics, released = Topics("hall"), []
 
-        holding = Holding(
+        holding = Admission(
             lambda held, answered: released.append(len(desk.bus.published)),
             partial(desk.serving.give_up, topics),
         )
         delivery = make_delivery(b"Smoke", topic=topics.request("triage"), correlation=b"seven")
-        held = Held(delivery, 0, is_request=True)
+        held = InFlight(delivery, 0, is_request=True)
         work = desk.serving.serve(held, "triage", topics, replies=REPLIES, packet_bytes=10_000)
         holding.hold(held, [work])
         await holding.drain(10)

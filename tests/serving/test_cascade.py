@@ -16,7 +16,7 @@ from edgeslm.errors import (
     TooLong,
 )
 from edgeslm.messages import Request, Truncated
-from edgeslm.serving.cascade import Answer, Stage, run_stages
+from edgeslm.serving.cascade import Stage, StageAnswer, run_stages
 from edgeslm.tasks import Outcome
 
 REQUEST = Request("topic", "a secret message", "7", "r")
@@ -27,22 +27,22 @@ PASSED_ON = (ModelUnavailable, NoMemory, TooLong)
 
 def said(
     status: Literal["ok", "abstained"], label: str, cost: Cost = COST, truncated: Truncated | None = None
-) -> Answer:
-    return Answer(Outcome(status, {"label": label}, cost, truncated), f"model of {label}")
+) -> StageAnswer:
+    return StageAnswer(Outcome(status, {"label": label}, cost, truncated), f"model of {label}")
 
 
 class Stages:
     """Stages that answer or raise in turn; ``asked`` are those that were."""
 
-    def __init__(self, *answers: Answer | Exception) -> None:
+    def __init__(self, *answers: StageAnswer | Exception) -> None:
         self.asked: list[int] = []
         self.stages = [self._stage(number, answer) for number, answer in enumerate(answers)]
 
-    def run(self) -> Answer:
+    def run(self) -> StageAnswer:
         return asyncio.run(run_stages(self.stages, REQUEST))
 
-    def _stage(self, number: int, answer: Answer | Exception) -> Stage:
-        async def ask(request: Request) -> Answer:
+    def _stage(self, number: int, answer: StageAnswer | Exception) -> Stage:
+        async def ask(request: Request) -> StageAnswer:
             assert request is REQUEST
             self.asked.append(number)
             if isinstance(answer, Exception):
@@ -107,7 +107,7 @@ def test_an_unsure_answer_is_better_than_none(error: type[RequestError]) -> None
 @pytest.mark.parametrize("error", [error for error in REQUEST_ERRORS.values() if error not in PASSED_ON])
 @pytest.mark.parametrize("before", [[], [said("abstained", "a")]])
 def test_what_is_wrong_with_the_request_is_wrong_at_once(
-    error: type[RequestError], before: Sequence[Answer]
+    error: type[RequestError], before: Sequence[StageAnswer]
 ) -> None:
     stages = Stages(*before, error("x"), said("ok", "b"))
     with pytest.raises(error):

@@ -16,8 +16,8 @@ from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable, NoMemo
 from edgeslm.knowledge.index.queries import Memory, Query, Shelf
 from edgeslm.knowledge.index.rerank import DEPTH
 from edgeslm.messages import LEAST_PRIORITY
-from edgeslm.serving.collections import AT_ONCE, Library
-from edgeslm.serving.model_pool import Models
+from edgeslm.serving.collections import AT_ONCE, Collections
+from edgeslm.serving.model_pool import ModelPool
 from tests.fakes import FakeProcess
 from tests.nodes import write_bundle, write_reader
 from tests.passages import make_found
@@ -81,7 +81,7 @@ class Shop:
             self.processes[bundle.path.name] = process
             return process
 
-        self.models = Models(bundles, {}, make_process=make)
+        self.models = ModelPool(bundles, {}, make_process=make)
         self.digest = bundles["minilm"].digest
         self.made: list[FakeKnowledge] = []
 
@@ -89,7 +89,7 @@ class Shop:
             self.made.append(FakeKnowledge(*arguments, **fields))
             return self.made[-1]
 
-        self.library = Library(
+        self.library = Collections(
             {name: Knowledge.model_validate(section) for name, section in sections.items()},
             self.models,
             remembered=frozenset({"log"}),

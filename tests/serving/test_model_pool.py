@@ -11,7 +11,7 @@ from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.engine.calls import Adapters, Call, Embed, Hardware, Output
 from edgeslm.engine.host.process import EngineCrashed
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, TooLong
-from edgeslm.serving.model_pool import Models
+from edgeslm.serving.model_pool import ModelPool
 from tests.fakes import FakeAttempt, FakeProcess
 from tests.nodes import write_bundle
 
@@ -31,7 +31,7 @@ class Node:
             return process
 
         bundles = {name: load_bundle(write_bundle(folder / name)) for name in names or ("small",)}
-        self.models = Models(
+        self.models = ModelPool(
             bundles,
             {"small": Hardware(3, "cuda")},
             keep_alive_s={"small": keep_alive_s},
@@ -285,8 +285,8 @@ def test_how_long_a_model_stays_is_changed_by_what_takes_over_alone(tmp_path: Pa
         def no_process(*about: Any) -> Any:
             raise AssertionError("it is the same model")
 
-        def other(keep_alive_s: float | None) -> Models:
-            return Models(
+        def other(keep_alive_s: float | None) -> ModelPool:
+            return ModelPool(
                 {"small": node.models.bundle("small")},
                 {"small": Hardware(3, "cuda")},
                 keep_alive_s={"small": keep_alive_s},

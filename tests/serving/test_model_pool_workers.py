@@ -12,7 +12,7 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Hardware
 from edgeslm.engine.host.process import EngineCrashed
 from edgeslm.engine.host.team import EngineTeam
-from edgeslm.serving.model_pool import Models
+from edgeslm.serving.model_pool import ModelPool
 from tests.fakes import FakeAttempt, FakeProcess
 from tests.nodes import write_bundle
 from tests.serving.test_model_pool import ANSWER, CALL, MOMENT_S, raises, until
@@ -24,7 +24,7 @@ class Crew:
     def __init__(self, folder: Path, *, keep_alive_s: float | None = None, **fakes: Any) -> None:
         bundle = load_bundle(write_bundle(folder / "small"))
         self.workers = [FakeProcess(bundle.path, **fakes) for _ in range(2)]
-        self.models = Models(
+        self.models = ModelPool(
             {"small": bundle},
             {"small": Hardware(1, workers=2)},
             keep_alive_s={"small": keep_alive_s},

@@ -18,8 +18,8 @@ from edgeslm.engine.calls import Adapters, Hardware
 from edgeslm.engine.host.process import EngineCrashed
 from edgeslm.engine.worker.prepared import CACHE, Index, folder_of
 from edgeslm.errors import BundleError, SelfTestError
-from edgeslm.serving.model_pool import Models
-from edgeslm.serving.prepare import Preparer
+from edgeslm.serving.model_pool import ModelPool
+from edgeslm.serving.prepare import Prepacker
 from tests.fakes import FakeProcess
 from tests.nodes import write_bundle
 
@@ -70,8 +70,8 @@ class Node:
         bundles = {name: load_bundle(write_bundle(folder / name)) for name in names or ("small",)}
         bundles["encoder"] = load_bundle(write_bundle(folder / "encoder", "encoder"))
         self.digests = {bundle.digest for bundle in bundles.values()}
-        self.models = Models(bundles, {}, make_process=make)
-        self.preparer = Preparer(
+        self.models = ModelPool(bundles, {}, make_process=make)
+        self.preparer = Prepacker(
             self.models,
             self.state_dir,
             idle_s=lambda: self.idle_s(),

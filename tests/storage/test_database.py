@@ -11,7 +11,7 @@ import pytest
 
 from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
-from edgeslm.storage.journal import LOST_NODE, Entry, Journal
+from edgeslm.storage.journal import LOST_NODE, Journal, JournalEntry
 from edgeslm.storage.spool import Spool
 from tests.fakes import FakeClock, make_delivery, make_key
 
@@ -50,7 +50,7 @@ def test_a_damaged_file_is_set_aside(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     database, journal = make(file)
     journal.finish(KEY, 1, b"answer")
-    assert journal.find(KEY) == Entry(1, b"answer")
+    assert journal.find(KEY) == JournalEntry(1, b"answer")
     database.close()
     assert file.with_suffix(".damaged-1").read_bytes() == content
 
@@ -71,7 +71,7 @@ def test_a_file_damaged_while_it_runs_is_set_aside(file: Path) -> None:
     clock.now += 2
     journal.begin(KEY, 1)
     journal.finish(KEY, 1, b"answer")
-    assert (journal.find(KEY), database.problem) == (Entry(1, b"answer"), None)
+    assert (journal.find(KEY), database.problem) == (JournalEntry(1, b"answer"), None)
     (number,) = Spool(database, limit_bytes=1_000_000).add([(make_delivery(), None)])
     assert number > 1_000_000, "a number of the old file is used again"
     database.close()
@@ -87,8 +87,8 @@ def test_what_was_written_outlives_kill_9(file: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script, str(file)], check=False)
     assert done.returncode == -signal.SIGKILL
     database, journal = make(file)
-    assert journal.find(KEY) == Entry(1 + LOST_NODE, None)
-    assert journal.find(OTHER) == Entry(1, b"answer")
+    assert journal.find(KEY) == JournalEntry(1 + LOST_NODE, None)
+    assert journal.find(OTHER) == JournalEntry(1, b"answer")
     database.close()
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.storage.database import Database
-from edgeslm.storage.journal import LOST_NODE, Entry, Journal, delivery_key, reader_key, request_key
+from edgeslm.storage.journal import LOST_NODE, Journal, JournalEntry, delivery_key, reader_key, request_key
 from edgeslm.storage.spool import Spool
 from tests.fakes import FakeClock, make_delivery, make_key
 
@@ -84,13 +84,13 @@ def test_a_request_is_remembered_over_a_restart(
     journal.finish(KEY, 1, b"answer")
     journal.begin(OTHER)
     journal = restart(database)
-    assert journal.find(KEY) == Entry(1, b"answer")
-    assert journal.find(OTHER) == Entry(LOST_NODE, None), "it was being run"
+    assert journal.find(KEY) == JournalEntry(1, b"answer")
+    assert journal.find(OTHER) == JournalEntry(LOST_NODE, None), "it was being run"
     journal.begin(OTHER, LOST_NODE + 1)
     journal = restart(database)
-    assert journal.find(OTHER) == Entry(2 * LOST_NODE + 1, None)
+    assert journal.find(OTHER) == JournalEntry(2 * LOST_NODE + 1, None)
     journal.finish(OTHER, 0, None)
-    assert journal.find(OTHER) == Entry(0, None)
+    assert journal.find(OTHER) == JournalEntry(0, None)
 
 
 def test_what_was_run_when_the_process_ended_has_a_try_more(journal: Journal, database: Database) -> None:
@@ -100,7 +100,7 @@ def test_what_was_run_when_the_process_ended_has_a_try_more(journal: Journal, da
     for key in keys[:48]:
         journal.finish(key, 1, b"answer")
     journal = restart(database)
-    assert [key for key in keys if journal.find(key) == Entry(LOST_NODE, None)] == keys[48:50]
+    assert [key for key in keys if journal.find(key) == JournalEntry(LOST_NODE, None)] == keys[48:50]
 
 
 def test_requests_are_forgotten_after_the_window(journal: Journal, clock: FakeClock) -> None:
@@ -124,7 +124,7 @@ def test_the_window_does_not_run_while_the_node_is_down(
     clock.now += 49
     assert journal.find(KEY) is not None
     clock.now += 2
-    assert (journal.find(KEY), journal.find(OTHER)) == (None, Entry(1, b"answer"))
+    assert (journal.find(KEY), journal.find(OTHER)) == (None, JournalEntry(1, b"answer"))
 
 
 def test_old_requests_leave_the_file(journal: Journal, database: Database, clock: FakeClock) -> None:
@@ -155,7 +155,7 @@ def test_tries_are_remembered_without_a_window(database: Database) -> None:
     database.close()
     database.open()
     journal = make(database, window_s=0.0)
-    assert (journal.find(KEY), journal.find(OTHER)) == (Entry(LOST_NODE, None), None)
+    assert (journal.find(KEY), journal.find(OTHER)) == (JournalEntry(LOST_NODE, None), None)
 
 
 STEPS = ["begin", "pause", "crash", "blame", "finish", "forget", "restart"]
@@ -167,7 +167,7 @@ def test_it_remembers_what_a_dictionary_would(
 ) -> None:
     database = Database(tmp_path_factory.mktemp("model") / "journal.sqlite")
     database.open()
-    journal, model = make(database), dict[bytes, Entry]()
+    journal, model = make(database), dict[bytes, JournalEntry]()
     running: set[bytes] = set()
     for number, (which, what) in enumerate(steps):
         key = make_key(which)
@@ -181,27 +181,27 @@ def test_it_remembers_what_a_dictionary_would(
         elif what == "crash":
             journal.begin(key, tries + 1)
             running.add(key)
-            model[key] = Entry(tries + 1, None)
+            model[key] = JournalEntry(tries + 1, None)
         elif what == "blame":
             journal.blame(key, 2)
             if key not in model or model[key].result is None:
-                model[key] = Entry(tries + 2, None)
+                model[key] = JournalEntry(tries + 2, None)
         elif what == "finish":
             journal.finish(key, tries, b"%d" % number)
-            model[key] = Entry(tries, b"%d" % number)
+            model[key] = JournalEntry(tries, b"%d" % number)
             running.discard(key)
         elif what == "forget":
             journal.finish(key, 0, None)
             if key in model:
-                model[key] = Entry(0, None)
+                model[key] = JournalEntry(0, None)
             running.discard(key)
         else:
             journal = restart(database)
             for one in running:
                 if one not in model:
-                    model[one] = Entry(LOST_NODE, None)
+                    model[one] = JournalEntry(LOST_NODE, None)
                 elif model[one].result is None:
-                    model[one] = Entry(model[one].lost + LOST_NODE, None)
+                    model[one] = JournalEntry(model[one].lost + LOST_NODE, None)
             running.clear()
         for each in range(4):
             assert journal.find(make_key(each)) == model.get(make_key(each))
@@ -212,8 +212,8 @@ def test_an_answer_is_kept_when_the_process_ends_before_its_mark_is_cleared(
     journal: Journal, database: Database
 ) -> None:
     journal.begin(KEY)
-    journal._write(KEY, Entry(1, b"answer"))
-    assert restart(database).find(KEY) == Entry(1, b"answer")
+    journal._write(KEY, JournalEntry(1, b"answer"))
+    assert restart(database).find(KEY) == JournalEntry(1, b"answer")
 
 
 # The broker's session
@@ -328,5 +328,5 @@ def test_without_results_only_tries_are_remembered(database: Database, tmp_path:
     journal.finish(OTHER, 1, b"a secret")
     assert journal.find(OTHER) is None
     journal.finish(OTHER, 2, None)
-    assert journal.find(OTHER) == Entry(2, None)
+    assert journal.find(OTHER) == JournalEntry(2, None)
     assert not any(b"a secret" in file.read_bytes() for file in (tmp_path / "state").iterdir())

@@ -6,7 +6,7 @@ import pytest
 
 from edgeslm.errors import JournalError
 from edgeslm.storage.database import Database
-from edgeslm.storage.window_store import Gathered, Stored, Windows
+from edgeslm.storage.window_store import Gathered, StoredMessage, Windows
 from tests.fakes import FakeClock, make_key
 
 HALL = ("digest", "hall/digest")
@@ -31,7 +31,7 @@ def test_a_window_outlives_a_restart_and_has_its_messages_in_order(
     windows.add([make_message(3), make_message(4, window=YARD)])
     database.close()
     database.open()
-    assert windows.stored() == [Stored(HALL, 0, 3, 18, 60.0), Stored(YARD, 0, 1, 6, 0.0)]
+    assert windows.stored() == [StoredMessage(HALL, 0, 3, 18, 60.0), StoredMessage(YARD, 0, 1, 6, 0.0)]
     batch = windows.complete(HALL)
     assert [one.id for one in windows.read(HALL, batch)] == ["m1", "m2", "m3"]
     assert windows.read(HALL, batch)[0] == make_message(1, key=None)

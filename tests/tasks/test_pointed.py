@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgeslm.bundle.learned_task import LearnedSection
 from edgeslm.engine.calls import Pointed
-from edgeslm.tasks.pointed import FieldReader, Found, make_readers
+from edgeslm.tasks.pointed import FieldReader, PointedField, make_readers
 from tests.pointers import POINTED, at
 
 MESSAGE = "Press 4 runs at 40 degrees, Press 4!"
@@ -60,27 +60,29 @@ def test_the_likeliest_answer_is_taken_and_not_the_likeliest_way_to_it() -> None
     """That it stands in the message is likely; where, nobody knows."""
     read = reader(TEXT, values=["stopped"])
     unsure = places((0, 5, 0.2), (16, 18, 0.2), option=0.6, others=(0.4,))
-    assert read.read(MESSAGE, unsure) == Found("stopped", 0.4)
+    assert read.read(MESSAGE, unsure) == PointedField("stopped", 0.4)
     surer = places((0, 5, 0.9), option=0.6, others=(0.4,))
-    assert read.read(MESSAGE, surer) == Found("Press", 0.6 * 0.9, place=(0, 5))
+    assert read.read(MESSAGE, surer) == PointedField("Press", 0.6 * 0.9, place=(0, 5))
 
 
 def test_ways_that_lead_to_one_answer_add_up() -> None:
     """It may be known by heart and stand in the message too."""
     read = reader(TEXT, optional=True, values=["Press"])
     torn = Pointed((0.4, 0.3, 0.3), ((0, 5, 1.0),))
-    assert read.read(MESSAGE, torn) == Found("Press", 0.6, place=(0, 5))
+    assert read.read(MESSAGE, torn) == PointedField("Press", 0.6, place=(0, 5))
 
 
 def test_a_place_parts_no_word() -> None:
-    assert reader(TEXT).read(MESSAGE, places((1, 5, 0.7), (8, 12, 0.3))) == Found("runs", 0.3, place=(8, 12))
+    assert reader(TEXT).read(MESSAGE, places((1, 5, 0.7), (8, 12, 0.3))) == PointedField(
+        "runs", 0.3, place=(8, 12)
+    )
     assert reader(NUMBER).read("code 1234567", places((5, 8, 1.0))) is None
 
 
 def test_a_taught_value_is_told_where_it_stands_as_a_word() -> None:
     read = reader({"enum": ["on"]}, longest=0, values=["on"])
-    assert read.read("second lamp is on", Pointed((1.0,))) == Found("on", 1.0, place=(15, 17))
-    assert read.read("the second lamp", Pointed((1.0,))) == Found("on", 1.0)
+    assert read.read("second lamp is on", Pointed((1.0,))) == PointedField("on", 1.0, place=(15, 17))
+    assert read.read("the second lamp", Pointed((1.0,))) == PointedField("on", 1.0)
 
 
 # -- options ---------------------------------------------------------------------------------------
@@ -88,25 +90,25 @@ def test_a_taught_value_is_told_where_it_stands_as_a_word() -> None:
 
 def test_what_stands_in_the_message() -> None:
     found = reader(TEXT).read(MESSAGE, places(at(MESSAGE, "Press 4", 0.75), option=0.5))
-    assert found == Found("Press 4", 0.375, place=(0, 7))
+    assert found == PointedField("Press 4", 0.375, place=(0, 7))
 
 
 def test_an_optional_field_that_is_missing_is_left_out() -> None:
     found = reader(TEXT, optional=True).read(MESSAGE, Pointed((0.9, 0.1), (at(MESSAGE, "Press"),)))
-    assert found == Found(None, 0.9, is_there=False)
+    assert found == PointedField(None, 0.9, is_there=False)
 
 
 @pytest.mark.parametrize("schema", [{"type": ["string", "null"]}, {"enum": ["a", None]}, {"const": None}])
 def test_a_required_field_that_is_missing_is_null(schema: dict[str, Any]) -> None:
     made = reader(schema, optional=True, required=True)
-    assert made.read(MESSAGE, Pointed((0.9, 0.1))) == Found(None, 0.9)
+    assert made.read(MESSAGE, Pointed((0.9, 0.1))) == PointedField(None, 0.9)
 
 
 def test_a_required_field_that_cant_be_null_is_the_next_likeliest() -> None:
     """It was left out of rows that the schema of now wouldn't let through."""
     made = reader(TEXT, optional=True, required=True)
     found = made.read(MESSAGE, Pointed((0.75, 0.25), (at(MESSAGE, "Press 4"),)))
-    assert found == Found("Press 4", 0.25, place=(0, 7))
+    assert found == PointedField("Press 4", 0.25, place=(0, 7))
     assert made.read(MESSAGE, Pointed((0.9, 0.1))) is None
 
 
@@ -123,7 +125,7 @@ def test_a_required_field_that_cant_be_null_is_the_next_likeliest() -> None:
 def test_a_value_that_was_taught(schema: dict[str, Any], values: list[Any], value: Any) -> None:
     """It needs not stand in the message, and keeps its type."""
     found = reader(schema, longest=0, values=values).read(MESSAGE, Pointed((0.25, 0.75)))
-    assert found == Found(value, 0.75)
+    assert found == PointedField(value, 0.75)
     assert type(found.value) is type(value)
 
 
@@ -135,17 +137,17 @@ def test_options_are_in_the_order_missing_place_values() -> None:
         for option in range(4)
     ]
     assert found == [
-        Found(None, 1.0, is_there=False),
-        Found("runs", 1.0, place=place[:2]),
-        Found("a", 1.0),
-        Found("b", 1.0),
+        PointedField(None, 1.0, is_there=False),
+        PointedField("runs", 1.0, place=place[:2]),
+        PointedField("a", 1.0),
+        PointedField("b", 1.0),
     ]
 
 
 def test_the_likeliest_option_that_fits_is_taken() -> None:
     made = reader({"type": "string", "maxLength": 4}, values=["too long", "fits"])
     pointed = Pointed((0.3, 0.5, 0.2), (at(MESSAGE, "degrees"),))
-    assert made.read(MESSAGE, pointed) == Found("fits", 0.2)
+    assert made.read(MESSAGE, pointed) == PointedField("fits", 0.2)
 
 
 def test_no_place_and_nothing_else() -> None:
@@ -194,7 +196,7 @@ def test_a_text_that_stands_there_several_times_counts_with_all_its_places() -> 
         at(MESSAGE, "degrees", 0.375), at(MESSAGE, "Press 4", 0.25, nth=1), at(MESSAGE, "Press 4", 0.25)
     )
     found = reader(TEXT).read(MESSAGE, pointed)
-    assert found == Found("Press 4", 0.5, place=(28, 35))
+    assert found == PointedField("Press 4", 0.5, place=(28, 35))
     assert found.place is not None
     assert MESSAGE[slice(*found.place)] == "Press 4"
 
@@ -210,7 +212,7 @@ def test_shares_of_places_are_never_more_than_one() -> None:
 def test_places_in_other_writing() -> None:
     message = "Füllstand 😀 in Öl-Tank 7: −3 oder -3,5 °C"
     pointed = places(at(message, "Öl-Tank 7", 0.75), at(message, "-3,5", 0.25))
-    assert reader(TEXT).read(message, pointed) == Found("Öl-Tank 7", 0.75, place=(15, 24))
+    assert reader(TEXT).read(message, pointed) == PointedField("Öl-Tank 7", 0.75, place=(15, 24))
     found = reader(NUMBER).read(message, pointed)
     assert found is not None
     assert (found.value, found.place) == (-3.5, at(message, "-3,5")[:2])
@@ -223,7 +225,7 @@ def test_a_field_may_refer_to_definitions_of_its_schema() -> None:
     root = {"$defs": {"name": {"type": "string", "pattern": "^d"}}}
     pointed = places(at(MESSAGE, "Press", 0.6), at(MESSAGE, "degrees", 0.4))
     made = reader({"$ref": "#/$defs/name"}, taught=TEXT, root=root)
-    assert made.read(MESSAGE, pointed) == Found("degrees", 0.4, place=(19, 26))
+    assert made.read(MESSAGE, pointed) == PointedField("degrees", 0.4, place=(19, 26))
 
 
 @pytest.mark.parametrize("schema", [True, {}, {"description": "which"}, {"maximum": 100}])
@@ -270,7 +272,7 @@ def test_a_verbatim_text_stands_in_the_message_unless_the_schema_fixes_it(
 def test_numbers_and_truth_values_need_not_stand_there_verbatim() -> None:
     for schema, value in ((NUMBER, 7), ({"type": "boolean"}, True)):
         made = reader(schema, verbatim=True, longest=0, values=[value])
-        assert made.read(MESSAGE, Pointed((1.0,))) == Found(value, 1.0)
+        assert made.read(MESSAGE, Pointed((1.0,))) == PointedField(value, 1.0)
 
 
 # -- what holds for any answer of a head -----------------------------------------------------------

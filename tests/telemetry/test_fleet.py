@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.protocol.versions import why_not_spoken
-from edgeslm.telemetry.fleet import Entry, differences, entry_of, inventory, is_outdated, newest, table
+from edgeslm.telemetry.fleet import FleetNode, differences, entry_of, inventory, is_outdated, newest, table
 from edgeslm.telemetry.overview import Painter
 
 NOW = 1_800_000_000.0
@@ -31,14 +31,14 @@ HEALTH = {
 }
 
 
-def entry(name: str = "hall", state: str = "online", **changes: Any) -> Entry:
+def entry(name: str = "hall", state: str = "online", **changes: Any) -> FleetNode:
     info = {**INFO, **changes.pop("info", {})}
     health = {**HEALTH, **changes.pop("health", {})}
     documents = {"state": {"state": state}, "info": info, "health": health}
     return entry_of(name, documents, NOW, why_not_spoken, **changes)
 
 
-def seen(*entries: Entry, width: int = 80) -> str:
+def seen(*entries: FleetNode, width: int = 80) -> str:
     return "\n".join(table(entries, width=width, title="fleet", paint=Painter(coloured=False)))
 
 
@@ -92,7 +92,7 @@ def test_a_row_with_its_models() -> None:
         (entry(site="plant-a", unreachable=True), "cut off"),
     ],
 )
-def test_what_needs_a_look_is_seen(changed: Entry, said: str) -> None:
+def test_what_needs_a_look_is_seen(changed: FleetNode, said: str) -> None:
     assert changed.needs_a_look
     assert said in seen(changed)
 

@@ -6,12 +6,12 @@ from collections import Counter
 
 import pytest
 
-from edgeslm.update.canary import Trial
+from edgeslm.update.canary import Canary
 
 
-def trial(**before: dict[str, int]) -> Trial:
+def trial(**before: dict[str, int]) -> Canary:
     counts = {task: Counter(results) for task, results in before.items()}
-    return Trial.begin("sha256:1", ["say", "triage"], 1, counts)
+    return Canary.begin("sha256:1", ["say", "triage"], 1, counts)
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import BundleError
-from edgeslm.update.command_file import Wishes
+from edgeslm.update.command_file import CommandFile
 
 
 def test_a_wish_is_granted_once_and_answered(tmp_path: Path) -> None:
-    node, command = Wishes(tmp_path, "hall"), Wishes(tmp_path, "hall")
+    node, command = CommandFile(tmp_path, "hall"), CommandFile(tmp_path, "hall")
     assert command.is_node_running is False
     with node.running():
-        assert Wishes(tmp_path, "hall").is_node_running
-        assert not Wishes(tmp_path, "yard").is_node_running
+        assert CommandFile(tmp_path, "hall").is_node_running
+        assert not CommandFile(tmp_path, "yard").is_node_running
         answers: list[object] = []
         asking = threading.Thread(target=lambda: answers.append(command.ask("activate", "small", "sha256:1")))
         asking.start()
@@ -32,11 +32,11 @@ def test_a_wish_is_granted_once_and_answered(tmp_path: Path) -> None:
 
 def test_a_node_that_ends_before_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="ended before"):
-        Wishes(tmp_path / "nowhere", "hall").ask("rollback", "small")
+        CommandFile(tmp_path / "nowhere", "hall").ask("rollback", "small")
 
 
 def test_what_was_wished_of_an_earlier_run_or_by_others_is_left(tmp_path: Path) -> None:
-    node = Wishes(tmp_path, "hall")
+    node = CommandFile(tmp_path, "hall")
     file = tmp_path / "updates" / "wish-hall.json"
     file.parent.mkdir()
     good = '{"id": "1", "action": "rollback", "model": "small"}'
@@ -59,5 +59,5 @@ def test_a_node_runs_though_somebody_looks_at_the_moment_whether_it_does(
         monkeypatch.setattr(
             "edgeslm.update.command_file.time.sleep", lambda s: fcntl.flock(looking, fcntl.LOCK_UN)
         )
-        with Wishes(tmp_path, "hall").running():
-            assert Wishes(tmp_path, "hall").is_node_running
+        with CommandFile(tmp_path, "hall").running():
+            assert CommandFile(tmp_path, "hall").is_node_running

@@ -8,7 +8,7 @@ import pytest
 
 from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.errors import BundleError
-from edgeslm.update.command_file import Wishes
+from edgeslm.update.command_file import CommandFile
 from edgeslm.update.releases import Releases
 from edgeslm.update.store import Store
 from tests.nodes import write_bundle
@@ -56,7 +56,7 @@ def test_what_others_could_have_written_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_a_wish_that_names_no_older_release_is_read_by_a_node_of_0_1_0(tmp_path: Path) -> None:
-    wishes = Wishes(tmp_path, "hall")
+    wishes = CommandFile(tmp_path, "hall")
     (tmp_path / "updates").mkdir()
     wishes.make("activate", "small", "sha256:1f3a")
     assert "older" not in (tmp_path / "updates/wish-hall.json").read_text()

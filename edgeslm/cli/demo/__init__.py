@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from edgeslm.cli.demo.broker import Broker, start_broker
+from edgeslm.cli.demo.broker import DemoBroker, start_broker
 from edgeslm.cli.demo.material import (
     LOGIN_EXAMPLES,
     NOTES_TAUGHT,
@@ -27,14 +27,14 @@ from edgeslm.cli.demo.material import (
     SENSORS,
     SHORT,
     Extent,
-    Labelled,
+    LabelledMessage,
     Question,
     load_logins,
     load_sms,
 )
 from edgeslm.cli.demo.screen import Screen
-from edgeslm.cli.demo.teaching import Lesson, teach
-from edgeslm.cli.demo.traffic import IN_FLIGHT, Answer, Traffic
+from edgeslm.cli.demo.teaching import DemoLesson, teach
+from edgeslm.cli.demo.traffic import IN_FLIGHT, DemoAnswer, Traffic
 from edgeslm.errors import EdgeslmError
 
 NODE = "demo"
@@ -110,10 +110,10 @@ def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path
 
 def _configuration(
     folder: Path,
-    broker: Broker,
+    broker: DemoBroker,
     decoder: Path,
     encoder: Path,
-    lessons: Sequence[Lesson],
+    lessons: Sequence[DemoLesson],
     request_timeout_s: float,
 ) -> dict[str, Any]:
     spam, notes = lessons
@@ -166,10 +166,10 @@ def _configuration(
 @contextmanager
 def _daemon(
     folder: Path,
-    broker: Broker,
+    broker: DemoBroker,
     decoder: Path,
     encoder: Path,
-    lessons: Sequence[Lesson],
+    lessons: Sequence[DemoLesson],
     request_timeout_s: float,
 ) -> Iterator[float]:
     """The real daemon as a process of its own; yields the seconds until it was online."""
@@ -193,7 +193,7 @@ def _daemon(
 
 
 def _spam(
-    screen: Screen, traffic: Traffic, aside: Sequence[Labelled], most_untaught: int
+    screen: Screen, traffic: Traffic, aside: Sequence[LabelledMessage], most_untaught: int
 ) -> tuple[str, str, str]:
     screen.title(f"SMS through the route demo/sms/+ -> spam, {len(aside)} that it has not seen")
     screen.header()
@@ -258,7 +258,9 @@ def _sensors(
     )
 
 
-def _logins(screen: Screen, traffic: Traffic, logins: Sequence[Labelled]) -> tuple[str, str, str] | None:
+def _logins(
+    screen: Screen, traffic: Traffic, logins: Sequence[LabelledMessage]
+) -> tuple[str, str, str] | None:
     if not logins:
         screen.line("\n  There are no sshd lines in the starter folder, so the log part is left out.")
         return None
@@ -295,6 +297,6 @@ def _questions(screen: Screen, traffic: Traffic, questions: Sequence[Question]) 
     return "manual (decoder, quote)", f"{right} of {len(questions)} right", f"{verbatim} verbatim"
 
 
-def _chain(*parts: Iterator[Answer]) -> Iterator[Answer]:
+def _chain(*parts: Iterator[DemoAnswer]) -> Iterator[DemoAnswer]:
     for part in parts:
         yield from part

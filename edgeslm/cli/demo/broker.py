@@ -35,7 +35,7 @@ plugins:
 
 
 @dataclass(frozen=True, slots=True)
-class Broker:
+class DemoBroker:
     """A running broker: which one, where, and whether it keeps what it acknowledged."""
 
     name: str
@@ -48,7 +48,7 @@ class Broker:
 
 
 @contextmanager
-def start_broker(folder: Path) -> Iterator[Broker]:
+def start_broker(folder: Path) -> Iterator[DemoBroker]:
     """mosquitto where it is installed, else amqtt; its files are in ``folder``.
 
     :raises BrokerError: neither is installed, or it doesn't start.
@@ -71,7 +71,7 @@ def start_broker(folder: Path) -> Iterator[Broker]:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     try:
         _wait_for(process, port, folder / "broker.log")
-        yield Broker("mosquitto" if mosquitto else "amqtt", port, mosquitto is not None)
+        yield DemoBroker("mosquitto" if mosquitto else "amqtt", port, mosquitto is not None)
     finally:
         process.terminate()
         try:

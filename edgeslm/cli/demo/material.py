@@ -40,14 +40,14 @@ SHORT = Extent(sms=20, untaught=2, reports=4, logins=2, questions=2, request_tim
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledMessage:
     """A message and what it should come to."""
 
     text: str
     label: str
 
 
-def load_sms(data: Path) -> tuple[list[Labelled], list[Labelled]]:
+def load_sms(data: Path) -> tuple[list[LabelledMessage], list[LabelledMessage]]:
     """:data:`TAUGHT` messages to learn from and :data:`HELD_ASIDE` others to measure on."""
     file = data / "sms-spam.csv"
     labels: dict[str, str] = {}
@@ -62,12 +62,12 @@ def load_sms(data: Path) -> tuple[list[Labelled], list[Labelled]]:
                 labels |= dict(zip(others[1::2], others[::2], strict=True))
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise EdgeslmError(f"{file}: can't be read ({error}); make the starter folder again") from None
-    rows = [Labelled(text, label) for text, label in labels.items() if text.strip()]
+    rows = [LabelledMessage(text, label) for text, label in labels.items() if text.strip()]
     random.Random(SEED).shuffle(rows)
     return rows[:TAUGHT], rows[TAUGHT : TAUGHT + HELD_ASIDE]
 
 
-def load_logins(data: Path, count: int) -> list[Labelled]:
+def load_logins(data: Path, count: int) -> list[LabelledMessage]:
     """``count`` sshd lines that name the host they are about; none when the starter has no log."""
     file = data / "sshd.log"
     if not file.exists():
@@ -83,7 +83,7 @@ def load_logins(data: Path, count: int) -> list[Labelled]:
             if about.get("match") and isinstance(host, str) and host in line and len(line) < 200:
                 rows[line] = host
             about = {}
-    lines = [Labelled(line, host) for line, host in rows.items() if _digest(line) not in CHOSEN_ON]
+    lines = [LabelledMessage(line, host) for line, host in rows.items() if _digest(line) not in CHOSEN_ON]
     random.Random(SEED).shuffle(lines)
     return lines[:count]
 
@@ -144,8 +144,8 @@ LOGIN_EXAMPLES: Sequence[tuple[str, str]] = (
 )
 """Shown to the decoder before each line; none of them is in the log."""
 
-NOTES_TAUGHT: Sequence[Labelled] = tuple(
-    Labelled(text, label)
+NOTES_TAUGHT: Sequence[LabelledMessage] = tuple(
+    LabelledMessage(text, label)
     for label, texts in {
         "normal": (
             "shift handed over, all fine",

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from edgeslm.cli.demo.traffic import Answer
+from edgeslm.cli.demo.traffic import DemoAnswer
 
 LABEL = 34
 EXPECTED = 18
@@ -31,7 +31,7 @@ class Screen:
     def header(self, expected: str = "true label") -> None:
         self.line(self._paint(self._row("message", "result", expected, "sure", "ms"), "2"))
 
-    def message(self, text: str, answer: Answer, expected: str) -> None:
+    def message(self, text: str, answer: DemoAnswer, expected: str) -> None:
         """One row of the table: green where the result is, or holds, what was expected."""
         sure = f"{answer.confidence:.2f}" if answer.confidence is not None else ""
         row = self._row(text, answer.label, expected, sure, f"{answer.ms:.0f}")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import yaml
 
-from edgeslm.cli.demo.material import Labelled
+from edgeslm.cli.demo.material import LabelledMessage
 from edgeslm.errors import EdgeslmError
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class DemoLesson:
     """What was learned: the folder with the head, the rows, the time, the accuracy to expect."""
 
     task: str
@@ -29,8 +29,8 @@ class Lesson:
 
 
 def teach(
-    folder: Path, task: str, labels: Mapping[str, str], rows: Sequence[Labelled], encoder: Path
-) -> Lesson:
+    folder: Path, task: str, labels: Mapping[str, str], rows: Sequence[LabelledMessage], encoder: Path
+) -> DemoLesson:
     """Learns ``task`` from ``rows`` into a folder below ``folder``.
 
     :raises EdgeslmError: the build machine's part isn't installed here, or it failed.
@@ -51,4 +51,4 @@ def teach(
     if done.returncode:
         raise EdgeslmError(f"teaching {task} failed: {done.stderr.strip().rpartition(chr(10))[2]}")
     report = json.loads(done.stdout.strip().rpartition("\n")[2])
-    return Lesson(task, out, len(rows), time.monotonic() - started, float(report["accuracy"]))
+    return DemoLesson(task, out, len(rows), time.monotonic() - started, float(report["accuracy"]))

@@ -25,7 +25,7 @@ IN_FLIGHT = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DemoAnswer:
     """One result as the table shows it: what it says, how sure, and milliseconds from publish to result."""
 
     number: int
@@ -88,7 +88,7 @@ class Traffic:
 
     def through_route(
         self, messages: Sequence[tuple[str, Any]], output: str, in_flight: int = 1
-    ) -> Iterator[Answer]:
+    ) -> Iterator[DemoAnswer]:
         """Publishes for a route and yields what it makes of each, in order.
 
         ``output`` is the topic of the result: ``{}`` stands for the message's topic, other names for fields
@@ -111,7 +111,7 @@ class Traffic:
         texts: Sequence[str],
         options: Sequence[Mapping[str, Any]] | None = None,
         in_flight: int = 1,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[DemoAnswer]:
         """Sends requests and yields their results in order."""
 
         def send(number: int) -> None:
@@ -127,11 +127,11 @@ class Traffic:
 
     def _exchange(
         self, count: int, send: Callable[[int], None], key_of: Callable[[int], str], in_flight: int
-    ) -> Iterator[Answer]:
+    ) -> Iterator[DemoAnswer]:
         """Keeps ``in_flight`` messages under way; results may come in any order, answers leave in theirs."""
         sent: list[float] = []
         waiting: dict[str, list[int]] = {}
-        ready: dict[int, Answer] = {}
+        ready: dict[int, DemoAnswer] = {}
 
         def send_next() -> None:
             if len(sent) < count:
@@ -183,9 +183,9 @@ def _no_delay(client: Any, userdata: Any, sock: Any) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _answer(number: int, result: Result, ms: float) -> Answer:
+def _answer(number: int, result: Result, ms: float) -> DemoAnswer:
     if result.error is not None:
-        return Answer(number, f"error: {result.error.code}", None, ms)
+        return DemoAnswer(number, f"error: {result.error.code}", None, ms)
     body = result.result or {}
     label = body.get("label") or body.get("text") or ", ".join(map(str, body.get("fields", {}).values()))
-    return Answer(number, str(label), body.get("confidence"), ms)
+    return DemoAnswer(number, str(label), body.get("confidence"), ms)

@@ -31,7 +31,7 @@ def starter_dir() -> Path:
 def judge_bundles(
     config: Config | None,
     given: Sequence[Path],
-    memory: board.Memory | None,
+    memory: board.BoardMemory | None,
     measure: Callable[[], Board],
     context: int,
 ) -> list[Finding]:
@@ -71,7 +71,7 @@ def judge_bundles(
 
 
 def _expectations(
-    models: Mapping[str, Bundle], measure: Callable[[], Board], memory: board.Memory | None, context: int
+    models: Mapping[str, Bundle], measure: Callable[[], Board], memory: board.BoardMemory | None, context: int
 ) -> tuple[list[Finding], dict[str, Expectation]]:
     """The board is only measured if there is a model whose shape is known."""
     prints = {subject: bundle_footprint(bundle) for subject, bundle in models.items()}
@@ -102,7 +102,7 @@ def _fits(
     subject: str,
     need: int,
     tokens: int,
-    memory: board.Memory | None,
+    memory: board.BoardMemory | None,
     advice: str,
     expected: Expectation | None = None,
 ) -> Finding:

@@ -64,7 +64,7 @@ class Mapping:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class BridgeQueue:
     """How much the site's broker keeps for the hub while there is no way to it.
 
     ``per_s`` messages a second, of ``message_bytes`` each, for ``hours``; ``save_s`` None leaves it to the
@@ -347,7 +347,7 @@ autosave_interval {save_s}
 """
 
 
-def bridge_settings(bridge: Bridge, folder: Path, client_id: str, waiting: Waiting) -> str:
+def bridge_settings(bridge: Bridge, folder: Path, client_id: str, waiting: BridgeQueue) -> str:
     """The site's part of a ``mosquitto.conf``; ``folder`` is where its broker has certificate and key.
 
     :raises ProvisionError: the folder's path can't stand there.

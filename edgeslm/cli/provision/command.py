@@ -291,7 +291,7 @@ def _broker(arguments: argparse.Namespace) -> int:
 
 def _site(arguments: argparse.Namespace) -> int:
     from edgeslm.cli.provision.access import render
-    from edgeslm.cli.provision.bridge import Waiting, bridge_settings, hub_access, plan_bridge, unsent
+    from edgeslm.cli.provision.bridge import BridgeQueue, bridge_settings, hub_access, plan_bridge, unsent
     from edgeslm.cli.provision.certificates import AUTHORITY, KeyFolder, make_client_id
     from edgeslm.cli.provision.files import keep_private
     from edgeslm.config.loader import load_config
@@ -313,7 +313,7 @@ def _site(arguments: argparse.Namespace) -> int:
             f"{bridge.hub.host}"
         )
     given = {name: getattr(arguments, name) for name in ("per_s", "hours", "message_bytes", "save_s")}
-    waiting = Waiting(**{name: value for name, value in given.items() if value is not None})
+    waiting = BridgeQueue(**{name: value for name, value in given.items() if value is not None})
     at = arguments.at or folder.absolute()
     bridge_settings(bridge, at, "", waiting)  # refused before anything is written
     user = bridge.user

@@ -31,7 +31,7 @@ _LEAST: Final = 1e-9
 """What is left for those others where rounding leaves nothing."""
 
 
-class Answer(BaseModel):
+class GoldenAnswer(BaseModel):
     """``log_probs`` are those of the likeliest next ``tokens`` after the prompt ``ids``, in nats."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +41,7 @@ class Answer(BaseModel):
     log_probs: tuple[float, ...]
 
     @model_validator(mode="after")
-    def _one_for_each(self) -> Answer:
+    def _one_for_each(self) -> GoldenAnswer:
         if len(self.log_probs) != len(self.tokens):
             raise ValueError("a log-probability for each token is needed")
         return self
@@ -58,7 +58,7 @@ class Golden(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
-    answers: tuple[Answer, ...] = Field(min_length=1)
+    answers: tuple[GoldenAnswer, ...] = Field(min_length=1)
 
 
 def _rest(log_probs: Sequence[float]) -> float:
@@ -90,7 +90,7 @@ def record(model: Any, prompts: Iterable[Sequence[int]]) -> Golden:
         log_probs = _log_probs(model, ids)
         likeliest = np.argsort(-log_probs, kind="stable")[:_KEPT]
         kept = tuple(round(float(log_probs[token]), 4) for token in likeliest)
-        answers.append(Answer(ids=tuple(ids), tokens=tuple(map(int, likeliest)), log_probs=kept))
+        answers.append(GoldenAnswer(ids=tuple(ids), tokens=tuple(map(int, likeliest)), log_probs=kept))
     return Golden(answers=tuple(answers))
 
 

@@ -1,7 +1,7 @@
 """Generation and label scoring on onnxruntime-genai.
 
 A call takes the lane that shares the longest beginning with its prompt (``kv_slots``), and appends the rest.
-How much an answer depends on which lane it came from is the processor's matter. Lanes are made for a number
+How much an answer depends on which slot it came from is the processor's matter. Slots are made for a number
 of tokens, not for the whole context: the runtime allocates and zeroes the cache up to ``max_length``.
 """
 
@@ -37,7 +37,7 @@ from edgeslm.engine.calls import (
 )
 from edgeslm.engine.worker.adapters import LoadedAdapters
 from edgeslm.engine.worker.grammar import longest_forced, runtime_grammar
-from edgeslm.engine.worker.kv_slots import Lane, LaneKey, Lanes, rewind_limit, rounded
+from edgeslm.engine.worker.kv_slots import KvSlot, SlotKey, SlotPool, rewind_limit, rounded
 from edgeslm.engine.worker.labels import Branch, make_tree
 from edgeslm.engine.worker.loading import PLAIN, Loader, engine_error
 from edgeslm.engine.worker.one_pass import OnePass, fits
@@ -120,7 +120,7 @@ class Decoder:
         self._end_ids = frozenset(end if isinstance(end, list) else [end])
         # What the graph gives the logits for (``edgeslm_export.graph.last_logits``); none in older bundles.
         self._drafts = min(MOST_DRAFTS, settings.get("speculative", {}).get("max_draft_tokens", 0))
-        self._lanes = Lanes(
+        self._lanes = SlotPool(
             bundle.manifest.kv_bytes_per_token, rewind_limit(self._settings, self.context_length)
         )
         prompt_s = prepared.prompt_seconds.get(self.threads, math.inf) if prepared else math.inf
@@ -198,7 +198,7 @@ class Decoder:
             ),
         )
 
-    def _key_of(self, call: Generate, room: int) -> LaneKey:
+    def _key_of(self, call: Generate, room: int) -> SlotKey:
         """:param room: tokens that are left of the context."""
         drafts = forced = 0
         if call.guide is not None:
@@ -206,7 +206,7 @@ class Decoder:
             drafts = self._drafts if is_worth and call.sampling.temperature == 0 else 0
             forced = longest_forced(call.guide)
         penalty = call.sampling.repetition_penalty
-        return LaneKey(call.guide, penalty, call.adapter, drafts, forced if forced <= room else 0)
+        return SlotKey(call.guide, penalty, call.adapter, drafts, forced if forced <= room else 0)
 
     def score(self, call: Score, cancelled: IsCancelled = lambda: False) -> Output:
         """The model's distribution over ``labels`` when it may say nothing else (``labels``).
@@ -236,7 +236,7 @@ class Decoder:
         )
 
     def _walk_all(self, ids: Sequence[int], tree: Branch, call: Score, cancelled: IsCancelled) -> list[float]:
-        key = LaneKey(adapter=call.adapter)
+        key = SlotKey(adapter=call.adapter)
         lane = self._lane(ids, len(ids) + tree.depth() + 1, key, Sampling(), cancelled)
         scores = [-math.inf] * len(call.labels)
         self._walk(lane, tree, len(ids), 0.0, scores, cancelled)
@@ -279,10 +279,10 @@ class Decoder:
         self,
         ids: Sequence[int],
         length: int,
-        key: LaneKey,
+        key: SlotKey,
         sampling: Sampling,
         cancelled: IsCancelled,
-    ) -> Lane:
+    ) -> KvSlot:
         """A lane whose cache holds exactly ``ids`` and has room for ``length`` tokens.
 
         It is nobody else's until it is put back: another call may run between two pieces of this one.
@@ -302,7 +302,7 @@ class Decoder:
         lane.tokens, lane.prompt_length = list(ids), len(ids)
         return lane
 
-    def _prefill(self, lane: Lane, ids: Sequence[int], cancelled: IsCancelled) -> None:
+    def _prefill(self, lane: KvSlot, ids: Sequence[int], cancelled: IsCancelled) -> None:
         """Appends in pieces, so that a long prompt can be given up on the way.
 
         The last piece has two tokens at least: one alone takes the kernel of decoding, which differs.
@@ -319,7 +319,7 @@ class Decoder:
                 raise engine_error(error) from None
             start = end
 
-    def _new_lane(self, max_length: int, key: LaneKey, sampling: Sampling) -> Lane:
+    def _new_lane(self, max_length: int, key: SlotKey, sampling: Sampling) -> KvSlot:
         params = og.GeneratorParams(self._model)
         search: dict[str, Any] = {"max_length": max_length, "do_sample": sampling.temperature > 0}
         if sampling.repetition_penalty != 1.0:
@@ -345,12 +345,12 @@ class Decoder:
             if self._adapters is None:
                 raise InternalError(f"the adapter {key.adapter} was not loaded with this model")
             self._adapters.activate(generator, key.adapter)
-        return Lane(generator, key, max_length)
+        return KvSlot(generator, key, max_length)
 
     # -- generation ----------------------------------------------------------------------------------
 
     def _decode(
-        self, lane: Lane, call: Generate, emit: OnText, cancelled: IsCancelled
+        self, lane: KvSlot, call: Generate, emit: OnText, cancelled: IsCancelled
     ) -> tuple[float, Transcript, str]:
         words = Transcript(self._chat.tokenizer, call.stop, emit if call.stream else None)
         prefilled = 0.0
@@ -381,7 +381,7 @@ class Decoder:
 
     def _walk(
         self,
-        lane: Lane,
+        lane: KvSlot,
         node: Branch,
         length: int,
         score: float,

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from edgeslm.engine.calls import Guide, Sampling
 
 LANE_STEP: Final = 256
-"""Lanes are rounded up to this many tokens, so that similar requests share one."""
+"""Slots are rounded up to this many tokens, so that similar requests share one."""
 LANE_BYTES: Final = 64_000_000
 """What the caches of all lanes may take together; those in use always may."""
 MOST_LANES: Final = 8
@@ -26,7 +26,7 @@ _PHI3_SWITCH: Final = 4096
 """Phi-3's LongRoPE changes its factors after this many tokens: a cache can't be rewound across it."""
 
 
-class LaneKey(NamedTuple):
+class SlotKey(NamedTuple):
     """What a generator can't change, or its cache depends on."""
 
     guide: Guide | None = None
@@ -39,18 +39,18 @@ class LaneKey(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
+class KvSlot:
     """A generator, the ids in its sequence, and what it was made for."""
 
     generator: Any
-    key: LaneKey
+    key: SlotKey
     max_length: int
     tokens: list[int] = field(default_factory=list)
     prompt_length: int = 0
     reused: bool = False
 
 
-class Lanes:
+class SlotPool:
     """Those of no call that runs: a lane is taken out, and put back when its call is done.
 
     :param kv_bytes: of the cache, for each token. :param rewind_limit: tokens up to which one may be rewound.
@@ -68,7 +68,7 @@ class Lanes:
         self._rewind_limit = rewind_limit
         self._budget_bytes = budget_bytes
         self._most = most
-        self._lanes: list[Lane] = []  # the end is the most recently used
+        self._lanes: list[KvSlot] = []  # the end is the most recently used
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -81,10 +81,10 @@ class Lanes:
     def clear(self) -> None:
         self._lanes.clear()
 
-    def put(self, lane: Lane) -> None:
+    def put(self, lane: KvSlot) -> None:
         self._lanes.append(lane)
 
-    def take(self, ids: Sequence[int], length: int, key: LaneKey) -> tuple[int, Lane | None]:
+    def take(self, ids: Sequence[int], length: int, key: SlotKey) -> tuple[int, KvSlot | None]:
         """The lane that shares the longest beginning with ``ids``, rewound to its end, and how long that is.
 
         None, and 0, where none with room for ``length`` tokens shares enough.
@@ -101,7 +101,7 @@ class Lanes:
         return shared, lane
 
     def make_room(self, max_length: int) -> None:
-        """Lanes go until one of ``max_length`` tokens fits the budget: the oldest that never served twice,
+        """Slots go until one of ``max_length`` tokens fits the budget: the oldest that never served twice,
         else the oldest.
 
         So the lanes of requests with a grammar of their own push one another out, not a task's instruction.
@@ -112,7 +112,7 @@ class Lanes:
                 return
             self._lanes.remove(next((lane for lane in self._lanes if not lane.reused), self._lanes[0]))
 
-    def _reusable(self, lane: Lane, ids: Sequence[int]) -> int:
+    def _reusable(self, lane: KvSlot, ids: Sequence[int]) -> int:
         """How many leading tokens of the lane's cache serve ``ids``.
 
         Only what was prefilled, and two tokens are left to append: a step of one token, as in decoding,

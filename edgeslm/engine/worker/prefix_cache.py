@@ -33,7 +33,7 @@ _DIGEST_BYTES: Final = 32
 Floats = npt.NDArray[np.float32]
 
 
-class Beginnings:
+class PrefixCache:
     """:param folder: is made when something is kept. :param caches: how many arrays a beginning has, [heads,
     tokens, size] each."""
 

@@ -27,7 +27,7 @@ from edgeslm.engine.calls import BALANCED, Power
 from edgeslm.engine.worker.labels import Branch
 from edgeslm.engine.worker.loading import engine_error
 from edgeslm.engine.worker.one_pass import PIECE
-from edgeslm.engine.worker.prefix_cache import Beginnings
+from edgeslm.engine.worker.prefix_cache import PrefixCache
 from edgeslm.engine.worker.prompt import Encoded
 from edgeslm.engine.worker.waiting import set_waiting
 from edgeslm.errors import BundleError, Cancelled
@@ -81,7 +81,7 @@ class Scorer:
         )
         self._takes_words = "logit_tokens" in {value.name for value in self._session.get_inputs()}
         heads, size = self._empty.shape()[1], self._empty.shape()[3]
-        self._beginnings = None if on_disk is None else Beginnings(on_disk, len(self._past), heads, size)
+        self._beginnings = None if on_disk is None else PrefixCache(on_disk, len(self._past), heads, size)
         self._token_bytes = 2 * len(layers) * 4 * self._empty.shape()[1] * self._empty.shape()[3]
         self._end_ids = end_ids
         self._piece = piece

@@ -23,7 +23,7 @@ from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, Passage, squeeze
 from edgeslm.knowledge.index import vectors
 from edgeslm.knowledge.index.database import find_collection, open_database, refusal, transaction
-from edgeslm.knowledge.index.fair_lock import Turns
+from edgeslm.knowledge.index.fair_lock import FairLock
 from edgeslm.knowledge.index.table_store import drop_table, put_table
 
 Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
@@ -40,7 +40,7 @@ _INDEXED = "d.title || char(10) || p.heading, p.text"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class DocumentOrigin:
     """Where a document comes from, and how to see that it is still the same."""
 
     digest: str
@@ -55,12 +55,12 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredDocument:
     """A document of a collection without its text."""
 
     source: str
     title: str
-    origin: Origin
+    origin: DocumentOrigin
     added: float
     passages: int
 
@@ -90,10 +90,10 @@ class Collection:
     """One file, which is made when ``writes`` is set and it isn't there. One thread at a time; those of one
     process that write to the same file have the same ``turns``."""
 
-    def __init__(self, path: Path, *, writes: bool = False, turns: Turns | None = None) -> None:
+    def __init__(self, path: Path, *, writes: bool = False, turns: FairLock | None = None) -> None:
         self.file = find_collection(path)
         self._writes = writes
-        self._turns = turns or Turns()
+        self._turns = turns or FairLock()
         self._db: sqlite3.Connection | None = None
         self._encoder: str | None = None
         """Digest of the encoder that the vectors of this object come from."""
@@ -133,7 +133,7 @@ class Collection:
 
     # --- documents ----------------------------------------------------------------------------------
 
-    def documents(self) -> list[Entry]:
+    def documents(self) -> list[StoredDocument]:
         """Sorted by source."""
         with self.reading() as db:
             return [_entry(row) for row in db.execute(f"{_ENTRIES} GROUP BY d.id ORDER BY source")]
@@ -153,15 +153,20 @@ class Collection:
                     break
         return sorted(source for (source,) in rows)
 
-    def find(self, source: str) -> Entry | None:
+    def find(self, source: str) -> StoredDocument | None:
         return self._find("source", source)
 
-    def find_file(self, file: str) -> Entry | None:
+    def find_file(self, file: str) -> StoredDocument | None:
         """The document that was read from a file, which may have come under another name."""
         return self._find("file", file)
 
     def put(
-        self, document: Document, passages: Sequence[Passage], origin: Origin, *, embed: Embed | None = None
+        self,
+        document: Document,
+        passages: Sequence[Passage],
+        origin: DocumentOrigin,
+        *,
+        embed: Embed | None = None,
     ) -> int:
         """Adds a document, or brings the one of its source up to date. :return: how many passages are new.
 
@@ -205,7 +210,7 @@ class Collection:
             self._write_codes(db, {known[id]: code for id, code in vectors_of.items()})
         return len(new)
 
-    def refresh(self, source: str, origin: Origin) -> None:
+    def refresh(self, source: str, origin: DocumentOrigin) -> None:
         """Notes where an unchanged document is now."""
         with self._writing() as db:
             db.execute(
@@ -350,7 +355,7 @@ class Collection:
         with self._turns if writes else nullcontext(), transaction(self._opened, self.file, writes=writes):
             yield
 
-    def _find(self, column: str, value: str) -> Entry | None:
+    def _find(self, column: str, value: str) -> StoredDocument | None:
         with self.reading() as db:
             row = db.execute(f"{_ENTRIES} WHERE {column} = ? GROUP BY d.id", (value,)).fetchone()
         return None if row is None else _entry(row)
@@ -388,9 +393,9 @@ def count_passages(db: sqlite3.Connection) -> int:
     return int(db.execute(_BEYOND).fetchone()[0]) - int(free)
 
 
-def _entry(row: tuple[str, str, str, int, float, str | None, float | None, float, int]) -> Entry:
+def _entry(row: tuple[str, str, str, int, float, str | None, float | None, float, int]) -> StoredDocument:
     source, title, digest, size, mtime, file, expires, added, passages = row
-    return Entry(source, title, Origin(digest, size, mtime, file, expires), added, passages)
+    return StoredDocument(source, title, DocumentOrigin(digest, size, mtime, file, expires), added, passages)
 
 
 def _ids(document: Document, passages: Sequence[Passage]) -> Iterator[str]:
@@ -424,7 +429,7 @@ def _slots(db: sqlite3.Connection, source: str) -> dict[str, int]:
     )
 
 
-def _put_document(db: sqlite3.Connection, document: Document, origin: Origin) -> int:
+def _put_document(db: sqlite3.Connection, document: Document, origin: DocumentOrigin) -> int:
     """The row of a document, new or not. :return: its key."""
     row = (
         *(document.source, document.title, origin.digest, origin.size, origin.mtime),

@@ -10,7 +10,7 @@ import threading
 from types import TracebackType
 
 
-class Turns:
+class FairLock:
     """A lock that is had in the order in which it was asked for."""
 
     def __init__(self) -> None:

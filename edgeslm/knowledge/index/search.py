@@ -174,7 +174,7 @@ def _overlaps(chosen: Sequence[_Candidate]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    row: _Row
+    row: _PassageRow
     bm25: float
     cosine: float | None
     heading: float
@@ -256,7 +256,7 @@ def fuse(
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _PassageRow:
     title: str
     kept: Kept
 
@@ -266,7 +266,7 @@ class _Row:
         return f"{self.title}\n{self.kept.heading}\n{self.kept.text}"
 
 
-def _rows(db: sqlite3.Connection, slots: Sequence[int]) -> list[_Row]:
+def _rows(db: sqlite3.Connection, slots: Sequence[int]) -> list[_PassageRow]:
     """In the order of ``slots``, which are sorted."""
     marks = ", ".join("?" * len(slots))
     rows = db.execute(
@@ -274,7 +274,7 @@ def _rows(db: sqlite3.Connection, slots: Sequence[int]) -> list[_Row]:
         f"JOIN documents d ON d.id = p.document WHERE p.slot IN ({marks}) ORDER BY p.slot",
         slots,
     )
-    return [_Row(title, Kept(*rest)) for title, *rest in rows]
+    return [_PassageRow(title, Kept(*rest)) for title, *rest in rows]
 
 
 def _nearest(

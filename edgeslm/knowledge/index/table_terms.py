@@ -31,7 +31,7 @@ class Operation(Enum):
     EARLIEST = "earliest"
 
 
-class Comparison(Enum):
+class Comparator(Enum):
     """How a cell stands to a value."""
 
     ABOVE = "above"
@@ -156,29 +156,29 @@ _PHRASES = {
 PHRASES = {phrase: operation for operation, listed in _PHRASES.items() for phrase in listed.split(", ")}
 
 _COMPARISONS = {
-    Comparison.ABOVE: (
+    Comparator.ABOVE: (
         "above, over, more than, greater than, higher than, larger than, bigger than, stronger than, exceed, "
         "exceeds, exceeded, exceeding, in excess of, upwards of, >"
     ),
-    Comparison.AT_LEAST: (
+    Comparator.AT_LEAST: (
         "at least, no less than, not less than, no fewer than, not below, minimum of, a minimum of, since, "
         "starting from, ≥, > ="
     ),
-    Comparison.BELOW: (
+    Comparator.BELOW: (
         "below, under, beneath, less than, fewer than, lower than, smaller than, weaker than, <"
     ),
-    Comparison.AT_MOST: (
+    Comparator.AT_MOST: (
         "at most, no more than, not more than, not above, not over, up to, maximum of, a maximum of, until, "
         "till, up until, ≤, < ="
     ),
-    Comparison.BETWEEN: "between, in between, ranging from",
-    Comparison.AFTER: "after, later than, newer than, more recent than",
-    Comparison.BEFORE: "before, earlier than, older than, prior to",
+    Comparator.BETWEEN: "between, in between, ranging from",
+    Comparator.AFTER: "after, later than, newer than, more recent than",
+    Comparator.BEFORE: "before, earlier than, older than, prior to",
 }
 COMPARISONS = {phrase: each for each, listed in _COMPARISONS.items() for phrase in listed.split(", ")}
 _BEHIND = {
-    Comparison.AT_LEAST: "or more, or above, or higher, or over, or later, or newer",
-    Comparison.AT_MOST: "or less, or below, or lower, or fewer, or under, or earlier",
+    Comparator.AT_LEAST: "or more, or above, or higher, or over, or later, or newer",
+    Comparator.AT_MOST: "or less, or below, or lower, or fewer, or under, or earlier",
 }
 BEHIND = {phrase: each for each, listed in _BEHIND.items() for phrase in listed.split(", ")}
 """Comparisons that stand behind their value."""

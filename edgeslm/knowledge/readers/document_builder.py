@@ -9,7 +9,7 @@ from edgeslm.knowledge.documents.passages import DEEPEST, LONGEST_TITLE, Documen
 _SPACE = re.compile(r"\s+")
 
 
-class Draft:
+class DocumentBuilder:
     """Text that grows, with its headings. Blocks are parted by one empty line."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import DEEPEST, LONGEST_TITLE, MAX_CHARACTERS, Document
-from edgeslm.knowledge.readers.document_builder import Draft
+from edgeslm.knowledge.readers.document_builder import DocumentBuilder
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument, PdfTextPage
@@ -155,8 +155,8 @@ def _without_repeated(pages: list[list[str]]) -> list[list[str]]:
     ]
 
 
-def _written(pages: list[list[str]], outline: list[_Entry]) -> Draft:
-    draft = Draft()
+def _written(pages: list[list[str]], outline: list[_Entry]) -> DocumentBuilder:
+    draft = DocumentBuilder()
     entries = defaultdict[int, list[_Entry]](list)
     for entry in outline:
         entries[entry.page].append(entry)

@@ -13,7 +13,7 @@ from pathlib import PurePath
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document
-from edgeslm.knowledge.readers.document_builder import Draft
+from edgeslm.knowledge.readers.document_builder import DocumentBuilder
 
 _LEFT_OUT = frozenset(
     {
@@ -121,7 +121,7 @@ class _Page(HTMLParser):
 
     def __init__(self, *, has_main: bool) -> None:
         super().__init__(convert_charrefs=True)
-        self.draft = Draft()
+        self.draft = DocumentBuilder()
         self.title = ""
         self._main = 0 if has_main else 1
         self._skipped = ("", 0)

@@ -21,7 +21,7 @@ from pathlib import Path
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.database import find_collection
-from edgeslm.knowledge.index.fair_lock import Turns
+from edgeslm.knowledge.index.fair_lock import FairLock
 from edgeslm.knowledge.index.queries import Memory, Shelf
 from edgeslm.knowledge.readers.sources import find_files
 from edgeslm.knowledge.service.frames import Embed, Failed, Remembered, Said, Trouble, Vectors
@@ -51,14 +51,14 @@ _Work = Callable[[Shelf, Collection, Callable[[str], None]], None]
 """Told of what is wrong, in sentences."""
 
 
-class Keeper:
+class Indexer:
     """Keeps ``shelves``; ``send`` takes what the process says."""
 
     def __init__(self, shelves: Sequence[Shelf], send: Send, *, sweep_every_s: float = SWEEP_EVERY_S) -> None:
         self._shelves = shelves
         self._send = send
         self._sweep_every_s = sweep_every_s
-        turns = defaultdict[Path, Turns](Turns)
+        turns = defaultdict[Path, FairLock](FairLock)
         self._turns = {shelf.name: turns[find_collection(shelf.path).absolute()] for shelf in shelves}
         self._waiting = {shelf.name: queue.SimpleQueue[_Wanted]() for shelf in shelves if shelf.writes}
         self._vectors: queue.SimpleQueue[Vectors] = queue.SimpleQueue()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.index.collection import Collection, Embed, Entry, Origin
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin, Embed, StoredDocument
 from edgeslm.knowledge.readers.limited import Reading, ReadingError
 from edgeslm.knowledge.readers.reader import check_size
 from edgeslm.knowledge.readers.sources import find_files
@@ -146,7 +146,7 @@ class _Adding:
 _LEFT_OUT = "it is left out until it changes or edgeslm knowledge add --again can read it"
 
 
-def _is_still(path: Path, origin: Origin) -> bool:
+def _is_still(path: Path, origin: DocumentOrigin) -> bool:
     try:
         status = path.stat()
     except OSError:
@@ -154,7 +154,7 @@ def _is_still(path: Path, origin: Origin) -> bool:
     return (status.st_size, status.st_mtime) == (origin.size, origin.mtime)
 
 
-def _look_at(path: Path) -> Origin:
+def _look_at(path: Path) -> DocumentOrigin:
     """:raises KnowledgeError: it can't be read."""
     try:
         status = path.stat()
@@ -165,7 +165,7 @@ def _look_at(path: Path) -> Origin:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise KnowledgeError(f"{path}: {error.strerror}") from None
-    return Origin(digest, status.st_size, status.st_mtime, _address(path))
+    return DocumentOrigin(digest, status.st_size, status.st_mtime, _address(path))
 
 
 def _address(path: Path) -> str | None:
@@ -178,7 +178,7 @@ def _address(path: Path) -> str | None:
     return address
 
 
-def _refuse_namesake(known: Entry | None, path: Path) -> None:
+def _refuse_namesake(known: StoredDocument | None, path: Path) -> None:
     """Another file of the same name, of another folder, is not the new state of this one."""
     if known is None or known.origin.file is None:
         return

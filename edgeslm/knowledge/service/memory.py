@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
-from edgeslm.knowledge.index.collection import Collection, Origin
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 from edgeslm.knowledge.index.queries import Memory
 from edgeslm.knowledge.readers.reader import check_document
 from edgeslm.storage.erasure_filter import Choice
@@ -35,7 +35,7 @@ def remember(
                 continue
             raw = memory.text.encode(errors="surrogatepass")
             expires = None if memory.keep_s is None else memory.at + memory.keep_s
-            origin = Origin(hashlib.sha256(raw).hexdigest(), len(raw), memory.at, None, expires)
+            origin = DocumentOrigin(hashlib.sha256(raw).hexdigest(), len(raw), memory.at, None, expires)
             collection.put(document, split(document), origin)
             kept += 1
     return kept

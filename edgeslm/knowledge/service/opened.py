@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Final
 
 from edgeslm.knowledge.index.collection import Collection
-from edgeslm.knowledge.index.fair_lock import Turns
+from edgeslm.knowledge.index.fair_lock import FairLock
 
-NO_TURNS: Final[Mapping[str, Turns]] = MappingProxyType({})
+NO_TURNS: Final[Mapping[str, FairLock]] = MappingProxyType({})
 
 
 class OpenCollections:
@@ -26,7 +26,7 @@ class OpenCollections:
         paths: Mapping[str, Path],
         *,
         writes: bool = False,
-        turns: Mapping[str, Turns] = NO_TURNS,
+        turns: Mapping[str, FairLock] = NO_TURNS,
         on_new: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._paths = paths

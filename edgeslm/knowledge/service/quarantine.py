@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeslm.knowledge.documents.kinds import plain_suffix
-from edgeslm.knowledge.index.collection import Collection, Origin
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 
 TRIES: Final = 2
 """Once may be chance, as where something else took the memory."""
@@ -46,12 +46,12 @@ class Quarantine:
                 return set()
             return set(db.execute("SELECT digest, suffix FROM quarantine WHERE tries >= ?", (TRIES,)))
 
-    def tries(self, path: Path, origin: Origin) -> int:
+    def tries(self, path: Path, origin: DocumentOrigin) -> int:
         """How often a file of this content was given up."""
         with self._collection.reading() as db:
             return _tries(db, _key(path, origin)) if _is_there(db) else 0
 
-    def note(self, path: Path, origin: Origin) -> int:
+    def note(self, path: Path, origin: DocumentOrigin) -> int:
         """One more time, on the disk when this returns. :return: how often it was."""
         with self._collection.together(), self._collection.reading() as db:
             db.execute(_TABLE)
@@ -61,14 +61,14 @@ class Quarantine:
             db.execute(f"DELETE FROM quarantine WHERE (digest, suffix) IN ({_OLDEST})", (MOST,))
             return tries
 
-    def release(self, path: Path, origin: Origin) -> None:
+    def release(self, path: Path, origin: DocumentOrigin) -> None:
         """It was read after all."""
         if self.tries(path, origin):
             with self._collection.together(), self._collection.reading() as db:
                 db.execute("DELETE FROM quarantine WHERE digest = ? AND suffix = ?", _key(path, origin))
 
 
-def _key(path: Path, origin: Origin) -> Key:
+def _key(path: Path, origin: DocumentOrigin) -> Key:
     return origin.digest, plain_suffix(path)
 
 

@@ -34,7 +34,7 @@ from edgeslm.knowledge.service.frames import (
     Said,
     Seek,
 )
-from edgeslm.knowledge.service.indexer import Keeper
+from edgeslm.knowledge.service.indexer import Indexer
 from edgeslm.knowledge.service.opened import OpenCollections
 from edgeslm.knowledge.table_qa.answers import answer_from_tables
 from edgeslm.telemetry.log_lines import set_up_logging
@@ -97,7 +97,7 @@ class Searcher:
 def serve(pipe: Pipe, shelves: list[Shelf]) -> None:
     """Opens the collections, says so, and answers until the pipe closes."""
     mailbox = Mailbox(pipe)
-    keeper = Keeper([shelf for shelf in shelves if shelf.is_kept], mailbox.send)
+    keeper = Indexer([shelf for shelf in shelves if shelf.is_kept], mailbox.send)
     searcher = Searcher(shelves)
     try:
         keeper.make()

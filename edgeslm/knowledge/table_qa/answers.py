@@ -30,7 +30,7 @@ from edgeslm.knowledge.table_qa.mentions import (
     find_mentions,
     read_tokens,
 )
-from edgeslm.knowledge.table_qa.names import Names, read_names
+from edgeslm.knowledge.table_qa.names import ColumnNames, read_names
 from edgeslm.knowledge.table_qa.query import Condition, Query, Result, Unanswerable, Unclear, plain, run_query
 from edgeslm.knowledge.table_qa.reading import find_queries, is_unit
 
@@ -161,7 +161,7 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
     return TableAnswer(text, result.values, table.source, citations, result.matched)
 
 
-def _is_of(meaning: Meaning, names: Names) -> bool:
+def _is_of(meaning: Meaning, names: ColumnNames) -> bool:
     """Whether it means something of this table, and not of any other with rows."""
     if isinstance(meaning, Noun):
         return not meaning.bare and not meaning.days

@@ -29,7 +29,7 @@ from edgeslm.knowledge.index.table_terms import (
     ROWS,
     SUPERLATIVES,
     UNITS,
-    Comparison,
+    Comparator,
     Measure,
     Operation,
     alike,
@@ -112,7 +112,7 @@ class Asks:
 
 @dataclass(frozen=True, slots=True)
 class Compares:
-    comparison: Comparison
+    comparison: Comparator
     measure: Measure | None = None
     empty: bool = False
     """It says nothing where no value follows."""
@@ -171,7 +171,7 @@ def find_mentions(
 
     :param source: of the table's document, whose name says what a row is.
     """
-    reader = _Reader(question, source, columns, lookup)
+    reader = _MentionReader(question, source, columns, lookup)
     mentions: list[Mention] = []
     unknown: list[str] = []
     at = 0
@@ -187,7 +187,7 @@ def find_mentions(
     return mentions, unknown
 
 
-class _Reader:
+class _MentionReader:
     def __init__(self, question: str, source: str, columns: Sequence[Column], lookup: Lookup) -> None:
         self.question, self._names = question, read_names(columns)
         self._long_names = [word for word in self._names.words if len(word) >= _SHORTEST_NAME_MISSPELT]
@@ -283,7 +283,7 @@ class _Reader:
             yield Compares(BEHIND[phrase], behind=True)
         if phrase.endswith(" than") and (measure := COMPARATIVES.get(phrase.removesuffix(" than"))):
             up = measure.most is Operation.LARGEST
-            yield Compares(Comparison.ABOVE if up else Comparison.BELOW, measure)
+            yield Compares(Comparator.ABOVE if up else Comparator.BELOW, measure)
         if phrase in SUPERLATIVES:
             yield Superlative(SUPERLATIVES[phrase])
 

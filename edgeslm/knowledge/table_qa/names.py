@@ -35,7 +35,7 @@ class Name:
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class ColumnNames:
     """Of all columns of a table, by their places."""
 
     all: tuple[Name, ...]
@@ -77,7 +77,7 @@ def _nearness(words: frozenset[str], name: Name) -> int:
     return _PART if said < there and name.head in said else 0
 
 
-def read_names(columns: Sequence[Column]) -> Names:
+def read_names(columns: Sequence[Column]) -> ColumnNames:
     split = [_without_unit(column) for column in columns]
     # Where only the unit, or what looks like one, tells two columns apart it belongs to the name.
     alike_words = Counter(frozenset(words) for words, _ in split)
@@ -88,7 +88,9 @@ def read_names(columns: Sequence[Column]) -> Names:
             words = every
         about = [word for word in words if word not in FUNCTION] or words
         names.append(Name(frozenset(about), (frozenset(every), frozenset(words)), _head(about), unit))
-    return Names(tuple(names), frozenset(word for column in columns for word in parse_name(column.name)))
+    return ColumnNames(
+        tuple(names), frozenset(word for column in columns for word in parse_name(column.name))
+    )
 
 
 def _without_unit(column: Column) -> tuple[list[str], str]:

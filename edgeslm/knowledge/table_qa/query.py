@@ -16,7 +16,7 @@ from typing import Any
 from edgeslm.knowledge.documents.cells import CellKind, Column, Row, parse_number
 from edgeslm.knowledge.index.queries import Value
 from edgeslm.knowledge.index.table_store import WIDTH, KeptTable, read_rows, with_values
-from edgeslm.knowledge.index.table_terms import Comparison, Operation
+from edgeslm.knowledge.index.table_terms import Comparator, Operation
 
 MOST_CITED = 20
 """Rows that a result keeps; of more the first ones."""
@@ -52,7 +52,7 @@ class Condition:
     place: int
     values: tuple[str | bool | Decimal, ...]
     """Cells of a text, what was said of a date, numbers, or a yes or no."""
-    comparison: Comparison | None = None
+    comparison: Comparator | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +177,15 @@ class _Rows:
             case None:
                 some = " OR ".join([f"{value} BETWEEN ? AND ?"] * len(ranges))
                 self.keep(some, *(end for both in ranges for end in both))
-            case Comparison.ABOVE | Comparison.AFTER:
+            case Comparator.ABOVE | Comparator.AFTER:
                 self.keep(f"{value} > ?", ranges[0][1])
-            case Comparison.AT_LEAST:
+            case Comparator.AT_LEAST:
                 self.keep(f"{value} >= ?", ranges[0][0])
-            case Comparison.BELOW | Comparison.BEFORE:
+            case Comparator.BELOW | Comparator.BEFORE:
                 self.keep(f"{value} < ?", ranges[0][0])
-            case Comparison.AT_MOST:
+            case Comparator.AT_MOST:
                 self.keep(f"{value} <= ?", ranges[0][1])
-            case Comparison.BETWEEN:
+            case Comparator.BETWEEN:
                 self.keep(f"{value} BETWEEN ? AND ?", ranges[0][0], ranges[1][1])
 
     def value(self, place: int) -> str:

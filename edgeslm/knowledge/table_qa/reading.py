@@ -13,7 +13,7 @@ from itertools import product
 from math import prod
 
 from edgeslm.knowledge.documents.cells import CellKind, Column
-from edgeslm.knowledge.index.table_terms import DEGREES, Comparison, Measure, Operation, alike, words_of
+from edgeslm.knowledge.index.table_terms import DEGREES, Comparator, Measure, Operation, alike, words_of
 from edgeslm.knowledge.table_qa.mentions import (
     Asks,
     Cells,
@@ -29,7 +29,7 @@ from edgeslm.knowledge.table_qa.mentions import (
     Token,
     Unit,
 )
-from edgeslm.knowledge.table_qa.names import Names
+from edgeslm.knowledge.table_qa.names import ColumnNames
 from edgeslm.knowledge.table_qa.query import Condition, Query, Unanswerable, Unclear
 from edgeslm.knowledge.table_qa.wanted import Item, Wanted, year_columns
 
@@ -41,7 +41,7 @@ _AUXILIARIES = words_of(
 )
 _QUESTION_WORDS = words_of("which what who whom when where how tell show give list find count")
 _NUMBERS = ("id", alike("number"))
-_TIMES = (Comparison.AFTER, Comparison.BEFORE)
+_TIMES = (Comparator.AFTER, Comparator.BEFORE)
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class _Parts:
 
 
 def find_queries(
-    tokens: Sequence[Token], mentions: Sequence[Mention], columns: Sequence[Column], names: Names
+    tokens: Sequence[Token], mentions: Sequence[Mention], columns: Sequence[Column], names: ColumnNames
 ) -> tuple[list[Query], str]:
     """Each way in which the mentions make a query, and where there is none the reason.
 
@@ -90,7 +90,7 @@ class _Reading:
         words: Sequence[str],
         items: Sequence[Item],
         columns: Sequence[Column],
-        names: Names,
+        names: ColumnNames,
         date: int | None,
     ) -> None:
         self._words, self._items, self._columns, self._names = words, items, columns, names
@@ -132,7 +132,7 @@ class _Reading:
             if not isinstance(what, Compares):
                 at += 1
                 continue
-            count = 2 if what.comparison is Comparison.BETWEEN else 1
+            count = 2 if what.comparison is Comparator.BETWEEN else 1
             end = at + 1
             values: list[Number | Date] = []
             units: list[str] = []
@@ -298,7 +298,7 @@ class _Reading:
             raise Unanswerable("when that was done isn't said")
 
     def _condition(
-        self, place: int, values: Sequence[Meaning], comparison: Comparison | None, said: str
+        self, place: int, values: Sequence[Meaning], comparison: Comparator | None, said: str
     ) -> Condition:
         column = self._columns[place]
         wanted: list[str | bool | Decimal] = []
@@ -401,7 +401,7 @@ def is_unit(said: str, unit: str) -> bool:
     return said == unit or (said == "pct" and not unit)
 
 
-def _within(said: str, column: Column, comparison: Comparison | None) -> str:
+def _within(said: str, column: Column, comparison: Comparator | None) -> str:
     """What was said of a column of dates. Of what the table doesn't cover it says nothing.
 
     :raises Unanswerable: the column has no such time, or several.
@@ -411,9 +411,9 @@ def _within(said: str, column: Column, comparison: Comparison | None) -> str:
             raise Unanswerable("it doesn't say of which year")
         said = column.first[:4] + said[1:]
     first, last = column.first[: len(said)], column.last[: len(said)]
-    to_end, to_begin = (Comparison.AFTER, Comparison.AT_LEAST), (Comparison.BEFORE, Comparison.AT_MOST)
-    if comparison not in to_begin and (last < said or (comparison is Comparison.AFTER and last == said)):
+    to_end, to_begin = (Comparator.AFTER, Comparator.AT_LEAST), (Comparator.BEFORE, Comparator.AT_MOST)
+    if comparison not in to_begin and (last < said or (comparison is Comparator.AFTER and last == said)):
         raise Unanswerable(f"{column.name} ends with {column.last}")
-    if comparison not in to_end and (first > said or (comparison is Comparison.BEFORE and first == said)):
+    if comparison not in to_end and (first > said or (comparison is Comparator.BEFORE and first == said)):
         raise Unanswerable(f"{column.name} begins with {column.first}")
     return said

@@ -18,7 +18,7 @@ from edgeslm.knowledge.index.table_terms import (
     words_of,
 )
 from edgeslm.knowledge.table_qa.mentions import Meaning, Named, Noun
-from edgeslm.knowledge.table_qa.names import Names
+from edgeslm.knowledge.table_qa.names import ColumnNames
 from edgeslm.knowledge.table_qa.query import Condition, Query, Unanswerable
 
 _TIME_WORDS = words_of("date day time when timestamp hour week month quarter year")
@@ -49,7 +49,7 @@ class Wanted:
     conditions: Sequence[Condition]
     named: Sequence[tuple[int, Named]]
     columns: Sequence[Column]
-    names: Names
+    names: ColumnNames
 
     def cells(self) -> Query:
         if len(self.named) > 1:
@@ -262,7 +262,7 @@ class Wanted:
         return self.columns[named.place].kind is CellKind.NUMBER
 
 
-def year_columns(columns: Sequence[Column], names: Names) -> list[int]:
+def year_columns(columns: Sequence[Column], names: ColumnNames) -> list[int]:
     """Columns of numbers that are years."""
     return [
         place

@@ -17,7 +17,7 @@ from edgeslm.config.loader import Route
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.queries import Memory
 from edgeslm.protocol.delivery import Delivery
-from edgeslm.serving.collections import Library
+from edgeslm.serving.collections import Collections
 
 log = logging.getLogger("edgeslm.node")
 
@@ -27,10 +27,10 @@ PAUSES_S = (0.5, 2.0, 5.0, 15.0)
 """Between the tries."""
 
 
-class Remembering:
+class Ingest:
     """``library`` gives the node's present one; ``drop`` counts what is given up, by its reason."""
 
-    def __init__(self, library: Callable[[], Library], drop: Callable[[str], None]) -> None:
+    def __init__(self, library: Callable[[], Collections], drop: Callable[[str], None]) -> None:
         self._library = library
         self._drop = drop
 

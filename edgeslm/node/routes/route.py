@@ -40,7 +40,7 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RouteWork:
     """A message for a task, and how to publish the result; without a task it is only remembered. ``id`` is
     the message's own, if its payload has one, ``trace`` what its result belongs to."""
 
@@ -56,7 +56,7 @@ class Work:
 class RouteReader:
     """One route of the configuration at work. ``base`` is the node's base topic.
 
-    ``consider`` a message, run the ``Work``, ask ``wants`` before publishing the result.
+    ``consider`` a message, run the ``RouteWork``, ask ``wants`` before publishing the result.
     """
 
     def __init__(self, route: Route, base: str) -> None:
@@ -72,7 +72,7 @@ class RouteReader:
     def matches(self, topic: str) -> bool:
         return matches(self.route.source, topic)
 
-    def consider(self, topic: str, payload: bytes, retained: bool, now: float) -> Work | Skip:
+    def consider(self, topic: str, payload: bytes, retained: bool, now: float) -> RouteWork | Skip:
         """What to do with a message; ``now`` in seconds of any steady clock."""
         if retained and not self.route.accept_retained:
             return Skip("retained", "a retained message; set accept_retained to read those too")
@@ -85,7 +85,7 @@ class RouteReader:
         except TemplateError as error:
             return Skip("template", str(error))
 
-    def _work(self, scope: Scope, text: str, now: float) -> Work | Skip:
+    def _work(self, scope: Scope, text: str, now: float) -> RouteWork | Skip:
         if self._condition is not None and not self._condition(scope):
             return Skip("condition", "the condition in when does not hold")
         if self._rate is not None and not self._rate.has_room(now):
@@ -100,11 +100,11 @@ class RouteReader:
             self._rate.take(now)
         return replace(self.work_on(topic), input=read, id=_id_of(scope.payload))
 
-    def work_on(self, topic: str) -> Work:
+    def work_on(self, topic: str) -> RouteWork:
         """What is published to ``topic``, whatever was read."""
-        return Work(self.route.task, "", topic, self.route.qos, self.route.retain)
+        return RouteWork(self.route.task, "", topic, self.route.qos, self.route.retain)
 
-    def wants(self, work: Work, result: Result) -> bool:
+    def wants(self, work: RouteWork, result: Result) -> bool:
         """Whether to publish ``result``. With ``on_change`` it must differ from the last on that topic."""
         if not self.route.on_change:
             return True

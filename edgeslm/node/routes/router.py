@@ -17,12 +17,12 @@ from edgeslm.config.loader import Config
 from edgeslm.errors import BrokerError, Busy, Poisoned
 from edgeslm.messages import ErrorBody, Request, Result
 from edgeslm.mqtt.client import NeverFits, Subscription
-from edgeslm.mqtt.publisher import Outgoing, too_large
-from edgeslm.node.attempts import Tries
-from edgeslm.node.in_flight import Flights, Held
-from edgeslm.node.routes.ingest import Remembering
-from edgeslm.node.routes.route import RouteReader, Skip, Work
-from edgeslm.node.routes.windows import Gatherer
+from edgeslm.mqtt.publisher import Publisher, too_large
+from edgeslm.node.attempts import AttemptLog
+from edgeslm.node.in_flight import InFlight, SingleFlight
+from edgeslm.node.routes.ingest import Ingest
+from edgeslm.node.routes.route import RouteReader, RouteWork, Skip
+from edgeslm.node.routes.windows import WindowAggregator
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.protocol.topic_filters import matches, subscription_identifier
 from edgeslm.storage.journal import Journal, reader_key
@@ -32,11 +32,11 @@ from edgeslm.telemetry.tracing import Tracer
 
 log = logging.getLogger("edgeslm.node")
 
-Run = Callable[[Request, Tries], Awaitable[tuple[Result, bytes]]]
+Run = Callable[[Request, AttemptLog], Awaitable[tuple[Result, bytes]]]
 """Answers a request; the result, and how it is encoded."""
 
 
-class Watcher:
+class Router:
     """The routes of ``config`` at work. ``start`` runs something beside the messages that are held."""
 
     def __init__(
@@ -45,10 +45,10 @@ class Watcher:
         run: Run,
         *,
         start: Callable[[Coroutine[Any, Any, None]], object],
-        outgoing: Outgoing,
+        outgoing: Publisher,
         journal: Journal,
         windows: Windows,
-        remembering: Remembering,
+        remembering: Ingest,
         meter: Meter,
         tracer: Tracer,
         base: str,
@@ -60,12 +60,12 @@ class Watcher:
         self._journal = journal
         self._meter = meter
         self._tracer = tracer
-        self._flights = Flights()
-        self._lines: dict[str, Line] = defaultdict(Line)
+        self._flights = SingleFlight()
+        self._lines: dict[str, TicketQueue] = defaultdict(TicketQueue)
         """What each route's windows get."""
         self._base = base
         self._routes = [RouteReader(route, base) for route in config.routes]
-        self._gatherer = Gatherer(
+        self._gatherer = WindowAggregator(
             windows,
             self._windows,
             start=start,
@@ -108,7 +108,7 @@ class Watcher:
     def close(self) -> None:
         self._gatherer.close()
 
-    def work_on(self, held: Held) -> list[Coroutine[Any, Any, None]]:
+    def work_on(self, held: InFlight) -> list[Coroutine[Any, Any, None]]:
         """What there is to do for a message, all of it at once, so that no later one overtakes it."""
         delivery = held.delivery
         work = [self._serve(route, held) for route in self._routes if brings(delivery, route.route.source)]
@@ -125,7 +125,7 @@ class Watcher:
             await place.reach()
             await self._gatherer.complete(name)
 
-    async def _serve(self, route: RouteReader, held: Held) -> None:
+    async def _serve(self, route: RouteReader, held: InFlight) -> None:
         delivery = held.delivery
         if delivery.size > self._packet_bytes:
             self._meter.drop("too_large")
@@ -160,18 +160,18 @@ class Watcher:
                 return
             payload = known.result if known is not None else None
             if payload is None:
-                tries = Tries(self._journal, key, known.lost if known else 0)
+                tries = AttemptLog(self._journal, key, known.lost if known else 0)
                 payload = await self._answer(
                     route, work, work.input, tries, delivery.received_at, held.unsure
                 )
             if payload is not None:
                 await self._publish(route, work, payload)
 
-    async def _consider(self, route: RouteReader, delivery: Delivery, key: bytes | None) -> Work | Skip:
+    async def _consider(self, route: RouteReader, delivery: Delivery, key: bytes | None) -> RouteWork | Skip:
         """Fills in the route's templates, unless they ended or froze the node with this message before."""
         key = None if key is None else reader_key(key, "templates")
         known = self._journal.find(key) if key is not None and delivery.dup else None
-        tries = Tries(self._journal, key, known.lost if known else 0)
+        tries = AttemptLog(self._journal, key, known.lost if known else 0)
         try:
             tries.compute()
         except Poisoned as error:
@@ -193,7 +193,7 @@ class Watcher:
         work = replace(route.work_on(topic), trace=self._tracer.trace(None))
         key = reader_key(b"window", f"{name} {batch} {topic}")
         known = self._journal.find(key)
-        tries = Tries(self._journal, key, known.lost if known else 0)
+        tries = AttemptLog(self._journal, key, known.lost if known else 0)
         payload = known.result if known is not None else None
         if payload is None:
             payload = await self._answer(route, work, messages, tries, time.monotonic(), is_unsure=False)
@@ -203,9 +203,9 @@ class Watcher:
     async def _answer(
         self,
         route: RouteReader,
-        work: Work,
+        work: RouteWork,
         read: str | Mapping[str, Any],
-        tries: Tries,
+        tries: AttemptLog,
         received_at: float,
         is_unsure: bool,
     ) -> bytes | None:
@@ -221,7 +221,7 @@ class Watcher:
             await self._outgoing.report_dead(request, result.error)
         return payload if route.wants(work, result) else None
 
-    async def _publish(self, route: RouteReader, work: Work, payload: bytes) -> None:
+    async def _publish(self, route: RouteReader, work: RouteWork, payload: bytes) -> None:
         try:
             header = work.trace.header if work.trace else None
             how = {"qos": work.qos, "retain": work.retain, "traceparent": header}
@@ -235,7 +235,7 @@ class Watcher:
             log.warning("a result of route %s could not be sent: %s", route.name, error)
 
 
-class Place:
+class Ticket:
     """One message, or one end of a window, in a line."""
 
     def __init__(self, before: asyncio.Future[None] | None) -> None:
@@ -259,7 +259,7 @@ class Place:
             self.left.set_result(None)
 
 
-class Line:
+class TicketQueue:
     """Messages and ends of windows in the order in which they came, though some are remembered first.
 
     What is ready at once goes on at once, so that many messages are synced together.
@@ -269,8 +269,8 @@ class Line:
         self._last: asyncio.Future[None] | None = None
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
-        place = Place(self._last)
+    def place(self) -> Iterator[Ticket]:
+        place = Ticket(self._last)
         self._last = place.left
         try:
             yield place

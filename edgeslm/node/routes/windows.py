@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from edgeslm.config.fields import Window
 from edgeslm.errors import JournalError
-from edgeslm.node.routes.route import Work
-from edgeslm.storage.window_store import Gathered, Stored, WindowName, Windows
+from edgeslm.node.routes.route import RouteWork
+from edgeslm.storage.window_store import Gathered, StoredMessage, WindowName, Windows
 
 log = logging.getLogger("edgeslm.node")
 
@@ -48,7 +48,7 @@ class _Open:
     timer: asyncio.TimerHandle | None = None
 
 
-class Gatherer:
+class WindowAggregator:
     """The windows of routes, by the routes' names."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Gatherer:
             with suppress(JournalError):
                 self._store.forget_route(stored.window[0])
 
-    def _go_on(self, stored: Stored) -> None:
+    def _go_on(self, stored: StoredMessage) -> None:
         if stored.batch:
             self._size += stored.size
             self._start(self._make(stored.window, stored.batch, stored.size, 0))
@@ -127,7 +127,7 @@ class Gatherer:
                 window.timer.cancel()
 
     async def add(
-        self, route: str, work: Work, topic: str, received: float, key: bytes | None, *, is_again: bool
+        self, route: str, work: RouteWork, topic: str, received: float, key: bytes | None, *, is_again: bool
     ) -> None:
         """Returns when the message is on the disk, or dropped.
 

@@ -13,14 +13,14 @@ from urllib.parse import unquote, urlsplit
 from edgeslm.config.sections import Rollouts
 from edgeslm.errors import RolloutError
 from edgeslm.update.incoming import ENDINGS
-from edgeslm.update.rollout.ddi import Artifact, Chunk, Deployment, same_server
+from edgeslm.update.rollout.ddi import Artifact, DeploymentBase, SoftwareModule, same_server
 from edgeslm.update.rollout.jobs import Part
 
 MODEL_KEY: Final = "edgeslm.model"
 
 
 def parts_of(
-    deployment: Deployment, rollouts: Rollouts, models: Collection[str], budget_bytes: int
+    deployment: DeploymentBase, rollouts: Rollouts, models: Collection[str], budget_bytes: int
 ) -> tuple[Part, ...]:
     """One for each module.
 
@@ -42,11 +42,11 @@ def parts_of(
     return tuple(found.values())
 
 
-def _model_of(chunk: Chunk, rollouts: Rollouts) -> str:
+def _model_of(chunk: SoftwareModule, rollouts: Rollouts) -> str:
     return chunk.says(MODEL_KEY) or rollouts.models.get(chunk.name) or chunk.name
 
 
-def _part(chunk: Chunk, model: str, rollouts: Rollouts, budget_bytes: int) -> Part:
+def _part(chunk: SoftwareModule, model: str, rollouts: Rollouts, budget_bytes: int) -> Part:
     archives = [one for one in chunk.artifacts if one.filename.endswith(ENDINGS)]
     if len(archives) != 1:
         raise RolloutError(

@@ -110,7 +110,7 @@ class _Metadata(_Said):
     value: Annotated[str, StringConstraints(max_length=4096)] = ""
 
 
-class Chunk(_Said):
+class SoftwareModule(_Said):
     """A software module."""
 
     part: Text = ""
@@ -128,11 +128,11 @@ class Chunk(_Said):
 class _Deployment(_Said):
     download: Handling = "attempt"
     update: Handling = "attempt"
-    chunks: Annotated[tuple[Chunk, ...], Field(max_length=MOST_PARTS)]
+    chunks: Annotated[tuple[SoftwareModule, ...], Field(max_length=MOST_PARTS)]
     window: Literal["available", "unavailable"] | None = Field(default=None, alias="maintenanceWindow")
 
 
-class Deployment(_Said):
+class DeploymentBase(_Said):
     """An action: what to bring and whether to switch to it now."""
 
     id: Id
@@ -157,7 +157,7 @@ class _ToStop(_Said):
     stop_id: Id = Field(alias="stopId")
 
 
-class Cancel(_Said):
+class CancelAction(_Said):
     id: Id
     to_stop: _ToStop = Field(alias="cancelAction")
 

@@ -16,7 +16,7 @@ from typing import IO, Any, Final, Literal
 from edgeslm.config.loader import Config
 from edgeslm.errors import BundleError
 from edgeslm.update.allowance import Stopped
-from edgeslm.update.command_file import Wish
+from edgeslm.update.command_file import FileCommand
 from edgeslm.update.downloads import Unreachable
 from edgeslm.update.exchange import Exchange, folder_beside
 from edgeslm.update.rollout.jobs import Part
@@ -44,7 +44,7 @@ class _Taken:
 
 
 class DistantModels:
-    """Of one node, in place of :class:`edgeslm.update.rollout.models.Models`."""
+    """Of one node, in place of :class:`edgeslm.update.rollout.models.RolloutModels`."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -115,12 +115,14 @@ class DistantModels:
         """Not before the node runs."""
         return False
 
-    def wish(self, action: Literal["activate", "rollback"], model: str, digest: str | None = None) -> Wish:
+    def wish(
+        self, action: Literal["activate", "rollback"], model: str, digest: str | None = None
+    ) -> FileCommand:
         """:raises OSError: the disk."""
         return self._exchange.make(action, model, digest)
 
-    def heard(self, wish: Wish) -> dict[str, Any] | None:
+    def heard(self, wish: FileCommand) -> dict[str, Any] | None:
         return self._exchange.heard(wish)
 
-    def withdraw(self, wish: Wish) -> None:
+    def withdraw(self, wish: FileCommand) -> None:
         self._exchange.withdraw(wish)

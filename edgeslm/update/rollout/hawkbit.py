@@ -24,8 +24,8 @@ from edgeslm.hardware.board import board_name
 from edgeslm.update.downloads import PAUSES_S, Login
 from edgeslm.update.rollout.assignment import parts_of
 from edgeslm.update.rollout.ddi import (
-    Cancel,
-    Deployment,
+    CancelAction,
+    DeploymentBase,
     Poll,
     action_of,
     encode_attributes,
@@ -35,10 +35,10 @@ from edgeslm.update.rollout.ddi import (
     same_server,
 )
 from edgeslm.update.rollout.distant import DistantModels, is_distant
-from edgeslm.update.rollout.jobs import Book, Job, Part, Report
-from edgeslm.update.rollout.models import Brought, Models
-from edgeslm.update.rollout.server import Refused, Server
-from edgeslm.update.rollout.state_machine import Work, final_reports
+from edgeslm.update.rollout.jobs import Book, Part, Report, RolloutJob
+from edgeslm.update.rollout.models import Brought, RolloutModels
+from edgeslm.update.rollout.server import Server, ServerRefused
+from edgeslm.update.rollout.state_machine import StateMachine, final_reports
 
 log = logging.getLogger("edgeslm.update")
 
@@ -69,11 +69,11 @@ class Hawkbit:
         self._config = config
         self._rollouts: Rollouts = config.rollouts
         self._server = Server(config.rollouts, config.node)
-        self._models = DistantModels(config) if is_distant(config) else Models(config)
+        self._models = DistantModels(config) if is_distant(config) else RolloutModels(config)
         self.book = Book(self._models.store.folder, config.node, "hawkbit")
         self._pauses_s = pauses_s
         self._look_s = look_s
-        self._work = Work(self.book, self._models, self._bring, timeout_s=config.rollouts.timeout_s)
+        self._work = StateMachine(self.book, self._models, self._bring, timeout_s=config.rollouts.timeout_s)
         self._next_poll = 0.0
         self._failures = 0
         self._canceled: str | None = None
@@ -118,7 +118,7 @@ class Hawkbit:
         self._next_poll = time.monotonic() + min(LONGEST_POLL_S, max(LEAST_POLL_S, every))
         self._tell_attributes(asked=poll.links.config_data is not None)
         if poll.links.cancel is not None:
-            self._cancel(parse(self._server.read(poll.links.cancel.href), Cancel).to_stop.stop_id)
+            self._cancel(parse(self._server.read(poll.links.cancel.href), CancelAction).to_stop.stop_id)
         elif poll.links.deployment is not None:
             self._offered(poll.links.deployment.href)
         else:
@@ -139,7 +139,7 @@ class Hawkbit:
             )
             try:
                 self._server.tell(f"{report.about}/{report.action}/feedback", body)
-            except Refused as error:
+            except ServerRefused as error:
                 log.warning("%s", error)
             self.book.drop_report(report)
 
@@ -172,7 +172,7 @@ class Hawkbit:
         if job is not None and not job.is_over:
             if job.id == action:
                 if job.step in UNTOUCHED:
-                    self._heed(job, parse(self._server.read(href), Deployment))
+                    self._heed(job, parse(self._server.read(href), DeploymentBase))
                 return
             if job.step not in UNTOUCHED:
                 return  # first that one is brought to its end
@@ -185,17 +185,17 @@ class Hawkbit:
 
     def _begin(self, action: str, said: bytes) -> None:
         try:
-            deployment = parse(said, Deployment)
+            deployment = parse(said, DeploymentBase)
             if deployment.id != action:
                 raise RolloutError(f"the server offers action {action} and describes action {deployment.id}")
             budget = self._config.updates.budget_bytes
             parts = parts_of(deployment, self._rollouts, self._config.models, budget)
         except RolloutError as error:  # said, or the server would wait for this node
-            refused = Job(id=action, state="REJECTED", step="done", why=str(error))
+            refused = RolloutJob(id=action, state="REJECTED", step="done", why=str(error))
             log.error("rollout %s: REJECTED: %s", action, error)
             self._work.begin(refused, *final_reports(refused))
             return
-        job = Job(
+        job = RolloutJob(
             id=action,
             version=deployment.version,
             parts=parts,
@@ -204,7 +204,7 @@ class Hawkbit:
         )
         self._work.begin(job, _told(action, "scheduled", "QUEUED"))
 
-    def _heed(self, job: Job, deployment: Deployment) -> None:
+    def _heed(self, job: RolloutJob, deployment: DeploymentBase) -> None:
         """The window has opened, or the server wants it at once."""
         allowed = (deployment.may_download, deployment.may_update)
         if (job.may_download, job.may_update) != allowed:

@@ -62,7 +62,7 @@ class Part(_Value):
         return Promise(self.size, self.hashes)
 
 
-class Job(_Value):
+class RolloutJob(_Value):
     """``spent_s`` is counted while it can go on, since boards begin in 1970. ``end`` is what it becomes
     when all is undone. ``version`` is the server's name for what it brings, empty if it has none."""
 
@@ -105,7 +105,7 @@ class Record(_Value):
     switched models."""
 
     format: int = Field(default=1, ge=1, le=1)
-    job: Job | None = None
+    job: RolloutJob | None = None
     version: str = ""
     reports: tuple[Report, ...] = ()
     told: str = ""
@@ -140,17 +140,17 @@ class Book:
         self.record = self._read()
 
     @property
-    def job(self) -> Job | None:
+    def job(self) -> RolloutJob | None:
         return self.record.job
 
-    def put(self, job: Job | None, *reports: Report) -> None:
+    def put(self, job: RolloutJob | None, *reports: Report) -> None:
         """:raises OSError: the disk; then nothing has changed."""
         kept = (*self.record.reports, *reports)[-MOST_REPORTS:]
         switched = job is not None and job.state == "SUCCEEDED" and job.may_update
         version = job.version if job is not None and switched else self.record.version
         self._write(self.record.model_copy(update={"job": job, "reports": kept, "version": version}))
 
-    def spend(self, seconds: float) -> Job | None:
+    def spend(self, seconds: float) -> RolloutJob | None:
         """Counts time for the job; on the disk with its next step."""
         job = self.record.job
         if job is not None:

@@ -19,9 +19,9 @@ from edgeslm.bundle.manifest import Bundle
 from edgeslm.config.loader import Config
 from edgeslm.errors import RolloutError
 from edgeslm.update.incoming import ENDINGS, model_of
-from edgeslm.update.rollout.jobs import Book, Job, Part
-from edgeslm.update.rollout.models import Models
-from edgeslm.update.rollout.state_machine import Work
+from edgeslm.update.rollout.jobs import Book, Part, RolloutJob
+from edgeslm.update.rollout.models import RolloutModels
+from edgeslm.update.rollout.state_machine import StateMachine
 
 MOST_BYTES: Final = 100_000
 """Of ``meta-data``."""
@@ -102,7 +102,7 @@ class Module:
         # The configuration knows of no server: that there is one is known here.
         config = config.model_copy(update={"signing": config.signing.settled(strangers=True)})
         self._config = config
-        self._models = Models(config)
+        self._models = RolloutModels(config)
         self.book = Book(self._models.store.folder, config.node, JOB)
         self._away_s = away_s
         self._look_s = look_s
@@ -114,7 +114,9 @@ class Module:
             return self._models.staging(stop).take(archive, name)
 
         work = self._work(bring)
-        job = Job(id=JOB, state="IN_PROGRESS", step="downloading", parts=(Part(model=model, name=name),))
+        job = RolloutJob(
+            id=JOB, state="IN_PROGRESS", step="downloading", parts=(Part(model=model, name=name),)
+        )
         work.begin(job)
         self._drive(work, lambda job: job.is_over or job.step == "watching")
         self._expect("watching")
@@ -144,14 +146,14 @@ class Module:
         """Forgets the job; it was undone before, if it had to be."""
         self.book.file.unlink(missing_ok=True)
 
-    def _work(self, bring: Callable[[Part, threading.Event], Bundle] | None = None) -> Work:
+    def _work(self, bring: Callable[[Part, threading.Event], Bundle] | None = None) -> StateMachine:
         def gone(part: Part, stop: threading.Event) -> Bundle:
             raise RolloutError("the installation was cut short")
 
         timeout_s = self._config.updates.trial_s + PATIENCE_S
-        return Work(self.book, self._models, bring or gone, timeout_s=timeout_s)
+        return StateMachine(self.book, self._models, bring or gone, timeout_s=timeout_s)
 
-    def _drive(self, work: Work, until: Callable[[Job], bool]) -> None:
+    def _drive(self, work: StateMachine, until: Callable[[RolloutJob], bool]) -> None:
         seen = time.monotonic()
         while (job := self.book.job) is not None and not until(job):
             work.look()

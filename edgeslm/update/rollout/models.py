@@ -17,8 +17,8 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.bundle.trust import Trust
 from edgeslm.config.loader import Config
 from edgeslm.errors import BundleError
-from edgeslm.update.command_file import Wish, Wishes
-from edgeslm.update.outcomes import Verdicts
+from edgeslm.update.command_file import CommandFile, FileCommand
+from edgeslm.update.outcomes import UpdateOutcomes
 from edgeslm.update.rollout.jobs import Part
 from edgeslm.update.staging import Staging
 from edgeslm.update.store import Store
@@ -33,14 +33,14 @@ class Brought(Protocol):
     def digest(self) -> str: ...
 
 
-class Models:
+class RolloutModels:
     """Of one node; it need not run."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.store = Store(config.state_dir, config.node)
-        self._wishes = Wishes(config.state_dir, config.node)
-        self._verdicts = Verdicts(self.store.folder, config.node)
+        self._wishes = CommandFile(config.state_dir, config.node)
+        self._verdicts = UpdateOutcomes(self.store.folder, config.node)
 
     @property
     def is_node_running(self) -> bool:
@@ -104,14 +104,16 @@ class Models:
             self.store.roll_back(model)
         return True
 
-    def wish(self, action: Literal["activate", "rollback"], model: str, digest: str | None = None) -> Wish:
+    def wish(
+        self, action: Literal["activate", "rollback"], model: str, digest: str | None = None
+    ) -> FileCommand:
         """:raises BundleError: somebody else's waits. :raises OSError: the disk."""
         return self._wishes.make(action, model, digest)
 
-    def heard(self, wish: Wish) -> dict[str, Any] | None:
+    def heard(self, wish: FileCommand) -> dict[str, Any] | None:
         return self._wishes.heard(wish)
 
-    def withdraw(self, wish: Wish) -> None:
+    def withdraw(self, wish: FileCommand) -> None:
         self._wishes.withdraw(wish)
 
 

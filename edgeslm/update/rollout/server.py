@@ -30,7 +30,7 @@ AGAIN: Final = frozenset({401, 403, 408, 425, 429})
 """What a server says that may take the same later; so do all from 500 on."""
 
 
-class Refused(RolloutError):
+class ServerRefused(RolloutError):
     """The server knows nothing of it, or no more, or doesn't take it; it won't later either."""
 
 
@@ -83,7 +83,7 @@ class Server:
                 return _read(answer)
         except urllib.error.HTTPError as error:
             with error:
-                kind = Refused if error.code < 500 and error.code not in AGAIN else RolloutError
+                kind = ServerRefused if error.code < 500 and error.code not in AGAIN else RolloutError
                 raise kind(f"{url}: the server says {error.code} {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)

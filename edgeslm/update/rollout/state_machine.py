@@ -21,11 +21,11 @@ from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from edgeslm.errors import EdgeslmError, without_paths
-from edgeslm.update.command_file import Wish
+from edgeslm.update.command_file import FileCommand
 from edgeslm.update.downloads import Unreachable
 from edgeslm.update.rollout.distant import DistantModels
-from edgeslm.update.rollout.jobs import Book, Job, Part, Report, State, Step
-from edgeslm.update.rollout.models import Brought, Models
+from edgeslm.update.rollout.jobs import Book, Part, Report, RolloutJob, State, Step
+from edgeslm.update.rollout.models import Brought, RolloutModels
 
 log = logging.getLogger("edgeslm.update")
 
@@ -40,13 +40,13 @@ AGAIN_S: Final = 60.0
 """After which a download is tried again that nobody answered."""
 
 
-class Work:
+class StateMachine:
     """Of one job at a time; ``bring`` brings a part's bundle, and ends soon when its event is set."""
 
     def __init__(
         self,
         book: Book,
-        models: Models | DistantModels,
+        models: RolloutModels | DistantModels,
         bring: Callable[[Part, threading.Event], Brought],
         *,
         timeout_s: float,
@@ -61,14 +61,14 @@ class Work:
         self._silent_s = silent_s
         self._asked_at = 0.0
         self._thread: _Staged | None = None
-        self._wish: Wish | None = None
+        self._wish: FileCommand | None = None
         self._looked = time.monotonic()
         self._not_before = 0.0
         self._gone_since = 0.0
 
     # What others want
 
-    def begin(self, job: Job, *reports: Report) -> None:
+    def begin(self, job: RolloutJob, *reports: Report) -> None:
         """:raises OSError: the disk."""
         self.end_download()
         self._wish = None
@@ -105,7 +105,7 @@ class Work:
         if job.spent_s > self._timeout_s and job.step != "undoing" and not self._is_being_switched:
             self.stop("TIMED_OUT", f"it was not over after {self._timeout_s:g} s")
             return True
-        steps: dict[Step, Callable[[Job], bool]] = {
+        steps: dict[Step, Callable[[RolloutJob], bool]] = {
             "waiting": self._wait,
             "downloading": self._download,
             "downloaded": self._hold,
@@ -125,13 +125,13 @@ class Work:
 
     # Steps
 
-    def _wait(self, job: Job) -> bool:
+    def _wait(self, job: RolloutJob) -> bool:
         if not job.may_download:
             return False
         self._go(job, "downloading", _report(job, "download"))
         return True
 
-    def _download(self, job: Job) -> bool:
+    def _download(self, job: RolloutJob) -> bool:
         index = next((index for index, part in enumerate(job.parts) if part.digest is None), None)
         if index is None:
             self._go(job, "downloaded", _report(job, "downloaded"))
@@ -156,13 +156,13 @@ class Work:
             self._put_part(job, index, digest=done.bundle.digest, brought=brought)
         return True
 
-    def _hold(self, job: Job) -> bool:
+    def _hold(self, job: RolloutJob) -> bool:
         if not job.may_update:
             return False
         self._go(job, "switching", _report(job, "proceeding", "the node is asked to switch"))
         return True
 
-    def _switch(self, job: Job) -> bool:
+    def _switch(self, job: RolloutJob) -> bool:
         for index, part in enumerate(job.parts):
             if part.asked and self._wish is not None:
                 return self._hear(job, index)
@@ -172,7 +172,7 @@ class Work:
         self._go(job, "watching", _report(job, "proceeding", "on trial"))
         return True
 
-    def _ask(self, job: Job, index: int) -> bool:
+    def _ask(self, job: RolloutJob, index: int) -> bool:
         part = job.parts[index]
         # Asked, and then this process ended, perhaps with the node, which forgets it at its start.
         tries = part.tries + part.asked
@@ -194,7 +194,7 @@ class Work:
             self._put_part(job, index, before=before, asked=part.asked)
         return True
 
-    def _hear(self, job: Job, index: int) -> bool:
+    def _hear(self, job: RolloutJob, index: int) -> bool:
         part, said = job.parts[index], self._heard()
         if said is None:
             if self._wish is None:  # the node ended, or says nothing
@@ -222,7 +222,7 @@ class Work:
             self._wish = None
         return said
 
-    def _watch(self, job: Job) -> bool:
+    def _watch(self, job: RolloutJob) -> bool:
         standings = [self._models.standing(part.model, part.digest or "") for part in job.parts]
         for part, standing in zip(job.parts, standings, strict=True):
             if standing == "other":
@@ -238,7 +238,7 @@ class Work:
             self._finish(job, "SUCCEEDED", "")
         return True
 
-    def _go_back(self, job: Job) -> bool:
+    def _go_back(self, job: RolloutJob) -> bool:
         """One model after the other becomes what it was."""
         if self._wish is not None:
             wish, said = self._wish, self._heard()
@@ -281,7 +281,7 @@ class Work:
 
     # What is written down
 
-    def _undo(self, job: Job, end: State, why: str) -> None:
+    def _undo(self, job: RolloutJob, end: State, why: str) -> None:
         changes = {"step": "undoing", "end": end, "why": _plain(why)}
         reports = (
             () if job.step in ("waiting", "downloading", "downloaded") else (_report(job, "proceeding", why),)
@@ -289,17 +289,17 @@ class Work:
         self._book.put(job.model_copy(update=changes), *reports)
         self._go_back(self._book.job or job)
 
-    def _go(self, job: Job, step: Step, *reports: Report) -> None:
+    def _go(self, job: RolloutJob, step: Step, *reports: Report) -> None:
         log.info("rollout %s: %s", job.id, step)
         state: State = "QUEUED" if step == "waiting" else "IN_PROGRESS"
         self._book.put(job.model_copy(update={"step": step, "state": state}), *reports)
 
-    def _put_part(self, job: Job, index: int, **changes: object) -> None:
+    def _put_part(self, job: RolloutJob, index: int, **changes: object) -> None:
         parts = list(job.parts)
         parts[index] = parts[index].model_copy(update=changes)
         self._book.put(job.model_copy(update={"parts": tuple(parts)}))
 
-    def _finish(self, job: Job, state: State, why: str) -> None:
+    def _finish(self, job: RolloutJob, state: State, why: str) -> None:
         job = job.model_copy(update={"state": state, "step": "done", "why": _plain(why), "end": None})
         log.log(
             logging.INFO if state == "SUCCEEDED" else logging.ERROR, "rollout %s: %s %s", job.id, state, why
@@ -311,7 +311,7 @@ class Work:
                     self._models.forget(part.digest)
 
 
-def final_reports(job: Job) -> tuple[Report, ...]:
+def final_reports(job: RolloutJob) -> tuple[Report, ...]:
     """What the server hears of a job that is over; nothing of one that it forgot or took back."""
     if job.state in ("REMOVED", "CANCELED"):
         return ()
@@ -320,7 +320,7 @@ def final_reports(job: Job) -> tuple[Report, ...]:
     return (_report(job, "closed", f"{job.state}: {job.why}", finished=False),)
 
 
-def _report(job: Job, execution: str, *details: str, finished: bool | None = None) -> Report:
+def _report(job: RolloutJob, execution: str, *details: str, finished: bool | None = None) -> Report:
     outcome = "none" if finished is None else "success" if finished else "failure"
     return Report.model_validate(
         {
@@ -340,7 +340,9 @@ def _plain(why: str) -> str:
 class _Staged(threading.Thread):
     """A part being brought: the bundle, or why not."""
 
-    def __init__(self, models: Models | DistantModels, bring: Callable[[threading.Event], Brought]) -> None:
+    def __init__(
+        self, models: RolloutModels | DistantModels, bring: Callable[[threading.Event], Brought]
+    ) -> None:
         super().__init__(name="rollout-download", daemon=True)
         self.stop = threading.Event()
         self.bundle: Brought | None = None

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from edgeslm.cli.demo import material
-from edgeslm.cli.demo.material import LOGIN_EXAMPLES, QUESTIONS, SENSORS, Labelled, load_logins, load_sms
+from edgeslm.cli.demo.material import (
+    LOGIN_EXAMPLES,
+    QUESTIONS,
+    SENSORS,
+    LabelledMessage,
+    load_logins,
+    load_sms,
+)
 from edgeslm.errors import EdgeslmError
 
 
@@ -97,4 +104,4 @@ def test_the_demo_s_own_messages_hold_what_is_expected_of_them() -> None:
     assert {label for _, label in SENSORS} == {"normal", "warning", "critical", ""}
     notes = {payload["note"] for payload, _ in SENSORS}
     assert not notes & {row.text for row in material.NOTES_TAUGHT}
-    assert isinstance(material.NOTES_TAUGHT[0], Labelled)
+    assert isinstance(material.NOTES_TAUGHT[0], LabelledMessage)

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from edgeslm.cli.demo.screen import Screen
-from edgeslm.cli.demo.traffic import Answer
+from edgeslm.cli.demo.traffic import DemoAnswer
 
-RIGHT = Answer(0, "spam", 0.914, 12.4)
+RIGHT = DemoAnswer(0, "spam", 0.914, 12.4)
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Screen:
@@ -23,7 +23,7 @@ def test_a_row_holds_message_result_expectation_confidence_and_milliseconds(
     screen = Screen()
     screen.header()
     screen.message("WIN £100 now", RIGHT, "spam")
-    screen.message("no confidence", Answer(1, "192.0.2.1", None, 1500.0), "192.0.2.1")
+    screen.message("no confidence", DemoAnswer(1, "192.0.2.1", None, 1500.0), "192.0.2.1")
     header, row, other = capsys.readouterr().out.splitlines()
     assert header.split() == ["message", "result", "true", "label", "sure", "ms"]
     assert row.split() == ["WIN", "£100", "now", "spam", "spam", "0.91", "12"]
@@ -32,7 +32,7 @@ def test_a_row_holds_message_result_expectation_confidence_and_milliseconds(
 
 
 def test_long_and_unprintable_texts_stay_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().message("a\n\x1b[31mb\tc " + "x" * 500, Answer(0, "y" * 500, 0.5, 1.0), "z" * 500)
+    Screen().message("a\n\x1b[31mb\tc " + "x" * 500, DemoAnswer(0, "y" * 500, 0.5, 1.0), "z" * 500)
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and "\x1b" not in out and "\t" not in out
     assert out.count("…") == 3

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from edgeslm.cli.demo.material import Labelled
+from edgeslm.cli.demo.material import LabelledMessage
 from edgeslm.cli.demo.teaching import teach
 from edgeslm.errors import EdgeslmError
 
-ROWS = [Labelled("WIN £100", "spam"), Labelled("ok lar", "ham")]
+ROWS = [LabelledMessage("WIN £100", "spam"), LabelledMessage("ok lar", "ham")]
 
 
 def test_it_calls_the_command_that_a_user_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

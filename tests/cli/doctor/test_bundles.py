@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bundle.signature import Verdict
+from edgeslm.bundle.signature import SignatureVerdict
 from edgeslm.cli.doctor import Finding, examine
 from edgeslm.cli.doctor import bundles as judged_bundles
 from edgeslm.config.loader import Config
@@ -81,7 +81,7 @@ def test_signatures_are_told_in_plain_words(n100: Path, tmp_path: Path) -> None:
 def test_signatures_without_the_library(
     n100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: bool, level: str
 ) -> None:
-    missing = Verdict("unverifiable", "the package cryptography is missing: pip install it")
+    missing = SignatureVerdict("unverifiable", "the package cryptography is missing: pip install it")
     monkeypatch.setattr(judged_bundles, "check_bundles", lambda bundles, keys: [missing])
     bundle = make_bundle(tmp_path / "small", 0)
     finding = look(n100, signing_config(bundle, tmp_path / "a.pub", required=required))[

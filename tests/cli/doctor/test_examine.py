@@ -90,7 +90,7 @@ def test_limits_of_control_groups_version_2(n100: Path) -> None:
     put(n100, "sys/fs/cgroup/system.slice/memory.current", "100000000\n")
     put(n100, f"{group}/cpu.max", "150000 100000\n")
     found = look(n100)
-    assert board.read_memory(n100) == board.Memory(16_384_000_000, 200_000_000, 300_000_000)
+    assert board.read_memory(n100) == board.BoardMemory(16_384_000_000, 200_000_000, 300_000_000)
     assert found["memory"].level == "bad"
     assert "MemoryMax" in found["memory"].advice
     assert found["cpu limit"].text == "a control group allows 1.5 cores"

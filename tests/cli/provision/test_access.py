@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgeslm.cli.provision.access import User, app_user, node_user, parse_access, render, too_wide
 from edgeslm.config.loader import Config, parse_config
 from edgeslm.errors import ProvisionError
-from edgeslm.node.routes.route import RouteReader, Work
+from edgeslm.node.routes.route import RouteReader, RouteWork
 from edgeslm.protocol.topics import Topics
 
 BASE = "edgeslm/v1/hall"
@@ -101,7 +101,7 @@ def test_every_topic_that_a_node_uses_is_allowed(data: st.DataObject, made: list
         topic = data.draw(topics_of(route.source))
         assert user.may("read", topic)
         work = RouteReader(route, config.base).consider(topic, data.draw(payloads), False, 0.0)
-        if isinstance(work, Work):
+        if isinstance(work, RouteWork):
             assert user.may("write", work.topic), (route.to, topic)
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from edgeslm.cli.provision.access import render
 from edgeslm.cli.provision.bridge import (
     LEAST_QUEUED,
-    Waiting,
+    BridgeQueue,
     bridge_settings,
     hub_access,
     plan_bridge,
@@ -303,7 +303,7 @@ def config(more: str = "") -> Config:
 
 def settings(site: str = "north", *configs: Config, **how: Any) -> str:
     return bridge_settings(
-        plan_bridge(site, HUB, configs or [config()], **how), Path("/keys"), "id", Waiting()
+        plan_bridge(site, HUB, configs or [config()], **how), Path("/keys"), "id", BridgeQueue()
     )
 
 
@@ -359,7 +359,10 @@ words = st.text(st.characters(codec="utf-8"), max_size=20)
 def test_no_argument_writes_a_line_of_its_own(site: str, host: str, up: list[str]) -> None:
     try:
         bridge = plan_bridge(site, f"mqtts://{host}", [config()], up=up)
-        text, access = bridge_settings(bridge, Path("/keys"), "id", Waiting()), render([hub_access(bridge)])
+        text, access = (
+            bridge_settings(bridge, Path("/keys"), "id", BridgeQueue()),
+            render([hub_access(bridge)]),
+        )
     except ProvisionError:
         return
     lines = [line for line in text.split("\n") if line and not line.startswith("#")]
@@ -405,17 +408,17 @@ def test_guards_stand_for_what_nodes_and_routes_read_and_none_takes_what_may_com
 
 
 def test_how_much_waits_is_told_by_rate_and_hours() -> None:
-    assert (Waiting().messages, Waiting().bytes) == (28_800, LEAST_QUEUED[1])
-    assert Waiting(0.01, 1).messages == LEAST_QUEUED[0]
-    waiting = Waiting(10, 24, 2000)
+    assert (BridgeQueue().messages, BridgeQueue().bytes) == (28_800, LEAST_QUEUED[1])
+    assert BridgeQueue(0.01, 1).messages == LEAST_QUEUED[0]
+    waiting = BridgeQueue(10, 24, 2000)
     assert (waiting.messages, waiting.bytes) == (864_000, 1_728_000_000)
     with pytest.raises(ProvisionError, match="keeps them in memory"):
-        _ = Waiting(1000, 24).messages
+        _ = BridgeQueue(1000, 24).messages
     bridge = plan_bridge("north", HUB, [config()])
-    assert "autosave" not in bridge_settings(bridge, Path("/keys"), "id", Waiting())
-    assert "\nautosave_interval 30\n" in bridge_settings(bridge, Path("/keys"), "id", Waiting(save_s=30))
+    assert "autosave" not in bridge_settings(bridge, Path("/keys"), "id", BridgeQueue())
+    assert "\nautosave_interval 30\n" in bridge_settings(bridge, Path("/keys"), "id", BridgeQueue(save_s=30))
     with pytest.raises(ProvisionError, match="can't stand"):
-        bridge_settings(bridge, Path("/keys\nlistener 1"), "id", Waiting())
+        bridge_settings(bridge, Path("/keys\nlistener 1"), "id", BridgeQueue())
 
 
 def test_routes_whose_results_stay_and_those_that_are_sent_again_are_told_of() -> None:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgeslm.bundle.manifest import Bundle, load_bundle
-from edgeslm.engine.prepack.golden import FILE, MOST_APART, Answer, Golden, divergences, load_golden, record
+from edgeslm.engine.prepack.golden import (
+    FILE,
+    MOST_APART,
+    Golden,
+    GoldenAnswer,
+    divergences,
+    load_golden,
+    record,
+)
 from edgeslm.engine.worker.decoder import Decoder
 from edgeslm.errors import BundleError
 from tests.engine.golden_bundles import PROMPTS
@@ -23,8 +31,8 @@ def logs(*shares: float) -> tuple[float, ...]:
     return tuple(map(math.log, shares))
 
 
-def answer(*shares: float) -> Answer:
-    return Answer(ids=(1, 2), tokens=tuple(range(len(shares))), log_probs=logs(*shares))
+def answer(*shares: float) -> GoldenAnswer:
+    return GoldenAnswer(ids=(1, 2), tokens=tuple(range(len(shares))), log_probs=logs(*shares))
 
 
 SHARES = st.lists(st.floats(0.001, 1.0), min_size=3, max_size=9)
@@ -54,7 +62,7 @@ def test_what_is_no_number_is_not_near() -> None:
 
 def test_a_log_probability_for_each_token_is_needed() -> None:
     with pytest.raises(ValidationError):
-        Answer(ids=(1, 2), tokens=(1, 2), log_probs=(-0.1,))
+        GoldenAnswer(ids=(1, 2), tokens=(1, 2), log_probs=(-0.1,))
 
 
 # --- in a bundle -------------------------------------------------------------------------------------

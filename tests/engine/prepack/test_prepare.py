@@ -37,7 +37,7 @@ from edgeslm.engine.worker.prepared import (
 )
 from edgeslm.engine.worker.prepared import SCORE as SCORE_GRAPH
 from edgeslm.errors import BundleError
-from edgeslm.hardware.board import Memory
+from edgeslm.hardware.board import BoardMemory
 from edgeslm.ipc.job import PYTHON
 from tests.engine.golden_bundles import with_golden
 from tests.engine.host.test_process import play, scripted
@@ -429,11 +429,11 @@ def test_what_nobody_asked_for_takes_a_quarter_of_the_disk_and_no_memory_that_is
         make(bundle, tmp_path, keep=())
     make(bundle, tmp_path / "asked")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=25 * weights))
-    monkeypatch.setattr(module, "read_memory", lambda root: Memory(8 * weights, 3 * weights, None))
+    monkeypatch.setattr(module, "read_memory", lambda root: BoardMemory(8 * weights, 3 * weights, None))
     with pytest.raises(BundleError, match=r"\d+ MB of memory are needed to prepare .* unasked"):
         make(bundle, tmp_path, keep=())
     make(bundle, tmp_path / "asked")
-    monkeypatch.setattr(module, "read_memory", lambda root: Memory(8 * weights, 5 * weights, None))
+    monkeypatch.setattr(module, "read_memory", lambda root: BoardMemory(8 * weights, 5 * weights, None))
     make(bundle, tmp_path, keep=())
 
 

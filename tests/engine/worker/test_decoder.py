@@ -16,10 +16,10 @@ from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Generate, Guide, Output, Prompt, Sampling, Score, Text, Turn
 from edgeslm.engine.worker import room
 from edgeslm.engine.worker.decoder import Decoder
-from edgeslm.engine.worker.kv_slots import LANE_BYTES, MOST_LANES, LaneKey
+from edgeslm.engine.worker.kv_slots import LANE_BYTES, MOST_LANES, SlotKey
 from edgeslm.engine.worker.prepared import PROMPT_TOKENS, Prepared
 from edgeslm.errors import BundleError, Cancelled, InvalidRequest, NoMemory, TooLong
-from edgeslm.hardware.board import Memory
+from edgeslm.hardware.board import BoardMemory
 from edgeslm.messages import Request, Truncated
 from edgeslm.tasks import make_task
 from edgeslm.tasks.quoting import quote_guide
@@ -136,7 +136,7 @@ def test_a_request_without_memory_for_its_cache_is_refused_before(
 ) -> None:
     """After what others left in caches was given up; the engine goes on."""
     says(decoder, "one")
-    memory = Memory(total=10**9, available=room.RESERVE_BYTES + 1_000_000, limit=None)
+    memory = BoardMemory(total=10**9, available=room.RESERVE_BYTES + 1_000_000, limit=None)
     monkeypatch.setattr(room, "read_memory", lambda root: memory)
     guide = Guide("regex", "[a-z]{3}")
     sentence = r"a cache of 256 tokens takes \d+ MB and 1 MB are free; send a shorter text"
@@ -222,7 +222,7 @@ def test_as_much_is_read_at_a_time_as_a_cancel_can_wait_for(
 
     try:
         ids = list(range(1000, 1000 + 5 * 64))
-        lane = decoder._new_lane(512, LaneKey(), Sampling())
+        lane = decoder._new_lane(512, SlotKey(), Sampling())
         decoder._prefill(lane, ids, cancelled)
         assert len(looks) == math.ceil(len(ids) / tokens)
     finally:
@@ -238,7 +238,7 @@ def test_no_token_of_a_prompt_is_read_alone(starter: Path, more: int) -> None:
     for seconds in ({1: 0.04}, {}):
         decoder = Decoder(path, 1, prepared=Prepared(path / "model.onnx", 1, prompt_seconds=seconds))
         try:
-            lane = decoder._new_lane(512, LaneKey(), Sampling())
+            lane = decoder._new_lane(512, SlotKey(), Sampling())
             sizes: list[int] = []
             append = lane.generator.append_tokens
             lane.generator = Counting(append, sizes)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from edgeslm.engine.calls import Guide
-from edgeslm.engine.worker.kv_slots import WORTH_SHARING, Lane, LaneKey, Lanes, rewind_limit, rounded
+from edgeslm.engine.worker.kv_slots import WORTH_SHARING, KvSlot, SlotKey, SlotPool, rewind_limit, rounded
 
-PLAIN = LaneKey()
+PLAIN = SlotKey()
 HEAD = list(range(WORTH_SHARING))
 
 
@@ -21,13 +21,13 @@ class Generator:
         self.rewound.append(length)
 
 
-def lane(*tokens: int, key: LaneKey = PLAIN, max_length: int = 256, new: int = 0) -> Lane:
+def lane(*tokens: int, key: SlotKey = PLAIN, max_length: int = 256, new: int = 0) -> KvSlot:
     """:param new: how many of the tokens are not of the prompt."""
-    return Lane(Generator(), key, max_length, list(tokens), len(tokens) - new)
+    return KvSlot(Generator(), key, max_length, list(tokens), len(tokens) - new)
 
 
-def lanes(*held: Lane, **options: int) -> Lanes:
-    pool = Lanes(1000, 4096, **options)
+def lanes(*held: KvSlot, **options: int) -> SlotPool:
+    pool = SlotPool(1000, 4096, **options)
     for one in held:
         pool.put(one)
     return pool
@@ -47,15 +47,15 @@ def test_takes_what_shares_most_and_gives_it_to_nobody_else() -> None:
     ("held", "key", "length"),
     [
         (lane(*HEAD[:-1], 99, 99), PLAIN, 100),
-        (lane(*HEAD, 9, 9), LaneKey(guide=Guide("regex", "a")), 100),
-        (lane(*HEAD, 9, 9), LaneKey(drafts=5), 100),
+        (lane(*HEAD, 9, 9), SlotKey(guide=Guide("regex", "a")), 100),
+        (lane(*HEAD, 9, 9), SlotKey(drafts=5), 100),
         (lane(*HEAD, 9, 9), PLAIN, 257),
         (lane(*HEAD, 9, 9, new=3), PLAIN, 100),
         (lane(*HEAD, *range(5000), max_length=8192), PLAIN, 100),
     ],
     ids=["too little", "another grammar", "other drafts", "too small", "written", "past the window"],
 )
-def test_what_serves_no_other_prompt(held: Lane, key: LaneKey, length: int) -> None:
+def test_what_serves_no_other_prompt(held: KvSlot, key: SlotKey, length: int) -> None:
     assert lanes(held).take([*HEAD, 5, 5], length, key) == (0, None)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeslm.engine.worker.prefix_cache import Beginnings
+from edgeslm.engine.worker.prefix_cache import PrefixCache
 
 CACHES, HEADS, SIZE = 4, 2, 8
 TOKENS = (5, 6, 7)
@@ -20,8 +20,8 @@ def make_values(tokens: int = len(TOKENS), seed: int = 0) -> list[npt.NDArray[np
     return [numbers.standard_normal((1, HEADS, tokens, SIZE), np.float32) for _ in range(CACHES)]
 
 
-def on(folder: Path, kept_bytes: int = 1_000_000) -> Beginnings:
-    return Beginnings(folder / "beginnings", CACHES, HEADS, SIZE, kept_bytes)
+def on(folder: Path, kept_bytes: int = 1_000_000) -> PrefixCache:
+    return PrefixCache(folder / "beginnings", CACHES, HEADS, SIZE, kept_bytes)
 
 
 def files(folder: Path) -> list[Path]:

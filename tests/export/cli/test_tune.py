@@ -13,7 +13,7 @@ from edgeslm_export.cli import main, tune
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.data.rows import FieldsRow
 from edgeslm_export.sources.checkpoint import Origin
-from edgeslm_export.train.spec import Effort, Ground
+from edgeslm_export.train.spec import Budget, Inputs
 from edgeslm_export.train.tune import load_task
 
 from edgeslm.bundle.manifest import Source
@@ -77,25 +77,25 @@ def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMaker:
     return fake
 
 
-def ground(*methods: str, **named: Any) -> Ground:
+def ground(*methods: str, **named: Any) -> Inputs:
     options = argparse.Namespace(**{"encoder": None, "base": None, "checkpoint": None, **named})
-    effort = Effort(methods, announce=lambda said: None)
+    effort = Budget(methods, announce=lambda said: None)
     return tune.find_ground(options, effort)
 
 
 def test_without_names_both_of_the_starters_encoders_are_tried(tmp_path: Path, maker: FakeMaker) -> None:
-    assert ground() == Ground(tmp_path / "starter" / "minilm-l6-int8", MINILM)
+    assert ground() == Inputs(tmp_path / "starter" / "minilm-l6-int8", MINILM)
     assert maker.asked == ["encoder", "the encoder's checkpoint"]
 
 
 def test_a_head_needs_no_checkpoint(tmp_path: Path, maker: FakeMaker) -> None:
-    assert ground("head") == Ground(tmp_path / "starter" / "minilm-l6-int8")
+    assert ground("head") == Inputs(tmp_path / "starter" / "minilm-l6-int8")
 
 
 def test_a_named_encoder_is_a_bundle_or_a_checkpoint(tmp_path: Path, maker: FakeMaker) -> None:
     bundle = write_encoder(tmp_path / "encoder")
-    assert ground(encoder=str(bundle)) == Ground(bundle)
-    assert ground(encoder="owner/name") == Ground(checkpoint=fetched("owner/name", "encoder"))
+    assert ground(encoder=str(bundle)) == Inputs(bundle)
+    assert ground(encoder="owner/name") == Inputs(checkpoint=fetched("owner/name", "encoder"))
     with pytest.raises(ExportError, match="The method head needs an encoder's bundle"):
         ground("head", encoder="owner/name")
     assert maker.asked == []
@@ -104,15 +104,15 @@ def test_a_named_encoder_is_a_bundle_or_a_checkpoint(tmp_path: Path, maker: Fake
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_an_adapter_is_for_the_starters_decoder(tmp_path: Path, maker: FakeMaker, method: str) -> None:
     found = ground(method)
-    assert found == Ground(base=tmp_path / "starter" / "smollm2-135m-int4", decoder=SMOLLM2)
+    assert found == Inputs(base=tmp_path / "starter" / "smollm2-135m-int4", decoder=SMOLLM2)
     assert "encoder" not in maker.asked
 
 
 def test_several_methods_have_what_each_of_them_needs(tmp_path: Path, maker: FakeMaker) -> None:
     starter = tmp_path / "starter"
     decoder = starter / "smollm2-135m-int4"
-    assert ground("lora", "qlora") == Ground(base=decoder, decoder=SMOLLM2)
-    assert ground("head", "lora") == Ground(starter / "minilm-l6-int8", base=decoder, decoder=SMOLLM2)
+    assert ground("lora", "qlora") == Inputs(base=decoder, decoder=SMOLLM2)
+    assert ground("head", "lora") == Inputs(starter / "minilm-l6-int8", base=decoder, decoder=SMOLLM2)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +135,10 @@ def test_methods_that_are_named_are_tried(words: list[str], methods: tuple[str, 
 def test_a_wanted_recall_is_handed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen: list[Effort] = []
+    seen: list[Budget] = []
 
     def learn(
-        task: object, rows: object, name: str, out: Path, on: object, effort: Effort, *_: object
+        task: object, rows: object, name: str, out: Path, on: object, effort: Budget, *_: object
     ) -> object:
         seen.append(effort)
         return None, dict(LABELS)
@@ -165,13 +165,13 @@ def test_a_named_base_is_tried_beside_the_encoders(tmp_path: Path, maker: FakeMa
     base = tmp_path / "base"
     found = ground(base=base, checkpoint="owner/name")
     encoder = tmp_path / "starter" / "minilm-l6-int8"
-    assert found == Ground(encoder, MINILM, base, fetched("owner/name", "decoder"))
+    assert found == Inputs(encoder, MINILM, base, fetched("owner/name", "decoder"))
 
 
 def test_the_checkpoint_of_a_bundle_of_the_starters_is_known(tmp_path: Path, maker: FakeMaker) -> None:
     write_base(tmp_path / "base")
     change_manifest(tmp_path / "base", source={"id": "smollm2", "revision": SMOLLM2.source.revision})
-    assert ground("lora", base=tmp_path / "base") == Ground(base=tmp_path / "base", decoder=SMOLLM2)
+    assert ground("lora", base=tmp_path / "base") == Inputs(base=tmp_path / "base", decoder=SMOLLM2)
 
 
 def test_the_checkpoint_of_another_bundle_has_to_be_named(tmp_path: Path, maker: FakeMaker) -> None:
@@ -193,10 +193,10 @@ ROWS = [FieldsRow(1, "M3 is hot", {"machine": "M3"}), FieldsRow(2, "M4 is hot", 
 LISTS = "schema: {type: object, properties: {machines: {type: array, items: {type: string}}}}"
 
 
-def for_fields(folder: Path, methods: tuple[str, ...], text: str = "", **how: Any) -> Effort:
+def for_fields(folder: Path, methods: tuple[str, ...], text: str = "", **how: Any) -> Budget:
     (folder / "task.yaml").write_text(f"name: machine\nkind: extract\n{text}")
     task = load_task(folder / "task.yaml")
-    return tune.for_fields(task, ROWS, Effort(methods, **{"announce": lambda said: None, **how}))
+    return tune.for_fields(task, ROWS, Budget(methods, **{"announce": lambda said: None, **how}))
 
 
 @pytest.mark.parametrize("methods", [(), ("encoder",), ("lora", "qlora")])
@@ -270,7 +270,7 @@ def _tune(folder: Path, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any])
     rows = [{"text": f"{label} {number}", "label": label} for number in range(8) for label in ("ham", "spam")]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "task.yaml").write_text("name: topic")
-    monkeypatch.setattr("edgeslm_export.cli.tune.find_ground", lambda *_, **__: Ground())
+    monkeypatch.setattr("edgeslm_export.cli.tune.find_ground", lambda *_, **__: Inputs())
     monkeypatch.setattr("edgeslm_export.train.tune.learn", lambda *_, **__: (None, dict(report)))
     return ["tune", str(folder / "task.yaml"), str(folder / "rows.jsonl"), str(folder / "out")]
 
@@ -378,7 +378,7 @@ def test_rows_that_a_device_would_refuse_are_named(
 ) -> None:
     command = _tune(tmp_path, monkeypatch, LABELS)
     (tmp_path / "task.yaml").write_text(f"name: topic\noverflow: {overflow}")
-    ground = Ground(write_encoder(tmp_path / "encoder"))
+    ground = Inputs(write_encoder(tmp_path / "encoder"))
     monkeypatch.setattr("edgeslm_export.cli.tune.find_ground", lambda *_, **__: ground)
     monkeypatch.setattr("edgeslm_export.data.audit.can_judge", lambda: False)
     lengths = lambda bundle, texts: ([300] + [4] * (len(texts) - 1), 256)  # noqa: E731

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from edgeslm_export.data.audit import (
     DROPPABLE,
-    Finding,
+    AuditFinding,
     _repeats,
     audit_labels,
     audit_rows,
@@ -44,7 +44,7 @@ def labelled(*rows: tuple[str, str]) -> list[LabelledRow]:
     return [LabelledRow(number, text, label) for number, (text, label) in enumerate(rows, 1)]
 
 
-def kinds(findings: Sequence[Finding]) -> dict[str, Finding]:
+def kinds(findings: Sequence[AuditFinding]) -> dict[str, AuditFinding]:
     """Findings by their kind; of most kinds there is one at most."""
     return {finding.kind: finding for finding in findings}
 
@@ -298,7 +298,11 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_any_finding_names_is_dropped_once() -> None:
     rows = labelled(*sound(2))
-    findings = [Finding("repeats", (1, 2), ""), Finding("tested", (2,), ""), Finding("few", (), "")]
+    findings = [
+        AuditFinding("repeats", (1, 2), ""),
+        AuditFinding("tested", (2,), ""),
+        AuditFinding("few", (), ""),
+    ]
     assert [row.number for row in without(rows, findings)] == [1, 4]
 
 

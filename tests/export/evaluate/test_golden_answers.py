@@ -12,7 +12,7 @@ from edgeslm_export.jobs.subprocess_job import Reporter
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.prepack import golden
-from edgeslm.engine.prepack.golden import FILE, Answer, Golden, load_golden
+from edgeslm.engine.prepack.golden import FILE, Golden, GoldenAnswer, load_golden
 from edgeslm.engine.prepack.trial import test_itself as pass_trial
 from edgeslm.errors import ExportError
 
@@ -44,7 +44,7 @@ def test_a_bundle_says_what_it_said(int4_base: Path, tmp_path: Path) -> None:
 
 def test_numbers_are_needed(int4_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def record(model: Any, prompts: Any) -> Golden:
-        return Golden(answers=(Answer(ids=(1, 2), tokens=(1,), log_probs=(float("nan"),)),))
+        return Golden(answers=(GoldenAnswer(ids=(1, 2), tokens=(1,), log_probs=(float("nan"),)),))
 
     monkeypatch.setattr(golden, "record", record)
     copy = Path(shutil.copytree(int4_base, tmp_path / "copy"))

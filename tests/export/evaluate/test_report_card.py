@@ -9,7 +9,7 @@ import pytest
 from edgeslm_export.data.rows import FieldsRow, LabelledRow
 from edgeslm_export.evaluate import report_card
 from edgeslm_export.evaluate.report_card import (
-    Wanted,
+    Required,
     check_wanted,
     evaluate_bundle,
     evaluate_learned,
@@ -57,7 +57,7 @@ def test_an_adapter_is_asked_on_its_base(tmp_path: Path, examination: FakeExamin
     adapter = write_adapter(tmp_path / "adapter", digest, {**CLASSIFY, "instruction": "Which?"})
     rows = [{"text": row.text, "label": row.label} for row in SPAM]
     data = write_rows(tmp_path / "rows.jsonl", rows)
-    wanted = Wanted(data=data, base=tmp_path / "base")
+    wanted = Required(data=data, base=tmp_path / "base")
     report = evaluate_bundle(adapter, wanted)
     assert (report["kind"], report["accuracy"]) == ("adapter", 0.5)
     ((folder, exam),) = examination.asked
@@ -104,7 +104,7 @@ def test_what_was_taught_nothing_is_no_task(tmp_path: Path) -> None:
 def test_a_head_needs_rows_and_its_encoder(tmp_path: Path, missing: str) -> None:
     head = write_head(tmp_path / "head", "sha256:0")
     data = write_rows(tmp_path / "rows.jsonl", [{"text": "hi", "label": "ham"}])
-    wanted = Wanted(data=data) if missing == "base" else Wanted(base=tmp_path / "encoder")
+    wanted = Required(data=data) if missing == "base" else Required(base=tmp_path / "encoder")
     with pytest.raises(ExportError, match="name labelled rows and its base"):
         evaluate_bundle(head, wanted)
 

@@ -16,7 +16,7 @@ from edgeslm_export.models.lora import CONFIG, WEIGHTS, Lora, Pair, load_lora
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Sampling
 from edgeslm.engine.worker.decoder import Decoder, _last_logits
-from edgeslm.engine.worker.kv_slots import LaneKey
+from edgeslm.engine.worker.kv_slots import SlotKey
 from edgeslm.errors import BundleError, ExportError
 from tests.export.conftest import Cases
 from tests.export.tiny_adapters import CASES
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.export
 def logits(decoder: Decoder, ids: list[int], adapter: Path | None) -> Any:
     """After the last of ``ids``, along the way of a request."""
     name = None if adapter is None else str(adapter)
-    lane = decoder._lane(ids, len(ids) + 1, LaneKey(adapter=name), Sampling(), lambda: False)
+    lane = decoder._lane(ids, len(ids) + 1, SlotKey(adapter=name), Sampling(), lambda: False)
     return _last_logits(lane.generator)
 
 

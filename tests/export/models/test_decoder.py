@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from edgeslm_export.models.decoder import Order, export_model, kv_bytes_per_token
+from edgeslm_export.models.decoder import ExportOrder, export_model, kv_bytes_per_token
 from edgeslm_export.quantize.recipe import find_recipe
 from edgeslm_export.quantize.targets import Goal
 from edgeslm_export.sources.checkpoint import examine_local
@@ -150,7 +150,7 @@ def test_too_few_bytes_are_refused_with_the_numbers(
 
 def test_a_calibrated_recipe_without_text_is_refused(tiny: Path, tmp_path: Path) -> None:
     origin = examine_local(tiny / "plain", "decoder")
-    for order in (Order(find_recipe("int4-mixed")), Order(find_recipe("int8"), Goal(max_kl=0.1))):
+    for order in (ExportOrder(find_recipe("int4-mixed")), ExportOrder(find_recipe("int8"), Goal(max_kl=0.1))):
         with pytest.raises(ExportError, match=f"The recipe {order.recipe.name} needs text.*--calibration"):
             export_model(origin, tmp_path / "out", order)
     assert list(tmp_path.iterdir()) == []

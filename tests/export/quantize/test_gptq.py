@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from edgeslm_export.quantize.formats import ROW, Format
-from edgeslm_export.quantize.gptq import Calibration, Smoothing, find_reach, find_scales, round_to_nearest
+from edgeslm_export.quantize.gptq import InputStatistics, Smoothing, find_reach, find_scales, round_to_nearest
 from edgeslm_export.quantize.packing import Quantized
 
 from edgeslm.errors import ExportError
@@ -54,7 +54,7 @@ def _check(made: Quantized, weight: Any, form: Format) -> None:
 def test_gptq_loses_less_than_rounding_on_correlated_inputs(form: Format, columns: int) -> None:
     weight, x = _matrix(48, columns), _inputs(600, columns, 20)
     hessian = x.T @ x
-    rounded, compensated = round_to_nearest(weight, form), Calibration(hessian).compensate(weight, form)
+    rounded, compensated = round_to_nearest(weight, form), InputStatistics(hessian).compensate(weight, form)
     _check(rounded, weight, form)
     _check(compensated, weight, form)
     assert _loss(compensated, weight, hessian) < 0.5 * _loss(rounded, weight, hessian)
@@ -64,7 +64,7 @@ def test_gptq_loses_less_than_rounding_on_correlated_inputs(form: Format, column
 def test_descent_goes_on_from_gptq(columns: int) -> None:
     weight, x = _matrix(48, columns), _inputs(600, columns, 20)
     hessian = x.T @ x
-    calibration, scales = Calibration(hessian), find_scales(weight, FOUR, hessian.diagonal())
+    calibration, scales = InputStatistics(hessian), find_scales(weight, FOUR, hessian.diagonal())
     codes = calibration._gptq(weight, scales, FOUR).to(torch.int8).numpy()
     gptq = Quantized(codes, scales.to(torch.float16).numpy(), FOUR)
     share = {128: 0.68, 200: 0.55}[columns]  # a refit alone leaves 0.78 and 0.64, descent alone 0.72 and 0.62
@@ -128,14 +128,14 @@ def test_a_matrix_on_the_grid_comes_back_as_it_is(form: Format) -> None:
     scales = random.standard_normal((12, form.groups(128))).astype(np.float16)
     weight = torch.from_numpy(Quantized(codes, scales, form).weights())
     x = _inputs(300, 128, 10)
-    for made in (round_to_nearest(weight, form), Calibration(x.T @ x).compensate(weight, form)):
+    for made in (round_to_nearest(weight, form), InputStatistics(x.T @ x).compensate(weight, form)):
         assert np.array_equal(made.weights(), weight.numpy())
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 5])
 def test_fewer_inputs_than_columns_do_no_harm(tokens: int) -> None:
     weight, x = _matrix(16, 128), _inputs(tokens, 128, 3)
-    made = Calibration(x.T @ x).compensate(weight, FOUR)
+    made = InputStatistics(x.T @ x).compensate(weight, FOUR)
     _check(made, weight, FOUR)
     if tokens:
         hessian = x.T @ x
@@ -145,7 +145,7 @@ def test_fewer_inputs_than_columns_do_no_harm(tokens: int) -> None:
 def test_inputs_that_are_all_the_same_do_no_harm() -> None:
     weight, x = _matrix(8, 512), torch.randn(1, 512).expand(4000, 512)
     hessian = x.T @ x
-    made = Calibration(hessian).compensate(weight, FOUR)
+    made = InputStatistics(hessian).compensate(weight, FOUR)
     _check(made, weight, FOUR)
     assert _loss(made, weight, hessian) < _loss(round_to_nearest(weight, FOUR), weight, hessian)
 
@@ -154,7 +154,7 @@ def test_columns_that_nothing_reads_become_zero() -> None:
     weight, x = _matrix(16, 96), _inputs(400, 96, 10)
     x[:, [3, 40]] = 0
     x[:, 64:] = 0  # a whole group
-    made = Calibration(x.T @ x).compensate(weight, FOUR)
+    made = InputStatistics(x.T @ x).compensate(weight, FOUR)
     _check(made, weight, FOUR)
     assert not made.weights()[:, [3, 40, *range(64, 96)]].any()
 
@@ -163,7 +163,7 @@ def test_one_huge_input_does_not_spoil_the_others() -> None:
     weight, x = _matrix(16, 128), _inputs(400, 128, 10)
     x[:, 17] *= 1e3  # as the residual streams of real models have them
     hessian = x.T @ x
-    made = Calibration(hessian).compensate(weight, FOUR)
+    made = InputStatistics(hessian).compensate(weight, FOUR)
     _check(made, weight, FOUR)
     assert _loss(made, weight, hessian) < _loss(round_to_nearest(weight, FOUR), weight, hessian)
 
@@ -173,8 +173,8 @@ def test_the_size_of_the_inputs_changes_nothing(size: float) -> None:
     weight, x = _matrix(16, 64), _inputs(400, 64, 10)
     hessian = x.T @ x
     made, scaled = (
-        Calibration(hessian).compensate(weight, FOUR),
-        Calibration(hessian * size).compensate(weight, FOUR),
+        InputStatistics(hessian).compensate(weight, FOUR),
+        InputStatistics(hessian * size).compensate(weight, FOUR),
     )
     assert _loss(scaled, weight, hessian) == pytest.approx(_loss(made, weight, hessian), rel=0.05)
 
@@ -182,7 +182,7 @@ def test_the_size_of_the_inputs_changes_nothing(size: float) -> None:
 @pytest.mark.parametrize("size", [0, 1e-30, 1e-9, 1e-6, 1e3, 3e5])
 def test_tiny_and_large_weights_are_as_close_as_float16_allows(size: float) -> None:
     weight, x = _matrix(8, 64, size), _inputs(300, 64, 10)
-    for made in (round_to_nearest(weight, FOUR), Calibration(x.T @ x).compensate(weight, FOUR)):
+    for made in (round_to_nearest(weight, FOUR), InputStatistics(x.T @ x).compensate(weight, FOUR)):
         _check(made, weight, FOUR)
         error = float((torch.from_numpy(made.weights()) - weight).abs().max())
         assert error <= 1e-6 + float(weight.abs().max())
@@ -195,7 +195,7 @@ def test_inputs_that_are_not_finite_are_refused_and_not_tried_for_ever(value: fl
     hessian = torch.eye(32)
     hessian[3, 3] = value
     with pytest.raises(ExportError, match="aren't finite"):
-        Calibration(hessian).compensate(_matrix(4, 32), FOUR)
+        InputStatistics(hessian).compensate(_matrix(4, 32), FOUR)
 
 
 def test_a_channel_that_calibration_never_saw_leaves_room_for_the_others() -> None:
@@ -204,7 +204,7 @@ def test_a_channel_that_calibration_never_saw_leaves_room_for_the_others() -> No
     weight, inputs = _matrix(32, 64), _inputs(400, 64, 16)
     inputs[:, 5] = 0
     smoothing = Smoothing(inputs.abs().amax(dim=0), [weight])
-    made = Calibration(inputs.T @ inputs, smoothing).compensate(weight, form)
+    made = InputStatistics(inputs.T @ inputs, smoothing).compensate(weight, form)
     token = inputs[0].clone()
     token[5] = token.abs().max()
     shares = token / smoothing.factors

@@ -7,7 +7,7 @@ import re
 import pytest
 from edgeslm_export.quantize.bit_allocation import Placement, Unit
 from edgeslm_export.quantize.formats import Format
-from edgeslm_export.quantize.targets import MOST_ATTEMPTS, Attempt, Goal, Search, formats_in_use
+from edgeslm_export.quantize.targets import MOST_ATTEMPTS, BitSearch, Candidate, Goal, formats_in_use
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,13 +29,13 @@ class FakeBuilder:
     def __init__(self, factor: float, extra: int = 0, floor: float = 0.0) -> None:
         self.factor, self.extra, self.floor = factor, extra, floor
 
-    def __call__(self, placement: Placement) -> Attempt:
+    def __call__(self, placement: Placement) -> Candidate:
         kl = self.floor + placement.loss * self.factor
-        return Attempt(placement, kl, placement.bytes + OVERHEAD + self.extra)
+        return Candidate(placement, kl, placement.bytes + OVERHEAD + self.extra)
 
 
-def _searched(goal: Goal, builder: FakeBuilder) -> Search:
-    search = Search(UNITS, goal, OVERHEAD)
+def _searched(goal: Goal, builder: FakeBuilder) -> BitSearch:
+    search = BitSearch(UNITS, goal, OVERHEAD)
     while (placement := search.propose()) is not None:
         search.attempts.append(builder(placement))
     assert 1 <= len(search.attempts) <= MOST_ATTEMPTS
@@ -96,7 +96,7 @@ def test_an_overhead_that_was_thought_too_large_refuses_nothing() -> None:
 
 
 def test_too_few_bytes_are_refused_with_what_is_needed_at_least() -> None:
-    search = Search(UNITS, Goal(max_bytes=50_000), OVERHEAD)
+    search = BitSearch(UNITS, Goal(max_bytes=50_000), OVERHEAD)
     first = search.propose()
     assert first is not None  # only a build tells the overhead exactly
     search.attempts.append(FakeBuilder(1.0)(first))
@@ -127,11 +127,11 @@ def test_the_gate_lets_through_what_reaches_the_goal_to_the_last_byte() -> None:
 
 def test_the_best_is_the_smallest_that_reaches_the_goal_else_the_nearest() -> None:
     empty = Placement({}, 0, 0.0)
-    large, small, bad = Attempt(empty, 0.05, 300), Attempt(empty, 0.09, 200), Attempt(empty, 0.2, 100)
-    search = Search([], Goal(max_kl=0.1), 0, [bad, large, small])
+    large, small, bad = Candidate(empty, 0.05, 300), Candidate(empty, 0.09, 200), Candidate(empty, 0.2, 100)
+    search = BitSearch([], Goal(max_kl=0.1), 0, [bad, large, small])
     assert search.best() is small
-    assert Search([], Goal(max_kl=0.01), 0, [bad, large, small]).best() is large
-    assert Search([], Goal(max_kl=0.01, max_bytes=250), 0, [bad, large, small]).best() is small
+    assert BitSearch([], Goal(max_kl=0.01), 0, [bad, large, small]).best() is large
+    assert BitSearch([], Goal(max_kl=0.01, max_bytes=250), 0, [bad, large, small]).best() is small
 
 
 def test_a_report_counts_the_formats() -> None:

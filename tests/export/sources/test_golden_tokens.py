@@ -153,7 +153,7 @@ def test_an_export_that_differs_fails_with_the_numbers_and_leaves_nothing(
     monkeypatch.setattr(decoder, "run_module", fake_child)
     origin = examine_local(families / "llama", "decoder")
     with pytest.raises(ExportError, match=TAMPERED[tamper]) as refused:
-        decoder.export_model(origin, tmp_path / "out", decoder.Order(find_recipe("int4")))
+        decoder.export_model(origin, tmp_path / "out", decoder.ExportOrder(find_recipe("int4")))
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 

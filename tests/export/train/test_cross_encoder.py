@@ -15,7 +15,7 @@ from edgeslm_export.sources.hub import resolve_source
 from edgeslm_export.train.cross_encoder import take_apart
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.reader import export_cross_encoder
-from edgeslm_export.train.spec import Effort
+from edgeslm_export.train.spec import Budget
 
 from edgeslm.engine.calls import Read
 from edgeslm.engine.worker.heads import Reader
@@ -60,7 +60,7 @@ def test_a_bundle_of_one(encoders: Path, tmp_path: Path) -> None:
     """Through the command's own way: a device says nearly what the float model says."""
     source, out = make(encoders, "bge", tmp_path / "whole"), tmp_path / "reader"
     origin = resolve_source(str(source), "reader", print)
-    manifest, figures = export_cross_encoder(origin, out, Effort())
+    manifest, figures = export_cross_encoder(origin, out, Budget())
     assert manifest.is_reader
     assert figures["cosine_to_float"]["mean"] > 0.9
     texts = ("the pump is hot", "the valve is loud")

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from edgeslm_export.train.cross_encoder_training import Asked, Text, _make_row, _Pupil, _Row, teach_reader
+from edgeslm_export.train.cross_encoder_training import (
+    Asked,
+    PairText,
+    _CrossEncoder,
+    _make_row,
+    _PairRow,
+    teach_reader,
+)
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.loop import Schedule
 
@@ -22,8 +29,8 @@ SHORT = Schedule(epochs=40, batch=4, rate=3e-3)
 TEXT = "the pump is hot"
 OTHER = "the valve is loud"
 ASKED = [
-    Asked("pump", (Text(TEXT, True, (12, 15)), Text(OTHER, False))),
-    Asked("valve", (Text(OTHER, True, (13, 17)), Text(TEXT, False))),
+    Asked("pump", (PairText(TEXT, True, (12, 15)), PairText(OTHER, False))),
+    Asked("valve", (PairText(OTHER, True, (13, 17)), PairText(TEXT, False))),
 ] * 12
 
 
@@ -32,7 +39,7 @@ def tokenizer(encoders: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(encoders / "bge")
 
 
-def make_row(tokenizer: Any, question: str, text: Text, length: int = 64) -> _Row:
+def make_row(tokenizer: Any, question: str, text: PairText, length: int = 64) -> _PairRow:
     row = _make_row(tokenizer, question, text, length)
     assert row is not None
     return row
@@ -43,7 +50,7 @@ def words(tokenizer: Any, tokens: list[int]) -> list[str]:
 
 
 def test_the_place_of_an_answer_is_found_among_the_tokens(tokenizer: Any) -> None:
-    row = make_row(tokenizer, "pump hot", Text(TEXT, answers=True, place=(9, 15)))
+    row = make_row(tokenizer, "pump hot", PairText(TEXT, answers=True, place=(9, 15)))
     assert row.place is not None
     first, last = row.place
     assert words(tokenizer, list(row.tokens[first : last + 1])) == ["is", "hot"]
@@ -53,29 +60,29 @@ def test_the_place_of_an_answer_is_found_among_the_tokens(tokenizer: Any) -> Non
 
 
 def test_what_is_no_answer_stands_nowhere(tokenizer: Any) -> None:
-    assert make_row(tokenizer, "pump", Text(TEXT, answers=False)).place == (0, 0)
-    assert make_row(tokenizer, "pump", Text(TEXT, answers=True)).place is None
+    assert make_row(tokenizer, "pump", PairText(TEXT, answers=False)).place == (0, 0)
+    assert make_row(tokenizer, "pump", PairText(TEXT, answers=True)).place is None
 
 
 def test_a_text_whose_answer_is_cut_off_is_not_learned_from(tokenizer: Any) -> None:
-    answered = Text(TEXT, answers=True, place=(12, 15))
+    answered = PairText(TEXT, answers=True, place=(12, 15))
     assert _make_row(tokenizer, "pump", answered, 7) is None
-    assert len(make_row(tokenizer, "pump", Text(TEXT, answers=False), 7).tokens) == 7
+    assert len(make_row(tokenizer, "pump", PairText(TEXT, answers=False), 7).tokens) == 7
     assert make_row(tokenizer, "pump", answered, 8).place == (6, 6)
 
 
 def test_a_question_has_a_quarter(tokenizer: Any) -> None:
     """As on a device, or the text would have no room."""
-    row = make_row(tokenizer, "pump valve " * 50, Text(TEXT, answers=True, place=(12, 15)), 32)
+    row = make_row(tokenizer, "pump valve " * 50, PairText(TEXT, answers=True, place=(12, 15)), 32)
     assert row.stands.count(1) == 4
     assert len(row.tokens) == 8 + 4 + 3
 
 
 def test_padding_changes_no_logit(tokenizer: Any, encoders: Path) -> None:
     model = transformers.AutoModel.from_pretrained(encoders / "bge", dtype=torch.float32).eval()
-    pupil = _Pupil(model)
-    short = make_row(tokenizer, "pump", Text(TEXT, answers=True))
-    long = make_row(tokenizer, "pump", Text(f"{TEXT} {TEXT}", answers=False))
+    pupil = _CrossEncoder(model)
+    short = make_row(tokenizer, "pump", PairText(TEXT, answers=True))
+    long = make_row(tokenizer, "pump", PairText(f"{TEXT} {TEXT}", answers=False))
     with torch.no_grad():
         alone, together = pupil.tempered([[short]])[0, 0], pupil.tempered([[short], [long]])[0, 0]
     assert float(together) == pytest.approx(float(alone), abs=0.02)  # halves, where they are faster

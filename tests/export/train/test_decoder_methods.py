@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeslm_export.bundle.writer import UNDATED, write_manifest
-from edgeslm_export.evaluate.report_card import Wanted, evaluate_bundle
+from edgeslm_export.evaluate.report_card import Required, evaluate_bundle
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.sources.checkpoint import Origin, examine_local
 from edgeslm_export.train import decoder_methods
-from edgeslm_export.train.decoder_methods import RANK, DecoderWay, schedule_for
+from edgeslm_export.train.decoder_methods import RANK, DecoderMethod, schedule_for
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.lora_training import Shape
-from edgeslm_export.train.spec import Effort, Lesson, Trial
+from edgeslm_export.train.lora_training import AdapterShape
+from edgeslm_export.train.spec import Budget, TaskSpec, Trial
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
@@ -41,13 +41,15 @@ class Bench:
         self._made = 0
 
     def way(
-        self, lesson: Lesson, method: str = "lora", *, notes: str = "notes", seconds: float = 0
-    ) -> DecoderWay:
+        self, lesson: TaskSpec, method: str = "lora", *, notes: str = "notes", seconds: float = 0
+    ) -> DecoderMethod:
         self._made += 1
         work = self._folder / f"work-{self._made}"
         work.mkdir()
-        effort = Effort(seconds=seconds, announce=self.said.append)
-        return DecoderWay(method, self.base, self._origin, lesson, effort, Notes(self._folder / notes), work)
+        effort = Budget(seconds=seconds, announce=self.said.append)
+        return DecoderMethod(
+            method, self.base, self._origin, lesson, effort, Notes(self._folder / notes), work
+        )
 
 
 @pytest.fixture
@@ -74,14 +76,14 @@ LESSON = make_lesson(100, one_fold=True)
 @pytest.fixture(scope="module")
 def tried(
     int4_base: Path, origin: Origin, tmp_path_factory: pytest.TempPathFactory, one_thread: None
-) -> tuple[Bench, DecoderWay, Trial]:
+) -> tuple[Bench, DecoderMethod, Trial]:
     bench = Bench(int4_base, origin, tmp_path_factory.mktemp("ways"))
     way = bench.way(LESSON)
     return bench, way, way.try_out()
 
 
 def test_the_engine_with_the_adapter_is_right_on_rows_held_out(
-    tried: tuple[Bench, DecoderWay, Trial],
+    tried: tuple[Bench, DecoderMethod, Trial],
 ) -> None:
     bench, _, trial = tried
     assert trial.method == "lora"
@@ -93,7 +95,7 @@ def test_the_engine_with_the_adapter_is_right_on_rows_held_out(
 
 
 def test_what_was_found_is_not_found_again(
-    tried: tuple[Bench, DecoderWay, Trial], monkeypatch: pytest.MonkeyPatch
+    tried: tuple[Bench, DecoderMethod, Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, _, trial = tried
     monkeypatch.setattr(decoder_methods, "teach_decoder", refuse)
@@ -103,7 +105,7 @@ def test_what_was_found_is_not_found_again(
 
 
 def test_what_is_written_is_an_adapter_that_knows_the_task(
-    tried: tuple[Bench, DecoderWay, Trial], tmp_path: Path
+    tried: tuple[Bench, DecoderMethod, Trial], tmp_path: Path
 ) -> None:
     bench, way, trial = tried
     out = tmp_path / "adapter"
@@ -120,7 +122,7 @@ def test_what_is_written_is_an_adapter_that_knows_the_task(
     assert manifest.adapter.base == load_bundle(bench.base).digest
     texts, truth = sayings(30, seed=8)
     rows = [{"text": text, "label": LABELS[label]} for text, label in zip(texts, truth, strict=True)]
-    wanted = Wanted(data=write_rows(tmp_path / "others.jsonl", rows), base=bench.base)
+    wanted = Required(data=write_rows(tmp_path / "others.jsonl", rows), base=bench.base)
     evaluated = evaluate_bundle(out, wanted)
     assert (evaluated["rows"], evaluated["learned_from"]) == (30, 100)
     assert evaluated["accuracy"] > 0.8
@@ -143,7 +145,7 @@ def test_each_fold_is_taught_without_the_rows_that_it_is_tested_on(
     trial = bench.way(replace(lesson, folds=folds)).try_out()
     assert [len(rows) for rows in teacher.rows] == [16, 16]
     assert trial.held.tolist() == [*folds[0][1].tolist(), *folds[1][1].tolist()]
-    assert set(teacher.shapes) == {Shape(RANK, "stored")}
+    assert set(teacher.shapes) == {AdapterShape(RANK, "stored")}
 
 
 def test_the_last_run_is_as_long_as_the_trials_found_best(

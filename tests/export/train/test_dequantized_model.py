@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 import torch
 import transformers
-from edgeslm_export.models.decoder import Order, export_model
+from edgeslm_export.models.decoder import ExportOrder, export_model
 from edgeslm_export.quantize.recipe import find_recipe
 from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.train.dequantized_model import fill_stored
@@ -25,7 +25,7 @@ from onnx import TensorProto, helper
 
 from edgeslm.engine.calls import Sampling
 from edgeslm.engine.worker.decoder import Decoder, _last_logits
-from edgeslm.engine.worker.kv_slots import LaneKey
+from edgeslm.engine.worker.kv_slots import SlotKey
 from edgeslm.errors import ExportError
 from tests.export.tiny_models import SHAPE, byte_tokenizer, decoder
 from tests.taught import change_manifest
@@ -116,7 +116,7 @@ def test_the_model_then_computes_what_the_engine_does(tiny: Path, int4_base: Pat
     ids = list(b"the pump runs hot and loud tonight")
     engine = Decoder(int4_base, 1)
     try:
-        lane = engine._lane(ids, len(ids) + 1, LaneKey(), Sampling(), lambda: False)
+        lane = engine._lane(ids, len(ids) + 1, SlotKey(), Sampling(), lambda: False)
         expected = _last_logits(lane.generator)
     finally:
         engine.close()
@@ -142,7 +142,7 @@ def test_a_model_that_is_packed_itself_is_filled_too(tmp_path: Path) -> None:
     decoder("phi3", **tokens).save_pretrained(checkpoint)
     tokenizer.save_pretrained(checkpoint)
     out = tmp_path / "bundle"
-    export_model(examine_local(checkpoint, "decoder"), out, Order(find_recipe("int4")))
+    export_model(examine_local(checkpoint, "decoder"), out, ExportOrder(find_recipe("int4")))
     model, found = load(checkpoint), matrices(out)
     assert fill_stored(model, out) == 4 * len(LAYERS)
     for layer in LAYERS:

@@ -13,8 +13,8 @@ from edgeslm_export.data.rows import LabelledRow
 from edgeslm_export.evaluate.task_eval import Exam
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.train import distill, tune
-from edgeslm_export.train.distill import Labelled, Teacher, ask_teacher, compare, distil, labels_of
-from edgeslm_export.train.spec import Effort, Ground, Lesson
+from edgeslm_export.train.distill import PseudoLabelled, Teacher, ask_teacher, compare, distil, labels_of
+from edgeslm_export.train.spec import Budget, Inputs, TaskSpec
 from edgeslm_export.train.tune import Task
 
 from edgeslm.bundle.manifest import Bundle, Source, load_bundle
@@ -183,7 +183,7 @@ def test_a_label_of_one_text_is_left_out(decoder: Teacher, answered: Answered, n
     answered(one_scam)
     told: list[str] = []
     asked = task(*LABELS)
-    found = ask_teacher(decoder, asked, texts(30), notes, Effort(announce=told.append))
+    found = ask_teacher(decoder, asked, texts(30), notes, Budget(announce=told.append))
     assert found.labels == ("ham", "spam")
     assert found.texts == [text for text in texts(30) if text != "text 3"]
     assert found.shares[0] == pytest.approx([1.0, 0.0])
@@ -225,9 +225,9 @@ class FakeSchool:
     """In the place of ``learn_labels``."""
 
     def __init__(self) -> None:
-        self.lessons: list[Lesson] = []
+        self.lessons: list[TaskSpec] = []
 
-    def __call__(self, lesson: Lesson, *_: object) -> tuple[None, dict[str, Any]]:
+    def __call__(self, lesson: TaskSpec, *_: object) -> tuple[None, dict[str, Any]]:
         self.lessons.append(lesson)
         return None, {"method": "encoder"}
 
@@ -239,13 +239,13 @@ def school(monkeypatch: pytest.MonkeyPatch) -> FakeSchool:
     return fake
 
 
-def labelled(spam: Sequence[float]) -> Labelled:
-    return Labelled(texts(len(spam)), [[share, 1 - share] for share in spam], ("spam", "ham"))
+def labelled(spam: Sequence[float]) -> PseudoLabelled:
+    return PseudoLabelled(texts(len(spam)), [[share, 1 - share] for share in spam], ("spam", "ham"))
 
 
 def test_a_student_learns_the_shares(school: FakeSchool, tmp_path: Path) -> None:
     shares = [0.9, 0.2, 0.7, 0.4] * 10
-    _, report = distil(task("ham", "spam"), labelled(shares), SOURCE, tmp_path / "out", Ground(), QUIET)
+    _, report = distil(task("ham", "spam"), labelled(shares), SOURCE, tmp_path / "out", Inputs(), QUIET)
     (lesson,) = school.lessons
     assert report == {"method": "encoder"}
     assert lesson.labels == ("spam", "ham")
@@ -267,7 +267,7 @@ def test_what_another_teacher_says_is_learned_anew(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(tune, "make_ways", make_ways)
     for shares in ([0.9, 0.2] * 20, [0.9, 0.2] * 20, [0.7, 0.4] * 20):
         with pytest.raises(KeyboardInterrupt):
-            distil(task(), labelled(shares), SOURCE, tmp_path / "out", Ground(), QUIET)
+            distil(task(), labelled(shares), SOURCE, tmp_path / "out", Inputs(), QUIET)
     assert found[0] == found[1] != found[2]
 
 
@@ -297,7 +297,7 @@ def test_teacher_and_student_stand_side_by_side(
 ) -> None:
     student = write_head(tmp_path / "student", None)
     known = {"learned_from": 25}
-    rows = compare(task(), head, student, student, TEST, [], Ground(), QUIET, **known)
+    rows = compare(task(), head, student, student, TEST, [], Inputs(), QUIET, **known)
     assert [(row["who"], row["labels"], row["accuracy"]) for row in rows] == [
         ("teacher", 9, 0.75),
         ("student", 0, 0.5),
@@ -314,7 +314,7 @@ def test_a_student_on_a_base_counts_the_bases_bytes(
     base = head.base
     student = write_head(tmp_path / "student", load_bundle(base).digest)
     known = {"learned_from": 25}
-    rows = compare(task(), head, student, base, TEST, [], Ground(), QUIET, **known)
+    rows = compare(task(), head, student, base, TEST, [], Inputs(), QUIET, **known)
     assert rows[1]["bytes"] == load_bundle(student).weight_bytes + load_bundle(base).weight_bytes
 
 
@@ -337,7 +337,7 @@ def test_a_student_of_as_many_hand_labels_is_shown_beside(
     student = write_head(tmp_path / "student", digest)
     base = student if own else head.base
     known = {"learned_from": 25}
-    rows = compare(task(), head, student, base, TEST, HAND, Ground(), QUIET, **known)
+    rows = compare(task(), head, student, base, TEST, HAND, Inputs(), QUIET, **known)
     (drawn,) = taught
     assert len(drawn) == 25
     assert {row.number for row in drawn} < {row.number for row in HAND}
@@ -354,8 +354,8 @@ def test_hand_labels_that_cannot_be_learned_from_cost_only_their_student(
     """The student of the teacher is made by then, and what it is worth is to be said."""
     student = write_head(tmp_path / "student", None)
     known, told = {"learned_from": 25}, list[str]()
-    effort = Effort(announce=told.append)
-    rows = compare(task(), head, student, student, TEST, HAND[::2], Ground(), effort, **known)
+    effort = Budget(announce=told.append)
+    rows = compare(task(), head, student, student, TEST, HAND[::2], Inputs(), effort, **known)
     assert [row["who"] for row in rows] == ["teacher", "student"]
     assert "has one label only" in told[0]
     assert told[0].endswith("So no student of hand labels is shown.")
@@ -378,7 +378,7 @@ def test_rows_of_a_label_that_the_student_did_not_learn_count_against_it(
     monkeypatch.setattr(distill, "evaluate_learned", evaluate)
     student = write_head(tmp_path / "student", None)
     known = {"learned_from": 25}
-    rows = compare(task(*LABELS), decoder, student, student, test, [], Ground(), QUIET, **known)
+    rows = compare(task(*LABELS), decoder, student, student, test, [], Inputs(), QUIET, **known)
     assert rows[1]["accuracy"] == pytest.approx(2 / 6, abs=1e-4)  # rows 0 and 1; row 3 is ham, row 4 spam
     low, high = rows[1]["interval"]
     assert 0 <= low < 2 / 6 < high <= 1
@@ -399,9 +399,9 @@ def test_a_label_that_few_hand_labels_have_is_left_out_of_theirs(
     student = write_head(tmp_path / "student", None)
     hand = [*HAND, LabelledRow(50, "hand 50", "scam")]
     known, told = {"learned_from": 51}, list[str]()
-    effort = Effort(announce=told.append)
+    effort = Budget(announce=told.append)
     asked = task(*LABELS, "eggs")
-    rows = compare(asked, decoder, student, student, TEST, hand, Ground(), effort, **known)
+    rows = compare(asked, decoder, student, student, TEST, hand, Inputs(), effort, **known)
     ((of, drawn),) = taught
     assert of.labels == ("ham", "spam")
     assert sorted(row.number for row in drawn) == list(range(50))

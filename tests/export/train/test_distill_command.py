@@ -15,7 +15,7 @@ from edgeslm_export.cli import distill as command
 from edgeslm_export.cli import main
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.train import distill
-from edgeslm_export.train.spec import Ground, Lesson
+from edgeslm_export.train.spec import Inputs, TaskSpec
 
 from edgeslm.errors import ExportError
 from tests.export.fake_teachers import (
@@ -78,9 +78,11 @@ class FakeSchool:
 
     def __init__(self) -> None:
         self.failures: list[BaseException] = []
-        self.lessons: list[Lesson] = []
+        self.lessons: list[TaskSpec] = []
 
-    def __call__(self, lesson: Lesson, source: object, out: Path, *_: object) -> tuple[None, dict[str, Any]]:
+    def __call__(
+        self, lesson: TaskSpec, source: object, out: Path, *_: object
+    ) -> tuple[None, dict[str, Any]]:
         self.lessons.append(lesson)
         if self.failures:
             raise self.failures.pop(0)
@@ -107,7 +109,7 @@ Order = Callable[..., int]
 def order(tmp_path: Path, school: FakeSchool, monkeypatch: pytest.MonkeyPatch) -> Order:
     """The command on 60 texts with a decoder as its teacher; its exit status."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(command, "find_ground", lambda *_: Ground())
+    monkeypatch.setattr(command, "find_ground", lambda *_: Inputs())
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(60)))
     teacher = make_decoder(tmp_path).bundle.path
 

@@ -11,7 +11,7 @@ from edgeslm_export.evaluate.task_eval import Exam
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.train import distill
 from edgeslm_export.train.distill import Teacher, ask_teacher, find_notes
-from edgeslm_export.train.spec import Effort
+from edgeslm_export.train.spec import Budget
 
 from edgeslm.bundle.manifest import load_bundle
 from tests.export.fake_teachers import (
@@ -30,9 +30,9 @@ from tests.taught import change_manifest
 def test_what_the_teacher_said_is_not_asked_again(head: Teacher, answered: Answered, notes: Notes) -> None:
     fake = answered(by_number)
     told: list[str] = []
-    first = ask_teacher(head, task(), texts(60), notes, Effort(announce=told.append))
+    first = ask_teacher(head, task(), texts(60), notes, Budget(announce=told.append))
     assert told == []
-    assert ask_teacher(head, task(), texts(60), notes, Effort(announce=told.append)) == first
+    assert ask_teacher(head, task(), texts(60), notes, Budget(announce=told.append)) == first
     assert len(fake.exams) == 1
     assert told == [f"60 texts were labelled before; to ask anew remove {notes.folder}."]
     assert ask_teacher(head, task(), texts(60), notes, QUIET, sure=0.5).dropped == 0
@@ -53,7 +53,7 @@ def test_an_interrupted_teacher_goes_on_with_the_next_block(
     with pytest.raises(KeyboardInterrupt):
         ask_teacher(head, task(), texts(60), notes, QUIET)
     fake, told = answered(in_turn), list[str]()
-    found = ask_teacher(head, task(), texts(60), notes, Effort(announce=told.append))
+    found = ask_teacher(head, task(), texts(60), notes, Budget(announce=told.append))
     assert [[row.text for row in exam.rows] for exam in fake.exams] == [texts(48)[32:], texts(60)[48:]]
     assert told[0].startswith("32 texts were labelled before; ")
     assert found.texts == texts(60)
@@ -70,7 +70,7 @@ def test_progress_is_that_of_all_blocks(head: Teacher, notes: Notes, monkeypatch
         return {"answers": [in_turn(row.text) for row in exam.rows]}
 
     monkeypatch.setattr(distill, "examine_bundle", examine)
-    effort = Effort(announce=lambda _: None, on_progress=lambda done, of, what: seen.append((done, of)))
+    effort = Budget(announce=lambda _: None, on_progress=lambda done, of, what: seen.append((done, of)))
     ask_teacher(head, task(), texts(40), notes, effort)
     assert seen == [(0, 40), (8, 40), (16, 40), (24, 40), (32, 40), (36, 40)]
 
@@ -98,7 +98,7 @@ def test_what_the_user_typed_outlives_an_interruption(
     with pytest.raises(KeyboardInterrupt):
         ask_teacher(head, task(), texts(60), notes, QUIET, ask_user=FakeUser("ham", None, KeyboardInterrupt))
     user, told = FakeUser(*["spam"] * 18), list[str]()
-    found = ask_teacher(head, task(), texts(60), notes, Effort(announce=told.append), ask_user=user)
+    found = ask_teacher(head, task(), texts(60), notes, Budget(announce=told.append), ask_user=user)
     assert told[0].startswith("60 texts were labelled before, 1 of them by you; ")
     assert user.asked[0] == "text 6"
     assert (found.asked, found.dropped) == (19, 1)

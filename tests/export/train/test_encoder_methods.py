@@ -17,9 +17,9 @@ from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.sources.checkpoint import Origin, examine_local
 from edgeslm_export.train import encoder_methods
 from edgeslm_export.train.encoder_finetune import LAYER
-from edgeslm_export.train.encoder_methods import EncoderWay, HeadWay, centroids_of, distances_from
+from edgeslm_export.train.encoder_methods import EncoderMethod, HeadMethod, centroids_of, distances_from
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.spec import Effort, Lesson
+from edgeslm_export.train.spec import Budget, TaskSpec
 
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.engine.worker.heads import Head
@@ -28,7 +28,7 @@ from tests.export.tiny_tasks import DIMENSION, LABELS, fake_vectors, make_lesson
 # --- a head on the encoder as it is ------------------------------------------------------------------
 
 
-def by_first_letter(rows: int) -> Lesson:
+def by_first_letter(rows: int) -> TaskSpec:
     """What ``fake_vectors`` tell apart."""
     lesson = make_lesson(rows)
     texts = [f"{LABELS[label]} {row}" for row, label in enumerate(lesson.truth.tolist())]
@@ -37,7 +37,7 @@ def by_first_letter(rows: int) -> Lesson:
 
 def test_a_head_is_tried_on_rows_that_it_did_not_learn_from(fake_encoder: Path) -> None:
     lesson = by_first_letter(60)
-    trial = HeadWay(fake_encoder, lesson).try_out()
+    trial = HeadMethod(fake_encoder, lesson).try_out()
     assert sorted(trial.held.tolist()) == list(range(60))
     assert trial.figures["accuracy"] > 0.9
     assert trial.figures["strength"] > 0
@@ -46,7 +46,7 @@ def test_a_head_is_tried_on_rows_that_it_did_not_learn_from(fake_encoder: Path) 
 
 
 def test_a_head_brings_its_weights_and_names_its_encoder(fake_encoder: Path, tmp_path: Path) -> None:
-    way = HeadWay(fake_encoder, by_first_letter(60))
+    way = HeadMethod(fake_encoder, by_first_letter(60))
     way.try_out()
     out = tmp_path / "out"
     out.mkdir()
@@ -149,20 +149,20 @@ def teachers(monkeypatch: pytest.MonkeyPatch) -> FakeTeachers:
 
 
 @pytest.fixture
-def way(encoders: Path, tmp_path: Path) -> Callable[..., EncoderWay]:
+def way(encoders: Path, tmp_path: Path) -> Callable[..., EncoderMethod]:
     """``way(lesson, seconds=0)``: one more way with the same notes."""
 
-    def make(lesson: Lesson, seconds: float = 0) -> EncoderWay:
+    def make(lesson: TaskSpec, seconds: float = 0) -> EncoderMethod:
         work = tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
         work.mkdir()
-        effort = Effort(seconds=seconds, announce=lambda said: None)
+        effort = Budget(seconds=seconds, announce=lambda said: None)
         origin = examine_local(encoders / "bge", "encoder")
-        return EncoderWay(origin, lesson, effort, Notes(tmp_path / "notes"), work)
+        return EncoderMethod(origin, lesson, effort, Notes(tmp_path / "notes"), work)
 
     return make
 
 
-Make = Callable[..., EncoderWay]
+Make = Callable[..., EncoderMethod]
 MANY = make_lesson(520, one_fold=True)
 
 

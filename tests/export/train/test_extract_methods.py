@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeslm_export.bundle.writer import UNDATED, write_manifest
-from edgeslm_export.evaluate.report_card import Wanted, evaluate_bundle
+from edgeslm_export.evaluate.report_card import Required, evaluate_bundle
 from edgeslm_export.evaluate.task_eval import all_same
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.train import decoder_methods, extract_methods
 from edgeslm_export.train.encoder_finetune import LAYER
-from edgeslm_export.train.extract_methods import FieldTrial, PointerWay, WriterWay
-from edgeslm_export.train.field_spec import FieldLesson
+from edgeslm_export.train.extract_methods import FieldTrial, PointerMethod, WriterMethod
+from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.spec import Effort
+from edgeslm_export.train.spec import Budget
 
 from edgeslm.bundle.calibration import sure
 from edgeslm.bundle.learned_task import DriftReference
@@ -44,14 +44,14 @@ class Bench:
         self._origin, self._folder = examine_local(checkpoint, "encoder"), folder
         self.said: list[str] = []
 
-    def way(self, lesson: FieldLesson, *, notes: str = "notes", seconds: float = 0) -> PointerWay:
-        effort = Effort(seconds=seconds, announce=self.said.append)
-        return PointerWay(self._origin, lesson, effort, Notes(self._folder / notes), self.work())
+    def way(self, lesson: FieldSpec, *, notes: str = "notes", seconds: float = 0) -> PointerMethod:
+        effort = Budget(seconds=seconds, announce=self.said.append)
+        return PointerMethod(self._origin, lesson, effort, Notes(self._folder / notes), self.work())
 
-    def writer(self, lesson: FieldLesson, base: Path, decoder: Path, seconds: float = 0) -> WriterWay:
-        effort = Effort(seconds=seconds, announce=self.said.append)
+    def writer(self, lesson: FieldSpec, base: Path, decoder: Path, seconds: float = 0) -> WriterMethod:
+        effort = Budget(seconds=seconds, announce=self.said.append)
         origin, notes = examine_local(decoder, "decoder"), Notes(self._folder / "notes")
-        return WriterWay("lora", base, origin, lesson, effort, notes, self.work())
+        return WriterMethod("lora", base, origin, lesson, effort, notes, self.work())
 
     def work(self, name: str = "work") -> Path:
         folder = self._folder / f"{name}-{len(list(self._folder.iterdir()))}"
@@ -64,7 +64,7 @@ def bench(encoders: Path, tmp_path: Path) -> Bench:
     return Bench(encoders / "bge", tmp_path)
 
 
-def lesson_of(rows: Sequence[Row], *, one_fold: bool = True, **how: Any) -> FieldLesson:
+def lesson_of(rows: Sequence[Row], *, one_fold: bool = True, **how: Any) -> FieldSpec:
     return make_field_lesson(rows, FOUND, required=["state"], one_fold=one_fold, **how)
 
 
@@ -80,7 +80,7 @@ LESSON = lesson_of(findings(150))
 @pytest.fixture(scope="module")
 def tried(
     encoders: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None
-) -> Iterator[tuple[Bench, PointerWay, FieldTrial]]:
+) -> Iterator[tuple[Bench, PointerMethod, FieldTrial]]:
     """PyTorch, optimum's export, int8, the engine; taught faster than a model that knows something."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extract_methods, "schedule_for", lambda rows: Schedule(12, 8, 3e-3))
@@ -89,7 +89,7 @@ def tried(
         yield bench, way, way.try_out()
 
 
-def test_the_engine_finds_fields_in_rows_held_out(tried: tuple[Bench, PointerWay, FieldTrial]) -> None:
+def test_the_engine_finds_fields_in_rows_held_out(tried: tuple[Bench, PointerMethod, FieldTrial]) -> None:
     bench, _, trial = tried
     assert bench.said == []
     assert trial.method == "encoder"
@@ -105,7 +105,7 @@ def test_the_engine_finds_fields_in_rows_held_out(tried: tuple[Bench, PointerWay
     assert trial.bytes > 10_000
 
 
-def test_a_confidence_is_calibrated_on_rows_held_out(tried: tuple[Bench, PointerWay, FieldTrial]) -> None:
+def test_a_confidence_is_calibrated_on_rows_held_out(tried: tuple[Bench, PointerMethod, FieldTrial]) -> None:
     trial = tried[2]
     assert trial.calibration is not None
     assert (trial.calibration.scale, trial.calibration.bias) == ((), ())
@@ -119,7 +119,7 @@ def test_a_confidence_is_calibrated_on_rows_held_out(tried: tuple[Bench, Pointer
 
 
 def test_what_is_written_is_a_head_with_its_own_encoder(
-    tried: tuple[Bench, PointerWay, FieldTrial], encoders: Path, tmp_path: Path
+    tried: tuple[Bench, PointerMethod, FieldTrial], encoders: Path, tmp_path: Path
 ) -> None:
     _, way, trial = tried
     out = tmp_path / "out"
@@ -142,7 +142,7 @@ def test_what_is_written_is_a_head_with_its_own_encoder(
 
     rows = [{"text": text, "fields": of_row} for text, of_row in findings(30, seed=8)]
     data = write_rows(tmp_path / "others.jsonl", rows)
-    evaluated = evaluate_bundle(out, Wanted(data=data, base=out, with_answers=True))
+    evaluated = evaluate_bundle(out, Required(data=data, base=out, with_answers=True))
     assert (evaluated["rows"], evaluated["learned_from"], evaluated["valid"]) == (30, 150, 1.0)
     assert evaluated["exact"] > 0.5
     assert "calibration_error" in evaluated
@@ -260,7 +260,7 @@ def test_fields_that_cannot_be_pointed_at_are_refused(bench: Bench) -> None:
 
 # --- a decoder that writes ---------------------------------------------------------------------------
 
-Writer = Callable[..., WriterWay]
+Writer = Callable[..., WriterMethod]
 
 
 @pytest.fixture

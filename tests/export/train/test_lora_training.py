@@ -14,7 +14,14 @@ import torch
 from edgeslm_export.models.lora import CONFIG, WEIGHTS, load_lora
 from edgeslm_export.sources.checkpoint import Origin, examine_local
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.lora_training import Base, Shape, TokenRow, _loss, check_installed, teach_decoder
+from edgeslm_export.train.lora_training import (
+    AdapterShape,
+    Base,
+    TokenRow,
+    _loss,
+    check_installed,
+    teach_decoder,
+)
 
 from edgeslm.errors import ExportError
 from tests.export.tiny_models import SHAPE, decoder
@@ -98,7 +105,7 @@ ROWS = [
 
 def teach(origin: Origin, bundle: Path, out: Path, base: Base = "stored", **options: Any) -> dict[str, Any]:
     schedule = options.pop("schedule", SHORT)
-    return teach_decoder(origin, bundle, out, ROWS, Shape(4, base), schedule, **options)
+    return teach_decoder(origin, bundle, out, ROWS, AdapterShape(4, base), schedule, **options)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +162,7 @@ def test_rows_aside_say_when_to_stop(origin: Origin, int4_base: Path, tmp_path: 
     ]
     schedule = Schedule(epochs=10, batch=8, rate=5e-3)
     rows, aside = [*turned, *ROWS], [0, 1]
-    said = teach_decoder(origin, int4_base, tmp_path / "out", rows, Shape(4), schedule, aside=aside)
+    said = teach_decoder(origin, int4_base, tmp_path / "out", rows, AdapterShape(4), schedule, aside=aside)
     assert (said["best_epoch"], said["epochs"]) == (1, 3)
 
 

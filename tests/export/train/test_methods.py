@@ -10,8 +10,8 @@ import pytest
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.sources.checkpoint import Origin, examine_local
 from edgeslm_export.train import methods as ways
-from edgeslm_export.train.field_spec import FieldLesson
-from edgeslm_export.train.spec import Effort, Ground
+from edgeslm_export.train.field_spec import FieldSpec
+from edgeslm_export.train.spec import Budget, Inputs
 
 from edgeslm.errors import ExportError
 from tests.export.tiny_tasks import FOUND, findings, make_field_lesson, make_lesson, write_encoder
@@ -27,23 +27,23 @@ class FakeDecoderWay:
 
 
 @pytest.fixture
-def whole(tmp_path: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
+def whole(tmp_path: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch) -> Inputs:
     """Everything that there can be."""
     monkeypatch.setattr(ways, "DecoderWay", FakeDecoderWay)
     monkeypatch.setattr(ways, "WriterWay", FakeDecoderWay)
     checkpoint = examine_local(encoders / "bge", "encoder")
     decoder = Origin(tmp_path, "LlamaForCausalLM", 1, checkpoint.source, "")
-    return Ground(write_encoder(tmp_path / "encoder"), checkpoint, tmp_path / "base", decoder)
+    return Inputs(write_encoder(tmp_path / "encoder"), checkpoint, tmp_path / "base", decoder)
 
 
-def without(ground: Ground, *names: str) -> Ground:
+def without(ground: Inputs, *names: str) -> Inputs:
     there = {name: getattr(ground, name) for name in ("bundle", "checkpoint", "base", "decoder")}
-    return Ground(**{name: value for name, value in there.items() if name not in names})
+    return Inputs(**{name: value for name, value in there.items() if name not in names})
 
 
-def tried(ground: Ground, folder: Path, *methods: str, rows: int = 300) -> Sequence[str]:
+def tried(ground: Inputs, folder: Path, *methods: str, rows: int = 300) -> Sequence[str]:
     """The names of their classes, or of an adapter its method."""
-    found = ways.make_ways(ground, make_lesson(rows), Effort(methods), Notes(folder / "notes"), folder)
+    found = ways.make_ways(ground, make_lesson(rows), Budget(methods), Notes(folder / "notes"), folder)
     return [way.method if isinstance(way, FakeDecoderWay) else type(way).__name__ for way in found]
 
 
@@ -60,7 +60,7 @@ def tried(ground: Ground, folder: Path, *methods: str, rows: int = 300) -> Seque
     ],
 )
 def test_all_that_is_possible_is_tried_the_cheapest_first(
-    whole: Ground, tmp_path: Path, missing: Sequence[str], expected: list[str]
+    whole: Inputs, tmp_path: Path, missing: Sequence[str], expected: list[str]
 ) -> None:
     assert tried(without(whole, *missing), tmp_path) == expected
 
@@ -69,11 +69,11 @@ def test_all_that_is_possible_is_tried_the_cheapest_first(
     ("method", "expected"),
     [("head", "HeadWay"), ("encoder", "EncoderWay"), ("lora", "lora"), ("qlora", "qlora")],
 )
-def test_a_wanted_method_is_tried_alone(whole: Ground, tmp_path: Path, method: str, expected: str) -> None:
+def test_a_wanted_method_is_tried_alone(whole: Inputs, tmp_path: Path, method: str, expected: str) -> None:
     assert tried(whole, tmp_path, method) == [expected]
 
 
-def test_several_wanted_methods_stand_beside_each_other(whole: Ground, tmp_path: Path) -> None:
+def test_several_wanted_methods_stand_beside_each_other(whole: Inputs, tmp_path: Path) -> None:
     assert tried(whole, tmp_path, "qlora", "head", "lora") == ["HeadWay", "lora", "qlora"]
 
 
@@ -101,18 +101,18 @@ def test_several_wanted_methods_stand_beside_each_other(whole: Ground, tmp_path:
     ],
 )
 def test_what_a_wanted_method_lacks_is_named(
-    whole: Ground, tmp_path: Path, methods: tuple[str, ...], missing: Sequence[str], sentence: str
+    whole: Inputs, tmp_path: Path, methods: tuple[str, ...], missing: Sequence[str], sentence: str
 ) -> None:
     with pytest.raises(ExportError, match=sentence):
         tried(without(whole, *missing), tmp_path, *methods)
 
 
 def test_without_the_library_few_rows_teach_no_encoder(
-    whole: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ways, "is_installed", lambda: False)
     said: list[str] = []
-    effort, notes = Effort(announce=said.append), Notes(tmp_path / "notes")
+    effort, notes = Budget(announce=said.append), Notes(tmp_path / "notes")
     many = ways.make_ways(whole, make_lesson(400), effort, notes, tmp_path)
     assert (len(many), said) == (3, [])
     few = ways.make_ways(whole, make_lesson(40), effort, notes, tmp_path)
@@ -137,11 +137,11 @@ NOWHERE = make_field_lesson(
 
 
 def tried_on_fields(
-    ground: Ground, folder: Path, *methods: str, lesson: FieldLesson = FIELDS, **effort: Any
+    ground: Inputs, folder: Path, *methods: str, lesson: FieldSpec = FIELDS, **effort: Any
 ) -> Sequence[str]:
     """As ``tried``."""
     effort = {"announce": lambda said: None, **effort}
-    found = ways.make_field_ways(ground, lesson, Effort(methods, **effort), Notes(folder / "notes"), folder)
+    found = ways.make_field_ways(ground, lesson, Budget(methods, **effort), Notes(folder / "notes"), folder)
     return [way.method if isinstance(way, FakeDecoderWay) else type(way).__name__ for way in found]
 
 
@@ -157,7 +157,7 @@ def tried_on_fields(
     ],
 )
 def test_fields_are_pointed_at_and_written_the_cheaper_way_first(
-    whole: Ground, tmp_path: Path, missing: Sequence[str], expected: list[str]
+    whole: Inputs, tmp_path: Path, missing: Sequence[str], expected: list[str]
 ) -> None:
     assert tried_on_fields(without(whole, *missing), tmp_path) == expected
 
@@ -166,7 +166,7 @@ def test_fields_are_pointed_at_and_written_the_cheaper_way_first(
     ("method", "expected"), [("encoder", "PointerWay"), ("lora", "lora"), ("qlora", "qlora")]
 )
 def test_a_wanted_method_finds_fields_alone(
-    whole: Ground, tmp_path: Path, method: str, expected: str
+    whole: Inputs, tmp_path: Path, method: str, expected: str
 ) -> None:
     assert tried_on_fields(whole, tmp_path, method) == [expected]
 
@@ -181,7 +181,7 @@ def test_a_wanted_method_finds_fields_alone(
     ],
 )
 def test_what_a_method_lacks_to_find_fields_is_named(
-    whole: Ground, tmp_path: Path, methods: tuple[str, ...], missing: Sequence[str], sentence: str
+    whole: Inputs, tmp_path: Path, methods: tuple[str, ...], missing: Sequence[str], sentence: str
 ) -> None:
     with pytest.raises(ExportError, match=sentence):
         tried_on_fields(without(whole, *missing), tmp_path, *methods)
@@ -196,7 +196,7 @@ def test_what_a_method_lacks_to_find_fields_is_named(
     ids=["lists", "nowhere"],
 )
 def test_fields_that_nobody_can_point_at_are_written_where_that_is_possible(
-    whole: Ground, tmp_path: Path, lesson: FieldLesson, sentence: str
+    whole: Inputs, tmp_path: Path, lesson: FieldSpec, sentence: str
 ) -> None:
     said: list[str] = []
     assert tried_on_fields(whole, tmp_path, lesson=lesson, announce=said.append) == ["lora"]
@@ -209,7 +209,7 @@ def test_fields_that_nobody_can_point_at_are_written_where_that_is_possible(
 
 
 def test_without_the_library_fields_are_pointed_at_alone(
-    whole: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ways, "can_teach", lambda: False)
     said: list[str] = []

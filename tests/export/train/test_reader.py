@@ -22,7 +22,7 @@ from edgeslm_export.train.reader import (
     with_sentence,
     without_answer,
 )
-from edgeslm_export.train.spec import Effort
+from edgeslm_export.train.spec import Budget
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -276,7 +276,7 @@ def test_the_same_command_goes_on_where_it_was_interrupted(
 
     monkeypatch.setattr(reader, "teach_reader", teach)
     origin = examine_local(encoders / "bge", "encoder")
-    for effort in (Effort(), Effort(), Effort(seconds=60)):
+    for effort in (Budget(), Budget(), Budget(seconds=60)):
         with pytest.raises(KeyboardInterrupt):
             export_reader(origin, questions(40), tmp_path / "reader", effort)
     assert states[0] == states[1] != states[2]
@@ -286,7 +286,7 @@ def test_the_same_command_goes_on_where_it_was_interrupted(
 def test_a_bundle_that_reads(encoders: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "reader", list[str]()
     origin = examine_local(encoders / "bge", "encoder")
-    manifest, figures = export_reader(origin, questions(40), out, Effort(announce=said.append))
+    manifest, figures = export_reader(origin, questions(40), out, Budget(announce=said.append))
     bundle = load_bundle(out)
     assert bundle.manifest.is_reader
     assert (manifest.kind, manifest.learned) == ("head", None)

@@ -12,7 +12,7 @@ from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE
 from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.train.retriever import _ranks, export_retriever, gather, make_chunks
 from edgeslm_export.train.retriever_training import Sought
-from edgeslm_export.train.spec import Effort
+from edgeslm_export.train.spec import Budget
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
@@ -75,7 +75,7 @@ def test_a_question_s_rank_counts_what_says_other_things() -> None:
 def test_a_bundle_that_was_taught_to_search(encoders: Path, tmp_path: Path) -> None:
     out = tmp_path / "encoder"
     origin = examine_local(encoders / "bge", "encoder")
-    manifest, figures = export_retriever(origin, questions(60), out, DEFAULT_RECIPE, Effort())
+    manifest, figures = export_retriever(origin, questions(60), out, DEFAULT_RECIPE, Budget())
     bundle = load_bundle(out)
     assert bundle.manifest.embeds
     assert figures["ms_per_text"] > 0
@@ -90,7 +90,7 @@ def test_a_bundle_that_was_taught_to_search(encoders: Path, tmp_path: Path) -> N
 def test_words_before_texts_that_it_was_not_taught_with_are_not_named(encoders: Path, tmp_path: Path) -> None:
     origin, said = examine_local(encoders / "e5", "encoder"), list[str]()
     rows = [row for row in questions(60) if not is_aside(row)]
-    effort = Effort(announce=said.append)
+    effort = Budget(announce=said.append)
     manifest, figures = export_retriever(origin, rows, tmp_path / "out", DEFAULT_RECIPE, effort)
     assert manifest.encoder is not None
     assert manifest.encoder.prompts is None
@@ -102,5 +102,5 @@ def test_words_before_texts_that_it_was_not_taught_with_are_not_named(encoders: 
 def test_few_questions_are_refused(tmp_path: Path, encoders: Path) -> None:
     origin = examine_local(encoders / "bge", "encoder")
     with pytest.raises(ExportError, match=r"There are 1\d questions that their texts answer"):
-        export_retriever(origin, questions(19), tmp_path / "out", DEFAULT_RECIPE, Effort())
+        export_retriever(origin, questions(19), tmp_path / "out", DEFAULT_RECIPE, Budget())
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import torch
 import transformers
 from edgeslm_export.models.encoder import read_pooling
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.retriever_training import Sought, _Pupil, _Text, teach_retriever
+from edgeslm_export.train.retriever_training import Sought, _Retriever, _Text, teach_retriever
 
 from edgeslm.errors import ExportError
 
@@ -33,7 +33,7 @@ def test_questions_come_to_lie_near_their_texts(encoders: Path, tmp_path: Path, 
     said = teach_retriever(encoders / name, tmp_path / "out", section, 32, CHUNKS, schedule)
     assert said["loss"] < 0.5
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    pupil = _Pupil(transformers.AutoModel.from_pretrained(tmp_path / "out").eval(), section.pooling)
+    pupil = _Retriever(transformers.AutoModel.from_pretrained(tmp_path / "out").eval(), section.pooling)
     with torch.no_grad():
         question, own, other = pupil._vectors(
             tokenizer(["alarm pump", "the pump is hot", "the valve is loud"]).input_ids
@@ -43,7 +43,7 @@ def test_questions_come_to_lie_near_their_texts(encoders: Path, tmp_path: Path, 
 
 def test_what_says_the_same_as_its_own_text_counts_for_nothing(encoders: Path) -> None:
     model = transformers.AutoModel.from_pretrained(encoders / "bge").eval()
-    pupil = _Pupil(model, "cls")
+    pupil = _Retriever(model, "cls")
     own, other = _Text([2, 5, 6, 3], [[2, 7, 3]], 0), _Text([2, 8, 9, 3], [], 1)
     with torch.no_grad():
         alone, beside = float(pupil.loss([own, other])), float(pupil.loss([own, other, own]))

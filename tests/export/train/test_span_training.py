@@ -18,7 +18,14 @@ from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.field_spec import Aim, aim_at, plan_fields
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.span_training import ARRAYS, _make_row, _Pupil, _Row, load_arrays, teach_pointer
+from edgeslm_export.train.span_training import (
+    ARRAYS,
+    _make_row,
+    _SpanHead,
+    _SpanRow,
+    load_arrays,
+    teach_pointer,
+)
 
 from edgeslm.bundle.spans import bare_offsets
 from edgeslm.engine.worker.heads import Pointer
@@ -235,7 +242,7 @@ def test_all_tokens_of_a_character_are_covered(encoders: Path) -> None:
 # --- the loss ----------------------------------------------------------------------------------------
 
 FRAME = (False, *[True] * 4, False)
-ROW = _Row([2, 10, 11, 12, 13, 3], FRAME, [1, 0], {0: [(1, 2)]})
+ROW = _SpanRow([2, 10, 11, 12, 13, 3], FRAME, [1, 0], {0: [(1, 2)]})
 
 
 @pytest.fixture(scope="module")
@@ -243,12 +250,12 @@ def model(encoders: Path) -> Any:
     return transformers.AutoModel.from_pretrained(encoders / "bge", dtype=torch.float32).eval()
 
 
-def pupil(model: Any, *options: int, pooling: str = "cls", normalize: bool = True) -> _Pupil:
+def pupil(model: Any, *options: int, pooling: str = "cls", normalize: bool = True) -> _SpanHead:
     torch.manual_seed(1)
-    return _Pupil(model, options, pooling, normalize=normalize)
+    return _SpanHead(model, options, pooling, normalize=normalize)
 
 
-def told(pupil: _Pupil, *rows: _Row) -> float:
+def told(pupil: _SpanHead, *rows: _SpanRow) -> float:
     with torch.no_grad():
         return float(pupil.losses(rows, (1.0,)).mean())
 
@@ -258,11 +265,11 @@ def told(pupil: _Pupil, *rows: _Row) -> float:
 def test_rows_of_several_lengths_are_told_as_each_alone(model: Any, pooling: str, normalize: bool) -> None:
     rows = [
         ROW,
-        _Row([2, 20, 3], (False, True, False), [0, 1], {1: [(1, 1)]}),
-        _Row(
+        _SpanRow([2, 20, 3], (False, True, False), [0, 1], {1: [(1, 1)]}),
+        _SpanRow(
             [2, *range(10, 18), 3], (False, *[True] * 8, False), [-1, 0], {0: [(1, 1), (4, 8)], 1: [(2, 3)]}
         ),
-        _Row([2, 20, 21, 3], (False, True, True, False), [-1, -1], {}),
+        _SpanRow([2, 20, 21, 3], (False, True, True, False), [-1, -1], {}),
     ]
     one = pupil(model, 3, 2, pooling=pooling, normalize=normalize)
     alone = [told(one, row) for row in rows]
@@ -278,7 +285,7 @@ def test_a_value_that_stands_twice_may_be_found_at_either_place(model: Any) -> N
         weight[2], bias[2] = 0, 0
     covered = 4 * math.log(2)
     shares = [
-        math.exp(covered - told(one, _Row(ROW.tokens, FRAME, [0], {0: places})))
+        math.exp(covered - told(one, _SpanRow(ROW.tokens, FRAME, [0], {0: places})))
         for places in ([(1, 2)], [(4, 4)], [(1, 2), (4, 4)])
     ]
     assert shares[2] == pytest.approx(shares[0] + shares[1], rel=1e-4)
@@ -292,14 +299,14 @@ def test_the_encoders_own_tokens_can_be_no_place(model: Any) -> None:
         *_, weight, bias = one.layers
         weight[2], bias[2] = 0, 0
     everywhere = [(begin, end) for begin in range(1, 5) for end in range(1, 5)]
-    assert told(one, _Row(ROW.tokens, FRAME, [0], {0: everywhere})) == pytest.approx(
+    assert told(one, _SpanRow(ROW.tokens, FRAME, [0], {0: everywhere})) == pytest.approx(
         4 * math.log(2), abs=1e-4
     )
 
 
 def test_a_field_with_one_option_and_a_row_without_any_cost_nothing(model: Any) -> None:
-    assert told(pupil(model, 1), _Row(ROW.tokens, FRAME, [0], {})) == 0
-    assert told(pupil(model, 3), _Row(ROW.tokens, FRAME, [-1], {})) == 0
+    assert told(pupil(model, 1), _SpanRow(ROW.tokens, FRAME, [0], {})) == 0
+    assert told(pupil(model, 3), _SpanRow(ROW.tokens, FRAME, [-1], {})) == 0
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -316,7 +323,7 @@ def test_the_layer_that_is_written_is_for_the_vector_as_it_is(
         vector = vector / np.linalg.norm(vector)
     logits = arrays["weight"] @ vector + arrays["bias"]
     expected = float(np.logaddexp.reduce(logits) - logits[1])
-    assert told(one, _Row(ROW.tokens, FRAME, [1], {})) == pytest.approx(expected, abs=1e-3)
+    assert told(one, _SpanRow(ROW.tokens, FRAME, [1], {})) == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_loss_at_a_temperature_is_that_of_divided_scores(model: Any) -> None:
@@ -330,7 +337,7 @@ def test_the_loss_at_a_temperature_is_that_of_divided_scores(model: Any) -> None
 
 def test_each_row_has_a_loss_of_its_own(model: Any) -> None:
     one = pupil(model, 3, 2)
-    other = _Row([2, 20, 3], (False, True, False), [0, 1], {1: [(1, 1)]})
+    other = _SpanRow([2, 20, 3], (False, True, False), [0, 1], {1: [(1, 1)]})
     with torch.no_grad():
         (losses,) = one.losses([ROW, other], (1.0,))
     assert losses.tolist() == pytest.approx([told(one, ROW), told(one, other)], rel=1e-4)

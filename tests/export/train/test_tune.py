@@ -15,14 +15,14 @@ from edgeslm_export.data.rows import LabelledRow
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.train import tune
-from edgeslm_export.train.spec import Effort, Ground, Lesson, Trial, make_trial
+from edgeslm_export.train.spec import Budget, Inputs, TaskSpec, Trial, make_trial
 
 from edgeslm.bundle.calibration import find_threshold
 from edgeslm.bundle.manifest import Source, load_bundle, verify_bundle
 from edgeslm.errors import ConfigError, ExportError
 from tests.export.tiny_tasks import DIMENSION, fake_vectors, make_lesson, write_encoder, write_rows
 
-QUIET = Effort(announce=lambda _: None)
+QUIET = Budget(announce=lambda _: None)
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +49,8 @@ def _data(folder: Path, labels: str, each: int) -> Path:
 def test_a_head_is_learned_and_its_bytes_repeat(tmp_path: Path, fake_encoder: Path, labels: str) -> None:
     task = _task(tmp_path, f"name: letter\nkind: classify\nlabels: {list(labels)}")
     data = _data(tmp_path, labels, 20)
-    manifest, report = tune.tune(task, data, tmp_path / "one", Ground(fake_encoder), QUIET)
-    tune.tune(task, data, tmp_path / "two", Ground(fake_encoder), QUIET)
+    manifest, report = tune.tune(task, data, tmp_path / "one", Inputs(fake_encoder), QUIET)
+    tune.tune(task, data, tmp_path / "two", Inputs(fake_encoder), QUIET)
     bundle = load_bundle(tmp_path / "one")
     verify_bundle(bundle)
     assert bundle.digest == load_bundle(tmp_path / "two").digest
@@ -72,7 +72,7 @@ def test_a_head_is_learned_and_its_bytes_repeat(tmp_path: Path, fake_encoder: Pa
 def test_what_was_learned_is_said_in_the_manifest(tmp_path: Path, fake_encoder: Path) -> None:
     task = _task(tmp_path, "name: letter\ninstruction: Which letter?")
     data = _data(tmp_path, "ab", 20)
-    tune.tune(task, data, tmp_path / "out", Ground(fake_encoder), QUIET)
+    tune.tune(task, data, tmp_path / "out", Inputs(fake_encoder), QUIET)
     learned = load_bundle(tmp_path / "out").manifest.learned
     assert learned is not None
     assert (learned.task, learned.kind, learned.labels, learned.rows) == (
@@ -91,7 +91,7 @@ def test_what_was_learned_is_said_in_the_manifest(tmp_path: Path, fake_encoder: 
 
 def test_the_report_promises_what_a_device_will_do(tmp_path: Path, fake_encoder: Path) -> None:
     task, data = _task(tmp_path, "name: letter"), _data(tmp_path, "ab", 40)
-    manifest, report = tune.tune(task, data, tmp_path / "out", Ground(fake_encoder), QUIET)
+    manifest, report = tune.tune(task, data, tmp_path / "out", Inputs(fake_encoder), QUIET)
     assert list(report["coverage"]) == ["0.05", "0.02", "0.01"]
     assert manifest.learned is not None and manifest.learned.calibration is not None
     point = find_threshold(manifest.learned.calibration, 0.05)
@@ -102,14 +102,14 @@ def test_the_report_promises_what_a_device_will_do(tmp_path: Path, fake_encoder:
 
 def test_labels_may_come_from_the_data(tmp_path: Path, fake_encoder: Path) -> None:
     task, data = _task(tmp_path, "name: letter"), _data(tmp_path, "ba", 6)
-    manifest, _ = tune.tune(task, data, tmp_path / "out", Ground(fake_encoder), QUIET)
+    manifest, _ = tune.tune(task, data, tmp_path / "out", Inputs(fake_encoder), QUIET)
     assert manifest.learned is not None
     assert manifest.learned.labels == ("a", "b")
 
 
 def test_two_rows_of_a_label_are_enough(tmp_path: Path, fake_encoder: Path) -> None:
     task, data = _task(tmp_path, "name: letter"), _data(tmp_path, "ab", 2)
-    _, report = tune.tune(task, data, tmp_path / "out", Ground(fake_encoder), QUIET)
+    _, report = tune.tune(task, data, tmp_path / "out", Inputs(fake_encoder), QUIET)
     assert report["rows"] == 4
 
 
@@ -131,7 +131,7 @@ def test_data_that_cannot_be_learned_from(
 ) -> None:
     loaded, data = _task(tmp_path, task), _data(tmp_path, labels, each)
     with pytest.raises(ExportError, match=sentence):
-        tune.tune(loaded, data, tmp_path / "out", Ground(fake_encoder), QUIET)
+        tune.tune(loaded, data, tmp_path / "out", Inputs(fake_encoder), QUIET)
     assert not (tmp_path / "out").exists()
 
 
@@ -253,14 +253,14 @@ class _FakeWay:
         return {"way": self.method}
 
 
-def _way(method: str, lesson: Lesson, *, right: bool, fails_at: str = "") -> _FakeWay:
+def _way(method: str, lesson: TaskSpec, *, right: bool, fails_at: str = "") -> _FakeWay:
     guesses = [int(label) if right else 1 - int(label) for label in lesson.truth]
     trial = _trial(method, range(len(guesses)), guesses, len(guesses))
     return _FakeWay(method, None if fails_at == "trial" else trial, writes=fails_at != "write")
 
 
 def _taken(
-    ways: Sequence[_FakeWay], lesson: Lesson, effort: Effort, work: Path
+    ways: Sequence[_FakeWay], lesson: TaskSpec, effort: Budget, work: Path
 ) -> tuple[str, dict[str, Any]]:
     best, fields = tune._write_best(tune._try_out(ways, effort), effort, work)
     return best.method, fields
@@ -268,12 +268,12 @@ def _taken(
 
 @pytest.mark.parametrize("fails_at", ["trial", "write"])
 def test_a_head_that_worked_is_not_lost_to_an_encoder_that_did_not(tmp_path: Path, fails_at: str) -> None:
-    lesson, said = make_lesson(20), []  # type: Lesson, list[str]
+    lesson, said = make_lesson(20), []  # type: TaskSpec, list[str]
     ways = [
         _way("head", lesson, right=False),
         _way("encoder", lesson, right=True, fails_at=fails_at),
     ]
-    taken = _taken(ways, lesson, Effort(announce=said.append), tmp_path)
+    taken = _taken(ways, lesson, Budget(announce=said.append), tmp_path)
     assert taken == ("head", {"way": "head"})
     assert said == [
         "It ran out of memory. So it is left out."
@@ -316,16 +316,16 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "make_ways", make_ways)
 
 
-def _notes(folder: Path, text: str, ground: Ground, *, each: int = 5, methods: tuple[str, ...] = ()) -> Path:
+def _notes(folder: Path, text: str, ground: Inputs, *, each: int = 5, methods: tuple[str, ...] = ()) -> Path:
     task, data = _task(folder, text), _data(folder, "ab", each)
     with pytest.raises(_Interrupted) as ended:
-        tune.tune(task, data, folder / "out", ground, Effort(methods=methods))
+        tune.tune(task, data, folder / "out", ground, Budget(methods=methods))
     return ended.value.folder
 
 
 @pytest.mark.usefixtures("interrupted")
 def test_the_same_command_takes_up_its_notes(tmp_path: Path) -> None:
-    ground = Ground(write_encoder(tmp_path / "encoder"))
+    ground = Inputs(write_encoder(tmp_path / "encoder"))
     first = _notes(tmp_path, "name: letter", ground)
     assert first.is_dir()
     assert first.parent == cache_folder()
@@ -337,7 +337,7 @@ def test_the_same_command_takes_up_its_notes(tmp_path: Path) -> None:
 def test_another_command_takes_up_none(tmp_path: Path, change: str) -> None:
     """What was found with another prompt or on another encoder says nothing."""
     encoder = write_encoder(tmp_path / "encoder")
-    ground, text, how = Ground(encoder), "name: letter", dict[str, Any]()
+    ground, text, how = Inputs(encoder), "name: letter", dict[str, Any]()
     first = _notes(tmp_path, text, ground)
     if change == "rows":
         how["each"] = 6
@@ -355,7 +355,7 @@ def test_another_command_takes_up_none(tmp_path: Path, change: str) -> None:
 
 def test_notes_go_when_the_bundle_is_there(tmp_path: Path, fake_encoder: Path) -> None:
     task, data = _task(tmp_path, "name: letter"), _data(tmp_path, "ab", 6)
-    tune.tune(task, data, tmp_path / "out", Ground(fake_encoder), QUIET)
+    tune.tune(task, data, tmp_path / "out", Inputs(fake_encoder), QUIET)
     assert list(cache_folder().glob("tune-*")) == []
 
 
@@ -366,6 +366,6 @@ def test_an_interruption_leaves_no_half_made_bundle(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(tune, "make_ways", lambda *_: [Way()])
     with pytest.raises(KeyboardInterrupt):
-        tune.learn_labels(make_lesson(20), Source(id="rows"), tmp_path / "made" / "out", Ground(), QUIET)
+        tune.learn_labels(make_lesson(20), Source(id="rows"), tmp_path / "made" / "out", Inputs(), QUIET)
     assert list((tmp_path / "made").iterdir()) == []
     assert len(list(cache_folder().glob("tune-*"))) == 1

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeslm_export.data.rows import FieldsRow
-from edgeslm_export.evaluate.report_card import Wanted, evaluate_bundle
+from edgeslm_export.evaluate.report_card import Required, evaluate_bundle
 from edgeslm_export.evaluate.task_eval import Exam
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.train import decoder_methods, tune
 from edgeslm_export.train.extract_methods import FieldTrial
-from edgeslm_export.train.spec import Effort, Ground
+from edgeslm_export.train.spec import Budget, Inputs
 from edgeslm_export.train.tune import split_rows
 
 from edgeslm.bundle.manifest import Manifest, load_bundle, verify_bundle
@@ -32,7 +32,7 @@ ROWS: list[dict[str, Any]] = [
 ]
 TASK = "name: machine\nkind: extract\nmax_tokens: 24\n"
 SCHEMA = {"type": "object", "properties": {"machine": {"type": "string"}}, "required": ["machine"]}
-QUIET = Effort(announce=lambda _: None)
+QUIET = Budget(announce=lambda _: None)
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +42,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def ground(tiny: Path, int4_base: Path) -> Ground:
-    return Ground(base=int4_base, decoder=examine_local(tiny / "plain", "decoder"))
+def ground(tiny: Path, int4_base: Path) -> Inputs:
+    return Inputs(base=int4_base, decoder=examine_local(tiny / "plain", "decoder"))
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
 
 
 def learn(
-    folder: Path, ground: Ground, rows: list[dict[str, Any]] = ROWS, text: str = TASK, effort: Effort = QUIET
+    folder: Path, ground: Inputs, rows: list[dict[str, Any]] = ROWS, text: str = TASK, effort: Budget = QUIET
 ) -> tuple[Manifest, dict[str, Any]]:
     (folder / "task.yaml").write_text(text)
     data = write_rows(folder / "rows.jsonl", rows)
     return tune.tune(tune.load_task(folder / "task.yaml"), data, folder / "out", ground, effort)
 
 
-def test_one_field_is_learned_by_the_real_way(ground: Ground, tmp_path: Path) -> None:
+def test_one_field_is_learned_by_the_real_way(ground: Inputs, tmp_path: Path) -> None:
     """A tiny model with random weights learns little of it; but it can't leave the schema."""
     manifest, report = learn(tmp_path, ground)
     bundle = load_bundle(tmp_path / "out")
@@ -83,7 +83,7 @@ def test_one_field_is_learned_by_the_real_way(ground: Ground, tmp_path: Path) ->
     assert written["fields"] == report["fields"]
     assert report["peak_rss"] > 1e8
     assert not {"measured", "peak_rss", "ms_per_row"} & written.keys()  # they aren't the same each time
-    evaluated = evaluate_bundle(bundle.path, Wanted(data=tmp_path / "rows.jsonl", base=ground.base))
+    evaluated = evaluate_bundle(bundle.path, Required(data=tmp_path / "rows.jsonl", base=ground.base))
     assert (evaluated["rows"], evaluated["valid"]) == (30, 1.0)
     assert evaluated["task"] == {"name": "machine", "kind": "extract"}
 
@@ -92,29 +92,29 @@ def test_one_field_is_learned_by_the_real_way(ground: Ground, tmp_path: Path) ->
 
 
 def test_the_rows_of_the_test_are_taught_in_the_end_only(
-    ground: Ground, tmp_path: Path, teacher: FakeTeacher
+    ground: Inputs, tmp_path: Path, teacher: FakeTeacher
 ) -> None:
     learn(tmp_path, ground)
     assert [len(rows) for rows in teacher.rows] == [24, 30]
     assert teacher.schedules[1].epochs == teacher.best_epoch < teacher.schedules[0].epochs
 
 
-def test_the_time_is_shared_out_by_rows(ground: Ground, tmp_path: Path, teacher: FakeTeacher) -> None:
-    learn(tmp_path, ground, effort=Effort(seconds=54, announce=lambda _: None))
+def test_the_time_is_shared_out_by_rows(ground: Inputs, tmp_path: Path, teacher: FakeTeacher) -> None:
+    learn(tmp_path, ground, effort=Budget(seconds=54, announce=lambda _: None))
     assert [schedule.seconds for schedule in teacher.schedules] == pytest.approx([24, 30])
 
 
 def test_qlora_is_taught_in_four_bits(
-    ground: Ground, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
+    ground: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoder_methods, "check_installed", lambda base: None)
-    _, report = learn(tmp_path, ground, effort=Effort(methods=("qlora",), announce=lambda _: None))
+    _, report = learn(tmp_path, ground, effort=Budget(methods=("qlora",), announce=lambda _: None))
     assert report["method"] == "qlora"
     assert {shape.base for shape in teacher.shapes} == {"nf4"}
 
 
 def test_the_tasks_own_schema_goes_before_that_of_the_rows(
-    ground: Ground, tmp_path: Path, teacher: FakeTeacher
+    ground: Inputs, tmp_path: Path, teacher: FakeTeacher
 ) -> None:
     own = "schema: {type: object, properties: {machine: {type: string, maxLength: 5}}}\ninstruction: Which?\n"
     manifest, report = learn(tmp_path, ground, text=TASK + own)
@@ -127,14 +127,14 @@ def test_the_tasks_own_schema_goes_before_that_of_the_rows(
     assert report["valid"] == 1.0
 
 
-def test_rows_with_fields_need_no_kind(ground: Ground, tmp_path: Path, teacher: FakeTeacher) -> None:
+def test_rows_with_fields_need_no_kind(ground: Inputs, tmp_path: Path, teacher: FakeTeacher) -> None:
     manifest, _ = learn(tmp_path, ground, text="name: machine\nmax_tokens: 24\n")
     assert manifest.learned is not None
     assert manifest.learned.kind == "extract"
 
 
 def test_words_of_the_message_alone_are_remembered(
-    ground: Ground, tmp_path: Path, teacher: FakeTeacher
+    ground: Inputs, tmp_path: Path, teacher: FakeTeacher
 ) -> None:
     manifest, _ = learn(tmp_path, ground, text=TASK + "verbatim: true\n")
     assert manifest.learned is not None
@@ -142,18 +142,18 @@ def test_words_of_the_message_alone_are_remembered(
 
 
 def test_a_text_too_long_for_the_model_does_not_end_it(
-    ground: Ground, tmp_path: Path, teacher: FakeTeacher
+    ground: Inputs, tmp_path: Path, teacher: FakeTeacher
 ) -> None:
     """All others are learned, and it is said; of those that are tested with it is read what fits."""
     rows = [{**row, "text": row["text"] + " x" * 400 * (place % 3 == 0)} for place, row in enumerate(ROWS)]
     said: list[str] = []
-    _, report = learn(tmp_path, ground, rows, effort=Effort(announce=said.append))
+    _, report = learn(tmp_path, ground, rows, effort=Budget(announce=said.append))
     assert report["rows"] == 6
     assert "10 texts are too long to learn from and were left out." in said
 
 
 def test_what_was_found_is_not_found_again(
-    ground: Ground, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
+    ground: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted while it taught all rows, the next command goes on with that."""
     calls = 0
@@ -184,7 +184,7 @@ def test_what_was_found_is_not_found_again(
     ids=["instruction", "schema", "verbatim"],
 )
 def test_what_was_found_of_another_task_says_nothing(
-    ground: Ground, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch, change: str
+    ground: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """The command before was interrupted while it taught all rows."""
 
@@ -220,13 +220,13 @@ class FakeExaminer:
 
 
 @pytest.fixture
-def both(ground: Ground, encoders: Path) -> Ground:
+def both(ground: Inputs, encoders: Path) -> Inputs:
     """A decoder, and an encoder's checkpoint."""
     return replace(ground, checkpoint=examine_local(encoders / "bge", "encoder"))
 
 
 def test_an_encoder_that_points_is_kept_where_a_decoder_is_no_better(
-    both: Ground,
+    both: Inputs,
     tmp_path: Path,
     teacher: FakeTeacher,
     pointer_teacher: FakePointerTeacher,
@@ -242,12 +242,14 @@ def test_an_encoder_that_points_is_kept_where_a_decoder_is_no_better(
     assert (encoder["exact"], lora["exact"]) == (report["exact"], 0.0)
     assert 0 <= encoder["calibration_error"] < 1
     assert lora["calibration_error"] is None
-    evaluated = evaluate_bundle(tmp_path / "out", Wanted(data=tmp_path / "rows.jsonl", base=tmp_path / "out"))
+    evaluated = evaluate_bundle(
+        tmp_path / "out", Required(data=tmp_path / "rows.jsonl", base=tmp_path / "out")
+    )
     assert evaluated["exact"] == report["exact"]  # all ways of it are as it was: nothing was taught
 
 
 def test_a_decoder_that_is_right_more_often_is_taken(
-    both: Ground,
+    both: Inputs,
     tmp_path: Path,
     teacher: FakeTeacher,
     pointer_teacher: FakePointerTeacher,
@@ -268,7 +270,7 @@ def test_a_decoder_that_is_right_more_often_is_taken(
 
 
 def test_the_manifest_says_how_fields_are_found_and_what_a_confidence_is_worth(
-    both: Ground, tmp_path: Path, pointer_teacher: FakePointerTeacher
+    both: Inputs, tmp_path: Path, pointer_teacher: FakePointerTeacher
 ) -> None:
     own = "schema: {type: object, required: [state], properties: {machine: {type: string}, state: {enum: "
     text = f"{OPEN}verbatim: true\n{own}[heat, noise]}}}}}}\n"
@@ -296,7 +298,7 @@ def test_the_manifest_says_how_fields_are_found_and_what_a_confidence_is_worth(
 
 
 def test_a_bundle_that_points_is_the_same_each_time(
-    both: Ground, tmp_path: Path, pointer_teacher: FakePointerTeacher
+    both: Inputs, tmp_path: Path, pointer_teacher: FakePointerTeacher
 ) -> None:
     digests = []
     for name in ("one", "two"):
@@ -307,7 +309,7 @@ def test_a_bundle_that_points_is_the_same_each_time(
 
 
 def test_a_pointer_that_was_interrupted_goes_on_where_it_stood(
-    both: Ground, tmp_path: Path, pointer_teacher: FakePointerTeacher
+    both: Inputs, tmp_path: Path, pointer_teacher: FakePointerTeacher
 ) -> None:
     pointer_teacher.interrupted_at = 5
     effort = replace(QUIET, methods=("encoder",))
@@ -340,25 +342,25 @@ def test_a_decoder_has_to_be_better_on_the_rows_that_both_were_asked(
 
 @pytest.mark.parametrize("methods", [(), ("encoder",)])
 def test_an_encoders_checkpoint_is_needed_to_point(
-    ground: Ground, tmp_path: Path, methods: tuple[str, ...]
+    ground: Inputs, tmp_path: Path, methods: tuple[str, ...]
 ) -> None:
-    only = ground if methods else Ground(base=ground.base)
+    only = ground if methods else Inputs(base=ground.base)
     with pytest.raises(ExportError, match="The method encoder needs an encoder's checkpoint"):
-        learn(tmp_path, only, effort=Effort(methods=methods))
+        learn(tmp_path, only, effort=Budget(methods=methods))
 
 
-def test_a_decoder_and_its_checkpoint_are_needed(ground: Ground, tmp_path: Path) -> None:
-    for missing in (Ground(base=ground.base), Ground(decoder=ground.decoder)):
+def test_a_decoder_and_its_checkpoint_are_needed(ground: Inputs, tmp_path: Path) -> None:
+    for missing in (Inputs(base=ground.base), Inputs(decoder=ground.decoder)):
         with pytest.raises(ExportError, match="The method lora needs a decoder's bundle and its checkpoint"):
-            learn(tmp_path, missing, effort=Effort(methods=("lora",)))
+            learn(tmp_path, missing, effort=Budget(methods=("lora",)))
 
 
-def test_a_few_rows_are_too_few(ground: Ground, tmp_path: Path) -> None:
+def test_a_few_rows_are_too_few(ground: Inputs, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="has 9 rows; at least 10 are needed"):
         learn(tmp_path, ground, ROWS[:9])
 
 
-def test_rows_of_the_other_kind_are_refused(ground: Ground, tmp_path: Path) -> None:
+def test_rows_of_the_other_kind_are_refused(ground: Inputs, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"of kind classify and the rows of .* have fields"):
         learn(tmp_path, ground, text="name: machine\nlabels: [a, b]\nkind: classify")
 

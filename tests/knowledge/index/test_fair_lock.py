@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 
-from edgeslm.knowledge.index.fair_lock import Turns
+from edgeslm.knowledge.index.fair_lock import FairLock
 
 
 def test_who_came_first_goes_first() -> None:
-    turns, order, threads = Turns(), list[int](), list[threading.Thread]()
+    turns, order, threads = FairLock(), list[int](), list[threading.Thread]()
 
     def take(number: int) -> None:
         with turns:
@@ -27,7 +27,7 @@ def test_who_came_first_goes_first() -> None:
 
 
 def test_one_that_asks_again_and_again_lets_the_others_in() -> None:
-    turns, is_in, ends = Turns(), threading.Event(), threading.Event()
+    turns, is_in, ends = FairLock(), threading.Event(), threading.Event()
 
     def again() -> None:
         while not ends.is_set():
@@ -45,7 +45,7 @@ def test_one_that_asks_again_and_again_lets_the_others_in() -> None:
 
 
 def test_an_error_ends_a_turn() -> None:
-    turns = Turns()
+    turns = FairLock()
     for _ in range(2):
         try:
             with turns:

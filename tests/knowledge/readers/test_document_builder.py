@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from edgeslm.knowledge.documents.passages import Heading, split
-from edgeslm.knowledge.readers.document_builder import Draft
+from edgeslm.knowledge.readers.document_builder import DocumentBuilder
 
 
 def test_blocks_are_parted_and_headings_know_their_places() -> None:
-    draft = Draft()
+    draft = DocumentBuilder()
     draft.paragraph(" before \n all ")
     draft.heading(1, " The\npump ")
     draft.lines("  a  \n\n  b\n\n")
@@ -19,7 +19,7 @@ def test_blocks_are_parted_and_headings_know_their_places() -> None:
 
 
 def test_text_after_a_part_that_is_left_belongs_to_what_is_above() -> None:
-    draft = Draft()
+    draft = DocumentBuilder()
     draft.heading(1, "Options")
     draft.heading(3, "-a")
     draft.paragraph("one")
@@ -39,7 +39,7 @@ def test_text_after_a_part_that_is_left_belongs_to_what_is_above() -> None:
 
 
 def test_a_section_whose_title_is_not_in_the_text() -> None:
-    draft = Draft()
+    draft = DocumentBuilder()
     draft.section(1, "page 1")
     draft.section(1, "page 2")
     draft.paragraph("one")

@@ -10,7 +10,7 @@ import pytest
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
-from edgeslm.knowledge.readers.document_builder import Draft
+from edgeslm.knowledge.readers.document_builder import DocumentBuilder
 from edgeslm.knowledge.readers.markdown import read_markdown
 from edgeslm.knowledge.readers.pdf import _Entry, _written
 from edgeslm.knowledge.readers.plain_text import read_plain_text, read_restructured_text
@@ -36,7 +36,7 @@ def read_pages(text: str, source: str) -> Document:
 
 def write_deep(text: str, source: str) -> Document:
     """A heading a character, each below the one before it."""
-    draft = Draft()
+    draft = DocumentBuilder()
     for level in range(1, len(text) + 1):
         draft.heading(level, "a")
         draft.leave(level + 1)

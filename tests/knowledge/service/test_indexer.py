@@ -19,13 +19,13 @@ import pytest
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
-from edgeslm.knowledge.index.collection import Collection, Origin
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 from edgeslm.knowledge.index.queries import Memory, Shelf
 from edgeslm.knowledge.index.search import search
 from edgeslm.knowledge.readers import limited as reading
 from edgeslm.knowledge.service import indexer as module
 from edgeslm.knowledge.service.frames import Embed, Failed, Remembered, Said, Trouble, Vectors
-from edgeslm.knowledge.service.indexer import Keeper
+from edgeslm.knowledge.service.indexer import Indexer
 from edgeslm.knowledge.service.intake import add_files
 from edgeslm.knowledge.service.memory import remember
 from tests.knowledge.readers import bad_reader
@@ -42,7 +42,7 @@ class Parent:
     def __init__(self) -> None:
         self.messages: list[Said] = []
         self.embeds = True
-        self.keeper: Keeper | None = None
+        self.keeper: Indexer | None = None
 
     def send(self, message: Said) -> None:
         self.messages.append(message)
@@ -88,9 +88,9 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SETTLED_S", -60.0)
 
 
-def start(parent: Parent, shelf: Shelf, *, embeds: bool = True) -> Keeper:
+def start(parent: Parent, shelf: Shelf, *, embeds: bool = True) -> Indexer:
     """:param embeds: else what is to be embedded gets no answer."""
-    keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
+    keeper = Indexer([shelf], parent.send, sweep_every_s=0.05)
     parent.keeper = keeper if embeds else None
     keeper.make()
     keeper.start()
@@ -128,7 +128,7 @@ def test_kinds_that_are_not_read_are_told_once_and_what_is_there_of_them_stays(
     shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
     with Collection(shelf.path, writes=True) as collection:
         document = Document("press.8", "press(8)", "Oil it.")
-        origin = Origin("0" * 64, 36, 0.0, str(folder / "press.8"))
+        origin = DocumentOrigin("0" * 64, 36, 0.0, str(folder / "press.8"))
         collection.put(document, split(document), origin)
     caplog.set_level(logging.INFO, "edgeslm.knowledge")
     start(parent, shelf)
@@ -433,7 +433,7 @@ def test_messages_of_one_collection_do_not_wait_for_another(
     (folder / "large.txt").write_text("Oil it.")
     shelves = [Shelf("manuals", tmp_path / "kb", watch=(folder,), writes=True)]
     shelves.append(Shelf("log", tmp_path / "log", writes=True))
-    keeper = Keeper(shelves, parent.send, sweep_every_s=0.05)
+    keeper = Indexer(shelves, parent.send, sweep_every_s=0.05)
     keeper.make()
     keeper.start()
     assert is_written.wait(LIMIT_S)
@@ -446,7 +446,7 @@ def test_messages_of_one_collection_do_not_wait_for_another(
 
 
 def test_a_message_for_a_collection_without_any_is_refused(tmp_path: Path, parent: Parent) -> None:
-    Keeper([Shelf("manuals", tmp_path / "kb")], parent.send).remember(1, "manuals", MESSAGE)
+    Indexer([Shelf("manuals", tmp_path / "kb")], parent.send).remember(1, "manuals", MESSAGE)
     assert parent.messages == [Failed(1, "messages are not remembered in manuals")]
 
 
@@ -471,7 +471,7 @@ def test_many_that_expired_are_removed_some_at_a_time(
     with Collection(shelf.path, writes=True) as collection:
         remember(collection, old)
     monkeypatch.setattr(module, "TOGETHER", 2)
-    keeper = Keeper([shelf], parent.send, sweep_every_s=0.05)
+    keeper = Indexer([shelf], parent.send, sweep_every_s=0.05)
     keeper.remember(1, "log", MESSAGE)
     keeper.make()
     keeper.start()

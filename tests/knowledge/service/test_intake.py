@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.index.collection import Collection, Origin
+from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 from edgeslm.knowledge.index.search import search
 from edgeslm.knowledge.readers import limited
 from edgeslm.knowledge.service import quarantine
@@ -260,7 +260,7 @@ def test_what_was_left_out_is_read_when_it_changes_or_is_asked_for(
 def test_a_first_try_counts_after_a_restart(collection: Collection, folder: Path, bomb: Path) -> None:
     status = bomb.stat()
     digest = hashlib.sha256(bomb.read_bytes()).hexdigest()
-    quarantine.Quarantine(collection).note(bomb, Origin(digest, status.st_size, status.st_mtime))
+    quarantine.Quarantine(collection).note(bomb, DocumentOrigin(digest, status.st_size, status.st_mtime))
     assert add_files(collection, [folder]).broken == 1
     assert tries(bomb) == 1
 

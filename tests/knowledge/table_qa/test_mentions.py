@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.knowledge.documents.cells import Column
-from edgeslm.knowledge.index.table_terms import Comparison, Operation, key_of
+from edgeslm.knowledge.index.table_terms import Comparator, Operation, key_of
 from edgeslm.knowledge.table_qa.mentions import (
     Asks,
     Cells,
@@ -63,7 +63,7 @@ def test_columns_cells_and_dates() -> None:
 
 def test_operations_comparisons_and_units() -> None:
     assert meanings("how many") == [Asks(Operation.COUNT)]
-    assert meanings("more than") == [Compares(Comparison.ABOVE)]
+    assert meanings("more than") == [Compares(Comparator.ABOVE)]
     assert meanings("5") == [Number(Decimal(5))]
     assert Unit("c") in meanings("celsius")
     assert isinstance(meanings("hottest")[0], Superlative)

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from edgeslm.knowledge.index.table_terms import Comparison, Operation
+from edgeslm.knowledge.index.table_terms import Comparator, Operation
 from edgeslm.knowledge.table_qa.query import (
     MOST_CITED,
     MOST_VALUES,
@@ -33,7 +33,7 @@ def values(query: Query) -> tuple[object, ...]:
     return run(PRESSES, query).values
 
 
-def where(place: int, *wanted: str | bool | Decimal, comparison: Comparison | None = None) -> Condition:
+def where(place: int, *wanted: str | bool | Decimal, comparison: Comparator | None = None) -> Condition:
     return Condition(place, wanted, comparison)
 
 
@@ -46,12 +46,12 @@ def where(place: int, *wanted: str | bool | Decimal, comparison: Comparison | No
         (where(RUNNING, False), (3,)),
         (where(DATE, "2026-03-02"), (4,)),
         (where(DATE, "2026-03"), (1, 2, 3, 4)),
-        (where(DATE, "2026-03-01", comparison=Comparison.AFTER), (4,)),
-        (where(TEMPERATURE, Decimal("80.25"), comparison=Comparison.ABOVE), (4,)),
-        (where(TEMPERATURE, Decimal("80.25"), comparison=Comparison.AT_LEAST), (2, 4)),
-        (where(TEMPERATURE, Decimal(70), comparison=Comparison.BELOW), (3,)),
-        (where(TEMPERATURE, Decimal(65), comparison=Comparison.AT_MOST), (3,)),
-        (where(TEMPERATURE, Decimal(70), Decimal(85), comparison=Comparison.BETWEEN), (1, 2, 4)),
+        (where(DATE, "2026-03-01", comparison=Comparator.AFTER), (4,)),
+        (where(TEMPERATURE, Decimal("80.25"), comparison=Comparator.ABOVE), (4,)),
+        (where(TEMPERATURE, Decimal("80.25"), comparison=Comparator.AT_LEAST), (2, 4)),
+        (where(TEMPERATURE, Decimal(70), comparison=Comparator.BELOW), (3,)),
+        (where(TEMPERATURE, Decimal(65), comparison=Comparator.AT_MOST), (3,)),
+        (where(TEMPERATURE, Decimal(70), Decimal(85), comparison=Comparator.BETWEEN), (1, 2, 4)),
     ],
 )
 def test_conditions(condition: Condition, presses: tuple[int, ...]) -> None:
@@ -125,7 +125,7 @@ def test_no_row_and_nothing_in_it() -> None:
 
 def test_a_date_that_is_less_exact_than_the_question_cant_be_compared() -> None:
     text = "month,sold\n2026-01,4\n2026-02,5\n"
-    asked = Condition(0, ("2026-01-15",), Comparison.AFTER)
+    asked = Condition(0, ("2026-01-15",), Comparator.AFTER)
     with pytest.raises(Unanswerable, match="month isn't as exact"):
         run(text, Query(None, 1, (asked,)))
 

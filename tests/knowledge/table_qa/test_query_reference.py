@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgeslm.knowledge.documents.cells import CellKind, Row, Table, make_table
 from edgeslm.knowledge.index.table_store import WIDTH
-from edgeslm.knowledge.index.table_terms import LONGEST_KEY, Comparison, Operation
+from edgeslm.knowledge.index.table_terms import LONGEST_KEY, Comparator, Operation
 from edgeslm.knowledge.table_qa.query import Condition, Query, Result, Unanswerable, run_query
 from tests.benchmarks.scripts import load_scripts
 from tests.knowledge.sheets import keep
@@ -34,8 +34,8 @@ WORDS = st.sampled_from(
     ["North", "north", "Süd", "SÜD", "Straße", "7", "n/a", "%", "x" * 80, "x" * 81 + "a", "x" * 81 + "b"]
 )
 KINDS = (NUMBERS, LONG_NUMBERS, UNITS, DATES, BOOLEANS, WORDS, st.one_of(NUMBERS, DATES, WORDS))
-TIMES = (Comparison.AFTER, Comparison.AT_LEAST, Comparison.BEFORE, Comparison.AT_MOST, Comparison.BETWEEN)
-SIZES = (Comparison.ABOVE, Comparison.AT_LEAST, Comparison.BELOW, Comparison.AT_MOST, Comparison.BETWEEN)
+TIMES = (Comparator.AFTER, Comparator.AT_LEAST, Comparator.BEFORE, Comparator.AT_MOST, Comparator.BETWEEN)
+SIZES = (Comparator.ABOVE, Comparator.AT_LEAST, Comparator.BELOW, Comparator.AT_MOST, Comparator.BETWEEN)
 SAID = st.one_of(
     st.sampled_from(["2026", "2026-03", "2026-03-01", "2026-03-01T14:30", "1999-12-31", "2030"]),
     st.dates().map(lambda day: day.isoformat()[:7]),
@@ -78,7 +78,7 @@ def conditions(draw: st.DrawFn, table: Table) -> Condition:
         case CellKind.DATE:
             values = SAID
     comparison = draw(st.sampled_from([None, *(TIMES if column.kind is CellKind.DATE else SIZES)]))
-    count = 2 if comparison is Comparison.BETWEEN else draw(st.integers(1, 3)) if comparison is None else 1
+    count = 2 if comparison is Comparator.BETWEEN else draw(st.integers(1, 3)) if comparison is None else 1
     return Condition(place, tuple(draw(values) for _ in range(count)), comparison)
 
 

@@ -12,7 +12,7 @@ from edgeslm.config.loader import Route
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.queries import Memory
 from edgeslm.node.routes import ingest as module
-from edgeslm.node.routes.ingest import Remembering
+from edgeslm.node.routes.ingest import Ingest
 from tests.fakes import make_delivery
 
 ROUTE = Route.model_validate({"from": "press/+", "remember": "log", "keep_s": 60})
@@ -43,7 +43,7 @@ def keep(
     dropped: list[str] = []
     delivery = make_delivery(topic="press/4", retain=retain, received_at=time.monotonic() - 5)
     made: Any = library
-    asyncio.run(Remembering(lambda: made, dropped.append).keep(route, delivery, "bearing 7 runs hot", key))
+    asyncio.run(Ingest(lambda: made, dropped.append).keep(route, delivery, "bearing 7 runs hot", key))
     return dropped
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgeslm.config.schema import Route
 from edgeslm.messages import ErrorBody, Result
-from edgeslm.node.routes.route import REMEMBERED_TOPICS, RouteReader, Skip, Work
+from edgeslm.node.routes.route import REMEMBERED_TOPICS, RouteReader, RouteWork, Skip
 
 BASE = "edgeslm/v1/n"
 
@@ -21,12 +21,12 @@ def reader(**keys: Any) -> RouteReader:
     return RouteReader(Route.model_validate_json(json.dumps(data)), BASE)
 
 
-def consider(route: RouteReader, payload: Any, now: float = 0.0, retained: bool = False) -> Work | Skip:
+def consider(route: RouteReader, payload: Any, now: float = 0.0, retained: bool = False) -> RouteWork | Skip:
     raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     return route.consider("factory/4/log", raw, retained, now)
 
 
-def reason(outcome: Work | Skip) -> str:
+def reason(outcome: RouteWork | Skip) -> str:
     assert isinstance(outcome, Skip), outcome
     assert outcome.sentence
     return outcome.reason
@@ -36,18 +36,18 @@ def label(text: str, status: Any = "ok") -> Result:
     return Result("1", "triage", status, {"label": text, "confidence": 0.9, "scores": {}})
 
 
-def work(topic: str = "out") -> Work:
-    return Work("triage", "x", topic, 1, False)
+def work(topic: str = "out") -> RouteWork:
+    return RouteWork("triage", "x", topic, 1, False)
 
 
 def test_by_default_the_whole_payload_is_read_and_the_result_is_an_event() -> None:
     outcome = consider(reader(), b'{"text": "hot"}')
-    assert outcome == Work("triage", '{"text": "hot"}', f"{BASE}/event/triage", 1, False)
+    assert outcome == RouteWork("triage", '{"text": "hot"}', f"{BASE}/event/triage", 1, False)
 
 
 def test_templates_choose_text_and_topic() -> None:
     route = reader(input="{{ payload.text }}", to="factory/{{ topic[1] }}/label", qos=0, retain=True)
-    assert consider(route, {"text": "hot"}) == Work("triage", "hot", "factory/4/label", 0, True)
+    assert consider(route, {"text": "hot"}) == RouteWork("triage", "hot", "factory/4/label", 0, True)
 
 
 def test_a_route_knows_its_topics() -> None:
@@ -78,15 +78,15 @@ def test_messages_that_are_skipped(keys: dict[str, Any], payload: Any, why: str 
 
 def test_retained_messages_are_skipped_unless_asked_for() -> None:
     assert reason(consider(reader(), "x", retained=True)) == "retained"
-    assert isinstance(consider(reader(accept_retained=True), "x", retained=True), Work)
+    assert isinstance(consider(reader(accept_retained=True), "x", retained=True), RouteWork)
 
 
 def test_no_message_makes_a_route_write_to_the_node_s_own_topics() -> None:
     route = reader(**{"from": "#", "to": "{{ topic | join('/') }}"})
     raw = b"x"
     assert reason(route.consider(f"{BASE}/req/triage", raw, False, 0.0)) == "own_topic"
-    assert isinstance(route.consider(f"{BASE}/event/a", raw, False, 0.0), Work)
-    assert isinstance(route.consider("a/b", raw, False, 0.0), Work)
+    assert isinstance(route.consider(f"{BASE}/event/a", raw, False, 0.0), RouteWork)
+    assert isinstance(route.consider("a/b", raw, False, 0.0), RouteWork)
 
 
 def test_max_rate_holds_in_every_window_and_counts_only_what_is_read() -> None:
@@ -94,12 +94,12 @@ def test_max_rate_holds_in_every_window_and_counts_only_what_is_read() -> None:
     hot = {"level": 4, "text": "x"}
     assert reason(consider(route, {"level": 1}, 0.0)) == "condition"
     assert reason(consider(route, {"level": 4}, 0.0)) == "template"
-    assert isinstance(consider(route, hot, 10.0), Work)
-    assert isinstance(consider(route, hot, 50.0), Work)
+    assert isinstance(consider(route, hot, 10.0), RouteWork)
+    assert isinstance(consider(route, hot, 50.0), RouteWork)
     assert reason(consider(route, hot, 51.0)) == "rate"
-    assert isinstance(consider(route, hot, 70.0), Work)
+    assert isinstance(consider(route, hot, 70.0), RouteWork)
     assert reason(consider(route, hot, 109.9)) == "rate"
-    assert isinstance(consider(route, hot, 110.0), Work)
+    assert isinstance(consider(route, hot, 110.0), RouteWork)
 
 
 @given(st.lists(st.floats(0, 30), min_size=1, max_size=60), st.integers(1, 4))
@@ -108,7 +108,7 @@ def test_max_rate_never_lets_more_through(gaps: list[float], count: int) -> None
     now, taken = 0.0, []
     for gap in gaps:
         now += gap
-        if isinstance(consider(route, "x", now), Work):
+        if isinstance(consider(route, "x", now), RouteWork):
             taken.append(now)
     for start in taken:
         assert sum(start <= time < start + 59.999 for time in taken) <= count
@@ -167,4 +167,4 @@ def test_no_message_raises(payload: bytes, topic: str, retained: bool) -> None:
         input="{{ payload }} {{ topic[1] }}",
         accept_retained=True,
     )
-    assert isinstance(route.consider(topic, payload, retained, 0.0), Work | Skip)
+    assert isinstance(route.consider(topic, payload, retained, 0.0), RouteWork | Skip)

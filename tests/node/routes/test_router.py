@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeslm.knowledge.index.collection import Collection
-from edgeslm.node.routes.router import Line, brings
+from edgeslm.node.routes.router import TicketQueue, brings
 from edgeslm.protocol.topic_filters import subscription_identifier
 from tests.apps import App
 from tests.brokers import Mosquitto
@@ -109,14 +109,14 @@ def test_what_completes_a_window_overtakes_nothing_and_is_not_overtaken(
 def test_what_waits_in_line_goes_on_in_its_order() -> None:
     order = list[str]()
 
-    async def go(line: Line, name: str, ready: asyncio.Event) -> None:
+    async def go(line: TicketQueue, name: str, ready: asyncio.Event) -> None:
         with line.place() as place:
             await ready.wait()
             await place.reach()
             order.append(name)
 
     async def scene() -> None:
-        line, slow, now = Line(), asyncio.Event(), asyncio.Event()
+        line, slow, now = TicketQueue(), asyncio.Event(), asyncio.Event()
         now.set()
         tasks = [asyncio.create_task(go(line, *wanted)) for wanted in (("a", now), ("b", slow), ("c", now))]
         await asyncio.sleep(0.01)

@@ -8,8 +8,8 @@ import pytest
 
 from edgeslm.config.fields import Window
 from edgeslm.node.routes import windows
-from edgeslm.node.routes.route import Work
-from edgeslm.node.routes.windows import Gatherer
+from edgeslm.node.routes.route import RouteWork
+from edgeslm.node.routes.windows import WindowAggregator
 from edgeslm.storage.database import Database
 from edgeslm.storage.window_store import Windows
 from tests.fakes import FakeClock, make_key
@@ -27,7 +27,7 @@ class Hall:
         self.tasks: set[asyncio.Task[None]] = set()
         self._number = 0
         self._is_stuck = is_stuck
-        self.gatherer = Gatherer(
+        self.gatherer = WindowAggregator(
             Windows(database),
             {"hall": window},
             start=self._start,
@@ -57,7 +57,7 @@ class Hall:
             "is_again": False,
             **fields,
         }
-        work = Work("brief", text, topic, 1, False, known.pop("id", None))
+        work = RouteWork("brief", text, topic, 1, False, known.pop("id", None))
         return asyncio.ensure_future(self.gatherer.add("hall", work, "hall/log", **known))
 
     async def added(self, *texts: str, **fields: Any) -> None:
@@ -262,7 +262,7 @@ def test_messages_are_named_by_themselves_or_by_where_and_when_they_came(databas
 def test_what_a_route_gathered_that_is_no_more_is_forgotten(database: Database) -> None:
     async def main() -> None:
         await Hall(database, Window(on="end")).added("a")
-        Gatherer(
+        WindowAggregator(
             Windows(database),
             {},
             start=lambda work: None,

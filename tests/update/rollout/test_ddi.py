@@ -13,8 +13,8 @@ from edgeslm.errors import RolloutError
 from edgeslm.update.rollout.ddi import (
     MOST_DETAILS,
     Artifact,
-    Cancel,
-    Deployment,
+    CancelAction,
+    DeploymentBase,
     Poll,
     action_of,
     encode_attributes,
@@ -74,14 +74,14 @@ def test_what_the_reference_shows_is_understood() -> None:
     poll = parse(encoded(POLL), Poll)
     assert poll.sleep_s == 12 * 3600 + 5
     assert poll.links.deployment is not None and action_of(poll.links.deployment.href) == "3"
-    said = parse(encoded(DEPLOYMENT), Deployment)
+    said = parse(encoded(DEPLOYMENT), DeploymentBase)
     assert said.may_download and said.may_update
     (chunk,) = said.deployment.chunks
     assert (chunk.name, chunk.says("edgeslm.model"), chunk.says("other")) == ("oneApp", "small", None)
     (artifact,) = chunk.artifacts
     assert list(artifact.promised) == ["sha1", "md5"]
     assert artifact.url(allow_http=False) == artifact.url(allow_http=True) == f"{BASE}/a"
-    cancel = parse(b'{"id": "11", "cancelAction": {"stopId": "10"}}', Cancel)
+    cancel = parse(b'{"id": "11", "cancelAction": {"stopId": "10"}}', CancelAction)
     assert cancel.to_stop.stop_id == "10"
 
 
@@ -97,7 +97,7 @@ def test_what_the_reference_shows_is_understood() -> None:
 )
 def test_what_a_deployment_allows(changes: dict[str, str], may: tuple[bool, bool]) -> None:
     deployment = {**DEPLOYMENT["deployment"], **changes}
-    said = parse(encoded({**DEPLOYMENT, "deployment": deployment}), Deployment)
+    said = parse(encoded({**DEPLOYMENT, "deployment": deployment}), DeploymentBase)
     assert (said.may_download, said.may_update) == may
 
 
@@ -140,7 +140,7 @@ def test_a_link_without_an_action_is_told(href: str) -> None:
 
 @given(st.binary(max_size=200))
 def test_no_bytes_do_more_than_fail_with_a_sentence(payload: bytes) -> None:
-    for what in (Poll, Deployment, Cancel):
+    for what in (Poll, DeploymentBase, CancelAction):
         try:
             parse(payload, what)
         except RolloutError as error:
@@ -156,7 +156,7 @@ def test_no_value_of_a_field_does_more(value: object, field: str) -> None:
         if field in holder:
             holder[field] = value
     try:
-        parse(encoded(said), Deployment)
+        parse(encoded(said), DeploymentBase)
     except RolloutError as error:
         assert "\n" not in str(error) and len(str(error)) < 1000
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.bundle.manifest import load_bundle
-from edgeslm.update.command_file import Wishes
+from edgeslm.update.command_file import CommandFile
 from edgeslm.update.rollout.hawkbit import Hawkbit
-from edgeslm.update.rollout.jobs import Job, Part
-from edgeslm.update.rollout.state_machine import Work
+from edgeslm.update.rollout.jobs import Part, RolloutJob
+from edgeslm.update.rollout.state_machine import StateMachine
 from edgeslm.update.store import Store
 from tests.update.rollout.hawkbits import client, drive, load, of, over, pack
 
@@ -91,21 +91,21 @@ def test_a_job_of_a_model_that_is_configured_no_more_ends(
 ) -> None:
     part = Part(model="gone", digest="sha256:1", before="sha256:0", asked=True)
     for step in ("switching", "watching", "undoing"):
-        hawkbit.book.put(Job(id="1", state="IN_PROGRESS", step=step, parts=(part,), end="FAILED"))
+        hawkbit.book.put(RolloutJob(id="1", state="IN_PROGRESS", step=step, parts=(part,), end="FAILED"))
         for _ in range(3):
             hawkbit.turn()
         assert of(hawkbit).is_over or step == "switching"
-    with Wishes(tmp_path / "state", "hall").running():
-        hawkbit.book.put(Job(id="1", state="IN_PROGRESS", step="switching", parts=(part,)))
+    with CommandFile(tmp_path / "state", "hall").running():
+        hawkbit.book.put(RolloutJob(id="1", state="IN_PROGRESS", step="switching", parts=(part,)))
         drive(hawkbit, lambda: (tmp_path / "state/updates/wish-hall.json").exists(), "the node is asked")
 
 
 def test_an_answer_of_the_node_that_got_lost_is_asked_for_again(tmp_path: Path, hawkbit: Hawkbit) -> None:
-    node = Wishes(tmp_path / "state", "hall")
-    work = Work(hawkbit.book, hawkbit._models, hawkbit._bring, timeout_s=3600, silent_s=0.0)
+    node = CommandFile(tmp_path / "state", "hall")
+    work = StateMachine(hawkbit.book, hawkbit._models, hawkbit._bring, timeout_s=3600, silent_s=0.0)
     part = Part(model="small", digest=f"sha256:{'1' * 64}")
     with node.running():
-        work.begin(Job(id="1", state="IN_PROGRESS", step="switching", parts=(part,)))
+        work.begin(RolloutJob(id="1", state="IN_PROGRESS", step="switching", parts=(part,)))
         asked = 0
         while not of(hawkbit).is_over:
             work.look()
@@ -115,14 +115,14 @@ def test_an_answer_of_the_node_that_got_lost_is_asked_for_again(tmp_path: Path, 
 
 
 def test_a_model_that_cannot_go_back_leaves_the_others_to_do_so(tmp_path: Path, hawkbit: Hawkbit) -> None:
-    models, node = hawkbit._models, Wishes(tmp_path / "state", "hall")
+    models, node = hawkbit._models, CommandFile(tmp_path / "state", "hall")
     before = {name: models.digest(name) for name in ("small", "encoder")}
     new = {"small": f"sha256:{'1' * 64}", "encoder": f"sha256:{'2' * 64}"}
     for name in new:
         models.store.activate(name, before[name] or "", new[name], on_trial=True)
     parts = tuple(Part(model=name, digest=new[name], before=before[name]) for name in new)
     with node.running():
-        hawkbit._work.begin(Job(id="1", state="IN_PROGRESS", step="watching", parts=parts))
+        hawkbit._work.begin(RolloutJob(id="1", state="IN_PROGRESS", step="watching", parts=parts))
         hawkbit._work.stop("FAILED", "it was bad")
         while not of(hawkbit).is_over:
             hawkbit._work.look()

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeslm.update.rollout.jobs import MOST_REPORTS, Book, Job, Part, Record, Report
+from edgeslm.update.rollout.jobs import MOST_REPORTS, Book, Part, Record, Report, RolloutJob
 
 
 def test_what_is_written_is_there_for_the_next_process(tmp_path: Path) -> None:
     book = Book(tmp_path, "hall", "hawkbit")
-    job = Job(id="7", parts=(Part(model="small", url="https://h/a.tar", size=5, hashes={"sha1": "0" * 40}),))
+    job = RolloutJob(
+        id="7", parts=(Part(model="small", url="https://h/a.tar", size=5, hashes={"sha1": "0" * 40}),)
+    )
     reports = [Report(action="7", execution="scheduled"), Report(action="7", execution="download")]
     book.put(job, *reports)
     assert book.spend(2.5) is not None
@@ -36,16 +38,16 @@ def test_a_server_that_hears_nothing_for_ever_doesnt_fill_the_disk(tmp_path: Pat
 
 def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
     book = Book(tmp_path, "hall", "hawkbit")
-    book.put(Job(id="1"))
+    book.put(RolloutJob(id="1"))
     book.file = tmp_path / "hawkbit-hall.json" / "below-a-file"
     with pytest.raises(OSError):
-        book.put(Job(id="2"))
-    assert book.job == Job(id="1")
+        book.put(RolloutJob(id="2"))
+    assert book.job == RolloutJob(id="1")
 
 
 def test_a_file_that_others_can_write_is_not_believed(tmp_path: Path) -> None:
     book = Book(tmp_path, "hall", "hawkbit")
-    book.put(Job(id="1"))
+    book.put(RolloutJob(id="1"))
     book.file.chmod(0o666)
     assert Book(tmp_path, "hall", "hawkbit").record == Record()
 

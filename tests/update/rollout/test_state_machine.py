@@ -11,7 +11,7 @@ import pytest
 
 from edgeslm import __version__
 from edgeslm.bundle.manifest import load_bundle
-from edgeslm.update.command_file import Wishes
+from edgeslm.update.command_file import CommandFile
 from edgeslm.update.rollout.hawkbit import Hawkbit
 from edgeslm.update.store import Store
 from tests.apps import App
@@ -192,7 +192,7 @@ def test_a_node_that_was_away_when_it_was_asked_is_asked_again(
     action = server.assign("hall", server.module("small", pack(tmp_path / "new", "v2", b"version 2")))
     config = load(tmp_path, configuration)
     hawkbit = client(config)
-    with Wishes(config.state_dir, "hall").running():  # a node that hears nothing, and ends
+    with CommandFile(config.state_dir, "hall").running():  # a node that hears nothing, and ends
         drive(hawkbit, lambda: of(hawkbit).step == "switching" if hawkbit.book.job else False, "it is here")
         drive(hawkbit, lambda: of(hawkbit).parts[0].asked, "it is asked")
     drive(hawkbit, lambda: not of(hawkbit).parts[0].asked, "it has ended")
@@ -208,10 +208,10 @@ def test_a_bundle_that_ends_the_node_each_time_is_given_up(
     config = load(tmp_path, configuration)
     hawkbit = client(config)
     for _ in range(3):
-        with Wishes(config.state_dir, "hall").running():
+        with CommandFile(config.state_dir, "hall").running():
             drive(hawkbit, lambda: bool(hawkbit.book.job) and of(hawkbit).parts[0].asked, "it is asked")
         drive(hawkbit, lambda: not of(hawkbit).parts[0].asked, "it has ended")
-    with Wishes(config.state_dir, "hall").running():
+    with CommandFile(config.state_dir, "hall").running():
         drive(hawkbit, over(hawkbit), "it is over")
     assert (of(hawkbit).state, action.status) == ("FAILED", "ERROR")
     assert "the node ended 3 times while it tested the bundle" in action.details[-1]
