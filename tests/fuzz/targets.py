@@ -288,6 +288,16 @@ def page_of(data: bytes) -> bytes:
     return make_pdf([lines])
 
 
+def office(name: str) -> Callable[[bytes], bytes]:
+    """An Office file whose main part, or whose sheet or slide, is the input."""
+
+    def wrap(data: bytes) -> bytes:
+        wrapped: bytes = getattr(import_module("tests.knowledge.office_files"), name)(data)
+        return wrapped
+
+    return wrap
+
+
 # --- from children ---------------------------------------------------------------------------------------
 
 
@@ -332,6 +342,10 @@ TARGETS: dict[str, Target] = {
     "gzip": Target(make_document(".txt.gz")),
     "pdf": Target(make_document(".pdf")),
     "pdf text": Target(make_document(".pdf", page_of)),
+    "office file": Target(make_document(".docx")),
+    "docx": Target(make_document(".docx", office("docx_of"))),
+    "xlsx": Target(make_document(".xlsx", office("xlsx_of"))),
+    "pptx": Target(make_document(".pptx", office("pptx_of"))),
     "settings of models": Target(make_genai_configs),
     "frames of the engine": Target(make_frames("edgeslm.engine.frames", "FROM_ENGINE")),
     "frames of the collections": Target(make_frames("edgeslm.knowledge.service.frames", "FROM_COLLECTIONS")),

@@ -14,13 +14,19 @@ class Kind(Enum):
     RESTRUCTURED_TEXT = "reStructuredText"
     WEB_PAGE = "HTML"
     PDF = "PDF"
+    DOCX = "DOCX"
+    XLSX = "XLSX"
+    PPTX = "PPTX"
     CSV = "CSV"
     JSON_LINES = "JSON lines"
     JSON = "JSON"
 
 
-TABULAR = frozenset({Kind.CSV, Kind.JSON_LINES, Kind.JSON})
+TABULAR = frozenset({Kind.CSV, Kind.JSON_LINES, Kind.JSON, Kind.XLSX})
 """What has rows that can be computed with."""
+
+OFFICE = frozenset({Kind.DOCX, Kind.XLSX, Kind.PPTX})
+"""ZIP files: what is read of one is packed, and pictures make it large."""
 
 CELLS = "; "
 """Between the cells of a row as it is read: ``column: value; column: value``."""
@@ -35,6 +41,12 @@ SUFFIXES = {
     ".htm": Kind.WEB_PAGE,
     ".xhtml": Kind.WEB_PAGE,
     ".pdf": Kind.PDF,
+    ".docx": Kind.DOCX,
+    ".docm": Kind.DOCX,
+    ".xlsx": Kind.XLSX,
+    ".xlsm": Kind.XLSX,
+    ".pptx": Kind.PPTX,
+    ".pptm": Kind.PPTX,
     ".csv": Kind.CSV,
     ".tsv": Kind.CSV,
     ".jsonl": Kind.JSON_LINES,

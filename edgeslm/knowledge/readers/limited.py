@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from edgeslm.errors import KnowledgeError
 from edgeslm.ipc.job import PYTHON, Job, JobError
 from edgeslm.knowledge.documents.cells import CellKind, Column, Row, Table
-from edgeslm.knowledge.documents.kinds import COMPRESSED, Kind, find_kind
+from edgeslm.knowledge.documents.kinds import COMPRESSED, OFFICE, Kind, find_kind
 from edgeslm.knowledge.documents.passages import MAX_CHARACTERS, Document, Passage
 
 log = logging.getLogger("edgeslm.knowledge")
@@ -46,7 +46,8 @@ class ReadingError(KnowledgeError):
 
 def limits_of(path: Path, size: int) -> tuple[float, int]:
     """Seconds and bytes of memory for a file of ``size`` bytes."""
-    if path.suffix.lower() == COMPRESSED and find_kind(path) is not Kind.PDF:
+    kind = find_kind(path)
+    if kind in OFFICE or (path.suffix.lower() == COMPRESSED and kind is not Kind.PDF):
         size = min(size * _UNPACKED, MAX_CHARACTERS)
     memory = _LEAST_MEMORY_BYTES + _MEMORY_FACTOR * size
     return min(MOST_S, _LEAST_S + size / _BYTES_PER_S), min(MOST_MEMORY_BYTES, memory)

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -18,19 +19,23 @@ from typing import BinaryIO, cast
 from edgeslm.config.extras import missing_extra
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.cells import Table
-from edgeslm.knowledge.documents.kinds import COMPRESSED, SUFFIXES, Kind, find_kind
+from edgeslm.knowledge.documents.kinds import COMPRESSED, OFFICE, SUFFIXES, Kind, find_kind
 from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document, check_headings
+from edgeslm.knowledge.readers.docx import read_docx
 from edgeslm.knowledge.readers.markdown import read_markdown
 from edgeslm.knowledge.readers.pdf import OnPage, read_pdf
 from edgeslm.knowledge.readers.plain_text import read_plain_text, read_restructured_text
+from edgeslm.knowledge.readers.pptx import read_pptx
 from edgeslm.knowledge.readers.tables import read_json, read_json_lines, read_table
 from edgeslm.knowledge.readers.web_page import read_web_page
+from edgeslm.knowledge.readers.xlsx import read_xlsx
 
 MAX_BYTES = MAX_CHARACTERS
-"""Of a file that is no PDF, unpacked."""
-MAX_PACKED_PDF_BYTES = 64 << 20
-"""Pictures make PDFs large. One that isn't packed is read from the disk."""
-MAX_PDF_BYTES = 4 << 30
+"""Of a text, unpacked."""
+MAX_PACKED_BYTES = 64 << 20
+"""Pictures make PDFs and Office files large. One that isn't packed is read from the disk."""
+MAX_FILE_BYTES = 4 << 30
+_FROM_DISK = OFFICE | {Kind.PDF}
 
 _TEXT_READERS: dict[Kind, Callable[[str, str], Document]] = {
     Kind.TEXT: read_plain_text,
@@ -40,6 +45,11 @@ _TEXT_READERS: dict[Kind, Callable[[str, str], Document]] = {
     Kind.CSV: read_table,
     Kind.JSON_LINES: read_json_lines,
     Kind.JSON: read_json,
+}
+_OFFICE_READERS: dict[Kind, Callable[[BinaryIO, str], Document]] = {
+    Kind.DOCX: read_docx,
+    Kind.XLSX: read_xlsx,
+    Kind.PPTX: read_pptx,
 }
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -79,9 +89,9 @@ def read_document(path: Path, source: str, *, on_page: OnPage = lambda page, pag
             raise KnowledgeError(f"{source} is of no kind that is read: {known}, each also as .gz.")
         with path.open("rb") as file:
             packed = path.suffix.lower() == COMPRESSED
-            if kind is Kind.PDF:
-                pdf = _unpacked(file, source, MAX_PACKED_PDF_BYTES) if packed else file
-                document = read_pdf(pdf, source, on_page=on_page)
+            if kind in _FROM_DISK:
+                whole = _unpacked(file, source, MAX_PACKED_BYTES) if packed else file
+                document = _OFFICE_READERS.get(kind, partial(read_pdf, on_page=on_page))(whole, source)
             else:
                 content = _unpacked(file, source, MAX_BYTES) if packed else _limited(file, source, MAX_BYTES)
                 document = _TEXT_READERS[kind](_decoded(content.getvalue(), source), source)
@@ -105,8 +115,8 @@ def check_size(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise KnowledgeError(f"{path} is no file.")
     most = MAX_BYTES
-    if find_kind(path) is Kind.PDF:
-        most = MAX_PACKED_PDF_BYTES if path.suffix.lower() == COMPRESSED else MAX_PDF_BYTES
+    if find_kind(path) in _FROM_DISK:
+        most = MAX_PACKED_BYTES if path.suffix.lower() == COMPRESSED else MAX_FILE_BYTES
     if status.st_size > most:
         raise _too_large(str(path), most)
 

@@ -45,11 +45,12 @@ def read_table(text: str, source: str) -> Document:
     try:
         rows = _rows(text, source, _separator(text))
         first = next(rows, [])
-        names = _names(first)
+        names = column_names(first)
         start = 2 if names else 1
         names = names or [f"column {number}" for number in range(1, len(first) + 1)]
         told = [] if start == 2 else [first]
-        return _document(source, "row", enumerate(_pairs(names, (*told, *rows)), start))
+        numbered = enumerate(_pairs(names, (*told, *rows)), start)
+        return rows_document(source, "row", (("", number, pairs) for number, pairs in numbered))
     except csv.Error as error:
         raise KnowledgeError(f"{source} is no CSV that can be read: {error}.") from None
 
@@ -58,7 +59,7 @@ def read_json_lines(text: str, source: str) -> Document:
     """A JSON value a line. :raises KnowledgeError: a line is none, or is nested too deep."""
     numbered = ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     values = ((number, _parse(line, source, f", line {number},")) for number, line in numbered)
-    return _document(source, "line", ((number, _flat(value, source)) for number, value in values))
+    return rows_document(source, "line", (("", number, _flat(value, source)) for number, value in values))
 
 
 def read_json(text: str, source: str) -> Document:
@@ -73,10 +74,15 @@ def read_json(text: str, source: str) -> Document:
         ]
         value = lists[0] if len(lists) == 1 else value
     items = value if isinstance(value, list) else [value]
-    return _document(source, "item", ((number, _flat(item, source)) for number, item in enumerate(items, 1)))
+    return rows_document(
+        source, "item", (("", number, _flat(item, source)) for number, item in enumerate(items, 1))
+    )
 
 
-def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[str, str]]]]) -> Document:
+def rows_document(
+    source: str, word: str, rows: Iterable[tuple[str, int, Iterable[tuple[str, str]]]]
+) -> Document:
+    """:param rows: of each the section that it is in or "", its number, and its values by their columns."""
     lines: list[str] = []
     headings: list[Heading] = []
     columns: dict[str, int] = {}
@@ -84,7 +90,8 @@ def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[s
     shared: dict[str, str] = {}
     length = filled = 0
     is_table = True
-    for number, row in rows:
+    within = ""
+    for section, number, row in rows:
         pairs = list(row)
         filled += len(pairs)
         line = CELLS.join(f"{name}: {value}" if name else value for name, value in pairs if value)
@@ -93,7 +100,10 @@ def _document(source: str, word: str, rows: Iterable[tuple[int, Iterable[tuple[s
                 raise KnowledgeError(
                     f"{source} is too large with its columns' names; part it into several files."
                 )
-            headings.append(Heading(1, f"{word} {number}", length, length))
+            if section != within:
+                headings.append(Heading(1, section, length, length))
+                within = section
+            headings.append(Heading(2 if section else 1, f"{word} {number}", length, length))
             check_headings(source, len(headings))
             lines.append(line)
             is_table = is_table and len(columns) * len(kept) <= min(MAX_CELLS, MOST_EMPTY * filled)
@@ -147,11 +157,11 @@ def _rows(text: str, source: str, separator: str) -> Iterator[list[str]]:
     for row in csv.reader(StringIO(text, newline=""), delimiter=separator):
         if len(row) > MAX_COLUMNS:
             raise KnowledgeError(f"{source} has {len(row):,} columns; at most {MAX_COLUMNS:,} are read.")
-        yield [_line(cell) for cell in row]
+        yield [one_line(cell) for cell in row]
 
 
-def _names(row: list[str]) -> list[str]:
-    """Of the columns, if the first row has them: words, or years, most of them there and none twice."""
+def column_names(row: list[str]) -> list[str]:
+    """Of a table, if the first row has them: words, or years, most of them there and none twice."""
     there = [cell for cell in row if cell]
     if len(set(there)) < len(there) or 2 * len(there) < len(row) or all(map(_is_number, there)):
         return []
@@ -189,7 +199,7 @@ def _flat(value: Any, source: str) -> list[tuple[str, str]]:
             raise KnowledgeError(f"{source} is nested too deep; at most {MAX_DEPTH} levels are read.")
         if isinstance(value, dict):
             for key, item in value.items():
-                walk((*names, _line(key)[:_LONGEST_NAME]), item)
+                walk((*names, one_line(key)[:_LONGEST_NAME]), item)
         elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
             for number, item in enumerate(value, 1):
                 walk((*names, str(number)), item)
@@ -208,9 +218,10 @@ def _scalar(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_scalar, value))
     if isinstance(value, str):
-        return _line(value)
+        return one_line(value)
     return "" if value is None else json.dumps(value)
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Without line ends, as a cell is kept."""
     return " ".join(text.split())

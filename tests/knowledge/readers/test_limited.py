@@ -116,6 +116,7 @@ def test_limits_grow_with_the_file() -> None:
     assert large[0] > 300 and 500_000_000 < large[1] <= limited.MOST_MEMORY_BYTES
     assert limits_of(Path("a.md.gz"), 1000) == limits_of(Path("a.md"), 10_000)
     assert limits_of(Path("a.md.gz"), 16 << 20) == limits_of(Path("a.md"), 16 << 20)
+    assert limits_of(Path("a.docx"), 1000) == limits_of(Path("a.md"), 10_000)
     assert limits_of(Path("a.pdf"), 1 << 40) == (limited.MOST_S, limited.MOST_MEMORY_BYTES)
 
 

@@ -15,6 +15,7 @@ from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents import passages
 from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document, split
 from edgeslm.knowledge.readers.reader import read_document
+from tests.knowledge.office_files import docx_of, pptx_of, xlsx_of
 from tests.knowledge.pdfs import make_pdf
 
 CONTENTS = {
@@ -29,6 +30,11 @@ CONTENTS = {
     "a.jsonl": b'{"do": "Vent the pump."}',
     "a.json": b'[{"do": "Vent the pump."}]',
     "a.pdf": make_pdf([["Vent the pump."]]),
+    "a.docx": docx_of("<d><p><t>Vent the pump.</t></p></d>"),
+    "a.xlsx": xlsx_of(
+        '<d><row><c t="str"><v>do</v></c></row><row><c t="str"><v>Vent the pump.</v></c></row></d>'
+    ),
+    "a.pptx": pptx_of("<d><p><t>Vent the pump.</t></p></d>"),
 }
 
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from io import BytesIO
 
 import pytest
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.readers.document_builder import DocumentBuilder
+from edgeslm.knowledge.readers.docx import read_docx
 from edgeslm.knowledge.readers.markdown import read_markdown
 from edgeslm.knowledge.readers.pdf import _Entry, _written
 from edgeslm.knowledge.readers.plain_text import read_plain_text, read_restructured_text
+from edgeslm.knowledge.readers.pptx import read_pptx
 from edgeslm.knowledge.readers.reader import check_document
 from edgeslm.knowledge.readers.tables import read_json, read_json_lines, read_table
 from edgeslm.knowledge.readers.web_page import read_web_page
+from edgeslm.knowledge.readers.xlsx import read_xlsx
+from tests.knowledge.office_files import docx_of, pptx_of, xlsx_of
 
 ENOUGH_S = 0.03
 """Of processor time, below which a comparison says nothing."""
@@ -42,6 +47,11 @@ def write_deep(text: str, source: str) -> Document:
         draft.leave(level + 1)
     draft.paragraph("b")
     return draft.document(source, source)
+
+
+def read_office(name: str, make: Callable[[str], bytes]) -> Callable[[str, str], Document]:
+    readers = {".docx": read_docx, ".xlsx": read_xlsx, ".pptx": read_pptx}
+    return lambda text, source: readers[name[-5:]](BytesIO(make(text)), source)
 
 
 Read = Callable[[str, str], Document]
@@ -109,6 +119,23 @@ SHAPES: dict[str, tuple[Read, Callable[[int], str]]] = {
     "parted words": (read_pages, lambda n: "a" * n),
     "an outline of one page": (read_pages, lambda n: "\n".join(f">{at}" for at in range(n // 7))),
     "an outline and pages": (read_pages, lambda n: ">a\n" * (n // 6) + "\fa" * (n // 4)),
+    "paragraphs": (read_office("a.docx", docx_of), lambda n: "<d>" + "<p><t>a</t></p>" * (n // 16) + "</d>"),
+    "a cell of paragraphs": (
+        read_office("a.docx", docx_of),
+        lambda n: "<d><tbl><tr><tc>" + "<p><t>a</t></p>" * (n // 16) + "</tc></tr></tbl></d>",
+    ),
+    "pieces of a text": (
+        read_office("a.docx", docx_of),
+        lambda n: "<d><p>" + "<t>a</t><br/>" * (n // 13) + "</p></d>",
+    ),
+    "cells": (
+        read_office("a.xlsx", xlsx_of),
+        lambda n: "<d>" + "<row><c><v>1</v></c><c r='Z9'><v>2</v></c></row>" * (n // 48) + "</d>",
+    ),
+    "titles": (
+        read_office("a.pptx", pptx_of),
+        lambda n: "<d><sp><ph type='title'/>" + "<p><t>a</t></p>" * (n // 16) + "</sp></d>",
+    ),
     "headings, each deeper": (write_deep, lambda n: "a" * (n // 20)),
 }
 

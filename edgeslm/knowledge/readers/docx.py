@@ -1,0 +1,196 @@
+"""Word documents (DOCX): paragraphs, headings by their styles, lists and tables.
+
+Read is the text itself; heads, feet, footnotes, comments and what was deleted are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import BinaryIO
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document
+from edgeslm.knowledge.readers.document_builder import DocumentBuilder
+from edgeslm.knowledge.readers.office import Attributes, open_package
+
+_MOST_BASES = 20
+"""Styles on which others are based."""
+_NO_LEVEL = 9
+"""As Word counts outline levels, from 0: running text."""
+_SKIPPED = frozenset({"Fallback", "del", "moveFrom"})
+"""The same once more for old programs; what was deleted or moved."""
+
+
+def read_docx(file: BinaryIO, source: str) -> Document:
+    """The title is the file's, or that of a paragraph of the style Title.
+
+    :raises KnowledgeError: damaged, locked, or more than is read.
+    """
+    with open_package(file, source, "Word document") as package:
+        part = package.main_part("word/document.xml")
+        kinds = dict(package.relations(part).values())
+        styles = _Styles()
+        package.read(kinds.get("styles", "word/styles.xml"), styles)
+        body = _Body(styles, source)
+        package.read(part, body)
+        body.end_lines()
+        title = package.title() or body.title
+    return body.draft.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
+
+
+class _Styles:
+    """Which styles are headings: by outline level, or by the English name that all languages keep."""
+
+    def __init__(self) -> None:
+        self._levels: dict[str, int] = {}
+        self._bases: dict[str, str] = {}
+        self._titles: set[str] = set()
+        self._items: set[str] = set()
+        self._style = ""
+
+    def start(self, name: str, attributes: Attributes) -> None:
+        value = attributes.get("val", "")
+        if name == "style":
+            self._style = attributes.get("styleId", "")
+        elif name == "basedOn":
+            self._bases[self._style] = value
+        elif name == "outlineLvl" and value.isdecimal():
+            self._levels[self._style] = int(value)
+        elif name == "numPr":
+            self._items.add(self._style)
+        elif name == "name" and value.casefold() == "title":
+            self._titles.add(self._style)
+        elif name == "name" and value.casefold().startswith("heading ") and value[8:].isdecimal():
+            self._levels.setdefault(self._style, int(value[8:]) - 1)
+
+    def end(self, name: str) -> None:
+        """Nothing ends."""
+
+    def data(self, text: str) -> None:
+        """There is no text."""
+
+    def level(self, style: str) -> int:
+        return next((self._levels[one] for one in self._based(style) if one in self._levels), _NO_LEVEL)
+
+    def is_item(self, style: str) -> bool:
+        return any(one in self._items for one in self._based(style))
+
+    def _based(self, style: str) -> Iterator[str]:
+        """The style and those that it is based on."""
+        for _ in range(_MOST_BASES):
+            yield style
+            style = self._bases.get(style, "")
+
+    def is_title(self, style: str) -> bool:
+        return style in self._titles
+
+
+class _Paragraph:
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.style = ""
+        self.level: int | None = None
+        self.is_item = False
+
+
+class _Body:
+    """Writes paragraphs down as they end. In a cell they are a part of that."""
+
+    def __init__(self, styles: _Styles, source: str) -> None:
+        self.draft = DocumentBuilder()
+        self.title = ""
+        self._styles = styles
+        self._source = source
+        self._open: list[_Paragraph] = []
+        """More than one where a paragraph has a text box in it."""
+        self._is_text = False
+        self._skipped = 0
+        self._tables = 0
+        self._cells: list[list[str]] = []
+        """Of the row of the outermost table."""
+        self._lines: list[str] = []
+        """Of a list or a table so far."""
+        self._characters = 0
+
+    def start(self, name: str, attributes: Attributes) -> None:
+        if self._skipped or name in _SKIPPED:
+            self._skipped += 1
+        elif name == "p":
+            self._open.append(_Paragraph())
+        elif name == "tbl":
+            self._tables += 1
+            if self._tables == 1:
+                self.end_lines()
+        elif name == "tr" and self._tables == 1:
+            self._cells = []
+        elif name == "tc" and self._tables == 1:
+            self._cells.append([])
+        elif self._open:
+            self._in_paragraph(name, attributes)
+
+    def _in_paragraph(self, name: str, attributes: Attributes) -> None:
+        paragraph, value = self._open[-1], attributes.get("val", "")
+        match name:
+            case "t":
+                self._is_text = True
+            case "br" | "cr":
+                paragraph.text.append("\n")
+            case "tab":
+                paragraph.text.append(" ")
+            case "noBreakHyphen":
+                paragraph.text.append("-")
+            case "pStyle":
+                paragraph.style = value
+            case "outlineLvl" if value.isdecimal():
+                paragraph.level = int(value)
+            case "numPr":
+                paragraph.is_item = True
+
+    def end(self, name: str) -> None:
+        if self._skipped:
+            self._skipped -= 1
+        elif name == "t":
+            self._is_text = False
+        elif name == "p" and self._open:
+            self._write(self._open.pop())
+        elif name == "tr" and self._tables == 1:
+            if any(self._cells):
+                self._lines.append(" | ".join(" ".join(cell) for cell in self._cells if cell))
+        elif name == "tbl":
+            self._tables -= 1
+            if not self._tables:
+                self.end_lines()
+
+    def data(self, text: str) -> None:
+        if self._is_text and self._open and not self._skipped:
+            self._characters += len(text)
+            if self._characters > MAX_CHARACTERS:
+                raise KnowledgeError(
+                    f"{self._source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it."
+                )
+            self._open[-1].text.append(text)
+
+    def end_lines(self) -> None:
+        """List and table are complete."""
+        lines, self._lines = self._lines, []
+        self.draft.lines("\n".join(lines))
+
+    def _write(self, paragraph: _Paragraph) -> None:
+        text = "\n".join(" ".join(line.split()) for line in "".join(paragraph.text).split("\n")).strip("\n")
+        level = self._styles.level(paragraph.style) if paragraph.level is None else paragraph.level
+        if not text:
+            return
+        if self._tables:
+            if self._cells:
+                self._cells[-1].append(" ".join(text.split()))
+        elif level < _NO_LEVEL:
+            self.end_lines()
+            self.draft.heading(level + 1, text)
+        elif paragraph.is_item or self._styles.is_item(paragraph.style):
+            self._lines.append(f"* {' '.join(text.split())}")
+        else:
+            self.end_lines()
+            self.draft.lines(text)
+            if self._styles.is_title(paragraph.style):
+                self.title = self.title or " ".join(text.split())

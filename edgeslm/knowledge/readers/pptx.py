@@ -1,0 +1,132 @@
+"""Slides (PPTX): each is a section with its title, its text, its tables and what the speaker noted."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import BinaryIO
+
+from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document
+from edgeslm.knowledge.readers.document_builder import DocumentBuilder
+from edgeslm.knowledge.readers.office import Attributes, Package, open_package
+
+_TITLES = frozenset({"title", "ctrTitle"})
+_LEFT_OUT = frozenset({"sldNum", "dt", "ftr", "hdr", "sldImg"})
+"""Placeholders that say the same on each slide."""
+
+
+def read_pptx(file: BinaryIO, source: str) -> Document:
+    """Slides in the order in which they are shown.
+
+    :raises KnowledgeError: damaged, locked, or more than is read.
+    """
+    draft = DocumentBuilder()
+    characters = 0
+    with open_package(file, source, "presentation") as package:
+        part = package.main_part("ppt/presentation.xml")
+        order = _Order()
+        package.read(part, order)
+        relations = package.relations(part)
+        for number, identifier in enumerate(order.slides, 1):
+            if identifier not in relations:
+                continue
+            slide = relations[identifier][1]
+            shown = _shapes(package, slide)
+            notes = [target for kind, target in package.relations(slide).values() if kind == "notesSlide"]
+            noted = [_shapes(package, target) for target in notes[:1]]
+            characters += shown.characters + sum(one.characters for one in noted)
+            if characters > MAX_CHARACTERS:
+                raise KnowledgeError(f"{source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it.")
+            if shown.title:
+                draft.heading(1, shown.title)
+            else:
+                draft.section(1, f"slide {number}")
+            draft.lines("\n".join(shown.lines))
+            for one in noted:
+                draft.lines("\n".join(one.lines))
+        title = package.title()
+    return draft.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
+
+
+def _shapes(package: Package, part: str) -> _Shapes:
+    shapes = _Shapes()
+    package.read(part, shapes)
+    return shapes
+
+
+class _Order:
+    def __init__(self) -> None:
+        self.slides: list[str] = []
+
+    def start(self, name: str, attributes: Attributes) -> None:
+        if name == "sldId":
+            # Its own number and that of the relation are both called id: the latter isn't a number.
+            self.slides += [attributes["id"]] if "id" in attributes else []
+
+    def end(self, name: str) -> None:
+        """Nothing ends."""
+
+    def data(self, text: str) -> None:
+        """There is no text."""
+
+
+class _Shapes:
+    """The paragraphs of a slide, or of its notes; rows of tables are lines."""
+
+    def __init__(self) -> None:
+        self._title: list[str] = []
+        self.lines: list[str] = []
+        self.characters = 0
+        self._place = ""
+        """Which placeholder the shape is, if any."""
+        self._text: list[str] = []
+        self._is_text = False
+        self._cells: list[list[str]] | None = None
+        self._skipped = 0
+
+    @property
+    def title(self) -> str:
+        return " ".join(self._title)
+
+    def start(self, name: str, attributes: Attributes) -> None:
+        if self._skipped or name == "Fallback":
+            self._skipped += 1
+        elif name == "sp":
+            self._place = ""
+        elif name == "ph":
+            self._place = attributes.get("type", "")
+        elif name == "t":
+            self._is_text = True
+        elif name in ("br", "tab"):
+            self._text.append(" ")
+        elif name == "tr":
+            self._cells = []
+        elif name == "tc" and self._cells is not None:
+            self._cells.append([])
+
+    def end(self, name: str) -> None:
+        if self._skipped:
+            self._skipped -= 1
+        elif name == "t":
+            self._is_text = False
+        elif name == "p":
+            self._end_paragraph()
+        elif name == "tr" and self._cells is not None:
+            self.lines.append(" | ".join(" ".join(cell) for cell in self._cells if cell))
+            self._cells = None
+
+    def data(self, text: str) -> None:
+        if self._is_text and not self._skipped:
+            self.characters += len(text)
+            self._text.append(text)
+
+    def _end_paragraph(self) -> None:
+        text, self._text = " ".join("".join(self._text).split()), []
+        if not text or self._place in _LEFT_OUT:
+            return
+        if self._cells:
+            self._cells[-1].append(text)
+        elif self._place in _TITLES:
+            self._title.append(text)
+        else:
+            self.lines.append(text)
