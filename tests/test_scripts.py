@@ -31,6 +31,7 @@ COMMANDS = [
     "attack",
     "chaos",
     "fuzz",
+    "house",
     "test-arm",
     "deb",
     "test-deb",

@@ -141,7 +141,7 @@ def test_no_stages_are_an_error() -> None:
 
 
 def test_passing_on_is_logged_without_the_text(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "edgeslm.serving.cascade"):
+    with caplog.at_level(logging.INFO, "edgeslm.serving"):
         Stages(TooLong("'a secret message' is too long"), said("ok", "b")).run()
     (record,) = caplog.records
     assert record.getMessage() == "stage stage0 of task topic can't answer: too_long"

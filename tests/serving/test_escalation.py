@@ -205,7 +205,7 @@ def test_a_fault_of_the_program_is_not_hidden() -> None:
 
 
 def test_no_text_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "edgeslm.serving.escalation"):
+    with caplog.at_level(logging.WARNING, "edgeslm.serving"):
         asked(OtherNode(failed(NoMemory("a secret message"))))
         asked(OtherNode(BrokerError("nobody is there")))
     assert [record.getMessage() for record in caplog.records] == [

@@ -421,12 +421,7 @@ def _encoded(texts: Sequence[str], embed: Embed) -> list[bytes]:
 
 def _slots(db: sqlite3.Connection, source: str) -> dict[str, int]:
     """The slots of a document's passages, by their ids."""
-    return dict(
-        db.execute(
-            f"SELECT p.id, p.slot FROM {_BOTH} WHERE d.source = ?",
-            (source,),
-        )
-    )
+    return dict(db.execute(f"SELECT p.id, p.slot FROM {_BOTH} WHERE d.source = ?", (source,)))
 
 
 def _put_document(db: sqlite3.Connection, document: Document, origin: DocumentOrigin) -> int:
