@@ -158,7 +158,7 @@ def test_numbers_that_no_float_has_are_no_answer() -> None:
 def test_columns_far_apart_are_of_the_same_row() -> None:
     names = ",".join(f"c{place}" for place in range(20))
     rows = [",".join(str(100 * row + place) for place in range(20)) for row in range(3)]
-    far = (where(1, Decimal(101)), where(10, Decimal(100), comparison=Comparison.ABOVE))
+    far = (where(1, Decimal(101)), where(10, Decimal(100), comparison=Comparator.ABOVE))
     text = "\n".join([names, *rows])
     assert run(text, Query(Operation.TOTAL, 19, far)).values == (119,)
     assert run(text, Query(Operation.TOTAL, 19, far[1:])).values == (338,)
@@ -173,7 +173,7 @@ def test_a_text_is_not_a_longer_one_that_begins_with_it() -> None:
 def test_numbers_beyond_64_bits_are_compared_as_numbers() -> None:
     text = "n,x\n9e30,a\n1e31,b\n-2e30,c\n10e30,d\n"
     assert run(text, Query(None, 1, by=0, many=True)).values == ("b", "d")
-    above = where(0, Decimal("8.9e30"), comparison=Comparison.ABOVE)
+    above = where(0, Decimal("8.9e30"), comparison=Comparator.ABOVE)
     assert run(text, Query(Operation.COUNT, None, (above,))).values == (3,)
     assert run(text, Query(Operation.TOTAL, 0)).values == (2.7e31,)
 
@@ -181,10 +181,10 @@ def test_numbers_beyond_64_bits_are_compared_as_numbers() -> None:
 def test_after_a_day_is_not_later_on_it() -> None:
     text = "at,x\n2026-03-01 14:30,a\n2026-03-02 08:00,b\n2026-02-28 23:59,c\n"
     for comparison, answer in (
-        (Comparison.AFTER, ("b",)),
-        (Comparison.AT_LEAST, ("a", "b")),
-        (Comparison.BEFORE, ("c",)),
-        (Comparison.AT_MOST, ("a", "c")),
+        (Comparator.AFTER, ("b",)),
+        (Comparator.AT_LEAST, ("a", "b")),
+        (Comparator.BEFORE, ("c",)),
+        (Comparator.AT_MOST, ("a", "c")),
         (None, ("a",)),
     ):
         condition = where(0, "2026-03-01", comparison=comparison)
