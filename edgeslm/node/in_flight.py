@@ -1,10 +1,7 @@
-"""Requests in flight: messages that aren't acknowledged. Single flight: repeats wait for the first answer."""
+"""Messages in flight: delivered by the broker and not acknowledged."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edgeslm.protocol.delivery import Delivery
@@ -43,28 +40,3 @@ class InFlight:
         if self.name is None and not self.unsure:
             self.name = delivery_key(self.epoch, self.delivery)
         return self.name
-
-
-class SingleFlight:
-    """Requests that are being answered, by key: their repeats wait for that."""
-
-    def __init__(self) -> None:
-        self._landings: dict[bytes, asyncio.Future[None]] = {}
-
-    def landing(self, key: bytes | None) -> asyncio.Future[None] | None:
-        """What to wait for; None if nothing with this key is being answered."""
-        return None if key is None else self._landings.get(key)
-
-    @contextmanager
-    def flight(self, key: bytes | None) -> Iterator[None]:
-        """While this lasts, the request is being answered."""
-        if key is None:
-            yield
-            return
-        landed = asyncio.get_running_loop().create_future()
-        self._landings[key] = landed
-        try:
-            yield
-        finally:
-            del self._landings[key]
-            landed.set_result(None)

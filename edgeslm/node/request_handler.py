@@ -15,7 +15,8 @@ from typing import Protocol
 from edgeslm.errors import InternalError
 from edgeslm.messages import ErrorBody, Request, Result, Trace
 from edgeslm.mqtt.publisher import Publisher
-from edgeslm.node.in_flight import InFlight, SingleFlight
+from edgeslm.node.deduplication import SingleFlight, find_known, journal_key
+from edgeslm.node.in_flight import InFlight
 from edgeslm.protocol.codec import (
     MAX_CORRELATION_BYTES,
     Rejected,
@@ -24,7 +25,7 @@ from edgeslm.protocol.codec import (
     error_result,
     parse_request,
 )
-from edgeslm.storage.journal import Journal, request_key
+from edgeslm.storage.journal import Journal
 from edgeslm.telemetry.health import Meter
 
 log = logging.getLogger("edgeslm.node")
@@ -93,13 +94,7 @@ class RequestHandler:
             await self._outgoing.send(request, refused, encode_result(refused))
             return
         self._clerk.taken(request)
-        key = held.key
-        if request.named:
-            name = request.correlation
-            name = b"correlation " + name if name else b"id " + request.id.encode()
-            # A task has no slash in its name: what was sent to a pool is no repeat of what came to a node.
-            asked = task if topics.pool is None else f"{topics.node}/{task}"
-            key = request_key(request.reply_to, name, asked, delivery.payload)
+        key = journal_key(request, held, task, topics)
         if (landing := self._flights.landing(key)) is not None:
             self._meter.repeats["attached"] += 1
             await asyncio.shield(landing)
@@ -126,7 +121,7 @@ class RequestHandler:
 
     async def _serve_once(self, request: Request, held: InFlight, key: bytes | None) -> None:
         delivery = held.delivery
-        known = self._journal.find(key) if key is not None and (request.named or delivery.dup) else None
+        known = find_known(self._journal, request, held, key)
         if known is not None and known.result is not None:
             self._meter.repeats["resent"] += 1
             self._clerk.note("repeat", request, None, delivery.size)

@@ -118,7 +118,7 @@ def test_a_mistake_of_the_node_is_answered_too(app: App, node: Node, monkeypatch
     def fail(*values: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("edgeslm.node.pipeline.Tries.end", fail)
+    monkeypatch.setattr("edgeslm.node.pipeline.AttemptLog.end", fail)
     app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
     assert app.take(REPLY).code == "internal"
 

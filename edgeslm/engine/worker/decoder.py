@@ -1,6 +1,6 @@
 """Generation and label scoring on onnxruntime-genai.
 
-A call takes the lane that shares the longest beginning with its prompt (``kv_slots``), and appends the rest.
+A call takes the slot that shares the longest beginning with its prompt (``kv_cache``), and appends the rest.
 How much an answer depends on which slot it came from is the processor's matter. Slots are made for a number
 of tokens, not for the whole context: the runtime allocates and zeroes the cache up to ``max_length``.
 """
@@ -37,7 +37,7 @@ from edgeslm.engine.calls import (
 )
 from edgeslm.engine.worker.adapters import LoadedAdapters
 from edgeslm.engine.worker.grammar import longest_forced, runtime_grammar
-from edgeslm.engine.worker.kv_slots import KvSlot, SlotKey, SlotPool, rewind_limit, rounded
+from edgeslm.engine.worker.kv_cache import KvSlot, SlotKey, SlotPool, rewind_limit, rounded
 from edgeslm.engine.worker.labels import Branch, make_tree
 from edgeslm.engine.worker.loading import PLAIN, Loader, engine_error
 from edgeslm.engine.worker.one_pass import OnePass, fits

@@ -19,7 +19,8 @@ from edgeslm.messages import ErrorBody, Request, Result
 from edgeslm.mqtt.client import NeverFits, Subscription
 from edgeslm.mqtt.publisher import Publisher, too_large
 from edgeslm.node.attempts import AttemptLog
-from edgeslm.node.in_flight import InFlight, SingleFlight
+from edgeslm.node.deduplication import SingleFlight
+from edgeslm.node.in_flight import InFlight
 from edgeslm.node.routes.ingest import Ingest
 from edgeslm.node.routes.route import RouteReader, RouteWork, Skip
 from edgeslm.node.routes.windows import WindowAggregator

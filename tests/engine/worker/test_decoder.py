@@ -16,7 +16,7 @@ from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Generate, Guide, Output, Prompt, Sampling, Score, Text, Turn
 from edgeslm.engine.worker import room
 from edgeslm.engine.worker.decoder import Decoder
-from edgeslm.engine.worker.kv_slots import LANE_BYTES, MOST_LANES, SlotKey
+from edgeslm.engine.worker.kv_cache import LANE_BYTES, MOST_LANES, SlotKey
 from edgeslm.engine.worker.prepared import PROMPT_TOKENS, Prepared
 from edgeslm.errors import BundleError, Cancelled, InvalidRequest, NoMemory, TooLong
 from edgeslm.hardware.board import BoardMemory

@@ -16,7 +16,7 @@ from edgeslm_export.models.lora import CONFIG, WEIGHTS, Lora, Pair, load_lora
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Sampling
 from edgeslm.engine.worker.decoder import Decoder, _last_logits
-from edgeslm.engine.worker.kv_slots import SlotKey
+from edgeslm.engine.worker.kv_cache import SlotKey
 from edgeslm.errors import BundleError, ExportError
 from tests.export.conftest import Cases
 from tests.export.tiny_adapters import CASES

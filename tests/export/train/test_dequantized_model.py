@@ -25,7 +25,7 @@ from onnx import TensorProto, helper
 
 from edgeslm.engine.calls import Sampling
 from edgeslm.engine.worker.decoder import Decoder, _last_logits
-from edgeslm.engine.worker.kv_slots import SlotKey
+from edgeslm.engine.worker.kv_cache import SlotKey
 from edgeslm.errors import ExportError
 from tests.export.tiny_models import SHAPE, byte_tokenizer, decoder
 from tests.taught import change_manifest

@@ -1,6 +1,6 @@
 """KV-cache slots: generators kept warm so that shared prompt prefixes are computed once.
 
-A task's fixed instruction is the beginning of all its prompts. A lane that shares it is rewound to where the
+A task's fixed instruction is the beginning of all its prompts. A slot that shares it is rewound to where the
 next prompt parts from it. Knows nothing of the runtime but ``rewind_to``.
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgeslm.engine.calls import Guide
-from edgeslm.engine.worker.kv_slots import WORTH_SHARING, KvSlot, SlotKey, SlotPool, rewind_limit, rounded
+from edgeslm.engine.worker.kv_cache import WORTH_SHARING, KvSlot, SlotKey, SlotPool, rewind_limit, rounded
 
 PLAIN = SlotKey()
 HEAD = list(range(WORTH_SHARING))
