@@ -29,8 +29,8 @@ class FakeDecoderWay:
 @pytest.fixture
 def whole(tmp_path: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch) -> Inputs:
     """Everything that there can be."""
-    monkeypatch.setattr(ways, "DecoderWay", FakeDecoderWay)
-    monkeypatch.setattr(ways, "WriterWay", FakeDecoderWay)
+    monkeypatch.setattr(ways, "DecoderMethod", FakeDecoderWay)
+    monkeypatch.setattr(ways, "WriterMethod", FakeDecoderWay)
     checkpoint = examine_local(encoders / "bge", "encoder")
     decoder = Origin(tmp_path, "LlamaForCausalLM", 1, checkpoint.source, "")
     return Inputs(write_encoder(tmp_path / "encoder"), checkpoint, tmp_path / "base", decoder)
