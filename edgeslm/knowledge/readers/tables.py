@@ -82,7 +82,10 @@ def read_json(text: str, source: str) -> Document:
 def rows_document(
     source: str, word: str, rows: Iterable[tuple[str, int, Iterable[tuple[str, str]]]]
 ) -> Document:
-    """:param rows: of each the section that it is in or "", its number, and its values by their columns."""
+    """:param rows: of each the section that it is in or "", its number, and its values by their columns.
+
+    The table counts on from section to section: there, no two rows have the same number.
+    """
     lines: list[str] = []
     headings: list[Heading] = []
     columns: dict[str, int] = {}
@@ -90,7 +93,7 @@ def rows_document(
     shared: dict[str, str] = {}
     length = filled = 0
     is_table = True
-    within = ""
+    within, before = "", 0
     for section, number, row in rows:
         pairs = list(row)
         filled += len(pairs)
@@ -102,13 +105,13 @@ def rows_document(
                 )
             if section != within:
                 headings.append(Heading(1, section, length, length))
-                within = section
+                within, before = section, kept[-1].number if kept else 0
             headings.append(Heading(2 if section else 1, f"{word} {number}", length, length))
             check_headings(source, len(headings))
             lines.append(line)
             is_table = is_table and len(columns) * len(kept) <= min(MAX_CELLS, MOST_EMPTY * filled)
             if is_table:
-                kept.append(Row(number, length, length + len(line), _cells(pairs, columns, shared)))
+                kept.append(Row(before + number, length, length + len(line), _cells(pairs, columns, shared)))
             length += len(line) + 1
     table = _table(list(columns), kept) if is_table else None
     return Document(source, PurePath(source).name, "\n".join(lines), tuple(headings), table)

@@ -205,7 +205,7 @@ class _Sheet:
     def start(self, name: str, attributes: Attributes) -> None:
         if name == "row":
             number = attributes.get("r", "")
-            self._number = int(number) if _is_short(number) else self._number + 1
+            self._number = max(int(number) if _is_short(number) else 0, self._number + 1)
             self._row, self._column = {}, -1
         elif name == "c":
             self._column = _column(attributes.get("r", ""), self._column + 1)

@@ -12,10 +12,13 @@ import pytest
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
+from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.readers import docx, office
 from edgeslm.knowledge.readers.limited import Reading
 from edgeslm.knowledge.readers.reader import read_document
 from tests.knowledge.office_files import docx_of, make_package, pptx_of, xlsx_of
+from tests.knowledge.sheets import ask
+from tests.knowledge.shelf import make_origin
 
 MADE = Path(__file__).parent / "office"
 """By python-docx 1.2, openpyxl 3.1 and python-pptx 1.0."""
@@ -73,7 +76,7 @@ def test_the_sheets_of_a_workbook_are_a_table() -> None:
     assert kinds == (
         "sheet:text order:number amount:number placed:date share:number paid:boolean part:text stock:number"
     )
-    assert [row.number for row in table.rows] == [2, 3, 2, 3]
+    assert [row.number for row in table.rows] == [2, 3, 5, 6]
 
 
 @pytest.mark.parametrize("name", ["press.docx", "press.xlsx", "press.pptx"])
@@ -131,6 +134,12 @@ def test_cells_are_read_as_they_are_shown(tmp_path: Path) -> None:
         "sum: 12.5%; two parts: 1000; true",
     ]
     assert [heading.title for heading in document.headings] == ["S1", "row 6", "row 7", "row 8"]
+
+
+def test_no_two_rows_have_the_same_number(tmp_path: Path) -> None:
+    sheet = "<worksheet>" + '<row r="7"><c><v>1</v></c></row>' * 3 + "</worksheet>"
+    table = read(tmp_path, "a.xlsx", xlsx_of(sheet, sheet)).table
+    assert table is not None and [row.number for row in table.rows] == [7, 8, 9, 16, 17, 18]
 
 
 def test_a_sheet_without_names_has_numbers(tmp_path: Path) -> None:
@@ -223,3 +232,16 @@ def test_damaged_files_are_read_or_refused_in_a_sentence(tmp_path: Path, name: s
             split(read(tmp_path, name, bytes(file)))
         except KnowledgeError as error:
             assert str(error).startswith(f"{name} ")
+
+
+def test_questions_to_a_workbook_are_computed(tmp_path: Path) -> None:
+    document = read_document(MADE / "press.xlsx", "press.xlsx")
+    with Collection(tmp_path / "kb", writes=True) as collection:
+        collection.put(document, split(document), make_origin())
+        for question, text in (
+            ("sum of amount in orders", "19.75"),
+            ("stock of the belt", "3"),
+            ("how many orders are paid?", "1"),
+        ):
+            answer = ask(collection, question)
+            assert answer is not None and text in answer.text, (question, answer)
