@@ -19,7 +19,7 @@ from tests.export.tiny_tasks import FOUND, findings, make_field_lesson, make_les
 # --- labels ------------------------------------------------------------------------------------------
 
 
-class FakeDecoderWay:
+class FakeDecoderMethod:
     """The real one reads a decoder's graph."""
 
     def __init__(self, method: str, *_: object) -> None:
@@ -29,8 +29,8 @@ class FakeDecoderWay:
 @pytest.fixture
 def whole(tmp_path: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch) -> Inputs:
     """Everything that there can be."""
-    monkeypatch.setattr(ways, "DecoderMethod", FakeDecoderWay)
-    monkeypatch.setattr(ways, "WriterMethod", FakeDecoderWay)
+    monkeypatch.setattr(ways, "DecoderMethod", FakeDecoderMethod)
+    monkeypatch.setattr(ways, "WriterMethod", FakeDecoderMethod)
     checkpoint = examine_local(encoders / "bge", "encoder")
     decoder = Origin(tmp_path, "LlamaForCausalLM", 1, checkpoint.source, "")
     return Inputs(write_encoder(tmp_path / "encoder"), checkpoint, tmp_path / "base", decoder)
@@ -44,19 +44,19 @@ def without(ground: Inputs, *names: str) -> Inputs:
 def tried(ground: Inputs, folder: Path, *methods: str, rows: int = 300) -> Sequence[str]:
     """The names of their classes, or of an adapter its method."""
     found = ways.make_ways(ground, make_lesson(rows), Budget(methods), Notes(folder / "notes"), folder)
-    return [way.method if isinstance(way, FakeDecoderWay) else type(way).__name__ for way in found]
+    return [way.method if isinstance(way, FakeDecoderMethod) else type(way).__name__ for way in found]
 
 
 @pytest.mark.parametrize(
     ("missing", "expected"),
     [
-        ((), ["HeadWay", "EncoderWay", "lora"]),
-        (("base", "decoder"), ["HeadWay", "EncoderWay"]),
-        (("decoder",), ["HeadWay", "EncoderWay"]),
-        (("base",), ["HeadWay", "EncoderWay"]),
-        (("bundle",), ["EncoderWay", "lora"]),
+        ((), ["HeadMethod", "EncoderMethod", "lora"]),
+        (("base", "decoder"), ["HeadMethod", "EncoderMethod"]),
+        (("decoder",), ["HeadMethod", "EncoderMethod"]),
+        (("base",), ["HeadMethod", "EncoderMethod"]),
+        (("bundle",), ["EncoderMethod", "lora"]),
         (("bundle", "checkpoint"), ["lora"]),
-        (("checkpoint", "base"), ["HeadWay"]),
+        (("checkpoint", "base"), ["HeadMethod"]),
     ],
 )
 def test_all_that_is_possible_is_tried_the_cheapest_first(
@@ -67,14 +67,14 @@ def test_all_that_is_possible_is_tried_the_cheapest_first(
 
 @pytest.mark.parametrize(
     ("method", "expected"),
-    [("head", "HeadWay"), ("encoder", "EncoderWay"), ("lora", "lora"), ("qlora", "qlora")],
+    [("head", "HeadMethod"), ("encoder", "EncoderMethod"), ("lora", "lora"), ("qlora", "qlora")],
 )
 def test_a_wanted_method_is_tried_alone(whole: Inputs, tmp_path: Path, method: str, expected: str) -> None:
     assert tried(whole, tmp_path, method) == [expected]
 
 
 def test_several_wanted_methods_stand_beside_each_other(whole: Inputs, tmp_path: Path) -> None:
-    assert tried(whole, tmp_path, "qlora", "head", "lora") == ["HeadWay", "lora", "qlora"]
+    assert tried(whole, tmp_path, "qlora", "head", "lora") == ["HeadMethod", "lora", "qlora"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_without_the_library_few_rows_teach_no_encoder(
     many = ways.make_ways(whole, make_lesson(400), effort, notes, tmp_path)
     assert (len(many), said) == (3, [])
     few = ways.make_ways(whole, make_lesson(40), effort, notes, tmp_path)
-    assert [type(way).__name__ for way in few] == ["HeadWay", "FakeDecoderWay"]
+    assert [type(way).__name__ for way in few] == ["HeadMethod", "FakeDecoderMethod"]
     assert said == [
         "Teaching an encoder from few rows needs the package setfit: pip install 'edgeslm[teach]'. "
         "The encoder isn't taught."
@@ -142,17 +142,17 @@ def tried_on_fields(
     """As ``tried``."""
     effort = {"announce": lambda said: None, **effort}
     found = ways.make_field_ways(ground, lesson, Budget(methods, **effort), Notes(folder / "notes"), folder)
-    return [way.method if isinstance(way, FakeDecoderWay) else type(way).__name__ for way in found]
+    return [way.method if isinstance(way, FakeDecoderMethod) else type(way).__name__ for way in found]
 
 
 @pytest.mark.parametrize(
     ("missing", "expected"),
     [
-        ((), ["PointerWay", "lora"]),
-        (("bundle",), ["PointerWay", "lora"]),
-        (("base", "decoder"), ["PointerWay"]),
-        (("decoder",), ["PointerWay"]),
-        (("base",), ["PointerWay"]),
+        ((), ["PointerMethod", "lora"]),
+        (("bundle",), ["PointerMethod", "lora"]),
+        (("base", "decoder"), ["PointerMethod"]),
+        (("decoder",), ["PointerMethod"]),
+        (("base",), ["PointerMethod"]),
         (("checkpoint",), ["lora"]),
     ],
 )
@@ -163,7 +163,7 @@ def test_fields_are_pointed_at_and_written_the_cheaper_way_first(
 
 
 @pytest.mark.parametrize(
-    ("method", "expected"), [("encoder", "PointerWay"), ("lora", "lora"), ("qlora", "qlora")]
+    ("method", "expected"), [("encoder", "PointerMethod"), ("lora", "lora"), ("qlora", "qlora")]
 )
 def test_a_wanted_method_finds_fields_alone(
     whole: Inputs, tmp_path: Path, method: str, expected: str
@@ -213,6 +213,6 @@ def test_without_the_library_fields_are_pointed_at_alone(
 ) -> None:
     monkeypatch.setattr(ways, "can_teach", lambda: False)
     said: list[str] = []
-    assert tried_on_fields(whole, tmp_path, announce=said.append) == ["PointerWay"]
+    assert tried_on_fields(whole, tmp_path, announce=said.append) == ["PointerMethod"]
     assert len(said) == 1
     assert said[0].endswith("No adapter is tried.")
