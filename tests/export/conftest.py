@@ -27,6 +27,16 @@ from tests.export.tiny_models import FAMILIES
 from tests.export.tiny_tasks import FakePointerTeacher, fake_vectors, write_encoder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_heap() -> Iterator[None]:
+    """Children keep freed memory: a tiny model with a vocabulary of 256,000 has logits of hundreds of MB, and
+    taking these from the kernel again and again costs a third of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MALLOC_MMAP_MAX_", "0")
+        patch.setenv("MALLOC_TRIM_THRESHOLD_", str(2**33))
+        yield
+
+
 class Cases:
     """Folders of ``tiny_adapters``, each made when it is first asked for."""
 
