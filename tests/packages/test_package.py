@@ -87,7 +87,7 @@ def check_installed(root: Root) -> None:
     wanted = root.folder / "etc/systemd/system/multi-user.target.wants/edgeslm.service"
     assert wanted.is_symlink(), "the service is not enabled"
     modules = root.folder / "opt/edgeslm/lib"
-    assert list(modules.rglob("edgeslm/__pycache__/cli.*.pyc")), "nothing was compiled at installation"
+    assert list(modules.rglob("edgeslm/cli/__pycache__/main.*.pyc")), "nothing was compiled at installation"
 
 
 def check_doctor(root: Root) -> None:
