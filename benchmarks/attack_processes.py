@@ -50,16 +50,16 @@ asyncio.run(main())
 
 FAULTY_NODE = """
 import sys
-from edgeslm import serving
+from edgeslm.node.request_handler import RequestHandler
 
-serve = serving.Serving.serve
+serve = RequestHandler.serve
 
 async def faulty(self, held, *rest, **more):
     if b"boom" in repr(held).encode() or "boom" in str(getattr(getattr(held, "request", held), "input", "")):
         raise RuntimeError("a fault of the handler")
     return await serve(self, held, *rest, **more)
 
-serving.Serving.serve = faulty
+RequestHandler.serve = faulty
 from edgeslm.cli.main import main
 sys.exit(main(["run", sys.argv[1]]))
 """

