@@ -1,4 +1,4 @@
-"""Fuzzed payloads through ``bus/protocol``: no exception but the project's own, and no growth of memory.
+"""Fuzzed payloads through ``protocol/codec``: no exception but the project's own, and no growth of memory.
 
     python benchmarks/fuzz.py [--cases 1000000] [--seed N] [--case NUMBER] [--trace]
 

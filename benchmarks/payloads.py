@@ -1,4 +1,4 @@
-"""Payloads to fuzz ``bus/protocol`` with: what clients send, bent in every way that was thought of.
+"""Payloads to fuzz ``protocol/codec`` with: what clients send, bent in every way that was thought of.
 
 Each case is made of a seed and its number alone, so one that fails is made again by both. Plain data; it
 knows no parser.

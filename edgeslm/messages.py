@@ -1,6 +1,6 @@
 """The values that flow through everything: a request comes in, chunks and one result go out.
 
-Plain data. Nothing here knows JSON field names (``bus.protocol`` does), topics of a node, or models.
+Plain data. Nothing here knows JSON field names (``protocol.codec`` does), topics of a node, or models.
 Times ending in ``_at`` are ``time.monotonic()`` seconds of this process.
 """
 

@@ -1,5 +1,5 @@
 """The only package that imports onnxruntime or onnxruntime_genai.
 
-Importing the package itself imports neither: ``calls`` and ``process`` are what the parent process sees,
-the rest runs in the worker.
+Importing the package itself imports neither. The parent process sees ``calls``, ``frames`` and ``host``;
+``worker`` runs in a process for each model, ``prepack`` in jobs.
 """

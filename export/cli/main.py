@@ -1,6 +1,6 @@
 """The command ``edgeslm-export``: arguments in, sentences and figures out.
 
-Parses and picks the command (``commands``); tells failures in one sentence.
+Parses and picks the command, each a module beside this one; tells failures in one sentence.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 It is its own process because onnxruntime-genai's binding holds the interpreter lock for a whole prefill
 (measured: a 10 ms ticker got one tick in 0.52 s), and because a crash or an out-of-memory kill then takes
 one model down and not the connection to the broker. It ends when the pipe closes, whatever it is doing. What
-is said over it is in ``frames``.
+is said over it is in ``edgeslm.engine.frames``.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Number:
 @dataclass(frozen=True, slots=True)
 class Date:
     moment: str
-    """See :mod:`moments`."""
+    """As ``parse_moment`` (``knowledge.documents.dates``) has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ from tests.export.tiny_models import SHAPE
 pytestmark = pytest.mark.export
 TOKENS = list(b"loosen the screw")
 NEAR = 0.03
-"""By which probabilities may differ that processors sum in another order for few rows (``lanes``)."""
+"""By which probabilities may differ that processors sum in another order for few rows
+(``engine.worker.kv_cache``)."""
 LABELS = ("loose", "lost", "cover", "covers", "screw")
 
 
